@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from himl_cli.services.checkpoints.select import choice_of
-from himl_cli.services.checkpoints.source import Checkpoint, find_checkpoint
+from himl_cli.services.checkpoints.select import Checkpoint, choice_of
+from himl_cli.services.checkpoints.source import find_checkpoint
 from tests.recorded_runs import RecordedRuns
 
 RUN = "train_1_aa"

@@ -11,7 +11,7 @@ import platformdirs
 def state_of(folder: Path) -> Path:
     """The file that has the state of downloads to *folder*."""
     target = os.fsencode(os.path.realpath(folder))
-    (entry,) = (path.parent for path in transfers().glob("*/target") if path.read_bytes().split(b"\n", 2)[2] == target)
+    (entry,) = (path.parent for path in transfers().glob("*/target") if path.read_bytes().split(b"\n", 1)[1] == target)
     return entry / "state.db"
 
 

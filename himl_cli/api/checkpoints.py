@@ -54,14 +54,9 @@ def fetch_checkpoint(
     ServiceFailed and their kin.
     """
     try:
-        return _download_checkpoint(
-            os.fspath(source),
-            choice_of(select, metric, goal),
-            folder=None if output_dir is None else Path(output_dir),
-            overwrite=overwrite,
-            workspace=workspace,
-            workspace_config_path=workspace_config_path,
-        )
+        folder = None if output_dir is None else Path(output_dir)
+        request = fetch.CheckpointRequest(os.fspath(source), choice_of(select, metric, goal), folder, overwrite)
+        return _download_checkpoint(request, workspace, workspace_config_path)
     except TransferIncomplete as err:
         err.hint = "overwrite=True replaces what differs." if err.differing else err.hint
         raise
@@ -135,18 +130,8 @@ def checkpoint_url(
 
 @naming_checkpoint_arguments()
 def _download_checkpoint(
-    source: str,
-    choice: Choice,
-    *,
-    folder: Path | None = None,
-    root: Path = Path(FOLDER),
-    overwrite: bool = False,
-    workspace: object | None = None,
-    workspace_config_path: PathLike | None = None,
+    request: fetch.CheckpointRequest, workspace: object | None, workspace_config_path: PathLike | None
 ) -> Path:
-    """Fetch what *source* and *choice* mean to *folder*, by default `root/RUN_ID`, of an address *root*; see
-    `fetch_checkpoint`."""
-    request = fetch.CheckpointRequest(source, choice, folder, overwrite, root=root)
     with raising(NotFound, NotThere):
         fetched = fetch.fetch_checkpoint(
             request,
@@ -273,9 +258,8 @@ class CheckpointParser:
             )
         try:
             choice = self._effective_choice(workspace, workspace_config_path)
-            return _download_checkpoint(
-                self._text, choice, root=root, workspace=workspace, workspace_config_path=workspace_config_path
-            )
+            request = fetch.CheckpointRequest(self._text, choice, root=root)
+            return _download_checkpoint(request, workspace, workspace_config_path)
         except TransferIncomplete as err:
             if not err.differing:
                 raise

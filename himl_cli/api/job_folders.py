@@ -12,8 +12,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import NotAllowed, NotFound
 from himl_cli.services.checkpoints.names import FOLDER as SAVED_IN
-from himl_cli.services.checkpoints.names import Kind, Rank, rank_of
-from himl_cli.services.checkpoints.recovery import is_better, on_disk
+from himl_cli.services.checkpoints.names import Kind, Rank, is_better, on_disk, rank_of
 
 PREFIXES = {"input": "AZURE_ML_INPUT_", "output": "AZURE_ML_OUTPUT_"}
 """How the variables begin that tell the folders; Azure ML writes the key behind them as it is, or in upper case: its
@@ -128,7 +127,7 @@ def _stored(place: str, than: Rank | None) -> Path | None:
         return None
     from himl_cli.api.transfer import once
     from himl_cli.api.workspace import Run, current_run
-    from himl_cli.services.checkpoints.recovery import bring_best
+    from himl_cli.services.checkpoints.names import bring_best
     from himl_cli.workspaces.resolve import own_azure, own_local_run
 
     if (

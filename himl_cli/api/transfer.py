@@ -218,10 +218,7 @@ def complete(result: TransferResult, *, may_differ: bool = False) -> TransferRes
             named(result.differing),
         )
         result = replace(result, differing=())
-    problem = result.problem()
-    if problem is not None:
-        raise problem
-    return result
+    return result.raise_problem()
 
 
 def download_one(

@@ -203,11 +203,10 @@ def url(
       himl submit train.py --checkpoint "$(himl checkpoint url RUN -q)"
     """
     from himl_cli.render.transfers import print_checkpoint_url
-    from himl_cli.services.checkpoints.source import check_days, check_is_of_run, link_checkpoint
+    from himl_cli.services.checkpoints.source import check_link, link_checkpoint
 
     days, selected = link.expiry_days, choice.choice()
-    check_days(days)
-    check_is_of_run(source, Path.cwd())
+    check_link(source, days, Path.cwd())
     with open_session(workspace_opts, output_opts) as session:
         linked = link_checkpoint(source, session.workspace, session.cwd, choice=selected, days=days)
     print_checkpoint_url(session.output, linked, days)

@@ -310,8 +310,8 @@ def with_checkpoint(session: Session, workspace_opts: WorkspaceOptions, job: Pre
     from himl_cli.services.checkpoints.fetch import bring_checkpoint
 
     with _all_runs(session, workspace_opts, job.checkpoint) as runs, observing(session.output) as notify:
-        brought = bring_checkpoint(job.checkpoint, runs, session.cwd, notify, open_address)
-    return replace(job, spec=replace(job.spec, brought=brought.files, tags={**job.spec.tags, **brought.tags}))
+        spec = bring_checkpoint(job.checkpoint, runs, job.spec, session.cwd, notify, open_address)
+    return replace(job, spec=spec)
 
 
 def _with_checkpoint_there(session: Session, workspace_opts: WorkspaceOptions, job: PreparedJob) -> PreparedJob:

@@ -96,7 +96,7 @@ def tb(
         shown = SelectedRuns(session.workspace, selected, session.cwd, events.log_dir, copies, session.notify)
         if events.sync_only:
             from himl_cli.render.job_output import SYNCED_COLUMNS
-            from himl_cli.services.tensorboard.poller import sync_once
+            from himl_cli.services.tensorboard.server import sync_once
 
             shown.start()
             synced, problem = sync_once(shown.sources, session.notify)

@@ -176,6 +176,13 @@ class TransferResult:
             return False
         return len(causes(self.failed)) <= 1 and max(len(self.refused), len(self.differing)) <= NAMED
 
+    def raise_problem(self) -> TransferResult:
+        """The result itself where nothing went wrong. Raises `problem`."""
+        problem = self.problem()
+        if problem is not None:
+            raise problem
+        return self
+
     def problem(self, *, is_listed: bool = False) -> HimlError | None:
         """The error to raise once the summary was shown: the gravest of what went wrong, or None.
 

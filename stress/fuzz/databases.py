@@ -28,8 +28,8 @@ from tests.user_cache import state_of
 def _transfer_state() -> bytes:
     with TransferState(Path.cwd(), print) as state:
         state.record(FetchedFile("a/b.txt", "r/a/b.txt", "0x8D", 3, 17, b"x" * 16))
-        state.begin_part("c", "r/c", "0x8E", 100)
-        state.add_range("c", 0, 50)
+        state.begin_part("c", "r/c 0x8E 100")
+        state.add_range("c", "r/c 0x8E 100", 0, 50)
     return state_of(Path.cwd()).read_bytes()
 
 
@@ -39,12 +39,11 @@ def _transfer(content: bytes) -> None:
     written(str(state_of(Path.cwd())), content)
     with TransferState(Path.cwd(), print) as state:
         state.find("a/b.txt")
-        state.has_part("c", "r/c", "0x8E", 100)
-        for start, stop in state.ranges("c"):  # numbers, or a TypeError
+        for start, stop in state.ranges("c", "r/c 0x8E 100"):  # numbers, or a TypeError
             assert stop - start < 2**64, (start, stop)
         state.record(FetchedFile("d", "r/d", "", 1, 2, None))
         state.flush()
-        state.begin_part("e", "r/e", "", 1)
+        state.begin_part("e", "r/e  1")
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 
 from himl_cli.api import datasets
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.services.checkpoints.recovery import is_whole
+from himl_cli.services.checkpoints.names import is_whole
 from himl_cli.services.runs.mirror_state import MirrorFile
 from himl_cli.services.submission.environment import imports_himl
 from himl_cli.workspaces.azure.cache import DiskCache

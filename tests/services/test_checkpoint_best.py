@@ -8,10 +8,9 @@ import pytest
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.services.checkpoints.candidates import Candidates, candidates_of
-from himl_cli.services.checkpoints.fetch import ChosenFiles
-from himl_cli.services.checkpoints.select import choice_of, choose
+from himl_cli.services.checkpoints.select import Candidates, candidates_of, choice_of, choose
 from tests.kept_checkpoints import HERE, RETRY, RUN, add, found, name
+from tests.listed_files import ListedFiles
 from tests.recorded_runs import RecordedRuns
 
 
@@ -91,7 +90,7 @@ def test_what_a_metric_is_taken_for_is_told(runs: RecordedRuns) -> None:
     assert found(runs, None, "val_loss").why == "'resnet-val_loss' in names is taken for val_loss."
 
 
-class WithoutMd5s(ChosenFiles):
+class WithoutMd5s(ListedFiles):
     """Files of a service that has no MD5 of them on record."""
 
     def md5(self, blob: BlobInfo) -> None:
@@ -111,4 +110,4 @@ def test_without_md5s_the_one_with_a_value_goes_before_one_of_its_size(runs: Rec
         assert "--metric val_loss" in caught.value.hint
     else:
         chosen = choose(offer, choice_of("best"))
-        assert (chosen.candidate.name, "no MD5 is on record" in chosen.why) == (f"{HERE}/{taken}", True)
+        assert (chosen.inside, "no MD5 is on record" in chosen.why) == (f"{HERE}/{taken}", True)

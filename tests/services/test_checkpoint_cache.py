@@ -53,13 +53,6 @@ def test_a_folder_without_a_note_counts_by_its_own_time() -> None:
         assert not old.exists()
 
 
-def test_what_somebody_was_stopped_while_removing_is_removed() -> None:
-    with cache_folder("new"):
-        (top() / ".gone-abc" / "deep").mkdir(parents=True)
-    with cache_folder("new"):
-        assert not (top() / ".gone-abc").exists()
-
-
 def test_a_cache_that_cannot_be_made_is_said() -> None:
     top().parent.mkdir(parents=True)
     top().write_text("a file")

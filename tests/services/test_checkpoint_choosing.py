@@ -125,7 +125,7 @@ def test_two_of_one_epoch_are_told_and_equal_ones_are_one(runs: RecordedRuns) ->
         (("epoch", None, None), "select by 'epoch'"),
         (("epoch=-1", None, None), "select by 'epoch=-1'"),
         (("epoch=1", "loss", None), "--metric and --goal choose the best"),
-        (("last", None, "minimize"), "the last is asked for"),
+        (("last", None, "minimize"), "--select last another one"),
         (("best", "loss", "least"), "no goal 'least'"),
         ((None, " ", None), "--metric got an empty value"),
     ],

@@ -41,7 +41,7 @@ def test_no_job_starts_from_what_is_empty_or_torn(project: Path, source: str, ki
     runs.add("train_1_aa", files={f"{HERE}/half.pt": HALF})
     write_files(project, {"none.ckpt": "", "half.pt": HALF, "halves/half.pt": HALF, "halves/mark": ""})
     with pytest.raises(kind, match=words):
-        bring_checkpoint(source, runs.workspace, project, ignore, no_address)
+        bring_checkpoint(source, runs.workspace, SPEC, project, ignore, no_address)
 
 
 def test_a_folder_of_many_files_is_one_part_of_the_command_and_said_to_change_while_its_run_goes_on(azure_environment: StagedWorkspace, project: Path) -> None:

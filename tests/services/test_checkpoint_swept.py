@@ -48,12 +48,12 @@ def test_folds_have_no_best_one(runs: RecordedRuns) -> None:
     runs.add("folds_1_aa_0", parent="folds_1_aa", files={"outputs/log.txt": "x"})
     with pytest.raises(NotFound, match="none of its runs is the best") as caught:
         found(runs, "best", source="folds_1_aa")
-    assert caught.value.hint == "None of its first 5 runs kept files in outputs/checkpoints; 'himl runs show folds_1_aa' lists them."
+    assert caught.value.hint == "Name one of its runs: 'himl runs show folds_1_aa' lists them."
     runs.add("folds_1_aa_1", parent="folds_1_aa", files={f"{HERE}/last.ckpt": "x"})
     for select in ("last", "best"):
         with pytest.raises(NotFound) as caught:
             found(runs, select, source="folds_1_aa")
-        assert caught.value.hint == "Name one of its runs, as in 'himl checkpoint fetch folds_1_aa_1'; 'himl runs show folds_1_aa' lists them."
+        assert caught.value.hint == "Name one of its runs: 'himl runs show folds_1_aa' lists them."
     assert found(runs, source="folds_1_aa_1").names == [f"{HERE}/last.ckpt"]
 
 

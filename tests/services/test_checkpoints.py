@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.services.checkpoints.names import Kind, best_first, rank_of
-from himl_cli.services.checkpoints.recovery import is_whole, on_disk
+from himl_cli.services.checkpoints.names import Kind, best_first, is_whole, on_disk, rank_of
 from tests.running import write_files
 
 HERE = "outputs/checkpoints"

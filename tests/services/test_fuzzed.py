@@ -93,11 +93,11 @@ def test_a_point_that_himl_does_not_write_is_told_by_results_too(workspace: Loca
 
 def test_a_state_file_that_is_not_even_utf8_is_begun_anew(tmp_path: Path) -> None:
     with TransferState(tmp_path, print) as state:
-        state.begin_part("c", "r/c", "e", 100)
+        state.begin_part("c", "r/c e 100")
     path = state_of(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"CREATE TABLE files", b"CREATE TABLE \x8ailes"))
     with TransferState(tmp_path, print) as state:
-        assert not state.has_part("c", "r/c", "e", 100)
+        assert state.ranges("c", "r/c e 100") == []
 
 
 def test_a_count_of_thousands_of_digits_means_all() -> None:

@@ -19,8 +19,7 @@ from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.core.workspaces import parse_workspace_id
-from himl_cli.services.checkpoints.names import below_folder, parse_name, rank_of
-from himl_cli.services.checkpoints.recovery import is_whole
+from himl_cli.services.checkpoints.names import below_folder, is_whole, parse_name, rank_of
 from himl_cli.services.montage.query import Pattern, read_ids, read_table
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, read_latest_run_file, split_recovery_id, workspace_in_url

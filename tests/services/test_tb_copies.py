@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.tensorboard.copies import OVERLAP, EventFile, GrowingCopy, ShownFolder, copy_name
+from himl_cli.services.tensorboard.copies import OVERLAP, GrowingCopy, ShownFolder, copy_name
 from himl_cli.services.tensorboard.shown_runs import permanent_name
 from tests.event_files import NAME
 
@@ -114,11 +114,11 @@ def test_what_lies_where_a_copy_is_to_be_is_left_as_it_is(tmp_path: Path) -> Non
     one.write_bytes(b"user's own")
     other.write_bytes(b"another one, and longer")
     shown = ShownFolder(tmp_path / "shown")
-    shown.show("run", [EventFile(NAME, one)])
-    shown.show("run", [EventFile(NAME, other)])
+    shown.show("run", {NAME: one})
+    shown.show("run", {NAME: other})
     with other.open("ab") as more:
         more.write(b", grown")
-    shown.show("run", [EventFile(NAME, other)])
+    shown.show("run", {NAME: other})
     assert contents(tmp_path / "shown") == {NAME: b"user's own", f"{NAME}.himl2": b"another one, and longer, grown"}
     assert one.read_bytes() == b"user's own"
 
@@ -128,9 +128,9 @@ def test_only_the_copies_of_the_run_that_is_shown_are_kept_up(tmp_path: Path) ->
     path = tmp_path / "original"
     path.write_bytes(b"one")
     shown = ShownFolder(tmp_path / "shown")
-    shown.show("first", [EventFile(NAME, path)])
+    shown.show("first", {NAME: path})
     path.write_bytes(b"one, two")
-    shown.show("second", [])
+    shown.show("second", {})
     assert contents(tmp_path / "shown") == {NAME: b"one"}
-    shown.show("first", [EventFile(NAME, path)])
+    shown.show("first", {NAME: path})
     assert contents(tmp_path / "shown") == {NAME: b"one, two"}

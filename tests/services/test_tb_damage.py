@@ -11,7 +11,7 @@ from himl_cli.core.errors import IntegrityFailed, ServiceFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunSelection
 from himl_cli.services.tensorboard.copies import OVERLAP, EventSource
-from himl_cli.services.tensorboard.poller import sync_once
+from himl_cli.services.tensorboard.server import sync_once
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_workspaces import opened

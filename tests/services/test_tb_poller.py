@@ -15,7 +15,7 @@ from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunSelection
 from himl_cli.services.tensorboard.background import AT_ONCE, call_each
 from himl_cli.services.tensorboard.copies import CopiedSource, ShownFolder
-from himl_cli.services.tensorboard.poller import Poller
+from himl_cli.services.tensorboard.server import Poller
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
@@ -89,7 +89,7 @@ def test_bytes_that_come_after_the_end_of_a_run_are_shown(azure: StagedWorkspace
     assert not source.is_done
     azure.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
     source.update()
-    assert (source.is_done, source.files[0].path.read_bytes()) == (True, LONG)
+    assert (source.is_done, source.files[NAME].read_bytes()) == (True, LONG)
 
 
 def test_an_experiment_whose_newest_run_has_nothing_to_show_is_waited_for(project: Path) -> None:

@@ -14,7 +14,7 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import Run, RunSelection, RunStatus
 from himl_cli.services.tensorboard.copies import ATTEMPTS, OVERLAP, CopiedSource, EventFinder, EventSource, GrowingCopy, ShownFolder
-from himl_cli.services.tensorboard.poller import sync_once
+from himl_cli.services.tensorboard.server import sync_once
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns, readable_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
@@ -68,7 +68,7 @@ def test_only_new_bytes_of_a_log_that_grows_are_asked_for_and_added_in_place(azu
     source = source_of(workspace, tmp_path / "copies")
     source.update()
     path = tmp_path / "copies" / "First_try-train_1_aa" / "fold 0" / NAME
-    assert (path.read_bytes(), [file.path for file in source.files], source.stats.received) == (SHORT, [path], len(SHORT))
+    assert (path.read_bytes(), [*source.files.values()], source.stats.received) == (SHORT, [path], len(SHORT))
     inode = path.stat().st_ino
     azure.state.storage.append("azureml", blob, LONG[len(SHORT) :])
     source.update()
@@ -86,7 +86,7 @@ def test_a_blob_that_is_stored_anew_and_longer_is_the_same_file(azure: StagedWor
     source.update()
     put(azure, f"outputs/tb/{NAME}", LONG)
     source.update()
-    assert [file.name for file in source.files] == [f"outputs/tb/{NAME}"]
+    assert [*source.files] == [f"outputs/tb/{NAME}"]
     assert (tmp_path / RUN / "outputs" / "tb" / NAME).read_bytes() == LONG
     assert received(azure, len(LONG) + OVERLAP) == len(LONG) + OVERLAP
 
@@ -100,9 +100,9 @@ def test_another_file_of_the_same_name_is_kept_under_a_new_one(azure: StagedWork
     put(azure, f"logs/{NAME}", other)
     source.update()
     second = tmp_path / RUN / f"{NAME}.himl2"
-    assert ([file.path for file in source.files], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == ([second], other, SHORT)
+    assert ([*source.files.values()], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == ([second], other, SHORT)
     again = source_of(workspace, tmp_path)
-    assert [(file.name, file.path) for file in again.files] == [(second.name, second)], "what is shown before the first look"
+    assert again.files == {second.name: second}, "what is shown before the first look"
     again.update()
     assert again.stats.received == 0
 
@@ -113,7 +113,7 @@ def test_another_himl_goes_on_with_what_is_on_the_disk(azure: StagedWorkspace, w
     (tmp_path / RUN).mkdir()
     (tmp_path / RUN / NAME).write_bytes(LONG[:50])  # in the middle of a record
     source = source_of(workspace, tmp_path)
-    assert [file.name for file in source.files] == [NAME]
+    assert [*source.files] == [NAME]
     source.update()
     assert ((tmp_path / RUN / NAME).read_bytes(), source.stats.received, source.is_done) == (LONG, len(LONG) - 50, True)
 
@@ -140,9 +140,9 @@ def test_a_file_that_changes_at_each_look_is_looked_at_again_in_the_next_round(a
     source = source_of(workspace, tmp_path)
     azure.stage.faults.add(ChangeEtag(), rf"GET .*{RUN}/outputs/{NAME}", times=ATTEMPTS)
     source.update()
-    assert (source.is_done, source.files) == (False, [])
+    assert (source.is_done, source.files) == (False, {})
     source.update()
-    assert (source.is_done, [file.path.read_bytes() for file in source.files]) == (True, [LONG])
+    assert (source.is_done, [path.read_bytes() for path in source.files.values()]) == (True, [LONG])
 
 
 def test_names_that_leave_the_folder_are_left_out(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
@@ -173,8 +173,7 @@ def test_runs_without_event_files_are_named_but_not_all_of_many(project: Path, t
     assert ([one.run for one in synced], problem) == (["train_0"], None)
     sync_once(sources_of(here.workspace, ids, tmp_path), said.append)
     assert said == [
-        Notice("Run 'train_1' has no event files."),
-        Notice("Run 'train_2' has no event files."),
+        Notice("2 runs have no event files: train_1, train_2."),
         Notice("6 runs have no event files: train_1, train_2, train_3 and 3 more."),
     ]
 

@@ -7,8 +7,7 @@ import json
 import posixpath
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest, TransferResult, listed
+from himl_cli.core.blobs import TransferResult, listed
 from himl_cli.core.checkpoints import FROM_RUN, Choice, FetchedCheckpoint
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
@@ -24,10 +23,9 @@ from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.runs import RunSelection
-from himl_cli.services.checkpoints.names import FOLDER
-from himl_cli.services.checkpoints.recovery import is_whole
+from himl_cli.services.checkpoints.names import FOLDER, is_whole
+from himl_cli.services.checkpoints.select import Checkpoint
 from himl_cli.services.checkpoints.source import (
-    Checkpoint,
     check_whole,
     checkpoint_of,
     find_checkpoint,
@@ -45,49 +43,19 @@ from himl_cli.services.transfer.local_files import disk_error, md5_of
 from himl_cli.services.transfer.plan import WORKERS, DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.upload import upload_named
-from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FetchSink, StoreSink, Workspace
-
-
-class ChosenFiles:
-    """The files *blobs* of *store*, as they were when they were listed; their bytes come only while their ETags are
-    still those."""
-
-    def __init__(self, store: BlobStore, blobs: Iterable[BlobInfo]) -> None:
-        self._store = store
-        self._blobs = sorted(blobs, key=lambda blob: blob.name)
-
-    @property
-    def label(self) -> str:
-        return self._store.label
-
-    @property
-    def origin(self) -> str:
-        return self._store.origin
-
-    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        yield [blob for blob in self._blobs if blob.name.startswith(prefix)]
-
-    def stat(self, name: str) -> BlobInfo | None:
-        """As it is now: it may have changed since it was listed."""
-        return self._store.stat(name)
-
-    def md5(self, blob: BlobInfo) -> bytes | None:
-        return self._store.md5(blob)
-
-    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        return self._store.read(name, offset)
-
-    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        self._store.fetch(requests, sink, workers=workers)
-
-    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        self._store.store(requests, sink, workers=workers)
-
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 
 KEPT_DAYS = 30
 USED = ".himl-used"
 """The file in each folder whose time says when it was used last."""
-_LOCK, _GONE = ".himl-lock", ".gone-"
+PLACE = "checkpoints"
+OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
+"""What else of a run may have been fetched or downloaded to the folder of its checkpoints."""
+KEY = "himl_checkpoint"
+INPUT = f"${{{{inputs.{KEY}}}}}"
+UPLOADED = "himl_checkpoints"
+
+OpenAddress = Callable[[str], BlobStore]
 
 
 @contextmanager
@@ -98,33 +66,21 @@ def cache_folder(key: str) -> Iterator[Path]:
 
     top = cache_of("checkpoints", "to keep checkpoints in", "Download it, and name the file.")
     folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
-    unused = []
     try:
-        with FileLock(top / _LOCK):  # for a moment: nobody renames a folder that another himl is about to use
+        with FileLock(top / ".himl-lock"):  # for a moment: nobody removes a folder that another himl is about to use
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / USED).touch()
-            for other in top.iterdir():
-                if other.name.startswith(_GONE):  # somebody was stopped while removing it
-                    unused.append(other)
-                elif other.is_dir():
-                    with suppress(OSError):  # on Windows, a program has a file of it open
-                        used = other / USED if (other / USED).exists() else other
-                        if used.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600:
-                            unused.append(other.rename(top / f"{_GONE}{uuid.uuid4().hex}"))
+            for other in [path for path in top.iterdir() if path.is_dir()]:
+                used = other / USED if (other / USED).exists() else other
+                if used.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600:
+                    shutil.rmtree(other, ignore_errors=True)  # on Windows, a program may have a file of it open
     except OSError as err:
         raise disk_error(err, "Cannot make himl's cache folder") from err
-    for path in unused:
-        shutil.rmtree(path, ignore_errors=True)
     try:
         yield folder
     finally:
         with suppress(OSError):
             (folder / USED).touch()
-
-
-PLACE = "checkpoints"
-OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
-"""What else of a run may have been fetched or downloaded to the folder of its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +100,7 @@ class CheckpointRequest:
 def fetch_checkpoint(
     request: CheckpointRequest,
     open_workspace: Callable[[], Workspace],
-    open_address: Callable[[str], BlobStore],
+    open_address: OpenAddress,
     cwd: Path,
     *,
     once: Callable[..., TransferResult] = rank_zero_only,
@@ -172,17 +128,11 @@ def fetch_checkpoint(
         text = str(expand_home(source)) if source.startswith("~") else source
         return FetchedCheckpoint(text, "local", found.names, sum(Path(file).stat().st_size for file in found.names))
     if source is not None and kind == "address":
-        address, file = source, open_address(source)
-
-        def find_address() -> Checkpoint:
-            blobs = [blob for page in file.list() for blob in page]
-            if not blobs:
-                raise NotFound(f"There is no file at {shown(address)}.")
-            return Checkpoint([blob.name for blob in blobs], address=address, blobs=blobs)
-
+        file = open_address(source)
         key = repr(("checkpoint", file.origin, request.overwrite))
-        fetched = _fetch_once(request, request.folder or request.root, file, find_address, once, key, notify)
-        return replace(fetched, address=shown(address))
+        find = partial(_find_at_address, source, file)
+        fetched = _fetch_once(request, request.folder or request.root, file, find, once, key, notify)
+        return replace(fetched, address=shown(source))
     workspace = open_workspace()
     if source is not None:
         source_run = find_source_run(source, workspace, cwd, choice)
@@ -212,6 +162,13 @@ def digest_of(fetched: FetchedCheckpoint) -> str | None:
     return md5_of(fetched.path).hex() if fetched.path.is_file() else None
 
 
+def _find_at_address(address: str, file: BlobStore) -> Checkpoint:
+    blobs = [blob for page in file.list() for blob in page]
+    if not blobs:
+        raise NotFound(f"There is no file at {shown(address)}.")
+    return Checkpoint([blob.name for blob in blobs], address=address, blobs=blobs)
+
+
 def _fetch_once(
     request: CheckpointRequest,
     folder: Path,
@@ -231,10 +188,7 @@ def _fetch_once(
         is_usual = found.is_in_usual_folder
         filters = Filters(f"{FOLDER}/" if is_usual else "")
         wanted = DownloadRequest(folder, filters, "", is_usual, request.overwrite, workers=request.workers)
-        result = download(ChosenFiles(files, found.blobs), wanted, notify)
-        problem = result.problem()
-        if problem is not None:
-            raise problem
+        result = download(files, wanted, notify, blobs=found.blobs).raise_problem()
         record = _record(found, folder, result)
         path = Path(record["shown"])
         if found.is_one or not found.folder:
@@ -259,7 +213,6 @@ def _fetch_once(
 
 
 def _record(found: Checkpoint, folder: Path, result: TransferResult) -> dict[str, Any]:
-    """The fields of a FetchedCheckpoint that JSON can hold."""
     path = folder / (posixpath.relpath(found.inside, FOLDER) if found.is_in_usual_folder else found.inside)
     return {
         "shown": str(path),
@@ -275,79 +228,51 @@ def _record(found: Checkpoint, folder: Path, result: TransferResult) -> dict[str
 
 
 def _check_whole(path: Path, called: str, words: str) -> None:
-    """Raises IntegrityFailed."""
     if not is_whole(path):
         raise IntegrityFailed(f"'{called}' {words}", hint="Choose another one: --select, or RUN:FILE.")
 
 
-OpenAddress = Callable[[str], BlobStore]
-
-
-@dataclass(frozen=True)
-class Brought:
-    """`files` are paths here by their place in a new job's working folder; `tags` say on the run what it began with."""
-
-    files: Mapping[str, str]
-    tags: Mapping[str, str]
-
-
 def bring_checkpoint(
-    source: str, workspace: Workspace, cwd: Path, notify: Notify, open_address: OpenAddress
-) -> Brought:
-    """The files that *source* means; those of a run or an address are downloaded to himl's cache, where they are not
-    complete there.
+    source: str, workspace: Workspace, spec: JobSpec, cwd: Path, notify: Notify, open_address: OpenAddress
+) -> JobSpec:
+    """*spec* with the files that *source* means; those of a run or an address are downloaded to himl's cache, where
+    they are not complete there.
 
     Raises NotFound naming what there is, and what the download raises.
     """
     found = find_checkpoint(source, workspace, cwd)
     if found.why:
         notify(Notice(found.why))
-    files = bring_found(found, workspace, notify, open_address)
+    files = _bring(found, workspace, notify, open_address)
     if found.run is not None or found.address:
         whose = f"of run {found.run.id}" if found.run is not None else f"at {shown(found.address)}"
         what = f"{', '.join(sorted(found.names)[:3])} {whose}" if found.names else whose
         notify(Notice(f"Checkpoint {what} goes to {', '.join(sorted(files)[:3])}."))
-    return Brought(files, tags_of(found))
+    return replace(spec, brought=files, tags={**spec.tags, **_tags_of(found)})
 
 
-def bring_found(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
+def _bring(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
     """Paths here of the files that were found, by their place in a new job's working folder.
 
     Raises BadUsage for a file here that no job could start from, IntegrityFailed for such a checkpoint of a run or at
     an address.
     """
+    if found.run is None and not found.address:
+        try:
+            for name in found.names:
+                check_whole(Path(name), in_folder=bool(found.folder))
+        except OSError as err:
+            raise disk_error(err, f"Cannot read '{err.filename or found.inside}'") from err
+        return found.by_place
     if found.run is not None:
         files = workspace.run_files(found.run.id)
-        return _downloaded(found, ChosenFiles(files, found.blobs), f"{files.origin} {found.run.id}", notify)
-    if found.address:
-        file = open_address(found.address)
-        (blob,) = (blob for page in file.list() for blob in page)
-        return _downloaded(replace(found, names=[blob.name]), file, file.origin, notify)
-    try:
-        for name in found.names:
-            check_whole(Path(name), in_folder=bool(found.folder))
-    except OSError as err:
-        raise disk_error(err, f"Cannot read '{err.filename or found.inside}'") from err
-    return dict(found.by_place)
-
-
-def tags_of(found: Checkpoint) -> dict[str, str]:
-    """The tag that says what a run began with: RUN:PATH, an address without its query, or `./` and the name of a file
-    or folder that was here."""
-    if found.run is not None:
-        told = f"{found.run.id}:{found.folder or found.names[0]}"
-    elif found.address:
-        told = shown(found.address)
+        key = f"{files.origin} {found.run.id}"
     else:
-        told = f"./{Path(found.folder or found.names[0]).name}{'/' if found.folder else ''}"
-    return shorten_tags({FROM_RUN: told})
-
-
-def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -> dict[str, str]:
+        files = open_address(found.address)
+        found, key = _find_at_address(found.address, files), files.origin
     with cache_folder(key) as root:
-        problem = download(files, DownloadRequest(root, overwrite=True), notify).problem()
-        if problem is not None:
-            raise problem
+        request = DownloadRequest(root, overwrite=True)
+        download(files, request, notify, blobs=found.blobs).raise_problem()
         if (found.is_one or not found.folder) and not is_whole(root / found.inside):
             raise IntegrityFailed(
                 f"'{found.inside}' was not written to its end, and is no checkpoint.",
@@ -356,9 +281,16 @@ def _downloaded(found: Checkpoint, files: BlobStore, key: str, notify: Notify) -
         return {place: str(root / name) for place, name in found.by_place.items()}
 
 
-KEY = "himl_checkpoint"
-INPUT = f"${{{{inputs.{KEY}}}}}"
-UPLOADED = "himl_checkpoints"
+def _tags_of(found: Checkpoint) -> dict[str, str]:
+    """The tag that says what a run began with: RUN:PATH, an address without its query, or `./` and the name of a file
+    or folder that was here."""
+    if found.run is not None:
+        source = f"{found.run.id}:{found.folder or found.names[0]}"
+    elif found.address:
+        source = shown(found.address)
+    else:
+        source = f"./{Path(found.inside).name}{'/' if found.folder else ''}"
+    return shorten_tags({FROM_RUN: source})
 
 
 def refer_to_checkpoint(
@@ -384,13 +316,16 @@ def refer_to_checkpoint(
     if located is not None and found.run is not None and not found.run.status.is_final:
         text = f"the job begins with '{found.inside}' as that is when the job starts"
         notify(Notice(f"Run '{found.run.id}' has not ended: {text}."))
-    item, files = located or _upload(found, runs, cluster, spec.default_datastore, notify, open_address)
+    if located is None:
+        paths = {place: Path(path) for place, path in _bring(found, runs, notify, open_address).items()}
+        located = _upload(found, paths, cluster.datastore(spec.default_datastore), notify)
+    item, files = located
     brought = {place: f"{INPUT}/{name}" for place, name in files.items()}
     if found.folder:
-        brought = {f"{found.folder_place}/": f"{INPUT}/"}
-    told = shown(source) if found.address else source
-    notify(Notice(f"Checkpoint '{told}' is {', '.join(sorted(brought)[:3])} when the job starts."))
-    return replace(spec, inputs=[*spec.inputs, item], brought=brought, tags={**spec.tags, **tags_of(found)})
+        brought = {f"{found.place}/": f"{INPUT}/"}
+    text = shown(source) if found.address else source
+    notify(Notice(f"Checkpoint '{text}' is {', '.join(sorted(brought)[:3])} when the job starts."))
+    return replace(spec, inputs=[*spec.inputs, item], brought=brought, tags={**spec.tags, **_tags_of(found)})
 
 
 def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[DataSpec, Mapping[str, str]] | None:
@@ -400,7 +335,7 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
     A file at an address may be in storage that a datastore of the workspace is of; the signature is not needed then.
     Raises NotFound where it is gone.
     """
-    datastore = above = ""
+    above = ""
     if found.run is not None:
         home = runs.home_of(found.run.id)
         if not isinstance(home, CloudWorkspace) or home.label != cluster.label:
@@ -412,57 +347,51 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
             )
         datastore, folder = home.artifact_location(found.run.id)
         above = f"{folder}/"
-    elif found.address:
-        parts = parts_of(found.address)
-        container, _, path = parts.path.lstrip("/").partition("/")
-        account, dfs, suffix = (parts.hostname or "").partition(".dfs.")
-        host = f"{account}.blob.{suffix}" if dfs else account  # the lake's own interface is to the same blobs
-        is_state = "snapshot=" in parts.query or "versionid=" in parts.query
-        if parts.scheme == "https" and ".blob." in host and path and not is_state:
-            endpoints = {store.name: parts_of(store.location) for store in cluster.datastores()}
-            address = ("https", host, container)
-            datastore = next(
-                (name for name, one in endpoints.items() if (one.scheme, one.hostname, one.path.strip("/")) == address),
-                "",
+    else:
+        datastore, path = _datastore_of(found.address, cluster)
+        if not datastore:
+            return None
+        is_there = True
+        with suppress(NotAllowed):  # whoever runs the job may read it all the same
+            is_there = cluster.datastore(datastore).stat(path) is not None
+        if not is_there:
+            raise NotFound(
+                f"There is no file '{path}' in datastore '{datastore}'.",
+                hint="Was the checkpoint deleted since the link was made?",
             )
-        found = replace(found, names=[unquote(path)])
-        if datastore:
-            is_there = True
-            with suppress(NotAllowed):  # whoever runs the job may read it all the same
-                is_there = cluster.datastore(datastore).stat(found.names[0]) is not None
-            if not is_there:
-                raise NotFound(
-                    f"There is no file '{found.names[0]}' in datastore '{datastore}'.",
-                    hint="Was the checkpoint deleted since the link was made?",
-                )
-    if not datastore:
-        return None
+        found = replace(found, names=[path])
     inside = found.folder.rstrip("/") or posixpath.dirname(found.names[0])
     files = {place: posixpath.relpath(name, inside or ".") for place, name in found.by_place.items()}
     return DataSpec(KEY, f"{above}{inside}", datastore=datastore, mode="mount"), files
 
 
+def _datastore_of(address: str, cluster: Workspace) -> tuple[str, str]:
+    """The name of the cluster's datastore that *address* is in, and the path in it; '' for none."""
+    parts = parts_of(address)
+    container, _, path = parts.path.lstrip("/").partition("/")
+    account, dfs, suffix = (parts.hostname or "").partition(".dfs.")
+    host = f"{account}.blob.{suffix}" if dfs else account  # the lake's own interface is to the same blobs
+    is_state = "snapshot=" in parts.query or "versionid=" in parts.query
+    if parts.scheme == "https" and ".blob." in host and path and not is_state:
+        for store in cluster.datastores():
+            place = parts_of(store.location)
+            if (place.scheme, place.hostname, place.path.strip("/")) == ("https", host, container):
+                return store.name, unquote(path)
+    return "", ""
+
+
 def _upload(
-    found: Checkpoint,
-    runs: Workspace,
-    cluster: Workspace,
-    default: str | None,
-    notify: Notify,
-    open_address: OpenAddress,
+    found: Checkpoint, paths: Mapping[str, Path], store: BlobStore, notify: Notify
 ) -> tuple[DataSpec, Mapping[str, str]]:
-    """As `_location`, of the files in a folder that is named after their content; what is there already is not sent
-    again."""
-    paths = {place: Path(path) for place, path in bring_found(found, runs, notify, open_address).items()}
-    digests = {place: md5_of(str(path)) for place, path in sorted(paths.items())}
+    """As `_location`, of the files *paths*, by place, in a folder that is named after their content; what is there
+    already is not sent again."""
+    digests = {place: md5_of(path) for place, path in sorted(paths.items())}
     content = "".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items())
-    store, folder = cluster.datastore(default), f"{UPLOADED}/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    cut = len(found.folder_place) + 1
-    files = {place: place[cut:] if found.folder else path.name for place, path in paths.items()}
+    folder = f"{UPLOADED}/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    files = {place: place[len(found.place) + 1 :] if found.folder else path.name for place, path in paths.items()}
     named = {f"{folder}/{name}": place for place, name in files.items()}
     stored = (blob for page in store.list(f"{folder}/") for blob in page if blob.name in named)
     complete = {blob.name for blob in stored if (blob.md5 or store.md5(blob)) == digests[named[blob.name]]}
     missing = {name: paths[place] for name, place in named.items() if name not in complete}
-    problem = upload_named(store, missing, notify).problem()
-    if problem is not None:
-        raise problem
+    upload_named(store, missing, notify).raise_problem()
     return DataSpec(KEY, folder, mode="mount"), files

@@ -1,32 +1,38 @@
-"""What the names of checkpoints say: epoch, step, metrics, and which one to resume from."""
+"""What the names of checkpoints say: epoch, step, metrics; which one to go on from, and whether it was written to its
+end."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from himl_cli.core.checkpoints import Goal
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.text import read_json
+
+if TYPE_CHECKING:
+    from himl_cli.core.blobs import TransferResult
+    from himl_cli.workspaces.base import BlobStore
+
+log = logging.getLogger(__name__)
 
 FOLDER = "outputs/checkpoints"
 LAST = "last.ckpt"
-
-_RETRY = re.compile(r"^retry_(\d{1,18})$")
-_VERSION = re.compile(r"-v(\d{1,18})$")
-_NUMBER = re.compile(r"\d{1,18}")
-_TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp)|~)$", re.IGNORECASE)
-
 NOT_CHECKPOINTS = re.compile(
     r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE
 )
 LONGEST_NAME, MOST_DIGITS = 1024, 18
+LONGEST_HEADER = 100_000_000
+_TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp)|~)$", re.IGNORECASE)
 _ENDING = re.compile(r"\.[A-Za-z]\w*$")  # begins with a letter: `val_loss=0.12` has none
 _PAIR = re.compile(
     r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE
 )
-_AROUND = "-_,;+ /()[]"
 _COMMON_PREFIX = re.compile(
     r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE
 )  # `filename="best-{val_loss:.2f}"`
@@ -34,8 +40,6 @@ _EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d{1,18})", re.IGNORECASE)
 _STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)
 _RECOVERY = re.compile(r"recovery_?(\d{1,18})")
 _BEST = re.compile(r"best(?:[-_ ](?P<metric>.+))?", re.IGNORECASE)
-_OF_NOTHING = {"checkpoint", "ckpt", "model", "weights", "epoch", "state", "so_far"}
-_COUNTERS = {"epoch": "epoch", "epochs": "epoch", "step": "step", "steps": "step"}
 SMALLER = re.compile(r"loss|errors?|err|mse|rmse|mae|mape|nlll?|perplexity|ppl|[cw]er|fid|ece|brier")
 GREATER = re.compile(
     r"acc|accuracy|auc|auroc|rocauc|auprc|aucpr|f1|f1score|dice|m?iou|jaccard|map|precision|recall"
@@ -79,9 +83,9 @@ def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
     attempt, base = below_folder(name, folder) or (0, "/")
     if "/" in base or not is_kept(base):
         return None
-    plain, version = without_version(base.rpartition(".")[0] or base)
+    plain, version = _without_version(base.rpartition(".")[0] or base)
     if plain.startswith("recovery"):
-        number = _NUMBER.search(plain)
+        number = re.search(r"\d{1,18}", plain)
         return Rank(Kind.recovery, int(number[0]) if number else -1, attempt, version)
     if plain in ("autosave", "last"):
         return Rank(Kind[plain], -1, attempt, version)
@@ -94,14 +98,18 @@ def best_first(names: Iterable[str], folder: str = FOLDER, *, least: Kind = Kind
     return [name for _, name in sorted(ranked, reverse=True)]
 
 
+def is_better(rank: Rank | None, than: Rank | None) -> bool:
+    return rank is not None and (than is None or rank > than)
+
+
 def below_folder(name: str, folder: str = FOLDER) -> tuple[int, str] | None:
     """The try (0 for the first) that the file called *name* is of, and its name below that try's folder of checkpoints;
     None where it lies elsewhere."""
     if name.startswith(f"{folder}/"):
         return 0, name[len(folder) + 1 :]
-    above, _, last = folder.rpartition("/")
-    parts = (name[len(above) + 1 :] if above and name.startswith(f"{above}/") else "" if above else name).split("/", 2)
-    found = _RETRY.match(parts[0]) if len(parts) == 3 and parts[1] == last else None
+    above, slash, last = folder.rpartition("/")
+    parts = name[len(above + slash) :].split("/", 2) if name.startswith(above + slash) else []
+    found = re.match(r"retry_(\d{1,18})$", parts[0]) if len(parts) == 3 and parts[1] == last else None
     return (int(found[1]), parts[2]) if found else None
 
 
@@ -110,16 +118,10 @@ def is_kept(name: str) -> bool:
     return not any(part.startswith(".") or _TEMPORARY.search(part) for part in name.split("/"))
 
 
-def without_version(stem: str) -> tuple[str, int]:
+def _without_version(stem: str) -> tuple[str, int]:
     """*stem* without Lightning's `-v1` at its end, and that number; 0 where it has none."""
-    found = _VERSION.search(stem)
+    found = re.search(r"-v(\d{1,18})$", stem)
     return (stem[: found.start()], int(found[1])) if found else (stem, 0)
-
-
-def retry_pattern(folder: str = FOLDER) -> str:
-    """The glob for the folders of later tries."""
-    above, _, last = folder.rpartition("/")
-    return f"{above}/retry_*/{last}" if above else f"retry_*/{last}"
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ class ParsedName:
 
     stem: str
     version: int
-    epoch: int | None = None
-    step: int | None = None
-    metrics: Mapping[str, float] | None = None
-    best_of: str | None = None
+    epoch: int | None
+    step: int | None
+    metrics: Mapping[str, float]
+    best_of: str | None
 
 
 def parse_name(name: str) -> ParsedName:
@@ -145,14 +147,14 @@ def parse_name(name: str) -> ParsedName:
     One that is longer than any store takes says nothing.
     """
     if len(name) > LONGEST_NAME:
-        return ParsedName(name, 0, metrics={})
-    stem, version = without_version(_ENDING.sub("", name))
+        return ParsedName(name, 0, None, None, {}, None)
+    stem, version = _without_version(_ENDING.sub("", name))
     counters: dict[str, int] = {}
     metrics: dict[str, float] = {}
     for found in _PAIR.finditer(stem):
-        label = _COMMON_PREFIX.sub("", found["name"].strip(_AROUND))
-        counter = _COUNTERS.get(re.split(r"[-_ /(\[]", label)[-1].lower())
-        if counter is None:
+        label = _COMMON_PREFIX.sub("", found["name"].strip("-_,;+ /()[]"))
+        counter = re.split(r"[-_ /(\[]", label)[-1].lower().removesuffix("s")
+        if counter not in ("epoch", "step"):
             metrics[label] = float(found["value"])
         elif found["value"].isdecimal() and len(found["value"]) <= MOST_DIGITS:
             counters.setdefault(counter, int(found["value"]))
@@ -163,22 +165,17 @@ def parse_name(name: str) -> ParsedName:
     best_of = None
     if not metrics and (best := _BEST.fullmatch(stem.rpartition("/")[2])):
         label = _EPOCH.sub("", re.sub(r"=\d+", "", best["metric"] or "")).strip("-_ ")
-        best_of = "" if label.lower() in _OF_NOTHING else label
+        is_metric = label.lower() not in ("checkpoint", "ckpt", "model", "weights", "epoch", "state", "so_far")
+        best_of = label if is_metric else ""
     return ParsedName(stem, version, counters.get("epoch"), counters.get("step"), metrics, best_of)
 
 
 def same_metric(one: str, other: str) -> bool:
     """Whether two names mean one metric: file names cannot hold all signs, so `val/loss` may be `val_loss` there."""
-    return _plain(one) == _plain(other)
+    return plain_metric(one) == plain_metric(other)
 
 
-def ends_with_metric(label: str, metric: str) -> bool:
-    """Whether *label*, all that stands before a value in a name, ends with *metric* as a word of its own:
-    `resnet-val_loss` with `val_loss`."""
-    return _plain(label).endswith(f"_{_plain(metric)}")
-
-
-def _plain(metric: str) -> str:
+def plain_metric(metric: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", metric.lower()).strip("_")
 
 
@@ -201,3 +198,87 @@ def goal_of(metric: str, given: Goal | None) -> Goal:
         f"Nobody can tell from its name whether '{metric}' is to be small or great.",
         hint="Add --goal minimize or --goal maximize.",
     )
+
+
+def is_whole(path: Path) -> bool:
+    """False for what is empty, or can be seen to end too early; True for the rest. A folder is whole when it has files
+    and all are, but for empty marks.
+
+    Files of torch.save (since 1.6), NumPy's `.npz` and Keras's `.keras` are zip archives, whose index stands at their
+    end; a file of safetensors says how long it is. Of other formats only their being empty can be seen: these should be
+    written beside their place and renamed.
+    """
+    try:
+        if not path.is_dir():
+            return _is_whole_file(path)
+        files = [file for file in path.rglob("*") if file.is_file()]
+        has_bytes = any(file.stat().st_size for file in files)
+        return has_bytes and all(is_mark(file) or _is_whole_file(file) for file in files)
+    except OSError:
+        return False
+
+
+def is_mark(path: Path) -> bool:
+    """Whether it is an empty file without an ending, as programs leave them beside the files of a checkpoint. Raises
+    OSError."""
+    return not path.suffix and path.stat().st_size == 0
+
+
+def _is_whole_file(path: Path) -> bool:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        if start.startswith(b"PK\x03\x04"):
+            from zipfile import is_zipfile
+
+            return is_zipfile(stream)
+        if size == 0 or path.suffix != ".safetensors":
+            return size > 0
+        length = int.from_bytes(start, "little")
+        if length >= min(size, LONGEST_HEADER):
+            return False
+        try:
+            entries = read_json(stream.read(length))
+            ends = [int(one["data_offsets"][1]) for name, one in entries.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
+            return False
+        return max(ends, default=0) + length + 8 == size
+
+
+def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Path | None:
+    """The checkpoint below *root* to go on from, of the kind *least* or a more telling one; half-written ones are
+    passed over, and named in the log."""
+    above, _, last = folder.rpartition("/")
+    folders = [root / folder, *(root / above).glob(f"retry_*/{last}")]
+    paths = (path for one in folders if one.is_dir() for path in one.iterdir())
+    for name in best_first((path.relative_to(root).as_posix() for path in paths), folder, least=least):
+        if is_whole(root / name):
+            return root / name
+        log.warning("'%s' was not written to its end; the next best checkpoint is taken.", name)
+    return None
+
+
+def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank | None = None) -> TransferResult:
+    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is
+    none, or none better *than* that.
+
+    One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their
+    kin.
+    """
+    from himl_cli.core.blobs import TransferResult
+    from himl_cli.services.transfer.download import download
+    from himl_cli.services.transfer.filters import Filters, literal
+    from himl_cli.services.transfer.plan import DownloadRequest
+
+    above, slash, _ = folder.rpartition("/")
+    sizes = {blob.name: blob.size for page in files.list(above + slash) for blob in page}
+    total = TransferResult()
+    better = (name for name, size in sizes.items() if size and is_better(rank_of(name, folder), than))
+    for name in best_first(better, folder):
+        request = DownloadRequest(root, Filters(name, include=(literal(name),)), overwrite=True)
+        total += download(files, request).raise_problem()
+        if is_whole(root / name):
+            break
+        log.warning("'%s' of %s was not written to its end; the next best checkpoint is taken.", name, files.label)
+        (root / name).unlink()
+    return total

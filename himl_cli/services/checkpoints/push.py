@@ -6,7 +6,6 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +27,9 @@ from himl_cli.services.transfer.upload import upload_named
 from himl_cli.workspaces.base import BlobStore, RunRecorder, Workspace
 
 OUTPUTS = "outputs/"
-
-
 log = logging.getLogger(__name__)
 
 COMMAND = "himl checkpoint push"
-INTERRUPTED = f"{COMMAND} was interrupted before all files were stored"
 AGAIN = "Push again: that makes another run."
 
 
@@ -94,10 +90,16 @@ def push_checkpoints(
     run_id = new_run_id(friendly_experiment(experiment))
     tags = {name: redact(value) for name, value in request.tags.items()}
     tags |= {FROM_RUN: source.id, PUSHED: "1", "run_recovery_id": f"{experiment}:{run_id}"}
-    title, description = request.display_name, f"Changed checkpoints of run {source.recovery_id}"
-    title = title or f"changed checkpoints of {source.id}"
+    description = f"Changed checkpoints of run {source.recovery_id}"
+    title = request.display_name or f"changed checkpoints of {source.id}"
     run = _store_files(target, NewRun(run_id, experiment, title, description, tags, command=COMMAND), found, notify)
-    return PushedCheckpoints(run, source, [*found], unchanged, _start(run, [*found]))
+    names = [*found]
+    start = run.id  # what means these files, as `--checkpoint` reads it
+    if len(names) == 1 and not best_first(names):
+        start += f":{names[0].removeprefix(f'{FOLDER}/')}"
+    elif not best_first(names):
+        start += f":{FOLDER}/" if all(name.startswith(f"{FOLDER}/") for name in names) else ":FILE"
+    return PushedCheckpoints(run, source, names, unchanged, start)
 
 
 def _find_files(
@@ -149,56 +151,42 @@ def _find_files(
 def _store_files(target: RunRecorder, new: NewRun, files: Mapping[str, Path], notify: Notify) -> Run:
     """The run once *files* are stored and it has ended. Raises what kept them from it, after the run was ended for
     that; whoever interrupts it leaves no run that goes on."""
+    is_begun = is_stored = False
     try:
-        run = target.start_run(new)
-    except KeyboardInterrupt:
-        take_time_to_end()
-        with suppress(HimlError):
-            target.end_run(new.id, RunEnd(RunStatus.canceled, INTERRUPTED))
-        raise
-    try:
-        result = upload_named(target.run_files(run.id), files, notify)
+        target.start_run(new)
+        is_begun = True
+        result = upload_named(target.run_files(new.id), files, notify)
         problem = result.problem()
         if problem is not None:
             problem.hint = result.failed[0].hint if result.failed else ""
             raise problem
+        is_stored = True
+        return target.end_run(new.id, RunEnd(RunStatus.completed))
     except HimlError as err:
-        ending = _end(target, run, RunEnd(RunStatus.failed, f"Not all files could be stored: {err}"))
-        err.args = (f"{err} Run '{run.id}' has not all of the files, and {ending}.",)
-        err.hint = f"{err.hint} {AGAIN}".strip()
+        if is_stored:
+            err.args = (f"All files are in run '{new.id}', which could not be ended and may go on as Running: {err}",)
+            err.hint = f"{err.hint} Jobs can start from it as it is.".strip()
+        elif is_begun:
+            ending = _end(target, new.id, RunEnd(RunStatus.failed, f"Not all files could be stored: {err}"))
+            err.args = (f"{err} Run '{new.id}' has not all of the files, and {ending}.",)
+            err.hint = f"{err.hint} {AGAIN}".strip()
         raise
     except KeyboardInterrupt as err:
         take_time_to_end()
-        ending = _end(target, run, RunEnd(RunStatus.canceled, INTERRUPTED))
-        raise Interrupted(f"Interrupted: run '{run.id}' has not all of the files, and {ending}.", hint=AGAIN) from err
-    end = RunEnd(RunStatus.completed)
-    try:
-        return target.end_run(run.id, end)
-    except HimlError as err:
-        err.args = (f"All files are in run '{run.id}', which could not be ended and may go on as Running: {err}",)
-        err.hint = f"{err.hint} Jobs can start from it as it is.".strip()
-        raise
-    except KeyboardInterrupt as err:
-        take_time_to_end()
-        raise Interrupted(
-            f"Interrupted: all files are in run '{run.id}', and it {_end(target, run, end)}.",
-            hint="Jobs can start from it.",
-        ) from err
+        if is_stored:
+            ending = _end(target, new.id, RunEnd(RunStatus.completed))
+            text = f"Interrupted: all files are in run '{new.id}', and it {ending}."
+            raise Interrupted(text, hint="Jobs can start from it.") from err
+        text = f"{COMMAND} was interrupted before all files were stored"
+        ending = _end(target, new.id, RunEnd(RunStatus.canceled, text))
+        if not is_begun:
+            raise
+        raise Interrupted(f"Interrupted: run '{new.id}' has not all of the files, and {ending}.", hint=AGAIN) from err
 
 
-def _end(target: RunRecorder, run: Run, end: RunEnd) -> str:
-    """End the run; what became of it."""
+def _end(target: RunRecorder, run_id: str, end: RunEnd) -> str:
     try:
-        return f"ended as {target.end_run(run.id, end).status.value}"
+        return f"ended as {target.end_run(run_id, end).status.value}"
     except HimlError as err:
-        log.warning("Run '%s' could not be ended: %s", run.id, err)
+        log.warning("Run '%s' could not be ended: %s", run_id, err)
         return "could not be ended: it may go on as Running"
-
-
-def _start(run: Run, names: Sequence[str]) -> str:
-    """What means these files, as `--checkpoint` reads it."""
-    if best_first(names):
-        return run.id
-    if len(names) == 1:
-        return f"{run.id}:{names[0].removeprefix(f'{FOLDER}/')}"
-    return f"{run.id}:{FOLDER}/" if all(name.startswith(f"{FOLDER}/") for name in names) else f"{run.id}:FILE"

@@ -1,39 +1,228 @@
-"""Which of a run's checkpoints is meant: the last, that of an epoch, or the best."""
+"""Which of a run's checkpoints is meant: the last, that of an epoch, or the best. Each is a file among those of the
+run, or a folder that is saved as one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from itertools import islice
 from typing import Literal, cast
 
+from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.checkpoints import FROM_RUN, PUSHED, Choice, Goal
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.runs import Metric, Run
 from himl_cli.core.sweeps import GOALS
-from himl_cli.core.text import non_blank
-from himl_cli.services.checkpoints.candidates import (
-    Candidate,
-    Candidates,
-    have_one_size,
-    newest_attempt,
-    newest_of_each_name,
+from himl_cli.core.text import near_matches, non_blank
+from himl_cli.services.checkpoints.names import (
+    FOLDER,
+    LAST,
+    NOT_CHECKPOINTS,
+    Kind,
+    ParsedName,
+    Rank,
+    below_folder,
+    goal_of,
+    is_kept,
+    parse_name,
+    plain_metric,
+    rank_of,
+    same_metric,
 )
-from himl_cli.services.checkpoints.logged_metrics import logged_values, match_values
-from himl_cli.services.checkpoints.names import FOLDER, LAST, ends_with_metric, goal_of, same_metric
+from himl_cli.workspaces.base import BlobStore
 
+_FOLDER_NAME = re.compile(r".+\.ckpt|(?:last|autosave|recovery(?:_(?:epoch=)?\d+)?)(?:-v\d+)?", re.IGNORECASE)
+"""Folders that are one checkpoint, as DeepSpeed's and FSDP's are; others only sort files."""
+_EXPORT = re.compile(r"\.(onnx|pkl|pickle|joblib|npz|npy|h5|hdf5|keras|tflite|pb|mlmodel|engine|ts)$", re.IGNORECASE)
+_CHECKPOINT = re.compile(r"\.(ckpt|pt|pth|safetensors|bin)$", re.IGNORECASE)
+_MODELS = re.compile(r"\.(ckpt|pt|pth|bin|safetensors|h5|keras|pkl|joblib|npz|onnx)(/|$)")
+SHOWN, LISTED = 5, 10_000  # names of files in an error, and those they are chosen from
+METRICS_SHOWN = 6
 MOST_EPOCHS = 8
-ENDING = LAST[LAST.index(".") :]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """`name` is that of the file, or of the folder without a slash at its end; `attempt` the try that wrote it, 0 for
+    the first."""
+
+    name: str
+    blobs: Sequence[BlobInfo]
+    is_folder: bool
+    attempt: int
+    parsed: ParsedName = field(repr=False)
+
+    @cached_property
+    def rank(self) -> Rank | None:
+        return rank_of(self.name)
+
+    @property
+    def is_recovery(self) -> bool:
+        return self.rank is not None and self.rank.kind is not Kind.last
+
+    @property
+    def modified(self) -> datetime | None:
+        return max((blob.modified for blob in self.blobs if blob.modified is not None), default=None)
 
 
 @dataclass(frozen=True)
-class Selection:
-    """`why` is a sentence where it is not as one would expect; `value` that of `metric` where the choice was made by
-    one."""
+class Checkpoint:
+    """What was found: `names` are files of `run`, or, where that is None, paths here; nobody knows them yet for an
+    `address`, which is '' for all else.
 
-    candidate: Candidate
+    `folder` is what is dropped of names; '' for a single file. `is_one` where the folder is one checkpoint, as
+    DeepSpeed's are. `blobs` is what the run's store said of the names. `why` is a sentence to tell the user; `epoch`,
+    `metric` and `value` are what the choice was made by, or the name says.
+    """
+
+    names: Sequence[str]
+    run: Run | None = None
+    folder: str = ""
+    address: str = ""
+    blobs: Sequence[BlobInfo] = ()
+    is_one: bool = False
     why: str = ""
+    epoch: int | None = None
     metric: str = ""
     value: float | None = None
+
+    @property
+    def inside(self) -> str:
+        """The file, or the folder without a slash at its end."""
+        return self.folder.rstrip("/") or self.names[0]
+
+    @property
+    def is_in_usual_folder(self) -> bool:
+        return f"{self.inside}/".startswith(f"{FOLDER}/")
+
+    @property
+    def place(self) -> str:
+        """Where the file goes, or the files of the folder, without a slash at the end: what is one checkpoint is
+        `outputs/checkpoints/last` with its own ending."""
+        if self.folder and not self.is_one:
+            return FOLDER
+        _, dot, ending = self.inside.replace("\\", "/").rpartition("/")[2].rpartition(".")
+        return f"{FOLDER}/last{dot}{ending}" if dot else f"{FOLDER}/{LAST}"
+
+    @property
+    def by_place(self) -> dict[str, str]:
+        """The names by where the files go; those of a folder keep their names."""
+        if self.folder:
+            return {f"{self.place}/{name[len(self.folder) :]}": name for name in self.names}
+        (name,) = self.names
+        return {self.place: name}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A run, its files, the checkpoints among them, and its metrics for the asking."""
+
+    run: Run
+    files: BlobStore
+    found: Sequence[Candidate]
+    metrics: Callable[[], Sequence[Metric]]
+
+    @property
+    def usable(self) -> Sequence[Candidate]:
+        """Without what was exported beside checkpoints (`.onnx`, `.pkl`); where there is nothing else, these are the
+        checkpoints."""
+        beside = any(_CHECKPOINT.search(one.name) for one in self.found)
+        return [one for one in self.found if one.is_folder or not beside or not _EXPORT.search(one.name)]
+
+    def nothing(self, what: str, hint: str = "") -> NotFound:
+        """The run has *what* (`no 'a.ckpt'`); what it has in `outputs/` is listed. *hint* stands before that."""
+        existing = [*islice((blob.name for page in self.files.list("outputs/") for blob in page), LISTED)]
+        likely = [name for name in existing if rank_of(name) or _MODELS.search(name)] or existing
+        more = f" and {len(likely) - SHOWN} more" if len(likely) > SHOWN else ""
+        listed = f"There are: {', '.join(likely[:SHOWN])}{more}. Name one: {self.run.id}:PATH"
+        text = listed if likely else "It kept nothing in outputs/."
+        return NotFound(f"Run '{self.run.id}' has {what}.", hint=f"{hint} {text}".strip())
+
+    def ambiguous(self, what: str, found: Sequence[Candidate], hint: str = "") -> BadUsage:
+        """The run has *what* (`2 checkpoints of epoch 3`), and nothing tells which of *found* is meant."""
+        names = []  # `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`, `RUN:last.ckpt/` for a folder
+        for one in sorted(found, key=lambda one: one.name):
+            short = one.name.removeprefix(f"{FOLDER}/")
+            names.append(f"{self.run.id}:{one.name if '/' in short else short}{'/' * one.is_folder}")
+        more = f" and {len(names) - 2 * SHOWN} more" if len(names) > 2 * SHOWN else ""
+        hint = f"{hint} Name one: {', '.join(names[: 2 * SHOWN])}{more}".strip()
+        return BadUsage(f"Run '{self.run.id}' has {what}.", hint=hint)
+
+    def only(self, found: Sequence[Candidate], what: str, hint: str = "") -> Candidate:
+        """The one of *found*, or any of them where all have one content. Raises BadUsage naming them."""
+        if len(found) > 1:
+            is_one = _have_one_size(found)
+            digests = {tuple(blob.md5 or self.files.md5(blob) for blob in one.blobs) for one in found if is_one}
+            if len(digests) != 1 or None in digests.pop():
+                raise self.ambiguous(f"{len(found)} checkpoints {what}", found, hint)
+        return found[0]
+
+    def checkpoint(
+        self, one: Candidate, why: str = "", metric: str | None = "", value: float | None = None
+    ) -> Checkpoint:
+        return Checkpoint(
+            [blob.name for blob in one.blobs],
+            self.run,
+            folder=f"{one.name}/" if one.is_folder else "",
+            blobs=one.blobs,
+            is_one=one.is_folder,
+            why=why,
+            epoch=one.parsed.epoch,
+            metric=metric or "",
+            value=value,
+        )
+
+
+def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
+    """The checkpoints among *blobs*, sorted by name."""
+    files: dict[str, list[BlobInfo]] = {}
+    facts: dict[str, tuple[bool, int, str]] = {}
+    for blob in blobs:
+        attempt, below = below_folder(blob.name) or (0, "")
+        if not below or blob.name.endswith("/") or not is_kept(below):
+            continue
+        unit, parts = "", below.split("/")  # the folder on the way to the file that is one checkpoint
+        for number, part in enumerate(parts[:-1]):
+            if _FOLDER_NAME.fullmatch(part) and (number == 0 or part.lower().endswith(".ckpt")):
+                unit = "/".join(parts[: number + 1])
+                break
+        if not unit and NOT_CHECKPOINTS.search(below):
+            continue
+        name = blob.name[: len(blob.name) - len(below)] + (unit or below)
+        files.setdefault(name, []).append(blob)
+        facts[name] = (bool(unit), attempt, unit or below)
+    return [
+        Candidate(name, files[name], is_folder, attempt, parse_name(below))
+        for name, (is_folder, attempt, below) in sorted(facts.items())
+    ]
+
+
+def _newest_of_each_name(found: Iterable[Candidate]) -> list[Candidate]:
+    """Of those with one name (in several tries, in several versions) the newest."""
+    newest: dict[str, Candidate] = {}
+    for one in found:
+        known = newest.setdefault(one.parsed.stem, one)
+        if (one.attempt, one.parsed.version) > (known.attempt, known.parsed.version):
+            newest[one.parsed.stem] = one
+    return list(newest.values())
+
+
+def _newest_attempt(found: Sequence[Candidate]) -> list[Candidate]:
+    """Those of *found* that the newest try among them wrote, in their order."""
+    newest = max((one.attempt for one in found), default=0)
+    return [one for one in found if one.attempt == newest]
+
+
+def _have_one_size(found: Sequence[Candidate]) -> bool:
+    """Whether all of *found* have files of the same names within them and the same sizes, which does not prove that
+    they are the same."""
+    return len({tuple((blob.name[len(one.name) :], blob.size) for blob in one.blobs) for one in found}) == 1
 
 
 def choice_of(select: str | None = None, metric: str | None = None, goal: str | None = None) -> Choice:
@@ -44,27 +233,24 @@ def choice_of(select: str | None = None, metric: str | None = None, goal: str | 
     non_blank("--metric", metric)
     by_value = metric is not None or goal is not None
     kind, equals, number = ("best" if by_value else "last", "", "") if select is None else select.strip().partition("=")
-    if kind == "epoch" and equals and number.strip().isdecimal():
-        if by_value:
-            raise BadUsage(
-                "--metric and --goal choose the best checkpoint, and an epoch is named.", hint="Leave one of them out."
-            )
-        return Choice("epoch", int(number))
-    if kind not in ("last", "best") or equals:
+    is_epoch = kind == "epoch" and number.strip().isdecimal()
+    if not is_epoch and (kind not in ("last", "best") or equals):
         raise BadUsage(
             f"There is no checkpoint to select by '{select}'.",
             hint="Give last, best, or epoch=N (as in the file's name; Lightning counts from 0).",
         )
-    if kind == "last" and by_value:
+    if by_value and kind != "best":
         raise BadUsage(
-            "--metric and --goal choose the best checkpoint, and the last is asked for.",
-            hint="Leave out --select last.",
+            f"--metric and --goal choose the best checkpoint, and --select {select} another one.",
+            hint="Leave one of them out.",
         )
+    if is_epoch:
+        return Choice("epoch", int(number))
     best_or_last = cast("Literal['last', 'best']", kind)
     return Choice(best_or_last, metric=metric and metric.strip(), goal=cast("Goal | None", goal))
 
 
-def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = False) -> Selection:
+def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = False) -> Checkpoint:
     """The checkpoint that *choice* means; of a sweep's best trial, where no name says which one is the best, the last.
 
     Raises NotFound where none fits, BadUsage where several do and cannot be told apart.
@@ -75,13 +261,13 @@ def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = Fals
         fitting = [one for one in candidates.usable if one.parsed.epoch == choice.epoch]
         if not fitting:
             known = sorted({one.parsed.epoch for one in candidates.found if one.parsed.epoch is not None})
-            half = MOST_EPOCHS // 2
-            numbers = [*map(str, known)]
-            shown = numbers if len(known) <= MOST_EPOCHS else [*numbers[:half], "…", *numbers[-half:]]
+            shown = [*map(str, known)]
+            if len(known) > MOST_EPOCHS:
+                shown[MOST_EPOCHS // 2 : -MOST_EPOCHS // 2] = ["…"]
             hint = f"Epochs in names: {', '.join(shown)}." if known else ""
             raise candidates.nothing(f"no checkpoint whose name says epoch {choice.epoch}", hint)
-        newest = newest_of_each_name(newest_attempt(fitting))
-        return Selection(candidates.only(newest, f"of epoch {choice.epoch}"))
+        newest = _newest_of_each_name(_newest_attempt(fitting))
+        return candidates.checkpoint(candidates.only(newest, f"of epoch {choice.epoch}"))
     try:
         return _best(candidates, choice)
     except NotFound:
@@ -92,110 +278,123 @@ def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = Fals
     return replace(last, why=f"{text} {last.why}".strip())
 
 
-def _last(candidates: Candidates) -> Selection:
+def _last(candidates: Candidates) -> Checkpoint:
     """The newest try's `last.ckpt` or recovery checkpoint: where the run can go on."""
     run = candidates.run
     order = {one: (one.rank, one.parsed.step or -1) for one in candidates.found if one.rank is not None}
     ranked = sorted(order, key=lambda one: order[one], reverse=True)
     if not ranked:
         raise candidates.nothing(f"no {FOLDER}/{LAST}")
-    fitting, why = newest_attempt(ranked), ""
+    fitting, why = _newest_attempt(ranked), ""
     lasts = [one for one in ranked if not one.is_recovery]
     if not lasts:
         why = f"Run '{run.id}' has no {LAST}; its recovery checkpoint is taken."
     elif fitting[0].attempt > lasts[0].attempt:
         why = f"The newest try of run '{run.id}' has no {LAST}; its recovery checkpoint is taken."
     else:
-        fitting, last = lasts, lasts[0]
-        is_old = last.modified is not None and last.modified < run.created
+        fitting, written = lasts, lasts[0].modified
+        is_old = written is not None and written < run.created
         if PUSHED not in run.tags and (FROM_RUN in run.tags or is_old):  # perhaps the run began with it
             recoveries = [one for one in ranked if one.is_recovery]
-            later = [one for one in recoveries if one.modified and last.modified and one.modified > last.modified]
+            later = [one for one in recoveries if one.modified and written and one.modified > written]
             if later:
-                fitting = newest_attempt(later)
+                fitting = _newest_attempt(later)
                 why = f"Run '{run.id}' began with its {LAST} and wrote recovery checkpoints later; "
                 why += "that of the highest epoch is taken."
     alike = [one for one in fitting if order[one] == order[fitting[0]]]
-    usual = [one for one in alike if one.name.endswith(ENDING)] or alike
-    return Selection(candidates.only(usual, "that may be the last"), why)
+    usual = [one for one in alike if one.name.endswith(".ckpt")] or alike
+    return candidates.checkpoint(candidates.only(usual, "that may be the last"), why)
 
 
-def _best(candidates: Candidates, choice: Choice) -> Selection:
+def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
     """By the metric of *choice*, in names if any has it, else as the run logged it; without one, by the only metric
     that names have."""
-    usable = candidates.usable
-    named = newest_of_each_name(one for one in usable if one.parsed.metrics or one.parsed.best_of is not None)
+    named = [one for one in candidates.usable if one.parsed.metrics or one.parsed.best_of is not None]
+    named = _newest_of_each_name(named)
+    metrics: list[str] = []  # in names, each as it is first spelled, in the order of the names
+    for one in sorted(named, key=lambda one: one.name):
+        metrics += [name for name in one.parsed.metrics if not any(same_metric(name, other) for other in metrics)]
+    declared: dict[str, list[Candidate]] = {}  # those that are called the best
+    for one in named:
+        metric = one.parsed.best_of
+        if metric is not None:
+            declared.setdefault(plain_metric(metric), []).append(one)
+    called_best = [one for alike in declared.values() for one in _newest_attempt(alike)]  # of each metric
     if choice.metric is not None:
-        by_name = _best_by_name(candidates, named, choice.metric, choice.goal)
-        return by_name or _best_logged(candidates, usable, choice.metric, choice.goal)
-    metrics = _metrics_in(named)
+        return _best_by(choice.metric, choice.goal, candidates, named, metrics, called_best)
     if len(metrics) > 1:
         text = f"checkpoints with {len(metrics)} metrics in their names: {', '.join(metrics)}"
         with_values = [one for one in named if one.parsed.metrics]
         raise candidates.ambiguous(text, with_values, f"Add --metric {metrics[0]}, say.")
-    declared, what = _declared(named), "that are the best by their names"
+    what = "that are the best by their names"
     if not metrics:
-        if not declared:
+        if not called_best:
             hint = "Add --metric NAME to choose by what the run logged."
             raise candidates.nothing("no checkpoint whose name says that it is the best", hint)
-        only = candidates.only(declared, what, "Add --metric NAME.")
-        return Selection(only, metric=only.parsed.best_of or "")
-    best = _best_in_names(candidates, named, metrics, metrics[0], choice.goal)
-    both = [*declared, best.candidate]
-    if declared and have_one_size(both) and not candidates.have_md5s(both):  # `best.ckpt` may be the same
-        same = f"no MD5 is on record to tell whether '{declared[0].name.rpartition('/')[2]}' is the same."
-        return replace(best, why=f"{best.why} It is chosen by the {best.metric} in its name; {same}".strip())
-    candidates.only(both, what, f"Add --metric {best.metric}.")
-    return best
+        only = candidates.only(called_best, what, "Add --metric NAME.")
+        return candidates.checkpoint(only, metric=only.parsed.best_of)
+    metric, why = metrics[0], ""
+    best, value = _best_in_names(candidates, named, metrics, metric, choice.goal)
+    both = [*called_best, best]
+    digests = (blob.md5 or candidates.files.md5(blob) for one in both for blob in one.blobs)
+    if called_best and _have_one_size(both) and not all(digests):  # `best.ckpt` may be the same
+        same = f"no MD5 is on record to tell whether '{called_best[0].name.rpartition('/')[2]}' is the same."
+        why = f"It is chosen by the {metric} in its name; {same}"
+    else:
+        candidates.only(both, what, f"Add --metric {metric}.")
+    return candidates.checkpoint(best, why, metric, value)
 
 
-def _best_by_name(
-    candidates: Candidates, named: Sequence[Candidate], metric: str, goal: Goal | None
-) -> Selection | None:
-    """None where no name has *metric*, nor one that ends with it as `resnet-val_loss` does with `val_loss`."""
-    known = _metrics_in(named)
+def _best_by(
+    metric: str,
+    goal: Goal | None,
+    candidates: Candidates,
+    named: Sequence[Candidate],
+    known: Sequence[str],
+    called_best: Sequence[Candidate],
+) -> Checkpoint:
+    """The best by *metric*: by the values behind it in names, of those that are called the best by it, by a name that
+    ends with it (`resnet-val_loss` with `val_loss`), else as it was logged."""
     if any(same_metric(each, metric) for each in known):
-        return _best_in_names(candidates, named, [metric], metric, goal)
-    declared = [one for one in _declared(named) if one.parsed.best_of and same_metric(one.parsed.best_of, metric)]
+        best, value = _best_in_names(candidates, named, [metric], metric, goal)
+        return candidates.checkpoint(best, metric=metric, value=value)
+    declared = [one for one in called_best if one.parsed.best_of and same_metric(one.parsed.best_of, metric)]
     if declared:
-        return Selection(candidates.only(declared, f"that are the best by {metric} by their names"), metric=metric)
-    fitting = [each for each in known if ends_with_metric(each, metric)]
+        only = candidates.only(declared, f"that are the best by {metric} by their names")
+        return candidates.checkpoint(only, metric=metric)
+    fitting = [each for each in known if plain_metric(each).endswith(f"_{plain_metric(metric)}")]
     if len(fitting) > 1:
-        having = [one for one in named if any(each in fitting for each in one.parsed.metrics or {})]
+        having = [one for one in named if any(each in fitting for each in one.parsed.metrics)]
         text = f"{len(fitting)} metrics that may be '{metric}': {', '.join(fitting)}"
         raise candidates.ambiguous(text, having, f"Add --metric {fitting[0]}, say.")
-    if not fitting:
-        return None
-    best = _best_in_names(candidates, named, fitting, metric, goal)
-    return replace(best, why=f"'{fitting[0]}' in names is taken for {metric}.")
+    if fitting:
+        best, value = _best_in_names(candidates, named, fitting, metric, goal)
+        return candidates.checkpoint(best, f"'{fitting[0]}' in names is taken for {metric}.", metric, value)
+    effective = goal_of(metric, goal)  # before the service is asked for the metrics
+    attempts = 1 + max((one.attempt for one in candidates.found), default=0)
+    points = _logged_values(candidates.metrics(), metric, candidates.run, attempts)
+    counted = [one for one in candidates.usable if one.parsed.epoch is not None or one.parsed.step is not None]
+    values, text = _match(metric, points, _newest_of_each_name(counted), attempts)
+    if not values:
+        raise candidates.nothing(f"no checkpoint whose name has an epoch or step that '{metric}' was logged for")
+    best, value = _best_of(candidates, values, metric, effective)
+    numbers = [value, *(point.value for point in points if math.isfinite(point.value))]
+    top = min(numbers) if effective == "minimize" else max(numbers)
+    missed = f"{metric} was better, {top:g}, where no checkpoint was kept." if top != value else ""
+    return candidates.checkpoint(best, " ".join(filter(None, (text, missed))), metric, value)
 
 
 def _best_in_names(
     candidates: Candidates, named: Iterable[Candidate], labels: Sequence[str], metric: str, goal: Goal | None
-) -> Selection:
-    """By the values that stand behind any of *labels*."""
-    pairs = ((one, name, value) for one in named for name, value in (one.parsed.metrics or {}).items())
+) -> tuple[Candidate, float]:
+    pairs = ((one, name, value) for one in named for name, value in one.parsed.metrics.items())
     values = [(one, value) for one, name, value in pairs if any(same_metric(name, label) for label in labels)]
     return _best_of(candidates, values, metric, goal_of(metric, goal))
 
 
-def _best_logged(candidates: Candidates, usable: Sequence[Candidate], metric: str, goal: Goal | None) -> Selection:
-    known = goal_of(metric, goal)  # before the service is asked for the metrics
-    attempts = 1 + max((one.attempt for one in candidates.found), default=0)
-    logged = logged_values(candidates.metrics(), metric, candidates.run, attempts)
-    counted = newest_of_each_name(one for one in usable if one.parsed.epoch is not None or one.parsed.step is not None)
-    values, text = match_values(logged, counted)
-    if not values:
-        raise candidates.nothing(f"no checkpoint whose name has an epoch or step that '{metric}' was logged for")
-    best = _best_of(candidates, values, metric, known)
-    assert best.value is not None
-    numbers = [best.value, *(point.value for point in logged.points if math.isfinite(point.value))]
-    top = min(numbers) if known == "minimize" else max(numbers)
-    missed = f"{metric} was better, {top:g}, where no checkpoint was kept." if top != best.value else ""
-    return replace(best, why=" ".join(filter(None, (text, missed))))
-
-
-def _best_of(candidates: Candidates, values: Sequence[tuple[Candidate, float]], metric: str, goal: Goal) -> Selection:
+def _best_of(
+    candidates: Candidates, values: Sequence[tuple[Candidate, float]], metric: str, goal: Goal
+) -> tuple[Candidate, float]:
     """Infinite values count only where there are no others."""
     numbers = [value for _, value in values if not math.isnan(value)]
     numbers = [value for value in numbers if math.isfinite(value)] or numbers
@@ -204,24 +403,114 @@ def _best_of(candidates: Candidates, values: Sequence[tuple[Candidate, float]], 
     best = min(numbers) if goal == "minimize" else max(numbers)
     winners = [one for one, value in values if value == best]
     if len({(one.parsed.epoch, one.parsed.step) for one in winners}) == 1:
-        winners = newest_attempt(winners)
-    only = candidates.only(winners, f"with the best {metric}, {best:g}")
-    return Selection(only, metric=metric, value=best)
+        winners = _newest_attempt(winners)
+    return candidates.only(winners, f"with the best {metric}, {best:g}"), best
 
 
-def _declared(named: Iterable[Candidate]) -> list[Candidate]:
-    """Those that are called the best, of each metric the newest try's."""
-    of_metric: dict[str, list[Candidate]] = {}
-    for one in named:
-        name = one.parsed.best_of
-        if name is not None:
-            of_metric.setdefault(next((known for known in of_metric if same_metric(known, name)), name), []).append(one)
-    return [one for alike in of_metric.values() for one in newest_attempt(alike)]
+@dataclass(frozen=True)
+class _Point:
+    """One logged value, which may be NaN. `step` is None where only the order tells values apart, `epoch` where no
+    metric `epoch` was logged."""
+
+    value: float
+    step: int | None
+    epoch: int | None
 
 
-def _metrics_in(named: Iterable[Candidate]) -> list[str]:
-    """The metrics that names have, each as it is first spelled, in the order of the names."""
-    known: list[str] = []
-    for one in sorted(named, key=lambda one: one.name):
-        known += [name for name in one.parsed.metrics or {} if not any(same_metric(name, other) for other in known)]
-    return known
+def _logged_values(metrics: Sequence[Metric], name: str, run: Run, attempts: int) -> list[_Point]:
+    """Those of the metric called *name*, of the run itself before runs nested in it, by step and in the order logged.
+
+    A metric `epoch` logged beside it says which epoch a step belongs to, as Lightning's loggers log it; where steps
+    tell nothing apart, the first value belongs to the first epoch logged, and so on. So many *attempts* may each have
+    logged a step. Raises NotFound naming the metrics there are, BadUsage where values cannot be told apart.
+    """
+    own_first = sorted(metrics, key=lambda metric: metric.run != run.id)
+    alike = [metric for metric in own_first if same_metric(metric.name, name)]
+    if not alike:
+        known = sorted({metric.name for metric in metrics})
+        more = ", …" if len(known) > METRICS_SHOWN else ""
+        shown = ", ".join(near_matches(name, known) or known[:METRICS_SHOWN])
+        raise NotFound(
+            f"No checkpoint of run '{run.id}' has '{name}' in its name, and the run did not log it.",
+            hint=f"It logged: {shown}{more}." if known else "It logged no metric at all.",
+        )
+    found = next((metric for metric in alike if metric.name == name), alike[0])
+    epochs = next((metric for metric in own_first if metric.name == "epoch" and metric.run == found.run), None)
+    for one in (found, epochs):
+        if one is None or len({point.step for point in one.points}) != 1:
+            continue
+        if _is_too_often([point.value for point in one.points], attempts):
+            if epochs is None or len(epochs.points) != len(found.points):
+                raise _indistinct(one.name, len(one.points), one.points[0].step)
+            pairs = zip(found.points, epochs.points, strict=True)
+            return [_Point(point.value, None, int(epoch.value)) for point, epoch in pairs if math.isfinite(epoch.value)]
+    numbers = epochs.points if epochs is not None else ()
+    steps = sorted({point.step: int(point.value) for point in numbers if math.isfinite(point.value)}.items())
+
+    def epoch_at(step: int) -> int | None:
+        """That of the last step that is not after *step*; the first one for a step before them all."""
+        return steps[max(0, bisect_right(steps, (step, math.inf)) - 1)][1] if steps else None
+
+    return [_Point(point.value, point.step, epoch_at(point.step)) for point in found.points]
+
+
+def _is_too_often(values: Sequence[float], attempts: int) -> bool:
+    """Whether *values* of one step are more than so many tries log, each one; what is logged again as it was does not
+    count."""
+    return len({repr(value) for value in values}) > attempts
+
+
+def _indistinct(metric: str, times: int, step: int) -> BadUsage:
+    return BadUsage(
+        f"'{metric}' was logged {times} times at step {step}: nothing tells which value belongs to which checkpoint.",
+        hint="Log it with step=, or a metric 'epoch' beside it each time. Name the checkpoint that you want as "
+        "RUN:PATH.",
+    )
+
+
+def _match(
+    metric: str, logged: Sequence[_Point], checkpoints: Sequence[Candidate], attempts: int
+) -> tuple[Sequence[tuple[Candidate, float]], str]:
+    """The values of *checkpoints* that have one: at the step in a name, else at its epoch; and a sentence about the
+    counting where there was more than one way.
+
+    Lightning's step N is that after the values of N-1 were logged: so N-1 counts where all names have a value there,
+    else N. Where no metric `epoch` was logged, steps may be epochs: that counts if it fits more of the names that have
+    a step, too. Raises BadUsage where values of one step cannot be told apart.
+    """
+    has_epochs = any(point.epoch is not None for point in logged)
+    of_step: dict[int | None, list[_Point]] = defaultdict(list)
+    of_epoch: dict[int | None, list[_Point]] = defaultdict(list)
+    for point in logged:
+        of_step[point.step].append(point)
+        of_epoch[point.epoch if has_epochs else point.step].append(point)
+    # The points of the one step that each checkpoint belongs to: several where tries logged it again
+    before: dict[Candidate, list[_Point]] = {}
+    at: dict[Candidate, list[_Point]] = {}
+    by_epoch: dict[Candidate, list[_Point]] = {}
+    for one in checkpoints:
+        step, epoch = one.parsed.step, one.parsed.epoch
+        for found, offset in ((before, 1), (at, 0)):
+            points = of_step[step - offset] if step is not None else []
+            points = [point for point in points if not has_epochs or epoch in (None, point.epoch)]
+            if points:
+                found[one] = points
+        points = of_epoch[epoch] if epoch is not None else []
+        if points:
+            by_epoch[one] = [point for point in points if point.step == points[-1].step]
+    stepped = [one for one in checkpoints if one.parsed.step is not None]
+    is_before = len(before) == len(stepped) or len(before) > len(at)
+    by_step = before if is_before else at
+    of_both = [one for one in by_epoch if one.parsed.step is not None]
+    steps_fit = bool(by_step) and len(by_step) >= len(of_both)
+    matched = {**by_epoch, **by_step} if has_epochs else by_step if steps_fit else by_epoch
+    text = ""
+    if by_step and (has_epochs or steps_fit) and (before.keys() & at.keys() or (of_both and not has_epochs)):
+        which = "the step before the one in a name, as Lightning counts" if is_before else "the step in a name"
+        text = f"{metric} is that of {which}{', not of its epoch' if of_both and not has_epochs else ''}."
+    values: list[tuple[Candidate, float]] = []
+    for one, points in matched.items():
+        if points[-1].step is not None and _is_too_often([point.value for point in points], attempts):
+            raise _indistinct(metric, len(points), points[-1].step)
+        values.append((one, points[-1].value))
+    return values, text

@@ -1,12 +1,12 @@
-"""What a checkpoint SOURCE means: a file of this machine, a file at an address, or files of a run."""
+"""What a checkpoint SOURCE means: a file of this machine, a file at an address, or files of a run; and links to it."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,8 @@ from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_f
 from himl_cli.core.redaction import is_address, is_botched_address
 from himl_cli.core.runs import RECORDED_IN, Run, RunSelection
 from himl_cli.core.sweeps import BEST_TRIAL, MANY, REPEATED
-from himl_cli.services.checkpoints.candidates import Candidates, candidates_of, not_found
-from himl_cli.services.checkpoints.names import FOLDER, LAST
-from himl_cli.services.checkpoints.recovery import is_mark, is_whole
-from himl_cli.services.checkpoints.select import choose
+from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
+from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose
 from himl_cli.services.naming import underscored
 from himl_cli.services.runs.details import children_of, sweep_view
 from himl_cli.services.runs.lookup import find_runs, is_studio_url
@@ -32,98 +30,13 @@ PROJECT_MARKS = (".git", WORKSPACE_FOLDER, "himl.toml", "himl.private.toml", "py
 """What makes a folder one of a project: all of it is never meant."""
 OF_CHECKPOINTS = frozenset({".metadata"})
 """Hidden files that are part of a checkpoint: torch.distributed.checkpoint writes this one."""
-
-
-def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
-    """The files that a folder of checkpoints stands for: without hidden ones, himl's own and those that hold secrets.
-
-    Raises BadUsage, naming the folder as it was *asked* for, for one of a project and for a link that leads out of it;
-    OSError.
-    """
-    if any((folder / mark).exists() for mark in PROJECT_MARKS):
-        raise BadUsage(
-            f"'{asked}' is the folder of a project, and no checkpoint.",
-            hint="Name files, or a folder that has only checkpoints.",
-        )
-    top = os.path.realpath(folder)
-    for found in walk_files(str(folder), skip_workspaces=True):
-        *folders, base = found.name.split("/")
-        is_hidden = base.startswith(".") and base not in OF_CHECKPOINTS
-        if is_hidden or any(one.startswith(".") for one in folders) or may_hold_secrets(found.path, found.stat.st_size):
-            continue
-        if not Path(os.path.realpath(found.path)).is_relative_to(top):
-            raise BadUsage(
-                f"'{found.path}' is reached by a link that leads out of '{asked}'.",
-                hint="Name that file by itself, or copy it to the folder.",
-            )
-        yield found
-
-
-def check_whole(path: Path, *, in_folder: bool = False) -> None:
-    """Raises BadUsage for a file that no job could start from, OSError for one that cannot be read. A folder may have
-    empty marks in it."""
-    with path.open("rb") as stream:
-        if not stream.read(1):
-            if in_folder and is_mark(path):
-                return
-            raise BadUsage(f"'{path}' is empty, and no checkpoint.")
-    if not is_whole(path):
-        raise BadUsage(f"'{path}' was not written to its end, and is no checkpoint.")
-
-
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 NO_RUN = re.compile(r"[./\\]")
 """What ids of runs do not have in them."""
-RETRIES = "outputs/retry_"
-LOOKED_AT = 5
-"""So many children are looked into for one that has a checkpoint."""
 SHAPES = "A file, an https address, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RUN are understood."
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What was found: `names` are files of `run`, or, where that is None, paths here; nobody knows them yet for an
-    `address`, which is '' for all else.
-
-    `folder` is what is dropped of names; '' for a single file. `is_one` where the folder is one checkpoint, as
-    DeepSpeed's are. `blobs` is what the run's store said of the names. `why` is a sentence to tell the user; `epoch`,
-    `metric` and `value` are what the choice was made by, or the name says.
-    """
-
-    names: Sequence[str]
-    run: Run | None = None
-    folder: str = ""
-    address: str = ""
-    blobs: Sequence[BlobInfo] = ()
-    is_one: bool = False
-    why: str = ""
-    epoch: int | None = None
-    metric: str = ""
-    value: float | None = None
-
-    @property
-    def inside(self) -> str:
-        """The file, or the folder without a slash at its end."""
-        return self.folder.rstrip("/") or self.names[0]
-
-    @property
-    def is_in_usual_folder(self) -> bool:
-        """Whether it is that folder, or lies in it."""
-        return f"{self.inside}/".startswith(f"{FOLDER}/")
-
-    @property
-    def folder_place(self) -> str:
-        """Where the files of a folder go, without a slash at the end."""
-        return f"{FOLDER}/{_last_with_ending(self.folder.rstrip('/'))}" if self.is_one else FOLDER
-
-    @property
-    def by_place(self) -> dict[str, str]:
-        """The names by where the files go: what is one checkpoint is `outputs/checkpoints/last` with its own ending,
-        files of a folder keep their names."""
-        if self.folder:
-            return {f"{self.folder_place}/{name[len(self.folder) :]}": name for name in self.names}
-        (name,) = self.names
-        return {f"{FOLDER}/{_last_with_ending(name)}": name}
+CHILDREN = "Name one of its runs: 'himl runs show {}' lists them."
+SHORTEST_DAYS, LONGEST_DAYS = 0.001, 365.0
+"""The shortest is a minute and a half: nobody could use a link that is over sooner."""
 
 
 @dataclass(frozen=True)
@@ -171,25 +84,56 @@ def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice =
 
 def find_here(text: str, cwd: Path) -> Checkpoint:
     """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder, BadUsage as
-    `here.files_in` does, DiskFailed."""
+    `files_in` does, DiskFailed."""
     here = cwd / expand_home(text)
     if not here.is_dir():
         if text.endswith("/") or not here.is_file():
-            raise NotFound(
-                f"'{text}' is {'a file, and no folder' if here.is_file() else 'neither a file nor a folder'}."
-            )
+            what = "a file, and no folder" if here.is_file() else "neither a file nor a folder"
+            raise NotFound(f"'{text}' is {what}.")
         return Checkpoint([str(here)])
     try:
-        files = [found.path for found in files_in(here, text)]
+        files = [found.path.replace("\\", "/") for found in files_in(here, text)]
     except OSError as err:
         raise disk_error(err, f"Cannot read '{err.filename or here}'") from err
     if not files:
         raise NotFound(f"The folder '{text}' is empty, and no checkpoint.")
-    return Checkpoint(
-        [file.replace("\\", "/") for file in files],
-        folder=f"{here}/".replace("\\", "/"),
-        is_one=here.name.lower().endswith(".ckpt"),
-    )
+    return Checkpoint(files, folder=f"{here}/".replace("\\", "/"), is_one=here.name.lower().endswith(".ckpt"))
+
+
+def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
+    """The files that a folder of checkpoints stands for: without hidden ones, himl's own and those that hold secrets.
+
+    Raises BadUsage, naming the folder as it was *asked* for, for one of a project and for a link that leads out of it;
+    OSError.
+    """
+    if any((folder / mark).exists() for mark in PROJECT_MARKS):
+        raise BadUsage(
+            f"'{asked}' is the folder of a project, and no checkpoint.",
+            hint="Name files, or a folder that has only checkpoints.",
+        )
+    top = os.path.realpath(folder)
+    for found in walk_files(str(folder), skip_workspaces=True):
+        *folders, base = found.name.split("/")
+        is_hidden = base.startswith(".") and base not in OF_CHECKPOINTS
+        if is_hidden or any(one.startswith(".") for one in folders) or may_hold_secrets(found.path, found.stat.st_size):
+            continue
+        if not Path(os.path.realpath(found.path)).is_relative_to(top):
+            raise BadUsage(
+                f"'{found.path}' is reached by a link that leads out of '{asked}'.",
+                hint="Name that file by itself, or copy it to the folder.",
+            )
+        yield found
+
+
+def check_whole(path: Path, *, in_folder: bool = False) -> None:
+    """Raises BadUsage for a file that no job could start from, OSError for one that cannot be read. A folder may have
+    empty marks in it."""
+    with path.open("rb") as stream:
+        is_empty = not stream.read(1)
+    if is_empty and not (in_folder and is_mark(path)):
+        raise BadUsage(f"'{path}' is empty, and no checkpoint.")
+    if not is_empty and not is_whole(path):
+        raise BadUsage(f"'{path}' was not written to its end, and is no checkpoint.")
 
 
 def find_source_run(text: str, workspace: Workspace, cwd: Path, choice: Choice) -> SourceRun:
@@ -199,12 +143,27 @@ def find_source_run(text: str, workspace: Workspace, cwd: Path, choice: Choice) 
     Raises RunNotFound and NotFound.
     """
     run, path = _run_and_path(text.strip(), workspace, cwd)
-    if path is not None and choice != Choice():
+    if path is None:
+        return run_or_best_trial(run, workspace, choice)
+    if choice != Choice():
         raise BadUsage(
             f"'{text}' names a file or folder of the run, and --select chooses one.",
             hint=f"Leave out --select, or give {run.id} alone.",
         )
-    return SourceRun(run, path) if path is not None else run_or_best_trial(run, workspace, choice)
+    return SourceRun(run, path)
+
+
+def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
+    first, _, rest = (text, "", "") if is_address(text) else text.partition(":")
+    second, colon, path = rest.partition(":")
+    if not colon and rest and not NO_RUN.search(rest):
+        with suppress(RunNotFound):
+            run = workspace.run(rest)
+            if underscored(run.experiment) == underscored(first):
+                return run, None
+    name = f"{first}:{second}" if colon else first
+    (run,) = find_runs(workspace, RunSelection(runs=(name,)), cwd=cwd)
+    return run, (path if colon else rest) or None
 
 
 def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> SourceRun:
@@ -212,28 +171,17 @@ def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> SourceR
     if choice.kind != "best" or MANY not in run.tags or run.tags[MANY] == "pipeline":
         return SourceRun(run)
     if run.tags[MANY] in REPEATED:
-        raise NotFound(
-            f"Run '{run.id}' repeats one training, and none of its runs is the best.",
-            hint=_children_hint(run, workspace),
-        )
+        text = f"Run '{run.id}' repeats one training, and none of its runs is the best."
+        raise NotFound(text, hint=CHILDREN.format(run.id))
     best = run.tags.get(BEST_TRIAL)
-    if not best and (view := sweep_view(workspace, run, children_of(workspace, run))) is not None:
-        best = view.best
     if not best:
-        raise NotFound(
-            f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.",
-            hint=_children_hint(run, workspace),
-        )
+        view = sweep_view(workspace, run, children_of(workspace, run))
+        best = view.best if view is not None else None
+    if not best:
+        text = f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}."
+        raise NotFound(text, hint=CHILDREN.format(run.id))
     trial = workspace.run(best)
     return SourceRun(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
-
-
-def _children_hint(run: Run, workspace: Workspace) -> str:
-    children = [child.id for child in children_of(workspace, run)]
-    usable = next((child for child in children[:LOOKED_AT] if any(workspace.run_files(child).list(f"{FOLDER}/"))), "")
-    name_one = f"Name one of its runs, as in 'himl checkpoint fetch {usable}'"
-    first = name_one if usable else f"None of its first {LOOKED_AT} runs kept files in {FOLDER}"
-    return f"{first}; 'himl runs show {run.id}' lists them."
 
 
 def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, files: BlobStore) -> Checkpoint:
@@ -245,54 +193,18 @@ def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, f
     pages = files.list("outputs/")
     blobs = [*next(pages, ())]
     if next(pages, None) is not None:  # a run may have a million files outside the folders of checkpoints
-        blobs = [blob for prefix in (f"{FOLDER}/", RETRIES) for page in files.list(prefix) for blob in page]
+        blobs = [blob for prefix in (f"{FOLDER}/", "outputs/retry_") for page in files.list(prefix) for blob in page]
     candidates = Candidates(run, files, candidates_of(blobs), lambda: workspace.metrics(run.id))
     try:
-        selection = choose(candidates, choice, of_best_trial=bool(source_run.why))
+        found = choose(candidates, choice, of_best_trial=bool(source_run.why))
     except NotFound as err:  # of a run of many: the hint names the run that has one
         if MANY not in run.tags:
             raise
         best = run.tags.get(BEST_TRIAL)
         hint = f"Name its best trial, himl checkpoint fetch {best}, or add --select best."
-        hint = hint if best else _children_hint(run, workspace)
+        hint = hint if best else CHILDREN.format(run.id)
         raise NotFound(f"Run '{run.id}' has no such checkpoint of its own; those below it may.", hint=hint) from err
-    one = selection.candidate
-    return Checkpoint(
-        [blob.name for blob in one.blobs],
-        run,
-        folder=f"{one.name}/" if one.is_folder else "",
-        blobs=one.blobs,
-        is_one=one.is_folder,
-        why=" ".join(filter(None, (source_run.why, selection.why))),
-        epoch=one.parsed.epoch,
-        metric=selection.metric,
-        value=selection.value,
-    )
-
-
-def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
-    if is_address(text):
-        return _run(text, workspace, cwd), None
-    first, colon, rest = text.partition(":")
-    if not colon:
-        return _run(text, workspace, cwd), None
-    second, colon, path = rest.partition(":")
-    if colon:
-        return _run(f"{first}:{second}", workspace, cwd), path or None
-    if rest and not NO_RUN.search(rest):
-        try:
-            run = workspace.run(rest)
-        except RunNotFound:
-            pass
-        else:
-            if underscored(run.experiment) == underscored(first):
-                return run, None
-    return _run(first, workspace, cwd), rest or None
-
-
-def _run(text: str, workspace: Workspace, cwd: Path) -> Run:
-    (run,) = find_runs(workspace, RunSelection(runs=(text,)), cwd=cwd)
-    return run
+    return replace(found, why=f"{source_run.why} {found.why}".strip())
 
 
 def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
@@ -309,34 +221,19 @@ def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
             if blob.name.startswith(f"{name}/"):
                 inside.append(blob)
         if inside:
-            return Checkpoint(
-                [blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=name.lower().endswith(".ckpt")
-            )
-    raise not_found(run, f"no '{path}'", files)
+            is_one = name.lower().endswith(".ckpt")
+            return Checkpoint([blob.name for blob in inside], run, f"{name}/", blobs=inside, is_one=is_one)
+    raise Candidates(run, files, (), list).nothing(f"no '{path}'")
 
 
-def _last_with_ending(name: str) -> str:
-    base = name.replace("\\", "/").rpartition("/")[2]
-    _, dot, ending = base.rpartition(".")
-    return f"last{dot}{ending}" if dot else LAST
-
-
-SHORTEST_DAYS, LONGEST_DAYS = 0.001, 365.0
-"""The shortest is a minute and a half: nobody could use a link that is over sooner."""
-
-
-def check_days(days: float) -> None:
-    """Raises BadUsage for what is no time that a link may live."""
+def check_link(source: str, days: float, cwd: Path) -> None:
+    """Raises BadUsage for a SOURCE that is a path here or an address and for what is no time that a link may live,
+    NotFound for a path where nothing is. Opens no workspace."""
     if not SHORTEST_DAYS <= days <= LONGEST_DAYS:
         raise BadUsage(
             f"--expiry_days takes a number from {SHORTEST_DAYS:g} to {LONGEST_DAYS:g}, got {days:g}.",
             hint="Parts of a day go, too: 0.5",
         )
-
-
-def check_is_of_run(source: str, cwd: Path) -> None:
-    """Raises BadUsage for a SOURCE that is a path here or an address, NotFound for a path where nothing is. Opens no
-    workspace."""
     kind = kind_of(source, cwd)
     if kind == "address":
         raise BadUsage(
@@ -357,8 +254,7 @@ def link_checkpoint(
     Raises NotFound and its kin, NotAllowed where no link can be signed, BadUsage for anything but one file of a run in
     a workspace that has links.
     """
-    check_days(days)
-    check_is_of_run(source, cwd)
+    check_link(source, days, cwd)
     found = find_checkpoint(source, workspace, cwd, choice or Choice())
     assert found.run is not None
     run = found.run
@@ -377,6 +273,5 @@ def link_checkpoint(
         )
         if RECORDED_IN in run.tags:
             hint = f"It is recorded in {run.tags[RECORDED_IN]} too: name that by --workspace config.json."
-        label = home.label
-        raise BadUsage(f"Run '{run.id}' is in {label}: there are no links to files of this machine.", hint=hint)
+        raise BadUsage(f"Run '{run.id}' is in {home.label}: there are no links to files of this machine.", hint=hint)
     return LinkedCheckpoint(run, name, home.link(run.id, name, days=days))

@@ -22,7 +22,6 @@ from himl_cli.core.montage import SlideUnreadable
 from himl_cli.core.processes import ProcessLock, is_held
 from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.checkpoints.fetch import ChosenFiles
 from himl_cli.services.tensorboard.background import Caught
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error
@@ -270,7 +269,7 @@ class SlideDownloads:
 
         request = DownloadRequest(transfer.folder, overwrite=True)
         try:
-            result = download(ChosenFiles(self._store, blobs.values()), request, observe)
+            result = download(self._store, request, observe, blobs=blobs.values())
         except DiskFailed as err:
             where = f"Slides are downloaded to '{self._root}'; {VARIABLE} says how many gigabytes they may take."
             raise type(err)(str(err), hint=f"{err.hint} {where}".strip()) from err

@@ -194,8 +194,7 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
             f"{named(result.differing)}.",
             hint="Nothing of it was replaced. Name another folder with target=, or leave that out.",
         )
-    if (problem := result.problem()) is not None:
-        raise problem
+    result.raise_problem()
     if not dataset.is_file:
         return folder / under
     only = next((blob.name for page in store.list() for blob in page), None)

@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from himl_cli.core.errors import HimlError
@@ -80,19 +79,17 @@ class BackgroundCalls(Generic[Item, Answer]):
 def call_each(call: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
     """What *call* gives for each of *items*, in their order. Raises the first HimlError in that order."""
     calls = BackgroundCalls(lambda number: call(items[number]), range(len(items)))
-    answers: dict[int, Answer] = {}
-    errors: dict[int, HimlError] = {}
+    outcomes: dict[int, Answer | HimlError] = {}
     while calls.pending:
         ended = calls.next(WAIT_SECONDS)
         if ended is not None:
-            number, outcome = ended
-            if isinstance(outcome, HimlError):
-                errors[number] = outcome
-            else:
-                answers[number] = outcome
-    if errors:
-        raise errors[min(errors)]
-    return [answers[number] for number in range(len(items))]
+            outcomes[ended[0]] = ended[1]
+    answers: list[Answer] = []
+    for _, outcome in sorted(outcomes.items()):
+        if isinstance(outcome, HimlError):
+            raise outcome
+        answers.append(outcome)
+    return answers
 
 
 class Caught:
@@ -104,9 +101,7 @@ class Caught:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> bool:
         if value is not None:
             self._take(value)
         return True

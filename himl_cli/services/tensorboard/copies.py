@@ -9,7 +9,7 @@ import posixpath
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,12 +19,11 @@ from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
 from himl_cli.core.files import walk_files
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.transfer.file_names import UnsafeName, folded, safe_relative
-from himl_cli.services.transfer.local_files import OPEN_FLAGS, disk_error, write_at
+from himl_cli.services.transfer.local_files import OPEN_FLAGS, disk_error, write_all
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 log = logging.getLogger(__name__)
 
-MARK = "tfevents"  # what TensorBoard looks for in the name of a file
 FULL_LISTING_EVERY = 4
 """Where event files lie outside the folder asked for: of so many listings one is of the whole run, the others of the
 folder that these files have in common."""
@@ -35,14 +34,6 @@ OVERLAP = 16
 """Bytes here that are asked for again: the last record's end with its checksum tells whether the file is the same."""
 LATER_VERSION = re.compile(r"\.himl\d+$")
 """Behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`."""
-
-
-@dataclass(frozen=True)
-class EventFile:
-    """`name` below the run's folder in TensorBoard (with `/`), and where the file lies here."""
-
-    name: str
-    path: Path
 
 
 @dataclass
@@ -58,20 +49,21 @@ class CopyStats:
 class EventSource(ABC):
     """The event files of one run, brought up to date until it has ended. One thread at a time.
 
-    `run` is set by whoever asks for its state; `excluded` are names of event files that cannot be kept here;
-    `is_behind` says that files changed each time the last update read them.
+    `files` are paths here by names below the run's folder in TensorBoard (with `/`). `run` is set by whoever asks for
+    its state; `excluded` are names of event files that cannot be kept here, `reported` those of them that were
+    told; `is_behind` says that files changed each time the last update read them.
     """
 
     def __init__(self, run: Run, name: str) -> None:
         self.run = run
         self.name = name
-        self.files: list[EventFile] = []
+        self.files: dict[str, Path] = {}
         self.stats = CopyStats()
         self.is_done = False
         self.is_checked = False
         self.is_behind = False
         self.excluded: set[str] = set()
-        self._has_begun = False
+        self.reported: set[str] = set()
         self._was_running = False
 
     @property
@@ -79,7 +71,7 @@ class EventSource(ABC):
     def folder(self) -> Path | None:
         """Where the run's event files lie; None where there are none."""
 
-    def current_files(self) -> list[EventFile]:
+    def current_files(self) -> Mapping[str, Path]:
         """`files`, during an update also those of which a part has come."""
         return self.files
 
@@ -90,11 +82,10 @@ class EventSource(ABC):
     def update(self) -> None:
         """Raises HimlError; a later update goes on. `run.status` was asked for before: no last bytes are missed."""
         status = self.run.status
-        if self._has_begun:
+        if self.is_checked:
             self.stats = CopyStats()
-        self._has_begun = True
-        if self.is_checked and status is RunStatus.queued:
-            return
+            if status is RunStatus.queued:
+                return
         is_complete = self._update(is_last=status.is_final)
         self.is_behind = not is_complete
         self.is_checked = True
@@ -114,83 +105,94 @@ class LocalSource(EventSource):
 
     @property
     def folder(self) -> Path | None:
-        roots = {file.path.parents[file.name.count("/")] for file in self.files}
+        roots = {path.parents[name.count("/")] for name, path in self.files.items()}
         return Path(os.path.commonpath(roots)) if roots else None
 
     def _update(self, *, is_last: bool) -> bool:
         found = self._finder.find(is_last=is_last).items()
         paths = {name: self._workspace.file_path(self.run.id, blob.name) for name, blob in found}
-        self.files = [EventFile(name, path.absolute()) for name, path in paths.items() if path is not None]
+        self.files = {name: path.absolute() for name, path in paths.items() if path is not None}
         return True
 
 
 class CopiedSource(EventSource):
-    """Event files of a service, copied to *folder*; what an earlier himl copied there is shown from the start."""
+    """Event files of a service, copied to *folder*; what an earlier himl copied there is shown from the start. It is
+    the sink of their new bytes, too.
+
+    The requests are checked ones. An MD5 on record for the whole is passed over: it may be of another version than the
+    bytes here, and a blob that was appended to keeps the MD5 of its beginning.
+    """
 
     def __init__(self, workspace: Workspace, run: Run, name: str, log_dir: str, folder: Path) -> None:
         super().__init__(run, name)
         self._folder = folder
-        self._copies: dict[str, GrowingCopy] = {}
+        self._copies: dict[str, GrowingCopy] = {}  # by the names in the store
         self._in_progress: list[GrowingCopy] = []
         self._store = workspace.run_files(run.id)
         self._finder = EventFinder(self._store, log_dir)
         self._taken_names: dict[str, str] = {}
-        self._reported: set[str] = set()
-        try:
+        self._is_complete = True
+        self._error: HimlError | None = None
+        with suppress(OSError):  # the first update reports it
             found = {file.name for file in walk_files(str(folder)) if is_event_file(file.name)}
-        except OSError:  # the first update reports it
-            found = set()
-        for name in sorted(found):
-            original = LATER_VERSION.sub("", name)
-            if original not in found or original == name:
-                self.files.append(self._event_file(GrowingCopy(folder.joinpath(*name.split("/"))).path))
+            for name in sorted(found):
+                original = LATER_VERSION.sub("", name)
+                if original not in found or original == name:
+                    self._add(self.files, GrowingCopy(folder.joinpath(*name.split("/"))).path)
 
     @property
     def folder(self) -> Path | None:
         return self._folder if self.files else None
 
-    def current_files(self) -> list[EventFile]:
-        copies = self._in_progress
-        return [self._event_file(path) for copy in copies if (path := copy.path).exists()] if copies else self.files
+    def current_files(self) -> Mapping[str, Path]:
+        if not self._in_progress:
+            return self.files
+        files: dict[str, Path] = {}
+        for copy in self._in_progress:
+            if copy.path.exists():
+                self._add(files, copy.path)
+        return files
 
-    def _event_file(self, path: Path) -> EventFile:
+    def _add(self, files: dict[str, Path], path: Path) -> None:
         """By the copy's own name: one that goes on under another name is another file to TensorBoard too."""
-        return EventFile(path.relative_to(self._folder).as_posix(), path)
+        files[path.relative_to(self._folder).as_posix()] = path
 
     def _update(self, *, is_last: bool) -> bool:
         failed_attempts = 0
         while failed_attempts < ATTEMPTS:
             before = self.stats.received
-            if self._fetch_new_bytes(is_last):
+            self._fetch_new_bytes(is_last)
+            if self._is_complete:
                 return True
             failed_attempts += self.stats.received == before
         return False
 
-    def _fetch_new_bytes(self, is_last: bool) -> bool:
-        found = {name: blob for name, blob in self._finder.find(is_last=is_last).items() if blob.size}
+    def _fetch_new_bytes(self, is_last: bool) -> None:
+        found = {name: blob for name, blob in sorted(self._finder.find(is_last=is_last).items()) if blob.size}
         kept = {name: blob for name, blob in found.items() if self._can_be_kept(name)}
-        excluded = found.keys() - kept.keys()
-        self.excluded |= excluded - self._reported
-        self._reported |= excluded
-        for name, blob in sorted(kept.items()):
+        self.excluded |= found.keys() - kept.keys()
+        for name, blob in kept.items():
             if blob.name not in self._copies:
                 path = self._folder.joinpath(*safe_relative(copy_name(name, self._taken_names)))
                 self._copies[blob.name] = GrowingCopy(path)
-        copies = {blob.name: self._copies[blob.name] for blob in kept.values()}
-        self._in_progress = [*copies.values()]
-        sink = _CopySink(copies, self.stats)
-        requests = [request for blob in kept.values() if (request := copies[blob.name].request(blob)) is not None]
-        self.stats.expected += sum(copies[request.blob.name].missing(request) for request in requests)
+        self._in_progress = [self._copies[blob.name] for blob in kept.values()]
+        self._is_complete, self._error = True, None
+        requests = []
+        for blob in kept.values():
+            copy = self._copies[blob.name]
+            request = copy.request(blob)
+            if request is not None:
+                requests.append(request)
+                self.stats.expected += max(0, blob.size - copy.size)
         try:
             if requests:
-                self._store.fetch(iter(requests), sink, workers=WORKERS)
+                self._store.fetch(iter(requests), self, workers=WORKERS)
         finally:
-            for copy in copies.values():
+            for copy in self._in_progress:
                 copy.close()
-        self.files = self.current_files()
-        if sink.error is not None:
-            raise sink.error
-        return not sink.is_behind
+        self.files = {**self.current_files()}
+        if self._error is not None:
+            raise self._error
 
     def _can_be_kept(self, name: str) -> bool:
         """Whether a file below the folder can have the name, and no link leads out of it on the way there."""
@@ -201,40 +203,26 @@ class CopiedSource(EventSource):
         path = self._folder.joinpath(*parts)
         return not any(os.path.islink(one) for one in (path, *path.parents[: len(parts)]))
 
-
-class _CopySink:
-    """Takes new bytes of several event files to their copies, both by the names in the store.
-
-    The requests are checked ones. An MD5 on record for the whole is passed over: it may be of another version than the
-    bytes here, and a blob that was appended to keeps the MD5 of its beginning.
-    """
-
-    def __init__(self, copies: Mapping[str, GrowingCopy], stats: CopyStats) -> None:
-        self._copies = copies
-        self._stats = stats
-        self.is_behind = False
-        self.error: HimlError | None = None
-
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-        self._stats.received += self._copies[request.blob.name].write(offset, data)
+        self.stats.received += self._copies[request.blob.name].write(offset, data)
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
         copy = self._copies[request.blob.name]
         copy.complete(request.blob)
-        self.is_behind = self.is_behind or copy.is_other
-        self._stats.files += not copy.is_other
+        self._is_complete = self._is_complete and not copy.is_other
+        self.stats.files += not copy.is_other
 
     def fail(self, request: FetchRequest, error: HimlError) -> None:
         self._copies[request.blob.name].close()
         if isinstance(error, BlobChanged):
-            self.is_behind = True
+            self._is_complete = False
         else:
-            self.error = self.error or error
+            self._error = self._error or error
 
 
 def is_event_file(name: str) -> bool:
     """Whether TensorBoard would read a file of this name (`/`-separated)."""
-    return MARK in name.rpartition("/")[2]
+    return "tfevents" in name.rpartition("/")[2]
 
 
 def copy_name(name: str, taken: dict[str, str]) -> str:
@@ -261,9 +249,8 @@ class EventFinder:
     def __init__(self, store: BlobStore, log_dir: str) -> None:
         self._store = store
         folder = PurePosixPath(log_dir.replace("\\", "/")).as_posix().strip("/")
-        self._log_dir = "" if folder in ("", ".") else f"{folder}/"
-        self._is_in_log_dir = False
-        self._is_anywhere = not self._log_dir
+        self._log_dir = "" if folder in ("", ".") else f"{folder}/"  # '' once all are taken
+        self._is_settled = False  # files were found in it
         self._common = ""
         self._listings = 0
 
@@ -271,30 +258,24 @@ class EventFinder:
         """By the names that they are shown by. *is_last*: none may be missed."""
         self._listings += 1
         found: list[BlobInfo] = []
-        if self._is_anywhere:
-            if self._common and not is_last and self._listings % FULL_LISTING_EVERY:
-                found = self._listed(self._common)
-            found = found or self._listed_anywhere()
-            return {blob.name: blob for blob in found}
-        if self._is_in_log_dir or self._listings == 1:
+        if self._log_dir and (self._is_settled or self._listings == 1):
             found = self._listed(self._log_dir)
-        if not found and not self._is_in_log_dir:
-            anywhere = self._listed_anywhere()
-            found = [blob for blob in anywhere if blob.name.startswith(self._log_dir)]
-            if not found:
-                self._is_anywhere = bool(anywhere)
-                return {blob.name: blob for blob in anywhere}
-        self._is_in_log_dir = True
+            self._is_settled = self._is_settled or bool(found)
+        elif self._common and not is_last and self._listings % FULL_LISTING_EVERY:
+            found = self._listed(self._common)
+        if not found and not (self._log_dir and self._is_settled):
+            found = self._listed("")
+            common = posixpath.commonpath([posixpath.dirname(blob.name) for blob in found] or [""])
+            self._common = f"{common}/" if common else ""
+            below = [blob for blob in found if blob.name.startswith(self._log_dir)]
+            if below:
+                found, self._is_settled = below, True
+            elif found:
+                self._log_dir = ""
         return {blob.name[len(self._log_dir) :]: blob for blob in found}
 
     def _listed(self, prefix: str) -> list[BlobInfo]:
         return [blob for page in self._store.list(prefix) for blob in page if is_event_file(blob.name)]
-
-    def _listed_anywhere(self) -> list[BlobInfo]:
-        found = self._listed("")
-        common = posixpath.commonpath([posixpath.dirname(blob.name) for blob in found]) if found else ""
-        self._common = f"{common}/" if common else ""
-        return found
 
 
 class GrowingCopy:
@@ -311,7 +292,7 @@ class GrowingCopy:
         self._version = 1
         while self._named(self._version + 1).exists():
             self._version += 1
-        self._size = 0
+        self.size = 0
         self._start = 0
         self._overlap = b""  # of the copy, from `_start` on
         self._listed = 0
@@ -321,7 +302,6 @@ class GrowingCopy:
 
     @property
     def path(self) -> Path:
-        """Where the copy lies now."""
         return self._named(self._version)
 
     def _named(self, version: int) -> Path:
@@ -334,14 +314,10 @@ class GrowingCopy:
             self._listed, self._etag = 0, ""
         self.is_other = False
         changed = self._measure(blob.size)
-        if blob.size == self._size and (blob.etag == self._etag if self._etag else changed == _stamp(blob)):
+        if blob.size == self.size and (blob.etag == self._etag if self._etag else changed == _stamp(blob)):
             self._etag, self._listed = blob.etag, blob.size
             return None
         return FetchRequest(blob, self._start, blob.size - self._start, checked_each=MOST_CHECKED)
-
-    def missing(self, request: FetchRequest) -> int:
-        """How many of the bytes asked for are not here yet."""
-        return max(0, request.offset + request.length - self._size)
 
     def _measure(self, listed: int) -> int | None:
         """Note the size of the copy and its end, or what comes before *listed* where that is less; gives when it was
@@ -354,13 +330,13 @@ class GrowingCopy:
         try:
             with self.path.open("rb") as copy:
                 found = os.fstat(copy.fileno())
-                self._size = found.st_size
-                end = min(self._size, listed)
+                self.size = found.st_size
+                end = min(self.size, listed)
                 self._start = max(0, end - OVERLAP)
                 copy.seek(self._start)
                 self._overlap = copy.read(end - self._start)
         except FileNotFoundError:
-            self._size, self._start, self._overlap = 0, 0, b""
+            self.size, self._start, self._overlap = 0, 0, b""
             return None
         except OSError as err:
             raise disk_error(err, f"Cannot read '{self.path}'") from err
@@ -369,7 +345,7 @@ class GrowingCopy:
     def write(self, offset: int, data: bytes) -> int:
         """Write those of the bytes from *offset* on that are new, and give how many; none where the original is another
         file by now. Raises DiskFailed."""
-        known = max(0, self._size - offset)
+        known = max(0, self.size - offset)
         if known:
             start = offset - self._start
             compared = self._overlap[start : start + len(data)]
@@ -381,7 +357,8 @@ class GrowingCopy:
             if self._descriptor is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = os.open(self.path, OPEN_FLAGS, 0o666)
-            write_at(self._descriptor, offset + known, new)
+            os.lseek(self._descriptor, offset + known, os.SEEK_SET)
+            write_all(self._descriptor, new)
         except OSError as err:
             raise disk_error(err, f"Cannot write '{self.path}'") from err
         return len(new)
@@ -399,7 +376,6 @@ class GrowingCopy:
                 os.utime(self.path, (stamp, stamp))
 
     def close(self) -> None:
-        """No more bytes come for now."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -416,50 +392,40 @@ class ShownFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._shown: dict[str, dict[str, Path]] = {}
-        self._links: dict[tuple[str, str], Path] = {}
-        self._copied: set[tuple[str, str]] = set()  # where no link can be made: copies that are kept up to date
+        # By run and name: the file, the link to it, and whether that is a copy, which is kept up to date
+        self._shown: dict[str, dict[str, tuple[Path, Path, bool]]] = {}
 
-    def show(self, run: str, files: Sequence[EventFile]) -> None:
-        """Let *run* consist of *files*."""
-        before = self._shown.get(run, {})
-        now = {file.name: file.path for file in files}
+    def show(self, run: str, files: Mapping[str, Path]) -> None:
+        shown = self._shown.setdefault(run, {})
         try:
-            for name in before.keys() - now.keys():
-                self._remove(run, name)
-            for name, path in now.items():
-                if before.get(name) != path:
-                    self._link(run, name, path)
-                elif (run, name) in self._copied:
-                    with path.open("rb") as source, self._links[run, name].open("ab") as target:
+            for name, (path, link, _) in [*shown.items()]:
+                if files.get(name) != path:
+                    del shown[name]
+                    with suppress(PermissionError):  # Windows keeps a file that TensorBoard reads
+                        link.unlink(missing_ok=True)
+            for name, path in files.items():
+                if name not in shown:
+                    shown[name] = (path, *self._link(run, name, path))
+                elif shown[name][2]:
+                    with path.open("rb") as source, shown[name][1].open("ab") as target:
                         source.seek(target.tell())
                         shutil.copyfileobj(source, target)
         except OSError as err:
             raise disk_error(err, f"Cannot show '{err.filename}'") from err
-        self._shown[run] = now
 
-    def _remove(self, run: str, name: str) -> None:
-        self._copied.discard((run, name))
-        link = self._links.pop((run, name), None)
-        if link is not None:
-            with suppress(PermissionError):  # Windows keeps a file that TensorBoard reads
-                link.unlink(missing_ok=True)
-
-    def _link(self, run: str, name: str, path: Path) -> None:
-        """Link to the file at *path*; on Windows, where not everybody may, by another name of it, and on another disk
-        by a copy that is kept up to date."""
-        self._remove(run, name)
+    def _link(self, run: str, name: str, path: Path) -> tuple[Path, bool]:
+        """A link to the file at *path*; on Windows, where not everybody may, another name of it, and on another disk
+        a copy (True)."""
         plain = self.root.joinpath(run, *name.split("/"))
         names = (plain, *(plain.with_name(f"{plain.name}.himl{number}") for number in range(2, 1000)))
         link = next((each for each in names if not os.path.lexists(each)), plain)
         link.parent.mkdir(parents=True, exist_ok=True)
-        self._links[run, name] = link
         for make in (os.symlink, os.link):
             with suppress(OSError, NotImplementedError):
                 make(path, link)
-                return
+                return link, False
         log.debug("'%s' is copied: no link to it can be made from '%s'", path, link)
         # Never what lies there already: it may be another name of somebody's file
         with path.open("rb") as source, link.open("xb") as target:
             shutil.copyfileobj(source, target)
-        self._copied.add((run, name))
+        return link, True

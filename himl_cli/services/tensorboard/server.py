@@ -1,9 +1,10 @@
-"""TensorBoard as a child of this process, at a free port, over event files that keep coming."""
+"""TensorBoard as a child of this process, at a free port, over event files that keep coming; or these alone, once."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -11,31 +12,45 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
-from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.blobs import listed
+from himl_cli.core.errors import (
+    BadUsage,
+    DiskFailed,
+    HimlError,
+    IntegrityFailed,
+    NotAllowed,
+    NotFound,
+    ServiceFailed,
+)
+from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
 from himl_cli.core.processes import detached, take_time_to_end
 from himl_cli.core.redaction import LOCAL_HOSTS
+from himl_cli.core.sweeps import MANY
 from himl_cli.core.text import read_json
 from himl_cli.services.tensorboard.background import BackgroundCalls
-from himl_cli.services.tensorboard.copies import ShownFolder
-from himl_cli.services.tensorboard.poller import Poller
-from himl_cli.services.tensorboard.shown_runs import SelectedRuns
+from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
+from himl_cli.services.tensorboard.shown_runs import Changes, SelectedRuns
 from himl_cli.services.transfer.local_files import disk_error
 
+log = logging.getLogger(__name__)
+
+SYNC_SECONDS = 0.2  # between two looks at what came
+PROGRESS_BYTES = 4 << 20  # fewer are here before anybody looks
+RUN_LIST = ""
+"""Stands for the list of runs, beside the ids of runs, among what fails."""
 SECONDS_TO_END = 5.0
 STEP_SECONDS, STARTING_STEP_SECONDS = 0.5, 0.1
 LONGEST_RELOAD = 5  # seconds between TensorBoard's own readings of the disk, unless --refresh is shorter
 PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # as gRPC reads them, the first that is there
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-TEMPORARY = ("TMPDIR", "TEMP", "TMP")
 LOG_TAIL = 4000
 CHECK_SECONDS, FAILED_CHECKS, RESTARTS = 2.0, 2, 3
 ANSWER_SECONDS, DATA_ANSWER_SECONDS = 1.0, 20.0
@@ -43,6 +58,229 @@ LONGEST_ANSWER = 100_000
 PORTS_TRIED, LAST_PORT = 100, 65535
 IS_WINDOWS = sys.platform == "win32"
 TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}  # Windows: of a port that somebody has exclusively
+
+
+@dataclass(frozen=True)
+class SyncedRun:
+    """A run whose event files are here: their folder, how many there are, and how many bytes came just now."""
+
+    run: str
+    display_name: str
+    folder: Path
+    files: int
+    new_bytes: int
+
+
+def sync_once(sources: Sequence[EventSource], notify: Notify) -> tuple[Sequence[SyncedRun], HimlError | None]:
+    """Update each run once: those whose event files are here, in the order of *sources*, and the first error.
+
+    Runs without event files are named; that none has any is a NotFound. Files that changed each time they were read are
+    a ServiceFailed.
+    """
+    first: HimlError | None = None
+    progress = Progress(sources, notify)
+    updates = BackgroundCalls(EventSource.update, sources)
+    while updates.pending:
+        ended = updates.next(SYNC_SECONDS)
+        first = first or (ended[1] if ended else None)
+        progress.report()
+    synced = [
+        SyncedRun(source.run.id, source.run.display_name, source.folder, len(source.files), source.stats.received)
+        for source in sources
+        if source.folder is not None
+    ]
+    _report_excluded(sources, notify)
+    behind = next((source.run.id for source in sources if source.is_behind), None)
+    if first is None and behind is not None:
+        first = ServiceFailed(
+            f"Event files of run '{behind}' changed each time they were read.",
+            hint="Run the command again when nothing replaces them.",
+        )
+    if synced and first is None:
+        _report_without_files([source for source in sources if source.folder is None], notify)
+    return synced, first or (None if synced else _nothing_to_show(sources))
+
+
+class Progress:
+    """Reports the bytes that the first update of each of *sources*, which has not begun yet, is to bring."""
+
+    def __init__(self, sources: Sequence[EventSource], notify: Notify) -> None:
+        self._stats = [source.stats for source in sources]
+        self._notify = notify
+        self._planned = self._moved = self._files = 0
+
+    def report(self) -> None:
+        expected, received = sum(one.expected for one in self._stats), sum(one.received for one in self._stats)
+        if expected < PROGRESS_BYTES:
+            return
+        if expected > self._planned:
+            self._notify(Planned(0, expected - self._planned))
+        if received > self._moved:
+            self._notify(Moved("", received - self._moved))
+        files = sum(one.files for one in self._stats)
+        for _ in range(self._files, files):
+            self._notify(Finished(""))
+        self._planned, self._moved, self._files = expected, received, files
+
+
+def _report_without_files(sources: Sequence[EventSource], notify: Notify) -> None:
+    """Name runs that have nothing to show, or nothing yet; not sweeps and pipelines, whose files lie with the runs
+    below them."""
+    for is_final, yet in ((True, ""), (False, " yet")):
+        runs = [source.run for source in sources]
+        ids = [run.id for run in runs if MANY not in run.tags and run.status.is_final == is_final]
+        if ids:
+            which = f"Run '{ids[0]}' has" if len(ids) == 1 else f"{len(ids):,} runs have"
+            notify(Notice(f"{which} no event files{yet}{f': {listed(ids)}' if len(ids) > 1 else ''}."))
+
+
+def _report_excluded(sources: Sequence[EventSource], notify: Notify) -> None:
+    """Name, once each, files that are not shown because nothing here can have their names."""
+    for source in sources:
+        excluded = {*source.excluded}
+        names, source.reported = sorted(excluded - source.reported), excluded
+        if names:
+            text = listed([f"'{name}'" for name in names])
+            reason = "not shown, since no file here can have that name, or a link is in its place"
+            notify(Notice(f"Run '{source.run.id}': {reason}: {text}."))
+
+
+def _nothing_to_show(sources: Sequence[EventSource]) -> NotFound:
+    many = f"None of these {len(sources):,} runs has event files."
+    return NotFound(
+        f"Run '{sources[0].run.id}' has no event files." if len(sources) == 1 else many,
+        hint="Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the "
+        "run. A run has what its script wrote to outputs/ and logs/.",
+    )
+
+
+class Poller:
+    """Updates each of the *runs* *refresh* seconds after its last update, asks as often which runs there are, and shows
+    what is here.
+
+    A slow one holds up no other. Runs that have ended and are here are left alone; once none else can join, nothing is
+    asked for any more. `not_updated` are those of the runs at the start whose first update is not over.
+    """
+
+    def __init__(self, runs: SelectedRuns, shown: ShownFolder, refresh: float, notify: Notify) -> None:
+        self._runs = runs
+        self._shown = shown
+        self._refresh = refresh
+        self._notify = notify
+        self._open = [*runs.sources]
+        self.not_updated = {*self._open}
+        self._failing: set[str] = set()
+        self._reported_failures: set[int] = set()  # by exit code
+        self._reported_empty: set[tuple[str, bool]] = set()
+        self._list_at = self._report_at = time.monotonic() + refresh
+        self._due: dict[EventSource, float] = {}  # those that are not being updated
+        self.progress = Progress(runs.sources, notify)
+        for source in runs.sources:
+            shown.show(source.name, source.files)
+        self._updates = BackgroundCalls(EventSource.update, self._open)
+        self._listings = BackgroundCalls(runs.fetch_changes)
+
+    def step(self, seconds: float) -> None:
+        """Take what comes within so many seconds, and begin what is due. Raises HimlError."""
+        updated = self._updates.next(seconds)
+        if updated is not None:
+            self._take_update(*updated)
+        for source in self._updates.running:
+            self._shown.show(source.name, source.current_files())
+        answer = self._listings.next(0)
+        if answer is not None:
+            self._list_at = time.monotonic() + self._refresh
+            if isinstance(answer[1], HimlError):
+                self._report_failure(RUN_LIST, answer[1])
+            else:
+                self._take_changes(answer[1])
+        now = time.monotonic()
+        if not self._updates.pending or now >= self._report_at:
+            self._report_at = now + self._refresh
+            self._report()
+        if not self._listings.pending and now >= self._list_at and (self._open or self._runs.may_grow):
+            self._listings.add([source.run.id for source in self._open if not source.run.status.is_final])
+        for source in [source for source, due in self._due.items() if due <= now]:
+            del self._due[source]
+            self._updates.add(source)
+
+    def _take_changes(self, changes: Changes) -> None:
+        self._report_success(RUN_LIST)
+        running = [source for source in self._due if not source.run.status.is_final]
+        self._runs.apply(changes)
+        self._due |= {source: 0.0 for source in running if source.run.status.is_final}
+        for source in self._runs.sources:
+            error = changes.gone.get(source.run.id)
+            if error is not None and source in self._open:
+                self._drop(source, error)
+            elif source.is_done and not source.run.status.is_final:  # a run that was resumed
+                source.is_done = False
+                self._follow(source)
+        for source in changes.joined:
+            self._shown.show(source.name, source.files)
+            self._follow(source)
+        ids = [source.run.id for source in changes.joined]
+        if ids:
+            count = "One more run" if len(ids) == 1 else f"{len(ids):,} more runs"
+            self._notify(Notice(f"{count}: {listed(ids)}."))
+
+    def _take_update(self, source: EventSource, error: HimlError | None) -> None:
+        self.not_updated.discard(source)
+        if error is None:
+            self._report_success(source.run.id)
+            if source.is_done and source in self._open:
+                log.debug("run %s has ended: its files are not asked for any more", source.run.id)
+                self._open.remove(source)
+        elif isinstance(error, NotFound):
+            self._drop(source, error)
+        else:
+            self._report_failure(source.run.id, error, is_known=source not in self._open)
+        if source in self._open:
+            self._due[source] = time.monotonic() + self._refresh
+        self._shown.show(source.name, source.files)
+
+    def _follow(self, source: EventSource) -> None:
+        if source not in self._open:
+            self._open.append(source)
+            self._due[source] = 0.0
+
+    def _drop(self, source: EventSource, error: NotFound) -> None:
+        self._due.pop(source, None)
+        self._report_success(source.run.id)
+        if source in self._open:
+            self._open.remove(source)
+            self._notify(Notice(f"{error} It is not looked at any more."))
+
+    def _report_failure(self, subject: str, error: HimlError, *, is_known: bool = False) -> None:
+        """Say once of each kind of failure that it is tried again. Raises *error* where that is hopeless: the network
+        may come back or carry bytes as they are, somebody may sign in again."""
+        if not isinstance(error, (ServiceFailed, NotAllowed, IntegrityFailed)):
+            raise error
+        if is_known:
+            return
+        self._failing.add(subject)
+        if error.exit_code not in self._reported_failures:
+            self._reported_failures.add(error.exit_code)
+            sentences = (str(error), error.hint, "Still trying; TensorBoard shows what is here.")
+            self._notify(Notice(" ".join(filter(None, sentences))))
+
+    def _report_success(self, subject: str) -> None:
+        self._failing.discard(subject)
+        if self._reported_failures and not self._failing:
+            self._reported_failures.clear()
+            self._notify(Notice("The service answers again."))
+
+    def _report(self) -> None:
+        """Name the runs that have nothing to show. Raises NotFound where that is all of them, and neither they nor
+        others may get something."""
+        sources = self._runs.sources
+        _report_excluded(sources, self._notify)
+        if not self._open and not self._runs.may_grow and not any(source.files for source in sources):
+            raise _nothing_to_show(sources)
+        empty = [source for source in sources if not source.files and source.is_checked]
+        new = [source for source in empty if (source.run.id, source.run.status.is_final) not in self._reported_empty]
+        self._reported_empty |= {(source.run.id, source.run.status.is_final) for source in new}
+        _report_without_files(new, self._notify)
 
 
 def serve(
@@ -69,78 +307,63 @@ def serve(
     with temporary as name:
         shown = ShownFolder(Path(name).resolve() / "runs")
         shown.root.mkdir()
-        log = shown.root.parent / "tensorboard.log"
-        with TensorBoard(shown.root, log, host, free, refresh, notify) as server:
+        with closing(TensorBoard(shown.root, host, free, refresh, notify)) as server:
             runs.start()
             if port not in (free, 0):
                 notify(Notice(f"Port {port} is taken: TensorBoard takes {free}."))
-            try:
+            is_loopback = host.lower() == "localhost"
+            with suppress(ValueError):
                 is_loopback = ipaddress.ip_address(host).is_loopback
-            except ValueError:
-                is_loopback = host.lower() == "localhost"
             if not is_loopback:
                 text = f"Nobody has to sign in to TensorBoard: whoever reaches {host}:{free} sees these runs."
                 notify(Notice(text))
             poller = Poller(runs, shown, refresh, notify)
+            is_up, is_first = False, True
             try:
-                _poll(poller, server, on_url, on_first_update)
+                while True:
+                    poller.step(STEP_SECONDS if is_up else STARTING_STEP_SECONDS)
+                    if is_first and is_up:
+                        poller.progress.report()
+                    if is_first and not poller.not_updated:
+                        is_first = False
+                        on_first_update()
+                    server.check()
+                    if not is_up and server.is_up():
+                        is_up = True
+                        on_url(server.url)
             except KeyboardInterrupt:
                 take_time_to_end(SECONDS_TO_END)  # a second Ctrl-C would leave TensorBoard behind
                 raise
 
 
-def _poll(
-    poller: Poller, server: TensorBoard, on_url: Callable[[str], None], on_first_update: Callable[[], None]
-) -> None:
-    is_up, is_first = False, True
-    while True:
-        poller.step(STEP_SECONDS if is_up else STARTING_STEP_SECONDS)
-        if is_first and is_up:
-            poller.progress.report()
-        if is_first and poller.has_updated_all:
-            is_first = False
-            on_first_update()
-        server.check()
-        if not is_up and server.is_up():
-            is_up = True
-            on_url(server.url)
-
-
 class TensorBoard:
-    """TensorBoard over *folder*, at *host* and *port*; its output goes to *log*. Runs within the `with`.
+    """TensorBoard over *folder*, at *host* and *port*, from now on until it is closed.
 
-    The folder of *log* is its own: it is where TensorBoard puts temporary files, and gone if whoever started this is
-    killed.
+    The folder above *folder* is its own: it has its output, it is where TensorBoard puts temporary files, and it is
+    gone if whoever started this is killed.
     """
 
-    def __init__(self, folder: Path, log: Path, host: str, port: int, refresh: int, notify: Notify = ignore) -> None:
+    def __init__(self, folder: Path, host: str, port: int, refresh: int, notify: Notify = ignore) -> None:
         self._folder = folder
-        self._log = log
+        self._log = folder.parent / "tensorboard.log"
         self._host = host
         self._address = ANY_ADDRESS.get(host, host)
         self._port = port
         self._reload = min(LONGEST_RELOAD, refresh)
         self._notify = notify
-        self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
-        self._checks: BackgroundCalls[int, bool] = BackgroundCalls(lambda port: _has_lost_data(self._address, port))
+        self._checks: BackgroundCalls[int, int] = BackgroundCalls(
+            lambda port: _get(self._address, port, "/data/runs", DATA_ANSWER_SECONDS)[0]
+        )
         self._check_at = 0.0
         self._failed_checks = 0
         self._restarts = 0
+        self._process = self._start()
 
     @property
     def url(self) -> str:
         host = socket.gethostname() if self._host in ANY_ADDRESS else self._host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/"
-
-    def __enter__(self) -> TensorBoard:
-        self._start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
 
     def is_up(self) -> bool:
         """Whether it answers: it, and not another server that took the port first."""
@@ -152,18 +375,16 @@ class TensorBoard:
 
         Raises HimlError, with the last line of its output, where it has ended by itself.
         """
-        if self._process is None:
-            return
-        if self._process.poll() is None:
+        code = self._process.poll()
+        if code is None:
             if self._was_up:
                 self._check_data_server()
             return
         if not self._was_up and not _is_free(self._host, self._port):
             taken, self._port = self._port, free_port(self._host, self._port)
             self._notify(Notice(f"Port {taken} is taken: TensorBoard takes {self._port}."))
-            self._start()
+            self._process = self._start()
             return
-        code = self._process.returncode
         ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
         with suppress(ValueError):
             ending = f"was ended by {signal.Signals(-code).name}"
@@ -180,10 +401,11 @@ class TensorBoard:
         checked = self._checks.next(0)
         if checked is not None:
             self._check_at = time.monotonic() + CHECK_SECONDS
-            self._failed_checks = self._failed_checks + 1 if checked[1] is True else 0
+            has_failed = isinstance(checked[1], int) and checked[1] >= HTTPStatus.INTERNAL_SERVER_ERROR
+            self._failed_checks = self._failed_checks + 1 if has_failed else 0
         elif not self._checks.pending and time.monotonic() >= self._check_at:
             self._checks.add(self._port)
-        if self._failed_checks < FAILED_CHECKS or self._process is None:
+        if self._failed_checks < FAILED_CHECKS:
             return
         if self._restarts == RESTARTS:
             raise HimlError(
@@ -195,10 +417,10 @@ class TensorBoard:
         self._notify(Notice("TensorBoard's data server ended: TensorBoard is started again."))
         self._process.kill()  # before its pipe closes: at that it takes the folder with all that is shown with it
         self._process.wait()
-        self._end()
-        self._start()
+        self.close()
+        self._process = self._start()
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         options = [
             f"--logdir={self._folder}",
             f"--host={self._host}",
@@ -207,16 +429,16 @@ class TensorBoard:
             "--reload_multifile=true",
             "--reload_multifile_inactive_secs=-1",
         ]
-        own = self._log.parent
+        own = str(self._folder.parent)
         # The way to TensorBoard's data server never goes through a proxy. Where the temporary files of all users lie,
         # TensorBoard fails over a folder that another user left
         exceptions = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
-        environment = os.environ | dict.fromkeys(TEMPORARY, str(own))
+        environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own)
         environment[PROXY_EXCEPTIONS[0]] = ",".join(filter(None, (exceptions, *LOCAL_HOSTS)))
         try:
             with self._log.open("wb") as output:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "himl_cli.services.tensorboard.program", str(own), *options],
+                return subprocess.Popen(
+                    [sys.executable, "-m", "himl_cli.services.tensorboard.program", own, *options],
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
@@ -227,47 +449,36 @@ class TensorBoard:
         except OSError as err:
             raise DiskFailed(f"Cannot start TensorBoard: {err.strerror or err}.") from err
 
-    def _end(self) -> None:
-        process = self._process
-        if process is None:
-            return
+    def close(self) -> None:
         try:
-            with suppress(OSError):
-                if process.stdin is not None:
-                    process.stdin.close()
-            process.wait(SECONDS_TO_END)
+            if self._process.stdin is not None:
+                with suppress(OSError):
+                    self._process.stdin.close()
+            self._process.wait(SECONDS_TO_END)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
 
 
 def _get(host: str, port: int, path: str, seconds: float) -> tuple[int, bytes]:
-    """The status and content of an answer from this machine; no proxy is asked. Raises OSError, HTTPException,
-    ValueError."""
+    """The status and content of an answer from this machine, 0 for none; no proxy is asked."""
     connection = HTTPConnection(host, port, timeout=seconds)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         answer = connection.getresponse()
         return answer.status, answer.read(LONGEST_ANSWER)
+    except (OSError, HTTPException, ValueError):
+        return 0, b""
     finally:
         connection.close()
 
 
 def serves(folder: Path, host: str, port: int) -> bool:
     """Whether a TensorBoard over *folder* answers at *host* and *port*."""
-    try:
-        answer: Any = read_json(_get(host, port, "/data/environment", ANSWER_SECONDS)[1])
-    except (OSError, HTTPException, ValueError):
-        return False
+    answer: Any = None
+    with suppress(ValueError):
+        answer = read_json(_get(host, port, "/data/environment", ANSWER_SECONDS)[1])
     return isinstance(answer, dict) and answer.get("data_location") == str(folder)
-
-
-def _has_lost_data(host: str, port: int) -> bool:
-    """Whether a TensorBoard answers, but only that it cannot read anything, as where its data server was killed."""
-    try:
-        return _get(host, port, "/data/runs", DATA_ANSWER_SECONDS)[0] >= HTTPStatus.INTERNAL_SERVER_ERROR
-    except (OSError, HTTPException, ValueError):
-        return False
 
 
 def free_port(host: str, first: int) -> int:
@@ -305,6 +516,7 @@ def _is_free(host: str, port: int) -> bool:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
                 probe.listen(1)
+            usable += 1
         except OSError as err:
             if err.errno in TAKEN:
                 return False
@@ -312,8 +524,6 @@ def _is_free(host: str, port: int) -> bool:
                 raise BadUsage(
                     f"Port {port} is for administrators only.", hint="Take one from 1024 on, as --port 6006."
                 ) from err
-        else:
-            usable += 1
     if not usable:
         raise BadUsage(
             f"'{host}' is not an address of this machine.",

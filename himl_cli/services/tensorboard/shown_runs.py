@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -79,24 +79,19 @@ class SelectedRuns:
         self._log_dir = log_dir
         self._copies = copies
         self._notify = notify
+        # What the user gave may mean another run later
+        self._may_mean_others = not selection.runs or any(text.lower() == LATEST for text in selection.runs)
         self._known: dict[str, Run] = {}
         self._roots: list[str] = []
         self._parents: set[str] = set()  # whose children may become more
         self._names: dict[str, str] = {}
         self._homes: dict[str, Workspace] = {}
-        self._lists: dict[tuple[str, ...], _RunList] = {}
+        self._depths: dict[tuple[int, str], int] = {}  # up to where lists were read
         self._unlisted: set[str] = set()
-        self._experiment: _RunList | None = None
 
     @property
     def may_grow(self) -> bool:
-        """Whether other runs can still join."""
         return bool(self._parents) or self._may_mean_others
-
-    @property
-    def _may_mean_others(self) -> bool:
-        """Whether what the user gave may mean another run later."""
-        return not self._selection.runs or any(text.lower() == LATEST for text in self._selection.runs)
 
     def start(self) -> None:
         """Choose the runs. Raises what `find_runs` does, BadUsage for a user without a cache, DiskFailed."""
@@ -161,38 +156,35 @@ class SelectedRuns:
 
     def _new_roots(self, asked: Collection[str], changes: Changes) -> list[Run]:
         """Runs that the selection means by now beside those it meant before, oldest first."""
-        if self._selection.experiment is not None:
+        selection = self._selection
+        if selection.experiment is not None:
             return self._newer_in_experiment(asked, changes)
+        if not self._may_mean_others:
+            return []
         try:
-            run = self._latest() if self._may_mean_others else None
+            if selection.runs:
+                run = newest_run(self._workspace)
+            else:
+                named = selection.latest_run_file
+                path = nearest_latest_run_file(self._cwd) if named is None else self._cwd / expand_home(named)
+                if read_latest_run_file(path).run_id in self._known:  # that costs no request
+                    return []
+                run = find_runs(self._workspace, RunSelection(latest_run_file=str(path)), cwd=self._cwd)[0]
         except (NotFound, BadUsage) as err:  # a file that is just being written, a workspace whose runs were deleted
             log.debug("nothing new: %s", err)
             return []
-        return [run] if run is not None and run.id not in self._known else []
+        return [run] if run.id not in self._known else []
 
     def _newer_in_experiment(self, asked: Collection[str], changes: Changes) -> list[Run]:
-        """Those that are newer than the oldest chosen at first."""
         selection = self._selection
         roots = [self._known[run_id] for run_id in self._roots]
         oldest = min(run.created for run in roots)
-        if self._experiment is None:
-            query = RunQuery(roots[0].experiment, selection.statuses, selection.tags)
-            self._experiment = _RunList(self._workspace, query)
+        query = RunQuery(roots[0].experiment, selection.statuses, selection.tags)
         is_filtered = bool(selection.statuses or selection.tags)  # an older run may come to meet the conditions
         wanted = [run.id for run in roots if is_filtered or run.id in asked]
-        found = self._experiment.read(wanted, self._known, down_to=oldest)
+        found = self._list(self._workspace, query, wanted, down_to=oldest)
         changes.runs |= {run.id: run for run in found if run.id in self._known}
         return [run for run in reversed(found) if run.id not in self._known and run.created > oldest]
-
-    def _latest(self) -> Run | None:
-        """The run that `latest` or the file means; None where the file names a known one, which costs no request."""
-        if self._selection.runs:
-            return newest_run(self._workspace)
-        named = self._selection.latest_run_file
-        path = nearest_latest_run_file(self._cwd) if named is None else self._cwd / expand_home(named)
-        if read_latest_run_file(path).run_id in self._known:
-            return None
-        return find_runs(self._workspace, RunSelection(latest_run_file=str(path)), cwd=self._cwd)[0]
 
     def _read_below(self, parents: Iterable[Run], changes: Changes, asked: Collection[str] = ()) -> None:
         """New children of those of *parents* that may have some, theirs too, and the states of the children *asked*
@@ -201,28 +193,17 @@ class SelectedRuns:
         wanted: dict[str | None, list[Run]] = defaultdict(list)
         for run_id in asked:
             wanted[self._known[run_id].parent].append(self._known[run_id])
-        answers = call_each(lambda parent: self._read_children(parent, wanted.get(parent.id, ())), parents)
-        new: list[Run] = []
-        for parent, (found, states) in zip(parents, answers, strict=True):
-            changes.runs |= states.runs
-            changes.gone |= states.gone
-            new += [run for run in found if not run.id.endswith(PREPARATION) and run.id not in self._known]
-            if parent.status.is_final:  # asked for before its children were
-                self._parents.discard(parent.id)
-        self._known |= {run.id: run for run in new}
-        changes.runs |= {run.id: run for run in new}
-        self._parents |= {run.id for run in new if MANY in run.tags}
+        answers = call_each(
+            lambda parent: self._read(parent, RunQuery(parent=parent.id), wanted.get(parent.id, ()), changes), parents
+        )
+        found = [run for children in answers for run in reversed(children) if not run.id.endswith(PREPARATION)]
+        new = {run.id: run for run in found if run.id not in self._known}
+        self._parents -= {parent.id for parent in parents if parent.status.is_final}  # asked for before its children
+        self._known |= new
+        changes.runs |= new
+        self._parents |= {run.id for run in new.values() if MANY in run.tags}
         if new:
-            self._read_below(new, changes)
-
-    def _read_children(self, parent: Run, wanted: Collection[Run]) -> tuple[list[Run], Changes]:
-        """The children of *parent* that are not known, in the order they were made, and the states of those *wanted*.
-        Called in threads."""
-        states = Changes()
-        listed = [run for run in wanted if run.id not in self._unlisted]
-        found = self._read_list(parent, RunQuery(parent=parent.id), listed, states)
-        self._read_each(wanted, states)
-        return [run for run in reversed(found) if run.id not in self._known], states
+            self._read_below(new.values(), changes)
 
     def _read_states(self, runs: Iterable[Run], changes: Changes) -> None:
         """The states of *runs*: from lists where several have one in common, else run by run."""
@@ -230,72 +211,66 @@ class SelectedRuns:
         for run in runs:
             groups[run.workspace, run.parent or "", run.experiment].append(run)
         for (_, parent, experiment), alike in groups.items():
-            listed = [run for run in alike if run.id not in self._unlisted]
-            if len(listed) >= LIST_FROM:
-                query = RunQuery(parent=parent) if parent else RunQuery(experiment)
-                self._read_list(listed[0], query, listed, changes, deepest=PAGE * len(listed))
-            self._read_each(alike, changes)
+            query = RunQuery(parent=parent) if parent else RunQuery(experiment)
+            self._read(alike[0], query, alike, changes, least=LIST_FROM, deepest=PAGE * len(alike))
 
-    def _read_list(
-        self, relative: Run, query: RunQuery, wanted: Collection[Run], changes: Changes, deepest: int | None = None
-    ) -> list[Run]:
-        """A list of the workspace that keeps *relative*."""
-        key = (relative.workspace, query.parent or "", query.experiment or "")
-        if key not in self._lists:
-            self._lists[key] = _RunList(self._home(relative), query)
-        ids = {run.id for run in wanted}
-        found = self._lists[key].read(ids, self._known, deepest=deepest)
-        changes.runs |= {run.id: run for run in found if run.id in self._known}
-        self._unlisted |= ids - changes.runs.keys()
-        return found
-
-    def _read_each(self, runs: Iterable[Run], changes: Changes) -> None:
-        """Those that no list had."""
-        for run in runs:
+    def _read(
+        self,
+        relative: Run,
+        query: RunQuery,
+        wanted: Collection[Run],
+        changes: Changes,
+        *,
+        least: int = 0,
+        deepest: int | None = None,
+    ) -> Sequence[Run]:
+        """A list of the workspace that keeps *relative*, where it may have so many (*least*) of those *wanted*, and the
+        states of these, one by one of those that it does not have. Called in threads."""
+        found: Sequence[Run] = ()
+        listed = {run.id for run in wanted if run.id not in self._unlisted}
+        if len(listed) >= least:
+            found = self._list(self._home(relative), query, listed, deepest=deepest)
+            changes.runs |= {run.id: run for run in found if run.id in self._known}
+            self._unlisted |= {run_id for run_id in listed if run_id not in changes.runs}  # other threads add to them
+        for run in wanted:
             if run.id not in changes.runs:
                 try:
                     changes.runs[run.id] = self._home(run).run(run.id)
                 except RunNotFound as err:
                     changes.gone[run.id] = err
+        return found
 
-
-class _RunList:
-    """The runs of *query*, newest first, read again and again as far down as it matters."""
-
-    def __init__(self, workspace: Workspace, query: RunQuery) -> None:
-        self._workspace = workspace
-        self._query = query
-        self._depth: int | None = None
-
-    def read(
+    def _list(
         self,
-        wanted: Collection[str],
-        known: Container[str],
+        workspace: Workspace,
+        query: RunQuery,
+        wanted: Iterable[str],
         *,
         down_to: datetime | None = None,
         deepest: int | None = None,
-    ) -> list[Run]:
-        """The runs that are new since those *known*, and on to the last of *wanted*; with *down_to* none that was made
-        before that.
+    ) -> Sequence[Run]:
+        """The runs of *query*, newest first, as far down as it matters: those that are new since those known, and on to
+        the last of *wanted*; with *down_to* none that was made before that.
 
         Not more than *deepest* are read. A run of *wanted* that does not come is not in the list (any more), or deeper
         in it.
         """
-        limit = None if self._depth is None else self._depth + SPARE
+        key = (id(workspace), repr(query))
+        limit = self._depths[key] + SPARE if key in self._depths else None
         while True:
             found: list[Run] = []
             missing, is_enough = set(wanted), False
-            for run in self._workspace.runs(replace(self._query, limit=limit or deepest)):
+            for run in workspace.runs(replace(query, limit=limit or deepest)):
                 if down_to is not None and run.created < down_to:
                     is_enough = True
                     break
                 found.append(run)
                 missing.discard(run.id)
-                if not missing and run.id in known:
+                if not missing and run.id in self._known:
                     is_enough = True
                     break
             if is_enough or limit is None or len(found) < limit:
-                self._depth = len(found)
+                self._depths[key] = len(found)
                 return found
             limit = None
 
@@ -332,5 +307,4 @@ def _plain_id(run: Run) -> str:
 
 
 def _marked(name: str, run: Run) -> str:
-    """*name* with a mark behind it that only this run has."""
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(run.id.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"

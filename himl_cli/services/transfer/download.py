@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import time
+import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 
@@ -13,21 +15,35 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
 from himl_cli.core.runs import Run
-from himl_cli.services.transfer.local_files import DigestThread, DiskFull, disk_error, md5_of
-from himl_cli.services.transfer.partial_files import IN_MEMORY, BufferedFile, PartialFile
-from himl_cli.services.transfer.plan import (
-    DownloadPlan,
-    DownloadRequest,
-    PlannedFile,
-    TargetFolder,
-    TransferStats,
+from himl_cli.services.transfer.local_files import (
+    OPEN_FLAGS,
+    DigestThread,
+    DiskFull,
+    FileDigest,
+    disk_error,
+    md5_of,
+    open_new,
+    write_all,
 )
+from himl_cli.services.transfer.plan import DownloadPlan, DownloadRequest, PlannedFile, TargetFolder, TransferStats
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
 
 ATTEMPTS = 3
 SERVICE_LOGS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/azureml/")
+
+SMALL = 4 << 20  # up to here a file is digested as it passes by, and begun anew rather than resumed
+LARGE = 32 << 20  # above, it comes in pieces, several at once where the store can
+# The shortest, at both ends: the digest begins early, and has little left to do when the last byte came
+PIECE = 2 << 20
+LONGEST_PIECE = 8 << 20  # between them fewer requests, each of which costs the service time
+GROWTH = 16  # a piece is at most this part of what lies before it,
+DECLINE = 32  # and this part of what is still to come
+MOST_PIECES = 1 << 14
+# Bytes of a range that is checked by itself, where no MD5 of the whole is known; they wait in memory, of each request
+# under way
+CHECKED = 1 << 20
 
 
 def download_runs(
@@ -78,65 +94,52 @@ def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify
     return rank_zero_only(request.folder, key, lambda: download(store, request, notify), notify=notify)
 
 
-def download(store: BlobStore, request: DownloadRequest, notify: Notify = ignore) -> TransferResult:
-    """Bring the blobs that *request* means to its folder; what went wrong with single files is in the result.
+def download(
+    store: BlobStore, request: DownloadRequest, notify: Notify = ignore, *, blobs: Iterable[BlobInfo] | None = None
+) -> TransferResult:
+    """Bring the blobs that *request* means to its folder; what went wrong with single files is in the result. With
+    *blobs*, those instead, as they were when they were listed: their bytes come only while their ETags are still those.
 
     Raises NotFound when nothing matches, BadUsage when the folder is a file, DiskFailed when the folder cannot be
     written or the disk is full, NotAllowed when file after file is refused. However it ends, no file has its final name
     before it is complete and checked, and a later call goes on from what is there.
     """
-    started = time.monotonic()
+    stats = TransferStats()
     if request.folder.is_file():
         raise BadUsage(
             f"'{request.folder}' is a file, not a folder to write to.",
             hint="Name a folder; it is made where there is none.",
         )
-    blobs = request.filters.select(store)
-    first = next(blobs, None)  # before anything is made here
+    chosen = request.filters.select(store) if blobs is None else iter(sorted(blobs, key=lambda blob: blob.name))
+    first = next(chosen, None)  # before anything is made here
     if first is None:
-        return TransferResult(seconds=time.monotonic() - started)
+        return stats.result()
     folder = TargetFolder(request.folder)
-    stats = TransferStats()
     with (
         TransferState(request.folder, lambda text: notify(Notice(text))) as state,
-        DigestThread() as digests,
+        closing(DigestThread()) as digests,
     ):
         plan = DownloadPlan(store, request, folder, state, stats)
-        work = _Download(store, request, notify, folder, state, digests, stats, plan)
-        work.run(plan.files(chain([first], blobs), notify))
-    return stats.result(time.monotonic() - started)
+        _Download(plan, digests if request.validate else None, notify).run(plan.files(chain([first], chosen), notify))
+    return stats.result()
 
 
 class _Download:
     """One call of `download`, and the sink that its bytes come to."""
 
-    def __init__(
-        self,
-        store: BlobStore,
-        request: DownloadRequest,
-        notify: Notify,
-        folder: TargetFolder,
-        state: TransferState,
-        digests: DigestThread,
-        stats: TransferStats,
-        plan: DownloadPlan,
-    ) -> None:
-        self._store = store
-        self._request = request
-        self._notify = notify
-        self._folder = folder
-        self._state = state
-        self._digests = digests if request.validate else None
-        self._stats = stats
+    def __init__(self, plan: DownloadPlan, digests: DigestThread | None, notify: Notify) -> None:
         self._plan = plan
-        self._active: dict[str, PartialFile | BufferedFile] = {}
-        self._complete: list[PartialFile | BufferedFile] = []  # nothing more of these will come
+        self._store = plan.store
+        self._digests = digests
+        self._notify = notify
+        self._active: dict[str, PartialFile] = {}
+        self._complete: list[PartialFile] = []  # nothing more of these will come
         self._again: deque[PlannedFile] = deque()
 
     def run(self, planned: Iterator[PlannedFile]) -> None:
         try:
             while True:
-                self._store.fetch(self._requests(planned), self, workers=self._request.workers)
+                self._store.fetch(self._requests(planned), self, workers=self._plan.request.workers)
                 for file in [*self._active.values()]:
                     if file.outstanding:
                         self._give_up(file)
@@ -146,33 +149,25 @@ class _Download:
         finally:
             for file in self._active.values():
                 file.suspend()
-            self._folder.remove_empty()
 
     def _requests(self, planned: Iterator[PlannedFile]) -> Iterator[FetchRequest]:
         while True:
             one = self._again.popleft() if self._again else next(planned, None)
             if one is None:
                 return
-            self._stats.check_refusals()
-            file: PartialFile | BufferedFile
+            self._plan.stats.check_refusals()
             try:
-                self._folder.make_folder_of(one.path)
-                if one.blob.size <= IN_MEMORY:
-                    part = self._state.part_of(one.path)
-                    file = BufferedFile(one, part, is_hashed=self._digests is not None)
-                else:
-                    file = PartialFile(one, self._plan.source(one.blob), self._state, self._digests)
+                self._plan.folder.make_folder_of(one.path)
+                file = PartialFile(one, self._plan.source(one.blob), self._plan.state, self._digests)
             except OSError as err:
-                self._fail(one, _disk_error(err, one))
+                self._plan.stats.fail(one.blob.name, _disk_error(err, one))
                 continue
             self._active[one.blob.name] = file
-            if not file.requests:
-                self._end(file)
+            self._check_end(file)
             for number, request in enumerate(file.requests):
                 if file.error is not None:  # what is left of it is not asked for
                     file.outstanding -= len(file.requests) - number
-                    if file.outstanding == 0:
-                        self._end(file)
+                    self._check_end(file)
                     break
                 yield request
 
@@ -192,18 +187,18 @@ class _Download:
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
         file = self._active[request.blob.name]
         file.finish(request, md5)
-        if file.outstanding == 0:
-            self._end(file)
+        self._check_end(file)
 
     def fail(self, request: FetchRequest, error: HimlError) -> None:
         file = self._active[request.blob.name]
-        file.fail(error)
-        if file.outstanding == 0:
-            self._end(file)
+        file.outstanding -= 1
+        file.error = file.error or error
+        self._check_end(file)
 
-    def _end(self, file: PartialFile | BufferedFile) -> None:
-        self._complete.append(file)
-        self._settle(wait=False)
+    def _check_end(self, file: PartialFile) -> None:
+        if file.outstanding == 0:
+            self._complete.append(file)
+            self._settle(wait=False)
 
     def _settle(self, *, wait: bool) -> None:
         files, self._complete = self._complete, []
@@ -212,52 +207,49 @@ class _Download:
                 self._complete.append(file)
                 continue
             if file.error is None:
-                self._check_and_land(file)
+                try:
+                    self._check_and_land(file)
+                except OSError as err:
+                    file.error = _disk_error(err, file.planned)
             if file.error is not None:
                 self._give_up(file)
             else:
                 del self._active[file.planned.blob.name]
 
-    def _check_and_land(self, file: PartialFile | BufferedFile) -> None:
-        """Sets `file.error` where that fails."""
-        blob = file.planned.blob
-        try:
-            md5 = file.md5()
-            expected = None if md5 is None else file.service_md5 or blob.md5 or self._store.md5(blob)
-            if expected is not None and expected != md5:
-                file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} tries.")
-            else:
-                self._land(file, md5, is_verified=expected is not None or blob.size == 0)
-        except OSError as err:
-            file.error = _disk_error(err, file.planned)
-
-    def _land(self, file: PartialFile | BufferedFile, md5: bytes | None, *, is_verified: bool) -> None:
-        planned = file.planned
+    def _check_and_land(self, file: PartialFile) -> None:
+        """Sets `file.error` where its bytes are not those of the blob. Raises OSError."""
+        planned, stats, md5 = file.planned, self._plan.stats, file.md5()
+        blob = planned.blob
+        expected = None if md5 is None else file.service_md5 or blob.md5 or self._store.md5(blob)
+        if expected is not None and expected != md5:
+            file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} tries.")
+            return
         if not planned.may_replace and os.path.lexists(planned.path):
             is_same = md5 is not None and os.path.isfile(planned.path) and md5_of(planned.path) == md5
             file.discard()
             if not is_same:
-                self._stats.differing.append(planned.target)
+                stats.differing.append(planned.target)
                 return
-            self._stats.skipped += 1
-            status = os.stat(planned.path)
+            stats.skipped += 1
         else:
-            status = file.land()
-            self._stats.files += 1
-            self._stats.bytes += file.received
-        self._stats.unverified += not is_verified and not planned.blob.name.startswith(self._request.logs)
-        source, etag = self._plan.source(planned.blob), planned.blob.etag
-        self._state.record(FetchedFile(planned.target, source, etag, status.st_size, status.st_mtime_ns, md5))
-        self._notify(Finished(planned.blob.name))
+            file.land()
+            stats.files += 1
+            stats.bytes += file.received
+        is_verified = expected is not None or blob.size == 0 or blob.name.startswith(self._plan.request.logs)
+        stats.unverified += not is_verified
+        status, source = os.stat(planned.path), self._plan.source(blob)
+        found = FetchedFile(planned.target, source, blob.etag, status.st_size, status.st_mtime_ns, md5)
+        self._plan.state.record(found)
+        self._notify(Finished(blob.name))
 
-    def _give_up(self, file: PartialFile | BufferedFile) -> None:
+    def _give_up(self, file: PartialFile) -> None:
         """Try the file again from its beginning where that may help; else it failed."""
-        planned, name = file.planned, file.planned.blob.name
+        planned, name, fail = file.planned, file.planned.blob.name, self._plan.stats.fail
         error = file.error or ServiceFailed(f"'{name}' did not arrive.")
         del self._active[name]
         if not isinstance(error, (IntegrityFailed, BlobChanged)):
             file.suspend()
-            self._fail(planned, error)
+            fail(name, error)
             return
         file.discard()
         blob: BlobInfo | None = planned.blob
@@ -268,15 +260,11 @@ class _Download:
                 hint="Run the command again when nothing writes to it.",
             )
         if blob is None:
-            self._fail(planned, NotFound(f"'{name}' was removed while it was fetched."))
+            fail(name, NotFound(f"'{name}' was removed while it was fetched."))
         elif planned.attempts + 1 < ATTEMPTS:
             self._again.append(replace(planned, blob=blob, attempts=planned.attempts + 1))
         else:
-            self._fail(planned, error)
-
-    def _fail(self, planned: PlannedFile, error: HimlError) -> None:
-        self._stats.fail(planned.blob.name, error)
-        self._folder.note_missing(planned.path)
+            fail(name, error)
 
 
 def _disk_error(err: OSError, planned: PlannedFile) -> DiskFailed:
@@ -285,3 +273,156 @@ def _disk_error(err: OSError, planned: PlannedFile) -> DiskFailed:
     if isinstance(error, DiskFull):
         raise error from err
     return error
+
+
+class PartialFile:
+    """One file on its way in: it is written beside its final place, at the offsets that the bytes belong to. OSErrors
+    come out as they are.
+
+    `received` counts bytes, without those of an earlier transfer; `outstanding` the requests that have not ended.
+    """
+
+    def __init__(self, planned: PlannedFile, source: str, state: TransferState, digests: DigestThread | None) -> None:
+        blob = planned.blob
+        self.planned = planned
+        self.error: HimlError | None = None
+        self.service_md5: bytes | None = None
+        self.received = 0
+        self._part = state.part_of(planned.path)
+        self._state = state
+        self._identity = f"{source}\n{blob.etag}\n{blob.size}"
+        self._digests = digests
+        self._descriptor = -1
+        self._positions: dict[int, int] = {}  # by the beginnings of requests: up to where their bytes came
+        self._is_resumable = blob.size > SMALL
+        self._comes_in_pieces = blob.size > LARGE
+        self._small_md5 = None if digests is None or self._is_resumable else hashlib.md5(usedforsecurity=False)
+        self._digest: FileDigest | None = None
+        self._done = self._resumed() if self._is_resumable else []
+        missing: Iterable[tuple[int, int]] = _gaps(self._done, blob.size)
+        if self._comes_in_pieces:
+            missing = (piece for start, stop in missing for piece in _pieces(start, stop, blob.size))
+        checked_each = CHECKED if digests is not None and blob.md5 is None else 0
+        self.requests = [FetchRequest(blob, start, stop - start, checked_each) for start, stop in missing]
+        self.outstanding = len(self.requests)
+        if self._done:
+            self._follow()
+
+    def _resumed(self) -> list[tuple[int, int]]:
+        """What an earlier transfer left of exactly this blob; else the partial file is begun anew."""
+        if os.path.lexists(self._part):
+            status = os.lstat(self._part)
+            is_file = stat.S_ISREG(status.st_mode)  # else a link that somebody put there
+            ranges = self._state.ranges(self.planned.target, self._identity) if self.planned.blob.etag else []
+            if ranges and is_file and status.st_size <= self.planned.blob.size:
+                if not self._comes_in_pieces:
+                    ranges = [(0, status.st_size)]
+                return [(start, stop) for start, stop in ranges if start < stop <= status.st_size]
+            os.unlink(self._part)
+        self._state.begin_part(self.planned.target, self._identity)
+        return []
+
+    def _follow(self) -> None:
+        if self._digests is not None and self._digest is None:
+            self._digest = self._digests.follow(self._part, self.planned.blob.size)
+            for start, stop in self._done:
+                self._digest.written(start, stop)
+
+    def _open(self) -> None:
+        if self._is_resumable:
+            self._descriptor = os.open(self._part, OPEN_FLAGS, 0o666)
+            self._follow()
+        else:
+            self._descriptor = open_new(self._part)
+
+    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        position, end = self._positions.get(request.offset, request.offset), offset + len(data)
+        if offset != position or end > request.offset + request.length:
+            self.error = IntegrityFailed(f"'{request.blob.name}' came with other bytes than were asked for.")
+            return
+        if self._descriptor < 0:
+            self._open()
+        if self._is_resumable:
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+        write_all(self._descriptor, data)
+        self._positions[request.offset] = end
+        self.received += len(data)
+        if self._small_md5 is not None:
+            self._small_md5.update(data)
+        elif self._digest is not None:
+            self._digest.written(request.offset, end)
+
+    def finish(self, request: FetchRequest, md5: bytes | None) -> None:
+        """*request* is complete, as the store says; `error` is set when it is not."""
+        self.outstanding -= 1
+        stop = request.offset + request.length
+        if self._positions.get(request.offset, request.offset) != stop:
+            self.error = self.error or IntegrityFailed(f"'{request.blob.name}' came without its end.")
+            return
+        self.service_md5 = md5 or self.service_md5
+        if self._comes_in_pieces and self.error is None:
+            self._state.add_range(self.planned.target, self._identity, request.offset, stop)
+
+    @property
+    def is_digested(self) -> bool:
+        return self._digest is None or self._digest.is_ready
+
+    def md5(self) -> bytes | None:
+        """MD5 of what arrived (None when it is not computed); waits for the thread."""
+        if self._digest is not None:
+            return self._digest.result()
+        return None if self._small_md5 is None else self._small_md5.digest()
+
+    def land(self) -> None:
+        if self._descriptor < 0 and not self._is_resumable:
+            self._open()  # an empty file
+        self._close()
+        os.replace(self._part, self.planned.path)
+        if self._is_resumable:
+            self._state.forget_part(self.planned.target)
+
+    def suspend(self) -> None:
+        """Stop here: a large file can be resumed from what there is."""
+        if not self._is_resumable or not self._state.is_kept:
+            self.discard()
+            return
+        self._close()
+        if self._comes_in_pieces:
+            for start, stop in self._positions.items():
+                self._state.add_range(self.planned.target, self._identity, start, stop)
+
+    def discard(self) -> None:
+        self._close()
+        if os.path.lexists(self._part):
+            os.unlink(self._part)
+        if self._is_resumable:
+            self._state.forget_part(self.planned.target)
+
+    def _close(self) -> None:
+        """From here on the file can be renamed and removed."""
+        if self._digest is not None:
+            self._digest.cancel()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _gaps(done: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """What of 0 to *size* lies in none of the ranges *done*, which are in order."""
+    position = 0
+    for start, stop in done:
+        if start > position:
+            yield position, start
+        position = max(position, stop)
+    if position < size:
+        yield position, size
+
+
+def _pieces(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """What lies between *start* and *stop* of a file of *size* bytes, in pieces: short, longer, short again; all of
+    them at most some `MOST_PIECES`."""
+    least = PIECE * max(1, -(-size // (PIECE * MOST_PIECES)))
+    while start < stop:
+        length = max(least, min(start // GROWTH, (size - start) // DECLINE, LONGEST_PIECE))
+        yield start, min(start + length, stop)
+        start += length

@@ -45,7 +45,7 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     if not windows and PLAIN.fullmatch(name):
         return parts
     for part in parts:
-        reason = _unsafe(part) or (windows and _unsafe_on_windows(part))
+        reason = _unsafe(part, windows)
         if reason:
             raise UnsafeName(reason)
     if DRIVE.fullmatch(parts[0]):
@@ -53,7 +53,7 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     return parts
 
 
-def _unsafe(part: str) -> str:
+def _unsafe(part: str, windows: bool) -> str:
     if part == "":
         return "it is absolute, or has an empty folder name in it"
     if any(piece in (".", "..") for piece in part.split("\\")):
@@ -65,19 +65,17 @@ def _unsafe(part: str) -> str:
     if any(unicodedata.category(sign) == "Cc" for sign in part):
         return "it has control characters in it"
     try:
-        size = len(part.encode("utf-8", "surrogateescape"))
+        if len(part.encode("utf-8", "surrogateescape")) > LONGEST:
+            return f"a part of it is longer than {LONGEST} bytes"
     except UnicodeEncodeError:
         return "it is not valid Unicode"
-    return f"a part of it is longer than {LONGEST} bytes" if size > LONGEST else ""
-
-
-def _unsafe_on_windows(part: str) -> str:
-    if WINDOWS_SIGNS & set(part):
+    if windows and WINDOWS_SIGNS & set(part):
         return "it has signs in it that Windows does not allow"
-    if part.endswith((".", " ")):
+    if windows and part.endswith((".", " ")):
         return "a part of it ends in a dot or a space, which Windows drops"
-    is_device = part.split(".")[0].rstrip(" ").casefold() in WINDOWS_DEVICES
-    return "it is the name of a device on Windows" if is_device else ""
+    if windows and part.split(".")[0].rstrip(" ").casefold() in WINDOWS_DEVICES:
+        return "it is the name of a device on Windows"
+    return ""
 
 
 def part_name(base: str, mark: str) -> str:

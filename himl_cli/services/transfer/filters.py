@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import islice
 
 from himl_cli.core.blobs import BlobInfo, ListedFile
 from himl_cli.core.errors import BadUsage, NotFound
@@ -38,7 +39,7 @@ class Filters:
     def admit(self, name: str) -> bool:
         """Whether the globs let *name* through. Raises BadUsage for a glob that cannot be read."""
         include, exclude = self._globs
-        return (not self.include or include.matches(name)) and not exclude.matches(name)
+        return (not self.include or include.matches(name)) and not (self.exclude and exclude.matches(name))
 
     def select(self, store: BlobStore) -> Iterator[BlobInfo]:
         """The blobs that are meant, sorted by name, fetched as they are consumed. Raises NotFound when there are none
@@ -71,8 +72,7 @@ class Globs:
     be read."""
 
     def __init__(self, globs: Sequence[str]) -> None:
-        self._globs = globs
-        self._parts: list[list[str]] = []
+        self._parts: list[list[str]] = []  # of each glob, the last one first
         for glob in globs:
             if len(glob) > LONGEST_GLOB:
                 raise BadUsage(f"A glob has {len(glob):,} characters, and {LONGEST_GLOB:,} is the most.")
@@ -84,29 +84,25 @@ class Globs:
             parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
             if parts[-1] == "**":
                 parts.append("*")
-            self._parts.append(parts if glob.startswith("/") else ["**", *parts])
+            self._parts.append([*reversed(parts), *([] if glob.startswith("/") else ["**"])])
 
     def matches(self, name: str) -> bool:
-        """Raises BadUsage for a glob that cannot be read."""
         parts = name.split("/")
-        try:
-            return any(_matches(glob, parts) for glob in self._parts)
-        except re.error as err:
-            globs = ", ".join(glob for glob in self._globs if "[" in glob)
-            raise BadUsage(f"Not a glob: {globs} ({err.msg}).", hint="A set of characters reads [a-c].") from err
+        return any(_matches(glob, parts) for glob in self._parts)
 
 
 def _matches(glob: Sequence[str], name: Sequence[str]) -> bool:
-    """Whether the parts of a name are those of a glob, in a time that grows with the product of their numbers only."""
-    reached = {0}  # numbers of parts of the name that the glob's parts so far can take up
+    """Whether the parts of a name are those of a glob, whose last one is the first of *glob*: most names fail at that.
+    The time grows with the product of their numbers only."""
+    reached = {len(name)}  # numbers of parts of the name that the rest of the glob has to take up
     for part in glob:
         if part == "**":
-            reached = set(range(min(reached), len(name) + 1))
+            reached = set(range(max(reached) + 1))
         else:
-            reached = {number + 1 for number in reached if number < len(name) and fnmatchcase(name[number], part)}
+            reached = {number - 1 for number in reached if number > 0 and fnmatchcase(name[number - 1], part)}
         if not reached:
             return False
-    return len(name) in reached
+    return 0 in reached
 
 
 def literal(name: str) -> str:
@@ -120,22 +116,13 @@ def list_files(store: BlobStore, filters: Filters, *, run: str = "") -> Iterator
 
 
 def _existing_names(store: BlobStore, prefix: str) -> str:
-    """A hint with the nearest existing prefix, or the top-level folders."""
     from difflib import get_close_matches
 
-    tops: dict[str, None] = {}
-    folders: dict[str, None] = {}
-    count = 0
-    for page in store.list():
-        for blob in page:
-            top, slash, _ = blob.name.partition("/")
-            tops[top + slash] = None
-            folders[blob.name.rpartition("/")[0] or blob.name] = None
-        count += len(page)
-        if count >= READ_FOR_HINT:
-            break
-    if not tops:
+    names = [*islice((blob.name for page in store.list() for blob in page), READ_FOR_HINT)]
+    if not names:
         return "It holds no files at all."
+    tops = [*dict.fromkeys(re.sub("/.*", "/", name, flags=re.DOTALL) for name in names)]
+    folders = dict.fromkeys(name.rpartition("/")[0] or name for name in names)
     near = get_close_matches(prefix.rstrip("/"), [*folders, *tops], n=1)
     suggestion = f"Did you mean '{near[0]}'? " if near else ""
-    return f"{suggestion}There is: {', '.join([*tops][:SHOWN])}{', ...' if len(tops) > SHOWN else ''}"
+    return f"{suggestion}There is: {', '.join(tops[:SHOWN])}{', ...' if len(tops) > SHOWN else ''}"

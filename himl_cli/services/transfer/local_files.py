@@ -7,7 +7,6 @@ import os
 import threading
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed
 
@@ -44,12 +43,6 @@ def open_new(path: str) -> int:
         return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
 
 
-def write_at(descriptor: int, offset: int, data: bytes) -> None:
-    """Write all of *data* at *offset*. Raises OSError."""
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    write_all(descriptor, data)
-
-
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all of *data* where the descriptor stands. Raises OSError."""
     written = os.write(descriptor, data)
@@ -58,7 +51,6 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def md5_of(path: str | Path) -> bytes:
-    """MD5 of the file. Raises OSError."""
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb", buffering=0) as source:
         piece = source.read(SMALL_READ)
@@ -71,38 +63,20 @@ def md5_of(path: str | Path) -> bytes:
     return digest.digest()
 
 
-class Latch:
-    """Set once, by one thread at a time, and waited for. Ctrl-C that strikes within it holds up nobody, unlike within
-    an `Event`."""
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._closed = threading.Lock()
-        self._closed.acquire()
-
-    def is_set(self) -> bool:
-        return self._is_set
-
-    def set(self) -> None:
-        if not self._is_set:
-            self._is_set = True
-            self._closed.release()
-
-    def wait(self) -> None:
-        with self._closed:
-            pass
-
-
 class FileDigest:
     """The MD5 of one file that is being written. It is read back from the file, so what is checked is what lies
-    there."""
+    there.
+
+    `is_ready` is set once, by one thread at a time. Ctrl-C that strikes within that holds up nobody, unlike within an
+    `Event`.
+    """
 
     def __init__(self, path: str, size: int, queue: SimpleQueue[FileDigest | None]) -> None:
         self.path = path
         self.size = size
         self.position = 0
-        self.ready = Latch()
-        self.cancelled = False
+        self.is_ready = False
+        self._is_cancelled = False
         self._queue = queue
         self._front = 0  # where the last part begins that is there without a gap before it
         self._ends: dict[int, int] = {}
@@ -110,17 +84,19 @@ class FileDigest:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._error: OSError | None = None
         self._reading = threading.Lock()
+        self._unready = threading.Lock()  # until it is ready
+        self._unready.acquire()
 
     def written(self, start: int, stop: int) -> None:
         """The file holds its bytes from *start*, where one of its parts begins, to *stop*."""
         if stop > start:
             self._ends[start] = stop
-        there = self.available()
+        there = self._available()
         if not self._is_queued and (there >= self.size or there - self.position >= CHUNK):
             self._is_queued = True
             self._queue.put(self)
 
-    def available(self) -> int:
+    def _available(self) -> int:
         """Up to where the file is there without a gap. Goes on from where it was the last time, so that many parts cost
         no more than few."""
         front = self._front
@@ -131,28 +107,34 @@ class FileDigest:
         return stop
 
     def result(self) -> bytes:
-        """The MD5 once `ready` is set. Raises OSError when the file could not be read."""
-        self.ready.wait()
+        """The MD5 once it is ready. Raises OSError when the file could not be read."""
+        with self._unready:
+            pass
         if self._error is not None:
             raise self._error
         return self._md5.digest()
 
     def cancel(self) -> None:
         """The file may go: once this returns, the thread does not have it open."""
-        self.cancelled = True
+        self._is_cancelled = True
         with self._reading:
-            self.ready.set()
+            self._set_ready()
+
+    def _set_ready(self) -> None:
+        if not self.is_ready:
+            self.is_ready = True
+            self._unready.release()
 
     def catch_up(self, buffer: memoryview) -> None:
         """Digest what is there, by way of *buffer*; called on the thread."""
         self._is_queued = False
         with self._reading:
-            if self.ready.is_set():
+            if self.is_ready:
                 return
             try:
                 with open(self.path, "rb", buffering=0) as source:
                     source.seek(self.position)
-                    while not self.cancelled and self.position < (stop := self.available()):
+                    while not self._is_cancelled and self.position < (stop := self._available()):
                         length = source.readinto(buffer[: stop - self.position])
                         if not length:
                             raise OSError(f"'{self.path}' is shorter than what was written to it")
@@ -161,23 +143,19 @@ class FileDigest:
             except OSError as err:
                 self._error = err
             if self._error is not None or self.position >= self.size:
-                self.ready.set()
+                self._set_ready()
 
 
 class DigestThread:
-    """The thread, for as long as a transfer runs. Leaving cancels what is not ready."""
+    """The thread, until it is closed."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[FileDigest | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._last: set[FileDigest] = set()
 
-    def __enter__(self) -> DigestThread:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Cancel what is not ready."""
         for digest in self._last:
             digest.cancel()
         if self._thread is not None:
@@ -191,7 +169,7 @@ class DigestThread:
             thread.start()  # Ctrl-C may strike here: only a thread that runs is waited for
             self._thread = thread
         digest = FileDigest(path, size, self._queue)
-        self._last = {known for known in self._last if not known.ready.is_set()} | {digest}
+        self._last = {known for known in self._last if not known.is_ready} | {digest}
         return digest
 
     def _work(self) -> None:

@@ -17,31 +17,28 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.files import RANKS_NAME, STATE_NAME, cache_of
+from himl_cli.core.files import cache_of
 from himl_cli.core.processes import is_held
 from himl_cli.services.transfer.file_names import folded, part_name, short_hash
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-VERSION = 1
+VERSION = 2
 OWN = 2  # `clean` of the rows that this transfer writes; 1 once it ended, 0 when it never did
 FLUSH_ROWS = 500
 FLUSH_SECONDS = 0.5
 MARK_SIGNS = 8
-STATE = "state.db"
 KEPT_DAYS = 30
-"""How long the state of a folder is kept that cannot be seen from here: its disk is not there, or it is another
-machine's."""
+"""How long the state of a folder is kept that cannot be seen from here: it is gone, its disk is not there, or it is
+another machine's."""
 SCHEMA = """
 CREATE TABLE files (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER, mtime_ns INTEGER,
     md5 BLOB, clean INTEGER) WITHOUT ROWID;
-CREATE TABLE parts (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER) WITHOUT ROWID;
-CREATE TABLE ranges (target BLOB, start INTEGER, stop INTEGER, PRIMARY KEY (target, start)) WITHOUT ROWID;
+CREATE TABLE ranges (target BLOB, start INTEGER, stop INTEGER, blob BLOB, PRIMARY KEY (target, start)) WITHOUT ROWID;
 """
 
 _reported: set[str] = set()
@@ -77,30 +74,25 @@ class TransferState:
         self._flushed = time.monotonic()
         self._lock: BaseFileLock | None = None
         self.is_kept = True
-        for end in (".db", ".db-wal", ".db-shm", ".db-journal", ".lock"):  # what earlier versions left in the folder
-            with suppress(OSError):
-                os.unlink(folder / f"{STATE_NAME}{end}")
-        shutil.rmtree(folder / RANKS_NAME, ignore_errors=True)
         try:
-            place = _CacheEntry.of(folder)
-            self.mark = place.mark
-            self._lock = _locked(place, folder, say)
-            self._connection = _opened(place.entry / STATE)
-        except (BadUsage, DiskFailed, OSError, sqlite3.OperationalError) as err:
-            self._release()
-            self.mark = uuid.uuid4().hex[:MARK_SIGNS]  # nobody else's partial files
+            entry = _CacheEntry.of(folder)
+            self._mark = short_hash(f"{entry.host}\n{entry.path.parent}")[:MARK_SIGNS]
+            self._lock = _locked(entry, folder, say)
+            self._connection = _opened(entry.state)
+        except BaseException as err:
+            if self._lock is not None:
+                self._lock.release()
+            if not isinstance(err, (BadUsage, DiskFailed, OSError, sqlite3.OperationalError)):
+                raise
+            self._lock = None
+            self._mark = uuid.uuid4().hex[:MARK_SIGNS]  # nobody else's partial files
             self._connection = _connect(":memory:")
             self._give_up(err)
-        except BaseException:
-            self._release()
-            raise
 
     def __enter__(self) -> TransferState:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """The command comes to an end, well or not: what was recorded holds."""
         try:
             self.flush()
@@ -108,22 +100,18 @@ class TransferState:
                 self._connection.execute("UPDATE files SET clean = 1 WHERE clean = ?", (OWN,))
         finally:
             self._connection.close()
-            self._release()
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
     def part_of(self, path: str) -> str:
         """The partial file of the one at *path*. Whoever does not share this state has other names."""
         folder, base = os.path.split(path)
-        return os.path.join(folder, part_name(base, self.mark))
+        return os.path.join(folder, part_name(base, self._mark))
 
     def find(self, target: str) -> FetchedFile | None:
-        for row in self._rows(
-            "SELECT source, etag, size, mtime_ns, md5, clean FROM files WHERE target = ?", _key(target)
-        ):
-            return FetchedFile(target, _text(row[0]), row[1], row[2], row[3], row[4], row[5] == 1)
+        statement = "SELECT source, etag, size, mtime_ns, md5, clean FROM files WHERE target = ?"
+        for source, etag, size, mtime_ns, md5, clean in self._rows(statement, _key(target)):
+            return FetchedFile(target, _text(source), etag, size, mtime_ns, md5, clean == 1)
         return None
 
     def record(self, file: FetchedFile) -> None:
@@ -140,40 +128,33 @@ class TransferState:
             rows,
         )
 
-    def begin_part(self, target: str, source: str, etag: str, size: int) -> None:
-        """Say what the partial file of *target* holds, before its first byte."""
+    def begin_part(self, target: str, blob: str) -> None:
+        """The partial file of *target* holds bytes of what *blob* identifies, none so far."""
         self.forget_part(target)
-        self._write(
-            "INSERT INTO parts (target, source, etag, size) VALUES (?,?,?,?)",
-            [(_key(target), _key(source), etag, size)],
-        )
-
-    def has_part(self, target: str, source: str, etag: str, size: int) -> bool:
-        """Whether the partial file of *target* holds bytes of exactly this blob."""
-        rows = self._rows("SELECT source, etag, size FROM parts WHERE target = ?", _key(target))
-        return etag != "" and rows == [(_key(source), etag, size)]
+        self.add_range(target, blob, 0, 0)
 
     def forget_part(self, target: str) -> None:
-        for table in ("parts", "ranges"):
-            self._write(f"DELETE FROM {table} WHERE target = ?", [(_key(target),)])
+        self._write("DELETE FROM ranges WHERE target = ?", [(_key(target),)])
 
-    def add_range(self, target: str, start: int, stop: int) -> None:
-        self._write("INSERT OR REPLACE INTO ranges (target, start, stop) VALUES (?,?,?)", [(_key(target), start, stop)])
+    def add_range(self, target: str, blob: str, start: int, stop: int) -> None:
+        row = (_key(target), start, stop, _key(blob))
+        self._write("INSERT OR REPLACE INTO ranges (target, start, stop, blob) VALUES (?,?,?,?)", [row])
 
-    def ranges(self, target: str) -> list[tuple[int, int]]:
-        """The parts of the file that arrived whole, in order."""
-        return self._rows("SELECT start, stop FROM ranges WHERE target = ? ORDER BY start", _key(target))
+    def ranges(self, target: str, blob: str) -> list[tuple[int, int]]:
+        """The ranges of exactly this *blob* that the partial file of *target* holds, in order; none where it was not
+        begun for it."""
+        rows = self._rows("SELECT start, stop, blob FROM ranges WHERE target = ? ORDER BY start", _key(target))
+        return [(start, stop) for start, stop, other in rows if other == _key(blob)]
 
     def claim(self, target: str, spelling: str) -> str | None:
         """Claim *spelling* for *target* while this transfer runs; gives the other target that claimed it before. Raises
         DiskFailed."""
+        execute = self._connection.execute
         try:
-            self._connection.execute(
-                "CREATE TEMP TABLE IF NOT EXISTS claims (spelling BLOB PRIMARY KEY, target BLOB) WITHOUT ROWID"
-            )
-            for row in self._connection.execute("SELECT target FROM claims WHERE spelling = ?", (_key(spelling),)):
-                return _text(row[0])
-            self._connection.execute("INSERT INTO claims VALUES (?,?)", (_key(spelling), _key(target)))
+            execute("CREATE TEMP TABLE IF NOT EXISTS claims (spelling BLOB PRIMARY KEY, target BLOB) WITHOUT ROWID")
+            for (other,) in execute("SELECT target FROM claims WHERE spelling = ?", (_key(spelling),)):
+                return _text(other)
+            execute("INSERT INTO claims VALUES (?,?)", (_key(spelling), _key(target)))
         except sqlite3.Error as err:
             raise DiskFailed(
                 f"Cannot compare the names of files: {err}.", hint="Is there room for temporary files?"
@@ -202,7 +183,6 @@ class TransferState:
             self._give_up(err)
 
     def _give_up(self, err: Exception) -> None:
-        """Remember nothing from here on."""
         self.is_kept = False
         text = f"What is fetched is not remembered, since himl's cache cannot be used: {err}"
         if text not in _reported:
@@ -212,15 +192,14 @@ class TransferState:
 
 @dataclass(frozen=True, slots=True)
 class _CacheEntry:
-    """Where the cache *top* has the state of the folder *target*, a real path.
+    """The folder *path* of the cache that has the state of the folder *target*, a real path.
 
     *host* is empty where the target is on the same disk as the cache: whoever shares the one shares the other.
     Elsewhere two machines with one home may have different folders of this name.
     """
 
-    top: Path
+    path: Path
     target: str
-    device: int
     host: str
 
     @classmethod
@@ -228,67 +207,48 @@ class _CacheEntry:
         """Raises BadUsage for a user without a home, DiskFailed, OSError."""
         top = cache_of("transfers", "to remember in what was fetched", "")
         target = os.path.realpath(folder)
-        device = os.stat(target).st_dev
-        return cls(top, target, device, "" if device == os.stat(top).st_dev else platform.node())
-
-    @property
-    def entry(self) -> Path:
-        other = self.target.swapcase()
-        one_spelling = (
-            folded(self.target) if os.path.exists(other) and os.path.samefile(self.target, other) else self.target
-        )
-        return self.top / short_hash(f"{self.host}\n{one_spelling}")
-
-    @property
-    def mark(self) -> str:
-        return short_hash(f"{self.host}\n{self.top}")[:MARK_SIGNS]
+        other = target.swapcase()
+        host = "" if os.stat(target).st_dev == os.stat(top).st_dev else platform.node()
+        one_spelling = folded(target) if os.path.exists(other) and os.path.samefile(target, other) else target
+        return cls(top / short_hash(f"{host}\n{one_spelling}"), target, host)
 
     @classmethod
-    def written_in(cls, entry: Path) -> _CacheEntry | None:
-        """What `write` left in *entry*; None where nothing can be read."""
+    def read(cls, path: Path) -> _CacheEntry | None:
+        """What `write` left in *path*; None where nothing can be read."""
         try:
-            host, device, target = (entry / "target").read_bytes().split(b"\n", 2)
-            return cls(entry.parent, os.fsdecode(target), int(device), os.fsdecode(host))
+            host, target = (path / "target").read_bytes().split(b"\n", 1)
+            return cls(path, os.fsdecode(target), os.fsdecode(host))
         except (OSError, ValueError):
             return None
 
+    @property
+    def state(self) -> Path:
+        return self.path / "state.db"
+
     def write(self) -> None:
         """Say in the entry whose it is, and that it is used now. Raises OSError."""
-        for path in (self.entry / "target", self.entry / STATE):
+        for path in (self.path / "target", self.state):
             path.touch(mode=0o600)
-        (self.entry / "target").write_bytes(os.fsencode(f"{self.host}\n{self.device}\n{self.target}"))
+        (self.path / "target").write_bytes(os.fsencode(f"{self.host}\n{self.target}"))
 
-    def is_gone(self, used: float) -> bool:
-        """Whether the target is not there any more: where its disk is there as well, or nobody asked for it since
-        `KEPT_DAYS`."""
-        is_old = used < time.time() - KEPT_DAYS * 24 * 3600
-        if self.host not in ("", platform.node()):
-            return is_old
-        if os.path.lexists(self.target):
-            return False
-        above = os.path.dirname(self.target)
-        while not os.path.lexists(above):
-            above = os.path.dirname(above)
-        return is_old or os.stat(above).st_dev == self.device
-
-
-def mark_of(folder: Path) -> str:
-    """What the names of partial files in *folder* have in them. Raises BadUsage, DiskFailed, OSError."""
-    return _CacheEntry.of(folder).mark
+    def is_gone(self) -> bool:
+        """Whether the target cannot be seen from here, and nobody asked for it since `KEPT_DAYS`. Raises OSError."""
+        is_here = self.host in ("", platform.node()) and os.path.lexists(self.target)
+        return not is_here and (self.path / "target").stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600
 
 
 def targets() -> Iterator[Path]:
     """The folders that something is remembered of, as they are called here. Raises BadUsage for a user without a home,
     DiskFailed."""
-    for entry in cache_of("transfers", "to remember in what was fetched", "").iterdir():
-        place = _CacheEntry.written_in(entry)
-        if place is not None and place.host in ("", platform.node()):
-            yield Path(place.target)
+    for path in cache_of("transfers", "to remember in what was fetched", "").iterdir():
+        entry = _CacheEntry.read(path)
+        if entry is not None and entry.host in ("", platform.node()):
+            yield Path(entry.target)
 
 
 def has_fetched_files(folder: Path) -> bool:
     """Whether any file in *folder* is as it was fetched, or is being fetched now."""
-    state = _CacheEntry.of(folder).entry / STATE
+    state = _CacheEntry.of(folder).state
     if not state.exists():
         return False
     with closing(sqlite3.connect(state, timeout=0)) as connection:
@@ -305,33 +265,30 @@ def has_fetched_files(folder: Path) -> bool:
             return False
 
 
-def _locked(place: _CacheEntry, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
-    """The lock of the place, whose entry is made where there is none. Raises OSError.
+def _locked(entry: _CacheEntry, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
+    """The lock of *entry*, which is made where there is none. Raises OSError.
 
     An entry is made, taken and removed only by whoever has the whole cache for that moment: so nobody takes the lock of
     one that is removed.
     """
     from filelock import FileLock, Timeout
 
-    is_said = False
+    top, is_said = entry.path.parent, False
     while True:
-        with FileLock(place.top / ".himl-lock", mode=0o600):
-            if place.top not in _cleaned:
-                _cleaned.add(place.top)
-                for entry in place.top.iterdir():  # the states of folders that are no longer there
+        with FileLock(top / ".himl-lock", mode=0o600):
+            if top not in _cleaned:
+                _cleaned.add(top)
+                for path in top.iterdir():  # the states of folders that are no longer there
                     with suppress(OSError):
-                        other = _CacheEntry.written_in(entry)
-                        is_gone = other is not None and other.is_gone((entry / "target").stat().st_mtime)
-                        if is_gone and not is_held(entry / "lock"):
-                            shutil.rmtree(entry)
-            place.entry.mkdir(mode=0o700, exist_ok=True)
-            lock = FileLock(place.entry / "lock", mode=0o600)
-            try:
+                        other = _CacheEntry.read(path)
+                        if other is not None and other.is_gone() and not is_held(path / "lock"):
+                            shutil.rmtree(path)
+            entry.path.mkdir(mode=0o700, exist_ok=True)
+            lock = FileLock(entry.path / "lock", mode=0o600)
+            with suppress(Timeout):
                 lock.acquire(timeout=0)
-                place.write()
+                entry.write()
                 return lock
-            except Timeout:
-                pass
         if not is_said:
             say(f"Another himl is writing to '{folder}'; waiting for it.")
             is_said = True
@@ -339,7 +296,6 @@ def _locked(place: _CacheEntry, folder: Path, say: Callable[[str], None]) -> Bas
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """Raises OSError, sqlite3.OperationalError."""
     try:
         return _connect(path)
     except sqlite3.OperationalError:  # it says nothing about the content

@@ -10,11 +10,11 @@ import platformdirs
 import pytest
 
 from himl_cli.core.events import Event, Finished, ignore
-from himl_cli.services.checkpoints.fetch import ChosenFiles
 from himl_cli.services.montage.dataset import SlideFolder, open_stored
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
+from tests.listed_files import ListedFiles
 from tests.running import write_files
 
 KB = 1000
@@ -65,7 +65,7 @@ def store(folder: Path, tmp_path: Path) -> Iterator[BlobStore]:
 def listed(folder: Path, database: Database) -> BlobStore:
     """*folder* as it is now."""
     files = DatastoreFolder(folder, "lab", database)
-    return ChosenFiles(files, (blob for page in files.list() for blob in page))
+    return ListedFiles(files, (blob for page in files.list() for blob in page))
 
 
 @contextmanager

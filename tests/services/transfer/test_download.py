@@ -9,8 +9,7 @@ import pytest
 from himl_cli.core.blobs import BlobInfo, FetchRequest
 from himl_cli.core.errors import IntegrityFailed, NotAllowed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Moved, Planned
-from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.partial_files import LARGE, LONGEST_PIECE, MOST_PIECES, PIECE, SMALL, PartialFile
+from himl_cli.services.transfer.download import LARGE, LONGEST_PIECE, MOST_PIECES, PIECE, SMALL, PartialFile, download
 from himl_cli.services.transfer.plan import DownloadRequest, PlannedFile
 from himl_cli.services.transfer.state import TransferState
 from tests.services.transfer.arrived import files_in, numbers
@@ -131,14 +130,6 @@ def test_a_refusal_of_file_after_file_ends_the_transfer(tmp_path: Path) -> None:
     assert len(download(one_arrives, DownloadRequest(tmp_path / "one")).failed) == 199
     each_by_itself = MemoryStore(dict(files), broken={*files}, refusal="'{name}' is locked.")
     assert len(download(each_by_itself, DownloadRequest(tmp_path / "locked")).failed) == 200
-
-
-def test_folders_made_for_files_that_did_not_arrive_do_not_stay(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    (folder / "mine").mkdir(parents=True)
-    store = MemoryStore({"a/b/c": b"1", "a/d": b"2", "e/f/g": b"3", "mine/x": b"4"}, broken={"a/b/c", "e/f/g", "mine/x"})
-    download(store, DownloadRequest(folder))
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir()) == ["a", "mine"]
 
 
 def test_a_blob_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

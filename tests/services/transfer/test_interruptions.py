@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.partial_files import LARGE, PIECE, SMALL
+from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
 from himl_cli.services.transfer.plan import DownloadRequest
 from tests.services.transfer.arrived import files_in, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern

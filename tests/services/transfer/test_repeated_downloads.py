@@ -8,8 +8,7 @@ import pytest
 
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import TransferIncomplete
-from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.partial_files import LARGE, PIECE, SMALL
+from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
 from himl_cli.services.transfer.plan import DownloadRequest
 from tests.services.transfer.arrived import files_in, numbers, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern

@@ -15,8 +15,7 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.partial_files import LARGE, SMALL
+from himl_cli.services.transfer.download import LARGE, SMALL, download
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.state import KEPT_DAYS
@@ -58,13 +57,6 @@ def test_nothing_but_the_files_is_in_the_target_folder_after_an_end(tmp_path: Pa
     assert len(result.failed) == len(damage)
     assert [*transfers().glob("*/state.db")] != []
     assert [*meetings().rglob("outcome-1")] != []
-
-
-def test_what_earlier_versions_left_in_the_target_folder_goes(tmp_path: Path) -> None:
-    write_files(tmp_path, {"out/.himl-transfer.db": "x", "out/.himl-transfer.lock": "", "out/.himl-ranks/a/b/0-1": ""})
-    store = MemoryStore({**bodies(2)})
-    downloaded(store, tmp_path / "out")
-    assert names_in(tmp_path / "out") == store.bodies.keys()
 
 
 def test_all_ways_to_a_folder_share_its_state(tmp_path: Path) -> None:
@@ -151,22 +143,25 @@ print(download(MemoryStore({"a": b"1"}), DownloadRequest(Path(sys.argv[1]))).fil
 """
 
 
-def test_the_state_of_folders_that_are_gone_is_removed(tmp_path: Path) -> None:
+def test_the_state_of_folders_that_are_gone_for_long_is_removed(tmp_path: Path) -> None:
     def fetch(name: str) -> None:
         root = Path(__file__).parents[3]
         subprocess.run([sys.executable, "-c", FETCH, str(tmp_path / name)], cwd=root, check=True, stdout=subprocess.DEVNULL)
 
-    for name in ("stays", "gone", "unplugged", "elsewhere", "long ago"):
+    names = ("stays", "gone", "elsewhere", "gone long ago", "elsewhere long ago")
+    for name in names:
         fetch(name)
-    entries = {name: state_of(tmp_path / name).parent for name in ("stays", "gone", "unplugged", "elsewhere", "long ago")}
-    for name, host, device in (("unplugged", b"", b"1"), ("long ago", b"", b"1"), ("elsewhere", b"another-machine", b"1")):
-        (entries[name] / "target").write_bytes(b"\n".join([host, device, os.fsencode(tmp_path / name)]))
-    old = (entries["long ago"] / "target").stat().st_mtime - (KEPT_DAYS + 1) * 24 * 3600
-    os.utime(entries["long ago"] / "target", (old, old))
-    for name in ("gone", "unplugged", "long ago"):
-        shutil.rmtree(tmp_path / name)
+    entries = {name: state_of(tmp_path / name).parent for name in names}
+    for name, entry in entries.items():
+        if name.startswith("elsewhere"):
+            (entry / "target").write_bytes(b"another-machine\n" + os.fsencode(tmp_path / name))
+        if name.endswith("long ago") or name == "stays":
+            old = (entry / "target").stat().st_mtime - (KEPT_DAYS + 1) * 24 * 3600
+            os.utime(entry / "target", (old, old))
+        if name.startswith("gone"):
+            shutil.rmtree(tmp_path / name)
     fetch("new")
-    assert {name for name, entry in entries.items() if entry.exists()} == {"stays", "unplugged", "elsewhere"}
+    assert {name for name, entry in entries.items() if entry.exists()} == {"stays", "gone", "elsewhere"}
 
 
 def test_a_folder_that_was_downloaded_is_no_part_of_a_snapshot_and_one_made_anew_in_its_place_is(tmp_path: Path) -> None:
