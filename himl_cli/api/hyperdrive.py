@@ -11,13 +11,7 @@ from himl_cli.api.exceptions import WrongArgument
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.submission.search_space import (
-    AZURE_WORDS,
-    parse_early_stop,
-    parse_sampling,
-    points_of,
-    search_range,
-)
+from himl_cli.services.submission.sweeps import AZURE_WORDS, parse_early_stop, parse_sampling, points_of, search_range
 
 
 def space_of(given: Mapping[str, Any]) -> dict[str, SearchRange]:

@@ -19,9 +19,8 @@ from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
 from himl_cli.services.runs.details import sweep_outcome
 from himl_cli.services.runs.logs import watching
-from himl_cli.services.submission.entry import check_root
 from himl_cli.services.submission.environment import CONDA_NAMES
-from himl_cli.services.submission.prepare import prepare_job, submit_job
+from himl_cli.services.submission.prepare import check_root, prepare_job, submit_job
 from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from himl_cli.services.submission.wait import (
     follow_to_end,

@@ -152,7 +152,7 @@ def option_kinds() -> Mapping[str, str]:
     from himl_cli.core.sweeps import GOALS
     from himl_cli.render.output import Format
     from himl_cli.services.submission.request import CHOICES
-    from himl_cli.services.submission.search_space import SAMPLINGS
+    from himl_cli.services.submission.sweeps import SAMPLINGS
 
     return {
         **NAMED,

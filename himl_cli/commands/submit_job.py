@@ -34,16 +34,16 @@ from himl_cli.services.runs.logs import naming, watching
 from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
-from himl_cli.services.submission.pipeline_data import (
+from himl_cli.services.submission.pipelines import (
     bring_to_steps,
     check_cluster,
     naming_pipeline_file,
+    prepare_pipeline,
     resolve_locally,
     resolve_on_cluster,
     submit_pipeline,
     with_named_datastores,
 )
-from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.prepare import prepare_job, start_and_note, submit_job
 from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest, is_pipeline
 from himl_cli.services.submission.resume import COUNT, OF_RECORD, resume_run

@@ -17,7 +17,7 @@ from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
 from himl_cli.core.text import non_blank
 from himl_cli.core.workspaces import LeftOut, PreparedFile, Section, SetUp, TakenSettings
 from himl_cli.services.secret_files import YAML_ENDINGS, is_dotenv_name
-from himl_cli.services.submission.request import MOST_NODES, check_size, count_wanted, parse_duration, whole_number
+from himl_cli.services.submission.request import MOST_NODES, check_size, count_problem, parse_duration
 from himl_cli.services.text_files import read_text
 
 _LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)")
@@ -180,8 +180,8 @@ def _submit(values: Mapping[str, Any]) -> dict[str, Any]:
         value = values.get(name)
         if value is None:
             continue
-        if option in NUMBERS and whole_number(value, MOST_NODES) is None:
-            raise BadUsage(f"'{name}' of InnerEye's settings {count_wanted(value, MOST_NODES)}")
+        if option in NUMBERS and (problem := count_problem(value, MOST_NODES)):
+            raise BadUsage(f"'{name}' of InnerEye's settings {problem}")
         if option in SWITCHES and not isinstance(value, bool):
             raise BadUsage(f"'{name}' of InnerEye's settings is neither true nor false: {value!r}.")
         if option in CHECKS:

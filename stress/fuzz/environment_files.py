@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.submission.conda import conda_text, python_version, read_conda_file, requirements_as_conda
+from himl_cli.services.submission.environment import conda_text, python_version, read_conda_file, requirements_as_conda
 from stress.fuzz.file_targets import Row, text_targets, values_target
 from stress.fuzz.target import Target, written
 

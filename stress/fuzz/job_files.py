@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
-from himl_cli.services.submission.job_yaml_commands import read_document
+from himl_cli.services.submission.job_yaml_file import read_document
 from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest

@@ -19,12 +19,11 @@ from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.names import parse_name
 from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, split_recovery_id, workspace_in_url
-from himl_cli.services.submission.conda import parse_pip_line
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
-from himl_cli.services.submission.ignore_rules import IgnoreRules
+from himl_cli.services.submission.environment import parse_pip_line
 from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
-from himl_cli.services.submission.search_space import parse_call, parse_early_stop, parse_sampling, parse_space
-from himl_cli.services.submission.sweep_options import requested_sweep, sweep_remarks, sweep_text
+from himl_cli.services.submission.snapshot import parse_rules, verdict
+from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, requested_sweep, sweep_remarks, sweep_text
 from himl_cli.services.transfer.file_names import UnsafeName, folded, part_name, safe_relative
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
@@ -129,9 +128,9 @@ def _admit(given: tuple[str, str, str]) -> None:
 
 
 def _ignore(given: tuple[bytes, str]) -> None:
-    rules = IgnoreRules(given[0])
+    rules = parse_rules(given[0])
     for is_folder in (False, True):
-        rules.verdict(given[1], is_folder=is_folder)
+        verdict(rules, given[1], is_folder=is_folder)
 
 
 def _safe_name(name: str) -> None:

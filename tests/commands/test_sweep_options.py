@@ -89,7 +89,7 @@ def test_two_ways_to_many_runs_are_refused_with_the_grid_of_both(himl: Himl, pro
     outcome = refused(himl, project, "--sweep", "lr=0.1,0.01", "--crossval", "2", "--different_seeds", "3")
     assert outcome.stderr.splitlines() == [
         "error: --sweep and --crossval and --different_seeds were given at once.",
-        "hint: To run every combination: --sweep lr=0.1,0.01 --sweep crossval_index=0,1 --sweep random_seed=0,1,2",
+        "hint: To run every combination, list all values: --sweep crossval_index=0,1,2 --sweep random_seed=0,1,2",
     ]
 
 

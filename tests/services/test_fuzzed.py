@@ -17,7 +17,7 @@ from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.submission.conda import requirements_as_conda
+from himl_cli.services.submission.environment import requirements_as_conda
 from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.pipeline_file import read_pipeline, step_files
 from himl_cli.services.submission.request import SubmitRequest

@@ -24,13 +24,13 @@ from himl_cli.services.montage.query import Pattern, read_ids, read_table
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, read_latest_run_file, split_recovery_id, workspace_in_url
 from himl_cli.services.runs.mirror_state import MirrorFile
-from himl_cli.services.submission.conda import parse_conda_package, parse_pip_line, read_conda_file
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.environment import parse_conda_package, parse_pip_line, read_conda_file
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
-from himl_cli.services.submission.job_yaml_commands import read_document
+from himl_cli.services.submission.job_yaml_file import read_document
 from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
-from himl_cli.services.submission.search_space import parse_call, parse_early_stop, parse_sampling, parse_space
+from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space
 from himl_cli.services.transfer.file_names import UnsafeName, safe_relative
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.config import address_from_config, names_workspace

@@ -13,8 +13,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.services.naming import choose_experiment, friendly_experiment
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
-from himl_cli.services.submission.entry import find_python
-from himl_cli.services.submission.prepare import prepare_job
+from himl_cli.services.submission.prepare import find_python, prepare_job
 from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from tests.running import write_files
 

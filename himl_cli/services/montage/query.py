@@ -23,7 +23,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
 from himl_cli.services.montage.dataset import LocalFolder, SlideFolder
 from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, plain
-from himl_cli.services.submission.ignore_rules import fits, without_repeats
+from himl_cli.services.submission.snapshot import fits
 from himl_cli.services.text_files import read_text
 
 DATASET_CSV = "dataset.csv"
@@ -146,12 +146,14 @@ class Pattern:
                 hint="Patterns are relative to the folder; name the folder above instead.",
             )
         case = re.IGNORECASE if windows else 0
-        self._parts = [None if part is None else re.compile(translate(part), case) for part in without_repeats(parts)]
+        if parts[-1] == "**":
+            parts.append("*")
+        self._parts = [None if part == "**" else re.compile(translate(part), case) for part in parts]
 
     def matches(self, name: str) -> bool:
         """Whether *name* matches as a whole; the time is bounded by the number of its parts times those of the
         pattern."""
-        return fits(self._parts, name.split("/"), lambda part, text: part.match(text) is not None)
+        return fits(self._parts, name.split("/"))
 
 
 @cache

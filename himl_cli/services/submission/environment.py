@@ -1,63 +1,64 @@
-"""The Python environment of a job on a cluster: which one it is, by options and files. Makes no request."""
+"""The Python environment of a job on a cluster: which one it is, by options and files, and what conda files and
+requirements files mean for its image. Makes no request."""
 
 from __future__ import annotations
 
 import ast
 import os
 import re
+import sys
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import home_folder
 from himl_cli.core.installation import PACKAGE, environment_hint
 from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
 from himl_cli.core.redaction import is_address, redact
-from himl_cli.services.submission.conda import (
-    CondaFile,
-    Requirement,
-    conda_text,
-    folders_up_to,
-    merge,
-    python_alone,
-    read_conda_file,
-    requirements_as_conda,
-)
-from himl_cli.services.submission.request import MADE_FROM_FILES, SubmitRequest
+from himl_cli.services.submission.request import MADE_FROM_FILES, SubmitRequest, refuse
 from himl_cli.services.submission.snapshot import take_snapshot
+from himl_cli.services.text_files import read_text
 
+# Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an
+# environment stays what it was.
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
-"""Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an
-environment stays what it was."""
 CONDA_NAMES = ("environment.yml", "environment.yaml")
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 MODULE = "himl_cli"
-OLDEST_PYTHON = (3, 10)
-"""As `requires-python` of himl-cli has it."""
+OLDEST_PYTHON = (3, 10)  # as `requires-python` of himl-cli has it
 
 _REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
+# An environment of a registry, or one by its id in resource manager.
 _ELSEWHERE = re.compile(
     r"(?:azureml:)?(?P<id>(?:azureml://registries/[\w.-]+"
     r"|/subscriptions/[^\s?#]+/workspaces/[\w.-]+)/environments/[\w.-]+/(?:versions|labels)/[\w.-]+)",
     re.IGNORECASE,
 )
-"""An environment of a registry, or one by its id in resource manager."""
 _IMAGE = re.compile(r"[a-z0-9]([\w.:-]*[A-Za-z0-9])?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 _WHEEL = re.compile(
-    r"(?P<name>[A-Za-z0-9](?:[\w.]*[A-Za-z0-9])?)-(?P<version>[A-Za-z0-9_.!+]+)(?:-(?P<build>\d[\w.]*))?"
-    r"-(?P<python>[A-Za-z0-9_.]+)-(?P<abi>[A-Za-z0-9_.]+)-(?P<platform>[A-Za-z0-9_.]+)\.whl"
+    r"[A-Za-z0-9](?:[\w.]*[A-Za-z0-9])?-[A-Za-z0-9_.!+]+(?:-\d[\w.]*)?"
+    r"-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-(?P<platform>[A-Za-z0-9_.]+)\.whl"
 )
-_PYTHON = re.compile(r"^\s*-\s*[\"']?python\s*={1,3}\s*(\d+)\.(\d+)", re.MULTILINE)
+_CONDA = re.compile(r"(?P<channel>\S+:)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<spec>[=<>!~*\d\[].*)?")
+_OPTION = re.compile(r"(-[a-z]|--[a-z-]+)(?:\s*=\s*|\s+|(?<=^-[a-z])(?=\S)|$)(.*)", re.IGNORECASE)
+_NAMED = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<spec>[^;]*?)\s*"
+    r"(?:;\s*(?P<marker>.*))?"
+)
+_PATH = re.compile(r"[.~/\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
+_ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 
 
 def choose_environment(
     request: SubmitRequest,
     script_folder: Path,
     root: Path,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str] = os.environ,
     *,
     may_be_bare: bool = False,
 ) -> tuple[EnvironmentSpec, list[str]]:
@@ -68,19 +69,30 @@ def choose_environment(
     missing or cannot be used, for options that contradict each other, and, naming the options, where nothing says what
     the environment is.
     """
-    _check_together(request)
+
+    def given(*names: str) -> str:
+        return next((f"--{name}" for name in names if getattr(request, name)), "")
+
+    registered = "--environment" if request.environment is not None else ""
+    recipe, source = given("build_context", "dockerfile"), given(*MADE_FROM_FILES)
+    for one, other, hint in (
+        (registered, source, "A registered environment is used as it is; give either it or what to make one from."),
+        (recipe, registered or source, "The Dockerfile says all that is in the image; leave one of them out."),
+        (given("conda_env"), given("requirements"), "List the requirements in the conda file, below '- pip:'."),
+    ):
+        if one and other:
+            raise BadUsage(f"{one} and {other} were both given.", hint=hint)
     if request.environment is not None:
         return _registered(request.environment), []
-    if request.build_context or request.dockerfile:
-        return _from_dockerfile(request, request.build_context, request.dockerfile)
+    if recipe:
+        return _from_dockerfile(request)
     image = DEFAULT_IMAGE if request.docker_image is None else request.docker_image.strip()
     if not _IMAGE.fullmatch(image):
         raise BadUsage(
             f"--docker_image '{redact(str(request.docker_image))}' is no name of an image.",
             hint=f"It looks like {DEFAULT_IMAGE}",
         )
-    folders = folders_up_to(script_folder, root)
-    env = os.environ if env is None else env
+    folders = _folders_up_to(script_folder, root)
     found = next((folder / name for folder in folders for name in CONDA_NAMES if (folder / name).is_file()), None)
     remarks = []
     if request.conda_env:
@@ -90,75 +102,59 @@ def choose_environment(
         python = described.packages[0].text
         remarks.append(f"Environment of the job: {python} and the packages of '{request.requirements}'.")
     elif found is not None:
-        remarks.append(f"Environment of the job: '{found}'.")
         described = merge([read_conda_file(found)])
+        remarks.append(f"Environment of the job: '{found}'.")
     elif may_be_bare and request.docker_image is None:
-        described = python_alone(script_folder, root, env)
+        described = _python_alone(script_folder, root, env)
         python = described.packages[0].text
         remarks.append(f"Nothing says which packages it needs, so its environment is {python} and pip alone.")
     else:
-        return _image_alone(request, image, folders), []
-    wheel = _wheel(request.cwd / request.private_wheel) if request.private_wheel else None
-    conda = conda_text(_with_additions(described, request.pip_extra_index_url, wheel))
-    return EnvironmentSpec(image=image, conda=conda, wheels=(wheel,) if wheel else ()), remarks
-
-
-def _check_together(request: SubmitRequest) -> None:
-    given = [f"--{name}" for name in MADE_FROM_FILES if getattr(request, name)]
-    if request.environment is not None and given:
-        raise BadUsage(
-            f"--environment and {given[0]} were both given.",
-            hint="A registered environment is used as it is; give either it or what to make one from.",
-        )
-    other = "--environment" if request.environment is not None else next(iter(given), "")
-    if other and (request.build_context or request.dockerfile):
-        raise BadUsage(
-            f"{'--build_context' if request.build_context else '--dockerfile'} and {other} were both given.",
-            hint="The Dockerfile says all that is in the image; leave one of them out.",
-        )
-    if request.conda_env and request.requirements:
-        raise BadUsage(
-            "--conda_env and --requirements were both given.",
-            hint="List the requirements in the conda file, below '- pip:'.",
-        )
+        _check_image_alone(request, folders)
+        return EnvironmentSpec(image=image), []
+    pip = list(described.pip)
+    if request.pip_extra_index_url:
+        index = request.pip_extra_index_url.strip()
+        if not re.fullmatch(r"https?://[^\s]+", index):
+            raise BadUsage(
+                f"--pip_extra_index_url '{redact(index)}' is no address of an index.",
+                hint="It looks like https://INDEX.example/simple/",
+            )
+        pip.append(Requirement(f"--extra-index-url {index}", is_option=True))
+    wheels = [_wheel(request.cwd / request.private_wheel)] if request.private_wheel else []
+    pip += [Requirement(wheel.name) for wheel in wheels]
+    return EnvironmentSpec(image=image, conda=conda_text(replace(described, pip=pip)), wheels=tuple(wheels)), remarks
 
 
 def _registered(text: str) -> EnvironmentSpec:
-    elsewhere = _ELSEWHERE.fullmatch(text.strip())
+    elsewhere, found = _ELSEWHERE.fullmatch(text.strip()), _REGISTERED.fullmatch(text.strip())
     if elsewhere is not None:
         return EnvironmentSpec(name=elsewhere["id"])
-    found = _REGISTERED.fullmatch(text.strip())
     if found is None:
         raise BadUsage(
             f"--environment '{text}' is no name of an environment.",
             hint="Write NAME or NAME:VERSION, of one that is registered in the workspace, or "
             "azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
         )
-    version = found["version"]
-    return EnvironmentSpec(name=found["name"], version=None if version in (None, "latest") else version)
+    return EnvironmentSpec(name=found["name"], version=None if found["version"] == "latest" else found["version"])
 
 
-def _from_dockerfile(
-    request: SubmitRequest, context: str | None, dockerfile: str | None
-) -> tuple[EnvironmentSpec, list[str]]:
-    """The image that *dockerfile* makes, in the folder or at the address *context*: by default `Dockerfile`, and the
-    folder that it lies in."""
-    file = dockerfile or DOCKERFILE
+def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]]:
+    """The image that the Dockerfile makes, in the folder or at the address of the context: by default `Dockerfile`,
+    and the folder that it lies in."""
+    cwd, context, file = request.cwd, request.build_context, request.dockerfile or DOCKERFILE
     if context and is_address(context):
         return EnvironmentSpec(context=context.strip(), dockerfile=file), []
-    cwd = request.cwd
     folder = (cwd / context if context else (cwd / file).parent).resolve()
-    if not context and folder in (folder.parent, home_folder()):
-        raise BadUsage(
+    no_file = f"There is no file --dockerfile '{request.dockerfile}'."
+    refuse(
+        "",
+        (
+            not context and folder in (folder.parent, home_folder()),
             f"The image would be built from all of '{folder}'.",
-            hint="Name the folder that is meant: --build_context DIR",
-        )
-    if not folder.is_dir():
-        raise BadUsage(
-            f"--build_context '{context}' is no folder."
-            if context
-            else f"There is no file --dockerfile '{dockerfile}'."
-        )
+            "Name the folder that is meant: --build_context DIR",
+        ),
+        (not folder.is_dir(), f"--build_context '{context}' is no folder." if context else no_file, ""),
+    )
     found = next((path for path in (folder / file, cwd / file) if path.is_file()), None)
     if found is None:
         raise BadUsage(
@@ -167,7 +163,7 @@ def _from_dockerfile(
     found = found.parent.resolve() / found.name
     if not found.is_relative_to(folder):
         raise BadUsage(
-            f"--dockerfile '{dockerfile}' lies outside of --build_context '{context}'.",
+            f"--dockerfile '{request.dockerfile}' lies outside of --build_context '{context}'.",
             hint="Give a --build_context that holds it.",
         )
     report = take_snapshot(folder, (), request.include_secret)
@@ -180,9 +176,9 @@ def _from_dockerfile(
     return EnvironmentSpec(context=report.snapshot, dockerfile=name), remarks
 
 
-def _image_alone(request: SubmitRequest, image: str, folders: Sequence[Path]) -> EnvironmentSpec:
-    """The image as it is, for lack of a conda file in *folders*. Raises BadUsage where no image was named, or something
-    is to be installed in it."""
+def _check_image_alone(request: SubmitRequest, folders: Sequence[Path]) -> None:
+    """There is no conda file in *folders*: raises BadUsage where no image was named, or something is to be installed
+    in it."""
     if request.docker_image is None:
         near = next((folder / name for folder in folders for name in NEAR_NAMES if (folder / name).is_file()), None)
         start = "Give"
@@ -202,39 +198,29 @@ def _image_alone(request: SubmitRequest, image: str, folders: Sequence[Path]) ->
                 f"--{name} needs an environment to install into, and --docker_image alone is used as it is.",
                 hint="Add --conda_env FILE or --requirements FILE.",
             )
-    return EnvironmentSpec(image=image)
-
-
-def _with_additions(described: CondaFile, index: str | None, wheel: Path | None) -> CondaFile:
-    pip = list(described.pip)
-    if index:
-        if not re.fullmatch(r"https?://[^\s]+", index.strip()):
-            raise BadUsage(
-                f"--pip_extra_index_url '{redact(index.strip())}' is no address of an index.",
-                hint="It looks like https://INDEX.example/simple/",
-            )
-        pip.append(Requirement(f"--extra-index-url {index.strip()}", is_option=True))
-    return replace(described, pip=[*pip, Requirement(wheel.name)] if wheel else pip)
 
 
 def _wheel(path: Path) -> Path:
-    """*path*, a wheel that can be installed on Linux. Raises BadUsage."""
-    if not path.is_file():
-        raise BadUsage(
-            f"--private_wheel: there is no file '{path}'.",
-            hint="Build one with 'python -m build --wheel', then name the file in dist/.",
-        )
     named = _WHEEL.fullmatch(path.name)
-    if named is None or not zipfile.is_zipfile(path):
-        raise BadUsage(
-            f"--private_wheel: '{path.name}' is no wheel that pip could install.",
-            hint="Give the file as it was built, with its name: NAME-VERSION-py3-none-any.whl",
-        )
-    if not any(tag.startswith(("any", "linux", "manylinux")) for tag in named["platform"].split(".")):
-        raise BadUsage(
-            f"--private_wheel: '{path.name}' is for another system ({named['platform']}); jobs run on Linux.",
-            hint="Build the wheel on Linux.",
-        )
+    platform = named["platform"] if named else "any"
+    refuse(
+        "--private_wheel: ",
+        (
+            not path.is_file(),
+            f"there is no file '{path}'.",
+            "Build one with 'python -m build --wheel', then name the file in dist/.",
+        ),
+        (
+            named is None or not zipfile.is_zipfile(path),
+            f"'{path.name}' is no wheel that pip could install.",
+            "Give the file as it was built, with its name: NAME-VERSION-py3-none-any.whl",
+        ),
+        (
+            not any(tag.startswith(("any", "linux", "manylinux")) for tag in platform.split(".")),
+            f"'{path.name}' is for another system ({platform}); jobs run on Linux.",
+            "Build the wheel on Linux.",
+        ),
+    )
     return path.resolve()
 
 
@@ -249,7 +235,7 @@ def environment_remarks(spec: EnvironmentSpec, entry_file: Path | None) -> list[
     if not holds_package(spec):
         missing = f"imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}."
         return [f"warning: '{entry_file.name}' {missing}"] if imports_himl(entry_file) else []
-    found = _PYTHON.search(spec.conda)
+    found = re.search(r"^\s*-\s*[\"']?python\s*={1,3}\s*(\d+)\.(\d+)", spec.conda, re.MULTILINE)
     if found is None or (int(found[1]), int(found[2])) >= OLDEST_PYTHON:
         return []
     oldest = ".".join(map(str, OLDEST_PYTHON))
@@ -277,10 +263,284 @@ def imports_himl(path: Path) -> bool:
             tree = ast.parse(content)
     except (OSError, SyntaxError, ValueError, RecursionError):
         return False
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.append(node.module or "")
+    nodes = list(ast.walk(tree))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
     return any(name.split(".")[0] == MODULE for name in names)
+
+
+# Conda files
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One line of a file: a package of conda or pip, or (`is_option`) an option of pip, as written but with single
+    spaces.
+
+    `key` says what it is about: a package, of pip with its marker, or an option that may be given once; empty where
+    nothing can contradict it. `spec` is what it says of that. `is_bare`: it says nothing but the package's name.
+    """
+
+    text: str
+    key: str = ""
+    spec: str = ""
+    is_bare: bool = False
+    is_option: bool = False
+
+
+@dataclass(frozen=True)
+class CondaFile:
+    """What a conda file asks for; `path` is where it stands, for messages."""
+
+    path: str
+    channels: Sequence[str] = ()
+    packages: Sequence[Requirement] = ()
+    pip: Sequence[Requirement] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_conda_file(path: Path) -> CondaFile:
+    """The conda file at *path*. Raises BadUsage, naming the file and what is wrong, in one line."""
+    text = read_text(path, "--conda_env")  # before the YAML library is loaded: a missing file is the commonest mistake
+    from himl_cli.services.yaml_files import parse_mapping
+
+    content = parse_mapping(text, path)
+    dependencies = content.get("dependencies")
+    if not isinstance(dependencies, list):
+        what = "has no 'dependencies'" if dependencies is None else "has 'dependencies' that are no list"
+        raise BadUsage(
+            f"'{path}' {what}.",
+            hint="A conda file lists them below 'dependencies:', a line each that begins with '- '.",
+        )
+    packages = [parse_conda_package(entry, path) for entry in dependencies if not isinstance(entry, dict)]
+    pip = [line for entry in dependencies if isinstance(entry, dict) for line in _pip_section(entry, path)]
+    versions: dict[str, str] = {}  # one package in two of them at once; ranges are left to conda
+    for package in packages:
+        if found := re.fullmatch(r"={0,2}(\d[\w.]*)", package.spec):
+            known = versions.setdefault(package.key, found[1])
+            one, other = sorted((known, found[1]), key=len)
+            if other != one and not other.startswith(f"{one}."):
+                raise BadUsage(
+                    f"'{path}' wants {package.key} {known} and {package.key} {found[1]}.", hint="Ask for one of them."
+                )
+    channels, variables = content.get("channels") or [], content.get("variables") or {}
+    channels = [channels] if isinstance(channels, str) else channels
+    refuse(
+        f"'{path}': ",
+        (
+            not isinstance(channels, list) or not all(isinstance(entry, str) for entry in channels),
+            "'channels' is no list of names.",
+            "Write it as channels: [conda-forge]",
+        ),
+        (
+            not isinstance(variables, dict)
+            or not all(isinstance(entry, (str, int, float)) for entry in variables.values()),
+            "'variables' does not map names to texts.",
+            "",
+        ),
+    )
+    names = list(dict.fromkeys(entry.strip() for entry in channels))
+    return CondaFile(str(path), names, packages, pip, {str(key): str(entry) for key, entry in variables.items()})
+
+
+def parse_conda_package(entry: Any, path: Path) -> Requirement:
+    """One entry of 'dependencies'. Raises BadUsage for what names no package."""
+    text = " ".join(entry.split()) if isinstance(entry, str) else ""
+    if "://" in text:
+        return Requirement(text, text)
+    found = _CONDA.fullmatch(text)
+    if found is None:
+        raise BadUsage(
+            f"'{path}': {redact(repr(entry))} in 'dependencies' names no package.",
+            hint="Write packages of conda as text, - numpy=1.26; those of pip stand below '- pip:'.",
+        )
+    spec = re.sub(r"\s+", "", found["spec"] or "")
+    return Requirement(text, found["name"].lower(), spec, is_bare=not spec and not found["channel"])
+
+
+def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[Requirement]:
+    if list(entry) != ["pip"]:
+        raise BadUsage(
+            f"'{path}': {', '.join(map(repr, entry))} in 'dependencies' is no section that conda knows.",
+            hint="Only 'pip:' may have a list of its own there.",
+        )
+    lines = entry["pip"] or []
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise BadUsage(
+            f"'{path}': 'pip:' is no list of texts.",
+            hint="List the packages below it, a line each that begins with '- '.",
+        )
+    given = [line for line in lines if line.strip() and not line.strip().startswith("#")]
+    return [parse_pip_line(line, f"'{path}', pip section") for line in given]
+
+
+def parse_pip_line(line: str, where: str) -> Requirement:
+    """One line of pip, without comment. Raises BadUsage beginning with *where* for what cannot work where the image is
+    built."""
+    text = " ".join(line.split())
+    if unset := re.search(r"\$\{([A-Z0-9_]+)\}", text):
+        raise BadUsage(
+            f"{where}: ${{{unset[1]}}} is not set where the environment's image is built.",
+            hint="Write the value out, or give an index with --pip_extra_index_url.",
+        )
+    option, target = _OPTION.fullmatch(text), text.split(" @ ")[-1]
+    name, value = (option[1], option[2].strip()) if option else ("", "")
+    if name in ("-r", "--requirement", "-c", "--constraint"):
+        raise BadUsage(
+            f"{where}: '{redact(text)}' reads another file, which is not there when the image is built.",
+            hint="List the packages themselves.",
+        )
+    hint = "Give a wheel with --private_wheel."
+    if text.startswith("-"):
+        is_project = name in ("-e", "--editable") and "+" not in value.split("://")[0]
+        is_path = is_project or (name in ("-f", "--find-links") and "://" not in value)
+        if is_project:
+            own_code = "The job's own code comes with its snapshot and needs no installing"
+            hint = f"{own_code}; give other packages as a wheel with --private_wheel."
+    else:
+        bare = re.split(r"[;\[]", target)[0].strip().lower()
+        is_path = "://" not in target and ("/" in bare or "\\" in bare or bare.endswith(_ARCHIVES))
+        is_path = is_path or _PATH.match(target) is not None
+        elsewhere = "The environment's image is built elsewhere and sees only what an index or a repository offers."
+        is_wheel = text.split(";")[0].strip().lower().endswith(".whl")
+        hint = "Give the wheel with --private_wheel." if is_wheel else f"{elsewhere} {hint}"
+    if is_path:
+        raise BadUsage(f"{where}: '{redact(text)}' is a path on this machine.", hint=hint)
+    if name in ("-i", "--index-url"):
+        return Requirement(f"--index-url {value}", "--index-url", value, is_option=True)
+    if text.startswith("-"):
+        return Requirement(f"--extra-index-url {value}" if name == "--extra-index-url" else text, is_option=True)
+    found = _NAMED.fullmatch(text)
+    if found is None or "://" in text.split("@")[0]:
+        return Requirement(text)
+    spec = re.sub(r"\s+", "", found["spec"])
+    marker = re.sub(r"\s+", " ", found["marker"] or "").replace('"', "'")
+    key = re.sub(r"[-_.]+", "-", found["name"]).lower() + (f"; {marker}" if marker else "")
+    return Requirement(text, key, spec, is_bare=not spec and not found["extras"])
+
+
+def conda_text(file: CondaFile) -> str:
+    """*file* as the text of a conda file: the same meaning is the same text, whatever order and name the file had."""
+    from himl_cli.services.yaml_files import dump_mapping
+
+    packages = {package.text for package in file.packages}
+    options = [line.text for line in file.pip if line.is_option]
+    wanted = sorted({line.text for line in file.pip if not line.is_option}, key=str.lower)
+    if wanted and not any(package.key == "pip" for package in file.packages):
+        packages.add("pip")
+    dependencies: list[Any] = sorted(packages, key=str.lower)
+    if options or wanted:
+        dependencies.append({"pip": [*dict.fromkeys(options), *wanted]})
+    content = {
+        "name": "himl",  # whatever the file's: the image has one, at a place of its own
+        "channels": list(file.channels),
+        "dependencies": dependencies,
+        "variables": dict(sorted(file.variables.items())),
+    }
+    return dump_mapping({key: value for key, value in content.items() if value or key == "dependencies"})
+
+
+def merge(files: Sequence[CondaFile]) -> CondaFile:
+    """Channels in the order in which they first stand, dependencies and pip lines of all files, each once.
+
+    A bare name gives way to one with a version. Raises BadUsage naming both files where two say different things of a
+    package, an index, or a variable; what one file says twice is left to conda and pip.
+    """
+    channels = dict.fromkeys(channel for file in files for channel in file.channels)
+    variables: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for name, value in file.variables.items():
+            first_value, first_file = variables.setdefault(name, (value, file.path))
+            if first_value != value:
+                raise BadUsage(
+                    f"'{first_file}' and '{file.path}' set the variable '{name}' to different values.",
+                    hint="Let one of them set it.",
+                )
+    return CondaFile(
+        " and ".join(file.path for file in files),
+        list(channels),
+        _united([(file.path, file.packages) for file in files]),
+        _united([(file.path, file.pip) for file in files]),
+        {name: value for name, (value, _) in variables.items()},
+    )
+
+
+def _united(files: Sequence[tuple[str, Sequence[Requirement]]]) -> list[Requirement]:
+    first: dict[str, tuple[set[str], str]] = {}
+    for path, lines in files:
+        specs: dict[str, set[str]] = {}
+        for line in lines:
+            if line.key and line.spec:  # bare names say nothing
+                specs.setdefault(line.key, set()).add(line.spec)
+        for key, found in specs.items():
+            known, known_path = first.setdefault(key, (found, path))
+            if known != found:
+                sides = ((known_path, known), (path, found))
+                both = ", ".join(f"'{at}' wants {' '.join([key, *sorted(each)])}" for at, each in sides)
+                raise BadUsage(
+                    f"Two conda files do not agree: {redact(both)}.",
+                    hint="Ask for the same in both, or for a version in one of them only.",
+                )
+    return [line for _, lines in files for line in lines if not (line.is_bare and line.key in first)]
+
+
+# Without a conda file
+
+
+def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
+    """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage
+    naming file and line."""
+    lines = list(_requirements(path, "--requirements", ()))
+    return replace(_python_alone(script_folder, root, env), path=str(path), pip=lines)
+
+
+def _python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
+    """The project's Python version and pip, and no package; from a channel that is free for everybody."""
+    version = python_version(script_folder, root, env)
+    python = Requirement(f"python={version}", "python", f"={version}")
+    return CondaFile(str(root), ["conda-forge"], [python, Requirement("pip", "pip", is_bare=True)])
+
+
+def _requirements(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[Requirement]:
+    text = read_text(path, option)
+    if path.resolve() in above:
+        raise BadUsage(f"'{above[-1]}' includes '{path}', which includes it.", hint="Remove one of the two '-r' lines.")
+    pending, started = "", 0
+    for number, raw in enumerate([*text.splitlines(), ""], start=1):
+        started = started if pending else number
+        if raw.endswith("\\") and not raw.lstrip().startswith("#"):  # the next line goes on with it
+            pending += raw[:-1] + " "
+            continue
+        line, pending = re.sub(r"(^|\s)#.*$", "", pending + raw).strip(), ""
+        where = f"'{path}', line {started}"
+        if included := re.fullmatch(r"(?:-r|--requirement)(?:\s*=\s*|\s*)(\S.*)", line):
+            yield from _requirements(path.parent / included[1].strip(), where, (*above, path.resolve()))
+        elif re.fullmatch(r"(?:-c|--constraint)\b.*", line):
+            raise BadUsage(
+                f"{where}: '{redact(line)}' cannot be sent, since the image's build sees no second file.",
+                hint="Write the versions into the requirements themselves, for example with 'pip freeze' or "
+                "'pip-compile'.",
+            )
+        elif line:
+            yield parse_pip_line(line, where)
+
+
+def python_version(start: Path, root: Path, env: Mapping[str, str]) -> str:
+    """`3.11`: by the nearest `.python-version` from *start* up to *root*, else by the active environment, else by
+    himl's own Python; none is started."""
+    files = [(folder / ".python-version", r"^\s*(\d+\.\d+)(?:\.\d+)?\s*$") for folder in _folders_up_to(start, root)]
+    if env.get("VIRTUAL_ENV"):
+        files.append((Path(env["VIRTUAL_ENV"], "pyvenv.cfg"), r"^\s*version(?:_info)?\s*=\s*(\d+\.\d+)"))
+    for path, pattern in files:
+        with suppress(OSError):
+            if found := re.search(pattern, path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+                return found[1]
+    installed = Path(env["CONDA_PREFIX"], "conda-meta").glob("python-3*.json") if env.get("CONDA_PREFIX") else ()
+    for path in sorted(installed):
+        if found := re.fullmatch(r"python-(\d+\.\d+)\.\d.*\.json", path.name):
+            return found[1]
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _folders_up_to(start: Path, root: Path) -> list[Path]:
+    return [folder for folder in (start, *start.parents) if folder.is_relative_to(root)] or [root]

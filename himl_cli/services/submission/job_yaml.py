@@ -4,68 +4,84 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
+    DISTRIBUTIONS,
     HERE,
     DataSpec,
     DocumentChanges,
+    Entry,
+    EntryKind,
     JobSpec,
     PipelineSpec,
+    Snapshot,
     SnapshotReport,
     StepOutput,
     StepSpec,
 )
 from himl_cli.core.redaction import mask_document
-from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
-from himl_cli.services.submission.job_yaml_commands import (
+from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec, argument_names
+from himl_cli.services.submission.job_yaml_file import (
     AROUND,
     COMMAND,
     COMMAND_KEYS,
+    ELSEWHERE,
     NAMING,
     PIPELINE,
     RUNNING,
     SWEEP,
-    CommandReader,
     JobDocument,
     Part,
     Values,
     changed_code,
+    command_text,
     component_at,
+    fill,
+    local_path,
     read_document,
     read_input,
     read_inputs,
     read_output,
     with_defaults,
 )
-from himl_cli.services.submission.pipelines import CycleFound, topological_order
+from himl_cli.services.submission.pipelines import topological_order
 from himl_cli.services.submission.prepare import command_line, job_of_options
-from himl_cli.services.submission.request import SubmitRequest, beside_file, check_values, target_path
-from himl_cli.services.submission.search_space import AZURE_WORDS, SAMPLINGS, checked_range, checked_stop, points_of
-from himl_cli.services.submission.snapshot import ignored_remarks, secrets_but
-from himl_cli.services.submission.sweep_options import check_sweep, with_seed
+from himl_cli.services.submission.request import (
+    MOST_NODES,
+    MOST_PROCESSES,
+    SubmitRequest,
+    beside_file,
+    check_values,
+    target_path,
+)
+from himl_cli.services.submission.snapshot import ignored_remarks, secrets_but, take_snapshot
+from himl_cli.services.submission.sweeps import (
+    AZURE_WORDS,
+    SAMPLINGS,
+    check_sweep,
+    checked_range,
+    checked_stop,
+    points_of,
+    with_seed,
+)
 from himl_cli.services.yaml_files import dump_mapping
 
-SEARCH_KEYS = ("trial", "search_space", "sampling_algorithm", "objective", "early_termination")
-SWEEP_KEYS = (*NAMING, *AROUND, "resources", *SEARCH_KEYS)
-TRIAL_KEYS = (*NAMING, *RUNNING, "inputs", "outputs", "is_deterministic")
-LIMITS = ("max_total_trials", "max_concurrent_trials", "timeout", "trial_timeout")
-STOP_KEYS = ("type", "evaluation_interval", "delay_evaluation", "slack_factor", "slack_amount", "truncation_percentage")
+SEARCH_KEYS = ("trial", "search_space", "sampling_algorithm", "objective", "early_termination", "resources")
+# What the file calls the options that errors about sweeps name.
 OPTION_KEYS = {
     "--sampling": "sampling_algorithm",
     "--goal": "objective.goal",
     "--early_stop": "early_termination",
     "--max_trials": "limits.max_total_trials",
 }
-"""What the file calls the options that errors about sweeps name."""
 PIPELINE_KEYS = (*NAMING, "inputs", "outputs", "jobs", "settings", "compute", "identity", "services", "queue_settings")
-STEP_KEYS = (*COMMAND_KEYS, "component")
-COMPONENT_KEYS = (*COMMAND_KEYS, "additional_includes")
+IDLE = ("environment", "identity", "services", "queue_settings", "resources")  # of a cluster, and harmless elsewhere
 
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,254}")
 _BINDING = re.compile(
     r"\$\{\{\s*parent\.(?:inputs\.(?P<input>\w+)|outputs\.(?P<outer>\w+)"
     r"|jobs\.(?P<job>[\w-]+)\.outputs\.(?P<output>\w+))\s*\}\}"
@@ -89,11 +105,11 @@ class PreparedDocument:
         return self.job is None and self.pipeline is None
 
 
-def prepare_document(request: SubmitRequest, env: Mapping[str, str] | None = None) -> PreparedDocument:
+def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ) -> PreparedDocument:
     """Check all that was asked for; no network, and nothing is written. Raises BadUsage naming the key."""
     path = target_path(request)
     document = read_document(path, str(request.target))
-    root, env = document.root, os.environ if env is None else env
+    root, kind = document.root, document.kind
     compute = request.cluster if request.cluster is not None else document.compute
     is_local = compute in ("", HERE)
     request = replace(request, cluster=HERE if is_local else compute)
@@ -115,14 +131,9 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] | None = Non
         code=changed_code(root),
         is_secret=secrets_but(request.include_secret),
     )
+    prepared = PreparedDocument(document, changes, remarks=remarks)
     if not is_local:
-        return PreparedDocument(document, changes, remarks=remarks)
-    if document.kind not in (COMMAND, SWEEP, PIPELINE):
-        raise root.wrong(
-            "type",
-            f"'{document.kind}' cannot run here.",
-            hint="Command, sweep and pipeline jobs can; for others name a cluster with --cluster.",
-        )
+        return prepared
     remarks += file_remarks
     if not document.compute:
         remarks.append("It names no compute and runs here; --cluster NAME runs it on Azure ML.")
@@ -131,31 +142,22 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] | None = Non
         display_name=common.display_name or root.text("display_name"),
         description=common.description or root.text("description"),
     )
-    commands = CommandReader(request)
-    job: JobSpec | None = None
-    pipeline: PipelineSpec | None = None
-    if document.kind == PIPELINE:
-        reader = _PipelineReader(root, common, commands)
-        pipeline = PipelineSpec(
-            experiment=common.experiment,
-            steps=reader.steps(),
-            outputs=reader.made,
-            display_name=common.display_name,
-            description=common.description,
-            tags=common.tags,
-            default_datastore=common.default_datastore,
-            command=changes.command,
-        )
-    elif document.kind == SWEEP:
-        job = _sweep_job(root, common, commands)
-    else:
+    reader = _JobReader(request, common)
+    if kind == COMMAND:
         root.check_keys(COMMAND_KEYS)
-        job = commands.job(root, common, read_inputs(root.part("inputs")), root)
-    remarks += commands.remarks
-    if commands.idle:
-        remarks.append(f"Passed over, since it runs here and not on a cluster: {', '.join(commands.idle)}.")
-    reports = list(commands.snapshots.values())
-    return PreparedDocument(document, changes, job, pipeline, reports, [*remarks, *ignored_remarks(reports)])
+        prepared = replace(prepared, job=reader.command(root, common, read_inputs(root.part("inputs")), root))
+    elif kind == SWEEP:
+        prepared = replace(prepared, job=reader.sweep(root))
+    elif kind == PIPELINE:
+        prepared = replace(prepared, pipeline=replace(reader.pipeline(root), command=changes.command))
+    else:
+        hint = "Command, sweep and pipeline jobs can; for others name a cluster with --cluster."
+        raise root.wrong("type", f"'{kind}' cannot run here.", hint=hint)
+    remarks += reader.remarks
+    if reader.idle:
+        remarks.append(f"Passed over, since it runs here and not on a cluster: {', '.join(reader.idle)}.")
+    reports = list(reader.snapshots.values())
+    return replace(prepared, reports=reports, remarks=[*remarks, *ignored_remarks(reports)])
 
 
 def changed_yaml(prepared: PreparedDocument) -> str:
@@ -195,21 +197,207 @@ def _with_code(content: Mapping[str, Any], code: Mapping[str, str], prefix: str 
     return changed
 
 
+class _JobReader:
+    """Makes jobs for this machine of one file; `snapshots` by folder, `idle` keys that count on a cluster only, and
+    `remarks` gather what was found. Methods raise BadUsage naming the key."""
+
+    def __init__(self, request: SubmitRequest, common: JobSpec) -> None:
+        self._request = request
+        self._common = common
+        self.snapshots: dict[Path, SnapshotReport] = {}
+        self.idle: dict[str, None] = {}
+        self.remarks: list[str] = []
+
+    def command(
+        self, part: Part, common: JobSpec, values: Values, outputs_of: Part, space: Collection[str] = ()
+    ) -> JobSpec:
+        """The job whose command, code and ranks *part* holds, with its inputs' *values*, the outputs and limits of
+        *outputs_of* and the hyperparameters in *space*."""
+        outputs = outputs_of.part("outputs")
+        text = command_text(part, values, list(outputs.content), space)
+        nodes = part.part("resources").count("instance_count", 1, most=MOST_NODES)
+        if nodes is not None and nodes > 1:
+            self.remarks.append(f"'{part.prefix}resources.instance_count': one node here in place of {nodes}.")
+        processes, distribution, ranks = None, "pytorch", part.part("distribution")
+        if ranks.content:
+            distribution = ranks.text("type").lower()
+            if distribution not in DISTRIBUTIONS:
+                hint = f"Here it is one of: {', '.join(DISTRIBUTIONS)}."
+                raise ranks.wrong("type", f"'{distribution}' cannot be had here.", hint=hint)
+            processes = ranks.count("process_count_per_instance", 1, most=MOST_PROCESSES)
+        self._note_idle(part)
+        self._note_idle(outputs_of)
+        variables = part.part("environment_variables")
+        literals: Values = {key: value for key, value in values.items() if isinstance(value, str)}
+        env = {}
+        for key, value in variables.content.items():
+            shown = str(value).lower() if isinstance(value, bool) else variables.text(key)
+            env[key] = fill(variables, key, shown, literals, {})
+        return replace(
+            common,
+            entry=Entry(EntryKind.command, text),
+            snapshot=self._snapshot(part),
+            processes=processes,
+            distribution=distribution,
+            max_seconds=common.max_seconds or outputs_of.part("limits").seconds("timeout"),
+            env={**env, **common.env},
+            inputs=[value for value in values.values() if isinstance(value, DataSpec)],
+            outputs=[read_output(outputs, key) for key in outputs.content],
+        )
+
+    def _note_idle(self, part: Part) -> None:
+        for key in filter(part.content.get, IDLE):
+            given = part.content.get(key)
+            names = [f"{key}.{name}" for name in given] if key == "resources" and isinstance(given, Mapping) else [key]
+            self.idle |= dict.fromkeys(name for name in names if name != "resources.instance_count")
+
+    def _snapshot(self, part: Part) -> Snapshot:
+        code = part.text("code")
+        if not code:
+            return Snapshot(part.folder, (), 0)
+        if code.startswith(ELSEWHERE):
+            raise part.wrong("code", f"'{code}' cannot be had here.", hint="Here it is a folder.")
+        folder = local_path(part, code)
+        if not os.path.isdir(folder):  # also for a name that no file system takes
+            raise part.wrong("code", f"'{code}' is no folder.", hint=f"It is relative to '{part.folder}'.")
+        folder = folder.resolve()
+        if folder not in self.snapshots:
+            self.snapshots[folder] = take_snapshot(folder, self._request.ignored_folders, self._request.include_secret)
+        return self.snapshots[folder].snapshot
+
+    def sweep(self, part: Part) -> JobSpec:
+        """The job with its sweep."""
+        part.check_keys((*NAMING, *AROUND, *SEARCH_KEYS))
+        trial = component_at(part, "trial")
+        trial.check_keys((*NAMING, *RUNNING, "inputs", "outputs", "is_deterministic"))
+        sweep = _sweep(part)
+        values = with_defaults(trial, read_inputs(part.part("inputs")))
+        job = self.command(trial, replace(self._common, sweep=sweep), values, part, sweep.space)
+        limits = part.part("limits")
+        if limits.content.get("timeout") is not None:
+            self.idle["limits.timeout"] = None
+        return replace(job, max_seconds=self._common.max_seconds or limits.seconds("trial_timeout"))
+
+    def pipeline(self, part: Part) -> PipelineSpec:
+        """The pipeline with its steps in an order in which they can run."""
+        part.check_keys(PIPELINE_KEYS)
+        jobs, given, outer = part.part("jobs"), read_inputs(part.part("inputs")), part.part("outputs")
+        if not jobs.content:
+            raise part.wrong("jobs", "is missing.")
+        self._note_idle(part)
+        seen: dict[str, str] = {}
+        for key in jobs.content:  # is in the name of a run's folder, on every machine
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,254}", key):
+                hint = "It has to be letters, digits, '_' and '-', no digit and no '-' first."
+                raise jobs.wrong(key, "cannot be the key of a job.", hint=hint)
+            twin = seen.setdefault(key.lower(), key)
+            if twin != key:
+                what = f"and '{twin}' differ only in capital letters."
+                raise jobs.wrong(key, what, hint="Give one of them another key.")
+        made: dict[str, StepOutput] = {}
+        steps = {key: self._step(key, jobs.part(key), given, outer, made) for key in jobs.content}
+        for key, name, source in ((step.key, *item) for step in steps.values() for item in step.takes.items()):
+            inputs = jobs.part(key).part("inputs")
+            if source.step not in steps:
+                what = f"names the job '{source.step}', which is not there."
+                raise inputs.wrong(name, what, hint=f"There are: {', '.join(steps)}.")
+            outputs = [output.key for output in steps[source.step].job.outputs]
+            if source.output not in outputs:
+                what = f"names the output '{source.output}', which '{source.step}' does not make."
+                raise inputs.wrong(name, what, hint=f"It makes: {', '.join(outputs) or 'none'}.")
+        order, cycle = topological_order(list(steps), {key: list(step.after) for key, step in steps.items()})
+        if cycle:
+            hint = "Each reads what the next makes; one of them has to read other data."
+            raise jobs.wrong(cycle[0], f"closes a cycle: {' <- '.join([*cycle, cycle[0]])}.", hint=hint)
+        common = self._common
+        return PipelineSpec(
+            experiment=common.experiment,
+            steps=[steps[key] for key in order],
+            outputs=made,
+            display_name=common.display_name,
+            description=common.description,
+            tags=common.tags,
+            default_datastore=common.default_datastore,
+        )
+
+    def _step(self, key: str, part: Part, given: Values, outer: Part, made: dict[str, StepOutput]) -> StepSpec:
+        """*given* and *outer* are the pipeline's inputs and outputs, *made* gets those that the step makes."""
+        part.check_keys((*COMMAND_KEYS, "component"))
+        kind = part.text("type") or COMMAND
+        if kind != COMMAND:
+            hint = "Only command jobs can; name a cluster with --cluster."
+            raise part.wrong("type", f"'{kind}' cannot run here as a step.", hint=hint)
+        values, takes = _step_values(part.part("inputs"), given)
+        component = part
+        if part.content.get("component") is not None:
+            component = component_at(part, "component")
+            component.check_keys((*COMMAND_KEYS, "additional_includes"))
+            if component.content.get("additional_includes"):
+                hint = "Put what it names below 'code'."
+                raise component.wrong("additional_includes", "cannot be had here.", hint=hint)
+            values = with_defaults(component, values)
+        outputs = _step_outputs(part.part("outputs"), component.part("outputs").content, outer)
+        for name, (_, outer_name) in outputs.items():
+            if outer_name:
+                made[outer_name] = StepOutput(key, name)
+        holder = replace(component, content={**component.content, "outputs": {name: {} for name in outputs}})
+        job = self.command(holder, replace(self._common, display_name=""), values, holder)
+        if component is not part:  # the step says other variables and limits
+            self._note_idle(part)
+            variables = part.part("environment_variables")
+            env = {**job.env, **{name: variables.text(name) for name in variables.content}, **self._common.env}
+            seconds = self._common.max_seconds or part.part("limits").seconds("timeout") or job.max_seconds
+            job = replace(job, env=env, max_seconds=seconds)
+        name = part.text("display_name") or key
+        job = replace(job, outputs=[output for output, _ in outputs.values()], display_name=name)
+        return StepSpec(key, name, job, takes)
+
+
+def _step_values(inputs: Part, given: Values) -> tuple[Values, dict[str, StepOutput]]:
+    """The inputs of a step: plain values and data, those of the pipeline's *given* ones that they are bound to among
+    them; and the outputs of other steps that they come from."""
+    values: Values = {}
+    takes: dict[str, StepOutput] = {}
+    for key, value in inputs.content.items():
+        text = value.get("path") if isinstance(value, Mapping) else value
+        found: DataSpec | str | None
+        if not isinstance(text, str) or "${{" not in text:
+            found = read_input(inputs, key)
+        else:
+            bound = _BINDING.fullmatch(text.strip())
+            if bound is None or bound["outer"]:
+                hint = "Bindings are ${{parent.inputs.KEY}} and ${{parent.jobs.JOB.outputs.KEY}}"
+                raise inputs.wrong(key, f"has '{text}', which names nothing.", hint=hint)
+            if bound["job"]:
+                takes[key] = StepOutput(bound["job"], bound["output"])
+            elif bound["input"] not in given:
+                names = ", ".join(sorted(given)) or "none"
+                raise inputs.wrong(key, f"has '{text}', and the pipeline has no such input; there are: {names}.")
+            found = DataSpec(key, bound["output"]) if bound["job"] else given[bound["input"]]
+        if found is not None:
+            # nothing at all would shift what follows
+            values[key] = replace(found, key=key) if isinstance(found, DataSpec) else found or "''"
+    return values, takes
+
+
+def _step_outputs(outputs: Part, declared: Collection[str], outer: Part) -> dict[str, tuple[DataSpec, str]]:
+    """The outputs of a step by key: in the folder that it or the pipeline's *outer* one names, whose key is given too,
+    else each in one of its own."""
+    found = {key: (DataSpec(key, ""), "") for key in declared if key not in outputs.content}
+    for key, value in outputs.content.items():
+        text = value.get("path") if isinstance(value, Mapping) else value
+        bound = _BINDING.fullmatch(text.strip()) if isinstance(text, str) else None
+        if bound is None:
+            found[key] = (read_output(outputs, key), "")
+        elif bound["outer"] and bound["outer"] in outer.content:
+            found[key] = (replace(read_output(outer, bound["outer"]), key=key), bound["outer"])
+        else:
+            hint = f"There are: {', '.join(outer.content) or 'none'}."
+            raise outputs.wrong(key, f"has '{text}', and the pipeline has no such output.", hint=hint)
+    return found
+
+
 # Sweeps
-
-
-def _sweep_job(part: Part, common: JobSpec, commands: CommandReader) -> JobSpec:
-    """The job with its sweep. Raises BadUsage naming the key."""
-    part.check_keys(SWEEP_KEYS)
-    trial = component_at(part, "trial")
-    trial.check_keys(TRIAL_KEYS)
-    sweep = _sweep(part)
-    values = with_defaults(trial, read_inputs(part.part("inputs")))
-    job = commands.job(trial, replace(common, sweep=sweep), values, part, sweep.space)
-    limits = part.part("limits")
-    if limits.given("timeout") is not None:
-        commands.idle["limits.timeout"] = None
-    return replace(job, max_seconds=common.max_seconds or limits.seconds("trial_timeout"))
 
 
 def _sweep(part: Part) -> SweepSpec:
@@ -218,13 +406,12 @@ def _sweep(part: Part) -> SweepSpec:
         raise part.wrong("search_space", "is missing.")
     ranges = {name: _range(space.part(name), f"'{part.shown}': '{space.prefix}{name}'") for name in space.content}
     objective, limits = part.part("objective"), part.part("limits")
-    limits.check_keys(LIMITS)
+    limits.check_keys(("max_total_trials", "max_concurrent_trials", "timeout", "trial_timeout"))
     sampling, seed = _sampling(part)
     most = limits.count("max_total_trials")
     if most is None and sampling != "grid":
         raise limits.wrong("max_total_trials", "is missing.", hint="Only a grid has an end of its own.")
-    is_listed = all(found.draw is Draw.choice for found in ranges.values())
-    points = points_of(ranges.values()) if sampling == "grid" and is_listed else most
+    points = points_of(ranges.values()) if sampling == "grid" else 0
     spec = SweepSpec(
         space=ranges,
         sampling=sampling,
@@ -235,8 +422,8 @@ def _sweep(part: Part) -> SweepSpec:
         early_stop=_early_stop(part.part("early_termination")),
         seed=seed,
     )
-    for key, value in (("primary_metric", spec.primary_metric), ("goal", spec.goal)):
-        if not value:
+    for key in ("primary_metric", "goal"):
+        if not getattr(spec, key):
             raise objective.wrong(key, "is missing.")
     try:
         check_sweep(spec, on_cluster=False)
@@ -249,30 +436,26 @@ def _sweep(part: Part) -> SweepSpec:
 
 
 def _range(part: Part, where: str) -> SearchRange:
-    word = part.text("type").lower()
-    known = [draw.value for draw in Draw]
+    word, known = part.text("type").lower(), [draw.value for draw in Draw]
     if word not in known:
         raise part.wrong("type", f"cannot be '{word}'.", hint=f"It is one of: {', '.join(known)}.")
     draw = Draw(word)
     if draw is Draw.choice:
-        values = part.given("values")
+        values = part.content.get("values")
         if not isinstance(values, list) or not all(isinstance(value, (str, int, float)) for value in values):
             raise part.wrong("values", "must be a list of plain values.")
         return checked_range(SearchRange(draw, values), where)
     names = argument_names(draw)
     part.check_keys(("type", *names))
-    numbers: list[Scalar] = []
-    for name in names:
-        number = part.number(name)
+    numbers = {name: part.number(name) for name in names}
+    for name, number in numbers.items():
         if number is None:
             raise part.wrong(name, "is missing.")
-        numbers.append(number)
-    return checked_range(SearchRange(draw, numbers), where)
+    return checked_range(SearchRange(draw, [number for number in numbers.values() if number is not None]), where)
 
 
 def _sampling(part: Part) -> tuple[str, int | None]:
-    """The word and the seed of `sampling_algorithm`, which is a word or a mapping."""
-    if isinstance(part.given("sampling_algorithm"), str):
+    if isinstance(part.content.get("sampling_algorithm"), str):
         word, seed = part.text("sampling_algorithm"), None
     else:
         algorithm = part.part("sampling_algorithm")
@@ -290,142 +473,13 @@ def _sampling(part: Part) -> tuple[str, int | None]:
 def _early_stop(part: Part) -> EarlyStop | None:
     if not part.content:
         return None
-    part.check_keys(STOP_KEYS)
-    word = part.text("type").lower()
-    percentage = part.number("truncation_percentage")
-    stop = EarlyStop(
-        AZURE_WORDS.get(word, word),
-        evaluation_interval=int(part.number("evaluation_interval") or 1),
-        delay_evaluation=int(part.number("delay_evaluation") or 0),
-        slack_factor=part.number("slack_factor"),
-        slack_amount=part.number("slack_amount"),
-        truncation_percentage=int(percentage) if percentage is not None else None,
+    slacks, counts = (
+        ("slack_factor", "slack_amount"),
+        ("evaluation_interval", "delay_evaluation", "truncation_percentage"),
     )
+    part.check_keys(("type", *slacks, *counts))
+    word = part.text("type").lower()
+    numbers = {name: number for name in (*slacks, *counts) if (number := part.number(name))}
+    numbers |= {name: int(numbers[name]) for name in counts if name in numbers}
+    stop = EarlyStop(AZURE_WORDS.get(word, word), **numbers)  # type: ignore[arg-type]  # whole ones are integers
     return checked_stop(stop, f"'{part.shown}': 'early_termination'")
-
-
-# Pipelines
-
-
-class _PipelineReader:
-    """Makes steps of the jobs of one pipeline file."""
-
-    def __init__(self, part: Part, common: JobSpec, commands: CommandReader) -> None:
-        part.check_keys(PIPELINE_KEYS)
-        self.common = common
-        self.commands = commands
-        self.jobs = part.part("jobs")
-        self.inputs = read_inputs(part.part("inputs"))
-        self.outputs = part.part("outputs")
-        self.made: dict[str, StepOutput] = {}
-        """Whose outputs those of the pipeline are, once `steps` has read them."""
-        if not self.jobs.content:
-            raise part.wrong("jobs", "is missing.")
-        commands.note_idle(part)
-
-    def steps(self) -> Sequence[StepSpec]:
-        """All steps, in an order in which they can run. Raises BadUsage naming the key."""
-        seen: dict[str, str] = {}
-        for key in self.jobs.content:  # is in the name of a run's folder, on every machine
-            if not _KEY.fullmatch(key):
-                hint = "It has to be letters, digits, '_' and '-', no digit and no '-' first."
-                raise self.jobs.wrong(key, "cannot be the key of a job.", hint=hint)
-            twin = seen.setdefault(key.lower(), key)
-            if twin != key:
-                what = f"and '{twin}' differ only in capital letters."
-                raise self.jobs.wrong(key, what, hint="Give one of them another key.")
-        steps = {key: self._step(key) for key in self.jobs.content}
-        for step in steps.values():
-            self._check_taken(step, steps)
-        try:
-            order = topological_order(list(steps), {key: list(step.after) for key, step in steps.items()})
-        except CycleFound as err:
-            hint = "Each reads what the next makes; one of them has to read other data."
-            raise self.jobs.wrong(err.path[0], f"closes a cycle: {err}.", hint=hint) from None
-        return [steps[key] for key in order]
-
-    def _step(self, key: str) -> StepSpec:
-        part = self.jobs.part(key)
-        part.check_keys(STEP_KEYS)
-        kind = part.text("type") or COMMAND
-        if kind != COMMAND:
-            hint = "Only command jobs can; name a cluster with --cluster."
-            raise part.wrong("type", f"'{kind}' cannot run here as a step.", hint=hint)
-        component = component_at(part, "component") if part.given("component") is not None else part
-        component.check_keys(COMPONENT_KEYS if component is not part else STEP_KEYS)
-        if component.given("additional_includes"):
-            raise component.wrong("additional_includes", "cannot be had here.", hint="Put what it names below 'code'.")
-        values, takes = self._values(part)
-        values = with_defaults(component, values) if component is not part else values
-        outputs = self._outputs(key, part, component)
-        content = {**component.content, "outputs": {name: {} for name in outputs}}
-        holder = replace(component, content=content)
-        job = self.commands.job(holder, replace(self.common, display_name=""), values, holder)
-        if component is not part:  # the step says other variables and limits
-            self.commands.note_idle(part)
-            variables = part.part("environment_variables")
-            env = {**job.env, **{name: variables.text(name) for name in variables.content}, **self.common.env}
-            seconds = self.common.max_seconds or part.part("limits").seconds("timeout") or job.max_seconds
-            job = replace(job, env=env, max_seconds=seconds)
-        name = part.text("display_name") or key
-        return StepSpec(key, name, replace(job, outputs=list(outputs.values()), display_name=name), takes)
-
-    def _values(self, part: Part) -> tuple[Values, dict[str, StepOutput]]:
-        """The inputs of a step: plain values and data, and those that come from other steps."""
-        inputs = part.part("inputs")
-        values: Values = {}
-        takes: dict[str, StepOutput] = {}
-        for key, value in inputs.content.items():
-            path = value.get("path") if isinstance(value, Mapping) else value
-            found = self._bound(inputs, key, path) if isinstance(path, str) and "${{" in path else None
-            found = read_input(inputs, key) if found is None else found
-            if isinstance(found, StepOutput):
-                takes[key] = found
-                values[key] = DataSpec(key, found.output)
-            elif found is not None:
-                # nothing at all would shift what follows
-                values[key] = replace(found, key=key) if isinstance(found, DataSpec) else found or "''"
-        return values, takes
-
-    def _bound(self, inputs: Part, key: str, text: str) -> StepOutput | DataSpec | str:
-        """What a binding stands for."""
-        found = _BINDING.fullmatch(text.strip())
-        if found is None or found["outer"]:
-            hint = "Bindings are ${{parent.inputs.KEY}} and ${{parent.jobs.JOB.outputs.KEY}}"
-            raise inputs.wrong(key, f"has '{text}', which names nothing.", hint=hint)
-        if found["job"]:
-            return StepOutput(found["job"], found["output"])
-        if found["input"] not in self.inputs:
-            there = ", ".join(sorted(self.inputs)) or "none"
-            raise inputs.wrong(key, f"has '{text}', and the pipeline has no such input; there are: {there}.")
-        return self.inputs[found["input"]]
-
-    def _outputs(self, step: str, part: Part, component: Part) -> dict[str, DataSpec]:
-        """The outputs of a step by key: in the folder that it or the pipeline names, else each in one of its own."""
-        outputs = part.part("outputs")
-        declared = component.part("outputs")
-        found = {key: DataSpec(key, "") for key in declared.content if key not in outputs.content}
-        for key, value in outputs.content.items():
-            text = value.get("path") if isinstance(value, Mapping) else value
-            bound = _BINDING.fullmatch(text.strip()) if isinstance(text, str) else None
-            if bound is None:
-                found[key] = read_output(outputs, key)
-            elif bound["outer"] and bound["outer"] in self.outputs.content:
-                found[key] = replace(read_output(self.outputs, bound["outer"]), key=key)
-                self.made[bound["outer"]] = StepOutput(step, key)
-            else:
-                hint = f"There are: {', '.join(self.outputs.content) or 'none'}."
-                raise outputs.wrong(key, f"has '{text}', and the pipeline has no such output.", hint=hint)
-        return found
-
-    def _check_taken(self, step: StepSpec, steps: Mapping[str, StepSpec]) -> None:
-        """Raises BadUsage for a binding to a step or an output that is not there."""
-        inputs = self.jobs.part(step.key).part("inputs")
-        for key, source in step.takes.items():
-            if source.step not in steps:
-                what = f"names the job '{source.step}', which is not there."
-                raise inputs.wrong(key, what, hint=f"There are: {', '.join(steps)}.")
-            made = [output.key for output in steps[source.step].job.outputs]
-            if source.output not in made:
-                what = f"names the output '{source.output}', which '{source.step}' does not make."
-                raise inputs.wrong(key, what, hint=f"It makes: {', '.join(made) or 'none'}.")

@@ -8,9 +8,9 @@ import posixpath
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +19,34 @@ from himl_cli.core.jobs import ClusterSpec, ContainerSpec
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import NotJson, did_you_mean, read_json
 from himl_cli.services.project_setup import parse_dotenv
-from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_wanted, whole_number
+from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_problem, refuse
 from himl_cli.services.text_files import as_found, read_text, with_slashes
 
-PYTHON_STEP, MPI_STEP = "PythonScriptStep", "MpiStep"
-TYPES = (PYTHON_STEP, MPI_STEP)
-STEP_KEY = re.compile(r"step\d+", re.ASCII)
+MPI_STEP = "MpiStep"
+TYPES = ("PythonScriptStep", MPI_STEP)
 REQUIRED = ("type", "script", "source_directory")
-DATA = ("input_datareference_path", "input_datareference_name", "input_dataset_name", "output")
-TEXTS = (*REQUIRED, "name", "requirements", "base_image", *DATA)
+TEXTS = (
+    *(*REQUIRED, "name", "requirements", "base_image"),
+    *("input_datareference_path", "input_datareference_name", "input_dataset_name", "output"),
+)
 COUNTS = ("node_count", "processes_per_node")
-LONGEST_LINE = 100_000
-"""Characters of arguments in one text; Linux gives a program no more than 131,072 in one."""
-PASSED_OVER = ("output_path",)
-"""Fields that DeepSeismic's program knew beside those of its documents, and that have no meaning here."""
 KNOWN = (*TEXTS, *COUNTS, "arguments")
-KINDS = {bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+PASSED_OVER = ("output_path",)  # DeepSeismic's program knew it, its documents did not; it has no meaning here
+LONGEST_LINE = 100_000  # characters of arguments in one text; Linux gives a program no more than 131,072 in one
+KINDS: Mapping[type, str] = {
+    type(None): "nothing (null)",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
 
-ENV_FILE = ".env"
 ACCOUNT, CONTAINER, KEY, SUBSCRIPTION = "BLOB_ACCOUNT_NAME", "BLOB_CONTAINER_NAME", "BLOB_ACCOUNT_KEY", "BLOB_SUB_ID"
 CLUSTER, SIZE = "AML_COMPUTE_CLUSTER_NAME", "AML_COMPUTE_CLUSTER_SKU"
 MIN_NODES, MAX_NODES = "AML_COMPUTE_CLUSTER_MIN_NODES", "AML_COMPUTE_CLUSTER_MAX_NODES"
 NAMES = (ACCOUNT, CONTAINER, KEY, SUBSCRIPTION, CLUSTER, MIN_NODES, MAX_NODES, SIZE)
-DEFAULT_SIZE = "Standard_NC6"
-"""What DeepSeismic's documents name; a cluster that exists is used whatever its size is."""
 
 
 @dataclass(frozen=True)
@@ -83,23 +87,6 @@ class PipelineFile:
 def read_pipeline(path: Path, shown: str) -> PipelineFile:
     """The file at *path*, all of it checked by itself: no other file is looked for. Raises BadUsage naming the step and
     the key."""
-    content = _parsed(path, shown)
-    if not isinstance(content, Mapping):
-        raise BadUsage(
-            f"'{shown}' holds no steps, but {_kind(content)}.",
-            hint='A pipeline looks like {"step1": {"type": "PythonScriptStep", …}}',
-        )
-    if not content:
-        raise BadUsage(f"'{shown}' holds no steps.", hint="They are called step1, step2, …")
-    for key in content:
-        if not STEP_KEY.fullmatch(key):
-            raise BadUsage(redact(f"'{shown}': '{key}' is no name of a step."), hint="Steps are called step1, step2, …")
-    file = PipelineFile(path, shown)
-    return PipelineFile(path, shown, [_step(file, key, value) for key, value in content.items()])
-
-
-def _parsed(path: Path, shown: str) -> Any:
-    text = read_text(path, "TARGET")
 
     def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
@@ -112,149 +99,126 @@ def _parsed(path: Path, shown: str) -> Any:
         return made
 
     try:
-        return read_json(text, pairs=without_doubles)
+        content = read_json(read_text(path, "TARGET"), pairs=without_doubles)
     except NotJson as err:
         where = f", line {err.line}, column {err.column}" if err.line else ""
         raise BadUsage(
             f"'{shown}'{where}: {err}.",
             hint="The file is no valid JSON; no comments, no comma behind the last entry.",
         ) from err
+    if not isinstance(content, Mapping) or not content:
+        what = "" if isinstance(content, Mapping) else f", but {KINDS[type(content)]}"
+        hint = 'A pipeline looks like {"step1": {"type": "PythonScriptStep", …}}'
+        raise BadUsage(f"'{shown}' holds no steps{what}.", hint=hint)
+    for key in content:
+        if not re.fullmatch(r"step\d+", key, re.ASCII):
+            raise BadUsage(redact(f"'{shown}': '{key}' is no name of a step."), hint="Steps are called step1, step2, …")
+    file = PipelineFile(path, shown)
+    return replace(file, steps=[_step(file, key, value) for key, value in content.items()])
 
 
-def _step(file: PipelineFile, key: str, value: Any) -> Step:
-    if not isinstance(value, Mapping):
-        raise file.wrong(key, "", f"holds no fields, but {_kind(value)}.")
-    for name in value:
+def _step(file: PipelineFile, key: str, content: Any) -> Step:
+    def wrong(name: str, what: str, hint: str = "") -> BadUsage:
+        return file.wrong(key, name, what, hint=hint)
+
+    if not isinstance(content, Mapping):
+        raise wrong("", f"holds no fields, but {KINDS[type(content)]}.")
+    fields: dict[str, Any] = {"arguments": []}
+    for name, value in content.items():
         if name not in KNOWN and name not in PASSED_OVER:
-            hint = did_you_mean(name, KNOWN) or f"There are: {', '.join(KNOWN)}."
-            raise file.wrong(key, name, "is no field of a step.", hint=hint)
-    given = {name: entry for name, entry in value.items() if entry is not None}
-    fields: dict[str, Any] = {"name": key}
-    for name in (name for name in TEXTS if name in given):
-        if not isinstance(given[name], str):
-            raise file.wrong(key, name, f"must be text, not {_kind(given[name])}.")
-        fields[name] = _without_nul(file, key, name, given[name].strip())
+            raise wrong(name, "is no field of a step.", did_you_mean(name, KNOWN) or f"There are: {', '.join(KNOWN)}.")
+        if value is None or name in PASSED_OVER:
+            continue
+        if name in COUNTS:
+            fields[name] = number = _number(value)
+            if problem := count_problem(number, MOST[name]):
+                raise wrong(name, problem)
+        elif name == "arguments":
+            fields[name] = _arguments(value, partial(wrong, name))
+        elif not isinstance(value, str):
+            raise wrong(name, f"must be text, not {KINDS[type(value)]}.")
+        else:
+            fields[name] = value.strip()
+    for name in (*TEXTS, "arguments"):
+        if "\0" in "".join(fields.get(name, ())):
+            raise wrong(name, "has the character NUL, \\u0000.", "No name and no argument can have it.")
     for name in REQUIRED:
         if not fields.get(name):
-            raise file.wrong(key, name, "is missing.", hint=f"A step has at least: {', '.join(REQUIRED)}.")
+            raise wrong(name, "is missing.", f"A step has at least: {', '.join(REQUIRED)}.")
     if fields["type"] not in TYPES:
         hint = did_you_mean(fields["type"], TYPES) or f"It is one of: {', '.join(TYPES)}."
-        raise file.wrong(key, "type", f"cannot be '{fields['type']}'.", hint=hint)
-    fields |= {name: _count(file, key, name, given[name]) for name in COUNTS if name in given}
-    fields["name"] = fields["name"] or key
-    arguments = _arguments(file, key, given.get("arguments", ()))
-    return Step(key, **fields, arguments=arguments, passed_over=[name for name in PASSED_OVER if name in given])
+        raise wrong("type", f"cannot be '{fields['type']}'.", hint)
+    fields["name"] = fields.get("name") or key
+    return Step(key, **fields, passed_over=[name for name in PASSED_OVER if content.get(name) is not None])
 
 
-def _without_nul(file: PipelineFile, step: str, key: str, text: str) -> str:
-    """*text*. Raises BadUsage where it has the character that no program can be given."""
-    if "\0" in text:
-        raise file.wrong(step, key, "has the character NUL, \\u0000.", hint="No name and no argument can have it.")
-    return text
+def _number(value: Any) -> Any:
+    text = value.strip() if isinstance(value, str) else ""
+    if not (text.isascii() and text.isdigit() and text.strip("0")):
+        return value
+    return int(text.lstrip("0")[: LONGEST_SHOWN + 1])  # of thousands of digits Python makes no number
 
 
-def _count(file: PipelineFile, step: str, key: str, value: Any) -> int:
-    """A whole number from 1, which may be given as text."""
-    number = value.strip() if isinstance(value, str) else value
-    if isinstance(number, str) and number.isascii() and number.isdigit():
-        digits = number.lstrip("0")[: LONGEST_SHOWN + 1] or "0"
-        number = int(digits)  # of thousands of digits Python makes no number; cut, it still is too large
-    found = whole_number(number, MOST[key])
-    if found is None:
-        shown = number if isinstance(number, int) and number > 0 else value
-        raise file.wrong(step, key, count_wanted(shown, MOST[key]))
-    return found
-
-
-def _arguments(file: PipelineFile, step: str, value: Any) -> list[str]:
+def _arguments(value: Any, wrong: Callable[[str, str], BadUsage]) -> list[str]:
     """The script's arguments: a list of texts and numbers, or one text that is split as a shell does."""
     if isinstance(value, str):
         if len(value) > LONGEST_LINE:
-            what = f"is longer than {LONGEST_LINE:,} characters."
-            raise file.wrong(step, "arguments", what, hint="Give the script a file instead.")
+            raise wrong(f"is longer than {LONGEST_LINE:,} characters.", "Give the script a file instead.")
         try:
-            return shlex.split(_without_nul(file, step, "arguments", value))
+            return shlex.split(value)
         except ValueError as err:
-            hint = "Close it, or give the arguments as a list."
-            raise file.wrong(step, "arguments", "has a quote that does not end.", hint=hint) from err
-    if not isinstance(value, Sequence):
-        raise file.wrong(step, "arguments", f"must be a list or a text, not {_kind(value)}.")
+            raise wrong("has a quote that does not end.", "Close it, or give the arguments as a list.") from err
+    if not isinstance(value, list):
+        raise wrong(f"must be a list or a text, not {KINDS[type(value)]}.", "")
     for entry in value:
         if entry is None or isinstance(entry, (Mapping, list)):
-            raise file.wrong(step, "arguments", f"holds {_kind(entry)}.", hint="Each of them is a text or a number.")
-    texts = [str(entry) if isinstance(entry, (str, bool)) else json.dumps(entry) for entry in value]
-    return [_without_nul(file, step, "arguments", text) for text in texts]
+            raise wrong(f"holds {KINDS[type(entry)]}.", "Each of them is a text or a number.")
+    return [str(entry) if isinstance(entry, (str, bool)) else json.dumps(entry) for entry in value]
 
 
-def _kind(value: Any) -> str:
-    """What a JSON value is, in words."""
-    return "nothing (null)" if value is None else KINDS[type(value)]
+def step_files(file: PipelineFile, step: Step, cwd: Path) -> tuple[Path, str, Path | None]:
+    """The source folder of *step*, its script relative to that (`/` separators), and its requirements file, if it has
+    one. They are relative to the file's folder, else to *cwd*, as DeepSeismic ran it.
 
-
-# Its files: relative to its own folder, else to the current one, as DeepSeismic ran it
-
-
-@dataclass(frozen=True)
-class StepFiles:
-    """The source folder of a step, its script relative to that (`/` separators), and its requirements file, if it has
-    one."""
-
-    source: Path
-    script: str
-    requirements: Path | None
-
-
-def step_files(file: PipelineFile, step: Step, cwd: Path) -> StepFiles:
-    """The files of *step*. Raises BadUsage, naming the step and the key, for one that is not there."""
+    Raises BadUsage, naming the step and the key, for one that is not there.
+    """
     folders = list(dict.fromkeys((file.path.parent.resolve(), cwd.resolve())))
-    found = [folder / as_found(folder, step.source_directory) for folder in folders]
-    source = next(filter(os.path.isdir, found), None)  # also for a name that no file system takes
+    start = f"The path is relative to {' or '.join(repr(str(folder)) for folder in folders)}."
+
+    def wrong(key: str, what: str, names: Iterable[str], hint: str) -> BadUsage:
+        near = did_you_mean(posixpath.normpath(with_slashes(getattr(step, key))), dict.fromkeys(names))
+        return file.wrong(step.key, key, f"'{getattr(step, key)}' {what}", hint=near or hint)
+
+    sources = [folder / as_found(folder, step.source_directory) for folder in folders]
+    source = next(filter(os.path.isdir, sources), None)  # also for a name that no file system takes
     if source is None:
-        if any(map(os.path.exists, found)):
-            what, hint = "is no folder.", "Name the folder that holds the script."
-        else:
-            names = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
-            what, hint = "does not exist.", _near(step.source_directory, names, folders)
-        raise file.wrong(step.key, "source_directory", f"'{step.source_directory}' {what}", hint=hint)
+        if any(map(os.path.exists, sources)):
+            raise wrong("source_directory", "is no folder.", (), "Name the folder that holds the script.")
+        names = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
+        raise wrong("source_directory", "does not exist.", names, start)
     source = source.resolve()
-    return StepFiles(source, _script(file, step, source), _requirements(file, step, folders))
-
-
-def _script(file: PipelineFile, step: Step, source: Path) -> str:
     script = Path(os.path.normpath(source / as_found(source, step.script)))
     if not script.is_relative_to(source):
-        what = f"'{step.script}' lies outside source_directory '{step.source_directory}'."
-        raise file.wrong(step.key, "script", what, hint="Only that folder is sent.")
-    relative = script.relative_to(source).as_posix()
+        what = f"lies outside source_directory '{step.source_directory}'."
+        raise wrong("script", what, (), "Only that folder is sent.")
     if script.suffix != ".py":
-        raise file.wrong(step.key, "script", f"'{step.script}' is no .py script.")
+        raise wrong("script", "is no .py script.", (), "")
     if not os.path.isfile(script):
         beside = script.parent.glob("*.py") if os.path.isdir(script.parent) else ()
-        hint = _near(relative, [path.relative_to(source).as_posix() for path in beside])
-        hint = hint or "The path is relative to the step's source_directory."
-        raise file.wrong(step.key, "script", f"'{step.script}' is not in '{source}'.", hint=hint)
-    return relative
-
-
-def _requirements(file: PipelineFile, step: Step, folders: Sequence[Path]) -> Path | None:
-    if not step.requirements:
-        return None
-    found = next(filter(os.path.isfile, (folder / as_found(folder, step.requirements) for folder in folders)), None)
-    if found is None:
-        names = [
-            Path(os.path.relpath(path, folder)).as_posix()
-            for folder in folders
-            for path in (folder / with_slashes(step.requirements)).parent.glob("*.txt")
-        ]
-        hint = _near(step.requirements, names, folders)
-        raise file.wrong(step.key, "requirements", f"'{step.requirements}' is no file.", hint=hint)
-    return found
-
-
-def _near(name: str, names: Sequence[str], folders: Sequence[Path] = ()) -> str:
-    near = get_close_matches(posixpath.normpath(with_slashes(name)), names, n=1)
-    looked = f"The path is relative to {' or '.join(repr(str(folder)) for folder in folders)}." if folders else ""
-    return f"Did you mean '{near[0]}'?" if near else looked
+        names = [path.relative_to(source).as_posix() for path in beside]
+        raise wrong("script", f"is not in '{source}'.", names, "The path is relative to the step's source_directory.")
+    requirements = None
+    if step.requirements:
+        files = [folder / as_found(folder, step.requirements) for folder in folders]
+        requirements = next(filter(os.path.isfile, files), None)
+        if requirements is None:
+            names = [
+                Path(os.path.relpath(path, folder)).as_posix()
+                for folder in folders
+                for path in (folder / with_slashes(step.requirements)).parent.glob("*.txt")
+            ]
+            raise wrong("requirements", "is no file.", names, start)
+    return source, script.relative_to(source).as_posix(), requirements
 
 
 # What DeepSeismic's `.env` says of storage and cluster
@@ -275,38 +239,39 @@ class PipelineVariables:
     def container(self, name: str) -> ContainerSpec | None:
         """The blob container that holds the data, to be called *name* where it is registered; None where it is not
         named. Raises BadUsage where half of it is named, without its values."""
-        account, container = self.values.get(ACCOUNT, ""), self.values.get(CONTAINER, "")
+        names = (ACCOUNT, CONTAINER, KEY, SUBSCRIPTION)
+        account, container, key, subscription = (self.values.get(name, "") for name in names)
         if bool(account) != bool(container):
             given, lacking = (ACCOUNT, CONTAINER) if account else (CONTAINER, ACCOUNT)
             raise BadUsage(
                 f"{given} is set, and {lacking} is not.",
                 hint=f"Set both, in {self.sources.get(given)!r} or the environment, or neither.",
             )
-        key, subscription = self.values.get(KEY, ""), self.values.get(SUBSCRIPTION, "")
         return ContainerSpec(account, container, key, subscription, name) if account else None
 
     def cluster_spec(self, name: str, nodes: int, step: str) -> ClusterSpec:
         """The cluster *name* as it is to be made; without a word on its size it gets *nodes* at most, which *step*
         wants. Raises BadUsage for numbers that are none, and for fewer."""
-        least, most = self._count(MIN_NODES, 0), self._count(MAX_NODES, nodes)
-        if least > most:
-            raise BadUsage(
-                f"{MIN_NODES} is {least}, and {MAX_NODES} is {most}.", hint="The first is the smaller number."
-            )
-        if nodes > most:
-            raise BadUsage(
+        counts = {MIN_NODES: 0, MAX_NODES: nodes}
+        for variable in counts:
+            text = self.values.get(variable, "")
+            if text and not (text.isascii() and text.isdigit()):
+                raise BadUsage(f"{variable} cannot be '{text}'.", hint="It is a whole number of nodes.")
+            if len(text.lstrip("0")) > len(str(MOST_NODES)) or int(text or 0) > MOST_NODES:
+                raise BadUsage(f"{variable}: a cluster has {MOST_NODES:,} nodes at most.")
+            counts[variable] = int(text) if text else counts[variable]
+        least, most = counts.values()
+        refuse(
+            "",
+            (least > most, f"{MIN_NODES} is {least}, and {MAX_NODES} is {most}.", "The first is the smaller number."),
+            (
+                nodes > most,
                 f"{MAX_NODES} is {most}, and {step} has a node_count of {nodes}.",
-                hint="The largest step has to fit into the cluster.",
-            )
-        return ClusterSpec(name, self.values.get(SIZE, "") or DEFAULT_SIZE, least, most)
-
-    def _count(self, name: str, default: int) -> int:
-        text = self.values.get(name, "")
-        if text and not (text.isascii() and text.isdigit()):
-            raise BadUsage(f"{name} cannot be '{text}'.", hint="It is a whole number of nodes.")
-        if len(text.lstrip("0")) > len(str(MOST_NODES)) or int(text or 0) > MOST_NODES:
-            raise BadUsage(f"{name}: a cluster has {MOST_NODES:,} nodes at most.")
-        return int(text) if text else default
+                "The largest step has to fit into the cluster.",
+            ),
+        )
+        # what DeepSeismic's documents name; a cluster that exists is used whatever its size is
+        return ClusterSpec(name, self.values.get(SIZE, "") or "Standard_NC6", least, most)
 
 
 def pipeline_variables(start: Path, cwd: Path, env: Mapping[str, str]) -> PipelineVariables:
@@ -314,8 +279,8 @@ def pipeline_variables(start: Path, cwd: Path, env: Mapping[str, str]) -> Pipeli
     BadUsage for a file that is broken."""
     values: dict[str, str] = {}
     sources: dict[str, str] = {}
-    for path in [folder / ENV_FILE for folder in dict.fromkeys((start, *start.parents, cwd, *cwd.parents))]:
-        text = read_text(path, ENV_FILE) if path.is_file() else ""
+    for path in [folder / ".env" for folder in dict.fromkeys((start, *start.parents, cwd, *cwd.parents))]:
+        text = read_text(path, ".env") if path.is_file() else ""
         if any(name in text for name in NAMES):
             values = {name: value for name, value in parse_dotenv(text, path).items() if name in NAMES and value}
             sources = dict.fromkeys(values, str(path))

@@ -1,16 +1,21 @@
-"""From a pipeline's JSON file to a pipeline that a workspace can run, but for its data."""
+"""From a pipeline's JSON file to a pipeline that a workspace can run; its data, looked up in that workspace; and
+handing it over."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, HimlError, NotFound
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.jobs import (
     DATASTORE_NAME,
+    SERVERLESS,
     ClusterSpec,
     ContainerSpec,
     DataSpec,
@@ -24,17 +29,19 @@ from himl_cli.core.jobs import (
     StepSpec,
     check_placeholders,
 )
+from himl_cli.core.runs import Run
+from himl_cli.core.text import did_you_mean
+from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.pipeline_file import (
     CLUSTER,
     MPI_STEP,
     PipelineFile,
     Step,
-    StepFiles,
     pipeline_variables,
     read_pipeline,
     step_files,
 )
-from himl_cli.services.submission.prepare import check_names, command_line, job_of_options
+from himl_cli.services.submission.prepare import check_names, command_line, job_of_options, start_and_note
 from himl_cli.services.submission.request import (
     SubmitRequest,
     beside_file,
@@ -43,9 +50,10 @@ from himl_cli.services.submission.request import (
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, JobRunner, Workspace
 
-INPUT = "input_data"
-"""The key of a step's input: with dashes before it the argument that its script gets."""
+INPUT = "input_data"  # the key of a step's input: with dashes before it the argument that its script gets
 INPUT_NAMES = ("input_datareference_name", "input_dataset_name")
 
 
@@ -80,13 +88,16 @@ class PreparedPipeline:
     container: ContainerSpec | None = None
     cluster: ClusterSpec | None = None
 
+    @property
+    def folders(self) -> dict[str, DataInput]:
+        return {key: item for key, item in self.data.items() if item.is_folder}
+
 
 def prepare_pipeline(
-    request: SubmitRequest, env: Mapping[str, str] | None = None, *, creates_cluster: bool = False
+    request: SubmitRequest, env: Mapping[str, str] = os.environ, *, creates_cluster: bool = False
 ) -> PreparedPipeline:
     """Check all that was asked for and list the snapshots; no network, and nothing is written. Raises BadUsage naming
     the step and the key."""
-    env = os.environ if env is None else env
     path = target_path(request)
     variables = pipeline_variables(path.parent, request.cwd, env)
     remarks = []
@@ -103,14 +114,20 @@ def prepare_pipeline(
     common, naming_remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env)
     if request.on_cluster:
         check_names(common, request.tags)
+    reads, implied = _outputs_read(file)
     maker = _StepMaker(file, request, common)
-    steps = maker.steps()
+    steps: list[StepSpec] = []
+    for step in _in_order(file, reads):  # each runs behind the one before it
+        steps.append(maker.step(step, reads.get(step.key), [before.key for before in steps[-1:]]))
     reports = list(maker.snapshots.values())
-    largest = max(steps, key=lambda step: step.job.nodes)
-    readers = [step for step in file.steps if step.key in maker.data and maker.data[step.key].is_folder]
-    names = [step.input_dataset_name for step in (*readers, file.steps[0])]  # DeepSeismic called the datastore so
-    named = next(filter(DATASTORE_NAME.fullmatch, names), "")
-    return PreparedPipeline(
+    remarks += [*idle_remarks, *file_remarks, *naming_remarks]
+    remarks += [
+        f"{key} names no input, so it reads what {output.step}, the step before it, makes (--input_data)."
+        for key, output in implied.items()
+    ]
+    remarks += maker.remarks
+    remarks += [f"{', '.join(keys)}: {text}" for text, keys in maker.shared_remarks.items()]
+    prepared = PreparedPipeline(
         str(request.target),
         PipelineSpec(
             experiment=common.experiment,
@@ -123,48 +140,37 @@ def prepare_pipeline(
             command=command_line(request),
         ),
         reports,
-        [*remarks, *idle_remarks, *file_remarks, *naming_remarks, *maker.remarks, *ignored_remarks(reports)],
+        [*remarks, *ignored_remarks(reports)],
         maker.data,
-        container=variables.container(named) if request.on_cluster and readers else None,
-        cluster=variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key)
-        if creates_cluster and request.on_cluster
-        else None,
     )
+    if request.on_cluster and prepared.folders:
+        readers = [step for step in file.steps if step.key in prepared.folders]
+        names = [step.input_dataset_name for step in (*readers, file.steps[0])]  # DeepSeismic called the datastore so
+        named = next(filter(DATASTORE_NAME.fullmatch, names), "")
+        prepared = replace(prepared, container=variables.container(named))
+    if request.on_cluster and creates_cluster:
+        largest = max(steps, key=lambda step: step.job.nodes)
+        cluster = variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key)
+        prepared = replace(prepared, cluster=cluster)
+    return prepared
 
 
 class _StepMaker:
-    """Makes jobs of the steps of one file; what it notices on the way is in `remarks`, data to be found in `data`."""
+    """Makes jobs of the steps of one file; gathers their snapshots by folder, data that is yet to be found, and
+    remarks, those that hold for several steps with the steps' keys."""
 
     def __init__(self, file: PipelineFile, request: SubmitRequest, common: JobSpec) -> None:
         self.file = file
         self.request = request
         self.common = common
         self.data: dict[str, DataInput] = {}
-        self._remarks: list[str] = []
-        self._environment_remarks: dict[str, list[str]] = {}
+        self.remarks: list[str] = []
+        self.shared_remarks: dict[str, list[str]] = {}
         self.snapshots: dict[Path, SnapshotReport] = {}
 
-    @property
-    def remarks(self) -> Sequence[str]:
-        """What holds for several steps is said once, with their names."""
-        shared = [f"{', '.join(keys)}: {text}" for text, keys in self._environment_remarks.items()]
-        return [*self._remarks, *shared]
-
-    def steps(self) -> Sequence[StepSpec]:
-        """All steps, each to run behind the one before it: in the file's order, unless their data wants another. Raises
-        BadUsage naming step and key."""
-        reads, implied = _outputs_read(self.file)
-        ordered = _in_order(self.file, reads)
-        self._remarks += [
-            f"{key} names no input, so it reads what {output.step}, the step before it, makes (--input_data)."
-            for key, output in implied.items()
-        ]
-        before = [None, *(step.key for step in ordered)]
-        return [self._step(step, reads, [last] if last else []) for step, last in zip(ordered, before, strict=False)]
-
-    def _step(self, step: Step, reads: Mapping[str, StepOutput], waits_for: Sequence[str]) -> StepSpec:
-        files = step_files(self.file, step, self.request.cwd)
-        source = reads.get(step.key)
+    def step(self, step: Step, source: StepOutput | None, waits_for: Sequence[str]) -> StepSpec:
+        """*source* is the output that the step reads. Raises BadUsage naming step and key."""
+        folder, script, requirements = step_files(self.file, step, self.request.cwd)
         data = DataSpec(INPUT, source.output) if source else self._data(step)
         outputs = [DataSpec(output_key(step.output), "")] if step.output else []
         arguments = [*step.arguments, *(("--input_data", f"${{{{inputs.{INPUT}}}}}") if data else ())]
@@ -172,10 +178,17 @@ class _StepMaker:
         on_cluster, is_mpi = bool(self.common.cluster), step.type == MPI_STEP
         if data and on_cluster:
             data = replace(data, mode="mount")  # as DeepSeismic's steps had it
+        if folder not in self.snapshots:
+            report = take_snapshot(folder, self.request.ignored_folders, self.request.include_secret)
+            self.snapshots[folder] = report
+        report = self.snapshots[folder]
+        if script not in report.snapshot.files:
+            hint = f"Look in '{folder / report.ignore_file}'."
+            raise self.file.wrong(step.key, "script", f"'{step.script}' is left out of the snapshot.", hint=hint)
         job = replace(
             self.common,
-            entry=Entry(EntryKind.script, files.script),
-            snapshot=self._snapshot(step, files).snapshot,
+            entry=Entry(EntryKind.script, script),
+            snapshot=report.snapshot,
             arguments=arguments,
             distribution="mpi" if is_mpi else "" if on_cluster else "pytorch",
             processes=step.processes_per_node if is_mpi else None,
@@ -183,78 +196,59 @@ class _StepMaker:
             display_name=step.name,
             inputs=[data] if data else [],
             outputs=outputs,
-            environment=self._environment(step, files) if on_cluster else None,
+            environment=self._environment(step, folder, script, requirements) if on_cluster else None,
         )
         try:
             check_placeholders(job)
         except BadUsage as err:
             hint = "--input_data and --output are added by themselves."
             raise self.file.wrong(step.key, "arguments", f"{err}", hint=hint) from err
-        self._note_idle(step, job)
+        idle = [*step.passed_over]
+        idle += [name for name in ("node_count", "processes_per_node") if not is_mpi and getattr(step, name) > 1]
+        idle += ["input_datareference_path"] if source and step.input_datareference_path else []
+        if idle:
+            self.remarks.append(f"{step.key}: passed over, since it has no meaning for this step: {', '.join(idle)}.")
+        if not on_cluster and job.nodes > 1:
+            self.remarks.append(f"{step.key}: one node here in place of {job.nodes}.")
         return StepSpec(step.key, step.name, job, {INPUT: source} if source else {}, waits_for)
 
     def _data(self, step: Step) -> DataSpec | None:
         """The input of a step that reads no other's output; None where it has none. Raises BadUsage for data that would
         lie outside its datastore."""
-        for key in ("input_datareference_path", *INPUT_NAMES):
-            if ".." in re.split(r"[/\\]", getattr(step, key)):
-                raise self.file.wrong(
-                    step.key, key, f"'{getattr(step, key)}' leaves the datastore.", hint="Name a folder inside it."
-                )
-        path = step.input_datareference_path
-        if path:
-            names = (step.input_dataset_name, step.input_datareference_name, self.file.steps[0].input_dataset_name)
-            datastores = [*dict.fromkeys(filter(None, names))]
-            self.data[step.key] = DataInput("input_datareference_path", path, True, datastores)
-            return DataSpec(INPUT, path.strip("/") or "/")
-        for key in reversed(INPUT_NAMES):
-            if getattr(step, key):
-                self.data[step.key] = DataInput(key, getattr(step, key))
-                return DataSpec(INPUT, getattr(step, key))
-        return None
+        for key in ("input_datareference_path", *reversed(INPUT_NAMES)):
+            name = getattr(step, key)
+            if ".." in re.split(r"[/\\]", name):
+                what = f"'{name}' leaves the datastore."
+                raise self.file.wrong(step.key, key, what, hint="Name a folder inside it.")
+            if name and key in INPUT_NAMES:
+                self.data.setdefault(step.key, DataInput(key, name))
+            elif name:
+                names = (step.input_dataset_name, step.input_datareference_name, self.file.steps[0].input_dataset_name)
+                self.data[step.key] = DataInput(key, name, True, [*dict.fromkeys(filter(None, names))])
+        found = self.data.get(step.key)
+        if found is None:
+            return None
+        return DataSpec(INPUT, found.name.strip("/") or "/" if found.is_folder else found.name)
 
-    def _snapshot(self, step: Step, files: StepFiles) -> SnapshotReport:
-        report = self.snapshots.get(files.source)
-        if report is None:
-            report = take_snapshot(files.source, self.request.ignored_folders, self.request.include_secret)
-            self.snapshots[files.source] = report
-        if files.script not in report.snapshot.files:
-            hint = f"Look in '{files.source / report.ignore_file}'."
-            raise self.file.wrong(step.key, "script", f"'{step.script}' is left out of the snapshot.", hint=hint)
-        return report
-
-    def _environment(self, step: Step, files: StepFiles) -> EnvironmentSpec:
+    def _environment(self, step: Step, folder: Path, script: str, requirements: Path | None) -> EnvironmentSpec:
         """The step's own environment, else the one of the options, else that of a conda file beside the script."""
         from himl_cli.services.submission.environment import choose_environment
 
         own = replace(
             self.request,
             conda_env=() if step.requirements else self.request.conda_env,
-            requirements=str(files.requirements) if files.requirements else self.request.requirements,
+            requirements=str(requirements) if requirements else self.request.requirements,
             environment=None if step.requirements or step.base_image else self.request.environment,
             docker_image=step.base_image or self.request.docker_image,
         )
         try:
-            spec, remarks = choose_environment(
-                own, (files.source / files.script).parent, files.source, may_be_bare=True
-            )
+            spec, remarks = choose_environment(own, (folder / script).parent, folder, may_be_bare=True)
         except BadUsage as err:
             text = str(err).replace("--requirements", "'requirements'").replace("--docker_image", "'base_image'")
             raise self.file.wrong(step.key, "", text, hint=err.hint) from err
         for remark in remarks:
-            self._environment_remarks.setdefault(remark, []).append(step.key)
+            self.shared_remarks.setdefault(remark, []).append(step.key)
         return spec
-
-    def _note_idle(self, step: Step, job: JobSpec) -> None:
-        idle = [*step.passed_over]
-        if job.processes is None:
-            idle += [name for name in ("node_count", "processes_per_node") if getattr(step, name) > 1]
-        if step.input_datareference_path and step.key not in self.data:
-            idle.append("input_datareference_path")
-        if idle:
-            self._remarks.append(f"{step.key}: passed over, since it has no meaning for this step: {', '.join(idle)}.")
-        if not job.cluster and job.nodes > 1:
-            self._remarks.append(f"{step.key}: one node here in place of {job.nodes}.")
 
 
 def output_key(name: str) -> str:
@@ -269,58 +263,40 @@ def _outputs_read(file: PipelineFile) -> tuple[dict[str, StepOutput], dict[str, 
     These are, as in DeepSeismic, of steps that name no input: they read the output of the step before them in the file,
     if it makes one and does not itself wait, by what others read, for the step. Raises BadUsage.
     """
-    made: dict[str, str] = {}
-    keys: dict[str, str] = {}
+    made: dict[str, StepOutput] = {}
+    names: dict[str, str] = {}
     for step in filter(lambda each: each.output, file.steps):
-        other = keys.setdefault(output_key(step.output), step.output)
+        output = StepOutput(step.key, output_key(step.output))
+        other = names.setdefault(output.output, step.output)
         if step.output in made:
-            what, hint = f"is made by {made[step.output]} already.", "Give each output a name of its own."
+            what, hint = f"is made by {made[step.output].step} already.", "Give each output a name of its own."
             raise file.wrong(step.key, "output", f"'{step.output}' {what}", hint=hint)
         if other != step.output:
             what, hint = f"and '{other}' are the same name to variables.", "Use letters, digits and _."
             raise file.wrong(step.key, "output", f"'{step.output}' {what}", hint=hint)
-        made[step.output] = step.key
+        made[step.output] = output
     reads: dict[str, StepOutput] = {}
     for step in file.steps:
-        names = [*dict.fromkeys(getattr(step, name) for name in INPUT_NAMES if getattr(step, name) in made)]
-        if len(names) > 1:
-            raise file.wrong(
-                step.key,
-                "input_dataset_name",
-                f"'{names[1]}' and 'input_datareference_name' '{names[0]}' are two outputs.",
-                hint="A step reads one of them.",
-            )
-        if names:
-            reads[step.key] = StepOutput(made[names[0]], output_key(names[0]))
+        given = [*dict.fromkeys(getattr(step, name) for name in INPUT_NAMES if getattr(step, name) in made)]
+        if len(given) > 1:
+            what = f"'{given[1]}' and 'input_datareference_name' '{given[0]}' are two outputs."
+            raise file.wrong(step.key, "input_dataset_name", what, hint="A step reads one of them.")
+        if given:
+            reads[step.key] = made[given[0]]
     implied: dict[str, StepOutput] = {}
     for before, step in zip(file.steps, file.steps[1:], strict=False):
         names_none = not (step.input_datareference_name or step.input_dataset_name or step.input_datareference_path)
-        if names_none and before.output and not _waits_for(before.key, step.key, {**reads, **implied}):
-            implied[step.key] = StepOutput(before.key, output_key(before.output))
-    return reads | implied, implied
+        sources = [before.key]  # the step before, and the one that it waits for, and so on
+        while sources[-1] in reads and reads[sources[-1]].step not in sources:
+            sources.append(reads[sources[-1]].step)
+        if names_none and before.output and step.key not in sources:
+            implied[step.key] = reads[step.key] = made[before.output]
+    return reads, implied
 
 
-def _waits_for(step: str, other: str, reads: Mapping[str, StepOutput]) -> bool:
-    """Whether *step* reads from *other*, be it by steps in between."""
-    seen: set[str] = set()
-    while step in reads and step not in seen:
-        seen.add(step)
-        step = reads[step].step
-        if step == other:
-            return True
-    return False
-
-
-class CycleFound(Exception):
-    """Steps of which each waits for the next, and the last for the first, are in `path`."""
-
-    def __init__(self, path: Sequence[str]) -> None:
-        super().__init__(" <- ".join([*path, path[0]]))
-        self.path = path
-
-
-def topological_order(keys: Sequence[str], waits: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """*keys* so that each comes behind those that it *waits* for, else as they are. Raises CycleFound."""
+def topological_order(keys: Sequence[str], waits: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """*keys* so that each comes behind those that it *waits* for, else as they are; or a cycle, of which each waits for
+    the next and the last for the first."""
     done: dict[str, None] = {}
     for start in keys:
         path = [start]
@@ -329,26 +305,177 @@ def topological_order(keys: Sequence[str], waits: Mapping[str, Sequence[str]]) -
             if ahead is None:
                 done[path.pop()] = None
             elif ahead in path:
-                raise CycleFound(path[path.index(ahead) :])
+                return [], path[path.index(ahead) :]
             else:
                 path.append(ahead)
-    return list(done)
+    return list(done), []
 
 
 def _in_order(file: PipelineFile, reads: Mapping[str, StepOutput]) -> Sequence[Step]:
     """The steps so that each comes behind the one it reads from, else as in the file. Raises BadUsage for a cycle,
     naming its steps."""
     steps = {step.key: step for step in file.steps}
-    try:
-        order = topological_order(list(steps), {key: [output.step] for key, output in reads.items()})
-    except CycleFound as err:
-        first, read = steps[err.path[0]], steps[err.path[1 % len(err.path)]]
+    order, cycle = topological_order(list(steps), {key: [output.step] for key, output in reads.items()})
+    if cycle:
+        first, read = steps[cycle[0]], steps[cycle[1 % len(cycle)]]
         key = next(name for name in INPUT_NAMES if getattr(first, name) == read.output)
+        what = f"closes a cycle: {' <- '.join([*cycle, cycle[0]])}."
+        hint = "Each reads what the next makes; one of them has to read other data."
         if first is read:
             what = f"names '{first.output}', the step's own output."
             hint = "Name data that exists, or the output of another step."
-        else:
-            what = f"closes a cycle: {err}."
-            hint = "Each reads what the next makes; one of them has to read other data."
-        raise file.wrong(first.key, key, what, hint=hint) from None
+        raise file.wrong(first.key, key, what, hint=hint)
     return [steps[key] for key in order]
+
+
+# Its data, in the workspace that it runs in
+
+
+def resolve_on_cluster(prepared: PreparedPipeline, workspace: Workspace, notify: Notify) -> PipelineSpec:
+    """The pipeline with the datastore of each folder that a step reads, in a workspace with clusters; datasets are
+    looked up when it is sent.
+
+    A datastore that a step calls by its name is that, as with DeepSeismic; else it is the container that was named,
+    which is registered there where it is not yet. Raises what those requests raise.
+    """
+    if not prepared.folders:
+        return prepared.spec
+    known = [store.name for store in workspace.datastores()]
+    if prepared.container is None or not isinstance(workspace, CloudWorkspace):
+        default = prepared.spec.default_datastore or next(iter(known), None)
+        return _with_datastores(prepared, default, known)
+    folders = prepared.folders.values()
+    named = [next((name for name in item.datastores if name in known), "") for item in folders]
+    for name in dict.fromkeys(filter(None, named)):
+        notify(Notice(f"Reads datastore '{name}', which the file names, whatever container BLOB_CONTAINER_NAME says."))
+    other = "" if all(named) else workspace.ensure_datastore(prepared.container, notify=notify)
+    return _with_datastores(prepared, other, known)
+
+
+def with_named_datastores(prepared: PreparedPipeline) -> PipelineSpec:
+    """The pipeline with the datastores as the file names them, unseen: what is known without a request."""
+    name = prepared.container.name if prepared.container else ""
+    return _with_datastores(prepared, name or prepared.spec.default_datastore, () if name else None)
+
+
+def _with_datastores(
+    prepared: PreparedPipeline, default: str | None, known: Sequence[str] | None = None
+) -> PipelineSpec:
+    """The pipeline whose folders are of the first datastore of theirs that is *known* (None: all are), else of
+    *default*."""
+
+    def changed(step: StepSpec) -> StepSpec:
+        item = prepared.folders.get(step.key)
+        if item is None:
+            return step
+        name = next((name for name in item.datastores if known is None or name in known), default)
+        return replace(step, job=replace(step.job, inputs=[replace(step.job.inputs[0], datastore=name)]))
+
+    return replace(prepared.spec, steps=[changed(step) for step in prepared.spec.steps])
+
+
+def resolve_locally(
+    prepared: PreparedPipeline, local: FolderWorkspace, azure: Callable[[], Workspace | None], notify: Notify
+) -> PipelineSpec:
+    """The pipeline with a folder of this machine for each input that is data: of a local datastore, else downloaded
+    from the workspace of *azure*.
+
+    A folder that is nowhere is made, and that is said, for all steps but the first: one before it may fill it. Raises
+    NotFound naming the step and the key, and what the download raises.
+    """
+    spec, known = prepared.spec, {store.name: store.location for store in local.datastores()}
+
+    def resolve(key: str, item: DataInput, job: JobSpec) -> JobSpec:
+        wanted = job.inputs[0]
+        named = next((name for name in item.datastores if name in known), None)
+        stored = replace(job, inputs=[replace(wanted, datastore=named)])
+        default = job.default_datastore if job.default_datastore in known else None
+        if local.input_folder(stored.inputs[0], default) is not None:
+            return stored
+        workspace, outputs = azure(), [output.key for step in spec.steps for output in step.job.outputs]
+        near = "" if item.is_folder else did_you_mean(item.name, outputs)
+        try:
+            if workspace is None:
+                raise _nowhere(item, known)
+            if item.is_folder:
+                stores = [store.name for store in workspace.datastores()]
+                other = spec.default_datastore or next(iter(stores), None)
+                wanted = replace(wanted, datastore=next((name for name in item.datastores if name in stores), other))
+            return bring_inputs(replace(job, inputs=[wanted]), local, azure, notify)
+        except NotFound as err:
+            store = named or default or next(iter(known), None)
+            if not item.is_folder or store is None or key == spec.steps[0].key:
+                raise NotFound(f"'{prepared.shown}', {key}: '{item.field}' {err}", hint=near or err.hint) from err
+        folder = Path(known[store]) / wanted.name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise disk_error(err, f"{key}: cannot make the folder '{folder}'") from err
+        where = f"it is '{folder}', and a step before it has to fill it"
+        notify(Notice(f"{key}: there is no folder '{wanted.name}' yet; {where}."))
+        return replace(job, inputs=[replace(job.inputs[0], local=str(folder))])
+
+    steps = [
+        replace(step, job=resolve(step.key, prepared.data[step.key], step.job)) if step.key in prepared.data else step
+        for step in spec.steps
+    ]
+    return replace(spec, steps=steps)
+
+
+def _nowhere(item: DataInput, known: Mapping[str, str]) -> NotFound:
+    parents = (parent for path in known.values() for parent in Path(path).parents)
+    home = next((parent for parent in parents if parent.name == WORKSPACE_FOLDER), None)
+    first = "" if home is None or home.is_dir() else "himl init --local, then "
+    where = "which is neither the output of a step nor data here."
+    where = "and no datastore here has that folder." if item.is_folder else where
+    hint = f"Put the data there: {first}himl datastore upload FOLDER {item.name}"
+    return NotFound(f"names '{item.name}', {where}", hint=hint)
+
+
+def bring_to_steps(
+    spec: PipelineSpec, local: FolderWorkspace, azure: Callable[[], Workspace | None], notify: Notify
+) -> PipelineSpec:
+    """The pipeline with a folder of this machine for each input that is data. Raises what `bring_inputs` raises."""
+    steps = []
+    for step in spec.steps:
+        data = [item for item in step.job.inputs if item.key not in step.takes]
+        resolved = bring_inputs(replace(step.job, inputs=data), local, azure, notify)
+        found = {item.key: item for item in resolved.inputs}
+        inputs = [found.get(item.key, item) for item in step.job.inputs]
+        steps.append(replace(step, job=replace(resolved, inputs=inputs)))
+    return replace(spec, steps=steps)
+
+
+def check_cluster(prepared: PreparedPipeline, workspace: Workspace) -> None:
+    """Look whether the pipeline's cluster is there, unless it is to be made, before a container is registered for
+    nothing. Raises NotFound, and as the workspace does."""
+    name = prepared.spec.cluster
+    is_needed = prepared.cluster is None and prepared.container is not None and name.lower() != SERVERLESS
+    if is_needed and isinstance(workspace, CloudWorkspace) and not workspace.has_cluster(name):
+        raise NotFound(
+            f"No compute '{name}' in {workspace.label}.", hint="--create_cluster makes it; --cluster names another one."
+        )
+
+
+@contextmanager
+def naming_pipeline_file(prepared: PreparedPipeline) -> Iterator[None]:
+    """Within it, errors about a step name the pipeline's file too, and the field that an input stands in."""
+    try:
+        yield
+    except (BadUsage, NotFound) as err:
+        key, colon, text = str(err).partition(": ")
+        if not colon or key not in [step.key for step in prepared.spec.steps]:
+            raise
+        item = prepared.data.get(key)
+        if item is not None:
+            text = text.replace(f"Input '{INPUT}'", f"'{item.field}' '{item.name}'", 1)
+        err.args = (f"'{prepared.shown}', {key}: {text}",)
+        raise
+
+
+def submit_pipeline(workspace: Workspace, spec: PipelineSpec, cwd: Path, notify: Notify) -> Run:
+    """Start the pipeline and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then
+    runs."""
+    if not isinstance(workspace, JobRunner):
+        raise HimlError(f"{workspace.label} does not run pipelines.")
+    return start_and_note(lambda: workspace.submit_pipeline(spec, notify=notify), cwd, notify)

@@ -1,4 +1,5 @@
-"""From a request to a job that a workspace can run, and handing it over."""
+"""From a request to a job that a workspace can run: what is started, from which folder, by which Python; and handing
+it over."""
 
 from __future__ import annotations
 
@@ -6,40 +7,35 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import write_atomic
-from himl_cli.core.jobs import (
-    Entry,
-    EntryKind,
-    JobOptions,
-    JobSpec,
-    Snapshot,
-    SnapshotReport,
-    check_placeholders,
-)
+from himl_cli.core.files import home_folder, write_atomic
+from himl_cli.core.jobs import Entry, EntryKind, JobOptions, JobSpec, Snapshot, check_placeholders
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import SWEPT, with_search_space
+from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
 from himl_cli.services.runs.logs import watching
 from himl_cli.services.submission.data import parse_inputs, parse_outputs
-from himl_cli.services.submission.entry import check_root, entry_file, find_entry, find_python, find_root, named_by
 from himl_cli.services.submission.request import (
     PreparedJob,
     SubmitRequest,
     check_size,
     check_values,
     parse_duration,
+    refuse,
     without_idle_options,
 )
-from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
-from himl_cli.services.submission.sweep_options import (
+from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
+from himl_cli.services.submission.sweeps import (
     copies_remarks,
     requested_sweep,
     single_sweep_option,
@@ -50,37 +46,35 @@ from himl_cli.services.submission.sweep_options import (
 )
 from himl_cli.workspaces.base import JobRunner
 
-LONGEST_TEXT = {"display_name": 256, "description": 5000}
-MOST_TAGS = 50
-LONGEST_TAG_KEY, LONGEST_TAG_VALUE = 100, 1000
-OWN_TAGS = 1
-"""The run's recovery id, which is added when the run has an id."""
+KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
+TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` leave them in the environments they make
+LONGEST_TAG_VALUE = 1000
 _PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
-_PUBLIC_HINT = "Give the public one, whose file ends in .pub: --ssh_key ~/.ssh/id_ed25519.pub"
 
 log = logging.getLogger(__name__)
 
 
-def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) -> PreparedJob:
+def prepare_job(request: SubmitRequest) -> PreparedJob:
     """Check all that was asked for and list the snapshot; no network, and nothing is written. Raises BadUsage or
     NotFound."""
     check_values(request)
     request, remarks = without_idle_options(request)
     request = single_sweep_option(request)
     sweep = requested_sweep(request)
+    arguments = sweep_arguments(request)
+    tags = {}
     if sweep is not None:
         sweep = with_seed(sweep, on_cluster=bool(request.on_cluster), sdk=request.sdk)
-    arguments = sweep_arguments(request)
-    if sweep and request.command:  # which may hold values itself
-        arguments = with_search_space([request.command, *arguments], sweep.space)[1:]
-    remarks += sweep_remarks(sweep, arguments) if sweep else []
-    start, root = find_root(request)
-    entry = find_entry(request, start, root)
+        if request.command:  # which may hold values itself
+            arguments = with_search_space([request.command, *arguments], sweep.space)[1:]
+        remarks += sweep_remarks(sweep, arguments)
+        tags[SWEPT] = sweep_text(sweep)
+    entry, start, root = _find_entry(request)
+    file = _entry_file(entry, root)
     if request.snapshot_root is None and not request.in_place:
-        check_root(root, entry_file(entry, root) if request.module else start)
-    swept = {SWEPT: sweep_text(sweep)} if sweep else {}
-    spec, naming_remarks = job_of_options(request, named_by(entry), root, os.environ if env is None else env, swept)
-    distribution, processes = distribution_of(request)
+        check_root(root, file if request.module else start)
+    spec, naming_remarks = job_of_options(request, _named_by(entry), root, os.environ, tags)
+    distribution, processes = _distribution(request)
     spec = replace(
         spec,
         entry=entry,
@@ -92,19 +86,155 @@ def prepare_job(request: SubmitRequest, env: Mapping[str, str] | None = None) ->
         outputs=parse_outputs(request.outputs),
     )
     remarks += naming_remarks
-    if request.on_cluster:
-        spec, cluster_remarks = _for_cluster(spec, request, start)
-        remarks += cluster_remarks
     check_placeholders(replace(spec, arguments=[*spec.arguments, request.command or ""]))
-    if request.is_told_to_azure:
+    if request.on_cluster or request.is_told_to_azure:
         check_names(spec, request.tags)
+    if request.on_cluster:
+        spec, cluster_remarks = _for_cluster(spec, request, start, file)
+        remarks += cluster_remarks
     if request.in_place:
         return PreparedJob(spec, None, remarks, request.checkpoint)
-    report = _snapshot(request, entry, root)
+    report = take_snapshot(root, request.ignored_folders, request.include_secret)
+    if entry.kind in KINDS.values() and entry.target not in report.snapshot.files:
+        downloaded = next((folder for folder in report.downloads if entry.target.startswith(f"{folder}/")), None)
+        why = f"himl downloaded files to '{downloaded}'; move the script"
+        raise BadUsage(
+            f"'{entry.target}' is left out of the snapshot of '{root}'.",
+            hint=f"{why if downloaded else f'Look in its {report.ignore_file}'}, or give another --snapshot_root.",
+        )
     remarks += ignored_remarks([report])
     if sweep and not request.on_cluster:
         remarks += copies_remarks(sweep, report.snapshot.size)
     return PreparedJob(replace(spec, snapshot=report.snapshot), report, remarks, request.checkpoint)
+
+
+def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:
+    """What is started, the script's path (for a module or a command the current folder), and the snapshot's root."""
+    start = folder = request.cwd
+    if request.target:
+        _check_script(request.cwd / request.target, request.target)
+        folder = (request.cwd / request.target).parent.resolve()
+        start = folder / Path(request.target).name
+    root = find_snapshot_root(folder)
+    if request.snapshot_root is not None:
+        root = (request.cwd / request.snapshot_root).resolve()
+        if not root.is_dir():
+            raise BadUsage(f"--snapshot_root '{request.snapshot_root}' is no folder.")
+    if request.module:
+        _check_module(request.module, root)
+        return Entry(EntryKind.module, request.module), start, root
+    if request.command:
+        return Entry(EntryKind.command, request.command), start, root
+    if not start.is_relative_to(root):
+        raise BadUsage(
+            f"'{request.target}' lies outside the snapshot root '{root}'.",
+            hint="Give a --snapshot_root that holds the script.",
+        )
+    return Entry(KINDS[start.suffix], start.relative_to(root).as_posix()), start, root
+
+
+def _check_script(path: Path, shown: str) -> None:
+    folder = path if path.is_dir() else path.parent
+    scripts = sorted(each.name for ending in KINDS for each in folder.glob(f"*{ending}"))
+    if path.is_dir():
+        name = "train.py" if "train.py" in scripts else "".join(scripts[:1])
+        problem, hint = "is a folder, not a script", "There is no .py or .sh script in it."
+        if name:
+            hint = f"Name the script in it: himl submit {shlex.quote(Path(shown, name).as_posix())}"
+    elif not path.exists():
+        near = did_you_mean(path.name, scripts)
+        hint = near or "Check the path; it is relative to the current folder."
+        raise BadUsage(f"There is no script '{shown}'.", hint=hint)
+    elif path.suffix == ".ipynb":
+        problem = "is a notebook, not a script"
+        hint = f"Make one of it: jupyter nbconvert --to script {shlex.quote(shown)}"
+    elif path.suffix not in KINDS:
+        problem = "is neither a .py nor a .sh script"
+        hint = "Name such a script, or a module: himl submit -m package.module"
+    else:
+        return
+    raise BadUsage(f"'{shown}' {problem}.", hint=hint)
+
+
+def _check_module(name: str, root: Path) -> None:
+    """Raises BadUsage for what is no module's name, and for a module that is missing from a package of the project;
+    what is not the project's may be installed."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise BadUsage(f"-m '{name}' is no module name.", hint="Write it with dots, without .py: -m package.module")
+    top, *below = name.split(".")
+    place = root.joinpath(top, *below)
+    is_there = (place / "__main__.py").is_file() or any(place.parent.glob(f"{place.name}.*"))
+    if is_there or not (root / top / "__init__.py").is_file():
+        return
+    what, prefix, folder = f"There is no module '{name}'", name.rpartition(".")[0], place.parent
+    if place.is_dir():
+        what, prefix, folder = f"'{name}' is a package without __main__.py", name, place
+    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("__"))
+    near = get_close_matches(place.name, names, n=1) or names[:1]
+    hint = f"Did you mean -m {prefix}.{near[0]}?" if near else f"It would be '{place}.py'."
+    raise BadUsage(f"{what} in '{root}'.", hint=hint)
+
+
+def _entry_file(entry: Entry, root: Path) -> Path | None:
+    """The Python file that is started; None for a shell script, a command, and a module that does not lie below
+    *root*."""
+    if entry.kind is EntryKind.script:
+        return root / entry.target
+    module = root.joinpath(*entry.target.split("."))
+    candidates = (module.with_name(f"{module.name}.py"), module / "__main__.py")
+    return next(filter(Path.is_file, candidates), None) if entry.kind is EntryKind.module else None
+
+
+def _named_by(entry: Entry) -> str:
+    """What the experiment is named after: the script or module; of a command the first of these in it, else its
+    program."""
+    if entry.kind is not EntryKind.command:
+        return entry.target
+    words = [word.strip("'\"") for word in entry.target.split()]
+    for before, word in zip(["", *words], words, strict=False):
+        if word.endswith(tuple(KINDS)) or before in ("-m", "--module"):
+            return word
+    return f"{PurePath(words[0]).name}.sh" if words else ""
+
+
+def check_root(root: Path, script: Path | None) -> None:
+    """Raises BadUsage for a folder that nobody named and nobody means to send: the home folder, a whole disk, one above
+    the repository of *script*."""
+    root, home = root.resolve(), home_folder()
+    above = script.resolve().parents if script is not None else ()
+    repository = next((folder for folder in above if (folder / ".git").exists()), root)
+    own_folder = "Put the script into a folder of its own, or name the one to send: --snapshot_root DIR"
+    refuse(
+        "The snapshot would be ",
+        (root.parent == root, f"all of '{root}'.", own_folder),
+        (home is not None and root == home.resolve(), f"all of your home folder, '{root}'.", own_folder),
+        (
+            root in repository.parents,
+            f"'{root}', a folder above the repository of '{script}'.",
+            f"Say which is meant: --snapshot_root {shlex.quote(str(repository))}, or all of it: --snapshot_root "
+            f"{shlex.quote(str(root))}",
+        ),
+    )
+
+
+def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> str:
+    """The interpreter: *asked*, else the active environment's, else that of *own_prefix* unless it only holds a tool,
+    else `python3` on PATH.
+
+    Raises BadUsage when what was asked for, or any of them, cannot be run.
+    """
+    prefixes = [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
+    if not any((own_prefix / mark).exists() for mark in TOOL_MARKS):
+        prefixes.append(own_prefix)
+    names = ("python.exe", "Scripts/python.exe") if sys.platform == "win32" else ("bin/python", "bin/python3")
+    commands = [*(str(prefix / name) for prefix in prefixes for name in names), "python3", "python"]
+    commands = [os.path.expanduser(asked)] if asked else commands
+    found = next(filter(None, (shutil.which(each, path=env.get("PATH")) for each in commands)), None)
+    if found is None:
+        raise BadUsage(
+            f"No Python interpreter '{asked or 'python3'}'.", hint="Name one that exists: --python /path/to/python"
+        )
+    return os.path.abspath(found)  # not resolved: a virtual environment's python is a link
 
 
 def job_of_options(
@@ -121,6 +251,7 @@ def job_of_options(
     )
     automatic = {**automatic_tags(git, request.build, command_line(request)), **(tags or {})}
     if request.on_cluster:
+        automatic = shorten_tags(automatic)
         python = "" if request.python_executable == "python" else request.python_executable
     else:
         python = find_python(request.python, env, Path(sys.prefix))
@@ -136,7 +267,7 @@ def job_of_options(
         python=python,
         max_seconds=parse_duration(limit, "--max_run_duration") if limit else None,
         env=request.env_vars,
-        tags={**(shorten_tags(automatic) if request.on_cluster else automatic), **request.tags},
+        tags={**automatic, **request.tags},
         cluster=request.on_cluster,
         nodes=request.num_nodes,
         **options,
@@ -146,14 +277,12 @@ def job_of_options(
 
 def command_line(request: SubmitRequest) -> str:
     """What was run, as the user would type it, secrets masked."""
-    if request.module:
-        words = ["-m", request.module]
-    else:
-        words = ["--command", mask_line(request.command)] if request.command else [str(request.target)]
+    words = ["--command", mask_line(request.command)] if request.command else [str(request.target)]
+    words = ["-m", request.module] if request.module else words
     return shlex.join([*words, *mask_arguments(request.arguments)])
 
 
-def distribution_of(request: SubmitRequest) -> tuple[str, int | None]:
+def _distribution(request: SubmitRequest) -> tuple[str, int | None]:
     """The distribution (`pytorch`, `mpi`, or empty for a plain process) and the processes a node (None: no ranks).
 
     Here PyTorch's variables are set whenever ranks are asked for. On a cluster, unless `--distribution` says so:
@@ -163,35 +292,32 @@ def distribution_of(request: SubmitRequest) -> tuple[str, int | None]:
     processes = request.processes_per_node
     if not request.on_cluster:
         return request.distribution or "pytorch", processes
+    usual = "mpi" if processes is None else "pytorch"
     if request.num_nodes * (processes or 1) == 1:
         usual = "" if request.no_mpi_single_node else "mpi"
-    else:
-        usual = "mpi" if processes is None else "pytorch"
     chosen = request.distribution or usual
     return chosen, (processes or 1) if chosen else None
 
 
-def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path) -> tuple[JobSpec, list[str]]:
-    """The job with its environment and its services, and remarks. Raises BadUsage for what Azure ML would refuse."""
-    idle = [name for name in ("vscode", "jupyter", "ssh_key", "tensorboard_logs") if request.is_typed(name)]
-    remarks = []
-    if spec.sweep and idle:
-        options = ", ".join(f"--{name}" for name in idle)
-        remarks.append(f"Passed over, since Azure ML offers it in single jobs only, and this is many: {options}.")
-    services = {} if spec.sweep else _services(request)
-    check_names(spec, request.tags)
-    for kind, item in [*(("input", item) for item in spec.inputs), *(("output", item) for item in spec.outputs)]:
-        if not item.name:
-            raise BadUsage(
-                f"--{kind} {item.key}: local= is a folder of this machine, which a cluster cannot see.",
-                hint=f"Name the data: --{kind} {item.key}=NAME",
-            )
-    check_placeholders(spec)
+def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, file: Path | None) -> tuple[JobSpec, list[str]]:
+    wanted = {"vscode": request.vscode, "jupyterlab": request.jupyter, "tensorboard": request.tensorboard_logs}
+    services = {name: "" if value is True else str(value) for name, value in wanted.items() if value and not spec.sweep}
+    if request.ssh_key and not spec.sweep:
+        services["ssh"] = _public_keys(request.cwd, request.ssh_key)
+    idle = [f"--{name}" for name in ("vscode", "jupyter", "ssh_key", "tensorboard_logs") if request.is_typed(name)]
+    offered = "Azure ML offers it in single jobs only, and this is many"
+    remarks = [f"Passed over, since {offered}: {', '.join(idle)}."] if idle and spec.sweep else []
+    for kind, items in (("input", spec.inputs), ("output", spec.outputs)):
+        for item in items:
+            if not item.name:
+                raise BadUsage(
+                    f"--{kind} {item.key}: local= is a folder of this machine, which a cluster cannot see.",
+                    hint=f"Name the data: --{kind} {item.key}=NAME",
+                )
     from himl_cli.services.submission.environment import MODULE, choose_environment, environment_remarks
 
     root = spec.snapshot.root
     environment, found_remarks = choose_environment(request, start.parent if request.target else start, root)
-    file = entry_file(spec.entry, root)
     remarks += [*found_remarks, *environment_remarks(environment, file)]
     if spec.entry.kind is EntryKind.module and file is None and spec.entry.target != MODULE:
         remarks.append(f"Module '{spec.entry.target}' is not in '{root}': the job needs it in its environment.")
@@ -200,16 +326,16 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path) -> tuple[Jo
 
 def check_names(spec: JobSpec, given: Mapping[str, str]) -> None:
     """Raises BadUsage where names and tags of *spec*, of which the user *given* some, are more than Azure ML takes."""
-    texts = [(f"--tag: the key '{key[:30]}…'", key, LONGEST_TAG_KEY) for key in given]
-    texts += [(f"--tag {key}: the value", value, LONGEST_TAG_VALUE) for key, value in given.items()]
-    texts += [(f"--{name}", getattr(spec, name), most) for name, most in LONGEST_TEXT.items()]
-    for shown, text, most in texts:
+    keys = [(f"--tag: the key '{key[:30]}…'", key, 100) for key in given]
+    values = [(f"--tag {key}: the value", value, LONGEST_TAG_VALUE) for key, value in given.items()]
+    texts = [("--display_name", spec.display_name, 256), ("--description", spec.description, 5000)]
+    for shown, text, most in (*keys, *values, *texts):
         if len(text) > most:
             raise BadUsage(f"{shown} has {len(text):,} characters; Azure ML takes {most:,}.", hint="Shorten it.")
-    count = len(spec.tags) + OWN_TAGS
-    if count > MOST_TAGS:
+    count = len(spec.tags) + 1  # the run's recovery id, which is added when the run has an id
+    if count > 50:
         raise BadUsage(
-            f"The run would have {count} tags; Azure ML takes {MOST_TAGS}.",
+            f"The run would have {count} tags; Azure ML takes 50.",
             hint=f"Give fewer; {count - len(given)} come by themselves.",
         )
 
@@ -220,49 +346,20 @@ def shorten_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value if len(value) <= most else f"{value[: most - 1]}…" for key, value in tags.items()}
 
 
-def _services(request: SubmitRequest) -> dict[str, str]:
-    """What is to be used in the job while it runs, as JobSpec has it. Raises BadUsage for a key that is no public
-    one."""
-    services = {"vscode": ""} if request.vscode else {}
-    services |= {"jupyterlab": ""} if request.jupyter else {}
-    services |= {"tensorboard": request.tensorboard_logs} if request.tensorboard_logs else {}
-    return services | ({"ssh": _public_keys(request.cwd, request.ssh_key)} if request.ssh_key else {})
-
-
 def _public_keys(cwd: Path, given: str) -> str:
-    """The public keys of SSH that *given* is, or that the file *given* holds."""
-    text = given
+    """What *given* is, or the file *given* holds."""
+    text, problem = given, "holds no public key of SSH."
     if not _PUBLIC_KEYS.fullmatch(given.strip()):
         try:
             text = (cwd / Path(given).expanduser()).read_text(encoding="utf-8")
-        except (OSError, ValueError, RuntimeError) as err:
-            shown = "..." if "PRIVATE KEY" in given else given
-            raise BadUsage(
-                f"--ssh_key '{shown}' is neither a public key nor a file that can be read.", hint=_PUBLIC_HINT
-            ) from err
+        except (OSError, ValueError, RuntimeError):
+            problem = "is neither a public key nor a file that can be read."
     if "PRIVATE KEY" in text:
-        raise BadUsage(
-            f"--ssh_key '{given}' holds a private key, which has to stay on this machine.", hint=_PUBLIC_HINT
-        )
-    if not _PUBLIC_KEYS.fullmatch(text.strip()):
-        raise BadUsage(f"--ssh_key '{given}' holds no public key of SSH.", hint=_PUBLIC_HINT)
+        problem = "holds a private key, which has to stay on this machine."
+    if "PRIVATE KEY" in text or not _PUBLIC_KEYS.fullmatch(text.strip()):
+        hint = "Give the public one, whose file ends in .pub: --ssh_key ~/.ssh/id_ed25519.pub"
+        raise BadUsage(f"--ssh_key '{'...' if 'PRIVATE KEY' in given else given}' {problem}", hint=hint)
     return text.strip()
-
-
-def _snapshot(request: SubmitRequest, entry: Entry, root: Path) -> SnapshotReport:
-    report = take_snapshot(root, request.ignored_folders, request.include_secret)
-    if entry.kind in (EntryKind.script, EntryKind.shell) and entry.target not in report.snapshot.files:
-        downloaded = next((folder for folder in report.downloads if entry.target.startswith(f"{folder}/")), None)
-        why = (
-            f"himl downloaded files to '{downloaded}'; move the script"
-            if downloaded
-            else f"Look in its {report.ignore_file}"
-        )
-        raise BadUsage(
-            f"'{entry.target}' is left out of the snapshot of '{root}'.",
-            hint=f"{why}, or give another --snapshot_root.",
-        )
-    return report
 
 
 def submit_job(workspace: JobRunner, job: PreparedJob, cwd: Path, notify: Notify) -> Run:

@@ -6,36 +6,24 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DISTRIBUTIONS, HERE, DataSpec, JobOptions, JobSpec, SnapshotReport, option
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.core.text import non_blank, shorten
+from himl_cli.core.text import did_you_mean, non_blank, shorten
 from himl_cli.services.secret_files import YAML_ENDINGS
 
-AZURE = "azure"
-"""The place to record a job in, beside the local workspace, that is an Azure ML workspace."""
-PIPELINE_ENDING = ".json"
 CLUSTER = {"only": "cluster", "files": "pipeline"}
 MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
-ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))
-"""Options that exclude those of the other groups."""
+ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
 
-DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-MOST_SECONDS = 10 * 366 * 86400.0
-"""Ten years, as good as for ever."""
-SIZE = re.compile(r"0*[1-9]\d*[bkmg]", re.IGNORECASE)
-MOST_NODES = 65_000
-"""As many as a cluster of Azure ML can have."""
-MOST_PROCESSES = 1024
-"""Of one node: more than its processors and GPUs could serve. Each is started here, so a digit too many would fill the
-memory."""
+MOST_SECONDS = 10 * 366 * 86400.0  # ten years, as good as for ever
+MOST_NODES = 65_000  # as many as a cluster of Azure ML can have
+MOST_PROCESSES = 1024  # of a node; each is started here, so a digit too many would fill the memory
 MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node": MOST_PROCESSES}
-"""What counts may be at most, by the names of options and of fields."""
-LONGEST_SHOWN = 24
+LONGEST_SHOWN = 24  # characters of a wrong count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +48,7 @@ class SubmitRequest(JobOptions):
 
     command: str | None = option()
     cluster: str | None = option(files="pipeline yaml")
-    record_in: str | None = option(only="local", choices=(HERE, AZURE))
+    record_in: str | None = option(only="local", choices=(HERE, "azure"))
     python: str | None = option(only="local", files="pipeline yaml_local")
     num_nodes: int = option(1)
     processes_per_node: int | None = option()
@@ -112,12 +100,12 @@ class SubmitRequest(JobOptions):
     @property
     def is_told_to_azure(self) -> bool:
         """Whether the job runs here and is recorded in an Azure ML workspace too."""
-        return self.record_in == AZURE and not self.on_cluster
+        return self.record_in == "azure" and not self.on_cluster
 
     def is_set(self, name: str) -> bool:
         """Whether the option says something else than its default."""
         value = getattr(self, name)
-        return bool(value) if isinstance(value, (list, tuple, dict)) else value not in (None, _DEFAULTS[name])
+        return bool(value) if isinstance(value, (list, tuple, dict)) else value not in (None, getattr(_DEFAULTS, name))
 
     def is_typed(self, name: str) -> bool:
         """Whether the user said so for this very job."""
@@ -125,16 +113,15 @@ class SubmitRequest(JobOptions):
 
     def without(self, *names: str) -> SubmitRequest:
         """The request with the defaults of these options."""
-        changes = {name: getattr(SubmitRequest(cwd=self.cwd), name) for name in names}
+        changes: dict[str, Any] = {name: getattr(_DEFAULTS, name) for name in names}
         return replace(self, **changes)
 
 
-_OPTIONS = {each.name: each for each in fields(SubmitRequest) if each.metadata}
-_DEFAULTS = {each.name: each.default for each in fields(SubmitRequest)}
-CHOICES = {name: each.metadata["choices"] for name, each in _OPTIONS.items() if each.metadata["choices"]}
-"""Options of which there is a list of values."""
+_DEFAULTS = SubmitRequest(cwd=Path())
+_OPTIONS = {each.name: each.metadata for each in fields(SubmitRequest) if each.metadata}
+CHOICES = {name: metadata["choices"] for name, metadata in _OPTIONS.items() if metadata["choices"]}
+# Options that have another name in a request.
 REQUEST_FIELDS = {"env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
-"""Options that have another name in a request."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +138,13 @@ class PreparedJob:
     checkpoint: str | None = None
 
 
+def refuse(where: str, *checks: tuple[bool, str, str]) -> None:
+    """Raises BadUsage for the first of *checks* that is true, with its message, which *where* begins, and its hint."""
+    for is_wrong, message, hint in checks:
+        if is_wrong:
+            raise BadUsage(f"{where}{message}", hint=hint)
+
+
 def check_values(request: SubmitRequest) -> None:
     """Raises BadUsage for values that no job can have, and for what was typed and cannot be done where the job runs."""
     for name in ("command", "cluster", "checkpoint"):
@@ -159,26 +153,22 @@ def check_values(request: SubmitRequest) -> None:
     given = [name for name, value in sources.items() if value]
     if len(given) != 1:
         hint = 'himl submit SCRIPT.py, or himl submit -m package.module, or himl submit --command "PROGRAM ..."'
-        raise BadUsage(f"{given[0]} and {given[1]} were both given." if given else "Nothing to run.", hint=hint)
+        raise BadUsage(f"{' and '.join(given[:2])} were both given." if given else "Nothing to run.", hint=hint)
     for name, choices in CHOICES.items():
-        if getattr(request, name) not in (None, *choices):
-            raise BadUsage(
-                f"--{name} cannot be '{getattr(request, name)}'.", hint=f"It is one of: {', '.join(choices)}."
-            )
+        value = getattr(request, name)
+        if value not in (None, *choices):
+            raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"It is one of: {', '.join(choices)}.")
     for name in ("num_nodes", "processes_per_node"):
         value = getattr(request, name)
-        if isinstance(value, int) and value < 1:
-            raise BadUsage(f"--{name} {value}: at least 1 is needed.")
-        if value is not None and whole_number(value, MOST[name]) is None:
-            raise BadUsage(f"--{name} {count_wanted(value, MOST[name])}")
-    if not request.on_cluster:
-        if request.is_typed("num_nodes"):
-            raise BadUsage(
-                f"--num_nodes {request.num_nodes}: a job that runs here has one node.",
-                hint="Use --processes_per_node for several processes.",
-            )
-        return
-    for name in filter(request.is_typed, _only_on("local")):
+        if value is not None and (problem := count_problem(value, MOST[name])):
+            too_few = isinstance(value, int) and value < 1
+            raise BadUsage(f"--{name} {value}: at least 1 is needed." if too_few else f"--{name} {problem}")
+    if not request.on_cluster and request.is_typed("num_nodes"):
+        raise BadUsage(
+            f"--num_nodes {request.num_nodes}: a job that runs here has one node.",
+            hint="Use --processes_per_node for several processes.",
+        )
+    for name in filter(request.is_typed, _only_on("local") if request.on_cluster else ()):
         value = getattr(request, name)
         raise BadUsage(
             f"--{name}{'' if value is True else f' {value}'}: that is for jobs that run here, and this one goes to "
@@ -212,17 +202,17 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
 
 
 def _only_on(where: str) -> list[str]:
-    return [name for name, each in _OPTIONS.items() if each.metadata["only"] == where]
+    return [name for name, metadata in _OPTIONS.items() if metadata["only"] == where]
 
 
 def is_file(target: str | None) -> bool:
     """Whether *target* names a file that holds a whole job, by its ending."""
-    return target is not None and target.lower().endswith((PIPELINE_ENDING, *YAML_ENDINGS))
+    return target is not None and target.lower().endswith((".json", *YAML_ENDINGS))
 
 
 def is_pipeline(target: str) -> bool:
     """Whether *target* names a pipeline's JSON file."""
-    return target.lower().endswith(PIPELINE_ENDING)
+    return target.lower().endswith(".json")
 
 
 def target_path(request: SubmitRequest) -> Path:
@@ -231,67 +221,60 @@ def target_path(request: SubmitRequest) -> Path:
     path = request.cwd / shown
     if path.is_file():
         return path.absolute()
+    names = [each.name for each in path.parent.iterdir() if is_file(each.name)] if path.parent.is_dir() else []
     if path.is_dir():
         raise BadUsage(f"'{shown}' is a folder, not a file.")
-    names = [each.name for each in path.parent.iterdir() if is_file(each.name)] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, names, n=1)
-    raise BadUsage(
-        f"There is no file '{shown}'.",
-        hint=f"Did you mean '{near[0]}'?" if near else "Check the path; it is relative to the current folder.",
-    )
+    hint = did_you_mean(path.name, names) or "Check the path; it is relative to the current folder."
+    raise BadUsage(f"There is no file '{shown}'.", hint=hint)
 
 
 def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tuple[SubmitRequest, list[str]]:
     """The request without settings that do not go with a job file of these *kinds*, called *name* (`a pipeline file`),
     and a remark on one that people may rely on. Raises BadUsage for what was typed and does not go with it."""
-    if request.module:
-        raise BadUsage(
-            "A file and -m MODULE were both given.", hint="himl submit FILE, or himl submit -m package.module"
-        )
-    if request.arguments:
-        raise BadUsage(
-            f"Arguments stand behind --, and {name} holds its own.", hint=f"Write them into '{request.target}'."
-        )
-    idle = [key for key, each in _OPTIONS.items() if not set(kinds) & set(each.metadata["files"].split())]
-    typed = next(filter(request.is_typed, idle), None)
-    if typed:
-        shown = next((name for name, each in REQUEST_FIELDS.items() if each == typed), typed)
-        raise BadUsage(
-            f"--{shown} does not count for {name}.",
-            hint=f"Leave it out, or say the same in '{request.target}'.",
-        )
+    idle = [key for key, metadata in _OPTIONS.items() if not set(kinds) & set(metadata["files"].split())]
+    typed = next(filter(request.is_typed, idle), "")
+    shown = next((option for option, field in REQUEST_FIELDS.items() if field == typed), typed)
+    refuse(
+        "",
+        (
+            bool(request.module),
+            "A file and -m MODULE were both given.",
+            "himl submit FILE, or himl submit -m package.module",
+        ),
+        (
+            bool(request.arguments),
+            f"Arguments stand behind --, and {name} holds its own.",
+            f"Write them into '{request.target}'.",
+        ),
+        (bool(typed), f"--{shown} does not count for {name}.", f"Leave it out, or say the same in '{request.target}'."),
+    )
     remark = f"Passed over: record_in = azure. {name[0].upper()}{name[1:]} that runs here is recorded here alone."
     return request.without(*idle), [remark] if request.is_told_to_azure else []
 
 
 def parse_duration(text: str, option_name: str = "") -> float:
     """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, which begins with the option that it was given for."""
-    found = DURATION.fullmatch(text.strip())
-    seconds = float(found[1]) * SECONDS_IN[found[2]] if found else 0
-    if seconds == 0:
-        raise BadUsage(
-            f"{option_name} '{text}' is no duration.".strip(), hint="Write a number and a unit: 30s, 30m, 2h or 1.5d."
-        )
-    if seconds > MOST_SECONDS:
-        raise BadUsage(f"{option_name} '{text}' is longer than ten years.".strip(), hint="Leave it out for no limit.")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
+    if not 0 < seconds <= MOST_SECONDS:
+        problem, hint = "is no duration.", "Write a number and a unit: 30s, 30m, 2h or 1.5d."
+        if seconds:
+            problem, hint = "is longer than ten years.", "Leave it out for no limit."
+        raise BadUsage(f"{option_name} '{text}' {problem}".strip(), hint=hint)
     return seconds
 
 
 def check_size(option_name: str, text: str) -> str:
     """*text*, which is to be a size as Docker takes it: a whole number and b, k, m or g. Raises BadUsage."""
-    if not SIZE.fullmatch(text.strip()) or len(text) > LONGEST_SHOWN:
+    if not re.fullmatch(r"0*[1-9]\d*[bkmg]", text.strip(), re.IGNORECASE) or len(text) > LONGEST_SHOWN:
         raise BadUsage(f"{option_name} '{text}' is no size.", hint="Write a whole number and a unit: 512m or 100g.")
     return text.strip().lower()
 
 
-def whole_number(value: object, most: int) -> int | None:
-    """*value* where it is a whole number from 1 to *most*, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most else None
-
-
-def count_wanted(value: object, most: int) -> str:
-    """What is wrong with a count that `whole_number` did not take, to complete the sentence `'node_count' …`."""
-    if isinstance(value, int) and value > most:
-        return f"can be {most:,} at most{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
-    text = json.dumps(value, default=repr)
-    return f"must be a whole number from 1 on, not {shorten(text, LONGEST_SHOWN)}."
+def count_problem(value: object, most: int) -> str:
+    """What is wrong with a count, to complete the sentence `'node_count' …`; empty for a whole number from 1 to
+    *most*."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        too_many = f"can be {most:,} at most{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
+        return too_many if value > most else ""
+    return f"must be a whole number from 1 on, not {shorten(json.dumps(value, default=repr), LONGEST_SHOWN)}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
@@ -14,7 +15,7 @@ from himl_cli.services.runs.logs import MAIN_LOG
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import command_line, note_latest
 from himl_cli.services.submission.request import SubmitRequest
-from himl_cli.services.submission.sweep_options import (
+from himl_cli.services.submission.sweeps import (
     KINDS,
     KINDS_OF_OPTION,
     requested_sweep,
@@ -25,8 +26,8 @@ from himl_cli.services.submission.sweep_options import (
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 COUNT = ("max_concurrent", "env_vars")
+# Options that may be given again, and then have to say what the run's record says.
 OF_RECORD = (*KINDS, *KINDS_OF_OPTION)
-"""Options that may be given again, and then have to say what the run's record says."""
 
 
 def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify) -> tuple[Run, int]:
@@ -42,7 +43,7 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
             f"Run '{run.id}' is in {home.label}, where no run can be resumed.",
             hint="Submit it again; a job that a cluster pre-empts is started again by Azure ML itself.",
         )
-    check_agrees(run, request)
+    _check_agrees(run, request)
     # the log of a sweep or a pipeline goes on; another try of a job has a log of its own
     log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
     resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, notify=notify)
@@ -50,40 +51,28 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     return resumed, log.size if log else 0
 
 
-def check_agrees(run: Run, request: SubmitRequest) -> None:
-    """Raises BadUsage where *request* tells of another script, other arguments or another sweep than *run*'s record."""
+def _check_agrees(run: Run, request: SubmitRequest) -> None:
+    leave_out = f": himl submit --resume {run.id}"
+    made_by = run.tags.get("command_line", run.command)
     if request.target or request.module:
         asked = command_line(request)
-        made_by = run.tags.get("command_line", run.command)
         if asked != made_by:
             raise BadUsage(
-                f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.",
-                hint=f"Leave the script out: himl submit --resume {run.id}",
+                f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.", hint=f"Leave the script out{leave_out}"
             )
     elif request.arguments:
-        _check_arguments(run, request)
+        given, words = mask_arguments(request.arguments), [""]
+        with suppress(ValueError):  # of another client
+            words = shlex.split(made_by)
+        if given != words[2 if words[:1] == ["-m"] else 1 :]:
+            raise BadUsage(
+                f"Run '{run.id}' goes on with the arguments of '{made_by}', not with '{shlex.join(given)}'.",
+                hint=f"Leave them out{leave_out}",
+            )
     if any(map(request.is_typed, OF_RECORD[: len(KINDS)])):
         of_settings = [name for name in KINDS if not request.is_typed(name)]
         again = requested_sweep(single_sweep_option(request.without("max_concurrent", *of_settings)))
         text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
         if text not in (made, without_seed(made)):
-            was = run.tags.get(SWEPT) or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
-            raise BadUsage(
-                f"Run '{run.id}' is: {was}; not: {text}.",
-                hint=f"Leave these options out: himl submit --resume {run.id}",
-            )
-
-
-def _check_arguments(run: Run, request: SubmitRequest) -> None:
-    """Raises BadUsage for arguments without a script that are not those of *run*."""
-    made_by = run.tags.get("command_line", run.command)
-    given = mask_arguments(request.arguments)
-    try:
-        words = shlex.split(made_by)
-    except ValueError:  # of another client
-        words = []
-    if given != words[2 if words[:1] == ["-m"] else 1 :]:
-        raise BadUsage(
-            f"Run '{run.id}' goes on with the arguments of '{made_by}', not with '{shlex.join(given)}'.",
-            hint=f"Leave them out: himl submit --resume {run.id}",
-        )
+            was = made or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
+            raise BadUsage(f"Run '{run.id}' is: {was}; not: {text}.", hint=f"Leave these options out{leave_out}")

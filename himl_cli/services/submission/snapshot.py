@@ -1,36 +1,60 @@
-"""What is sent with a job: the files below the snapshot root that no ignore file excludes."""
+"""What is sent with a job: the files below the snapshot root that no ignore file excludes.
+
+pathspec reads each part of a pattern; the last pattern that fits an entry decides, as in git. Read otherwise than by
+git are, within brackets, `[:alpha:]` and its kind, backslashes, slashes and ranges that run backwards; in patterns of
+more than one part `***`; and by pathspec before 1.1 an open bracket, which it takes for itself.
+
+No pattern makes matching long: parts are matched against parts, and within a part a `*` that another one follows never
+gives back what it took.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
 import posixpath
+import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import cast
+
+from pathspec import GitIgnoreSpec, RegexPattern
 
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import WORKSPACE_FOLDER, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets
-from himl_cli.services.submission.ignore_rules import IgnoreRules, read_rules
 from himl_cli.services.text_files import as_found
 from himl_cli.services.transfer.filters import Globs
 from himl_cli.services.transfer.state import has_fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
-ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", WORKSPACE_FOLDER, "__pycache__", ".ipynb_checkpoints"})
+ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", WORKSPACE_FOLDER, FILE_NAME, "__pycache__", ".ipynb_checkpoints"})
 RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
 GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
+
+# What GitIgnoreSpec makes of a line, under a name that depends on pathspec's version; made alone, no other engine than
+# `re` reads it.
+GitPattern = cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
+# A pattern ends before a slash (which means folders only) and before spaces that no backslash protects, never amid an
+# escape.
+LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?) *", re.DOTALL)
+# Stands after parts of patterns and of names, which cannot hold it: else pathspec would match what lies below a folder,
+# too.
+END = "\0"
+STAR = "[^/]*"
 
 
 def find_snapshot_root(start: Path) -> Path:
     """The nearest folder from *start* upward that looks like a project's root, else *start*."""
-    for folder in (start, *start.parents):
-        if any((folder / marker).exists() for marker in ROOT_MARKERS):
-            return folder
-    return start
+    folders = (start, *start.parents)
+    return next((folder for folder in folders if any((folder / marker).exists() for marker in ROOT_MARKERS)), start)
 
 
 def take_snapshot(
@@ -48,26 +72,80 @@ def take_snapshot(
     has those that met none. *include_secret* are globs, as `himl download --include` reads them, of files of secrets
     that are sent all the same.
     """
-    name = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
-    files: list[str] = []
-    by_top: dict[str, int] = {}
+    ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
-    walk = _Walk(root, name, frozenset().union(*ignored.values()), Globs(include_secret))
-    for relative, size in walk.files():
-        files.append(relative)
-        top = relative.split("/", 1)[0]
-        by_top[top] = by_top.get(top, 0) + size
+    ignored_names = frozenset().union(*ignored.values())
+    included, fetched_folders = Globs(include_secret), _fetched_folders()
+    files: list[str] = []
+    by_top: defaultdict[str, int] = defaultdict(int)
+    met: set[str] = set()
+    downloads: list[str] = []
+    secrets: list[str] = []
+
+    def walk(
+        folder: str,
+        prefix: str,
+        rules: Sequence[tuple[str, Sequence[Rule]]],
+        above: frozenset[tuple[int, int]],
+        is_private: bool,
+    ) -> None:
+        """*rules* are those of the folders above, nearest last, each with the path from its folder to this one."""
+        if own := read_rules(os.path.join(folder, ignore_file)):
+            rules = [*rules, ("", own)]
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            name, base = prefix + entry.name, entry.name
+            if base in ALWAYS_LEFT_OUT or is_bookkeeping(base) or name in RESULTS_OF_EARLIER_RUNS:
+                continue
+            try:
+                info = entry.stat()
+            except OSError:
+                continue  # a dangling link, or gone since it was listed
+            is_folder = stat.S_ISDIR(info.st_mode)
+            if is_folder and (names := ignored_names & {base, f"./{name}"}):
+                met.update(names)
+                continue
+            # the nearest rule that speaks of it excludes it, or (a `!` rule) includes it again, as in git
+            verdicts = (verdict(each, path + base, is_folder=is_folder) for path, each in reversed(rules))
+            if next((excludes for excludes in verdicts if excludes is not None), False):
+                continue
+            paths = [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
+            if is_folder:
+                identity = _identity(entry.path, info)
+                if identity in fetched_folders and has_fetched_files(Path(entry.path)):
+                    downloads.append(name)
+                elif identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
+                    deeper = [(f"{path}{base}/", each) for path, each in rules]
+                    private = is_private or any(map(is_private_folder, paths))
+                    walk(entry.path, f"{name}/", deeper, above | {identity}, private)
+            elif stat.S_ISREG(info.st_mode):
+                is_secret = any(may_hold_secrets(path, info.st_size) for path in paths)
+                is_secret = is_secret or (is_private and not name.endswith(PUBLIC_ENDING))
+                if is_secret and not included.matches(name):
+                    secrets.append(name)
+                else:
+                    files.append(name)
+                    by_top[name.split("/", 1)[0]] += info.st_size
+
+    try:
+        rules = _rules_above(root) if ignore_file == GIT_FILE else []
+        walk(str(root), "", rules, frozenset({_identity(str(root), root.stat())}), False)
+    except OSError as err:
+        raise BadUsage(
+            f"Cannot read '{err.filename}' for the snapshot: {err.strerror}.",
+            hint="Exclude it in an ignore file or with --ignored_folders.",
+        ) from err
     usual = ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS  # left out anyhow, also where they are not there yet
     missed = [
         folder
         for folder, names in ignored.items()
-        if not names & walk.met
+        if not names & met
         and not any(posixpath.basename(name) in usual for name in names)
         and not any(os.path.isdir(root / name) for name in names if not name.startswith("./.."))
     ]
-    return SnapshotReport(
-        Snapshot(root, files, sum(by_top.values())), by_top, name, walk.downloads, missed, walk.secrets
-    )
+    snapshot = Snapshot(root, files, sum(by_top.values()))
+    return SnapshotReport(snapshot, dict(by_top), ignore_file, downloads, missed, secrets)
 
 
 def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
@@ -77,13 +155,11 @@ def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
 
     def is_secret(folder: str, path: str) -> bool:
         name = Path(os.path.relpath(path, folder)).as_posix()
+        if not os.path.isfile(path) or included.matches(name):
+            return False
         above = [os.path.join(folder, *name.split("/")[:count]) for count in range(1, name.count("/") + 1)]
         is_private = any(map(is_private_folder, above)) and not name.endswith(PUBLIC_ENDING)
-        return (
-            os.path.isfile(path)
-            and (is_private or may_hold_secrets(path, os.path.getsize(path)))
-            and not included.matches(name)
-        )
+        return is_private or may_hold_secrets(path, os.path.getsize(path))
 
     return is_secret
 
@@ -118,132 +194,111 @@ def _ignored_names(root: Path, folder: str) -> frozenset[str]:
     return frozenset(names)
 
 
-class _Walk:
-    """One walk over the project, with the ignore rules of the folders it is in."""
-
-    def __init__(self, root: Path, ignore_name: str, ignored_folders: frozenset[str], include_secret: Globs) -> None:
-        self.root = root
-        self.ignore_name = ignore_name
-        self.ignored_folders = ignored_folders
-        self.include_secret = include_secret
-        self.met: set[str] = set()
-        self.downloads: list[str] = []
-        self.secrets: list[str] = []
-        self._targets = _targets_of_downloads()
-
-    def files(self) -> Iterator[tuple[str, int]]:
-        try:
-            here = self.root.stat()
-        except OSError as err:
-            raise _unreadable(self.root, err) from err
-        yield from self._folder(self.root, "", self._rules_above(), frozenset({_identity(str(self.root), here)}), False)
-
-    def _rules_above(self) -> list[tuple[str, IgnoreRules]]:
-        """Rules of the repository around the root, nearest last; each with the path from its folder to the root.
-
-        They begin with the repository's own list (`.git/info/exclude`). Without a repository there are none: what lies
-        above is none of its business.
-        """
-        if self.ignore_name != GIT_FILE:
-            return []
-        top = next((folder for folder in (self.root, *self.root.parents) if (folder / ".git").exists()), None)
-        if top is None:
-            return []
-        between = [folder for folder in reversed(self.root.parents) if folder.is_relative_to(top)]
-        found = [
-            (top, read_rules(top / ".git" / "info" / "exclude")),
-            *((folder, read_rules(folder / GIT_FILE)) for folder in between),
-        ]
-        paths = ((self.root.relative_to(folder).parts, rules) for folder, rules in found)
-        return [("".join(f"{part}/" for part in parts), rules) for parts, rules in paths if rules is not None]
-
-    def _folder(
-        self,
-        folder: Path,
-        prefix: str,
-        rules: list[tuple[str, IgnoreRules]],
-        above: frozenset[tuple[int, int]],
-        is_private: bool,
-    ) -> Iterator[tuple[str, int]]:
-        if (own := read_rules(folder / self.ignore_name)) is not None:
-            rules = [*rules, ("", own)]
-        for entry in _entries(folder):
-            name = prefix + entry.name
-            try:
-                info = entry.stat()
-            except OSError:
-                continue  # a dangling link, or gone since it was listed
-            is_folder = stat.S_ISDIR(info.st_mode)
-            if self._is_left_out(name, entry.name, is_folder):
-                continue
-            # the nearest rule that speaks of it excludes it, or (a `!` rule) includes it again, as in git
-            verdicts = (each.verdict(path + entry.name, is_folder=is_folder) for path, each in reversed(rules))
-            if next((verdict for verdict in verdicts if verdict is not None), False):
-                continue
-            if not is_folder:
-                if stat.S_ISREG(info.st_mode) and self._is_sent(name, entry, info.st_size, is_private):
-                    yield name, info.st_size
-                continue
-            identity = _identity(entry.path, info)
-            if identity in self._targets and has_fetched_files(Path(entry.path)):
-                self.downloads.append(name)
-                continue
-            if identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
-                deeper = [(f"{path}{entry.name}/", each) for path, each in rules]
-                private = is_private or any(map(is_private_folder, _paths(entry)))
-                yield from self._folder(Path(entry.path), name + "/", deeper, above | {identity}, private)
-
-    def _is_sent(self, name: str, entry: os.DirEntry[str], size: int, is_private: bool) -> bool:
-        """Whether the file holds no secrets, by its own name or by that of the file a link leads to, or is to be sent
-        on purpose."""
-        is_secret = any(may_hold_secrets(path, size) for path in _paths(entry)) or (
-            is_private and not name.endswith(PUBLIC_ENDING)
-        )
-        if not is_secret or self.include_secret.matches(name):
-            return True
-        self.secrets.append(name)
-        return False
-
-    def _is_left_out(self, name: str, base: str, is_folder: bool) -> bool:
-        if base in ALWAYS_LEFT_OUT or base == FILE_NAME or is_bookkeeping(base) or name in RESULTS_OF_EARLIER_RUNS:
-            return True
-        met = self.ignored_folders & {base, f"./{name}"} if is_folder else frozenset()
-        self.met |= met
-        return bool(met)
+def _rules_above(root: Path) -> list[tuple[str, Sequence[Rule]]]:
+    """Rules of the repository around *root*, nearest last, from its own list (`.git/info/exclude`) on; each with the
+    path from its folder to the root. Without a repository there are none: what lies above is none of its business."""
+    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    if top is None:
+        return []
+    files = [(folder, folder / GIT_FILE) for folder in reversed(root.parents) if folder.is_relative_to(top)]
+    read = [(folder, read_rules(path)) for folder, path in [(top, top / ".git" / "info" / "exclude"), *files]]
+    return [("".join(f"{part}/" for part in root.relative_to(folder).parts), rules) for folder, rules in read if rules]
 
 
-def _paths(entry: os.DirEntry[str]) -> list[str]:
-    """Its own path, and that of what a link leads to."""
-    return [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
-
-
-def _targets_of_downloads() -> frozenset[tuple[int, int]]:
+def _fetched_folders() -> frozenset[tuple[int, int]]:
     """The folders that himl may have downloaded to; none where there is no cache."""
-    found = set()
-    with suppress(BadUsage, DiskFailed):
-        for folder in targets():
-            with suppress(OSError):
-                found.add(_identity(str(folder), folder.stat()))
-    return frozenset(found)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as err:
-        raise _unreadable(folder, err) from err
-
-
-def _unreadable(folder: Path, err: OSError) -> BadUsage:
-    return BadUsage(
-        f"Cannot read '{folder}' for the snapshot: {err.strerror}.",
-        hint="Exclude it in an ignore file or with --ignored_folders.",
-    )
+    with suppress(BadUsage, DiskFailed, OSError):
+        folders = [str(folder) for folder in targets() if os.path.isdir(folder)]
+        return frozenset(_identity(folder, os.stat(folder)) for folder in folders)
+    return frozenset()
 
 
 def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
     """What tells folders apart, by device and inode (on Windows a directory entry's stat lacks them)."""
-    if info.st_ino == 0:
-        info = os.stat(path)
+    info = os.stat(path) if info.st_ino == 0 else info
     return info.st_dev, info.st_ino
+
+
+# What the last part of a path has to be, or (where that is None) its parts, None being any number of folders; whether
+# the rule is for folders only, and whether it excludes.
+Rule = tuple[re.Pattern[str] | None, Sequence[re.Pattern[str] | None], bool, bool]
+
+
+def read_rules(path: str | Path) -> list[Rule]:
+    """The rules in a file, the last first; none where there is no file, or none that can be read."""
+    try:
+        with open(path, "rb") as stream:
+            return parse_rules(stream.read())
+    except OSError:
+        return []
+
+
+def parse_rules(content: bytes) -> list[Rule]:
+    """The rules in the content of a file, the last first."""
+    # Latin-1 makes each byte a character: git matches byte by byte, whatever the encoding.
+    lines = content.removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
+    return [rule for line in reversed(lines) if (rule := _rule(line.removesuffix("\r"))) is not None]
+
+
+def verdict(rules: Sequence[Rule], path: str, *, is_folder: bool) -> bool | None:
+    """Whether *rules* exclude *path*, which is relative to their file's folder and has `/` separators (True), include
+    it again (False), or do not speak of it (None)."""
+    parts = [part + END for part in os.fsencode(path).decode("latin-1").split("/")]
+    for name, wanted, folders_only, excludes in rules:
+        if folders_only and not is_folder:
+            continue
+        if name.match(parts[-1]) is not None if name is not None else fits(wanted, parts):
+            return excludes
+    return None
+
+
+def _rule(line: str) -> Rule | None:
+    """The rule in one line; None for comments, blank lines and patterns that match nothing, such as an open bracket."""
+    found = LINE.fullmatch(line)
+    if found is None or not found["body"] or line.startswith("#"):
+        return None
+    body, folders_only, excludes = found["body"], bool(found["slash"]), not found["sign"]
+    parts = body.removeprefix("/").split("/")
+    if "/" in body and parts[-1] == "**":
+        parts.append("*")  # every file below
+    wanted = [None if part == "**" and "/" in body else _part(part) for part in parts]
+    if any(pattern is None and part != "**" for part, pattern in zip(parts, wanted, strict=True)):
+        return None
+    return (None, wanted, folders_only, excludes) if "/" in body else (wanted[0], (), folders_only, excludes)
+
+
+@lru_cache(10_000)
+def _part(text: str) -> re.Pattern[str] | None:
+    """What a name that *text* means has to match, with END after it; None for a part that matches nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of `re`, about brackets within brackets
+            regex = GitPattern(f"/{text}{END}").regex
+            if regex is None:
+                return None
+            first, *stars = regex.pattern.split(STAR)
+            if (
+                len(stars) > 1
+            ):  # a star that another one follows takes as little as it can and stands by it, as fnmatch's
+                *amid, last = stars
+                steps = [f"(?=(?P<g{number}>{STAR}?{each}))(?P=g{number})" for number, each in enumerate(amid) if each]
+                return re.compile("".join([first, *steps, STAR, last]), re.DOTALL)
+            return re.compile(regex.pattern, re.DOTALL)
+    except (ValueError, re.error):
+        return None
+
+
+def fits(wanted: Sequence[re.Pattern[str] | None], parts: Sequence[str]) -> bool:
+    """Whether *parts* are as *wanted* from the first to the last, None being any number of them, in no more steps than
+    the number of the one times that of the other."""
+    if None not in wanted and len(wanted) != len(parts):
+        return False
+    reached = {0}  # numbers of parts that the patterns so far can take up
+    for pattern in wanted:
+        if pattern is None:
+            reached = set(range(min(reached), len(parts) + 1))
+        else:
+            reached = {at + 1 for at in reached if at < len(parts) and pattern.match(parts[at])}
+        if not reached:
+            return False
+    return len(parts) in reached

@@ -1,4 +1,5 @@
-"""Waiting for a run that was just submitted: its output as it grows, and, for one that runs here, Ctrl-C's rule."""
+"""Waiting for a run that was just submitted: its output as it grows, for one that runs here Ctrl-C's rule, and why it
+failed."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import shlex
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
@@ -23,22 +24,13 @@ from himl_cli.services.runs.logs import GROWTH, USER_LOGS, follow_log, last_line
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.retry import OutageTolerance
 
-SECONDS_BETWEEN_LOOKS = 0.05
-SELDOM = 3
-"""A run of which nothing but the end is wanted is looked at so many times less often."""
-NAMED_LOG = re.compile(
-    r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL
-)  # how Azure ML goes on, with the log's end after it
-LACKS_MODULE = re.compile(rb"^ModuleNotFoundError: ", re.MULTILINE)
-FIRST_LOG = re.compile(r".*/(std_log|std_log_process_0+)\.txt")
-TRIALS_A_SECOND = 50
-ENDS = {RunStatus.failed: "failed", RunStatus.canceled: "canceled"}
-_MODULE = re.compile(
+SELDOM = 3  # a run of which nothing but the end is wanted is looked at so many times less often
+# How Azure ML goes on in its reason for a failure, with the log's end after it.
+NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)
+MISSING_MODULE = re.compile(
     rb"(?:^ModuleNotFoundError: No module named '|: No module named |\(ModuleNotFoundError: No module named ')([\w.]+)",
     re.MULTILINE,
 )
-_FILE = re.compile(rb"No such file or directory: '([^'\n]+)'")
-_IN_CODE = re.compile(r".*/runs/[^/]+/code/")
 
 
 def wait_for_run(
@@ -56,13 +48,29 @@ def wait_for_run(
     Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is
     that of `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
     """
+    is_over = threading.Event()
+
+    def cancel_once_interrupted() -> None:
+        """In a thread, since the main one may be held up by whoever reads the output."""
+        while not is_over.wait(0.05):
+            if interrupted:
+                notify(Notice(f"Canceling run '{run_id}': it has 10 seconds to end by itself."))
+                try:
+                    workspace.cancel(run_id)
+                except HimlError as err:
+                    notify(Notice(f"{err} {err.hint}".strip()))
+                return
+
+    watcher = threading.Thread(target=cancel_once_interrupted, daemon=True)
     try:
-        with (
-            _canceling(workspace, run_id, notify, interrupted),
-            suppress(NotFound),
-        ):  # a job may end before its log was opened
-            for piece in follow_log(workspace, run_id, start=start):
-                write(piece)
+        watcher.start()
+        try:
+            with suppress(NotFound):  # a job may end before its log was opened
+                for piece in follow_log(workspace, run_id, start=start):
+                    write(piece)
+        finally:
+            is_over.set()
+            watcher.join()
     except KeyboardInterrupt as err:
         raise Interrupted(
             f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}"
@@ -86,16 +94,16 @@ def raise_unless_completed(
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
         raise JobFailed(f"Run '{run.id}' was canceled{because}.", hint=f"See himl runs show {run.id}")
     if run.status is not RunStatus.completed:
+        hint = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         if failed_child:
-            look = f"What went wrong: himl runs logs {failed_child}"
-        else:
-            look = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
-        name = None if failed_child else _log_of_failed_rank(run)
-        reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
-        hint = look + (f" --file {name}" if name else "") + (f"; {failure_hint}" if failure_hint else "")
+            hint = f"What went wrong: himl runs logs {failed_child}"
+        elif name := _log_of_failed_rank(run):
+            hint += f" --file {name}"
+        hint += f"; {failure_hint}" if failure_hint else ""
         resume = f"; to do what is missing: himl submit --resume {run.id}"
         if MANY in run.tags and run.folder and resume not in run.reason:
             hint += resume
+        reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
         raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
     trials = sweep.trials if sweep is not None else ()
     failed = [trial.run.id for trial in trials if trial.run.status is RunStatus.failed]
@@ -113,11 +121,11 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
     """
     pause, at_most = workspace.home_of(run_id).poll_interval
     outage, status = OutageTolerance(notify), None
-    progress = SweepProgress(workspace, run_id, trials, notify)
+    look = sweep_progress(workspace, run_id, trials, notify)
     while True:
         try:
             run = workspace.run(run_id)
-            progress.look()
+            look()
         except ServiceFailed as err:
             outage.failed(err)
         else:
@@ -131,43 +139,30 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
         pause = min(at_most * SELDOM, pause * GROWTH)
 
 
-class SweepProgress:
-    """Tells *notify* how many of *trials* have ended, whenever that has changed; without trials, nothing is asked or
-    told."""
+def sweep_progress(
+    workspace: Workspace, run_id: str, trials: int, notify: Notify, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], None]:
+    """What tells *notify* how many of *trials* have ended, whenever that has changed, each time it is called, unless
+    that was a short time ago: the more trials there are, the more asking for them costs. Without trials it does
+    nothing. It raises what the workspace raises."""
+    told, next_look = "", -math.inf
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        run_id: str,
-        trials: int,
-        notify: Notify,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._workspace = workspace
-        self._run_id = run_id
-        self._trials = trials
-        self._notify = notify
-        self._shown = ""
-        self._clock = clock
-        self._next_look = -math.inf
-
-    def look(self) -> None:
-        """Ask for the trials there are, unless that was a short time ago: the more there are, the more it costs. Raises
-        what the workspace raises."""
-        now = self._clock()
-        if not self._trials or now < self._next_look:
+    def look() -> None:
+        nonlocal told, next_look
+        now = clock()
+        if not trials or now < next_look:
             return
-        self._next_look = now + self._trials / TRIALS_A_SECOND
-        states = Counter(run.status for run in self._workspace.runs(RunQuery(parent=self._run_id)))
+        next_look = now + trials / 50  # 50 trials a second
+        states = Counter(run.status for run in workspace.runs(RunQuery(parent=run_id)))
         ended = sum(count for status, count in states.items() if status.is_final)
-        parts = [
-            f"{ended} of {self._trials} trial{'s' * (self._trials != 1)} ended",
-            *(f"{states[status]} {word}" for status, word in ENDS.items() if states[status]),
-        ]
-        text = ", ".join(parts)
-        if ended and text != self._shown:
-            self._notify(Notice(f"{text}."))
-            self._shown = text
+        text = f"{ended} of {trials} trial{'s' * (trials != 1)} ended"
+        for status in (RunStatus.failed, RunStatus.canceled):
+            text += f", {states[status]} {status.value.lower()}" if states[status] else ""
+        if ended and text != told:
+            notify(Notice(f"{text}."))
+            told = text
+
+    return look
 
 
 def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify) -> Run:
@@ -190,6 +185,16 @@ def last_lines_of_failure(workspace: Workspace, run: Run) -> tuple[str, bytes] |
     return last_lines(workspace, run.id, _log_of_failed_rank(run)) if run.status is RunStatus.failed else None
 
 
+def _log_of_failed_rank(run: Run) -> str | None:
+    """The log of the rank that failed, where that is not the first one: without a folder, so that it is found in the
+    last try."""
+    if found := FAILED_RANK.match(run.reason):
+        return f"std_log_process_{found[1]}.txt" if found[1] != "0" else None
+    named = NAMED_LOG.search(run.reason)
+    is_first = named and re.fullmatch(r".*/(std_log|std_log_process_0+)\.txt", named["name"])
+    return named["name"].removeprefix(USER_LOGS) if named and not is_first else None
+
+
 def failure_hint(
     workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None
 ) -> str:
@@ -200,81 +205,29 @@ def failure_hint(
     """
     if run.status is not RunStatus.failed:
         return ""
-    home = workspace.home_of(run.id)
+    home, hint = workspace.home_of(run.id), ""
     with suppress(HimlError):  # the run's own failure is what is to be told
         failed = workspace.run(failed_child) if failed_child else run
-        found = last_lines_of_failure(workspace, failed)
-        if found and spec is not None and (hint := hint_for_missing(spec, found[1], cwd or Path.cwd())):
-            return hint
-        python = (
-            home.python_of(failed.id)
-            if found and LACKS_MODULE.search(found[1]) and isinstance(home, FolderWorkspace)
-            else ""
-        )
-        return f"it ran with '{python}', --python names another" if python else ""
-    return ""
+        _, log = last_lines_of_failure(workspace, failed) or ("", b"")
+        if spec is not None and not spec.in_place:
+            modules, files = MISSING_MODULE.findall(log), re.findall(rb"No such file or directory: '([^'\n]+)'", log)
+            if modules:
+                hint = _module_hint(spec, modules[-1].decode(), cwd or Path.cwd())
+            elif files:
+                path = files[-1].decode("utf-8", "replace").replace("\\\\", "/")
+                hint = _file_hint(spec, path, cwd or Path.cwd())
+        if not hint and re.search(rb"^ModuleNotFoundError: ", log, re.MULTILINE) and isinstance(home, FolderWorkspace):
+            python = home.python_of(failed.id)
+            hint = f"it ran with '{python}', --python names another" if python else ""
+    return hint
 
 
-def unkept_files(workspace: Workspace, run: Run) -> Sequence[Path]:
-    """What *run* wrote on this machine, outside of what is kept of it."""
-    home = workspace.home_of(run.id)
-    with suppress(HimlError):  # how the run ended is what is to be told
-        return home.unkept_files(run.id) if isinstance(home, FolderWorkspace) else ()
-    return ()
-
-
-def _log_of_failed_rank(run: Run) -> str | None:
-    """The log of the rank that failed, where that is not the first one: without a folder, so that it is found in the
-    last try."""
-    found = FAILED_RANK.match(run.reason)
-    if found:
-        return f"std_log_process_{found[1]}.txt" if found[1] != "0" else None
-    named = NAMED_LOG.search(run.reason)
-    return named["name"].removeprefix(USER_LOGS) if named and not FIRST_LOG.fullmatch(named["name"]) else None
-
-
-@contextmanager
-def _canceling(workspace: Workspace, run_id: str, notify: Notify, interrupted: Sequence[int]) -> Iterator[None]:
-    """Cancels the run once *interrupted* holds a signal; in a thread, since the main one may be held up by whoever
-    reads the output."""
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(SECONDS_BETWEEN_LOOKS):
-            if interrupted:
-                notify(Notice(f"Canceling run '{run_id}': it has 10 seconds to end by itself."))
-                try:
-                    workspace.cancel(run_id)
-                except HimlError as err:
-                    notify(Notice(f"{err} {err.hint}".strip()))
-                return
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        watcher.join()
-
-
-def hint_for_missing(spec: JobSpec, log: bytes, cwd: Path) -> str:
-    """How the next submit of the job, from *cwd*, gets the module or the file that the end of its *log* says was not
-    there; empty where nobody knows."""
-    if spec.in_place:
-        return ""
-    if modules := _MODULE.findall(log):
-        return _module(spec, modules[-1].decode(), cwd)
-    files = _FILE.findall(log)
-    return _file(spec, files[-1].decode("utf-8", "replace").replace("\\\\", "/"), cwd) if files else ""
-
-
-def _module(spec: JobSpec, name: str, cwd: Path) -> str:
+def _module_hint(spec: JobSpec, name: str, cwd: Path) -> str:
     root, is_module = spec.snapshot.root, spec.entry.kind is EntryKind.module
-    folders = (root, *root.parents)
-    folder = next(
-        (each for each in folders if (each / f"{name}.py").is_file() or any((each / name).glob("*.py"))), None
+    folders = (
+        each for each in (root, *root.parents) if (each / f"{name}.py").is_file() or any((each / name).glob("*.py"))
     )
+    folder = next(folders, None)
     is_found = folder is not None and folder not in (home_folder(), Path(root.anchor))
     if is_found and folder != root:
         path = "" if is_module else " --env_var PYTHONPATH=."
@@ -289,25 +242,20 @@ def _module(spec: JobSpec, name: str, cwd: Path) -> str:
     return ""
 
 
-def _file(spec: JobSpec, path: str, cwd: Path) -> str:
-    name = os.path.normpath(_IN_CODE.sub("", path)).replace("\\", "/")
-    here = spec.snapshot.root / name
-    if (
-        os.path.isabs(name)
-        or name.startswith("..")
-        or not here.exists()
-        or any(f"{each}/".startswith(f"{name}/") for each in spec.snapshot.files)
-    ):
+def _file_hint(spec: JobSpec, path: str, cwd: Path) -> str:
+    root, name = spec.snapshot.root, os.path.normpath(re.sub(r".*/runs/[^/]+/code/", "", path)).replace("\\", "/")
+    is_inside = not os.path.isabs(name) and not name.startswith("..") and (root / name).exists()
+    if not is_inside or any(f"{each}/".startswith(f"{name}/") for each in spec.snapshot.files):
         return ""
-    place = f"'{name}' lies in '{spec.snapshot.root}', and is not sent"
+    place = f"'{name}' lies in '{root}', and is not sent"
     if not spec.cluster and spec.sweep is None:
         return f"{place}: --in_place runs the job where it lies"
     top = name.split("/", 1)[0]
-    shown = _shown(str(spec.snapshot.root / top), cwd)
-    as_data = f"--input {shlex.quote(top)}" if spec.cluster else f"--input {shlex.quote(top)},local={shown}"
-    first = f"himl datastore upload {shown} {shlex.quote(top)}, then " if spec.cluster else ""
+    quoted, shown = shlex.quote(top), _shown(str(root / top), cwd)
+    how = f"himl datastore upload {shown} {quoted}, then --input {quoted}"
+    how = how if spec.cluster else f"--input {quoted},local={shown}"
     return (
-        f"{place}: make it data of the job, {first}{as_data}, and read it in the folder that "
+        f"{place}: make it data of the job, {how}, and read it in the folder that "
         f"AZURE_ML_INPUT_INPUT_{len(spec.inputs)} names"
     )
 
@@ -315,3 +263,11 @@ def _file(spec: JobSpec, path: str, cwd: Path) -> str:
 def _shown(path: str, cwd: Path) -> str:
     relative = os.path.relpath(path, cwd) if os.path.splitdrive(path)[0] == os.path.splitdrive(cwd)[0] else path
     return shlex.quote(min(relative, path, key=len))
+
+
+def unkept_files(workspace: Workspace, run: Run) -> Sequence[Path]:
+    """What *run* wrote on this machine, outside of what is kept of it."""
+    home = workspace.home_of(run.id)
+    with suppress(HimlError):  # how the run ended is what is to be told
+        return home.unkept_files(run.id) if isinstance(home, FolderWorkspace) else ()
+    return ()

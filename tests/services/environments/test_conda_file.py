@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.submission.conda import conda_text, merge, read_conda_file
+from himl_cli.services.submission.environment import conda_text, merge, read_conda_file
 
 
 def text_of(folder: Path, *contents: str) -> str:

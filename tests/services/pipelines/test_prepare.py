@@ -10,8 +10,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, DataSpec, Entry, EntryKind, StepOutput
-from himl_cli.services.submission.pipeline_data import with_named_datastores
-from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pipeline
+from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pipeline, with_named_datastores
 from himl_cli.services.submission.request import SubmitRequest
 from tests.running import write_files
 

@@ -10,7 +10,7 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.services.submission.request import SubmitRequest
-from himl_cli.services.submission.sweep_options import requested_sweep
+from himl_cli.services.submission.sweeps import requested_sweep
 
 
 def sweep(*specs: str, on_cluster: bool = False, **options: Any) -> SweepSpec:

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunStatus
-from himl_cli.services.submission.wait import SweepProgress
+from himl_cli.services.submission.wait import sweep_progress
 from tests.recorded_runs import RecordedRuns
 
 
@@ -21,7 +21,7 @@ class Told:
         self.ended = 0
         self.now = 1000.0
         self.texts: list[str] = []
-        self.progress = SweepProgress(self.runs.workspace, "sweep", trials, self._take, clock=lambda: self.now)
+        self.ask = sweep_progress(self.runs.workspace, "sweep", trials, self._take, clock=lambda: self.now)
 
     def _take(self, event: Event) -> None:
         assert isinstance(event, Notice)
@@ -33,7 +33,7 @@ class Told:
 
     def look(self, at: float) -> None:
         self.now = 1000 + at
-        self.progress.look()
+        self.ask()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from himl_cli.services.submission.sweep_options import copies_remarks, sweep_remarks, sweep_text
+from himl_cli.services.submission.sweeps import copies_remarks, sweep_remarks, sweep_text
 from tests.services.sweeps.asked import sweep
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
-from himl_cli.services.submission.sweep_options import check_sweep, sweep_text, with_seed, without_seed
+from himl_cli.services.submission.sweeps import check_sweep, sweep_text, with_seed, without_seed
 from tests.services.sweeps.asked import refusal, sweep
 
 
