@@ -9,7 +9,7 @@ from typing import Any
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.jobs import Entry, EntryKind, EnvironmentSpec, JobSpec, Snapshot
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.code import JobAsset, JobCode
+from himl_cli.workspaces.azure.jobs.assets import JobCode
 
 FILES = {"train.py": "print('trained')\n", "data/list.txt": "a\nb\n"}
 CONDA = "name: training\ndependencies:\n- python=3.11\n- pip:\n  - mlflow-skinny\n"
@@ -32,7 +32,9 @@ def cluster_spec(folder: Path, files: Mapping[str, str] = FILES, **fields: Any) 
     return JobSpec(**given)
 
 
-def ensured(connection: Connection, snapshot: Snapshot, notify: Notify = ignore) -> JobAsset:
+def ensured(connection: Connection, snapshot: Snapshot, notify: Notify = ignore) -> JobCode:
     """The snapshot's code version, uploaded where there is none, as a submission does it."""
     code = JobCode(connection, snapshot)
-    return code.find() or code.register(notify)
+    code.find()
+    code.make(notify)
+    return code

@@ -265,7 +265,7 @@ def sdk_view(workspace: object, run_id: str) -> tuple[Any, Any]:
 def sdk_run(workspace: object, run_id: str) -> Any:
     """The run of an Azure ML workspace as azureml-core has it. Raises BadUsage without that package, RunNotFound,
     TypeError."""
-    from himl_cli.workspaces.azure.jobs.v1_sdk import sdk_run as run_of_sdk
+    from himl_cli.workspaces.azure.jobs.v1 import sdk_run as run_of_sdk
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
@@ -289,7 +289,7 @@ def pipeline_yaml(spec: PipelineSpec) -> str:
 
 def require_sdk_v1() -> None:
     """Raises BadUsage, with the command that installs it, where azureml-core is missing."""
-    from himl_cli.workspaces.azure.jobs.v1_sdk import require_sdk
+    from himl_cli.workspaces.azure.jobs.v1 import require_sdk
 
     require_sdk()
 

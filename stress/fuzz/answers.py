@@ -128,7 +128,7 @@ def _recorded(world: World) -> Mapping[str, Any]:
     """What the services answer to all that reads the workspace, by lines of requests."""
     from himl_cli.core.errors import HimlError
     from himl_cli.core.runs import RunQuery
-    from himl_cli.workspaces.azure.http import Response
+    from himl_cli.workspaces.azure.responses import Response
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from tests.azure_connections import connected
 

@@ -15,7 +15,7 @@ from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
-from himl_cli.workspaces.azure.jobs.submit_document import complaint_of
+from himl_cli.workspaces.azure.jobs.sdk import complaint_of
 from stress.fuzz.file_targets import Row, text_targets, values_target
 from stress.fuzz.strategies import json_files, json_texts, texts
 from stress.fuzz.target import Target, written

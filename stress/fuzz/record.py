@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.workspaces.azure.http import Response
+from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from stress.fuzz.replies import ASKED, RECORDED, RUN, SWEEP, line_of
 from stress.fuzz.workspace import ADDRESS

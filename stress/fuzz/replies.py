@@ -20,7 +20,7 @@ from himl_cli.core.runs import RunQuery
 from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.http import Response
+from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from stress.fuzz.strategies import documents
@@ -72,10 +72,10 @@ class Answering:
             raise ServiceFailed("It asks a place that is none.")
         line = line_of(method, url)
         if line == self._place:
-            return Response(200, {}, self._document())
+            return Response(method, url, 200, {}, self._document())
         if line not in self._recorded:
             raise ServiceNotFound(f"There is nothing at '{urlsplit(url).path}'.")
-        return Response(200, {}, read_json(json.dumps(self._recorded[line])))
+        return Response(method, url, 200, {}, read_json(json.dumps(self._recorded[line])))
 
     def _document(self) -> Any:
         try:

@@ -17,16 +17,16 @@ from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces import web
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import WorkspaceRecord
-from himl_cli.workspaces.azure.responses import as_time, asked_wait, http_time
+from himl_cli.workspaces.azure.credentials import Token
+from himl_cli.workspaces.azure.responses import Response, as_time, asked_wait, http_time
 from himl_cli.workspaces.azure.runs.metrics import as_number
 from himl_cli.workspaces.azure.runs.records import own_names, status_of, sweep_tags
-from himl_cli.workspaces.azure.service_errors import ErrorResponse, claims_of, refusal
+from himl_cli.workspaces.azure.service_errors import claims_of, refusal
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.failures import error_code
 from himl_cli.workspaces.azure.storage.listing import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.properties import md5_from, properties_of, size_from, whole_md5
 from himl_cli.workspaces.azure.storage.signing import Signature
-from himl_cli.workspaces.azure.tokens import Token
 from himl_cli.workspaces.retry import RetryPolicy
 from stress.fuzz.strategies import contents, damaged, documents, json_files, texts, values
 from stress.fuzz.target import Target
@@ -196,7 +196,7 @@ def _sas(text: str) -> None:
 def _failure(given: tuple[int, Any, str]) -> None:
     status, body, challenge = given
     headers = {"www-authenticate": challenge, "retry-after": challenge[:9], "x-ms-request-id": "r"}
-    failure = ErrorResponse("GET", f"https://management.azure.com{ADDRESS.path}/jobs/x", status, headers, body)
+    failure = Response("GET", f"https://management.azure.com{ADDRESS.path}/jobs/x", status, headers, body)
     for told in (failure.codes, failure.in_brackets, failure.request_id, claims_of(failure.headers), failure.path):
         repr(told)
     raise refusal(failure, ADDRESS, "your sign-in")

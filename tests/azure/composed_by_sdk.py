@@ -34,8 +34,9 @@ from azure.core.pipeline.transport import HttpTransport
 from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec
 from himl_cli.core.sweeps import Draw, SearchRange, argument_names
 from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, WorkspaceAddress
-from himl_cli.workspaces.azure.jobs.body import JobReferences, PipelineNode, PutRequest, git_properties, job_properties, job_tags, wire_values
+from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, git_properties, job_properties, job_tags, wire_values
 from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.jobs.data_assets import JobInput, JobOutput
 from himl_cli.workspaces.azure.jobs.sdk import restored_variables, silenced
 from himl_cli.workspaces.azure.runs.records import limit_of
 
@@ -110,9 +111,11 @@ def _put(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> PutReq
     return PutRequest(parts.path.removeprefix(address.path), parse_qs(parts.query)["api-version"][0], json.loads(request.body))
 
 
-def sdk_job_request(address: WorkspaceAddress, run_id: str, spec: JobSpec, references: JobReferences) -> PutRequest:
+def sdk_job_request(
+    address: WorkspaceAddress, run_id: str, spec: JobSpec, code: str, environment: str, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]
+) -> PutRequest:
     with silenced():
-        job = _command(run_id, spec, references)
+        job = _command(run_id, spec, code, environment, inputs, outputs)
         if spec.sweep is not None:
             job = _sweep(job._to_job(), spec)
     found = _put(address, lambda client: client.jobs.create_or_update(job, skip_validation=True))
@@ -165,7 +168,7 @@ def sdk_environment_request(address: WorkspaceAddress, context: Mapping[str, str
     return _put(address, lambda client: client.environments.create_or_update(environment))
 
 
-def _command(run_id: str, spec: JobSpec, references: JobReferences) -> Any:
+def _command(run_id: str, spec: JobSpec, code: str, environment: str, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]) -> Any:
     job = command(
         name=run_id,
         display_name=spec.display_name or run_id,
@@ -173,12 +176,12 @@ def _command(run_id: str, spec: JobSpec, references: JobReferences) -> Any:
         experiment_name=spec.experiment,
         tags={**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"},
         command=command_line(spec),
-        code=references.code,
-        environment=references.environment,
+        code=code,
+        environment=environment,
         environment_variables=dict(spec.env),
         compute=None if spec.cluster == SERVERLESS else spec.cluster,
-        inputs={key: Input(type=one.type, path=one.path, mode=one.mode) for key, one in references.inputs.items()},
-        outputs={key: Output(type="uri_folder", path=one.path, mode=one.mode, name=one.asset_name) for key, one in references.outputs.items()},
+        inputs={key: Input(type=one.type, path=one.path, mode=one.mode) for key, one in inputs.items()},
+        outputs={key: Output(type="uri_folder", path=one.path, mode=one.mode, name=one.asset_name) for key, one in outputs.items()},
         distribution=_distribution(spec),
         instance_count=spec.nodes,
         instance_type=spec.instance_type or None,

@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import Snapshot
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.workspaces.azure.jobs.code import fingerprint
+from himl_cli.workspaces.azure.jobs.assets import fingerprint
 from tests.azure.lab import Lab
 from tests.azure_connections import connected
 from tests.azure_jobs import ensured
@@ -59,7 +59,7 @@ def test_the_sdk_asks_for_our_hash_and_finds_our_upload(
     stage.log.clear()
     theirs = submit_by_sdk(azure_environment, tmp_path)
     (asked,) = stage.log.find(r"GET [^ ]*/codes/[^ ]*hash=")
-    assert parse_qs(asked.query)["hash"] == [fingerprint(code).sha256]
+    assert parse_qs(asked.query)["hash"] == [fingerprint(code)[0]]
     assert parse_qs(asked.query)["hashVersion"] == ["202208"]
     assert theirs.lower() == ours.id.lower()
     assert not stage.log.find("startPendingUpload")

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
 from himl_cli.workspaces.azure.address import CLOUDS, PUBLIC, Cloud, WorkspaceAddress
-from himl_cli.workspaces.azure.jobs.body import JobReferences, build_request, component_request, image_request, job_request, pipeline_request
+from himl_cli.workspaces.azure.jobs.body import build_request, component_request, image_request, job_request, pipeline_nodes, pipeline_request
 from himl_cli.workspaces.azure.jobs.data_assets import JobInput, JobOutput
-from himl_cli.workspaces.azure.jobs.job_submission import pipeline_nodes
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from tests.azure_sweeps import SWEEPS
 
@@ -87,8 +86,8 @@ def test_a_job_is_the_one_of_azure_ai_ml(spec: JobSpec, data: JobInput, mode: st
     from tests.azure.composed_by_sdk import sdk_job_request
 
     outputs = {"out": JobOutput("azureml://datastores/d/paths/out/", mode, asset)}
-    references = JobReferences(CODE, ENVIRONMENT, {"one": data}, outputs)
-    assert job_request(ADDRESS, "exp_1_abc", spec, references) == sdk_job_request(ADDRESS, "exp_1_abc", spec, references)
+    references = (CODE, ENVIRONMENT, {"one": data}, outputs)
+    assert job_request(ADDRESS, "exp_1_abc", spec, *references) == sdk_job_request(ADDRESS, "exp_1_abc", spec, *references)
 
 
 @slow

@@ -169,22 +169,19 @@ def test_a_registered_environment_is_taken_as_it_is(lab: StagedWorkspace, himl: 
     assert "nope" in missing.stderr
 
 
-def test_a_private_wheel_is_uploaded_and_installed_from_there(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_a_private_wheel_is_built_into_the_image(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     wheel = project / "lab_tools-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("lab_tools.py", "")
         archive.writestr("lab_tools-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: lab-tools\nVersion: 1.0\n")
         archive.writestr("lab_tools-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr("lab_tools-1.0.dist-info/RECORD", "")
-    sent = [definition_of(lab, submitted(himl, "--private_wheel", wheel.name, "train.py"))]
-    again = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--private_wheel", wheel.name, "train.py")
-    assert "used as it is there" in " ".join(again.stderr.split())
-    sent.append(definition_of(lab, list(lab.state.runs)[-1]))
-    lines = [one["environment"]["python"]["condaDependencies"]["dependencies"][-1]["pip"] for one in sent]
-    assert lines[0] == lines[1]
-    [address] = [line for line in lines[0] if line.endswith(wheel.name)]
-    assert address.startswith(f"https://{lab.state.storage.host}/")
-    assert lab.state.storage.get("azureml", address.partition("/azureml/")[2]) == wheel.read_bytes()
+    sent = [definition_of(lab, submitted(himl, "--private_wheel", wheel.name, "train.py"))["environment"] for _ in range(2)]
+    assert sent[0]["name"] == sent[1]["name"]
+    context = sent[0]["docker"]["buildContext"]
+    [name] = [name for name in lab.blob_names("workspaceblobstore", "himl-environments/") if name.endswith(f"/{wheel.name}")]
+    assert context["location"].endswith(f"/{name.removesuffix(wheel.name)}")
+    assert lab.get_blob("workspaceblobstore", name) == wheel.read_bytes()
 
 
 AFTER = """

@@ -101,7 +101,7 @@ REFUSES = """
 import warnings
 warnings.simplefilter("ignore")
 from himl_cli.core.errors import HimlError
-from himl_cli.workspaces.azure.jobs.v1_sdk import sdk_errors
+from himl_cli.workspaces.azure.jobs.v1 import sdk_errors
 import azureml.core
 from azureml.train import hyperdrive
 try:
@@ -134,6 +134,6 @@ def test_a_value_that_is_named_as_its_argument_is_given_once(lab: StagedWorkspac
 
 def test_nobody_is_told_what_is_submitted() -> None:
     """azureml-telemetry, which the extra brings along, is on for some parts of azureml-core unless it is told otherwise."""
-    program = "from himl_cli.workspaces.azure.jobs.v1_sdk import quiet_sdk\nwith quiet_sdk():\n    from azureml.data import _loggerfactory as found\n"
+    program = "from himl_cli.workspaces.azure.jobs.v1 import quiet_sdk\nwith quiet_sdk():\n    from azureml.data import _loggerfactory as found\n"
     done = subprocess.run([str(client_python(HIML_V1)), "-c", f"{program}print(found.telemetry_enabled)"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

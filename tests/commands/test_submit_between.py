@@ -9,7 +9,7 @@ import pytest
 from himl_cli.commands.submit_job import naming_once_made
 from himl_cli.core.errors import Interrupted
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.azure.jobs.create import created_job
+from himl_cli.workspaces.azure.jobs.job_submission import created_job
 
 RUN = Run(id="train_7", experiment="train", status=RunStatus.queued, created=datetime(2026, 1, 1, tzinfo=timezone.utc))
 

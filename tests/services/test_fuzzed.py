@@ -23,8 +23,8 @@ from himl_cli.services.submission.pipeline_file import read_pipeline, step_files
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.tensorboard.server import serves
 from himl_cli.services.transfer.state import TransferState
-from himl_cli.workspaces.azure.job_identity import OnBehalfOf
-from himl_cli.workspaces.azure.jobs.submit_document import complaint_of
+from himl_cli.workspaces.azure.credentials import OnBehalfOf
+from himl_cli.workspaces.azure.jobs.sdk import complaint_of
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.database import Database

@@ -18,7 +18,7 @@ from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Moved, Planned, ignore
 from himl_cli.core.jobs import Snapshot
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.code import JobCode, fingerprint
+from himl_cli.workspaces.azure.jobs.assets import JobCode, fingerprint
 from tests.azure_connections import connected
 from tests.azure_jobs import ensured
 from tests.running import write_files
@@ -63,6 +63,13 @@ def contents(snapshot: Snapshot) -> dict[str, bytes]:
     return {name: (snapshot.root / name).read_bytes() for name in snapshot.files}
 
 
+def found(connection: Connection, snapshot: Snapshot) -> str:
+    """The id of the snapshot's code version; empty where there is none."""
+    code = JobCode(connection, snapshot)
+    code.find()
+    return code.id
+
+
 def test_new_code_is_uploaded_and_registered(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
     events: list[Event] = []
     asset = ensured(connection, code, events.append)
@@ -71,7 +78,7 @@ def test_new_code_is_uploaded_and_registered(stage: Stage, azure_environment: St
     assert asset.id.lower().startswith(f"{azure_environment.state.path}/codes/".lower())
     assert asset.id.endswith("/versions/1")
     assert str(properties["codeUri"]).endswith("/my-code")
-    assert properties["properties"] == {"hash_sha256": fingerprint(code).sha256, "hash_version": "202208"}
+    assert properties["properties"] == {"hash_sha256": fingerprint(code)[0], "hash_version": "202208"}
     assert uploaded(azure_environment) == contents(code)
     assert Planned(len(FILES), code.size) in events
     assert Counter(event.name for event in events if isinstance(event, Finished)) == Counter(FILES.keys())
@@ -91,14 +98,13 @@ def test_what_somebody_else_uploaded_is_one_question(stage: Stage, azure_environ
     first = ensured(connection, code, ignore)
     JobCode(connection, code).forget()
     stage.log.clear()
-    assert JobCode(connection, code).find() == ensured(connection, code, ignore)
-    assert ensured(connection, code, ignore).id == first.id
+    assert found(connection, code) == ensured(connection, code, ignore).id == first.id
     assert [seen.method for seen in stage.log.find(r"management\.azure\.com")] == ["GET"]
     assert len(registered(azure_environment)) == 1
 
 
 def test_find_uploads_nothing(stage: Stage, azure_environment: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
-    assert JobCode(connection, code).find() is None
+    assert found(connection, code) == ""
     assert registered(azure_environment) == []
     assert not stage.log.find("startPendingUpload")
 
@@ -214,13 +220,14 @@ def test_a_file_that_changes_before_its_turn_is_named_as_in_the_snapshot(azure_e
 @pytest.mark.parametrize("how", ["longer", "gone"])
 def test_a_file_that_changes_before_it_is_sent_is_not_registered(azure_environment: StagedWorkspace, connection: Connection, code: Snapshot, how: str) -> None:
     job_code = JobCode(connection, code)
-    assert job_code.find() is None
+    job_code.find()
+    assert job_code.id == ""
     if how == "gone":
         (code.root / "train.py").unlink()
     else:
         (code.root / "train.py").write_text("print('other')\n")
     with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent") as caught:
-        job_code.register(ignore)
+        job_code.make(ignore)
     assert "no job was started" in str(caught.value)
     assert registered(azure_environment) == []
 
@@ -285,10 +292,10 @@ def test_code_that_is_not_complete_is_not_used(azure_environment: StagedWorkspac
     ensured(connection, code, ignore)
     JobCode(connection, code).forget()
     registered(azure_environment)[0]["provisioningState"] = "Failed"
-    assert JobCode(connection, code).find() is None
+    assert found(connection, code) == ""
 
 
 def test_the_hash_is_of_names_sizes_and_contents_in_order_of_lower_case(tmp_path: Path) -> None:
     snapshot = write_code(tmp_path, {"b.py": "22", "A.py": "1", "a/é": ""})
     told = "3" + "#A.py#1" + "#a/é#0" + "#b.py#2" + "1" + "22"
-    assert fingerprint(snapshot).sha256 == hashlib.sha256(told.encode()).hexdigest()
+    assert fingerprint(snapshot)[0] == hashlib.sha256(told.encode()).hexdigest()

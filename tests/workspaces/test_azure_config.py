@@ -14,7 +14,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.workspaces import parse_workspace_id
-from himl_cli.workspaces.azure.address import CHINA, PUBLIC, US_GOVERNMENT, current_cloud
+from himl_cli.workspaces.azure.address import CHINA, JOB_SOURCE, PUBLIC, US_GOVERNMENT, current_cloud
 from himl_cli.workspaces.azure.config import address_from_config, address_from_environment, address_of_job, find_config
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
@@ -141,7 +141,7 @@ def test_a_job_knows_its_own_workspace_and_a_local_one_has_none(monkeypatch: pyt
     address = address_of_job()
     assert address is not None
     assert address.path == SCOPE
-    assert address.is_job
+    assert address.source == JOB_SOURCE
 
 
 def test_clouds_are_chosen_by_name_or_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.responses import as_time, asked_wait
-from himl_cli.workspaces.azure.service_errors import AADSTS, ErrorResponse, ServiceNotFound, ServiceRefused, reason_of, refusal
+from himl_cli.workspaces.azure.responses import Response, as_time, asked_wait
+from himl_cli.workspaces.azure.service_errors import AADSTS, ServiceNotFound, ServiceRefused, reason_of, refusal
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
 DATA_PLANE = {"error": {"code": "UserError", "message": "Gone.", "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}}}}
@@ -25,8 +25,8 @@ ARM = {
 }
 
 
-def failed(body: Any, status: int = 404, headers: dict[str, str] | None = None, path: str = "/runs/r") -> ErrorResponse:
-    return ErrorResponse("GET", f"https://management.azure.com{ADDRESS.path}{path}", status, headers or {}, body)
+def failed(body: Any, status: int = 404, headers: dict[str, str] | None = None, path: str = "/runs/r") -> Response:
+    return Response("GET", f"https://management.azure.com{ADDRESS.path}{path}", status, headers or {}, body)
 
 
 def told(body: Any, status: int, headers: dict[str, str] | None = None, path: str = "/runs/r") -> HimlError:
@@ -85,7 +85,7 @@ def test_each_refusal_becomes_its_own_kind_of_error(body: Any, status: int, kind
 
 def test_a_404_to_a_put_is_a_refusal_with_its_reason() -> None:
     body = {"error": {"code": "UserError", "message": "Code version c:1 not found."}}
-    error = refusal(ErrorResponse("PUT", f"https://management.azure.com{ADDRESS.path}/jobs/j", 404, {}, body), ADDRESS, "Azure CLI")
+    error = refusal(Response("PUT", f"https://management.azure.com{ADDRESS.path}/jobs/j", 404, {}, body), ADDRESS, "Azure CLI")
     assert str(error) == "management.azure.com refused PUT /…/jobs/j: 404 (UserError: Code version c:1 not found)."
     assert error.exit_code == 3
 

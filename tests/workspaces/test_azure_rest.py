@@ -200,7 +200,7 @@ def test_an_answer_of_another_form_is_a_failure(connection: Connection, stage: S
 
 
 def test_no_answer_shows_its_body(connection: Connection) -> None:
-    assert "run_1" not in repr(connection.rest.send("GET", connection.service("history", "/runs/run_1")))
+    assert "runId" not in repr(connection.rest.send("GET", connection.service("history", "/runs/run_1")))
 
 
 def test_a_page_in_place_of_json_is_a_failure(connection: Connection, stage: Stage) -> None:

@@ -28,7 +28,7 @@ def test_a_service_principal_of_the_variables_signs_in(azure_environment: Staged
         signed_in = connection.sign_in()
     assert signed_in.credential == f"service principal {principal.client_id[:8]}… (HIML_SERVICE_PRINCIPAL_ID)"
     assert (signed_in.principal, signed_in.tenant_id) == (principal.client_id, principal.tenant)
-    assert 86_000 < signed_in.expires.timestamp() - time.time() < 86_400
+    assert 86_000 < signed_in.expires - time.time() < 86_400
 
 
 def test_a_service_principal_of_the_private_file_signs_in_and_variables_win(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_the_cloud_may_be_set_and_its_variable_wins(project: Path, monkeypatch: 
 def test_a_password_is_not_shown_by_the_settings(project: Path) -> None:
     write_settings(project, {"tenant_id": "t", "service_principal_id": "i", "service_principal_password": "s3cr3t"})
     settings = azure_settings(project)
-    assert "s3cr3t" not in f"{settings!r} {settings.service_principal()!r}"
+    assert "s3cr3t" not in repr(settings)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed
-from himl_cli.workspaces.azure.credentials import managed_identity
-from himl_cli.workspaces.azure.tokens import Token
+from himl_cli.workspaces.azure.credentials import Token, managed_identity
 from tests.azure_connections import connected, sign_ins
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -157,7 +156,7 @@ DiskCache.of_user()  # imports what it needs before the user changes
 os.setuid(54321)
 kept = DiskCache.of_user()
 kept.put("tokens", "k", 1, seconds=60)
-print([source.name for source in user_sources(settings, PUBLIC, "s", print)], kept.get("tokens", "k"), Path("~").exists())
+print([source.name for source in user_sources(settings, PUBLIC, "s")], kept.get("tokens", "k"), Path("~").exists())
 """
 
 

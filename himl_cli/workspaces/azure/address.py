@@ -48,7 +48,6 @@ class Cloud:
 
     @property
     def storage_scope(self) -> str:
-        """The scope of blobs; the same in every cloud."""
         return "https://storage.azure.com/.default"
 
 
@@ -99,8 +98,8 @@ def current_cloud(name: str | None = None) -> Cloud:
     return replace(cloud, authority=authority if "://" in authority else f"https://{authority}")
 
 
+# `WorkspaceAddress.source` of the workspace that the Azure ML job which we are in belongs to.
 JOB_SOURCE = "the job's environment"
-"""`WorkspaceAddress.source` of the workspace that the Azure ML job which we are in belongs to."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,6 @@ class WorkspaceAddress:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
         return f"workspace {self.resource_group}/{self.name}"
 
     def studio_url(self, page: str = "", tenant_id: str = "") -> str:
@@ -130,8 +128,3 @@ class WorkspaceAddress:
         place = f"{group}/workspaces/{self.name}"
         tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
         return f"{self.cloud.studio}/{page}?wsid={quote(place)}{tenant}"
-
-    @property
-    def is_job(self) -> bool:
-        """Whether it is the workspace of the Azure ML job that we are in."""
-        return self.source == JOB_SOURCE

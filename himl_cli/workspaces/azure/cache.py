@@ -14,20 +14,21 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.files import atomic_replacement
 from himl_cli.core.text import read_json
 
 log = logging.getLogger(__name__)
 
+# Part of the folder's name: another layout gets another number, and old files are then never read.
 VERSION = "1"
-"""Part of the folder's name: another layout gets another number, and old files are then never read."""
 
+# No value lives longer, so that files older than this can be removed unread.
 LONGEST_SECONDS = 2 * 24 * 3600.0
-"""No value lives longer, so that files older than this can be removed unread."""
 
 
 class DiskCache:
@@ -68,28 +69,29 @@ class DiskCache:
         path = self._path(kind, key)
         if path is None or seconds <= 0:
             return
-        content = json.dumps(
-            {"key": key, "expires": time.time() + min(seconds, LONGEST_SECONDS), "value": value}
-        ).encode()
+        folder, now = path.parent, time.time()
+        content = json.dumps({"key": key, "expires": now + min(seconds, LONGEST_SECONDS), "value": value})
         try:
-            for level in (path.parent.parent.parent, path.parent.parent, path.parent):
+            for level in (folder.parent.parent, folder.parent, folder):
                 level.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _is_private(path.parent):
-                raise PermissionError(f"'{path.parent}' is open to others")
-            _replace(path, content)
-            if path.parent not in self._swept:  # once is enough, with thousands of values
-                self._swept.add(path.parent)
-                _sweep(path.parent)
+            if not _is_private(folder):
+                raise PermissionError(f"'{folder}' is open to others")
+            with atomic_replacement(path, is_private=True) as temporary:
+                Path(temporary).write_text(content, encoding="ascii")
+            if folder not in self._swept:  # once is enough, with thousands of values
+                self._swept.add(folder)
+                for old in folder.iterdir():  # values of other accounts, parts of processes that were killed
+                    with suppress(OSError):  # another process was faster, or has it open
+                        if old.stat().st_mtime < now - LONGEST_SECONDS:
+                            old.unlink()
         except OSError as err:
-            log.debug("nothing is kept in %s: %s", path.parent, err)
+            log.debug("nothing is kept in %s: %s", folder, err)
 
     def forget(self, kind: str, key: str) -> None:
-        """Drop the value, if there is one."""
         path = self._path(kind, key)
-        if path is None:
-            return
         try:
-            path.unlink(missing_ok=True)
+            if path is not None:
+                path.unlink(missing_ok=True)
         except OSError as err:
             log.debug("cannot remove %s: %s", path, err)
 
@@ -115,25 +117,3 @@ def _is_private(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what nobody will ask for any more: values of accounts that are not used now, parts of processes that were
-    killed."""
-    for path in folder.iterdir():
-        try:
-            if path.stat().st_mtime < time.time() - LONGEST_SECONDS:
-                path.unlink()
-        except OSError:  # another process was faster, or has it open
-            continue

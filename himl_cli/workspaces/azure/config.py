@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, NotAllowed, WorkspaceNotFound
+from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.redaction import MASK
-from himl_cli.core.settings import PRIVATE_FILE, Setting, section_settings
+from himl_cli.core.settings import PRIVATE_FILE, section_settings
 from himl_cli.core.text import NotJson, did_you_mean, read_json
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, parse_workspace_id
 from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, CLOUDS, JOB_SOURCE, WorkspaceAddress, current_cloud
@@ -30,11 +30,11 @@ JOB_VARIABLES = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZURE
 
 _FORMS = {
     "subscription_id": (
-        re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+        r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
         "is no subscription id (8-4-4-4-12 hexadecimal digits)",
     ),
-    "resource_group": (re.compile(r"[\w\-.()]{1,90}"), "is no name of a resource group"),
-    "workspace_name": (re.compile(r"[A-Za-z0-9][\w\-]{0,254}"), "is no name of a workspace"),
+    "resource_group": (r"[\w\-.()]{1,90}", "is no name of a resource group"),
+    "workspace_name": (r"[A-Za-z0-9][\w\-]{0,254}", "is no name of a workspace"),
 }
 
 
@@ -56,15 +56,12 @@ def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAdd
 
     Raises WorkspaceNotFound where there is no file, BadUsage naming the file and the key that is wrong.
     """
-    content = read_config(path)
-    scope = content.get("Scope")
-    ids = parse_workspace_id(scope) if isinstance(scope, str) else None
-    values = dict(zip(CONFIG_KEYS, ids, strict=True)) if ids else content
-    where = f"'{path}'"
-    missing = [key for key in CONFIG_KEYS if not values.get(key)]
+    ids = _ids_in(read_config(path))
+    missing = [key for key in CONFIG_KEYS if not ids[key]]
     if missing:
-        raise BadUsage(f"{where} does not say {_listed(missing)}.", hint=HOW_TO_CONFIGURE)
-    return _address([_checked(key, values[key], f"{where}: '{key}'") for key in CONFIG_KEYS], cloud, str(path))
+        raise BadUsage(f"'{path}' does not say {_listed(missing)}.", hint=HOW_TO_CONFIGURE)
+    values = [_checked(key, ids[key], f"'{path}': '{key}'") for key in CONFIG_KEYS]
+    return _address(values, cloud, str(path))
 
 
 def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | None:
@@ -73,17 +70,17 @@ def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | 
 
     Raises BadUsage where some are missing or wrong.
     """
-    ids = ids_in_environment()
+    ids, names = ids_in_environment(), dict(zip(CONFIG_KEYS, VARIABLES, strict=True))
     if not ids:
         return None
-    names = dict(zip(CONFIG_KEYS, VARIABLES, strict=True))
     if len(ids) < len(names):
         given, missing = [names[key] for key in ids], [name for key, name in names.items() if key not in ids]
         raise BadUsage(
             f"{_listed(given)} {'is' if len(given) == 1 else 'are'} set, {_listed(missing)} not.",
             hint="Set all three, or none of them.",
         )
-    return _address([_checked(key, ids[key], name) for key, name in names.items()], cloud, "HIML_* variables")
+    values = [_checked(key, ids[key], name) for key, name in names.items()]
+    return _address(values, cloud, "HIML_* variables")
 
 
 def ids_in_environment() -> dict[str, str]:
@@ -91,6 +88,14 @@ def ids_in_environment() -> dict[str, str]:
     unchecked."""
     values = {key: os.environ.get(name, "").strip() for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)}
     return {key: value for key, value in values.items() if value}
+
+
+def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
+    """The workspace of the Azure ML job that we are in; None elsewhere, a job of a local workspace included."""
+    values = [os.environ.get(name, "") for name in JOB_VARIABLES]
+    if not os.environ.get("AZUREML_RUN_ID") or not all(values):
+        return None
+    return _address(values, cloud, JOB_SOURCE)
 
 
 def config_text(ids: Mapping[str, str], where: str) -> str:
@@ -107,17 +112,39 @@ def config_text(ids: Mapping[str, str], where: str) -> str:
     return json.dumps(checked, indent=4) + "\n"
 
 
-def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
-    """The workspace of the Azure ML job that we are in; None elsewhere, a job of a local workspace included."""
-    values = [os.environ.get(name, "") for name in JOB_VARIABLES]
-    if not os.environ.get("AZUREML_RUN_ID") or not all(values):
-        return None
-    return _address(values, cloud, JOB_SOURCE)
+def names_workspace(path: Path) -> bool:
+    """Whether the file has the keys of a workspace, be their values right or wrong."""
+    try:
+        return all(isinstance(value, str) for value in _ids_in(read_config(path)).values())
+    except (BadUsage, WorkspaceNotFound):
+        return False
 
 
-def _address(values: list[str], cloud: str | None, source: str) -> WorkspaceAddress:
-    subscription, group, name = values
-    return WorkspaceAddress(subscription, group, name, current_cloud(cloud), source)
+def search_remarks(start: Path) -> Iterator[str]:
+    """A sentence for each such file that is nearer than the one that is used, and one for a search that PYTHONPATH cut
+    short.
+
+    A `config.json` that has nothing of a workspace in it belongs to another program and is not worth a word.
+    """
+    searched = searched_folders(start.absolute())
+    for path in _files_in(searched):
+        if names_workspace(path):
+            return
+        try:
+            missing = [key for key, value in _ids_in(read_config(path)).items() if not isinstance(value, str)]
+        except (BadUsage, WorkspaceNotFound) as err:
+            if "no JSON object" not in str(err):
+                yield f"Passed over: {err}"
+        else:
+            if len(missing) < len(CONFIG_KEYS):
+                yield f"Passed over: '{path}' does not say {' and '.join(missing)}."
+    beyond = [folder for folder in (start.absolute(), *start.absolute().parents) if folder not in searched]
+    missed = next((path for path in _files_in(beyond) if names_workspace(path)), None)
+    if missed is not None:
+        yield (
+            f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH: '{missed}' was not "
+            "looked at."
+        )
 
 
 def searched_folders(start: Path) -> list[Path]:
@@ -132,14 +159,8 @@ def searched_folders(start: Path) -> list[Path]:
     return folders[: max(matches, default=len(folders)) + 1]
 
 
-def names_workspace(path: Path) -> bool:
-    """Whether the file has the keys of a workspace, be their values right or wrong."""
-    try:
-        content = read_config(path)
-    except (BadUsage, WorkspaceNotFound):
-        return False
-    has_keys, scope = all(isinstance(content.get(key), str) for key in CONFIG_KEYS), content.get("Scope")
-    return has_keys or (isinstance(scope, str) and parse_workspace_id(scope) is not None)
+def _files_in(folders: list[Path]) -> Iterator[Path]:
+    return (folder / name for folder in folders for name in CONFIG_NAMES if (folder / name).is_file())
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -154,68 +175,42 @@ def read_config(path: Path) -> Mapping[str, Any]:
     except OSError as err:
         raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
     except NotJson as err:
-        raise BadUsage(
-            f"'{path}'{f', line {err.line}' if err.line else ''}: {err}.",
-            hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}",
-        ) from err
+        line = f", line {err.line}" if err.line else ""
+        raise BadUsage(f"'{path}'{line}: {err}.", hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}") from err
     if not isinstance(content, dict):
         raise BadUsage(f"'{path}' holds no JSON object.", hint=HOW_TO_CONFIGURE)
     return content
 
 
+def _ids_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The workspace's keys, unchecked; None for those that a config does not have."""
+    scope = content.get("Scope")
+    ids = parse_workspace_id(scope) if isinstance(scope, str) else None
+    return dict(zip(CONFIG_KEYS, ids or map(content.get, CONFIG_KEYS), strict=True))
+
+
 def _checked(key: str, value: Any, where: str, hint: str = HOW_TO_CONFIGURE) -> str:
     """*value* if it can be what *key* says. Raises BadUsage beginning with *where*."""
-    if not isinstance(value, str):
-        raise BadUsage(f"{where} is no text: {json.dumps(value)}.", hint=hint)
-    text = value.strip()
-    if text.startswith("<") and text.endswith(">"):
-        raise BadUsage(f"{where} is still the placeholder {text}.", hint=hint)
+    text = value.strip() if isinstance(value, str) else ""
     form, complaint = _FORMS[key]
-    if not form.fullmatch(text):
-        raise BadUsage(f"{where} {complaint}: '{text}'.", hint=hint)
-    return text
+    if not isinstance(value, str):
+        complaint = f"is no text: {json.dumps(value)}"
+    elif text.startswith("<") and text.endswith(">"):
+        complaint = f"is still the placeholder {text}"
+    elif re.fullmatch(form, text):
+        return text
+    else:
+        complaint = f"{complaint}: '{text}'"
+    raise BadUsage(f"{where} {complaint}.", hint=hint)
+
+
+def _address(values: Sequence[str], cloud: str | None, source: str) -> WorkspaceAddress:
+    subscription, group, name = values
+    return WorkspaceAddress(subscription, group, name, current_cloud(cloud), source)
 
 
 def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def search_remarks(start: Path) -> Iterator[str]:
-    """A sentence for each such file that is nearer than the one that is used, and one for a search that PYTHONPATH cut
-    short.
-
-    A `config.json` that has nothing of a workspace in it belongs to another program and is not worth a word.
-    """
-    searched = searched_folders(start.absolute())
-    for path in _files_in(searched):
-        if names_workspace(path):
-            return
-        complaint = _complaint(path)
-        if complaint:
-            yield f"Passed over: {complaint}"
-    beyond = [folder for folder in (start.absolute(), *start.absolute().parents) if folder not in searched]
-    missed = next((path for path in _files_in(beyond) if names_workspace(path)), None)
-    if missed is not None:
-        yield (
-            f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH: '{missed}' was not "
-            "looked at."
-        )
-
-
-def _files_in(folders: list[Path]) -> Iterator[Path]:
-    return (folder / name for folder in folders for name in CONFIG_NAMES if (folder / name).is_file())
-
-
-def _complaint(path: Path) -> str:
-    """What is wrong with a file that may have been meant to name a workspace; nothing for one that plainly is not."""
-    try:
-        content = read_config(path)
-    except (BadUsage, WorkspaceNotFound) as err:
-        return "" if "no JSON object" in str(err) else str(err)
-    missing = [key for key in CONFIG_KEYS if not isinstance(content.get(key), str)]
-    if len(missing) == len(CONFIG_KEYS):
-        return ""
-    return f"'{path}' does not say {' and '.join(missing)}."
 
 
 SIGN_IN_VARIABLES = {
@@ -225,18 +220,6 @@ SIGN_IN_VARIABLES = {
 }
 SETTINGS = (*SIGN_IN_VARIABLES, "cloud")
 SECRET = "service_principal_password"
-
-
-@dataclass(frozen=True)
-class ServicePrincipal:
-    """An application that signs in with a secret; `place` says where its id was set, `in_files` as AzureSettings has
-    it."""
-
-    tenant_id: str
-    client_id: str
-    secret: str = field(repr=False)
-    place: str
-    in_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -259,31 +242,6 @@ class AzureSettings:
             if self.places.get(key, name) != name
         }
 
-    def service_principal(self) -> ServicePrincipal | None:
-        """The service principal, or None where neither its id nor its password is set.
-
-        Raises NotAllowed naming the parts that are missing.
-        """
-        if not (self.service_principal_id or self.service_principal_password):
-            return None
-        parts = {
-            "tenant_id": self.tenant_id,
-            "service_principal_id": self.service_principal_id,
-            SECRET: self.service_principal_password,
-        }
-        missing = [key for key, value in parts.items() if not value]
-        if missing:
-            given = " and ".join(f"{key} ({self.places.get(key, 'given')})" for key, value in parts.items() if value)
-            raise NotAllowed(
-                f"The service principal is only partly set: {given}, but no {' and no '.join(missing)}.",
-                hint=f"Set {' and '.join(SIGN_IN_VARIABLES[key] for key in missing)}, or the keys in [azure] of "
-                f"{PRIVATE_FILE}; or unset the rest.",
-            )
-        place = self.places.get("service_principal_id", "given")
-        return ServicePrincipal(
-            self.tenant_id, self.service_principal_id, self.service_principal_password, place, self.in_files
-        )
-
 
 def azure_settings(start: Path) -> AzureSettings:
     """The settings that count for *start*: each variable wins over the files, and himl.private.toml over himl.toml.
@@ -292,8 +250,19 @@ def azure_settings(start: Path) -> AzureSettings:
     """
     values: dict[str, str] = {}
     places: dict[str, str] = {}
+    clouds = ", ".join(cloud.name for cloud in CLOUDS.values())
     for key, setting in section_settings(start, "azure").items():
-        values[key], places[key] = _checked_setting(setting), setting.place
+        if key not in SETTINGS:
+            hint = did_you_mean(key, SETTINGS) or f"Keys of [azure]: {', '.join(SETTINGS)}."
+            raise setting.wrong("is not known.", hint=hint)
+        if not isinstance(setting.value, str):
+            raise setting.wrong("must be text.", hint="Write it in quotes.")
+        if key == SECRET and setting.file.name != PRIVATE_FILE:
+            hint = f"Move it to {PRIVATE_FILE}, which is never sent."
+            raise setting.wrong("is a secret, and this file is sent with every job.", hint=hint)
+        if key == "cloud" and setting.value.lower() not in CLOUDS:
+            raise setting.wrong(f"is no cloud that himl knows: '{setting.value}'.", hint=f"There are {clouds}.")
+        values[key], places[key] = setting.value.strip(), setting.place
     if os.environ.get(CLOUD_VARIABLE):
         values.pop("cloud", None)  # the variable wins; whoever chooses the cloud reads it
     for key, name in SIGN_IN_VARIABLES.items():
@@ -308,32 +277,9 @@ def settings_facts(start: Path) -> Sequence[tuple[str, str, str]]:
 
     Raises what `azure_settings` raises.
     """
-    settings = azure_settings(start)
+    settings, cloud = azure_settings(start), os.environ.get(CLOUD_VARIABLE, "").strip()
     values = {key: getattr(settings, key) for key in SETTINGS}
     values[SECRET] = MASK if values[SECRET] else ""
-    variable = os.environ.get(CLOUD_VARIABLE, "").strip()
-    places = {**settings.places, "cloud": CLOUD_VARIABLE} if variable else settings.places
-    return [
-        (key, variable if key == "cloud" and variable else value, places.get(key, "default"))
-        for key, value in values.items()
-    ]
-
-
-def _checked_setting(setting: Setting) -> str:
-    if setting.key not in SETTINGS:
-        raise setting.wrong(
-            "is not known.", hint=did_you_mean(setting.key, SETTINGS) or f"Keys of [azure]: {', '.join(SETTINGS)}."
-        )
-    if not isinstance(setting.value, str):
-        raise setting.wrong("must be text.", hint="Write it in quotes.")
-    if setting.key == SECRET and setting.file.name != PRIVATE_FILE:
-        raise setting.wrong(
-            "is a secret, and this file is sent with every job.",
-            hint=f"Move it to {PRIVATE_FILE}, which is never sent.",
-        )
-    if setting.key == "cloud" and setting.value.lower() not in CLOUDS:
-        raise setting.wrong(
-            f"is no cloud that himl knows: '{setting.value}'.",
-            hint=f"There are {', '.join(cloud.name for cloud in CLOUDS.values())}.",
-        )
-    return setting.value.strip()
+    values["cloud"] = cloud or values["cloud"]
+    places = {**settings.places, "cloud": CLOUD_VARIABLE} if cloud else settings.places
+    return [(key, value, places.get(key, "default")) for key, value in values.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,14 +14,11 @@ from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure import responses
-from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress
+from himl_cli.workspaces.azure.address import JOB_SOURCE, ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.config import AzureSettings
-from himl_cli.workspaces.azure.credentials import Chain, tell_on_stderr, user_sources
-from himl_cli.workspaces.azure.http import HttpClient
-from himl_cli.workspaces.azure.job_identity import RUN_TOKEN, JobIdentity
-from himl_cli.workspaces.azure.responses import as_time
-from himl_cli.workspaces.azure.tokens import SignedIn, Token, Tokens
+from himl_cli.workspaces.azure.credentials import RUN_TOKEN, Chain, JobIdentity, Token, user_sources
+from himl_cli.workspaces.azure.http import HttpClient, Tokens
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 
 
@@ -43,7 +40,6 @@ class WorkspaceRecord:
 
     @classmethod
     def from_json(cls, value: Any) -> WorkspaceRecord | None:
-        """The record that `asdict` made; None for anything else."""
         try:
             return cls(**{name: str(value[name]) for name in cls.__dataclass_fields__})
         except (KeyError, TypeError):
@@ -60,28 +56,20 @@ class WorkspaceRecord:
             raise ServiceFailed(
                 f"The answer for {address.label} holds no workspace.", hint="A proxy of this network may be in between."
             )
-        host = parts_of(str(properties.get("mlFlowTrackingUri") or "")).netloc
-        discovery_url = str(properties.get("discoveryUrl") or "")
-        if (
-            discovery_url and parts_of(discovery_url).netloc != host
-        ):  # behind a private link, say; the vendor's clients go by discovery
-            host = ""
-        return cls(
-            workspace_id=str(properties.get("workspaceId") or ""),
-            location=str(answer.get("location") or ""),
-            data_plane=f"https://{host}" if host else "",
-            tenant_id=str(properties.get("tenantId") or ""),
-            storage_account=str(properties.get("storageAccount") or ""),
-            discovery_url=discovery_url,
-        )
+        names = ("workspaceId", "tenantId", "storageAccount", "discoveryUrl", "mlFlowTrackingUri")
+        workspace_id, tenant_id, storage, discovery, tracking = (str(properties.get(name) or "") for name in names)
+        host = parts_of(tracking).netloc
+        # behind a private link, say, discovery may lead elsewhere; the vendor's clients go by it
+        is_told = host and (not discovery or parts_of(discovery).netloc == host)
+        data_plane = f"https://{host}" if is_told else ""
+        return cls(workspace_id, str(answer.get("location") or ""), data_plane, tenant_id, storage, discovery)
 
     @classmethod
     def from_job(cls) -> WorkspaceRecord | None:
         """From the environment of an Azure ML job; None where that does not tell the services' address."""
         env = os.environ
-        data_plane = (
-            env.get("AZUREML_SERVICE_ENDPOINT") or env.get("AZUREML_RUN_HISTORY_SERVICE_ENDPOINT") or ""
-        ).rstrip("/")
+        told = env.get("AZUREML_SERVICE_ENDPOINT") or env.get("AZUREML_RUN_HISTORY_SERVICE_ENDPOINT") or ""
+        data_plane = told.rstrip("/")
         if not data_plane.startswith("https://"):
             return None
         labels = (parts_of(data_plane).hostname or "").split(".")  # REGION.api…, or GUID.workspace.REGION.api…
@@ -89,14 +77,13 @@ class WorkspaceRecord:
             workspace_id=env.get("AZUREML_WORKSPACE_ID", ""),
             location=labels[labels.index("api") - 1] if "api" in labels[1:] else labels[0],
             data_plane=data_plane,
-            tenant_id=str(Token(env.get("AZUREML_RUN_TOKEN", ""), 0, "").claims().get("tid") or ""),
+            tenant_id=Token(env.get("AZUREML_RUN_TOKEN", ""), 0, "").tenant_id,
             storage_account="",
             discovery_url=env.get("AZUREML_DISCOVERY_SERVICE_ENDPOINT", ""),
         )
 
 
-RECORD_SECONDS = 24 * 3600.0
-RECORDS = "workspaces"
+RECORDS, RECORD_SECONDS = "workspaces", 24 * 3600.0
 OPEN_PAGE = "/metadata/endpoints"  # of resource manager; needs no token
 DISCOVERY = "/discovery"  # of the workspace's services; needs none either
 SERVICES = {
@@ -116,55 +103,37 @@ class Connection(AbstractContextManager["Connection"]):
     """Made without a request; the first call that needs one signs in."""
 
     def __init__(
-        self,
-        address: WorkspaceAddress,
-        issuer: Chain | JobIdentity,
-        kept: DiskCache,
-        kept_tokens: DiskCache,
-        policy: RetryPolicy,
+        self, address: WorkspaceAddress, issuer: Chain, kept: DiskCache, kept_tokens: DiskCache, policy: RetryPolicy
     ) -> None:
-        self.address = address
-        self.kept = kept
+        self.address, self.kept, self._issuer = address, kept, issuer
         self.tokens = Tokens(issuer, kept_tokens)
         self.rest = HttpClient(self.tokens, address, self._scope_of, self.forget_record, policy)
-        self._issuer = issuer
         self._record: WorkspaceRecord | None = None
         self._lock = threading.RLock()
         register_after_fork(self)
 
     def after_fork(self) -> None:
-        """In a forked process: a lock that may be held by a thread of the parent is not waited for."""
         self._lock = threading.RLock()
 
     @classmethod
     def open(
-        cls,
-        address: WorkspaceAddress,
-        *,
-        settings: AzureSettings,
-        tell: Callable[[str], None] = tell_on_stderr,
-        policy: RetryPolicy = CONTROL_PLANE,
+        cls, address: WorkspaceAddress, *, settings: AzureSettings, policy: RetryPolicy = CONTROL_PLANE
     ) -> Connection:
-        """Connect to *address*; *tell* shows a line to a person who is asked to sign in, *policy* says when
-        requests are tried again.
+        """Connect to *address*; *policy* says when requests are tried again.
 
         Raises NotAllowed where a service principal is only partly set.
         """
-        kept = DiskCache.of_user()
-        if address.is_job:
-            made: list[Connection] = []
-            job = JobIdentity(settings, address.cloud, lambda old: made[0]._new_run_token(old))
-            made.append(cls(address, job, kept, DiskCache(None), policy))
-            return made[0]
-        chain = Chain(
-            user_sources(settings, address.cloud, address.subscription_id, tell), authority=address.cloud.authority
-        )
+        kept, cloud = DiskCache.of_user(), address.cloud
+        if address.source == JOB_SOURCE:
+            job = JobIdentity(settings, cloud, lambda old: connection._new_run_token(old))
+            connection = cls(address, job, kept, DiskCache(None), policy)
+            return connection
+        chain = Chain(user_sources(settings, cloud, address.subscription_id), authority=cloud.authority)
         return cls(address, chain, kept, kept, policy)
 
     @property
     def in_job(self) -> bool:
-        """Whether this is the workspace of the Azure ML job that we are in."""
-        return self.address.is_job
+        return self.address.source == JOB_SOURCE
 
     @property
     def has_run_token(self) -> bool:
@@ -174,12 +143,12 @@ class Connection(AbstractContextManager["Connection"]):
     def record(self, *, fresh: bool = False) -> WorkspaceRecord:
         """What himl has to know of the workspace: from memory, from what was kept for a day, else from the service.
 
-        *fresh* asks the service in any case. In a job without an identity the environment tells it. Raises as `Rest`
-        does.
+        *fresh* asks the service in any case. In a job without an identity the environment tells it. Raises as
+        `HttpClient` does.
         """
         with self._lock:
             found = None if fresh else self._record or self._known_record()
-            self._record = found = found or self._asked_record()
+            self._record = found = found or self._requested_record()
             return found
 
     def forget_record(self) -> None:
@@ -197,23 +166,19 @@ class Connection(AbstractContextManager["Connection"]):
         """A URL of a service of the workspace, called as in SERVICES: *path* below the workspace."""
         return f"{self.record().data_plane}/{SERVICES[name].format(quote(self.address.path))}{path}"
 
-    def sign_in(self) -> SignedIn:
-        """Sign in, and say who that is. Raises NotAllowed, or ServiceFailed where the place of sign-in is out of
-        reach."""
-        return self.tokens.who(self._data_plane_scope if self.in_job else self.address.cloud.management_scope)
+    def sign_in(self) -> Token:
+        """Sign in. Raises NotAllowed, or ServiceFailed where the place of sign-in is out of reach."""
+        return self.tokens.sign_in(self._data_plane_scope)
 
     def clock_skew(self) -> float | None:
         """Seconds that this machine's clock is ahead of Azure's (negative: behind), to about a second; None unknown.
 
         Asks resource manager for a page that needs no sign-in. Raises ServiceFailed where it cannot be reached.
         """
-        reply = self.rest.send(
-            "GET", f"{self.address.cloud.resource_manager}{OPEN_PAGE}", params={"api-version": ApiVersion.ENDPOINTS}
-        )
-        return responses.clock_skew(reply.headers)
+        url = f"{self.address.cloud.resource_manager}{OPEN_PAGE}"
+        return responses.clock_skew(self.rest.send("GET", url, params={"api-version": ApiVersion.ENDPOINTS}).headers)
 
     def close(self) -> None:
-        """Close all connections to the services."""
         self.rest.close()
         self._issuer.close()
 
@@ -232,7 +197,7 @@ class Connection(AbstractContextManager["Connection"]):
         kept = WorkspaceRecord.from_json(self.kept.get(RECORDS, self.key("")))
         return kept or (WorkspaceRecord.from_job() if self.in_job else None)
 
-    def _asked_record(self) -> WorkspaceRecord:
+    def _requested_record(self) -> WorkspaceRecord:
         answer = self.rest.get(self.arm(), params={"api-version": ApiVersion.WORKSPACES})
         record = WorkspaceRecord.from_arm(answer, self.address)
         if not record.data_plane:
@@ -258,9 +223,8 @@ class Connection(AbstractContextManager["Connection"]):
         if host == urlsplit(cloud.resource_manager).hostname:
             return cloud.management_scope
         known = self._record or (self._known_record() if self.in_job else None)
-        if host.endswith(cloud.data_plane_suffix) or (
-            known is not None and host == parts_of(known.data_plane).hostname
-        ):
+        is_data_plane = known is not None and host == parts_of(known.data_plane).hostname
+        if is_data_plane or host.endswith(cloud.data_plane_suffix):
             return self._data_plane_scope
         raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{host}'.")
 
@@ -271,10 +235,10 @@ class Connection(AbstractContextManager["Connection"]):
         if record is None:
             raise ServiceFailed("The job's environment does not tell where the workspace's services are.")
         experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
-        history = f"{record.data_plane}/history/v1.0{quote(self.address.path)}"
+        history = f"{record.data_plane}/{SERVICES['history'].format(quote(self.address.path))}"
         url = f"{history}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
         given = self.rest.get_object(url, "run token", token=old)
-        text, ends = given.get("token"), as_time(str(given.get("expiryTimeUtc") or ""))
+        text, ends = given.get("token"), responses.as_time(str(given.get("expiryTimeUtc") or ""))
         if not isinstance(text, str) or not text or ends is None:
             raise ServiceFailed("The answer for a new run token holds none.")
         return text, ends.timestamp()

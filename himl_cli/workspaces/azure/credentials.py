@@ -1,12 +1,17 @@
 """Signing in: the credentials that apply here are tried in order, and what each one said is told when none works.
 
-Order (`user_sources` has when each one applies): the service principal of himl's settings; the environment's, by
-azure-identity's own variables; workload identity; managed identity; Azure CLI; Azure Developer CLI; Azure PowerShell;
-a browser, or a device code where there is none.
+Order outside a job (`user_sources` has when each one applies): the service principal of himl's settings; the
+environment's, by azure-identity's own variables; workload identity; managed identity; Azure CLI; Azure Developer CLI;
+Azure PowerShell; a browser, or a device code where there is none.
+
+Inside an Azure ML job the run's own token opens the workspace's services: run history, metrics, artifacts, and
+datastores with their secrets. Resource manager, and storage that is opened so, want an identity: the submitter's,
+through the job's endpoint for that (`--identity user`), or the compute's managed one (`--identity managed`).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import os
@@ -14,28 +19,72 @@ import platform
 import shutil
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from himl_cli.core.errors import HimlError, NotAllowedNow, ServiceFailed
+from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed
 from himl_cli.core.files import home_folder
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.settings import PRIVATE_FILE
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.address import CLOUDS, Cloud
-from himl_cli.workspaces.azure.config import AzureSettings, ServicePrincipal
-from himl_cli.workspaces.azure.http import silence_libraries
+from himl_cli.workspaces.azure.config import SIGN_IN_VARIABLES, AzureSettings
+from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, is_network_error, network_error, reason_of
-from himl_cli.workspaces.azure.tokens import Token
 from himl_cli.workspaces.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
 
 AZURE_CLI = "Azure CLI"
 HOW_TO_SIGN_IN = "Run 'az login', or set HIML_TENANT_ID, HIML_SERVICE_PRINCIPAL_ID and HIML_SERVICE_PRINCIPAL_PASSWORD."
+# A token is replaced when it has less than this left, as the vendor's clients do (one that never had twice as much:
+# at half of its life).
+RENEW_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Token:
+    """`expires` in seconds since 1970 by this machine's clock; `credential` is what messages call the one that gave
+    it."""
+
+    text: str = field(repr=False)
+    expires: float
+    credential: str
+    obtained: float = field(default_factory=time.time)
+
+    @property
+    def renew_at(self) -> float:
+        """When to get another: five minutes before its end, but not before half of its life is over."""
+        return self.expires - min(RENEW_SECONDS, max(0.0, self.expires - self.obtained) / 2)
+
+    def lasts(self, seconds: float = 0.0) -> bool:
+        return time.time() + seconds < self.expires
+
+    def claims(self) -> Mapping[str, Any]:
+        """What the token says of itself, unverified; nothing where it is no JWT."""
+        try:
+            part = self.text.split(".")[1]
+            claims = read_json(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        except (IndexError, ValueError):
+            return {}
+        return claims if isinstance(claims, dict) else {}
+
+    @property
+    def principal(self) -> str:
+        claims = self.claims()
+        names = (claims.get(name) for name in ("upn", "preferred_username", "unique_name", "appid", "oid"))
+        return next((name for name in names if isinstance(name, str) and name), "")
+
+    @property
+    def tenant_id(self) -> str:
+        return str(self.claims().get("tid") or "")
 
 
 @dataclass(frozen=True)
@@ -43,7 +92,7 @@ class Source:
     """A way to sign in. `make` gives an azure-identity credential (`get_token(scope, claims=…)`, perhaps `close()`)."""
 
     name: str
-    make: Callable[[], Any]
+    make: Callable[[], Any] = object
     identity: str = ""  # all that decides whom it signs in
     is_explicit: bool = False  # set on purpose: when it fails, no other is tried
     asks_a_person: bool = False
@@ -56,35 +105,27 @@ class Chain:
     """Gives tokens from the first source that works, and stays with that one. Safe for threads."""
 
     def __init__(self, sources: Sequence[Source], *, authority: str, hint: str = HOW_TO_SIGN_IN) -> None:
-        self._sources = sources
-        self._authority = authority
-        self._hint = hint
+        self._sources, self._authority, self._hint = sources, authority, hint
         self._made: dict[str, Any] = {}
         self._chosen: Source | None = None
         self._lock = threading.RLock()
         register_after_fork(self)
 
     def after_fork(self) -> None:
-        """In a forked process: the connections of the parent's credentials are left to the parent."""
         self._lock = threading.RLock()
         self._made = {}
 
     @property
     def identity(self) -> str:
-        """A digest of what decides who is signed in. Ways that ask a person do not count: what they gave is kept for
-        all of this."""
-        parts = [
-            self._authority,
-            *(
-                f"{source.name}\n{source.identity}"
-                for source in self._sources
-                if source.identity and not source.asks_a_person
-            ),
-        ]
+        """A digest of what decides who is signed in: a token kept for another identity is never used. Ways that ask a
+        person do not count: what they gave is kept for all of this."""
+        sources = [one for one in self._sources if one.identity and not one.asks_a_person]
+        parts = [self._authority, *(f"{source.name}\n{source.identity}" for source in sources)]
         return hashlib.sha256("\n\n".join(parts).encode()).hexdigest()
 
     def is_for_once(self, credential: str) -> bool:
-        """Whether the source of this name wants somebody to type or click."""
+        """Whether the source of this name should not be asked again while its token is good: it wants somebody to type
+        or click."""
         return any(source.asks_a_person and source.name == credential for source in self._sources)
 
     def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
@@ -99,41 +140,45 @@ class Chain:
             if anew:
                 for source in self._sources:
                     if not source.asks_a_person and source.name in self._made:
-                        _close(self._made.pop(source.name))
-            tried: list[tuple[str, Reason]] = []
+                        getattr(self._made.pop(source.name), "close", object)()
+            tried: dict[str, Reason] = {}
             for source in [self._chosen] if self._chosen else self._sources:
                 token = self._ask(source, scope, claims, tried)
                 if token is not None:
                     self._chosen = source
                     return token
+                reason = tried[source.name]
                 if source.is_explicit:
-                    break
-                if claims and tried[-1][1].text == STRONGER:
+                    hint = reason.hint or self._hint
+                    raise NotAllowedNow(f"Sign-in as {source.name} failed: {reason.text}.", hint=hint)
+                if claims and reason.text == STRONGER:
                     raise NotAllowedNow(
                         f"The service wants a stronger sign-in than that by {source.name}: a second factor, or a "
                         "device that the tenant trusts.",
-                        hint=tried[-1][1].hint,
+                        hint=reason.hint,
                     )
-            raise self._failure(
-                tried,
-                "Nothing here gives the stronger sign-in that the service wants"
-                if claims
-                else "Not signed in to Azure",
+            stronger = "Nothing here gives the stronger sign-in that the service wants"
+            listed = ", ".join(f"{name} ({reason.text})" for name, reason in tried.items())
+            special = tried.get(AZURE_CLI, Reason("")).hint  # what most people sign in with
+            raise NotAllowedNow(
+                f"{stronger if claims else 'Not signed in to Azure'}. Tried: {listed or 'nothing'}.",
+                hint=special or self._hint,
             )
 
     def close(self) -> None:
-        """Close the credentials' connections."""
         with self._lock:
             for credential in self._made.values():
-                _close(credential)
+                getattr(credential, "close", object)()
             self._made.clear()
 
-    def _ask(self, source: Source, scope: str, claims: str, tried: list[tuple[str, Reason]]) -> Token | None:
+    def _ask(self, source: Source, scope: str, claims: str, tried: dict[str, Reason]) -> Token | None:
+        if source.unusable:
+            tried[source.name] = Reason(source.unusable)
+            return None
         from azure.core.exceptions import AzureError
 
-        if source.unusable:
-            tried.append((source.name, Reason(source.unusable)))
-            return None
+        from himl_cli.workspaces.azure.transport import silence_libraries
+
         silence_libraries()
         credential: Any = None
         try:
@@ -145,61 +190,29 @@ class Chain:
             no_answer: HimlError | None = None
             status = getattr(credential, "failing_status", 0)
             if status:
-                host = urlsplit(self._authority).hostname
-                message = f"{host} failed at the sign-in: it answered {status}."
+                message = f"{urlsplit(self._authority).hostname} failed at the sign-in: it answered {status}."
                 no_answer = ServiceFailed(message, hint="Try again later.")
             elif is_network_error(err):
                 no_answer = network_error(err, self._authority)
             if source.is_explicit and no_answer is not None:
                 raise no_answer from err
             log.debug("%s gave no token: %s", source.name, type(err).__name__)
-            reason = reason_of(err, source.settings, source.file_variable)
-            tried.append((source.name, reason if no_answer is None else Reason(str(no_answer).rstrip("."))))
+            if no_answer is not None:
+                tried[source.name] = Reason(str(no_answer).rstrip("."))
+            else:
+                tried[source.name] = reason_of(err, source.settings, source.file_variable)
             return None
         return Token(given.token, float(given.expires_on), source.name)
 
-    def _failure(self, tried: Sequence[tuple[str, Reason]], what: str) -> HimlError:
-        if tried and any(source.is_explicit and source.name == tried[-1][0] for source in self._sources):
-            name, reason = tried[-1]
-            return NotAllowedNow(f"Sign-in as {name} failed: {reason.text}.", hint=reason.hint or self._hint)
-        listed = ", ".join(f"{name} ({reason.text})" for name, reason in tried)
-        special = dict(tried).get(AZURE_CLI, Reason("")).hint  # what most people sign in with
-        return NotAllowedNow(f"{what}. Tried: {listed or 'nothing'}.", hint=special or self._hint)
 
-
-def _close(credential: Any) -> None:
-    getattr(credential, "close", lambda: None)()
-
-
-def tell_on_stderr(line: str) -> None:
-    """Show *line* to the person at the terminal."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
-def _has_browser() -> bool:
-    if os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"):
-        return False
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return False
-    import webbrowser
-
-    try:
-        webbrowser.get()
-    except webbrowser.Error:
-        return False
-    return True
-
-
+# A place of sign-in that stalls is given up within some 40 s; somebody may be waiting for it.
 SIGN_IN = RetryPolicy(attempts=4, first=0.5, total=16.0, longest_asked=16.0, read_timeout=15.0)
-"""A place of sign-in that stalls is given up within some 40 s; somebody may be waiting for it."""
 
 
 class Credential:
     """A credential of azure-identity that makes its requests as himl does, and remembers when they are not answered."""
 
     def __init__(self, name: str, *arguments: str, policy: RetryPolicy = SIGN_IN, **options: Any) -> None:
-        """The class called *name*, with these arguments."""
         import azure.identity
 
         from himl_cli.workspaces.azure.transport import Transport
@@ -214,21 +227,15 @@ class Credential:
         return self._transport.failing_status
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
-        """An azure-core AccessToken, with *claims* (JSON). Raises azure-core's ClientAuthenticationError."""
         self._transport.failing_status = 0
         return self._inner.get_token(scope, claims=claims)
 
     def close(self) -> None:
-        """Close its connections."""
         self._inner.close()
         self._transport.close()
 
 
-def tool(name: str, **options: Any) -> Any:
-    """A credential of azure-identity that runs a program."""
-    import azure.identity
-
-    return getattr(azure.identity, name)(**options)
+PROCESS_SECONDS = 20  # for a program that gives tokens
 
 
 class AzureCli:
@@ -238,11 +245,10 @@ class AzureCli:
     can say what is wrong in its own words.
     """
 
-    def __init__(self, subscription_id: str, tenant_id: str, seconds: int) -> None:
-        self._choices: list[dict[str, Any]] = (
-            [{"tenant_id": tenant_id}] if tenant_id else [{"subscription": subscription_id}, {}]
-        )
-        self._seconds = seconds
+    def __init__(self, subscription_id: str, tenant_id: str) -> None:
+        self._tenant_id = tenant_id
+        by_tenant, by_subscription = {"tenant_id": tenant_id}, {"subscription": subscription_id}
+        self._choices: list[dict[str, Any]] = [by_tenant] if tenant_id else [by_subscription, {}]
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
         """An azure-core AccessToken. Raises azure-core's ClientAuthenticationError; for *claims* with the command that
@@ -250,117 +256,126 @@ class AzureCli:
         from azure.core.exceptions import ClientAuthenticationError
         from azure.identity import AzureCliCredential, CredentialUnavailableError
 
-        if claims:
-            tenant = self._choices[0].get("tenant_id") or None  # named in the command
-            return AzureCliCredential(process_timeout=self._seconds).get_token(scope, claims=claims, tenant_id=tenant)
+        if claims:  # the tenant is named in the command
+            credential = AzureCliCredential(process_timeout=PROCESS_SECONDS)
+            return credential.get_token(scope, claims=claims, tenant_id=self._tenant_id or None)
         for choice in self._choices[:-1]:
             try:
-                return AzureCliCredential(process_timeout=self._seconds, **choice).get_token(scope)
-            except CredentialUnavailableError:
-                raise
+                return AzureCliCredential(process_timeout=PROCESS_SECONDS, **choice).get_token(scope)
             except ClientAuthenticationError as err:
-                if "AADSTS" in str(err):
+                if isinstance(err, CredentialUnavailableError) or "AADSTS" in str(err):
                     raise
-        return AzureCliCredential(process_timeout=self._seconds, **self._choices[-1]).get_token(scope)
+        return AzureCliCredential(process_timeout=PROCESS_SECONDS, **self._choices[-1]).get_token(scope)
 
 
-AZURE_MACHINE_TAG = "7783-7084-3265-9085-8269-3286-77"
-"""The chassis tag of Azure's virtual machines, by which cloud-init knows them too."""
-CERTIFICATE, TOKEN_FILE = "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"
-ENVIRONMENT_SECRETS = ("AZURE_CLIENT_SECRET", CERTIFICATE)
-PROCESS_SECONDS = 20
-
-
-def user_sources(
-    settings: AzureSettings, cloud: Cloud, subscription_id: str, tell: Callable[[str], None]
-) -> list[Source]:
-    """All that may sign in outside a job, in the order in which they are tried; *tell* shows a line to a person.
+def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str) -> list[Source]:
+    """All that may sign in outside a job, in the order in which they are tried.
 
     Raises NotAllowed where a service principal is only partly set.
     """
-    principal = settings.service_principal()
+    principal = principal_source(settings, cloud)
     if principal is not None:
-        return [from_principal(principal, cloud)]
+        return [principal]
     env, found = os.environ, [*_of_environment(cloud)]
     is_wanted = "managedidentitycredential" in env.get("AZURE_TOKEN_CREDENTIALS", "").lower()
-    if is_wanted or env.get("IDENTITY_ENDPOINT") or env.get("MSI_ENDPOINT") or is_azure_machine():
+    if is_wanted or env.get("IDENTITY_ENDPOINT") or env.get("MSI_ENDPOINT") or _is_azure_machine():
         found.append(managed_identity(env.get("AZURE_CLIENT_ID"), is_explicit=is_wanted))
-    asked = [*_of_tools(settings.tenant_id, subscription_id), _of_people(settings.tenant_id, cloud, tell)]
+    asked = [*_of_tools(settings.tenant_id, subscription_id), _of_people(settings.tenant_id, cloud)]
     return [*found, *(replace(source, settings=settings.in_files) for source in asked)]
 
 
-def from_principal(principal: ServicePrincipal, cloud: Cloud) -> Source:
-    """The service principal of himl's settings."""
+def principal_source(settings: AzureSettings, cloud: Cloud) -> Source | None:
+    """The service principal of himl's settings; None where neither its id nor its password is set.
 
-    ids = (principal.tenant_id, principal.client_id, principal.secret)
-    make = partial(Credential, "ClientSecretCredential", *ids, **place_of_sign_in(cloud))
-    shown = principal.client_id if len(principal.client_id) <= 12 else f"{principal.client_id[:8]}…"
-    identity = f"{principal.tenant_id} {principal.client_id} {digest(principal.secret.encode())}"
-    return Source(
-        f"service principal {shown} ({principal.place})", make, identity, is_explicit=True, settings=principal.in_files
-    )
+    Raises NotAllowed naming the parts that are missing.
+    """
+    parts = {key: getattr(settings, key) for key in SIGN_IN_VARIABLES}
+    tenant_id, client_id, secret = parts.values()
+    if not (client_id or secret):
+        return None
+    missing, place = [key for key, value in parts.items() if not value], settings.places
+    if missing:
+        given = " and ".join(f"{key} ({place.get(key, 'given')})" for key, value in parts.items() if value)
+        raise NotAllowed(
+            f"The service principal is only partly set: {given}, but no {' and no '.join(missing)}.",
+            hint=f"Set {' and '.join(SIGN_IN_VARIABLES[key] for key in missing)}, or the keys in [azure] of "
+            f"{PRIVATE_FILE}; or unset the rest.",
+        )
+    make = partial(Credential, "ClientSecretCredential", tenant_id, client_id, secret, **_authority(cloud))
+    shown = client_id if len(client_id) <= 12 else f"{client_id[:8]}…"
+    name = f"service principal {shown} ({place.get('service_principal_id', 'given')})"
+    identity = f"{tenant_id} {client_id} {_digest(secret)}"
+    return Source(name, make, identity, is_explicit=True, settings=settings.in_files)
 
 
 def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> Source:
     """The machine's identity, or its assigned one with *client_id*."""
     endpoint = os.environ.get("IDENTITY_ENDPOINT") or os.environ.get("MSI_ENDPOINT") or "metadata endpoint"
-    statuses: dict[str, Any] = {
-        "retry_total": 3,
-        "retry_connect": 0,
-        "retry_read": 0,
-    }  # a metadata endpoint answers 404 and 410 while it starts
-    make = partial(Credential, "ManagedIdentityCredential", client_id=client_id or None, **statuses)
-    return Source(
-        "managed identity", make, f"{platform.node()} {endpoint} {client_id}", is_explicit=is_explicit
-    )  # home folders are shared
+    # a metadata endpoint answers 404 and 410 while it starts
+    retries: dict[str, Any] = {"retry_total": 3, "retry_connect": 0, "retry_read": 0}
+    make = partial(Credential, "ManagedIdentityCredential", client_id=client_id or None, **retries)
+    identity = f"{platform.node()} {endpoint} {client_id}"  # home folders are shared
+    return Source("managed identity", make, identity, is_explicit=is_explicit)
 
 
 def _of_environment(cloud: Cloud) -> Iterator[Source]:
-    env = os.environ
-    secret = next((name for name in ENVIRONMENT_SECRETS if env.get(name)), "")
+    env, certificate, token_file = os.environ, "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"
+    secret = next((name for name in ("AZURE_CLIENT_SECRET", certificate) if env.get(name)), "")
     missing = [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID") if not env.get(name)]
     unusable = f"{' and '.join(missing)} missing" if missing else ""
     ids = f"{env.get('AZURE_TENANT_ID', '')} {env.get('AZURE_CLIENT_ID', '')}"
     if secret:
+        names = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", secret)
         yield Source(
             f"service principal of {secret}",
-            partial(Credential, "EnvironmentCredential", **place_of_sign_in(cloud)),
-            f"{ids} {digest(env[secret].encode())}",
+            partial(Credential, "EnvironmentCredential", **_authority(cloud)),
+            f"{ids} {_digest(env[secret])}",
             is_explicit=not missing,
             unusable=unusable,
-            settings={
-                "HIML_TENANT_ID": "AZURE_TENANT_ID",
-                "HIML_SERVICE_PRINCIPAL_ID": "AZURE_CLIENT_ID",
-                "HIML_SERVICE_PRINCIPAL_PASSWORD": secret,
-            },
-            file_variable=CERTIFICATE if secret == CERTIFICATE else "",
+            settings=dict(zip(SIGN_IN_VARIABLES.values(), names, strict=True)),
+            file_variable=certificate if secret == certificate else "",
         )
     else:
-        yield Source("environment variables", _nothing, unusable="not set")
-    if env.get(TOKEN_FILE):
-        make = partial(Credential, "WorkloadIdentityCredential", **place_of_sign_in(cloud))
-        yield Source("workload identity", make, f"{ids} {env[TOKEN_FILE]}", unusable=unusable, file_variable=TOKEN_FILE)
+        yield Source("environment variables", unusable="not set")
+    if env.get(token_file):
+        make = partial(Credential, "WorkloadIdentityCredential", **_authority(cloud))
+        yield Source("workload identity", make, f"{ids} {env[token_file]}", unusable=unusable, file_variable=token_file)
 
 
 def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[Source]:
+    def make(name: str) -> Any:
+        import azure.identity
+
+        return getattr(azure.identity, name)(tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
+
+    def state(path: Path) -> str:
+        """Changes when the file does: signing in as somebody else rewrites it."""
+        try:
+            return _digest(path.read_bytes())
+        except OSError:
+            return "none"
+
     home = home_folder() or Path(os.sep)
     az_folder = Path(os.environ.get("AZURE_CONFIG_DIR") or home / ".azure")
     unusable = "" if shutil.which("az") else "not installed"
-    identity = f"{subscription_id} {tenant_id} {_digest_of_file(az_folder / 'azureProfile.json')}"
-    yield Source(AZURE_CLI, lambda: AzureCli(subscription_id, tenant_id, PROCESS_SECONDS), identity, unusable=unusable)
+    identity = f"{subscription_id} {tenant_id} {state(az_folder / 'azureProfile.json')}"
+    yield Source(AZURE_CLI, partial(AzureCli, subscription_id, tenant_id), identity, unusable=unusable)
     if shutil.which("azd"):
         azd_folder = Path(os.environ.get("AZD_CONFIG_DIR") or home / ".azd")
-        make = partial(tool, "AzureDeveloperCliCredential", tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
-        yield Source("Azure Developer CLI", make, f"{tenant_id} {_digest_of_file(azd_folder / 'auth' / 'auth.json')}")
+        identity = f"{tenant_id} {state(azd_folder / 'auth' / 'auth.json')}"
+        yield Source("Azure Developer CLI", partial(make, "AzureDeveloperCliCredential"), identity)
     context = home / ".Azure" / "AzureRmContext.json"
     if context.is_file() and (shutil.which("pwsh") or shutil.which("powershell")):
-        make = partial(tool, "AzurePowerShellCredential", tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
-        yield Source("Azure PowerShell", make, f"{tenant_id} {_digest_of_file(context)}")
+        yield Source("Azure PowerShell", partial(make, "AzurePowerShellCredential"), f"{tenant_id} {state(context)}")
 
 
-def _of_people(tenant_id: str, cloud: Cloud, tell: Callable[[str], None]) -> Source:
+def _of_people(tenant_id: str, cloud: Cloud) -> Source:
     """A browser where a person is at a terminal of a desktop, a device code where the terminal is all there is."""
-    options = {**place_of_sign_in(cloud), **({"tenant_id": tenant_id} if tenant_id else {})}
+    options = {**_authority(cloud), **({"tenant_id": tenant_id} if tenant_id else {})}
+
+    def tell(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
     def browse() -> Any:
         tell("Opening a browser to sign in to Azure.")
@@ -370,42 +385,131 @@ def _of_people(tenant_id: str, cloud: Cloud, tell: Callable[[str], None]) -> Sou
         tell(f"To sign in, open {address} in any browser and enter the code {code}.")
 
     if not all(stream and not stream.closed and stream.isatty() for stream in (sys.stdin, sys.stderr)):
-        return Source("browser and device code", _nothing, asks_a_person=True, unusable="no terminal")
+        return Source("browser and device code", asks_a_person=True, unusable="no terminal")
     if _has_browser():
         return Source("browser", browse, asks_a_person=True)
     make = partial(Credential, "DeviceCodeCredential", prompt_callback=prompt, timeout=600, **options)
     return Source("device code", make, asks_a_person=True)
 
 
-def place_of_sign_in(cloud: Cloud) -> dict[str, Any]:
-    """What azure-identity has to know of it: one that the user named is not looked up in Microsoft's directory, which
-    cannot know it."""
+def _has_browser() -> bool:
+    env = os.environ
+    if env.get("SSH_CONNECTION") or env.get("SSH_TTY"):
+        return False
+    if sys.platform.startswith("linux") and not (env.get("DISPLAY") or env.get("WAYLAND_DISPLAY")):
+        return False
+    import webbrowser
+
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+def _authority(cloud: Cloud) -> dict[str, Any]:
+    """What azure-identity has to know of the place of sign-in: one that the user named is not looked up in Microsoft's
+    directory, which cannot know it."""
     is_own = all(cloud.authority != known.authority for known in CLOUDS.values())
     return {"authority": cloud.authority, "disable_instance_discovery": is_own}
 
 
-def is_azure_machine() -> bool:
-    """Whether this is a virtual machine of Azure's (Linux only: elsewhere it is not looked up)."""
-    if sys.platform != "linux":
-        return False
+def _is_azure_machine() -> bool:
+    """Whether this is a virtual machine of Azure's, by the chassis tag that cloud-init knows them by (Linux only)."""
     try:
-        return Path("/sys/class/dmi/id/chassis_asset_tag").read_text(encoding="ascii").strip() == AZURE_MACHINE_TAG
+        tag = Path("/sys/class/dmi/id/chassis_asset_tag").read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return False
+    return tag.strip() == "7783-7084-3265-9085-8269-3286-77"
 
 
-def digest(content: bytes) -> str:
-    """A short name for *content* that does not tell it."""
-    return hashlib.sha256(content).hexdigest()[:16]
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
-def _digest_of_file(path: Path) -> str:
-    """Changes when the file does: signing in as somebody else rewrites it."""
-    try:
-        return digest(path.read_bytes())
-    except OSError:
-        return "none"
+RUN_TOKEN = "run token"  # The scope by which `Tokens` is asked for a job's own token
+OWN_TOKEN = "the job's run token"  # what messages call it
 
 
-def _nothing() -> Any:
-    raise AssertionError("a source that is not usable is not made")
+class JobIdentity(Chain):
+    """Tokens of a job. *renew* asks the service for a new run token, given the old one: `(text, expires)`."""
+
+    def __init__(self, settings: AzureSettings, cloud: Cloud, renew: Callable[[str], tuple[str, float]]) -> None:
+        hint = "Submit the job with --identity managed or --identity user."
+        super().__init__(_job_sources(settings, cloud), authority=cloud.authority, hint=hint)
+        self._renew = renew
+        self._run_token, told = os.environ.get("AZUREML_RUN_TOKEN", ""), os.environ.get("AZUREML_RUN_TOKEN_EXPIRY", "")
+        claimed = Token(self._run_token, 0, "").claims().get("exp")
+        self._expires = 0.0  # where nothing tells it
+        if told.isdecimal():
+            self._expires = float(told)
+        elif isinstance(claimed, (int, float)):
+            self._expires = float(max(0, min(claimed, 1e12)))  # more would be no float
+
+    @property
+    def identity(self) -> str:
+        return f"{os.environ.get('AZUREML_RUN_ID', '')} {_digest(self._run_token)} {super().identity}"
+
+    def is_for_once(self, credential: str) -> bool:
+        return credential == OWN_TOKEN
+
+    def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
+        """The run token for the scope `RUN_TOKEN`, else one of the job's identity. Raises NotAllowed where it has
+        none."""
+        if scope != RUN_TOKEN:
+            return super().fetch(scope, anew=anew, claims=claims)
+        token = Token(self._run_token, self._expires, OWN_TOKEN)
+        if not anew and token.lasts(RENEW_SECONDS):
+            return token
+        try:
+            self._run_token, self._expires = self._renew(token.text)
+        except HimlError as err:
+            if token.lasts() and not anew:
+                return token
+            raise NotAllowed(f"The job's run token is no longer accepted, and there is no new one ({err}).") from err
+        return Token(self._run_token, self._expires, OWN_TOKEN)
+
+
+def _job_sources(settings: AzureSettings, cloud: Cloud) -> list[Source]:
+    """The service principal that was set, else the identity that the job runs with; nothing where it has none."""
+    principal = principal_source(settings, cloud)
+    if principal is not None:
+        return [principal]
+    env, sources = os.environ, []
+    if env.get("OBO_ENDPOINT") and env.get("AZUREML_OBO_ENABLED", "").strip().lower() not in ("", "false", "0", "no"):
+        sources.append(Source("the submitter's identity", OnBehalfOf, env["OBO_ENDPOINT"]))
+    is_managed = env.get("AZUREML_IDENTITY_IN_USE", "").lower() == "managed"
+    client_id = env.get("DEFAULT_IDENTITY_CLIENT_ID") or (env.get("AZUREML_IDENTITY_CLIENT_ID") if is_managed else None)
+    if client_id or is_managed:
+        sources.append(managed_identity(client_id))
+    none = "it runs without one; its run token does not open this"
+    return sources or [Source("the job's identity", unusable=none)]
+
+
+class OnBehalfOf:
+    """Tokens in the name of whoever submitted the job, from the endpoint at OBO_ENDPOINT (as azure-ai-ml asks it)."""
+
+    def get_token(self, scope: str, *, claims: str | None = None) -> Any:
+        """An azure-core AccessToken; the endpoint knows no *claims*. Raises azure-core's ClientAuthenticationError."""
+        from azure.core.credentials import AccessToken
+        from azure.core.exceptions import ClientAuthenticationError
+
+        url = f"{os.environ['OBO_ENDPOINT']}?{urlencode({'resource': scope.removesuffix('/.default')})}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+        try:
+            with opener.open(url, timeout=30) as answer:
+                given = read_json(answer.read())
+            token = given.get("access_token") or given["token"]
+            if not token.isascii() or not token.isprintable():
+                raise ValueError("the token is no text")
+            if "expires_on" in given:
+                expires = float(given["expires_on"])
+            elif "expires_in" in given:
+                expires = time.time() + float(given["expires_in"])
+            else:
+                expires = as_time(str(given["expiresOn"])).timestamp()  # type: ignore[union-attr]  # raises for no time
+            return AccessToken(token, int(expires))
+        except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError) as err:
+            raise ClientAuthenticationError(
+                message=f"the endpoint for it gave no token ({type(err).__name__})"
+            ) from err

@@ -1,4 +1,4 @@
-"""Responses of the services: their objects, pages and times, and one error for those of another form."""
+"""Responses of the services: their objects, pages, times and error codes, and one error for those of another form."""
 
 from __future__ import annotations
 
@@ -6,12 +6,89 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.core.redaction import redact
+
+LONGEST_MESSAGE = 200  # of the service's own words that are shown
+LONGEST_READ = 20_000
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer, `url` without its query; `headers` have lower-case names, `body` is the JSON value, None where there
+    was none, or the text where an error was no JSON.
+
+    Bodies of errors: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`; the
+    Azure ML services' `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`; MLflow's
+    `{error_code, message}`.
+    """
+
+    method: str
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: Any = field(repr=False)  # may be a secret
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or self.url
+
+    @property
+    def path(self) -> str:
+        return unquote(urlsplit(self.url).path)
+
+    @property
+    def _error(self) -> Mapping[str, Any]:
+        if not isinstance(self.body, Mapping):
+            return {}
+        inner = self.body.get("error")
+        return inner if isinstance(inner, Mapping) else self.body
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        return tuple(reversed(list(_codes(self._error))))
+
+    @cached_property
+    def message(self) -> str:
+        """What the service says, redacted, no more of it than LONGEST_READ; HTML pages count as silence."""
+        text = self._error.get("message") if isinstance(self.body, Mapping) else self.body
+        return redact(text[:LONGEST_READ]) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
+
+    @property
+    def in_brackets(self) -> str:
+        """` (CODE: first line of the message)`, as much of it as there is."""
+        line = (self.message.strip().splitlines() or [""])[0].rstrip(". ")
+        line = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"
+        parts = ": ".join(filter(None, [*self.codes[:1], line]))
+        return f" ({parts})" if parts else ""
+
+    @property
+    def request_id(self) -> str:
+        """The id under which the service logged the request; the Azure ML services tell it in the body only."""
+        correlation = self.body.get("correlation") if isinstance(self.body, Mapping) else None
+        found = correlation.get("request") if isinstance(correlation, Mapping) else None
+        in_body = redact(found) if isinstance(found, str) else ""
+        return self.headers.get("x-ms-request-id") or self.headers.get("x-ms-correlation-request-id") or in_body
+
+
+def _codes(error: Any) -> Iterator[str]:
+    if not isinstance(error, Mapping):
+        return
+    code = error.get("code") or error.get("error_code")
+    if isinstance(code, str) and code:
+        yield code
+    extras = error.get("additionalInfo")
+    for extra in extras if isinstance(extras, list) else ():
+        if isinstance(extra, Mapping) and extra.get("type") == "InnerError" and isinstance(extra.get("info"), Mapping):
+            yield from _codes(extra["info"].get("value"))
+    yield from _codes(error.get("innerError") or error.get("innererror"))
 
 
 def unexpected(url: str, what: str) -> ServiceFailed:
@@ -59,13 +136,12 @@ def pages(
     answer = ask(None)
     passed: set[str | int] = set()
     while True:
-        if not isinstance(answer, Mapping):
-            raise unexpected(url, f"it holds no list of {what}")
+        items = object_of(answer, url, f"list of {what}").get("value", "")
         token = answer.get("continuationToken") or answer.get("nextSkip") or ""
         link = (answer.get("nextLink") or "") if follow is not None else ""
         if not isinstance(token, str | int) or not isinstance(link, str):
             raise unexpected(url, f"its list of {what} does not tell how it goes on")
-        items = [] if answer.get("value", "") is None else answer.get("value")
+        items = [] if items is None else items
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             raise unexpected(url, f"it holds no list of {what}")
         following = token or link
@@ -81,8 +157,8 @@ def pages(
 
 
 def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
-    """The resources in resource manager's list of *what* at *url*, its pages asked for by *get* (as `Rest.get`) as they
-    are consumed.
+    """The resources in resource manager's list of *what* at *url*, its pages asked for by *get* (as `HttpClient.get`)
+    as they are consumed.
 
     Raises ServiceFailed for a list that is none, or that goes on elsewhere, and what *get* raises.
     """
@@ -101,13 +177,7 @@ def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, 
 
 
 _YEARS = range(1970, 9999)
-_FRACTION = re.compile(r"\.(\d+)")
-_MONTHS = {
-    name: number
-    for number, name in enumerate(
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], start=1
-    )
-}
+_MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def as_time(text: str | None) -> datetime | None:
@@ -118,7 +188,7 @@ def as_time(text: str | None) -> datetime | None:
     """
     if not text:
         return None
-    six_digits = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", text.replace("Z", "+00:00"), count=1)
+    six_digits = re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text.replace("Z", "+00:00"), count=1)
     try:
         return _in_utc(datetime.fromisoformat(six_digits))
     except (OverflowError, ValueError):
@@ -130,19 +200,13 @@ def http_time(text: str | None) -> datetime | None:
     what is none, as above."""
     if not text:
         return None
-    if text.endswith(" GMT") and len(text) == 29:  # the form of all services; lists of blobs hold one each
-        try:
-            year, month, day = int(text[12:16]), _MONTHS[text[8:11]], int(text[5:7])
-            return (
-                datetime(year, month, day, int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=timezone.utc)
-                if year in _YEARS
-                else None
-            )
-        except (ValueError, KeyError):
-            return None
     try:
+        if text.endswith(" GMT") and len(text) == 29:  # the form of all services; lists of blobs hold one each
+            clock = int(text[17:19]), int(text[20:22]), int(text[23:25])
+            day = int(text[12:16]), _MONTHS.index(text[8:11]), int(text[5:7])
+            return _in_utc(datetime(*day, *clock, tzinfo=timezone.utc))
         return _in_utc(parsedate_to_datetime(text))
-    except (IndexError, OverflowError, TypeError, ValueError):  # the library's, for texts that are far from a date
+    except (LookupError, OverflowError, TypeError, ValueError):  # the library's, for texts that are far from a date
         return None
 
 
@@ -161,19 +225,16 @@ def asked_wait(header: Callable[[str], str | None]) -> float | None:
     *header* gives the value of a header by its name in lower case. `Retry-After` is a number of seconds or an HTTP
     date.
     """
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        milliseconds = header(name) or ""
-        if milliseconds.isdecimal():
-            return float(milliseconds) / 1000
-    text = header("retry-after") or ""
-    if text.isdecimal():
-        return float(text)
-    moment = http_time(text)
+    for name, size in (("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000), ("retry-after", 1)):
+        text = header(name) or ""
+        if text.isdecimal():
+            return float(text) / size
+    moment = http_time(header("retry-after"))
     return max(0.0, moment.timestamp() - time.time()) if moment is not None else None
 
 
+# Entra ID and storage accept five minutes; beyond that tokens and signatures are refused.
 TOLERABLE_SECONDS = 300
-"""Entra ID and storage accept five minutes; beyond that tokens and signatures are refused."""
 
 
 def clock_skew(headers: Mapping[str, str]) -> float | None:
@@ -184,13 +245,9 @@ def clock_skew(headers: Mapping[str, str]) -> float | None:
 
 def describe_skew(seconds: float) -> str:
     """`12 minutes ahead of`, `3 hours behind`: to be followed by whose."""
-    amount = abs(seconds)
-    size, unit = next(
-        (size, unit)
-        for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
-        if amount >= size or size == 1
-    )
-    count = round(amount / size)
+    units = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+    size, unit = next((one for one in units if abs(seconds) >= one[0]), units[-1])
+    count = round(abs(seconds) / size)
     return f"{count} {unit}{'' if count == 1 else 's'} {'ahead of' if seconds > 0 else 'behind'}"
 
 

@@ -13,11 +13,9 @@ import errno
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from himl_cli.core.errors import (
@@ -32,11 +30,8 @@ from himl_cli.core.errors import (
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.responses import clock_complaint
+from himl_cli.workspaces.azure.responses import Response, clock_complaint
 from himl_cli.workspaces.azure.tls import ca_source
-
-LONGEST_MESSAGE = 200  # of the service's own words that are shown
-LONGEST_READ = 20_000
 
 _CLOSED = re.compile(
     r"\b(PublicNetworkAccessDisabled|AccessDeniedByNetwork|IpAuthorizationFailed"
@@ -46,48 +41,45 @@ _CLOSED = re.compile(
     re.IGNORECASE,
 )
 _CHALLENGE = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
-_DENIED_ACTION = re.compile(r"perform action '([^']+)'")
 
-_Meaning = tuple[type[HimlError], str, str]
-_NO_WORKSPACE: _Meaning = (
-    WorkspaceNotFound,
-    "There is no workspace '{0.name}' in resource group '{0.resource_group}' ({0.source}).",
-    "Check the name: 'az ml workspace list --resource-group {0.resource_group}' shows those there are.",
-)
-_BY_CODE: dict[str, _Meaning] = {
-    **dict.fromkeys(
-        ("subscriptionnotfound", "invalidsubscriptionid"),
+# By the service's code in small letters: the error, its sentence and its hint, with the address filled in.
+_BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
+    code: (kind, message, hint)
+    for codes, kind, message, hint in (
         (
+            "subscriptionnotfound invalidsubscriptionid",
             WorkspaceNotFound,
             "The account that is signed in sees no subscription '{0.subscription_id}' ({0.source}).",
             "Check the id, and that the right account and tenant are signed in: 'az account list' shows the "
             "subscriptions there are.",
         ),
-    ),
-    **dict.fromkeys(
-        ("subscriptionnotregistered", "missingsubscriptionregistration"),
         (
+            "subscriptionnotregistered missingsubscriptionregistration",
             NotAllowed,
             "The subscription '{0.subscription_id}' is not registered for Azure Machine Learning.",
             "Its owner can run: az provider register --namespace Microsoft.MachineLearningServices",
         ),
-    ),
-    "resourcegroupnotfound": (
-        WorkspaceNotFound,
-        "There is no resource group '{0.resource_group}' in subscription '{0.subscription_id}' ({0.source}).",
-        "Check the name: 'az group list' shows those there are.",
-    ),
-    "workspacenotfound": _NO_WORKSPACE,
-    **dict.fromkeys(
-        ("readonlydisabledsubscription", "disabledsubscription"),
         (
+            "resourcegroupnotfound",
+            WorkspaceNotFound,
+            "There is no resource group '{0.resource_group}' in subscription '{0.subscription_id}' ({0.source}).",
+            "Check the name: 'az group list' shows those there are.",
+        ),
+        (
+            "workspacenotfound",
+            WorkspaceNotFound,
+            "There is no workspace '{0.name}' in resource group '{0.resource_group}' ({0.source}).",
+            "Check the name: 'az ml workspace list --resource-group {0.resource_group}' shows those there are.",
+        ),
+        (
+            "readonlydisabledsubscription disabledsubscription",
             NotAllowed,
             "The subscription '{0.subscription_id}' is disabled.",
             "Its owner can enable it again in the Azure portal.",
         ),
-    ),
+    )
+    for code in codes.split()
 }
-"""By the service's code in small letters: the error, its sentence and its hint, with the address filled in."""
 
 
 class ServiceNotFound(NotFound):
@@ -107,79 +99,6 @@ class ServiceRefused(ServiceFailed):
         self.status = status
         self.service_code = service_code
         self.is_lasting = 400 <= status < 500 and status not in (408, 409, 429)
-
-
-@dataclass(frozen=True)
-class ErrorResponse:
-    """A response with an error status: `url` without its query; `body` as JSON where it was, else as text; `headers`
-    have lower-case names.
-
-    Bodies: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`; the Azure ML
-    services' `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`; MLflow's `{error_code,
-    message}`.
-    """
-
-    method: str
-    url: str
-    status: int
-    headers: Mapping[str, str]
-    body: Any
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or self.url
-
-    @property
-    def path(self) -> str:
-        return unquote(urlsplit(self.url).path)
-
-    @cached_property
-    def codes(self) -> tuple[str, ...]:
-        """All error codes, the innermost first."""
-        return tuple(reversed(list(_codes(self._error))))
-
-    @cached_property
-    def message(self) -> str:
-        """What the service says, redacted, no more of it than LONGEST_READ; HTML pages count as silence."""
-        text = self._error.get("message") if isinstance(self.body, Mapping) else self.body
-        return redact(text[:LONGEST_READ]) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
-
-    @property
-    def in_brackets(self) -> str:
-        """` (CODE: first line of the message)`, as much of it as there is."""
-        line = (self.message.strip().splitlines() or [""])[0].rstrip(". ")
-        line = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"
-        parts = ": ".join(filter(None, [*self.codes[:1], line]))
-        return f" ({parts})" if parts else ""
-
-    @property
-    def request_id(self) -> str:
-        """The id under which the service logged the request; the Azure ML services tell it in the body only."""
-        correlation = self.body.get("correlation") if isinstance(self.body, Mapping) else None
-        found = correlation.get("request") if isinstance(correlation, Mapping) else None
-        in_body = redact(found) if isinstance(found, str) else ""
-        return self.headers.get("x-ms-request-id") or self.headers.get("x-ms-correlation-request-id") or in_body
-
-    @property
-    def _error(self) -> Mapping[str, Any]:
-        if not isinstance(self.body, Mapping):
-            return {}
-        inner = self.body.get("error")
-        return inner if isinstance(inner, Mapping) else self.body
-
-
-def _codes(error: Any) -> Iterator[str]:
-    """Codes from the outermost to the innermost."""
-    if not isinstance(error, Mapping):
-        return
-    code = error.get("code") or error.get("error_code")
-    if isinstance(code, str) and code:
-        yield code
-    extras = error.get("additionalInfo")
-    for extra in extras if isinstance(extras, list) else ():
-        if isinstance(extra, Mapping) and extra.get("type") == "InnerError" and isinstance(extra.get("info"), Mapping):
-            yield from _codes(extra["info"].get("value"))
-    yield from _codes(error.get("innerError") or error.get("innererror"))
 
 
 def says_closed(text: str) -> bool:
@@ -212,7 +131,7 @@ def claims_of(headers: Mapping[str, str]) -> str:
         return ""
 
 
-def refusal(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
+def refusal(response: Response, address: WorkspaceAddress, credential: str) -> HimlError:
     """The error for a status of 400 and more; *credential* is what messages call the one that was used."""
     status, host, details = response.status, response.host, response.in_brackets
     if says_closed(" ".join([*response.codes, response.message])):
@@ -220,16 +139,17 @@ def refusal(response: ErrorResponse, address: WorkspaceAddress, credential: str)
             f"The firewall of {address.label} lets nobody in from this network ({host} answered {status}).",
             hint="Use a machine or VPN inside the workspace's network, or ask its owner to allow this one.",
         )
+    codes = [code.lower() for code in response.codes]
+    if "invalidauthenticationtokentenant" in codes:
+        return _wrong_tenant(response, address)
     is_workspace = response.path.lower() == address.path.lower()
-    for code in (code.lower() for code in response.codes):
-        if code == "invalidauthenticationtokentenant":
-            return _wrong_tenant(response, address)
-        if code == "resourcenotfound":  # of the workspace, or of something in it
-            is_workspace |= f"workspaces/{address.name}'".lower() in response.message.lower()
-        elif code in _BY_CODE:
-            return _filled(_BY_CODE[code], address)
-    if is_workspace and (status == 404 or "resourcenotfound" in map(str.lower, response.codes)):
-        return _filled(_NO_WORKSPACE, address)
+    if "resourcenotfound" in codes:  # the workspace, or something in it
+        is_workspace |= f"workspaces/{address.name}'".lower() in response.message.lower()
+    is_missing = is_workspace and (status == 404 or "resourcenotfound" in codes)
+    known = next((code for code in codes if code in _BY_CODE), "workspacenotfound" if is_missing else "")
+    if known:
+        kind, message, hint = _BY_CODE[known]
+        return kind(message.format(address), hint=hint.format(address))
     if status in (401, 403):
         return (_rejected if status == 401 else _forbidden)(response, address, credential)
     path = re.sub(re.escape(address.path), "/…", response.path, flags=re.IGNORECASE)
@@ -254,14 +174,7 @@ def refusal(response: ErrorResponse, address: WorkspaceAddress, credential: str)
     return ServiceRefused(message, hint=hint.strip(), status=status, service_code=service_code)
 
 
-def _filled(meaning: _Meaning, address: WorkspaceAddress) -> HimlError:
-    kind, message, hint = meaning
-    return kind(message.format(address), hint=hint.format(address))
-
-
-def _wrong_tenant(response: ErrorResponse, address: WorkspaceAddress) -> HimlError:
-    """The tenant that is wanted stands in the message (`must match the tenant 'https://sts…/TENANT/'`) or the
-    challenge."""
+def _wrong_tenant(response: Response, address: WorkspaceAddress) -> HimlError:
     found = re.search(r"match the tenant 'https://[^/']+/([\w.-]+)", response.message) or re.search(
         r'authorization_uri="https://[^/"]+/([\w.-]+)', response.headers.get("www-authenticate", "")
     )
@@ -274,7 +187,7 @@ def _wrong_tenant(response: ErrorResponse, address: WorkspaceAddress) -> HimlErr
     )
 
 
-def _rejected(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
+def _rejected(response: Response, address: WorkspaceAddress, credential: str) -> HimlError:
     clock = clock_complaint(response.headers)
     what = f"does not accept the sign-in by {credential}{response.in_brackets}."
     hint = "Sign in again ('az login', or renew the service principal's secret)."
@@ -290,58 +203,58 @@ def _rejected(response: ErrorResponse, address: WorkspaceAddress, credential: st
     return NotAllowedNow(f"{response.host} {what}", hint=hint)
 
 
-def _forbidden(response: ErrorResponse, address: WorkspaceAddress, credential: str) -> HimlError:
-    who, denied = credential[:1].upper() + credential[1:], _DENIED_ACTION.search(response.message)
+def _forbidden(response: Response, address: WorkspaceAddress, credential: str) -> HimlError:
+    denied = re.search(r"perform action '([^']+)'", response.message)
+    what, when = f"is not allowed to do this: {response.host} answered 403{response.in_brackets}", ""
     if denied:
         what, when = f"lacks a role that allows '{denied[1]}'", "; a new role counts after a few minutes"
-    else:
-        what, when = f"is not allowed to do this: {response.host} answered 403{response.in_brackets}", ""
     return NotAllowed(
-        f"{who} {what}.", hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'{when}."
+        f"{credential[:1].upper()}{credential[1:]} {what}.",
+        hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'{when}.",
     )
 
 
-NOT_YET_VALID, EXPIRED = 9, 10  # OpenSSL's verify codes
-NO_CERTIFICATES = {"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "BAD_END_LINE", "BAD_BASE64_DECODE"}  # its reasons
-_BROKEN = {
-    *("ConnectionResetError", "BrokenPipeError"),
-    *("RemoteDisconnected", "IncompleteRead", "IncompleteReadError"),
-}
-_NO_NAME = (
-    "The name {host} is not known here (DNS).",
-    "Check the network; a private workspace is known inside its own network or VPN only.",
-)
-_SLOW_CONNECTION = (
-    "{host} took too long to accept a connection.",
-    "Check the network, the proxy and the VPN, then try again.",
-)
-_SLOW_ANSWER = ("{host} took too long to answer.", "Try again later.")
+# OpenSSL's reasons for a file without certificates.
+NO_CERTIFICATES = {"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "BAD_END_LINE", "BAD_BASE64_DECODE"}
+_BROKEN = {"ConnectionResetError", "BrokenPipeError", "RemoteDisconnected", "IncompleteRead", "IncompleteReadError"}
+# By the class of an exception of requests, urllib3 or the system (urllib3 wraps several in `MaxRetryError`).
 _BY_CLASS = {
-    **dict.fromkeys(
-        _BROKEN,
-        ("{host} broke the connection off.", "Try again; if it goes on, a firewall or proxy may be in the way."),
-    ),
-    "NameResolutionError": _NO_NAME,
-    "gaierror": _NO_NAME,
-    "InvalidProxyURL": (
-        "The proxy that HTTPS_PROXY names is no URL, so {host} cannot be reached.",
-        "Write it as http://HOST:PORT.",
-    ),
-    "ConnectTimeout": _SLOW_CONNECTION,
-    "ConnectTimeoutError": _SLOW_CONNECTION,
-    "ContentDecodingError": (
-        "The answer of {host} came garbled.",
-        "Try again; if it goes on, a proxy may be in the way.",
-    ),
-    "ReadTimeout": _SLOW_ANSWER,
-    "ReadTimeoutError": _SLOW_ANSWER,
+    name: (message, hint)
+    for names, message, hint in (
+        (
+            _BROKEN,
+            "{host} broke the connection off.",
+            "Try again; if it goes on, a firewall or proxy may be in the way.",
+        ),
+        (
+            ("NameResolutionError", "gaierror"),
+            "The name {host} is not known here (DNS).",
+            "Check the network; a private workspace is known inside its own network or VPN only.",
+        ),
+        (
+            ("InvalidProxyURL",),
+            "The proxy that HTTPS_PROXY names is no URL, so {host} cannot be reached.",
+            "Write it as http://HOST:PORT.",
+        ),
+        (
+            ("ConnectTimeout", "ConnectTimeoutError"),
+            "{host} took too long to accept a connection.",
+            "Check the network, the proxy and the VPN, then try again.",
+        ),
+        (
+            ("ContentDecodingError",),
+            "The answer of {host} came garbled.",
+            "Try again; if it goes on, a proxy may be in the way.",
+        ),
+        (("ReadTimeout", "ReadTimeoutError"), "{host} took too long to answer.", "Try again later."),
+    )
+    for name in names
 }
-"""By the class of an exception of requests, urllib3 or the system (urllib3 wraps several in `MaxRetryError`)."""
 
 
 def network_error(err: BaseException, url: str) -> HimlError:
     """The error for a request that got no answer, from the exceptions of requests, urllib3 and OpenSSL."""
-    host, causes = urlsplit(url).hostname or url, _causes(err)
+    host, causes = urlsplit(url).hostname or url, causes_of(err)
     for inner in causes:
         kind = type(inner).__name__
         if isinstance(inner, ssl.SSLError):
@@ -371,9 +284,10 @@ def _tls_error(err: ssl.SSLError, host: str) -> HimlError:
             f"No secure connection to {host}: {err.reason or _first_line(err)}.",
             hint="A proxy or firewall on the way may break TLS.",
         )
-    if err.verify_code in (NOT_YET_VALID, EXPIRED):
+    when = {9: "not valid yet", 10: "out of date"}.get(err.verify_code)  # by OpenSSL's codes
+    if when:
         return ServiceFailed(
-            f"The certificate of {host} is {'not valid yet' if err.verify_code == NOT_YET_VALID else 'out of date'}.",
+            f"The certificate of {host} is {when}.",
             hint="Check this machine's clock first; else whoever runs the service or the proxy has to renew it.",
         )
     return ServiceFailed(
@@ -402,18 +316,19 @@ def not_connected(host: str, number: int) -> ServiceFailed:
         return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
     if number == errno.ECONNREFUSED:
         return ServiceFailed(f"{host} refuses connections.", hint="Check the network and the proxy, then try again.")
-    return ServiceFailed(_SLOW_CONNECTION[0].format(host=host), hint=_SLOW_CONNECTION[1])
+    message, hint = _BY_CLASS["ConnectTimeout"]
+    return ServiceFailed(message.format(host=host), hint=hint)
 
 
 def is_network_error(err: BaseException) -> bool:
     """Whether *err* (of a sign-in, say) comes from a connection that failed."""
     plain, kinds = (ssl.SSLError, ConnectionError, TimeoutError), {*_BY_CLASS, "ProxyError", "NewConnectionError"}
-    return any(isinstance(inner, plain) or type(inner).__name__ in kinds for inner in _causes(err))
+    return any(isinstance(inner, plain) or type(inner).__name__ in kinds for inner in causes_of(err))
 
 
 def is_unknown_host(err: BaseException) -> bool:
     """Whether no machine has the host's name, which a network that is down does not tell."""
-    return any(isinstance(inner, socket.gaierror) and inner.errno != socket.EAI_AGAIN for inner in _causes(err))
+    return any(isinstance(inner, socket.gaierror) and inner.errno != socket.EAI_AGAIN for inner in causes_of(err))
 
 
 def is_permanent(err: BaseException) -> bool:
@@ -424,7 +339,7 @@ def is_permanent(err: BaseException) -> bool:
         or isinstance(inner, ssl.SSLCertVerificationError)
         or type(inner).__name__ == "InvalidProxyURL"
         or "Tunnel connection failed: 4" in str(inner)
-        for inner in _causes(err)
+        for inner in causes_of(err)
     )
 
 
@@ -433,10 +348,10 @@ def is_disconnect(err: BaseException) -> bool:
 
     Behind a proxy urllib3 calls that a ProxyError, as if nothing had been sent yet.
     """
-    return any(type(inner).__name__ in _BROKEN for inner in _causes(err))
+    return any(type(inner).__name__ in _BROKEN for inner in causes_of(err))
 
 
-def _causes(err: BaseException) -> list[BaseException]:
+def causes_of(err: BaseException) -> list[BaseException]:
     """*err* and all that caused it, what tells most first: certificates, then a broken connection, then the proxy
     (whose own cause would blame the host)."""
     seen: list[BaseException] = []
@@ -450,8 +365,10 @@ def _causes(err: BaseException) -> list[BaseException]:
 
     def rank(one: BaseException) -> int:
         kind = type(one).__name__
-        if isinstance(one, ssl.SSLCertVerificationError) or kind in _BROKEN:
-            return 1 if kind in _BROKEN else 0
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return 0
+        if kind in _BROKEN:
+            return 1
         return 2 if kind in ("ProxyError", "InvalidProxyURL") else 3
 
     return sorted(seen, key=rank)
@@ -459,9 +376,6 @@ def _causes(err: BaseException) -> list[BaseException]:
 
 def _first_line(err: BaseException) -> str:
     return redact((str(err).strip().splitlines() or [type(err).__name__])[0]).rstrip(".")[:200]
-
-
-LONGEST_REASON = 160
 
 
 @dataclass(frozen=True)
@@ -472,72 +386,78 @@ class Reason:
     hint: str = ""
 
 
-_LOG_IN_AGAIN = "Sign in again: az login."
-_MULTI_FACTOR = "Sign in again with 'az login --tenant TENANT', which asks for the second factor."
 _OR_VENDORS = " (or AZURE_TENANT_ID)"
-_TENANT = f"Check HIML_TENANT_ID{_OR_VENDORS}."
-_ENABLE = "Ask an administrator of the tenant to enable it."
-_OTHER_DEVICE = "Use a device or a network that the tenant's rules allow."
 _SECRET = "HIML_SERVICE_PRINCIPAL_PASSWORD"
 AADSTS = {
     code: Reason(text, hint)
-    for codes, text, hint in (
-        ("7000215", "the client secret is wrong", f"Set {_SECRET} to the secret's value, not to its id."),
+    for hint, reasons in (
+        (f"Set {_SECRET} to the secret's value, not to its id.", {"7000215": "the client secret is wrong"}),
         (
-            "7000222",
-            "the client secret has expired",
             f"Make a new secret ('az ad app credential reset --id ID', or the portal), and set it as {_SECRET}.",
+            {"7000222": "the client secret has expired"},
         ),
         (
-            "700016",
-            "no such application in this tenant",
             "Check HIML_SERVICE_PRINCIPAL_ID (the application's client id) and HIML_TENANT_ID.",
+            {"700016": "no such application in this tenant"},
         ),
         (
-            "700027",
-            "the certificate is not one of the application's",
             "Register the certificate with the application, or use another.",
+            {"700027": "the certificate is not one of the application's"},
         ),
         (
-            "700024 500133",
-            "the assertion is not valid at this time",
             "Renew the token that AZURE_FEDERATED_TOKEN_FILE names; with a certificate, set this machine's clock.",
+            dict.fromkeys(("700024", "500133"), "the assertion is not valid at this time"),
         ),
-        ("90002", "no such tenant", _TENANT),
-        ("900023", "the tenant is no id and no domain", _TENANT),
         (
-            "900382",
-            "the application belongs to another cloud",
+            f"Check HIML_TENANT_ID{_OR_VENDORS}.",
+            {"90002": "no such tenant", "900023": "the tenant is no id and no domain"},
+        ),
+        (
             "Set AZUREML_CURRENT_CLOUD (AzureUSGovernment, AzureChinaCloud).",
+            {"900382": "the application belongs to another cloud"},
         ),
         (
-            "500011",
-            "the tenant does not know this service",
             "Check HIML_TENANT_ID, and AZUREML_CURRENT_CLOUD for a sovereign cloud.",
+            {"500011": "the tenant does not know this service"},
         ),
-        ("7000112", "the application is disabled", _ENABLE),
         (
-            "50020 50034",
-            "the user is not known in this tenant",
+            "Ask an administrator of the tenant to enable it.",
+            {"7000112": "the application is disabled", "50057": "the user's account is disabled"},
+        ),
+        (
             "Sign in with another account: az login --tenant TENANT.",
+            dict.fromkeys(("50020", "50034"), "the user is not known in this tenant"),
         ),
-        ("50057", "the user's account is disabled", _ENABLE),
-        ("50126", "user name or password are wrong", _LOG_IN_AGAIN),
-        ("50076", "a second factor is required", _MULTI_FACTOR),
-        ("50079", "a second factor has to be set up", _MULTI_FACTOR),
-        ("50078", "the second factor has expired", _MULTI_FACTOR),
-        ("50173", "the sign-in was revoked", _LOG_IN_AGAIN),
-        ("70043 700082 700084", "the sign-in has expired", _LOG_IN_AGAIN),
-        ("50132", "the sign-in is no longer valid", _LOG_IN_AGAIN),
-        ("53003", "a conditional access rule of the tenant blocks it", _OTHER_DEVICE),
-        ("53000", "the tenant wants a managed device", _OTHER_DEVICE),
         (
-            "65001",
-            "the tenant has not consented to this application",
+            "Sign in again: az login.",
+            {
+                "50126": "user name or password are wrong",
+                "50173": "the sign-in was revoked",
+                **dict.fromkeys(("70043", "700082", "700084"), "the sign-in has expired"),
+                "50132": "the sign-in is no longer valid",
+            },
+        ),
+        (
+            "Sign in again with 'az login --tenant TENANT', which asks for the second factor.",
+            {
+                "50076": "a second factor is required",
+                "50079": "a second factor has to be set up",
+                "50078": "the second factor has expired",
+            },
+        ),
+        (
+            "Use a device or a network that the tenant's rules allow.",
+            {
+                "53003": "a conditional access rule of the tenant blocks it",
+                "53000": "the tenant wants a managed device",
+            },
+        ),
+        (
             "Ask an administrator of the tenant for consent.",
+            {"65001": "the tenant has not consented to this application"},
         ),
     )
-    for code in codes.split()
+    for code, text in reasons.items()
 }
 
 STRONGER = "the service wants a stronger sign-in"
@@ -567,31 +487,24 @@ def reason_of(err: BaseException, settings: Mapping[str, str] | None = None, fil
         named = f", which {file_variable} names" if file_variable else ""
         hint = f"Let {file_variable} name a file that can be read, or unset it." if file_variable else ""
         return Reason(f"cannot read '{err.filename}'{named}: {err.strerror}", hint)
-    reason = _reason_of(err)
+    message = redact(str(err))
+    number, command = re.search(r"AADSTS(\d+)", message), _CLAIMS_COMMAND.search(message)
+    if number:
+        text = f"{number[0]}: {_first_sentence(message.partition(number[0])[2])}"
+        reason = AADSTS.get(number[1]) or Reason(text.rstrip(": "))
+    elif command:
+        tool = f" (with {command['tool']})" if command["tool"] else ""
+        reason = Reason(STRONGER, f"Run: {command['command'].rstrip('. ')}{tool}")
+    else:
+        known = (reason for phrase, reason in _PHRASES.items() if re.search(phrase, message, re.IGNORECASE))
+        reason = next(known, None) or Reason(_first_sentence(message) or type(err).__name__)
     hint = reason.hint
     for variable, place in (settings or {}).items():
         hint = hint.replace(f"{variable}{_OR_VENDORS}", place).replace(variable, place)
     return Reason(reason.text, hint)
 
 
-def _reason_of(err: BaseException) -> Reason:
-    message = redact(str(err))
-    number = re.search(r"AADSTS(\d+)", message)
-    if number:
-        text = f"{number[0]}: {_first_sentence(message.partition(number[0])[2])}"
-        return AADSTS.get(number[1]) or Reason(text.rstrip(": "))
-    command = _CLAIMS_COMMAND.search(message)
-    if command:
-        return Reason(
-            STRONGER,
-            f"Run: {command['command'].rstrip('. ')}" + (f" (with {command['tool']})" if command["tool"] else ""),
-        )
-    known = next((reason for phrase, reason in _PHRASES.items() if re.search(phrase, message, re.IGNORECASE)), None)
-    return known or Reason(_first_sentence(message) or type(err).__name__)
-
-
 def _first_sentence(text: str) -> str:
     line = next((line.strip() for line in text.strip(": \n").splitlines() if line.strip()), "")
-    line = line.partition(" Trace ID:")[0]
-    line = re.sub(r"^(ERROR|Authentication failed):\s*", "", line).rstrip(". ")
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
+    line = re.sub(r"^(ERROR|Authentication failed):\s*", "", line.partition(" Trace ID:")[0]).rstrip(". ")
+    return line if len(line) <= 160 else f"{line[:160]}…"

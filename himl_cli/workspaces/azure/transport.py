@@ -1,14 +1,15 @@
 """Sends requests to Azure's control plane with himl's limits, certificates, proxies and retries, by azure-core.
 
-Importing those two takes 0.13 s of CPU: other modules import this one when the first request is made.
+Importing azure-core and requests takes 0.13 s of CPU: other modules import this one when the first request is made.
 """
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
-from functools import partial
 from http.cookiejar import DefaultCookiePolicy
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from himl_cli import __version__
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.azure.responses import asked_wait
 from himl_cli.workspaces.azure.service_errors import is_disconnect, is_permanent, says_closed
-from himl_cli.workspaces.azure.tls import ca_bundle, lost_authorities
+from himl_cli.workspaces.azure.tls import ca_bundle, check_authorities
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 CONNECT_SECONDS = 10.0
@@ -37,7 +38,6 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes th
     """
 
     def __init__(self, policy: RetryPolicy) -> None:
-        """Raises BadUsage where a variable names certificates that do not exist."""
         session = requests.Session()
         session.auth = lambda prepared: prepared  # else requests would replace our token by what ~/.netrc has
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -59,23 +59,22 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes th
         closed to us. Gives the last answer, or raises the last of azure-core's errors; ServiceFailed where the file of
         certificate authorities is gone: it may be about to be replaced.
         """
-        state, failures = RetryState(self._policy), 0
-        send = partial(super().send, request, **options)
-        while True:
-            response: Any = None
+        state, host = RetryState(self._policy), urlsplit(request.url).hostname or ""
+        for failures in count(1):
             error: AzureError | None = None
             try:
-                response = send()
+                response = super().send(request, **options)
+                failure = _failure_of_answer(response, host, repeatable)
             except AzureError as err:
                 error = err
+                never_sent = isinstance(err, ServiceRequestError) and not is_disconnect(err)
+                may_pass = (never_sent or repeatable) and not is_permanent(err)
+                text = f"{host} did not answer"
+                failure = Failure(ServiceFailed(str(err)), "", may_pass, is_unconnected=never_sent, message=text)
             except OSError as err:  # of requests itself, before anything was sent: azure-core passes it on
-                lost = lost_authorities(self._authorities)
-                if lost is None:
-                    raise
-                raise lost from err
-            failure = _failure(response, error, urlsplit(request.url).hostname or "", repeatable=repeatable)
-            failures += 1
-            pause = state.pause(failures, failure) if failure is not None else None
+                check_authorities(self._authorities, err)
+                raise
+            pause = None if failure is None else state.pause(failures, failure)
             if pause is None:
                 break
             self.sleep(pause)
@@ -86,16 +85,7 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes th
         return response
 
 
-def _failure(response: Any, error: AzureError | None, host: str, *, repeatable: bool) -> Failure | None:
-    """Why another attempt may help; None where there is no need of one."""
-    if error is not None:
-        never_sent = isinstance(error, ServiceRequestError) and not is_disconnect(error)
-        return Failure(
-            ServiceFailed(str(error)),
-            may_pass=(never_sent or repeatable) and not is_permanent(error),
-            is_unconnected=never_sent,
-            message=f"{host} did not answer",
-        )
+def _failure_of_answer(response: Any, host: str, repeatable: bool) -> Failure | None:
     status, wait = response.status_code, asked_wait(response.headers.get)
     if status not in BUSY | FAILING:
         return None
@@ -125,3 +115,15 @@ def build_request(
     if body is None and method != "GET":
         headers["Content-Length"] = "0"
     return HttpRequest(method, url, headers=headers, **({} if body is None else {"json": body}))
+
+
+def silence_libraries() -> None:
+    """Let the vendor's loggers pass nothing below CRITICAL, unless somebody set a level for them on purpose.
+
+    azure-identity warns of every credential that does not apply, azure-core logs a line a request, msal its cache: what
+    they would log is told by our own errors.
+    """
+    for name in ("azure.core", "azure.identity", "msal", "urllib3.connectionpool"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)

@@ -1,20 +1,24 @@
-"""An Azure ML workspace behind the `Workspace` Protocol."""
+"""An Azure ML workspace behind the `Workspace` Protocol, and the lines that it gives to `himl doctor`."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.checkpoints import SignedLink
-from himl_cli.core.errors import RunNotFound
+from himl_cli.core.errors import NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
-from himl_cli.core.workspaces import Check, WorkspaceFacts
+from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
+from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
 from himl_cli.workspaces.azure.runs.lists import RunLists
@@ -28,6 +32,17 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+# A prefix that nothing has: listing it shows whether listing is allowed, and brings one short answer.
+PROBE = "himl-doctor/"
+# What is looked at, in this order, and which others it needs: where one of them failed, it is passed over.
+CHECKS = {
+    "curl": (),
+    "sign-in": (),
+    "clock": (),
+    "workspace": ("sign-in",),
+    "datastore": ("sign-in", "workspace", "curl"),
+}
+
 
 class AzureWorkspace(CloudWorkspace):
     """Runs, their files and datastores of one workspace. Making one sends nothing; `connection` is the way to its
@@ -40,15 +55,37 @@ class AzureWorkspace(CloudWorkspace):
         self._history = RunHistory(connection)
         self._lists = RunLists(connection, self._history)
 
-    @property
-    def label(self) -> str:
-        return self.connection.address.label
-
     @cached_property
     def _datastores(self) -> Datastores:
         from himl_cli.workspaces.azure.storage.datastores import Datastores
 
         return Datastores(self.connection)
+
+    @cached_property
+    def _writing(self) -> RunWriting:
+        from himl_cli.workspaces.azure.runs.metric_writing import RunWriting
+
+        return RunWriting(self.connection)
+
+    def _raw(self, run_id: str) -> RawRun:
+        return self._found(run_id, self._history.get)
+
+    def _facts(self, run_id: str) -> RunFacts:
+        return self._found(run_id, self._history.facts)
+
+    def _found(self, run_id: str, ask: Callable[[str], Answer]) -> Answer:
+        """What *ask* says of the run. Raises RunNotFound, naming ids like this one; an id that cannot be one is not
+        asked for."""
+        if not can_be_id(run_id):
+            raise RunNotFound(run_id, self.label)
+        try:
+            return ask(run_id)
+        except ServiceNotFound as err:
+            raise RunNotFound(run_id, self.label, similar=self._lists.similar_ids(run_id)) from err
+
+    @property
+    def label(self) -> str:
+        return self.connection.address.label
 
     def close(self) -> None:
         """Close all connections, to the services and to storage; a later request opens new ones."""
@@ -67,22 +104,22 @@ class AzureWorkspace(CloudWorkspace):
         return self._lists.record(self._history.tag(run_id, dict(tags)))
 
     def cancel(self, run_id: str) -> bool:
+        if self.run(run_id).status.is_final:
+            return False
         from himl_cli.workspaces.azure.runs.metric_writing import ask_to_cancel
 
-        if self._lists.record(self._raw(run_id)).status.is_final:
-            return False
         return ask_to_cancel(self.connection, self._history, run_id)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
-        from himl_cli.workspaces.azure.runs.metrics import read_values, with_nested
-
-        nested = with_nested(self._history, self._facts(run_id))
-        return read_values(self.connection, nested, texts=False).metrics
+        return self._values(run_id, texts=False).metrics
 
     def values(self, run_id: str) -> LoggedValues:
+        return self._values(run_id, texts=True)
+
+    def _values(self, run_id: str, *, texts: bool) -> LoggedValues:
         from himl_cli.workspaces.azure.runs.metrics import read_values, with_nested
 
-        return read_values(self.connection, with_nested(self._history, self._facts(run_id)))
+        return read_values(self.connection, with_nested(self._history, self._facts(run_id)), texts=texts)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         from himl_cli.workspaces.azure.runs.mlflow import ManyRuns
@@ -121,30 +158,42 @@ class AzureWorkspace(CloudWorkspace):
     def datastore(self, name: str | None = None) -> BlobStore:
         return self._datastores.open(name)
 
+    def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
+        from himl_cli.workspaces.azure.storage.datastores import ensure_datastore
+
+        return ensure_datastore(self.connection, self._datastores, spec, notify)
+
+    def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
+        from himl_cli.workspaces.azure.jobs.data_assets import find_dataset
+
+        return find_dataset(self.connection, self._datastores, item, default_datastore)
+
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         """Start the job; it waits for a node when this returns. Interrupted earlier, nothing runs (the error says
         it)."""
         say_limits([spec.max_seconds], notify)
         if spec.sdk == "v1":
-            from himl_cli.workspaces.azure.jobs.v1 import submit_v1
+            from himl_cli.workspaces.azure.jobs.v1 import submit_v1 as submit
+        else:
+            from himl_cli.workspaces.azure.jobs.job_submission import submit_job as submit
 
-            return submit_v1(self.connection, self._datastores, spec, notify)
-        from himl_cli.workspaces.azure.jobs.job_submission import submit_job
-
-        return submit_job(self.connection, self._datastores, spec, notify)
+        return submit(self.connection, self._datastores, spec, notify)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
-        """Start the pipeline as one job; its steps wait for nodes when this returns, or for each other."""
-        say_limits([step.job.max_seconds for step in spec.steps], notify)
         from himl_cli.workspaces.azure.jobs.job_submission import submit_pipeline
 
+        say_limits([step.job.max_seconds for step in spec.steps], notify)
         return submit_pipeline(self.connection, self._datastores, spec, notify)
 
     def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
-        """Start the job of an Azure ML YAML file."""
-        from himl_cli.workspaces.azure.jobs.submit_document import submit_document
+        from himl_cli.workspaces.azure.jobs.sdk import submit_document
 
         return submit_document(self.connection, path, changes, notify)
+
+    def sdk_view(self, run_id: str) -> tuple[Any, Any]:
+        from himl_cli.workspaces.azure.jobs.sdk import sdk_view
+
+        return sdk_view(self.connection, run_id)
 
     def has_cluster(self, name: str) -> bool:
         from himl_cli.workspaces.azure.jobs.computes import has_cluster
@@ -155,18 +204,6 @@ class AzureWorkspace(CloudWorkspace):
         from himl_cli.workspaces.azure.jobs.computes import create_cluster
 
         create_cluster(self.connection, spec, notify)
-
-    def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
-        from himl_cli.workspaces.azure.storage.datastores import ensure_datastore
-
-        return ensure_datastore(self.connection, self._datastores, spec, notify)
-
-    def sdk_view(self, run_id: str) -> tuple[Any, Any]:
-        """The job as azure-ai-ml has it, and its client, signed in as this workspace is: for scripts that go on with
-        both."""
-        from himl_cli.workspaces.azure.jobs.sdk import sdk_view
-
-        return sdk_view(self.connection, run_id)
 
     def start_run(self, new: NewRun) -> Run:
         if not can_be_id(new.id):
@@ -201,39 +238,81 @@ class AzureWorkspace(CloudWorkspace):
         self._writing.end(run_id, end)
         return self.run(run_id)
 
-    @cached_property
-    def _writing(self) -> RunWriting:
-        from himl_cli.workspaces.azure.runs.metric_writing import RunWriting
-
-        return RunWriting(self.connection)
-
-    def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
-        from himl_cli.workspaces.azure.jobs.data_assets import find_dataset
-
-        return find_dataset(self.connection, self._datastores, item, default_datastore)
-
     def checks(self) -> Iterator[Check]:
-        from himl_cli.workspaces.azure.checks import checks
+        """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not
+        from the cache."""
+        failed: set[str] = set()
+        for name, needs in CHECKS.items():
+            cause = next((one for one in needs if one in failed), None)
+            if cause:
+                check = Check.skipped(name, f"Not looked at: the {cause} failed.")
+            else:
+                check = tried(name, lambda: self._look(name))  # noqa: B023 - called at once
+            if check.state is CheckState.failed:
+                failed.add(name)
+            yield check
 
-        return checks(self.connection, self.datastore)
+    def _look(self, name: str) -> Check:
+        """One of CHECKS. Raises HimlError where it fails. A job may well run without an identity: what wants one is
+        then out of its reach, and that is no failure."""
+        connection, label = self.connection, self.label
+        if name == "curl":
+            from himl_cli.workspaces.azure.storage.curl import load_pycurl
+
+            return Check.passed(name, "{}, {}.".format(*str(load_pycurl().version).split()[:2]))
+        if name == "sign-in":
+            token = connection.sign_in()
+            is_named = token.principal[:8] in token.credential
+            who = f", as {token.principal}" if token.principal and not is_named else ""
+            tenant = f", tenant {token.tenant_id}" if token.tenant_id else ""
+            minutes = max(0, round((token.expires - time.time()) / 60))
+            left = f"{minutes} minutes" if minutes < 120 else f"{round(minutes / 60)} hours"
+            return Check.passed(name, f"{token.credential}{who}{tenant}; good for {left}.")
+        if name == "clock":
+            ahead = connection.clock_skew()
+            if ahead is None:
+                return Check.skipped(name, "The service did not say what time it is.")
+            if abs(ahead) <= responses.TOLERABLE_SECONDS:
+                return Check.passed(name, f"within {max(1, round(abs(ahead)))} s of the service's.")
+            remedy = "Set it, best by synchronising it: signatures are refused else."
+            return Check.failed(
+                name, f"This machine's clock is {responses.describe_skew(ahead)} the service's.", remedy
+            )
+        if name == "workspace":
+            if not connection.in_job:
+                return Check.passed(name, f"{label} answers, in {connection.record(fresh=True).location}.")
+            run_id = os.environ["AZUREML_RUN_ID"]  # run history is asked: resource manager may not take a job's token
+            connection.rest.get(connection.service("history", f"/runs/{quote(run_id, safe='')}"))
+            return Check.passed(name, f"{label} answers, and knows this job's run '{run_id}'.")
+        try:
+            store = self.datastore()
+            next(store.list(PROBE), None)
+        except NotAllowed as err:
+            if not connection.in_job:
+                raise
+            return Check.note(name, str(err), err.hint)
+        return Check.passed(name, f"{store.label} can be listed.")
 
     def describe(self) -> WorkspaceFacts:
-        from himl_cli.workspaces.azure.checks import describe
-
-        return describe(self.connection, self.datastores)
-
-    def _raw(self, run_id: str) -> RawRun:
-        return self._found(run_id, self._history.get)
-
-    def _facts(self, run_id: str) -> RunFacts:
-        return self._found(run_id, self._history.facts)
-
-    def _found(self, run_id: str, ask: Callable[[str], Answer]) -> Answer:
-        """What *ask* says of the run. Raises RunNotFound, naming ids like this one; an id that cannot be one is not
-        asked for."""
-        if not can_be_id(run_id):
-            raise RunNotFound(run_id, self.label)
+        """Its ids, place, default datastore and page in Studio; what a job cannot find out is "". Raises what the
+        requests for them raise."""
+        address, record = self.connection.address, self.connection.record()
         try:
-            return ask(run_id)
-        except ServiceNotFound as err:
-            raise RunNotFound(run_id, self.label, similar=self._lists.similar_ids(run_id)) from err
+            default = next((store.name for store in self.datastores() if store.is_default), "")
+        except NotAllowed:
+            if not self.connection.in_job:
+                raise
+            default = ""
+        facts = {
+            "workspace_name": address.name,
+            "resource_group": address.resource_group,
+            "subscription_id": address.subscription_id,
+            "tenant_id": record.tenant_id,
+            "workspace_id": record.workspace_id,
+            "location": record.location,
+            "cloud": address.cloud.name,
+            "storage_account": record.storage_account.rpartition("/")[2],
+            "default_datastore": default,
+            "studio_url": address.studio_url(tenant_id=record.tenant_id),
+        }
+        return WorkspaceFacts("azure", address.label, address.source, facts)

@@ -9,42 +9,50 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec, StepSpec
 from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, EarlyStop, Scalar, SearchRange, SweepSpec, value_text
 from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.command_line import command_line
-from himl_cli.workspaces.azure.jobs.data_assets import FOLDER, OUTPUT_MODES, JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.data_assets import FOLDER, INPUT_MODES, OUTPUT_MODES, JobInput, JobOutput, of_step
+from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties
 
 COMMAND_VERSION = "2025-01-01-preview"
 VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components
 ENVIRONMENT_VERSION = "2023-04-01-preview"
 GIT_DIRTY = "azureml.git.dirty"
+# Tags of git's facts, and the properties under which Studio looks for the same.
 GIT_PROPERTIES = {
     "build_source_repository": "mlflow.source.git.repoURL",
     "build_branch": "mlflow.source.git.branch",
     "build_source_id": "mlflow.source.git.commit",
     "build_source_dirty": GIT_DIRTY,
 }
-"""Tags of git's facts, and the properties under which Studio looks for the same."""
 MODES = {"ro_mount": "ReadOnlyMount", "rw_mount": "ReadWriteMount", "download": "Download", "upload": "Upload"}
 MODES |= {"direct": "Direct"}
 DISTRIBUTIONS = {"pytorch": "PyTorch", "mpi": "Mpi"}
 IDENTITIES = {"user": "UserIdentity", "managed": "Managed"}
+# The type of each service, and the property that its value is.
 SERVICES = {
     "vscode": ("VSCode", ""),
     "jupyterlab": ("JupyterLab", ""),
     "tensorboard": ("TensorBoard", "logDir"),
     "ssh": ("SSH", "sshPublicKeys"),
 }
-"""The type of each service, and the property that its value is."""
 POLICIES = {"bandit": "Bandit", "median": "MedianStopping", "truncation": "TruncationSelection"}
 ANONYMOUS_COMPONENT, ANONYMOUS_ENVIRONMENT = "azureml_anonymous", "CliV2AnonymousEnvironment"
+# What an input is called that a step has only to wait for another one, before the name of that; and the output that
+# it is bound to where there is no other.
+_AFTER, _DONE = "himl_after_", "himl_done"
 
 
 @dataclass(frozen=True)
@@ -55,15 +63,10 @@ class PutRequest:
     api_version: str
     body: Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class JobReferences:
-    """What a job refers to, as the workspace has it: resource ids of its code and environment, data by key."""
-
-    code: str
-    environment: str
-    inputs: Mapping[str, JobInput]
-    outputs: Mapping[str, JobOutput]
+    def send(self, connection: Connection, headers: Mapping[str, str] | None = None) -> Response:
+        params = {"api-version": self.api_version}
+        url = connection.arm(quote(self.path))
+        return connection.rest.send("PUT", url, params=params, json=self.body, headers=headers)
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,71 @@ class PipelineNode:
         return OUTPUT_MODES[modes.get(key) or "mount"]
 
 
-def job_request(address: WorkspaceAddress, run_id: str, spec: JobSpec, references: JobReferences) -> PutRequest:
-    """The request that creates *spec* as job *run_id*. Raises BadUsage for a placeholder that names nothing."""
-    inputs = {
-        key: {"jobInputType": one.type, "uri": one.path, "mode": MODES[one.mode]}
-        for key, one in references.inputs.items()
-    }
-    outputs = {
-        key: {"jobOutputType": FOLDER, "uri": one.path, "mode": MODES[one.mode]}
-        | ({"assetName": one.asset_name} if one.asset_name is not None else {})
-        for key, one in references.outputs.items()
-    }
+def pipeline_nodes(spec: PipelineSpec, data: Mapping[tuple[str, str], JobInput] | None = None) -> list[PipelineNode]:
+    """The steps of *spec*, whose own inputs were found to be *data*, by the step's key and theirs; without it, for
+    checks before the first request, they have no path.
+
+    Raises BadUsage for a placeholder in a step's arguments that names nothing.
+    """
+    nodes: dict[str, str] = {}  # by key: small letters, digits and `_`, a letter first, no name twice
+    for step in spec.steps:
+        plain = re.sub(r"[^a-z0-9_]", "_", step.key.lower())
+        name = plain = plain if plain[:1].isalpha() else f"step_{plain}"
+        number = 1
+        while name in nodes.values():
+            number += 1
+            name = f"{plain}_{number}"
+        nodes[step.key] = name
+    return [of_step(step.key, partial(_pipeline_node, spec, step, nodes, data)) for step in spec.steps]
+
+
+def _pipeline_node(
+    spec: PipelineSpec, step: StepSpec, nodes: Mapping[str, str], data: Mapping[tuple[str, str], JobInput] | None
+) -> PipelineNode:
+    def output_of(key: str, output: str, mode: str) -> JobInput:
+        return JobInput(FOLDER, f"${{{{parent.jobs.{nodes[key]}.outputs.{output}}}}}", mode)
+
+    def awaited(step: StepSpec) -> list[str]:
+        return [key for key in step.after if key not in {output.step for output in step.takes.values()}]
+
+    inputs: dict[str, JobInput] = {}
+    for item in step.job.inputs:
+        source, mode = step.takes.get(item.key), INPUT_MODES[item.mode or "download"]
+        if source is not None:
+            inputs[item.key] = output_of(source.step, source.output, mode)
+        else:
+            inputs[item.key] = JobInput(FOLDER, "", mode) if data is None else data[step.key, item.key]
+    outputs: dict[str, str | None] = {}
+    for item in step.job.outputs:
+        datastore = item.datastore or step.job.default_datastore
+        is_usual = not datastore or datastore == spec.default_datastore
+        # else anew for each run (`${{name}}` is the step's), below what the service would choose by itself
+        folder = f"azureml://datastores/{datastore}/paths/azureml/${{{{name}}}}/{item.key}/"
+        outputs[item.key] = None if is_usual else folder
+    steps = {other.key: other for other in spec.steps}
+    for key in awaited(step):
+        # the first output is there once the step is completed, whatever is in it
+        others = steps[key].job.outputs
+        inputs[f"{_AFTER}{nodes[key]}"] = output_of(key, others[0].key if others else _DONE, "direct")
+    if not outputs and any(step.key in awaited(other) for other in spec.steps):
+        outputs[_DONE] = None
+    name = step.name or step.key
+    if any(other.key != step.key and (other.name or other.key) == name for other in spec.steps):
+        name = f"{name} ({step.key})"
+    return PipelineNode(step, nodes[step.key], name, command_line(step.job), inputs, outputs)
+
+
+def job_request(
+    address: WorkspaceAddress,
+    run_id: str,
+    spec: JobSpec,
+    code: str,
+    environment: str,
+    inputs: Mapping[str, JobInput],
+    outputs: Mapping[str, JobOutput],
+) -> PutRequest:
+    """The request that creates *spec* as job *run_id*, with the resource ids of its code and environment, and its data
+    by key. Raises BadUsage for a placeholder that names nothing."""
     resources = {
         "instanceCount": spec.nodes,
         "instanceType": spec.instance_type,
@@ -111,14 +168,20 @@ def job_request(address: WorkspaceAddress, run_id: str, spec: JobSpec, reference
         "isArchived": False,
         "tags": {**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"},
         "properties": job_properties(spec),
-        "inputs": inputs,
-        "outputs": outputs,
+        "inputs": {
+            key: {"jobInputType": one.type, "uri": one.path, "mode": MODES[one.mode]} for key, one in inputs.items()
+        },
+        "outputs": {
+            key: {"jobOutputType": FOLDER, "uri": one.path, "mode": MODES[one.mode]}
+            | ({"assetName": one.asset_name} if one.asset_name is not None else {})
+            for key, one in outputs.items()
+        },
         "resources": {name: value for name, value in resources.items() if value not in (None, "")},
     }
     trial: dict[str, Any] = {
         "command": command_line(spec),
-        "codeId": references.code,
-        "environmentId": references.environment,
+        "codeId": code,
+        "environmentId": environment,
         "environmentVariables": dict(spec.env),
     }
     if spec.description:
@@ -143,8 +206,44 @@ def job_request(address: WorkspaceAddress, run_id: str, spec: JobSpec, reference
     if seconds is not None:
         properties["limits"] = {"jobLimitsType": "Command", "timeout": seconds}
     if spec.services:
-        properties["services"] = {name: _service(name, value) for name, value in spec.services.items()}
+        properties["services"] = {
+            name: {"jobServiceType": SERVICES[name][0]} | ({"properties": {SERVICES[name][1]: value}} if value else {})
+            for name, value in spec.services.items()
+        }
     return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION, {"properties": properties})
+
+
+def _sweep(sweep: SweepSpec, trial_seconds: str | None) -> dict[str, Any]:
+    limits: dict[str, Any] = {"jobLimitsType": "Sweep", "maxTotalTrials": sweep.max_trials}
+    if sweep.max_concurrent is not None:
+        limits["maxConcurrentTrials"] = max_concurrent(sweep)
+    if sweep.max_seconds is not None:
+        limits["timeout"] = iso_duration(limit_of(sweep.max_seconds))
+    if trial_seconds is not None:
+        limits["trialTimeout"] = trial_seconds
+    sampling: dict[str, Any] = {"samplingAlgorithmType": sweep.sampling.capitalize()}
+    if sweep.sampling == "random" and sweep.seed is not None:
+        sampling["seed"] = sweep.seed
+    found = {
+        "jobType": "Sweep",
+        "limits": limits,
+        "objective": {"goal": sweep.goal, "primaryMetric": sweep.primary_metric},
+        "samplingAlgorithm": sampling,
+        "searchSpace": {name: search_space(one) for name, one in sweep.space.items()},
+    }
+    stop = sweep.early_stop
+    if stop is not None:
+        policy: dict[str, Any] = {
+            "policyType": POLICIES[stop.policy],
+            "evaluationInterval": stop.evaluation_interval,
+            "delayEvaluation": stop.delay_evaluation,
+        }
+        if stop.policy == "bandit":
+            policy |= {"slackFactor": stop.slack_factor or 0, "slackAmount": stop.slack_amount or 0}
+        if stop.policy == "truncation":
+            policy["truncationPercentage"] = stop.truncation_percentage or 0
+        found["earlyTermination"] = policy
+    return found
 
 
 def component_request(step: PipelineNode, code: str, environment: str) -> PutRequest:
@@ -204,123 +303,9 @@ def pipeline_request(
     return PutRequest(f"/jobs/{run_id}", VERSION, {"properties": properties})
 
 
-def image_request(image: str, conda: Mapping[str, Any] | None) -> PutRequest:
-    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for
-    the same contents."""
-    contents, digest = {"image": image}, hashlib.sha256(image.encode()).hexdigest()
-    if conda:
-        import yaml
-
-        contents["condaFile"] = text = yaml.dump(dict(conda), sort_keys=True)
-        digest = digest.join(hashlib.sha256(text.encode()).hexdigest())
-    version = hashlib.sha256(digest.encode()).hexdigest()
-    return _environment_request(ANONYMOUS_ENVIRONMENT, version, contents, is_anonymous=True)
-
-
-def build_request(name: str, version: str, context_url: str, dockerfile: str) -> PutRequest:
-    """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
-    build = {"contextUri": context_url, "dockerfilePath": dockerfile}
-    return _environment_request(name, version, {"build": build}, is_anonymous=False)
-
-
-def job_tags(spec: JobSpec) -> dict[str, str]:
-    """The tags of *spec*; those of a sweep say how its trials are compared."""
-    if spec.sweep is None:
-        return dict(spec.tags)
-    return {**spec.tags, MANY: spec.sweep.kind, PRIMARY_METRIC: spec.sweep.primary_metric, GOAL: spec.sweep.goal}
-
-
-def job_properties(spec: JobSpec) -> dict[str, str]:
-    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run. A sweep as a whole has
-    no limit, its trials do."""
-    return {**git_properties(spec.tags), **limit_properties(spec.max_seconds if spec.sweep is None else None)}
-
-
-def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
-    """The properties that azure-ai-ml makes of the folder it is called in; here of the snapshot's, from its tags."""
-    found = {name: tags[tag] for tag, name in GIT_PROPERTIES.items() if tags.get(tag)}
-    if GIT_DIRTY in found:
-        found[GIT_DIRTY] = str(found[GIT_DIRTY] == "true")
-    return found
-
-
-def wire_values(space: SearchRange) -> list[Scalar]:
-    """The values as they go to the service: numbers are numbers; truth values, which it does not know, are texts as
-    Python writes them."""
-    return [value_text(value) if isinstance(value, bool) else value for value in space.values]
-
-
-def max_concurrent(sweep: SweepSpec) -> int | None:
-    """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a
-    number."""
-    return None if sweep.max_concurrent is None else min(sweep.max_concurrent, sweep.max_trials)
-
-
-def early_stop_fields(stop: EarlyStop) -> dict[str, int | float]:
-    """The fields of the policy that are set, by the names that azure-ai-ml, its YAML and azureml-core have for them."""
-    return {name: value for name, value in vars(stop).items() if name != "policy" and value is not None}
-
-
-def iso_duration(seconds: int) -> str:
-    """*seconds*, at least one, as ISO 8601 has it: `P1DT1H30M`."""
-    minutes, second = divmod(seconds, 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    time = "".join(f"{count}{unit}" for count, unit in ((hour, "H"), (minute, "M"), (second, "S")) if count)
-    return f"P{f'{days}D' if days else ''}{f'T{time}' if time else ''}"
-
-
-def _sweep(sweep: SweepSpec, trial_seconds: str | None) -> dict[str, Any]:
-    limits: dict[str, Any] = {"jobLimitsType": "Sweep", "maxTotalTrials": sweep.max_trials}
-    if sweep.max_concurrent is not None:
-        limits["maxConcurrentTrials"] = max_concurrent(sweep)
-    if sweep.max_seconds is not None:
-        limits["timeout"] = iso_duration(limit_of(sweep.max_seconds))
-    if trial_seconds is not None:
-        limits["trialTimeout"] = trial_seconds
-    sampling: dict[str, Any] = {"samplingAlgorithmType": sweep.sampling.capitalize()}
-    if sweep.sampling == "random" and sweep.seed is not None:
-        sampling["seed"] = sweep.seed
-    found = {
-        "jobType": "Sweep",
-        "limits": limits,
-        "objective": {"goal": sweep.goal, "primaryMetric": sweep.primary_metric},
-        "samplingAlgorithm": sampling,
-        "searchSpace": {name: search_space(one) for name, one in sweep.space.items()},
-    }
-    stop = sweep.early_stop
-    if stop is not None:
-        policy: dict[str, Any] = {
-            "policyType": POLICIES[stop.policy],
-            "evaluationInterval": stop.evaluation_interval,
-            "delayEvaluation": stop.delay_evaluation,
-        }
-        if stop.policy == "bandit":
-            policy |= {"slackFactor": stop.slack_factor or 0, "slackAmount": stop.slack_amount or 0}
-        if stop.policy == "truncation":
-            policy["truncationPercentage"] = stop.truncation_percentage or 0
-        found["earlyTermination"] = policy
-    return found
-
-
-def search_space(space: SearchRange) -> list[Any]:
-    """What `azureml`'s `choice`, `uniform`, … give."""
-    values = wire_values(space)
-    return [space.draw.value, [values] if space.draw is Draw.choice else values]
-
-
-def _service(name: str, value: str) -> dict[str, Any]:
-    kind, field = SERVICES[name]
-    return {"jobServiceType": kind} | ({"properties": {field: value}} if value else {})
-
-
 def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict[str, Any]:
     job, spec = step.spec.job, step.spec
-    resources = {
-        "instance_count": job.nodes,
-        "shm_size": job.shm_size,
-        "docker_args": " ".join(job.docker_args),
-    }
+    resources = {"instance_count": job.nodes, "shm_size": job.shm_size, "docker_args": " ".join(job.docker_args)}
     fields: dict[str, Any] = {
         "_source": "REMOTE.WORKSPACE.COMPONENT",
         "type": "command",
@@ -355,6 +340,25 @@ def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict
     return {name: value for name, value in fields.items() if value != {}}
 
 
+def image_request(image: str, conda: Mapping[str, Any] | None) -> PutRequest:
+    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for
+    the same contents."""
+    contents, digest = {"image": image}, hashlib.sha256(image.encode()).hexdigest()
+    if conda:
+        import yaml
+
+        contents["condaFile"] = text = yaml.dump(dict(conda), sort_keys=True)
+        digest = digest.join(hashlib.sha256(text.encode()).hexdigest())
+    version = hashlib.sha256(digest.encode()).hexdigest()
+    return _environment_request(ANONYMOUS_ENVIRONMENT, version, contents, is_anonymous=True)
+
+
+def build_request(name: str, version: str, context_url: str, dockerfile: str) -> PutRequest:
+    """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
+    build = {"contextUri": context_url, "dockerfilePath": dockerfile}
+    return _environment_request(name, version, {"build": build}, is_anonymous=False)
+
+
 def _environment_request(name: str, version: str, contents: Mapping[str, Any], *, is_anonymous: bool) -> PutRequest:
     body = {"properties": {**contents, "isAnonymous": is_anonymous, "isArchived": False}}
     return PutRequest(f"/environments/{name}/versions/{version}", ENVIRONMENT_VERSION, body)
@@ -367,3 +371,54 @@ def _compute_id(address: WorkspaceAddress, name: str) -> str:
 def _reference(id: str) -> str:
     """A resource id as components refer to it; names that the service resolves stay as they are."""
     return f"azureml:{id}" if id.startswith("/") else id
+
+
+def job_tags(spec: JobSpec) -> dict[str, str]:
+    """The tags of *spec*; those of a sweep say how its trials are compared."""
+    if spec.sweep is None:
+        return dict(spec.tags)
+    return {**spec.tags, MANY: spec.sweep.kind, PRIMARY_METRIC: spec.sweep.primary_metric, GOAL: spec.sweep.goal}
+
+
+def job_properties(spec: JobSpec) -> dict[str, str]:
+    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run. A sweep as a whole has
+    no limit, its trials do."""
+    return {**git_properties(spec.tags), **limit_properties(spec.max_seconds if spec.sweep is None else None)}
+
+
+def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
+    """The properties that azure-ai-ml makes of the folder it is called in; here of the snapshot's, from its tags."""
+    found = {name: tags[tag] for tag, name in GIT_PROPERTIES.items() if tags.get(tag)}
+    if GIT_DIRTY in found:
+        found[GIT_DIRTY] = str(found[GIT_DIRTY] == "true")
+    return found
+
+
+def wire_values(space: SearchRange) -> list[Scalar]:
+    """The values as they go to the service: numbers are numbers; truth values, which it does not know, are texts as
+    Python writes them."""
+    return [value_text(value) if isinstance(value, bool) else value for value in space.values]
+
+
+def search_space(space: SearchRange) -> list[Any]:
+    values = wire_values(space)
+    return [space.draw.value, [values] if space.draw is Draw.choice else values]
+
+
+def max_concurrent(sweep: SweepSpec) -> int | None:
+    """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a
+    number."""
+    return None if sweep.max_concurrent is None else min(sweep.max_concurrent, sweep.max_trials)
+
+
+def early_stop_fields(stop: EarlyStop) -> dict[str, int | float]:
+    return {name: value for name, value in vars(stop).items() if name != "policy" and value is not None}
+
+
+def iso_duration(seconds: int) -> str:
+    """*seconds*, at least one, as ISO 8601 has it: `P1DT1H30M`."""
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    time = "".join(f"{count}{unit}" for count, unit in ((hour, "H"), (minute, "M"), (second, "S")) if count)
+    return f"P{f'{days}D' if days else ''}{f'T{time}' if time else ''}"

@@ -13,8 +13,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, EntryKind, JobSpec, check_placeholders
 from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, Draw, SweepSpec, with_search_space
 
+# How the names of the variables begin in which a job finds its inputs, and a trial its values
 INPUT_VARIABLE, SWEEP_VARIABLE = "AZURE_ML_INPUT_", "AZUREML_SWEEP_"
-"""How the names of the variables begin in which a job finds its inputs, and a trial its values."""
 _STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), EntryKind.shell: ("bash",)}
 _RANK = "${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}"
 
@@ -24,8 +24,7 @@ def command_line(spec: JobSpec) -> str:
 
     Raises BadUsage for a placeholder that names no input or output of the job, and for links that cannot be.
     """
-    _check_targets(spec)
-    return link_commands(_targets(spec.inputs)) + copy_commands(spec.brought) + script_line(spec)
+    return _link_commands(spec) + copy_commands(spec.brought) + script_line(spec)
 
 
 def script_line(spec: JobSpec) -> str:
@@ -70,18 +69,31 @@ def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
 
 
 def script_name(spec: JobSpec) -> str:
-    """The script or module, so written that no interpreter takes it for an option."""
     return f"./{spec.entry.target}" if spec.entry.target.startswith("-") else spec.entry.target
 
 
-def link_commands(targets: Mapping[str, str]) -> str:
-    """Commands that make each of *targets*, by key, a link to its input, and what the input's variable says.
+def _link_commands(spec: JobSpec) -> str:
+    """Commands that make each of the inputs' targets a link to its input, and what the input's variable says.
 
     All ranks of a node do it, maybe at once: making a link either works or finds one (`-n`: and does not go into it).
     What is there and is something else stays as it is, and the job fails with a word in its log.
+
+    Raises BadUsage for targets that cannot be links of their own: one within another, or where the snapshot has files
+    already.
     """
-    text = ""
+    targets, text = _targets(spec.inputs), ""
+    for (one, path), (other, other_path) in combinations(targets.items(), 2):
+        if _is_within(path, other_path) or _is_within(other_path, path):
+            where = f"'{path}' and '{other_path}': one would be inside the other"
+            raise BadUsage(f"The inputs '{one}' and '{other}' cannot lie at {where}.")
     for key, target in targets.items():
+        reason = ""
+        if target == ".":
+            reason = "target=. is refused: the data would cover the script's own folder."
+        elif not target.startswith("/") and any(_is_within(name, target) for name in spec.snapshot.files):
+            reason = f"target={target} is refused: the snapshot has files of its own there."
+        if reason:
+            raise BadUsage(f"Input '{key}': {reason}", hint="Name another folder.")
         source = f'"${{{{inputs.{key}}}}}"'
         link, parent = shlex.quote(target), shlex.quote(posixpath.dirname(target) or ".")
         complaint = shlex.quote(
@@ -124,7 +136,6 @@ def _by_one_rank(target: str, copying: str) -> str:
 
 
 def _source(source: str) -> str:
-    """*source* as one word of bash, its placeholder for the service to fill in."""
     found = PLACEHOLDER.search(source)
     return shlex.quote(source) if found is None else f'"{found[0]}"{shlex.quote(source[found.end() :])}'
 
@@ -134,26 +145,6 @@ def _targets(inputs: Iterable[DataSpec]) -> dict[str, str]:
     the script; none that could be taken for an option."""
     paths = {item.key: posixpath.normpath(item.target) for item in inputs if item.target}
     return {key: f"./{path}" if path.startswith("-") else path for key, path in paths.items()}
-
-
-def _check_targets(spec: JobSpec) -> None:
-    """Raises BadUsage for targets that cannot be links of their own: one within another, or where the snapshot has
-    files already."""
-    targets = _targets(spec.inputs)
-    for (one, path), (other, other_path) in combinations(targets.items(), 2):
-        if _is_within(path, other_path) or _is_within(other_path, path):
-            raise BadUsage(
-                f"The inputs '{one}' and '{other}' cannot lie at '{path}' and '{other_path}': one would be inside the "
-                "other."
-            )
-    for key, path in targets.items():
-        if path == ".":
-            reason = "target=. is refused: the data would cover the script's own folder."
-        elif not path.startswith("/") and any(_is_within(name, path) for name in spec.snapshot.files):
-            reason = f"target={path} is refused: the snapshot has files of its own there."
-        else:
-            continue
-        raise BadUsage(f"Input '{key}': {reason}", hint="Name another folder.")
 
 
 def _is_within(path: str, folder: str) -> bool:
@@ -174,7 +165,6 @@ def check_names(sweep: SweepSpec) -> None:
 
 
 def _word(argument: str, fill: Callable[[str, str], str]) -> str:
-    """*argument* as one word of bash; placeholders stand outside the quotes."""
     pieces: list[str] = []
     end, kind = 0, ""
     for found in PLACEHOLDER.finditer(argument):

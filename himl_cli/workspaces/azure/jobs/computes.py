@@ -18,9 +18,9 @@ from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import resources, understood
-from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.service_errors import ServiceRefused
 
-BROKEN_STATES = ("Deleting", "Canceled")
+# Kinds of computes that run no command jobs, as sentences name them.
 NO_JOBS = {
     "Databricks": "Databricks",
     "DataFactory": "a Data Factory",
@@ -28,13 +28,8 @@ NO_JOBS = {
     "HDInsight": "HDInsight",
     "SynapseSpark": "a Spark pool",
 }
-"""Kinds of computes that run no command jobs, as sentences name them."""
+# A cluster without nodes is there within a minute; one with some waits for these.
 LONGEST_SECONDS = 20 * 60.0
-"""A cluster without nodes is there within a minute; one with some waits for these."""
-FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 1.0, 5.0, 1.5
-"""Seconds between two looks, at first and at most: the service does not tell how long to wait."""
-IDLE = "PT2M"  # how long a node without a job is kept: the service's own choice
-_PENDING = ("creating", "updating", "inprogress", "running", "accepted")
 _PARAMS = {"api-version": ApiVersion.COMPUTES}
 
 
@@ -43,12 +38,13 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
 
     *notify* hears of one whose last change failed: the service takes jobs for it.
 
-    Raises NotFound naming those that exist, BadUsage for one that runs no such job, and as `Rest` does.
+    Raises NotFound naming those that exist, BadUsage for one that runs no such job, and as `HttpClient` does.
     """
     if name.lower() == SERVERLESS:
         return
-    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)  # others would mean something else in a URL
-    found = _find(connection, name) if is_name else None
+    found: Mapping[str, Any] | None = None
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):  # others would mean something else in a URL
+        found = connection.rest.find_object(_url(connection, name), "compute", params=_PARAMS)
     if found is None:
         computes = resources(connection.rest.get, connection.arm("/computes"), "computes", _PARAMS)
         names = sorted(str(item.get("name")) for item in computes)
@@ -56,22 +52,34 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
         raise NotFound(f"No compute '{name}' in {connection.address.label}; {others}.", hint=did_you_mean(name, names))
     with understood(_url(connection, name), "the compute"):
         properties = found["properties"]
-        _check(name, properties, nodes)
-        if properties.get("provisioningState") == "Failed":
+        kind, state = str(properties["computeType"]), properties.get("provisioningState")
+        settings = (properties.get("properties") or {}).get("scaleSettings") or {}
+        most = 1 if kind == "ComputeInstance" else settings.get("maxNodeCount")  # None: that is not told
+        if kind in NO_JOBS:
+            raise BadUsage(
+                f"The compute '{name}' is {NO_JOBS[kind]}, which runs no such jobs.",
+                hint="Name a compute cluster with --cluster.",
+            )
+        if state in ("Deleting", "Canceled"):
+            raise BadUsage(
+                f"The compute '{name}' cannot be used: its state is {state}.",
+                hint="Name another one with --cluster, or ask the workspace's owner.",
+            )
+        if most is not None and nodes > int(most):
+            raise BadUsage(
+                f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (int(most) != 1)} at most.",
+                hint="Ask for fewer, or name a larger one with --cluster.",
+            )
+        if state == "Failed":
             errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
             words = next((_one_line(str(error["message"])) for error in errors if error.get("message")), "")
             reason = f": {words.rstrip('.')}" if words else ""
-            notify(
-                Notice(
-                    f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait "
-                    "there."
-                )
-            )
+            text = f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait there."
+            notify(Notice(text))
 
 
 def has_cluster(connection: Connection, name: str) -> bool:
-    """Whether there is a compute called *name*; one request. Raises as `Rest` does."""
-    return _find(connection, name) is not None
+    return connection.rest.find_object(_url(connection, name), "compute", params=_PARAMS) is not None
 
 
 def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) -> None:
@@ -81,71 +89,42 @@ def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) ->
     Raises BadUsage for a name or numbers that no cluster has, and for a size or nodes that the service refuses (its
     quota); NotAllowed, ServiceFailed; Interrupted after Ctrl-C, when the cluster may be there.
     """
-    _check_cluster(spec)
-    if has_cluster(connection, spec.name):
-        notify(Notice(f"Cluster '{spec.name}' is there already: not made again."))
+    name, size, nodes = spec.name, spec.size, f"{spec.min_nodes} to {spec.max_nodes} nodes"
+    if not re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", name):
+        raise BadUsage(
+            f"No cluster can be called '{name}'.", hint="Take 3 to 24 letters, digits and '-', a letter first."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_]+", size):
+        raise BadUsage(f"'{size}' is no size of a virtual machine.", hint="Write it as Azure does: Standard_NC6s_v3")
+    if not 0 <= spec.min_nodes <= spec.max_nodes or spec.max_nodes < 1:
+        raise BadUsage(f"A cluster cannot have {nodes}.", hint="The lower number is 0 at least, the upper one 1.")
+    if has_cluster(connection, name):
+        notify(Notice(f"Cluster '{name}' is there already: not made again."))
         return
-    notify(Notice(f"Making cluster '{spec.name}': {spec.min_nodes} to {spec.max_nodes} nodes of {spec.size}."))
+    notify(Notice(f"Making cluster '{name}': {nodes} of {size}."))
     try:
         with terminations():
             operation = _request_cluster(connection, spec)
-            deadline, pause = time.monotonic() + LONGEST_SECONDS, FIRST_PAUSE
+            deadline, pause = time.monotonic() + LONGEST_SECONDS, 1.0
             while not _is_ready(connection, spec, operation):
                 if time.monotonic() > deadline:
                     raise ServiceFailed(
-                        f"Cluster '{spec.name}' is not ready after {LONGEST_SECONDS / 60:.0f} minutes.",
+                        f"Cluster '{name}' is not ready after {LONGEST_SECONDS / 60:.0f} minutes.",
                         hint="Studio shows what it waits for.",
                     )
                 time.sleep(pause)
-                pause = min(LONGEST_PAUSE, pause * GROWTH)
+                pause = min(5.0, pause * 1.5)  # the service does not tell how long to wait
     except KeyboardInterrupt as err:
         raise Interrupted(
-            f"Interrupted while cluster '{spec.name}' was being made: it may be there.",
-            hint=f"To remove it: az ml compute delete --name {spec.name}",
+            f"Interrupted while cluster '{name}' was being made: it may be there.",
+            hint=f"To remove it: az ml compute delete --name {name}",
         ) from err
-    notify(Notice(f"Cluster '{spec.name}' is ready."))
-
-
-def _check(name: str, properties: Mapping[str, Any], nodes: int) -> None:
-    kind, state = str(properties["computeType"]), properties.get("provisioningState")
-    if kind in NO_JOBS:
-        raise BadUsage(
-            f"The compute '{name}' is {NO_JOBS[kind]}, which runs no such jobs.",
-            hint="Name a compute cluster with --cluster.",
-        )
-    if state in BROKEN_STATES:
-        raise BadUsage(
-            f"The compute '{name}' cannot be used: its state is {state}.",
-            hint="Name another one with --cluster, or ask the workspace's owner.",
-        )
-    settings = (properties.get("properties") or {}).get("scaleSettings") or {}
-    most = 1 if kind == "ComputeInstance" else settings.get("maxNodeCount")  # None: that is not told
-    if most is not None and nodes > int(most):
-        raise BadUsage(
-            f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (int(most) != 1)} at most.",
-            hint="Ask for fewer, or name a larger one with --cluster.",
-        )
-
-
-def _check_cluster(spec: ClusterSpec) -> None:
-    if not re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", spec.name):
-        raise BadUsage(
-            f"No cluster can be called '{spec.name}'.", hint="Take 3 to 24 letters, digits and '-', a letter first."
-        )
-    if not re.fullmatch(r"[A-Za-z0-9_]+", spec.size):
-        raise BadUsage(
-            f"'{spec.size}' is no size of a virtual machine.", hint="Write it as Azure does: Standard_NC6s_v3"
-        )
-    if not 0 <= spec.min_nodes <= spec.max_nodes or spec.max_nodes < 1:
-        raise BadUsage(
-            f"A cluster cannot have {spec.min_nodes} to {spec.max_nodes} nodes.",
-            hint="The lower number is 0 at least, the upper one 1.",
-        )
+    notify(Notice(f"Cluster '{name}' is ready."))
 
 
 def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
-    """Ask for the cluster, and give the address of the operation that makes it, empty for none."""
-    nodes = {"minNodeCount": spec.min_nodes, "maxNodeCount": spec.max_nodes, "nodeIdleTimeBeforeScaleDown": IDLE}
+    idle = "PT2M"  # how long a node without a job is kept: the service's own choice
+    nodes = {"minNodeCount": spec.min_nodes, "maxNodeCount": spec.max_nodes, "nodeIdleTimeBeforeScaleDown": idle}
     priority = "LowPriority" if spec.low_priority else "Dedicated"
     machines = {"vmSize": spec.size, "vmPriority": priority, "scaleSettings": nodes}
     body = {
@@ -157,61 +136,46 @@ def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
     except ServiceRefused as err:
         if err.status != 400:
             raise
-        raise _refused(spec, _one_line(str(err)), str(err)) from err
+        raise _refused(spec, str(err)) from err
     return reply.headers.get("azure-asyncoperation", "")
 
 
 def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool:
-    """Whether the cluster can take jobs. Raises BadUsage where making it failed."""
     if operation:
         answer = connection.rest.get_object(operation, "operation")
-        status = str(answer.get("status") or "")
-        if status.lower() in _PENDING:
+        if not _has_succeeded(spec, str(answer.get("status") or ""), answer.get("error")):
             return False
-        _raise_failure(spec, status, answer.get("error"))
     url = _url(connection, spec.name)
     found = connection.rest.get_object(url, "compute", params=_PARAMS)
     with understood(url, "the compute"):
         properties = found["properties"]
         state = str(properties.get("provisioningState") or "Succeeded")
-        errors = [
-            *(properties.get("provisioningErrors") or ()),
-            *((properties.get("properties") or {}).get("errors") or ()),
-        ]
-    if state.lower() in _PENDING:
+        below = properties.get("properties") or {}
+        errors = [*(properties.get("provisioningErrors") or ()), *(below.get("errors") or ())]
+    return _has_succeeded(spec, state, errors[0].get("error", errors[0]) if errors else None)
+
+
+def _has_succeeded(spec: ClusterSpec, state: str, error: Mapping[str, Any] | None) -> bool:
+    if state.lower() in ("creating", "updating", "inprogress", "running", "accepted"):
         return False
-    _raise_failure(spec, state, errors[0].get("error", errors[0]) if errors else None)
-    return True
-
-
-def _raise_failure(spec: ClusterSpec, state: str, error: Mapping[str, Any] | None) -> None:
-    if state.lower() == "succeeded" and not error:
-        return
     outer = error or {}
+    if state.lower() == "succeeded" and not outer:
+        return True
     inner = next((one for one in outer.get("details") or () if isinstance(one, Mapping) and one.get("message")), outer)
-    words = _one_line(str(inner.get("message") or outer.get("message") or f"its state is {state}"))
-    raise _refused(spec, words, f"{inner.get('code')} {words}")
+    words = inner.get("message") or outer.get("message") or f"its state is {state}"
+    raise _refused(spec, str(words), str(inner.get("code")))
 
 
-def _refused(spec: ClusterSpec, words: str, text: str) -> BadUsage:
-    """The error for a cluster that is not made; *text* is searched for the reason."""
+def _refused(spec: ClusterSpec, words: str, code: str = "") -> BadUsage:
     hint = "'az ml compute list-sizes' shows the sizes of this region."
-    if "quota" in text.lower():
+    if "quota" in f"{code} {words}".lower():
         hint = "Ask for fewer nodes or another size, or have the subscription's quota raised in the Azure portal."
-    return BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {words}", hint=hint)
+    return BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {_one_line(words)}", hint=hint)
 
 
 def _one_line(text: str) -> str:
-    """One line of the service's own words."""
     line = redact(" ".join(text.split()))
     return line if len(line) <= 300 else f"{line[:299]}…"
-
-
-def _find(connection: Connection, name: str) -> Mapping[str, Any] | None:
-    try:
-        return connection.rest.get_object(_url(connection, name), "compute", params=_PARAMS)
-    except ServiceNotFound:
-        return None
 
 
 def _url(connection: Connection, name: str) -> str:

@@ -1,62 +1,59 @@
 """Submitting jobs and pipelines to Azure ML: everything that they refer to is found or made, each thing once and in an
-order that wastes nothing, then one job is created."""
+order that wastes nothing, then one job is created.
+
+It is created once, whatever the network does, and with a clear word where it is not known whether it was created or
+where nothing was.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice, Notify
-from himl_cli.core.jobs import JobSpec, PipelineSpec, StepSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec
+from himl_cli.core.processes import interruptions, terminations
 from himl_cli.core.redaction import mask_arguments, redact
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, new_run_id
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
+from himl_cli.workspaces.azure.jobs.assets import JobAsset, JobCode, JobEnvironment, folder_for, is_gone
 from himl_cli.workspaces.azure.jobs.body import (
-    JobReferences,
     PipelineNode,
     PutRequest,
     component_request,
     job_request,
+    pipeline_nodes,
     pipeline_request,
 )
-from himl_cli.workspaces.azure.jobs.code import JobAsset, JobCode, folder_for
 from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line, script_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute, create_cluster, has_cluster
-from himl_cli.workspaces.azure.jobs.create import (
-    azure_run_id,
-    before_creation,
-    create_job,
-    create_or_renew,
-    created_job,
-    created_run,
-    is_gone,
-    user_token,
-)
 from himl_cli.workspaces.azure.jobs.data_assets import (
-    FOLDER,
-    INPUT_MODES,
     JobInput,
     of_step,
-    own_inputs,
     pipeline_inputs,
     resolve_inputs,
     resolve_outputs,
 )
-from himl_cli.workspaces.azure.jobs.environments import JobEnvironment, environment_of
-from himl_cli.workspaces.azure.responses import understood
+from himl_cli.workspaces.azure.responses import as_time, object_of, understood
+from himl_cli.workspaces.azure.runs.records import status_of, studio_url, user_tags
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
+log = logging.getLogger(__name__)
+
 COMPONENTS = "components"
-_AFTER, _DONE = "himl_after_", "himl_done"
-"""What an input is called that a step has only to wait for another one, before the name of that; and the output that it
-is bound to where there is no other."""
+USER_TOKEN = "x-azureml-token"  # of the user whom a job is to act as
+NOTHING_RUNS = "No job was created."
 
 
 def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
@@ -65,17 +62,14 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
     Raises BadUsage for a job that no cluster could run, and for files that Azure Storage cannot hold; NotFound for a
     compute, an environment or data that is not there, before anything is uploaded; NotAllowed, ServiceFailed.
     """
-    run_id = azure_run_id(spec.experiment)
-    code, environment = parts = (
-        _Part(JobCode(connection, spec.snapshot)),
-        _Part(JobEnvironment(connection, datastores, environment_of(spec))),
-    )
+    run_id, is_sweep = azure_run_id(spec.experiment), spec.sweep is not None
+    code, environment = JobCode(connection, spec.snapshot), JobEnvironment(connection, datastores, spec.environment)
     if spec.sweep is not None:
         check_names(spec.sweep)
     command_line(spec)  # raises for placeholders that name nothing
     folder_for(spec.snapshot)
     heard: list[Event] = []  # on another thread
-    default, is_sweep = spec.default_datastore, spec.sweep is not None
+    data = (connection, datastores)
     with before_creation():
         # everything is asked for at once; nothing is uploaded or registered before all of it is known to be in order
         questions: list[Callable[[], Any]] = [
@@ -83,73 +77,21 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
             lambda: connection.record().tenant_id,
             environment.find,
             code.find,
-            lambda: resolve_outputs(
-                connection, datastores, spec.outputs, default, heard.append, are_of_trials=is_sweep
-            ),
+            lambda: resolve_outputs(*data, spec.outputs, spec.default_datastore, heard.append, are_of_trials=is_sweep),
         ]
         _, tenant_id, _, _, outputs = ask_all(lambda ask: ask(), questions)
         for event in heard:
             notify(event)
-        inputs = resolve_inputs(connection, datastores, spec.inputs, default, notify)
-        _make(parts, notify)
+        inputs = resolve_inputs(*data, spec.inputs, spec.default_datastore, notify)
+        _make((code, environment), notify)
 
-    def create() -> Mapping[str, Any]:
-        with before_creation():
-            headers = user_token(connection) if spec.identity == "user" else {}
-            references = JobReferences(code.id, environment.id, inputs, outputs)
-            request = job_request(connection.address, run_id, spec, references)
-        return create_job(connection, run_id, request, headers)
+    def compose() -> tuple[PutRequest, Mapping[str, str]]:
+        headers = _user_token(connection) if spec.identity == "user" else {}
+        return job_request(connection.address, run_id, spec, code.id, environment.id, inputs, outputs), headers
 
-    def renew() -> bool:
-        """Make anew what was cached and the service has lost since; whether there was anything."""
-        lost = [part.drop_lost(connection) for part in parts]
-        for part in parts:
-            part.make(notify)
-        return any(lost)
-
-    answer = create_or_renew(create, renew)
-    with created_job(run_id):
-        command = script_line(replace(spec, arguments=mask_arguments(spec.arguments)))
-        return created_run(connection, run_id, answer, tenant_id, experiment=spec.experiment, command=command)
-
-
-@dataclass
-class _Part:
-    """Code or an environment that a job refers to; in a pipeline `step` is the first one that does."""
-
-    source: JobCode | JobEnvironment
-    step: str = ""
-    asset: JobAsset | None = None
-
-    @property
-    def id(self) -> str:
-        assert self.asset is not None
-        return self.asset.id
-
-    def find(self) -> None:
-        self.asset = of_step(self.step, self.source.find) if self.step else self.source.find()
-
-    def make(self, notify: Notify) -> None:
-        """Upload and register it, unless it was found, or another part with the same contents was made."""
-        self.asset = self.asset or self.source.cached() or self.source.register(notify)
-
-    def drop_lost(self, connection: Connection) -> bool:
-        """Forget what was cached and the service has lost since; whether that was so."""
-        is_lost = self.asset is not None and self.asset.is_cached and is_gone(connection, self.asset.id)
-        if is_lost:
-            self.source.forget()
-            self.asset = None
-        return is_lost
-
-
-def _make(parts: Collection[_Part], notify: Notify) -> None:
-    """Upload and register what was not found; *notify* hears what kinds of parts are all of an earlier submit."""
-    kinds = [[part for part in parts if isinstance(part.source, kind)] for kind in (JobCode, JobEnvironment)]
-    for one in kinds:
-        if all(part.asset is not None and part.asset.is_cached for part in one):
-            notify(Notice(one[0].source.unchanged))
-    for part in (*kinds[0], *kinds[1]):
-        part.make(notify)
+    command = script_line(replace(spec, arguments=mask_arguments(spec.arguments)))
+    renew = partial(_renew, (code, environment), notify)
+    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, renew)
 
 
 def submit_pipeline(connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> Run:
@@ -164,36 +106,50 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
         tenant_id, data = parts.find()
         if spec.new_cluster is not None:  # it may cost money: nothing else may be left to be refused
             create_cluster(connection, spec.new_cluster, notify)
-        _make(parts.all.values(), notify)
+        _make(parts.assets.values(), notify)
 
-    def create() -> Mapping[str, Any]:
-        with before_creation():
-            steps = parts.components(pipeline_nodes(spec, data))
-            request = pipeline_request(connection.address, run_id, spec, steps)
-            headers = user_token(connection)  # pipelines of azure-ai-ml always bring one
-        return create_job(connection, run_id, request, headers)
+    def compose() -> tuple[PutRequest, Mapping[str, str]]:
+        steps = parts.components(pipeline_nodes(spec, data))
+        request = pipeline_request(connection.address, run_id, spec, steps)
+        return request, _user_token(connection)  # pipelines of azure-ai-ml always bring one
 
-    answer = create_or_renew(create, parts.renew)
-    with created_job(run_id):
-        command = redact(spec.command)
-        return created_run(connection, run_id, answer, tenant_id, experiment=spec.experiment, command=command)
+    command = redact(spec.command)
+    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, parts.renew)
+
+
+def _make(assets: Collection[JobAsset], notify: Notify) -> None:
+    """Upload and register what was not found; *notify* hears what kinds of assets are all of an earlier submit."""
+    for kind in (JobCode, JobEnvironment):
+        if all(asset.is_cached for asset in assets if isinstance(asset, kind)):
+            notify(Notice(kind.unchanged))
+    for asset in sorted(assets, key=lambda asset: isinstance(asset, JobEnvironment)):
+        asset.make(notify)
+
+
+def _renew(assets: Collection[JobAsset], notify: Notify) -> bool:
+    lost = [asset.drop_lost() for asset in assets]
+    for asset in assets:
+        asset.make(notify)
+    return any(lost)
+
+
+def _user_token(connection: Connection) -> dict[str, str]:
+    return {USER_TOKEN: connection.tokens.get(connection.address.cloud.jobs_scope)}
 
 
 class _PipelineParts:
     """Codes, environments and components of one pipeline's steps, each once."""
 
     def __init__(self, connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> None:
-        """Raises BadUsage for steps that cannot be, without a request."""
         self._connection, self._datastores, self._spec, self._notify = connection, datastores, spec, notify
-        self.all: dict[str, _Part] = {}
+        self.assets: dict[str, JobAsset] = {}  # by what they are made of
         self._cached_components: dict[str, str] = {}  # ids, by key, of those that nobody was asked for
         for step in spec.steps:
-            environment = environment_of(step.job)
-            self.all.setdefault(repr(environment), _Part(JobEnvironment(connection, datastores, environment), step.key))
+            environment = JobEnvironment(connection, datastores, step.job.environment, step.key)
+            self.assets.setdefault(repr(step.job.environment), environment)
         for step in spec.steps:
-            snapshot = step.job.snapshot
-            self.all.setdefault(repr(snapshot), _Part(JobCode(connection, snapshot), step.key))
-        pipeline_nodes(spec, placeholder_inputs(spec))  # raises for placeholders that name nothing
+            self.assets.setdefault(repr(step.job.snapshot), JobCode(connection, step.job.snapshot, step.key))
+        pipeline_nodes(spec)  # raises for placeholders that name nothing
         for step in spec.steps:
             of_step(step.key, partial(folder_for, step.job.snapshot))
 
@@ -208,7 +164,7 @@ class _PipelineParts:
             default = step.job.default_datastore or spec.default_datastore
             stores |= {item.datastore or default for item in step.job.outputs}
         questions: list[Callable[[], Any]] = [lambda: self._connection.record().tenant_id]
-        questions += [part.find for part in self.all.values()]
+        questions += [partial(of_step, asset.step, asset.find) for asset in self.assets.values()]
         questions += [partial(self._check_compute, name, count, heard.append) for name, count in nodes.items()]
         questions += [partial(self._datastores.find, name) for name in sorted(name for name in stores if name)]
         tenant_id, *_ = ask_all(lambda ask: ask(), questions)
@@ -216,44 +172,7 @@ class _PipelineParts:
             self._notify(event)
         return tenant_id, pipeline_inputs(self._connection, self._datastores, spec, self._notify)
 
-    def components(self, steps: Sequence[PipelineNode]) -> list[tuple[PipelineNode, str]]:
-        """*steps* with the ids of their components: those that are not known are registered, the same contents once.
-        Raises as `Rest` does."""
-        requests: list[PutRequest] = []
-        for step in steps:
-            code, environment = self.all[repr(step.spec.job.snapshot)], self.all[repr(environment_of(step.spec.job))]
-            requests.append(component_request(step, code.id, environment.id))
-        keys = [self._connection.key(f"component {one.api_version} {one.path}") for one in requests]
-        by_key = dict(zip(keys, requests, strict=True))
-        cached = {key: self._connection.kept.get(COMPONENTS, key) for key in by_key}
-        self._cached_components = {key: id for key, id in cached.items() if isinstance(id, str) and id}
-        new = [key for key in by_key if key not in self._cached_components]
-        made = dict(zip(new, ask_all(lambda key: self._register(key, by_key[key]), new), strict=True))
-        return [(step, self._cached_components.get(key) or made[key]) for step, key in zip(steps, keys, strict=True)]
-
-    def renew(self) -> bool:
-        """Make anew what was cached and what the service has lost since; whether there was anything."""
-        gone = [key for key, id in self._cached_components.items() if is_gone(self._connection, id)]
-        for key in gone:
-            self._connection.kept.forget(COMPONENTS, key)
-        lost = [part.drop_lost(self._connection) for part in self.all.values()]
-        for part in self.all.values():
-            part.make(self._notify)
-        return bool(gone) or any(lost)
-
-    def _register(self, key: str, request: PutRequest) -> str:
-        """Register the component, and give the id that the service answers with: it may know these contents under
-        another version."""
-        url = self._connection.arm(quote(request.path))
-        params = {"api-version": request.api_version}
-        answer = self._connection.rest.send("PUT", url, params=params, json=request.body).body
-        with understood(url, "the component"):
-            id = str(answer["id"])
-        self._connection.kept.put(COMPONENTS, key, id, seconds=LONGEST_SECONDS)
-        return id
-
     def _check_compute(self, name: str, nodes: int, notify: Notify) -> None:
-        """Raises NotFound, unless it is the cluster that is to be made, and BadUsage naming the step."""
         new = self._spec.new_cluster
         if new is not None and new.name == name and not has_cluster(self._connection, name):
             return
@@ -263,81 +182,183 @@ class _PipelineParts:
             err.hint = f"{err.hint} --create_cluster makes it.".strip()
             raise
         except BadUsage as err:
-            step = next(
-                step.key
-                for step in self._spec.steps
-                if (step.job.cluster, step.job.nodes) == (name, max(step.job.nodes, nodes))
-            )
-            raise BadUsage(str(err).replace("--num_nodes", f"{step}: 'node_count'"), hint=err.hint) from err
+            steps = (step for step in self._spec.steps if step.job.cluster == name and step.job.nodes >= nodes)
+            text = str(err).replace("--num_nodes", f"{next(steps).key}: 'node_count'")
+            raise BadUsage(text, hint=err.hint) from err
+
+    def components(self, steps: Sequence[PipelineNode]) -> list[tuple[PipelineNode, str]]:
+        """*steps* with the ids of their components: those that are not known are registered, the same contents once.
+        Raises as `HttpClient` does."""
+        cache, by_key, keys = self._connection.kept, dict[str, PutRequest](), list[str]()
+        for step in steps:
+            job = step.spec.job
+            code, environment = self.assets[repr(job.snapshot)], self.assets[repr(job.environment)]
+            request = component_request(step, code.id, environment.id)
+            keys.append(self._connection.key(f"component {request.api_version} {request.path}"))
+            by_key[keys[-1]] = request
+        cached = {key: cache.get(COMPONENTS, key) for key in by_key}
+        self._cached_components = {key: id for key, id in cached.items() if isinstance(id, str) and id}
+
+        def register(key: str) -> str:
+            reply = by_key[key].send(self._connection)
+            with understood(reply.url, "the component"):
+                id = str(reply.body["id"])
+            cache.put(COMPONENTS, key, id, seconds=LONGEST_SECONDS)
+            return id
+
+        new = [key for key in by_key if key not in self._cached_components]
+        ids = self._cached_components | dict(zip(new, ask_all(register, new), strict=True))
+        return [(step, ids[key]) for step, key in zip(steps, keys, strict=True)]
+
+    def renew(self) -> bool:
+        gone = [key for key, id in self._cached_components.items() if is_gone(self._connection, id)]
+        for key in gone:
+            self._connection.kept.forget(COMPONENTS, key)
+        return _renew(self.assets.values(), self._notify) or bool(gone)
 
 
-def pipeline_nodes(spec: PipelineSpec, data: Mapping[tuple[str, str], JobInput]) -> list[PipelineNode]:
-    """The steps of *spec*, whose own inputs were found to be *data*, by the step's key and theirs.
+def azure_run_id(experiment: str) -> str:
+    """A new run id that the service takes as a job's name: it begins with a letter or digit, and has 255 characters at
+    most."""
+    return new_run_id(re.sub(r"^[^A-Za-z0-9]+", "", experiment) or "job")
 
-    Raises BadUsage for a placeholder in a step's arguments that names nothing.
+
+@contextmanager
+def before_creation() -> Iterator[None]:
+    """Within it nothing can start a job: an interruption raises Interrupted, any other failure stays what it is, and
+    both say that nothing runs."""
+    try:
+        with terminations():
+            yield
+    except KeyboardInterrupt as err:
+        raise Interrupted("Interrupted before the job was created: nothing runs.") from err
+    except (BadUsage, NotFound):
+        raise  # nobody expects a job of what is wrong
+    except HimlError as err:
+        note_nothing_runs(err)
+        raise
+
+
+@contextmanager
+def created_job(run_id: str) -> Iterator[None]:
+    """Within it job *run_id* is there, and nobody has heard of it yet. Raises Interrupted, which says its id, where
+    that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise Interrupted(
+            f"Job '{run_id}' was created before the interruption, and goes on.",
+            hint=f"To stop it: himl runs cancel {run_id}",
+        ) from err
+
+
+def submit_request(
+    connection: Connection,
+    run_id: str,
+    compose: Callable[[], tuple[PutRequest, Mapping[str, str]]],
+    tenant_id: str,
+    experiment: str,
+    command: str,
+    renew: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Create job *run_id* by the request, with headers, that *compose* gives; a second time where the service refuses
+    it and *renew* made anew what it has lost.
+
+    *experiment* and *command*, which holds no credentials, are what the run is shown with. Raises as `_create_job`;
+    ServiceFailed, which names the job, for an answer that is not understood.
     """
-    names = _node_names(spec.steps)
-    return [of_step(step.key, partial(_pipeline_node, spec, step, names, data)) for step in spec.steps]
+
+    def create() -> Mapping[str, Any]:
+        with before_creation():
+            request, headers = compose()
+        return _create_job(connection, run_id, request, headers)
+
+    try:
+        answer = create()
+    except (ServiceNotFound, ServiceRefused) as refusal:
+        if refusal.status not in (400, 404):
+            raise
+        with before_creation():
+            if not renew():
+                raise
+        log.debug("the service refuses the job (%s); what was remembered of it is made anew", refusal)
+        answer = create()
+    try:
+        with created_job(run_id), understood(connection.arm("/jobs"), "the job"):
+            properties = answer["properties"]
+            tags = {"runId": run_id, "tags": properties.get("tags"), "properties": properties.get("properties")}
+            created = as_time((answer.get("systemData") or {}).get("createdAt"))
+            return Run(
+                id=run_id,
+                experiment=str(properties.get("experimentName") or experiment),
+                status=status_of(str(properties.get("status") or "")),
+                created=created or datetime.now(timezone.utc),
+                display_name=str(properties.get("displayName") or ""),
+                description=str(properties.get("description") or ""),
+                tags=user_tags(tags),
+                command=command,
+                workspace=connection.address.label,
+                url=studio_url(run_id, connection.address, tenant_id),
+            )
+    except ServiceFailed as err:
+        raise ServiceFailed(f"Job '{run_id}' was created, but: {err}", hint=lookup_hint(run_id)) from err
 
 
-def placeholder_inputs(spec: PipelineSpec) -> dict[tuple[str, str], JobInput]:
-    """Inputs that were not looked for: for checks of a pipeline before the first request."""
-    return {
-        (step.key, item.key): JobInput(FOLDER, "", INPUT_MODES[item.mode or "download"])
-        for step in spec.steps
-        for item in own_inputs(step)
-    }
+def _create_job(
+    connection: Connection, run_id: str, request: PutRequest, headers: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Create job *run_id* and give what the service says of it.
+
+    A request is repeated where its answer was lost: its id is the job's name, of which there is never a second one. The
+    service refuses the repetition then (400, the job is there), so that after any refusal, and where all tries failed,
+    the job is looked for. A signal waits until it is known whether there is one.
+
+    Raises Interrupted after one, with the id of the job; ServiceFailed, too, where it stays unknown; and as
+    `HttpClient` does.
+    """
+    url, query = connection.arm(f"/jobs/{quote(run_id, safe='')}"), {"api-version": request.api_version}
+    with interruptions() as signals:
+        try:
+            reply = connection.rest.send("PUT", url, params=query, json=request.body, headers=headers)
+            created = object_of(reply.body, url, "job")
+        except KeyboardInterrupt as err:
+            raise Interrupted(
+                f"Interrupted while job '{run_id}' was being created: it may be there.", hint=lookup_hint(run_id)
+            ) from err
+        except ServiceNotFound as err:
+            note_nothing_runs(err)
+            raise
+        except HimlError as err:
+            log.debug("creating %s failed: %s", run_id, err)
+            created = _find_job(connection, url, run_id, query, err)
+    with created_job(run_id):
+        if signals:
+            raise KeyboardInterrupt
+        return created
 
 
-def _node_names(steps: Sequence[StepSpec]) -> dict[str, str]:
-    """What the service is to call each step, by its key: small letters, digits and `_`, a letter first, no name
-    twice."""
-    names: dict[str, str] = {}
-    for step in steps:
-        plain = re.sub(r"[^a-z0-9_]", "_", step.key.lower())
-        plain = plain if plain[:1].isalpha() else f"step_{plain}"
-        name, number = plain, 1
-        while name in names.values():
-            number += 1
-            name = f"{plain}_{number}"
-        names[step.key] = name
-    return names
+def _find_job(
+    connection: Connection, url: str, run_id: str, query: Mapping[str, str], failure: HimlError
+) -> Mapping[str, Any]:
+    """The job, where it was created in spite of *failure*. Raises *failure* where it was not."""
+    try:
+        return connection.rest.get_object(url, "job", params=query)
+    except ServiceNotFound:
+        note_nothing_runs(failure)
+        raise failure from None
+    except HimlError:
+        if isinstance(failure, NotAllowed):  # what is to be done about that comes first
+            failure.hint = f"{failure.hint} {lookup_hint(run_id)}".strip()
+            raise failure from None
+        raise ServiceFailed(
+            f"It is not known whether job '{run_id}' was created: {failure}", hint=lookup_hint(run_id)
+        ) from failure
 
 
-def _pipeline_node(
-    spec: PipelineSpec, step: StepSpec, names: Mapping[str, str], data: Mapping[tuple[str, str], JobInput]
-) -> PipelineNode:
-    def output_of(key: str, output: str, mode: str) -> JobInput:
-        return JobInput(FOLDER, f"${{{{parent.jobs.{names[key]}.outputs.{output}}}}}", mode)
-
-    inputs: dict[str, JobInput] = {}
-    for item in step.job.inputs:
-        source = step.takes.get(item.key)
-        if source is None:
-            inputs[item.key] = data[step.key, item.key]
-        else:
-            inputs[item.key] = output_of(source.step, source.output, INPUT_MODES[item.mode or "download"])
-    outputs: dict[str, str | None] = {}
-    for item in step.job.outputs:
-        datastore = item.datastore or step.job.default_datastore
-        is_usual = not datastore or datastore == spec.default_datastore
-        # else anew for each run (`${{name}}` is the step's), below what the service would choose by itself
-        folder = f"azureml://datastores/{datastore}/paths/azureml/${{{{name}}}}/{item.key}/"
-        outputs[item.key] = None if is_usual else folder
-    steps = {other.key: other for other in spec.steps}
-    for key in _awaited(step):
-        # the first output is there once the step is completed, whatever is in it
-        others = steps[key].job.outputs
-        inputs[f"{_AFTER}{names[key]}"] = output_of(key, others[0].key if others else _DONE, "direct")
-    if not outputs and any(step.key in _awaited(other) for other in spec.steps):
-        outputs[_DONE] = None
-    name = step.name or step.key
-    if any(other.key != step.key and (other.name or other.key) == name for other in spec.steps):
-        name = f"{name} ({step.key})"
-    return PipelineNode(step, names[step.key], name, command_line(step.job), inputs, outputs)
+def note_nothing_runs(err: HimlError) -> None:
+    if NOTHING_RUNS not in err.hint:
+        err.hint = f"{NOTHING_RUNS} {err.hint}".strip()
 
 
-def _awaited(step: StepSpec) -> list[str]:
-    """The keys of the steps that *step* waits for and takes nothing from."""
-    sources = {output.step for output in step.takes.values()}
-    return [key for key in step.after if key not in sources]
+def lookup_hint(run_id: str) -> str:
+    return f"'himl runs show {run_id}' tells whether there is such a job, 'himl runs cancel {run_id}' stops it."

@@ -1,29 +1,50 @@
 """azure-ai-ml, for job YAML that users bring and for scripts that go on with it: loaded on demand, quiet, signed in as
-himl is."""
+himl is. It reads a job's file and makes ready what that refers to, himl sends the job itself."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
-from himl_cli.core.errors import RunNotFound
+from himl_cli.core.errors import BadUsage, RunNotFound, ServiceFailed
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.jobs import SERVERLESS, DocumentChanges, secrets_text
+from himl_cli.core.redaction import redact
+from himl_cli.core.runs import Run
+from himl_cli.core.text import is_too_deep
+from himl_cli.workspaces.azure.address import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.http import silence_libraries
-from himl_cli.workspaces.azure.service_errors import ServiceRefused, network_error
+from himl_cli.workspaces.azure.jobs.body import PutRequest
+from himl_cli.workspaces.azure.jobs.computes import check_compute
+from himl_cli.workspaces.azure.jobs.job_submission import USER_TOKEN, azure_run_id, before_creation, submit_request
+from himl_cli.workspaces.azure.responses import Response
+from himl_cli.workspaces.azure.service_errors import ServiceRefused, network_error, refusal
 from himl_cli.workspaces.azure.tls import ca_bundle
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.core.credentials import AccessToken
 
-LOGGERS = ("azure.ai.ml", "azure.ai.ml._utils._experimental")
-TOKEN_SECONDS = 600
-"""For how long azure-ai-ml may hold a token of ours before it asks again; himl itself knows when it ends."""
+EXPERIMENT = "Default"  # the service's word for the experiment of jobs that name none
+LONGEST = 300
+_HINT = (
+    "Azure ML's schema of jobs: https://aka.ms/ml-cli-v2-job-command-yaml-reference (and its neighbours for sweep "
+    "and pipeline)."
+)
+_MISSING_FILE = re.compile(
+    r"(?:No such file or directory: |Can't find directory or file in resolved absolute path: "
+    r")([^'\"\]\n]+?)\.?(?=['\"\]\n]|$)"
+)
 
 
 @contextmanager
@@ -33,8 +54,10 @@ def silenced() -> Iterator[None]:
 
     Afterwards azure-ai-ml's loggers are as they were: a script that goes on with it hears what it has to say.
     """
+    from himl_cli.workspaces.azure.transport import silence_libraries
+
     silence_libraries()
-    loggers = [logging.getLogger(name) for name in LOGGERS]
+    loggers = [logging.getLogger(name) for name in ("azure.ai.ml", "azure.ai.ml._utils._experimental")]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings():
@@ -77,6 +100,21 @@ def client_for(connection: Connection, **options: Any) -> MLClient:
     )
 
 
+class SdkCredential:
+    def __init__(self, connection: Connection) -> None:
+        self._tokens = connection.tokens
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """A token for the first of *scopes*, with the claims that a service asked for; azure-ai-ml may hold it for ten
+        minutes before it asks again: himl itself knows when it ends."""
+        from azure.core.credentials import AccessToken
+
+        text = self._tokens.get(scopes[0])
+        if options.get("claims"):
+            text = self._tokens.renew(scopes[0], text, options["claims"])
+        return AccessToken(text, int(time.time()) + 600)
+
+
 @contextmanager
 def restored_variables(*names: str) -> Iterator[None]:
     """Afterwards the environment variables *names* are as they were: azure-ai-ml sets that of the cloud for the whole
@@ -86,26 +124,9 @@ def restored_variables(*names: str) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
+            os.environ.pop(name, None)
+            if value is not None:
                 os.environ[name] = value
-
-
-class SdkCredential:
-    """himl's tokens in azure-core's form."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._tokens = connection.tokens
-
-    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
-        """A token for the first of *scopes*, with the claims that a service asked for."""
-        from azure.core.credentials import AccessToken
-
-        text = self._tokens.get(scopes[0])
-        if options.get("claims"):
-            text = self._tokens.renew(scopes[0], text, options["claims"])
-        return AccessToken(text, int(time.time()) + TOKEN_SECONDS)
 
 
 def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
@@ -125,3 +146,228 @@ def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
         ) from err
     except AzureError as err:
         raise network_error(err, connection.arm("/jobs")) from err
+
+
+def submit_document(connection: Connection, path: Path, changes: DocumentChanges, notify: Notify) -> Run:
+    """Start the job of the file. Code, environments and data that it names by paths are uploaded and registered by
+    azure-ai-ml.
+
+    Until the job is created, an interruption leaves nothing that runs; it raises Interrupted. Raises BadUsage for what
+    is wrong with the file, NotFound for a compute that is not there, before anything is uploaded; NotAllowed,
+    ServiceFailed.
+    """
+    with before_creation():
+        load_sdk()
+        run_id = azure_run_id(changes.experiment or path.stem)
+        job = _read_job(path, changes, run_id)
+        for name in _computes_of(job):
+            check_compute(connection, name, notify=notify)
+        tenant_id = connection.record().tenant_id
+        notify(Notice("azure-ai-ml uploads what the file names."))
+        # it prints blank lines on stderr, whatever it is told of progress
+        with _complaints(path), silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
+            sent = _compose(connection, job, changes.is_secret, notify)
+    parts = urlsplit(sent.url)
+    request = PutRequest(parts.path, parse_qs(parts.query)["api-version"][0], json.loads(sent.body))
+    token = {USER_TOKEN: sent.headers[USER_TOKEN]} if sent.headers.get(USER_TOKEN) else {}
+    command = redact(changes.command)
+    return submit_request(connection, run_id, lambda: (request, token), tenant_id, job.experiment_name, command)
+
+
+@contextmanager
+def _complaints(path: Path) -> Iterator[None]:
+    from azure.ai.ml.exceptions import MlException
+    from marshmallow.exceptions import ValidationError
+
+    try:
+        yield
+    except (MlException, ValidationError) as err:
+        raise BadUsage(f"{path.name}: {complaint_of(str(err))}", hint=_HINT) from err
+    except FileNotFoundError as err:
+        raise BadUsage(f"{path.name}: there is no '{err.filename}'.") from err
+
+
+def _read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
+    """azure-ai-ml's job of the file as run *run_id*, with what is to be otherwise. Raises BadUsage."""
+    from azure.ai.ml import load_job
+    from azure.ai.ml.entities import PipelineJob, PipelineJobSettings
+
+    with _complaints(path), silenced():
+        job: Any = load_job(path, params_override=[{key: folder} for key, folder in changes.code.items()])
+    is_pipeline = isinstance(job, PipelineJob)
+    job.display_name = changes.display_name or job.display_name or job.name or run_id
+    job.name = run_id
+    job.experiment_name = changes.experiment or job.experiment_name or EXPERIMENT
+    job.description = changes.description or job.description
+    job.tags = {**(job.tags or {}), **changes.tags, "run_recovery_id": f"{job.experiment_name}:{run_id}"}
+    if changes.cluster and is_pipeline:
+        job.settings = job.settings or PipelineJobSettings()
+        job.settings.default_compute = changes.cluster
+    elif changes.cluster:
+        job.compute = None if changes.cluster.lower() == SERVERLESS else changes.cluster
+    for part in (job, getattr(job, "trial", None), *(job.jobs.values() if is_pipeline else ())):
+        if changes.env and hasattr(part, "environment_variables"):
+            part.environment_variables = {**(part.environment_variables or {}), **changes.env}
+    return job
+
+
+def _computes_of(job: Any) -> list[str]:
+    """The names of all computes that the job names, without those of Azure ML's own choice."""
+    from azure.ai.ml.entities import PipelineJob
+
+    named = [getattr(job, "compute", None)]
+    if isinstance(job, PipelineJob):
+        named.append(job.settings.default_compute if job.settings else None)
+        named += [getattr(node, "compute", None) for node in job.jobs.values()]
+    texts = [text.removeprefix("azureml:") for text in named if isinstance(text, str) and text]
+    names = dict.fromkeys(text.rpartition("/computes/")[2] or text for text in texts)
+    return [name for name in names if name.lower() != SERVERLESS]
+
+
+def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> Any:
+    """The request for *job* that azure-ai-ml composes; it stays here, while all that it asks, uploads and registers
+    before that is sent.
+
+    Of folders of code the files that are secrets, by a folder and a path, are left out, and *notify* hears of them.
+
+    Raises what azure-ai-ml raises for a wrong job, and himl's errors for what the services refuse.
+    """
+    from azure.ai.ml.exceptions import MlException
+    from azure.core.exceptions import AzureError, HttpResponseError
+    from azure.core.pipeline.transport import RequestsTransport
+
+    class Composed(Exception):
+        """The request for the job, which is himl's to send."""
+
+    class Transport(RequestsTransport):  # type: ignore[misc]
+        def send(self, request: Any, **options: Any) -> Any:
+            path = urlsplit(request.url).path
+            if request.method == "PUT" and re.search(r"/workspaces/[^/]+/jobs/[^/]+$", path, re.I):
+                raise Composed(request)
+            return super().send(request, **options)
+
+    try:
+        client = client_for(connection, transport=Transport(connection_verify=ca_bundle()))
+        _leave_out_secrets(client._code, is_secret, notify)  # what uploads code, whoever asks for it
+        client.jobs.create_or_update(job)
+    except Composed as found:
+        return found.args[0]
+    except HttpResponseError as err:
+        response = response_of(err)
+        if response is None:
+            raise ServiceFailed(f"azure-ai-ml could not make the job ready: {redact(str(err.message))}") from err
+        raise refusal(response, connection.address, "azure-ai-ml's sign-in") from err
+    except AzureError as err:
+        if isinstance(err, MlException):
+            raise
+        raise network_error(err, connection.arm()) from err
+    raise RuntimeError("azure-ai-ml made no request for a job")
+
+
+def _leave_out_secrets(uploads: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> None:
+    """Make azure-ai-ml pass over secrets: in the hash that it knows code by, and in what it uploads. There is no public
+    way to tell it."""
+    from azure.ai.ml._utils._asset_utils import get_content_hash
+
+    upload = uploads.create_or_update
+
+    def without_secrets(code: Any) -> Any:
+        if not hasattr(code, "_ignore_file"):  # nothing of this machine
+            return upload(code)
+        folder, is_excluded, secrets = str(code.path), code._ignore_file.is_file_excluded, set[str]()
+
+        def excludes(path: Any) -> bool:
+            if is_excluded(path):
+                return True
+            if not is_secret(folder, str(path)):
+                return False
+            secrets.add(Path(os.path.relpath(path, folder)).as_posix())
+            return True
+
+        code._ignore_file.is_file_excluded = excludes
+        code._hash_sha256 = get_content_hash(code.path, code._ignore_file)
+        if secrets:
+            notify(Notice(secrets_text(sorted(secrets))))
+        return upload(code)
+
+    uploads.create_or_update = without_secrets
+
+
+def response_of(err: BaseException) -> Response | None:
+    """The service's answer in an error of a vendor's client: as JSON in the message, or as the response that it holds.
+
+    The response is that of requests, or of azure-core, whose text is a function and whose address is the request's.
+    """
+    message = str(getattr(err, "message", "") or "")
+    document = _json(message[message.find("{") :]) if "{" in message else None
+    if isinstance(document, Mapping) and isinstance(document.get("status_code"), int):
+        url = str(document.get("url") or "").partition("?")[0]
+        return Response("POST", url, document["status_code"], {}, document.get("error_details"))
+    response: Any = getattr(err, "response", None)
+    if not isinstance(getattr(response, "status_code", None), int):
+        return None
+    request = getattr(response, "request", None)
+    url = str(getattr(response, "url", "") or getattr(request, "url", "")).partition("?")[0]
+    text = response.text() if callable(response.text) else response.text
+    headers = {str(name).lower(): str(value) for name, value in dict(response.headers).items()}
+    return Response(str(getattr(request, "method", "")), url, response.status_code, headers, _json(text))
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.JSONDecoder().raw_decode(text.strip())[0]
+    except (RecursionError, ValueError):
+        return text
+
+
+def complaint_of(text: str) -> str:
+    """The key and what is wrong there, as far as *text*, azure-ai-ml's own, tells: `resources.instance_count: Not a
+    valid integer.`
+
+    It reports a tree: JSON within text, a page of advice behind it, and every form that a value could have had. What
+    people need is the first leaf.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    path, words = next(_leaves(text, ()), ((), text))
+    missing = _MISSING_FILE.search(text if not path else words)
+    reason = f"there is no '{missing[1]}'" if missing else _first_line(words)
+    keys = " ".join(".".join(path).split())
+    line = redact(f"{keys}: {reason}" if keys else reason)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    below: list[tuple[Any, tuple[str, ...]]] = []
+    if isinstance(value, str):
+        inner = _json_in(value)
+        if inner is None:
+            yield path, value
+        below = [(inner, path)]
+    elif isinstance(value, list):
+        below = [(one, path) for one in value]
+    elif isinstance(value, dict) and isinstance(value.get("errors"), list):
+        below = [(value["errors"], path)]
+    elif isinstance(value, dict) and "message" in value and "path" in value:
+        key = str(value["path"] or "")
+        below = [(value["message"], path if key in ("", "*") else (*path, key))]
+    elif isinstance(value, dict):
+        below = [(one, path if name == "_schema" else (*path, str(name))) for name, one in value.items()]
+    for one, key_path in below:
+        yield from _leaves(one, key_path)
+
+
+def _json_in(text: str) -> Any | None:
+    start = text.find("{")
+    found = _json(text[start:]) if text.startswith(("Validation for ", "{")) and start >= 0 else ""
+    return None if isinstance(found, str) or is_too_deep(found) else found
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    wrong = next((number for number, line in enumerate(lines) if line.startswith("(x)")), None)
+    if wrong is not None:  # a field, and in the next line what is wrong with it; or all of it in one
+        field, after = lines[wrong].removeprefix("(x)").strip(), lines[wrong + 1 : wrong + 2]
+        return f"{field} {after[0].removeprefix('-').strip()}" if field.endswith(":") and after else field
+    if lines and lines[0].startswith("Error while parsing"):
+        return " ".join(lines[:4])
+    return lines[0] if lines else "it does not say what"

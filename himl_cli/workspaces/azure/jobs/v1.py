@@ -1,37 +1,46 @@
 """Jobs by azureml-core, the vendor's deprecated SDK: what `--sdk v1` submits, a ScriptRunConfig or the HyperDriveConfig
-round it. Reading such runs is the work of other packages."""
+round it. Reading such runs is the work of other packages.
+
+azureml-core is not part of every installation. It is imported in functions, kept quiet, signed in as himl is, and what
+it raises becomes the HimlError that fits.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import math
+import os
 import re
+import shutil
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
-from pathlib import Path, PurePosixPath
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
-from himl_cli.core.events import Event, Notice, Notify
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotFound, ServiceFailed
+from himl_cli.core.events import Notice, Notify
 from himl_cli.core.installation import install_command
-from himl_cli.core.jobs import SERVERLESS, DataSpec, EntryKind, EnvironmentSpec, JobSpec, Snapshot
+from himl_cli.core.jobs import DOCKERFILE, SERVERLESS, DataSpec, EntryKind, EnvironmentSpec, JobSpec, Snapshot
 from himl_cli.core.processes import terminations
-from himl_cli.core.redaction import mask_arguments, parts_of
+from himl_cli.core.redaction import mask_arguments, parts_of, redact
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, JobCode, JobEnvironment, environment_id, folder_for
 from himl_cli.workspaces.azure.jobs.body import early_stop_fields, job_tags, max_concurrent, search_space
-from himl_cli.workspaces.azure.jobs.code import JobCode, folder_for
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute
-from himl_cli.workspaces.azure.jobs.create import azure_run_id, before_creation, lookup_hint, note_nothing_runs
 from himl_cli.workspaces.azure.jobs.data_assets import (
     FILE,
     LATEST,
@@ -40,43 +49,67 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     resolve_inputs,
     resolve_outputs,
 )
-from himl_cli.workspaces.azure.jobs.environments import (
-    ELSEWHERE,
-    context_digest,
-    context_files,
-    environment_id,
-    upload_context,
+from himl_cli.workspaces.azure.jobs.job_submission import (
+    azure_run_id,
+    before_creation,
+    created_job,
+    lookup_hint,
+    note_nothing_runs,
 )
-from himl_cli.workspaces.azure.jobs.v1_sdk import (
-    EXTRA,
-    is_installed,
-    quiet_sdk,
-    require_sdk,
-    sdk_errors,
-    sdk_workspace,
-    staged,
-)
+from himl_cli.workspaces.azure.jobs.sdk import response_of, restored_variables
 from himl_cli.workspaces.azure.runs.history import RunHistory
 from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties, studio_url
-from himl_cli.workspaces.azure.service_errors import ServiceNotFound
+from himl_cli.workspaces.azure.service_errors import (
+    ServiceNotFound,
+    causes_of,
+    is_network_error,
+    network_error,
+    refusal,
+)
 from himl_cli.workspaces.azure.storage.datastores import Datastores
+
+log = logging.getLogger(__name__)
 
 SNAPSHOTS = "snapshots_v1"
 DEPRECATED = (
     "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job "
     "goes by azure-ai-ml."
 )
-SUBMITTED = "Interrupted; the job {} was submitted already."
-MOST_AT_ONCE = 100
-"""Trials at a time that the service takes; without a number the SDK sends that of all trials."""
+# How azureml-core writes a path into the arguments of a script that is known only in the job
 ARGUMENTS = {"inputs": "DatasetConsumptionConfig:", "outputs": "DatasetOutputConfig:"}
-"""How azureml-core writes a path into the arguments of a script that is known only in the job."""
+# How the variables of paths begin in other jobs; in those of azureml-core they are called as the data, or have a prefix
+# of their own
 PREFIXES = {"inputs": "AZURE_ML_INPUT_", "outputs": "AZURE_ML_OUTPUT_"}
-"""How the variables of paths begin in other jobs; in those of azureml-core they are called as the data, or have a
-prefix of their own."""
 MECHANISMS = {"ro_mount": "mount", "download": "download", "rw_mount": "mount", "upload": "upload"}
+VARIABLES = {
+    "AML_SNAPSHOT_NO_FILE_LIMIT": "1",  # azureml-core's own bound of 2,000 files does not count
+    "HBI_WORKSPACE_JOB": "true",  # azureml-telemetry then tells nobody what is submitted
+}
 _OTHERWISE = "Leave --sdk v1 out."
-_OPTIONS = {"jupyterlab": "jupyter", "ssh": "ssh_key", "tensorboard": "tensorboard_logs"}
+
+
+def require_sdk(module: str = "azureml.core") -> None:
+    """Raises BadUsage with the command that installs azureml-core, where *module* of it is missing. Imports nothing of
+    it."""
+    try:
+        is_installed = find_spec(module) is not None
+    except ModuleNotFoundError:  # nothing called azureml at all
+        is_installed = False
+    if not is_installed:
+        needs = "--sdk v1 needs azureml-core"
+        if module != "azureml.core":
+            needs = "A sweep with --sdk v1 needs azureml-train-core"
+        raise BadUsage(f"{needs}, which is not installed.", hint=f"Install it: {install_command('v1')}")
+
+
+def sdk_run(connection: Connection, run_id: str) -> Any:
+    """The `azureml.core.Run` of that id, signed in as himl is. Raises BadUsage without azureml-core, NotFound, and as
+    `HttpClient` does."""
+    require_sdk()
+    with quiet_sdk(), sdk_errors(connection):
+        from azureml.core import Run as SdkRun
+
+        return SdkRun.get(_workspace(connection), run_id)
 
 
 def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
@@ -89,7 +122,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
     require_sdk()
     _check_possible(spec)
     notify(Notice(DEPRECATED))
-    run_id, image = azure_run_id(spec.experiment), spec.environment or EnvironmentSpec()
+    run_id, image, context = azure_run_id(spec.experiment), spec.environment or EnvironmentSpec(), ""
     with before_creation():
         tenant_id = connection.record().tenant_id
         check_compute(connection, spec.cluster, spec.nodes, notify)
@@ -102,21 +135,21 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
             below = "" if image.version in (None, LATEST) else f"/versions/{quote(str(image.version), safe='')}"
             url = connection.service("environment", f"/environments/{quote(image.name, safe='')}{below}")
             definition = connection.rest.get_object(url, "environment")
-        context = image.context if isinstance(image.context, str) else ""
-        if isinstance(image.context, Snapshot):
-            files = context_files(image)
-            context = upload_context(connection, datastores, files, context_digest(files))
+        if isinstance(image.context, str):
+            context = image.context
+        elif image.context or image.wheels:
+            context = JobEnvironment(connection, datastores, image).upload()
     with terminations():
-        with _checked_afterwards(connection, run_id, notify):
-            remarks: list[Event] = []  # for later: nothing is printed within
-            with staged(spec.snapshot) as folder, quiet_sdk(), sdk_errors(connection):
+        try:
+            with _staged(spec.snapshot) as folder, quiet_sdk(), sdk_errors(connection):
                 from azureml.core import Experiment
 
-                workspace = sdk_workspace(connection)
-                environment = _environment(workspace, image, definition, context, remarks.append)
+                workspace = _workspace(connection)
+                environment = _environment(image, definition, context)
                 config = _script_run_config(spec, folder, environment)
-                config.run_config.data = {item.key: _input(connection, item, inputs[item.key]) for item in spec.inputs}
-                config.run_config.output_data = {
+                run_config = config.run_config
+                run_config.data = {item.key: _input(connection, item, inputs[item.key]) for item in spec.inputs}
+                run_config.output_data = {
                     item.key: _output(outputs[item.key], overwrite=item.overwrite) for item in spec.outputs
                 }
                 experiment = Experiment(workspace, spec.experiment)
@@ -128,11 +161,12 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
             # azureml-core sends what differs from the last job's snapshot, and nothing where nothing does
             key = connection.key("snapshot of the last job")
             if snapshot_id and connection.kept.get(SNAPSHOTS, key) == snapshot_id:
-                remarks.append(Notice(JobCode.unchanged))
+                notify(Notice(JobCode.unchanged))
             connection.kept.put(SNAPSHOTS, key, snapshot_id, seconds=LONGEST_SECONDS)
-            for remark in remarks:
-                notify(remark)
-        _describe(connection, spec, run_id, notify)
+        except (KeyboardInterrupt, HimlError) as err:
+            _check_submitted(connection, run_id, err, notify)
+        with created_job(run_id):
+            _describe(connection, spec, run_id, notify)
     return Run(
         id=run_id,
         experiment=spec.experiment,
@@ -147,17 +181,65 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
     )
 
 
+def _check_submitted(connection: Connection, run_id: str, err: BaseException, notify: Notify) -> None:
+    """What *err* means for the run *run_id*, which is made by requests of which any may fail once the job has started:
+    the service may have carried out what it did not answer.
+
+    A failure counts only where there is no such run; where there is one, the job was submitted, and *notify* hears what
+    failed. An interruption always ends in Interrupted, which says whether the job runs.
+    """
+    is_known: bool | None = True
+    try:
+        RunHistory(connection).get(run_id)
+    except ServiceNotFound:
+        is_known = False
+    except HimlError:
+        is_known = None
+    if isinstance(err, HimlError):
+        if is_known:
+            notify(Notice(f"The job was submitted, but then: {err}"))
+            return
+        if is_known is None:
+            err.hint = f"{err.hint} {lookup_hint(run_id)}".strip()
+        else:
+            note_nothing_runs(err)
+        raise err
+    if is_known is None:
+        text = f"Interrupted; it is not known whether the job {run_id} was submitted."
+        raise Interrupted(text, hint=lookup_hint(run_id)) from err
+    if not is_known:
+        raise Interrupted("Interrupted; no job was submitted.") from err
+    with created_job(run_id):
+        raise err
+
+
+def _describe(connection: Connection, spec: JobSpec, run_id: str, notify: Notify) -> None:
+    """Give the run its names and tags, which a ScriptRunConfig cannot hold. The job runs by now: a failure is only
+    told."""
+    names = {"displayName": spec.display_name, "description": spec.description}
+    change = {
+        "runId": run_id,
+        "tags": {**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"},
+        "properties": limit_properties(spec.max_seconds if spec.sweep is None else None),
+        **{name: text for name, text in names.items() if text},
+    }
+    path = f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}"
+    try:
+        connection.rest.patch(connection.service("history", path), json=change)
+    except HimlError as err:
+        notify(Notice(f"The job was submitted without its tags: {err}"))
+
+
 def _check_possible(spec: JobSpec) -> None:
-    """Raises BadUsage for what azureml-core cannot do, for placeholders that name no data, and for files that storage
-    cannot hold."""
     command_line(spec)
     folder_for(spec.snapshot)
     if spec.sweep is not None:
         _check_sweep(spec)
-    refused: dict[str, bool] = {
-        f"--environment {spec.environment.name if spec.environment else ''}": spec.environment is not None
-        and spec.environment.name.startswith(ELSEWHERE),
-        **{f"--{_OPTIONS.get(name, name)}": True for name in spec.services},
+    environment = spec.environment.name if spec.environment else ""
+    services = {"jupyterlab": "jupyter", "ssh": "ssh_key", "tensorboard": "tensorboard_logs"}
+    refused = {
+        f"--environment {environment}": environment.startswith(ELSEWHERE),
+        **{f"--{services.get(name, name)}": True for name in spec.services},
         "--instance_type": bool(spec.instance_type),
         f"--job_tier {spec.job_tier}": spec.job_tier is not None,
         "--resources_properties": bool(spec.resource_properties),
@@ -177,11 +259,7 @@ def _check_possible(spec: JobSpec) -> None:
 def _check_sweep(spec: JobSpec) -> None:
     """Raises BadUsage where azureml-train-core is missing, and for trials that HyperDrive cannot start: it adds `--NAME
     VALUE` to a script's arguments."""
-    if not is_installed("azureml.train.hyperdrive"):
-        raise BadUsage(
-            "A sweep with --sdk v1 needs azureml-train-core, which is not installed.",
-            hint=f"Install it: {install_command(EXTRA)}",
-        )
+    require_sdk("azureml.train.hyperdrive")
     if spec.entry.kind is not EntryKind.script:
         raise BadUsage("With --sdk v1 a sweep runs a Python script, and no module or shell script.", hint=_OTHERWISE)
     for text in _without_values(spec.arguments):
@@ -197,9 +275,8 @@ def _check_sweep(spec: JobSpec) -> None:
 def _without_values(arguments: Sequence[str]) -> list[str]:
     """*arguments* without those that say what HyperDrive adds by itself: `--NAME ${{search_space.NAME}}`, as two words
     or with `=`."""
-    text = "\0".join(["", *arguments])
     own = rf"\0--(\S+?)[=\0]\$\{{\{{\s*{SEARCH_SPACE}\.\1\s*\}}\}}(?=\0|$)"
-    return re.sub(own, "", text).split("\0")[1:]
+    return re.sub(own, "", "\0".join(["", *arguments])).split("\0")[1:]
 
 
 def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
@@ -212,7 +289,6 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
     from azureml.core.runconfig import DockerConfiguration, MpiConfiguration, PyTorchConfiguration
 
     def as_variable(kind: str, key: str) -> str:
-        """The first of the path's variables that is set. Where none is, the job fails and says so."""
         missing = f"the job does not tell where its {kind[:-1]} lies"
         return f'"${{{PREFIXES[kind]}{key}:-${{AZUREML_DATAREFERENCE_{key}:-${{{key}:?{missing}}}}}}}"'
 
@@ -233,11 +309,12 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
         count = processes * spec.nodes
         options["distributed_job_config"] = PyTorchConfiguration(process_count=count, node_count=spec.nodes)
     shm = {"shm_size": spec.shm_size} if spec.shm_size else {}
+    docker = DockerConfiguration(use_docker=True, arguments=list(spec.docker_args), **shm)
     config = ScriptRunConfig(
         source_directory=str(folder),
         compute_target=spec.cluster,
         environment=environment,
-        docker_runtime_config=DockerConfiguration(use_docker=True, arguments=list(spec.docker_args), **shm),
+        docker_runtime_config=docker,
         **options,
     )
     config.run_config.environment_variables = dict(spec.env)
@@ -245,7 +322,6 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
 
 
 def _hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
-    """The `azureml.train.hyperdrive.HyperDriveConfig` that runs *trial*, a ScriptRunConfig, as *sweep* says."""
     from azureml.train import hyperdrive as sdk
 
     samplings = {
@@ -260,16 +336,16 @@ def _hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
     }
     policy = policies[sweep.early_stop.policy](**early_stop_fields(sweep.early_stop)) if sweep.early_stop else None
     limit = {} if sweep.max_seconds is None else {"max_duration_minutes": max(1, math.ceil(sweep.max_seconds / 60))}
+    space = {name: search_space(one) for name, one in sweep.space.items()}
     return sdk.HyperDriveConfig(
         run_config=trial,
-        hyperparameter_sampling=samplings[sweep.sampling](
-            {name: search_space(one) for name, one in sweep.space.items()}
-        ),
+        hyperparameter_sampling=samplings[sweep.sampling](space),
         policy=policy,
         primary_metric_name=sweep.primary_metric,
         primary_metric_goal=sdk.PrimaryMetricGoal.from_str(sweep.goal),
         max_total_runs=sweep.max_trials,
-        max_concurrent_runs=max_concurrent(sweep) or min(sweep.max_trials, MOST_AT_ONCE),
+        # the service takes 100 at a time; without a number the SDK sends that of all trials
+        max_concurrent_runs=max_concurrent(sweep) or min(sweep.max_trials, 100),
         custom_run_id=run_id,
         **limit,
     )
@@ -304,16 +380,13 @@ def _input(connection: Connection, item: DataSpec, given: JobInput) -> Any:
 
 
 def _output(given: JobOutput, *, overwrite: bool) -> Any:
-    """The `azureml.core.runconfig.OutputData`; *overwrite*: files that are there already may be replaced."""
     from azureml.core import runconfig as sdk
 
     found, mechanism = re.fullmatch(r"azureml://datastores/([^/]+)/paths/(.*)", given.path), MECHANISMS[given.mode]
     assert found is not None, given.path
-    registration = sdk.RegistrationOptions(
-        given.asset_name, dataset_registration_options=sdk.DatasetRegistrationOptions(None)
-    )
+    nothing = sdk.DatasetRegistrationOptions(None)
     options = sdk.OutputOptions(
-        registration_options=registration,
+        registration_options=sdk.RegistrationOptions(given.asset_name, dataset_registration_options=nothing),
         upload_options=sdk.UploadOptions(overwrite, None) if mechanism == "upload" else None,
         mount_options=sdk.MountOptions() if mechanism == "mount" else None,
     )
@@ -321,44 +394,25 @@ def _output(given: JobOutput, *, overwrite: bool) -> Any:
     return sdk.OutputData(output_location=location, mechanism=mechanism, additional_options=options)
 
 
-def _environment(
-    workspace: Any, spec: EnvironmentSpec, definition: Mapping[str, Any] | None, context: str, notify: Notify
-) -> Any:
+def _environment(spec: EnvironmentSpec, definition: Mapping[str, Any] | None, context: str) -> Any:
     """The `azureml.core.Environment` for *spec*, whose *definition* is given where the workspace has it; *context* is
-    where it is built from: in a storage account, or in a repository of git.
-
-    Private wheels are uploaded to *workspace*; *notify* hears of each that is not. Raises what azureml-core raises.
-    """
-    from azureml.core import Environment
-    from azureml.core.environment import DockerBuildContext
-    from azureml.exceptions import UserErrorException
+    where it is built from: in a storage account, or in a repository of git."""
+    from azureml.core.environment import DockerBuildContext, Environment
 
     if definition is not None:
         return Environment._deserialize_and_add_to_object(dict(definition))
+    # the same name for the same contents, so that the service finds the image that it built before
+    contents = f"{context} {spec.dockerfile}" if context else f"{spec.image}\0{spec.conda}"
+    name = f"himl-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
     if context:
         kinds = DockerBuildContext.LocationType
         kind = kinds.Git if parts_of(context).path.endswith(".git") else kinds.StorageAccount
-        name = f"himl-{_digest(f'{context} {spec.dockerfile}')}"
-        return Environment.from_docker_build_context(name, DockerBuildContext(kind, context, spec.dockerfile))
-    wheels = {}
-    for path in spec.wheels:
-        add = partial(Environment.add_private_pip_wheel, workspace, str(path))
-        try:
-            wheels[path.name] = str(add(exist_ok=False))
-        except UserErrorException:  # it has one file of a name, and does not tell whether that is the same
-            notify(
-                Notice(
-                    f"A private wheel '{path.name}' is in the workspace already, and is used as it is there; a changed "
-                    "one needs a new version."
-                )
-            )
-            wheels[path.name] = str(add(exist_ok=True))
-    # the same for the same packages, so that the service finds the image that it built before
-    name = f"himl-{_digest(chr(0).join([spec.image, spec.conda, *(path.name for path in spec.wheels)]))}"
+        build = DockerBuildContext(kind, context, spec.dockerfile or DOCKERFILE)
+        return Environment.from_docker_build_context(name, build)
     if spec.conda:
         with tempfile.TemporaryDirectory(prefix="himl-conda-", ignore_cleanup_errors=True) as folder:
             file = Path(folder) / "conda.yml"
-            file.write_text(with_wheels(spec.conda, wheels), encoding="utf-8")
+            file.write_text(spec.conda, encoding="utf-8")
             environment = Environment.from_conda_specification(name, str(file))
     else:
         environment = Environment(name)
@@ -368,83 +422,97 @@ def _environment(
     return environment
 
 
-def with_wheels(conda: str, wheels: Mapping[str, str]) -> str:
-    """The conda file *conda* with the addresses of private wheels in place of their file names. Raises BadUsage where
-    one is not asked for."""
-    if not wheels:
-        return conda
-    import yaml
+def _workspace(connection: Connection) -> Any:
+    """The `azureml.core.Workspace`; one request. Raises what azureml-core raises, and NotAllowed where himl cannot sign
+    in."""
+    from azureml.core import Workspace
+    from azureml.core.authentication import TokenAuthentication
 
-    document = yaml.safe_load(conda)
-    left = dict(wheels)
-    for part in document.get("dependencies") or []:
-        if isinstance(part, dict):
-            part["pip"] = [left.pop(PurePosixPath(str(line)).name, line) for line in part.get("pip") or []]
-    if left:
-        raise BadUsage(f"The conda file does not install the private wheel {', '.join(left)}.")
-    return str(yaml.safe_dump(document, sort_keys=False))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    address, cloud = connection.address, connection.address.cloud
+    auth = TokenAuthentication(lambda audience: connection.tokens.get(cloud.management_scope), cloud=cloud.name)
+    return Workspace(address.subscription_id, address.resource_group, address.name, auth=auth, _cloud=cloud.name)
 
 
 @contextmanager
-def _checked_afterwards(connection: Connection, run_id: str, notify: Notify) -> Iterator[None]:
-    """Within it, the run *run_id* is made, by requests of which any may fail once the job has started: the service may
-    have carried out what it did not answer.
+def _staged(snapshot: Snapshot) -> Iterator[Path]:
+    """A temporary folder with the snapshot's files (hard links where the disk allows it), gone afterwards: azureml-core
+    takes a folder, and would apply the ignore files at its root once more, without those of the folders below, which
+    may take something back in. Raises DiskFailed."""
+    with tempfile.TemporaryDirectory(prefix="himl-snapshot-", ignore_cleanup_errors=True) as folder:
+        try:
+            for name in set(snapshot.files).difference((".amlignore", ".gitignore")):
+                # resolved: a link to a link would point to nowhere from the other folder
+                source, target = (snapshot.root / name).resolve(), Path(folder) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(source, target)
+                except OSError:
+                    shutil.copyfile(source, target)
+        except OSError as err:
+            raise DiskFailed(f"The snapshot cannot be laid out: {err.strerror or err}: '{err.filename}'.") from err
+        yield Path(folder)
 
-    A failure counts only where there is no such run; where there is one, the job was submitted, and *notify* hears what
-    failed. An interruption always ends in Interrupted, which says whether the job runs.
+
+@contextmanager
+def quiet_sdk() -> Iterator[None]:
+    """Within it, what azureml-core prints goes to himl's debug log, and its warnings and logs nowhere; its bounds on
+    snapshots do not count.
+
+    It prints to both streams from wherever it is, logs warnings about itself, and refuses more than 300 MB, where himl
+    only warns.
     """
+    from himl_cli.workspaces.azure.transport import silence_libraries
+
+    silence_libraries()
+    printed, logger = io.StringIO(), logging.getLogger("azureml")
+    level, quiet = logger.level, warnings.catch_warnings()
+    try:
+        with quiet, restored_variables(*VARIABLES), redirect_stdout(printed), redirect_stderr(printed):
+            os.environ.update(VARIABLES)
+            warnings.simplefilter("ignore")
+            logger.setLevel(logging.CRITICAL)
+            from azureml._restclient import snapshots_client
+
+            snapshots_client.SNAPSHOT_MAX_SIZE_BYTES = 1 << 40
+            yield
+    finally:
+        logger.setLevel(level)
+        if printed.getvalue().strip():
+            log.debug("azureml-core said: %s", redact(printed.getvalue().strip()))
+
+
+@contextmanager
+def sdk_errors(connection: Connection) -> Iterator[None]:
+    """Within it, what azureml-core raises becomes the HimlError that fits; an error in himl stays what it is."""
+    from azure.core.exceptions import AzureError
+    from azureml.exceptions import AzureMLException, UserErrorException
+    from msrest.exceptions import ClientException, HttpOperationError
+    from requests import RequestException
+
     try:
         yield
-    except KeyboardInterrupt as err:
-        is_known = _exists(connection, run_id)
-        text, hint = "Interrupted; no job was submitted.", ""
-        if is_known is None:
-            text = f"Interrupted; it is not known whether the job {run_id} was submitted."
-            hint = f"See: himl runs show {run_id}"
-        elif is_known:
-            text, hint = SUBMITTED.format(run_id), f"To stop it: himl runs cancel {run_id}"
-        raise Interrupted(text, hint=hint) from err
-    except HimlError as err:
-        is_known = _exists(connection, run_id)
-        if is_known:
-            notify(Notice(f"The job was submitted, but then: {err}"))
-            return
-        if is_known is None:
-            err.hint = f"{err.hint} {lookup_hint(run_id)}".strip()
-        else:
-            note_nothing_runs(err)
-        raise
-
-
-def _exists(connection: Connection, run_id: str) -> bool | None:
-    """Whether the run is there; None where that cannot be found out."""
-    try:
-        RunHistory(connection).get(run_id)
-    except ServiceNotFound:
-        return False
-    except HimlError:
-        return None
-    return True
-
-
-def _describe(connection: Connection, spec: JobSpec, run_id: str, notify: Notify) -> None:
-    """Give the run its names and tags, which a ScriptRunConfig cannot hold. The job runs by now: a failure is only
-    told."""
-    names = {"displayName": spec.display_name, "description": spec.description}
-    change = {
-        "runId": run_id,
-        "tags": {**job_tags(spec), "run_recovery_id": f"{spec.experiment}:{run_id}"},
-        "properties": limit_properties(spec.max_seconds if spec.sweep is None else None),
-        **{name: text for name, text in names.items() if text},
-    }
-    url = connection.service("history", f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}")
-    try:
-        connection.rest.patch(url, json=change)
-    except KeyboardInterrupt as err:
-        raise Interrupted(SUBMITTED.format(run_id), hint=f"To stop it: himl runs cancel {run_id}") from err
-    except HimlError as err:
-        notify(Notice(f"The job was submitted without its tags: {err}"))
+    except (AzureError, AzureMLException, ClientException, RequestException, OSError) as err:
+        chain = causes_of(err)
+        inner = next((one for one in chain if isinstance(one, HimlError)), None)
+        if inner is not None:  # himl's own failure to sign in, which azureml-core asked for and wrapped
+            raise inner from err
+        response = next(filter(None, map(response_of, chain)), None)
+        if response is not None:
+            credential = connection.tokens.credential_for(connection.address.cloud.management_scope)
+            raise refusal(response, connection.address, credential) from err
+        if is_network_error(err):
+            raise network_error(err, connection.record().data_plane) from err
+        if isinstance(err, OSError) and not isinstance(err, RequestException):
+            raise DiskFailed(
+                f"azureml-core cannot use a file: {err.strerror or err}: '{err.filename}'.",
+                hint="It keeps notes in ~/.azureml.",
+            ) from err
+        line = redact(" ".join(str(getattr(err, "message", "") or err).split())[:300])
+        hyperdrive: Any = sys.modules.get("azureml.train.hyperdrive.exceptions")  # None where nobody has loaded it
+        users = (UserErrorException, *([hyperdrive.HyperDriveConfigException] if hyperdrive else ()))
+        if isinstance(err, users) and not isinstance(err, HttpOperationError):
+            raise BadUsage(f"azureml-core refuses the job: {line}") from err
+        raise ServiceFailed(
+            f"azureml-core failed: {line}",
+            hint="Try again; without --sdk v1 the job goes by azure-ai-ml, which is maintained.",
+        ) from err

@@ -14,6 +14,7 @@ from typing import Any
 from himl_cli.core.jobs import SERVERLESS, USUAL_DATASTORE, DataSpec, EntryKind, EnvironmentSpec, JobSpec, PipelineSpec
 from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
 from himl_cli.core.sweeps import Draw, SweepSpec, argument_names
+from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, conda_contents, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
     early_stop_fields,
@@ -21,9 +22,9 @@ from himl_cli.workspaces.azure.jobs.body import (
     job_properties,
     job_tags,
     max_concurrent,
+    pipeline_nodes,
     wire_values,
 )
-from himl_cli.workspaces.azure.jobs.code import folder_for
 from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line
 from himl_cli.workspaces.azure.jobs.data_assets import (
     FOLDER,
@@ -36,23 +37,17 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     of_step,
     trial_path,
 )
-from himl_cli.workspaces.azure.jobs.environments import ELSEWHERE, conda_contents
-from himl_cli.workspaces.azure.jobs.job_submission import pipeline_nodes, placeholder_inputs
 from himl_cli.workspaces.azure.runs.records import limit_of
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"
-HERE = "local"  # the schema's word for a job that runs where it is sent from
-ANY_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"
-"""For a job that runs here, which has no environment of its own: the schema wants one."""
 OF_TRIAL = ("code", "command", "environment", "environment_variables", "distribution", "resources")
 OF_STEP = (*OF_TRIAL[:4], "compute", "distribution", "resources", "limits", "identity")
-SERVICES = {
+SERVICES = {  # the type of each, and the key of its value
     "vscode": ("vs_code", ""),
     "jupyterlab": ("jupyter_lab", ""),
     "tensorboard": ("tensor_board", "log_dir"),
     "ssh": ("ssh", "ssh_public_keys"),
 }
-"""The type of each service, and the key of its value."""
 IDENTITIES = {"user": "user_identity", "managed": "managed"}
 POLICIES = {"bandit": "bandit", "median": "median_stopping", "truncation": "truncation_selection"}
 
@@ -81,7 +76,7 @@ def pipeline_yaml(spec: PipelineSpec) -> str:
 
     Raises BadUsage as `submit_pipeline` does before its first request.
     """
-    nodes = pipeline_nodes(spec, placeholder_inputs(spec))
+    nodes = pipeline_nodes(spec)
     is_serverless = spec.cluster.lower() == SERVERLESS
     settings = {
         "default_compute": SERVERLESS if is_serverless else f"azureml:{spec.cluster}" if spec.cluster else "",
@@ -103,8 +98,6 @@ def pipeline_yaml(spec: PipelineSpec) -> str:
 
 
 def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec]) -> str:
-    """*document* as text, credentials masked, with comments on what it does not say of *jobs*, and 'himl submit'
-    does."""
     import yaml
 
     text: str = yaml.safe_dump(mask_document(document), sort_keys=False, allow_unicode=True, width=1000)
@@ -116,8 +109,7 @@ def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec]) -> str:
 
 
 def _job(spec: JobSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The command job, credentials in it but for those in the command."""
-    compute = "" if spec.cluster.lower() == SERVERLESS else f"azureml:{spec.cluster}" if spec.cluster else HERE
+    compute = f"azureml:{spec.cluster}" if spec.cluster else "local"
     entry = spec.entry
     if entry.kind is EntryKind.command:
         entry = replace(entry, target=mask_line(entry.target))
@@ -144,10 +136,13 @@ def _job(spec: JobSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -
             "environment_variables": dict(spec.env),
             "inputs": inputs,
             "outputs": outputs,
-            "compute": compute,
+            "compute": "" if spec.cluster.lower() == SERVERLESS else compute,
             "distribution": distribution if spec.distribution else {},
             "resources": _filled(resources),
-            "services": {name: _service(name, value) for name, value in spec.services.items()},
+            "services": {
+                name: {"type": SERVICES[name][0]} | ({SERVICES[name][1]: value} if value else {})
+                for name, value in spec.services.items()
+            },
             "limits": {} if spec.max_seconds is None else {"timeout": limit_of(spec.max_seconds)},
             "identity": {"type": IDENTITIES[spec.identity]} if spec.identity is not None else {},
             "queue_settings": _filled({"job_tier": spec.job_tier}),
@@ -156,18 +151,12 @@ def _job(spec: JobSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -
 
 
 def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """*fields* without those that say nothing."""
     return {name: value for name, value in fields.items() if value not in (None, "", {})}
 
 
-def _service(name: str, value: str) -> dict[str, str]:
-    kind, key = SERVICES[name]
-    return {"type": kind} | ({key: value} if value else {})
-
-
 def _environment(spec: EnvironmentSpec | None) -> Any:
-    if spec is None:
-        return {"image": ANY_IMAGE}
+    if spec is None:  # for a job that runs here: the schema wants one
+        return {"image": "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"}
     if spec.name.startswith(ELSEWHERE):
         return spec.name if spec.name.startswith("azureml:") else f"azureml:{spec.name}"
     if spec.name:
@@ -179,19 +168,19 @@ def _environment(spec: EnvironmentSpec | None) -> Any:
 
 
 def _input(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
-    folder = _folder(item, default_datastore)
+    path = _folder(item, default_datastore)
     if item.version not in (None, LATEST):
-        folder = f"azureml:{item.name}:{item.version}"
+        path = f"azureml:{item.name}:{item.version}"
     elif not item.datastore and can_be_registered(item.name):
-        folder = f"azureml:{item.name}@latest"
-    return {"type": FOLDER, "path": folder, "mode": INPUT_MODES[item.mode or "download"]}
+        path = f"azureml:{item.name}@latest"
+    return {"type": FOLDER, "path": path, "mode": INPUT_MODES[item.mode or "download"]}
 
 
 def _output(item: DataSpec, spec: JobSpec) -> dict[str, str]:
     path, mode = _folder(item, spec.default_datastore), OUTPUT_MODES[item.mode or "mount"]
-    if spec.sweep is not None:
-        return {"type": FOLDER, "path": trial_path(path), "mode": mode}
-    return {"type": FOLDER, "path": path, "mode": mode} | ({"name": item.name} if can_be_registered(item.name) else {})
+    is_named = spec.sweep is None and can_be_registered(item.name)
+    path = path if spec.sweep is None else trial_path(path)
+    return {"type": FOLDER, "path": path, "mode": mode} | ({"name": item.name} if is_named else {})
 
 
 def _folder(item: DataSpec, default_datastore: str | None) -> str:
@@ -235,18 +224,15 @@ def _step(spec: PipelineSpec, node: PipelineNode) -> dict[str, Any]:
     if job.cluster:
         of_step(step.key, lambda: folder_for(job.snapshot))
     document = of_step(step.key, lambda: _job(job, {}, {}))
-    inputs: dict[str, Any] = {}
-    for item in job.inputs:
-        path, mode = node.inputs[item.key].path, INPUT_MODES[item.mode or "download"]
-        if is_whole_datastore(item) and item.key not in step.takes:
-            datastore = item.datastore or job.default_datastore or spec.default_datastore or USUAL_DATASTORE
-            path = f"azureml://datastores/{datastore}/paths/"
-        inputs[item.key] = {"type": FOLDER, "path": path, "mode": mode} if path else _input(item, job.default_datastore)
-    inputs |= {
-        key: {"type": one.type, "path": one.path, "mode": one.mode}
-        for key, one in node.inputs.items()
-        if key not in inputs
+    inputs: dict[str, Any] = {
+        key: {"type": one.type, "path": one.path, "mode": one.mode} for key, one in node.inputs.items()
     }
+    for item in job.inputs:
+        if item.key not in step.takes and is_whole_datastore(item):
+            datastore = item.datastore or job.default_datastore or spec.default_datastore or USUAL_DATASTORE
+            inputs[item.key]["path"] = f"azureml://datastores/{datastore}/paths/"
+        elif item.key not in step.takes:
+            inputs[item.key] = _input(item, job.default_datastore)
     outputs = {
         key: {"type": FOLDER} | ({"path": path} if path else {}) | {"mode": node.output_mode(key)}
         for key, path in node.outputs.items()
