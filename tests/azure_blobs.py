@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlTimeouts
+from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.signing import SasSigner
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.servers.azureml.principals import Right
@@ -28,7 +28,7 @@ def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy 
     """The default datastore's container, by a SAS of the test's own; a request without progress is given up after *stall* seconds."""
     storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
     signer = SasSigner(storage.container_sas(container, permissions="rcwl"))
-    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", pool=CurlPool(CurlTimeouts(PATIENT, stall)), policy=retries)
+    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", pool=CurlPool(PATIENT, stall), policy=retries)
 
 
 def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Right]) -> None:

@@ -29,15 +29,16 @@ from himl_cli.core.redaction import (
 )
 from himl_cli.workspaces.azure.responses import http_time
 from himl_cli.workspaces.azure.storage.blob_download import SMALL, Receiver
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.failures import (
+from himl_cli.workspaces.azure.storage.blob_responses import (
     TRANSIENT,
     BlobNotFound,
     connection_failure,
     error_code,
+    size_from,
     transient_failure,
+    whole_md5,
 )
-from himl_cli.workspaces.azure.storage.properties import size_from, whole_md5
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.scheduler import Answer, Attempt, AttemptFailed, Query, Task, ask, run_tasks
 from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, Endpoint, Signature, Signed, sas_expiry
 from himl_cli.workspaces.base import FetchSink, StoreSink

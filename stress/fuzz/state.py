@@ -58,7 +58,7 @@ LINES = (
 HELD = {
     "key": "key",
     "expires": 4e9,
-    "value": {"name": "d", "kind": "AzureBlob", "account": "a", "container": "c", "endpoint": "", "protocol": "https", "credentials": "None"},
+    "value": {"name": "d", "type": "AzureBlob", "account": "a", "container": "c", "endpoint": "", "protocol": "https", "credentials": "None"},
 }
 SCRIPT = (
     "import himl_cli\nfrom himl_cli.api import x\nprint(1)\n",

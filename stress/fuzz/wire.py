@@ -22,10 +22,9 @@ from himl_cli.workspaces.azure.responses import Response, as_time, asked_wait, h
 from himl_cli.workspaces.azure.runs.metrics import as_number
 from himl_cli.workspaces.azure.runs.records import own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.service_errors import claims_of, refusal
+from himl_cli.workspaces.azure.storage.blob_responses import error_code, md5_from, properties_of, size_from, whole_md5
+from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.failures import error_code
-from himl_cli.workspaces.azure.storage.listing import listed_level, listed_page
-from himl_cli.workspaces.azure.storage.properties import md5_from, properties_of, size_from, whole_md5
 from himl_cli.workspaces.azure.storage.signing import Signature
 from himl_cli.workspaces.retry import RetryPolicy
 from stress.fuzz.strategies import contents, damaged, documents, json_files, texts, values

@@ -89,7 +89,7 @@ def download_small(folder: Path, size: int) -> Callable[[], object]:
 
 def listing(folder: Path, size: int) -> Callable[[], object]:
     """Answers of List Blobs, of 5,000 blobs at most."""
-    from himl_cli.workspaces.azure.storage.listing import listed_page
+    from himl_cli.workspaces.azure.storage.container import listed_page
 
     blob = (
         "<Blob><Name>run/{0:06d}.bin</Name><Properties><Last-Modified>Sun, 01 Mar 2026 12:00:00 GMT</Last-Modified><Etag>0x8DB{0:06d}</Etag>"

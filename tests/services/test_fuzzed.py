@@ -37,7 +37,7 @@ from tests.user_cache import state_of
 
 RUN = "train_1700000000_0badcafe"
 DEEP = "[" * 50_000
-RECORD = {"name": "d", "kind": "AzureBlob", "account": "a", "container": "c", "endpoint": "", "protocol": "https", "credentials": "None"}
+RECORD = {"name": "d", "type": "AzureBlob", "account": "a", "container": "c", "endpoint": "", "protocol": "https", "credentials": "None"}
 ROWS: list[tuple[str, str, Any]] = [
     ("runs", "id", None),
     ("runs", "id", b"\x9f"),
@@ -116,7 +116,7 @@ def test_no_file_can_be_included_whose_name_has_a_null_byte(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "odd", [{"kind": []}, {"name": 3}, {"is_default": "yes"}, {"account": ""}, {"container": ""}, {"account": "a/b"}, {"endpoint": "\ud800"}]
+    "odd", [{"type": []}, {"name": 3}, {"is_default": "yes"}, {"account": ""}, {"container": ""}, {"account": "a/b"}, {"endpoint": "\ud800"}]
 )
 def test_a_datastore_that_has_no_address_is_none(odd: dict[str, Any]) -> None:
     assert DatastoreRecord.from_json(RECORD) is not None

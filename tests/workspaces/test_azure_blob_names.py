@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.storage.blocks import BLOCK, MOST_BLOCKS, block_id, block_size
-from himl_cli.workspaces.azure.storage.listing import in_plain_order, listed_page, out_of_folders
-from himl_cli.workspaces.azure.storage.properties import quoted, reason_not_to_ask
+from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, MOST_BLOCKS, block_id, block_size
+from himl_cli.workspaces.azure.storage.container import in_plain_order, listed_page, out_of_folders
+from himl_cli.workspaces.azure.storage.signing import quoted, reason_not_to_ask
 
 NAMES = st.text(st.sampled_from("ab-./\uff08\U0001f600"), min_size=1, max_size=8)
 PATHS = st.lists(st.lists(st.text(st.sampled_from("ab-.0"), min_size=1, max_size=3), min_size=1, max_size=4).map("/".join), max_size=40)

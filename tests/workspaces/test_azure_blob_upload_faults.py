@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.azure.storage.blocks import BLOCK
+from himl_cli.workspaces.azure.storage.blob_upload import BLOCK
 from tests.azure_blobs import DEFAULT, hasty_store
 from tests.blob_sinks import Stored, sending
 from tests.servers.azureml.faults import Action, Latency, Reset, ResetUpload, Status

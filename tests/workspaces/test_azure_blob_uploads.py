@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.events import Event, Planned
 from himl_cli.services.transfer.plan import UploadRequest
 from himl_cli.services.transfer.upload import upload
-from himl_cli.workspaces.azure.storage.blocks import BLOCK, Block, BlockReader, MemoryBudget
+from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, Block, BlockReader, MemoryBudget
 from tests.azure_blobs import DEFAULT, hasty_store
 from tests.blob_sinks import Stored, sending
 from tests.servers.azureml.faults import Status

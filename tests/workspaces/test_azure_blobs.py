@@ -13,9 +13,9 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.workspaces.azure.storage.blocks import BLOCK
+from himl_cli.workspaces.azure.storage.blob_upload import BLOCK
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlTimeouts
+from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.signing import SasSigner
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
@@ -215,7 +215,7 @@ def test_a_proxy_that_does_not_answer_is_given_up_after_three_tries_of_which_eac
 ) -> None:
     storage = azure_environment.state.storage
     url = f"https://{storage.host}/{azure_environment.state.default_datastore.container}"
-    store = AzureBlobs(url, SasSigner("sig=x"), pool=CurlPool(CurlTimeouts(connect=0.3)))
+    store = AzureBlobs(url, SasSigner("sig=x"), pool=CurlPool(connect=0.3))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for name in ("HTTPS_PROXY", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -149,7 +149,7 @@ def test_a_container_that_is_no_datastore_is_not_found(azure_environment: Staged
 
 
 def record(**fields: str) -> DatastoreRecord:
-    plain = {"name": "d", "kind": "AzureBlob", "account": "acct", "container": "c", "endpoint": "", "protocol": "", "credentials": "None"}
+    plain = {"name": "d", "type": "AzureBlob", "account": "acct", "container": "c", "endpoint": "", "protocol": "", "credentials": "None"}
     return DatastoreRecord(**{**plain, **fields})  # type: ignore[arg-type]
 
 

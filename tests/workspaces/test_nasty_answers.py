@@ -24,15 +24,13 @@ from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.credentials import Token
 from himl_cli.workspaces.azure.responses import Response, as_time, asked_wait, http_time, object_of, pages, understood
 from himl_cli.workspaces.azure.runs.history import _facts_of
-from himl_cli.workspaces.azure.runs.metrics import _columns, as_number, time_of
-from himl_cli.workspaces.azure.runs.mlflow import _as_run, _row, _series
+from himl_cli.workspaces.azure.runs.metrics import _as_run, _columns, _row, _series, as_number, time_of
 from himl_cli.workspaces.azure.runs.records import as_run, is_sweep, number_of, own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.service_errors import claims_of, refusal
+from himl_cli.workspaces.azure.storage.blob_responses import error_code, md5_from, properties_of, size_from
+from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
-from himl_cli.workspaces.azure.storage.failures import error_code
-from himl_cli.workspaces.azure.storage.listing import listed_level, listed_page
-from himl_cli.workspaces.azure.storage.properties import md5_from, properties_of, size_from
 from himl_cli.workspaces.azure.storage.signing import Signature, sas_expiry
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.nasty_texts import NASTY, framed, garbage, naming, stands

@@ -14,7 +14,7 @@ from himl_cli.core.blobs import FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlTimeouts
+from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.web import WebFile
 from tests.azure_blobs import HASTY, PATIENT
 from tests.blob_sinks import Received, listed, named
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(address: str) -> WebFile:
-    return WebFile(address, pool=CurlPool(CurlTimeouts(PATIENT, PATIENT)), policy=HASTY)
+    return WebFile(address, pool=CurlPool(PATIENT, PATIENT), policy=HASTY)
 
 
 def brought(address: str, folder: Path) -> TransferResult:

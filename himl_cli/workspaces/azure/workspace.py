@@ -20,14 +20,13 @@ from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory, can_be_id
+from himl_cli.workspaces.azure.runs.history import DEFAULT_OUTPUT, RunFacts, RunHistory, can_be_id, find_output
 from himl_cli.workspaces.azure.runs.lists import RunLists
-from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, say_limits
+from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, RunWriting, ask_to_cancel, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.azure.runs.metric_writing import RunWriting
     from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 Answer = TypeVar("Answer")
@@ -54,18 +53,13 @@ class AzureWorkspace(CloudWorkspace):
         self.connection = connection
         self._history = RunHistory(connection)
         self._lists = RunLists(connection, self._history)
+        self._writing = RunWriting(connection)
 
     @cached_property
     def _datastores(self) -> Datastores:
         from himl_cli.workspaces.azure.storage.datastores import Datastores
 
         return Datastores(self.connection)
-
-    @cached_property
-    def _writing(self) -> RunWriting:
-        from himl_cli.workspaces.azure.runs.metric_writing import RunWriting
-
-        return RunWriting(self.connection)
 
     def _raw(self, run_id: str) -> RawRun:
         return self._found(run_id, self._history.get)
@@ -106,8 +100,6 @@ class AzureWorkspace(CloudWorkspace):
     def cancel(self, run_id: str) -> bool:
         if self.run(run_id).status.is_final:
             return False
-        from himl_cli.workspaces.azure.runs.metric_writing import ask_to_cancel
-
         return ask_to_cancel(self.connection, self._history, run_id)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
@@ -122,18 +114,18 @@ class AzureWorkspace(CloudWorkspace):
         return read_values(self.connection, with_nested(self._history, self._facts(run_id)), texts=texts)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        from himl_cli.workspaces.azure.runs.mlflow import ManyRuns
+        from himl_cli.workspaces.azure.runs.metrics import ManyRuns
 
-        return ManyRuns(self.connection, self._history).results(runs, wanted, whole=whole) if runs else {}
+        return ManyRuns(self.connection, self._history, runs).results(wanted, whole=whole) if runs else {}
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
-        from himl_cli.workspaces.azure.runs.mlflow import read_parameters
+        from himl_cli.workspaces.azure.runs.metrics import read_parameters
 
         return read_parameters(self.connection, self._raw(run_id))
 
     def run_files(self, run_id: str) -> BlobStore:
         """The artifacts; no request of its own where the run was seen before."""
-        return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'", run_id=run_id)
+        return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'")
 
     def artifact_location(self, run_id: str) -> tuple[str, str]:
         from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE
@@ -144,13 +136,11 @@ class AzureWorkspace(CloudWorkspace):
         return self._datastores.artifact_link(self._facts(run_id).container_id, f"run '{run_id}'", name, days=days)
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
-        from himl_cli.workspaces.azure.runs.outputs import DEFAULT_OUTPUT, find_output
-
         label = f"output '{key}' of run '{run_id}'"
         if key == DEFAULT_OUTPUT:
-            return self._datastores.artifacts(self._facts(run_id).container_id, label, run_id=run_id)
-        place = find_output(self.connection, self._history, self._found(run_id, self._history.data), key)
-        return self._datastores.at_uri(place.uri, label, is_file=place.is_file)
+            return self._datastores.artifacts(self._facts(run_id).container_id, label)
+        uri, is_file = find_output(self.connection, self._history, self._found(run_id, self._history.data), key)
+        return self._datastores.at_uri(uri, label, is_file=is_file)
 
     def datastores(self) -> Sequence[DatastoreInfo]:
         return self._datastores.infos()

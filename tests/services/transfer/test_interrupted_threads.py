@@ -13,7 +13,7 @@ from queue import SimpleQueue
 import pytest
 
 from himl_cli.services.transfer.local_files import FileDigest
-from himl_cli.workspaces.azure.storage.blocks import BLOCK, BlockReader, MemoryBudget
+from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, BlockReader, MemoryBudget
 from tests.blob_sinks import sending
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a timer's signals need POSIX")
@@ -45,17 +45,6 @@ def ends(act: Callable[[], object]) -> bool:
     thread.start()
     thread.join(60)
     return not thread.is_alive()
-
-
-def test_whoever_is_interrupted_holds_up_nobody_who_wants_memory() -> None:
-    memory = MemoryBudget(1 << 30)
-
-    def take() -> None:
-        if memory.try_acquire(1):
-            memory.release(1)
-
-    struck(take)
-    assert ends(lambda: memory.acquire(1, lambda: False))
 
 
 def test_whoever_is_interrupted_can_still_stop_the_reading(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def folder_for(snapshot: Snapshot) -> str:
 
     Raises BadUsage for a file that Azure Storage would give another name, or none.
     """
-    from himl_cli.workspaces.azure.storage.properties import reason_not_to_store
+    from himl_cli.workspaces.azure.storage.signing import reason_not_to_store
 
     is_plain = re.fullmatch(r"[A-Za-z0-9_-](?:[A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-])?", snapshot.root.name)
     folder = snapshot.root.name if is_plain else "code"
@@ -411,7 +411,7 @@ class JobEnvironment(JobAsset):
             record = self._datastores.find(USUAL_DATASTORE)
         except NotFound as err:
             record, reason, cause = None, "which this workspace does not have", err
-        if record is None or record.kind != BLOB:
+        if record is None or record.type != BLOB:
             raise BadUsage(
                 f"Files for an image go into the datastore '{USUAL_DATASTORE}', {reason}.",
                 hint="Register an environment that has what the job needs, and name it with --environment.",

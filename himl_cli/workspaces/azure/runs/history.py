@@ -1,4 +1,4 @@
-"""The run history: one run, the runs of an experiment in pages, the children of a run."""
+"""The run history: one run, the runs of an experiment in pages, the children of a run, and where its outputs lie."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 from urllib.parse import quote
 
+from himl_cli.core.errors import NotFound
+from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
@@ -19,23 +22,19 @@ from himl_cli.workspaces.azure.responses import as_time, object_of, pages, under
 from himl_cli.workspaces.azure.runs.records import RawRun, starts_jobs
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
-PAGE = 500
-"""Runs on a page where all are wanted; what the vendor's SDK asks for."""
-GROWTH = 4
-"""How much larger each page is than the one before: few requests for whoever reads on, few runs for whoever does
-not."""
+PAGE = 500  # runs where all are wanted; what the vendor's SDK asks for
 BATCH = 100
-LONGEST_ID = 256
-REMEMBERED = 2000
 NEWEST_FIRST = "CreatedUtc desc"
-LONG_AGO = datetime.fromtimestamp(0, timezone.utc)
+# The vendor's SDK orders runs by the second only, and a run without a start has no place in it
 ORDERS = (NEWEST_FIRST, "StartTimeUtc desc", "")
-"""The vendor's SDK orders runs by the second only, and a run without a start has no place in it."""
+DEFAULT_OUTPUT = "default"  # the output that the service adds to jobs: their artifacts
+MODELS = ("custommodel", "mlflowmodel", "tritonmodel")
 
 log = logging.getLogger(__name__)
 
+# Asks for a page by a filter, an order (both may be empty), a continuation token and a size
+OutputUri = tuple[str, bool]  # `azureml://…`, and whether it is that of one file
 Asks = Callable[[str, str, str | None, int], Any]
-"""Asks for a page by a filter, an order (both may be empty), a continuation token and a size."""
 
 
 def can_be_name(name: str) -> bool:
@@ -45,7 +44,7 @@ def can_be_name(name: str) -> bool:
 
 def can_be_id(run_id: str) -> bool:
     """Whether the service could have a run of this id."""
-    return len(run_id) <= LONGEST_ID and can_be_name(run_id)
+    return len(run_id) <= 256 and can_be_name(run_id)
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,6 @@ class RunFacts:
     starts_jobs: bool
 
 
-@dataclass(frozen=True)
-class RunData:
-    """All that the run history has of a run: its record, here with its outputs, and the definition of its job, empty
-    where it has none."""
-
-    id: str
-    run: RawRun
-    definition: Mapping[str, Any]
-
-
 class RunHistory:
     """The service that records runs. Gives runs as it tells them."""
 
@@ -83,7 +72,6 @@ class RunHistory:
         self._lock = threading.Lock()
 
     def get(self, run_id: str) -> RawRun:
-        """Raises ServiceNotFound."""
         url = self._url(run_id)
         return self._seen(self._connection.rest.get_object(url, "run"), url)
 
@@ -91,27 +79,22 @@ class RunHistory:
         """What never changes in the run; no request where it was seen before. Raises ServiceNotFound."""
         return self._facts.get(run_id) or _facts_of(self.get(run_id))  # `get` has seen to its form
 
-    def data(self, run_id: str) -> RunData:
-        """The run with its outputs and its definition, which `get` leaves out. Raises ServiceNotFound."""
-        wanted = {
-            "runId": run_id,
-            "selectRunMetadata": True,
-            "selectRunDefinition": True,
-            "selectJobSpecification": True,
-        }
+    def data(self, run_id: str) -> tuple[RawRun, Mapping[str, Any]]:
+        """The run with its outputs, which `get` leaves out, and the definition of its job, empty where it has none.
+        Raises ServiceNotFound."""
         url = self._connection.service("history", "/rundata")
-        answer = self._connection.rest.post_object(url, "run", json=wanted)
+        parts = ("selectRunMetadata", "selectRunDefinition", "selectJobSpecification")
+        answer = self._connection.rest.post_object(url, "run", json={"runId": run_id, **dict.fromkeys(parts, True)})
         if "runMetadata" in answer and not answer["runMetadata"]:
             raise ServiceNotFound(f"The run history has no data of run '{run_id}'.")
         definition = object_of(answer.get("runDefinition") or {}, url, "definition of a job")
-        return RunData(run_id, self._seen(object_of(answer.get("runMetadata"), url, "run"), url), definition)
+        return self._seen(object_of(answer.get("runMetadata"), url, "run"), url), definition
 
     def tag(self, run_id: str, tags: dict[str, str]) -> RawRun:
         """Set *tags*, and leave others. The run must exist: a patch of one that does not would make it."""
         url = self._url(run_id)
-        return self._seen(
-            object_of(self._connection.rest.patch(url, json={"runId": run_id, "tags": tags}), url, "run"), url
-        )
+        answer = self._connection.rest.patch(url, json={"runId": run_id, "tags": tags})
+        return self._seen(object_of(answer, url, "run"), url)
 
     def of_experiment(self, experiment: str, *, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
         """Pages of the experiment's runs, newest first, *top* on the first and more on each that follows.
@@ -123,8 +106,8 @@ class RunHistory:
         url = self._connection.service("history", f"/experiments/{quote(experiment, safe='')}/runs:query")
 
         def ask(filter: str, order: str, token: str | None, top: int) -> Any:
-            said = {"filter": filter or None, "orderby": order or None, "top": top, "continuationToken": token}
-            return self._connection.rest.post(url, json=said)
+            body = {"filter": filter or None, "orderby": order or None, "top": top, "continuationToken": token}
+            return self._connection.rest.post(url, json=body)
 
         yield from self._newest_first(ask, url, filter, top)
 
@@ -135,8 +118,8 @@ class RunHistory:
         url = self._url(run_id, "/children")
 
         def ask(filter: str, order: str, token: str | None, top: int) -> Any:
-            said = {"$orderby": order, "$top": str(top), "$filter": filter, "$continuationtoken": token}
-            return self._connection.rest.get(url, params={name: value for name, value in said.items() if value})
+            query = {"$orderby": order, "$top": str(top), "$filter": filter, "$continuationtoken": token}
+            return self._connection.rest.get(url, params={name: value for name, value in query.items() if value})
 
         yield from self._newest_first(ask, url, filter, top)
 
@@ -172,23 +155,37 @@ class RunHistory:
         yield others
 
     def _pages(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
-        sizes = chain((min(PAGE, top * GROWTH**number) for number in range(5)), repeat(PAGE))
-        runs = pages(
+        """Pages of runs as the service gives them; none where it has no such experiment or run."""
+        # Growing pages: few requests for whoever reads on, few runs for whoever does not
+        sizes = chain((min(PAGE, top * 4**number) for number in range(5)), repeat(PAGE))
+        found = pages(
             lambda token: ask(filter, order, token, next(sizes)), url, "runs", follow=self._connection.rest.get
         )
         try:
-            first = next(runs)
+            first = [*islice(found, 1)]
         except ServiceNotFound:
             return
-        for page in chain([first], runs):
+        for page in chain(first, found):
             yield [self._seen(raw, url) for raw in page.items]
 
     def many(self, run_ids: Sequence[str]) -> list[RawRun]:
         """The runs of these ids, in that order; those that are gone are left out. A request a hundred runs, and one for
         each that did not come."""
         found: dict[str, RawRun] = {}
+        url = self._connection.service("history", "/batchrundata")
         for start in range(0, len(run_ids), BATCH):
-            found |= self._batch(run_ids[start : start + BATCH])
+            batch = run_ids[start : start + BATCH]
+            requests = {run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in batch}
+            try:
+                answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
+            except (ServiceNotFound, ServiceRefused) as err:  # a service without this route, or one that takes fewer
+                if err.status not in (400, 404):
+                    raise
+                continue
+            with understood(url, "its list of runs"):
+                for run_id, result in (answer["successfulResults"] or {}).items():
+                    if result.get("runMetadata"):
+                        found[run_id] = self._seen(result["runMetadata"], url)
 
         def single(run_id: str) -> RawRun | None:
             try:
@@ -200,40 +197,22 @@ class RunHistory:
         found |= {raw["runId"]: raw for raw in ask_all(single, missing) if raw is not None}
         return [found[run_id] for run_id in run_ids if run_id in found]
 
-    def _batch(self, run_ids: Sequence[str]) -> dict[str, RawRun]:
-        """Those of the runs that come at once."""
-        requests = {run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in run_ids}
-        url = self._connection.service("history", "/batchrundata")
-        try:
-            answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
-        except (ServiceNotFound, ServiceRefused) as err:  # a service without this route, or one that takes fewer
-            if err.status not in (400, 404):
-                raise
-            return {}
-        with understood(url, "its list of runs"):
-            results = {
-                run_id: result["runMetadata"]
-                for run_id, result in (answer["successfulResults"] or {}).items()
-                if result.get("runMetadata")
-            }
-        return {run_id: self._seen(raw, url) for run_id, raw in results.items()}
-
     def _url(self, run_id: str, below: str = "") -> str:
         return self._connection.service("history", f"/runs/{quote(run_id, safe='')}{below}")
 
     def _seen(self, raw: RawRun, url: str) -> RawRun:
-        """*raw*, an answer of *url*. Raises ServiceFailed where it does not have what every run has."""
+        """Raises ServiceFailed where *raw*, an answer of *url*, does not have what every run has."""
         with understood(url, "a run in it"):
             facts = _facts_of(raw)
         with self._lock:
             self._facts[facts.id] = facts
-            while len(self._facts) > REMEMBERED:
+            while len(self._facts) > 2000:
                 self._facts.popitem(last=False)
         return raw
 
 
 def _created(raw: RawRun) -> datetime:
-    return as_time(str(raw.get("createdUtc") or "")) or LONG_AGO
+    return as_time(str(raw.get("createdUtc") or "")) or datetime.fromtimestamp(0, timezone.utc)
 
 
 def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
@@ -254,9 +233,9 @@ def _facts_of(raw: RawRun) -> RunFacts:
 def experiment_name(connection: Connection, experiment_id: str) -> str:
     """The experiment's name; one request where it is not kept on disk. Its id, where it was deleted since."""
     key = connection.key(experiment_id.lower())
-    kept = connection.kept.get("experiments", key)
-    if isinstance(kept, str):
-        return kept
+    known = connection.kept.get("experiments", key)
+    if isinstance(known, str):
+        return known
     url = connection.service("history", f"/experimentids/{quote(experiment_id, safe='')}")
     try:
         name = connection.rest.get_object(url, "experiment").get("name")
@@ -266,3 +245,119 @@ def experiment_name(connection: Connection, experiment_id: str) -> str:
         raise unexpected(url, "it holds no experiment")
     connection.kept.put("experiments", key, name, seconds=LONGEST_SECONDS)
     return name
+
+
+def _defined_outputs(definition: Mapping[str, Any], run_id: str) -> dict[str, OutputUri | None]:
+    """The outputs in *definition* by name, None where it names no place. *run_id* goes where the definition has a mark
+    for it.
+
+    Jobs and steps of pipelines have `outputData`; that of a pipeline itself is spelled in another way, and mostly names
+    no place. Batch scoring and steps of the older SDK have `dataReferences`, which does not tell outputs from inputs,
+    but for those that are downloaded.
+    """
+    outputs, references = definition.get("outputData"), definition.get("dataReferences")
+    places: dict[str, OutputUri | None] = {}
+
+    def place(key: str, datastore: str | None, path: str | None) -> OutputUri | None:
+        """*datastore*: its name, or its id, which ends in the name."""
+        if not datastore or not path:
+            return None
+        name, path = datastore.rpartition("/")[2], _filled(path, run_id, key).lstrip("/")
+        return f"azureml://datastores/{name}/paths/{path}", False
+
+    if not isinstance(outputs, Mapping) and not references:
+        for key, output in {**(definition.get("Outputs") or {}), **(definition.get("OutputBindings") or {})}.items():
+            output = output or {}
+            places[key] = place(key, output.get("DatastoreId"), output.get("PathOnDatastore"))
+            if output.get("Uri"):
+                places[key] = _filled(output["Uri"], run_id, key), False
+        return places
+    for key, reference in (references or {}).items():
+        reference = reference or {}
+        there = place(key, reference.get("dataStoreName"), reference.get("pathOnDataStore"))
+        if there is not None and str(reference.get("mode")).lower() != "download":
+            places[key] = there
+    for key, output in (outputs or {}).items():
+        location = (output or {}).get("outputLocation") or {}
+        uri, path = location.get("uri") or {}, location.get("dataPath") or {}
+        places[key] = place(key, path.get("datastoreName"), path.get("relativePath") or f"dataset/{run_id}/{key}")
+        if uri.get("path"):
+            places[key] = _filled(uri["path"], run_id, key), bool(uri.get("isFile"))
+    return places
+
+
+def _filled(template: str, run_id: str, key: str) -> str:
+    """*template* with what stands for the run and the output in it, as jobs (`${{name}}`), steps (`{name}`) and
+    azureml-core (`{run-id}`) write it."""
+    marks = {
+        **dict.fromkeys(("${{name}}", "{name}", "{run-id}"), run_id),
+        **dict.fromkeys(("${{output_name}}", "{output_name}", "{output-name}"), key),
+    }
+    for mark, value in marks.items():
+        template = template.replace(mark, value)
+    return template
+
+
+def find_output(
+    connection: Connection, history: RunHistory, data: tuple[RawRun, Mapping[str, Any]], key: str
+) -> OutputUri:
+    """Where output *key* of the run lies, by its *data*; a request for the place of an asset, and one where the run
+    reused another's results.
+
+    Raises NotFound naming the keys there are, or where its place is not told.
+    """
+    raw, definition = data
+    run_id = source = str(raw["runId"])
+    properties: Mapping[str, Any] = raw.get("properties") or {}
+    if properties.get("azureml.reusedrunid") and str(properties.get("azureml.isreused")).lower() == "true":
+        source = properties["azureml.reusedrunid"]  # its outputs are the step's, as the vendor's SDK has it
+        with suppress(ServiceNotFound):  # they can still lie there: at the same places, with its id in them
+            raw, definition = history.data(source)
+    with understood(connection.service("history"), "what it tells of outputs"):
+        assets = {name: {**(asset or {})} for name, asset in (raw.get("outputs") or {}).items()}
+        defined = _defined_outputs(definition, source)
+    if key not in assets and key not in defined:
+        raise NotFound(
+            f"Run '{run_id}' has no output '{key}'; it has: {', '.join(sorted({DEFAULT_OUTPUT, *assets, *defined}))}."
+        )
+    asset = assets.get(key) or {}
+    place = _place_of_asset(connection, asset, defined.get(key)) or defined.get(key)
+    if place is not None:
+        return place
+    if asset.get("assetId"):
+        raise NotFound(
+            f"The asset '{asset['assetId']}' of this output is gone.",
+            hint="It was deleted; its files may still lie on their datastore.",
+        )
+    raise NotFound(
+        f"Azure ML does not tell where output '{key}' of run '{run_id}' lies.",
+        hint="It may become known when the run has ended.",
+    )
+
+
+def _place_of_asset(connection: Connection, asset: Mapping[str, Any], defined: OutputUri | None) -> OutputUri | None:
+    """Where the service has the asset; None where it does not know it (any more). What the job *defined* tells whether
+    a model is one file."""
+    asset_id, kind = asset.get("assetId"), str(asset.get("type")).lower()
+    if not asset_id:
+        return None
+    is_model = kind in MODELS or "/models/" in asset_id
+    service, path = ("modelregistry", "/models") if is_model else ("data", "/dataversion")
+    url = connection.service(service, f"{path}/batchGetResolvedUris")
+    version = {"api-version": ApiVersion.MODELS} if is_model else None
+    try:
+        answer = connection.rest.post_object(url, "asset", params=version, json={"values": [asset_id]})
+    except (ServiceNotFound, ServiceRefused) as err:
+        if err.status not in (400, 404):
+            raise
+        return None
+    with understood(url, "the asset in it"):
+        # The one asset that was asked for, under whatever spelling of its id
+        found = next(iter((answer["values"] or {}).values()), None) or {}
+        place = found.get("path" if is_model else "uri")
+        if not place:
+            return None
+        if not isinstance(place, str):
+            raise TypeError("its place is no text")
+        is_file = str(found.get("type") or kind).lower() == "urifile"
+        return place, (defined is not None and defined[1]) if is_model else is_file

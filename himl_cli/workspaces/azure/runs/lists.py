@@ -35,11 +35,9 @@ from himl_cli.workspaces.azure.runs.records import (
 )
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
-SPARE = 5  # asked for beyond the limit: archived runs among the newest then cost no second page
 SIFTED = 100  # runs on a page where the conditions are checked here
 LOOKED_THROUGH = 100  # how many of the newest runs are looked through for similar ids
 LARGEST_PAGE = 100  # what the index gives at most
-STEP_RUN = "azureml.steprun"
 _BOUND = re.compile(r"\$\{\{\s*parent\.jobs\.([^.\s{}]+)\.")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:/@+=, -]*")
@@ -48,7 +46,6 @@ log = logging.getLogger(__name__)
 
 
 def fulfils(run: Run, query: RunQuery) -> bool:
-    """Whether *run* meets the conditions of *query*, its limit aside."""
     return (
         (query.experiment is None or run.experiment.lower() == query.experiment.lower())
         and (not query.statuses or run.status in query.statuses)
@@ -68,8 +65,8 @@ def plain_tags(query: RunQuery) -> dict[str, str]:
 
 def history_filter(query: RunQuery) -> str:
     """The conditions for the run history, as far as they can be said; "" for none."""
-    tags = [f'Tags/{name} eq "{value}"' for name, value in plain_tags(query).items()]
-    conditions = ["" if query.parent else "ParentRunId eq null", history_condition(query.statuses), *tags]
+    conditions = ["" if query.parent else "ParentRunId eq null", history_condition(query.statuses)]
+    conditions += [f'Tags/{name} eq "{value}"' for name, value in plain_tags(query).items()]
     return " and ".join(f"({condition})" for condition in conditions if condition)
 
 
@@ -83,38 +80,32 @@ def _equals(field: str, *values: str | None) -> dict[str, Any]:
     return {"field": field, "operator": "eq", "values": list(values)}
 
 
+# The filters of the index that give runs of their own that were not archived
 ROOTS_IN_INDEX = [
     _equals("type", "runs"),
     _equals("annotations/archived", "false"),
     _equals("properties/parentRunId", None),
 ]
-"""The filters of the index that give runs of their own that were not archived."""
 
 
 def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator[Sequence[str]]:
-    """Pages of ids of runs without a parent that may meet *query*, newest first, none twice; those that do not have to
+    """Pages of ids of runs without a parent that may meet *query*, newest first, some twice; those that do not have to
     be sorted out."""
-    passed: set[str] = set()
-    for page in _pages(connection, query, top):
-        ids = [run_id for run_id in page if run_id not in passed]
-        passed.update(ids)
-        yield ids
-
-
-def _pages(connection: Connection, query: RunQuery, top: int) -> Iterator[Sequence[str]]:
     conditions = index_conditions(query)
     everything = _of_index(connection, [], LARGEST_PAGE if conditions else top)
+    newest: Page | None = None
     try:
         newest = next(everything)
     except (ServiceNotFound, ServiceRefused) as err:
         if connection.in_job or err.status >= 500 or err.status == 429:
             raise
         log.debug("the index does not answer as expected, listing jobs instead: %s", err)
-        yield from _of_jobs(connection)
-        return
-    if not newest.items and not newest.has_more and not connection.in_job:
-        log.debug("the index shows no runs, listing jobs as well")
-        yield from _of_jobs(connection)
+    if newest is None or not (newest.items or newest.has_more or connection.in_job):
+        url = connection.arm("/jobs")
+        first = {"api-version": ApiVersion.JOBS, "listViewType": "ActiveOnly"}
+        for page in pages(lambda _: connection.rest.get(url, params=first), url, "jobs", follow=connection.rest.get):
+            with understood(url, "a job in it"):
+                yield [str(job["name"]) for job in page.items]
         return
     yield _ids(newest.items)
     picked = _picked(connection, conditions, newest, query) if conditions and newest.has_more else None
@@ -126,12 +117,6 @@ def _picked(
 ) -> Iterator[Page] | None:
     """Pages of the runs that the index picks by *conditions*; None where it refuses them, or misses all that it has
     shown to meet them."""
-
-    def is_met(shown: Mapping[str, Any]) -> bool:
-        tags: Mapping[str, Any] = shown.get("tags") or {}
-        is_wanted = not query.statuses or shown.get("status") in states_of(query.statuses)
-        return is_wanted and all(tags.get(name) == value for name, value in plain_tags(query).items())
-
     picked = _of_index(connection, conditions, LARGEST_PAGE)
     try:
         first = next(picked)
@@ -140,8 +125,14 @@ def _picked(
             raise
         log.debug("the index refuses conditions, looking at all runs instead: %s", err)
         return None
-    expected = _ids(run for run in newest.items if is_met(run.get("annotations") or {}))
-    if expected and set(expected).isdisjoint(_ids(first.items)):
+    states, tags = states_of(query.statuses), plain_tags(query).items()
+    expected = {
+        run["properties"]["runId"]
+        for run in newest.items
+        if (not states or (run.get("annotations") or {}).get("status") in states)
+        and tags <= ((run.get("annotations") or {}).get("tags") or {}).items()
+    }
+    if expected and expected.isdisjoint(_ids(first.items)):
         log.debug("the index does not know conditions, looking at all runs instead")
         return None
     return chain([first], picked)
@@ -172,17 +163,7 @@ def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top:
 
 
 def _ids(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Of runs as the index shows them."""
     return [run["properties"]["runId"] for run in runs]
-
-
-def _of_jobs(connection: Connection) -> Iterator[Sequence[str]]:
-    url = connection.arm("/jobs")
-    first = {"api-version": ApiVersion.JOBS, "listViewType": "ActiveOnly"}
-    for page in pages(lambda _: connection.rest.get(url, params=first), url, "jobs", follow=connection.rest.get):
-        with understood(url, "a job in it"):
-            names = [str(job["name"]) for job in page.items]
-        yield names
 
 
 def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]]:
@@ -199,8 +180,8 @@ def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]
             inputs = (given.get("inputs") or {}).values()
             texts = [one.get("value") or one.get("uri") if isinstance(one, Mapping) else one for one in inputs]
             bound = dict.fromkeys(other for text in texts for other in _BOUND.findall(str(text or "")))
-            after = [keys[other] for other in bound if other in keys]
-            tags[name] = {STEP: keys[node], **({STEP_AFTER: ",".join(after)} if after else {})}
+            after = ",".join(keys[other] for other in bound if other in keys)
+            tags[name] = {STEP: keys[node], **({STEP_AFTER: after} if after else {})}
     return {name: tags[name] for name in tags if shown.count(name) == 1}
 
 
@@ -216,12 +197,10 @@ class RunLists:
         self._values: dict[str, str] = {}  # of trials
         self._others: set[str] = set()  # runs with children that are called like trials, which are no sweeps
 
-    def record(self, raw: RawRun) -> Run:
-        """The run as we tell it; a request where its experiment's name is not known yet, or a trial's values are
-        not."""
-        return self._record(self._with_values(raw, {raw["runId"]: raw}))
-
-    def _record(self, raw: RawRun) -> Run:
+    def record(self, raw: RawRun, page: dict[str, RawRun] | None = None) -> Run:
+        """The run as himl has it; a request where its experiment's name is not known yet, or a trial's values are
+        not. *page* are runs that came with it, by id; those that had to be asked for are added."""
+        raw = self._with_values(raw, {raw["runId"]: raw} if page is None else page)
         name = self._experiment(raw["experimentId"])
         tenant_id = self._connection.record().tenant_id
         with understood(self._connection.service("history"), f"run '{raw['runId']}'"):
@@ -235,10 +214,9 @@ class RunLists:
         for page in self._pages(query):
             shown = {raw["runId"]: raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed}
             passed.update(shown)
-            experiments = dict.fromkeys(raw["experimentId"] for raw in shown.values())
-            ask_all(self._experiment, [one for one in experiments if one not in self._experiments])
-            for raw in [self._with_values(raw, shown) for raw in [*shown.values()]]:
-                run = self._with_step(raw, self._record(raw))
+            ask_all(self._experiment, [*{raw["experimentId"] for raw in shown.values()} - self._experiments.keys()])
+            for raw in [*shown.values()]:
+                run = self._with_step(raw, self.record(raw, shown))
                 if not fulfils(run, query):
                     continue
                 yield run
@@ -257,9 +235,8 @@ class RunLists:
             if experiment is not None:
                 page = next(self._history.of_experiment(experiment, filter="", top=LOOKED_THROUGH), [])
                 found = near_matches(run_id, [raw["runId"] for raw in page])
-            found = found or near_matches(
-                run_id, next(newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH), [])
-            )
+            ids = newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH)
+            found = found or near_matches(run_id, next(ids, []))
         except HimlError:
             return []  # a hint is not worth another error
         return [one for one in found if one != run_id]
@@ -271,7 +248,7 @@ class RunLists:
 
     def _with_step(self, raw: RawRun, run: Run) -> Run:
         """*run*, of *raw*, with the tags that tell its step; as it is where it is none, or where that is not told."""
-        if str(raw.get("runType") or "").lower() != STEP_RUN or not run.parent:
+        if str(raw.get("runType") or "").lower() != "azureml.steprun" or not run.parent:
             return run
         if run.parent not in self._steps:
             self._steps[run.parent] = {}
@@ -311,10 +288,13 @@ class RunLists:
         top = PAGE
         if query.limit is not None:
             is_plain = len(plain_tags(query)) == len(query.tags)
-            top = min(PAGE, max(query.limit + SPARE, 0 if is_plain else SIFTED))
+            # Some are asked for beyond the limit: archived runs among the newest then cost no second page
+            top = min(PAGE, max(query.limit + 5, 0 if is_plain else SIFTED))
         if query.parent is None and query.experiment is None:
-            for ids in newest_ids(self._connection, query, top=top):
-                yield self._history.many(ids)
+            passed: set[str] = set()
+            for page in newest_ids(self._connection, query, top=top):
+                yield self._history.many([run_id for run_id in page if run_id not in passed])
+                passed.update(page)
             return
 
         def filtered(filter: str, top: int) -> Iterator[Sequence[RawRun]]:

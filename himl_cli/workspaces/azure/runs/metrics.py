@@ -1,39 +1,61 @@
-"""Metrics, with every point, by the metric service (`metric/v2.0`): it keeps what azureml-core and MLflow logged alike.
+"""What runs logged: every point by the metric service (`metric/v2.0`), which has what azureml-core and MLflow logged
+alike; many runs at once, with parameters and last values, by Azure ML's MLflow routes.
 
-A metric is a table: its columns are named, a row is a point with a step and a time. A scalar has one column. Of tables
-each column is a metric called `NAME/COLUMN`, also where there is only one. Texts are kept in the same way and told
-apart by the column's type; images and documents lie among the run's files and are left out here.
+For the metric service a metric is a table: its columns are named, a row is a point with a step and a time. A scalar has
+one column. Of tables each column is a metric called `NAME/COLUMN`, also where there is only one. Texts are stored in
+the same way and told apart by the column's type; images and documents lie among the run's files.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import chain, islice
-from typing import Any
-from urllib.parse import quote
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
 from himl_cli.core.results import RunResults, Series, Value
-from himl_cli.core.runs import LoggedValues, Metric, MetricPoint, TextPoint, Texts
+from himl_cli.core.runs import LoggedValues, Metric, MetricPoint, Run, TextPoint, Texts
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
-from himl_cli.workspaces.azure.responses import Page, as_time, pages, understood
-from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory
-from himl_cli.workspaces.azure.service_errors import ServiceNotFound
+from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood
+from himl_cli.workspaces.azure.runs.history import PAGE, RunFacts, RunHistory
+from himl_cli.workspaces.azure.runs.records import RawRun
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)
 
 NUMBERS = {"double", "int", "bool", "float", "long"}
 TEXTS = {"string"}
-ARTIFACTS = {"artifact"}
-ARTIFACT_PLACE = "aml://artifactId/"
 LIST, TABLE = "azureml.v1.list", "azureml.v1.table"
-ROWS_WITHOUT_STEPS = {LIST, TABLE}
-"""Kinds whose rows are counted: azureml-core logs them at once, without steps."""
-_BEGINNING = datetime.fromtimestamp(0, timezone.utc)
+ROWS_WITHOUT_STEPS = {LIST, TABLE}  # kinds whose rows are counted: azureml-core logs them at once, without steps
+# Each nested run takes requests of its own, for what is nested in it and for its metrics: beyond this, they are left
+# out, and that is said
+MOST_NESTED = 500
+IDS_AT_ONCE = 100
+BULK_POINTS = 25_000  # of several runs at once, an answer that has no next page: what MLflow gives at most
+PARENT, ROOT = "mlflow.parentRunId", "mlflow.rootRunId"
+HISTORY_FIELDS = {PARENT: "ParentRunId", ROOT: "RootRunId"}
+REFUSED_ROUTE = (400, 405, 501)
+
+Item = TypeVar("Item")
+Wanted = Callable[[str], bool]
+_Rows = list[tuple[int, float, float]]  # points: step, value, and time in seconds
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A metric that a run has: what it is called, its columns with their types in small letters, its kind."""
+
+    run: str
+    name: str
+    namespace: str | None
+    columns: Mapping[str, str]
+    kind: str
 
 
 def read_values(connection: Connection, run_ids: Sequence[str], *, texts: bool = True) -> LoggedValues:
@@ -41,11 +63,11 @@ def read_values(connection: Connection, run_ids: Sequence[str], *, texts: bool =
     one a metric, several at once."""
     kinds = NUMBERS | (TEXTS if texts else set())
     wanted = [one for one in list_metrics(connection, run_ids) if kinds & set(one.columns.values())]
-    order = {run_id: place for place, run_id in enumerate(run_ids)}
+    order = {run_id: index for index, run_id in enumerate(run_ids)}
     wanted.sort(key=lambda one: (order[one.run], str((one.name, one.namespace))))
 
     def read(one: Listed) -> list[Metric | Texts]:
-        found = list(_full_pages(connection, one))
+        found = _metric_pages(connection, one)
         with understood(connection.service("metric"), f"metric '{one.name}'"):
             return list(_columns(found, one.run, one.name))
 
@@ -57,35 +79,30 @@ def read_values(connection: Connection, run_ids: Sequence[str], *, texts: bool =
 
 
 def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric | Texts]:
-    told = [found[0].answer["columns"], *(page.answer.get("columns") for page in found[1:])]
-    columns = {column: str(kind).lower() for one in told for column, kind in (one or {}).items()}
-    meant = {(page.answer.get("properties") or {}).get("uxMetricType") for page in found}
-    is_counted, is_table = bool(meant & ROWS_WITHOUT_STEPS), len(columns) > 1 or TABLE in meant
+    types = [found[0].answer["columns"], *(page.answer.get("columns") for page in found[1:])]
+    columns = {column: str(kind).lower() for one in types for column, kind in (one or {}).items()}
+    kinds = {(page.answer.get("properties") or {}).get("uxMetricType") for page in found}
+    is_counted, is_table = bool(kinds & ROWS_WITHOUT_STEPS), len(columns) > 1 or TABLE in kinds
     rows = [
-        (row, place if is_counted else as_step(row.get("step")))
-        for place, row in enumerate(row for page in found for row in page.items)
+        (row, index if is_counted else as_step(row.get("step")))
+        for index, row in enumerate(row for page in found for row in page.items)
     ]
     for column, kind in columns.items():
-        called = f"{name}/{column}" if is_table else name
+        title = f"{name}/{column}" if is_table else name
         filled = [(row, step) for row, step in rows if (row.get("data") or {}).get(column) is not None]
         if kind in NUMBERS:
             if len(columns) == 1:  # NaN comes as null
                 filled = [(row, step) for row, step in rows if column in (row.get("data") or {})]
             points = [MetricPoint(as_number(row["data"][column]), step, time_of(row)) for row, step in filled]
             if points:
-                yield Metric(called, sorted(points, key=lambda point: (point.step, point.time)), run_id)
+                yield Metric(title, sorted(points, key=lambda point: (point.step, point.time)), run_id)
         elif kind in TEXTS and filled:
             texts = [TextPoint(str(row["data"][column]), step, time_of(row)) for row, step in filled]
-            yield Texts(called, sorted(texts, key=lambda point: (point.step, point.time)), run_id)
-
-
-def metric_pages(connection: Connection, run_id: str, what: str, body: Mapping[str, Any]) -> Iterator[Page]:
-    url = connection.service("metric", f"/runs/{quote(run_id, safe='')}/{what}")
-    return pages(lambda token: connection.rest.post(url, json={**body, "continuationToken": token}), url, "metrics")
+            yield Texts(title, sorted(texts, key=lambda point: (point.step, point.time)), run_id)
 
 
 def time_of(row: Mapping[str, Any]) -> datetime:
-    return as_time(row.get("createdUtc")) or _BEGINNING
+    return as_time(row.get("createdUtc")) or datetime.fromtimestamp(0, timezone.utc)
 
 
 def as_number(value: Any) -> float:
@@ -105,64 +122,49 @@ def as_step(value: Any) -> int:
     return step
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A metric that a run has: what it is called, its columns with their types in small letters, its kind."""
-
-    run: str
-    name: str
-    namespace: str | None
-    columns: Mapping[str, str]
-    kind: str
-
-    @property
-    def is_scalar(self) -> bool:
-        """Whether it is single numbers with a step, which MLflow tells."""
-        return (
-            [*self.columns] == [self.name]
-            and self.columns[self.name] in NUMBERS
-            and self.kind not in ROWS_WITHOUT_STEPS
-        )
-
-
 def list_metrics(connection: Connection, run_ids: Sequence[str]) -> list[Listed]:
-    """All metrics of these runs; a request a run."""
-
     def listed(run_id: str) -> list[Listed]:
-        found: list[Listed] = []
         try:
-            for page in metric_pages(connection, run_id, "list", {"metricNamespace": None}):
-                with understood(connection.service("metric"), "a metric in it"):
-                    for one in page.items:
-                        key, kind = one["metricKey"], (one.get("properties") or {}).get("uxMetricType")
-                        columns = {str(name): str(type).lower() for name, type in (one.get("columns") or {}).items()}
-                        found.append(Listed(run_id, str(key["name"]), key.get("namespace"), columns, str(kind or "")))
+            found = [one for page in _pages(connection, run_id, "list", metricNamespace=None) for one in page.items]
         except ServiceNotFound:  # the metric service has not heard of the run: nothing was logged
             return []
-        return found
+        with understood(connection.service("metric"), "a metric in it"):
+            return [
+                Listed(
+                    run_id,
+                    str(one["metricKey"]["name"]),
+                    one["metricKey"].get("namespace"),
+                    {str(name): str(type).lower() for name, type in (one.get("columns") or {}).items()},
+                    str((one.get("properties") or {}).get("uxMetricType") or ""),
+                )
+                for one in found
+            ]
 
     return [one for found in ask_all(listed, run_ids, at_once=MANY_AT_ONCE) for one in found]
 
 
-def read_results(
-    connection: Connection, listed: Iterable[Listed], wanted: Callable[[str], bool]
-) -> dict[str, RunResults]:
+def _metric_pages(connection: Connection, one: Listed) -> list[Page]:
+    query = {"metricName": one.name, "metricNamespace": one.namespace, "startTime": None, "endTime": None}
+    return list(_pages(connection, one.run, "full", **query))
+
+
+def _pages(connection: Connection, run_id: str, what: str, **body: Any) -> Iterator[Page]:
+    url = connection.service("metric", f"/runs/{quote(run_id, safe='')}/{what}")
+    return pages(lambda token: connection.rest.post(url, json={**body, "continuationToken": token}), url, "metrics")
+
+
+def read_results(connection: Connection, listed: Iterable[Listed], wanted: Wanted) -> dict[str, RunResults]:
     """Those of *listed* of which the name (or that of a column) is wanted, by run; a request each."""
     chosen = [
         one for one in listed if wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns)
     ]
     found: dict[str, RunResults] = {}
-    read = ask_all(lambda one: list(_full_pages(connection, one)), chosen, at_once=MANY_AT_ONCE)
+    read = ask_all(lambda one: _metric_pages(connection, one), chosen, at_once=MANY_AT_ONCE)
     for one, full in zip(chosen, read, strict=True):
         with understood(connection.service("metric"), f"metric '{one.name}'"):
-            result = _results(one, [row for page in full for row in page.items])
-            found[one.run] = result.filled(found.get(one.run, RunResults()))
+            rows = [row for page in full for row in page.items]
+            found[one.run] = _results(one, rows).filled(found.get(one.run, RunResults()))
     return found
-
-
-def _full_pages(connection: Connection, one: Listed) -> Iterator[Page]:
-    asked = {"metricName": one.name, "metricNamespace": one.namespace, "startTime": None, "endTime": None}
-    return metric_pages(connection, one.run, "full", asked)
 
 
 def _results(one: Listed, rows: Sequence[Mapping[str, Any]]) -> RunResults:
@@ -170,37 +172,32 @@ def _results(one: Listed, rows: Sequence[Mapping[str, Any]]) -> RunResults:
     if len(values) > 1 or one.kind == TABLE:
         last = {f"{one.name}/{name}": value for name, some in values.items() for value in some if value is not None}
         return RunResults(last, tables={one.name: values})
-    if not values:
+    kind, column = next(iter(one.columns.values()), ""), next(iter(values.values()), [])
+    filled = [(row, value) for row, value in zip(rows, column, strict=False) if value is not None]
+    if not filled:
         return RunResults()
-    ((column, kind),) = one.columns.items()
-    kept = [(row, value) for row, value in zip(rows, values[column], strict=True) if value is not None]
-    if kind in ARTIFACTS:
-        images = [_file_name(str(value)) for _, value in kept]
-        return RunResults({one.name: images[-1]} if images else {}, images={one.name: images})
-    if kind in NUMBERS and kept:
-        series = _as_series(kept, is_counted=one.kind in ROWS_WITHOUT_STEPS)
+    if kind == "artifact":
+        images = [_file_name(str(value)) for _, value in filled]
+        return RunResults({one.name: images[-1]}, images={one.name: images})
+    if kind in NUMBERS:
+        series = _series(
+            [
+                (
+                    index if one.kind in ROWS_WITHOUT_STEPS else as_step(row.get("step")),
+                    as_number(value),
+                    time_of(row).timestamp(),
+                )
+                for index, (row, value) in enumerate(filled)
+            ]
+        )
         return RunResults({one.name: series.values[-1]}, {one.name: series})
     if kind in TEXTS and one.kind == LIST:
-        return RunResults({one.name: kept[-1][1]} if kept else {}, lists={one.name: values[column]})
-    if kind in TEXTS and kept:
-        texts = [TextPoint(str(value), as_step(row.get("step")), time_of(row)) for row, value in kept]
+        return RunResults({one.name: filled[-1][1]}, lists={one.name: column})
+    if kind in TEXTS:
+        texts = [TextPoint(str(value), as_step(row.get("step")), time_of(row)) for row, value in filled]
         texts.sort(key=lambda point: (point.step, point.time))
         return RunResults({one.name: texts[-1].value}, texts={one.name: texts})
     return RunResults()
-
-
-def _as_series(kept: Sequence[tuple[Mapping[str, Any], Value]], *, is_counted: bool) -> Series:
-    """Rows with their values as a series; those that came at once are counted."""
-    points = [
-        (place if is_counted else as_step(row.get("step")), time_of(row).timestamp(), as_number(value))
-        for place, (row, value) in enumerate(kept)
-    ]
-    points.sort(key=lambda point: point[:2])
-    return Series(
-        array("q", [point[0] for point in points]),
-        array("d", [point[2] for point in points]),
-        array("d", [point[1] for point in points]),
-    )
 
 
 def _value(row: Mapping[str, Any], column: str, kind: str) -> Value:
@@ -213,18 +210,18 @@ def _value(row: Mapping[str, Any], column: str, kind: str) -> Value:
     return str(value)
 
 
-def _file_name(place: str) -> str:
-    """The name among the run's files of what lies at `aml://artifactId/ORIGIN/CONTAINER/NAME`; a place of another form
+def _file_name(uri: str) -> str:
+    """The name among the run's files of what lies at `aml://artifactId/ORIGIN/CONTAINER/NAME`; a URI of another form
     as it is."""
-    if not place.startswith(ARTIFACT_PLACE):
-        return place
-    parts = place.removeprefix(ARTIFACT_PLACE).split("/", 2)
-    return parts[2] if len(parts) == 3 and parts[1].startswith("dcid.") else place.removeprefix(ARTIFACT_PLACE)
+    name = uri.removeprefix("aml://artifactId/")
+    parts = name.split("/", 2)
+    return parts[2] if name != uri and len(parts) == 3 and parts[1].startswith("dcid.") else name
 
 
-MOST_NESTED = 500
-"""Each nested run takes requests of its own, for what is nested in it and for its metrics: beyond this, they are left
-out, and that is said."""
+def _series(rows: _Rows) -> Series:
+    rows.sort(key=lambda row: (row[0], row[2]))
+    steps, values, times = zip(*rows, strict=True)
+    return Series(array("q", steps), array("d", values), array("d", times))
 
 
 def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
@@ -240,10 +237,292 @@ def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
         def children(parent: str, most: int = left + 1) -> list[str]:
             return [child["runId"] for child in islice(chain.from_iterable(history.children(parent)), most)]
 
-        below = ask_all(children, parents)
-        parents = [child for some in below for child in reversed(some) if child not in found]
+        parents = [child for some in ask_all(children, parents) for child in reversed(some) if child not in found]
         if len(parents) > left:
             log.warning("run '%s' has more than %d nested runs; the others' metrics are left out", run.id, MOST_NESTED)
             return [*found, *parents[-left:]] if left else [*found]
         found |= dict.fromkeys(parents)
     return list(found)
+
+
+@dataclass(frozen=True)
+class MlflowRun:
+    """A run as MLflow has it: the last value of each metric, parameters and tags by name."""
+
+    id: str
+    last: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class ManyRuns:
+    """Reads what *runs* of one workspace logged."""
+
+    def __init__(self, connection: Connection, history: RunHistory, runs: Sequence[Run]) -> None:
+        self._connection = connection
+        self._history = history
+        self._runs = runs
+        self._ids = {run.id for run in runs}
+        ids = {run.experiment: run.id for run in runs}
+        self._experiments = {name: history.facts(run_id).experiment_id for name, run_id in ids.items()}
+
+    def results(self, wanted: Wanted, *, whole: bool) -> dict[str, RunResults]:
+        known = self._known()
+        nested = self._nested(known)
+        everyone = [*dict.fromkeys([*(run.id for run in self._runs), *nested])]
+        known |= {run.id: run for run, _ in nested.values()}
+        last = {
+            run_id: {name: value for name, value in known[run_id].last.items() if wanted(name)}
+            for run_id in everyone
+            if run_id in known
+        }
+        waiting = {run.id for run in self._runs if run.started is None}
+        silent = [run_id for run_id in everyone if run_id not in known or not (known[run_id].last or run_id in waiting)]
+        others = self._others(everyone, known, silent, wanted, whole=whole)
+        series = self._all_points(last, others) if whole else {}
+        found: dict[str, RunResults] = {}
+        for run_id in everyone:
+            other, run = others.get(run_id, RunResults()), known.get(run_id)
+            values = {**last.get(run_id, {}), **other.last}
+            base = replace(other, series={**series.get(run_id, {}), **other.series}) if whole else RunResults()
+            found[run_id] = replace(base, last=values, parameters=run.parameters if run else {})
+        for run_id, (_, root) in nested.items():
+            found[root] = found[root].filled(found[run_id])
+        return {run.id: found[run.id] for run in self._runs}
+
+    def _known(self) -> dict[str, MlflowRun]:
+        """The runs as MLflow has them: those of one parent by one search, others by their ids."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for run in self._runs:
+            groups.setdefault((self._experiments[run.experiment], run.parent or ""), []).append(run.id)
+        found: dict[str, MlflowRun] = {}
+        for (experiment_id, parent), run_ids in groups.items():
+            if parent and len(run_ids) > 3 and _can_be_quoted(parent):
+                children = self._search(experiment_id, f"tags.{PARENT} = '{parent}'") or ()
+                found |= {run.id: run for run in children if run.id in self._ids}
+            rest = self._with_ids(experiment_id, [run_id for run_id in run_ids if run_id not in found])
+            found |= {run.id: run for run in rest}
+        return found
+
+    def _nested(self, known: Mapping[str, MlflowRun]) -> dict[str, tuple[MlflowRun, str]]:
+        """Runs that scripts nested in the runs, each with the one that it belongs to: a search for all of one root, or
+        for one that logged nothing.
+
+        A search cannot leave out the siblings: of tags the service takes `=` alone.
+        """
+        searches: dict[tuple[str, str, str], None] = {}
+        for run in self._runs:
+            found = known.get(run.id)
+            root = found.tags.get(ROOT, run.id) if found else run.id
+            if run.parent and root not in self._ids and _can_be_quoted(root):
+                searches[run.experiment, ROOT, root] = None
+            elif not (found and found.last) and _can_be_quoted(run.id) and not self._history.facts(run.id).starts_jobs:
+                searches[run.experiment, PARENT, run.id] = None
+        below = chain.from_iterable(ask_all(lambda search: self._below(*search), list(searches)))
+        candidates = {run.id: run for run in below if run.id not in self._ids}
+        nested: dict[str, tuple[MlflowRun, str]] = {}
+        for child in candidates.values():
+            passed, above = {child.id}, child.tags.get(PARENT, "")
+            while above in candidates and above not in passed:
+                passed.add(above)
+                above = candidates[above].tags.get(PARENT, "")
+            if above in self._ids:
+                nested[child.id] = child, above
+        return nested
+
+    def _below(self, experiment: str, tag: str, above: str) -> list[MlflowRun]:
+        """The runs below *above*; the run history names them where MLflow does not understand the question."""
+        experiment_id = self._experiments[experiment]
+        found = self._search(experiment_id, f"tags.{tag} = '{above}'")
+        if found is not None:
+            return found
+        try:
+            pages = self._history.of_experiment(experiment, filter=f"({HISTORY_FIELDS[tag]} eq {above})", top=PAGE)
+            below = [raw["runId"] for page in pages for raw in page]
+        except ServiceRefused as err:
+            if err.status != 400:
+                raise
+            log.warning(
+                "Azure ML does not tell which runs are nested in '%s'; what they logged is missing (%s)", above, err
+            )
+            return []
+        return self._with_ids(experiment_id, [one for one in below if one != above and one not in self._ids])
+
+    def _search(self, experiment_id: str, condition: str) -> list[MlflowRun] | None:
+        """The runs of the experiment that fulfil *condition*, archived ones too; None where MLflow does not understand
+        it."""
+        url = self._connection.service("mlflow", "/runs/search")
+        body = {
+            "experiment_ids": [experiment_id],
+            "filter": condition,
+            "run_view_type": "ALL",
+            "max_results": 1000,  # what MLflow's own client asks for
+        }
+
+        def ask(token: Mapping[str, str]) -> Any:
+            return self._connection.rest.post(url, json={**body, **token})
+
+        try:
+            return _mlflow_items(ask, url, "runs", _as_run)
+        except ServiceNotFound:  # an experiment that MLflow does not know
+            return []
+        except ServiceRefused as err:
+            if err.status not in REFUSED_ROUTE:
+                raise
+            log.debug("MLflow's search does not take '%s': %s", condition, err)
+            return None
+
+    def _with_ids(self, experiment_id: str, run_ids: Sequence[str]) -> list[MlflowRun]:
+        """The runs of these ids, as far as MLflow knows them. A request a hundred, and one for each that did not
+        come."""
+        found: dict[str, MlflowRun] = {}
+        for start in range(0, len(run_ids) if len(run_ids) > 2 else 0, IDS_AT_ONCE):
+            ids = ",".join(f"'{run_id}'" for run_id in run_ids[start : start + IDS_AT_ONCE] if _can_be_quoted(run_id))
+            some = self._search(experiment_id, f"attributes.run_id IN ({ids})")
+            if some is None:
+                break
+            found |= {run.id: run for run in some}
+        rest = [run_id for run_id in run_ids if run_id not in found]
+        single = ask_all(lambda run_id: _get_run(self._connection, run_id), rest, at_once=MANY_AT_ONCE)
+        return [*found.values(), *filter(None, single)]
+
+    def _others(
+        self,
+        run_ids: Sequence[str],
+        known: Mapping[str, MlflowRun],
+        silent: Sequence[str],
+        wanted: Wanted,
+        *,
+        whole: bool,
+    ) -> dict[str, RunResults]:
+        """What MLflow does not tell, by run; runs of which it told nothing are asked for in any case."""
+        step = max(1, -(-len(run_ids) // 4))
+        first = run_ids if whole else [*dict.fromkeys([*run_ids[::step], *silent])]
+        listed = list_metrics(self._connection, first)
+
+        def is_known(one: Listed) -> bool:
+            """Whether it is single numbers with a step, and MLflow told the last of them."""
+            is_scalar = [*one.columns] == [one.name] and one.columns[one.name] in NUMBERS
+            is_told = one.run in known and one.name in known[one.run].last
+            return is_scalar and one.kind not in ROWS_WITHOUT_STEPS and is_told
+
+        if not all(is_known(one) or one.run in silent for one in listed):
+            listed += list_metrics(self._connection, [run_id for run_id in run_ids if run_id not in set(first)])
+        return read_results(self._connection, [one for one in listed if not is_known(one)], wanted)
+
+    def _all_points(
+        self, last: Mapping[str, Mapping[str, float]], others: Mapping[str, RunResults]
+    ) -> dict[str, dict[str, Series]]:
+        """All points of what MLflow tells, by run and metric: a request a hundred runs and metric where the service
+        can, else one a run and metric."""
+        by_name: dict[str, list[str]] = {}
+        for run_id, values in last.items():
+            for name in values:
+                if name not in others.get(run_id, RunResults()).last:
+                    by_name.setdefault(name, []).append(run_id)
+        waiting = [
+            (name, ids[start : start + IDS_AT_ONCE])
+            for name, ids in by_name.items()
+            for start in range(0, len(ids), IDS_AT_ONCE)
+        ]
+        found: dict[tuple[str, str], _Rows] = {}
+        chunks, waiting = waiting[:1], waiting[1:]  # whether the service can is seen by the first
+        while chunks:
+            answers = ask_all(self._bulk, chunks)
+            found.update(entry for rows in answers for entry in (rows or {}).items())
+            if {} in answers:
+                break
+            too_much = [one for one, rows in zip(chunks, answers, strict=True) if rows is None and len(one[1]) > 1]
+            halves = [(name, half) for name, ids in too_much for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :])]
+            chunks, waiting = [*halves, *waiting], []
+        single = [(run_id, name) for name, ids in by_name.items() for run_id in ids if (run_id, name) not in found]
+        found |= dict(zip(single, ask_all(self._points, single, at_once=MANY_AT_ONCE), strict=True))
+        series: dict[str, dict[str, Series]] = {}
+        for (run_id, name), rows in found.items():
+            if rows:
+                series.setdefault(run_id, {})[name] = _series(rows)
+        return series
+
+    def _bulk(self, chunk: tuple[str, Sequence[str]]) -> dict[tuple[str, str], _Rows] | None:
+        """The points of one metric of several runs; nothing where the service has no such route, None where they are
+        more than fit into an answer."""
+        name, run_ids = chunk
+        query = [("metric_key", name), ("max_results", str(BULK_POINTS)), *(("run_id", run_id) for run_id in run_ids)]
+        url = self._connection.service("mlflow", "/metrics/get-history-bulk")
+        try:
+            answer = object_of(self._connection.rest.get(f"{url}?{urlencode(query)}"), url, "list of points")
+        except (ServiceNotFound, ServiceRefused) as err:
+            if err.status not in (404, *REFUSED_ROUTE):
+                raise
+            return {}
+        found: dict[tuple[str, str], _Rows] = {(run_id, name): [] for run_id in run_ids}
+        with understood(url, "its list of points"):
+            points = answer.get("metrics") or []
+            for point in points:
+                found[str(point["run_id"]), name].append(_row(point))
+        return None if len(points) >= BULK_POINTS else found
+
+    def _points(self, one: tuple[str, str]) -> _Rows:
+        run_id, name = one
+        url = self._connection.service("mlflow", "/metrics/get-history")
+        # The service has refused 1,000 points and more
+        query = {"run_id": run_id, "run_uuid": run_id, "metric_key": name, "max_results": "999"}
+        return _mlflow_items(
+            lambda token: self._connection.rest.get(url, params={**query, **token}), url, "metrics", _row
+        )
+
+
+def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
+    """By name, as MLflow and as the run history have them; values that are not text are told as JSON. One request."""
+    with understood(connection.service("history"), "the run's list of parameters"):
+        found = {
+            name: value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+            for name, value in (raw.get("parameters") or {}).items()
+        }
+    logged = _get_run(connection, raw["runId"])
+    return dict(sorted((found | dict(logged.parameters if logged else {})).items()))
+
+
+def _get_run(connection: Connection, run_id: str) -> MlflowRun | None:
+    url = connection.service("mlflow", "/runs/get")
+    try:
+        answer = connection.rest.get_object(url, "run", params={"run_id": run_id, "run_uuid": run_id})
+    except (ServiceNotFound, ServiceRefused) as err:
+        if err.status not in (404, *REFUSED_ROUTE):
+            raise
+        return None
+    with understood(url, "the run in it"):
+        return _as_run(answer["run"])
+
+
+def _mlflow_items(
+    ask: Callable[[dict[str, str]], Any], url: str, what: str, parse: Callable[[Mapping[str, Any]], Item]
+) -> list[Item]:
+    """The items of all pages of *what*, parsed; *ask* gets a page by the token of the one before."""
+
+    def page(token: str | None) -> Any:
+        answer = object_of(ask({"page_token": token} if token else {}), url, f"list of {what}")
+        return {"value": answer.get(what), "continuationToken": answer.get("next_page_token")}
+
+    found: list[Item] = []
+    for one in pages(page, url, what):
+        with understood(url, f"its list of {what}"):
+            found += map(parse, one.items)
+    return found
+
+
+def _can_be_quoted(run_id: str) -> bool:
+    return "'" not in run_id and '"' not in run_id
+
+
+def _as_run(raw: Mapping[str, Any]) -> MlflowRun:
+    def pairs(listed: Iterable[Mapping[str, Any]] | None) -> dict[str, str]:
+        return {str(one["key"]): str(one.get("value") or "") for one in listed or ()}
+
+    data, run_id = raw.get("data") or {}, str(raw["info"].get("run_id") or raw["info"]["run_uuid"])
+    last = {str(one["key"]): as_number(one.get("value")) for one in data.get("metrics") or []}
+    return MlflowRun(run_id, last, pairs(data.get("params")), pairs(data.get("tags")))
+
+
+def _row(point: Mapping[str, Any]) -> tuple[int, float, float]:
+    return as_step(point.get("step")), as_number(point.get("value")), int(point.get("timestamp") or 0) / 1000

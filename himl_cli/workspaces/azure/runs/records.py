@@ -1,22 +1,36 @@
-"""Records of runs: states, tags and limits of the service as those of himl."""
+"""Records of runs: states, tags and limits of the service as those of himl; and what himl writes to runs, in the forms
+that azureml-core sends, so that all clients read them alike: begin and end, metrics, parameters, requests to stop."""
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.redaction import redact
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd, Value
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.responses import as_time
+from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress
+from himl_cli.workspaces.azure.responses import as_time, understood
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
+if TYPE_CHECKING:
+    from himl_cli.workspaces.azure.connection import Connection
+    from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory
+
+log = logging.getLogger(__name__)
+
+# The states that the run history's own client names; the run history is asked for no others, which it might refuse
 _OF_HISTORY = {
     RunStatus.queued: ("NotStarted", "Unapproved", "Starting", "Preparing", "Queued", "Paused"),
     RunStatus.running: ("Running", "Finalizing", "CancelRequested", "Pausing"),
@@ -24,14 +38,12 @@ _OF_HISTORY = {
     RunStatus.failed: ("Failed",),
     RunStatus.canceled: ("Canceled",),
 }
-"""The states that the run history's own client names; the run history is asked for no others, which it might refuse."""
 _OF_JOBS = {RunStatus.queued: ("Provisioning", "Waiting"), RunStatus.running: ("NotResponding", "Unknown")}
 _STATUSES = {
     state.lower(): status for states in (_OF_HISTORY, _OF_JOBS) for status, names in states.items() for state in names
 }
 
-LOCAL_TARGET = "local"
-"""Where runs are said to be that have no job."""
+LOCAL_TARGET = "local"  # where runs are said to be that have no job
 
 
 def status_of(state: str) -> RunStatus:
@@ -61,14 +73,8 @@ def history_condition(statuses: Iterable[RunStatus]) -> str:
     )
 
 
+# How the names of tags begin that the service writes for itself; Studio does not show them either
 SYSTEM_TAG = "_aml_system_"
-"""How the names of tags begin that the service writes for itself; Studio does not show them either."""
-METRIC_CONFIG, BEST_CHILD = "primary_metric_config", "best_child_run_id"
-"""Properties of a sweep."""
-STEP_TAGS = ("azureml.nodeid", "azureml.pipeline")
-"""Tags that the service gives to each step of a pipeline."""
-PIPELINE_TYPE = "azureml.pipelinerun"
-SWEEP_TYPES = ("hyperdrive", "sweep")
 _NUMBER = re.compile(r"_(\d+)")
 
 
@@ -83,7 +89,7 @@ def own_names(raw: Mapping[str, Any]) -> set[str]:
         name
         for name in tags
         if name.startswith(SYSTEM_TAG)
-        or name in STEP_TAGS
+        or name in ("azureml.nodeid", "azureml.pipeline")  # of steps of a pipeline
         or (f"{SYSTEM_TAG}{name}" in tags and name != HYPERPARAMETERS)
         or (run_id and name.startswith(run_id) and _NUMBER.fullmatch(name, len(run_id)))
     }
@@ -92,7 +98,7 @@ def own_names(raw: Mapping[str, Any]) -> set[str]:
 def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
     """himl's tags for what *raw* says of itself as a sweep, a trial or a pipeline in words of its own; empty for other
     runs."""
-    if str(raw.get("runType") or "").lower() == PIPELINE_TYPE:
+    if str(raw.get("runType") or "").lower() == "azureml.pipelinerun":
         return {MANY: "pipeline"}
     found, tags, number = _of_sweep(raw.get("properties") or {}), raw.get("tags") or {}, number_of(raw)
     values = tags.get(HYPERPARAMETERS) or tags.get(SYSTEM_TAG + HYPERPARAMETERS)
@@ -103,23 +109,23 @@ def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
 
 def _of_sweep(properties: Mapping[str, Any]) -> dict[str, str]:
     try:
-        config = read_json(properties.get(METRIC_CONFIG) or "{}")
+        config = read_json(properties.get("primary_metric_config") or "{}")
     except (TypeError, ValueError):
         return {}
     if not isinstance(config, dict) or not config.get("name"):
         return {}
-    said = {
+    found = {
         MANY: "sweep",
         PRIMARY_METRIC: config["name"],
-        GOAL: config.get("goal"),
-        BEST_TRIAL: properties.get(BEST_CHILD),
+        GOAL: str(config.get("goal") or "").lower(),
+        BEST_TRIAL: properties.get("best_child_run_id"),
     }
-    return {name: str(value).lower() if name == GOAL else str(value) for name, value in said.items() if value}
+    return {name: str(value) for name, value in found.items() if value}
 
 
 def is_sweep(raw: Mapping[str, Any]) -> bool:
-    """Whether the run is a sweep, of whichever client."""
-    return str(raw.get("runType") or "").lower() in SWEEP_TYPES or bool(_of_sweep(raw.get("properties") or {}))
+    kind = str(raw.get("runType") or "").lower()
+    return kind in ("hyperdrive", "sweep") or bool(_of_sweep(raw.get("properties") or {}))
 
 
 def number_of(raw: Mapping[str, Any]) -> str:
@@ -129,8 +135,7 @@ def number_of(raw: Mapping[str, Any]) -> str:
     return found[1] if found else ""
 
 
-MAX_SECONDS = "himl.max_run_seconds"
-"""The property with the limit in whole seconds."""
+MAX_SECONDS = "himl.max_run_seconds"  # the property with the limit in whole seconds
 SHORTEST = 60
 
 
@@ -152,18 +157,8 @@ def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
 
 
 LONGEST_REASON = 500
-_EXIT_CODE = re.compile(r"\b(?:exit|status|return) ?code:? (-?\d+)", re.IGNORECASE)
-_ENDED_BADLY = (RunStatus.failed, RunStatus.canceled)
 
-STARTS_JOBS = ("hyperdrive", "sweep", "pipelinerun", "automl")
-"""Words in the kind of a run whose children are jobs; a step of a pipeline calls itself `azureml.StepRun`."""
-COMMAND = "scriptrun"
-"""What one of the traits of a job is called that runs a command."""
-SUBMITTED_WITH = "command_line"
-"""The tag in which himl says what it was told to run."""
-
-RawRun = Mapping[str, Any]
-"""A run as the run history gives it."""
+RawRun = Mapping[str, Any]  # A run as the run history gives it
 
 
 def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id: str = "") -> Run:
@@ -173,10 +168,10 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
     error; a command that completed ended with 0.
     """
     status = status_of(raw.get("status") or "")
-    reason = _reason(raw) if status in _ENDED_BADLY else ""
-    found = _EXIT_CODE.search(reason)
+    reason = _reason(raw) if status in (RunStatus.failed, RunStatus.canceled) else ""
+    found = re.search(r"\b(?:exit|status|return) ?code:? (-?\d+)", reason, re.IGNORECASE)
     traits = [str(trait).lower() for trait in (raw.get("runTypeV2") or {}).get("traits") or ()]
-    is_command = COMMAND in traits and raw.get("target") != LOCAL_TARGET and not starts_jobs(raw)
+    is_command = "scriptrun" in traits and raw.get("target") != LOCAL_TARGET and not starts_jobs(raw)
     tags = user_tags(raw)
     return Run(
         id=raw["runId"],
@@ -191,7 +186,7 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
         parent=raw.get("parentRunId") or None,
         exit_code=int(found[1]) if found else 0 if status is RunStatus.completed and is_command else None,
         reason=reason,
-        command=tags.get(SUBMITTED_WITH) or raw.get("scriptName") or "",
+        command=tags.get("command_line") or raw.get("scriptName") or "",
         workspace=address.label,
         url=studio_url(raw["runId"], address, tenant_id),
     )
@@ -204,7 +199,9 @@ def starts_jobs(raw: RawRun) -> bool:
     if "child" in template:  # AutoML's children carry the source of their parent
         return False
     kinds = (raw.get("runType"), new_kind.get("orchestrator"), template, properties.get("azureml.runsource"))
-    return any(word in (kind or "").lower() for kind in kinds for word in STARTS_JOBS)
+    # A step of a pipeline calls itself `azureml.StepRun`
+    words = ("hyperdrive", "sweep", "pipelinerun", "automl")
+    return any(word in (kind or "").lower() for kind in kinds for word in words)
 
 
 def user_tags(raw: RawRun) -> dict[str, str]:
@@ -217,7 +214,6 @@ def user_tags(raw: RawRun) -> dict[str, str]:
 
 
 def studio_url(run_id: str, address: WorkspaceAddress, tenant_id: str = "") -> str:
-    """The run's page in Studio."""
     return address.studio_url(f"runs/{quote(run_id, safe='')}", tenant_id)
 
 
@@ -246,3 +242,209 @@ def _innermost(message: str) -> str:
     while isinstance(value, dict) and value:
         value = value.get("error") or value.get("message") or value.get("Message") or next(iter(value.values()))
     return value if isinstance(value, str) and value else message
+
+
+MOST_ROWS = 250  # of one metric in one request
+_KINDS = {
+    LoggedKind.scalar: "azureml.v1.scalar",
+    LoggedKind.list: "azureml.v1.list",
+    LoggedKind.table: "azureml.v1.table",
+    LoggedKind.image: "azureml.v2.image",
+}
+_TYPES = {bool: "bool", int: "int", float: "double"}
+_BY_ITSELF = (RunStatus.completed, RunStatus.failed)
+
+
+def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[dict[str, Any]]:
+    """The forms in the order of their first rows; one metric's rows stay in theirs, and those that follow each other
+    share a form. *container_id* is where the run's files lie."""
+    open_forms: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries:
+        columns = {
+            column: "Artifact" if entry.kind is LoggedKind.image else _type_of(entry.rows, column)
+            for column in entry.columns
+        }
+        key = entry.name, _KINDS[entry.kind]
+        for start in range(0, len(entry.rows), MOST_ROWS):
+            rows = entry.rows[start : start + MOST_ROWS]
+            form = open_forms.get(key)
+            if form is None or form["columns"] != columns or len(form["value"]) + len(rows) > MOST_ROWS:
+                if form is not None:
+                    yield open_forms.pop(key)
+                form = {"name": entry.name, "columns": columns, "properties": {"uxMetricType": key[1]}, "value": []}
+                open_forms[key] = form
+            form["value"] += [_row(row, columns, container_id) for row in rows]
+    yield from open_forms.values()
+
+
+def _row(row: LoggedRow, columns: Mapping[str, str], container_id: str) -> dict[str, Any]:
+    data = {column: _written(row.values.get(column), kind, container_id) for column, kind in columns.items()}
+    step = {} if row.step is None else {"step": row.step}
+    return {"metricId": row.id, "createdUtc": row.time.isoformat(), **step, "data": data}
+
+
+def _type_of(rows: Sequence[LoggedRow], column: str) -> str:
+    """The column's type: that of its values; numbers of both kinds are doubles, and anything mixed is text."""
+    values = [value for row in rows if (value := row.values.get(column)) is not None]
+    names = (next((name for kind, name in _TYPES.items() if isinstance(value, kind)), "string") for value in values)
+    types = set(names) or {"none"}
+    return types.pop() if len(types) == 1 else "double" if types == {"int", "double"} else "string"
+
+
+def _written(value: Value, kind: str, container_id: str) -> Any:
+    if kind == "Artifact":
+        return f"aml://artifactId/ExperimentRun/{container_id}/{value}"
+    if value is None:
+        return None
+    if kind == "string":
+        return str(value)
+    # JSON has no such numbers; protocol buffers' words for them
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return float(value) if kind == "double" else value
+
+
+class RunWriting:
+    """Sends what is written to runs. The run has to exist for all but `start`: the services would make some of it
+    up."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def start(self, new: NewRun) -> None:
+        """Make the run, with its experiment where that is new, and let it begin."""
+        experiment = self._connection.service("history", f"/experiments/{quote(new.experiment, safe='')}")
+        try:
+            self._connection.rest.get(experiment)
+        except ServiceNotFound:
+            try:
+                self._connection.rest.post(experiment)
+            except ServiceRefused as err:
+                if err.status != 409:  # made by somebody else meanwhile, or by a try whose answer was lost
+                    raise
+        body: dict[str, Any] = {
+            "runId": new.id,
+            "displayName": new.display_name or new.id,
+            "description": new.description or None,
+            "parentRunId": new.parent,
+            "target": LOCAL_TARGET,
+            "tags": dict(new.tags),
+            "scriptName": new.command or None,
+            "runTypeV2": {"orchestrator": "External", "traits": ["unspecified"]},
+        }
+        body = {name: value for name, value in body.items() if value is not None}
+        self._connection.rest.patch(f"{experiment}/runs/{quote(new.id, safe='')}", json=body)
+        self.begin(new.id)
+
+    def begin(self, run_id: str) -> None:
+        self._send_event(run_id, "Start", StartTime=_now())
+
+    def end(self, run_id: str, end: RunEnd) -> None:
+        """Move the run to its end; *end.reason* becomes the error that people see of a failed one."""
+        reason = redact(" ".join(end.reason.split()))[:2000]
+        if end.status is RunStatus.failed and reason:
+            self._send_event(run_id, "Error", ErrorResponse={"error": {"code": "UserError", "message": reason}})
+        self._send_event(run_id, end.status.value, EndTime=_now())
+
+    def log(self, run_id: str, entries: Sequence[Logged], container_id: str) -> None:
+        """Send *entries* in as few requests as the service takes. A metric that it will not have is named in a warning.
+
+        Raises HimlError where it refuses a whole batch.
+        """
+        url = self._connection.service("metric", f"/runs/{quote(run_id, safe='')}/batch")
+        forms = _forms(entries, container_id)
+        while batch := list(islice(forms, 50)):  # as azureml-core has it
+            try:
+                answer = self._connection.rest.post(url, json={"values": batch, "reportErrors": True})
+            except ServiceRefused as err:
+                if err.status < 500 and err.status not in (408, 429):
+                    raise HimlError(f"Metrics of run '{run_id}' were refused: {err}", hint=err.hint) from err
+                raise
+            for error in answer.get("errors") or [] if isinstance(answer, Mapping) else []:
+                with understood(url, "an error in it"):
+                    name = (error.get("metric") or {}).get("name") or "?"
+                    why = ((error.get("errorResponse") or {}).get("error") or {}).get("message")
+                why = why or "the service does not say why"
+                log.warning("Metric '%s' of run '%s' was refused: %s", name, run_id, why)
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Raises BadUsage where one has another value already."""
+        url, pairs = self._connection.service("mlflow", "/runs/log-batch"), iter(parameters.items())
+        while some := [{"key": key, "value": value} for key, value in islice(pairs, 100)]:  # as MLflow allows
+            try:
+                self._connection.rest.post(url, json={"run_id": run_id, "metrics": [], "params": some, "tags": []})
+            except ServiceRefused as err:
+                if err.status != 400:
+                    raise
+                raise BadUsage(
+                    f"Parameters of run '{run_id}' were refused: {err}",
+                    hint="A parameter keeps the value that it was logged with first.",
+                ) from err
+
+    def settle(self, run: RunFacts, seconds: float) -> None:
+        """Wait until the metric service has taken in what it was sent, *seconds* at most: what comes later is only seen
+        later."""
+        experiment, run_id = quote(run.experiment_id, safe=""), quote(run.id, safe="")
+        url = self._connection.service("history", f"/experimentids/{experiment}/runs/{run_id}/metricsingest/wait")
+        deadline = time.monotonic() + seconds
+        try:
+            while self._connection.rest.send("GET", url).status == 202 and (left := deadline - time.monotonic()) > 0:
+                time.sleep(min(1.0, left))
+        except ServiceNotFound:  # nothing was logged that it could wait for
+            return
+
+    def _send_event(self, run_id: str, name: str, **data: Any) -> None:
+        url = self._connection.service("history", f"/runs/{quote(run_id, safe='')}/events")
+        event = {"name": f"Microsoft.MachineLearning.Run.{name}", "timestamp": _now()}
+        self._connection.rest.post(url, json={**event, "data": {"RunId": run_id, **data}})
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()
+
+
+def ask_to_cancel(connection: Connection, history: RunHistory, run_id: str) -> bool:
+    """Ask the run, which had not ended a moment ago, to stop; nobody waits for it. False where it has ended meanwhile.
+
+    Resource manager stops jobs of every kind. What it does not know or refuses (a run that was logged from anywhere),
+    and any run inside a job, where there is no resource manager, is left to the run history.
+
+    Raises HimlError for a run whose command has ended and that is being wound up: the service refuses to stop one.
+    """
+    path = f"{quote(run_id, safe='')}/cancel"
+    if not connection.in_job:
+        try:
+            reply = connection.rest.send(
+                "POST", connection.arm(f"/jobs/{path}"), params={"api-version": ApiVersion.JOBS}
+            )
+        except (ServiceNotFound, ServiceRefused) as err:
+            if err.status >= 500 or err.status == 429:  # it is about the service, not about the run
+                raise
+        else:
+            return reply.status == 202 or status_of(history.get(run_id).get("status") or "") not in _BY_ITSELF
+    raw = history.get(run_id)
+    if (is_stopped := _is_stopped(raw)) is not None:
+        return is_stopped
+    url = connection.service("history", f"/experimentids/{quote(raw['experimentId'], safe='')}/runs/{path}")
+    try:
+        connection.rest.send("POST", url)
+    except ServiceRefused as err:
+        if err.status >= 500 or err.status == 429 or (is_stopped := _is_stopped(history.get(run_id))) is None:
+            raise
+        return is_stopped
+    return True
+
+
+def _is_stopped(raw: RawRun) -> bool | None:
+    """Whether the run was stopped, or asked to, rather than ended by itself; None where it goes on. Raises HimlError
+    where it cannot be stopped."""
+    state = str(raw.get("status") or "")
+    if state.lower() == "finalizing":
+        raise HimlError(
+            f"Run '{raw['runId']}' is in its last state, {state}: its command has ended, and Azure ML does not stop it "
+            "any more.",
+            hint=f"It ends by itself; 'himl runs show {raw['runId']}' tells when.",
+        )
+    if state.lower() == "cancelrequested":
+        return True
+    return status_of(state) not in _BY_ITSELF if status_of(state).is_final else None

@@ -2,31 +2,53 @@
 service hands out, for which no right to the storage account is needed.
 
 Stored are they by links alone: the service is told their names then, so that Studio lists them.
+
+A link that is made here for others opens one blob for reading and nothing else. It is signed with the account's key,
+which is asked for then and stored nowhere; where that may not be read or does not count, with a key for the user's own
+sign-in, which lives for a week at most. The SAS of a datastore is never given away: it opens the whole container. What
+is left then is the link that the artifact service makes, if it is for this one file and ends in time.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice, takewhile
+from datetime import datetime, timedelta, timezone
+from itertools import chain, islice, takewhile
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
+from xml.etree import ElementTree
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.checkpoints import SignedLink
+from himl_cli.core.errors import HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import SAFE_IN_PATHS, parts_of
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.blob_download import BlobReader
+from himl_cli.workspaces.azure.storage.blob_responses import ROLES, BlobNotFound
 from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
-from himl_cli.workspaces.azure.storage.curl import CurlPool
-from himl_cli.workspaces.azure.storage.failures import BlobNotFound
-from himl_cli.workspaces.azure.storage.properties import reason_not_to_ask, reason_not_to_store
-from himl_cli.workspaces.azure.storage.scheduler import run_tasks
-from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, Endpoint, Signature, Signed
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.azure.storage.datastore_records import OWN_SIGN_IN, DatastoreRecord, readable_secret
+from himl_cli.workspaces.azure.storage.scheduler import Query, ask, run_tasks
+from himl_cli.workspaces.azure.storage.signing import (
+    NO_KEYS,
+    VERSION_HEADER,
+    BearerSigner,
+    ContainerEndpoint,
+    Endpoint,
+    Signature,
+    Signed,
+    Signer,
+    quoted,
+    reason_not_to_ask,
+    reason_not_to_store,
+    sas_expiry,
+)
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
 
@@ -34,10 +56,15 @@ log = logging.getLogger(__name__)
 
 GROWING = ("logs/", "user_logs/", "azureml-logs/", "system_logs/")
 ROUTES, BY_LINKS, ROUTE_SECONDS = "artifact_routes", "links", 3600.0
-PAGE = 500
-HEADS_AT_ONCE = 16
-NAMES_AT_ONCE = 50
-"""In one request for links to write to, as azureml-core has it."""
+_DELEGATION_FIELDS = {
+    "SignedOid": "signed_oid",
+    "SignedTid": "signed_tid",
+    "SignedStart": "signed_start",
+    "SignedExpiry": "signed_expiry",
+    "SignedService": "signed_service",
+    "SignedVersion": "signed_version",
+    "Value": "value",
+}
 
 Answer = TypeVar("Answer")
 
@@ -57,10 +84,8 @@ class LinkEndpoint(Endpoint):
 
     def signed(self, name: str, query: str = "") -> Signed:
         link = self._links.get(name)
-        if link is None:
-            link = self._link(name)
-        elif link[1].is_due:
-            link = self._renewed_link(name)
+        if link is None or link[1].is_due:
+            link = self._new_link(name, is_first=link is None)
         url, signature = link
         whole = f"{query}&{signature.query}" if query else signature.query
         return Signed(f"{url}?{whole}", (VERSION_HEADER,), signature)
@@ -68,22 +93,20 @@ class LinkEndpoint(Endpoint):
     def renewed(self, name: str, refused: Signed, code: str) -> bool:
         known = self._links.get(name)
         if known is None or known[1] is refused.signature:
-            self._renewed_link(name)
+            self._new_link(name, is_first=False)
         return True
 
     def names(self, folder: str) -> list[str]:
-        """The names of all files below *folder* (empty: of all), sorted; their links are kept for later.
+        """The names of all files below *folder* (empty: of all), sorted; their links are remembered.
 
         Where the service does not take the empty prefix, which no public client sends, it lists the run's files without
         links.
         """
-        try:
-            return self._listed(self._url("/prefix/contentinfo", folder), has_links=True)
-        except ServiceNotFound:
-            if folder:  # nothing is there
-                return []
         with suppress(ServiceNotFound):
-            return self._listed(self._url(""), has_links=False)
+            return self._listed(self._url("/prefix/contentinfo", folder), has_links=True)
+        if not folder:
+            with suppress(ServiceNotFound):
+                return self._listed(self._url(""), has_links=False)
         return []
 
     def _listed(self, url: str, *, has_links: bool) -> list[str]:
@@ -99,24 +122,24 @@ class LinkEndpoint(Endpoint):
                     raise unexpected(url, "an artifact has no path")
                 if item.get("container", self._container_id) == self._container_id:
                     if has_links:
-                        self._keep(name, item)
+                        self._remember(name, item)
                     names.add(name)
         return sorted(names)
 
-    def _renewed_link(self, name: str) -> tuple[str, Signature]:
-        """A new link to *name*, and to all files of its folder: their time is over too."""
+    def _new_link(self, name: str, *, is_first: bool) -> tuple[str, Signature]:
+        """A link to *name*; unless it *is_first*, new ones to all files of its folder: their time is over too."""
         old = self._links.get(name)
-        self.names(name.rpartition("/")[0])
+        if not is_first:
+            self.names(name.rpartition("/")[0])
         link = self._links.get(name)
-        return link if link is not None and link is not old else self._link(name)
-
-    def _link(self, name: str) -> tuple[str, Signature]:
+        if link is not None and link is not old:
+            return link
         try:
-            return self._keep(name, self._connection.rest.get_object(self._url("/contentinfo", name), "link"))
+            return self._remember(name, self._connection.rest.get_object(self._url("/contentinfo", name), "link"))
         except ServiceNotFound as err:
             raise BlobNotFound(f"No file '{name}' in {self.label}.") from err
 
-    def _keep(self, name: str, item: Any) -> tuple[str, Signature]:
+    def _remember(self, name: str, item: Any) -> tuple[str, Signature]:
         parts = parts_of(str(item.get("contentUri") or ""))
         if parts.scheme != "https" or not parts.hostname or parts.path.count("/") < 2:
             raise ServiceFailed(f"The artifact service gives no link to '{name}'.")
@@ -135,22 +158,26 @@ class LinkEndpoint(Endpoint):
 class WriteEndpoint(LinkEndpoint):
     """Links to write to; one that ran out is asked for again."""
 
-    def announce(self, names: Iterable[str]) -> None:
-        """Tell the service of files of these *names*, at most `NAMES_AT_ONCE`, and keep the links that it gives."""
+    def announced(self, requests: Iterator[StoreRequest], sink: StoreSink) -> Iterator[StoreRequest]:
+        """*requests*, once the service is told of their names; the links that it gives are remembered."""
         url = self._url("/batch/metadata")
-        try:
-            answer = self._connection.rest.post_object(url, "links", json={"paths": [{"path": name} for name in names]})
-        except ServiceRefused as err:  # some of them are there already: each is asked for by itself then
-            if err.status not in (400, 409):
-                raise
-            return
-        for name, item in object_of(answer.get("artifactContentInformation") or {}, url, "links").items():
-            self._keep(name, object_of(item, url, "link"))
+        while some := [*islice(requests, 50)]:  # as azureml-core has it
+            paths = [{"path": request.name} for request in some if not reason_not_to_store(request.name)]
+            try:
+                answer = self._connection.rest.post_object(url, "links", json={"paths": paths})
+                given = object_of(answer.get("artifactContentInformation") or {}, url, "links")
+                for name, item in given.items():
+                    self._remember(name, object_of(item, url, "link"))
+            except HimlError as err:
+                # With 400 and 409 some of them are there already: each is asked for by itself then
+                if not isinstance(err, ServiceRefused) or err.status not in (400, 409):
+                    for request in some:
+                        sink.fail(request, err)
+                    continue
+            yield from some
 
-    def _link(self, name: str) -> tuple[str, Signature]:
-        return self._keep(name, self._connection.rest.get_object(self._url("/write", name), "link"))
-
-    _renewed_link = _link
+    def _new_link(self, name: str, *, is_first: bool) -> tuple[str, Signature]:
+        return self._remember(name, self._connection.rest.get_object(self._url("/write", name), "link"))
 
 
 class RunArtifacts(BlobReader):
@@ -178,37 +205,28 @@ class RunArtifacts(BlobReader):
         self._has_chosen = False
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        """As `BlobStore.list`. Raises NotAllowed, ServiceFailed."""
-
-        def begin(direct: AzureBlobs | None) -> tuple[Iterator[Sequence[BlobInfo]], Sequence[BlobInfo] | None]:
+        def begin(direct: AzureBlobs | None) -> Iterator[Sequence[BlobInfo]]:
             pages = direct.list(prefix) if direct is not None else self._list_by_links(prefix)
-            return pages, next(pages, None)
+            return chain([*islice(pages, 1)], pages)
 
-        pages, first = self._tried(begin)
-        if first is not None:
-            yield first
-            yield from pages
+        yield from self._tried(begin)
 
     def _list_by_links(self, prefix: str) -> Iterator[Sequence[BlobInfo]]:
         # Parts such as `..` would mean something else in a URL
         folders = [*takewhile(lambda part: part not in ("", ".", ".."), prefix.split("/")[:-1])]
         names = [name for name in self._links.names("/".join(folders)) if name.startswith(prefix)]
-        for start in range(0, len(names), PAGE):
-            page = self._described(names[start : start + PAGE])
-            if page:
-                yield page
-
-    def _described(self, names: Sequence[str]) -> Sequence[BlobInfo]:
-        """The files called so, without those that are gone."""
-        queries = [self._head(name) for name in names if not reason_not_to_ask(name)]
-        run_tasks(self._pool, iter(queries), HEADS_AT_ONCE)
-        # A file that cannot be asked for is of some size, so that its download is tried, which fails and names it
-        found = [BlobInfo(name, 1) for name in names if reason_not_to_ask(name)]
-        for query in queries:
-            with suppress(BlobNotFound):
-                if not query.answer.is_directory:
-                    found.append(query.answer.blob)
-        return sorted(found, key=lambda blob: blob.name)
+        for start in range(0, len(names), 500):
+            some = names[start : start + 500]
+            queries = [self._head(name) for name in some if not reason_not_to_ask(name)]
+            run_tasks(self._pool, iter(queries), 16)
+            # A file that cannot be asked for is of some size, so that its download is tried, which fails and names it
+            found = [BlobInfo(name, 1) for name in some if reason_not_to_ask(name)]
+            for query in queries:
+                with suppress(BlobNotFound):  # gone meanwhile
+                    if not query.answer.is_directory:
+                        found.append(query.answer.blob)
+            if found:
+                yield sorted(found, key=lambda blob: blob.name)
 
     def stat(self, name: str) -> BlobInfo | None:
         by_links = super().stat
@@ -229,18 +247,8 @@ class RunArtifacts(BlobReader):
         its content is replaced then.
         """
         endpoint = WriteEndpoint(self._connection, self._container_id, self.label)
-
-        def announced(requests: Iterator[StoreRequest]) -> Iterator[StoreRequest]:
-            while some := [*islice(requests, NAMES_AT_ONCE)]:
-                try:
-                    endpoint.announce([request.name for request in some if not reason_not_to_store(request.name)])
-                except HimlError as err:
-                    for request in some:
-                        sink.fail(request, err)
-                    continue
-                yield from some
-
-        store_blobs(announced(iter(requests)), sink, endpoint, self._pool, self._policy, workers=workers)
+        requests = endpoint.announced(iter(requests), sink)
+        store_blobs(requests, sink, endpoint, self._pool, self._policy, workers=workers)
 
     def _tried(self, ask: Callable[[AzureBlobs | None], Answer]) -> Answer:
         """What *ask* says of the storage account, or where that is not allowed, of the service's links (None)."""
@@ -265,3 +273,139 @@ class RunArtifacts(BlobReader):
                 log.debug("the artifact datastore may not be looked at (%s): going on with links", err)
         self._has_chosen = True
         return self._direct
+
+
+def link_to_artifact(
+    connection: Connection,
+    pool: CurlPool,
+    container_id: str,
+    label: str,
+    name: str,
+    days: float,
+    find_record: Callable[[], DatastoreRecord],
+) -> SignedLink:
+    """A link to the artifact *name* kept under *container_id*; *find_record* gives the datastore of artifacts.
+
+    A link that is signed here was tried: the file is there, and the service accepts the signature. Raises NotFound
+    where the file is not there, NotAllowed where no link can be made, ServiceFailed.
+    """
+    if reason_not_to_ask(name):
+        raise NotFound(f"No file '{name}' in {label}.")
+    try:
+        record, root = find_record(), f"ExperimentRun/{container_id}/"
+        url = record.url(connection.address.cloud)
+        signer = _FileSigner(connection, record, pool, url, f"{root}{name}", days)
+        if AzureBlobs(url, signer, root=root, label=label, pool=pool).stat(name) is None:
+            raise NotFound(f"No file '{name}' in {label}.")
+        url, ends = f"{url}/{quoted(root + name)}?{signer.current().query}", signer.expires
+    except NotAllowed as err:
+        try:
+            url = LinkEndpoint(connection, container_id, label).signed(name).url
+        except NotFound:
+            raise
+        except HimlError:
+            raise err from None
+        terms, ends = parse_qs(urlsplit(url).query), sas_expiry(urlsplit(url).query)
+        is_narrow = terms.get("sp") == ["r"] and terms.get("sr") == ["b"]
+        if not is_narrow or not 0 < ends - time.time() <= days * 86400:
+            raise
+        log.debug("no link can be signed here (%s): the artifact service made one", err)
+    return SignedLink(url, datetime.fromtimestamp(ends, timezone.utc))
+
+
+class _FileSigner(Signer):
+    def __init__(
+        self, connection: Connection, record: DatastoreRecord, pool: CurlPool, url: str, blob: str, days: float
+    ) -> None:
+        super().__init__()
+        self.sign_in = OWN_SIGN_IN
+        self._connection = connection
+        self._record = record
+        self._pool = pool
+        self._url = url
+        self._blob = blob
+        lasts = timedelta(days=days)
+        # It is good from so long ago on, for clocks that are behind the one here; not longer, since an account may
+        # refuse what lasts longer than its policy says, counted from the start
+        self._starts = datetime.now(timezone.utc) - min(timedelta(minutes=15), lasts / 10)
+        self._ends = self._starts + lasts
+
+    def _make(self, refused: Signature | None, code: str) -> Signature:
+        if refused is not None:
+            return self._by_own_sign_in() if code in NO_KEYS and self.sign_in != OWN_SIGN_IN else refused
+        key = ""
+        if self._record.credentials == "AccountKey":
+            key = str((readable_secret(self._connection, self._record, as_it_is=True) or {}).get("key") or "")
+        if not key:
+            return self._by_own_sign_in()
+        self.sign_in = "a signature by the account's key"
+        try:
+            return self._signed(self._ends, account_key=key)
+        except ValueError as err:  # no base64
+            hint = "Update the datastore's credentials in the workspace."
+            raise HimlError(f"The account key of {self._record.label} is no key.", hint=hint) from err
+
+    def _by_own_sign_in(self) -> Signature:
+        self.sign_in = OWN_SIGN_IN
+        ends = min(self._ends, self._starts + timedelta(days=7))  # so long the service lets such a key live
+        signer = BearerSigner(self._connection.tokens, self._connection.address.cloud.storage_scope, OWN_SIGN_IN)
+        endpoint = ContainerEndpoint(self._url, "", signer, "the storage account")
+        start, expiry = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (self._starts, ends))
+        query = Query(
+            "the key to sign links with",
+            endpoint,
+            RetryPolicy(),
+            _delegation_key_in,
+            "Content-Type: application/xml",
+            sign=lambda: endpoint.signed_account("restype=service&comp=userdelegationkey"),
+            method="POST",
+            content=f"<KeyInfo><Start>{start}</Start><Expiry>{expiry}</Expiry></KeyInfo>".encode(),
+        )
+        try:
+            key = ask(query, self._pool)
+        except NotAllowed as err:
+            if err.hint == ROLES:
+                err.hint = (
+                    "Ask for the role 'Storage Blob Data Reader' on the storage account; if you have it on the "
+                    "container alone, for 'Storage Blob Delegator' on the account."
+                )
+            if self._record.credentials != "Sas":
+                raise
+            raise NotAllowed(
+                f"The SAS of {self._record.label} is not given away: it opens all of its container. {err}",
+                hint=err.hint,
+            ) from err
+        return self._signed(ends, user_delegation_key=key)
+
+    def _signed(self, ends: datetime, **key: Any) -> Signature:
+        from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+
+        sas = generate_blob_sas(
+            self._record.account,
+            self._record.container,
+            self._blob,
+            permission=BlobSasPermissions(read=True),
+            start=self._starts,
+            expiry=ends,
+            protocol="https,http" if self._url.startswith("http:") else "https",
+            **key,
+        )
+        return Signature(query=sas, expires=sas_expiry(sas))
+
+
+def _delegation_key_in(response: CurlResponse) -> Any:
+    from azure.storage.blob import UserDelegationKey
+
+    key = UserDelegationKey()  # type: ignore[no-untyped-call]
+    try:
+        tree = ElementTree.fromstring(response.take())
+    except ElementTree.ParseError as err:
+        raise ServiceFailed(
+            "Storage sent something else than a key to sign links with.", hint="Is a proxy or a log-in page in between?"
+        ) from err
+    for tag, name in _DELEGATION_FIELDS.items():
+        value = tree.findtext(tag)
+        if not value:
+            raise ServiceFailed(f"The key to sign links with that storage sent has no {tag}.")
+        setattr(key, name, value)
+    return key

@@ -10,17 +10,17 @@ from typing import Any
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.failures import FEW, BlobNotFound
-from himl_cli.workspaces.azure.storage.properties import (
+from himl_cli.workspaces.azure.storage.blob_responses import (
+    FEW,
+    BlobNotFound,
     Properties,
     etag_of,
     md5_from,
     properties_of,
-    reason_not_to_ask,
     size_from,
     whole_md5,
 )
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.scheduler import (
     Attempt,
     AttemptFailed,
@@ -30,15 +30,12 @@ from himl_cli.workspaces.azure.storage.scheduler import (
     ask,
     run_tasks,
 )
-from himl_cli.workspaces.azure.storage.signing import Endpoint
+from himl_cli.workspaces.azure.storage.signing import Endpoint, reason_not_to_ask
 from himl_cli.workspaces.base import FetchSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
-ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
 SMALL = 256 << 10  # bytes that come in one piece
 READ_AT_ONCE = 4 << 20
-MOST_CHANGES = 5  # of a blob that grows between two requests
-WITH_MD5 = "x-ms-range-get-content-md5: true"
 
 
 class Damaged(Exception):
@@ -57,11 +54,10 @@ class Receiver:
         self._request = request
         self._sink = sink
         self._checked_each = min(checked_each, MOST_CHECKED)
-        self._start = request.offset  # of the range in hand
         self._held: list[bytes] = []
         self._md5: bytes | None = None
-        self._proven = request.offset  # position at which failures were last forgotten
-        self.position = request.offset
+        # Where the range in hand begins, and the position at which failures were last forgotten
+        self._start = self._proven = self.position = request.offset
         self.end = self.stop = request.offset + request.length
 
     @property
@@ -74,7 +70,8 @@ class Receiver:
             self.stop = min(self.end, self._start + self._checked_each)
         elif is_as_listed and self.position == 0 and self.end == self._request.blob.size:
             return []
-        return [f"Range: bytes={self.position}-{self.stop - 1}", *([WITH_MD5] if self._checked_each else [])]
+        with_md5 = ["x-ms-range-get-content-md5: true"] if self._checked_each else []
+        return [f"Range: bytes={self.position}-{self.stop - 1}", *with_md5]
 
     def is_provable(self, response: CurlResponse) -> bool:
         """Whether the bytes of *response* can be checked, where they are to be."""
@@ -83,7 +80,6 @@ class Receiver:
         return not self._checked_each or self._md5 is not None
 
     def is_room_for(self, data: bytes) -> bool:
-        """Whether *data* is no more than was asked for."""
         return self.position + len(data) <= self.stop
 
     def take(self, data: bytes) -> bool:
@@ -92,25 +88,22 @@ class Receiver:
         if not data:
             return False
         start, self.position = self.position, self.position + len(data)
-        is_much = self.position - self._proven >= ENOUGH
+        is_much = self.position - self._proven >= 1 << 20
         if is_much:
             self._proven = self.position
         if not self._checked_each:
             self._sink.write(self._request, start, data)
-        else:
-            self._held.append(data)
-            if self.position == self.stop:
-                self._hand_on()
+            return is_much
+        self._held.append(data)
+        if self.position == self.stop:
+            whole = b"".join(self._held)
+            self._held.clear()
+            if hashlib.md5(whole, usedforsecurity=False).digest() != self._md5:
+                self.position = self._start
+                raise Damaged
+            self._sink.write(self._request, self._start, whole)
+            self._start = self.position
         return is_much
-
-    def _hand_on(self) -> None:
-        whole = b"".join(self._held)
-        self._held.clear()
-        if hashlib.md5(whole, usedforsecurity=False).digest() != self._md5:
-            self.position = self._start
-            raise Damaged
-        start, self._start = self._start, self.position
-        self._sink.write(self._request, start, whole)
 
 
 class Download(Task):
@@ -131,8 +124,7 @@ class Download(Task):
         self._may_grow = may_grow
         self._etag = request.blob.etag
         self._receiver = Receiver(request, sink, checked_each=request.checked_each)
-        self._has_grown = False
-        self._is_changed = False  # the blob has another ETag now, and was not looked at yet
+        self._has_grown = self._is_changed = False  # changed: it has another ETag now, and was not looked at yet
         self._changes = 0
         self._md5: bytes | None = None
 
@@ -151,9 +143,10 @@ class Download(Task):
                 response = yield self.request(*headers, method="HEAD")
             else:
                 headers += receiver.headers(is_as_listed=not self._has_grown)
-                is_streamed = receiver.stop - receiver.position > SMALL
-                response = yield self.request(*headers, is_streamed=is_streamed)
-            if self._is_other_etag(response):
+                response = yield self.request(*headers, is_streamed=receiver.stop - receiver.position > SMALL)
+            code = response.header(b"x-ms-error-code") if response.status == 412 else None
+            # It may grow between two requests, but not for ever
+            if response.is_complete and code in ("ConditionNotMet", "") and self._changes < 5:
                 self._changes += 1
                 self._is_changed = True
                 continue
@@ -165,34 +158,35 @@ class Download(Task):
                 yield None
                 self._deliver(response)
             if receiver.position != receiver.stop:
-                raise AttemptFailed(Failure(BlobChanged(f"'{self.name}' is shorter than it was listed.")))
+                raise self._changed("is shorter than it was listed")
             self.progressed()
             if receiver.is_complete:
                 self._sink.finish(self._request, self._md5)
                 return
 
-    def _is_other_etag(self, response: CurlResponse) -> bool:
-        return (
-            response.is_complete
-            and response.status == 412
-            and self._changes < MOST_CHANGES
-            and response.header(b"x-ms-error-code") in ("ConditionNotMet", "")
-        )
+    def failure(self, response: CurlResponse) -> Failure:
+        failure = super().failure(response)
+        if isinstance(failure.error, BlobNotFound):
+            return Failure(BlobChanged(f"'{self.name}' is no longer in {self.endpoint.label}."))
+        return failure
+
+    def _changed(self, what: str, hint: str = "") -> AttemptFailed:
+        return AttemptFailed(Failure(BlobChanged(f"'{self.name}' {what}.", hint=hint)))
 
     def _accept(self, response: CurlResponse) -> None:
         """Look at the head before any of the bytes count. Raises AttemptFailed."""
         status, receiver = response.status, self._receiver
         if status not in (200, 206) or (response.failure is not None and not response.chunks):
-            raise AttemptFailed(self._rejection(response))
+            raise AttemptFailed(self.failure(response))
         if self._etag and etag_of(response) not in ("", self._etag):
-            raise AttemptFailed(Failure(BlobChanged(f"'{self.name}' changed while it was read.")))
+            raise self._changed("changed while it was read")
         if not receiver.is_complete:
             start, _, total = response.header(b"content-range").removeprefix("bytes ").partition("/")
             if (start.partition("-")[0] != str(receiver.position)) if status == 206 else receiver.position != 0:
-                raise AttemptFailed(self._other_bytes())
+                raise self._other_bytes()
             is_listed = bool(self._etag) and not self._has_grown
             if status == 206 and is_listed and total.isdecimal() and size_from(total) != self._request.blob.size:
-                raise AttemptFailed(Failure(BlobChanged(f"'{self.name}' has another size than it was listed with.")))
+                raise self._changed("has another size than it was listed with")
             if not receiver.is_provable(response):
                 error = ServiceFailed(
                     f"{self.endpoint.host} told no checksum with the bytes of '{self.name}'.",
@@ -205,7 +199,7 @@ class Download(Task):
     def _deliver(self, response: CurlResponse) -> None:
         data = response.take()
         if not self._receiver.is_room_for(data):
-            raise AttemptFailed(self._other_bytes())
+            raise self._other_bytes()
         try:
             if self._receiver.take(data):
                 self.progressed()
@@ -217,36 +211,21 @@ class Download(Task):
             )
             raise AttemptFailed(Failure(error, may_pass=True, max_attempts=FEW)) from None
 
-    def _other_bytes(self) -> Failure:
+    def _other_bytes(self) -> AttemptFailed:
         error = ServiceFailed(f"{self.endpoint.host} sent other bytes of '{self.name}' than were asked for.")
-        return Failure(error, may_pass=True)
-
-    def _rejection(self, response: CurlResponse) -> Failure:
-        failure = self.failure(response)
-        if isinstance(failure.error, BlobNotFound):
-            return Failure(BlobChanged(f"'{self.name}' is no longer in {self.endpoint.label}."))
-        return failure
+        return AttemptFailed(Failure(error, may_pass=True))
 
     def _compare(self, response: CurlResponse) -> None:
         """Look at the blob that is another than was listed: go on if it has only grown. Raises AttemptFailed."""
-        if response.failure is not None or response.status != 200:
-            raise AttemptFailed(self._rejection(response))
+        self.check(response, 200)
         self._is_changed = False
-        now = properties_of(response, self.name)
-        if not self._only_grew(now):
-            error = BlobChanged(
-                f"'{self.name}' changed while it was read.", hint="Run the command again when nothing writes to it."
-            )
-            raise AttemptFailed(Failure(error))
-        self._has_grown, self._etag, self._md5 = True, now.blob.etag, None
-
-    def _only_grew(self, now: Properties) -> bool:
-        blob = self._request.blob
-        if now.blob.size < blob.size or blob.md5 is not None:
-            return False
+        now, blob = properties_of(response, self.name), self._request.blob
+        has_grown = self._may_grow
         if now.is_append_blob and blob.modified is not None and now.created is not None:
-            return now.created <= blob.modified + timedelta(seconds=1)  # else it was deleted and begun anew
-        return self._may_grow
+            has_grown = now.created <= blob.modified + timedelta(seconds=1)  # else it was deleted and begun anew
+        if not has_grown or now.blob.size < blob.size or blob.md5 is not None:
+            raise self._changed("changed while it was read", "Run the command again when nothing writes to it.")
+        self._has_grown, self._etag, self._md5 = True, now.blob.etag, None
 
     def fail(self, error: HimlError) -> None:
         self._sink.fail(self._request, error)
@@ -264,14 +243,8 @@ class BlobReader(ABC):
         self._policy = policy
         self._growing = tuple(growing)
         self._pending: list[PendingQuery[Any]] = []
-
-    @property
-    def label(self) -> str:
-        return self._endpoint.label
-
-    @property
-    def origin(self) -> str:
-        return self._endpoint.origin
+        self.label = endpoint.label
+        self.origin = endpoint.origin
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
@@ -317,8 +290,6 @@ class BlobReader(ABC):
         return pieces(piece, offset)
 
     def _read_range(self, name: str, offset: int, length: int, etag: str) -> tuple[bytes, str, int]:
-        """Bytes, ETag and size of the blob."""
-
         def parse(response: CurlResponse) -> tuple[bytes, str, int]:
             if response.status == 416:  # nothing lies at the offset
                 return b"", "", offset

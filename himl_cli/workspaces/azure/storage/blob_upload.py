@@ -1,46 +1,35 @@
-"""Storing files: small ones in one request, large ones in blocks, several at once."""
+"""Storing files: small ones in one request, large ones in blocks that a thread reads ahead, several at once.
+
+Each file is read once and watched for changes; every request carries the MD5 of what it sends.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import threading
+from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import BlobChanged, HimlError
-from himl_cli.workspaces.azure.storage.blocks import (
-    Block,
-    BlockReader,
-    MemoryBudget,
-    file_changed,
-    file_content,
-    file_md5,
-    file_state,
-)
+from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
+from himl_cli.workspaces.azure.storage.blob_responses import BlocksUnsupported, properties_of, stored_blob
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlRequest, CurlResponse
-from himl_cli.workspaces.azure.storage.failures import BlocksUnsupported
-from himl_cli.workspaces.azure.storage.properties import (
-    md5_text,
-    media_type,
-    properties_of,
-    reason_not_to_store,
-    stored_blob,
-)
 from himl_cli.workspaces.azure.storage.scheduler import Attempt, AttemptFailed, Scheduler, Task
-from himl_cli.workspaces.azure.storage.signing import Endpoint
+from himl_cli.workspaces.azure.storage.signing import Endpoint, media_type, reason_not_to_store
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 SINGLE = 8 << 20  # bytes; up to here a file goes in one request
-MEMORY = 32 << 20  # bytes of files in memory at once
-LARGE_AT_ONCE = 8
-MOST_WHOLE = 5000 << 20  # bytes in one request, says the service
-_BLOCK_NAMES = re.compile(rb"<Name>([^<]+)</Name>")
-_SOMEBODY_ELSES = {
+BLOCK = 4 << 20
+MOST_BLOCKS = 50_000  # in one blob, says the service
+_CONFLICTS = {
     (409, "BlobAlreadyExists"),
     (412, "ConditionNotMet"),
     (412, "TargetConditionNotMet"),
@@ -58,8 +47,8 @@ def store_blobs(
     workers: int,
     on_step: Callable[[], object] = bool,
 ) -> None:
-    """As `BlobStore.store`: up to 8 MiB in one request, above in blocks; every request carries the MD5 of its bytes."""
-    uploads = _Uploads(iter(requests), sink, endpoint, RetryState(policy, endpoint.pauses))
+    """As `BlobStore.store`."""
+    uploads = _Uploads(requests, sink, endpoint, RetryState(policy, endpoint.pauses))
     try:
         with pool.client() as client:
             Scheduler(client, uploads.next, workers, is_preparing=uploads.is_reading, on_step=on_step).run()
@@ -68,18 +57,15 @@ def store_blobs(
 
 
 class _Uploads:
-    """The tasks that store *requests*, made as connections and memory get free."""
-
     def __init__(
-        self, requests: Iterator[StoreRequest], sink: StoreSink, endpoint: Endpoint, retries: RetryState
+        self, requests: Iterable[StoreRequest], sink: StoreSink, endpoint: Endpoint, retries: RetryState
     ) -> None:
-        self._requests = requests
         self.sink = sink
         self.endpoint = endpoint
         self.retries = retries
-        self.memory = MemoryBudget(MEMORY)
+        self.memory = MemoryBudget(32 << 20)
         self._large: list[_LargeFile] = []
-        self._request: StoreRequest | None = None  # the next one
+        self._new = self._of_new_files(requests)
 
     def next(self) -> Task | None:
         for file in self._large:
@@ -87,72 +73,48 @@ class _Uploads:
             if task is not None:
                 return task
         self._large = [file for file in self._large if not file.is_over]
-        while True:
-            request = self._request = self._request or next(self._requests, None)
-            if request is None:
-                return None
+        return next(self._new, None)
+
+    def _of_new_files(self, requests: Iterable[StoreRequest]) -> Iterator[Task | None]:
+        for request in requests:
             if reason := reason_not_to_store(request.name):
                 text = f"'{request.name}' cannot be stored in {self.endpoint.label}: {reason}."
                 self.sink.fail(request, HimlError(text, hint="Rename it."))
             elif request.size <= SINGLE:
-                if not self.memory.try_acquire(request.size):
-                    return None
-                self._request = None
-                return _SmallFile(request, self).task()
-            elif len(self._large) >= LARGE_AT_ONCE:
-                return None
+                while not self.memory.try_acquire(request.size):
+                    yield None
+                yield _SmallFile(request, self)  # held by no variable here, nor are its bytes
             else:
-                self._request = None
+                while len(self._large) >= 8:
+                    yield None
                 self._large.append(_LargeFile(request, self))
-                return next(self._large[-1].tasks, None)
-            self._request = None
+                yield next(self._large[-1].tasks, None)
 
     def is_reading(self) -> bool:
-        """Whether blocks will come that are not there yet."""
-        return any(file.is_reading for file in self._large)
+        return any(file.reader is not None and not file.reader.is_through for file in self._large)
 
     def close(self) -> None:
-        """Stop reading files."""
         for file in self._large:
             file.close()
 
 
 class _FileTask(Task):
-    """Some requests for one file: *attempt* and *fail* are the task's own."""
+    def __init__(self, file: StoreRequest, uploads: _Uploads) -> None:
+        super().__init__(file.name, uploads.endpoint, uploads.retries)
+        self.file = file
+        self.uploads = uploads
 
-    def __init__(
-        self,
-        request: StoreRequest,
-        uploads: _Uploads,
-        attempt: Callable[[_FileTask], Attempt],
-        fail: Callable[[HimlError], None],
-    ) -> None:
-        super().__init__(request.name, uploads.endpoint, uploads.retries)
-        self._request = request
-        self._attempt = attempt
-        self._fail = fail
-
-    def attempt(self) -> Attempt:
-        return self._attempt(self)
-
-    def fail(self, error: HimlError) -> None:
-        self._fail(error)
-
-    def put(self, *headers: str, md5: bytes, query: str = "", **options: Any) -> CurlRequest:
-        """A request that sends bytes with this MD5."""
-        return self.request(f"Content-MD5: {md5_text(md5)}", *headers, "Expect:", query=query, method="PUT", **options)
+    def put(self, *headers: str, md5: bytes, is_final: bool = True, **options: Any) -> CurlRequest:
+        """A request that sends what has this MD5. The service refuses one that *is_final* where something else was put
+        there since it was decided to store the file."""
+        replaces = self.file.replaces
+        if is_final and replaces is not None:
+            headers = (*headers, f'If-Match: "{replaces}"' if replaces else "If-None-Match: *")
+        return self.request(f"Content-MD5: {b64encode(md5).decode()}", *headers, "Expect:", method="PUT", **options)
 
     def put_blob(self, md5: bytes, **options: Any) -> CurlRequest:
-        """A request that sends a whole blob; the service checks its MD5 and keeps it."""
-        headers = (*self.condition(), "x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}")
-        return self.put(*headers, md5=md5, **options)
-
-    def condition(self) -> list[str]:
-        """The header that makes the service store it only where nothing else was put there meanwhile."""
-        replaces = self._request.replaces
-        if replaces is None:
-            return []
-        return [f'If-Match: "{replaces}"' if replaces else "If-None-Match: *"]
+        """A request that sends the whole file; the service checks its MD5 and keeps it."""
+        return self.put("x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", md5=md5, **options)
 
     def check_stored(self, response: CurlResponse) -> None:
         """Raises AttemptFailed unless *response* says that what was put is stored.
@@ -166,61 +128,66 @@ class _FileTask(Task):
         self.progressed()
 
     def commit(self, request: CurlRequest, md5: bytes) -> Generator[CurlRequest, CurlResponse, BlobInfo]:
-        """Store it by *request*, where its name still has what was there when it was decided to store it.
-
-        Where it has not, the blob is looked at: with our content it is ours, stored by an attempt whose response was
-        lost, or as good.
-        """
+        """Send the final *request*. Where it is refused for what was put there meanwhile, the blob is looked at: with
+        our content it is ours, stored by an attempt whose response was lost, or as good."""
         response = yield request
         try:
             self.check_stored(response)
         except AttemptFailed as failed:
-            if self._request.replaces is None or (response.status, failed.failure.code) not in _SOMEBODY_ELSES:
+            if self.file.replaces is None or (response.status, failed.failure.code) not in _CONFLICTS:
                 raise
             response = yield self.request(method="HEAD")
             self.check(response, 200, 404)
             there = properties_of(response, self.name).blob if response.status == 200 else None
-            if there is None or (there.size, there.md5) != (self._request.size, md5):
-                where = self.endpoint.label
-                text = f"'{self.name}' in {where} was changed by somebody else meanwhile; it is left as it is."
+            if there is None or (there.size, there.md5) != (self.file.size, md5):
+                where = f"'{self.name}' in {self.endpoint.label}"
+                text = f"{where} was changed by somebody else meanwhile; it is left as it is."
                 raise AttemptFailed(Failure(BlobChanged(text, hint="Run the command again."))) from None
-        return stored_blob(response, self._request, md5)
+        return stored_blob(response, self.file, md5)
 
 
-class _SmallFile:
-    """A file that goes in one request; its bytes are kept for another attempt."""
+class _SmallFile(_FileTask):
+    _body: bytes | None = None
+    _md5 = b""
 
-    def __init__(self, request: StoreRequest, uploads: _Uploads) -> None:
-        self._request = request
-        self._uploads = uploads
-        self._body: bytes | None = None
-        self._md5 = b""
-
-    def task(self) -> Task:
-        """What stores it; not kept here, since a cycle of references would keep the bytes."""
-        return _FileTask(self._request, self._uploads, self._attempt, self._fail)
-
-    def _attempt(self, task: _FileTask) -> Attempt:
+    def attempt(self) -> Attempt:
         if self._body is None:
-            self._body, self._md5 = file_content(self._request)
+            self._body = b"".join(file_pieces(self.file, SINGLE))
+            self._md5 = self.file.md5 or hashlib.md5(self._body, usedforsecurity=False).digest()
         try:
-            blob = yield from task.commit(task.put_blob(self._md5, body=self._body), self._md5)
+            blob = yield from self.commit(self.put_blob(self._md5, content=self._body), self._md5)
         except AttemptFailed as failed:
-            if failed.failure.code == "Md5Mismatch" and self._is_changed():
-                raise AttemptFailed(Failure(file_changed(self._request))) from None
+            if (
+                failed.failure.code == "Md5Mismatch"
+                and hashlib.md5(self._body, usedforsecurity=False).digest() != self._md5
+            ):  # the file was not any more what had been digested when it was read
+                raise AttemptFailed(Failure(_file_changed(self.file))) from None
             raise
-        self._uploads.memory.release(self._request.size)
-        self._uploads.sink.advance(self._request, self._request.size)
-        self._uploads.sink.finish(self._request, blob)
+        self.uploads.memory.release(self.file.size)
+        self.uploads.sink.advance(self.file, self.file.size)
+        self.uploads.sink.finish(self.file, blob)
 
-    def _is_changed(self) -> bool:
-        """Whether the file was not any more what had been digested when it was read."""
-        return hashlib.md5(self._body or b"", usedforsecurity=False).digest() != self._md5
-
-    def _fail(self, error: HimlError) -> None:
+    def fail(self, error: HimlError) -> None:
         self._body = None
-        self._uploads.memory.release(self._request.size)
-        self._uploads.sink.fail(self._request, error)
+        self.uploads.memory.release(self.file.size)
+        self.uploads.sink.fail(self.file, error)
+
+
+class _PartTask(_FileTask):
+    """Some requests for a large file: *attempt* and *fail* are the task's own."""
+
+    def __init__(
+        self, large: _LargeFile, attempt: Callable[[_PartTask], Attempt], fail: Callable[[HimlError], None]
+    ) -> None:
+        super().__init__(large.file, large.uploads)
+        self._attempt = attempt
+        self._fail = fail
+
+    def attempt(self) -> Attempt:
+        return self._attempt(self)
+
+    def fail(self, error: HimlError) -> None:
+        self._fail(error)
 
 
 class _LargeFile:
@@ -230,58 +197,52 @@ class _LargeFile:
     stored. A blob that the service does not let be made of blocks is sent whole instead.
     """
 
-    def __init__(self, request: StoreRequest, uploads: _Uploads) -> None:
-        self._request = request
-        self._uploads = uploads
-        self._state = file_state(request)
-        self._left: frozenset[str] | None = None  # ids of blocks that an earlier attempt left, once they are known
-        self._reader: BlockReader | None = None
-        self._ids: list[str] = []
-        self._in_flight = self._advanced = 0
-        self._is_whole = self._is_whole_sent = False
-        self.is_reading = False  # blocks will come that are not there yet
+    def __init__(self, file: StoreRequest, uploads: _Uploads) -> None:
+        self.file = file
+        self.uploads = uploads
+        self.reader: BlockReader | None = None
         self.is_over = False
         self.tasks = self._tasks()
+        self._state = _state_now(file)
+        self._left: frozenset[str] | None = None  # ids of blocks that an earlier attempt left, once they are known
+        self._ids: list[str] = []
+        self._in_flight = self._advanced = 0
+        self._is_in_blocks, self._is_whole_sent = True, False
 
     def _tasks(self) -> Iterator[Task | None]:
-        """The requests there are to make; None only while one is under way, or `is_reading`."""
+        """The requests there are to make; None only while one is under way, or the file is being read."""
         try:
-            yield self._task(self._list_blocks)
-            while self._is_in_blocks() and self._left is None:
+            yield _PartTask(self, self._list_blocks, self._fail)
+            while self._is_in_blocks and self._left is None:
                 yield None
-            if self._is_in_blocks():
-                reader = self._reader = BlockReader(self._request, self._uploads.memory)
-                self.is_reading = True
-                while self._is_in_blocks() and not reader.is_through:
-                    yield self._next_block(reader)  # held by no variable here, nor are its bytes
-                self.is_reading = False
+            if self._is_in_blocks:
+                self.reader = BlockReader(self.file, self.uploads.memory)
+            while self.reader is not None and not self.reader.is_through:
+                yield self._next_block(self.reader)  # held by no variable here, nor are its bytes
             while not self.is_over and self._in_flight:
                 yield None
-            if self._is_in_blocks():
-                if file_state(self._request) != self._state:  # no longer what was read
-                    raise file_changed(self._request)
-                yield self._task(partial(self._put_list, reader.md5))
-            while self._is_in_blocks():
+            if self._is_in_blocks:
+                if _state_now(self.file) != self._state:  # no longer what was read
+                    raise _file_changed(self.file)
+                yield _PartTask(self, self._put_list, self._fail)
+            while self._is_in_blocks:
                 yield None
             if not self.is_over:
                 self._is_whole_sent = True
-                yield self._task(partial(self._put_whole, file_md5(self._request)))
+                digest = hashlib.md5(usedforsecurity=False)
+                for piece in file_pieces(self.file, 1 << 20):
+                    digest.update(piece)
+                if self.file.md5 not in (None, digest.digest()):
+                    raise _file_changed(self.file)
+                yield _PartTask(self, partial(self._put_whole, digest.digest()), self._fail)
         except HimlError as error:
             self._fail(error)
 
-    def _is_in_blocks(self) -> bool:
-        return not self.is_over and not self._is_whole
-
-    def _task(
-        self, attempt: Callable[[_FileTask], Attempt], fail: Callable[[HimlError], None] | None = None
-    ) -> _FileTask:
-        return _FileTask(self._request, self._uploads, attempt, fail or self._fail)
-
-    def _list_blocks(self, task: _FileTask) -> Attempt:
+    def _list_blocks(self, task: _PartTask) -> Attempt:
         """Ask which blocks an earlier attempt left; whoever may not read the list sends them all."""
         response = yield task.request(query="comp=blocklist&blocklisttype=uncommitted")
         task.check(response, 200, 403, 404)
-        names = _BLOCK_NAMES.findall(response.take()) if response.status == 200 else []
+        names = re.findall(rb"<Name>([^<]+)</Name>", response.take()) if response.status == 200 else []
         self._left = frozenset(name.decode("ascii", "replace") for name in names)
 
     def _next_block(self, reader: BlockReader) -> Task | None:
@@ -289,73 +250,221 @@ class _LargeFile:
             self._ids.append(block.id)
             if self._left is None or block.id not in self._left:
                 self._in_flight += 1
-                return self._task(partial(self._put_block, block), partial(self._block_ended, len(block.body)))
-            self._uploads.memory.release(len(block.body))
+                return _PartTask(self, partial(self._put_block, block), partial(self._block_ended, len(block.body)))
+            self.uploads.memory.release(len(block.body))
         return None
 
-    def _put_block(self, block: Block, task: _FileTask) -> Attempt:
-        query = f"comp=block&blockid={quote(block.id, safe='')}"
-        kind = "Content-Type: application/octet-stream"
-        response = yield task.put(kind, md5=block.md5, query=query, body=block.body)
+    def _put_block(self, block: Block, task: _PartTask) -> Attempt:
+        response = yield task.put(
+            "Content-Type: application/octet-stream",
+            md5=block.md5,
+            is_final=False,
+            query=f"comp=block&blockid={quote(block.id, safe='')}",
+            content=block.body,
+        )
         task.check_stored(response)
         self._block_ended(len(block.body))
 
     def _block_ended(self, size: int, error: HimlError | None = None) -> None:
-        """A block of *size* bytes was stored, or failed."""
-        self._uploads.memory.release(size)
+        self.uploads.memory.release(size)
         self._in_flight -= 1
         if error is not None:
             self._fail(error)
         elif not self.is_over:
-            self._advance(size)
+            self._advanced += size
+            self.uploads.sink.advance(self.file, size)
 
-    def _put_list(self, md5: bytes, task: _FileTask) -> Attempt:
-        """Make the blob of its blocks, with the whole file's MD5 beside it."""
+    def _put_list(self, task: _PartTask) -> Attempt:
+        assert self.reader is not None
+        md5 = self.reader.md5
         listed = "".join(f"<Latest>{one}</Latest>" for one in self._ids)
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
         request = task.put(
-            *task.condition(),
-            f"x-ms-blob-content-md5: {md5_text(md5)}",
+            f"x-ms-blob-content-md5: {b64encode(md5).decode()}",
             f"x-ms-blob-content-type: {media_type(task.name)}",
             "Content-Type: application/xml",
             md5=hashlib.md5(body, usedforsecurity=False).digest(),
             query="comp=blocklist",
-            body=body,
+            content=body,
         )
-        self._stored((yield from task.commit(request, md5)))
+        blob = yield from task.commit(request, md5)
+        self.close()
+        self.uploads.sink.finish(self.file, blob)
 
-    def _put_whole(self, md5: bytes, task: _FileTask) -> Attempt:
-        """Send all in one request, read as it goes."""
-        if file_state(self._request) != self._state:
-            raise file_changed(self._request)
-        blob = yield from task.commit(task.put_blob(md5, file=self._request.path), md5)
-        self._advance(self._request.size - self._advanced)
-        self._stored(blob)
-
-    def _advance(self, amount: int) -> None:
-        self._advanced += amount
-        self._uploads.sink.advance(self._request, amount)
-
-    def _stored(self, blob: BlobInfo) -> None:
-        self.is_over = True
-        self._uploads.sink.finish(self._request, blob)
+    def _put_whole(self, md5: bytes, task: _PartTask) -> Attempt:
+        if _state_now(self.file) != self._state:
+            raise _file_changed(self.file)
+        blob = yield from task.commit(task.put_blob(md5, file=self.file.path), md5)
+        self.uploads.sink.advance(self.file, self.file.size - self._advanced)
+        self.close()
+        self.uploads.sink.finish(self.file, blob)
 
     def _fail(self, error: HimlError) -> None:
         if self.is_over:
             return
-        if isinstance(error, BlocksUnsupported) and self._request.size <= MOST_WHOLE and not self._is_whole_sent:
-            self._is_whole = True
-            self._stop_reading()
-            return
-        self.close()
-        self._uploads.sink.fail(self._request, error)
+        if isinstance(error, BlocksUnsupported) and self.file.size <= 5000 << 20 and not self._is_whole_sent:
+            self.close(is_over=False)
+        else:
+            self.close()
+            self.uploads.sink.fail(self.file, error)
+
+    def close(self, *, is_over: bool = True) -> None:
+        """Stop reading blocks; where it *is_over*, nothing more is asked for."""
+        self.is_over, self._is_in_blocks = is_over, False
+        if self.reader is not None:
+            self.reader.close()
+
+
+class MemoryBudget:
+    """So many bytes; what is larger has to be alone. For one thread."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = 0
+
+    def try_acquire(self, amount: int) -> bool:
+        if self._taken and self._taken + amount > self._size:
+            return False
+        self._taken += amount
+        return True
+
+    def release(self, amount: int) -> None:
+        self._taken -= amount
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Bytes to be sent under `id`, and their MD5."""
+
+    id: str
+    body: bytes
+    md5: bytes
+
+
+def block_size(size: int) -> int:
+    return max(BLOCK, -(-size // MOST_BLOCKS // (1 << 20)) << 20)
+
+
+def block_id(index: int, md5: bytes) -> str:
+    """Tells a block's position and content, so that one that an earlier attempt left is known again; all are of one
+    length."""
+    return b64encode(index.to_bytes(4, "big") + md5 + b"himl").decode()
+
+
+class BlockReader:
+    """A thread that reads a file block by block: one waits for `next` while another is read.
+
+    `next` gives the blocks in order; then it `is_through`, and `md5` is that of the whole. Memory is taken before a
+    block is read; whoever gets the block releases it. Ctrl-C may strike within `next`: the queues are the
+    interpreter's own, which are never left locked then.
+    """
+
+    def __init__(self, file: StoreRequest, memory: MemoryBudget) -> None:
+        self._file = file
+        self._memory = memory
+        self._left = file.size  # bytes that were not ordered yet
+        self._in_hand = 0  # bytes that were ordered, and not given by `next` yet
+        self._orders: SimpleQueue[bool] = SimpleQueue()  # True for each block that may be read, False for the end
+        self._read: SimpleQueue[Block | Exception | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="himl-blocks", daemon=True)
+        self.md5 = b""
+        self.is_through = False
+        self._thread.start()
+
+    def next(self) -> Block | None:
+        """The next block; None when it is not ready yet, or there are no more.
+
+        Raises HimlError when the file is not what was promised, or cannot be read; whatever else ended the thread as
+        RuntimeError.
+        """
+        size = block_size(self._file.size)
+        while self._left and self._in_hand <= size and self._memory.try_acquire(min(size, self._left)):
+            self._in_hand += min(size, self._left)
+            self._left -= min(size, self._left)
+            self._orders.put(True)
+        try:
+            found = self._read.get_nowait()
+        except Empty:
+            return None
+        if isinstance(found, Block):
+            self._in_hand -= len(found.body)
+            return found
+        self.is_through = True
+        self._thread.join()
+        if found is not None:
+            raise found
+        return None
 
     def close(self) -> None:
-        """Stop reading the file; nothing more is asked for."""
-        self.is_over = True
-        self._stop_reading()
+        """Stop reading; what was not given by `next` is dropped."""
+        self.is_through = True
+        self._orders.put(False)
+        self._thread.join()
+        self._memory.release(self._in_hand)
+        self._in_hand = 0
 
-    def _stop_reading(self) -> None:
-        self.is_reading = False
-        if self._reader is not None:
-            self._reader.close()
+    def _work(self) -> None:
+        # Should nothing else be known
+        end: Exception | None = RuntimeError(f"reading '{self._file.path}' ended before its time")
+        whole = hashlib.md5(usedforsecurity=False)
+        try:
+            size = block_size(self._file.size)
+            pieces = file_pieces(self._file, size, lambda: self._orders.get() and not self.is_through)
+            for index, piece in enumerate(pieces):
+                whole.update(piece)
+                md5 = hashlib.md5(piece, usedforsecurity=False).digest()
+                self._read.put(Block(block_id(index, md5), piece, md5))
+            self.md5 = whole.digest()
+            end = None if self._file.md5 in (None, self.md5) else _file_changed(self._file)
+        except HimlError as error:
+            end = error
+        finally:
+            self._read.put(end)
+
+
+def file_pieces(file: StoreRequest, length: int, may_read: Callable[[], bool] = lambda: True) -> Iterator[bytes]:
+    """The file in pieces of *length* bytes, the last one shorter; *may_read* is asked before each, and ends it all by
+    saying no.
+
+    Raises HimlError when it is not, or no longer, what was promised; DiskFailed.
+    """
+    left = file.size
+    try:
+        with open(file.path, "rb", buffering=0) as source:
+            before = _state(os.fstat(source.fileno()))
+            while left and before[0] == file.size:
+                wanted = min(length, left)
+                if not may_read():
+                    return
+                piece = source.read(wanted)
+                while 0 < len(piece) < wanted and (more := source.read(wanted - len(piece))):
+                    piece += more  # a network disk may give less at once
+                if not piece:
+                    break
+                left -= len(piece)
+                yield piece
+            is_same = before[0] == file.size and _state(os.fstat(source.fileno())) == before
+    except OSError as err:
+        raise DiskFailed(
+            f"Cannot read '{file.path}': {err.strerror or err}.", hint="Check the file and its permissions."
+        ) from err
+    if left or not is_same:
+        raise _file_changed(file)
+
+
+def _state_now(file: StoreRequest) -> tuple[int, int, int] | None:
+    """What changes with the file; None where it cannot be looked at."""
+    try:
+        return _state(os.stat(file.path))
+    except OSError:
+        return None
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _file_changed(file: StoreRequest) -> HimlError:
+    return HimlError(
+        f"'{file.path}' changed while it was stored.", hint="Run the command again when nothing writes to it."
+    )

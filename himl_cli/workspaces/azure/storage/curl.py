@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,23 +22,12 @@ from himl_cli.workspaces.azure.tls import ca_bundle
 
 BUFFER = 128 << 10
 PIECE_CHUNKS = 16  # libcurl hands over 16 KiB at a time: so many are a piece worth handing on
-KEPT_CONNECTIONS = 128
-IDLE_SLEEP = 0.02
 UPLOAD = "PUT from a file"
-
-
-@dataclass(frozen=True, slots=True)
-class CurlTimeouts:
-    """Seconds for a connection to stand, and for a request without progress (under 100 bytes a second) to be given
-    up."""
-
-    connect: float = 10.0
-    stall: float = 30.0
 
 
 @dataclass(slots=True)
 class CurlRequest:
-    """`headers` as lines; `body` is what a PUT or POST sends; a PUT with `file` sends that, read as it goes.
+    """`headers` as lines; `content` is what a PUT or POST sends; a PUT with `file` sends that, read as it goes.
 
     A response that `is_streamed` is taken piece by piece.
     """
@@ -46,41 +35,30 @@ class CurlRequest:
     url: str = field(repr=False)
     headers: list[str] = field(repr=False)
     method: str = "GET"
-    body: bytes | None = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
     is_streamed: bool = False
     file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CurlFailure:
-    """A request without a whole response: libcurl's number for why and its words, and the system's `errno`, 0 for
-    none."""
-
-    number: int
-    text: str
-    errno: int = 0
 
 
 class CurlResponse:
     """A request under way and what came back so far: header lines in `head`, body pieces in `chunks`.
 
-    In the end either it `is_complete` or there is a `failure`. Used again for another request once it is released.
+    In the end either it `is_complete` or there is a `failure`: libcurl's number for why, its words, and the system's
+    `errno`, 0 for none. Used again for another request once it is released.
     """
 
-    __slots__ = ("_curl", "_file", "_host", "_lowered", "_text", "chunks", "failure", "handle", "head", "is_complete",
+    __slots__ = ("_curl", "_host", "_lowered", "_text", "chunks", "failure", "file", "handle", "head", "is_complete",
                  "kind")  # fmt: skip
 
     def __init__(self, handle: Any, kind: str, curl: Any) -> None:
-        self.handle = handle
-        self.kind = kind
-        self._curl = curl
+        self.handle, self.kind, self._curl = handle, kind, curl
         self.head: list[bytes] = []
         self.chunks: list[bytes] = []
         self.is_complete = False
-        self.failure: CurlFailure | None = None
+        self.failure: tuple[int, str, int] | None = None
         self._host = ""
         self._text = self._lowered = b""  # the head as one text, once it was asked for
-        self._file: BinaryIO | None = None
+        self.file: BinaryIO | None = None
 
     def start(self, request: CurlRequest, proxies: dict[str, str]) -> None:
         """Set the handle up for *request*; *proxies* are the known ones by host. Raises DiskFailed."""
@@ -96,17 +74,15 @@ class CurlResponse:
         self.is_complete, self.failure = False, None
         self.handle.setopt(self._curl.URL, request.url)
         self.handle.setopt(self._curl.HTTPHEADER, request.headers)
-        if request.body is not None:
-            self.handle.setopt(self._curl.POSTFIELDS, request.body)
-        if request.file is not None:
-            self._send_file(request.file)
-
-    def _send_file(self, path: Path) -> None:
+        if request.content is not None:
+            self.handle.setopt(self._curl.POSTFIELDS, request.content)
+        if request.file is None:
+            return
         try:
-            file = self._file = path.open("rb")
+            file = self.file = request.file.open("rb")
         except OSError as err:
             raise DiskFailed(
-                f"Cannot read '{path}': {err.strerror or err}.", hint="Check the file and its permissions."
+                f"Cannot read '{request.file}': {err.strerror or err}.", hint="Check the file and its permissions."
             ) from err
 
         def seek(offset: int, origin: int) -> int:
@@ -117,18 +93,8 @@ class CurlResponse:
         self.handle.setopt(self._curl.SEEKFUNCTION, seek)
         self.handle.setopt(self._curl.INFILESIZE_LARGE, os.fstat(file.fileno()).st_size)
 
-    def clear(self) -> None:
-        """Drop what was sent and what came back."""
-        self.chunks.clear()
-        if self.kind in ("PUT", "POST"):
-            self.handle.setopt(self._curl.POSTFIELDS, b"")
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     @property
     def status(self) -> int:
-        """HTTP status; 0 before there is one."""
         return int(self.handle.getinfo(self._curl.RESPONSE_CODE))
 
     def header(self, name: bytes) -> str:
@@ -145,7 +111,6 @@ class CurlResponse:
         return self._text[start : self._text.find(b"\n", start)].strip().decode("latin-1")
 
     def take(self) -> bytes:
-        """The body that came since the last time."""
         data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
         self.chunks.clear()
         return data
@@ -155,13 +120,13 @@ class CurlClient:
     """Requests that run at the same time. One owner and one thread at a time; see `CurlPool`. Raises HimlError where
     libcurl cannot be loaded."""
 
-    def __init__(self, timeouts: CurlTimeouts) -> None:
+    def __init__(self, timeouts: tuple[float, float]) -> None:
         self._curl = curl = load_pycurl()
         self._timeouts = timeouts
         self._authorities = ca_bundle()
         self._multi = curl.CurlMulti()
-        self._multi.setopt(curl.M_MAXCONNECTS, KEPT_CONNECTIONS)
-        self._idle: dict[str, list[CurlResponse]] = {"GET": [], "HEAD": [], "PUT": [], "POST": [], UPLOAD: []}
+        self._multi.setopt(curl.M_MAXCONNECTS, 128)
+        self._idle: defaultdict[str, list[CurlResponse]] = defaultdict(list)
         self._busy: dict[Any, CurlResponse] = {}
         self._streams: set[CurlResponse] = set()
         self._proxies: dict[str, str] = {}
@@ -194,7 +159,7 @@ class CurlClient:
                 seconds = min(seconds, due / 1000)
             # Without a socket select does not wait
             if seconds > 0 and self._multi.select(seconds) <= 0 and not any(self._multi.fdset()):
-                time.sleep(min(seconds, IDLE_SLEEP))
+                time.sleep(min(seconds, 0.02))
         self.perform()
         return self._ended()
 
@@ -216,7 +181,7 @@ class CurlClient:
                 self._busy[handle].is_complete = True
                 ended.append(self._busy[handle])
             for handle, number, text in failed:
-                self._busy[handle].failure = CurlFailure(number, text, int(handle.getinfo(self._curl.OS_ERRNO)))
+                self._busy[handle].failure = number, text, int(handle.getinfo(self._curl.OS_ERRNO))
                 ended.append(self._busy[handle])
         return ended
 
@@ -225,7 +190,12 @@ class CurlClient:
         del self._busy[response.handle]
         self._streams.discard(response)
         self._multi.remove_handle(response.handle)
-        response.clear()
+        response.chunks.clear()
+        if response.kind in ("PUT", "POST"):
+            response.handle.setopt(self._curl.POSTFIELDS, b"")
+        if response.file is not None:
+            response.file.close()
+            response.file = None
         self._idle[response.kind].append(response)
 
     def release_all(self) -> None:
@@ -252,33 +222,36 @@ class CurlClient:
             (curl.NOPROXY, ""),  # decided by proxy_for
             (curl.PROXYAUTH, curl.HTTPAUTH_ANY),
             (curl.TCP_KEEPALIVE, 1),
-            (curl.CONNECTTIMEOUT_MS, int(self._timeouts.connect * 1000)),
+            (curl.CONNECTTIMEOUT_MS, int(self._timeouts[0] * 1000)),
             (curl.LOW_SPEED_LIMIT, 100),
-            (curl.LOW_SPEED_TIME, max(1, round(self._timeouts.stall))),
+            (curl.LOW_SPEED_TIME, max(1, round(self._timeouts[1]))),
             (curl.BUFFERSIZE, BUFFER),
             (curl.WRITEFUNCTION, response.chunks.append),  # no Python frame a piece
             (curl.HEADERFUNCTION, response.head.append),
             (curl.CAPATH if is_folder else curl.CAINFO, self._authorities),
             (curl.PROXY_CAPATH if is_folder else curl.PROXY_CAINFO, self._authorities),
         ]
-        if kind == "HEAD":
-            options.append((curl.NOBODY, 1))
-        if kind == UPLOAD:
-            options += [(curl.UPLOAD, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER)]
-        if kind in ("PUT", "POST"):
-            options += [(curl.UPLOAD_BUFFERSIZE, BUFFER), (curl.POST, 1)]
-        if kind == "PUT":
-            options.append((curl.CUSTOMREQUEST, "PUT"))
-        for option, value in options:
+        of_kind: dict[str, list[tuple[int, Any]]] = {
+            "GET": [],
+            "HEAD": [(curl.NOBODY, 1)],
+            "POST": [(curl.POST, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER)],
+            "PUT": [(curl.POST, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER), (curl.CUSTOMREQUEST, "PUT")],
+            UPLOAD: [(curl.UPLOAD, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER)],
+        }
+        for option, value in options + of_kind[kind]:
             handle.setopt(option, value)
         return response
 
 
 class CurlPool:
-    """Lends out clients, so that connections last from one use to the next, whichever thread or nesting asks."""
+    """Lends out clients, so that connections last from one use to the next, whichever thread or nesting asks.
 
-    def __init__(self, timeouts: CurlTimeouts | None = None) -> None:
-        self._timeouts = timeouts or CurlTimeouts()
+    *connect* are the seconds for a connection to stand, *stall* those after which a request without progress (under
+    100 bytes a second) is given up.
+    """
+
+    def __init__(self, connect: float = 10.0, stall: float = 30.0) -> None:
+        self._timeouts = connect, stall
         self._idle: deque[CurlClient] = deque()
         self._inherited: list[CurlClient] = []
         register_after_fork(self)

@@ -1,24 +1,38 @@
-"""What the workspace says of its datastores: where they lie, how they are signed in to, and their secrets.
+"""What the workspace says of its datastores: where they lie, and how requests to them are signed.
 
 Resource manager tells it. It takes no run token: in a job the workspace's datastore service does, by the requests of
 azureml-core (`azureml/data/datastore_client.py`), which reads datastores in a job in no other way.
+
+Requests are signed by the secret that the workspace has for the datastore, else by the user's own sign-in. The secret
+of an account (its key) is never stored: a SAS for the one container is made of it, and that is cached until it ends.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.address import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.responses import resources, understood
-from himl_cli.workspaces.azure.service_errors import ServiceRefused
+from himl_cli.workspaces.azure.responses import pages, resources, understood
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.storage.signing import (
+    EARLY,
+    NO_KEYS,
+    TOKEN_SECONDS,
+    BearerSigner,
+    Signature,
+    Signer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +45,10 @@ KINDS = {
     "OneLake": "OneLake",
 }
 SAS_HOURS = 8
-MOST_PAGES = 1000
+SECRETS = "secrets"
+OWN_SIGN_IN = "your own sign-in"
+_SECRET_SIGN_INS = {"AccountKey": "a signature by the account's key", "Sas": "the datastore's SAS token"}
+UPDATE = "Update the datastore's credentials in the workspace."
 _PART = re.compile(r"[\w.:$-]+", re.ASCII)
 _WAYS_OUT = {
     "AzureFile": "Copy it to a blob datastore with azcopy, or mount it in a job on the cluster.",
@@ -48,11 +65,12 @@ Answer = TypeVar("Answer")
 class DatastoreRecord:
     """A datastore; `credentials` is the kind of its secret, which is not in here.
 
-    `tenant_id`, `client_id` and `authority` are those of its service principal, where it has one.
+    `tenant_id`, `client_id` and `authority` are those of its service principal, where it has one. Raises TypeError for
+    a field of another type, ValueError where its container of blobs cannot be part of an address.
     """
 
     name: str
-    kind: str
+    type: str
     account: str
     container: str
     endpoint: str
@@ -63,15 +81,23 @@ class DatastoreRecord:
     client_id: str = ""
     authority: str = ""
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not isinstance(getattr(self, field.name), bool if field.name == "is_default" else str):
+                raise TypeError(f"{field.name} is none")
+        parts = (self.account, self.container, self.endpoint or "-")
+        if self.type in (BLOB, LAKE) and not all(_PART.fullmatch(part) for part in parts):
+            raise ValueError("account, container and endpoint make no address")
+
     @classmethod
     def from_arm(cls, resource: Mapping[str, Any]) -> DatastoreRecord:
         """Out of resource manager's form. Raises KeyError, AttributeError, TypeError, ValueError where it is none."""
         found = resource["properties"]
         signs = found.get("credentials") or {}
         container = found.get("containerName") or found.get("filesystem") or found.get("fileShareName")
-        record = cls(
+        return cls(
             name=str(resource["name"]),
-            kind=str(found["datastoreType"]),
+            type=str(found["datastoreType"]),
             account=str(found.get("accountName") or ""),
             container=str(container or ""),
             endpoint=str(found.get("endpoint") or ""),
@@ -82,63 +108,25 @@ class DatastoreRecord:
             client_id=str(signs.get("clientId") or ""),
             authority=str(signs.get("authorityUrl") or ""),
         )
-        record.check()
-        return record
 
     @classmethod
-    def from_job_service(cls, resource: Mapping[str, Any]) -> DatastoreRecord:
-        """Out of the datastore service's form."""
-        section = resource.get("azureStorageSection") or {}
-        client = section.get("clientCredentials") or {}
-        kind, credentials = str(resource.get("dataStoreType") or ""), str(section.get("credentialType") or "None")
-        return cls(
-            name=str(resource.get("name") or ""),
-            kind=_JOB_NAMES.get(kind, kind),
-            account=str(section.get("accountName") or ""),
-            container=str(section.get("containerName") or ""),
-            endpoint=str(section.get("endpoint") or ""),
-            protocol=str(section.get("protocol") or ""),
-            credentials=_JOB_NAMES.get(credentials, credentials),
-            tenant_id=str(client.get("tenantId") or ""),
-            client_id=str(client.get("clientId") or ""),
-            authority=str(client.get("authorityUrl") or ""),
-        )
-
-    @classmethod
-    def from_json(cls, kept: Any) -> DatastoreRecord | None:
-        """What `as_json` gave; None for anything else."""
+    def from_json(cls, stored: Any) -> DatastoreRecord | None:
         try:
-            found = cls(**kept)
-            found.check()
+            return cls(**stored)
         except (TypeError, ValueError):
             return None
-        return found
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def check(self) -> None:
-        """Raises TypeError where a field is of another type, ValueError where its container of blobs cannot be part of
-        an address."""
-        for field in fields(self):
-            if not isinstance(getattr(self, field.name), bool if field.name == "is_default" else str):
-                raise TypeError(f"{field.name} is none")
-        parts = (self.account, self.container, self.endpoint or "-")
-        if self.kind in (BLOB, LAKE) and not all(_PART.fullmatch(part) for part in parts):
-            raise ValueError("account, container and endpoint make no address")
 
     @property
     def label(self) -> str:
-        """What messages call it."""
         return f"datastore '{self.name}'"
 
     def url(self, cloud: Cloud) -> str:
-        """Its container on the blob endpoint. Raises BadUsage for a kind that has none."""
-        if self.kind not in (BLOB, LAKE):
-            what = "a file share" if self.kind == "AzureFile" else KINDS.get(self.kind, self.kind)
+        """Its container on the blob endpoint. Raises BadUsage for a type that has none."""
+        if self.type not in (BLOB, LAKE):
+            what = "a file share" if self.type == "AzureFile" else KINDS.get(self.type, self.type)
             raise BadUsage(
                 f"The {self.label} is {what}, which himl does not support.",
-                hint=_WAYS_OUT.get(self.kind, "Register the data as a blob datastore."),
+                hint=_WAYS_OUT.get(self.type, "Register the data as a blob datastore."),
             )
         host = f"{self.account}.blob.{self.endpoint or cloud.storage_suffix}"
         # Only an emulator on this machine is spoken to without TLS
@@ -146,43 +134,51 @@ class DatastoreRecord:
         return f"{'http' if is_plain else 'https'}://{host}/{self.container}"
 
     def info(self, cloud: Cloud) -> DatastoreInfo:
-        """For lists of datastores, of every kind."""
-        service = "blob" if self.kind in (BLOB, LAKE) else "file"
-        host = f"{self.account}.{service}.{self.endpoint or cloud.storage_suffix}"
-        location = f"https://{host}/{self.container}" if self.account else self.container
-        return DatastoreInfo(self.name, KINDS.get(self.kind, self.kind), location, self.is_default)
+        location, service = self.container, "blob" if self.type in (BLOB, LAKE) else "file"
+        if self.account:
+            location = f"https://{self.account}.{service}.{self.endpoint or cloud.storage_suffix}/{self.container}"
+        return DatastoreInfo(self.name, KINDS.get(self.type, self.type), location, self.is_default)
 
 
 def read_record(connection: Connection, name: str) -> DatastoreRecord:
     """The datastore called *name*. Raises ServiceNotFound."""
+    path = f"/datastores/{quote(name, safe='')}"
 
     def from_arm() -> DatastoreRecord:
-        url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": ApiVersion.DATASTORES}
+        url = connection.arm(path)
+        answer = connection.rest.get_object(url, "datastore", params={"api-version": ApiVersion.DATASTORES})
         with understood(url, "the datastore"):
-            return DatastoreRecord.from_arm(connection.rest.get_object(url, "datastore", params=params))
+            return DatastoreRecord.from_arm(answer)
 
-    return _by_run_token(
-        connection, lambda: DatastoreRecord.from_job_service(_job_resource(connection, name)), from_arm
-    )
+    return _by_run_token(connection, lambda: _job_record(connection, path), from_arm)
 
 
 def read_default(connection: Connection) -> DatastoreRecord:
     """The default datastore. Raises ServiceNotFound, NotFound."""
 
-    def from_arm() -> DatastoreRecord:
-        record = next((one for one in _arm_records(connection, isDefault="true") if one.is_default), None)
-        if record is None:
-            raise NotFound(
-                f"The {connection.address.label} has no default datastore.", hint="Name one with --datastore."
-            )
-        return record
-
-    return _by_run_token(connection, lambda: _job_default(connection), from_arm)
+    record = _by_run_token(
+        connection,
+        lambda: replace(_job_record(connection, "/default"), is_default=True),
+        lambda: next((one for one in _arm_records(connection, isDefault="true") if one.is_default), None),
+    )
+    if record is None:
+        raise NotFound(f"The {connection.address.label} has no default datastore.", hint="Name one with --datastore.")
+    return record
 
 
 def read_all(connection: Connection) -> list[DatastoreRecord]:
-    """All datastores as they are now."""
-    return _by_run_token(connection, lambda: [*_job_records(connection)], lambda: [*_arm_records(connection)])
+    def from_job_service() -> list[DatastoreRecord]:
+        default = _job_record(connection, "/default").name  # no list tells which one it is
+        url = connection.service("datastore", "/datastores")
+
+        def ask(token: str | None) -> Any:
+            return connection.rest.get(url, params={"count": "30", **({"continuationToken": token} if token else {})})
+
+        found = [resource for page in pages(ask, url, "datastores") for resource in page.items]
+        with understood(url, "the datastore"):
+            return [replace(one, is_default=one.name == default) for one in map(_of_job_form, found)]
+
+    return _by_run_token(connection, from_job_service, lambda: _arm_records(connection))
 
 
 def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False) -> Mapping[str, Any]:
@@ -190,29 +186,41 @@ def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bo
 
     *as_it_is*: the account's key, where others may be given a SAS made of it. Raises NotAllowed, ServiceFailed.
     """
+    path = f"/datastores/{quote(record.name, safe='')}"
 
     def from_job_service() -> Mapping[str, Any]:
-        section = _job_resource(connection, record.name).get("azureStorageSection") or {}
-        secrets = {
+        answer = connection.rest.get_object(connection.service("datastore", path), "datastore")
+        section = answer.get("azureStorageSection") or {}
+        return {
             "key": section.get("accountKey"),
             "sasToken": section.get("sasToken"),
             "clientSecret": (section.get("clientCredentials") or {}).get("clientSecret"),
         }
-        return {field: value for field, value in secrets.items() if value}
 
     def from_arm(hours: int = 0 if as_it_is else SAS_HOURS) -> Mapping[str, Any]:
-        url = connection.arm(f"/datastores/{quote(record.name, safe='')}/listSecrets")
+        url, params = connection.arm(f"{path}/listSecrets"), {"api-version": ApiVersion.DATASTORE_SECRETS}
         body = {"expirableSecret": True, "expireAfterHours": hours} if hours else {"expirableSecret": False}
         try:
-            return connection.rest.post_object(
-                url, "secret", params={"api-version": ApiVersion.DATASTORE_SECRETS}, json=body
-            )
+            return connection.rest.post_object(url, "secret", params=params, json=body)
         except ServiceRefused as err:
             if err.status != 400 or hours <= 1:
                 raise
             return from_arm(1)
 
     return _by_run_token(connection, from_job_service, from_arm)
+
+
+def readable_secret(
+    connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False
+) -> Mapping[str, Any] | None:
+    """As `read_secret`; None where it may not be read. Raises ServiceFailed."""
+    try:
+        return read_secret(connection, record, as_it_is=as_it_is)
+    except (NotAllowed, ServiceRefused, ServiceNotFound) as err:
+        if isinstance(err, ServiceRefused) and (err.status >= 500 or err.status in (408, 429)):
+            raise  # it says nothing of rights
+        log.debug("the secret of %s may not be read (%s): going on with %s", record.label, err, OWN_SIGN_IN)
+        return None
 
 
 def _by_run_token(connection: Connection, ask: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
@@ -232,39 +240,141 @@ def _by_run_token(connection: Connection, ask: Callable[[], Answer], otherwise: 
             raise err from None
 
 
-def _arm_records(connection: Connection, **query: str) -> Iterator[DatastoreRecord]:
-    url = connection.arm("/datastores")
-    params = {"api-version": ApiVersion.DATASTORES, "count": "30", **query}
-    for resource in resources(connection.rest.get, url, "datastores", params):
-        with understood(url, "the datastore"):
-            record = DatastoreRecord.from_arm(resource)
-        yield record
+def _arm_records(connection: Connection, **query: str) -> list[DatastoreRecord]:
+    url, params = connection.arm("/datastores"), {"api-version": ApiVersion.DATASTORES, "count": "30", **query}
+    found = [*resources(connection.rest.get, url, "datastores", params)]
+    with understood(url, "the datastore"):
+        return [DatastoreRecord.from_arm(resource) for resource in found]
 
 
-def _job_resource(connection: Connection, name: str) -> Mapping[str, Any]:
-    return connection.rest.get_object(
-        connection.service("datastore", f"/datastores/{quote(name, safe='')}"), "datastore"
-    )
+def _job_record(connection: Connection, path: str) -> DatastoreRecord:
+    url = connection.service("datastore", path)
+    answer = connection.rest.get_object(url, "datastore")
+    with understood(url, "the datastore"):
+        return _of_job_form(answer)
 
 
-def _job_default(connection: Connection) -> DatastoreRecord:
-    resource = connection.rest.get_object(connection.service("datastore", "/default"), "datastore")
-    return replace(DatastoreRecord.from_job_service(resource), is_default=True)
+def _of_job_form(resource: Mapping[str, Any]) -> DatastoreRecord:
+    section = resource.get("azureStorageSection") or {}
+    kind, secret = str(resource.get("dataStoreType") or ""), str(section.get("credentialType") or "None")
+    signs = {**(section.get("clientCredentials") or {}), "credentialsType": _JOB_NAMES.get(secret, secret)}
+    properties = {**section, "datastoreType": _JOB_NAMES.get(kind, kind), "credentials": signs}
+    return DatastoreRecord.from_arm({"name": resource.get("name") or "", "properties": properties})
 
 
-def _job_records(connection: Connection) -> Iterator[DatastoreRecord]:
-    """All datastores, page by page; which one is the default is asked apart."""
-    default = _job_default(connection).name
-    token = ""
-    for _ in range(MOST_PAGES):
-        params = {"count": "30", **({"continuationToken": token} if token else {})}
-        answer = connection.rest.get_object(
-            connection.service("datastore", "/datastores"), "list of datastores", params=params
+def signer_for(connection: Connection, record: DatastoreRecord) -> Signer:
+    """What signs requests to the container of *record*. Asks nothing yet."""
+    if record.credentials in _SECRET_SIGN_INS:
+        return _SecretSigner(connection, record)
+    if record.credentials == "ServicePrincipal" and record.client_id and record.tenant_id:
+        return _PrincipalSigner(connection, record)
+    return BearerSigner(connection.tokens, connection.address.cloud.storage_scope, OWN_SIGN_IN)
+
+
+class _SecretSigner(BearerSigner):
+    """Signs with a SAS, by the datastore's secret; by the user's own sign-in where that may not be read, or keys do not
+    count."""
+
+    def __init__(self, connection: Connection, record: DatastoreRecord) -> None:
+        scope = connection.address.cloud.storage_scope
+        super().__init__(connection.tokens, scope, _SECRET_SIGN_INS[record.credentials])
+        self._connection = connection
+        self._record = record
+        self._over: tuple[float, HimlError] | None = None  # the error to raise until then
+        self._key = connection.key(f"secret {record.name.lower()} {record.account}/{record.container}")
+
+    def _make(self, refused: Signature | None, code: str) -> Signature:
+        if self.sign_in == OWN_SIGN_IN:
+            return super()._make(refused, code)
+        cache, secret = self._connection.kept, None
+        if refused is not None:
+            cache.forget(SECRETS, self._key)
+        if code not in NO_KEYS:
+            if self._over is not None and time.time() < self._over[0]:
+                raise self._over[1]
+            sas = cache.get(SECRETS, self._key)
+            if isinstance(sas, str) and sas:
+                return Signature.of_sas(sas)
+            secret = readable_secret(self._connection, self._record)
+        if secret is None:
+            self.sign_in = OWN_SIGN_IN
+            return super()._make(None, "")
+        signature = Signature.of_sas(_container_sas(secret, self._record))
+        if 0 < signature.expires <= time.time():  # the workspace still hands it out
+            ended = datetime.fromtimestamp(signature.expires, timezone.utc)
+            error = NotAllowed(
+                f"The SAS of {self._record.label} ended on {ended:%Y-%m-%d at %H:%M} UTC.",
+                hint="Ask its owner to renew it and to update the datastore's credentials in the workspace. (Not over "
+                "yet? Check this machine's clock.)",
+            )
+            self._over = time.time() + TOKEN_SECONDS, error
+            raise error
+        cache.put(SECRETS, self._key, signature.query, seconds=signature.renew_at - time.time())
+        return signature
+
+
+def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord) -> str:
+    """A SAS for the container: the given one, or one made with the account's key."""
+    token, key = str(secret.get("sasToken") or "").lstrip("?"), str(secret.get("key") or "")
+    if token:
+        return token
+    if not key:
+        raise ServiceFailed(f"The workspace gives no secret for {record.label} that himl can use.", hint=UPDATE)
+    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+    try:
+        return generate_container_sas(
+            record.account,
+            record.container,
+            account_key=key,
+            permission=ContainerSasPermissions(read=True, write=True, create=True, list=True),
+            expiry=datetime.now(timezone.utc) + timedelta(hours=SAS_HOURS),  # no start: clocks differ
+            protocol="https,http" if record.protocol == "http" else "https",
         )
-        for resource in answer.get("value") or []:
-            record = DatastoreRecord.from_job_service(resource)
-            yield replace(record, is_default=record.name == default)
-        token = str(answer.get("continuationToken") or "")
-        if not token:
-            return
-    raise ServiceFailed("The list of datastores does not end.", hint="Try again later.")
+    except ValueError as err:  # AzureSigningError is one of them where the key is no base64
+        raise HimlError(f"The account key of {record.label} is no key.", hint=UPDATE) from err
+
+
+class _PrincipalSigner(Signer):
+    """Signs with tokens of the service principal that a datastore is registered with: held in memory only."""
+
+    sign_in = "the datastore's service principal"
+
+    def __init__(self, connection: Connection, record: DatastoreRecord) -> None:
+        super().__init__()
+        self._connection = connection
+        self._record = record
+
+    def _make(self, refused: Signature | None, code: str) -> Signature:
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
+        from azure.identity import ClientSecretCredential
+
+        from himl_cli.workspaces.azure.tls import ca_bundle
+
+        record, cloud = self._record, self._connection.address.cloud
+        secret = str(read_secret(self._connection, record).get("clientSecret") or "")
+        if not secret:
+            raise NotAllowed(f"The workspace gives no secret of the service principal of {record.label}.")
+        parts = parts_of(record.authority)  # some hold the tenant too, as their path
+        authority = f"https://{parts.netloc}" if parts.scheme == "https" and parts.netloc else cloud.authority
+        try:
+            with ClientSecretCredential(
+                record.tenant_id, record.client_id, secret, authority=authority, connection_verify=ca_bundle()
+            ) as credential:
+                token = credential.get_token(cloud.storage_scope)
+        except ValueError as err:  # azure-identity's, for malformed ids
+            raise NotAllowed(
+                f"The service principal of {record.label} cannot sign in: its tenant '{record.tenant_id}' is no id and "
+                "no domain.",
+                hint=UPDATE,
+            ) from err
+        except ClientAuthenticationError as err:
+            raise NotAllowed(
+                f"The service principal of {record.label} ({record.client_id}) cannot sign in.",
+                hint=f"Has its secret expired? {UPDATE}",
+            ) from err
+        except AzureError as err:
+            raise ServiceFailed(
+                f"The sign-in of {record.label}'s service principal failed: {type(err).__name__}."
+            ) from err
+        return Signature.of_token(token.token, float(token.expires_on) - EARLY)

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -22,7 +22,7 @@ from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
 from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts
+from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts, link_to_artifact
 from himl_cli.workspaces.azure.storage.container import AzureBlobs, SingleBlob
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.datastore_records import (
@@ -31,22 +31,17 @@ from himl_cli.workspaces.azure.storage.datastore_records import (
     read_all,
     read_default,
     read_record,
+    signer_for,
 )
-from himl_cli.workspaces.azure.storage.datastore_signing import signer_for
 from himl_cli.workspaces.azure.storage.signing import Signer
 from himl_cli.workspaces.base import BlobStore
 
 ARTIFACT_STORE = "workspaceartifactstore"
 RECORDS, RECORD_SECONDS = "datastores", 24 * 3600.0
 LONGEST_NAME = 50  # of a datastore that himl names: short enough to be read in lists; the service takes 255
-_NAME = re.compile(r"[\w-]{1,255}")
-_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
-_CONTAINER = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
-_SHORT_URI = re.compile(
-    r"azureml://datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL
-)
-_LONG_URI = re.compile(
-    rf"azureml://{WORKSPACE_ID}/datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$", re.IGNORECASE | re.DOTALL
+_URI = re.compile(
+    rf"azureml://(?:{WORKSPACE_ID}/)?datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$",
+    re.IGNORECASE | re.DOTALL,
 )
 _STORAGE_HOST = re.compile(r"(?P<account>[a-z0-9]+)\.(?:blob|dfs)\.(?P<suffix>.+)", re.IGNORECASE)
 
@@ -64,12 +59,11 @@ class DataLocation:
 def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
     """What *uri* means: `azureml://datastores/D/paths/P` and its relatives. Raises BadUsage for one of another
     workspace, and for what is no storage."""
-    found = _SHORT_URI.match(uri) or _LONG_URI.match(uri)
+    found = _URI.match(uri)
     if found is not None:
-        named = found.groupdict()
+        there = WorkspaceIds(found["subscription"], found["group"], found["name"])
         ids = WorkspaceIds(address.subscription_id, address.resource_group, address.name)
-        there = WorkspaceIds(named["subscription"], named["group"], named["name"]) if "group" in named else ids
-        if not there.is_same(ids):
+        if found["group"] is not None and not there.is_same(ids):
             raise BadUsage(
                 f"'{uri}' lies in another workspace: {there.label}.", hint="Name that workspace with --workspace."
             )
@@ -104,8 +98,8 @@ class Datastores:
 
     def infos(self) -> Sequence[DatastoreInfo]:
         """All datastores as they are now, the default one first, the others by name."""
-        found = [record.info(self._connection.address.cloud) for record in read_all(self._connection)]
-        return sorted(found, key=lambda info: (not info.is_default, info.name))
+        found = sorted(read_all(self._connection), key=lambda record: (not record.is_default, record.name))
+        return [record.info(self._connection.address.cloud) for record in found]
 
     def open(self, name: str | None = None) -> BlobStore:
         """The datastore called *name*, or the default one.
@@ -121,11 +115,10 @@ class Datastores:
             return read_default(self._connection)
         address, cache = self._connection.address, self._connection.kept
         key = f"{address.cloud.name} {address.path.lower()} {ARTIFACT_STORE}"
-        known = DatastoreRecord.from_json(cache.get(RECORDS, key)) if name == ARTIFACT_STORE else None
-        if known is not None:
+        if name == ARTIFACT_STORE and (known := DatastoreRecord.from_json(cache.get(RECORDS, key))) is not None:
             return known
         try:
-            if not _NAME.fullmatch(name):  # it would mean something else in a URL
+            if not re.fullmatch(r"[\w-]{1,255}", name):  # it would mean something else in a URL
                 raise ServiceNotFound(name)
             record = read_record(self._connection, name)
         except ServiceNotFound as err:
@@ -135,7 +128,7 @@ class Datastores:
                 hint=did_you_mean(name, names),
             ) from err
         if name == ARTIFACT_STORE:
-            cache.put(RECORDS, key, record.as_json(), seconds=RECORD_SECONDS)
+            cache.put(RECORDS, key, asdict(record), seconds=RECORD_SECONDS)
         return record
 
     def of_record(self, record: DatastoreRecord) -> AzureBlobs:
@@ -144,26 +137,21 @@ class Datastores:
 
     def of_container(self, account: str, container: str) -> DatastoreRecord | None:
         """The datastore of this container of blobs; one with a secret before one without, None where there is none."""
-        there = [
-            one for one in read_all(self._connection) if (one.account.lower(), one.container) == (account, container)
-        ]
-        return min(there, key=lambda one: (one.credentials == "None", one.name), default=None)
+        found = [one for one in read_all(self._connection) if one.account.lower() == account]
+        found = [one for one in found if one.container == container]
+        return min(found, key=lambda one: (one.credentials == "None", one.name), default=None)
 
-    def artifacts(self, container_id: str, label: str, *, run_id: str) -> BlobStore:
-        """The artifacts kept under *container_id*, the `dataContainerId` of run *run_id*. Asks nothing yet."""
+    def artifacts(self, container_id: str, label: str) -> BlobStore:
+        """The artifacts kept under *container_id*, the `dataContainerId` of a run. Asks nothing yet."""
         root = f"ExperimentRun/{container_id}/"
-        return RunArtifacts(
-            self._connection,
-            self._pool,
-            container_id,
-            label,
-            lambda growing: self._blobs(self.find(ARTIFACT_STORE), root, label, growing),
-        )
+
+        def open_direct(growing: Sequence[str]) -> AzureBlobs:
+            return self._blobs(self.find(ARTIFACT_STORE), root, label, growing)
+
+        return RunArtifacts(self._connection, self._pool, container_id, label, open_direct)
 
     def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
         """A link to one of the artifacts kept under *container_id*. Raises NotFound, NotAllowed, ServiceFailed."""
-        from himl_cli.workspaces.azure.storage.links import link_to_artifact
-
         return link_to_artifact(
             self._connection, self._pool, container_id, label, name, days, lambda: self.find(ARTIFACT_STORE)
         )
@@ -184,13 +172,11 @@ class Datastores:
             )
         folder, slash, name = place.path.rpartition("/")
         if is_file and name:
-            url, signer = self._container(record)
-            return SingleBlob(url, signer, root=folder + slash, name=name, label=label, pool=self._pool)
+            return SingleBlob(*self._container(record), root=folder + slash, name=name, label=label, pool=self._pool)
         return self._blobs(record, f"{place.path}/" if name else place.path, label)
 
     def _blobs(self, record: DatastoreRecord, root: str, label: str, growing: Sequence[str] = ()) -> AzureBlobs:
-        url, signer = self._container(record)
-        return AzureBlobs(url, signer, root=root, label=label, pool=self._pool, growing=growing)
+        return AzureBlobs(*self._container(record), root=root, label=label, pool=self._pool, growing=growing)
 
     def _container(self, record: DatastoreRecord) -> tuple[str, Signer]:
         if record not in self._signers:
@@ -205,11 +191,11 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
     Raises BadUsage for names that no account, container or datastore has, for a missing or impossible key, and where
     the service refuses it.
     """
-    if not _ACCOUNT.fullmatch(spec.account):
+    if not re.fullmatch(r"[a-z0-9]{3,24}", spec.account):
         raise BadUsage(
             f"'{spec.account}' is no storage account.", hint="Its name has 3 to 24 small letters and digits."
         )
-    if not _CONTAINER.fullmatch(spec.container):
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}", spec.container):
         raise BadUsage(
             f"'{spec.container}' is no container.", hint="Its name has 3 to 63 small letters, digits and '-'."
         )
@@ -223,18 +209,12 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
     if name.lower() in taken:
         digest = hashlib.sha256(f"{spec.account}/{spec.container}".encode()).hexdigest()
         name = f"{name[: LONGEST_NAME - 9]}_{digest[:8]}"
-    _register(connection, spec, name)
-    notify(Notice(f"Registered container '{spec.container}' of account '{spec.account}' as datastore '{name}'."))
-    return name
-
-
-def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
     if not DATASTORE_NAME.fullmatch(name):
         raise BadUsage(f"No datastore can be called '{name}'.", hint="Take letters, digits and '_', 255 at most.")
+    container = f"container '{spec.container}' of account '{spec.account}'"
     if not spec.key:
         raise BadUsage(
-            f"No datastore of the workspace is of container '{spec.container}' of account '{spec.account}', and there "
-            "is no key to register it with.",
+            f"No datastore of the workspace is of {container}, and there is no key to register it with.",
             hint="Set BLOB_ACCOUNT_KEY, or register it as a datastore in Studio.",
         )
     try:
@@ -260,8 +240,9 @@ def _register(connection: Connection, spec: ContainerSpec, name: str) -> None:
             raise
         words = shorten(redact(" ".join(str(err).replace(spec.key, "…").split())), 300)
         raise BadUsage(
-            f"Azure ML does not take container '{spec.container}' of account '{spec.account}' as datastore '{name}': "
-            f"{words}",
+            f"Azure ML does not take {container} as datastore '{name}': {words}",
             hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, where it is not something else "
             "that it names.",
         ) from err
+    notify(Notice(f"Registered {container} as datastore '{name}'."))
+    return name

@@ -16,13 +16,12 @@ from itertools import count
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from himl_cli.core.errors import HimlError
+from himl_cli.workspaces.azure.storage.blob_responses import failure_of
 from himl_cli.workspaces.azure.storage.curl import CurlClient, CurlPool, CurlRequest, CurlResponse
-from himl_cli.workspaces.azure.storage.failures import failure_of
 from himl_cli.workspaces.azure.storage.signing import Endpoint, Signed
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 LONGEST_STEP = 1.0  # seconds without a look at what the caller wants, such as Ctrl-C
-SOON = 0.005
 
 Answer = TypeVar("Answer")
 Attempt: TypeAlias = Generator[CurlRequest | None, CurlResponse, None]
@@ -56,16 +55,16 @@ class Task(ABC):
     def fail(self, error: HimlError) -> None:
         """It will not be done."""
 
-    def sign(self, query: str = "") -> Signed:
-        return self.endpoint.signed(self.name, query)
-
-    def request(self, *headers: str, query: str = "", **options: Any) -> CurlRequest:
-        """A signed request; *options* are CurlRequest's. Raises AttemptFailed where it cannot be signed."""
+    def request(
+        self, *headers: str, query: str = "", sign: Callable[[], Signed] | None = None, **options: Any
+    ) -> CurlRequest:
+        """A request for `name`, or for the URL that *sign* gives; *options* are CurlRequest's. Raises AttemptFailed
+        where it cannot be signed."""
         try:
-            self._signed = self.sign(query)
+            self._signed = signed = sign() if sign is not None else self.endpoint.signed(self.name, query)
         except HimlError as error:
             raise AttemptFailed(Failure(error)) from error
-        return CurlRequest(self._signed.url, [*self._signed.headers, *headers], **options)
+        return CurlRequest(signed.url, [*signed.headers, *headers], **options)
 
     def check(self, response: CurlResponse, *statuses: int) -> None:
         """Raises AttemptFailed unless *response* is whole and has one of *statuses*."""
@@ -124,11 +123,10 @@ class Scheduler:
         self._on_step = on_step
         self._workers = max(1, workers)
         self._running: dict[CurlResponse, tuple[Task, Attempt]] = {}
-        self._waiting: list[tuple[float, int, Task, Attempt | None, CurlRequest | None]] = []
+        self._waiting: list[tuple[float, int, Task]] = []  # for another attempt, by their time
         self._numbers = count()
 
     def run(self) -> None:
-        """Go on until all tasks have ended."""
         while self.step(LONGEST_STEP):
             pass
 
@@ -139,7 +137,7 @@ class Scheduler:
             return False
         self._on_step()
         if len(self._running) < self._workers and self._is_preparing():
-            longest = min(longest, SOON)
+            longest = min(longest, 0.005)
         if self._waiting:
             longest = min(longest, max(0.0, self._waiting[0][0] - time.monotonic()))
         ended = [(response, *self._running.pop(response)) for response in self._client.poll(longest)]
@@ -147,55 +145,45 @@ class Scheduler:
             self._fill()
             self._client.perform()
         for response, task, attempt in ended:
-            self._resume(task, attempt, response)
+            self._go_on(task, attempt, response)
         for response in self._client.with_pieces():
             if response in self._running:
-                self._resume(*self._running.pop(response), response)
+                self._go_on(*self._running.pop(response), response)
         return True
 
     def _fill(self) -> None:
         while self._waiting and self._waiting[0][0] <= time.monotonic():
-            self._start(*heapq.heappop(self._waiting)[2:])
+            self._go_on(heapq.heappop(self._waiting)[2])
         while len(self._running) + len(self._waiting) < self._workers and (task := self._next_task()) is not None:
-            self._start(task, None, None)
+            self._go_on(task)
 
-    def _start(self, task: Task, attempt: Attempt | None, request: CurlRequest | None) -> None:
-        """Send *request* of *attempt*; without them, the first request of another attempt."""
+    def _go_on(self, task: Task, attempt: Attempt | None = None, response: CurlResponse | None = None) -> None:
+        """Let *attempt* go on with *response*; without them, begin another one. What it asks for next is sent."""
         try:
-            if attempt is None or request is None:
+            if attempt is None or response is None:
                 attempt = task.attempt()
                 request = next(attempt)
-                assert request is not None
-            response = self._client.send(request)
-        except AttemptFailed as failed:
-            self._retry(task, failed.failure)
-        except HimlError as error:
-            task.fail(error)
-        else:
-            self._running[response] = task, attempt
-
-    def _resume(self, task: Task, attempt: Attempt, response: CurlResponse) -> None:
-        try:
-            request = attempt.send(response)
-        except StopIteration:
-            self._client.release(response)
-        except AttemptFailed as failed:
-            self._client.release(response)
-            self._retry(task, failed.failure)
-        else:
-            if request is None:
-                self._running[response] = task, attempt
             else:
+                request = attempt.send(response)
+                if request is not None:
+                    self._client.release(response)
+            if request is not None:
+                response = self._client.send(request)
+            assert response is not None
+            self._running[response] = task, attempt
+        except StopIteration:
+            if response is not None:
                 self._client.release(response)
-                self._wait(0.0, task, attempt, request)
-
-    def _retry(self, task: Task, failure: Failure) -> None:
-        seconds = task.retry(failure)
-        if seconds is not None:
-            self._wait(seconds, task, None, None)
-
-    def _wait(self, seconds: float, task: Task, attempt: Attempt | None, request: CurlRequest | None) -> None:
-        heapq.heappush(self._waiting, (time.monotonic() + seconds, next(self._numbers), task, attempt, request))
+        except AttemptFailed as failed:
+            if response is not None:
+                self._client.release(response)
+            seconds = task.retry(failed.failure)
+            if seconds is not None:
+                heapq.heappush(self._waiting, (time.monotonic() + seconds, next(self._numbers), task))
+        except HimlError as error:
+            if response is not None:  # the sink's own
+                raise
+            task.fail(error)
 
 
 def run_tasks(pool: CurlPool, tasks: Iterator[Task], workers: int, *, on_step: Callable[[], object] = bool) -> None:
@@ -208,7 +196,7 @@ class Query(Task, Generic[Answer]):
     """One request for what *parse* makes of the response; *statuses* are those that have it. Of a streamed one the
     head is enough.
 
-    It is for the blob called *name*, unless *signed* gives another URL; *options* are CurlRequest's.
+    It is for the blob called *name*; *options* are those of `Task.request`.
     """
 
     def __init__(
@@ -219,27 +207,21 @@ class Query(Task, Generic[Answer]):
         parse: Callable[[CurlResponse], Answer],
         *headers: str,
         statuses: tuple[int, ...] = (200,),
-        signed: Callable[[], Signed] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(name, endpoint, RetryState(policy, endpoint.pauses))
         self._parse = parse
         self._headers = headers
         self._statuses = statuses
-        self._sign = signed
         self._options = options
-        self._answers: list[Answer] = []
         self._error: HimlError | None = None
-
-    def sign(self, query: str = "") -> Signed:
-        return self._sign() if self._sign is not None else super().sign(query)
 
     def attempt(self) -> Attempt:
         response = yield self.request(*self._headers, **self._options)
         self.check(response, *self._statuses)
         self.progressed()
         try:
-            self._answers.append(self._parse(response))
+            self._answer = self._parse(response)
         except HimlError as error:  # it belongs to whoever asked, not to whoever is waiting for something else
             self._error = error
 
@@ -248,10 +230,9 @@ class Query(Task, Generic[Answer]):
 
     @property
     def answer(self) -> Answer:
-        """The answer. Raises the error that it came to instead."""
         if self._error is not None:
             raise self._error
-        return self._answers[0]
+        return self._answer
 
 
 class PendingQuery(Generic[Answer]):
@@ -264,11 +245,7 @@ class PendingQuery(Generic[Answer]):
         self._scheduler = Scheduler(self._stack.enter_context(pool.client()), lambda: next(tasks, None), 1)
         self._thread = threading.get_ident()
         self._is_over = False
-        try:
-            self.poll()
-        except BaseException:
-            self.close()
-            raise
+        self.poll()
 
     def poll(self) -> None:
         """Do what can be done without waiting; only in the thread that asked."""
@@ -276,7 +253,6 @@ class PendingQuery(Generic[Answer]):
             self.close()
 
     def wait(self) -> Answer:
-        """The answer. Raises HimlError."""
         try:
             while not self._is_over and self._scheduler.step(LONGEST_STEP):
                 pass
@@ -285,12 +261,9 @@ class PendingQuery(Generic[Answer]):
         return self._query.answer
 
     def close(self) -> None:
-        """Nothing more is wanted."""
-        if not self._is_over:
-            self._is_over = True
-            self._stack.close()
+        self._is_over = True
+        self._stack.close()
 
 
 def ask(query: Query[Answer], pool: CurlPool) -> Answer:
-    """The answer to *query*. Raises HimlError."""
     return PendingQuery(query, pool).wait()

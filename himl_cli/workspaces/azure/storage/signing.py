@@ -1,4 +1,5 @@
-"""Endpoints of storage and how requests to them are signed: a SAS in the URL, or a bearer token."""
+"""Endpoints of storage: the names that blobs have there and in URLs, and how requests are signed: a SAS in the URL, or
+a bearer token."""
 
 from __future__ import annotations
 
@@ -7,27 +8,83 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
-from typing import Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.address import ApiVersion
-from himl_cli.workspaces.azure.storage.properties import quoted
+from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.retry import PauseLog
+
+if TYPE_CHECKING:
+    from himl_cli.workspaces.azure.http import Tokens
 
 VERSION_HEADER = f"x-ms-version: {ApiVersion.STORAGE}"
 RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
 NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
 EARLY = 300.0  # seconds before its end that a signature is replaced
 TOKEN_SECONDS = 60.0
-_EXPIRY = re.compile(
-    r"(?:^|[?&])se=(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
-    r"(?:T(?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.\d+)?)?(?:Z|(?P<sign>[-+ "
-    r"])(?P<zone_hours>\d\d):?(?P<zone_minutes>\d\d))?)?(?:&|$)"
-)
-_PARTS = ("year", "month", "day", "hour", "minute", "second", "zone_hours", "zone_minutes")
+
+
+LONGEST_NAME = 1024  # characters, says the service
+MOST_PARTS = 254  # between slashes
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.~/-]*")
+_MEDIA_TYPES = {
+    **dict.fromkeys(("txt", "log"), "text/plain"),
+    **{ending: f"text/{ending}" for ending in ("csv", "html")},
+    **{ending: f"application/{ending}" for ending in ("json", "yaml", "xml", "pdf")},
+    **{ending: f"image/{ending}" for ending in ("png", "jpeg", "gif", "tiff")},
+    "py": "text/x-python",
+    "md": "text/markdown",
+    "yml": "application/yaml",
+    "jpg": "image/jpeg",
+    "svg": "image/svg+xml",
+    "tif": "image/tiff",
+}
+
+
+def quoted(name: str) -> str:
+    """*name* as the path of a URL: UTF-8, everything but `/` and what is never special percent-encoded."""
+    return name if _PLAIN_NAME.fullmatch(name) else quote(name, safe="/~")
+
+
+def reason_not_to_ask(name: str) -> str:
+    """Why no URL can mean exactly this name, so that another blob would be read or written; empty where one can."""
+    if _PLAIN_NAME.fullmatch(name) and "." not in name and name[:1] not in ("", "/") and len(name) <= MOST_PARTS:
+        return ""  # most names
+    if not name or name[0] == "/" or "\0" in name:
+        return "it is no name"
+    if len(name) > LONGEST_NAME:
+        return f"it is longer than {LONGEST_NAME:,} characters"
+    if "\\" in name:
+        return "Azure Storage takes a backslash for a slash"
+    parts = name.split("/")
+    if len(parts) > MOST_PARTS:
+        return f"it has more than {MOST_PARTS} folders"
+    if any(part.endswith(".") for part in parts):
+        return "Azure Storage drops the dot at the end of a name or folder"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "it is no Unicode text"
+    return ""
+
+
+def reason_not_to_store(name: str) -> str:
+    """Why no new blob may get this name; empty where it may."""
+    if not name:
+        return "it is empty"
+    if "" in name.split("/"):
+        return "it begins or ends with a slash, or has two in a row"
+    if any(sign < " " or sign == "\x7f" for sign in name):
+        return "it has a control character"
+    return reason_not_to_ask(name)
+
+
+def media_type(name: str) -> str:
+    """What the blob called *name* is stored as; Studio shows files by it."""
+    return _MEDIA_TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
 
 
 @dataclass(frozen=True)
@@ -48,9 +105,9 @@ class Signature:
         return cls(sas.lstrip("?"), expires=expires, renew_at=renew_at)
 
     @classmethod
-    def of_token(cls, token: str) -> Signature:
-        """An access token; to be asked for again in a minute, for it may be another by then."""
-        return cls(headers=(f"Authorization: Bearer {token}",), renew_at=time.time() + TOKEN_SECONDS)
+    def of_token(cls, token: str, renew_at: float = 0.0) -> Signature:
+        """An access token; to be asked for again in a minute at the earliest, for it may be another by then."""
+        return cls(headers=(f"Authorization: Bearer {token}",), renew_at=max(renew_at, time.time() + TOKEN_SECONDS))
 
     @property
     def is_due(self) -> bool:
@@ -62,24 +119,16 @@ def sas_expiry(sas: str) -> float:
 
     The forms: https://learn.microsoft.com/rest/api/storageservices/formatting-datetime-values
     """
-    found = _EXPIRY.search(unquote(sas))
-    if found is None:
-        return 0.0
-    year, month, day, hour, minute, second, zone_hours, zone_minutes = (int(found[part] or 0) for part in _PARTS)
-    ahead = timedelta(hours=zone_hours, minutes=zone_minutes) * (-1 if found["sign"] == "-" else 1)
-    try:
-        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc) - ahead
-    except (OverflowError, ValueError):
-        return 0.0
-    return max(0.0, moment.timestamp())
+    found = re.search(r"(?:^|[?&])se=([^&]*)", unquote(sas))
+    moment = as_time(found[1].replace(" ", "+")) if found is not None else None
+    return moment.timestamp() if moment is not None else 0.0
 
 
 class Signer(ABC):
     """Signs for one container. Thread-safe; a signature is made once, and renewed when its time is over or it is
     refused."""
 
-    sign_in: str
-    """How it signs, for messages: `your own sign-in`, `the datastore's SAS token`."""
+    sign_in: str  # how it signs, for messages: `your own sign-in`, `the datastore's SAS token`
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -127,7 +176,6 @@ class Signer(ABC):
         self._lock = threading.Lock()
 
     def worked(self) -> None:
-        """The service accepted the current signature."""
         self.is_unproven = False
 
 
@@ -142,14 +190,6 @@ class SasSigner(Signer):
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
         return refused or Signature.of_sas(self._sas)
-
-
-class Tokens(Protocol):
-    """Gives access tokens, kept and refreshed by whoever it is."""
-
-    def get(self, scope: str) -> str: ...
-
-    def renew(self, scope: str, rejected: str) -> str: ...
 
 
 class BearerSigner(Signer):
@@ -182,10 +222,8 @@ class Endpoint(ABC):
     `signed` and `renewed` raise HimlError where that cannot be done.
     """
 
-    label: str
-    """What the user asked for."""
-    origin: str
-    """As `BlobStore.origin`."""
+    label: str  # what the user asked for
+    origin: str  # as `BlobStore.origin`
 
     def __init__(self) -> None:
         self.account = self.container = self.host = ""
@@ -236,7 +274,6 @@ class ContainerEndpoint(Endpoint):
         return self._with(self._url, f"{query}&marker={quote(marker, safe='')}" if marker else query)
 
     def signed_account(self, query: str) -> Signed:
-        """The account itself."""
         return self._with(self._url[: self._url.rfind("/") + 1], query)
 
     def _with(self, url: str, query: str) -> Signed:

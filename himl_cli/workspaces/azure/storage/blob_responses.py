@@ -1,53 +1,52 @@
-"""What a failed request to storage comes to: libcurl's number, the status and the service's code as a HimlError."""
+"""What storage's responses say: the properties of a blob, or of a failed request libcurl's number, the status and the
+service's code as a HimlError."""
 
 from __future__ import annotations
 
+import binascii
 import errno
 import logging
 import re
 import time
+from base64 import b64decode
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
+from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.responses import asked_wait, http_time
 from himl_cli.workspaces.azure.service_errors import not_connected, proxy_failed
-from himl_cli.workspaces.azure.storage.curl import CurlFailure, CurlResponse, proxy_for
+from himl_cli.workspaces.azure.storage.curl import CurlResponse, proxy_for
 from himl_cli.workspaces.azure.storage.signing import NO_KEYS, RIGHT_MISSING, Endpoint
 from himl_cli.workspaces.retry import Failure
 
 log = logging.getLogger(__name__)
 
+CHANGING_PROXY = "Is a proxy in between that changes answers?"
 TRANSIENT = {408, 429, 500, 502, 503, 504, 509}
 FEW = 3  # attempts at what is most likely a wrong name or setting, and at what costs half a minute each
 # libcurl's numbers: https://curl.se/libcurl/c/libcurl-errors.html
 NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT, TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 5, 6, 7, 28, 35, 60, 77
 _HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
-_PROXY_STATUS = re.compile(r"CONNECT.*?(?:response|code) (\d{3})")
-_CODE = re.compile(rb"<Code>([^<]*)</Code>")
-_DETAIL = re.compile(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>")
 
 _UNKNOWN_SIGN_IN = ("AuthenticationFailed", "InvalidAuthenticationInfo")
 
 ROLES = "Ask for the role 'Storage Blob Data Reader' to read, 'Storage Blob Data Contributor' to write."
-_SAS_RIGHTS = "The SAS token has to allow reading and listing, to upload also creating and writing: make another one."
 _WHO = "Is the right account signed in, and in the tenant of the storage account? 'himl doctor' says which it is."
 _CREDENTIALS = (
     "Was the account's key changed, or the datastore's SAS token? Update the datastore's credentials in the workspace."
 )
-_OUTDATED_KEY = (
-    "The key that the workspace has of the account is probably out of date: its owner should update the "
-    "datastore's credentials in the workspace."
-)
-_REVOKED_SAS = (
-    "It was probably revoked, or made for another container: its owner should update the datastore's "
-    "credentials in the workspace."
-)
-_CHANGED_KEYS = (
-    "Was the key of the workspace's storage account changed? Its owner should synchronise the workspace's keys."
-)
+_UPDATE = "its owner should update the datastore's credentials in the workspace."
+# By the end of what signs; other ones are sign-ins
+_CHANGED = {
+    "link": "Was the key of the workspace's storage account changed? Its owner should synchronise the workspace's "
+    "keys.",
+    "key": f"The key that the workspace has of the account is probably out of date: {_UPDATE}",
+    "SAS token": f"It was probably revoked, or made for another container: {_UPDATE}",
+}
 
 
 class BlocksUnsupported(ServiceFailed):
@@ -58,6 +57,7 @@ class BlobNotFound(NotFound):
     """The container is there, the blob is not."""
 
 
+# Error, message and hint by the service's code, or where it is not here, by the status
 _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
     "BlobArchived": (
         ServiceFailed,
@@ -124,7 +124,6 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
         "Is a proxy or a log-in page in between?",
     ),
 }
-"""Error, message and hint by the service's code, or where it is not here, by the status."""
 
 
 def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure:
@@ -136,9 +135,8 @@ def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure
     request_id = response.header(b"x-ms-request-id")
     log.debug("storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), request_id)
     if status in (401, 403):
-        again = _refused_again(response, endpoint, code)
         error = _sign_in_error(response, body, endpoint, code) or _error(status, code, endpoint, name)
-        return Failure(error, code, is_refusal=True, again=again)
+        return Failure(error, code, is_refusal=True, again=_refused_again(response, endpoint, code))
     if status in TRANSIENT:
         return transient_failure(response, endpoint.storage.capitalize(), code)
     return Failure(_error(status, code, endpoint, name), code)
@@ -158,7 +156,7 @@ def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failu
 
 def error_code(body: bytes) -> str:
     """The service's word for what is wrong, out of an error's XML."""
-    found = _CODE.search(body)
+    found = re.search(rb"<Code>([^<]*)</Code>", body)
     return found[1].decode("ascii", "replace") if found else ""
 
 
@@ -166,7 +164,7 @@ def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
     fallback = ServiceFailed, "{Storage} refused the request for '{name}' ({reason}).", ""
     kind, message, hint = _BY_CODE.get(code) or _BY_CODE.get("3xx" if 300 <= status < 400 else f"{status}") or fallback
     if code in RIGHT_MISSING and endpoint.sign_in.endswith("SAS token"):
-        hint = _SAS_RIGHTS
+        hint = "The SAS token has to allow reading and listing, to upload also creating and writing: make another one."
     message = message.format(
         blob=f"'{name}' in {endpoint.label}",
         name=name,
@@ -199,7 +197,7 @@ def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code
         return NotAllowed(
             f"The time of {endpoint.sign_in} for {endpoint.storage} is over since {ends:%Y-%m-%d %H:%M} UTC.", hint=hint
         )
-    found = _DETAIL.search(body)
+    found = re.search(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>", body)
     detail = (found[1] if found else body).decode("utf-8", "replace").lower()
     why = "expired" if "time frame" in detail or "expired" in detail else "not valid"
     return NotAllowed(f"{storage} says that {endpoint.sign_in or 'the sign-in'} is {why}.", hint=hint)
@@ -210,12 +208,10 @@ def _refused_again(response: CurlResponse, endpoint: Endpoint, code: str) -> Not
     says nothing new."""
     if code not in _UNKNOWN_SIGN_IN or _is_over(endpoint) or _clock_off(response) is not None:
         return None
-    signed_by = endpoint.sign_in
-    hint = _OUTDATED_KEY if "key" in signed_by else _REVOKED_SAS if signed_by.endswith("SAS token") else _WHO
+    signs = endpoint.sign_in or "the sign-in"
     return NotAllowed(
-        f"{endpoint.storage.capitalize()} refuses {signed_by or 'the sign-in'}, also when it was got anew just now "
-        f"({code}).",
-        hint=_CHANGED_KEYS if signed_by.endswith("link") else hint,
+        f"{endpoint.storage.capitalize()} refuses {signs}, also when it was got anew just now ({code}).",
+        hint=next((hint for end, hint in _CHANGED.items() if signs.endswith(end)), _WHO),
     )
 
 
@@ -225,27 +221,35 @@ def _is_over(endpoint: Endpoint) -> bool:
 
 def _clock_off(response: CurlResponse) -> float | None:
     """Seconds that the clock here is ahead of the service's, where that matters."""
-    moment = http_time(response.header(b"date"))
-    off = time.time() - moment.timestamp() if moment is not None else 0.0
+    off = responses.clock_skew({"date": response.header(b"date")}) or 0.0
     return off if abs(off) > responses.TOLERABLE_SECONDS else None
 
 
-def connection_failure(failure: CurlFailure, endpoint: Endpoint) -> Failure:
-    """The failure of a request that got no whole response, and whether another attempt may help."""
-    number, text, host = failure.number, redact(failure.text), endpoint.host
+def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Failure:
+    """The failure of a request that got no whole response, as `CurlResponse` has it, and whether another attempt may
+    help."""
+    number, text, os_errno = failure
+    text, host = redact(text), endpoint.host
     log.debug("a request to %s broke: %d %s", host, number, text)
-    proxy_status = _PROXY_STATUS.search(text)
+    proxy_status = re.search(r"CONNECT.*?(?:response|code) (\d{3})", text)
     # No connection in time; of a request that gets nowhere libcurl says "Operation too slow"
     is_late = number == TIMED_OUT and "too slow" not in text
     proxy = urlsplit(proxy_for(f"https://{host}", host))
-    if (
-        number == NO_PROXY_NAME
-        or proxy_status
-        or ((number == NO_CONNECTION or is_late) and (proxy.netloc or proxy.path))
-    ):
+    proxy_name = proxy.netloc.rpartition("@")[2] or proxy.path
+    is_unconnected = number == NO_CONNECTION or is_late
+    if number == NO_PROXY_NAME or proxy_status or (is_unconnected and proxy_name):
         status = proxy_status[1] if proxy_status else ""
-        error = proxy_failed(proxy.netloc.rpartition("@")[2] or proxy.path, host, status)
-        return _unconnected(error, is_late, may_pass=not status or status.startswith("5"))
+        error, may_pass = proxy_failed(proxy_name, host, status), not status or status.startswith("5")
+        message = str(error).removesuffix(".")
+        return Failure(error, may_pass=may_pass, is_unconnected=True, was_slow=is_late, message=message)
+    if is_unconnected:
+        error = ServiceFailed(
+            f"No connection to {host} ({text}).", hint="Check the network, the proxy and the VPN, then try again."
+        )
+        if is_late or os_errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH):
+            error = not_connected(host, 0 if is_late else os_errno)
+        message = str(error).removesuffix(".")
+        return Failure(error, may_pass=True, is_unconnected=True, was_slow=is_late, message=message)
     if number == NO_HOST:
         of = f" of {endpoint.storage} ({endpoint.label})" if endpoint.account else ""
         error = ServiceFailed(
@@ -253,13 +257,6 @@ def connection_failure(failure: CurlFailure, endpoint: Endpoint) -> Failure:
             hint="Is the name right, and this machine online? A private endpoint is found only inside its network.",
         )
         return Failure(error, may_pass=True, max_attempts=FEW)
-    if is_late or (
-        number == NO_CONNECTION and failure.errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
-    ):
-        return _unconnected(not_connected(host, 0 if is_late else failure.errno), is_late)
-    if number == NO_CONNECTION:
-        hint = "Check the network, the proxy and the VPN, then try again."
-        return _unconnected(ServiceFailed(f"No connection to {host} ({text}).", hint=hint), is_late)
     if number == BAD_BUNDLE:
         hint = "Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
         return Failure(ServiceFailed(f"The file of certificate authorities cannot be used ({text}).", hint=hint))
@@ -275,6 +272,54 @@ def connection_failure(failure: CurlFailure, endpoint: Endpoint) -> Failure:
     return Failure(error, may_pass=number not in _HOPELESS, message=what)
 
 
-def _unconnected(error: ServiceFailed, is_late: bool, *, may_pass: bool = True) -> Failure:
-    message = str(error).removesuffix(".")
-    return Failure(error, may_pass=may_pass, is_unconnected=True, was_slow=is_late, message=message)
+def size_from(text: str) -> int | None:
+    """Bytes of a Content-Length or the like; None for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None  # 64 bits
+
+
+def md5_from(text: str) -> bytes | None:
+    try:
+        digest = b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return digest if len(digest) == 16 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Properties:
+    """What a HEAD tells: the blob, whether it is only ever appended to, and since when it is there."""
+
+    blob: BlobInfo
+    is_append_blob: bool
+    is_directory: bool
+    created: datetime | None
+
+
+def properties_of(response: CurlResponse, name: str) -> Properties:
+    """Out of the response to a HEAD for *name*. Raises ServiceFailed for one that does not tell the size."""
+    size = size_from(response.header(b"content-length"))
+    if size is None:
+        raise ServiceFailed(f"Storage does not tell how large '{name}' is.", hint=CHANGING_PROXY)
+    modified = http_time(response.header(b"last-modified"))
+    is_folder = response.header(b"x-ms-meta-hdi_isfolder").lower() == "true"
+    return Properties(
+        BlobInfo(name, size, etag_of(response), md5_from(response.header(b"content-md5")), modified),
+        response.header(b"x-ms-blob-type") == "AppendBlob",
+        is_folder or response.header(b"x-ms-resource-type") == "directory",
+        http_time(response.header(b"x-ms-creation-time")),
+    )
+
+
+def etag_of(response: CurlResponse) -> str:
+    """The ETag without quotes, as lists have it."""
+    return response.header(b"etag").strip('"')
+
+
+def whole_md5(response: CurlResponse) -> bytes | None:
+    """MD5 of the whole blob, as the response to a GET tells it: of a range, Content-MD5 would be that of the range."""
+    text = response.header(b"x-ms-blob-content-md5")
+    return md5_from(text or (response.header(b"content-md5") if response.status == 200 else ""))
+
+
+def stored_blob(response: CurlResponse, request: StoreRequest, md5: bytes) -> BlobInfo:
+    return BlobInfo(request.name, request.size, etag_of(response), md5, http_time(response.header(b"last-modified")))
