@@ -30,11 +30,13 @@ COMMANDS = {
     "submit": Listed("himl_cli.commands.submit", "Run a script, a module or a shell script as a job.", "Jobs and runs"),
     "runs": Listed("himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"),
     "tb": Listed("himl_cli.commands.tb", "Show runs in TensorBoard, also while they go on.", "Jobs and runs"),
-    "download": Listed("himl_cli.commands.download", "Download the files of runs, checked by MD5.", "Files"),
+    "download": Listed("himl_cli.commands.files:download_app", "Download the files of runs, checked by MD5.", "Files"),
     "checkpoint": Listed(
         "himl_cli.commands.checkpoint", "Fetch checkpoints of runs, push changed ones, make links.", "Files"
     ),
-    "datastore": Listed("himl_cli.commands.datastore", "Upload, download and list files of a datastore.", "Files"),
+    "datastore": Listed(
+        "himl_cli.commands.files:datastore_app", "Upload, download and list files of a datastore.", "Files"
+    ),
     "montage": Listed("himl_cli.commands.montage", "Show any number of slides in one picture.", "Files"),
     "init": Listed(
         "himl_cli.commands.setup:init_app", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"
@@ -76,7 +78,7 @@ class RootGroup(EdgedGroup):
             if rest[:1] and rest[0] in self.get_command(ctx, "runs").list_commands(ctx):
                 return f"About runs: {ctx.command_path} runs {shlex.join(rest)}"
             submit: ScriptCommand = self.get_command(ctx, "submit")
-            return f"To run a script: {submit.suggest(ctx, args if is_target(name) else rest).command(ctx, 'submit')}"
+            return f"To run a script: {submit.suggest(ctx, args if is_target(name) else rest, 'submit')[0]}"
         return super().hint_for_unknown(ctx, args)
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:

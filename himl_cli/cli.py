@@ -218,7 +218,7 @@ def _manners() -> dict[str, Any]:
 
 def _begin() -> None:
     """Streams to write to, and himl's warnings in plain lines, unless the tool has set up a log of its own."""
-    from himl_cli.commands.session import start_logging
+    from himl_cli.render.progress import start_logging
 
     stand_in_for_closed_streams()
     if not logging.getLogger().handlers:

@@ -13,8 +13,8 @@ from pathlib import Path
 import typer.main
 
 from himl_cli.app import app
+from himl_cli.commands.completion import app_shape
 from himl_cli.commands.groups import normalized
-from himl_cli.commands.reference import app_shape
 from himl_cli.core.command_shape import CommandShape
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -14,9 +14,9 @@ from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import HERE
 from himl_cli.core.sweeps import SEARCH_SPACE, SweepSpec
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
-from himl_cli.render.job_output import print_ended, print_prepared, print_sent
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
+from himl_cli.render.results import print_ended, print_prepared, print_sent
 from himl_cli.services.runs.details import sweep_outcome
 from himl_cli.services.runs.logs import watching
 from himl_cli.services.submission.environment import CONDA_NAMES

@@ -187,7 +187,7 @@ def _observed(work: Callable[[Notify], TransferResult], show_progress: bool, ver
         return work(log_notice)
     from himl_cli.render.output import Output
     from himl_cli.render.progress import observing
-    from himl_cli.render.transfers import summary
+    from himl_cli.render.results import summary
 
     output = Output()
     with observing(output) as notify:

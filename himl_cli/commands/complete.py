@@ -6,50 +6,40 @@ Never fails, says nothing on stderr, makes no request and writes no file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.files import named_folder, nearest_local
 from himl_cli.workspaces.local.completion_names import completion_names
 
-LATEST = "latest"
 AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path")
 """`--config_file`, and hi-ml's names of it: they mean a workspace that is not on this machine."""
 
 
 def answer(arguments: Sequence[str]) -> None:
-    """Print, a line each, the names for `KIND=PREFIX WORD...`: KIND is `runs` or `experiments`, the words are the
-    command line so far."""
+    """Print, a line each, the names for `KIND=PREFIX WORD...` that begin with PREFIX and do not stand among the words
+    yet: KIND is `runs` or `experiments`, the words are the command line so far."""
     question, *words = arguments or ("",)
     kind, _, prefix = question.partition("=")
+    given = {part for word in words for part in word.split(",")} - {prefix}
+    found: list[str] = []
     try:
-        names = candidates(kind, prefix, words)
+        folder = workspace_of(words)
+        if folder is not None and kind in ("runs", "experiments"):
+            found += completion_names(folder, "runs" if kind == "runs" else "experiments", prefix)
+        if kind == "runs" and "latest".startswith(prefix):
+            found.append("latest")
         with open(1, "wb", closefd=False) as stdout:
-            stdout.write("".join(f"{name}\n" for name in names).encode("ascii"))
+            stdout.write("".join(f"{name}\n" for name in found if name not in given).encode("ascii"))
     except (HimlError, OSError, ValueError):  # no such folder, nobody who reads, half a character
         pass
 
 
-def candidates(kind: str, prefix: str, words: Sequence[str]) -> list[str]:
-    """The names of *kind* that begin with *prefix* and do not stand among *words* yet. Raises HimlError for a folder
-    that cannot be."""
-    given = {part for word in words for part in word.split(",")} - {prefix}
-    found: list[str] = []
-    folder = workspace_of(words)
-    if kind in ("runs", "experiments") and folder is not None:
-        found += completion_names(folder, "runs" if kind == "runs" else "experiments", prefix)
-    if kind == "runs" and LATEST.startswith(prefix):
-        found.append(LATEST)
-    return [name for name in found if name not in given]
-
-
 def workspace_of(words: Sequence[str]) -> Path | None:
     """The folder of the local workspace that *words* mean; None where they mean one of Azure ML, or there is none."""
-    spec = None
-    pending = False
-    for word in words:
-        if word == "--":
-            break
+    spec, pending = None, False
+    for word in takewhile(lambda word: word != "--", words):
         name, equals, value = word.partition("=")
         option = name[2:].replace("-", "_") if name.startswith("--") else ""
         if option in AZURE_OPTIONS:

@@ -1,4 +1,9 @@
-"""`himl completion`: the script that makes a shell complete himl's command lines."""
+"""The shape of the program, read from its commands, and `himl completion`: the script that makes a shell complete
+himl's command lines.
+
+Contexts, commands and parameters are typed `Any` because Typer keeps their classes private; only their public
+attributes are read.
+"""
 
 from __future__ import annotations
 
@@ -8,77 +13,30 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from himl_cli.commands.groups import command, group
+from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group
 from himl_cli.commands.options import OutputOptions
-from himl_cli.core.command_shape import CommandShape
+from himl_cli.core.command_shape import ArgumentShape, CommandShape, OptionShape
 from himl_cli.core.errors import BadUsage, NeedsYes
-from himl_cli.render.completions import FILES
+from himl_cli.core.jobs import environment_variable
+from himl_cli.render.completions import FILES, completion_script
 from himl_cli.render.output import Output
 
 app = group()
 
-
-@command(app, "completion")
-def completion(
-    ctx: typer.Context,
-    output_opts: OutputOptions,
-    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.", show_default=False)],
-    install: Annotated[bool, typer.Option("--install", help="Put the script where the shell finds it.")] = False,
-) -> None:
-    """Print the script that completes himl's command lines by Tab.
-
-    Commands, options, choices, files; run ids and experiments of the local workspace. With --install, it goes where the
-    shell looks for it; where the shell's start-up file needs a line for that, himl asks before adding it.
-
-    \b
-      himl completion zsh --install
-      himl completion bash > himl.bash
-    """
-    from himl_cli.commands.reference import app_shape
-    from himl_cli.render.completions import completion_script
-
-    name = {"pwsh": "powershell"}.get(shell.lower(), shell.lower())
-    if name not in FILES:
-        raise BadUsage(f"There is no completion for '{shell}'.", hint=f"Shells: {', '.join(FILES)}.")
-    text = completion_script(program_of(app_shape(ctx.find_root().command)), name)
-    if install:
-        return install_script(output_opts.output(), name, text)
-    lines = text.removesuffix("\n")
-    output_opts.output().result({"shell": name, "script": text}, human=lines, quiet=lines)
-
-
+EXAMPLES = "\b\n"  # how a paragraph begins whose lines help leaves as they are
+DEFAULT = re.compile(r"^(?P<help>.*?)\s*\[default: (?P<default>.*)\]$", re.DOTALL)
 LONGEST_HELP = 100
-SLIDES = "folders+files:.csv"
 FREE = (
-    *(
-        "ARGS",
-        "GLOB",
-        "GLOB,...",
-        "HOST",
-        "IMAGE",
-        "K=V",
-        "K=V,...",
-        "KEY",
-        "LINE",
-        "M",
-        "N",
-        "NAME",
-        "NAME=SPEC",
-        "NAME[:V]",
-        "P",
-        "PACKAGE.MODULE",
-        "PIXELS",
-    ),
-    *("POLICY", "PREFIX", "REMOTE_PREFIX", "SECONDS", "SIZE", "SPEC", "TEXT", "TIME", "URL", "ID", "ID,..."),
+    "ARGS GLOB GLOB,... HOST IMAGE K=V K=V,... KEY LINE M N NAME NAME=SPEC NAME[:V] P PACKAGE.MODULE PIXELS POLICY "
+    "PREFIX REMOTE_PREFIX SECONDS SIZE SPEC TEXT TIME URL ID ID,..."
 )
-"""Metavars of free text."""
 METAVARS: Mapping[str, str] = {
-    **dict.fromkeys(FREE, ""),
-    "DATASET": SLIDES,
+    **dict.fromkeys(FREE.split(), ""),
+    "DATASET": "folders+files:.csv",
     "DIR": "folders",
     "DIR,...": "list+folders",
     "FILE": "files",
@@ -110,6 +68,92 @@ NAMED: Mapping[str, str] = {
     "himl tb --log_dir": "",  # a folder inside the runs
 }
 """What such an option takes, or such a command's."""
+
+
+@command(app, "completion")
+def completion(
+    ctx: typer.Context,
+    output_opts: OutputOptions,
+    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.", show_default=False)],
+    install: Annotated[bool, typer.Option("--install", help="Put the script where the shell finds it.")] = False,
+) -> None:
+    """Print the script that completes himl's command lines by Tab.
+
+    Commands, options, choices, files; run ids and experiments of the local workspace. With --install, it goes where the
+    shell looks for it; where the shell's start-up file needs a line for that, himl asks before adding it.
+
+    \b
+      himl completion zsh --install
+      himl completion bash > himl.bash
+    """
+    name = {"pwsh": "powershell"}.get(shell.lower(), shell.lower())
+    if name not in FILES:
+        raise BadUsage(f"There is no completion for '{shell}'.", hint=f"Shells: {', '.join(FILES)}.")
+    text = completion_script(program_of(app_shape(ctx.find_root().command)), name)
+    if install:
+        return install_script(output_opts.output(), name, text)
+    lines = text.removesuffix("\n")
+    output_opts.output().result({"shell": name, "script": text}, human=lines, quiet=lines)
+
+
+def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str = "", panel: str = "") -> CommandShape:
+    """The shape of *command*, a command or a group as `typer.main.get_command` and a context's `find_root().command`
+    give it, and of all below. *parent* is the context of the group that lists it with the line *summary* below *panel*.
+
+    Reads neither settings nor files; hidden commands and options are left out.
+    """
+    # without a default_map, submit reads settings
+    ctx = command.make_context(name, [], parent=parent, resilient_parsing=True, default_map={})
+    paragraphs = [part for part in (command.help or "").split("\n\n") if part.strip()]
+    text = "\n\n".join(" ".join(part.split()) for part in paragraphs if not part.startswith(EXAMPLES))
+    examples = "\n".join(part.removeprefix(EXAMPLES) for part in paragraphs if part.startswith(EXAMPLES))
+    if summary.endswith("..."):  # cut to fit into a line
+        summary = command.get_short_help_str(limit=len(text))
+    has_variables, ctx.auto_envvar_prefix = ctx.auto_envvar_prefix is not None, None
+    shown = [(each, record) for each in command.get_params(ctx) if (record := each.get_help_record(ctx)) is not None]
+    options = [
+        _option_shape(each, ctx, record[1], has_variables and each in command.params)
+        for each, record in shown
+        if each.param_type_name == "option"
+    ]
+    sections = command.command_sections(ctx) if isinstance(command, HimlGroup) else {}
+    return CommandShape(
+        path=tuple(ctx.command_path.split()),
+        usage=" ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]),
+        summary=summary or text.partition("\n")[0],
+        panel=panel,
+        text=text,
+        examples=[line.strip() for line in examples.splitlines()],
+        options=sorted(options, key=lambda option: PANEL_ORDER.get(option.panel, 1)),
+        arguments=[
+            ArgumentShape(each.make_metavar(ctx=ctx), each.help or "", each.nargs == -1, each.required)
+            for each, _ in shown
+            if each.param_type_name == "argument"
+        ],
+        children=[
+            app_shape(command.get_command(ctx, child), child, ctx, line, heading)
+            for heading, rows in sections.items()
+            for child, line in rows
+        ],
+    )
+
+
+def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> OptionShape:
+    names = tuple(sorted(option.opts, key=lambda name: not name.startswith("--")))  # those of --help are a set
+    found = DEFAULT.match(help_text)
+    takes_value = not (option.is_flag or option.count)
+    return OptionShape(
+        names=names,
+        old_names=tuple(f"--{old}" for old, today in HIML_OLD_NAMES.items() if f"--{today}" in names),
+        metavar=option.make_metavar(ctx=ctx) if takes_value else "",
+        help=found["help"] if found else help_text,
+        panel=getattr(option, "rich_help_panel", None) or "Options",
+        takes_value=takes_value,
+        repeats=option.multiple,
+        default=found["default"] if found else "",
+        variable=environment_variable(option.name) if has_variable else "",
+        off_names=tuple(option.secondary_opts),
+    )
 
 
 def program_of(shape: CommandShape) -> CommandShape:

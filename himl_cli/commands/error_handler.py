@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import typer
@@ -17,29 +18,20 @@ from himl_cli.core.errors import BadUsage, HimlError, Interrupted
 from himl_cli.render.error_output import ReaderGone, as_himl_error, print_error
 from himl_cli.render.terminal import allows_colour
 
-READER_GONE_CODE = 141
-"""What a shell reports of a program that a closed pipe ended (128 + SIGPIPE)."""
-
 Kinds = tuple[type[Exception], ...]
 OF_USERS: Kinds = (HimlError, typer.TyperException)
 """Failures that a user can act on. In a tool all else is a bug of the tool, which its author wants to see with its
 traceback."""
 
 
-class Ending:
-    """How a program ends."""
-
-    code = 0
-
-
 @contextmanager
-def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[Ending]:
-    """Within it a failure of the kinds *handled*, or that nobody reads stdout any more, ends in the exit code of what
-    is yielded; the former is said.
+def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[SimpleNamespace]:
+    """Within it a failure of the kinds *handled*, or that nobody reads stdout any more, ends in the `code` of what is
+    yielded, which is to be the exit code; the former is said.
 
     *tokens* is the command line. Failures of other kinds go on.
     """
-    ending = Ending()
+    ending = SimpleNamespace(code=0)
     try:
         yield ending
         sys.stdout.flush()
@@ -47,7 +39,7 @@ def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[Ending]:
         # Python's own flush at exit then has nothing to complain about; a stdout without a file (tests) has none
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ending.code = READER_GONE_CODE
+        ending.code = 141  # what a shell reports of a program that a closed pipe ended (128 + SIGPIPE)
     except handled as err:
         ending.code = report_failure(err, before_double_dash(tokens))
 
@@ -118,7 +110,7 @@ def run_at_edge(
         ending.code = result if isinstance(result, int) else 0  # else it is what a tool's function returned
     if standalone_mode:
         sys.exit(ending.code)
-    return ending.code
+    return int(ending.code)
 
 
 def report_failure(failure: Exception, tokens: Sequence[str]) -> int:

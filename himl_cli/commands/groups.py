@@ -17,8 +17,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from himl_cli.commands.options import bundled
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.redaction import mask_line
 from himl_cli.core.text import did_you_mean
-from himl_cli.render.error_output import ReaderGone, tells_of_gone_reader
+from himl_cli.render.error_output import noticing_gone_reader
 
 HIML_OLD_NAMES = {
     "run_ids": "run",
@@ -70,11 +71,9 @@ OTHER_OPTIONS = {
 }
 """What other tools call these options."""
 
-UNEXPECTED = "Got unexpected extra argument"
-"""How the parser's complaint begins about one argument too many."""
-SWITCHED_ON, SWITCHED_OFF = ("true", "1", "yes"), ("false", "0", "no")
-
+UNEXPECTED = "Got unexpected extra argument"  # how the parser's complaint begins about one argument too many
 NAME_COLUMN = 26
+PANEL_ORDER = {"Arguments": 0, "Options": 2}  # where headings stand in help; all others between these
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
@@ -103,8 +102,7 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
         if record is not None:
             default = "Arguments" if parameter.param_type_name == "argument" else "Options"
             sections.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
-    place = {"Arguments": 0, "Options": 2}
-    return dict(sorted(sections.items(), key=lambda section: place.get(section[0], 1)))
+    return dict(sorted(sections.items(), key=lambda section: PANEL_ORDER.get(section[0], 1)))
 
 
 class _RaisesReaderGone:
@@ -112,17 +110,11 @@ class _RaisesReaderGone:
     closed pipe."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        try:
+        with noticing_gone_reader():
             return super().make_context(*args, **extra)  # type: ignore[misc]  # of the command or group beside it
-        except OSError as err:
-            if tells_of_gone_reader(err):
-                raise ReaderGone from err
-            raise
 
 
 class HimlCommand(_RaisesReaderGone, TyperCommand):
-    """A command whose help stands in groups."""
-
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return list(super().parse_args(ctx, [*self._with_plain_switches(ctx, args)]))
@@ -137,7 +129,6 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         write_sections(formatter, parameter_sections(self, ctx))
 
     def _by_name(self, ctx: Any) -> dict[str, Any]:
-        """The parameters by each of their names."""
         return {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
 
     def _with_plain_switches(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
@@ -149,9 +140,9 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
             switch = parameters.get(f"--{normalized(option[2:])}") if equals else None
             if switch is None or not getattr(switch, "is_flag", False):
                 yield token
-            elif value.lower() in SWITCHED_ON:
+            elif value.lower() in ("true", "1", "yes"):
                 yield option
-            elif value.lower() in SWITCHED_OFF:
+            elif value.lower() in ("false", "0", "no"):
                 yield from switch.secondary_opts[:1]
             else:
                 raise BadUsage(f"{option} takes no value, got '{value}'.", hint=f"{option} alone switches it on.")
@@ -166,12 +157,11 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
             return ""
         _, equals, value = args[index].partition("=")
         line = [*args[:index], *words, *([value] if equals else []), *args[index + 1 :]]
-        return _masked(f"The same here: {ctx.command_path} {shlex.join(line)}")
+        return mask_line(f"The same here: {ctx.command_path} {shlex.join(line)}")
 
     def _lists_runs(self, ctx: Any) -> bool:
-        """Whether the command filters runs, and takes no argument."""
-        parameters = self._by_name(ctx)
-        return "--num_runs" in parameters and all(each.param_type_name != "argument" for each in parameters.values())
+        is_filtered = any("--num_runs" in each.opts for each in self.get_params(ctx))
+        return is_filtered and all(each.param_type_name != "argument" for each in self.get_params(ctx))
 
     def _hint_for_extra(self, ctx: Any, args: Sequence[str], message: str) -> str:
         """What to type for one argument too many: it belongs to the list before it, or names an experiment."""
@@ -179,21 +169,22 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         if found is None or found[1] not in args:
             return ""
         index = args.index(found[1])
-        before, rest = args[max(0, index - 2) : index], args[index + 1 :]
-        option = before[-1].partition("=")[0] if before and before[-1].startswith("--") else before[0] if before else ""
+        before, rest = ["", "", *args[:index]][-2:], args[index + 1 :]
+        option = (before[1] if before[1].startswith("--") else before[0] or before[1]).partition("=")[0]
         listed = self._by_name(ctx).get(f"--{normalized(option[2:])}")
         if getattr(listed, "multiple", False):
-            if "=" in (getattr(listed, "metavar", "") or "").lstrip("[") and "=" not in before[-1]:
-                line = shlex.join([*args[: index - 1], f"{before[-1]}={args[index]}", *rest])
-                return _masked(f"Join them: {ctx.command_path} {line}")
-            more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
-            repeated = [word for each in more for word in (option, each)]
-            line = shlex.join([*args[:index], *repeated, *args[index + len(more) :]])
-            return _masked(f"Repeat the option: {ctx.command_path} {line}")
-        if not self._lists_runs(ctx):
+            if "=" in (getattr(listed, "metavar", "") or "").lstrip("[") and "=" not in before[1]:
+                what, words = "Join them", [*args[: index - 1], f"{before[1]}={args[index]}", *rest]
+            else:
+                more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
+                repeated = [word for each in more for word in (option, each)]
+                what, words = "Repeat the option", [*args[:index], *repeated, *args[index + len(more) :]]
+        elif self._lists_runs(ctx):
+            what = "The newest runs, or those of an experiment"
+            words = [*args[:index], "--num_runs" if args[index].isdecimal() else "--experiment", *args[index:]]
+        else:
             return ""
-        line = shlex.join([*args[:index], "--num_runs" if args[index].isdecimal() else "--experiment", *args[index:]])
-        return _masked(f"The newest runs, or those of an experiment: {ctx.command_path} {line}")
+        return mask_line(f"{what}: {ctx.command_path} {shlex.join(words)}")
 
 
 class HimlGroup(_RaisesReaderGone, TyperGroup):
@@ -228,11 +219,11 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         if normalized(option.lstrip("-")) not in taken:
             return ""
         line = shlex.join([*own[index:], *own[:index], *args[len(own) :]])
-        return _masked(f"Options stand behind the command: {ctx.command_path} {line}")
+        return mask_line(f"Options stand behind the command: {ctx.command_path} {line}")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
-        is_known = any(self.get_command(ctx, each) is not None for each in (name, normalized(name)))
+        is_known = self.get_command(ctx, name) is not None or self.get_command(ctx, normalized(name)) is not None
         if not is_known and not name.startswith("-") and not ctx.resilient_parsing:
             near = self._near_command(ctx, name.lower())
             raise BadUsage(f"No such command '{name}'. {near}".strip(), hint=self.hint_for_unknown(ctx, args))
@@ -259,7 +250,6 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         return did_you_mean(name, groups) or (f"Did you mean {' or '.join(below)}?" if below else "")
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-        """One line a visible command, by help group."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         shown = {name: each for name, each in commands.items() if each is not None and not each.hidden}
         return {"Commands": [(name, each.get_short_help_str(limit=64)) for name, each in shown.items()]}
@@ -298,9 +288,3 @@ def command(
 def before_double_dash(tokens: Sequence[str]) -> list[str]:
     """The tokens that are himl's own: all before the first `--`."""
     return list(takewhile(lambda token: token != "--", tokens))
-
-
-def _masked(line: str) -> str:
-    from himl_cli.core.redaction import mask_line
-
-    return mask_line(line)

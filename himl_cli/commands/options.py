@@ -1,10 +1,10 @@
-"""Options as fields of bundles, which commands take as parameters; and the bundles that several commands share.
+"""Options of commands, each declared once by `option`, and the bundles of them that several commands share.
 
-    class GlobOptions(Bundle, panel="Which files"):
-        include: Sequence[str] = option("Only names that match.", "GLOB", many=True)
+    class GlobOptions(Bundle):
+        include: Sequence[str] = option("Only names that match.", "GLOB", many=True, panel="Which files")
 
 is the option `--include` under that heading. A command with a parameter `globs: GlobOptions` has it, and reads its
-value as `globs.include`.
+value as `globs.include`. An option of one command alone is the default of a parameter: `count: int = option(...)`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -23,30 +24,28 @@ from himl_cli.core.text import non_blank, shorten
 from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
-    from himl_cli.core.blobs import TransferResult
     from himl_cli.core.checkpoints import Choice
     from himl_cli.core.runs import RunSelection, RunStatus
     from himl_cli.services.transfer.filters import Filters
 
-ALL_RUNS = sys.maxsize
-"""`--num_runs all`: a limit that no workspace reaches."""
-LONGEST_COUNT = len(str(ALL_RUNS))
-"""Digits; whole numbers of so many mean all."""
-ENV_VAR = "--env_var"
-"""Its values may be secrets, which no error repeats."""
+ALL_RUNS = sys.maxsize  # `--num_runs all`: a limit that no workspace reaches
 WORKERS, MOST_WORKERS = 32, 256
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 RunArgs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids, as --run.", show_default=False)]
 
 
 class Option(NamedTuple):
-    """One option; `parse` makes a field's value of the option's name and what was typed, `info` goes to Typer."""
+    """One option; `parse` makes a value of the option's name and what was typed, `info` goes to Typer."""
 
     names: Sequence[str]
     default: Any
     parse: Callable[[str, Any], Any] | None
     kind: Any
     info: Mapping[str, Any]
+
+    def read(self, field: str, value: Any) -> Any:
+        return self.parse((self.names or (f"--{field}",))[0], value) if self.parse else value
 
 
 def option(
@@ -60,10 +59,10 @@ def option(
     panel: str | None = None,
     **info: Any,
 ) -> Any:
-    """The field of a bundle that is an option, `--FIELD` unless *names* says otherwise.
+    """The field of a bundle, or the parameter of a command, that is an option: `--FIELD` unless *names* says otherwise.
 
     *parse* is given the option's name and its value, None unless typed or set. An option of *many* values is a tuple
-    of them unless *parse* says otherwise. *panel* is its heading in help, else the bundle's.
+    of them unless *parse* says otherwise. *panel* is its heading in help, and that of the options after it.
     """
     if many:
         kind: Any = list[str] | None
@@ -77,18 +76,11 @@ def option(
 class Bundle:
     """Options that belong together: a class whose fields are made by `option`."""
 
-    _panel: ClassVar[str] = "Options"
-
-    def __init_subclass__(cls, panel: str = "", **extra: Any) -> None:
-        super().__init_subclass__(**extra)
-        cls._panel = panel or cls._panel
-
     def __init__(self, *values: Any, **given: Any) -> None:
         options = options_of(type(self))
         given |= dict(zip(options, values, strict=False))
         for name, each in options.items():
-            value = given.get(name, each.default)
-            setattr(self, name, each.parse((each.names or (f"--{name}",))[0], value) if each.parse else value)
+            setattr(self, name, each.read(name, given.get(name, each.default)))
         self.validate()
 
     def validate(self) -> None:
@@ -96,48 +88,59 @@ class Bundle:
 
 
 def options_of(bundle: type[Bundle]) -> dict[str, Option]:
-    """The options of *bundle* by their fields."""
     owners = reversed(bundle.__mro__)
     return {name: value for owner in owners for name, value in vars(owner).items() if isinstance(value, Option)}
 
 
 def parameters_of(bundle: type[Bundle]) -> list[inspect.Parameter]:
     """The options of *bundle* as parameters that Typer reads."""
+    return _parameters(options_of(bundle))
+
+
+def _parameters(options: Mapping[str, Option], panel: str = "Options") -> list[inspect.Parameter]:
     parameters = []
-    for name, each in options_of(bundle).items():
-        info = typer.Option(*(each.names or (f"--{name}",)), **{"rich_help_panel": bundle._panel, **each.info})
-        annotation: Any = Annotated[each.kind, info]
+    for name, each in options.items():
+        panel = each.info.get("rich_help_panel", panel)
+        info = typer.Option(*(each.names or (f"--{name}",)), **{**each.info, "rich_help_panel": panel})
         default = inspect.Parameter.empty if each.default is ... else each.default
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
+        annotation: Any = Annotated[each.kind, info]
+        parameters.append(inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation))
     return parameters
 
 
 def bundled(function: Callable[..., None]) -> Callable[..., None]:
-    """*function* with each parameter that is a `Bundle` spread into that bundle's options, for Typer to read. Raises
-    ValueError where two have one name."""
+    """*function* for Typer to read, with its parameters that are options as such, and each that is a `Bundle` spread
+    into that bundle's options. Raises ValueError where two have one name."""
     spread: list[inspect.Parameter] = []
-    bundles: dict[str, tuple[type[Bundle], list[str]]] = {}
+    taken: dict[str, Option | type[Bundle]] = {}
+    panel = "Options"
     # get_type_hints would add Optional on 3.10
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        kind = parameter.annotation
-        if isinstance(kind, type) and issubclass(kind, Bundle):
-            own = parameters_of(kind)
-            spread += own
-            bundles[parameter.name] = (kind, [each.name for each in own])
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        kind, default = parameter.annotation, parameter.default
+        if isinstance(default, Option):
+            taken[name] = default
+            panel = default.info.get("rich_help_panel", panel)
+            spread += _parameters({name: default}, panel)
+        elif isinstance(kind, type) and issubclass(kind, Bundle):
+            taken[name] = kind
+            spread += parameters_of(kind)
         else:
-            spread.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            spread.append(parameter.replace(kind=_KEYWORD))
     for name, count in Counter(parameter.name for parameter in spread).items():
         if count > 1:
-            first, *others = [f"'{owner}: {kind.__name__}'" for owner, (kind, own) in bundles.items() if name in own]
+            bundles = {owner: kind for owner, kind in taken.items() if not isinstance(kind, Option)}
+            has_it = [f"'{owner}: {kind.__name__}'" for owner, kind in bundles.items() if name in options_of(kind)]
+            first, *others = has_it
             todo = f"leave {' or '.join(others)} out" if others else f"give the parameter '{name}' another name"
             where = f"{function.__name__}(): '{name}' is there twice"
             raise ValueError(f"{where}, since {first} brings an option of that name: {todo}.")
 
     def call(**values: Any) -> None:
-        for name, (kind, options) in bundles.items():
-            values[name] = kind(**{each: values.pop(each) for each in options})
+        for name, kind in taken.items():
+            if isinstance(kind, Option):
+                values[name] = kind.read(name, values[name])
+            else:
+                values[name] = kind(**{each: values.pop(each) for each in options_of(kind)})
         function(**values)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__
@@ -147,12 +150,10 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def split_list(values: Iterable[str] | None) -> list[str]:
-    """Comma-separated or repeated, as one list."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
 def parse_list(_option: str, values: Iterable[str] | None) -> Sequence[str]:
-    """`split_list` as an option's parser."""
     return tuple(split_list(values))
 
 
@@ -164,7 +165,7 @@ def parse_pairs(option: str, values: Iterable[str] | None) -> Mapping[str, str]:
         key, equals, rest = value.partition("=")
         if not equals or not key.strip():
             missing = "an entry without KEY" if equals else "an entry without '='"
-            shown = missing if option == ENV_VAR else f"'{value}'"
+            shown = missing if option == "--env_var" else f"'{value}'"  # a variable's value may be a secret
             raise BadUsage(f"{option} takes KEY=VALUE, got {shown}.", hint=f"For example {option} team=blue")
         pairs[key.strip()] = rest
     return pairs
@@ -177,9 +178,9 @@ def parse_count(option: str, text: str | None) -> int | None:
     if text.strip().lower() == "all":
         return ALL_RUNS
     digits = text.strip().lstrip("0")
-    if not digits.isdecimal() or not text.strip().isdecimal():
+    if not digits.isdecimal():
         raise BadUsage(f"{option} takes a whole number from 1, or 'all', got '{shorten(text)}'.")
-    return int(digits) if len(digits) < LONGEST_COUNT else ALL_RUNS
+    return min(int(digits[:20]), ALL_RUNS)  # a number of more digits is larger than any
 
 
 def parse_statuses(_option: str, names: Iterable[str] | None) -> Sequence[RunStatus]:
@@ -192,13 +193,12 @@ def parse_statuses(_option: str, names: Iterable[str] | None) -> Sequence[RunSta
     known |= {"cancelled": RunStatus.canceled, "finished": RunStatus.completed}
     statuses = []
     for name in split_list(names):
-        found = known.get(name.lower())
-        if found is None:
+        if name.lower() not in known:
             near = get_close_matches(name.lower(), known, n=1)
             hint = f"Did you mean {known[near[0]].value}? " if near else ""
             every = ", ".join(status.value for status in RunStatus)
             raise BadUsage(f"There is no status '{name}'.", hint=f"{hint}Statuses: {every}.")
-        statuses.append(found)
+        statuses.append(known[name.lower()])
     return statuses
 
 
@@ -207,6 +207,20 @@ def parse_workers(option: str, workers: int | None) -> int | None:
     if workers is not None and not 1 <= workers <= MOST_WORKERS:
         raise BadUsage(f"{option} takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
     return workers
+
+
+def parse_folder(option: str, text: str | None) -> Path | None:
+    """The folder *text*, `~` for the home folder. Raises BadUsage where it is blank or a file, NotFound for the home
+    folder of nobody."""
+    from himl_cli.core.files import expand_home
+
+    if text is None:
+        return None
+    folder = expand_home(non_blank(option, text) or "", "folder")
+    if folder.exists() and not folder.is_dir():
+        hint = "Name a folder; it is made where it is missing."
+        raise BadUsage(f"{option} '{text}' is a file, and no folder.", hint=hint)
+    return folder
 
 
 OVERWRITE = option("Replace files that differ.", default=False, panel="How")
@@ -220,25 +234,22 @@ WORKERS_OPTION = option(
 )
 
 
-class OutputOptions(Bundle, panel="Output"):
-    """The format of the output, its verbosity, and whether to ask."""
-
-    format: Format = option("human, json or quiet.", "FORMAT", Format.human, show_default=False)
+class OutputOptions(Bundle):
+    format: Format = option("human, json or quiet.", "FORMAT", Format.human, show_default=False, panel="Output")
     json: bool = option("One JSON document on stdout.", default=False)
     quiet: bool = option("Ids or paths alone on stdout.", default=False, names=("--quiet", "-q"))
     verbose: bool = option("Debug log and tracebacks on stderr.", default=False, names=("--verbose", "-v"))
     yes: bool = option("Never ask; take yes for the answer.", default=False)
 
     def validate(self) -> None:
-        formats = {Format.json} if self.json else set()
-        formats |= ({Format.quiet} if self.quiet else set()) | ({self.format} - {Format.human})
+        formats = {self.format, *[Format.json] * self.json, *[Format.quiet] * self.quiet} - {Format.human}
         if len(formats) > 1:
             raise BadUsage(
                 f"Two output formats at once: {' and '.join(sorted(form.value for form in formats))}.",
                 hint="Give one of --format, --json and --quiet.",
             )
         if self.verbose:
-            from himl_cli.commands.session import start_logging
+            from himl_cli.render.progress import start_logging
 
             start_logging(verbose=True)
         self.format = formats.pop() if formats else Format.human
@@ -247,11 +258,13 @@ class OutputOptions(Bundle, panel="Output"):
         return Output(self.format, verbose=self.verbose, yes=self.yes)
 
 
-class WorkspaceOptions(Bundle, panel="Workspace"):
-    """The workspace to use."""
-
+class WorkspaceOptions(Bundle):
     workspace: str | None = option(
-        "local, a .himl folder, or an Azure config.json.", "SPEC", names=("--workspace", "-w"), parse=non_blank
+        "local, a .himl folder, or an Azure config.json.",
+        "SPEC",
+        names=("--workspace", "-w"),
+        parse=non_blank,
+        panel="Workspace",
     )
     config_file: str | None = option("An Azure config.json.", "PATH", parse=non_blank)
 
@@ -259,43 +272,37 @@ class WorkspaceOptions(Bundle, panel="Workspace"):
         if self.workspace is not None and self.config_file is not None:
             raise BadUsage("Two workspaces at once: --workspace and --config_file.", hint="Give one of them.")
 
+    @property
+    def names(self) -> tuple[str | None, str | None]:
+        """What was said, as `workspaces.resolve` takes it."""
+        return self.workspace, self.config_file
 
-class FilterOptions(Bundle, panel="Which runs"):
-    """The filters of a workspace's runs."""
 
-    experiment: str | None = option("The newest runs of an experiment.", "NAME", parse=non_blank)
-    num_runs: int | None = option("How many of them, or all.", "N", parse=parse_count)
-    tags: Mapping[str, str] = option(
-        "Only those with these tags.",
-        "K=V,...",
-        many=True,
-        parse=lambda name, values: parse_pairs(name, split_list(values)),
+EXPERIMENT = option("The newest runs of an experiment.", "NAME", parse=non_blank, panel="Which runs")
+NUM_RUNS = option("How many of them, or all.", "N", parse=parse_count)
+TAGS = option(
+    "Only those with these tags.",
+    "K=V,...",
+    many=True,
+    parse=lambda name, values: parse_pairs(name, split_list(values)),
+)
+STATUS = option(
+    "Only those in these states: Queued, Running, Completed, Failed, Canceled.",
+    "S,...",
+    many=True,
+    parse=parse_statuses,
+)
+
+
+class SelectionOptions(Bundle):
+    run: Sequence[str] = option(
+        "Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True, panel="Which runs"
     )
-    status: Sequence[RunStatus] = option(
-        "Only those in these states: Queued, Running, Completed, Failed, Canceled.",
-        "S,...",
-        many=True,
-        parse=parse_statuses,
-    )
-
-
-class SelectionOptions(Bundle, panel="Which runs"):
-    """The runs to work on."""
-
-    run: Sequence[str] = option("Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True)
-    experiment = FilterOptions.experiment
-    num_runs = FilterOptions.num_runs
-    tags = FilterOptions.tags
-    status = FilterOptions.status
+    experiment, num_runs, tags, status = EXPERIMENT, NUM_RUNS, TAGS, STATUS
     latest_run_file: str | None = option(
         "The run that this file names.  [default: nearest most_recent_run.txt]", "PATH", parse=non_blank
     )
     children: bool = option("The children of those runs instead.", default=False)
-
-    @property
-    def is_given(self) -> bool:
-        """Whether any of these options was given."""
-        return any(getattr(self, name) for name in options_of(SelectionOptions))
 
     def selection(
         self, plain: Sequence[str] | None = None, *, explicit: bool = False, single: str = ""
@@ -330,10 +337,10 @@ class SelectionOptions(Bundle, panel="Which runs"):
         return selection
 
 
-class GlobOptions(Bundle, panel="Which files"):
-    """Globs over names."""
-
-    include: Sequence[str] = option("Only names that match, e.g. '*.ckpt'.", "GLOB", many=True, parse=parse_list)
+class GlobOptions(Bundle):
+    include: Sequence[str] = option(
+        "Only names that match, e.g. '*.ckpt'.", "GLOB", many=True, parse=parse_list, panel="Which files"
+    )
     exclude: Sequence[str] = option("No names that match, e.g. 'tmp/**'.", "GLOB", many=True, parse=parse_list)
 
     def filters(self, prefix: str = "") -> Filters:
@@ -344,19 +351,17 @@ class GlobOptions(Bundle, panel="Which files"):
         return filters
 
 
-class TransferOptions(Bundle, panel="How"):
-    """How files are moved."""
-
+class TransferOptions(Bundle):
     overwrite: bool = OVERWRITE
     no_validate: bool = option("Do not check MD5s.", default=False)
     workers: int = WORKERS_OPTION
 
 
-class ChoiceOptions(Bundle, panel="Which checkpoint"):
-    """Which of a run's checkpoints."""
-
+class ChoiceOptions(Bundle):
     select: str | None = option(
-        "Which one of a run; N as in the file's name (Lightning's begin with 0).", "last|best|epoch=N"
+        "Which one of a run; N as in the file's name (Lightning's begin with 0).",
+        "last|best|epoch=N",
+        panel="Which checkpoint",
     )
     metric: str | None = option("The best by this metric, in the files' names or as logged.", "M")
     goal: str | None = option("What is best; without it, told by well-known names of metrics.", "minimize|maximize")
@@ -365,16 +370,3 @@ class ChoiceOptions(Bundle, panel="Which checkpoint"):
         from himl_cli.services.checkpoints.select import choice_of
 
         return choice_of(self.select, self.metric, self.goal)
-
-
-def conclude_transfer(
-    output: Output, result: TransferResult, verb: str, targets: Sequence[str], *, inside: str = "", nothing: str = ""
-) -> None:
-    """Print the outcome (*inside* is what the targets are part of, *nothing* the text where there was nothing to
-    move). Raises the error that it amounts to, if any."""
-    from himl_cli.render.transfers import print_transfer
-
-    is_listed = print_transfer(output, result, verb, targets, inside, nothing)
-    problem = result.problem(is_listed=is_listed)
-    if problem is not None:
-        raise problem

@@ -5,17 +5,21 @@ Services are imported in the commands that need them, so that help comes at once
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
     ALL_RUNS,
-    Bundle,
-    FilterOptions,
+    EXPERIMENT,
+    NUM_RUNS,
+    STATUS,
+    TAGS,
     OutputOptions,
     RunArgs,
     SelectionOptions,
@@ -25,19 +29,29 @@ from himl_cli.commands.options import (
     parse_pairs,
 )
 from himl_cli.commands.session import Session, open_session
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.render.output import Format
 
 if TYPE_CHECKING:
+    from himl_cli.core.results import Aggregation
     from himl_cli.core.runs import Run, RunSelection
+    from himl_cli.render.output import Output
 
-LISTED = 20
+CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
 app = group("List, show, compare, follow, cancel, tag and delete runs.")
 
 
 @command(app, "list")
-def list_runs(filters: FilterOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
+def list_runs(
+    *,
+    experiment: str | None = EXPERIMENT,
+    num_runs: int | None = NUM_RUNS,
+    tags: Mapping[str, str] = TAGS,
+    status: Sequence[Any] = STATUS,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+) -> None:
     """List runs, newest first.
 
     The last 20, unless --num_runs says otherwise.
@@ -49,11 +63,10 @@ def list_runs(filters: FilterOptions, workspace_opts: WorkspaceOptions, output_o
     from himl_cli.core.runs import RunQuery
     from himl_cli.render.run_views import run_columns
 
-    limit = None if filters.num_runs == ALL_RUNS else filters.num_runs or LISTED
-    query = RunQuery(filters.experiment, filters.status, filters.tags, limit=limit)
-    matching = " match" if filters.experiment or filters.status or filters.tags else ""
+    query = RunQuery(experiment, status, tags, limit=None if num_runs == ALL_RUNS else num_runs or 20)
+    matching = " match" if experiment or status or tags else ""
     with open_session(workspace_opts, output_opts) as session:
-        if filters.experiment is None:
+        if experiment is None:
             runs = session.workspace.runs(query)
         else:
             from himl_cli.services.runs.lookup import runs_of_experiment
@@ -89,23 +102,18 @@ def show(
         )
 
 
-class MetricOptions(Bundle, panel="Metrics"):
-    """Which metrics, and the files that they are written to."""
-
-    child_arg: str | None = option(
-        "Name the columns by this tag or argument.  [default: what differs between them]", "NAME"
-    )
-    metrics: Sequence[str] = option("Only metrics of these names.", "GLOB,...", many=True, parse=parse_list)
-    no_stats: bool = option("No mean, std, min, max and median.", default=False)
-    output_csv: str | None = option("The table as CSV.", "FILE")
-    output_parquet: str | None = option("All points as Parquet, a row a point.", "FILE")
-    plot: str | None = option("Curves over all runs, .png or .svg.", "FILE")
-
-
 @command(app, "aggregate")
 def aggregate(
+    *,
     selection: SelectionOptions,
-    metrics: MetricOptions,
+    child_arg: str | None = option(
+        "Name the columns by this tag or argument.  [default: what differs between them]", "NAME", panel="Metrics"
+    ),
+    metrics: Sequence[str] = option("Only metrics of these names.", "GLOB,...", many=True, parse=parse_list),
+    no_stats: bool = option("No mean, std, min, max and median.", default=False),
+    output_csv: str | None = option("The table as CSV.", "FILE"),
+    output_parquet: str | None = option("All points as Parquet, a row a point.", "FILE"),
+    plot: str | None = option("Curves over all runs, .png or .svg.", "FILE"),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -119,37 +127,127 @@ def aggregate(
       himl runs aggregate --run abc --metrics 'val/*' --plot curves.png
       himl runs aggregate --experiment train --num_runs 5 --output_csv seeds.csv
     """
-    from himl_cli.commands.aggregate import aggregate_runs, checked_files
+    from himl_cli.services.runs.aggregate import aggregate as aggregated
+    from himl_cli.services.runs.aggregate import choose_runs, statistics_of
 
-    files = checked_files(metrics)
+    given = {CSV: output_csv, PARQUET: output_parquet, PLOT: plot}
+    files = {name: Path(path) for name, path in given.items() if path is not None}
+    _check_files(files)
     selected = selection.selection(runs)
     with open_session(workspace_opts, output_opts) as session:
-        aggregate_runs(session, selected, metrics, files)
+        output, workspace = session.output, session.workspace
+        chosen = choose_runs(workspace, selected, cwd=session.cwd, notify=session.notify)
+        whole = output.format is Format.json or PARQUET in files or PLOT in files
+        found = aggregated(workspace, chosen.runs, child_arg=child_arg, globs=metrics, whole=whole)
+        others = aggregated(workspace, chosen.runs).metrics if metrics and not found.metrics else ()
+        if others:
+            raise NotFound(
+                f"None of {len(found.children)} runs logged a metric like {' or '.join(metrics)}.",
+                hint=f"There are: {_listed(others)}.",
+            )
+        has_statistics = not no_stats and (len(found.children) > 1 or output.format is Format.json)
+        statistics = statistics_of(found) if has_statistics else None
+        _print_metrics(output, found, statistics)
+        _write_files(output, found, statistics, files, chosen.parent.tags if chosen.parent else {})
+        if len(found.children) == 1 and chosen.parent is None:
+            output.notice(f"Run '{found.children[0].run.id}' has no children: it stands alone.")
+        _print_incomplete(output, found)
 
 
-class LogOptions(Bundle, panel="Log"):
-    """Which log."""
+def _check_files(files: Mapping[str, Path]) -> None:
+    """Raises BadUsage for what cannot be written, before anything is read."""
+    from himl_cli.render.aggregation import check_plots
+    from himl_cli.services.runs.aggregate import check_file, check_parquet
 
-    follow: bool = option("Go on until the run has ended.", default=False)
-    file: str | None = option("Another log than the main one, e.g. std_log_process_1.txt.", "NAME")
+    for name, path in files.items():
+        check_file(name, path)
+    paths = [path.absolute() for path in files.values()]
+    if len(set(paths)) < len(paths):
+        raise BadUsage(
+            f"Two results cannot go to one file: '{max(paths, key=paths.count)}'.", hint="Name one for each."
+        )
+    if PARQUET in files:
+        check_parquet()
+    if PLOT in files:
+        check_plots(files[PLOT])
+
+
+def _print_metrics(output: Output, found: Aggregation, statistics: Mapping[str, Any] | None) -> None:
+    from himl_cli.render.aggregation import document, tab_lines, table_lines
+
+    if not found.metrics:
+        has_ended = all(child.run.status.is_final for child in found.children)
+        output.notice("No metrics were logged." if has_ended else "No metrics were logged yet.")
+    if output.format is Format.json:
+        output.json(document(found, statistics), is_form=True)
+    elif output.format is Format.quiet:
+        output.result(None, human="", quiet=[child.run.id for child in found.children])
+    elif not output.is_terminal:
+        output.lines(tab_lines(found, statistics))
+    elif found.metrics:
+        output.lines(table_lines(found, statistics))
+
+
+def _write_files(
+    output: Output,
+    found: Aggregation,
+    statistics: Mapping[str, Any] | None,
+    files: Mapping[str, Path],
+    tags: Mapping[str, str],
+) -> None:
+    from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC
+    from himl_cli.render.aggregation import save_plots
+    from himl_cli.services.runs.aggregate import write_csv, write_parquet
+
+    for name, path in files.items():
+        said = f"Wrote {path}."
+        if name == CSV:
+            write_csv(found, statistics, path)
+        elif name == PARQUET:
+            write_parquet(found, path)
+        else:
+            paths = save_plots(found, path, primary=tags.get(PRIMARY_METRIC), goal=tags.get(GOAL) or "minimize")
+            said = f"Drew {', '.join(map(str, paths))}." if paths else "Nothing to draw: there are no numbers."
+        output.notice(said)
+
+
+def _print_incomplete(output: Output, found: Aggregation) -> None:
+    """The runs that did not complete, which the table may hide."""
+    from himl_cli.core.runs import RunStatus
+    from himl_cli.core.sweeps import STOPPED_EARLY
+
+    total = len(found.children)
+    ended = [each for each in found.children if each.run.status in (RunStatus.failed, RunStatus.canceled)]
+    stopped = [each for each in ended if each.run.status is RunStatus.canceled and STOPPED_EARLY in each.run.tags]
+    named = [f"{child.label} ({child.run.status.value})" for child in ended if child not in stopped]
+    running = sum(not child.run.status.is_final for child in found.children)
+    remarks = {
+        f"{len(stopped)} of {total} runs were stopped early. What they logged counts.": stopped,
+        f"{len(named)} of {total} runs did not complete: {_listed(named)}. What they logged counts.": named,
+        f"{running} of {total} runs have not ended yet.": running,
+    }
+    for remark in filter(remarks.get, remarks):
+        output.notice(remark)
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+@command(app, "logs")
+def logs(
+    *,
+    selection: SelectionOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    follow: bool = option("Go on until the run has ended.", default=False, panel="Log"),
+    file: str | None = option("Another log than the main one, e.g. std_log_process_1.txt.", "NAME"),
     attempt: int | None = option(
         "Of a job that was tried again: the Nth try's log.  [default: the last]",
         "N",
         names=("--try",),
         kind=int | None,
-    )
-
-    def validate(self) -> None:
-        if self.attempt is not None and self.attempt < 1:
-            raise BadUsage(f"--try {self.attempt}: tries count from 1.")
-
-
-@command(app, "logs")
-def logs(
-    selection: SelectionOptions,
-    workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
-    log: LogOptions,
+    ),
     runs: RunArgs = None,
 ) -> None:
     """Print the log of a run, also while it runs.
@@ -160,13 +258,30 @@ def logs(
       himl runs logs --follow
       himl runs logs latest --file std_log_process_1.txt
     """
-    if log.follow and output_opts.format is Format.json:
+    from himl_cli.services.runs.logs import follow_log, read_log, watching
+
+    if attempt is not None and attempt < 1:
+        raise BadUsage(f"--try {attempt}: tries count from 1.")
+    if follow and output_opts.format is Format.json:
         raise BadUsage(
             "--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out."
         )
-    selected = selection.selection(runs, single="--follow" if log.follow else "")
+    selected = selection.selection(runs, single="--follow" if follow else "")
     with open_session(workspace_opts, output_opts) as session:
-        _print_logs(session, _find(session, selected), log)
+        found, output = _find(session, selected), session.output
+        if follow and len(found) > 1:
+            raise BadUsage(f"--follow takes one run, and {len(found)} are meant.", hint="Give one run id.")
+        read = partial(follow_log if follow else read_log, session.workspace, attempt=attempt)
+        if output.format is Format.json:  # bytes that are no UTF-8 become the lone surrogates by which Python has them
+            texts = [(run.id, b"".join(read(run.id, file, session.notify))) for run in found]
+            return output.json([{"run": run, "log": text.decode("utf-8", "surrogateescape")} for run, text in texts])
+        for run in found:
+            if len(found) > 1:
+                output.notice(f"==> {run.id} <==")
+            with watching(run.id) if follow else nullcontext():
+                for piece in read(run.id, file, session.notify):
+                    output.write(piece)
+                    output.flush()
 
 
 @command(app, "cancel")
@@ -260,26 +375,3 @@ def _find(session: Session, selected: RunSelection) -> list[Run]:
     from himl_cli.services.runs.lookup import find_runs
 
     return [*find_runs(session.workspace, selected, cwd=session.cwd, notify=session.notify)]
-
-
-def _print_logs(session: Session, runs: Sequence[Run], log: LogOptions) -> None:
-    """Print the log of each of *runs*: bytes as they are, or in a JSON document, where bytes that are no UTF-8 become
-    the lone surrogates by which Python writes them. Raises NotFound where one has none, Interrupted when --follow is
-    cut short."""
-    from himl_cli.services.runs.logs import follow_log, read_log, watching
-
-    if log.follow and len(runs) > 1:
-        raise BadUsage(f"--follow takes one run, and {len(runs)} are meant.", hint="Give one run id.")
-    workspace, output, read = session.workspace, session.output, follow_log if log.follow else read_log
-    if output.format is Format.json:
-        texts = [b"".join(read(workspace, run.id, log.file, session.notify, attempt=log.attempt)) for run in runs]
-        pairs = zip(runs, texts, strict=True)
-        output.json([{"run": run.id, "log": text.decode("utf-8", "surrogateescape")} for run, text in pairs])
-        return
-    for run in runs:
-        if len(runs) > 1:
-            output.notice(f"==> {run.id} <==")
-        with watching(run.id) if log.follow else nullcontext():
-            for piece in read(workspace, run.id, log.file, session.notify, attempt=log.attempt):
-                output.write(piece)
-                output.flush()

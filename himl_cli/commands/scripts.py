@@ -11,8 +11,10 @@ import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
 from copy import copy
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,7 +24,12 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import VARIABLE_PREFIX, environment_variable
 from himl_cli.core.text import NEAR_OPTION, did_you_mean
 
-OWN_TOKENS, SCRIPT_ARGUMENTS = "himl.own_tokens", "himl.script_arguments"
+if TYPE_CHECKING:
+    from himl_cli.core.settings import Setting
+
+TYPED = "command line"  # where a value came from that was typed
+OWN_TOKENS, SCRIPT_ARGUMENTS, PLACES = "himl.own_tokens", "himl.script_arguments", "himl.places"
+"""Keys of a context's `meta`: what stood before and after `--`, and where settings stand, by option."""
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
 """A program that himl starts itself."""
@@ -34,8 +41,7 @@ HIML_INPUTS, HIML_MOUNTS = "--azure_datasets", "--mount_in_azureml"
 
 def script_arguments(ctx: typer.Context) -> tuple[str, ...]:
     """What stood after the first `--`."""
-    arguments: tuple[str, ...] = ctx.meta.get(SCRIPT_ARGUMENTS, ())
-    return arguments
+    return tuple(ctx.meta.get(SCRIPT_ARGUMENTS, ()))
 
 
 class ScriptCommand(HimlCommand):
@@ -43,19 +49,19 @@ class ScriptCommand(HimlCommand):
     files."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        own = before_double_dash(args)
-        if "default_map" not in extra and not {"-h", "--help"} & set(own):
-            from himl_cli.commands.submit_settings import check_variables, submit_settings
-
+        settings: dict[str, tuple[Any, str]] = {}
+        if "default_map" not in extra and not {"-h", "--help"} & set(before_double_dash(args)):
             check_variables(self, os.environ)
-            options: list[Any] = list(self.params)
-            for each in options:
-                if each.param_type_name == "option" and each.multiple:  # in a variable one a line
+            for each in _options(self).values():
+                if each.multiple:  # in a variable one a line
                     each.type = copy(each.type)
                     each.type.split_envvar_value = lambda text: [line for line in text.splitlines() if line.strip()]
-            extra["default_map"] = submit_settings(self, Path.cwd())
+            settings = submit_settings(self, Path.cwd())
+            extra["default_map"] = {name: value for name, (value, _) in settings.items()}
         extra.setdefault("auto_envvar_prefix", VARIABLE_PREFIX.rstrip("_"))
-        return super().make_context(info_name, args, parent, **extra)
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[PLACES] = {name: place for name, (_, place) in settings.items()}
+        return ctx
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """One line about variables and settings instead of a variable's name at every option."""
@@ -83,13 +89,32 @@ class ScriptCommand(HimlCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except BadUsage as err:
-            err.args = (_with_sources(str(err), value_sources(ctx)), *err.args[1:])
+        except BadUsage as err:  # options that it names may be set elsewhere
+            sources, names = value_sources(ctx), dict.fromkeys(re.findall(r"--(\w+)", str(err)))
+            settings = [name for name in names if sources.get(name, "default") not in ("default", TYPED)]
+            err.args = (" ".join([str(err), *(f"--{name} is set by {sources[name]}." for name in settings)]),)
             raise
 
-    def suggest(self, ctx: Any, args: Sequence[str]) -> Suggestion:
-        """The command line that *args*, which cannot be read, may stand for."""
-        return Suggestion(self.takes_value(ctx), args)
+    def suggest(self, ctx: Any, args: Sequence[str], *names: str) -> tuple[str, bool]:
+        """The command line that *args*, which cannot be read, may stand for, *names* behind the program and its
+        commands, secrets masked; and whether options of hi-ml or torchrun are translated in it."""
+        from himl_cli.core.redaction import mask_line
+
+        sorted_words = sort_words(self.takes_value(ctx), args)
+        target, options, switches = (sorted_words[each] for each in ("target", "options", "switches"))
+        given = {_name_of(word) for word in options}
+        if not target and not {"--resume", "--command"} & given:
+            scripts = sorted(path.name for path in Path().glob("*.py"))
+            target = ["train.py" if "train.py" in scripts else scripts[0] if len(scripts) == 1 else "SCRIPT.py"]
+        words = [*ctx.command_path.split(), *names, *target, *options]
+        is_set = ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))
+        if "--azureml" in switches and not is_set and "--cluster" not in given:
+            words += ["--cluster", "NAME"]
+        mounted = ",mode=mount" if HIML_MOUNTS in switches else ""
+        for name in sorted_words["inputs"] or ["NAME"] * bool(mounted):
+            words += ["--input", name if "mode=" in name else name + mounted]
+        words += ["--", *sorted_words["script"]] if sorted_words["script"] else []
+        return mask_line(shlex.join(words)), bool(switches)
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         return ""  # what we do not know may be the script's
@@ -97,10 +122,8 @@ class ScriptCommand(HimlCommand):
     def _misplaced(self, ctx: Any, unknown: str | None, args: Sequence[str], err: Any) -> BadUsage:
         """The parser's complaint about what is no option or target of ours, with the command that may have been
         meant."""
-        suggestion = self.suggest(ctx, args)
-        is_translated = bool(suggestion.switches)
-        lead = "The same here" if is_translated else "Arguments of the script stand after --"
-        hint = f"{lead}: {suggestion.command(ctx)}"
+        line, is_translated = self.suggest(ctx, args)
+        hint = f"{'The same here' if is_translated else 'Arguments of the script stand after --'}: {line}"
         if unknown is None:
             return BadUsage(err.format_message(), hint=hint)
         near = "" if is_translated else did_you_mean(unknown, err.possibilities or (), cutoff=NEAR_OPTION)
@@ -108,27 +131,24 @@ class ScriptCommand(HimlCommand):
 
     def _check_form(self, ctx: Any, args: Sequence[str]) -> None:
         """Raises BadUsage, with the command that may have been meant, for a target that none can be by its form."""
-        target, module, after = ctx.params.get("target"), ctx.params.get("module"), script_arguments(ctx)[:1]
+        target, module = (ctx.params.get(name) or "" for name in ("target", "module"))
+        after = map(is_target, script_arguments(ctx)[:1])
         has_target = any(map(ctx.params.get, ("target", "module", "resume", "command")))
-        if module is not None and (module.endswith(".py") or "/" in module):
-            wrong = f"-m takes a module, and '{module}' is a file's name."
-        elif target == "-":
-            wrong = "A script on stdin cannot be run: save it to a file."
-        elif target is not None and LAUNCHER.fullmatch(target):
-            wrong = f"'{target}' is no script; himl starts Python and shells itself."
-        elif target is not None and _is_command_line(target):
-            wrong = f"There is no script '{target}'."
-        elif after and is_target(after[0]) and not has_target:
-            wrong = "Nothing to run: what stands after -- are arguments of a script."
-        else:
-            return
-        raise BadUsage(wrong, hint=f"To run a script: {self.suggest(ctx, args).command(ctx)}")
+        problems = {
+            f"-m takes a module, and '{module}' is a file's name.": module.endswith(".py") or "/" in module,
+            "A script on stdin cannot be run: save it to a file.": target == "-",
+            f"'{target}' is no script; himl starts Python and shells itself.": LAUNCHER.fullmatch(target),
+            f"There is no script '{target}'.": _is_command_line(target),
+            "Nothing to run: what stands after -- are arguments of a script.": not has_target and any(after),
+        }
+        wrong = next((text for text, is_so in problems.items() if is_so), None)
+        if wrong is not None:
+            raise BadUsage(wrong, hint=f"To run a script: {self.suggest(ctx, args)[0]}")
 
     def takes_value(self, ctx: Any) -> dict[str, bool]:
-        """The options by each of their names: whether a value follows."""
         options: list[Any] = [each for each in self.get_params(ctx) if each.param_type_name == "option"]
         return {
-            normalized_option(name): not (each.is_flag or each.count)
+            _name_of(name): not (each.is_flag or each.count)
             for each in options
             for name in (*each.opts, *each.secondary_opts)
         }
@@ -148,90 +168,66 @@ def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
         return
     moved: list[str] = []
     rest: list[str] = []
-    words = deque(script_arguments(ctx))
-    while words:
-        word = words.popleft()
+    words = iter(script_arguments(ctx))
+    for word in words:
         name = _name_of(word)
         (moved if name in ours else rest).append(word)
-        if name in ours and known[name] and "=" not in word and words:
-            moved.append(words.popleft())
-    line = Suggestion(known, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest]).command(ctx)
+        if name in ours and known[name] and "=" not in word:
+            moved += islice(words, 1)
+    line, _ = command.suggest(ctx, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest])
     output_opts.output().notice(f"{ours[0]} stands behind --, so the script gets it. To give it to himl: {line}")
 
 
-class Suggestion:
-    """The command line that tokens may stand for which cannot be read as they are: the first target, options of ours
-    with their values, and the rest for the script. `switches` are options of hi-ml or torchrun that himl has others
-    for."""
-
-    def __init__(self, takes_value: Mapping[str, bool], args: Sequence[str]) -> None:
-        self._takes_value = takes_value
-        self._target: list[str] = []
-        self._options: list[str] = []
-        self._inputs: list[str] = []
-        self._script: list[str] = []
-        self._is_launched = False
-        self.switches: set[str] = set()
-        own = before_double_dash(args)
-        rest = deque(args[len(own) + 1 :])
-        self._tokens = deque(own)
-        while self._tokens:
-            self._take(self._tokens.popleft())
-        if rest and is_target(rest[0]):
-            self._tokens = rest
-            while self._tokens and not self._target:
-                self._take(self._tokens.popleft())
-        self._script += rest
-        if not self._target and not {"--resume", "--command"} & set(map(_name_of, self._options)):
-            scripts = sorted(path.name for path in Path().glob("*.py"))
-            self._target = ["train.py" if "train.py" in scripts else scripts[0] if len(scripts) == 1 else "SCRIPT.py"]
-
-    def command(self, ctx: Any, *names: str) -> str:
-        """The whole command line, *names* behind the program and its commands; secrets masked."""
-        from himl_cli.core.redaction import mask_line
-
-        words = [*ctx.command_path.split(), *names, *self._target, *self._options]
-        is_set = ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))
-        if "--azureml" in self.switches and not is_set and "--cluster" not in map(_name_of, self._options):
-            words += ["--cluster", "NAME"]
-        mounted = ",mode=mount" if HIML_MOUNTS in self.switches else ""
-        for name in self._inputs or ["NAME"] * bool(mounted):
-            words += ["--input", name if "mode=" in name else name + mounted]
-        return mask_line(shlex.join([*words, *(["--", *self._script] if self._script else [])]))
-
-    def _take(self, token: str) -> None:
-        option, _, value = token.partition("=")
-        name = normalized_option(option)
+def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """The words of a command line that cannot be read, by what they may be: the `target`, `options` of ours with their
+    values, `inputs`, what is left for the `script`, and `switches` of hi-ml or torchrun that himl has others for."""
+    own = before_double_dash(args)
+    before, after = deque(own), deque(args[len(own) + 1 :])
+    target: list[str] = []
+    options: list[str] = []
+    inputs: list[str] = []
+    script: list[str] = []
+    switches: list[str] = []
+    is_launched = False
+    words = before
+    while before or (after and not target and (words is after or is_target(after[0]))):
+        words = before or after
+        token = words.popleft()
+        name, value = _name_of(token), token.partition("=")[2]
         if name in (*OTHER_FORMS, HIML_INPUTS, HIML_MOUNTS):
-            self.switches.add(name)
-            self._options += OTHER_FORMS.get(name, ())
-            self._inputs += (value or self._value()).split(",") if name == HIML_INPUTS else ()
-        elif name in OF_TORCHRUN and self._is_launched and not self._target:
-            self.switches.add(name)
-            self._options += [OF_TORCHRUN[name], value or self._value()]
-        elif name in ("-m", "--input", "--command"):
-            value = value or self._value()
-            if name == "--input":
-                self._inputs.append(value)
-            elif name == "--command":
-                self._target = [name, value]
-            elif value.startswith("torch.distributed."):
-                self._is_launched = True
+            switches.append(name)
+            options += OTHER_FORMS.get(name, ())
+            inputs += (value or _next(words)).split(",") if name == HIML_INPUTS else ()
+        elif name in OF_TORCHRUN and is_launched and not target:
+            switches.append(name)
+            options += [OF_TORCHRUN[name], value or _next(words)]
+        elif name == "--input":
+            inputs.append(value or _next(words))
+        elif name == "--command":
+            target = [name, value or _next(words)]
+        elif name == "-m":
+            module = value or _next(words)
+            if module.startswith("torch.distributed."):
+                is_launched = True
             else:
-                self._target = [value] if Path(value).is_file() else ["-m", value.removesuffix(".py").replace("/", ".")]
-        elif name in self._takes_value:
-            self._options += [token, *([self._value()] if self._takes_value[name] and "=" not in token else [])]
-        elif LAUNCHER.fullmatch(token) and not self._target:
-            self._is_launched = True
-        elif not self._target and _is_command_line(token):
-            self._tokens.extendleft(reversed(shlex.split(token)))
-        elif not token.startswith("-") and not self._target and (not self._script or token.endswith(TARGET_SUFFIXES)):
-            self._target = [token]
-        elif self._target or not (token == "-" or self._is_launched):  # a launcher's own options are dropped
-            self._script.append(token)
+                is_file = Path(module).is_file()
+                target = [module] if is_file else ["-m", module.removesuffix(".py").replace("/", ".")]
+        elif name in takes_value:
+            options += [token, *([_next(words)] if takes_value[name] and "=" not in token else [])]
+        elif LAUNCHER.fullmatch(token) and not target:
+            is_launched = True
+        elif not target and _is_command_line(token):
+            words.extendleft(reversed(shlex.split(token)))
+        elif not token.startswith("-") and not target and (not script or token.endswith(TARGET_SUFFIXES)):
+            target = [token]
+        elif target or not (token == "-" or is_launched):  # a launcher's own options are dropped
+            script.append(token)
+    script += after
+    return {"target": target, "options": options, "inputs": inputs, "script": script, "switches": switches}
 
-    def _value(self) -> str:
-        return self._tokens.popleft() if self._tokens else ""
+
+def _next(words: deque[str]) -> str:
+    return words.popleft() if words else ""
 
 
 def is_target(word: str) -> bool:
@@ -245,37 +241,115 @@ def _is_command_line(text: str) -> bool:
     return bool(blank) and is_target(first) and not Path(text).exists()
 
 
-def normalized_option(token: str) -> str:
-    """An option as typed, in the parser's spelling: `--num-runs` is `--num_runs`."""
+def _name_of(word: str) -> str:
+    """The option of *word* in the parser's spelling: `--num-runs=3` is `--num_runs`."""
+    token = word.partition("=")[0]
     bare = token.lstrip("-")
     return token[: len(token) - len(bare)] + normalized(bare)
-
-
-def _name_of(word: str) -> str:
-    return normalized_option(word.partition("=")[0])
 
 
 def value_sources(ctx: typer.Context) -> dict[str, str]:
     """Where the value of each parameter of a `ScriptCommand` came from: `command line`, a variable's name, `FILE:LINE`,
     or `default`."""
-    default_map: Any = ctx.default_map or {}
     sources: dict[str, str] = {}
     for name in ctx.params:
         source = getattr(ctx.get_parameter_source(name), "name", "DEFAULT")
         if source == "ENVIRONMENT":  # the option's own variable where it is set, else ours
             parameter: Any = next(each for each in ctx.command.params if each.name == name)
             own = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or ())
-            variable = next((each for each in own if os.environ.get(each)), environment_variable(name))
-            sources[name] = variable
+            sources[name] = next((each for each in own if os.environ.get(each)), environment_variable(name))
         elif source == "DEFAULT_MAP":
-            sources[name] = str(default_map.source(name))
+            sources[name] = ctx.meta[PLACES][name]
         else:
-            sources[name] = "command line" if source == "COMMANDLINE" else "default"
+            sources[name] = TYPED if source == "COMMANDLINE" else "default"
     return sources
 
 
-def _with_sources(message: str, sources: Mapping[str, str]) -> str:
-    """*message*, and where the options that it names were set, unless that was the command line."""
-    named = {name: sources.get(name, "default") for name in re.findall(r"--(\w+)", message)}
-    settings = {name: source for name, source in named.items() if source not in ("default", "command line")}
-    return " ".join([message, *(f"--{name} is set by {source}." for name, source in settings.items())])
+def _options(command: Any) -> dict[str, Any]:
+    return {parameter.name: parameter for parameter in command.params if parameter.param_type_name == "option"}
+
+
+def submit_settings(command: Any, start: Path) -> dict[str, tuple[Any, str]]:
+    """What the settings files say about *command*'s options, as the parser takes it, and `FILE:LINE`. Raises BadUsage
+    with file, line and key for what cannot be used."""
+    from himl_cli.core.redaction import may_be_signed
+    from himl_cli.core.settings import PRIVATE_FILE, section_settings
+
+    options = _options(command)
+    settings: dict[str, tuple[Any, str]] = {}
+    for key, setting in section_settings(start, "submit").items():
+        name = normalized(key)
+        if name not in options:
+            raise setting.wrong(
+                "is no option of 'himl submit'.",
+                hint=did_you_mean(name, options) or "See 'himl submit --help' for the options.",
+            )
+        is_text = isinstance(setting.value, str)
+        if is_text and setting.file.name != PRIVATE_FILE and may_be_signed(setting.value):
+            raise setting.wrong(
+                "is a link that may be signed, and this file goes with each job.",
+                hint=f"It belongs in {PRIVATE_FILE}, which stays here.",
+            )
+        settings[name] = _typed(options[name], setting), setting.place
+    return settings
+
+
+def check_variables(command: Any, environ: Mapping[str, str]) -> None:
+    """Raises BadUsage for a variable that is called like one of *command*'s and sets no option of it, or sets one to
+    what it cannot be."""
+    options = _options(command)
+    known = {environment_variable(name): option for name, option in options.items()}
+    for name in sorted(name for name in environ if environ[name]):
+        text, option = environ[name], known.get(name)
+        if option is not None and not option.multiple:
+            try:
+                option.type.convert(text, option, None)
+            except typer.TyperException as err:
+                complaint = "must be true or false" if option.is_flag else getattr(err, "message", str(err)).rstrip(".")
+                raise BadUsage(f"The variable {name} cannot be '{text}': {complaint}.") from err
+        elif option is None and name.startswith(VARIABLE_PREFIX):
+            wanted = normalized(name[len(VARIABLE_PREFIX) :].lower())
+            near = get_close_matches(wanted, options, n=1, cutoff=NEAR_OPTION)
+            hint = "See 'himl submit --help' for the options, or unset it."
+            hint = f"Did you mean {environment_variable(near[0])}?" if near else hint
+            raise BadUsage(f"The variable {name} sets no option of 'himl submit'.", hint=hint)
+
+
+def _typed(option: Any, setting: Setting) -> Any:
+    """The setting's value in the form that the parser takes for *option*. Raises BadUsage for a wrong type or
+    choice."""
+    value = setting.value
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise setting.wrong(f"must be true or false, not {value!r}.")
+    elif option.multiple:
+        value = _list_of(setting)
+    elif isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise setting.wrong(f"must be one value, not {value!r}.")
+    elif isinstance(value, str) and option.type.name.startswith(("int", "float")):
+        raise setting.wrong(f"must be a number, not {value!r}.", hint=f"Write it without quotes: {setting.key} = 4")
+    elif option.type.name == "str" and not isinstance(value, str):
+        raise setting.wrong(f"must be text, not {value!r}.", hint=f'Write it in quotes: {setting.key} = "{value}"')
+    else:
+        value = str(value)
+    try:
+        option.type_cast_value(None, value)
+    except typer.TyperException as err:
+        raise setting.wrong(f"cannot be {setting.value!r}: {getattr(err, 'message', err)}") from err
+    return value
+
+
+def _list_of(setting: Setting) -> list[str]:
+    """A list, a single value, or a table (`tag.team = "blue"` is `--tag team=blue`, `sweep.lr = [0.1, 0.01]` is
+    `--sweep lr=0.1,0.01`)."""
+
+    def text(entry: Any) -> str:
+        if not isinstance(entry, (str, int, float)):
+            raise setting.wrong(f"must hold plain values, not {entry!r}.")
+        return str(entry).lower() if isinstance(entry, bool) else str(entry)
+
+    value, is_sweep = setting.value, normalized(setting.key) == "sweep"
+    if isinstance(value, Mapping):
+        texts = {key: each if is_sweep and isinstance(each, list) else [each] for key, each in value.items()}
+        return [f"{key}={','.join(map(text, entries))}" for key, entries in texts.items()]
+    return [*map(text, value if isinstance(value, list) else [value])]

@@ -1,20 +1,17 @@
 """What a command works with: the workspace, an output, an observer of progress.
 
-Imports nothing but options: `himl submit --help` loads this module too.
+Services are imported in the functions: `himl submit --help` loads this module too.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from himl_cli.core.redaction import redact
-from himl_cli.render.error_output import one_line
+from himl_cli.core.errors import HimlError, Interrupted
 
 if TYPE_CHECKING:
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions
@@ -25,14 +22,9 @@ if TYPE_CHECKING:
 Opened = TypeVar("Opened", bound="Workspace | None")
 
 
-class For(Enum):
-    """What a command needs a workspace for; that decides which is meant where several are configured
-    (`workspaces.resolve`)."""
-
-    runs = "runs"
-    data = "data"
-    jobs = "jobs"
-    clusters = "clusters"
+For = Enum("For", ["runs", "data", "jobs", "clusters"])
+"""What a command needs a workspace for; that decides which is meant where several are configured
+(`workspaces.resolve`)."""
 
 
 class Session:
@@ -47,7 +39,6 @@ class Session:
     @property
     def jobs(self) -> JobRunner:
         """The workspace as one that runs jobs. Raises HimlError where it cannot."""
-        from himl_cli.core.errors import HimlError
         from himl_cli.workspaces.base import JobRunner
 
         if not isinstance(self.workspace, JobRunner):
@@ -67,7 +58,7 @@ def open_session(
     from himl_cli.commands.recorder import resume_recordings
     from himl_cli.workspaces.resolve import open_for_jobs, open_runs, open_workspace
 
-    cwd, names = Path.cwd(), (workspace_opts.workspace, workspace_opts.config_file)
+    cwd, names = Path.cwd(), workspace_opts.names
     with output_session(output_opts) as (output, notify):
         if need in (For.jobs, For.clusters):
             workspace = open_for_jobs(*names, start=cwd, on_cluster=need is For.clusters)
@@ -83,7 +74,7 @@ def open_session(
 def output_session(output_opts: OutputOptions) -> Iterator[tuple[Output, Notify]]:
     """Where to print, and an observer of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
     from himl_cli.core.processes import terminations
-    from himl_cli.render.progress import observing
+    from himl_cli.render.progress import observing, start_logging
 
     start_logging(verbose=output_opts.verbose)
     output = output_opts.output()
@@ -109,7 +100,6 @@ def lazy_workspace(opener: Callable[[], Opened]) -> Iterator[Callable[[], Opened
 @contextmanager
 def _close_at_end(workspaces: Sequence[Workspace | None]) -> Iterator[None]:
     """Close what is in *workspaces* by then; after Ctrl-C there is time for that."""
-    from himl_cli.core.errors import Interrupted
     from himl_cli.core.processes import take_time_to_end
 
     try:
@@ -120,47 +110,3 @@ def _close_at_end(workspaces: Sequence[Workspace | None]) -> Iterator[None]:
     finally:
         for each in filter(None, workspaces):
             each.close()
-
-
-OWN_LOGGER = "himl_cli"
-
-
-class RedactingFormatter(logging.Formatter):
-    """Guards every record of a handler, its traceback too: no secret is logged, whoever logs it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-class PlainFormatter(RedactingFormatter):
-    """Says what himl itself logs as `himl: …`, on one line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        if record.name.partition(".")[0] != OWN_LOGGER:
-            return super().format(record)
-        return f"himl: {one_line(redact(record.getMessage()))}"
-
-
-class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
-    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above
-    it."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
-
-
-def start_logging(*, verbose: bool) -> None:
-    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
-    INFO."""
-    handler = StderrHandler()
-    handler.setFormatter(
-        (RedactingFormatter if verbose else PlainFormatter)("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)

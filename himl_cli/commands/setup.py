@@ -10,8 +10,7 @@ from typing import Any
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import Bundle, OutputOptions, WorkspaceOptions, option
-from himl_cli.commands.session import start_logging
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option
 from himl_cli.render.output import Format
 
 init_app = group()
@@ -19,18 +18,18 @@ workspace_app = group("Show which workspace is meant, and where that was read.")
 doctor_app = group()
 
 
-class InitOptions(Bundle, panel="Azure ML workspace"):
-    """The workspace to set up for."""
-
-    source: str | None = option("Settings to take over (see above).", "FILE", names=("--from",))
-    subscription_id: str | None = option("Its subscription.", "ID")
-    resource_group: str | None = option("Its resource group.", "NAME")
-    workspace_name: str | None = option("Its name.", "NAME")
-    local: bool = option("Make a local workspace, .himl, in this folder.", default=False, panel="Options")
-
-
 @command(init_app, "init")
-def init(options: InitOptions, output_opts: OutputOptions) -> None:
+def init(
+    *,
+    source: str | None = option(
+        "Settings to take over (see above).", "FILE", names=("--from",), panel="Azure ML workspace"
+    ),
+    subscription_id: str | None = option("Its subscription.", "ID"),
+    resource_group: str | None = option("Its resource group.", "NAME"),
+    workspace_name: str | None = option("Its name.", "NAME"),
+    local: bool = option("Make a local workspace, .himl, in this folder.", default=False, panel="Options"),
+    output_opts: OutputOptions,
+) -> None:
     """Set up this folder for an Azure ML workspace, or with a local one.
 
     Writes config.json for the workspace named by the options below, or by HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
@@ -43,14 +42,15 @@ def init(options: InitOptions, output_opts: OutputOptions) -> None:
       himl init --from InnerEye/settings.yml
       himl init --subscription_id ID --resource_group RG --workspace_name WS
     """
-    from himl_cli.render.setup_output import print_set_up
+    from himl_cli.render.progress import start_logging
+    from himl_cli.render.results import print_set_up
     from himl_cli.services.project_setup import SetUpRequest, set_up
     from himl_cli.workspaces import resolve as workspaces
 
     start_logging(verbose=output_opts.verbose)
-    ids = {key: getattr(options, key) for key in ("subscription_id", "resource_group", "workspace_name")}
-    ids, folder = {key: value for key, value in ids.items() if value is not None}, Path.cwd()
-    done = set_up(SetUpRequest(folder, options.source, ids, options.local), workspaces)
+    named = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
+    ids, folder = {key: value for key, value in named.items() if value is not None}, Path.cwd()
+    done = set_up(SetUpRequest(folder, source, ids, local), workspaces)
     print_set_up(output_opts.output(), done, folder)
 
 
@@ -70,14 +70,15 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
       himl workspace show
       himl workspace show --json
     """
-    from himl_cli.render.setup_output import workspace_view
+    from himl_cli.render.progress import start_logging
+    from himl_cli.render.results import workspace_view
     from himl_cli.services.doctor import facts_of
     from himl_cli.workspaces.resolve import open_each, search_remarks
 
     start_logging(verbose=output_opts.verbose)
-    output, names = output_opts.output(), (workspace_opts.workspace, workspace_opts.config_file)
-    found = open_each(*names, start=Path.cwd())
-    for remark in search_remarks(*names, start=Path.cwd()):
+    output = output_opts.output()
+    found = open_each(*workspace_opts.names, start=Path.cwd())
+    for remark in search_remarks(*workspace_opts.names, start=Path.cwd()):
         output.notice(remark)
     answers = facts_of(found, ask=output.format is not Format.quiet)
     facts = [each.facts for each in answers]
@@ -104,30 +105,33 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
       himl doctor
       himl doctor --config_file other/config.json --json
     """
-    from himl_cli.commands.submit import app as submit
-    from himl_cli.commands.submit_settings import check_variables, submit_settings
-    from himl_cli.core.jobs import VARIABLE_PREFIX
-    from himl_cli.core.settings import find_settings
-    from himl_cli.render.setup_output import print_checks
+    from himl_cli.render.progress import start_logging
+    from himl_cli.render.results import print_checks
     from himl_cli.services.doctor import checkup, verdict
-    from himl_cli.services.montage.slide_cache import cache_limit
-    from himl_cli.workspaces.resolve import cloud_setting, open_each, search_remarks
+    from himl_cli.workspaces.resolve import open_each, search_remarks
 
     start_logging(verbose=output_opts.verbose)
-    names, here = (workspace_opts.workspace, workspace_opts.config_file), Path.cwd()
-
-    def settings() -> list[str]:
-        """Where settings stand that count here. Raises BadUsage for those that a command could not use."""
-        command: Any = typer.main.get_command(submit)
-        check_variables(command, os.environ)
-        submit_settings(command, here)
-        cloud_setting(here)
-        cache_limit(here)
-        names = sorted(name for name in os.environ if name.startswith(VARIABLE_PREFIX) and os.environ[name])
-        return [*(f"'{file.path}'" for file in find_settings(here)), *names]
-
+    names, here = workspace_opts.names, Path.cwd()
     find, remarks = partial(open_each, *names, start=here), partial(search_remarks, *names, start=here)
-    checks = print_checks(output_opts.output(), checkup(find, remarks, settings))
+    checks = print_checks(output_opts.output(), checkup(find, remarks, partial(_settings, here)))
     problem = verdict(checks)
     if problem is not None:
         raise problem
+
+
+def _settings(here: Path) -> list[str]:
+    """Where settings stand that count here. Raises BadUsage for those that a command could not use."""
+    from himl_cli.commands.scripts import check_variables, submit_settings
+    from himl_cli.commands.submit import app as submit
+    from himl_cli.core.jobs import VARIABLE_PREFIX
+    from himl_cli.core.settings import find_settings
+    from himl_cli.services.montage.slide_cache import cache_limit
+    from himl_cli.workspaces.resolve import cloud_setting
+
+    command: Any = typer.main.get_command(submit)
+    check_variables(command, os.environ)
+    submit_settings(command, here)
+    cloud_setting(here)
+    cache_limit(here)
+    names = sorted(name for name in os.environ if name.startswith(VARIABLE_PREFIX) and os.environ[name])
+    return [*(f"'{file.path}'" for file in find_settings(here)), *names]

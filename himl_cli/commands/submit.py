@@ -57,8 +57,10 @@ def submit(
     from himl_cli.commands import submit_job
     from himl_cli.services.submission.request import is_file
 
+    call = submit_job.Submission(workspace_opts, output_opts, options, request, sources)
     if options.resume is not None:
-        run = submit_job.resume
+        submit_job.resume(call)
+    elif is_file(target):
+        submit_job.submit_file(call)
     else:
-        run = submit_job.submit_file if is_file(target) else submit_job.submit_script
-    run(workspace_opts, output_opts, options, request, sources)
+        submit_job.submit_script(call)

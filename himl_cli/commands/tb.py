@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import Bundle, OutputOptions, RunArgs, SelectionOptions, WorkspaceOptions, option
+from himl_cli.commands.options import (
+    OutputOptions,
+    RunArgs,
+    SelectionOptions,
+    WorkspaceOptions,
+    option,
+    parse_folder,
+)
 from himl_cli.commands.session import Session, open_session
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import expand_home
 from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
@@ -30,48 +36,23 @@ def _inside_run(option: str, folder: str) -> str:
     return folder
 
 
-def _copies(option: str, text: str | None) -> Path | None:
-    if text is None:
-        return None
-    non_blank(option, text)
-    folder = expand_home(text, "folder")
-    if folder.is_file():
-        raise BadUsage(f"{option} takes a folder: '{text}' is a file.")
-    return folder
-
-
-class EventOptions(Bundle, panel="Event files"):
-    """Which event files, and where their copies go."""
-
-    log_dir: str = option("Their folder inside a run; if it has none, all are taken.", "DIR", "logs", parse=_inside_run)
-    run_logs_dir: Path | None = option("Where copies go.  [default: himl's cache]", "DIR", parse=_copies)
-    refresh: int = option("Time between looks for new runs and files.", "SECONDS", 15)
-    sync_only: bool = option("Fetch once, print where they are, and end.", default=False)
-
-    def validate(self) -> None:
-        if self.refresh < 1:
-            raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {self.refresh}.")
-
-
-class ServerOptions(Bundle, panel="TensorBoard"):
-    """Where TensorBoard listens."""
-
-    port: int = option("Its port; the next free one if that is taken.", "N", 6006)
-    host: str = option("Its host; any but localhost lets other machines in.", "HOST", "localhost", parse=non_blank)
-    open_browser: bool = option("Open it in the browser.", default=False, names=("--open",))
-
-    def validate(self) -> None:
-        from himl_cli.services.tensorboard.server import LAST_PORT
-
-        if not 0 <= self.port <= LAST_PORT:
-            raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {self.port}.")
-
-
 @command(app, "tb")
 def tb(
+    *,
     selection: SelectionOptions,
-    events: EventOptions,
-    server: ServerOptions,
+    log_dir: str = option(
+        "Their folder inside a run; if it has none, all are taken.",
+        "DIR",
+        "logs",
+        parse=_inside_run,
+        panel="Event files",
+    ),
+    run_logs_dir: Path | None = option("Where copies go.  [default: himl's cache]", "DIR", parse=parse_folder),
+    refresh: int = option("Time between looks for new runs and files.", "SECONDS", 15),
+    sync_only: bool = option("Fetch once, print where they are, and end.", default=False),
+    port: int = option("Its port; the next free one if that is taken.", "N", 6006, panel="TensorBoard"),
+    host: str = option("Its host; any but localhost lets other machines in.", "HOST", "localhost", parse=non_blank),
+    open_browser: bool = option("Open it in the browser.", default=False, names=("--open",)),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -87,28 +68,31 @@ def tb(
       himl tb --experiment train --num_runs 5 --open
       himl tb train_1772366400_0a1b2c3d --sync_only --run_logs_dir logs
     """
+    from himl_cli.services.tensorboard.server import LAST_PORT
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
+    if refresh < 1:
+        raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
+    if not 0 <= port <= LAST_PORT:
+        raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
     selected = selection.selection(runs)
-    ended_by = () if events.sync_only else (KeyboardInterrupt,)
+    ended_by = () if sync_only else (KeyboardInterrupt,)
     with suppress(*ended_by), open_session(workspace_opts, output_opts) as session:
-        copies = events.run_logs_dir
-        shown = SelectedRuns(session.workspace, selected, session.cwd, events.log_dir, copies, session.notify)
-        if events.sync_only:
-            from himl_cli.render.job_output import SYNCED_COLUMNS
-            from himl_cli.services.tensorboard.server import sync_once
+        shown = SelectedRuns(session.workspace, selected, session.cwd, log_dir, run_logs_dir, session.notify)
+        if not sync_only:
+            return _serve(session, shown, host, port, refresh, open_browser)
+        from himl_cli.render.results import SYNCED_COLUMNS
+        from himl_cli.services.tensorboard.server import sync_once
 
-            shown.start()
-            synced, problem = sync_once(shown.sources, session.notify)
-            if synced:
-                session.output.table(synced, SYNCED_COLUMNS, quiet=lambda run: str(run.folder))
-            if problem is not None:
-                raise problem
-        else:
-            _serve(session, shown, events.refresh, server)
+        shown.start()
+        synced, problem = sync_once(shown.sources, session.notify)
+        if synced:
+            session.output.table(synced, SYNCED_COLUMNS, quiet=lambda run: str(run.folder))
+        if problem is not None:
+            raise problem
 
 
-def _serve(session: Session, runs: SelectedRuns, refresh: int, server: ServerOptions) -> None:
+def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: int, open_browser: bool) -> None:
     from himl_cli.render.progress import Watcher
     from himl_cli.services.tensorboard.server import serve
 
@@ -119,7 +103,7 @@ def _serve(session: Session, runs: SelectedRuns, refresh: int, server: ServerOpt
         session.output.notice("Ctrl-C ends it.")
         if not logging.getLogger().isEnabledFor(logging.INFO):  # this goes on for hours, and says itself who is silent
             logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
-        if server.open_browser:
+        if open_browser:
             import webbrowser
 
             if not webbrowser.open(url):
@@ -127,6 +111,6 @@ def _serve(session: Session, runs: SelectedRuns, refresh: int, server: ServerOpt
 
     watcher = Watcher(session.output)
     try:
-        serve(runs, server.host, server.port, refresh, watcher, on_start, on_first_update=watcher.close)
+        serve(runs, host, port, refresh, watcher, on_start, on_first_update=watcher.close)
     finally:
         watcher.close()

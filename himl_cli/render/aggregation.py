@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from himl_cli.core.installation import install_command
 from himl_cli.core.results import STATISTICS, Aggregation, Child, Value
 from himl_cli.core.runs import RunStatus
 from himl_cli.render.error_output import one_line
-from himl_cli.render.json import float_form, json_form, run_form
+from himl_cli.render.tables import float_form, json_form, run_form
 from himl_cli.render.terminal import STATUS_STYLES, styled, width
 
 GAP = 2
 LONGEST_CELL, LEAST_LABEL = 24, 12
 STATUS = "status"
-LONG_NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d{6,}(?:e[-+]?\d+)?(?![\w.])")
 Row = Sequence[str]
 
 
@@ -35,19 +34,18 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
 
     *statistics* are records by metric with a field for each of `STATISTICS`; None leaves them out.
     """
-    aggregation = replace(aggregation, children=_with_short_labels(aggregation.children))
-    upright = [*_by_metric(aggregation, statistics, _short)]
+    children = _with_short_labels(aggregation.children)
+    aggregation, count = replace(aggregation, children=children), len(children)
+    upright = _by_metric(aggregation, statistics, _short)
     if _width_of(upright) <= width():
-        yield from _drawn(upright)
-        return
-    turned, count = [*_by_run(aggregation, statistics)], len(aggregation.children)
+        return _drawn(upright)
+    turned = _by_run(aggregation, statistics)
     room = width() - _width_of([["", *row[1:]] for row in turned])
     short = [_cut_end(row[0], room) for row in turned]
     if room >= LEAST_LABEL and len({*short[1 : count + 1]}) == count:  # labels stay different
         turned = [[label, *row[1:]] for label, row in zip(short, turned, strict=True)]
     if _width_of(turned) <= width():
-        yield from _drawn(turned)
-        return
+        return _drawn(turned)
     fixed = 1 + (len(STATISTICS) if statistics is not None else 0)
     labels = [_cut_end(label, LONGEST_CELL) for label in upright[0][fixed:]]
     if len(set(labels)) == len(labels):
@@ -56,31 +54,20 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     most = max(LEAST_LABEL, min(width() // 3, room))
     # Names lose their beginnings: the end of a metric's name says more
     cut = [[name if len(name) <= most else f"…{name[len(name) - most + 1 :]}", *row] for name, *row in upright]
-    ends = [*accumulate(size + GAP for size in _widths(cut))]
-    columns = max(1, bisect_right(ends, width() + GAP))
+    columns = max(1, bisect_right([*accumulate(size + GAP for size in _widths(cut))], width() + GAP))
     fitting = max(0, columns - fixed)
-    left_out = len(aggregation.children) - fitting
     shown = [row[:columns] for row in cut]
-    yield from _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
-    if left_out:
-        yield ""
-        yield styled(
-            f"{left_out} of {len(aggregation.children)} runs are not shown: no room. --output_csv FILE or --json "
-            "has all.",
-            "dim",
-        )
+    lines = _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
+    if fitting == count:
+        return lines
+    rest = f"{count - fitting} of {count} runs are not shown: no room. --output_csv FILE or --json has all."
+    return chain(lines, ["", styled(rest, "dim")])
 
 
 def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
     """A header, the runs' statuses, a row a metric; numbers in full, tabs between, control characters as spaces."""
-    for row in _by_metric(
-        aggregation,
-        statistics,
-        lambda value: "" if value is None else str(json_form(value)),
-        with_status=True,
-        titles=str,
-    ):
-        yield "\t".join(one_line(text) for text in row)
+    rows = _by_metric(aggregation, statistics, lambda value: "" if value is None else str(json_form(value)), tabs=True)
+    return ("\t".join(map(one_line, row)) for row in rows)
 
 
 def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -108,10 +95,13 @@ def _child_form(child: Child) -> dict[str, Any]:
         name: json_form([{"step": one.step, "time": one.time, "value": one.value} for one in each])
         for name, each in results.texts.items()
     }
-    tables = {}
-    for name, columns in results.tables.items():
-        rows = zip(*(json_form(list(values)) for values in columns.values()), strict=True)
-        tables[name] = [dict(zip(columns, row, strict=True)) for row in rows]
+    tables = {
+        name: [
+            dict(zip(columns, row, strict=True))
+            for row in zip(*(json_form(list(values)) for values in columns.values()), strict=True)
+        ]
+        for name, columns in results.tables.items()
+    }
     return {
         "label": child.label,
         **run_form(child.run),
@@ -139,43 +129,40 @@ def _short(value: Value) -> str:
 
 
 def _by_metric(
-    aggregation: Aggregation,
-    statistics: Mapping[str, Any] | None,
-    text: Any,
-    *,
-    with_status: bool = False,
-    titles: Any = str.upper,
-) -> Iterator[Row]:
-    labels = [one_line(child.label) for child in aggregation.children]
+    aggregation: Aggregation, statistics: Mapping[str, Any] | None, text: Any, *, tabs: bool = False
+) -> list[Row]:
+    """A header, the statuses, for people only where some run did not complete, and a row a metric."""
+    children = aggregation.children
     told = STATISTICS if statistics is not None else ()
-    yield [titles("metric"), *map(titles, told), *labels]
-    if with_status or not _all_completed(aggregation.children):
-        yield [STATUS, *("" for _ in told), *(child.run.status.value for child in aggregation.children)]
+    titles = ["metric", *told] if tabs else ["METRIC", *map(str.upper, told)]
+    rows: list[Row] = [[*titles, *(one_line(child.label) for child in children)]]
+    if tabs or not _all_completed(children):
+        rows.append([STATUS, *("" for _ in told), *(child.run.status.value for child in children)])
     for name in aggregation.metrics:
         numbers = [text(getattr(statistics[name], each)) for each in told] if statistics is not None else []
-        yield [one_line(name), *numbers, *(text(child.results.last.get(name)) for child in aggregation.children)]
+        rows.append([one_line(name), *numbers, *(text(child.results.last.get(name)) for child in children)])
+    return rows
 
 
-def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[Row]:
+def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> list[Row]:
     """A row a run, then the statistics."""
-    shows_status = not _all_completed(aggregation.children)
-    yield ["RUN", *(["STATUS"] if shows_status else []), *map(one_line, aggregation.metrics)]
+    metrics, shows_status = aggregation.metrics, not _all_completed(aggregation.children)
+    rows: list[Row] = [["RUN", *["STATUS"] * shows_status, *map(one_line, metrics)]]
     for child in aggregation.children:
-        state = [child.run.status.value] if shows_status else []
-        yield [one_line(child.label), *state, *(_short(child.results.last.get(name)) for name in aggregation.metrics)]
+        values = (_short(child.results.last.get(name)) for name in metrics)
+        rows.append([one_line(child.label), *[child.run.status.value] * shows_status, *values])
     if statistics is not None:
-        yield ["" for _ in range(1 + int(shows_status) + len(aggregation.metrics))]
-    for each in STATISTICS if statistics is not None else ():
-        yield [
-            each,
-            *([""] if shows_status else []),
-            *(_short(getattr(statistics[name], each)) for name in aggregation.metrics if statistics is not None),
-        ]
+        rows.append([""] * len(rows[0]))
+        for each in STATISTICS:
+            values = (_short(getattr(statistics[name], each)) for name in metrics)
+            rows.append([each, *[""] * shows_status, *values])
+    return rows
 
 
 def _with_short_labels(children: Sequence[Child]) -> Sequence[Child]:
     """The same with six digits of the numbers in labels, as far as these stay different."""
-    labels = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
+    long = re.compile(r"(?<![\w.])-?\d+\.\d{6,}(?:e[-+]?\d+)?(?![\w.])")
+    labels = [long.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
     counts = Counter(labels)
     return [
         replace(child, label=label) if counts[label] == 1 else child
@@ -205,23 +192,16 @@ def _drawn(rows: Sequence[Row]) -> Iterator[str]:
     for number, row in enumerate(rows):
         cells = []
         for place, (text, size) in enumerate(zip(row, sizes, strict=True)):
-            pad = " " * (size - cell_len(text))
-            shown = (
-                styled(text, "bold" if number == 0 else STATUS_STYLES.get(text, ""))
-                if number == 0 or text in STATUS_STYLES
-                else text
-            )
+            pad, style = " " * (size - cell_len(text)), STATUS_STYLES.get(text, "") if number else "bold"
+            shown = styled(text, style) if style else text
             cells.append(shown + pad if place == 0 else pad + shown)
         yield (" " * GAP).join(cells).rstrip()
-
-
-SUFFIXES = (".png", ".svg")
 
 
 def check_plots(path: Path) -> None:
     """Raises BadUsage where no picture can be made at *path*: another ending than .png or .svg, or no matplotlib.
     Imports nothing of it."""
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in (".png", ".svg"):
         raise BadUsage(
             f"Pictures end in .png or .svg, not '{path.suffix or path.name}'.",
             hint=f"Say --plot {path.stem or 'metrics'}.png, for example.",

@@ -20,10 +20,9 @@ from rich.theme import Theme
 
 from himl_cli.core.events import Counting, Event, Finished, Moved, Planned
 
-NARROW = 60
-"""Columns below which there is no room for a bar beside its numbers."""
 COLOURS = Theme({"bar.complete": "cyan", "bar.finished": "green", "bar.back": "dim", "progress.data.speed": "none"})
 """In place of those of Rich that a light or a dark terminal does not show well, or that look like a failure."""
+TASK = TaskID(0)  # the only one of a line
 
 
 class Bars:
@@ -32,9 +31,11 @@ class Bars:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, theme=COLOURS)
+        self._is_wide = self._console.width >= 60  # else there is no room for a bar beside its numbers
         self._lines: list[Progress] = []
-        self._files: _Line | None = None
-        self._things: _Line | None = None
+        self._files: Progress | None = None
+        self._things: Progress | None = None
+        self._ended = 0
         self._live = Live(
             get_renderable=lambda: Group(*(line.get_renderable() for line in self._lines)),
             console=self._console,
@@ -43,7 +44,6 @@ class Bars:
         self._live.start()
 
     def say(self, text: str) -> None:
-        """A sentence above the bars."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
@@ -51,70 +51,38 @@ class Bars:
 
     def draw(self, event: Event) -> None:
         """Bytes and files that move; things that are counted, another unit than before beginning anew."""
-        if isinstance(event, Planned):
-            self.files.add(event.bytes)
-        elif isinstance(event, Moved):
-            self.files.advance(event.bytes)
-        elif isinstance(event, Finished):
-            self.files.ended += 1
-            self.files.name(f"{self.files.ended:,} file{'s' * (self.files.ended != 1)}")
-        elif isinstance(event, Counting):
+        if isinstance(event, Counting):
             if self._things is None:
-                self._things = self._line(_Amount(), [_Rate(), _Left()])
-            if self._things.unit != event.unit:
-                self._things.begin(event.unit)
-            self._things.add(event.total)
+                amount = TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.description}", markup=False)
+                self._things = self._line(event.unit, amount, [_Rate(), _Left(compact=True)])
+            if self._things.tasks[0].description != event.unit:
+                self._things.reset(TASK, total=0, description=event.unit)
+            _grow(self._things, event.total)
+        elif isinstance(event, (Planned, Moved, Finished)):
+            if self._files is None:
+                last = [TimeRemainingColumn(compact=True)] if self._is_wide else []
+                numbers = [DownloadColumn(), TransferSpeedColumn(), *last]
+                self._files = self._line("0 files", TextColumn("{task.description}"), numbers)
+            if isinstance(event, Planned):
+                _grow(self._files, event.bytes)
+            elif isinstance(event, Moved):
+                self._files.advance(TASK, event.bytes)
+            else:
+                self._ended += 1
+                self._files.update(TASK, description=f"{self._ended:,} file{'s' * (self._ended != 1)}")
         elif self._things is not None:
-            self._things.advance(1)
+            self._things.advance(TASK, 1)
 
-    @property
-    def files(self) -> _Line:
-        if self._files is None:
-            self._files = self._line(
-                TextColumn("{task.description}"),
-                [DownloadColumn(), TransferSpeedColumn()],
-                TimeRemainingColumn(compact=True),
-            )
-            self._files.name("0 files")
-        return self._files
-
-    def _line(self, title: ProgressColumn, numbers: list[ProgressColumn], last: ProgressColumn | None = None) -> _Line:
-        is_wide = self._console.width >= NARROW
-        bar: list[ProgressColumn] = [BarColumn(bar_width=None)] if is_wide else []
-        tail = [last] if last is not None and is_wide else []
-        progress = Progress(title, *bar, *numbers, *tail, console=self._console, expand=True)
+    def _line(self, title: str, first: ProgressColumn, numbers: list[ProgressColumn]) -> Progress:
+        bar = [BarColumn(bar_width=None)] if self._is_wide else []
+        progress = Progress(first, *bar, *numbers, console=self._console, expand=True)
+        progress.add_task(title, total=0)
         self._lines.append(progress)
-        return _Line(progress)
+        return progress
 
 
-class _Line:
-    """One bar with its numbers."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID = progress.add_task("", total=0)
-        self.unit = ""
-        self.ended = 0
-
-    def begin(self, unit: str) -> None:
-        self.unit = unit
-        self._progress.reset(self._task, total=0, description=unit)
-
-    def name(self, text: str) -> None:
-        self._progress.update(self._task, description=text)
-
-    def add(self, count: int) -> None:
-        self._progress.update(self._task, total=(self._progress.tasks[0].total or 0) + count)
-
-    def advance(self, count: int) -> None:
-        self._progress.advance(self._task, count)
-
-
-class _Amount(ProgressColumn):
-    """`37/200 slides`."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{int(task.completed):,}/{int(task.total or 0):,} {task.description}", no_wrap=True)
+def _grow(line: Progress, count: int) -> None:
+    line.update(TASK, total=(line.tasks[0].total or 0) + count)
 
 
 class _Rate(ProgressColumn):
@@ -125,22 +93,13 @@ class _Rate(ProgressColumn):
         return Text(f"{rate(speed)} {task.description}/s" if speed else "", no_wrap=True)
 
 
-class _Left(ProgressColumn):
-    """`ETA 0:48`, `ETA 1:02:03`."""
+class _Left(TimeRemainingColumn):
+    """`ETA 00:48`."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"ETA {clock(task.time_remaining)}", no_wrap=True)
+        return Text("ETA ") + super().render(task)
 
 
 def rate(number: float) -> str:
     """`0.37`, `3.4`, `1,240`: two digits or a whole number."""
     return f"{number:.2g}" if number < 9.95 else f"{number:,.0f}"
-
-
-def clock(seconds: float | None) -> str:
-    """`0:48`, `12:05`, `1:02:03`; `-:--` where it is unknown."""
-    if seconds is None:
-        return "-:--"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

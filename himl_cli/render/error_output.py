@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -12,18 +14,12 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.text import NEAR_OPTION, did_you_mean, shorten
 from himl_cli.render.terminal import allows_colour
 
-LONGEST_READ, LONGEST_SHOWN = 50_000, 3000
-"""Characters of a message that are looked through for secrets, and that are shown: it may have a text in it that
-somebody gave."""
-
 
 class ReaderGone(Exception):
     """Whoever read our stdout closed it (`himl runs list | head`); nothing is wrong, and nothing more is wanted."""
 
 
 class InternalError(HimlError):
-    """A bug of himl itself."""
-
     code = "internal"
 
 
@@ -58,9 +54,8 @@ def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | No
         import traceback
 
         typer.echo(redact("".join(traceback.format_exception(traceback_of))), err=True, nl=False)
-    message, hint = (
-        shorten(redact(one_line(shorten(text, LONGEST_READ))), LONGEST_SHOWN) for text in (str(error), error.hint)
-    )
+    # It may have a text in it that somebody gave: so much is looked through for secrets, and so much is shown
+    message, hint = (shorten(redact(one_line(shorten(text, 50_000))), 3000) for text in (str(error), error.hint))
     if as_json:
         import json
 
@@ -81,6 +76,14 @@ def one_line(text: str) -> str:
     )
 
 
-def tells_of_gone_reader(err: OSError) -> bool:
-    """Whether *err* came of a write to a pipe that its reader has closed; Windows calls that an invalid argument."""
-    return err.errno == errno.EPIPE or (sys.platform == "win32" and err.errno == errno.EINVAL and err.filename is None)
+@contextmanager
+def noticing_gone_reader() -> Iterator[None]:
+    """Within it, a write to a pipe that its reader has closed raises ReaderGone; Windows calls that an invalid
+    argument."""
+    try:
+        yield
+    except OSError as err:
+        is_invalid = sys.platform == "win32" and err.errno == errno.EINVAL and err.filename is None
+        if err.errno == errno.EPIPE or is_invalid:
+            raise ReaderGone from err
+        raise

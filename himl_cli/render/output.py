@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import IO, TYPE_CHECKING, Any, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from himl_cli.core.errors import HimlError, NeedsYes
 from himl_cli.core.redaction import redact
-from himl_cli.render.error_output import ReaderGone, one_line, tells_of_gone_reader
+from himl_cli.render.error_output import noticing_gone_reader, one_line
 
 if TYPE_CHECKING:
     from himl_cli.render.tables import Column
@@ -31,10 +30,6 @@ class Format(str, Enum):
     quiet = "quiet"
 
 
-UNLIKE_LINES = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-"""What would make two lines of a name; its Python escape is shown."""
-
-
 class Output:
     """Prints results in the format asked for. Every write raises ReaderGone once the reader of stdout has left."""
 
@@ -46,7 +41,6 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person reads stdout."""
         return sys.stdout.isatty()
 
     def result(self, data: Any, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
@@ -76,7 +70,8 @@ class Output:
         if self.format is Format.json:
             self.json(list(records))
         elif self.format is Format.quiet:
-            self._names(UNLIKE_LINES.sub(lambda found: ascii(found[0])[1:-1], quiet(record)) for record in records)
+            line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # Python's escape stands for it in a name
+            self._names(line_end.sub(lambda found: ascii(found[0])[1:-1], quiet(record)) for record in records)
         else:
             from himl_cli.render.tables import as_table, as_tabs
 
@@ -97,7 +92,7 @@ class Output:
         """
         import json
 
-        from himl_cli.render.json import json_form
+        from himl_cli.render.tables import json_form
 
         text = json.dumps(
             data if is_form else json_form(data),
@@ -110,7 +105,6 @@ class Output:
         self.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Text for stdout, a line each."""
         for line in lines:
             self.write(encoded(f"{line}\n", sys.stdout))
         self.flush()
@@ -122,7 +116,12 @@ class Output:
 
     def write(self, data: bytes) -> None:
         """Bytes for stdout, as they are."""
-        self._to_stdout(lambda stream: stream.write(data))
+        with noticing_gone_reader():
+            _write(sys.stdout, data)
+
+    def flush(self) -> None:
+        with noticing_gone_reader():
+            sys.stdout.flush()
 
     def stream(self, data: bytes) -> None:
         """A job's own output as it comes: on stdout for people, on stderr where stdout holds the result."""
@@ -143,12 +142,8 @@ class Output:
     def talk(self, data: bytes) -> None:
         """Bytes for stderr, as they are."""
         sys.stderr.flush()
-        stream = _binary(sys.stderr)
-        stream.write(data)
-        stream.flush()
-
-    def flush(self) -> None:
-        self._to_stdout(lambda stream: stream.flush())
+        _write(sys.stderr, data)
+        sys.stderr.flush()
 
     def notice(self, text: str) -> None:
         """One sentence for the user, on stderr; nothing when quiet."""
@@ -169,32 +164,13 @@ class Output:
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
-    def _to_stdout(self, act: Callable[[IO[bytes]], object]) -> None:
-        try:
-            act(_binary(sys.stdout))
-        except OSError as err:
-            if tells_of_gone_reader(err):
-                raise ReaderGone from err
-            raise
 
-
-class _AsText(io.RawIOBase):
-    """Bytes on their way to a stream that takes text only, as a notebook's does."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, data: Any) -> int:
-        self._stream.write(bytes(data).decode("utf-8", "replace"))
-        return len(data)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-
-def _binary(stream: TextIO) -> IO[bytes]:
-    found: IO[bytes] | None = getattr(stream, "buffer", None)
-    return found if found is not None else cast("IO[bytes]", _AsText(stream))
+def _write(stream: TextIO, data: bytes) -> None:
+    buffer: IO[bytes] | None = getattr(stream, "buffer", None)
+    if buffer is not None:
+        buffer.write(data)
+    else:  # it takes text only, as a notebook's does
+        stream.write(data.decode("utf-8", "replace"))
 
 
 def encoded(text: str, stream: TextIO) -> bytes:

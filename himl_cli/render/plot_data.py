@@ -25,13 +25,10 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import Scalar, value_text
 from himl_cli.core.text import shorten
 
-MANY_RUNS = 10
-"""From this many runs on, the band is that of the quartiles: a standard deviation says little of what is skewed."""
-MOST_STEPS = 1000
-"""Of mean and band."""
-MOST_POINTS = 4000
-"""Of one curve."""
-PRESENT = 0.9
+MOST_POINTS = 4000  # of one curve
+LARGEST, LARGEST_LOGARITHMIC = 1e307, 1e120
+"""matplotlib's logarithmic axes break near the ends of what floats hold."""
+MOST_PANELS = 12  # of one figure
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,9 @@ class Spread:
     band: str
 
 
-def curve_of(child: int, series: Series) -> Curve | None:
-    """The points in the order of their steps; of a step that was logged again, the latest counts. None where there is
-    none."""
+def curve_of(child: int, series: Series) -> Curve:
+    """The points in the order of their steps; of a step that was logged again, the latest counts."""
     steps, times = np.asarray(series.steps, dtype=float), np.asarray(series.times, dtype=float)
-    if not steps.size:
-        return None
     order = np.lexsort((times, steps))
     steps, values = steps[order], _as_floats(series.values)[order]
     is_latest: Any = np.append(steps[1:] != steps[:-1], True)
@@ -77,9 +71,10 @@ def _as_floats(values: Sequence[Any]) -> Any:
     try:
         return np.asarray(values, dtype=float)
     except OverflowError:
-        largest = sys.float_info.max
-        shown = [max(min(each, largest), -largest) if isinstance(each, int) else each for each in values]
-        return np.asarray([each if abs(each) < largest else each * 10 for each in shown], dtype=float)
+        most = int(sys.float_info.max)
+        has_float = [not isinstance(each, int) or abs(each) <= most for each in values]
+        ends = [math.inf if each > 0 else -math.inf for each in values]
+        return np.asarray([one if has else end for one, has, end in zip(values, has_float, ends, strict=True)], float)
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
@@ -117,11 +112,10 @@ def spread_of(curves: Sequence[Curve]) -> Spread | None:
     begun = np.searchsorted(np.sort([curve.steps[0] for curve in curves]), union, side="right")
     ended = np.searchsorted(np.sort([curve.steps[-1] for curve in curves]), union, side="left")
     open_then = begun - ended
-    common = union[(count >= PRESENT * open_then) & (count >= max(2, len(curves) / 2))]
-    if common.size > MOST_STEPS:
-        common = common[np.unique(np.linspace(0, common.size - 1, MOST_STEPS).astype(int))]
+    common = union[(count >= 0.9 * open_then) & (count >= max(2, len(curves) / 2))]
     if not common.size:
         return None
+    common = common[np.unique(np.linspace(0, common.size - 1, min(common.size, 1000)).astype(int))]
     rows = []
     for curve in curves:
         places = np.clip(np.searchsorted(curve.steps, common), 0, curve.steps.size - 1)
@@ -142,21 +136,13 @@ def band_of(table: Any) -> tuple[Any, Any, Any, str]:
     scale = max(1.0, float(np.nanmax(np.abs(table))))  # 1e300 has no square
     scaled = table / scale
     mean = np.nanmean(scaled, axis=0)
-    if table.shape[0] < MANY_RUNS:
+    if table.shape[0] < 10:  # of many, quartiles: a standard deviation says little of what is skewed
         deviation = np.sqrt(
             np.nansum((scaled - mean) ** 2, axis=0) / np.maximum(np.isfinite(scaled).sum(axis=0) - 1, 1)
         )
         return mean * scale, (mean - deviation) * scale, (mean + deviation) * scale, "± standard deviation"
     low, high = np.nanpercentile(scaled, [25, 75], axis=0)
     return mean * scale, low * scale, high * scale, "middle half of the runs"
-
-
-DECADES = 3.0  # from which on an axis is logarithmic
-MOST_DECADES = 1.5  # that nine in ten values have to span then: a score that begins near 0 is no reason
-MARGIN = 0.05
-LARGEST = 1e307
-SMALLEST = 1e-290
-MOST_LOGARITHMIC = 1e120  # matplotlib's logarithmic axes break near the ends of what floats hold
 
 
 @dataclass(frozen=True)
@@ -186,73 +172,59 @@ def limits_of(values: Any) -> Limits:
     if not known.size:
         return Limits(0.0, 1.0, False)
     kept = known[_is_near(np.log10(known), 30.0)] if _is_wide(known) else known[_is_near(known, 1000.0)]
-    if _is_wide(kept):
-        low, high = (float(end) for end in np.power(10.0, _ends(np.log10(kept))))
-        is_log = True
-    else:
-        low, high = _ends(kept)
-        is_log = False
+    is_log = _is_wide(kept)
+    low, high = _ends(np.log10(kept) if is_log else kept)
+    if is_log:
+        low, high = 10.0**low, 10.0**high
     return Limits(low, high, is_log, int(((known < low) | (known > high)).sum()))
 
 
 def _is_wide(values: Any) -> bool:
-    if values.min() <= 1 / MOST_LOGARITHMIC or values.max() >= MOST_LOGARITHMIC:
+    """Whether they span three decades, and nine in ten of them one and a half: a score that begins near 0 does not."""
+    if values.min() <= 1 / LARGEST_LOGARITHMIC or values.max() >= LARGEST_LOGARITHMIC:
         return False
     decades = np.log10(values)
     low, high = np.percentile(decades, [5, 95])
-    return bool(decades.max() - decades.min() > DECADES and high - low > MOST_DECADES)
+    return bool(np.ptp(decades) > 3 and high - low > 1.5)
 
 
 def _is_near(values: Any, far: float) -> Any:
     """Which values are shown: all, unless they reach more than *far* times as far as the third in their middle."""
-    unit = max(1.0, float(np.abs(values).max()))  # so that no difference overflows
-    scaled = values / unit
-    for low, high in ((35, 65), (25, 75), (5, 95)):
-        low, high = np.percentile(scaled, [low, high])
+    scaled = values / max(1.0, float(np.abs(values).max()))  # so that no difference overflows
+    for share in (35, 25, 5):
+        low, high = np.percentile(scaled, [share, 100 - share])
         if high > low:
-            if scaled.max() - scaled.min() > far * (high - low):
-                return np.abs(scaled - np.median(scaled)) <= far / 5 * (high - low)
-            break
+            is_far = np.ptp(scaled) > far * (high - low)
+            return (np.abs(scaled - np.median(scaled)) <= far / 5 * (high - low)) | (not is_far)
     return np.ones(values.shape, dtype=bool)
 
 
 def _ends(values: Any) -> tuple[float, float]:
     """Both ends with some room beside them; of values that are all the same, so that they stand in the middle."""
     low, high = float(values.min()), float(values.max())
-    biggest = max(abs(low), abs(high))
-    room = high - low
-    if room <= max(1e-9 * biggest, SMALLEST):
-        room = biggest if biggest > SMALLEST else 1.0
-    return low - MARGIN * room, high + MARGIN * room
-
-
-MOST_PANELS = 12  # of one figure
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One metric and the points of the runs that have it."""
-
-    metric: str
-    curves: Sequence[Curve]
-
-    @property
-    def has_steps(self) -> bool:
-        """Whether it is drawn over steps: some run has two of them."""
-        return any(curve.steps.size > 1 for curve in self.curves)
+    biggest, room = max(abs(low), abs(high)), high - low
+    if room <= max(1e-9 * biggest, 1e-290):
+        room = biggest if biggest > 1e-290 else 1.0
+    return low - 0.05 * room, high + 0.05 * room
 
 
 @dataclass(frozen=True)
 class Family:
-    """Panels of one figure; `part` counts the figures of one family from 1, 0 where there is only one."""
+    """One figure: its panels, each a metric with the points of the runs that have it; `part` counts the figures of one
+    family from 1, 0 where there is only one."""
 
     name: str
-    panels: Sequence[Panel]
+    panels: Mapping[str, Sequence[Curve]]
     part: int = 0
 
     @property
     def title(self) -> str:
         return f"{self.name} ({self.part})" if self.part else self.name
+
+
+def have_steps(curves: Sequence[Curve]) -> bool:
+    """Whether they are drawn over steps: some run has two of them."""
+    return any(curve.steps.size > 1 for curve in curves)
 
 
 def is_shown(child: Child) -> bool:
@@ -264,45 +236,34 @@ def is_shown(child: Child) -> bool:
 def families_of(aggregation: Aggregation) -> list[Family]:
     """All figures, in the order of their metrics. Metrics without a number are left out. A family is named by what
     stands after the last `/` of its metrics; `class_2` comes before `class_10`."""
-    by_name: dict[str, list[Panel]] = {}
+    by_name: dict[str, dict[str, Sequence[Curve]]] = {}
     for metric in aggregation.metrics:
-        curves = []
+        drawn: list[Curve] = []
         for place, child in enumerate(aggregation.children):
             series, last = child.results.series.get(metric), child.results.last.get(metric)
-            if not is_shown(child):
-                continue
-            if series is not None:
-                curves.append(curve_of(place, series))
-            elif last is not None and not isinstance(last, str):
-                curves.append(Curve(place, np.zeros(1), _as_floats([last])))
-        drawn = [curve for curve in curves if curve is not None]
+            if is_shown(child) and series is not None and len(series.steps):
+                drawn.append(curve_of(place, series))
+            elif is_shown(child) and series is None and last is not None and not isinstance(last, str):
+                drawn.append(Curve(place, np.zeros(1), _as_floats([last])))
         if drawn:
-            name = metric.rsplit("/", 1)[-1].strip() or metric
-            by_name.setdefault(name, []).append(Panel(metric, drawn))
+            by_name.setdefault(metric.rsplit("/", 1)[-1].strip() or metric, {})[metric] = drawn
     families = []
     for name, panels in by_name.items():
-        panels.sort(
-            key=lambda panel: [
-                (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", panel.metric)
-            ]
-        )
-        for begin in range(0, len(panels), MOST_PANELS):
-            part = begin // MOST_PANELS + 1 if len(panels) > MOST_PANELS else 0
-            families.append(Family(name, panels[begin : begin + MOST_PANELS], part))
+        ordered = sorted(panels.items(), key=lambda panel: _by_numbers(panel[0]))
+        for begin in range(0, len(ordered), MOST_PANELS):
+            part = begin // MOST_PANELS + 1 if len(ordered) > MOST_PANELS else 0
+            families.append(Family(name, dict(ordered[begin : begin + MOST_PANELS]), part))
     return families
 
 
-def curves_by_metric(families: Sequence[Family]) -> Mapping[str, Sequence[Curve]]:
-    return {panel.metric: panel.curves for family in families for panel in family.panels}
-
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def plain(text: str) -> str:
     """*text* as matplotlib shows it unchanged: dollars begin no formula, line ends and control characters are
     spaces."""
-    return _CONTROL.sub(" ", text).replace("$", r"\$")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).replace("$", r"\$")
 
 
 def number(value: float) -> str:
@@ -338,7 +299,6 @@ def varying_hyperparameters(children: Sequence[Child]) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """Some of *names*, and how many more there are."""
     shown = "; ".join(shorten(name, 40) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
@@ -347,8 +307,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)))
 FEW = len(COLOURS) * len(STYLES)
 GREY = "#8a8a8a"
-DEFAULT_PRIMARY = "val/loss"
-BEST_COLOURS = ("#D55E00", "#CC79A7", "#E69F00")
+BEST = (("#D55E00", "-"), ("#CC79A7", (0, (5, 2))), ("#E69F00", (0, (1, 1.3))))
+"""How the three best of many runs are drawn: in colours that no colour bar has."""
 
 
 @dataclass(frozen=True)
@@ -364,27 +324,17 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A colour bar: the hyperparameter, and how its values become colours."""
-
-    name: str
-    norm: Any
-    colours: Any
-
-
-@dataclass(frozen=True)
 class Scheme:
-    """The looks of all runs by their place, and what goes with them: a colour bar, or colours of categories by name."""
+    """The looks of all runs by their place, and what goes with them: a colour bar (the hyperparameter, and the norm and
+    the colour map that make colours of its values), or colours of categories by name."""
 
     looks: Mapping[int, Look]
-    scale: Scale | None = None
+    scale: tuple[str, Any, Any] | None = None
     categories: Mapping[str, Any] = field(default_factory=dict)
 
 
-def scheme_of(
-    children: Sequence[Child], curves: Mapping[str, Sequence[Curve]], primary: str | None, goal: str
-) -> Scheme:
-    """The looks of the runs that are shown. *curves* are those of all metrics."""
+def scheme_of(children: Sequence[Child], families: Sequence[Family], primary: str | None, goal: str) -> Scheme:
+    """The looks of the runs that are shown. *families* are all figures."""
     shown = [place for place, child in enumerate(children) if is_shown(child)]
     names = names_of(children)
     if len(shown) <= FEW:
@@ -392,44 +342,53 @@ def scheme_of(
         return Scheme(
             {place: Look(*style, 1.5, 0.95, names[place]) for place, style in zip(shown, styles, strict=False)}
         )
-    primary = primary or DEFAULT_PRIMARY
-    finals = {curve.child: curve.last for curve in curves.get(primary, ()) if np.isfinite(curve.last)}
-    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))
+    primary = primary or "val/loss"
+    curves = [curve for family in families for curve in family.panels.get(primary, ())]
+    finals = {curve.child: curve.last for curve in curves if np.isfinite(curve.last)}
+    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))[:3]
     alpha = 0.75 if len(shown) <= 40 else 0.5 if len(shown) <= 120 else 0.35
-    name = _most_telling(children, shown, finals)
-    if name is None:
-        scheme = Scheme({place: Look(GREY, "-", 0.9, alpha) for place in shown})
-        if varying_hyperparameters([children[place] for place in shown]):  # folds or seeds, of which none is the best
-            return scheme
+    varying = varying_hyperparameters([children[place] for place in shown])
+    name, values = _most_telling(children, shown, varying, finals)
+    colours: dict[int, Any] = {}
+    scale: tuple[str, Any, Any] | None = None
+    categories: dict[str, Any] = {}
+    if _are_numbers(values) and values:
+        numbers = {place: float(value) for place, value in values.items()}
+        low, high = min(numbers.values()), max(numbers.values())
+        norm = LogNorm(low, high) if low > 0 and high / low >= 100 else Normalize(low, high)
+        shades = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
+        scale, colours = (name, norm, shades), {place: shades(norm(each)) for place, each in numbers.items()}
     else:
-        settings = {place: children[place].hyperparameters for place in shown}
-        values = {place: setting[name] for place, setting in settings.items() if name in setting}
-        by_kind = _by_number if _are_numbers(values.values()) else _by_category
-        scheme = by_kind(name, values, shown, alpha)
-    looks = dict(scheme.looks)
-    for rank, place in enumerate(best[: len(BEST_COLOURS)]):  # thick, in colours that no colour bar has, and named
-        colour = looks[place].colour if scheme.categories else BEST_COLOURS[rank]
-        words = f"{'best' if rank == 0 else f'no. {rank + 1}'}: {names[place]} ({primary} {number(finals[place])})"
-        looks[place] = Look(colour, ("-", (0, (5, 2)), (0, (1, 1.3)))[rank], 1.9, 1.0, words, True)
-    order = dict.fromkeys([*best[: len(BEST_COLOURS)], *looks])
-    return Scheme({place: looks[place] for place in order}, scheme.scale, scheme.categories)
+        words = {place: value_text(value) for place, value in values.items()}
+        by_word = dict(zip(sorted({*words.values()}), COLOURS, strict=False))
+        categories = {f"{name}={word}": colour for word, colour in by_word.items()}
+        colours = {place: by_word[word] for place, word in words.items()}
+    looks = {place: Look(colours.get(place, GREY), "-", 0.9, alpha) for place in shown}
+    if varying and not values:  # folds or seeds, of which none is the best
+        best = []
+    for rank, (place, (colour, style)) in enumerate(zip(best, BEST, strict=False)):  # thick, and named
+        words_of_best = f"{'best' if rank == 0 else f'no. {rank + 1}'}: {names[place]}"
+        label = f"{words_of_best} ({primary} {number(finals[place])})"
+        looks[place] = Look(looks[place].colour if categories else colour, style, 1.9, 1.0, label, True)
+    return Scheme({place: looks[place] for place in dict.fromkeys([*best, *looks])}, scale, categories)
 
 
-def _most_telling(children: Sequence[Child], shown: Sequence[int], finals: Mapping[int, float]) -> str | None:
-    """The hyperparameter that goes along most with the primary metric, else the one with the most values; None where
-    runs are only numbered."""
-    candidates = []
-    for name in varying_hyperparameters([children[place] for place in shown]):
+def _most_telling(
+    children: Sequence[Child], shown: Sequence[int], names: Sequence[str], finals: Mapping[int, float]
+) -> tuple[str, Mapping[int, Scalar]]:
+    """The hyperparameter of *names* that goes along most with the primary metric, else the one with the most values,
+    and its values by run; none where runs are only numbered."""
+    candidates: list[tuple[float, int, str, Mapping[int, Scalar]]] = [(-1.0, 0, "", {})]
+    for name in names:
         settings = {place: children[place].hyperparameters for place in shown}
         values = {place: setting[name] for place, setting in settings.items() if name in setting}
         distinct = len({*map(str, values.values())})
-        has_category_each = not _are_numbers(values.values()) and distinct > len(COLOURS)
+        has_category_each = not _are_numbers(values) and distinct > len(COLOURS)
         # 0, 1, 2, …: folds or seeds, which tell nothing
         is_numbering = all(type(value) is int for value in values.values()) and len(values) == len(shown)
-        if has_category_each or (is_numbering and {*values.values()} == {*range(len(shown))}):
-            continue
-        candidates.append((_correlation(values, finals), distinct, name))
-    return max(candidates, key=lambda found: found[:2])[2] if candidates else None
+        if not (has_category_each or (is_numbering and {*values.values()} == {*range(len(shown))})):
+            candidates.append((_correlation(values, finals), distinct, name, values))
+    return max(candidates, key=lambda found: found[:2])[2:]
 
 
 def _correlation(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> float:
@@ -441,7 +400,7 @@ def _correlation(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> f
     results = _ranks(np.array([finals[place] for place in places]))
     if results.std() == 0:
         return 0.0
-    if _are_numbers(values.values()):
+    if _are_numbers(values):
         given = _ranks(np.array([float(values[place]) for place in places]))
         return 0.0 if given.std() == 0 else round(abs(float(np.corrcoef(given, results)[0, 1])), 2)
     groups: dict[str, list[float]] = {}
@@ -460,25 +419,8 @@ def _ranks(values: Any) -> Any:
     return (ends - (counts - 1) / 2)[inverse]
 
 
-def _are_numbers(values: Any) -> bool:
+def _are_numbers(values: Mapping[int, Scalar]) -> bool:
     return all(
-        isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) for value in values
+        isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        for value in values.values()
     )
-
-
-def _by_number(name: str, values: Mapping[int, Scalar], shown: Sequence[int], alpha: float) -> Scheme:
-    numbers = {place: float(value) for place, value in values.items()}
-    low, high = min(numbers.values()), max(numbers.values())
-    norm = LogNorm(low, high) if low > 0 and high / low >= 100 else Normalize(low, high)
-    colours = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
-    shades = {place: colours(norm(each)) for place, each in numbers.items()}
-    return Scheme(
-        {place: Look(shades.get(place, GREY), "-", 0.9, alpha) for place in shown}, Scale(name, norm, colours)
-    )
-
-
-def _by_category(name: str, values: Mapping[int, Scalar], shown: Sequence[int], alpha: float) -> Scheme:
-    words = {place: value_text(values[place]) for place in shown if place in values}
-    colours = dict(zip(sorted({*words.values()}), COLOURS, strict=False))
-    looks = {place: Look(colours[words[place]] if place in words else GREY, "-", 0.9, alpha) for place in shown}
-    return Scheme(looks, None, {f"{name}={word}": colours[word] for word in colours})

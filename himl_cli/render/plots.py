@@ -7,8 +7,10 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,10 @@ from himl_cli.render.plot_data import (
     Family,
     Limits,
     Look,
-    Panel,
-    Scale,
     Scheme,
     band_of,
-    curves_by_metric,
     families_of,
+    have_steps,
     is_shown,
     limits_of,
     listed,
@@ -55,24 +55,29 @@ from himl_cli.render.plot_data import (
 
 INK = "#111111"
 MEAN = "mean of the runs"
-MEAN_OF_REST = "mean where runs are missing (ended, or NaN)"
-MOST_ROWS = 40  # of values that stand in a row of their own, named
-NAME_LENGTH = 34
+MOST_ROWS = 40  # values that stand in a row of their own, named
+LEGEND_LENGTH = 70
 
 
-def draw_panel(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str], runs: int) -> dict[str, Any]:
+def draw_panel(
+    axes: Any, metric: str, curves: Sequence[Curve], scheme: Scheme, names: Sequence[str], runs: int
+) -> dict[str, Any]:
     """Draw the panel and give the handles of what the legend has to explain, by its words. *runs* is how many could be
     there."""
-    handles = _draw_curves(axes, panel, scheme) if panel.has_steps else _draw_values(axes, panel, scheme, names)
-    axes.set_title(plain(shorten(panel.metric, 44)), loc="left", fontsize=10, fontweight="bold")
-    lacking, broken = runs - len(panel.curves), sum(not np.isfinite(curve.values).all() for curve in panel.curves)
-    beyond = limits_of(np.concatenate([curve.values for curve in panel.curves])).beyond
-    remarks = [f"{lacking} of {runs} runs without it"] if lacking else []
-    remarks += [f"NaN or infinite values in {broken} run{'s' if broken > 1 else ''}"] if broken else []
-    remarks += [f"{beyond} value{'s' if beyond > 1 else ''} beyond the axis"] if beyond else []
-    if remarks:
+    handles = _draw_curves(axes, curves, scheme) if have_steps(curves) else {}
+    if not have_steps(curves):
+        _draw_values(axes, curves, scheme, names)
+    axes.set_title(plain(shorten(metric, 44)), loc="left", fontsize=10, fontweight="bold")
+    lacking, broken = runs - len(curves), sum(not np.isfinite(curve.values).all() for curve in curves)
+    beyond = limits_of(np.concatenate([curve.values for curve in curves])).beyond
+    remarks = {
+        f"{lacking} of {runs} runs without it": lacking,
+        f"NaN or infinite values in {broken} run{'s' if broken > 1 else ''}": broken,
+        f"{beyond} value{'s' if beyond > 1 else ''} beyond the axis": beyond,
+    }
+    if any(remarks.values()):
         axes.annotate(
-            plain("; ".join(remarks)),
+            plain("; ".join(remark for remark, count in remarks.items() if count)),
             (1, 0),
             xytext=(-4, 4),
             xycoords="axes fraction",
@@ -87,37 +92,30 @@ def draw_panel(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str], ru
     return handles
 
 
-def _draw_curves(axes: Any, panel: Panel, scheme: Scheme) -> dict[str, Any]:
-    limits = limits_of(np.concatenate([curve.values for curve in panel.curves]))
-    _set_limits(axes.set_yscale, axes.set_ylim, limits)
+def _draw_curves(axes: Any, all_curves: Sequence[Curve], scheme: Scheme) -> dict[str, Any]:
+    limits = limits_of(np.concatenate([curve.values for curve in all_curves]))
+    axes.set(yscale="log" if limits.is_log else "linear", ylim=(limits.low, limits.high), xlabel="step")
     # a panel has some hundred pixels: of very many curves few points each
-    points = min(MOST_POINTS, max(200, 200_000 // len(panel.curves)))
-    curves = [thinned(curve, points) for curve in panel.curves]
-    is_many = any(scheme.looks[curve.child].name == "" for curve in curves)
+    points = min(MOST_POINTS, max(200, 200_000 // len(all_curves)))
+    curves = [(thinned(curve, points), scheme.looks[curve.child]) for curve in all_curves]
+    is_many = any(look.name == "" for _, look in curves)
     if is_many:
-        lines = [
-            (line, look)
-            for curve in curves
-            if not (look := scheme.looks[curve.child]).is_best
-            for line in _lines(curve, limits)
-        ]
+        lines = [(line, look) for curve, look in curves if not look.is_best for line in _lines(curve, limits)]
         alpha = lines[0][1].alpha if lines else 1.0
         colours = [look.colour for _, look in lines]
         stretches = [line for line, _ in lines]
         axes.add_collection(LineCollection(stretches, colors=colours, linewidths=0.9, alpha=alpha, zorder=2))
-    for curve in curves:
-        look = scheme.looks[curve.child]
+    for curve, look in curves:
         if not is_many or look.is_best:
             _draw_curve(axes, curve, look, limits)
         elif curve.steps.size == 1:
             style = {"color": look.colour, "markersize": 2.5, "alpha": look.alpha, "zorder": 2}
             axes.plot(curve.steps, limits.clamped(curve.values), "o", **style)
-    steps = np.concatenate([curve.steps for curve in curves])
-    room = 0.02 * max(float(steps.max() - steps.min()), 1.0)
+    steps = np.concatenate([curve.steps for curve, _ in curves])
+    room = 0.02 * max(float(np.ptp(steps)), 1.0)
     axes.set_xlim(float(steps.min()) - room, float(steps.max()) + room)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("step")
-    return _draw_spread(axes, panel.curves, limits)
+    return _draw_spread(axes, all_curves, limits)
 
 
 def _lines(curve: Curve, limits: Limits) -> list[Any]:
@@ -164,25 +162,22 @@ def _draw_spread(axes: Any, curves: Sequence[Curve], limits: Limits) -> dict[str
     axes.plot(spread.steps, mean, color="white", linewidth=3.2, alpha=0.8, zorder=6)
     (dashed,) = axes.plot(spread.steps, mean, color=INK, linewidth=1.4, linestyle=(0, (4, 2)), zorder=7)
     (line,) = axes.plot(spread.steps, np.where(is_whole, mean, np.nan), color=INK, linewidth=1.8, zorder=7)
-    return {MEAN: line} | ({MEAN_OF_REST: dashed} if not is_whole.all() else {}) | {spread.band: band}
+    rest = {} if is_whole.all() else {"mean where runs are missing (ended, or NaN)": dashed}
+    return {MEAN: line, **rest, spread.band: band}
 
 
-def _draw_values(axes: Any, panel: Panel, scheme: Scheme, names: Sequence[str]) -> dict[str, Any]:
-    values = np.array([curve.last for curve in panel.curves])
+def _draw_values(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequence[str]) -> None:
+    values = np.array([curve.last for curve in curves])
     known = values[np.isfinite(values)]
     band = np.array(band_of(known[:, None])[1:3]).ravel() if known.size > 1 else []
     limits = limits_of(np.concatenate([values, band]))
-    _set_limits(axes.set_xscale, axes.set_xlim, limits)
-    axes.set_xlabel("last value")
-    curves = [curve for curve in panel.curves if np.isfinite(curve.last)]
-    if not curves:
+    axes.set(xscale="log" if limits.is_log else "linear", xlim=(limits.low, limits.high), xlabel="last value")
+    if not known.size:
         axes.set_yticks([])
-        return {}
-    if len(panel.curves) <= MOST_ROWS:
-        _draw_rows(axes, panel.curves, scheme, names, limits)
+    elif rows_of(curves):
+        _draw_rows(axes, curves, scheme, names, limits)
     else:
-        _draw_cloud(axes, curves, scheme, limits)
-    return {}
+        _draw_cloud(axes, [curve for curve in curves if np.isfinite(curve.last)], scheme, limits)
 
 
 def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequence[str], limits: Limits) -> None:
@@ -193,7 +188,7 @@ def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequen
         axes.axhline(row, color="#dddddd", linewidth=0.6, zorder=1)
         if np.isfinite(curve.last):
             _draw_point(axes, curve.last, row, limits, color=look.colour, markersize=8 if look.is_best else 6)
-    words = [plain(shorten(names[curve.child], NAME_LENGTH)) for curve in curves]
+    words = [plain(shorten(names[curve.child], 34)) for curve in curves]
     known = np.array([curve.last for curve in curves if np.isfinite(curve.last)])
     words += _draw_mean(axes, known, len(curves), limits)
     axes.set_yticks(range(len(words)), words, fontsize=8 if len(words) <= 15 else 7)
@@ -231,82 +226,61 @@ def _draw_point(axes: Any, value: float, row: float, limits: Limits, marker: str
     axes.plot([min(max(value, limits.low), limits.high)], [row], marker, zorder=4, **style)
 
 
-def _set_limits(set_scale: Any, set_ends: Any, limits: Limits) -> None:
-    if limits.is_log:
-        set_scale("log")
-    set_ends(limits.low, limits.high)
+def rows_of(curves: Sequence[Curve]) -> int:
+    """How many named rows a panel needs; 0 for one over steps, or a cloud."""
+    return 0 if have_steps(curves) or len(curves) > MOST_ROWS else len(curves)
 
 
-def rows_of(panel: Panel) -> int:
-    """How many named rows the panel needs; 0 for one over steps, or a cloud."""
-    return 0 if panel.has_steps or len(panel.curves) > MOST_ROWS else len(panel.curves)
-
-
-def looks_named(panels: Sequence[Panel], scheme: Scheme) -> Mapping[int, Look]:
-    """The looks that the legend has to name: of runs that are in the figure, and not named at their rows already."""
-    present = {curve.child for panel in panels for curve in panel.curves}
-    are_named = all(rows_of(panel) for panel in panels)
-    return {
+def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: Sequence[str]) -> Figure:
+    panels = [*family.panels.values()]
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    present = {curve.child for curves in panels for curve in curves}
+    has_number = {curve.child for curves in panels for curve in curves if np.isfinite(curve.values).any()}
+    are_named = all(map(rows_of, panels))  # at their rows
+    named = {
         place: look
         for place, look in scheme.looks.items()
         if look.name and place in present and (look.is_best or not are_named)
     }
-
-
-LEGEND_LENGTH = 70
-COLUMNS = 3
-
-
-def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: Sequence[str]) -> Figure:
-    """The whole figure of one family."""
-    columns = min(COLUMNS, len(family.panels))
-    rows = math.ceil(len(family.panels) / columns)
-    named = looks_named(family.panels, scheme)
-    numberless = {
-        place
-        for place in named
-        if not any(np.isfinite(c.values).any() for panel in family.panels for c in panel.curves if c.child == place)
-    }
     words = [
-        shorten(look.name, LEGEND_LENGTH) + (": no number" if place in numberless else "")
+        shorten(look.name, LEGEND_LENGTH) + ("" if place in has_number else ": no number")
         for place, look in named.items()
     ]
     words += [shorten(name, LEGEND_LENGTH) for name in scheme.categories]
     width = {1: 8.0, 2: 11.5}.get(columns, 15.0)
     legend_columns = max(1, min(6, int(width // (0.067 * max(map(len, [*words, MEAN])) + 0.6))))
     legend_rows = math.ceil((len(words) + 2) / legend_columns)
-    named_rows = [*map(rows_of, family.panels)]
+    named_rows = [*map(rows_of, panels)]
     least = 0.0 if all(named_rows) else 3.4 if rows > 1 else 4.0
     height = rows * max(least, 1.0 + 0.21 * (max(named_rows) + 1)) + 0.9 + 0.2 * legend_rows  # inches
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     explained: dict[str, Any] = {}
     runs = sum(map(is_shown, children))
-    for place, axes in enumerate(grid.flat):
-        if place >= len(family.panels):
-            axes.remove()
-            continue
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (metric, curves) in zip(grid.flat, family.panels.items(), strict=False):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, color="#e6e6e6", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
-        explained |= draw_panel(axes, family.panels[place], scheme, names, runs)
+        explained |= draw_panel(axes, metric, curves, scheme, names, runs)
     experiments = {child.run.experiment for child in children}
     of = f" — {experiments.pop()}" if len(experiments) == 1 else ""
     total = f"{f'{runs} of ' if runs < len(children) else ''}{len(children)} run{'s' * (len(children) != 1)}"
     title = f"{shorten(family.title, 50)}{shorten(of, 40)} ({total})"
     figure.suptitle(plain(title), x=0.01, ha="left", fontsize=13)
     if scheme.scale:
-        _add_colour_bar(figure, grid.flat[: len(family.panels)], scheme.scale)
+        _add_colour_bar(figure, grid.flat[: len(panels)], *scheme.scale)
     handles = [
         Line2D([], [], color=look.colour, linestyle=look.style, linewidth=max(look.width, 1.5))
         for look in named.values()
     ]
     handles += [Line2D([], [], color=colour, linewidth=2) for colour in scheme.categories.values()]
-    labels = [plain(word) for word in words] + [*explained]
-    foot = _foot(children, names)
-    if foot:
-        labels, handles = labels or [""], handles if labels else [Line2D([], [], linestyle="none")]
+    labels, foot = [plain(word) for word in words] + [*explained], _foot(children, names)
+    if foot and not labels:
+        labels, handles = [""], [Line2D([], [], linestyle="none")]
     if labels:
         figure.legend(
             [*handles, *explained.values()],
@@ -336,46 +310,24 @@ def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
     return " ".join(text for text, count in texts.items() if count)
 
 
-def _add_colour_bar(figure: Figure, panels: Any, scale: Scale) -> None:
-    bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), ax=panels, shrink=0.9, aspect=30, pad=0.01)
-    bar.set_label(plain(shorten(scale.name, 40)) + (" (log scale)" if isinstance(scale.norm, LogNorm) else ""))
+def _add_colour_bar(figure: Figure, panels: Any, name: str, norm: Any, colours: Any) -> None:
+    is_log = isinstance(norm, LogNorm)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=panels, shrink=0.9, aspect=30, pad=0.01)
+    bar.set_label(plain(shorten(name, 40)) + (" (log scale)" if is_log else ""))
     bar.ax.tick_params(labelsize=8)
-    is_log = isinstance(scale.norm, LogNorm)
     bar.ax.yaxis.set_major_locator(LogLocator(numticks=8) if is_log else MaxNLocator(nbins=6))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-SETTINGS: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "himl",
-    "font.size": 9.0,
-    "figure.dpi": 100.0,
-    "axes.unicode_minus": True,
-}
-OTHER_SCRIPTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Microsoft YaHei",
-    "Yu Gothic",
-    "Arial Unicode MS",
-)
-DPI = 150
-_UNSAFE = re.compile(r"[^\w.-]+")
-
-
 def save_figures(aggregation: Aggregation, path: Path, primary: str | None, goal: str) -> Sequence[Path]:
     """As `save_plots`, once it is clear that matplotlib is there."""
-    families = families_of(aggregation)
-    names = names_of(aggregation.children)
+    families, children = families_of(aggregation), aggregation.children
+    names, paths = names_of(children), file_names(path, families)
     with _own_settings(), np.errstate(all="ignore"):
-        scheme = scheme_of(aggregation.children, curves_by_metric(families), primary, goal)
-        paths = file_names(path, families)
+        scheme = scheme_of(children, families, primary, goal)
         for family, target in zip(families, paths, strict=True):
-            _save(figure_of(family, aggregation.children, scheme, names), target)
+            _save(figure_of(family, children, scheme, names), target)
     return paths
 
 
@@ -383,17 +335,14 @@ def file_names(path: Path, families: Sequence[Family]) -> list[Path]:
     """*path*, or for several families one beside it each; no two alike, whatever the file system makes of case."""
     if len(families) == 1:
         return [path]
-    taken: set[str] = set()
-    paths = []
+    names: dict[str, str] = {}
     for family in families:
-        stem = _UNSAFE.sub("_", unicodedata.normalize("NFC", family.name)).strip("._")[:80] or "metric"
-        name = f"{stem}-{family.part}" if family.part else stem
-        count = 2
-        while name.casefold() in taken:
-            name, count = f"{stem}_{count}", count + 1
-        taken.add(name.casefold())
-        paths.append(path.with_name(f"{path.stem}-{name}{path.suffix}"))
-    return paths
+        stem = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", family.name)).strip("._")[:80] or "metric"
+        others = (f"{stem}_{count}" for count in count_from(2))
+        first = f"{stem}-{family.part}" if family.part else stem
+        name = next(each for each in chain([first], others) if each.casefold() not in names)
+        names[name.casefold()] = name
+    return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names.values()]
 
 
 @contextmanager
@@ -402,12 +351,29 @@ def _own_settings() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams
+        other_scripts = (
+            "Noto Sans CJK JP",
+            "Noto Sans CJK SC",
+            "Source Han Sans SC",
+            "PingFang SC",
+            "Hiragino Sans",
+            "Microsoft YaHei",
+            "Yu Gothic",
+            "Arial Unicode MS",
+        )
         installed = set(fontManager.get_font_names())  # naming one that is missing would be a warning
-        further = [name for name in OTHER_SCRIPTS if name in installed]
-        settings.update(SETTINGS | {"font.family": ["DejaVu Sans", *further]})
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from (current )?font"
-        )  # a box stands for it; in SVG the viewer has other fonts
+        settings.update(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": "himl",
+                "font.size": 9.0,
+                "figure.dpi": 100.0,
+                "axes.unicode_minus": True,
+                "font.family": ["DejaVu Sans", *(name for name in other_scripts if name in installed)],
+            }
+        )
+        # a box stands for it; in SVG the viewer has other fonts
+        warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")
         yield
 
 
@@ -420,7 +386,7 @@ def _save(figure: Any, path: Path) -> None:
             canvas.print_figure(
                 stream,
                 format="svg" if is_svg else "png",
-                dpi=DPI,
+                dpi=150,
                 metadata={"Date": None} if is_svg else {"Software": None},
             )
     except OSError as err:

@@ -1,13 +1,14 @@
-"""Progress as bars on stderr; only here are events drawn."""
+"""What stands on stderr while a command works: progress as bars, notices, log records."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.redaction import redact
@@ -17,6 +18,8 @@ from himl_cli.render.output import Format
 if TYPE_CHECKING:
     from himl_cli.render.bars import Bars
     from himl_cli.render.output import Output
+
+OWN_LOGGER = "himl_cli"
 
 
 @contextmanager
@@ -40,7 +43,8 @@ class Watcher:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._bars: Bars | None = None
-        self._is_closed = False
+        # of stderr as it is now: below a bar of Rich 13 and 14 it is no terminal
+        self._may_draw = output.format is Format.human and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._turn = Lock()
 
     def __call__(self, event: Event) -> None:
@@ -50,22 +54,53 @@ class Watcher:
                     self._output.notice(event.text)
                 else:
                     self._bars.say(one_line(redact(event.text)))
-            elif self._bars is not None:  # then Rich 13 and 14 have stderr be no terminal
-                self._bars.draw(event)
-            elif (
-                not self._is_closed
-                and self._output.format is Format.human
-                and sys.stderr.isatty()
-                and os.environ.get("TERM") != "dumb"
-            ):
-                from himl_cli.render.bars import Bars
+            elif self._may_draw:
+                if self._bars is None:
+                    from himl_cli.render.bars import Bars
 
-                self._bars = Bars()
+                    self._bars = Bars()
                 self._bars.draw(event)
 
     def close(self) -> None:
         with self._turn:
-            self._is_closed = True
+            self._may_draw = False
             if self._bars is not None:
                 self._bars.stop()
                 self._bars = None
+
+
+class LogFormatter(logging.Formatter):
+    """Guards every record of a handler, its traceback too: no secret is logged, whoever logs it. *plain*: what himl
+    itself logs is `himl: …`, on one line."""
+
+    def __init__(self, form: str, *, plain: bool = False) -> None:
+        super().__init__(form)
+        self._is_plain = plain
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._is_plain and record.name.partition(".")[0] == OWN_LOGGER:
+            return f"himl: {one_line(redact(record.getMessage()))}"
+        return redact(super().format(record))
+
+
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
+    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above
+    it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
+def start_logging(*, verbose: bool) -> None:
+    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
+    INFO."""
+    handler = StderrHandler()
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", plain=not verbose))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger(OWN_LOGGER).setLevel(logging.DEBUG if verbose else logging.WARNING)

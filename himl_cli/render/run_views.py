@@ -43,8 +43,7 @@ from himl_cli.core.sweeps import (
     values_text,
 )
 from himl_cli.render.error_output import one_line
-from himl_cli.render.json import float_form, utc_text
-from himl_cli.render.tables import Column, aligned, as_table
+from himl_cli.render.tables import Column, aligned, as_table, float_form, utc_text
 from himl_cli.render.terminal import STATUS_STYLES, duration_text, folded, local_time, shown_path, styled, width
 
 
@@ -52,13 +51,12 @@ def _tags_text(tags: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in tags.items())
 
 
-NAME_RANK, EXPERIMENT_RANK = 4, 5
-SWAPPED = {NAME_RANK: EXPERIMENT_RANK, EXPERIMENT_RANK: NAME_RANK}
+SWAPPED = {4: 5, 5: 4}  # the ranks of the display name and of the experiment
 
 RUN_COLUMNS = (
     Column("ID", lambda run: run.id),
-    Column("EXPERIMENT", lambda run: run.experiment, rank=EXPERIMENT_RANK, least=8),
-    Column("DISPLAY NAME", own_name, plain=lambda run: run.display_name, rank=NAME_RANK, least=10),
+    Column("EXPERIMENT", lambda run: run.experiment, rank=5, least=8),
+    Column("DISPLAY NAME", own_name, plain=lambda run: run.display_name, rank=4, least=10),
     Column("STATUS", lambda run: run.status.value, rank=1, least=9, style=lambda run: STATUS_STYLES[run.status.value]),
     Column(
         "STARTED",
@@ -127,10 +125,6 @@ def deletion_question(runs: Sequence[Run], below: Mapping[str, str]) -> str:
     return f"Delete {len(runs)} runs with all their files: {names}?"
 
 
-LONGEST_NAME = 40
-"""Longer ones would break the lines of all; `runs show STEP-RUN` has them whole."""
-
-
 def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> Iterator[str]:
     """A heading and a line a step; a step that waited for several stands below the last of them, and names all."""
     rows = list(_tree(children, below, ""))
@@ -142,14 +136,19 @@ def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: s
     steps = {child.tags.get(STEP, child.id): child for child in children}
     tags = {key: child.tags.get(STEP_AFTER, "") for key, child in steps.items()}
     waits = {key: [each for each in names.split(",") if each in steps] for key, names in tags.items()}
-    names = {key: _shorten_end(one_line(run.display_name or key), LONGEST_NAME) for key, run in steps.items()}
-    depths = _depths(waits)
-    parents = {key: max(waited, key=lambda each: depths[each]) if waited else "" for key, waited in waits.items()}
-    parents = {key: parent if _has_root(key, parents) else "" for key, parent in parents.items()}
+    # Longer names would break the lines of all; `runs show STEP-RUN` has them whole
+    names = {key: _shorten_end(one_line(run.display_name or key), 40) for key, run in steps.items()}
+    depths: dict[str, int] = {}  # on the longest way up; tags may say that steps wait for each other in a circle
+    ready = [key for key in steps if not waits[key]]
+    while ready:
+        depths |= {key: 1 + max((depths[each] for each in waits[key]), default=0) for key in ready}
+        ready = [key for key in steps if key not in depths and all(each in depths for each in waits[key])]
+    last = {key: max(waited, key=lambda each: depths.get(each, 0)) for key, waited in waits.items() if waited}
+    parents = {key: parent for key, parent in last.items() if parent in depths}
 
-    def branch(root: str, indent: str) -> Iterator[Sequence[str]]:
+    def branch(root: str | None, indent: str) -> Iterator[Sequence[str]]:
         for key, run in steps.items():
-            if parents[key] != root:
+            if parents.get(key) != root:
                 continue
             after = ", ".join(names[each] for each in waits[key]) if len(waits[key]) > 1 else ""
             yield f"{indent}{names[key]}", run.status.value, duration_text(run.duration), run.id, after
@@ -160,41 +159,11 @@ def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: s
                 yield from _tree(inside, below, f"{indent}  ")
             yield from branch(key, f"{indent}  ")
 
-    yield from branch("", indent)
+    yield from branch(None, indent)
 
 
-def _has_root(key: str, parents: Mapping[str, str]) -> bool:
-    """Whether the way up from *key* ends: tags may say that steps wait for each other in a circle."""
-    for _ in parents:
-        key = parents[key]
-        if not key:
-            return True
-    return False
-
-
-def _depths(waits: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How many steps stand above each one on its longest way up; 0 for those that wait for a circle."""
-    left = {key: set(waited) for key, waited in waits.items()}
-    followers: dict[str, list[str]] = {key: [] for key in waits}
-    for key, waited in left.items():
-        for each in waited:
-            followers[each].append(key)
-    depths = dict.fromkeys(waits, 0)
-    free = [key for key, waited in left.items() if not waited]
-    for key in free:  # grows on the way
-        for each in followers[key]:
-            depths[each] = max(depths[each], depths[key] + 1)
-            left[each].discard(key)
-            if not left[each]:
-                free.append(each)
-    return {key: 0 if left[key] else depths[key] for key in waits}
-
-
-MOST_ROWS = 40
-FIRST, LAST = 25, 10
+MOST_ROWS, FIRST, LAST = 40, 25, 10
 """How many are shown to a person of more trials than that; a pipe gets all."""
-BEST_SHOWN = 5
-BEST = "*"
 
 
 def _counts(runs: Iterable[Run]) -> str:
@@ -203,12 +172,11 @@ def _counts(runs: Iterable[Run]) -> str:
 
 
 def trials_view(sweep: SweepView) -> Iterator[str]:
-    """A heading, a row a trial, and what they are compared by."""
     yield from ("", styled(f"Trials: {_counts(trial.run for trial in sweep.trials)}", "bold"))
     yield from _trial_rows(sweep, sweep.ranked)
 
 
-def best_lines(sweep: SweepView, most: int = BEST_SHOWN) -> Iterator[str]:
+def best_lines(sweep: SweepView, most: int = 5) -> Iterator[str]:
     """The *most* best trials as a table, of folds and seeds all; nothing where none has a value."""
     with_value = [trial for trial in sweep.ranked if trial.value is not None]
     shown = with_value if sweep.is_repeated else with_value[:most]
@@ -226,11 +194,18 @@ def best_lines(sweep: SweepView, most: int = BEST_SHOWN) -> Iterator[str]:
 def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
     """A row a trial; mean and spread of folds and seeds; of a search why the best trial is not the one with the best
     value of the table."""
-    yield from _for_people(sweep, ranked) if sys.stdout.isatty() else _in_full(sweep, ranked)
+    numbers = {trial.run.id: trial.run.tags.get(TRIAL) or trial.run.id for trial in sweep.trials}
+    columns = _trial_columns(sweep, numbers)
+    if sys.stdout.isatty():
+        yield from _for_people(ranked, columns, numbers)
+    else:
+        named = [column for column in columns if column.title or sweep.best]
+        rows = [[(column.plain or column.text)(trial) for column in named] for trial in ranked]
+        right = [place for place, column in enumerate(named) if column.right and place]
+        yield from aligned([[column.title for column in named], *rows], right=right)
     if sweep.best and sweep.best != sweep.best_at_the_end:
-        trial = next((trial for trial in sweep.trials if trial.run.id == sweep.best), None)
-        has_number = trial is not None and _trial_number(trial) != sweep.best and sys.stdout.isatty()
-        best = f"trial {_trial_number(trial)}" if trial is not None and has_number else sweep.best
+        number = numbers.get(sweep.best, sweep.best)
+        best = f"trial {number}" if number != sweep.best and sys.stdout.isatty() else sweep.best
         yield styled(f"The best value at any step is that of {best}; the table has last values.", "dim")
     values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
     if sweep.is_repeated and values:
@@ -239,14 +214,13 @@ def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
         yield f"{sweep.metric}: mean {mean}{spread} of {runs}"
 
 
-def trial_columns(sweep: SweepView) -> Sequence[Column]:
+def _trial_columns(sweep: SweepView, numbers: Mapping[str, str]) -> Sequence[Column]:
     """Number, values, primary metric, status, duration."""
     names = dict.fromkeys(name for trial in sweep.trials for name in trial.hyperparameters)
     values = {name: [trial.hyperparameters.get(name, 0) for trial in sweep.trials] for name in names}
     numeric = [name for name in names if all(isinstance(value, (int, float)) for value in values[name])]
-    best = sweep.best
     return (
-        Column("TRIAL", lambda trial: _trial_number(trial), plain=lambda trial: trial.run.id, right=True),
+        Column("TRIAL", lambda trial: numbers[trial.run.id], plain=lambda trial: trial.run.id, right=True),
         *(
             Column(name, partial(_value, name), rank=4 + place, least=5, right=name in numeric)
             for place, name in enumerate(names)
@@ -254,8 +228,8 @@ def trial_columns(sweep: SweepView) -> Sequence[Column]:
         Column(sweep.metric or "METRIC", lambda trial: number_text(trial.value), rank=1, least=9, right=True),
         Column(
             "",
-            lambda trial: BEST if trial.run.id == best else "",
-            plain=lambda trial: "best" if trial.run.id == best else "",
+            lambda trial: "*" if trial.run.id == sweep.best else "",
+            plain=lambda trial: "best" if trial.run.id == sweep.best else "",
             rank=1,
             least=1,
         ),
@@ -278,31 +252,17 @@ def number_text(value: float | None) -> str:
     return form if isinstance(form, str) else f"{form:.6g}"
 
 
-def _for_people(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
+def _for_people(ranked: Sequence[TrialView], columns: Sequence[Column], numbers: Mapping[str, str]) -> Iterator[str]:
     left_out = ranked[FIRST:-LAST] if len(ranked) > MOST_ROWS else []
     shown = [*ranked[:FIRST], *ranked[-LAST:]] if left_out else ranked
-    lines = as_table(shown, trial_columns(sweep)).split("\n")
-    cut = 1 + FIRST if left_out else len(lines)
-    yield from lines[:cut]
+    lines = as_table(shown, columns).split("\n")
     if left_out:
-        yield styled(
-            f"… {len(left_out)} more ({_counts(trial.run for trial in left_out)}); a pipe gets all of them …", "dim"
-        )
-    yield from lines[cut:]
-    number = next((trial for trial in shown if _trial_number(trial) != trial.run.id), None)
-    if number is not None:
-        yield styled(f"Trial {_trial_number(number)} is run {number.run.id}.", "dim")
-
-
-def _in_full(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
-    columns = [column for column in trial_columns(sweep) if column.title or sweep.best]
-    rows = [[(column.plain or column.text)(trial) for column in columns] for trial in ranked]
-    numbers = [place for place, column in enumerate(columns) if column.right and place]
-    yield from aligned([[column.title for column in columns], *rows], right=numbers)
-
-
-def _trial_number(trial: TrialView) -> str:
-    return trial.run.tags.get(TRIAL) or trial.run.id
+        counts = _counts(trial.run for trial in left_out)
+        lines.insert(1 + FIRST, styled(f"… {len(left_out)} more ({counts}); a pipe gets all of them …", "dim"))
+    yield from lines
+    example = next((trial.run.id for trial in shown if numbers[trial.run.id] != trial.run.id), None)
+    if example is not None:
+        yield styled(f"Trial {numbers[example]} is run {example}.", "dim")
 
 
 def _value(name: str, trial: TrialView) -> str:

@@ -1,24 +1,26 @@
-"""Tables: fitted to the terminal for people, tab-separated for programs."""
+"""Records for people and for programs: tables fitted to the terminal or tab-separated, and the form of each kind of
+record in strict JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime, timezone
+from enum import Enum
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePath
+from typing import Any
 
+from himl_cli.core.errors import HimlError
+from himl_cli.core.runs import Metric, Run, RunDetails, Texts
 from himl_cli.render.error_output import one_line
-from himl_cli.render.json import json_form
 from himl_cli.render.terminal import has_colour, styled, width
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-
 GAP = 2
+LEAST = 12  # characters that are left of a cell which is cut
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,34 @@ def as_tabs(rows: Sequence[Any], columns: Sequence[Column]) -> Iterator[str]:
 
 def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     """The table in the width and colours of the terminal that stdout is; a column without any content is left out."""
+    from rich.cells import cell_len
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    coloured = has_colour(sys.stdout)
-    console = Console(
-        file=StringIO(), width=width(), force_terminal=coloured, color_system="standard" if coloured else None
-    )
     cells = [[one_line(column.text(row)) for column in columns] for row in rows]
-    console.print(_rich_table(rows, cells, columns, console))
-    written = console.file
-    assert isinstance(written, StringIO)
+    natural = [
+        max([cell_len(column.title), *(cell_len(line[place]) for line in cells)])
+        if column.rank == 0 or any(line[place] for line in cells)
+        else 0
+        for place, column in enumerate(columns)
+    ]
+    widths = fitted(natural, columns, width())
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    shown = [(place, column) for place, column in enumerate(columns) if widths[place]]
+    for place, column in shown:
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            max_width=widths[place] if column.rank or column.folds else None,
+            no_wrap=column.rank > 0,
+            overflow="ellipsis" if column.rank else "fold",
+        )
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*(Text(line[place], column.style(row) if column.style else "") for place, column in shown))
+    coloured, written = has_colour(sys.stdout), StringIO()
+    colours: Any = "standard" if coloured else None
+    Console(file=written, width=width(), force_terminal=coloured, color_system=colours).print(table)
     return "\n".join(line.rstrip() for line in written.getvalue().rstrip("\n").split("\n"))
 
 
@@ -87,41 +107,6 @@ def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> lis
     return widths
 
 
-def _rich_table(rows: Sequence[Any], cells: list[list[str]], columns: Sequence[Column], console: Console) -> Table:
-    from rich.cells import cell_len
-    from rich.table import Table
-    from rich.text import Text
-
-    natural = [
-        max([cell_len(column.title), *(cell_len(line[place]) for line in cells)])
-        for place, column in enumerate(columns)
-    ]
-    natural = [
-        size if column.rank == 0 or any(line[place] for line in cells) else 0
-        for place, (size, column) in enumerate(zip(natural, columns, strict=True))
-    ]
-    widths = fitted(natural, columns, console.width)
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    shown = [place for place, size in enumerate(widths) if size]
-    for place in shown:
-        column = columns[place]
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            max_width=widths[place] if column.rank or column.folds else None,
-            no_wrap=column.rank > 0,
-            overflow="ellipsis" if column.rank else "fold",
-        )
-    for row, line in zip(rows, cells, strict=True):
-        styles = {place: (style(row) if (style := columns[place].style) else "") for place in shown}
-        table.add_row(*(Text(line[place], style=styles[place]) for place in shown))
-    return table
-
-
-LEAST = 12
-"""Characters that are left of a cell which is cut."""
-
-
 def aligned(
     rows: Sequence[Sequence[str]],
     *,
@@ -132,8 +117,8 @@ def aligned(
 ) -> Iterator[str]:
     """Rows as lines with their cells below each other; the first row is a header.
 
-    On a terminal without room for all of them columns make room by their *ranks*, as in `tables.fitted`: the cells of
-    those in *cut* are cut, and then whole columns are left out.
+    On a terminal without room for all of them columns make room by their *ranks*, as in `fitted`: the cells of those in
+    *cut* are cut, to LEAST characters, and then whole columns are left out.
     """
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     if ranks and sys.stdout.isatty():
@@ -144,14 +129,11 @@ def aligned(
         widths = fitted(widths, columns, width() - len(indent))
     for number, row in enumerate(rows):
         cells = [
-            (_shortened(cell, size, place), size, place in right)
+            (str.rjust if place in right else str.ljust)(_shortened(cell, size, place), size)
             for place, (cell, size) in enumerate(zip(row, widths, strict=True))
             if size
         ]
-        line = (
-            indent
-            + "  ".join(cell.rjust(size) if is_right else cell.ljust(size) for cell, size, is_right in cells).rstrip()
-        )
+        line = indent + "  ".join(cells).rstrip()
         yield styled(line, "dim") if number == 0 else line
 
 
@@ -184,7 +166,6 @@ def row_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def first_value(row: Row) -> str:
-    """The value that stands first in *row*."""
     return plain_value(next(iter(row.values()), None))
 
 
@@ -196,6 +177,105 @@ def plain_value(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """*value* for people: numbers with six digits at most."""
     form = json_form(value)
-    return f"{form:.6g}" if isinstance(form, float) else plain_value(value)
+    return f"{form:.6g}" if isinstance(form, float) else plain_value(form)
+
+
+def json_form(value: Any) -> Any:
+    """*value* in types that strict JSON has: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex
+    digits, records by field."""
+    if value is None or type(value) in (str, int, bool):
+        return value
+    form = FORMS.get(type(value)) or next((form for kind, form in FORMS.items() if isinstance(value, kind)), None)
+    if form is not None:
+        return form(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
+    return value
+
+
+def run_form(run: Run) -> dict[str, Any]:
+    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is
+    known."""
+    duration = run.duration
+    return {
+        "id": run.id,
+        "experiment": run.experiment,
+        "display_name": run.display_name,
+        "status": run.status.value,
+        "started": json_form(run.started),
+        "duration": None if duration is None else round(duration, 3),
+        "tags": dict(run.tags),
+        "created": json_form(run.created),
+        "ended": json_form(run.ended),
+        "parent": run.parent,
+        "exit_code": run.exit_code,
+        "reason": run.reason,
+        "description": run.description,
+        "command": run.command,
+        "workspace": run.workspace.removeprefix("workspace "),
+        "folder": run.folder,
+        "url": run.url,
+        "recovery_id": run.recovery_id,
+    }
+
+
+def details_form(details: RunDetails) -> dict[str, Any]:
+    """A run with all that was logged; its trials with their values and the last value of the primary metric, its steps
+    with what is below them."""
+    logged = {name: json_form(getattr(details, name)) for name in ("parameters", "metrics", "texts")}
+    form, sweep = run_form(details.run) | logged, details.sweep
+    if sweep is None:
+        return form | {"children": [_nested_form(child, details) for child in details.children]}
+    trials = {
+        trial.run.id: {"hyperparameters": dict(trial.hyperparameters), "primary_metric": json_form(trial.value)}
+        for trial in sweep.trials
+    }
+    return form | {
+        "primary_metric": {"name": sweep.metric, "goal": sweep.goal, "best": sweep.best or None},
+        "children": [run_form(child) | trials.get(child.id, {}) for child in details.children],
+    }
+
+
+def _nested_form(run: Run, details: RunDetails) -> dict[str, Any]:
+    if run.id not in details.below:
+        return run_form(run)
+    return run_form(run) | {"children": [_nested_form(each, details) for each in details.below[run.id]]}
+
+
+def metric_form(metric: Metric | Texts) -> dict[str, Any]:
+    """A metric or texts in short: the last value and its step, how many values there are, and the run that logged
+    them."""
+    last = metric.last
+    count = len(metric.points)
+    return {"name": metric.name, "value": json_form(last.value), "step": last.step, "count": count, "run": metric.run}
+
+
+def float_form(value: float) -> float | str:
+    """JSON has no word for NaN and the infinities."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def utc_text(time: datetime) -> str:
+    """`2026-03-01T12:00:00.000Z`; always of this width, so that text sorts by time."""
+    utc = time.astimezone(timezone.utc)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+FORMS: Mapping[type, Callable[[Any], Any]] = {
+    Run: run_form,
+    Metric: metric_form,
+    Texts: metric_form,
+    RunDetails: details_form,
+    Mapping: lambda value: {str(name): json_form(entry) for name, entry in value.items()},
+    **dict.fromkeys((list, tuple, set, frozenset), lambda value: [json_form(entry) for entry in value]),
+    Enum: lambda value: value.value,
+    float: float_form,
+    datetime: utc_text,
+    bytes: bytes.hex,
+    HimlError: lambda error: {"code": error.code, "message": str(error), "hint": error.hint},
+    PurePath: str,
+}
+"""The form of each kind of record."""

@@ -11,7 +11,6 @@ from typing import TextIO
 
 STATUS_STYLES = {"Completed": "green", "Failed": "red", "Canceled": "yellow", "Running": "cyan", "Queued": "dim"}
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
-_PIECES = re.compile(r"(?<!\S)\(?'[^']+'\S*|\S+")
 
 
 def allows_colour() -> bool:
@@ -45,7 +44,7 @@ def folded(text: str, columns: int) -> list[str]:
     A word that no line has room for begins on a line of its own and is cut.
     """
     lines: list[str] = []
-    for quoted in _PIECES.findall(text):
+    for quoted in re.findall(r"(?<!\S)\(?'[^']+'\S*|\S+", text):
         for piece in [quoted] if len(quoted) <= columns else quoted.split():
             if lines and len(lines[-1]) + 1 + len(piece) <= columns:
                 lines[-1] += f" {piece}"
@@ -60,14 +59,14 @@ def duration_text(seconds: float | None) -> str:
         return ""
     if seconds < 9.95:
         return f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02d}h"
+    if hours:
+        return f"{hours}h {minute:02d}m"
+    return f"{minutes}m {second:02d}s" if minutes else f"{second}s"
 
 
 def local_time(time: datetime | None, now: datetime | None = None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from himl_cli.app import loaded
-from himl_cli.commands.submit_settings import submit_settings
+from himl_cli.commands.scripts import submit_settings
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
 from himl_cli.services.project_setup import read_deepseismic, read_innereye

@@ -10,7 +10,7 @@ import typer
 from hypothesis import strategies as st
 
 from himl_cli.commands import options
-from himl_cli.commands.submit_settings import check_variables
+from himl_cli.commands.scripts import check_variables
 from himl_cli.core import redaction
 from himl_cli.core import redaction as addresses
 from himl_cli.core.errors import BadUsage

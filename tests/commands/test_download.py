@@ -231,7 +231,7 @@ def test_odd_names_are_shown_and_arrive(himl: Himl, recorded: RecordedRuns, proj
 
 @pytest.mark.usefixtures("recorded")
 def test_what_comes_is_not_imported_before_it_is_needed(himl: Himl) -> None:
-    source = "import sys, himl_cli.commands.download, himl_cli.commands.datastore; print(sorted({'filelock', 'sqlite3', 'rich', 'hashlib'} & {*sys.modules}))"
+    source = "import sys, himl_cli.commands.files; print(sorted({'filelock', 'sqlite3', 'rich', 'hashlib'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from himl_cli.app import COMMANDS, app
-from himl_cli.commands.reference import app_shape
+from himl_cli.commands.completion import app_shape
 from tests.forked_himl import PROGRAM, forked
 from tests.running import Himl
 from tests.terminal import Terminal

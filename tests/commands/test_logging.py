@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import logging
-from himl_cli.commands.session import start_logging
+from himl_cli.render.progress import start_logging
 start_logging(verbose={verbose})
 logging.getLogger("azure").warning("fetching %s", "https://h/x?sig=HIDDEN")
 logging.getLogger("azure").info("polled")
@@ -23,7 +23,7 @@ except ValueError:
 
 OWN = """
 import io, logging, sys
-from himl_cli.commands.session import start_logging
+from himl_cli.render.progress import start_logging
 start_logging(verbose={verbose})
 logging.getLogger("himl_cli.workspaces.retry").warning("%s answered 503;\\ntrying again in %.0f s: sig?sig=HIDDEN", "host", 3)
 real, sys.stderr = sys.stderr, io.StringIO()  # as a progress bar does

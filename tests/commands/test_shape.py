@@ -11,8 +11,8 @@ import typer
 import typer.main
 
 from himl_cli.app import COMMANDS, app
+from himl_cli.commands.completion import app_shape
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.reference import app_shape
 from himl_cli.core.command_shape import CommandShape, OptionShape
 from tests.running import Himl
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from docs.tools.terminal import settled
 from himl_cli.app import app
-from himl_cli.commands.reference import app_shape
+from himl_cli.commands.completion import app_shape
 from tests.forked_himl import PROGRAM
 from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace

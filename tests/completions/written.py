@@ -12,8 +12,7 @@ from functools import cache
 import typer.main
 
 from himl_cli.app import app
-from himl_cli.commands.completion import program_of
-from himl_cli.commands.reference import app_shape
+from himl_cli.commands.completion import app_shape, program_of
 from himl_cli.core.command_shape import CommandShape
 from himl_cli.render.completions import FILES, completion_script
 from tests.completions.shells import SCRIPTS

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 from himl_cli.app import app
-from himl_cli.commands.reference import app_shape
+from himl_cli.commands.completion import app_shape
 from himl_cli.core.command_shape import CommandShape
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from himl_cli.core.results import Aggregation, Child, RunResults, Series
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import Scalar
-from himl_cli.render.plot_data import Scheme, curves_by_metric, families_of, names_of, scheme_of
+from himl_cli.render.plot_data import Scheme, families_of, names_of, scheme_of
 from himl_cli.render.plots import figure_of
 
 Points = Sequence[tuple[int, float]]
@@ -46,12 +46,12 @@ def sweep(count: int, **more: Any) -> Aggregation:
 def figures(aggregation: Aggregation, primary: str | None = None, goal: str = "minimize") -> dict[str, Any]:
     """The figures as objects, by family."""
     found = families_of(aggregation)
-    scheme = scheme_of(aggregation.children, curves_by_metric(found), primary, goal)
+    scheme = scheme_of(aggregation.children, found, primary, goal)
     return {family.title: figure_of(family, aggregation.children, scheme, names_of(aggregation.children)) for family in found}
 
 
 def scheme(aggregation: Aggregation, primary: str | None = None, goal: str = "minimize") -> Scheme:
-    return scheme_of(aggregation.children, curves_by_metric(families_of(aggregation)), primary, goal)
+    return scheme_of(aggregation.children, families_of(aggregation), primary, goal)
 
 
 def legend(figure: Any) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.montage import Box, CellOutcome, MontageResult, WrittenFile
-from himl_cli.render.montage import LISTED, failed_lines, print_montage
 from himl_cli.render.output import Format, Output
+from himl_cli.render.results import FAILED_SLIDES_SHOWN, failed_lines, print_montage
 
 
 def cell(slide_id: str, reason: str = "", *, is_ok: bool | None = None, remark: str = "") -> CellOutcome:
@@ -78,8 +78,8 @@ def test_where_none_was_read_the_end_says_so(capfd: pytest.CaptureFixture[str]) 
 
 def test_thousands_of_reasons_do_not_flood() -> None:
     lines = list(failed_lines([cell(f"s{number}", f"byte {number} is odd") for number in range(5000)]))
-    assert len(lines) == LISTED + 1
-    assert lines[-1] == f"... and {5000 - LISTED:,} more, for other reasons; montage.csv has them all."
+    assert len(lines) == FAILED_SLIDES_SHOWN + 1
+    assert lines[-1] == f"... and {5000 - FAILED_SLIDES_SHOWN:,} more, for other reasons; montage.csv has them all."
 
 
 def test_programs_get_every_reason_and_remark(capfd: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def test_failed_runs_are_named_and_not_drawn() -> None:
     figure = figures(runs)["loss"]
     assert figure.legends[0].get_title().get_text() == "1 of 4 failed, not shown: lr=2."
     assert "lr=2" not in legend(figure)
-    assert {curve.child for panel in families_of(runs)[0].panels for curve in panel.curves} == {0, 2, 3}
+    assert {curve.child for curves in families_of(runs)[0].panels.values() for curve in curves} == {0, 2, 3}
 
 
 def test_a_run_without_the_metric_shifts_no_other() -> None:

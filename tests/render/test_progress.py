@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.render.bars import clock, rate
+from himl_cli.render.bars import rate
 from tests.terminal import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
@@ -128,11 +128,6 @@ def test_a_thread_that_is_still_at_work_draws_nothing_after_the_end(tmp_path: Pa
     assert terminal.finish() == 0
     assert terminal.screen.count("\x1b[?25l") == terminal.screen.count("\x1b[?25h") == 1, "the cursor is shown again"
     assert terminal.screen.rpartition("\x1b[?25h")[2].endswith("\x1b[2Klate\ndone\n")
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(None, "-:--"), (0.4, "0:00"), (48.9, "0:48"), (725, "12:05"), (3723, "1:02:03"), (360000, "100:00:00")])
-def test_time_left(seconds: float | None, text: str) -> None:
-    assert clock(seconds) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(0.0312, "0.031"), (0.932, "0.93"), (3.44, "3.4"), (9.94, "9.9"), (9.96, "10"), (99.7, "100"), (1240.3, "1,240")])

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.app import loaded
-from himl_cli.commands.submit_settings import check_variables, submit_settings
+from himl_cli.commands.scripts import check_variables, submit_settings
 from himl_cli.core import redaction
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of

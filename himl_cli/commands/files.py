@@ -1,0 +1,205 @@
+"""`himl download`, the files of runs, and `himl datastore`, files of a datastore up, down and listed.
+
+Services are imported in the functions that need them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import (
+    GlobOptions,
+    OutputOptions,
+    RunArgs,
+    SelectionOptions,
+    TransferOptions,
+    WorkspaceOptions,
+    option,
+)
+from himl_cli.commands.session import For, open_session
+from himl_cli.core.errors import RunNotFound
+
+download_app = group()
+datastore_app = group(
+    "Upload, download and list files of a datastore: of the Azure ML workspace where one is configured, else of the "
+    "local one."
+)
+DATASTORE = option("Which one (default: the workspace's default one).", "NAME", panel="Workspace")
+
+
+@command(download_app, "download")
+def download(
+    *,
+    selection: SelectionOptions,
+    prefix: str = option("Only names that start so, or one file.", "P", "", show_default=False, panel="Which files"),
+    output_key: str | None = option("The run's output dataset KEY, not its artifacts.", "KEY"),
+    list_only: bool = option("List the files, download nothing.", default=False, names=("--list",)),
+    globs: GlobOptions,
+    output_dir: Path = option("Files go to DIR/RUN_ID/NAME.", "DIR", Path("outputs"), kind=Path, panel="Where to"),
+    flat: bool = option("Files go to DIR/NAME (one run only).", default=False),
+    strip_prefix: bool = option("Drop the folders of the prefix from names.", default=False),
+    transfer_opts: TransferOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
+) -> None:
+    """Download the files of runs, checked by MD5.
+
+    Without a run: of the one submitted last from this folder. Complete files are skipped, partial ones resumed; files
+    here that differ are left as they are and listed, unless --overwrite is given.
+
+    \b
+      himl download --prefix outputs
+      himl download train_1772366400_0a1b2c3d --include '*.ckpt' --flat
+      himl download --experiment train --num_runs 3 --list
+    """
+    from himl_cli.core.sweeps import MANY
+    from himl_cli.render.results import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
+    from himl_cli.services.runs.changes import kind_of
+    from himl_cli.services.runs.lookup import find_runs
+    from himl_cli.services.transfer.download import download_runs
+    from himl_cli.services.transfer.filters import list_files
+    from himl_cli.services.transfer.plan import DownloadRequest
+
+    filters, how = globs.filters(prefix), transfer_opts
+    selected = selection.selection(runs, single="--flat" if flat and not list_only else "")
+    with open_session(workspace_opts, output_opts) as session:
+        workspace, output = session.workspace, session.output
+        try:
+            found = find_runs(workspace, selected, cwd=session.cwd, notify=session.notify)
+        except RunNotFound as err:
+            if err.run in (runs or ()) and not err.similar:
+                others = [word for word in runs or () if word != err.run] or ["latest"]
+                files, folder = (
+                    shlex.join(["himl", "download", *others, each, err.run]) for each in ("--prefix", "--output_dir")
+                )
+                err.hint = f"For files of that name: {files} - for a folder to write to: {folder}"
+            raise
+        files_of = workspace.run_files if output_key is None else partial(workspace.output_files, key=output_key)
+        if list_only:
+            listed = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
+            columns = FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS
+            return output.table(listed, columns, quiet=lambda file: str(file.name), empty="No files.")
+        request = DownloadRequest(
+            output_dir, filters, "", strip_prefix, how.overwrite, not how.no_validate, how.workers
+        )
+        result = download_runs(files_of, found, request, output_key=output_key, flat=flat, notify=session.notify)
+    nothing = f"Run '{found[0].id}' has no files." if len(found) == 1 else "None of these runs has any files."
+    parent = next((run for run in found if MANY in run.tags), None)
+    if parent and not selection.children:
+        output.notice(f"Run '{parent.id}' is a {kind_of(parent)}: --children downloads the files of the runs below it.")
+    folders = [output_dir] if flat else [output_dir / run.id for run in found]
+    print_transfer(output, result, "Downloaded", [str(folder) for folder in folders], nothing=nothing)
+
+
+@command(datastore_app, "upload")
+def upload_files(
+    *,
+    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder, whose contents are uploaded, or a file.")],
+    remote_prefix: Annotated[
+        str, typer.Argument(metavar="REMOTE_PREFIX", help="The folder in the datastore; '.' is its top.")
+    ],
+    globs: GlobOptions,
+    transfer_opts: TransferOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    datastore: str | None = DATASTORE,
+) -> None:
+    """Upload a folder's contents, or a file.
+
+    Identical files are skipped; files there that differ are left as they are and listed, unless --overwrite is given.
+
+    \b
+      himl datastore upload data/digits digits
+      himl datastore upload model.ckpt models --datastore shared
+    """
+    from himl_cli.render.results import print_transfer
+    from himl_cli.services.transfer.plan import UploadRequest
+    from himl_cli.services.transfer.upload import checked_prefix, upload
+
+    target, how = checked_prefix(remote_prefix) or ".", transfer_opts
+    request = UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, not how.no_validate, how.workers)
+    with open_session(workspace_opts, output_opts, For.data) as session:
+        store = session.workspace.datastore(datastore)
+        result = upload(store, request, session.notify)
+        inside = f"{store.label} of {session.workspace.label}"
+    print_transfer(session.output, result, "Uploaded", [target], inside=inside)
+
+
+@command(datastore_app, "download")
+def download_files(
+    *,
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file; '' is all.")],
+    local_dir: Annotated[
+        Path,
+        typer.Argument(metavar="LOCAL_DIR", help="The folder to write to; the whole remote path is kept below it."),
+    ],
+    globs: GlobOptions,
+    transfer_opts: TransferOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    datastore: str | None = DATASTORE,
+    strip_prefix: bool = option("Drop the folders of the prefix from the names.", default=False, panel="Which files"),
+) -> None:
+    """Download files, checked by MD5.
+
+    Complete files are skipped, partial ones resumed; files here that differ are left as they are and listed, unless
+    --overwrite is given.
+
+    \b
+      himl datastore download digits data
+      himl datastore download models/ . --strip_prefix --include '*.ckpt'
+    """
+    from himl_cli.render.results import print_transfer
+    from himl_cli.services.transfer.download import download_blobs
+    from himl_cli.services.transfer.plan import DownloadRequest
+
+    filters, how = globs.filters(prefix), transfer_opts
+    request = DownloadRequest(local_dir, filters, "", strip_prefix, how.overwrite, not how.no_validate, how.workers)
+    with open_session(workspace_opts, output_opts, For.data) as session:
+        store = session.workspace.datastore(datastore)
+        result = download_blobs(store, request, notify=session.notify)
+    nothing = f"There are no files in {store.label}."
+    print_transfer(session.output, result, "Downloaded", [str(local_dir)], nothing=nothing)
+
+
+@command(datastore_app, "list")
+def list_stored(
+    *,
+    globs: GlobOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    datastore: str | None = DATASTORE,
+    null: bool = option("Names alone, each ended by a null character, for xargs -0.", default=False, panel="Options"),
+    prefix: Annotated[
+        str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)
+    ] = "",
+) -> None:
+    """List files with their sizes.
+
+    \b
+      himl datastore list
+      himl datastore list models/ --include '*.ckpt' -q
+    """
+    from himl_cli.render.output import encoded
+    from himl_cli.render.results import FILE_COLUMNS
+    from himl_cli.services.transfer.filters import list_files
+
+    filters = globs.filters(prefix)
+    with open_session(workspace_opts, output_opts, For.data) as session:
+        store = session.workspace.datastore(datastore)
+        files = list_files(store, filters)
+        if null:
+            for file in files:
+                session.output.write(encoded(f"{file.name}\0", sys.stdout))
+            return session.output.flush()
+        empty = f"No files in {store.label}."
+        session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=empty)

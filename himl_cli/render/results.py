@@ -1,0 +1,470 @@
+"""What commands print: of jobs, transfers, checkpoints, montages, set-up and checks. The result goes to stdout, what
+goes with it to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from himl_cli.core.blobs import TransferResult, causes, named
+from himl_cli.core.checkpoints import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints
+from himl_cli.core.jobs import SnapshotReport, secrets_text
+from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
+from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
+from himl_cli.core.runs import Run, RunStatus, SweepView
+from himl_cli.core.sweeps import MANY
+from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
+from himl_cli.render.error_output import one_line
+from himl_cli.render.output import Format, Output
+from himl_cli.render.run_views import best_lines
+from himl_cli.render.tables import Column, run_form, utc_text
+from himl_cli.render.terminal import (
+    duration_text,
+    folded,
+    local_time,
+    shown_path,
+    size_text,
+    styled,
+    width,
+)
+
+FAILED_FILES_SHOWN, FAILED_SLIDES_SHOWN = 50, 20  # reasons that are told one by one; --json has them all
+STYLES = {CheckState.passed: "green", CheckState.failed: "red", CheckState.note: "yellow", CheckState.skipped: "dim"}
+STATE_WIDTH, NAME_WIDTH = 8, 17
+
+
+def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotReport | None) -> None:
+    """Remarks on what was decided for the user, and how much each job sends; of much, what makes it so large and where
+    to leave it out."""
+    for remark in remarks:
+        output.notice(remark)
+    for report in filter(None, reports):
+        root, count = report.snapshot.root, len(report.snapshot.files)
+        size = size_text(report.snapshot.size)
+        output.notice(f"Snapshot of '{root}': {count:,} file{'s' * (count != 1)}, {size}.")
+        if report.downloads:
+            folders = ", ".join(f"'{folder}'" for folder in report.downloads)
+            output.notice(
+                f"Left out, since himl downloaded it: {folders}. Data that the job needs is named by --input."
+            )
+        if report.secrets:
+            output.notice(secrets_text(report.secrets))
+        if report.is_large:
+            largest = ", ".join(
+                f"{name} ({size_text(size)}{', a link' if (root / name).is_symlink() else ''})"
+                for name, size in report.largest()
+            )
+            ignore_file = root / report.ignore_file
+            made = "" if ignore_file.exists() else ", a file to make: one name or pattern a line"
+            output.notice(
+                f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in "
+                f"'{ignore_file}'{made}."
+            )
+
+
+def print_run(output: Output, run: Run, lead: str = "Run", twin: Run | None = None, url: str | None = None) -> None:
+    """The run, its experiment and its workspace; *twin* is the same run where it is recorded, *url* its page."""
+    also = f", recorded in {twin.workspace}" if twin is not None else ""
+    studio = f" Studio: {url}" if url else ""
+    output.notice(f"{lead} {run.id} (experiment {run.experiment}) in {run.workspace}{also}.{studio}")
+
+
+def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
+    """That the job is on its way: run id, experiment and its page in Studio; how to go on where it is not waited for.
+
+    That is the result, on stdout, unless a log is to follow there, or the run is printed when it has ended.
+    """
+    lines = [run.id, f"Experiment  {run.experiment}", *([f"Studio      {run.url}"] if run.url else [])]
+    if not waits:
+        print_left_running(output, run, "\n".join(lines))
+    elif follows or output.format is not Format.human:
+        print_run(output, run, url=run.url)
+    else:
+        output.lines(lines)
+
+
+def print_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> None:
+    """The job's YAML; in JSON as the text of one field. *wheels* are files that an image made of the YAML alone would
+    lack."""
+    for wheel in wheels:
+        output.notice(
+            f"'{wheel}' is put into the image by himl submit; an image that is made of this YAML alone lacks it."
+        )
+    if MASK in text:
+        output.notice(f"Secrets are shown as {MASK}: put them back before you use this.")
+    output.result({"job_yaml": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
+
+
+def print_left_running(output: Output, run: Run, text: str = "") -> None:
+    """The result of a submit that does not wait: the run (for people *text*, else its id), and how to watch it."""
+    output.result(run, human=text or run.id, quiet=run.id)
+    output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
+
+
+def print_without_values(output: Output, sweep: SweepView | None) -> None:
+    """That the trials cannot be compared, where none of them logged the metric for that."""
+    if sweep is not None and sweep.metric and not any(trial.value is not None for trial in sweep.trials):
+        output.notice(
+            f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one."
+        )
+
+
+def print_ended(
+    output: Output,
+    run: Run,
+    rest: tuple[str, bytes] | None,
+    sweep: SweepView | None = None,
+    unkept: Sequence[Path] = (),
+) -> None:
+    """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are
+    the trials of a run that has some, *unkept* are files of the job that are no part of its results."""
+    if rest is not None and rest[1].strip():
+        output.notice(f"The last lines of {rest[0]}:")
+        output.talk(rest[1])
+    output.result(run, human=lambda: "\n".join(best_lines(sweep)) if sweep else "", quiet=run.id)
+    if run.status is RunStatus.completed:
+        output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
+    if sweep is not None:
+        output.notice(f"All metrics side by side: himl runs aggregate {run.id}")
+    if run.status is RunStatus.completed:
+        output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")
+    if unkept:
+        count, where = len(unkept), shown_path(os.path.commonpath(unkept))
+        words = "files outside outputs/ and logs/ were" if count > 1 else "file outside outputs/ and logs/ was"
+        output.notice(f"{count:,} {words} not kept with the results: '{where}'.")
+
+
+def print_settings(
+    output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()
+) -> None:
+    """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`; then those of *azure*, as
+    `azure.KEY`."""
+    rows = [
+        {"option": name, "value": shown_value(name, value), "source": sources.get(name, "default")}
+        for name, value in sorted(values.items())
+        if name != "target"
+    ]
+    rows += [{"option": f"azure.{key}", "value": redact(value), "source": source} for key, value, source in azure]
+    columns = [
+        Column("Option", lambda row: row["option"]),
+        Column("Value", lambda row: row["value"], folds=12),
+        Column("From", lambda row: row["source"]),
+    ]
+    output.table(rows, columns, quiet=lambda row: f"{row['option']}={row['value']}")
+
+
+def shown_value(name: str, value: Any) -> str:
+    """A value as it would be typed; empty when nothing is set."""
+    is_command_line = name in ("docker_args", "command")  # several arguments each
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(mask_line(each) if is_command_line else mask_arguments([each])[0] for each in map(str, value))
+    if is_command_line or name == "ssh_key":  # called like a secret, and the name of a file
+        return mask_line(str(value))
+    return mask_arguments([f"{name}={value}"])[0].partition("=")[2]
+
+
+SYNCED_COLUMNS = (
+    Column("RUN", lambda synced: synced.run, rank=1, least=20),
+    Column(
+        "EVENT FILES", lambda synced: f"{synced.files:,}", plain=lambda synced: str(synced.files), rank=2, right=True
+    ),
+    Column(
+        "NEW",
+        lambda synced: size_text(synced.new_bytes),
+        plain=lambda synced: str(synced.new_bytes),
+        rank=2,
+        least=8,
+        right=True,
+    ),
+    Column("FOLDER", lambda synced: shown_path(str(synced.folder)), plain=lambda synced: str(synced.folder)),
+)
+
+
+FILE_COLUMNS = (
+    Column("NAME", lambda file: file.name, folds=30),
+    Column("SIZE", lambda file: size_text(file.size), plain=lambda file: str(file.size), rank=1, least=8, right=True),
+    Column(
+        "MODIFIED",
+        lambda file: local_time(file.modified),
+        plain=lambda file: utc_text(file.modified) if file.modified else "",
+        rank=2,
+        least=12,
+    ),
+)
+FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file.run, rank=3, least=20), *FILE_COLUMNS)
+
+
+def print_transfer(
+    output: Output, result: TransferResult, verb: str, places: Sequence[str], *, inside: str = "", nothing: str = ""
+) -> None:
+    """Print the summary of a transfer to *places* (in what *inside* says) on stdout, or *nothing* where there was
+    nothing to move. Raises the error that it amounts to, if any.
+
+    What is not as it was asked for is listed on stderr where that error cannot name it all.
+    """
+    # The others have it in the document, or did not ask
+    is_listed = output.format is Format.human and not result.is_told_by_problem
+    for line in _left(result) if is_listed else ():
+        output.notice(line)
+    is_nothing = result.is_empty and nothing
+    output.result(
+        {**result.as_record(), "places": list(places)},
+        human=lambda: nothing if is_nothing else summary(result, verb, places, inside),
+        quiet=() if is_nothing else places,
+    )
+    problem = result.problem(is_listed=is_listed)
+    if problem is not None:
+        raise problem
+
+
+def summary(result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> str:
+    """One line: `Downloaded 3 files (1.2 MB) to 'outputs/run_1' in 0.4s; 5 were complete already.`"""
+    where = f" to '{places[0]}'" if len(places) == 1 else f" to {len(places)} folders"
+    where += f" ({inside})" if inside else ""
+    files = f"{result.files:,} file{'s' * (result.files != 1)}"
+    said = [f"{verb} {files} ({size_text(result.bytes)}){where} in {duration_text(result.seconds)}"]
+    differ = "left because it differs" if len(result.differing) == 1 else "left because they differ"
+    counts = (
+        (result.skipped, "complete already"),
+        (result.unverified, "not verifiable"),
+        (len(result.differing), differ),
+        (len(result.refused), "left out"),
+        (len(result.failed), "failed"),
+    )
+    return "; ".join([*said, *(f"{count:,} {words}" for count, words in counts if count)]) + "."
+
+
+def _left(result: TransferResult) -> Iterable[str]:
+    lines = [f"differs, left as it is: {name}" for name in result.differing]
+    lines += [f"left out: {one.name}: {one.reason}" for one in result.refused]
+    lines += [
+        f"failed: {alike[0].name}: {alike[0].message}"
+        if len(alike) == 1
+        else f"failed: {named([one.name for one in alike])}: {cause}"
+        for cause, alike in causes(result.failed).items()
+    ]
+    yield from lines[:FAILED_FILES_SHOWN]
+    if len(lines) > FAILED_FILES_SHOWN:
+        yield f"... and {len(lines) - FAILED_FILES_SHOWN:,} more; --json lists them all."
+
+
+def print_fetched_checkpoint(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:
+    """The path alone on stdout, where it came from on stderr: `"$(himl checkpoint fetch RUN)"` is the path. *digest*
+    gives the MD5 in hex digits."""
+    what = f"'{fetched.names[0]}'" if len(fetched.names) == 1 else f"{len(fetched.names):,} files"
+    where = f"of run '{fetched.run.id}'" if fetched.run is not None else f"from {fetched.address}"
+    if fetched.status == "complete":
+        said = f"{what} {where} {'is' if len(fetched.names) == 1 else 'are'} complete here already."
+    else:
+        said = f"Fetched {what} {where} ({size_text(fetched.size)}) in {duration_text(fetched.seconds)}."
+    if fetched.status != "local":
+        output.notice(f"{said}{' No MD5 is on record to check it by.' if fetched.unverified else ''}")
+    document = {
+        "path": fetched.shown,
+        "status": fetched.status,
+        "run": fetched.run.id if fetched.run is not None else None,
+        "address": fetched.address or None,
+        "names": list(fetched.names),
+        "size": fetched.size,
+        "md5": digest() if output.format is Format.json else None,
+        "verified": not fetched.unverified if fetched.status == "fetched" else None,
+        "epoch": fetched.epoch,
+        "metric": fetched.metric or None,
+        "value": fetched.value,
+    }
+    output.result(document, human=fetched.shown, quiet=fetched.shown)
+
+
+def print_pushed_checkpoints(output: Output, pushed: PushedCheckpoints) -> None:
+    """The new run's id, alone on stdout; where it is, and how jobs start from it."""
+    run, count, same = pushed.run, len(pushed.names), len(pushed.unchanged)
+    if same == count:
+        output.notice(
+            f"warning: {'the file is' if count == 1 else 'all files are'} as run {pushed.source.id} has "
+            f"{'it' if count == 1 else 'them'}."
+        )
+    elif same:
+        output.notice(f"Unchanged, and pushed all the same: {named(pushed.unchanged)}.")
+    data = {
+        **run_form(run),
+        "from": pushed.source.id,
+        "files": list(pushed.names),
+        "unchanged": list(pushed.unchanged),
+        "checkpoint": pushed.start,
+    }
+    output.result(data, human=run.id, quiet=run.id)
+    print_run(output, run, f"{count:,} file{'s' * (count != 1)} in run", url=run.url)
+    output.notice(f"Start from it: himl submit SCRIPT --checkpoint {pushed.start}")
+
+
+def print_checkpoint_url(output: Output, linked: LinkedCheckpoint, days: float) -> None:
+    """The link, which is nowhere else to be seen; how long it is good, and that it is for fewer than *days* where it
+    is."""
+    link = linked.link
+    data = {"url": link.url, "expires": link.expires, "run": linked.run.id, "name": linked.name}
+    output.result(data, human=link.url, quiet=link.url)
+    output.notice(
+        f"Whoever has this link can read '{linked.name}' of run {linked.run.id} until "
+        f"{link.expires:%Y-%m-%d %H:%M} UTC."
+    )
+    begin = datetime.now(timezone.utc) - timedelta(minutes=16)  # links begin a quarter of an hour before they are made
+    if link.expires < begin + timedelta(days=days):
+        output.notice(
+            f"That is less than the {days:g} day{'s' * (days != 1)} asked for: without the storage account's key no "
+            "link is good for longer."
+        )
+
+
+def print_montage(output: Output, result: MontageResult, files: Sequence[WrittenFile]) -> None:
+    """The files, what they show and how long it took on stdout; what could not be read on stderr, at the end."""
+    data = {
+        "files": [{"path": str(file.path), "bytes": file.bytes, **_sides(file.size)} for file in files],
+        **_sides(result.size),
+        "columns": result.columns,
+        "rows": result.rows,
+        "slides": len(result.cells),
+        "failed": [_cell(cell, "reason") for cell in result.failed],
+        "failed_masks": [_cell(cell, "mask", "reason") for cell in result.troubled if cell.is_ok],
+        "remarks": [_cell(cell, "remark") for cell in result.cells if cell.remark],
+        "seconds": round(result.seconds, 3),
+    }
+    output.result(
+        data,
+        human=lambda: "\n".join([*_file_lines(files), _montage_summary(result)]),
+        quiet=[str(file.path) for file in files],
+    )
+    if output.format is Format.human:
+        output.flush()
+        for line in failed_lines(result.troubled):
+            output.notice(line)
+        if len(result.failed) == len(result.cells):
+            output.notice("None of the slides was read. Paths in a CSV are relative to its folder.")
+
+
+def failed_lines(cells: Sequence[CellOutcome]) -> Iterator[str]:
+    """Which slides could not be read and why, each reason once."""
+    alike: dict[tuple[bool, str], list[str]] = {}
+    for cell in cells:
+        alike.setdefault((cell.is_ok, cell.reason.removeprefix("mask: ")), []).append(cell.slide_id)
+    for (is_ok, reason), ids in list(alike.items())[:FAILED_SLIDES_SHOWN]:
+        yield f"{'mask not read' if is_ok else 'not read'}: {named(ids)}: {reason}"
+    rest = list(alike.values())[FAILED_SLIDES_SHOWN:]
+    if rest:
+        yield f"... and {sum(map(len, rest)):,} more, for other reasons; montage.csv has them all."
+
+
+def _file_lines(files: Sequence[WrittenFile]) -> Iterator[str]:
+    """`outputs/montage.png  60,000 x 33,750  1.4 GB`, below each other."""
+    rows = [
+        (one_line(str(file.path)), f"{file.size[0]:,} x {file.size[1]:,}" if file.size else "", size_text(file.bytes))
+        for file in files
+    ]
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    for path, pixels, size in rows:
+        yield f"{path.ljust(widths[0])}  {pixels.rjust(widths[1])}  {size.rjust(widths[2])}"
+
+
+def _montage_summary(result: MontageResult) -> str:
+    """`197 of 200 slides in 20 columns and 10 rows, 3 not read; 15s.`"""
+    total, failed = len(result.cells), len(result.failed)
+    shown = f"{total:,} slide{'s' * (total != 1)}" if not failed else f"{total - failed:,} of {total:,} slides"
+    masks = len(result.troubled) - failed
+    said = [
+        f"{shown} in {result.columns:,} column{'s' * (result.columns != 1)} and {result.rows:,} "
+        f"row{'s' * (result.rows != 1)}"
+    ]
+    said += [f"{failed:,} not read"] if failed else []
+    said += [f"{masks:,} without {'its mask' if masks == 1 else 'their masks'}"] if masks else []
+    return f"{', '.join(said)}; {duration_text(result.seconds)}."
+
+
+def _sides(size: tuple[int, int] | None) -> dict[str, int | None]:
+    return {"width": size[0] if size else None, "height": size[1] if size else None}
+
+
+def _cell(cell: CellOutcome, *names: str) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in ("slide_id", "image", *names)}
+
+
+def print_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
+    """Print each check as soon as it was made (JSON: an array at the end; quiet: the names of those that failed), and
+    give all."""
+    made: list[Check] = []
+    for check in checks:
+        made.append(replace(check, message=redact(one_line(check.message)), remedy=redact(one_line(check.remedy))))
+        if output.format is Format.human:
+            output.lines(check_lines(made[-1]))
+    if output.format is Format.json:
+        output.json(made)
+    elif output.format is Format.quiet:
+        output.lines(dict.fromkeys(check.name for check in made if check.state is CheckState.failed))
+    return made
+
+
+def check_lines(check: Check) -> Iterator[str]:
+    """State, name, and what there is to say: folded below each other on a terminal, and below the name where it is
+    narrow, else one line with tabs."""
+    if not sys.stdout.isatty():
+        yield "\t".join(filter(None, (check.state.value, check.name, check.message, check.remedy)))
+        return
+    is_wide = width() >= 60
+    indent = STATE_WIDTH + NAME_WIDTH if is_wide else 2
+    head = styled(check.state.value.ljust(STATE_WIDTH), STYLES[check.state]) + check.name
+    lines = [line for text in (check.message, check.remedy) for line in folded(text, width() - indent)]
+    if is_wide:
+        head += " " * (NAME_WIDTH - len(check.name)) + lines.pop(0)
+    yield from (head.rstrip(), *(" " * indent + line for line in lines))
+
+
+def print_set_up(output: Output, done: SetUp, folder: Path) -> None:
+    """The files that are there now; paths alone when quiet. What to do next goes to stderr."""
+    output.result(
+        done,
+        human=lambda: "\n".join(_set_up_lines(done, folder)),
+        quiet=[str(file.path) for file in done.files if file.is_new],
+    )
+    if any(file.is_private for file in done.files):
+        output.notice(
+            "himl.private.toml holds who signs in: keep it out of version control. himl sends it with no job."
+        )
+    output.notice("Next: himl doctor")
+
+
+def _set_up_lines(done: SetUp, folder: Path) -> Iterator[str]:
+    """On a terminal lines are folded, with the rest below the beginning."""
+
+    def shown(path: Path) -> str:
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+    def item(text: str, indent: str = "") -> str:
+        line = one_line(text)
+        lines = folded(line, width() - len(indent) - 2) if sys.stdout.isatty() else [line]
+        return indent + f"\n{indent}  ".join(lines)
+
+    for file in done.files:
+        verb = "Wrote" if file.is_new else "Already there:"
+        yield item(f"{verb} {shown(file.path)}{': ' if file.keys else ''}{', '.join(file.keys)}")
+    if len(done.read) > 1:
+        yield item(f"Read {', '.join(map(shown, done.read))}")
+    if done.left_out:
+        yield "Left out:"
+        yield from (item(f"{left.name}: {left.why}", "  ") for left in done.left_out)
+
+
+def workspace_view(facts: WorkspaceFacts) -> Iterator[str]:
+    """Its name and where that was read, then a line a fact. Values are never folded: they are there to be copied."""
+    yield styled(one_line(facts.label), "bold")
+    for name, value in {"read from": facts.source, **facts.facts}.items():
+        first, *rest = name.split("_")
+        title = " ".join([first.capitalize(), *(word.upper() if word in ("id", "url") else word for word in rest)])
+        if value:
+            yield f"  {styled(title.ljust(17), 'dim')}  {one_line(value)}"
