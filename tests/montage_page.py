@@ -69,7 +69,11 @@ def page_on_disk(folder: Path, cells: Sequence[CellOutcome], *, columns: int, ce
 def cell(slide_id: str, label: str | None = None, *, level: int | None = 1, reason: str = "", is_ok: bool | None = None, remark: str = "") -> CellOutcome:
     is_ok = not reason if is_ok is None else is_ok
     box = Box(0, 0, 1, 1)
-    return CellOutcome(slide_id, label, f"cohort/{slide_id}.tiff", None, 0, 0, box, box if is_ok else None, level, "openslide", is_ok, reason, remark)
+    picture = box if is_ok else None
+    image, backend = f"cohort/{slide_id}.tiff", "openslide"
+    return CellOutcome(
+        slide_id, image, label, column=0, row=0, box=box, picture=picture, level=level, backend=backend, is_ok=is_ok, reason=reason, remark=remark
+    )
 
 
 def ordinary() -> list[CellOutcome]:

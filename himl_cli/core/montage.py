@@ -133,19 +133,15 @@ class MontageRequest:
     workers: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class CellOutcome:
-    """What became of a cell: a line of montage.csv.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOutcome(SlideEntry):
+    """A slide, and what became of its cell: a line of montage.csv.
 
     `picture` is what the slide's own pixels fill (None: nothing of it could be read); `level` and `backend` are what it
     was read with. `reason` says why it failed, or why its mask did; `remark` tells of another level than the one asked
     for.
     """
 
-    slide_id: str
-    label: str | None
-    image: str
-    mask: str | None
     column: int
     row: int
     box: Box

@@ -15,7 +15,9 @@ from himl_cli.render.results import FAILED_SLIDES_SHOWN, failed_lines, print_mon
 def cell(slide_id: str, reason: str = "", *, is_ok: bool | None = None, remark: str = "") -> CellOutcome:
     ok = not reason if is_ok is None else is_ok
     box = Box(0, 0, 40, 30)
-    return CellOutcome(slide_id, None, f"{slide_id}.tiff", None, 0, 0, box, box if ok else None, 1 if ok else None, "tifffile", ok, reason, remark)
+    picture, level = (box, 1) if ok else (None, None)
+    image, backend = f"{slide_id}.tiff", "tifffile"
+    return CellOutcome(slide_id, image, column=0, row=0, box=box, picture=picture, level=level, backend=backend, is_ok=ok, reason=reason, remark=remark)
 
 
 def result(cells: Sequence[CellOutcome]) -> MontageResult:

@@ -16,7 +16,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.installation import PACKAGE, environment_hint, requirement_elsewhere
 from himl_cli.core.jobs import DataSpec
 from himl_cli.services.montage.dataset import CSV, check_csv, split_dataset
-from himl_cli.services.montage.query import INCLUDE, Pattern, no_ids, read_ids
+from himl_cli.services.montage.query import INCLUDE, image_pattern, no_ids, read_ids
 from himl_cli.services.submission.environment import holds_package
 from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
@@ -153,13 +153,7 @@ def _check_is_no_path(montage: ClusterMontage) -> None:
 
 def _check_query(montage: ClusterMontage, csv: str | None) -> None:
     """Raises BadUsage for a choice of slides that the job would refuse."""
-    if montage.image_glob is not None:
-        Pattern(montage.image_glob)
-        if csv is not None:
-            raise BadUsage(
-                f"--image_glob chooses files of a folder, and '{montage.dataset}' is a CSV.",
-                hint="Leave --image_glob out, or name the folder.",
-            )
+    image_pattern(montage.image_glob, csv)
     for option, path in montage.lists.items():
         if not (montage.job.cwd / path).is_file():
             raise BadUsage(

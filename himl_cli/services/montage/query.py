@@ -51,8 +51,8 @@ class SlideQuery:
     """Which slides of a folder are meant.
 
     `image_glob`: files whose names match, from the folder's root; None: every file that may be a slide. `csv` is the
-    name of a CSV in it; None: its `dataset.csv` if it has one and there is no `image_glob`. `include` and `exclude` are
-    files of this machine with ids.
+    name of a CSV in it; None: its `dataset.csv` if it has one and there is no `image_glob`. `include` and `exclude`,
+    one of which is None, are files of this machine with ids.
     """
 
     image_glob: str | None = None
@@ -84,17 +84,9 @@ def list_slides(folder: SlideFolder, query: SlideQuery, notify: Notify) -> list[
     Raises BadUsage for a query, a list or a CSV that is wrong, or that leaves no slide; NotFound where the folder or
     its CSV is missing, or has no slides; DiskFailed, and what *folder* raises.
     """
-    if query.include is not None and query.exclude is not None:
-        raise BadUsage(f"{INCLUDE} and {EXCLUDE} cannot be used together.", hint="Leave one of them out.")
     path, option = (query.exclude, EXCLUDE) if query.include is None else (query.include, INCLUDE)
     ids = None if path is None else read_ids(path, option)  # before the folder is looked at
-    pattern = None if query.image_glob is None else Pattern(query.image_glob)
-    csv_name = query.csv
-    if pattern is not None and csv_name is not None:
-        raise BadUsage(
-            f"--image_glob chooses files of a folder, and '{csv_name}' is a CSV.",
-            hint="Leave --image_glob out, or name the folder.",
-        )
+    pattern, csv_name = image_pattern(query.image_glob, query.csv), query.csv
     if pattern is None and csv_name is None and folder.has(DATASET_CSV):
         csv_name = DATASET_CSV
         notify(
@@ -154,6 +146,16 @@ class Pattern:
         """Whether *name* matches as a whole; the time is bounded by the number of its parts times those of the
         pattern."""
         return fits(self._parts, name.split("/"))
+
+
+def image_pattern(glob: str | None, csv_name: str | None) -> Pattern | None:
+    """The pattern of `--image_glob`, if there is one. Raises BadUsage where it is wrong, or beside a CSV."""
+    if glob is not None and csv_name is not None:
+        raise BadUsage(
+            f"--image_glob chooses files of a folder, and '{csv_name}' is a CSV.",
+            hint="Leave --image_glob out, or name the folder.",
+        )
+    return None if glob is None else Pattern(glob)
 
 
 @cache

@@ -102,21 +102,6 @@ def _nearest(have: int, want: int) -> NDArray[np.int64]:
     return np.asarray(numbers.resize((want, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
 
 
-class Whole:
-    """Gathers the picture and resizes it in one go."""
-
-    def __init__(self, height: int, target: Size, bicubic: Bicubic) -> None:
-        self._missing, self._target, self._bicubic = height, target, bicubic
-        self._strips: list[NDArray[np.uint8]] = []
-
-    def push(self, rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        self._strips.append(rows)
-        self._missing -= len(rows)
-        if not self._missing:
-            strips, self._strips = self._strips, []
-            yield self._bicubic(strips, self._target, None)
-
-
 class Reduction:
     """Means of *across* by *down* pixels, rounded; at the right and at the bottom of as many as are left."""
 
@@ -234,12 +219,12 @@ class Resampler:
         self.is_small = max(source[0] * source[1], target[0] * target[1]) <= WHOLE
         self._fed = 0
         self._piece = max(1, (PIECE if pool is None else PIECE * SHARE) // source[0])
+        self._bicubic = bicubic
+        self._strips: list[NDArray[np.uint8]] = []  # of a small picture
         self._steps: list[Step] = []
         if bicubic is None:
             self._steps.append(Nearest(source, target).push)
-        elif self.is_small:
-            self._steps.append(Whole(source[1], target, bicubic).push)
-        else:
+        elif not self.is_small:
             across, down = (max(1, int(have / want / GAP)) for have, want in zip(source, target, strict=True))
             width, height = -(-source[0] // across), -(-source[1] // down)
             if (across, down) != (1, 1):
@@ -258,10 +243,15 @@ class Resampler:
         """
         if self._fed + len(strip) > self.source[1]:
             raise ValueError(f"{self._fed + len(strip)} rows came where {self.source[1]} are due.")
+        self._fed += len(strip)
+        if self.is_small and self._bicubic is not None:
+            self._strips.append(strip)
+            if len(strip) and self._fed == self.source[1]:
+                strips, self._strips = self._strips, []
+                yield self._bicubic(strips, self.target, None)
+            return
         for top in range(0, len(strip), self._piece):
-            piece = strip[top : top + self._piece]
-            self._fed += len(piece)
-            yield from _through(self._steps, piece)
+            yield from _through(self._steps, strip[top : top + self._piece])
 
     def finish(self) -> None:
         """Raises ValueError where rows of the source are missing."""

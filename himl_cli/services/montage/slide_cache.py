@@ -161,7 +161,20 @@ class SlideDownloads:
         with self._changed:
             slide.readers += 1
         try:
-            yield self._wait_for(slide).folder.joinpath(*name.split("/"))
+            with self._changed:
+                while slide.transfer is None or not slide.is_ready:
+                    if self._is_stopped:
+                        raise Interrupted("Interrupted.")
+                    if self._errors:
+                        raise self._errors[0]
+                    if slide.reason:
+                        raise SlideUnreadable(slide.reason)
+                    if slide.transfer is None and slide not in self._demanded:
+                        self._demanded.append(slide)
+                        self._changed.notify_all()
+                    self._changed.wait(SECONDS)
+                path = slide.transfer.folder.joinpath(*name.split("/"))
+            yield path
         finally:
             with self._changed:
                 slide.readers -= 1
@@ -182,21 +195,6 @@ class SlideDownloads:
         with suppress(OSError):
             self._lock_file.unlink()
         self._lock.release()
-
-    def _wait_for(self, slide: _Slide) -> _Transfer:
-        with self._changed:
-            while slide.transfer is None or not slide.is_ready:
-                if self._is_stopped:
-                    raise Interrupted("Interrupted.")
-                if self._errors:
-                    raise self._errors[0]
-                if slide.reason:
-                    raise SlideUnreadable(slide.reason)
-                if slide.transfer is None and slide not in self._demanded:
-                    self._demanded.append(slide)
-                    self._changed.notify_all()
-                self._changed.wait(SECONDS)
-            return slide.transfer
 
     def _delete_if_used(self, transfer: _Transfer | None) -> None:
         """Delete what *transfer* fetched, unless one of its slides is open, or will be asked for."""
@@ -302,16 +300,16 @@ class SlideDownloads:
                 self._has_any, self._failures = True, 0
             if general:
                 self._failures += len(transfer.slides) - ready
-                self._give_up(general[-1])
+                left = [slide for slide in self._queue if slide.is_due]
+                if not left or self._failures >= HOPELESS:
+                    self._give_up(left, general[-1])
             self._delete_if_used(transfer)
             self._changed.notify_all()
 
-    def _give_up(self, failure: Failure) -> None:
-        """End, or let the other slides fail, where enough of them failed as this one."""
-        left = [slide for slide in self._queue if slide.is_due]
-        if left and self._failures < HOPELESS:
-            return
-        if not self._has_any:  # a picture of failed cells would take the place of a good one
+    def _give_up(self, left: Sequence[_Slide], failure: Failure) -> None:
+        """Let the slides that are left fail as the others; where there was nothing but failures, end: a picture of
+        failed cells would take the place of a good one."""
+        if not self._has_any:
             count = len(self._slides)
             none = "The slide did not come" if count == 1 else f"None of the {count:,} slides came"
             kind = NotAllowed if failure.code == NotAllowed.code else ServiceFailed

@@ -41,7 +41,8 @@ class Reader(HTMLParser):
 
 def outcome(slide_id: str, label: str | None = None) -> CellOutcome:
     box = Box(0, 0, 300, 200)
-    return CellOutcome(slide_id, label, f"{slide_id}.tiff", None, 0, 0, box, None, None, "openslide", is_ok=False, reason=slide_id, remark=slide_id)
+    image, said = f"{slide_id}.tiff", slide_id
+    return CellOutcome(slide_id, image, label, column=0, row=0, box=box, picture=None, level=None, backend="openslide", is_ok=False, reason=said, remark=said)
 
 
 def read(path: Path) -> Reader:
