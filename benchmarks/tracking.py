@@ -24,8 +24,7 @@ from benchmarks import raw
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import RunStore, now_ms
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 MEDIAN, SLOWEST = "a call", "the slowest call of a hundred"

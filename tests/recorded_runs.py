@@ -9,8 +9,7 @@ from pathlib import Path
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.running import write_files
 

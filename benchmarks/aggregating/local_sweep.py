@@ -10,8 +10,7 @@ from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import RunStore, now_ms
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
 
 AT_ONCE = 10
 PARENT = "sweep_1750000000_0a1b2c3d"

@@ -51,6 +51,17 @@ class Logged:
         """The names of all columns, in the order in which they first occur."""
         return [*dict.fromkeys(column for row in self.rows for column in row.values)]
 
+    @property
+    def numeric_columns(self) -> Sequence[str]:
+        """The names of those that hold numbers and nothing else."""
+        values = {column: [row.values.get(column) for row in self.rows] for column in self.columns}
+        return [
+            column
+            for column, found in values.items()
+            if any(value is not None for value in found)
+            and all(value is None or isinstance(value, (int, float)) for value in found)
+        ]
+
     def name_of(self, column: str) -> str:
         """What a column is called among a run's metrics: of a table `NAME/COLUMN`, also where it has only one."""
         return f"{self.name}/{column}" if self.kind is LoggedKind.table else self.name

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from himl_cli.core.text import read_json
@@ -114,17 +114,6 @@ class SweepSpec:
     seed: int | None = None
     kind: str = "sweep"
     max_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial that was started: its number (0…), its values, and what is known of its primary metric, in the order
-    logged."""
-
-    index: int
-    values: Mapping[str, Scalar]
-    metric: Sequence[float] = field(default_factory=tuple)
-    is_over: bool = False
 
 
 def best_of(goal: str, values: Iterable[float]) -> float | None:

@@ -16,7 +16,7 @@ from himl_cli.services.submission.environment import imports_himl
 from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.launch_request import job_from_stored_form, request_from_json
-from himl_cli.workspaces.local.logged_files import read_logged_files, read_texts
+from himl_cli.workspaces.local.logged_values import read_logged_files, read_texts
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 from stress.fuzz.strategies import contents, damaged, json_files, json_texts
 from stress.fuzz.target import Target, written
@@ -36,7 +36,6 @@ SPEC: dict[str, Any] = {
 }
 ORDER = {
     "run_folder": "/x",
-    "workspace": "/w",
     "spec": {**{name: value for name, value in SPEC.items() if name not in ("env_names", "has_secrets")}, "env": {}},
 } | {
     "command": "python train.py",

@@ -16,8 +16,7 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.tracking.http_connection import PREFIXES, Routes
-from himl_cli.workspaces.local.tracking.protocol import RequestError
-from himl_cli.workspaces.local.tracking.search import parse_filter, parse_order
+from himl_cli.workspaces.local.tracking.protocol import RequestError, parse_filter, parse_order
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 from stress.fuzz.strategies import json_files, texts
 from stress.fuzz.target import Target

@@ -15,8 +15,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore
 
 
 def main(path: Path, number: int, count: int, go: Path) -> None:

@@ -72,8 +72,8 @@ def test_files_of_a_folder_here_are_uploaded_once_to_one_place(azure_environment
 
 
 def test_a_job_here_does_not_get_the_settings_of_its_submit(tmp_path: Path) -> None:
-    order = LaunchRequest(str(tmp_path), str(tmp_path), SPEC, "python train.py", {}, {})
-    env = job_environment(order, "lab_1_aa", {"HIML_SUBMIT_CHECKPOINT": "https://h/x?sig=hush", "HIML_CACHE": "kept"})
+    order = LaunchRequest(str(tmp_path), SPEC, "python train.py", {}, {})
+    env = job_environment(order, {"HIML_SUBMIT_CHECKPOINT": "https://h/x?sig=hush", "HIML_CACHE": "kept"})
     assert "HIML_SUBMIT_CHECKPOINT" not in env
     assert env["HIML_CACHE"] == "kept"
 

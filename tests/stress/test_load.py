@@ -14,8 +14,7 @@ from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore
 from stress.gauges import slope
 from stress.load.cases import LARGE, load_cases
 from stress.load.listing import wrong_listing

@@ -12,10 +12,8 @@ from himl_cli.core.events import Event
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
-from himl_cli.workspaces.local.job_data import resolve_folders
-from himl_cli.workspaces.local.job_environment import job_command
-from himl_cli.workspaces.local.launch import shown_command
-from himl_cli.workspaces.local.launch_request import LaunchRequest
+from himl_cli.workspaces.local.job_environment import job_command, resolve_folders
+from himl_cli.workspaces.local.launch_request import LaunchRequest, shown_command
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.running import write_files
@@ -32,7 +30,7 @@ def pass_over(event: Event) -> None:
 def test_arguments_stand_behind_the_line_for_bash_as_on_azure_ml(tmp_path: Path) -> None:
     spec = line("python a.py", arguments=["--data", "${{inputs.d}}", "it's", "--api_key", "sesame"])
     assert shown_command(spec) == """python a.py --data '${{inputs.d}}' 'it'"'"'s' --api_key '***'"""
-    order = LaunchRequest(str(tmp_path), str(tmp_path), spec, "", {"d": "/my data"}, {})
+    order = LaunchRequest(str(tmp_path), spec, "", {"d": "/my data"}, {})
     assert job_command(order)[1:] == ["-c", """python a.py --data '/my data' 'it'"'"'s' --api_key sesame"""]
 
 

@@ -15,8 +15,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.local.database import SCHEMA_VERSION, Database, file_system_of
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import PAGE, RunStore
+from himl_cli.workspaces.local.run_store import PAGE, MetricStore, RunStore
 
 WRITER = """
 import pathlib, sys

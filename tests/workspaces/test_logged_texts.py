@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from himl_cli.workspaces.local.logged_files import read_texts
+from himl_cli.workspaces.local.logged_values import read_texts
 
 
 def test_moments_with_and_without_a_time_zone_have_one_order(tmp_path: Path) -> None:

@@ -15,14 +15,13 @@ import pytest
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus
-from himl_cli.workspaces.local.children import Children
+from himl_cli.workspaces.local.controller import Children
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.launch import events_of
-from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.launch_request import Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, once_free
 from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess
-from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.sweep_plan import Plan
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_only_what_others_write_changes_the_version(metrics: MetricStore, tmp_pa
 
 def children_of_a_sweep(tmp_path: Path, stopping: Outcome | None = None) -> Children:
     (tmp_path / "r" / "user_logs").mkdir(parents=True)
-    plan = Plan(str(tmp_path / "r"), str(tmp_path), "sweep", "exp", "", "", {}, "", [])
+    plan = Plan(str(tmp_path / "r"), "sweep", NewRun("r", "exp"), [])
     return Children(plan, RunStore(Database(tmp_path / "workspace.db", create=True)), lambda: stopping)
 
 
@@ -92,28 +91,26 @@ def test_an_end_is_not_lost_while_runs_cannot_be_read(tmp_path: Path) -> None:
     children.add_ended("r_0", "")
     with closing(sqlite3.connect(tmp_path / "workspace.db")) as other:
         other.execute("ALTER TABLE runs RENAME TO away")
-        assert [children.next_end(), children.next_end(), len(children)] == [None, None, 1]
+        assert [children.next_end(), children.next_end(), len(children.at_work)] == [None, None, 1]
         other.execute("ALTER TABLE away RENAME TO runs")
     found = children.next_end()
     assert found is not None
-    assert (found[0] and found[0].status, found[1:], len(children)) == (RunStatus.completed, ("r_0", ""), 0)
+    assert (found[0] and found[0].status, found[1:], len(children.at_work)) == (RunStatus.completed, ("r_0", ""), 0)
     (line,) = logged(tmp_path)
     assert re.fullmatch(r"Cannot use '.*': no such table: runs\. It is tried again\.", line)
 
 
 class OnAFullDisk(RunProcess):
-    def add_run(self, store: RunStore) -> None:
-        store.add(NewRun("r", "exp"))
-
     def work(self, store: RunStore) -> Outcome:
         raise DiskFailed("No space left to write 'workspace.db'.")
 
 
 def test_what_the_disk_does_is_no_fault_of_himl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "r").mkdir()
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        OnAFullDisk(str(tmp_path / "r"), str(tmp_path), again=False).run()
+        OnAFullDisk(NewRun("r", "exp"), str(folder), folder, again=False).run()
     finally:
         signal.signal(signal.SIGTERM, before)
     run = RunStore(Database(tmp_path / "workspace.db")).get("r")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.core.sweeps import EarlyStop, Trial
-from himl_cli.workspaces.local.sampling import last_interval, trials_to_stop
+from himl_cli.core.sweeps import EarlyStop
+from himl_cli.workspaces.local.sampling import Trial, last_interval, trials_to_stop
 from tests.servers.azureml.jobs.sweeps.policies import is_ended
 
 VALUES = st.floats(allow_nan=True, allow_infinity=True, width=32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -10,21 +9,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from himl_cli.core import errors
 from himl_cli.core.blobs import TransferResult
-from himl_cli.core.errors import (
-    BadUsage,
-    DiskFailed,
-    HimlError,
-    IntegrityFailed,
-    Interrupted,
-    NotAllowed,
-    NotFound,
-    ServiceFailed,
-)
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of
 from himl_cli.core.processes import is_held
@@ -42,30 +34,22 @@ number."""
 RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 """Variables that hold a process's rank among those of all nodes, the first that is set counts."""
 LAUNCH_VARIABLES = (
-    "AZUREML_RUN_ID",
-    "TORCHELASTIC_RUN_ID",
-    "TORCHELASTIC_RESTART_COUNT",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "PMIX_NAMESPACE",
-    "OMPI_MCA_ess_base_jobid",
-    "SLURM_JOB_ID",
-    "SLURM_STEP_ID",
-    "SLURM_RESTART_COUNT",
+    *("AZUREML_RUN_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
+    *("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
 )
 """What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher's
 process count together; a shell that starts ranks twice has them alike in both launches."""
 LONGEST_VARIABLE = 27_000  # characters of a variable for other ranks: Windows allows 32,767
 WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0
-LATE_SECONDS = 5.0
-"""How long a rank that was started after a call was over waits for another one."""
+LATE_SECONDS = 5.0  # how long a rank that was started after a call was over waits for another one
 IDLE_SECONDS = 3600.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 PROC = Path("/proc")
-KINDS = (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)
+KINDS = (BadUsage, errors.NotFound, errors.NotAllowed, errors.ServiceFailed, errors.IntegrityFailed, Interrupted)
 """What an error of another rank is raised as; its own class may ask for more than its words."""
 
+Process = tuple[str, str, float]
+"""A process of this machine: its pid and start (a pid alone is used again), its parent's pid, when it began."""
 _calls_with_barrier: Counter[tuple[Path, str]] = Counter()
 
 
@@ -97,37 +81,30 @@ class LocalRank:
 
 def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
     """The rank in the launcher's variables; None outside a launch, and for a process that is alone on its node."""
-    for variable, size in RANKS.items():
-        value = environment.get(variable, "")
-        if not value.isdecimal():
-            continue
-        rank = int(value)
-        if rank == 0 and environment.get(size, "") == "1":
-            return None
-        line: list[_Process] = []
-        first, process = None, _process("self")
-        while process is not None and (not line or _rank_of(process) is not None):
-            line.append(process)
-            first = process if first is None or _rank_of(process) == rank else first
-            process = _process(process.parent)
-        try:
-            node = (PROC / "sys/kernel/random/boot_id").read_text()  # that of containers is the same, not their name
-        except OSError:
-            node = platform.node()
-        launch = _launch_id(node, process.identity if process else "", environment)
-        began, identity = (first.began, first.identity) if first else (LOADED, "")
-        return LocalRank(rank, variable, launch, began, identity, frozenset(one.identity for one in line))
-    return None
+    variable = next((name for name in RANKS if environment.get(name, "").isdecimal()), "")
+    if not variable or (int(environment[variable]) == 0 and environment.get(RANKS[variable], "") == "1"):
+        return None
+    rank, process = int(environment[variable]), _process("self")
+    ancestors: set[str] = set()
+    identity, began = "", LOADED
+    while process is not None and (not ancestors or _rank_of(process) is not None):
+        if not ancestors or _rank_of(process) == rank:
+            identity, began = process[0], process[2]
+        ancestors.add(process[0])
+        process = _process(process[1])
+    try:
+        node = (PROC / "sys/kernel/random/boot_id").read_text()  # that of containers is the same, not their name
+    except OSError:
+        node = platform.node()
+    launch = _launch_id(node, process[0] if process else "", environment)
+    return LocalRank(rank, variable, launch, began, identity, frozenset(ancestors))
 
 
 def rank_of_all(environment: Mapping[str, str]) -> int:
     """This process's rank among those of all nodes, as far as the launcher says; 0 outside a launch."""
-    for variable in RANKS_OF_ALL:
-        value = environment.get(variable, "")
-        if value.isdecimal():
-            return int(value)
-    me = local_rank(environment)
-    return me.rank if me is not None else 0
+    found = next((value for name in RANKS_OF_ALL if (value := environment.get(name, "")).isdecimal()), None)
+    me = local_rank(environment) if found is None else None
+    return me.rank if me is not None else int(found or 0)
 
 
 def rank_zero_only(
@@ -151,22 +128,24 @@ def rank_zero_only(
     barrier = _barrier(folder, key, me, notify)
     if me is None or barrier is None:
         return act()
+    from filelock import FileLock
+
     if me.rank == 0:
         barrier.clean_up()
     while True:
-        pauses = _pauses(me, notify)
-        number = barrier.next_number()
+        pauses, number = _pauses(me, notify), barrier.next_number()
         while me.rank > 0:
-            number, joined = barrier.next_number(), barrier.join()  # in this order: rank 0 may begin in between
+            number, calls = barrier.next_number(), barrier.calls()  # in this order: rank 0 may begin in between
+            joined = next((call for call, is_new in calls if is_new and barrier.enter(me.rank, call)), None)
             if joined is not None:
                 pauses = _pauses(me, notify)
-                while (outcome := barrier.outcome(joined)) is None and not barrier.is_over(joined):
+                while (outcome := barrier.outcome(joined)) is None and is_held(barrier.lock(joined)):
                     next(pauses)
                 outcome = outcome or barrier.outcome(joined)  # it may have been written just before the end
-                barrier.sign(joined)
+                barrier.sign(me.rank, joined)
                 return _as_own(outcome, "died")
             waited = next(pauses)
-            if waited > min(LATE_SECONDS, wait_seconds) and barrier.has_earlier_call():
+            if waited > min(LATE_SECONDS, wait_seconds) and any(not is_new for _, is_new in calls):
                 text = f"Local rank 0 was done before local rank {me.rank} was started, which acts for itself."
                 notify(Notice(text))
                 break
@@ -177,8 +156,8 @@ def rank_zero_only(
                     hint="One launcher has to start all ranks of a node, and each runs the same himl commands. A "
                     f"process by itself needs no {me.variable}.",
                 )
-        with barrier.begin(number) as is_ours:
-            if is_ours:
+        with FileLock(barrier.lock(number)):  # free after the beginning, it means the end
+            if barrier.enter(0, number):  # else another rank began it
                 return _act(barrier, number, act)
 
 
@@ -202,12 +181,11 @@ def rank_zero_then_barrier(
     number, me = _calls_with_barrier[call], local_rank(environment)
     if me is not None:  # the script that began as rank 0 may itself have started the others: no process counts here
         me = replace(me, launch=_launch_id("barrier", platform.node(), environment))
-    result, error = TransferResult(), None
     if me is not None and me.rank > 0:
         wait()
-    barrier = _barrier(folder, key, me, notify)
-    if me is not None and me.rank > 0:
+        barrier = _barrier(folder, key, me, notify)
         return act() if barrier is None else _as_own(barrier.outcome(number), "left no word of how that ended")
+    barrier = _barrier(folder, key, me, notify)
     try:
         if barrier is None:
             result = act()
@@ -215,11 +193,10 @@ def rank_zero_then_barrier(
             barrier.clean_up()
             barrier.forget(number)  # what an earlier launch of this name may have left
             result = _act(barrier, number, act)
-    except HimlError as err:
-        error = err
+    except HimlError:
+        wait()
+        raise
     wait()
-    if error is not None:
-        raise error
     return result
 
 
@@ -234,14 +211,14 @@ def _barrier(folder: Path, key: str, me: LocalRank | None, notify: Notify) -> Ra
 
 def _pauses(me: LocalRank, notify: Notify) -> Iterator[float]:
     """Pauses that grow, each time giving the seconds waited; says once, after SILENT_SECONDS, what *me* waits for."""
-    begun, pause, is_reported = time.monotonic(), FIRST_PAUSE, False
+    begun, pause, is_reported = time.monotonic(), 0.02, False
     while True:
         time.sleep(pause)
         waited = time.monotonic() - begun
         if not is_reported and waited > SILENT_SECONDS:
             is_reported = True
             notify(Notice(f"Local rank {me.rank} of this launch waits for local rank 0 to fetch the files."))
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        pause = min(pause * 1.5, 0.5)
         yield waited
 
 
@@ -285,36 +262,39 @@ class RankBarrier:
 
     def __init__(self, folder: Path, key: str, me: LocalRank) -> None:
         self._launches = cache_of("ranks", "to meet other ranks in", "")
-        self._launch = self._launches / me.launch
-        self._folder = self._launch / short_hash(f"{os.path.realpath(folder)}\n{key}")
+        self._folder = self._launches / me.launch / short_hash(f"{os.path.realpath(folder)}\n{key}")
         self._me = me
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
+
+    def lock(self, number: int) -> Path:
+        return self._folder / f"lock-{number}"
 
     def next_number(self) -> int:
         """That of the call that nobody has begun."""
         return max(self._numbers(), default=0) + 1
 
-    @contextlib.contextmanager
-    def begin(self, number: int) -> Iterator[bool]:
-        """Make call *number* within it, unless another rank began it (False). A lock that is free after the beginning
-        means the end."""
-        from filelock import FileLock
+    def calls(self) -> list[tuple[int, bool]]:
+        """Those of rank 0 that this rank has not made yet, each with whether somebody was still at it when this rank
+        was started: what was over before is of an earlier launch, since one launcher may start ranks twice."""
+        rank = self._me.rank
+        made = {path.name for path in self._folder.glob(f"{rank}-*")}
+        return [(call, self._was_going_on(call)) for call in self._numbers() if f"{rank}-{call}" not in made]
 
-        with FileLock(self._folder / f"lock-{number}"):
-            yield self._enter(0, number)
+    def enter(self, rank: int, number: int) -> bool:
+        """Whether call *number* was free for *rank*, which makes it from here on."""
+        with self._writing():
+            try:
+                (self._folder / f"{rank}-{number}").open("x").close()
+            except FileExistsError:
+                return False
+        self.sign(rank, number)
+        return True
 
-    def join(self) -> int | None:
-        """The first call of rank 0 that this rank has not made yet and that somebody was still at when this rank was
-        started: what was over before is of an earlier launch, since one launcher may start ranks twice."""
-        calls = (number for number in self._not_joined() if self._was_going_on(number))
-        return next((number for number in calls if self._enter(self._me.rank, number)), None)
-
-    def has_earlier_call(self) -> bool:
-        return any(not self._was_going_on(number) for number in self._not_joined())
-
-    def is_over(self, number: int) -> bool:
-        return not is_held(self._folder / f"lock-{number}")
+    def sign(self, rank: int, number: int) -> None:
+        """Say that this process, as *rank*, is still there at call *number*."""
+        with self._writing():
+            (self._folder / f"{rank}-{number}").write_text(f"{_now():.3f} {self._me.process}")
 
     def write_outcome(self, number: int, outcome: dict[str, Any]) -> None:
         """So that it is there whole or not at all."""
@@ -322,12 +302,12 @@ class RankBarrier:
         with self._writing("Cannot tell the other ranks of this node how it ended"):
             self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have cleaned it up
             part.write_text(json.dumps(outcome))
-            os.replace(part, self._folder / f"outcome-{number}")
-        self.sign(number, rank=0)
+            part.replace(self._folder / f"outcome-{number}")
+        self.sign(0, number)
 
     def outcome(self, number: int) -> dict[str, Any] | None:
         """None as long as none was written (or, on Windows, is just being written)."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             outcome: dict[str, Any] = json.loads((self._folder / f"outcome-{number}").read_text())
             return outcome
         return None
@@ -335,54 +315,35 @@ class RankBarrier:
     def forget(self, number: int) -> None:
         (self._folder / f"outcome-{number}").unlink(missing_ok=True)
 
-    def sign(self, number: int, *, rank: int | None = None) -> None:
-        """Say that this process, as *rank* (default: its own), is still there at call *number*."""
-        with self._writing():
-            path = self._folder / f"{self._me.rank if rank is None else rank}-{number}"
-            path.write_text(f"{_now():.3f} {self._me.process}")
-
     def clean_up(self) -> None:
         """Remove what launches left that nothing has touched for an hour, unless one of their ranks is still at
         work."""
         for launch in self._launches.iterdir():
-            with contextlib.suppress(OSError):  # another node cleans up at the same time
+            with suppress(OSError):  # another node cleans up at the same time
                 touched = max(path.stat().st_mtime for path in (launch, *launch.rglob("*")))
-                is_idle = launch != self._launch and time.time() - touched > IDLE_SECONDS
+                is_idle = launch != self._folder.parent and time.time() - touched > IDLE_SECONDS
                 if is_idle and not any(is_held(lock) for lock in launch.glob("*/lock-*")):
                     shutil.rmtree(launch, ignore_errors=True)
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.name[2:]) for path in self._folder.glob("0-*"))
 
-    def _not_joined(self) -> list[int]:
-        return [number for number in self._numbers() if not (self._folder / f"{self._me.rank}-{number}").exists()]
-
     def _was_going_on(self, number: int) -> bool:
         """Whether call *number* was not over for all when this rank was started, or the launcher still has to do with
         one that made it."""
-        if not self.is_over(number):
+        if is_held(self.lock(number)):
             return True
         for path in self._folder.glob(f"[0-9]*-{number}"):
-            with contextlib.suppress(OSError, ValueError):  # removed, or just being written
+            with suppress(OSError, ValueError):  # removed, or just being written
                 moment, _, identity = path.read_text().partition(" ")
                 if float(moment) > self._me.began:
                     return True
                 process = _process(identity.partition("@")[0]) if identity else None
-                if process and process.identity == identity and identity not in self._me.ancestors:
+                if process and process[0] == identity and identity not in self._me.ancestors:
                     return True
         return False
 
-    def _enter(self, rank: int, number: int) -> bool:
-        """Whether call *number* was free for *rank*, which makes it from here on."""
-        with self._writing():
-            try:
-                (self._folder / f"{rank}-{number}").open("x").close()
-            except FileExistsError:
-                return False
-        self.sign(number, rank=rank)
-        return True
-
-    @contextlib.contextmanager
+    @contextmanager
     def _writing(self, what: str = "") -> Iterator[None]:
         try:
             yield
@@ -390,15 +351,7 @@ class RankBarrier:
             raise disk_error(err, what or f"Cannot write to himl's cache '{self._launches}'") from err
 
 
-class _Process(NamedTuple):
-    """A process of this machine: `identity` is its pid and start (a pid alone is used again), `parent` a pid."""
-
-    identity: str
-    parent: str
-    began: float
-
-
-def _process(pid: str) -> _Process | None:
+def _process(pid: str) -> Process | None:
     """None where there is none (any more, not even one that its parent has not asked how it ended), or no /proc."""
     try:
         text = (PROC / pid / "stat").read_text(errors="replace")
@@ -408,14 +361,14 @@ def _process(pid: str) -> _Process | None:
     if len(fields) < 20:
         return None
     began = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
-    return _Process(f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began)
+    return f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began
 
 
-def _rank_of(process: _Process) -> int | None:
+def _rank_of(process: Process) -> int | None:
     """The local rank that *process* was started as, by any launcher: scripts hand their rank on under another one's
     name. None for one that is no rank, or somebody else's; -1 where a variable is there without a number."""
     try:
-        entries = (PROC / process.identity.partition("@")[0] / "environ").read_bytes().split(b"\0")
+        entries = (PROC / process[0].partition("@")[0] / "environ").read_bytes().split(b"\0")
     except OSError:
         return None
     variables = dict(entry.decode(errors="surrogateescape").partition("=")[::2] for entry in entries)

@@ -7,7 +7,8 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +16,10 @@ Kind = Literal["runs", "experiments"]
 
 MOST = 200
 """Names in one answer; a longer list helps nobody to choose."""
-PATIENCE = 0.08
-"""Seconds after which what was found so far has to do."""
-STEPS = 20_000
-"""Steps of SQLite between two looks at the clock."""
-BUSY_SECONDS = 0.05
 PLAIN = re.compile(r"\w[\w./+-]*", re.ASCII)
 """Names that mean themselves in every shell, quoted or not; others are not offered."""
-
 SORTABLE = 1000
 """Runs that are sorted here; where more match, the index over time has the newest of them soon."""
-LAST_SIGN = "\U0010ffff"
 
 FEW = "SELECT id, created, parent IS NULL FROM runs WHERE id >= ?1 AND id < ?2 LIMIT ?3"
 NEWEST = (
@@ -54,37 +48,30 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     # Read as a file that nobody changes where nobody has it open: else SQLite would make files beside it
     how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     found: list[str] = []
-    try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_SECONDS)
-        ) as connection:
-            deadline = time.monotonic() + PATIENCE
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
-            for name in _runs(connection, prefix) if kind == "runs" else _experiments(connection, prefix):
-                if PLAIN.fullmatch(name):
-                    found.append(name)
-                if len(found) == MOST:
-                    break
-    except sqlite3.Error:
-        pass
+    uri = f"{path.absolute().as_uri()}?{how}"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as connection:
+        deadline = time.monotonic() + 0.08  # what was found until then has to do
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 20_000)
+        names = _runs(connection, prefix) if kind == "runs" else _experiments(connection, prefix)
+        for name in filter(PLAIN.fullmatch, names):
+            found.append(name)
+            if len(found) == MOST:
+                break
     return found
 
 
 def _runs(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
-    few = connection.execute(FEW, (prefix, f"{prefix}{LAST_SIGN}", SORTABLE + 1)).fetchall()
-    is_few = len(few) <= SORTABLE
+    few = connection.execute(FEW, (prefix, f"{prefix}\U0010ffff", SORTABLE + 1)).fetchall()
     few.sort(key=lambda row: (row[1], row[0]), reverse=True)
     found: set[str] = set()
     for is_top in (True, False):
         rows = (row for row in few if bool(row[2]) is is_top)
         if is_top or not found or prefix in found:
-            for name, *_ in rows if is_few else connection.execute(NEWEST, (prefix, is_top)):
+            for name, *_ in rows if len(few) <= SORTABLE else connection.execute(NEWEST, (prefix, is_top)):
                 found.add(name)
                 yield name
 
 
 def _experiments(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
-    for (name,) in connection.execute(EXPERIMENTS, (prefix,)):
-        if not name.startswith(prefix):
-            return
-        yield name
+    names = (name for (name,) in connection.execute(EXPERIMENTS, (prefix,)))
+    return takewhile(lambda name: name.startswith(prefix), names)

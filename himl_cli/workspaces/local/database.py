@@ -22,9 +22,6 @@ from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
-LONGEST_LOOK = 0.02
-"""Seconds between two looks of a writer that waits: short and by chance, so that whoever waits long is as likely to be
-the next as whoever came last."""
 NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # no file can be made beside the database
 
 SCHEMA = """
@@ -82,12 +79,6 @@ class Database:
         self._left_open.append(self._connection)
         self._is_forked = True
 
-    def _own(self) -> sqlite3.Connection:
-        if self._is_forked:
-            self._is_forked = False
-            self._connect()
-        return self._connection
-
     def _connect(self) -> None:
         """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be
         read."""
@@ -97,54 +88,52 @@ class Database:
             if not self.path.is_file() or not any(symptom in str(err) for symptom in NO_ROOM_BESIDE):
                 raise
             try:
-                connection, version = self._open("mode=rw", alone=True)
+                connection, version = self._open("mode=rw", "PRAGMA locking_mode=EXCLUSIVE")
             except sqlite3.OperationalError:
                 connection, version = self._open("immutable=1")
         if version > SCHEMA_VERSION:
             connection.close()
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
-        if version < SCHEMA_VERSION:
-            self._create_schema(connection)
+        if version < SCHEMA_VERSION:  # WAL needs shared memory, which network file systems lack (sqlite.org/wal.html)
+            journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
+            # Changing the journal does not honour the busy timeout
+            _once_unlocked(connection, f"PRAGMA journal_mode={journal}", BUSY_SECONDS)
+            statements = ("BEGIN IMMEDIATE", *SCHEMA.split(";"), f"PRAGMA user_version={SCHEMA_VERSION}", "COMMIT")
+            for statement in statements:
+                connection.execute(statement)
         self._connection = connection
         self._closer = weakref.finalize(self, connection.close)
 
-    def _open(self, mode: str, *, alone: bool = False) -> tuple[sqlite3.Connection, int]:
-        """A connection, and the version of the schema that it found. *alone*: nobody else may have the database
-        open."""
+    def _open(self, mode: str, pragma: str = "") -> tuple[sqlite3.Connection, int]:
         name = f"{self.path.absolute().as_uri()}?{mode}"
         connection = sqlite3.connect(
             name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.row_factory = sqlite3.Row
         try:
-            if alone:
-                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute(pragma)
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error:
             connection.close()
             raise
         return connection, version
 
-    def _create_schema(self, connection: sqlite3.Connection) -> None:
-        """With WAL on local disks; it needs shared memory, which network file systems lack (sqlite.org/wal.html)."""
-        journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
-        # Changing the journal does not honour the busy timeout
-        _once_unlocked(connection, f"PRAGMA journal_mode={journal}", BUSY_SECONDS)
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        with self._using() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
         with self._lock, translated(self.path):
-            return self._own().execute(statement, values).fetchall()
+            if self._is_forked:
+                self._is_forked = False
+                self._connect()
+            yield self._connection
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it is kept, or nothing."""
-        with self._lock, translated(self.path):
-            connection = self._own()
+        with self._using() as connection:
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             # SQLite's own waiting looks more and more seldom: under load, some would wait for minutes
             connection.execute("PRAGMA busy_timeout=0")
@@ -166,7 +155,6 @@ class Database:
 
 
 def _once_unlocked(connection: sqlite3.Connection, statement: str, seconds: float) -> None:
-    """Execute *statement*, again and again for so long where others keep the database locked."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -175,7 +163,8 @@ def _once_unlocked(connection: sqlite3.Connection, statement: str, seconds: floa
         except sqlite3.OperationalError as err:
             if "locked" not in str(err) or time.monotonic() > deadline:
                 raise
-        time.sleep(random.uniform(0.0, LONGEST_LOOK))
+        # Short and by chance: whoever waits long is as likely to be the next as whoever came last
+        time.sleep(random.uniform(0.0, 0.02))
 
 
 @contextmanager
@@ -229,11 +218,10 @@ def is_network_folder(folder: Path) -> bool:
 def file_system_of(folder: Path, mount_table: str) -> str:
     """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that holds *folder*; '' where none
     does."""
-    best, kind, path = "", "", folder.as_posix()
+    best, kind, path = "", "", f"{folder.as_posix()}/"
     for parts in map(str.split, mount_table.splitlines()):
         if len(parts) >= 3:
-            mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1])
-            holds = path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
-            if holds and len(mount_point) >= len(best):
+            mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1]).rstrip("/")
+            if path.startswith(f"{mount_point}/") and len(mount_point) >= len(best):
                 best, kind = mount_point, parts[2]
     return kind

@@ -23,7 +23,6 @@ from himl_cli.workspaces.local.database import Database
 PAGE = 1000
 CHUNK = 1 << 20
 RECORD_AT_ONCE = 200
-GROWING = ("logs/", "user_logs/")
 FORBIDDEN, FORBIDDEN_ON_WINDOWS = "\0", '\0\\:<>"|?*'
 _numbers = count()
 
@@ -37,30 +36,27 @@ def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[s
     """The folders and the file that *name* goes through; None for a name that no stored file can have (`..`, absolute,
     empty)."""
     parts = tuple(name.split("/"))
-    forbidden = FORBIDDEN_ON_WINDOWS if windows else FORBIDDEN
-    if any(part in ("", ".", "..") or is_bookkeeping(part) or set(forbidden) & set(part) for part in parts):
+    forbidden = set(FORBIDDEN_ON_WINDOWS if windows else FORBIDDEN)
+    if any(part in ("", ".", "..") or is_bookkeeping(part) or forbidden & set(part) for part in parts):
         return None
     return parts
 
 
 class FileStore(ABC):
-    """A BlobStore over files. Subclasses say which files there are and where they lie, and may record what was
-    stored."""
+    """A BlobStore over files. Subclasses say which files there are and where they lie, and may record what was stored.
+    Files whose names begin as one of `growing` are only ever appended to: their listed bytes stay what they were."""
 
     label: str
     origin: str
+    growing: tuple[str, ...] = ()
 
     @abstractmethod
     def _files(self, prefix: str) -> Iterator[FoundFile]:
         """Every file whose name starts with *prefix*, sorted by name."""
 
     @abstractmethod
-    def _path(self, name: str) -> str | None:
-        """Where the file called *name* lies; None for a name that cannot be."""
-
-    def _may_grow(self, name: str) -> bool:
-        """Whether the file is only ever appended to, so that its listed bytes stay what they were."""
-        return False
+    def path_of(self, name: str) -> Path | None:
+        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
         """MD5s on record that still hold, by name."""
@@ -69,11 +65,6 @@ class FileStore(ABC):
     def _record(self, stored: list[BlobInfo]) -> None:
         """Take down what was *stored*, and empty the list."""
         stored.clear()
-
-    def path_of(self, name: str) -> Path | None:
-        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
-        path = self._path(name)
-        return None if path is None else Path(path)
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         files = self._files(prefix)
@@ -87,11 +78,11 @@ class FileStore(ABC):
             ) from err
 
     def stat(self, name: str) -> BlobInfo | None:
-        path = self._path(name)
+        path = self.path_of(name)
         if path is None:
             return None
         try:
-            found = FoundFile(name, path, os.stat(path))
+            found = FoundFile(name, str(path), os.stat(path))
         except (OSError, ValueError):
             return None
         return _describe(found, self._recorded([found]).get(name)) if stat.S_ISREG(found.stat.st_mode) else None
@@ -108,26 +99,26 @@ class FileStore(ABC):
         return digest.digest()
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        path = self._path(name)
+        path = self.path_of(name)
         if path is None or not os.path.isfile(path):
             raise NotFound(f"No file '{name}' in {self.label}.")
-        return self._tail(name, path, offset)
 
-    def _tail(self, name: str, path: str, offset: int) -> Iterator[bytes]:
-        try:
-            with open(path, "rb", buffering=0) as source:
-                source.seek(offset)
-                while piece := source.read(CHUNK):
-                    yield piece
-        except OSError as err:
-            raise self._unreadable(name, err) from err
+        def pieces() -> Iterator[bytes]:
+            try:
+                with open(path, "rb", buffering=0) as source:
+                    source.seek(offset)
+                    while piece := source.read(CHUNK):
+                        yield piece
+            except OSError as err:
+                raise self._unreadable(name, err) from err
+
+        return pieces()
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """One file after the other in the caller's thread: *workers* would only queue for the same disk."""
         source_md5 = _SourceMd5(self)
         for request in requests:
-            pieces = self._pieces(request)
-            offset = request.offset
+            pieces, offset = self._pieces(request), request.offset
             while True:
                 try:  # only what goes wrong here belongs to the request; what the sink raises ends the fetch
                     piece = next(pieces, None)
@@ -146,9 +137,8 @@ class FileStore(ABC):
 
     def _pieces(self, request: FetchRequest) -> Iterator[bytes]:
         """The bytes asked for. Raises BlobChanged when they are no longer those that were listed."""
-        blob = request.blob
-        path = self._path(blob.name)
-        left = request.length
+        blob, left = request.blob, request.length
+        path = self.path_of(blob.name)
         try:
             if path is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -170,7 +160,7 @@ class FileStore(ABC):
     def _check(self, blob: BlobInfo, status: os.stat_result) -> None:
         now = etag_of(status)
         is_same_file = now.split("-")[0] == blob.etag.split("-")[0]
-        has_grown = self._may_grow(blob.name) and is_same_file and status.st_size >= blob.size
+        has_grown = blob.name.startswith(self.growing) and is_same_file and status.st_size >= blob.size
         if blob.etag and now != blob.etag and not has_grown:
             raise BlobChanged(
                 f"'{blob.name}' changed while it was read.", hint="Run the command again when nothing writes to it."
@@ -188,74 +178,64 @@ class FileStore(ABC):
             for request in requests:
                 try:
                     stored = self._store_one(request, sink)
+                except OSError as err:
+                    what = f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}."
+                    sink.fail(request, DiskFailed(what, hint="Check space and permissions there."))
                 except HimlError as err:
                     sink.fail(request, err)
-                    continue
-                unrecorded.append(stored)
-                if len(unrecorded) >= RECORD_AT_ONCE:
-                    self._record(unrecorded)
-                sink.finish(request, stored)
+                else:
+                    unrecorded.append(stored)
+                    if len(unrecorded) >= RECORD_AT_ONCE:
+                        self._record(unrecorded)
+                    sink.finish(request, stored)
         finally:
             self._record(unrecorded)
 
     def _store_one(self, request: StoreRequest, sink: StoreSink) -> BlobInfo:
-        """Raises BlobChanged when the name has something else by now than the request is to replace."""
-        path = self._path(request.name)
+        """Raises OSError; HimlError where the file's bytes are not those that were promised, or change meanwhile;
+        BlobChanged when the name has something else by now than the request is to replace."""
+        path = self.path_of(request.name)
         if path is None:
             raise HimlError(f"'{request.name}' cannot be the name of a file in {self.label}.")
-        part = os.path.join(os.path.dirname(path), f".{os.getpid()}-{next(_numbers)}{PART_SUFFIX}")
+        part = path.with_name(f".{os.getpid()}-{next(_numbers)}{PART_SUFFIX}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest, size = hashlib.md5(usedforsecurity=False), 0
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            try:
-                md5 = _copy(request, part, sink)
-                there = self.stat(request.name) if request.replaces is not None else None
-                is_replaced = request.replaces in (None, there.etag if there is not None else "")
-                if not is_replaced and (there is None or self.md5(there) != md5):
-                    raise BlobChanged(
-                        f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it "
-                        "is.",
-                        hint="Run the command again.",
-                    )
-                os.replace(part, path)
-            except BaseException:
-                if os.path.lexists(part):
-                    os.unlink(part)
-                raise
-            return _describe(FoundFile(request.name, path, os.stat(path)), md5)
-        except OSError as err:
-            raise DiskFailed(
-                f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.",
-                hint="Check space and permissions there.",
-            ) from err
+            with open(request.path, "rb", buffering=0) as source, open(part, "xb") as target:
+                before = os.fstat(source.fileno())
+                while piece := source.read(CHUNK):
+                    digest.update(piece)
+                    size += len(piece)
+                    if size > request.size:
+                        break
+                    target.write(piece)
+                    sink.advance(request, len(piece))
+            md5 = digest.digest()
+            is_promised = md5 == request.md5
+            if request.md5 is None:
+                is_promised = etag_of(os.stat(request.path)) == etag_of(before)
+            if size != request.size or not is_promised:
+                raise HimlError(
+                    f"'{request.path}' changed while it was stored.",
+                    hint="Run the command again when nothing writes to it.",
+                )
+            there = self.stat(request.name) if request.replaces is not None else None
+            is_replaced = request.replaces in (None, there.etag if there is not None else "")
+            if not is_replaced and (there is None or self.md5(there) != md5):
+                raise BlobChanged(
+                    f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it is.",
+                    hint="Run the command again.",
+                )
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return _describe(FoundFile(request.name, str(path), os.stat(path)), md5)
 
 
 def _describe(found: FoundFile, md5: bytes | None = None) -> BlobInfo:
     modified = datetime.fromtimestamp(found.stat.st_mtime, timezone.utc)
     return BlobInfo(found.name, found.stat.st_size, etag_of(found.stat), md5, modified)
-
-
-def _copy(request: StoreRequest, part: str, sink: StoreSink) -> bytes:
-    """Write the file to *part*; gives its MD5. Raises HimlError when its bytes are not those that were promised, or
-    change meanwhile."""
-    digest, size = hashlib.md5(usedforsecurity=False), 0
-    with open(request.path, "rb", buffering=0) as source, open(part, "xb") as target:
-        before = os.fstat(source.fileno())
-        while piece := source.read(CHUNK):
-            digest.update(piece)
-            size += len(piece)
-            if size > request.size:
-                break
-            target.write(piece)
-            sink.advance(request, len(piece))
-    is_promised = digest.digest() == request.md5
-    if request.md5 is None:
-        is_promised = etag_of(os.stat(request.path)) == etag_of(before)
-    if size != request.size or not is_promised:
-        raise HimlError(
-            f"'{request.path}' changed while it was stored.",
-            hint="Run the command again when nothing writes to it.",
-        )
-    return digest.digest()
 
 
 class _SourceMd5:
@@ -292,43 +272,38 @@ class RunFiles(FileStore):
     have too, theirs is the one shown.
     """
 
+    growing = ("logs/", "user_logs/")
+
     def __init__(self, run_folder: Path, code_folder: Path, label: str) -> None:
         self.label = label
         self.origin = str(run_folder.resolve())
         self._roots = {
-            "logs": code_folder / "logs",
-            "outputs": code_folder / "outputs",
-            "user_logs": run_folder / "user_logs",
+            "logs/": code_folder / "logs",
+            "outputs/": code_folder / "outputs",
+            "user_logs/": run_folder / "user_logs",
         }
         self._artifacts = run_folder / "artifacts"
 
     def _files(self, prefix: str) -> Iterator[FoundFile]:
-        own = [self._below(root, folder, prefix) for root, folder in self._roots.items()]
-        logged = ((found.name, 1, found) for found in walk_files(str(self._artifacts), prefix))
+        own = [self._below(start, folder, prefix) for start, folder in self._roots.items()]
         last = None
-        for name, _, found in merge(*(((found.name, 0, found) for found in files) for files in own), logged):
-            if name != last:
+        for found in merge(*own, walk_files(str(self._artifacts), prefix), key=lambda found: found.name):
+            if found.name != last:  # of the same name the script's own, which comes first
                 yield found
-            last = name
+            last = found.name
 
-    def _below(self, root: str, folder: Path, prefix: str) -> Iterator[FoundFile]:
-        start = f"{root}/"
+    def _below(self, start: str, folder: Path, prefix: str) -> Iterator[FoundFile]:
         if start.startswith(prefix) or prefix.startswith(start):
             for found in walk_files(str(folder), prefix[len(start) :]):
                 yield FoundFile(start + found.name, found.path, found.stat)
 
-    def _path(self, name: str) -> str | None:
+    def path_of(self, name: str) -> Path | None:
         parts = safe_parts(name)
         if parts is None:
             return None
-        if parts[0] in self._roots and len(parts) > 1:
-            own = os.path.join(self._roots[parts[0]], *parts[1:])
-            if os.path.isfile(own):
-                return own
-        return os.path.join(self._artifacts, *parts)
-
-    def _may_grow(self, name: str) -> bool:
-        return name.startswith(GROWING)
+        root = self._roots.get(f"{parts[0]}/")
+        own = root.joinpath(*parts[1:]) if root is not None and len(parts) > 1 else None
+        return own if own is not None and os.path.isfile(own) else self._artifacts.joinpath(*parts)
 
 
 class DatastoreFolder(FileStore):
@@ -345,9 +320,9 @@ class DatastoreFolder(FileStore):
     def _files(self, prefix: str) -> Iterator[FoundFile]:
         return walk_files(str(self._folder), prefix)
 
-    def _path(self, name: str) -> str | None:
+    def path_of(self, name: str) -> Path | None:
         parts = safe_parts(name)
-        return None if parts is None else os.path.join(self._folder, *parts)
+        return None if parts is None else self._folder.joinpath(*parts)
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
         known: dict[str, bytes] = {}
@@ -355,10 +330,10 @@ class DatastoreFolder(FileStore):
             some = {_key(found.name): found for found in page[start : start + RECORD_AT_ONCE]}
             marks = ",".join("?" * len(some))
             statement = f"SELECT name, size, mtime, md5 FROM digests WHERE datastore = ? AND name IN ({marks})"
-            for row in self._database.rows(statement, (self._name, *some)):
-                found = some[row["name"]]
-                if (row["size"], row["mtime"]) == (found.stat.st_size, found.stat.st_mtime_ns):
-                    known[found.name] = row["md5"]
+            for name, size, mtime, md5 in self._database.rows(statement, (self._name, *some)):
+                found = some[name]
+                if (size, mtime) == (found.stat.st_size, found.stat.st_mtime_ns):
+                    known[found.name] = md5
         return known
 
     def _record(self, stored: list[BlobInfo]) -> None:

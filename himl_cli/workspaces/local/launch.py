@@ -1,11 +1,10 @@
-"""Starting the process that looks after a run: hand it its request, hear how far it came."""
+"""Starting the process that looks after a run, anew or again: hand it its request, hear how far it came."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shlex
 import stat
 import subprocess
 import sys
@@ -16,22 +15,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, NotFound
-from himl_cli.core.jobs import EntryKind, JobSpec
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
+from himl_cli.core.jobs import STEP, JobSpec
 from himl_cli.core.processes import ProcessLock, detached, interruptions, is_held
-from himl_cli.core.redaction import mask_arguments, mask_line
-from himl_cli.workspaces.local.job_environment import find_shell, needs_shell
-from himl_cli.workspaces.local.launch_request import LaunchRequest
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
+from himl_cli.core.redaction import MASK
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import TRIAL
+from himl_cli.workspaces.local.job_environment import check_shell
+from himl_cli.workspaces.local.launch_request import (
+    LaunchRequest,
+    Plan,
+    job_from_stored_form,
+    plan_from_stored,
+    shown_command,
+)
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, DONE
+from himl_cli.workspaces.local.staging import STAGED
 
 log = logging.getLogger(__name__)
 
 SUPERVISOR = "himl_cli.workspaces.local.supervisor"
 CONTROLLER = "himl_cli.workspaces.local.controller"
 STARTING = "starting"
-POLL_SECONDS = 0.05
-PROGRAMS = {EntryKind.script: ["python"], EntryKind.module: ["python", "-m"], EntryKind.shell: ["bash"]}
+SUBMIT_AGAIN = "Submit it again as a new run."
 
 
 def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: Mapping[str, str], run_id: str) -> None:
@@ -41,37 +48,125 @@ def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: M
     without bash for a line of it.
     """
     check_shell(spec)
-    folder = RunFolder(workspace / "runs" / run_id)
+    folder = str(workspace / "runs" / run_id)
     log.debug("run %s: inputs %s, outputs %s", run_id, inputs, outputs)
-    with own_stdin(spec) as (stdin, handles):
-        tagged, shown = with_recovery_id(spec, run_id), shown_command(spec)
-        request = LaunchRequest(str(folder.path), str(workspace), tagged, shown, inputs, outputs, stdin)
-        begin(SUPERVISOR, request.to_json(), folder, handles)
+    with _own_stdin(spec) as (stdin, handles):
+        begin(LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, stdin), handles)
 
 
-def with_recovery_id(spec: JobSpec, run_id: str) -> JobSpec:
-    """The job with the tag by which hi-ml finds its run."""
-    return replace(spec, tags={**spec.tags, "run_recovery_id": f"{spec.experiment}:{run_id}"})
+def begin(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> None:
+    """Make the run's folder, and start the process of *request* for it, which inherits *handles*.
+
+    Returns once the run is recorded and its files are staged. While it is being started, a file in `starting/` is
+    locked: by one that is not, `remove_leftovers` knows starts that were killed.
+    Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then).
+    """
+    folder = RunFolder(Path(request.run_folder))
+    mark = folder.workspace / STARTING / folder.run_id
+    lock, what, where = ProcessLock(mark), "Cannot start the job", mark
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        where = folder.path
+        folder.path.mkdir(parents=True)
+        try:
+            folder.allow_to_run()
+            error = _start(request, folder, handles)
+        except OSError as err:
+            error = explain_disk_error(err, what, folder.path)
+        if error is not None:
+            folder.remove()
+            raise error
+    except OSError as err:
+        raise explain_disk_error(err, what, where) from err
+    finally:
+        lock.release()
+        with suppress(OSError):
+            mark.unlink()
 
 
-def shown_command(spec: JobSpec) -> str:
-    """The command line of the job as people read it, secrets masked."""
-    if spec.entry.kind is EntryKind.command:
-        return " ".join([mask_line(spec.entry.target), *map(shlex.quote, mask_arguments(spec.arguments))])
-    return shlex.join([*PROGRAMS[spec.entry.kind], spec.entry.target, *mask_arguments(spec.arguments)])
+def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent: int | None) -> None:
+    """Resume a run that stopped before its end: a job by another attempt, a sweep or a pipeline by what is missing.
+    Returns once it is at work again. Raises BadUsage where it cannot be resumed, DiskFailed, Interrupted."""
+    _check_state(run)
+    folder = RunFolder(workspace / "runs" / run.id)
+    stored, record = folder.read(PLAN), folder.read(RECORD)
+    try:
+        if "many" in stored:
+            _check_stored(run, [job["spec"] for job in stored["many"]["jobs"]], env)
+            plan = plan_from_stored(stored["many"], folder.path, env)
+            if max_concurrent is not None and plan.jobs[0].spec.sweep is not None:
+                sweep = replace(plan.sweep, max_concurrent=max_concurrent)
+                plan = replace(plan, jobs=[replace(plan.jobs[0], spec=replace(plan.jobs[0].spec, sweep=sweep))])
+            specs = [job.spec for job in plan.jobs]
+        elif "job" not in stored or not record.get(STAGED):
+            raise BadUsage(
+                f"Run '{run.id}' cannot be resumed: what it was to run is not on record, or its files were never laid.",
+                hint=SUBMIT_AGAIN,
+            )
+        else:
+            _check_stored(run, [stored["job"]], env)
+            specs = [job_from_stored_form(stored["job"], env)]
+            data = record["inputs"], record["outputs"]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+        raise DiskFailed(
+            f"What '{folder.path}' keeps of the run has another form than himl writes ({type(err).__name__}: {err}).",
+            hint=SUBMIT_AGAIN,
+        ) from err
+    for spec in specs:
+        check_shell(spec)
+    try:
+        if "many" in stored:
+            error = _start(plan, folder)
+        else:
+            with _own_stdin(specs[0]) as (stdin, handles):
+                request = LaunchRequest(str(folder.path), specs[0], run.command, *data, stdin, again=True)
+                error = _start(request, folder, handles)
+    except OSError as err:
+        raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
+    if error is not None:
+        raise error
 
 
-def check_shell(spec: JobSpec) -> None:
-    """Raises NotFound where the job is a line that needs bash, and there is none."""
-    if spec.entry.kind is EntryKind.command and find_shell() is None and needs_shell(spec.entry.target):
-        raise NotFound(
-            "The job is a command line for bash, which is not installed here.",
-            hint="Install bash, or run it on a cluster: --cluster NAME",
+def _check_state(run: Run) -> None:
+    if run.parent:
+        what = "trial" if TRIAL in run.tags else "step" if STEP in run.tags else ""
+        problem = f"is a {what} of run '{run.parent}'" if what else f"was nested in run '{run.parent}' by its script"
+        raise BadUsage(f"Run '{run.id}' {problem}.", hint=f"Resume the whole: himl submit --resume {run.parent}")
+    if not run.status.is_final:
+        hint = f"To see it: himl runs show {run.id}, to stop it: himl runs cancel {run.id}"
+        raise BadUsage(f"Run '{run.id}' is still at work.", hint=hint)
+    if run.status is RunStatus.completed:
+        raise BadUsage(f"Run '{run.id}' is completed: nothing is left to do.", hint=f"See himl runs show {run.id}")
+
+
+def _check_stored(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str]) -> None:
+    """Raises BadUsage where the record lacks what no file may hold. Of arguments that were masked it names `--name` of
+    one whose value was, else what is left of it."""
+    masked: dict[str, None] = {}
+    for form in forms:
+        if form["has_secrets"]:
+            words = form["arguments"]
+            pairs = [(before, word) for before, word in zip(["", *words], words, strict=False) if MASK in word]
+            names = [before if word == MASK and before.startswith("-") else word for before, word in pairs]
+            masked |= dict.fromkeys(names or ["its command line"])
+    if masked:
+        raise BadUsage(
+            f"Run '{run.id}' cannot be resumed: its arguments hold a secret, which is not kept, or look so: "
+            f"{', '.join(masked)}.",
+            hint=f"{SUBMIT_AGAIN} Give secrets by --env_var NAME=VALUE.",
+        )
+    missing = sorted({name for form in forms for name in form["env_names"]} - set(env))
+    if missing:
+        again = " ".join(f"--env_var {name}=…" for name in missing)
+        raise BadUsage(
+            f"Run '{run.id}' had variables whose values are not kept: {', '.join(missing)}.",
+            hint=f"Give them again: {again}",
         )
 
 
 @contextmanager
-def own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     """What this process reads, for the job to read (`LaunchRequest.stdin`), and the handles that its supervisor
     inherits.
 
@@ -94,50 +189,6 @@ def own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         os.close(handle)
 
 
-def begin(module: str, request: str, folder: RunFolder, handles: Sequence[int] = ()) -> None:
-    """Make the run's folder, and start the process of *module* for it, which inherits *handles*.
-
-    Returns once the run is recorded and its files are staged. While it is being started, a file in `starting/` is
-    locked: by one that is not, `remove_leftovers` knows starts that were killed.
-    Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then).
-    """
-    mark = folder.path.parents[1] / STARTING / folder.run_id
-    lock, what = ProcessLock(mark), "Cannot start the job"
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        lock.take()
-    except OSError as err:
-        raise explain_disk_error(err, what, mark) from err
-    try:
-        try:
-            folder.path.mkdir(parents=True)
-        except OSError as err:
-            raise explain_disk_error(err, what, folder.path) from err
-        try:
-            folder.allow_to_run()
-            error = _start(module, request, folder, handles)
-        except OSError as err:
-            error = explain_disk_error(err, what, folder.path)
-        if error is not None:
-            folder.remove()
-            raise error
-    finally:
-        lock.release()
-        with suppress(OSError):
-            mark.unlink()
-
-
-def begin_again(module: str, request: str, folder: RunFolder, handles: Sequence[int] = ()) -> None:
-    """As `begin`, for a run that is resumed. Raises BadUsage where it is at work or completed; the run stays what it
-    was."""
-    try:
-        error = _start(module, request, folder, handles)
-    except OSError as err:
-        raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
-    if error is not None:
-        raise error
-
-
 def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> None:
     """Remove the folders of runs whose start was killed before they were on record."""
     for mark in (workspace / STARTING).glob("*"):
@@ -151,21 +202,22 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
         lock.release()
 
 
-def spawn(module: str, request: str, folder: RunFolder, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start the process, which inherits *handles*, and hand it *request*. It reports on its stdout. Raises OSError."""
-    with (folder.path / "supervisor.log").open("ab") as stderr:
+    log.debug("starting a supervisor for %s", request.run_folder)
+    with (Path(request.run_folder) / "supervisor.log").open("ab") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", CONTROLLER if isinstance(request, Plan) else SUPERVISOR],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            cwd=folder.path,
+            cwd=request.run_folder,
             pass_fds=handles,
             **detached(),
         )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once; that it says nothing is noticed next
-        process.stdin.write(request.encode())
+        process.stdin.write(request.to_json().encode())
         process.stdin.close()
     return process
 
@@ -197,9 +249,8 @@ def start_error(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | 
     return JobFailed(f"The job's supervisor did not start: {why[0]}", hint=hint)
 
 
-def _start(module: str, request: str, folder: RunFolder, handles: Sequence[int]) -> HimlError | None:
+def _start(request: LaunchRequest | Plan, folder: RunFolder, handles: Sequence[int] = ()) -> HimlError | None:
     """Start the process, and wait until it reports that the run is started, or is not: then why. Raises OSError."""
-    log.debug("starting a supervisor for %s", folder.path)
     events: list[dict[str, Any]] = []
 
     def cancel() -> None:
@@ -207,7 +258,7 @@ def _start(module: str, request: str, folder: RunFolder, handles: Sequence[int])
             folder.ask_to_cancel()
 
     with interruptions(cancel) as interrupted:
-        process = spawn(module, request, folder, handles)
+        process = spawn(request, handles)
         for event in events_of(process):
             events.append(event)
             if event["event"] in ("started", "refused"):
@@ -219,7 +270,7 @@ def _start(module: str, request: str, folder: RunFolder, handles: Sequence[int])
     if interrupted and error is None:
         folder.ask_to_cancel()
         while folder.is_supervised():
-            time.sleep(POLL_SECONDS)
+            time.sleep(0.05)
         raise Interrupted(
             f"Run '{folder.run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {folder.run_id}"
         )

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,34 +29,23 @@ SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """`path` is `.himl/runs/<run_id>`."""
+    """`path` is `.himl/runs/<run_id>`, in the folder `workspace`.
 
-    path: Path
+    `code` is the snapshot: where the script runs, and its `outputs/` and `logs/` grow. `artifacts` are what was logged
+    through MLflow; it shows at the root of the run's artifacts. `lock` is held by the supervisor as long as it lives;
+    the operating system frees it, whatever happens.
+    """
 
-    @property
-    def run_id(self) -> str:
-        return self.path.name
-
-    @property
-    def code(self) -> Path:
-        """The snapshot: where the script runs, and its `outputs/` and `logs/` grow."""
-        return self.path / "code"
-
-    @property
-    def user_logs(self) -> Path:
-        return self.path / "user_logs"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_id = path.name
+        self.code, self.user_logs = path / "code", path / "user_logs"
+        self.artifacts, self.lock = path / "artifacts", path / "lock"
 
     @property
-    def artifacts(self) -> Path:
-        """What was logged through MLflow; shows at the root of the run's artifacts."""
-        return self.path / "artifacts"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the supervisor as long as it lives; the operating system frees it, whatever happens."""
-        return self.path / "lock"
+    def workspace(self) -> Path:
+        return self.path.parents[1]
 
     def is_supervised(self) -> bool:
         """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
@@ -102,10 +90,9 @@ class RunFolder:
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Store RECORD or PLAN, whole or not at all: whoever writes may be killed. Without variables, which may hold
         secrets. Raises OSError."""
-        path = self.path / name
-        part = path.with_name(f"{name}.part")
+        part = self.path / f"{name}.part"
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        once_free(lambda: part.replace(path))
+        once_free(lambda: part.replace(self.path / name))
 
     def read(self, name: str) -> dict[str, Any]:
         """What was stored, or {} where nothing was."""

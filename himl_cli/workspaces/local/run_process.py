@@ -10,11 +10,12 @@ import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.processes import ProcessLock
+from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
@@ -29,12 +30,10 @@ BUSY, DONE, DISK = "busy", "done", "disk"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
+class Outcome(RunEnd):
+    """How a run ended that a process of himl looked after."""
 
-    status: RunStatus
     exit_code: int | None = None
-    reason: str = ""
 
 
 def read_request() -> str:
@@ -55,17 +54,15 @@ def report(event: str, **facts: str) -> None:
 
 
 class RunProcess(ABC):
-    """The run of this process. With *again*, a run that is on record and not completed is resumed."""
+    """The run of this process, recorded as *new*, with its files in *cwd*. With *again*, a run that is on record and
+    not completed is resumed."""
 
-    def __init__(self, run_folder: str, workspace: str, *, again: bool) -> None:
+    def __init__(self, new: NewRun, run_folder: str, cwd: Path, *, again: bool) -> None:
         self.folder = RunFolder(Path(run_folder))
-        self._workspace = Path(workspace)
+        self._new = new
+        self._cwd = cwd
         self._again = again
         self._terminated = False
-
-    @abstractmethod
-    def add_run(self, store: RunStore) -> None:
-        """Record the run for the first time."""
 
     @abstractmethod
     def work(self, store: RunStore) -> Outcome:
@@ -77,13 +74,22 @@ class RunProcess(ABC):
 
     def run(self) -> None:
         """Reports `recorded`, then `started`; or `refused` alone, and nothing was done."""
-        lock, run_id = ProcessLock(self.folder.lock), self.folder.run_id
+        lock, run_id = ProcessLock(self.folder.lock), self._new.id
         if not lock.take():
             message, hint = f"Run '{run_id}' is still at work.", f"To stop it: himl runs cancel {run_id}"
             report("refused", why=BUSY, message=message, hint=hint)
             return
-        if not (store := self._record()):
+        try:
+            store = self._record()
+        except (OSError, HimlError) as err:
+            error = self._explain(err, "Cannot record the run")
+            report("refused", why=DISK, message=str(error), hint=error.hint)
             return
+        if store is None:
+            message, hint = f"Run '{run_id}' is completed: nothing is left to do.", f"See himl runs show {run_id}"
+            report("refused", why=DONE, message=message, hint=hint)
+            return
+        report("recorded")
 
         def note_termination(number: int, frame: object) -> None:
             self._terminated = True
@@ -95,52 +101,44 @@ class RunProcess(ABC):
     def is_stopped(self) -> bool:
         return self._terminated or self.folder.is_cancel_asked()
 
+    def _record(self) -> RunStore | None:
+        """Write the run into the workspace; None where there is nothing left to do."""
+        self.folder.reserve_space()
+        store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
+        known = store.get(self._new.id) if self._again else None
+        if known is not None and known.status is RunStatus.completed:
+            self.folder.free_reserve()
+            return None
+        if self._again:
+            self.folder.allow_to_run()
+        if known is not None:
+            store.reopen(known.id)
+        else:  # with the tag by which hi-ml finds its runs
+            tags = {**self._new.tags, "run_recovery_id": f"{self._new.experiment}:{self._new.id}"}
+            store.add(replace(self._new, tags=tags), folder=str(self._cwd))
+        return store
+
     def _outcome(self, store: RunStore) -> Outcome:
         try:
             return self.work(store)
         except Stopped:
             if not self._terminated:
-                return Outcome(RunStatus.canceled, reason=self.folder.why_canceled())
+                return Outcome(RunStatus.canceled, self.folder.why_canceled())
             reason = TERMINATED
-        except OSError as err:
-            reason = str(explain_disk_error(err, "cannot lay or keep the job's files", self.folder.path)).rstrip(".")
-        except HimlError as err:
-            reason = str(err).rstrip(".")
+        except (OSError, HimlError) as err:
+            reason = str(self._explain(err, "cannot lay or keep the job's files")).rstrip(".")
         except BaseException as err:  # whatever happens, the run must not stay open
             traceback.print_exc()
             reason = f"himl itself failed: {type(err).__name__}: {err}"
-        return Outcome(RunStatus.failed, reason=reason)
+        return Outcome(RunStatus.failed, reason)
 
-    def _record(self) -> RunStore | None:
-        """Write the run into the workspace, or refuse the job and leave nothing."""
-        run_id = self.folder.run_id
-        try:
-            self.folder.reserve_space()
-            store = RunStore(Database(self._workspace / "workspace.db", create=True))
-            known = store.get(run_id) if self._again else None
-            if known is not None and known.status is RunStatus.completed:
-                self.folder.free_reserve()
-                message, hint = f"Run '{run_id}' is completed: nothing is left to do.", f"See himl runs show {run_id}"
-                report("refused", why=DONE, message=message, hint=hint)
-                return None
-            if self._again:
-                self.folder.allow_to_run()
-            if known is None:
-                self.add_run(store)
-            else:
-                store.reopen(run_id)
-        except (OSError, HimlError) as err:
-            what = "Cannot record the run"
-            error = err if isinstance(err, HimlError) else explain_disk_error(err, what, self.folder.path)
-            report("refused", why=DISK, message=str(error), hint=error.hint)
-            return None
-        report("recorded")
-        return store
+    def _explain(self, err: OSError | HimlError, what: str) -> HimlError:
+        return err if isinstance(err, HimlError) else explain_disk_error(err, what, self.folder.path)
 
     def _record_end(self, store: RunStore, outcome: Outcome) -> None:
         """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every
         reader. Nested runs that the script left open end as the job did."""
-        run_id = self.folder.run_id
+        run_id = self._new.id
         deadline = time.monotonic() + SECONDS_TO_RECORD
         while True:
             try:

@@ -1,20 +1,33 @@
-"""Runs and their tags in the local database."""
+"""Runs in the local database: their tags, metrics and parameters.
+
+What a later attempt of a run logs takes the place of what earlier ones logged at that step and beyond, so that a
+script that begins anew and one that goes on from a checkpoint both leave one series. The values of earlier attempts
+stay in the database.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
+from typing import TypeVar
 
 from himl_cli.core.jobs import STEP
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun
+from himl_cli.core.runs import TRIES, Metric, MetricPoint, Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY, TRIAL
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.database import Database, taken_apart
 
 PAGE = 200
 RUNS_AT_ONCE = 500
+AS_STORED = ("id", "experiment", "display_name", "description", "parent", "exit_code", "command", "folder")
+"""Of a run, what the database has under the same names."""
 HOW_LOST = (
     "ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
 )
@@ -34,7 +47,7 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def as_time(milliseconds: int | None) -> datetime | None:
+def _as_time(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
 
@@ -65,15 +78,14 @@ class RunStore:
     ) -> None:
         """Record a run; *job* is the one whose supervisor keeps it, unless it is one itself. *reason_if_lost* is why it
         failed should its keeper end without recording an outcome; empty: `LOST`."""
-        known = [new.id, job or new.id, new.parent, new.experiment, new.display_name, new.description, new.command]
-        texts = [text and storable(text) for text in (*known, folder)]
-        values = (*texts, status.value, reason_if_lost, now_ms(), started)
+        names = (new.id, job or new.id, new.parent, new.experiment, new.display_name, new.description)
+        texts = [text and storable(text) for text in (*names, new.command, folder)]
+        statement = (
+            "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, "
+            "reason, created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+        )
         with self.database.writing(durable=True) as connection:
-            connection.execute(
-                "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, "
-                "reason, created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                values,
-            )
+            connection.execute(statement, (*texts, status.value, reason_if_lost, now_ms(), started))
             put_pairs(connection, "tags", new.id, new.tags)
 
     def start(self, run_id: str) -> None:
@@ -169,20 +181,30 @@ class RunStore:
     def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""
         gone = set(lost)
-        where, values = _conditions(wanted, gone)
-        before: tuple[int, str] | None = None
-        left = wanted.limit
+        parts = ["parent = ?" if wanted.parent else "parent IS NULL"]
+        values: list[object] = [wanted.parent] if wanted.parent else []
+        if wanted.experiment is not None:
+            parts.append("experiment = ?")
+            values.append(wanted.experiment)
+        for pair in wanted.tags.items():
+            parts.append("EXISTS (SELECT 1 FROM tags WHERE run = runs.id AND name = ? AND value = ?)")
+            values += pair
+        if wanted.statuses:
+            marks, of_gone = (",".join("?" * len(some)) for some in (wanted.statuses, gone))
+            parts.append(f"CASE WHEN ended IS NULL AND job IN ({of_gone}) THEN 'Failed' ELSE status END IN ({marks})")
+            values += [*sorted(gone), *(status.value for status in wanted.statuses)]
+        before: tuple[object, ...] = ()
+        clause, left = "", wanted.limit
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
-            clause, more = (" AND (created, id) < (?, ?)", before) if before else ("", ())
             rows = self.database.rows(
-                f"SELECT * FROM runs WHERE {where}{clause} ORDER BY created DESC, id DESC LIMIT ?",
-                (*values, *more, size),
+                f"SELECT * FROM runs WHERE {' AND '.join(parts)}{clause} ORDER BY created DESC, id DESC LIMIT ?",
+                (*values, *before, size),
             )
             yield from self._records(rows, gone)
             if len(rows) < size:
                 return
-            before = (rows[-1]["created"], rows[-1]["id"])
+            clause, before = " AND (created, id) < (?, ?)", (rows[-1]["created"], rows[-1]["id"])
             left = None if left is None else left - len(rows)
 
     def _records(self, rows: list[sqlite3.Row], lost: set[str]) -> list[Run]:
@@ -190,33 +212,27 @@ class RunStore:
             if len(_ids(row["id"] for row in rows)) < len(rows):
                 raise TypeError("an id is none")
         tags: dict[str, dict[str, str]] = {row["id"]: {} for row in rows}
-        marks = ",".join("?" * len(tags))
-        for row in self.database.rows(
-            f"SELECT run, name, value FROM tags WHERE run IN ({marks}) ORDER BY name", tuple(tags)
-        ):
+        statement = f"SELECT run, name, value FROM tags WHERE run IN ({','.join('?' * len(tags))}) ORDER BY name"
+        for row in self.database.rows(statement, tuple(tags)):
             tags[row["run"]][row["name"]] = row["value"]
         with taken_apart(self.database.path):
             return [self._record(row, tags[row["id"]], lost) for row in rows]
 
     def _record(self, row: sqlite3.Row, tags: dict[str, str], lost: set[str]) -> Run:
-        is_lost = row["ended"] is None and row["job"] in lost
-        how_lost = LOST_WITH_CHILDREN + row["id"] if MANY in tags else LOST
+        is_open = row["ended"] is None
+        status, reason = RunStatus(row["status"]), "" if is_open else row["reason"]
+        if is_open and row["job"] in lost:
+            how_lost = LOST_WITH_CHILDREN + row["id"] if MANY in tags else LOST
+            status, reason = RunStatus.failed, row["reason"] or how_lost
         return Run(
-            id=row["id"],
-            experiment=row["experiment"],
-            status=RunStatus.failed if is_lost else RunStatus(row["status"]),
+            **{name: row[name] for name in AS_STORED},
+            status=status,
             created=datetime.fromtimestamp(row["created"] / 1000, timezone.utc),
-            display_name=row["display_name"],
-            description=row["description"],
-            started=as_time(row["started"]),
-            ended=as_time(row["ended"]),
+            started=_as_time(row["started"]),
+            ended=_as_time(row["ended"]),
             tags=tags,
-            parent=row["parent"],
-            exit_code=row["exit_code"],
-            reason=(row["reason"] or how_lost) if is_lost else row["reason"] if row["ended"] is not None else "",
-            command=row["command"],
+            reason=reason,
             workspace=self.label,
-            folder=row["folder"],
         )
 
 
@@ -237,19 +253,197 @@ def put_pairs(
     )
 
 
-def _conditions(wanted: RunQuery, lost: set[str]) -> tuple[str, tuple[object, ...]]:
-    """The WHERE clause of a query and its values."""
-    parts = ["parent = ?" if wanted.parent else "parent IS NULL"]
-    values: list[object] = [wanted.parent] if wanted.parent else []
-    if wanted.experiment is not None:
-        parts.append("experiment = ?")
-        values.append(wanted.experiment)
-    for name, value in wanted.tags.items():
-        parts.append("EXISTS (SELECT 1 FROM tags WHERE run = runs.id AND name = ? AND value = ?)")
-        values += [name, value]
-    if wanted.statuses:
-        gone = ",".join("?" * len(lost))
-        marks = ",".join("?" * len(wanted.statuses))
-        parts.append(f"CASE WHEN ended IS NULL AND job IN ({gone}) THEN 'Failed' ELSE status END IN ({marks})")
-        values += [*sorted(lost), *(status.value for status in wanted.statuses)]
-    return " AND ".join(parts), tuple(values)
+PAIRS_AT_ONCE = 400  # SQLite before 3.32 takes 999 variables
+LOGGED_AT_ONCE = 2000
+_IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
+INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
+
+JSON_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""How numbers that JSON has no word for are written, by what Python calls them."""
+
+Point = tuple[str, float, int, int]
+"""Name, value, step, milliseconds since 1970 UTC."""
+Cut = tuple[int, int]
+"""A row's number and a step: of the rows up to that one, those with that step or a higher one do not count."""
+Cuts = Mapping[tuple[str, str], Sequence[Cut]]
+"""By run and name of the metric; only those of which anything may not count."""
+
+T = TypeVar("T")
+
+
+class MetricStore:
+    """What scripts log. A value that is NaN is stored as NULL (SQLite has no NaN) and read back as NaN."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def log(
+        self,
+        run_id: str,
+        points: Iterable[Point],
+        parameters: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store *points*, *parameters* and *tags* in one transaction."""
+        rows = [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]
+        with self.database.writing() as connection:
+            connection.executemany(INSERT_METRICS, rows)
+            for table, pairs in (("parameters", parameters), ("tags", tags)):
+                put_pairs(connection, table, run_id, pairs or {})
+
+    def log_missing_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Store those of *parameters* of which the run has none."""
+        with self.database.writing() as connection:
+            put_pairs(connection, "parameters", run_id, parameters, rule="IGNORE")
+
+    def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
+        """Store the numbers of *entries* in one transaction, and within it do what *beside* does: where that raises,
+        store nothing. Rows of lists and tables are counted on from those that the run has."""
+        with self.database.writing() as connection:
+            for entry in entries:
+                names = {column: entry.name_of(column) for column in entry.numeric_columns}
+                is_counted, following = entry.kind in (LoggedKind.list, LoggedKind.table), 0
+                if is_counted:
+                    marks = ",".join("?" * len(names))
+                    statement = f"SELECT MAX(step) + 1 FROM metrics WHERE run = ? AND name IN ({marks})"
+                    following = connection.execute(statement, (run_id, *names.values())).fetchone()[0] or 0
+                points: list[tuple[str, str, float | None, int, int]] = []
+                for number, row in enumerate(entry.rows):
+                    step = following + number if is_counted else row.step or 0
+                    time = round(row.time.timestamp() * 1000)
+                    for column, name in names.items():
+                        if isinstance(value := row.values.get(column), (int, float)):
+                            points.append((run_id, name, _null_if_nan(float(value)), step, time))
+                connection.executemany(INSERT_METRICS, points)
+            beside()
+
+    def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
+        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several attempts, those that
+        count."""
+        marks = ",".join("?" * len(run_ids))
+        only, names = ("", ()) if name is None else (" AND name = ?", (name,))
+        statement = (
+            f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} "
+            "ORDER BY step, time, rowid"
+        )
+        series: dict[tuple[str, str], list[MetricPoint]] = {}
+        cuts = cuts_of(self.database, run_ids)
+        rows = self.database.rows(statement, (*run_ids, *names))
+        with taken_apart(self.database.path):
+            for row in rows:
+                key = (row["run"], row["name"])
+                if not cuts or counts(row["number"], row["step"], cuts.get(key, ())):
+                    value, time = nan_if_null(row["value"]), datetime.fromtimestamp(row["time"] / 1000, timezone.utc)
+                    series.setdefault(key, []).append(MetricPoint(float(value), int(row["step"]), time))
+        place = {run_id: number for number, run_id in enumerate(run_ids)}
+        return [Metric(key[1], series[key], key[0]) for key in sorted(series, key=lambda key: (place[key[0]], key[1]))]
+
+    def version(self) -> int:
+        """A number that is another one once another process wrote to the database."""
+        found: int = self.database.rows("PRAGMA data_version")[0][0]
+        return found
+
+    def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, Point]]]:
+        """The number of the last row of all metrics, and what came after *row* for *run_ids*, with its run."""
+        newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
+        statement = "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?"
+        found = self.database.rows(statement, (row, newest)) if run_ids else []
+        wanted = set(run_ids)
+        return newest, [
+            (run, (name, nan_if_null(value), step, time)) for run, name, value, step, time in found if run in wanted
+        ]
+
+    def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
+        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all):
+        run, place, value.
+
+        Of several attempts, what counts now: of those runs the whole has to be read again, since what counted before
+        may not do so any more.
+        """
+        pairs = list(places.items())
+        found: list[tuple[str, int, float]] = []
+        cuts = cuts_of(self.database, list(places))
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            some = pairs[start : start + PAIRS_AT_ONCE]
+            values = (*(part for pair in some for part in pair), name)
+            statement = (
+                f"WITH asked(run, place) AS (VALUES {','.join(['(?,?)'] * len(some))})"
+                " SELECT metrics.run, metrics.rowid, metrics.step, metrics.value FROM asked"
+                " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place"
+            )
+            found += [
+                (run, number, nan_if_null(value))
+                for run, number, step, value in self.database.rows(statement, values)
+                if not cuts or counts(number, step, cuts.get((run, name), ()))
+            ]
+        return sorted(found, key=lambda one: one[1])
+
+    def parameters(self, run_id: str) -> dict[str, str]:
+        statement = "SELECT name, value FROM parameters WHERE run = ? ORDER BY name"
+        return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
+
+    def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
+        """At most `LOGGED_AT_ONCE` points of the run itself that came after the row *last* (0: from the first one), as
+        another workspace can take them, and the last row of them.
+
+        A run's rows only grow and are never taken away, so that the number of its last one is a place to go on from.
+        The id of a point is made of its run and row: whoever gets it twice knows it again.
+        """
+        only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # by the index that has the fewer rows
+        statement = f"SELECT rowid, name, value, step, time FROM metrics WHERE {only} ORDER BY rowid LIMIT ?"
+        series: dict[str, list[LoggedRow]] = {}
+        for number, name, value, step, moment in self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE)):
+            last = number
+            time = datetime.fromtimestamp(moment / 1000, timezone.utc)
+            point = LoggedRow({name: nan_if_null(value)}, step, time, str(uuid.uuid5(_IDS, f"{run_id}/{number}")))
+            series.setdefault(name, []).append(point)
+        return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
+
+
+def _null_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def nan_if_null(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def json_number(value: T) -> T | str:
+    """*value* as JSON can hold it."""
+    return JSON_WORDS.get(str(value), value) if isinstance(value, float) else value
+
+
+def begin_attempt(database: Database, run_id: str) -> None:
+    """Put on record that what is logged from here on is another attempt's; nothing where none was logged before."""
+    last = database.rows("SELECT MAX(rowid) FROM metrics WHERE run = ?", (run_id,))[0][0]
+    if last is not None:
+        places = sorted({*_places(database, [run_id]).get(run_id, []), last})
+        RunStore(database).tag(run_id, {TRIES: json.dumps(places)})
+
+
+def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
+    """What later attempts of *run_ids* took the place of; empty where each had one attempt."""
+    cuts: dict[tuple[str, str], list[Cut]] = {}
+    statement = "SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name"
+    for run_id, places in _places(database, run_ids).items():
+        for place in places:
+            for name, step in database.rows(statement, (run_id, place)):
+                cuts.setdefault((run_id, name), []).append((place, step))
+    return cuts
+
+
+def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
+    """Whether the row counts, *cuts* being those of its run and metric."""
+    return not any(row <= place and step >= first for place, first in cuts)
+
+
+def _places(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
+    """The last row of each attempt but the latest, by run: a list in a tag, which anybody may have written over."""
+    places: dict[str, list[int]] = {}
+    for chunk, marks in chunks(run_ids):
+        statement = f"SELECT run, value FROM tags WHERE run IN ({marks}) AND name = ?"
+        for run_id, text in database.rows(statement, (*chunk, TRIES)):
+            with suppress(ValueError):
+                found = read_json(text)
+                places[run_id] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
+    return places

@@ -9,36 +9,45 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from statistics import fmean, median
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
-from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, Trial, best_of
+from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of
 
-BAYESIAN = "bayesian"
 Values = Mapping[str, Scalar]
-Sampler = Callable[[int, Sequence[Trial]], Values | None]
-"""The values of trial *index* (0…), by name; None where there are no more trials. The others are the trials that were
-started before."""
+
+
+@dataclass
+class Trial:
+    """One trial that was started: its number (0…), its values, and what is known of its primary metric, in the order
+    logged."""
+
+    index: int
+    values: Values
+    metric: Sequence[float] = ()
+    is_over: bool = False
 
 
 def check_sampling(spec: SweepSpec) -> None:
     """Raises BadUsage where what the sampling of *spec* needs is not installed."""
     from importlib.util import find_spec
 
-    if spec.sampling == BAYESIAN and find_spec("optuna") is None:
+    if spec.sampling == "bayesian" and find_spec("optuna") is None:
         raise BadUsage(
             "Bayesian sampling here needs Optuna, which is not installed.",
             hint=f"To install it: {install_command('sweep')}",
         )
 
 
-def make_sampler(spec: SweepSpec) -> Sampler:
-    """The sampler that *spec* asks for. Raises BadUsage where what it needs is not installed."""
+def make_sampler(spec: SweepSpec) -> Callable[[int, Sequence[Trial]], Values | None]:
+    """What gives the values of trial *index* (0…), by name; None where there are no more trials. The others are the
+    trials that were started before. Raises BadUsage where what the sampling needs is not installed."""
     check_sampling(spec)
-    bayesian = BayesianSampler(spec) if spec.sampling == BAYESIAN else None
+    bayesian = BayesianSampler(spec) if spec.sampling == "bayesian" else None
 
     def values(index: int, past: Sequence[Trial]) -> Values | None:
         if not 0 <= index < spec.max_trials:
@@ -98,6 +107,8 @@ class BayesianSampler:
         self._spec = spec
         self._optuna = optuna
         self._distributions = {name: self._distribution(found) for name, found in spec.space.items()}
+        stepped = (Draw.quniform, Draw.qloguniform)  # Optuna has numbers of steps
+        self._steps = {name: found.values[2] for name, found in spec.space.items() if found.draw in stepped}
         self._study = optuna.create_study(
             sampler=self._seeded(0), direction="minimize" if spec.goal == "minimize" else "maximize"
         )
@@ -120,12 +131,8 @@ class BayesianSampler:
                     self._add(trial, state, best)
         self._study.sampler = self._seeded(index)
         self._asked[index] = asked = self._study.ask(self._distributions)
-        return {
-            name: _quantized(asked.params[name] * float(found.values[2]), found.values[2])
-            if found.draw in (Draw.quniform, Draw.qloguniform)
-            else asked.params[name]
-            for name, found in self._spec.space.items()
-        }
+        steps = {name: _quantized(asked.params[name] * float(step), step) for name, step in self._steps.items()}
+        return {name: steps.get(name, asked.params[name]) for name in self._spec.space}
 
     def _seeded(self, index: int) -> Any:
         seed = Random(f"{self._spec.seed or 0}/{index}").getrandbits(32)
@@ -137,18 +144,13 @@ class BayesianSampler:
 
     def _add(self, trial: Trial, state: Any, value: float | None) -> int:
         """Tell of a trial that was not asked for by this process; its number in the study."""
-        params = {
-            name: round(float(trial.values[name]) / float(found.values[2]))
-            if found.draw in (Draw.quniform, Draw.qloguniform)
-            else trial.values[name]
-            for name, found in self._spec.space.items()
-        }
+        steps = {name: round(float(trial.values[name]) / float(step)) for name, step in self._steps.items()}
+        params = {name: steps.get(name, trial.values[name]) for name in self._spec.space}
         create = self._optuna.trial.create_trial
         self._study.add_trial(create(state=state, params=params, distributions=self._distributions, value=value))
         return len(self._study.get_trials(deepcopy=False)) - 1
 
     def _distribution(self, found: SearchRange) -> Any:
-        """*found* as Optuna has it; of stepped ranges, the number of steps."""
         kinds = self._optuna.distributions
         if found.draw is Draw.choice:
             return kinds.CategoricalDistribution(tuple(found.values))
@@ -173,10 +175,10 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
     never stop a trial.
     """
     sign = 1.0 if goal == "maximize" else -1.0
-    by_interval: dict[int, list[Trial]] = {}
+    by_interval: dict[int, list[int]] = {}
     for trial in trials:
         if interval := 0 if trial.is_over else last_interval(spec, len(trial.metric)):
-            by_interval.setdefault(interval, []).append(trial)
+            by_interval.setdefault(interval, []).append(trial.index)
     stopped: dict[int, str] = {}
     for interval, running in by_interval.items():
         finite = {
@@ -185,21 +187,16 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
             if (found := [sign * value for value in trial.metric[:interval] if math.isfinite(value)])
         }
         scores = {index: max(found) for index, found in finite.items()}
-        candidates = [trial.index for trial in running if trial.index in scores]
+        candidates = [index for index in running if index in scores]
         if not candidates:
             continue
         if spec.policy == "truncation":  # what is among the worst of the trials that came to this interval
             percentage = spec.truncation_percentage or 0
-            reached = sorted(
-                (scores[each.index], each.index)
-                for each in trials
-                if len(each.metric) >= interval and each.index in scores
-            )
-            cut = {index for _, index in reached[: len(reached) * percentage // 100]}
+            come = [each.index for each in trials if len(each.metric) >= interval and each.index in scores]
+            come.sort(key=lambda index: (scores[index], index))
+            worse = set(come[: len(come) * percentage // 100])
             verdicts = {
-                index: f"among the worst {percentage} % of {len(reached)} trials"
-                for index in candidates
-                if index in cut
+                index: f"among the worst {percentage} % of {len(come)} trials" for index in candidates if index in worse
             }
         else:
             leader = max(scores, key=lambda index: (scores[index], -index))
@@ -207,13 +204,12 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
             if spec.policy == "median":  # of the running averages of all trials
                 worst = median(fmean(found) for found in finite.values())
                 because = f"the median of the averages is {sign * worst:g}"
-            elif spec.slack_factor is None:
-                worst, slack = best - (spec.slack_amount or 0.0), f"slack_amount={spec.slack_amount or 0:g}"
-                because = f"trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
-            else:  # a factor widens on the worse side, whatever the metric's sign is
-                widens = (sign * best >= 0) == (sign < 0)
-                worst = best * (1 + spec.slack_factor) if widens else best / (1 + spec.slack_factor)
-                slack = f"slack_factor={spec.slack_factor:g}"
+            else:
+                slack = f"slack_amount={spec.slack_amount or 0:g}"
+                worst = best - (spec.slack_amount or 0.0)
+                if spec.slack_factor is not None:  # a factor widens on the worse side, whatever the metric's sign is
+                    slack, factor = f"slack_factor={spec.slack_factor:g}", 1 + spec.slack_factor
+                    worst = best * factor if (sign * best >= 0) == (sign < 0) else best / factor
                 because = f"trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
             verdicts = {
                 index: f"{sign * scores[index]:g}, where {because}"

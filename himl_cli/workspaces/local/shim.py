@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 SECONDS_TO_LEAVE = 1.0  # what a process gets between TERM and KILL once nobody waits for it any more
 
@@ -30,26 +31,21 @@ if sys.platform == "win32":
         """The command in a Job Object that kills its processes when this process ends (learn.microsoft.com: Job
         Objects)."""
 
-        KILL_ON_JOB_CLOSE = 0x2000
-        EXTENDED_LIMIT_INFORMATION = 9
-        SET_QUOTA_AND_TERMINATE = 0x0101
-
         def __init__(self) -> None:
             self._kernel = ctypes.WinDLL("kernel32", use_last_error=True)
             self._kernel.CreateJobObjectW.restype = ctypes.c_void_p
             self._kernel.OpenProcess.restype = ctypes.c_void_p
             self._job = ctypes.c_void_p(self._kernel.CreateJobObjectW(None, None))
             limits = (ctypes.c_uint32 * 36)()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION, 144 bytes on 64 bit
-            limits[4] = self.KILL_ON_JOB_CLOSE
-            self._kernel.SetInformationJobObject(
-                self._job, self.EXTENDED_LIMIT_INFORMATION, limits, ctypes.sizeof(limits)
-            )
+            limits[4] = 0x2000  # KILL_ON_JOB_CLOSE
+            self._kernel.SetInformationJobObject(self._job, 9, limits, ctypes.sizeof(limits))
             self._process: subprocess.Popen[bytes] | None = None
 
         def start(self, command: list[str], stdin: str) -> subprocess.Popen[bytes]:
             flags = subprocess.CREATE_NEW_PROCESS_GROUP
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, creationflags=flags)
-            handle = ctypes.c_void_p(self._kernel.OpenProcess(self.SET_QUOTA_AND_TERMINATE, False, self._process.pid))
+            rights = 0x0101  # PROCESS_TERMINATE and PROCESS_SET_QUOTA
+            handle = ctypes.c_void_p(self._kernel.OpenProcess(rights, False, self._process.pid))
             self._kernel.AssignProcessToJobObject(self._job, handle)
             self._kernel.CloseHandle(handle)
             return self._process
@@ -81,7 +77,11 @@ else:
             self._prctl = become_subreaper()
 
         def start(self, command: list[str], stdin: str) -> subprocess.Popen[bytes]:
-            with open_source(stdin) as source:
+            if stdin.isdigit():
+                source = io.FileIO(int(stdin))
+            else:
+                source = io.FileIO(stdin or os.devnull, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY))
+            with source:
                 process = subprocess.Popen(command, stdin=source, stdout=2, stderr=2, preexec_fn=self._in_the_child)
             self._group = process.pid
             return process
@@ -102,15 +102,11 @@ else:
 
         def send(self, word: str) -> None:
             number = getattr(signal, "SIG" + word)
-            try:
+            with suppress(ProcessLookupError, PermissionError):  # the group is empty (macOS says so with EPERM)
                 os.killpg(self._group, number)
-            except (ProcessLookupError, PermissionError):
-                pass  # the group is empty (macOS says so with EPERM)
             for pid in self._strays():
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, number)
-                except ProcessLookupError:
-                    pass
 
         def end(self, seconds: float) -> None:
             """TERM, then KILL, until no process of the family is left."""
@@ -149,12 +145,6 @@ else:
             return found
 
 
-def open_source(stdin: str) -> io.FileIO:
-    if stdin.isdigit():
-        return io.FileIO(int(stdin))
-    return io.FileIO(stdin or os.devnull, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY))
-
-
 def become_subreaper() -> Callable[..., int] | None:
     """Linux: orphans of the command become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER). Gives prctl,
     elsewhere None."""
@@ -170,25 +160,19 @@ def become_subreaper() -> Callable[..., int] | None:
 def all_processes() -> list[tuple[int, str, int]]:
     """Id, state and process group of every process (Linux; proc(5))."""
     found: list[tuple[int, str, int]] = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", errors="replace") as stat:
-                    fields = stat.read().rpartition(")")[2].split()
-            except OSError:
-                continue  # it ended in the meantime
-            found.append((int(name), fields[0], int(fields[2])))
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:  # it may have ended meanwhile
+            state, _, group = stat.read().rpartition(")")[2].split()[:3]
+            found.append((int(name), state, int(group)))
     return found
 
 
 def children_of(pid: int) -> list[int]:
     found: list[int] = []
-    try:
+    with suppress(OSError):  # the process ended, or the kernel keeps no such list
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as children:
                 found += [int(child) for child in children.read().split()]
-    except OSError:
-        pass  # the process ended, or the kernel keeps no such list
     return found
 
 
@@ -218,10 +202,8 @@ def obey(family: Family) -> None:
 
 
 def report(**facts: str | int) -> None:
-    try:
+    with suppress(OSError):  # the supervisor is gone: nobody is left to tell, and obey() ends the rest
         os.write(1, json.dumps(facts).encode() + b"\n")
-    except OSError:
-        pass  # the supervisor is gone: nobody is left to tell, and obey() ends the rest
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 
 COLLECTED = ("outputs", "logs")
 BLOCK = 8 << 20
+SECONDS_BETWEEN_LOOKS = 0.05
 STAGED, ATTEMPTS = "laid", "tries"
 """Keys of a run's record."""
 
@@ -26,26 +28,33 @@ class Stopped(Exception):
 
 
 class JobFiles:
-    """`cwd` is where the script runs."""
+    """`cwd` is where the script runs, `logs` are the logs of its ranks."""
 
     def __init__(self, request: LaunchRequest, folder: RunFolder) -> None:
+        spec = request.spec
         self._request = request
-        self._spec = request.spec
         self._folder = folder
         self._before: dict[str, Stamp] = {}
         self._made: list[Path] = []
-        self.cwd = self._spec.snapshot.root if self._spec.in_place else folder.code
+        self.cwd = spec.snapshot.root if spec.in_place else folder.code
+        names = ["std_log.txt"]
+        if spec.processes is not None and spec.processes > 1:
+            names = [f"std_log_process_{number}.txt" for number in range(spec.processes)]
+        self.logs = [folder.user_logs / name for name in names]
 
     def stage(self, *, is_stopped: Callable[[], bool]) -> None:
         """Stage the snapshot and make the folders; for another attempt, those of the earlier ones stay. Raises OSError,
         Stopped."""
-        folder, spec, again = self._folder, self._spec, self._request.again
+        folder, spec, again = self._folder, self._request.spec, self._request.again
         known = folder.read(RECORD) if again else {}
         attempts = known.get(ATTEMPTS, 0)
-        if known:
-            self._put_logs_away(attempts)
+        earlier = folder.user_logs / f"try_{attempts}"
         folder.user_logs.mkdir(exist_ok=again)
-        for log in self.logs():
+        for log in self.logs:
+            if known and log.exists() and log.stat().st_size:  # whoever follows this attempt's log is not to see that
+                earlier.mkdir(exist_ok=True)
+                with suppress(OSError):  # somebody reads it, on Windows: this attempt's lines then follow the earlier
+                    log.replace(earlier / log.name)
             log.touch()
         if not spec.parent:
             folder.write(PLAN, {"job": stored_form(spec)})
@@ -56,70 +65,57 @@ class JobFiles:
         folder.write(RECORD, {**facts, STAGED: known.get(STAGED, False), ATTEMPTS: attempts})
         if spec.in_place:
             folder.code.mkdir(exist_ok=again)
-            self._made = _make_collected(self.cwd)
-            self._before = _stamps(self.cwd)
         elif not known.get(STAGED):
             with suppress(FileNotFoundError):
                 shutil.rmtree(folder.code)  # what an earlier attempt was staging when it was killed
             folder.code.mkdir()
-            stage_files(spec, folder.code, is_stopped=is_stopped, between=_make_collected)
+            stage_files(spec, folder.code, is_stopped=is_stopped)
+        self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]
+        for made in self._made:  # as a job finds them everywhere
+            made.mkdir(exist_ok=True)
+        self._before = self._stamps()
         folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})
-
-    def logs(self) -> list[Path]:
-        """The log of each rank."""
-        if self._spec.processes is None or self._spec.processes == 1:
-            return [self._folder.user_logs / "std_log.txt"]
-        return [self._folder.user_logs / f"std_log_process_{number}.txt" for number in range(self._spec.processes)]
 
     def collect(self) -> None:
         """Of a job that ran in place, copy what it wrote to the run's folder. Raises OSError."""
-        if not self._spec.in_place:
-            return
-        for name, stamp in _stamps(self.cwd).items():
+        for name, stamp in self._stamps().items():
             if self._before.get(name) != stamp:
                 for _ in _copy_file(self.cwd / name, self._folder.code / name):
                     pass
-        for folder in self._made:
+        for folder in self._made if self._request.spec.in_place else ():
             with suppress(OSError):
                 folder.rmdir()  # where the job wrote nothing into it
 
-    def _put_logs_away(self, attempts: int) -> None:
-        """Whoever follows this attempt's log is not to see the earlier one's first."""
-        earlier = self._folder.user_logs / f"try_{attempts}"
-        logs = [log for log in self.logs() if log.exists() and log.stat().st_size]
-        if logs:
-            earlier.mkdir(exist_ok=True)
-        for log in logs:
-            with suppress(OSError):  # somebody reads it, on Windows: this attempt's lines then follow the earlier ones
-                log.replace(earlier / log.name)
+    def _stamps(self) -> dict[str, Stamp]:
+        found: dict[str, Stamp] = {}
+        for top in COLLECTED if self._request.spec.in_place else ():
+            for folder, _, names in os.walk(self.cwd / top):
+                for path in (Path(folder, name) for name in names):
+                    with suppress(OSError):  # a dangling link, or gone in the meantime: nothing to collect
+                        facts = path.stat()
+                        if stat.S_ISREG(facts.st_mode):
+                            stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+                            found[path.relative_to(self.cwd).as_posix()] = stamp
+        return found
 
 
-def stage_files(
-    spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool], between: Callable[[Path], object] | None = None
-) -> None:
-    """Copy the snapshot's files, with their permissions, and the others that the job asked for below *target*; what
-    *between* does comes between the two. Raises OSError, or Stopped once *is_stopped* says so."""
-    copied = 0
-    for number, name in enumerate(spec.snapshot.files):
-        if number % 100 == 0 and is_stopped():
-            raise Stopped
-        for size in _copy_file(spec.snapshot.root / name, target / name):
-            copied += size
-            if copied >= BLOCK:
-                copied = 0
+def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) -> None:
+    """Copy the snapshot's files, with their permissions, and the others that the job asked for below *target*. Raises
+    OSError, or Stopped once *is_stopped* says so."""
+    looked = 0.0
+    for name in (*spec.snapshot.files, *spec.brought):
+        source = Path(spec.brought.get(name, spec.snapshot.root / name))
+        if name in spec.brought:
+            source.stat()  # one that is not there any more is not passed over
+        for _ in _copy_file(source, target / name):
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                looked = time.monotonic()
                 if is_stopped():
                     raise Stopped
-    if between is not None:
-        between(target)
-    for name, source in spec.brought.items():
-        Path(source).stat()  # one that is not there any more is not passed over
-        for _ in _copy_file(Path(source), target / name):
-            if is_stopped():
-                raise Stopped
 
 
-def _copy_file(source: Path, target: Path) -> Iterator[int]:
-    """Copy one file with its permissions; gives the size of each block that was copied. Raises OSError.
+def _copy_file(source: Path, target: Path) -> Iterator[None]:
+    """Copy one file with its permissions, a block at each step. Raises OSError.
 
     A file that vanished since it was listed is passed over, as an editor's temporary files do all the time.
     """
@@ -131,30 +127,8 @@ def _copy_file(source: Path, target: Path) -> Iterator[int]:
     with stream, target.open("wb") as copy:
         while block := stream.read(BLOCK):
             copy.write(block)
-            yield len(block)
+            yield
         os.chmod(target, os.fstat(stream.fileno()).st_mode & 0o777)
-
-
-def _make_collected(root: Path) -> list[Path]:
-    """Make `outputs/` and `logs/` below *root*, as a job finds them everywhere; gives those that were not there."""
-    missing = [root / name for name in COLLECTED if not (root / name).exists()]
-    for folder in missing:
-        folder.mkdir(exist_ok=True)
-    return missing
-
-
-def _stamps(root: Path) -> dict[str, Stamp]:
-    """A stamp of every file below `outputs/` and `logs/` of *root*, by its path relative to *root*."""
-    found: dict[str, Stamp] = {}
-    for folder in COLLECTED:
-        for place, _, names in os.walk(root / folder):
-            for path in (Path(place, name) for name in names):
-                with suppress(OSError):  # a dangling link, or gone in the meantime: nothing to collect
-                    facts = path.stat()
-                    if stat.S_ISREG(facts.st_mode):
-                        stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
-                        found[path.relative_to(root).as_posix()] = stamp
-    return found
 
 
 def files_elsewhere(folder: RunFolder) -> Iterator[Path]:
@@ -162,12 +136,11 @@ def files_elsewhere(folder: RunFolder) -> Iterator[Path]:
     they lie as it left them."""
     if folder.read(RECORD).get("in_place", True):
         return
-    since = (folder.path / "job.json").stat().st_mtime_ns  # it is written once the files are staged
-    for place, folders, names in os.walk(folder.code):
-        above = Path(place)
-        left_out = {"__pycache__", *(COLLECTED if above == folder.code else ())}
-        folders[:] = [name for name in folders if name not in left_out]
-        for path in map(above.joinpath, names):
+    since = (folder.path / RECORD).stat().st_mtime_ns  # it is written once the files are staged
+    for parent, folders, names in os.walk(folder.code):
+        is_top = Path(parent) == folder.code
+        folders[:] = [name for name in folders if name != "__pycache__" and not (is_top and name in COLLECTED)]
+        for path in (Path(parent, name) for name in names):
             with suppress(OSError):
                 facts = path.lstat()
                 if stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since:

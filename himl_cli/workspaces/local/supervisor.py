@@ -17,22 +17,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import RunStatus, new_run_id
-from himl_cli.workspaces.local.job_environment import (
-    job_command,
-    job_environment,
-    rank_environments,
-)
+from himl_cli.workspaces.local.job_environment import job_command, job_environment, rank_environments
 from himl_cli.workspaces.local.launch_request import LaunchRequest, request_from_json
-from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore, begin_attempt
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
@@ -43,7 +37,10 @@ POLL_SECONDS = 0.1
 CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
 STOP_SIGNALS = ((0.0, "TERM"), (5.0, "KILL"))
 RANK_FAILED = "a rank failed"
-SHIM = Path(__file__).with_name("shim.py")
+
+RankEnd = tuple[int, int, str]
+"""How the process of a rank ended: the rank, the code of a shell (the exit code, 128 + the signal's number, 127 where
+nothing could be started), why the job failed."""
 
 
 def main() -> None:
@@ -55,20 +52,16 @@ class Supervisor(RunProcess):
     """One job: records it, stages its files, starts its ranks, watches them, records how it ended."""
 
     def __init__(self, request: LaunchRequest) -> None:
-        super().__init__(request.run_folder, request.workspace, again=request.again)
+        spec, folder = request.spec, RunFolder(Path(request.run_folder))
+        names = (folder.run_id, spec.experiment, spec.display_name, spec.description)
+        self._files = JobFiles(request, folder)
+        new = NewRun(*names, spec.tags, spec.parent or None, request.command)
+        super().__init__(new, request.run_folder, self._files.cwd, again=request.again)
         self._request = request
-        self._spec = request.spec
-        self._files = JobFiles(request, self.folder)
         self._ends: queue.Queue[RankEnd] = queue.Queue()
 
-    def add_run(self, store: RunStore) -> None:
-        spec = self._spec
-        names = (self.folder.run_id, spec.experiment, spec.display_name, spec.description)
-        new = NewRun(*names, spec.tags, spec.parent or None, self._request.command)
-        store.add(new, folder=str(self._files.cwd))
-
     def work(self, store: RunStore) -> Outcome:
-        run_id, spec = self.folder.run_id, self._spec
+        run_id, spec = self.folder.run_id, self._request.spec
         if self._again:
             begin_attempt(store.database, run_id)
         self._files.stage(is_stopped=self.is_stopped)
@@ -79,7 +72,7 @@ class Supervisor(RunProcess):
             new_child_id=lambda: new_run_id(spec.experiment),
         )
         try:
-            env = job_environment(self._request, run_id, os.environ)
+            env = job_environment(self._request, os.environ)
             if "MLFLOW_TRACKING_URI" not in spec.env:  # a server of the user's own knows nothing of our run
                 env = tracking.environment(env)
             store.start(run_id)
@@ -98,7 +91,7 @@ class Supervisor(RunProcess):
             except (OSError, HimlError) as err:
                 problem = problem or f"what it logged could not be tidied: {err}".rstrip(".")
         reason = "; ".join(part for part in (outcome.reason, problem) if part)
-        return Outcome(outcome.status, outcome.exit_code, reason)
+        return Outcome(outcome.status, reason, outcome.exit_code)
 
     def before_the_end(self, store: RunStore) -> None:
         # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot
@@ -106,20 +99,12 @@ class Supervisor(RunProcess):
         if self._request.values:
             MetricStore(store.database).log_missing_parameters(self.folder.run_id, self._request.values)
 
-    def _start_ranks(self, env: dict[str, str]) -> list[Rank]:
+    def _start_ranks(self, env: Mapping[str, str]) -> list[Rank]:
         command, stdin = job_command(self._request), self._request.stdin
-        ranks = [
-            Rank(
-                number,
-                command,
-                env={**env, **own},
-                cwd=self._files.cwd,
-                log=log,
-                stdin=stdin if number == 0 or not stdin.isdigit() else "",
-                ends=self._ends,
-            )
-            for number, (log, own) in enumerate(zip(self._files.logs(), rank_environments(self._request), strict=True))
-        ]
+        ranks = []
+        for number, (log, own) in enumerate(zip(self._files.logs, rank_environments(self._request), strict=True)):
+            source = stdin if number == 0 or not stdin.isdigit() else ""
+            ranks.append(Rank(number, command, {**env, **own}, self._files.cwd, log, source, self._ends))
         if stdin.isdigit():
             os.close(int(stdin))  # whoever writes into the pipe is to see that the script has closed it
         return ranks
@@ -129,16 +114,17 @@ class Supervisor(RunProcess):
         reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent = 0.0, "", 0
-        deadline = time.monotonic() + self._spec.max_seconds if self._spec.max_seconds else None
+        limit = self._request.spec.max_seconds
+        deadline = time.monotonic() + limit if limit else None
         try:
             while len(ends) < len(ranks):
                 with contextlib.suppress(queue.Empty):
                     ends.append(self._ends.get(timeout=POLL_SECONDS))
                 now = time.monotonic()
-                if not stopping and (stop := self._reason_to_stop(ends, deadline)):
-                    stopping = now
+                if not stop:
+                    stop, stopping = self._reason_to_stop(ends, deadline), now
                 signals = CANCEL_SIGNALS if stop == CANCELED else STOP_SIGNALS
-                while stopping and sent < len(signals) and now - stopping >= signals[sent][0]:
+                while stop and sent < len(signals) and now - stopping >= signals[sent][0]:
                     for rank in ranks:
                         rank.send(signals[sent][1])
                     sent += 1
@@ -153,35 +139,26 @@ class Supervisor(RunProcess):
             return TERMINATED
         if self.folder.is_cancel_asked():
             return CANCELED
-        if any(end.code for end in ends):
+        if any(code for _, code, _ in ends):
             return RANK_FAILED
         if deadline is not None and time.monotonic() > deadline:
-            return f"stopped after --max_run_duration ({self._spec.max_seconds:g} s)"
+            return f"stopped after --max_run_duration ({self._request.spec.max_seconds:g} s)"
         return ""
 
     def _outcome_of_ranks(self, ends: list[RankEnd], stop: str) -> Outcome:
-        failed = next((end for end in ends if end.code), None)
-        code = failed.code if failed else 0
+        failures = [end for end in ends if end[1]]
+        number, code, reason = failures[0] if failures else (0, 0, "")
         if stop == CANCELED:
-            return Outcome(RunStatus.canceled, code, self.folder.why_canceled())
+            return Outcome(RunStatus.canceled, self.folder.why_canceled(), code)
         if stop and stop != RANK_FAILED:
-            return Outcome(RunStatus.failed, code, stop)
-        if failed is None:
-            return Outcome(RunStatus.completed, 0)
-        reason = failed.reason if len(ends) == 1 else f"rank {failed.number}: {failed.reason}"
+            return Outcome(RunStatus.failed, stop, code)
+        if not failures:
+            return Outcome(RunStatus.completed, exit_code=0)
+        if len(ends) > 1:
+            reason = f"rank {number}: {reason}"
         if self.folder.is_disk_full():
             reason += f"; no space is left on the disk of '{self.folder.path}'"
-        return Outcome(RunStatus.failed, code, reason)
-
-
-@dataclass(frozen=True)
-class RankEnd:
-    """How the process of rank `number` ended. `code` is that of a shell: the exit code, 128 + the signal's number, 127
-    where nothing could be started. `reason` says why the job failed."""
-
-    number: int
-    code: int
-    reason: str = ""
+        return Outcome(RunStatus.failed, reason, code)
 
 
 class Rank:
@@ -195,7 +172,6 @@ class Rank:
         self,
         number: int,
         command: Sequence[str],
-        *,
         env: Mapping[str, str],
         cwd: Path,
         log: Path,
@@ -206,12 +182,12 @@ class Rank:
         self._ends = ends
         with log.open("ab") as stream:
             self._shim = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SHIM), stdin, *command],
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")), stdin, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 cwd=cwd,
-                env=dict(env),
+                env=env,
                 start_new_session=True,
                 pass_fds=(int(stdin),) if stdin.isdigit() else (),
             )
@@ -220,11 +196,9 @@ class Rank:
     def send(self, word: str) -> None:
         """INT, TERM or KILL to every process of the rank."""
         assert self._shim.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it ended in the meantime, which is what was wanted
             self._shim.stdin.write(word.encode() + b"\n")
             self._shim.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # it ended in the meantime, which is what was wanted
 
     def close(self) -> None:
         """Close the pipe to the shim: it ends whatever is left and itself."""
@@ -235,34 +209,32 @@ class Rank:
 
     def _listen(self) -> None:
         assert self._shim.stdout is not None
-        pid, end = None, None
+        pid, code, reason = None, None, ""
         for line in self._shim.stdout:
             facts = json.loads(line)
             pid = facts.get("pid", pid)
             if "error" in facts:
-                end = RankEnd(self._number, 127, facts["error"])
+                code, reason = 127, facts["error"]
+            elif "exit" in facts:
+                code, reason = facts["exit"], f"exit code {facts['exit']}"
             elif "signal" in facts:
                 number = facts["signal"]
-                known = number in {each.value for each in signal.Signals}
-                name = signal.Signals(number).name if known else "unknown"
-                end = RankEnd(self._number, 128 + number, f"ended by signal {number} ({name})")
-            elif "exit" in facts:
-                end = RankEnd(self._number, facts["exit"], f"exit code {facts['exit']}")
-        if end is None:
-            code = 128 + int(signal.SIGTERM)
-            end = RankEnd(self._number, code, "the process that watched over it was killed")
+                name = next((each.name for each in signal.Signals if each == number), "unknown")
+                code, reason = 128 + number, f"ended by signal {number} ({name})"
+        if code is None:
+            code, reason = 128 + int(signal.SIGTERM), "the process that watched over it was killed"
             if pid is not None and sys.platform != "win32":  # the process group, which the shim cannot end any more
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-        self._ends.put(end)
+        self._ends.put((self._number, code, reason))
 
 
-def _end_adopted(seconds: float = 2.0) -> None:
+def _end_adopted() -> None:
     """Kill what became a child of this process because its shim was killed (Linux, after `become_subreaper`). All ranks
     must be closed."""
     if sys.platform == "win32":
         return
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 2.0
     while (adopted := children_of(os.getpid())) and time.monotonic() < deadline:
         for pid in adopted:
             os.kill(pid, signal.SIGKILL)  # its own children are adopted in turn

@@ -1,4 +1,5 @@
-"""The local workspace: one `.himl` folder behind the `Workspace` Protocol."""
+"""The local workspace: one `.himl` folder behind the `Workspace` Protocol. Beside jobs it has runs that a program
+records itself: they live as long as the process that holds their lock."""
 
 from __future__ import annotations
 
@@ -13,25 +14,32 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
+from himl_cli.core.processes import ProcessLock
 from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus, new_run_id
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.logged_files import LoggedWriter, read_texts
-from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
+from himl_cli.workspaces.local.logged_values import LoggedWriter, read_results, read_texts
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.unmanaged_runs import UnmanagedRuns
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.local.file_blobs import RunFiles
-    from himl_cli.workspaces.local.sweep_plan import Plan
+    from himl_cli.workspaces.local.launch_request import Plan
 
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
 JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (a network file system)"}
+KEEPER, PROGRAM = "kept_by", "program"
+"""What a run's record says of who records it."""
+LOST = (
+    "the program that kept it ended without saying how it went (it was killed, or neither complete() nor "
+    "fail() was called)"
+)
+
+_locks: dict[Path, ProcessLock] = {}  # of the runs that this process records; they live as long as it does
 
 
 class LocalWorkspace(FolderWorkspace):
@@ -60,10 +68,6 @@ class LocalWorkspace(FolderWorkspace):
     def _writer(self) -> LoggedWriter:
         return LoggedWriter(self._metrics)
 
-    @property
-    def _unmanaged(self) -> UnmanagedRuns:
-        return UnmanagedRuns(self.folder, self._runs, self.label)
-
     def _folder_of(self, run_id: str) -> RunFolder:
         return RunFolder(self.folder / "runs" / run_id)
 
@@ -72,8 +76,11 @@ class LocalWorkspace(FolderWorkspace):
         lost = [] if job is None or self._folder_of(job).is_supervised() else [job]
         found = self._runs.get(run_id, lost)
         if found is None:
-            raise RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
+            raise self._not_found(run_id)
         return found
+
+    def _not_found(self, run_id: str) -> RunNotFound:
+        return RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         lost = [job for job in self._runs.open_jobs() if not self._folder_of(job).is_supervised()]
@@ -85,21 +92,21 @@ class LocalWorkspace(FolderWorkspace):
         return self.run(run_id)
 
     def cancel(self, run_id: str) -> bool:
-        """Ask the run's job to stop: a nested run has no process of its own. A run that a program records is canceled
+        """Tell the run's job to stop: a nested run has no process of its own. A run that a program records is canceled
         on record; of a run that ended before its children, these are stopped."""
-        if self.run(run_id).status.is_final:
-            from himl_cli.workspaces.local.children import children_at_work
-
-            orphans = children_at_work(self.folder / "runs", self._runs, run_id)
-            for orphan in orphans:
-                self._folder_of(orphan).ask_to_cancel("its parent was canceled")
-            return bool(orphans)
         job = self._runs.job_of(run_id) or run_id
-        if self._unmanaged.is_unmanaged(job):
-            self._unmanaged.end(run_id, RunEnd(RunStatus.canceled, "canceled"))
-        else:
-            self._folder_of(job).ask_to_cancel()
-        return True
+        if not self.run(run_id).status.is_final:
+            if self._is_unmanaged(job):
+                self.end_run(run_id, RunEnd(RunStatus.canceled, "canceled"))
+            else:
+                self._folder_of(job).ask_to_cancel()
+            return True
+        below = [child.id for child in self._runs.query(RunQuery(parent=run_id)) if not child.status.is_final]
+        folders = [self._folder_of(child) for child in below if self._runs.job_of(child) == child]
+        orphans = [folder for folder in folders if folder.is_supervised()]
+        for orphan in orphans:
+            orphan.ask_to_cancel("its parent was canceled")
+        return bool(orphans)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         self.run(run_id)
@@ -107,17 +114,14 @@ class LocalWorkspace(FolderWorkspace):
 
     def values(self, run_id: str) -> LoggedValues:
         metrics, nested = self.metrics(run_id), self._runs.nested(run_id)
-        return LoggedValues(
-            metrics, [texts for each in nested for texts in read_texts(self._folder_of(each).artifacts, each)]
-        )
+        texts = [each for nested_id in nested for each in read_texts(self._folder_of(nested_id).artifacts, nested_id)]
+        return LoggedValues(metrics, texts)
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         self.run(run_id)
         return self._metrics.parameters(run_id)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        from himl_cli.workspaces.local.run_results import read_results
-
         ids = [run.id for run in runs]
         return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
 
@@ -126,19 +130,14 @@ class LocalWorkspace(FolderWorkspace):
         return self._files(run_id)
 
     def _files(self, run_id: str) -> RunFiles:
-        from himl_cli.workspaces.local.file_blobs import RunFiles
-
         folder = self._folder_of(run_id)
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
-        from himl_cli.workspaces.local.file_blobs import DatastoreFolder
-
         self.run(run_id)
         outputs: Mapping[str, str] = self._folder_of(run_id).read(RECORD).get("outputs", {})
         if key not in outputs:
-            names = ", ".join(outputs) or "none"
-            raise NotFound(f"Run '{run_id}' has no output '{key}'; it has: {names}.")
+            raise NotFound(f"Run '{run_id}' has no output '{key}'; it has: {', '.join(outputs) or 'none'}.")
         return DatastoreFolder(Path(outputs[key]), f"output '{key}' of run '{run_id}'", self._runs.database)
 
     def datastores(self) -> Sequence[DatastoreInfo]:
@@ -149,8 +148,6 @@ class LocalWorkspace(FolderWorkspace):
         return [DatastoreInfo(name, "folder", str(root / name), name == DEFAULT_DATASTORE) for name in names]
 
     def datastore(self, name: str | None = None) -> BlobStore:
-        from himl_cli.workspaces.local.file_blobs import DatastoreFolder
-
         known = {store.name: store for store in self.datastores()}
         wanted = name or DEFAULT_DATASTORE
         if wanted not in known:
@@ -159,7 +156,7 @@ class LocalWorkspace(FolderWorkspace):
         return DatastoreFolder(Path(known[wanted].location), wanted, self._runs.database)
 
     def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
-        from himl_cli.workspaces.local.job_data import datastore_folder
+        from himl_cli.workspaces.local.job_environment import datastore_folder
 
         folder = datastore_folder(item, self.folder / "datastores" / (default_datastore or DEFAULT_DATASTORE))
         return folder if folder.exists() else None
@@ -190,7 +187,7 @@ class LocalWorkspace(FolderWorkspace):
         return WorkspaceFacts("local", self.label, f"'{self.folder}'", facts)
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.job_data import resolve_folders
+        from himl_cli.workspaces.local.job_environment import resolve_folders
         from himl_cli.workspaces.local.launch import launch
 
         datastore = self._default_folder(spec.default_datastore)
@@ -210,14 +207,14 @@ class LocalWorkspace(FolderWorkspace):
         return self._launch_plan(plan_pipeline(self.folder, spec, self._default_folder, notify), notify)
 
     def _launch_plan(self, plan: Plan, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.launch import CONTROLLER, begin
+        from himl_cli.workspaces.local.launch import begin
 
         self.prepare(notify)
-        begin(CONTROLLER, plan.to_json(), RunFolder(Path(plan.run_folder)))
-        return self.run(plan.run_id)
+        begin(plan)
+        return self.run(plan.run.id)
 
     def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.restart import resume
+        from himl_cli.workspaces.local.launch import resume
 
         resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent)
         return self.run(run_id)
@@ -231,7 +228,6 @@ class LocalWorkspace(FolderWorkspace):
         return [path for each in self._runs.descendants(run_id) for path in files_elsewhere(self._folder_of(each))]
 
     def _default_folder(self, datastore: str | None) -> Path:
-        """The folder of the datastore that counts where none is named. Raises NotFound."""
         if datastore:
             self.datastore(datastore)
         return self.folder / "datastores" / (datastore or DEFAULT_DATASTORE)
@@ -261,11 +257,61 @@ class LocalWorkspace(FolderWorkspace):
             raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
 
     def start_run(self, new: NewRun) -> Run:
-        self._unmanaged.start(new)
+        """Record the run and hold its lock from here on; of one that is there and that no living process records, too.
+
+        Raises RunNotFound for a parent that is not there and for what cannot be an id, DiskFailed.
+        """
+        if len(safe_parts(new.id) or ()) != 1:
+            raise RunNotFound(new.id, self.label)
+        known, job = self._runs.job_of(new.id), new.id
+        if known is None and new.parent is not None:  # it lives as long as the job which it is nested in, if that lives
+            above = self._runs.job_of(new.parent)
+            if above is None:
+                raise RunNotFound(new.parent, self.label)
+            job = above if self._folder_of(above).is_supervised() else new.id
+        is_open = known == new.id and self._is_unmanaged(new.id) and new.id in self._runs.open_runs_of(new.id)
+        if is_open or (known is None and job == new.id):
+            folder = self._folder_of(new.id)
+            path, lock = folder.lock.absolute(), ProcessLock(folder.lock)
+            try:
+                if known is None:
+                    folder.path.mkdir(parents=True, exist_ok=True)
+                    folder.write(RECORD, {KEEPER: PROGRAM})
+                if path not in _locks and lock.take():
+                    _locks[path] = lock
+            except OSError as err:
+                raise explain_disk_error(err, "Cannot record the run", folder.path) from err
+        if known is None:
+            status, folder_shown = RunStatus.running, os.getcwd()
+            self._runs.add(new, job=job, folder=folder_shown, status=status, started=now_ms(), reason_if_lost=LOST)
         return self.run(new.id)
 
+    def _is_unmanaged(self, run_id: str) -> bool:
+        return self._folder_of(run_id).read(RECORD).get(KEEPER) == PROGRAM
+
+    def end_run(self, run_id: str, end: RunEnd) -> Run:
+        """As `RunRecorder.end_run`, with the runs nested in it. Raises BadUsage for a job's: its supervisor records
+        that."""
+        if self.run(run_id).status.is_final:
+            return self.run(run_id)
+        if self._runs.job_of(run_id) == run_id:
+            if not self._is_unmanaged(run_id):
+                raise BadUsage(
+                    f"Run '{run_id}' is a job: how it ends is recorded when its script does.",
+                    hint="To stop it: himl runs cancel",
+                )
+            for child in self._runs.open_runs_of(run_id):
+                if child != run_id:
+                    self._runs.end(child, end.status, reason="the run that it belongs to ended")
+        self._runs.end(run_id, end.status, reason=end.reason)
+        lock = _locks.pop(self._folder_of(run_id).lock.absolute(), None)
+        if lock is not None:
+            lock.release()
+        return self.run(run_id)
+
     def log(self, run_id: str, entries: Sequence[Logged]) -> None:
-        self._require(run_id)
+        if self._runs.job_of(run_id) is None:
+            raise self._not_found(run_id)
         self._writer.write(run_id, entries, self._folder_of(run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
@@ -282,22 +328,13 @@ class LocalWorkspace(FolderWorkspace):
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
         """Nothing to wait for: what is stored can be read."""
-        self._require(run_id)
-
-    def end_run(self, run_id: str, end: RunEnd) -> Run:
-        if not self.run(run_id).status.is_final:
-            self._unmanaged.end(run_id, end)
-        return self.run(run_id)
+        self.run(run_id)
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
         return self._metrics.logged_after(run_id, after)
 
     def file_path(self, run_id: str, name: str) -> Path | None:
         return self._files(run_id).path_of(name)
-
-    def _require(self, run_id: str) -> None:
-        if self._runs.job_of(run_id) is None:
-            self.run(run_id)  # raises, naming ids like it
 
     def delete(self, run_id: str) -> None:
         """As `DeletesRuns.delete`. Raises RunNotFound; BadUsage while the run, its job or a run below it is at work."""

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.runs import RunQuery
-from himl_cli.workspaces.local.tracking.protocol import RequestError
-from himl_cli.workspaces.local.tracking.search import Comparison, Searchable, parse_filter, parse_order
+from himl_cli.workspaces.local.tracking.protocol import Comparison, RequestError, Searchable, parse_filter, parse_order
 from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob
 
 POSTS = [

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from himl_cli.workspaces.local.tracking.protocol import RequestError
-from himl_cli.workspaces.local.tracking.search import MODEL_ATTRIBUTES, Searchable, parse_filter, parse_order, sort_items
+from himl_cli.workspaces.local.tracking.protocol import MODEL_ATTRIBUTES, RequestError, Searchable, parse_filter, parse_order, sort_items
 
 RUN = Searchable(
     attributes={"run_id": "r1", "run_name": "First try", "status": "FINISHED", "start_time": 1700},

@@ -16,8 +16,7 @@ from typing import Any
 from himl_cli.core.results import NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import RunStore, now_ms
+from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingServer
 
 SCRIPTS = Path(__file__).with_name("scripts")

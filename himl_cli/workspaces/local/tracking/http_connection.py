@@ -6,9 +6,10 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import socket
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hmac import compare_digest
@@ -20,15 +21,15 @@ from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
-from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json
-from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns, RunValues
-from himl_cli.workspaces.local.tracking.tracking_server import USER, UnauthenticatedLimiter
+from himl_cli.workspaces.local.tracking.protocol import USER, Fields, Json, RequestError, parse_json
+from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
+IDS = {"logged-models": "model_id", "traces": "trace_id"}
+"""Routes with an id in them, which the table has as *."""
 LARGEST_HEAD = 64 << 10
 LARGEST_BODY = 64 << 20
 LARGEST_DRAINED = 1 << 30
-PIECE = 1 << 20
 # Clients retry 429, 500 and 502-504 for minutes; a full disk or a fault of ours is better told at once.
 NOT_RETRIED = HTTPStatus.INSUFFICIENT_STORAGE
 OTHER_CREDENTIALS = (
@@ -44,8 +45,7 @@ class Routes:
 
     def __init__(self, runs: JobRuns) -> None:
         models, traces = LoggedModels(runs), Traces(runs)
-        values, registry = RunValues(runs, models), ModelRegistry(runs.store.database, models)
-        self._below = {"logged-models": "model_id", "traces": "trace_id"}  # routes with an id in them, written as *
+        registry = ModelRegistry(runs.store.database, models)
         self._routes: dict[tuple[str, str], Callable[[Fields], Json]] = {
             ("GET", "runs/get"): runs.get,
             ("POST", "runs/create"): runs.create,
@@ -55,14 +55,14 @@ class Routes:
             ("POST", "runs/search"): runs.search,
             ("POST", "runs/log-inputs"): runs.log_inputs,
             ("POST", "runs/outputs"): runs.log_outputs,
-            ("POST", "runs/log-metric"): partial(values.log_one, "metrics"),
-            ("POST", "runs/log-batch"): values.log_batch,
-            ("POST", "runs/log-parameter"): partial(values.log_one, "params"),
-            ("POST", "runs/set-tag"): partial(values.log_one, "tags"),
-            ("POST", "runs/delete-tag"): values.delete_tag,
-            ("POST", "runs/log-model"): values.log_model,
-            ("GET", "metrics/get-history"): values.history,
-            ("GET", "metrics/get-history-bulk-interval"): values.interval,
+            ("POST", "runs/log-metric"): partial(runs.log_one, "metrics"),
+            ("POST", "runs/log-batch"): runs.log_batch,
+            ("POST", "runs/log-parameter"): partial(runs.log_one, "params"),
+            ("POST", "runs/set-tag"): partial(runs.log_one, "tags"),
+            ("POST", "runs/delete-tag"): runs.delete_tag,
+            ("POST", "runs/log-model"): runs.log_model,
+            ("GET", "metrics/get-history"): runs.history,
+            ("GET", "metrics/get-history-bulk-interval"): runs.interval,
             ("GET", "experiments/get"): partial(runs.experiment, "get"),
             ("GET", "experiments/get-by-name"): partial(runs.experiment, "get"),
             ("GET", "experiments/search"): partial(runs.experiment, "search"),
@@ -75,7 +75,7 @@ class Routes:
             ("POST", "experiments/restore"): partial(runs.experiment, "change"),
             ("POST", "logged-models"): models.create,
             ("POST", "logged-models/search"): models.search,
-            ("GET", "logged-models/*"): models.get,
+            ("GET", "logged-models/*"): partial(models.edit, "get"),
             ("PATCH", "logged-models/*"): partial(models.edit, "finalize"),
             ("DELETE", "logged-models/*"): partial(models.edit, "delete"),
             ("PATCH", "logged-models/*/tags"): partial(models.edit, "set tags"),
@@ -88,8 +88,8 @@ class Routes:
             ("PATCH", "traces/*/tags"): partial(traces.get, "set tag"),
             ("DELETE", "traces/*/tags"): partial(traces.get, "delete tag"),
             ("POST", "registered-models/create"): registry.create,
-            ("GET", "registered-models/get"): registry.get,
-            ("GET", "registered-models/search"): registry.search,
+            ("GET", "registered-models/get"): partial(registry.get, "model"),
+            ("GET", "registered-models/search"): partial(registry.search, "registered_models"),
             ("POST", "registered-models/rename"): partial(registry.edit, "rename"),
             ("PATCH", "registered-models/update"): partial(registry.edit, "describe"),
             ("DELETE", "registered-models/delete"): registry.delete,
@@ -101,9 +101,9 @@ class Routes:
             ("GET", "registered-models/alias"): registry.get_alias,
             ("DELETE", "registered-models/alias"): partial(registry.edit, "delete alias"),
             ("POST", "model-versions/create"): registry.create_version,
-            ("GET", "model-versions/get"): registry.get_version,
-            ("GET", "model-versions/get-download-uri"): registry.download_uri,
-            ("GET", "model-versions/search"): registry.search_versions,
+            ("GET", "model-versions/get"): partial(registry.get, "version"),
+            ("GET", "model-versions/get-download-uri"): partial(registry.get, "location"),
+            ("GET", "model-versions/search"): partial(registry.search, "model_versions"),
             ("PATCH", "model-versions/update"): partial(registry.edit, "describe"),
             ("DELETE", "model-versions/delete"): partial(registry.edit, "delete version"),
             ("POST", "model-versions/transition-stage"): partial(registry.edit, "transition stage"),
@@ -116,13 +116,10 @@ class Routes:
         prefix = next((prefix for prefix in PREFIXES if path.startswith(prefix)), None)
         route = path.removeprefix(prefix).rstrip("/") if prefix else ""
         named: dict[str, object] = {}
-        if (method, route) not in self._routes:
-            parts = route.split("/", 3)
-            if parts[0] in self._below and len(parts) > 1:
-                named[self._below[parts[0]]] = unquote(parts[1])
-            if len(parts) == 4:
-                named["tag_key"] = unquote(parts[3])
-            route = "/".join("*" if at in (1, 3) else unquote(part) for at, part in enumerate(parts)) if named else ""
+        parts = route.split("/", 3)
+        if (method, route) not in self._routes and parts[0] in IDS and len(parts) > 1:
+            named = dict(zip((IDS[parts[0]], "tag_key"), map(unquote, parts[1::2]), strict=False))
+            route = "/".join("*" if at in (1, 3) else unquote(part) for at, part in enumerate(parts))
         if (method, route) not in self._routes:
             raise RequestError(f"No API found for '{method} {path[:300]}'.", code="ENDPOINT_NOT_FOUND", status=404)
         fields: object = {}
@@ -142,20 +139,14 @@ class Routes:
 @dataclass(frozen=True)
 class AuthContext:
     """Who is let in, and to what. The secret is taken as a bearer token, as a password, or as the first part of the
-    path."""
+    path. Of a body that is refused to one without it, `drained` bytes are read; `on_authenticated` is told of a
+    connection that has shown it."""
 
     routes: Routes
     secret: str
     port: int
-
-    @property
-    def keys(self) -> tuple[bytes, bytes]:
-        """Values of the Authorization header."""
-        return f"Bearer {self.secret}".encode(), b"Basic " + b64encode(f"{USER}:{self.secret}".encode())
-
-
-class _Disconnected(Exception):
-    """The client went away in the middle of a request, or fell silent."""
+    drained: int
+    on_authenticated: Callable[[socket.socket], None]
 
 
 class _Head:
@@ -175,15 +166,13 @@ class _Head:
 
 
 class Connection(BaseHTTPRequestHandler):
-    """Serves one connection until the client closes it, or until the time of *limiter* is over for one that shows no
-    token."""
+    """Serves one connection until the client closes it, or until somebody else ends one that shows no token."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def __init__(self, client: socket.socket, context: AuthContext, limiter: UnauthenticatedLimiter) -> None:
+    def __init__(self, client: socket.socket, context: AuthContext) -> None:
         self._context = context
-        self._limiter = limiter
         self._is_authenticated = False
         server: Any = None  # the base class only hands it on
         super().__init__(client, ("127.0.0.1", 0), server)
@@ -200,23 +189,23 @@ class Connection(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         try:
             status, reply = HTTPStatus.OK, self._reply()
-        except _Disconnected:
+        except ConnectionError:
             self.close_connection = True
             return
         except RequestError as err:
-            status, reply = HTTPStatus(err.status), _error(err.code, str(err))
+            status, reply = HTTPStatus(err.status), {"error_code": err.code, "message": str(err)}
         except HimlError as err:
             message = f"himl could not keep what was logged: {err} {err.hint}".strip()
-            status, reply = NOT_RETRIED, _error("INTERNAL_ERROR", message)
+            status, reply = NOT_RETRIED, {"error_code": "INTERNAL_ERROR", "message": message}
         except Exception:  # the edge of a thread: the client must hear something, and the job goes on
             log.exception("The tracking server failed on a request.")
             message = "The tracking server of this job failed; its log says why."
-            status, reply = NOT_RETRIED, _error("INTERNAL_ERROR", message)
+            status, reply = NOT_RETRIED, {"error_code": "INTERNAL_ERROR", "message": message}
         self._send(status, reply)
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _answer  # noqa: N815 - the names that the base class calls
 
-    def _reply(self) -> Mapping[str, object]:
+    def _reply(self) -> Json:
         length = self._length()
         path, _, query = self.path.partition("?")
         try:
@@ -226,10 +215,10 @@ class Connection(BaseHTTPRequestHandler):
                 raise RequestError(message, code="REQUEST_LIMIT_EXCEEDED", status=413)
         except RequestError:
             # A client that is still sending would see a reset instead of the reason. Without the token it is not much
-            if length > (LARGEST_DRAINED if self._is_authenticated else self._limiter.limits.drained):
+            if length > (LARGEST_DRAINED if self._is_authenticated else self._context.drained):
                 self.close_connection = True
                 raise
-            while length > 0 and (piece := self._read(min(length, PIECE))):
+            while length > 0 and (piece := self._read(min(length, 1 << 20))):
                 length -= len(piece)
             raise
         body = self._read(length)
@@ -241,43 +230,44 @@ class Connection(BaseHTTPRequestHandler):
     def _length(self) -> int:
         """Raises `RequestError`, and lets the connection end, where the end of the body cannot be told."""
         given = {value.strip() for value in self.headers.get_all("Content-Length", ["0"])}
-        text = given.pop()
         if "Transfer-Encoding" in self.headers:
-            self.close_connection = True
-            raise RequestError("Send the body with a Content-Length.", code="BAD_REQUEST", status=411)
-        if given or not (text.isascii() and text.isdigit() and len(text) < 20):
-            self.close_connection = True
-            raise RequestError("The Content-Length is not a number.", code="BAD_REQUEST")
-        return int(text)
+            error = RequestError("Send the body with a Content-Length.", code="BAD_REQUEST", status=411)
+        elif len(given) == 1 and re.fullmatch("[0-9]{1,19}", length := given.pop()):
+            return int(length)
+        else:
+            error = RequestError("The Content-Length is not a number.", code="BAD_REQUEST")
+        self.close_connection = True
+        raise error
 
     def _authenticate(self, path: str) -> str:
         """The path without the secret. A foreign Host is a web page whose name was bound to this address."""
-        hosts = self.headers.get_all("Host", [])
-        port = self._context.port
+        hosts, port = self.headers.get_all("Host", []), self._context.port
         if len(hosts) != 1 or hosts[0].lower() not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise RequestError("This server answers on 127.0.0.1 only.", code="PERMISSION_DENIED", status=403)
+        secret, authorization = self._context.secret, self.headers.get("Authorization", "")
+        known = (f"Bearer {secret}".encode(), b"Basic " + b64encode(f"{USER}:{secret}".encode()))
         first, _, rest = path[1:].partition("/")
-        authorization = self.headers.get("Authorization", "")
-        if compare_digest(first.encode("latin-1", "replace"), self._context.secret.encode()):
+        if compare_digest(first.encode("latin-1", "replace"), secret.encode()):
             path = f"/{rest}"
-        elif not any(compare_digest(authorization.encode("latin-1", "replace"), known) for known in self._context.keys):
+        elif not any(compare_digest(authorization.encode("latin-1", "replace"), key) for key in known):
             cause = f": {OTHER_CREDENTIALS}." if authorization.lower().startswith("basic ") else "."
             message = f"This is the tracking server of one himl job, and the request lacks the job's token{cause}"
             raise RequestError(message, code="UNAUTHENTICATED", status=401)
         if not self._is_authenticated:  # it may be as slow as it likes from here on, as long as the job runs
             self._is_authenticated = True
-            self._limiter.remove(self.connection)
+            self._context.on_authenticated(self.connection)
             self.connection.settimeout(None)
         return path
 
     def _read(self, length: int) -> bytes:
-        """So much of the body, or what there is of it. Raises _Disconnected."""
+        """So much of the body, or what there is of it. Raises ConnectionError where the client went away in the middle
+        of a request, or fell silent."""
         try:
             return self.rfile.read(length)
         except OSError as err:
-            raise _Disconnected from err
+            raise ConnectionError from err
 
-    def _send(self, status: HTTPStatus, reply: Mapping[str, object]) -> None:
+    def _send(self, status: HTTPStatus, reply: Json) -> None:
         """Everything in one write: in two, the second waits for the client's delayed acknowledgement, some 40 ms."""
         text = json.dumps(reply, separators=(",", ":"), allow_nan=False)
         if status != HTTPStatus.OK:  # a reason may quote the path, and clients print reasons
@@ -299,8 +289,4 @@ class Connection(BaseHTTPRequestHandler):
         self.close_connection = True
         status = HTTPStatus(code)
         text = f"{status.phrase}: {status.description}." if status.description else f"{status.phrase}."
-        self._send(status, _error("BAD_REQUEST", text))
-
-
-def _error(code: str, message: str) -> dict[str, object]:
-    return {"error_code": code, "message": message}
+        self._send(status, {"error_code": "BAD_REQUEST", "message": text})

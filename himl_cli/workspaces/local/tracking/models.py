@@ -10,38 +10,34 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import Point
 from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
+    MODEL_ATTRIBUTES,
+    TIMES,
     Fields,
     Json,
     RequestError,
-    json_metric,
+    Searchable,
+    find_page,
     json_pairs,
     not_found,
+    parse_order,
 )
-from himl_cli.workspaces.local.tracking.search import MODEL_ATTRIBUTES, Searchable, find_page, parse_order
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 STATUSES = ("LOGGED_MODEL_PENDING", "LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED")
 UNFIT = set("/\\:.%\"'")  # as MLflow: a name is part of URIs and of paths
 LONGEST_NAME = 200
-MOST_MODELS = 1000
 
 TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL)"
 STAGES = ("None", "Staging", "Production", "Archived")
-IS_PROMPT = "mlflow.prompt.is_prompt"  # clients search for what is no prompt: what lacks the tag is none
-TIMES = ("creation_timestamp", "last_updated_timestamp")
 REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", *TIMES})
-MOST_VERSIONS = 200_000  # as MLflow's own server allows
 
-TRACE_LOCATION = "mlflow.artifactLocation"
-TRACE_RUN = "mlflow.sourceRun"
 TRACE_ID = re.compile(r"[\w-]{1,100}", re.ASCII)  # it names a folder
 
 
@@ -53,18 +49,7 @@ class LoggedModel:
     folder: Path
     tags: dict[str, str]
     params: dict[str, str]
-    metrics: list[Json] = field(default_factory=list)
     is_deleted: bool = False
-
-    def as_json(self) -> Json:
-        data: Json = {"params": json_pairs(self.params), "metrics": self.metrics}
-        return {"model": {"info": {**self.info, "tags": json_pairs(self.tags)}, "data": data}}
-
-    def as_searchable(self) -> Searchable:
-        times = {name: self.info[f"{name}_ms"] for name in TIMES}
-        names = {"model_name": self.info["name"], "status": str(self.info["status"]).removeprefix("LOGGED_MODEL_")}
-        metrics = {str(metric["key"]): float(str(metric["value"])) for metric in self.metrics}
-        return Searchable({**self.info, **times, **names}, metrics, self.params, self.tags)
 
 
 class LoggedModels:
@@ -104,7 +89,7 @@ class LoggedModels:
                 model.folder = artifacts / f"{name}-{number}"
             info["artifact_uri"] = model.folder.as_uri()
             self._models[model_id] = model
-            return model.as_json()
+            return self._json(model)
 
     def find(self, request: Fields) -> LoggedModel:
         model_id = request.key("model_id")
@@ -113,38 +98,31 @@ class LoggedModels:
             raise not_found(f"Logged model '{model_id[:250]}'")
         return model
 
-    def get(self, request: Fields) -> Json:
-        with self._lock:
-            return self.find(request).as_json()
-
     def edit(self, action: str, request: Fields) -> Json:
-        """Change the model that the request's path names. The files of one that is deleted stay."""
+        """The model that the request's path names, changed before by *action*, or not at all by "get". The files of one
+        that is deleted stay."""
         with self._lock:
             model = self.find(request)
-            if action == "set tags":
-                model.tags.update(request.pairs("tags"))
-            elif action == "delete tag":
-                if model.tags.pop(request.key("tag_key"), None) is None:
-                    raise not_found(f"Tag '{request.key('tag_key')[:250]}' of model '{model.info['model_id']}'")
-            elif action == "log params":
-                model.params.update(request.pairs("params"))
-            elif action == "delete":
-                model.is_deleted = True
-            elif (status := request.key("status")) in STATUSES[1:]:
-                model.info["status"] = status
-            else:
-                raise RequestError(f"Invalid model status '{status[:50]}'. Valid values are {', '.join(STATUSES[1:])}.")
+            match action:
+                case "get":
+                    return self._json(model)
+                case "set tags":
+                    model.tags.update(request.pairs("tags"))
+                case "log params":
+                    model.params.update(request.pairs("params"))
+                case "delete":
+                    model.is_deleted = True
+                case "delete tag":
+                    if model.tags.pop(request.key("tag_key"), None) is None:
+                        raise not_found(f"Tag '{request.key('tag_key')[:250]}' of model '{model.info['model_id']}'")
+                case "finalize":
+                    status = request.key("status")
+                    if status not in STATUSES[1:]:
+                        known = ", ".join(STATUSES[1:])
+                        raise RequestError(f"Invalid model status '{status[:50]}'. Valid values are {known}.")
+                    model.info["status"] = status
             model.info["last_updated_timestamp_ms"] = now_ms()
-            return {} if action == "delete" else model.as_json()
-
-    def note_metric(self, metric: Fields, run_id: str, point: Point) -> None:
-        """A metric was logged that says which model, and perhaps which data set, it measures."""
-        texts = {name: metric.text(name) for name in ("dataset_name", "dataset_digest") if metric.has(name)}
-        model_id = metric.text("model_id")
-        with self._lock:
-            if model_id in self._models:
-                value: Json = {**json_metric(point), "run_id": run_id, "model_id": model_id, **texts}
-                self._models[model_id].metrics.append(value)
+            return {} if action == "delete" else self._json(model)
 
     def search(self, request: Fields) -> Json:
         """The models that match, newest first unless sorted otherwise, in pages."""
@@ -153,13 +131,25 @@ class LoggedModels:
             for item in request.items("order_by")
         ]
         wanted = self.runs.experiment_id in request.texts("experiment_ids")
+        items = []
         with self._lock:
-            models = (each for each in reversed(self._models.values()) if wanted and not each.is_deleted)
-            items = ((model.as_searchable(), model) for model in models)
+            for model in [each for each in reversed(self._models.values()) if wanted and not each.is_deleted]:
+                times = {name: model.info[f"{name}_ms"] for name in TIMES}
+                status = str(model.info["status"]).removeprefix("LOGGED_MODEL_")
+                attributes = {**model.info, **times, "model_name": model.info["name"], "status": status}
+                metrics = {str(each["key"]): float(str(each["value"])) for each in self._metrics_of(model)}
+                items.append((Searchable(attributes, metrics, model.params, model.tags), model))
             found, more = find_page(
-                request, items, attributes=MODEL_ATTRIBUTES, clauses=clauses, default=100, most=MOST_MODELS
+                request, items, attributes=MODEL_ATTRIBUTES, clauses=clauses, default=100, most=1000
             )
-            return {"models": [model.as_json()["model"] for model in found], **more}
+            return {"models": [self._json(model)["model"] for model in found], **more}
+
+    def _metrics_of(self, model: LoggedModel) -> list[Json]:
+        return self.runs.model_metrics.get(str(model.info["model_id"]), [])
+
+    def _json(self, model: LoggedModel) -> Json:
+        data: Json = {"params": json_pairs(model.params), "metrics": list(self._metrics_of(model))}
+        return {"model": {"info": {**model.info, "tags": json_pairs(model.tags)}, "data": data}}
 
 
 Document = dict[str, Any]
@@ -175,18 +165,30 @@ class ModelRegistry:
 
     def create(self, request: Fields) -> Json:
         name, now = _new_name(request, "name"), now_ms()
-        model: Document = {"name": name, **dict.fromkeys(TIMES, now)}
-        model |= {"description": request.text("description", ""), "tags": request.pairs("tags")}
-        model |= {"aliases": {}, "versions": {}, "last": 0}
+        model: Document = {
+            "name": name,
+            **dict.fromkeys(TIMES, now),
+            "description": request.text("description", ""),
+            "tags": request.pairs("tags"),
+            "aliases": {},
+            "versions": {},
+            "last": 0,
+        }
         with self._database.writing(durable=True) as connection:
             connection.execute(TABLE)
             values = (name, json.dumps(model))
             if not connection.execute("INSERT OR IGNORE INTO registered_models VALUES (?,?)", values).rowcount:
                 raise _exists(name)
-        return {"registered_model": _model_json(model)}
+        return _reply(model)
 
-    def get(self, request: Fields) -> Json:
-        return {"registered_model": _model_json(self._model(request))}
+    def get(self, what: str, request: Fields) -> Json:
+        """A model, or of one of its versions its record or where its files lie."""
+        if what == "model":
+            return _reply(self._model(request))
+        number = request.key("version")
+        model = self._model(request)
+        location = _target(model, request)["location"]
+        return _reply(model, number) if what == "version" else {"artifact_uri": location}
 
     def create_version(self, request: Fields) -> Json:
         """The source may be one of the job's logged models, or a version that is registered already: then its files,
@@ -196,69 +198,68 @@ class ModelRegistry:
         if source.startswith("models:/"):
             name, _, version = source.removeprefix("models:/").partition("/")
             if version:
-                named = {"name": name, "version": version}
-                found = _target(self._model(Fields(named)), Fields(named))
+                named = Fields({"name": name, "version": version})
+                found = _target(self._model(named), named)
                 location, run_id = found["location"], found["run_id"]
             else:
                 model_of = self._models.find(Fields({"model_id": name}))
                 location, run_id = model_of.folder.as_uri(), str(model_of.info["source_run_id"])
-        texts = {name: request.text(name, "") for name in ("run_link", "description", "model_id")}
-        texts["run_id"] = request.text("run_id", "") or run_id
-        created: Document = {**texts, **dict.fromkeys(TIMES, now), "current_stage": "None"}
-        created |= {"source": source, "location": location, "tags": request.pairs("tags")}
+        created: Document = {
+            **{name: request.text(name, "") for name in ("run_link", "description", "model_id")},
+            "run_id": request.text("run_id", "") or run_id,
+            **dict.fromkeys(TIMES, now),
+            "current_stage": "None",
+            "source": source,
+            "location": location,
+            "tags": request.pairs("tags"),
+        }
         with self._changing(request) as model:
             model["last"] += 1
             model["versions"][str(model["last"])] = created
-            return {"model_version": _version_json(model, str(model["last"]))}
-
-    def get_version(self, request: Fields) -> Json:
-        request.key("version")
-        return _reply(self._model(request), request)
-
-    def download_uri(self, request: Fields) -> Json:
-        request.key("version")
-        return {"artifact_uri": _target(self._model(request), request)["location"]}
+            return _reply(model, str(model["last"]))
 
     def edit(self, action: str, request: Fields) -> Json:
         """Change the model, or the version, that the request names. The files of a version that is deleted are the
         run's, and stay."""
         with self._changing(request) as model:
-            target = _target(model, request)
-            if action == "rename":
-                new = _new_name(request, "new_name")
-                if new != model["name"] and any(each["name"] == new for each in self._all()):
-                    raise _exists(new)
-                model["name"] = new
-            elif action == "describe":
-                target["description"] = request.text("description", "")
-            elif action == "transition stage":
-                stage = next((each for each in STAGES if each.lower() == request.key("stage").lower()), None)
-                if stage is None:
-                    text = f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
-                    raise RequestError(text)
-                for each in model["versions"].values():
-                    if request.values.get("archive_existing_versions") is True and each["current_stage"] == stage:
-                        each["current_stage"] = "Archived"
-                target["current_stage"] = stage
-            elif action == "set tag":
-                target["tags"][request.key("key")] = request.text("value", "")
-            elif action == "delete tag":
-                target["tags"].pop(request.key("key"), None)
-            elif action == "set alias":
-                model["aliases"][request.key("alias")] = request.key("version")
-            elif action == "delete alias":
-                model["aliases"].pop(request.key("alias"), None)
-            elif action == "delete version":
-                number = request.key("version")
-                del model["versions"][number]
-                model["aliases"] = {alias: other for alias, other in model["aliases"].items() if other != number}
-            return _reply(model, request) if action in ("rename", "describe", "transition stage") else {}
+            target, aliases = _target(model, request), model["aliases"]
+            match action:
+                case "rename":
+                    new = _new_name(request, "new_name")
+                    if new != model["name"] and any(each["name"] == new for each in self._all()):
+                        raise _exists(new)
+                    model["name"] = new
+                case "describe":
+                    target["description"] = request.text("description", "")
+                case "transition stage":
+                    wanted = request.key("stage").capitalize()
+                    if wanted not in STAGES:
+                        text = f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
+                        raise RequestError(text)
+                    for each in model["versions"].values():
+                        if request.values.get("archive_existing_versions") is True and each["current_stage"] == wanted:
+                            each["current_stage"] = "Archived"
+                    target["current_stage"] = wanted
+                case "set tag":
+                    target["tags"][request.key("key")] = request.text("value", "")
+                case "delete tag":
+                    target["tags"].pop(request.key("key"), None)
+                case "set alias":
+                    aliases[request.key("alias")] = request.key("version")
+                case "delete alias":
+                    aliases.pop(request.key("alias"), None)
+                case "delete version":
+                    number = request.key("version")
+                    del model["versions"][number]
+                    model["aliases"] = {alias: other for alias, other in aliases.items() if other != number}
+            number = request.text("version", "")
+            return _reply(model, number) if action in ("rename", "describe", "transition stage") else {}
 
     def get_alias(self, request: Fields) -> Json:
         model, alias = self._model(request), request.key("alias")
         if alias not in model["aliases"]:
             raise not_found(f"Alias '{alias[:250]}' of the registered model '{model['name']}'")
-        return {"model_version": _version_json(model, model["aliases"][alias])}
+        return _reply(model, model["aliases"][alias])
 
     def delete(self, request: Fields) -> Json:
         name = self._model(request)["name"]
@@ -271,18 +272,24 @@ class ModelRegistry:
         latest = _latest(self._model(request))
         return {"model_versions": [each for each in latest if str(each["current_stage"]).lower() in stages]}
 
-    def search(self, request: Fields) -> Json:
-        """The models that match, by name unless sorted otherwise, in pages."""
+    def search(self, what: str, request: Fields) -> Json:
+        """The models that match, by name unless sorted otherwise, or the versions, the newest first; in pages."""
         models = sorted(self._all(), key=lambda model: str(model["name"]))
-        found, more = _find(request, [_model_json(model) for model in models])
-        return {"registered_models": found, **more}
-
-    def search_versions(self, request: Fields) -> Json:
-        """The versions that match, the newest first unless sorted otherwise, in pages."""
-        versions = [_version_json(model, number) for model in self._all() for number in model["versions"]]
-        versions.sort(key=lambda version: (version["creation_timestamp"], int(str(version["version"]))), reverse=True)
-        found, more = _find(request, versions)
-        return {"model_versions": found, **more}
+        found = [_model_json(model) for model in models]
+        if what == "model_versions":
+            found = [_version_json(model, number) for model in models for number in model["versions"]]
+            found.sort(key=lambda each: (each["creation_timestamp"], int(each["version"])), reverse=True)
+        items = []
+        for each in found:
+            attributes = {**each, "source_path": each.get("source"), "version_number": int(each.get("version", 0))}
+            # Clients search for what is no prompt: what lacks the tag is none
+            tags = {"mlflow.prompt.is_prompt": "false", **Fields(each).pairs("tags")}
+            items.append((Searchable(attributes, tags=tags), each))
+        clauses = [parse_order(clause, REGISTRY_ATTRIBUTES) for clause in request.texts("order_by")]
+        page, more = find_page(
+            request, items, attributes=REGISTRY_ATTRIBUTES, clauses=clauses, default=100, most=200_000
+        )
+        return {what: page, **more}
 
     def _all(self) -> list[Document]:
         if not self._database.rows("SELECT 1 FROM sqlite_master WHERE name = 'registered_models'"):
@@ -330,44 +337,29 @@ def _target(model: Document, request: Fields) -> Document:
     return found
 
 
-def _reply(model: Document, request: Fields) -> Json:
-    if request.has("version"):
-        _target(model, request)
-        return {"model_version": _version_json(model, request.key("version"))}
+def _reply(model: Document, number: str = "") -> Json:
+    if number:
+        return {"model_version": _version_json(model, number)}
     return {"registered_model": _model_json(model)}
 
 
-def _model_json(model: Document) -> Json:
+def _model_json(model: Document) -> Document:
     aliases = [{"alias": alias, "version": number} for alias, number in model["aliases"].items()]
     shown = {name: model[name] for name in ("name", *TIMES, "description")}
     return {**shown, "latest_versions": _latest(model), "tags": json_pairs(model["tags"]), "aliases": aliases}
 
 
-def _version_json(model: Document, number: str) -> Json:
+def _version_json(model: Document, number: str) -> Document:
     version = model["versions"][number]
     aliases = [alias for alias, named in model["aliases"].items() if named == number]
     shown = {name: value for name, value in version.items() if name != "location"}
-    shown |= {"name": model["name"], "version": number, "status": "READY"}
-    return {**shown, "tags": json_pairs(version["tags"]), "aliases": aliases}
+    own = {"name": model["name"], "version": number, "status": "READY"}
+    return {**shown, **own, "tags": json_pairs(version["tags"]), "aliases": aliases}
 
 
-def _latest(model: Document) -> list[Json]:
-    """The newest version of each stage."""
+def _latest(model: Document) -> list[Document]:
     newest = {model["versions"][number]["current_stage"]: number for number in sorted(model["versions"], key=int)}
     return [_version_json(model, number) for number in newest.values()]
-
-
-def _find(request: Fields, items: list[Json]) -> tuple[list[Json], Json]:
-    """A page of those *items* that the request asks for, and what says how to ask for the next page."""
-    searchable: list[tuple[Searchable, Json]] = []
-    for item in items:
-        more: Json = {"source_path": item.get("source"), "version_number": int(str(item.get("version", 0)))}
-        tags = {tag["key"]: tag["value"] for tag in item["tags"]} if isinstance(item["tags"], list) else {}
-        searchable.append((Searchable({**item, **more}, tags={IS_PROMPT: "false", **tags}), item))
-    clauses = [parse_order(clause, REGISTRY_ATTRIBUTES) for clause in request.texts("order_by")]
-    return find_page(
-        request, searchable, attributes=REGISTRY_ATTRIBUTES, clauses=clauses, default=100, most=MOST_VERSIONS
-    )
 
 
 class Traces:
@@ -389,11 +381,11 @@ class Traces:
             raise RequestError(f"Invalid id of a trace: {trace_id[:100]!r}.")
         metadata = Fields(info).pairs("trace_metadata" if is_new else "request_metadata")
         job_id = self._runs.job_id
-        run_id = metadata.get(TRACE_RUN, job_id)
+        run_id = metadata.get("mlflow.sourceRun", job_id)
         if self._runs.store.job_of(run_id) != job_id:
             run_id = job_id
         folder = self._runs.artifacts_of(run_id) / "traces" / trace_id
-        info["tags"] = {**Fields(info).pairs("tags"), TRACE_LOCATION: folder.as_uri()}
+        info["tags"] = {**Fields(info).pairs("tags"), "mlflow.artifactLocation": folder.as_uri()}
         if not is_new:
             info |= {"request_id": trace_id, "status": "IN_PROGRESS", "request_metadata": metadata}
         with self._lock:
@@ -409,20 +401,19 @@ class Traces:
                 raise not_found(f"Trace '{trace_id[:250]}'")
             info = self._infos[trace_id]
             tags = Fields(info).pairs("tags")
+            match action:
+                case "set tag":
+                    info["tags"] = {**tags, request.key("key"): request.text("value", "")}
+                case "delete tag":
+                    info["tags"] = {key: value for key, value in tags.items() if key != request.key("key")}
+                case "end":
+                    for name in ("request_metadata", "tags"):
+                        info[name] = {**Fields(info).pairs(name), **request.pairs(name)}
+                    took = request.moment("timestamp_ms", 0) - Fields(info).moment("timestamp_ms", 0)
+                    info |= {"status": request.text("status", ""), "execution_time_ms": took}
             if action == "get":
                 return {"trace": {"trace_info": info}}
-            if action == "set tag":
-                info["tags"] = {**tags, request.key("key"): request.text("value", "")}
-                return {}
-            if action == "delete tag":
-                info["tags"] = {key: value for key, value in tags.items() if key != request.key("key")}
-                return {}
-            if action == "end":
-                for name in ("request_metadata", "tags"):
-                    info[name] = {**Fields(info).pairs(name), **request.pairs(name)}
-                took = request.moment("timestamp_ms", 0) - Fields(info).moment("timestamp_ms", 0)
-                info |= {"status": request.text("status", ""), "execution_time_ms": took}
-            return _in_mlflow_2(info)
+            return {} if action.endswith("tag") else _in_mlflow_2(info)
 
 
 def _in_mlflow_2(info: Json) -> Json:

@@ -1,19 +1,30 @@
-"""MLflow's REST in Python's types: the fields of requests, errors, and values as clients read them."""
+"""MLflow's REST in Python's types: the fields of requests, errors, and values as clients read them; and its search
+grammar: `metrics.loss < 0.5 and tags.kind = 'best'`, and `order_by` clauses.
+
+The grammar is documented at mlflow.org, "Search Runs": comparisons joined by AND; keys with odd characters in backticks
+or double quotes; strings in quotes; numbers for metrics and times.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import operator
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from himl_cli.core.results import INT64
 from himl_cli.core.text import NotJson, read_json
-from himl_cli.workspaces.local.metric_store import Point
+from himl_cli.workspaces.local.run_store import Point, json_number
 
 Json = dict[str, object]
+T = TypeVar("T")
 
-RUN_NAME = "mlflow.runName"
+USER = "himl"
+"""The name beside the job's token where that goes as a password."""
 LAST_MOMENT = 253_370_764_799_999  # end of 9998: a datetime ends with 9999, and local time may be ahead
 
 
@@ -46,9 +57,7 @@ class Fields:
         return self.values.get(name) is not None
 
     def text(self, name: str, default: str | None = None) -> str:
-        value = self.values.get(name)
-        if value is None and default is not None:
-            return default
+        value = self.values[name] if self.has(name) else default
         if value is None:
             raise RequestError(f"Missing value for required parameter '{name}'.")
         if not isinstance(value, str):
@@ -66,15 +75,12 @@ class Fields:
 
     def integer(self, name: str, default: int | None = None, *, allowed: range = INT64) -> int:
         """A number within *allowed*; protocol buffers send 64-bit ones as strings."""
-        value = self.values.get(name)
-        if value is None and default is not None:
-            return default
+        value = self.values[name] if self.has(name) else default
         number: int | None = None
-        if isinstance(value, float):
-            number = int(value) if math.isfinite(value) and value == int(value) else None
-        elif isinstance(value, str):
-            digits = value.removeprefix("-")
-            number = int(value) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+        if (isinstance(value, float) and value.is_integer()) or (
+            isinstance(value, str) and re.fullmatch("-?[0-9]{1,19}", value)
+        ):
+            number = int(value)
         elif isinstance(value, int) and not isinstance(value, bool):
             number = value
         if number is None or number not in allowed:
@@ -90,25 +96,24 @@ class Fields:
         """A number that may be NaN or infinite, which JSON carries as strings."""
         value = self.values.get(name)
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
+            with suppress(ValueError, OverflowError):
                 return float(value)
-            except (ValueError, OverflowError):
-                pass
         raise RequestError(f"Parameter '{name}' must be a number, got {str(value)[:50]!r}.")
 
-    def page(self, default: int, most: int) -> tuple[int, int]:
-        """Where the page that `page_token` names starts, and its size: `max_results`, at most *most*."""
+    def page(self, found: Sequence[T], default: int, most: int) -> tuple[Sequence[T], Json]:
+        """Those of *found* on the page that `page_token` names, at most `max_results`, and what the reply says of the
+        next one: nothing where there is none."""
         size = self.integer("max_results", default, allowed=range(1, most + 1))
-        return self.integer("page_token", allowed=range(2**31)) if self.text("page_token", "") else 0, size
+        start = self.integer("page_token", allowed=range(2**31)) if self.text("page_token", "") else 0
+        stop = start + size
+        return found[start:stop], {"next_page_token": str(stop)} if stop < len(found) else {}
 
     def items(self, name: str) -> list[Fields]:
         """A list of objects; empty when absent."""
         found = self.values.get(name)
-        if found is None:
-            return []
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        if not isinstance(found, list | None) or not all(isinstance(item, dict) for item in found or ()):
             raise RequestError(f"Parameter '{name}' must be a list of objects.")
-        return [Fields(item) for item in found]
+        return [Fields(item) for item in found or ()]
 
     def item(self, name: str) -> Fields:
         """An object."""
@@ -134,10 +139,9 @@ class Fields:
 def parse_json(text: str | bytes, what: str = "Not valid JSON", code: str = "INVALID_PARAMETER_VALUE") -> object:
     """The value that *text* holds. Raises `RequestError`."""
     try:
-        found: object = read_json(text)
+        return read_json(text)
     except NotJson as err:
         raise RequestError(f"{what}: {err}.", code=code) from err
-    return found
 
 
 def milliseconds(moment: datetime) -> int:
@@ -149,12 +153,220 @@ def json_pairs(pairs: Mapping[str, str]) -> list[Json]:
 
 
 def json_metric(point: Point) -> Json:
-    """JSON has no NaN or infinity; protocol buffers write their names."""
     name, value, step, time = point
-    word = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return {"key": name, "value": value if math.isfinite(value) else word, "timestamp": time, "step": step}
+    return {"key": name, "value": json_number(value), "timestamp": time, "step": step}
 
 
-def next_page(start: int, size: int, total: int) -> Json:
-    """What a reply says of the page after *size* items from *start*: nothing where there is none."""
-    return {"next_page_token": str(start + size)} if start + size < total else {}
+def experiment_number(name: str) -> str:
+    """The id that clients are told for the experiment called *name*: digits, always the same ones."""
+    return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
+
+
+ENTITIES: dict[str | None, str] = {
+    **dict.fromkeys(("metric", "metrics"), "metrics"),
+    **dict.fromkeys(("param", "params", "parameter", "parameters"), "params"),
+    **dict.fromkeys(("tag", "tags"), "tags"),
+    **dict.fromkeys((None, "attribute", "attributes", "attr", "run"), "attributes"),
+    **dict.fromkeys(("dataset", "datasets"), "datasets"),
+}
+ALIASES = {
+    **dict.fromkeys(("created", "Created"), "start_time"),
+    **dict.fromkeys(("run name", "Run name", "Run Name"), "run_name"),
+}
+TIMES = ("creation_timestamp", "last_updated_timestamp")
+NUMERIC_ATTRIBUTES = {"start_time", "end_time", "version_number", *TIMES}
+RUN_ATTRIBUTES = frozenset({"run_id", "run_name", "user_id", "status", "artifact_uri", "start_time", "end_time"})
+MODEL_ATTRIBUTES = frozenset(
+    {
+        *("model_id", "name", "model_name", "model_type", "status"),
+        *("source_run_id", "artifact_uri", "experiment_id", *TIMES),
+    }
+)
+DATASET_ATTRIBUTES = frozenset({"name", "digest", "context"})
+
+# What follows a key that is not quoted must not be a part of it: else a shorter key could be found
+IDENTIFIER = (
+    r"""\s*(?:(?P<entity>\w+|`\w+`)\.(?P<key>`[^`]+`|"[^"]+"|[\w.\-/:@]+(?![\w.\-/:@]))"""
+    r"""|(?P<alone>\w+\b|`[^`]+`|"[^"]+"))"""
+)
+STRING = r"""'[^']*'|"[^"]*\""""
+COMPARISON = re.compile(
+    IDENTIFIER
+    + r"\s*(?:(?P<null>IS\s+(?:NOT\s+)?NULL\b)"
+    + r"|(?P<sign>>=|<=|!=|<>|=|<|>)\s*(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?(?!\w))"
+    + rf"|(?P<test>!=|<>|=|I?LIKE\b)\s*(?P<string>{STRING})"
+    + rf"|(?P<member>(?:NOT\s+)?IN\b)\s*(?P<list>\(\s*(?:{STRING})(?:\s*,\s*(?:{STRING}))*\s*,?\s*\)))",
+    re.IGNORECASE,
+)
+ORDER = re.compile(IDENTIFIER + r"\s*(?P<direction>(?:ASC|DESC)\b)?\s*", re.IGNORECASE)
+
+NUMERIC_TESTS: Mapping[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+
+Clause = tuple[str, str, bool]
+"""Entity, key, and whether it ascends."""
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """What a filter sees of a run or of a logged model."""
+
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[Mapping[str, object]] = ()
+
+    def values(self, entity: str, key: str) -> list[object]:
+        """What the key holds: nothing, one value, or one of each dataset."""
+        holders: Sequence[Mapping[str, object]] = self.datasets if entity == "datasets" else [getattr(self, entity)]
+        found = [holder.get(key) for holder in holders]
+        return [value for value in found if value is not None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One `key operator value`; *value* is a number, a string, a list of strings, or None for IS [NOT] NULL."""
+
+    entity: str
+    key: str
+    operator: str
+    value: float | str | list[str] | None
+
+    def holds(self, item: Searchable) -> bool:
+        values = item.values(self.entity, self.key)
+        if self.value is None:
+            return bool(values) == (self.operator == "IS NOT NULL")
+        return any(self._compare(found, self.value) for found in values)
+
+    def _compare(self, found: object, wanted: float | str | list[str]) -> bool:
+        if isinstance(wanted, float):
+            return isinstance(found, (int, float)) and NUMERIC_TESTS[self.operator](found, wanted)
+        text = str(found)
+        if isinstance(wanted, list):
+            return (text in wanted) == (self.operator == "IN")
+        if self.operator == "ILIKE":
+            return _is_like(text.lower(), wanted.lower())
+        return _is_like(text, wanted) if self.operator == "LIKE" else (text == wanted) == (self.operator == "=")
+
+
+def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> list[Comparison]:
+    """The comparisons that must all hold. Raises `RequestError` naming what is wrong."""
+    found: list[Comparison] = []
+    rest = text.strip()
+    while rest:
+        joined = re.match(r"AND\b", rest, re.IGNORECASE) if found else None
+        match = COMPARISON.match(rest, joined.end() if joined else 0)
+        if match is None or (found and not joined):
+            expected = "AND" if found and not joined else "a comparison such as metrics.loss < 0.5"
+            raise RequestError(f"Invalid clause: expected {expected} at {rest[:40]!r} in {text[:200]!r}.")
+        found.append(_comparison(match, attributes))
+        rest = rest[match.end() :].lstrip()
+    return found
+
+
+def _comparison(match: re.Match[str], attributes: frozenset[str]) -> Comparison:
+    entity, key = _identifier(match, attributes)
+    words = (match["null"] or match["sign"] or match["test"] or match["member"]).upper().split()
+    name = " ".join(words).replace("<>", "!=")
+    is_numeric = entity == "metrics" or (entity == "attributes" and key in NUMERIC_ATTRIBUTES)
+    is_pair = entity in ("tags", "params")
+    kind = match.lastgroup
+    allowed = {"null": is_pair, "number": is_numeric, "string": not is_numeric, "list": not is_numeric and not is_pair}
+    if kind is None or not allowed[kind]:
+        raise RequestError(f"Invalid comparison '{name}' with such a value for '{entity}.{key}'.")
+    if kind == "null":
+        return Comparison(entity, key, name, None)
+    if kind == "number":
+        return Comparison(entity, key, name, float(match[kind]))
+    strings = [quoted[1:-1] for quoted in re.findall(STRING, match[kind])]
+    return Comparison(entity, key, name, strings[0] if kind == "string" else strings)
+
+
+def _identifier(match: re.Match[str], attributes: frozenset[str]) -> tuple[str, str]:
+    """The entity and key; a key that stands alone is an attribute."""
+    entity = ENTITIES.get(match["entity"] and match["entity"].strip("`"))
+    if entity is None:
+        raise RequestError(
+            f"Invalid entity type '{match['entity']}'. Valid values are metric, parameter, tag, attribute, dataset."
+        )
+    key = (match["key"] or match["alone"]).strip('`"')
+    if entity == "attributes":
+        key = ALIASES.get(key, key)
+    known = {"attributes": attributes, "datasets": DATASET_ATTRIBUTES}.get(entity)
+    if known is not None and key not in known:
+        raise RequestError(
+            f"Invalid {entity.removesuffix('s')} key {key[:200]!r}. Valid keys are {', '.join(sorted(known))}."
+        )
+    return entity, key
+
+
+def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> Clause:
+    """Raises `RequestError`."""
+    match = ORDER.fullmatch(clause)
+    entity, key = _identifier(match, attributes) if match else ("", "")
+    if match is None or entity == "datasets":
+        raise RequestError(f"Invalid order_by clause {clause[:200]!r}.")
+    return entity, key, (match["direction"] or "ASC").upper() == "ASC"
+
+
+def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause]) -> list[T]:
+    """The second part of each item, in order: the first clause decides, then the next; items without a value, or with
+    NaN, come last."""
+    ordered = list(items)
+    for entity, key, ascending in reversed(clauses):
+        is_numeric = entity == "metrics" or key in NUMERIC_ATTRIBUTES
+        lack: list[tuple[Searchable, T]] = []
+        have: list[tuple[tuple[float, str], tuple[Searchable, T]]] = []
+        for item in ordered:
+            value = next(iter(item[0].values(entity, key)), None)
+            if value is None or value != value:
+                lack.append(item)
+            elif is_numeric and isinstance(value, (int, float)):
+                have.append(((float(value), ""), item))
+            else:
+                have.append(((0.0, str(value)), item))
+        have.sort(key=lambda pair: pair[0], reverse=not ascending)
+        ordered = [item for _, item in have] + lack
+    return [found for _, found in ordered]
+
+
+def find_page(
+    request: Fields,
+    items: Iterable[tuple[Searchable, T]],
+    *,
+    attributes: frozenset[str] = RUN_ATTRIBUTES,
+    clauses: Sequence[Clause],
+    default: int,
+    most: int,
+) -> tuple[Sequence[T], Json]:
+    """The page that *request* asks for of those *items* that match its filter, sorted by *clauses*, and what says how
+    to ask for the next one."""
+    comparisons = parse_filter(request.text("filter", ""), attributes)
+    matching = (item for item in items if all(comparison.holds(item[0]) for comparison in comparisons))
+    return request.page(sort_items(matching, clauses), default, most)
+
+
+def _is_like(text: str, pattern: str) -> bool:
+    """SQL's LIKE, in time proportional to the product of the lengths: `%` is any text, `_` one character."""
+    at = place = start = 0
+    star = -1
+    while at < len(text):
+        if place < len(pattern) and pattern[place] == "%":
+            star, start = place, at
+            place += 1
+        elif place < len(pattern) and pattern[place] in ("_", text[at]):
+            at += 1
+            place += 1
+        elif star >= 0:
+            place, start = star + 1, start + 1
+            at = start
+        else:
+            return False
+    return all(letter == "%" for letter in pattern[place:])

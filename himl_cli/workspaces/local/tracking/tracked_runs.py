@@ -8,35 +8,30 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from himl_cli.core.results import INT64, NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.metric_store import MetricStore, Point
-from himl_cli.workspaces.local.run_store import RunStore, now_ms
+from himl_cli.workspaces.local.run_store import MetricStore, Point, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
-    RUN_NAME,
     Fields,
     Json,
     RequestError,
+    Searchable,
+    experiment_number,
+    find_page,
     json_metric,
     json_pairs,
     milliseconds,
-    next_page,
     not_found,
     parse_json,
+    parse_order,
 )
-from himl_cli.workspaces.local.tracking.search import Searchable, find_page, parse_order
-from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
 
-if TYPE_CHECKING:
-    from himl_cli.workspaces.local.tracking.models import LoggedModels
-
-PARENT_RUN = "mlflow.parentRunId"
-USER = "mlflow.user"
+RUN_NAME = "mlflow.runName"
+USER_TAG = "mlflow.user"
 MODEL_HISTORY = "mlflow.log-model.history"
-DATASET_CONTEXT = "mlflow.data.context"
 STATUS_NAMES = {
     RunStatus.queued: "SCHEDULED",
     RunStatus.running: "RUNNING",
@@ -46,7 +41,6 @@ STATUS_NAMES = {
 }
 STATUSES = {name: status for status, name in STATUS_NAMES.items()}
 VIEWS = {"ACTIVE_ONLY": {False}, "DELETED_ONLY": {True}, "ALL": {False, True}}
-MOST_RUNS = 50_000
 MOST_OF = {"metrics": 1000, "params": 100, "tags": 100, "entities": 1000}  # in one batch, as MLflow's own server allows
 INTERVAL_POINTS = 2500
 
@@ -59,8 +53,9 @@ def run_id_of(request: Fields) -> str:
 class JobRuns:
     """What one job's clients may see: the job's run and its children. Raises `RequestError` for every other run.
 
-    Data sets and models that runs read and wrote are known as long as the job runs. A script that names another
-    experiment still logs to its job's: clients fail when ids differ.
+    Data sets and models that runs read and wrote, and what they measured of these (`model_metrics`), are known as long
+    as the job runs. A script that names another experiment still logs to its job's: clients fail when ids differ. A
+    request to log is kept whole or refused whole.
     """
 
     def __init__(
@@ -78,9 +73,8 @@ class JobRuns:
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._deleted: set[str] = set()
-        self._datasets: dict[str, dict[tuple[str, str], tuple[Json, str | None]]] = {}
-        self._models_read: dict[str, dict[str, Json]] = {}
-        self._models_written: dict[str, dict[str, Json]] = {}
+        self.model_metrics: dict[str, list[Json]] = {}
+        self._linked: dict[tuple[str, str], dict[Any, dict[str, Any]]] = {}
 
     def require(self, run_id: str, *, active: bool = True) -> str:
         """The id itself where it is this job's. Raises `RequestError` where not, or where the run is deleted and
@@ -105,17 +99,13 @@ class JobRuns:
     def create(self, request: Fields) -> Json:
         """A child of the run that `mlflow.parentRunId` names, else of the job's."""
         tags = request.pairs("tags")
-        tag_name = tags.pop(RUN_NAME, "")
+        name = request.text("run_name", "") or tags.get(RUN_NAME, "")
+        tags.pop(RUN_NAME, None)
         if user := request.text("user_id", ""):
-            tags.setdefault(USER, user)
-        parent = tags.get(PARENT_RUN, self.job_id)
-        child = NewRun(
-            self._new_child_id(),
-            self._experiment,
-            request.text("run_name", "") or tag_name,
-            tags=tags,
-            parent=parent if self.store.job_of(parent) == self.job_id else self.job_id,
-        )
+            tags.setdefault(USER_TAG, user)
+        parent = tags.get("mlflow.parentRunId", self.job_id)
+        parent = parent if self.store.job_of(parent) == self.job_id else self.job_id
+        child = NewRun(self._new_child_id(), self._experiment, name, tags=tags, parent=parent)
         started = request.moment("start_time", now_ms())
         self.store.add(child, job=self.job_id, status=RunStatus.running, started=started)
         return {"run": self._run_json(self.record(child.id))}
@@ -172,44 +162,45 @@ class JobRuns:
         runs.sort(key=lambda run: (-(run.started or run.created).timestamp(), run.id))
         items = []
         for run in runs:
-            with self._lock:
-                known = dict(self._datasets.get(run.id, {}))
-            datasets: list[Json] = [
-                {"name": name, "digest": digest, "context": context} for (name, digest), (_, context) in known.items()
+            datasets = [
+                {**each["dataset"], "context": Fields(each).pairs("tags").get("mlflow.data.context")}
+                for each in self._links(run.id, "dataset_inputs")
             ]
             metrics = {name: value for name, value, _, _ in self.latest.of(run.id)}
             parameters = self.metric_store.parameters(run.id)
             items.append((Searchable(self._info(run), metrics, parameters, _tags(run), datasets), run))
-        found, more = find_page(request, items, clauses=clauses, default=1000, most=MOST_RUNS)
+        found, more = find_page(request, items, clauses=clauses, default=1000, most=50_000)
         return {"runs": [self._run_json(run) for run in found], **more}
 
     def log_inputs(self, request: Fields) -> Json:
         """A data set that the run has by name and digest stays as it was first logged."""
         run_id = self.require(run_id_of(request))
-        datasets: dict[tuple[str, str], tuple[Json, str | None]] = {}
+        datasets: dict[Any, dict[str, Any]] = {}
         for item in request.items("datasets"):
-            dataset, tags = item.item("dataset"), item.pairs("tags")
+            dataset = item.item("dataset")
             texts = {name: dataset.key(name) for name in ("name", "digest")}
-            for name in ("source_type", "source", "schema", "profile"):
-                if dataset.has(name):
-                    texts[name] = dataset.text(name)
-            key = (texts["name"], texts["digest"])
-            datasets.setdefault(key, ({"dataset": texts, "tags": json_pairs(tags)}, tags.get(DATASET_CONTEXT)))
+            others = ("source_type", "source", "schema", "profile")
+            texts |= {name: dataset.text(name) for name in others if dataset.has(name)}
+            entry = {"dataset": texts, "tags": json_pairs(item.pairs("tags"))}
+            datasets.setdefault((texts["name"], texts["digest"]), entry)
         models = [item.key("model_id") for item in request.items("models")]
         with self._lock:
-            self._datasets[run_id] = {**datasets, **self._datasets.get(run_id, {})}
-            self._models_read.setdefault(run_id, {}).update({name: {"model_id": name} for name in models})
+            known = self._linked.setdefault((run_id, "dataset_inputs"), {})
+            known.update({key: entry for key, entry in datasets.items() if key not in known})
+            self._linked.setdefault((run_id, "model_inputs"), {}).update({name: {"model_id": name} for name in models})
         return {}
 
     def log_outputs(self, request: Fields) -> Json:
         run_id = self.require(run_id_of(request))
-        written: dict[str, Json] = {
-            item.key("model_id"): {"model_id": item.key("model_id"), "step": item.integer("step", 0)}
-            for item in request.items("models")
-        }
+        models = [(item.key("model_id"), item.integer("step", 0)) for item in request.items("models")]
+        written = {name: {"model_id": name, "step": step} for name, step in models}
         with self._lock:
-            self._models_written.setdefault(run_id, {}).update(written)
+            self._linked.setdefault((run_id, "model_outputs"), {}).update(written)
         return {}
+
+    def _links(self, run_id: str, kind: str) -> list[dict[str, Any]]:
+        with self._lock:
+            return [*self._linked.get((run_id, kind), {}).values()]
 
     def _info(self, run: Run) -> Json:
         info: Json = {
@@ -217,7 +208,7 @@ class JobRuns:
             "run_uuid": run.id,
             "run_name": run.display_name or run.id,
             "experiment_id": self.experiment_id,
-            "user_id": run.tags.get(USER, ""),
+            "user_id": run.tags.get(USER_TAG, ""),
             "status": STATUS_NAMES[run.status],
             "start_time": milliseconds(run.started or run.created),
             "artifact_uri": self.artifacts_of(run.id).as_uri(),
@@ -226,22 +217,19 @@ class JobRuns:
         return info if run.ended is None else {**info, "end_time": milliseconds(run.ended)}
 
     def _run_json(self, run: Run) -> Json:
-        """The whole run, with the last values of its metrics."""
         data: Json = {
             "metrics": [json_metric(point) for point in self.latest.of(run.id)],
             "params": json_pairs(self.metric_store.parameters(run.id)),
             "tags": json_pairs(_tags(run)),
         }
-        with self._lock:
-            inputs = {
-                "dataset_inputs": [dataset for dataset, _ in self._datasets.get(run.id, {}).values()],
-                "model_inputs": [*self._models_read.get(run.id, {}).values()],
-            }
-            outputs = {"model_outputs": [*self._models_written.get(run.id, {}).values()]}
+        inputs = {kind: self._links(run.id, kind) for kind in ("dataset_inputs", "model_inputs")}
+        outputs = {"model_outputs": self._links(run.id, "model_outputs")}
         return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
 
     def experiment(self, action: str, request: Fields) -> Json:
         """The job's experiment, which has tags as long as the job runs and cannot be changed otherwise."""
+        if action == "change":
+            raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
         if action == "create":
             request.key("name")
             return {"experiment_id": self.experiment_id}
@@ -251,8 +239,6 @@ class JobRuns:
         if action == "delete tag":
             self._experiment_tags.pop(request.key("key"), None)
             return {}
-        if action == "change":
-            raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
         found = {
             "experiment_id": self.experiment_id,
             "name": self._experiment,
@@ -261,6 +247,94 @@ class JobRuns:
             "tags": json_pairs(dict(self._experiment_tags)),
         }
         return {"experiments": [found]} if action == "search" else {"experiment": found}
+
+    def log_one(self, what: str, request: Fields) -> Json:
+        """One of the metrics, params or tags: a batch of one."""
+        return self.log_batch(Fields({"run_id": run_id_of(request), what: [request.values]}))
+
+    def log_batch(self, request: Fields) -> Json:
+        metrics, params, tags = request.items("metrics"), request.items("params"), request.items("tags")
+        sizes = {"metrics": len(metrics), "params": len(params), "tags": len(tags)}
+        for what, size in {**sizes, "entities": sum(sizes.values())}.items():
+            if size > MOST_OF[what]:
+                raise RequestError(f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {size}.")
+        # What is stored already is left out: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
+        # metrics again for each of its models.
+        run_id = self.require(request.key("run_id"))
+        pairs = [(item.key("key"), item.text("value", "")) for item in params]
+        sent = [(metric, _point(metric)) for metric in metrics]
+        of_models = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
+        stored = {repr(point) for name in {point[0] for _, point in of_models} for point in self._points(run_id, name)}
+        points = [p for _, p in sent if repr(p) not in stored and not self.latest.is_last(run_id, p)]
+        other_tags = request.pairs("tags")
+        name = other_tags.pop(RUN_NAME, "")
+        with self._lock:  # a parameter is compared with what is stored and then stored: one step
+            known = self.metric_store.parameters(run_id) if pairs else {}
+            for key, value in pairs:
+                if (before := known.setdefault(key, value)) != value:
+                    raise RequestError(
+                        f"Changing param values is not allowed. Param with key='{key[:250]}' was already logged "
+                        f"with value='{before[:250]}' for run ID='{run_id}'. Attempted logging new value "
+                        f"'{value[:250]}'."
+                    )
+            if points or pairs or other_tags:
+                self.metric_store.log(run_id, points, dict(pairs), other_tags)
+        if name:
+            self.store.rename(run_id, name)
+        self.latest.note(run_id, points)
+        for metric, point in of_models:
+            names = ("model_id", "dataset_name", "dataset_digest")
+            texts = {name: metric.text(name) for name in names if metric.has(name)}
+            with self._lock:
+                found = self.model_metrics.setdefault(texts["model_id"], [])
+                found.append({**json_metric(point), "run_id": run_id, **texts})
+        return {}
+
+    def delete_tag(self, request: Fields) -> Json:
+        run_id, name = self.require(request.key("run_id")), request.key("key")
+        if name not in self.record(run_id).tags:
+            raise not_found(f"Tag '{name[:250]}' of run '{run_id}'")
+        self.store.delete_tag(run_id, name)
+        return {}
+
+    def log_model(self, request: Fields) -> Json:
+        """MLflow 2 records a model as one more entry of a tag."""
+        run_id = self.require(request.key("run_id"))
+        model = parse_json(request.key("model_json"))
+        if not isinstance(model, dict):
+            raise RequestError("Parameter 'model_json' must be a JSON object.")
+        with self._lock:
+            history = parse_json(self.record(run_id).tags.get(MODEL_HISTORY, "[]"))
+            entries = [*(history if isinstance(history, list) else []), model]
+            self.store.tag(run_id, {MODEL_HISTORY: json.dumps(entries)})
+        return {}
+
+    def history(self, request: Fields) -> Json:
+        """All points of one metric by step, in pages where `max_results` says so."""
+        run_id, name = self.require(run_id_of(request), active=False), request.key("metric_key")
+        found = self._points(run_id, name)
+        page, more = request.page(found, max(len(found), 1), 2**31 - 1)
+        return {"metrics": [json_metric(point) for point in page], **more}
+
+    def interval(self, request: Fields) -> Json:
+        """Points of one metric of several runs between two steps, thinned evenly to `max_results` a run; first and last
+        stay."""
+        name, run_ids = request.key("metric_key"), request.texts("run_ids")
+        first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
+        most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
+        found: list[Json] = []
+        for run_id in run_ids:
+            stored = self._points(self.require(run_id, active=False), name)
+            points = [point for point in stored if first <= point[2] <= last]
+            if len(points) > most:
+                places = [number * (len(points) - 1) // (most - 1) for number in range(most)] if most > 1 else [-1]
+                points = [points[place] for place in places]
+            found += [{**json_metric(point), "run_id": run_id} for point in points]
+        return {"metrics": found}
+
+    def _points(self, run_id: str, name: str) -> list[Point]:
+        series = self.metric_store.metrics([run_id], name=name)
+        return [(name, point.value, point.step, milliseconds(point.time)) for one in series for point in one.points]
 
 
 def _tags(run: Run) -> dict[str, str]:
@@ -316,104 +390,6 @@ def _take(known: dict[str, Point], points: Iterable[Point]) -> None:
         before = known.get(point[0])
         if before is None or point[2:] >= before[2:]:
             known[point[0]] = point
-
-
-class RunValues:
-    """Metrics, parameters and tags of the job's runs; each request is kept whole or refused whole."""
-
-    def __init__(self, runs: JobRuns, models: LoggedModels) -> None:
-        self.runs = runs
-        self.models = models
-        self._comparing = threading.Lock()
-
-    def log_one(self, what: str, request: Fields) -> Json:
-        """One of the metrics, params or tags: a batch of one."""
-        return self.log_batch(Fields({"run_id": run_id_of(request), what: [request.values]}))
-
-    def log_batch(self, request: Fields) -> Json:
-        metrics, params, tags = request.items("metrics"), request.items("params"), request.items("tags")
-        everything = metrics + params + tags
-        for what, items in (("metrics", metrics), ("params", params), ("tags", tags), ("entities", everything)):
-            if len(items) > MOST_OF[what]:
-                raise RequestError(
-                    f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {len(items)}."
-                )
-        # What is stored already is left out: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
-        # metrics again for each of its models.
-        run_id = self.runs.require(request.key("run_id"))
-        pairs = [(item.key("key"), item.text("value", "")) for item in params]
-        sent = [(metric, _point(metric)) for metric in metrics]
-        of_models = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
-        stored = {repr(point) for name in {point[0] for _, point in of_models} for point in self._points(run_id, name)}
-        points = [p for _, p in sent if repr(p) not in stored and not self.runs.latest.is_last(run_id, p)]
-        other_tags = request.pairs("tags")
-        name = other_tags.pop(RUN_NAME, "")
-        if pairs:
-            with self._comparing:  # a parameter is compared with what is stored and then stored: one step
-                known = self.runs.metric_store.parameters(run_id)
-                for key, value in pairs:
-                    if (before := known.setdefault(key, value)) != value:
-                        raise RequestError(
-                            f"Changing param values is not allowed. Param with key='{key[:250]}' was already logged "
-                            f"with value='{before[:250]}' for run ID='{run_id}'. Attempted logging new value "
-                            f"'{value[:250]}'."
-                        )
-                self.runs.metric_store.log(run_id, points, dict(pairs), other_tags)
-        elif points or other_tags:
-            self.runs.metric_store.log(run_id, points, None, other_tags)
-        if name:
-            self.runs.store.rename(run_id, name)
-        self.runs.latest.note(run_id, points)
-        for metric, point in of_models:
-            self.models.note_metric(metric, run_id, point)
-        return {}
-
-    def delete_tag(self, request: Fields) -> Json:
-        run_id, name = self.runs.require(request.key("run_id")), request.key("key")
-        if name not in self.runs.record(run_id).tags:
-            raise not_found(f"Tag '{name[:250]}' of run '{run_id}'")
-        self.runs.store.delete_tag(run_id, name)
-        return {}
-
-    def log_model(self, request: Fields) -> Json:
-        """MLflow 2 records a model as one more entry of a tag."""
-        run_id = self.runs.require(request.key("run_id"))
-        model = parse_json(request.key("model_json"))
-        if not isinstance(model, dict):
-            raise RequestError("Parameter 'model_json' must be a JSON object.")
-        with self._comparing:
-            history = parse_json(self.runs.record(run_id).tags.get(MODEL_HISTORY, "[]"))
-            entries = [*(history if isinstance(history, list) else []), model]
-            self.runs.store.tag(run_id, {MODEL_HISTORY: json.dumps(entries)})
-        return {}
-
-    def history(self, request: Fields) -> Json:
-        """All points of one metric by step, in pages where `max_results` says so."""
-        run_id, name = self.runs.require(run_id_of(request), active=False), request.key("metric_key")
-        found = self._points(run_id, name)
-        start, size = request.page(max(len(found), 1), 2**31 - 1)
-        page = [json_metric(point) for point in found[start : start + size]]
-        return {"metrics": page, **next_page(start, size, len(found))}
-
-    def interval(self, request: Fields) -> Json:
-        """Points of one metric of several runs between two steps, thinned evenly to `max_results` a run; first and last
-        stay."""
-        name, run_ids = request.key("metric_key"), request.texts("run_ids")
-        first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
-        most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
-        found: list[Json] = []
-        for run_id in run_ids:
-            stored = self._points(self.runs.require(run_id, active=False), name)
-            points = [point for point in stored if first <= point[2] <= last]
-            if len(points) > most:
-                places = [number * (len(points) - 1) // (most - 1) for number in range(most)] if most > 1 else [-1]
-                points = [points[place] for place in places]
-            found += [{**json_metric(point), "run_id": run_id} for point in points]
-        return {"metrics": found}
-
-    def _points(self, run_id: str, name: str) -> list[Point]:
-        series = self.runs.metric_store.metrics([run_id], name=name)
-        return [(name, point.value, point.step, milliseconds(point.time)) for one in series for point in one.points]
 
 
 def _point(metric: Fields) -> Point:

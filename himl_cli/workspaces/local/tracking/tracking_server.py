@@ -11,25 +11,23 @@ import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.files import home_folder
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.tracking.protocol import USER, experiment_number
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.http_connection import AuthContext
     from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 LOOPBACK = "127.0.0.1"
-USER = "himl"
-PENDING = 256  # connections that wait to be accepted: every rank, and its data loaders, may come at once
 CLOSE_SECONDS = 5.0
 # Each would send other credentials than the job's token, or ask for what the job's server has not.
 DROPPED = (
@@ -76,18 +74,17 @@ class TrackingServer:
         if job is None:
             raise RunNotFound(job_id, f"'{database.path}'")
         self._job = job
-        self._database = database
-        self._artifacts_of = artifacts_of
-        self._new_child_id = new_child_id
         self._secret = os.urandom(24).hex()
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=PENDING)
+        # So many may wait to be accepted: every rank, and its data loaders, may come at once
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._closing = False
         self._lock = threading.Lock()
         self._threads: dict[socket.socket, threading.Thread] = {}
         self._limiter = UnauthenticatedLimiter(limits or Limits())
         self._runs: JobRuns | None = None
-        self._accepting = threading.Thread(target=self._serve, name="tracking", daemon=True)
+        facts = (database, job, artifacts_of, new_child_id)
+        self._accepting = threading.Thread(target=self._serve, args=facts, name="tracking", daemon=True)
         self._accepting.start()
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
@@ -116,39 +113,36 @@ class TrackingServer:
         if self._runs is not None:
             self._runs.remove_deleted()
 
-    def _serve(self) -> None:
+    def _serve(self, *facts: Any) -> None:
         from himl_cli.workspaces.local.tracking.http_connection import AuthContext, Routes
         from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
+        limiter = self._limiter
         with self._listener:  # clients of a server that is gone are refused, they do not wait
-            self._runs = JobRuns(self._database, self._job, self._artifacts_of, self._new_child_id)
-            context = AuthContext(Routes(self._runs), self._secret, self.port)
+            self._runs = JobRuns(*facts)
+            context = AuthContext(Routes(self._runs), self._secret, self.port, limiter.limits.drained, limiter.remove)
             while not self._closing:
-                self._accept(context)
-
-    def _accept(self, context: AuthContext) -> None:
-        """Take one connection into a thread of its own."""
-        self._limiter.wait()
-        try:
-            client, _ = self._listener.accept()
-        except OSError:  # no file handle left: the job's own connections go on, the next one waits
-            self._limiter.end_oldest()
-            time.sleep(0.1)
-            return
-        self._limiter.add(client)
-        thread = threading.Thread(target=self._talk, args=(client, context), daemon=True)
-        with self._lock:
-            self._threads[client] = thread
-        try:
-            thread.start()
-        except RuntimeError:  # no thread left: the client sees its connection closed, and tries again
-            self._forget(client)
+                limiter.wait()
+                try:
+                    client, _ = self._listener.accept()
+                except OSError:  # no file handle left: the job's own connections go on, the next one waits
+                    limiter.end_oldest()
+                    time.sleep(0.1)
+                    continue
+                limiter.add(client)
+                thread = threading.Thread(target=self._talk, args=(client, context), daemon=True)
+                with self._lock:
+                    self._threads[client] = thread
+                try:
+                    thread.start()
+                except RuntimeError:  # no thread left: the client sees its connection closed, and tries again
+                    self._forget(client)
 
     def _talk(self, client: socket.socket, context: AuthContext) -> None:
         from himl_cli.workspaces.local.tracking.http_connection import Connection
 
         with suppress(OSError):  # the client went away
-            Connection(client, context, self._limiter)
+            Connection(client, context)
         self._forget(client)
 
     def _forget(self, client: socket.socket) -> None:
@@ -203,11 +197,6 @@ class UnauthenticatedLimiter:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-
-
-def experiment_number(name: str) -> str:
-    """The id that clients are told for the experiment called *name*: digits, always the same ones."""
-    return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
 
 
 def client_environment(

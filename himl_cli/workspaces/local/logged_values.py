@@ -1,0 +1,266 @@
+"""What programs log, as the local workspace stores it: numbers as metrics, and what is no number in a file of the run;
+and what many runs logged, read in bulk: a query for hundreds of runs, points as columns of numbers.
+
+Of a table each column of numbers is a metric `NAME/COLUMN`, its rows counted as steps; the table itself, and whatever
+else holds more than numbers, is stored as lines of JSON in `logged/NAME.jsonl` among the run's artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timezone
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, RunResults, Series, Value
+from himl_cli.core.runs import TextPoint, Texts
+from himl_cli.core.text import read_json
+from himl_cli.workspaces.local.database import Database, taken_apart
+from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_store import (
+    JSON_WORDS,
+    MetricStore,
+    RunStore,
+    chunks,
+    counts,
+    cuts_of,
+    json_number,
+    nan_if_null,
+)
+
+REMEMBERED = 100_000
+SUFFIX = ".jsonl"
+Wanted = Callable[[str], bool]
+
+
+class LoggedWriter:
+    """Stores entries once each: a row that this process sent before is passed over."""
+
+    def __init__(self, store: MetricStore) -> None:
+        self._store = store
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def write(self, run_id: str, entries: Sequence[Logged], artifacts: Path) -> None:
+        """Metrics to the database, the rest below *artifacts*, all or nothing. Raises DiskFailed."""
+        with self._lock:
+            fresh = [
+                replace(entry, rows=rows)
+                for entry in entries
+                if (rows := [row for row in entry.rows if row.id not in self._seen])
+            ]
+            self._store.log_entries(run_id, fresh, lambda: _append(fresh, artifacts))
+            self._seen.update(dict.fromkeys(row.id for entry in fresh for row in entry.rows))
+            while len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+
+
+def _append(entries: Sequence[Logged], artifacts: Path) -> None:
+    """Add the entries that numbers alone do not hold to their files; each is written in one go, so that several ranks
+    may."""
+    for entry in entries:
+        texts = set(entry.columns) - set(entry.numeric_columns)
+        if entry.kind is not LoggedKind.table and not texts:
+            continue
+        lines = ""
+        for row in entry.rows:  # of columns with more than numbers in them all values are texts, as Azure ML has them
+            step = {} if row.step is None else {"step": row.step}
+            values = {
+                column: str(value) if column in texts and value is not None else json_number(value)
+                for column, value in row.values.items()
+            }
+            record = {"time": row.time.isoformat(), "kind": entry.kind.value, **step, "values": values}
+            lines += json.dumps(record, ensure_ascii=False) + "\n"
+        path = artifacts / "logged" / f"{quote(entry.name, safe=' ')}{SUFFIX}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:
+                file.write(lines.encode())
+        except OSError as err:
+            raise explain_disk_error(err, "Cannot keep what was logged", path) from err
+
+
+def read_logged_files(artifacts: Path, wanted: Wanted) -> RunResults:
+    """What the files of the run whose artifacts lie in *artifacts* hold under names that are wanted; of a table its own
+    name or one of a column will do. `last` is of all of them, of tables `NAME/COLUMN`."""
+    last: dict[str, Value] = {}
+    tables: dict[str, Mapping[str, Sequence[Value]]] = {}
+    lists: dict[str, Sequence[Value]] = {}
+    texts: dict[str, Sequence[TextPoint]] = {}
+    images: dict[str, Sequence[str]] = {}
+    for name, lines in _read_lines(artifacts):
+        of_kind = {kind: [row for each, row in lines if each == kind.value] for kind in LoggedKind}
+        rows = of_kind[LoggedKind.table]
+        columns = dict.fromkeys(column for row in rows for column in row.values)
+        if not wanted(name) and not any(wanted(f"{name}/{column}") for column in columns):
+            continue
+        if columns:
+            tables[name] = {column: _column([row.values.get(column) for row in rows]) for column in columns}
+        for column, cells in tables.get(name, {}).items():
+            if (value := _last(cells)) is not None:
+                last[f"{name}/{column}"] = value
+        if at_once := _column([row.values.get(name) for row in of_kind[LoggedKind.list]]):
+            lists[name], last[name] = at_once, _last(at_once)
+        points = [
+            TextPoint(text, row.step or 0, row.time)
+            for row in of_kind[LoggedKind.scalar]
+            if isinstance(text := row.values.get(name), str)
+        ]
+        if points:
+            texts[name] = _sorted(points)
+            last[name] = texts[name][-1].value
+        if paths := [path for row in of_kind[LoggedKind.image] if isinstance(path := row.values.get(name), str)]:
+            images[name], last[name] = paths, paths[-1]
+    return RunResults(last, {}, texts, tables, lists, images)
+
+
+def read_texts(artifacts: Path, run_id: str) -> Iterator[Texts]:
+    """The texts of the run whose files lie in *artifacts*, by name, in the order logged; of tables `NAME/COLUMN`. Rows
+    of lists and tables are counted."""
+    for name, lines in _read_lines(artifacts):
+        points: dict[str, list[TextPoint]] = {}
+        for number, (kind, row) in enumerate(lines):
+            step = number if kind in (LoggedKind.list.value, LoggedKind.table.value) else row.step or 0
+            for column, value in row.values.items() if kind != LoggedKind.image.value else ():
+                if isinstance(value, str):
+                    full = f"{name}/{column}" if kind == LoggedKind.table.value else name
+                    points.setdefault(full, []).append(TextPoint(value, step, row.time))
+        for full, texts in points.items():
+            if not all(text.value in JSON_WORDS.values() for text in texts):
+                yield Texts(full, _sorted(texts), run_id)
+
+
+def _sorted(points: list[TextPoint]) -> list[TextPoint]:
+    return sorted(points, key=lambda point: (point.step, point.time))
+
+
+def _read_lines(artifacts: Path) -> Iterator[tuple[str, list[tuple[str, LoggedRow]]]]:
+    """The name of each file and its rows, each with its kind, sorted by name; most runs have none.
+
+    A line that is no record (somebody else's file, one cut off by a full disk) is passed over. A time without a zone is
+    of UTC, as ours are.
+    """
+    folder = artifacts / "logged"
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
+    except (OSError, ValueError):
+        return
+    for name in names:
+        lines: list[tuple[str, LoggedRow]] = []
+        for text in (folder / name).read_bytes().splitlines():
+            with suppress(ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                found: Any = read_json(text)
+                time, step = datetime.fromisoformat(found["time"]), int(found.get("step") or 0)
+                time = time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
+                lines.append((str(found["kind"]), LoggedRow(dict(found["values"]), step, time, id="")))
+        yield unquote(name.removesuffix(SUFFIX)), lines
+
+
+def _column(values: Sequence[Value]) -> Sequence[Value]:
+    """*values* as they were logged: numbers that JSON has no word for are numbers again, unless there are texts beside
+    them."""
+    if any(isinstance(value, str) and value not in JSON_WORDS.values() for value in values):
+        return list(values)
+    return [float(value) if isinstance(value, str) else value for value in values]
+
+
+def _last(values: Sequence[Value]) -> Value:
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def read_results(
+    database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool
+) -> dict[str, RunResults]:
+    """As `Workspace.results`; the runs' files lie in folders of *runs_folder*."""
+    nested = dict(RunStore(database).nested_in(run_ids))
+    everyone = [*run_ids, *nested]
+    last = _last_values(database, everyone, wanted)
+    points = _series(database, everyone, wanted) if whole else {}
+    parameters: dict[str, dict[str, str]] = {run_id: {} for run_id in everyone}
+    for chunk, marks in chunks(run_ids):
+        statement = f"SELECT run, name, value FROM parameters WHERE run IN ({marks}) ORDER BY run, name"
+        for run_id, name, value in database.rows(statement, chunk):
+            parameters[run_id][name] = value
+    found: dict[str, RunResults] = {}
+    for run_id in everyone:
+        logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
+        numbers: dict[str, Value] = {**logged.last, **last.get(run_id, {})}
+        found[run_id] = RunResults(numbers, parameters=parameters[run_id])
+        if whole:
+            in_tables = {f"{name}/{column}" for name, columns in logged.tables.items() for column in columns}
+            series = {name: one for name, one in points.get(run_id, {}).items() if name not in in_tables}
+            found[run_id] = replace(logged, last=numbers, series=series, parameters=parameters[run_id])
+    for child, root in nested.items():
+        found[root] = found[root].filled(found[child])
+    return {run_id: found[run_id] for run_id in run_ids}
+
+
+def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, float]]:
+    """Of each metric the value with the highest step; of those the latest, then the one logged last. Of several
+    attempts, of what counts."""
+    found: dict[str, dict[str, float]] = {}
+    for chunk, marks in chunks(run_ids):
+        for clause, names in _of_names(database, chunk, marks, wanted):
+            statement = (
+                "SELECT m.run, m.name, m.value FROM (SELECT DISTINCT run, name FROM metrics WHERE run IN "
+                f"({marks}){clause}) AS d"
+                " JOIN metrics AS m ON m.rowid = (SELECT l.rowid FROM metrics AS l WHERE l.run = d.run AND l.name = "
+                "d.name ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
+            )
+            for run_id, name, value in database.rows(statement, (*chunk, *names)):
+                found.setdefault(run_id, {})[name] = nan_if_null(value)
+    for (run_id, name), cuts in cuts_of(database, run_ids).items():
+        if name in found.get(run_id, {}):
+            left = "".join(" AND NOT (rowid <= ? AND step >= ?)" for _ in cuts)
+            statement = (
+                f"SELECT value FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, time DESC, "
+                "rowid DESC LIMIT 1"
+            )
+            value = database.rows(statement, (run_id, name, *(part for cut in cuts for part in cut)))[0][0]
+            found[run_id][name] = nan_if_null(value)
+    return found
+
+
+def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
+    found: dict[str, dict[str, Series]] = {}
+    for chunk, marks in chunks(run_ids, 20):  # so many runs' points are in memory as rows at a time
+        cuts = cuts_of(database, chunk)
+        for clause, names in _of_names(database, chunk, marks, wanted):
+            statement = (
+                f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
+                "ORDER BY run, name, step, time, rowid"
+            )
+            rows = database.rows(statement, (*chunk, *names))
+            if cuts:
+                rows = [row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))]
+            with taken_apart(database.path):
+                for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
+                    _, _, steps, times, values, _ = zip(*points, strict=True)
+                    numbers = map(nan_if_null, values) if None in values else values
+                    seconds = array("d", [time / 1000 for time in times])
+                    found.setdefault(run_id, {})[name] = Series(array("q", steps), array("d", numbers), seconds)
+    return found
+
+
+def _of_names(
+    database: Database, chunk: tuple[str, ...], marks: str, wanted: Wanted
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Conditions on the name, with their values, that together let through what is wanted; no condition where that is
+    everything."""
+    names = [row[0] for row in database.rows(f"SELECT DISTINCT name FROM metrics WHERE run IN ({marks})", chunk)]
+    chosen = [name for name in names if wanted(name)]
+    if len(chosen) == len(names):
+        yield "", ()
+        return
+    for some, places in chunks(chosen, 400):
+        yield f" AND name IN ({places})", some
