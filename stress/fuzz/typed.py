@@ -19,7 +19,7 @@ from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.names import parse_name
 from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, split_recovery_id, workspace_in_url
-from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.environment import parse_pip_line
 from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
 from himl_cli.services.submission.snapshot import parse_rules, verdict
@@ -77,8 +77,8 @@ CALLS: Sequence[tuple[str, Callable[[str], object], Sequence[str], tuple[type[Ex
     ("space", lambda text: parse_space([text]), SPACES, (BadUsage,)),
     ("early_stop", parse_early_stop, STOPS, (BadUsage,)),
     ("sampling", parse_sampling, ("random(seed=5)", "grid", "bayesian", "random"), (BadUsage,)),
-    ("input", lambda text: parse_inputs([text]), ("INPUT=data:3,mode=mount,local=/x", "data:latest", "K=azureml:a:1,target=t,datastore=d"), (BadUsage,)),
-    ("output", lambda text: parse_outputs([text]), ("OUT=data,mode=upload,overwrite=false", "data,local=/x"), (BadUsage,)),
+    ("input", lambda text: parse_data("input", [text]), ("INPUT=data:3,mode=mount,local=/x", "data:latest", "K=azureml:a:1,target=t,datastore=d"), (BadUsage,)),
+    ("output", lambda text: parse_data("output", [text]), ("OUT=data,mode=upload,overwrite=false", "data,local=/x"), (BadUsage,)),
     ("duration", parse_duration, ("30s", "1.5d", "2h", "10m"), (BadUsage,)),
     ("size", lambda text: check_size("--shm_size", text), ("512m", "100g", "007k"), (BadUsage,)),
     ("pip_line", lambda text: parse_pip_line(text, "'requirements.txt', line 3"), PIP, (BadUsage,)),

@@ -19,7 +19,7 @@ import himl_cli.job
 from himl_cli.api.submit_if_needed import AZUREML_FLAG
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
-from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.data import parse_data
 from himl_cli.workspaces.azure.config import find_config
 from tests.documents import Row, accepts, blocks, page, rows, shapes, without_blocks
 from tests.hi_ml_wheel import public_names
@@ -143,7 +143,7 @@ def test_every_field_of_a_dataset_has_its_words() -> None:
         if row.is_absent:
             assert not hasattr(himl_cli.DatasetConfig, name.rstrip("()"))
         for spec in re.findall(r"`(NAME[^`]*)`", row.said):
-            (parse_outputs if "overwrite" in spec else parse_inputs)([spec.replace("VERSION", "3")])
+            parse_data("output" if "overwrite" in spec else "input", [spec.replace("VERSION", "3")])
 
 
 def test_every_name_of_health_ml_is_there_or_not() -> None:

@@ -24,7 +24,7 @@ from himl_cli.services.montage.query import Pattern, read_ids, read_table
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import is_studio_url, parse_reference, read_latest_run_file, split_recovery_id, workspace_in_url
 from himl_cli.services.runs.mirror_state import MirrorFile
-from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.environment import parse_conda_package, parse_pip_line, read_conda_file
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
 from himl_cli.services.submission.job_yaml_file import read_document
@@ -105,8 +105,8 @@ TEXTS: dict[str, Target] = {
     "workspaces in addresses": Target(workspace_in_url, ("@", "https://ml.azure.com/?wsid=/subscriptions/@/resourcegroups/@/workspaces/@"), "/?&=%[]"),
     "workspace ids": Target(parse_workspace_id, ("@", "/subscriptions/@/resourceGroups/@", "/subscriptions/" * 50 + "@")),
     "addresses": Target(address, ("@", "https://@", "https://a/?@=@", "https://a:@/b", "http:@"), "hts:/?&=%[]@"),
-    "inputs": Target(lambda text: parse_inputs([text]), ("@", "a=@", "a=b,local=@", "a=b,@=c", "a:@")),
-    "outputs": Target(lambda text: parse_outputs([text]), ("@", "a=@", "a=b,local=@", "a=b,@=c", "a:@")),
+    "inputs": Target(lambda text: parse_data("input", [text]), ("@", "a=@", "a=b,local=@", "a=b,@=c", "a:@")),
+    "outputs": Target(lambda text: parse_data("output", [text]), ("@", "a=@", "a=b,local=@", "a=b,@=c", "a:@")),
     "durations": Target(parse_duration, ("@", "@s", "@d", "1.@h"), "0123456789.smhd"),
     "sizes": Target(lambda text: check_size("--shm_size", text), ("@", "@g"), "0123456789bkmg"),
     "packages of conda": Target(lambda text: parse_conda_package(text, Path("a.yml")), ("@", "a=@", "a::@"), "ab:=<>1.*[ "),

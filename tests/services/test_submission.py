@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.services.naming import choose_experiment, friendly_experiment
-from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.prepare import find_python, prepare_job
 from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from tests.running import write_files
@@ -136,7 +136,7 @@ def test_the_experiment_of_a_script_is_its_stem() -> None:
 
 def test_inputs_in_full() -> None:
     texts = ["mnist", "train=folder/sub:3,datastore=d,mode=mount,target=/data", "local_one=x,local=../data"]
-    assert parse_inputs(texts) == [
+    assert parse_data("input", texts) == [
         DataSpec("INPUT_0", "mnist"),
         DataSpec("train", "folder/sub", "3", datastore="d", mode="mount", target="/data"),
         DataSpec("local_one", "x", local="../data"),
@@ -144,7 +144,7 @@ def test_inputs_in_full() -> None:
 
 
 def test_outputs_in_full() -> None:
-    assert parse_outputs(["preds", "model=m,mode=upload,overwrite=false"]) == [
+    assert parse_data("output", ["preds", "model=m,mode=upload,overwrite=false"]) == [
         DataSpec("OUTPUT_0", "preds"),
         DataSpec("model", "m", mode="upload", overwrite=False),
     ]
@@ -163,18 +163,18 @@ def test_outputs_in_full() -> None:
 )
 def test_bad_data_specs(text: str, message: str) -> None:
     with pytest.raises(BadUsage, match=message):
-        parse_inputs([text])
+        parse_data("input", [text])
 
 
 @pytest.mark.parametrize("text", ["x:3", "a=x:latest"])
 def test_an_output_has_no_version(text: str) -> None:
     with pytest.raises(BadUsage, match="an output has no version"):
-        parse_outputs([text])
+        parse_data("output", [text])
 
 
 def test_the_same_key_twice() -> None:
     with pytest.raises(BadUsage, match="key 'a'"):
-        parse_outputs(["a=x", "a=y"])
+        parse_data("output", ["a=x", "a=y"])
 
 
 def test_an_active_environment_is_preferred(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_studio_url
-from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
@@ -34,18 +34,18 @@ PATHS = ["C:\\data\\scans", "C:/data/scans", "\\\\server\\share\\scans", ".\\sca
 
 @pytest.mark.parametrize("path", PATHS)
 def test_folders_of_data_keep_drive_and_backslashes(path: str) -> None:
-    (read,) = parse_inputs([f"images=scans:3,local={path},target={path}"])
+    (read,) = parse_data("input", [f"images=scans:3,local={path},target={path}"])
     assert (read.key, read.name, read.version, read.local, read.target) == ("images", "scans", "3", path, path)
-    (bare,) = parse_inputs([f",local={path}"])
+    (bare,) = parse_data("input", [f",local={path}"])
     assert (bare.key, bare.name, bare.version, bare.local) == ("INPUT_0", "", None, path)
-    (written,) = parse_outputs([f"masks,local={path}"])
+    (written,) = parse_data("output", [f"masks,local={path}"])
     assert (written.key, written.name, written.local) == ("OUTPUT_0", "masks", path)
 
 
 @pytest.mark.parametrize("target", [".\\", ".", "./", ".\\\\"])
 def test_the_scripts_own_folder_is_no_target(target: str) -> None:
     with pytest.raises(BadUsage, match=r"target=\. is refused"):
-        parse_inputs([f"scans,target={target}"])
+        parse_data("input", [f"scans,target={target}"])
 
 
 @pytest.mark.parametrize("path", PATHS)

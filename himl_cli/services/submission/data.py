@@ -29,19 +29,9 @@ OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
 }
 
 
-def parse_inputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
-    """All `--input` values, those that are specifications already as they are; keys default to INPUT_0, INPUT_1, …
-    Raises BadUsage."""
-    return _parse_all("input", values)
-
-
-def parse_outputs(values: Sequence[str | DataSpec]) -> list[DataSpec]:
-    """All `--output` values, those that are specifications already as they are; keys default to OUTPUT_0, OUTPUT_1, …
-    Raises BadUsage."""
-    return _parse_all("output", values)
-
-
-def _parse_all(kind: str, values: Sequence[str | DataSpec]) -> list[DataSpec]:
+def parse_data(kind: str, values: Sequence[str | DataSpec]) -> list[DataSpec]:
+    """All values of `--input` or `--output` (*kind*), those that are specifications already as they are; keys default
+    to INPUT_0, INPUT_1, … Raises BadUsage."""
     specs: dict[str, DataSpec] = {}
     for number, value in enumerate(values):
         spec = value if isinstance(value, DataSpec) else _parse(kind, value, f"{kind.upper()}_{number}")

@@ -83,7 +83,18 @@ def choose_environment(
         if one and other:
             raise BadUsage(f"{one} and {other} were both given.", hint=hint)
     if request.environment is not None:
-        return _registered(request.environment), []
+        name = request.environment.strip()
+        elsewhere, found = _ELSEWHERE.fullmatch(name), _REGISTERED.fullmatch(name)
+        if elsewhere is not None:
+            return EnvironmentSpec(name=elsewhere["id"]), []
+        if found is None:
+            raise BadUsage(
+                f"--environment '{request.environment}' is no name of an environment.",
+                hint="Write NAME or NAME:VERSION, of one that is registered in the workspace, or "
+                "azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
+            )
+        version = None if found["version"] == "latest" else found["version"]
+        return EnvironmentSpec(name=found["name"], version=version), []
     if recipe:
         return _from_dockerfile(request)
     image = DEFAULT_IMAGE if request.docker_image is None else request.docker_image.strip()
@@ -93,7 +104,7 @@ def choose_environment(
             hint=f"It looks like {DEFAULT_IMAGE}",
         )
     folders = _folders_up_to(script_folder, root)
-    found = next((folder / name for folder in folders for name in CONDA_NAMES if (folder / name).is_file()), None)
+    nearest = next((folder / name for folder in folders for name in CONDA_NAMES if (folder / name).is_file()), None)
     remarks = []
     if request.conda_env:
         described = merge([read_conda_file(request.cwd / name) for name in dict.fromkeys(request.conda_env)])
@@ -101,9 +112,9 @@ def choose_environment(
         described = requirements_as_conda(request.cwd / request.requirements, script_folder, root, env)
         python = described.packages[0].text
         remarks.append(f"Environment of the job: {python} and the packages of '{request.requirements}'.")
-    elif found is not None:
-        described = merge([read_conda_file(found)])
-        remarks.append(f"Environment of the job: '{found}'.")
+    elif nearest is not None:
+        described = merge([read_conda_file(nearest)])
+        remarks.append(f"Environment of the job: '{nearest}'.")
     elif may_be_bare and request.docker_image is None:
         described = _python_alone(script_folder, root, env)
         python = described.packages[0].text
@@ -123,19 +134,6 @@ def choose_environment(
     wheels = [_wheel(request.cwd / request.private_wheel)] if request.private_wheel else []
     pip += [Requirement(wheel.name) for wheel in wheels]
     return EnvironmentSpec(image=image, conda=conda_text(replace(described, pip=pip)), wheels=tuple(wheels)), remarks
-
-
-def _registered(text: str) -> EnvironmentSpec:
-    elsewhere, found = _ELSEWHERE.fullmatch(text.strip()), _REGISTERED.fullmatch(text.strip())
-    if elsewhere is not None:
-        return EnvironmentSpec(name=elsewhere["id"])
-    if found is None:
-        raise BadUsage(
-            f"--environment '{text}' is no name of an environment.",
-            hint="Write NAME or NAME:VERSION, of one that is registered in the workspace, or "
-            "azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
-        )
-    return EnvironmentSpec(name=found["name"], version=None if found["version"] == "latest" else found["version"])
 
 
 def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]]:

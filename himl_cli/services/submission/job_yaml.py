@@ -166,9 +166,8 @@ def changed_yaml(prepared: PreparedDocument) -> str:
     changes, kind = prepared.changes, prepared.document.kind
     content = _with_code(prepared.document.root.content, changes.code)
     names = {"experiment_name": changes.experiment, "display_name": changes.display_name}
-    names["description"] = changes.description
-    content |= {key: value for key, value in names.items() if value}
-    content["tags"] = dict(changes.tags)
+    names |= {"description": changes.description}
+    content |= {**{key: value for key, value in names.items() if value}, "tags": dict(changes.tags)}
     if changes.cluster and kind == PIPELINE:
         content["settings"] = {**(content.get("settings") or {}), "default_compute": f"azureml:{changes.cluster}"}
     elif changes.cluster:

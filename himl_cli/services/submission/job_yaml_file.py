@@ -62,13 +62,9 @@ class Part:
         value = self.content.get(key)
         if isinstance(value, (Mapping, list)):
             raise self.wrong(key, "must be text.")
-        return "" if value is None else self.written(key, value)
-
-    def written(self, key: str, value: Any) -> str:
-        """A plain value of *key* as text, without the character that no program can be given."""
         if "\0" in str(value):
             raise self.wrong(key, "has the character NUL, \\0.", hint="No program can be given that.")
-        return str(value)
+        return "" if value is None else str(value)
 
     def part(self, key: str) -> Part:
         """The mapping of *key*; an empty one where there is none."""
@@ -174,13 +170,12 @@ def read_input(part: Part, key: str) -> DataSpec | str | None:
         item, kind = _data_item(part, key, INPUT_KEYS, LITERAL_TYPES)
         if kind in DATA_TYPES:
             return None if item.content.get("path") is None else _data_at(item, key)
-        value = item.content.get("default") if item.content.get("value") is None else item.content.get("value")
-        if value is None:
-            return None
+        name = "default" if item.content.get("value") is None else "value"
+        return None if item.content.get(name) is None else item.text(name)
     _check_key(part, key)
-    if value is None or isinstance(value, (list, Mapping)):
+    if value is None or isinstance(value, list):
         raise part.wrong(key, "has no value." if value is None else "must be a plain value or a dataset.")
-    return part.written(key, value)
+    return part.text(key)
 
 
 def read_output(part: Part, key: str) -> DataSpec:

@@ -24,7 +24,7 @@ from himl_cli.core.sweeps import SWEPT, with_search_space
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
 from himl_cli.services.runs.logs import watching
-from himl_cli.services.submission.data import parse_inputs, parse_outputs
+from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.request import (
     PreparedJob,
     SubmitRequest,
@@ -82,8 +82,8 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         sweep=sweep,
         distribution=distribution,
         processes=processes,
-        inputs=parse_inputs(request.inputs),
-        outputs=parse_outputs(request.outputs),
+        inputs=parse_data("input", request.inputs),
+        outputs=parse_data("output", request.outputs),
     )
     remarks += naming_remarks
     check_placeholders(replace(spec, arguments=[*spec.arguments, request.command or ""]))
