@@ -83,13 +83,20 @@ def push_checkpoints(
     for an empty or half-written file and for two that would get one name. Raises what went wrong with the upload.
     """
     listed = [files] if isinstance(files, str | os.PathLike) else files
-    request = push.PushRequest(
-        [Path(file) for file in listed], from_run, experiment_name, run_name or "", dict(tags or {})
-    )
     opened = resolve_runs(workspace, workspace_config_path)
     elsewhere = None if workspace is None and workspace_config_path is None else resolve_runs
     with raising(NotFound, NotThere):
-        pushed = push.push_checkpoints(request, opened, Path.cwd(), log_notice, elsewhere=elsewhere)
+        pushed = push.push_checkpoints(
+            [Path(file) for file in listed],
+            from_run,
+            opened,
+            Path.cwd(),
+            log_notice,
+            experiment=experiment_name,
+            display_name=run_name or "",
+            tags=tags,
+            elsewhere=elsewhere,
+        )
     return Run(Workspace.of(opened), pushed.run)
 
 
@@ -275,7 +282,7 @@ class CheckpointParser:
         if ":" not in self._text:
             return self._choice
         runs = resolve_runs(workspace, workspace_config_path)
-        return self._choice if find_source_run(self._text, runs, Path.cwd(), Choice()).path is None else Choice()
+        return self._choice if find_source_run(self._text, runs, Path.cwd(), Choice())[1] is None else Choice()
 
     def __bool__(self) -> bool:
         return self._text != ""

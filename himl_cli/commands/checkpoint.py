@@ -119,7 +119,7 @@ def push(
       himl submit train.py --checkpoint $(himl checkpoint push last.ckpt --from R)
     """
     from himl_cli.render.results import print_pushed_checkpoints
-    from himl_cli.services.checkpoints.push import PushRequest, push_checkpoints
+    from himl_cli.services.checkpoints.push import push_checkpoints
     from himl_cli.services.runs.lookup import parse_reference
     from himl_cli.services.transfer.ranks import rank_of_all
     from himl_cli.workspaces.resolve import open_runs
@@ -127,7 +127,6 @@ def push(
     for file in files:
         non_blank("FILE", file)
     parse_reference(source)
-    request = PushRequest([Path(file) for file in files], source, experiment, display_name, tag)
     rank = rank_of_all(os.environ)
     if rank > 0:
         return output_opts.output().notice(f"Rank {rank} pushes nothing: rank 0 does.")
@@ -135,8 +134,17 @@ def push(
         open_session(workspace_opts, output_opts) as session,
         lazy_workspace(lambda: open_runs(None, None, start=session.cwd)) as others,
     ):
-        elsewhere = others if any(workspace_opts.names) else None
-        pushed = push_checkpoints(request, session.workspace, session.cwd, session.notify, elsewhere=elsewhere)
+        pushed = push_checkpoints(
+            [Path(file) for file in files],
+            source,
+            session.workspace,
+            session.cwd,
+            session.notify,
+            experiment=experiment,
+            display_name=display_name,
+            tags=tag,
+            elsewhere=others if any(workspace_opts.names) else None,
+        )
     print_pushed_checkpoints(session.output, pushed)
 
 

@@ -12,8 +12,8 @@ from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound, Ser
 from himl_cli.core.events import Notice
 from himl_cli.core.results import NewRun, RunEnd
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.services.checkpoints.push import PushRequest, push_checkpoints
-from himl_cli.services.checkpoints.source import find_here
+from himl_cli.services.checkpoints.push import push_checkpoints
+from himl_cli.services.checkpoints.source import find_local
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.both_workspaces import Seed, azure, local
 from tests.recorded_runs import RecordedRuns
@@ -30,8 +30,8 @@ def runs(project: Path) -> RecordedRuns:
     return recorded
 
 
-def wanted(*files: str, source: str = RUN, **more: str) -> PushRequest:
-    return PushRequest([Path(file) for file in files], source, **more)  # type: ignore[arg-type]
+def paths(*files: str) -> list[Path]:
+    return [Path(file) for file in files]
 
 
 @pytest.mark.parametrize(("files", "kind", "words"), [
@@ -52,19 +52,19 @@ def test_what_cannot_be_pushed_is_refused_before_a_run_is_made(runs: RecordedRun
     write_files(project, {"drained/last.ckpt": ""})
     (project / "hollow" / "deep").mkdir(parents=True)
     with pytest.raises(kind, match=words):
-        push_checkpoints(wanted(*files), runs.workspace, project)
+        push_checkpoints(paths(*files), RUN, runs.workspace, project)
     assert [run.id for run in runs.workspace.runs(RunQuery())] == [RUN]
 
 
 def test_the_source_and_the_experiment_have_to_be_some(runs: RecordedRuns, project: Path) -> None:
     write_files(project, {"a.ckpt": "a"})
     with pytest.raises(RunNotFound, match="No run 'nothing'"):
-        push_checkpoints(wanted("a.ckpt", source="nothing"), runs.workspace, project)
+        push_checkpoints(paths("a.ckpt"), "nothing", runs.workspace, project)
     with pytest.raises(BadUsage, match="experiment's name is empty"):
-        push_checkpoints(wanted("a.ckpt", experiment=" "), runs.workspace, project)
+        push_checkpoints(paths("a.ckpt"), RUN, runs.workspace, project, experiment=" ")
     assert [run.id for run in runs.workspace.runs(RunQuery())] == [RUN]
     said: list[object] = []
-    pushed = push_checkpoints(wanted("a.ckpt", experiment="my surgery"), runs.workspace, project, said.append)
+    pushed = push_checkpoints(paths("a.ckpt"), RUN, runs.workspace, project, said.append, experiment="my surgery")
     assert pushed.run.experiment == "my_surgery"
     assert any(isinstance(one, Notice) and one.text.startswith("The experiment is called 'my_surgery', since") for one in said)
 
@@ -76,7 +76,7 @@ def test_files_keep_the_places_that_fetch_and_download_gave_them(runs: RecordedR
         f"{loaded}/checkpoints/epoch=3.ckpt": "4", f"{loaded}/model.bin": "5", "other/deep/a.ckpt": "6", "x/top.ckpt": "7", "marks/zero": "",
     })  # fmt: skip
     files = [f"{fetched}/part/weights.pt", f"{fetched}/outputs", f"{fetched}/logs", f"outputs/{RUN}", "other", "x/*.ckpt", "marks"]
-    pushed = push_checkpoints(wanted(*files, f"{fetched}/../{RUN}/part/weights.pt"), runs.workspace, project)
+    pushed = push_checkpoints(paths(*files, f"{fetched}/../{RUN}/part/weights.pt"), RUN, runs.workspace, project)
     assert pushed.names == [
         "outputs/checkpoints/part/weights.pt", "outputs/retry_001/checkpoints/last.ckpt", "logs/notes.ckpt", "outputs/checkpoints/epoch=3.ckpt",
         "outputs/model.bin", "outputs/checkpoints/deep/a.ckpt", "outputs/checkpoints/top.ckpt", "outputs/checkpoints/zero",
@@ -89,8 +89,8 @@ def test_what_is_as_it_was_is_named_and_pushed_all_the_same(request: pytest.Fixt
     write_files(project, {"then/last.ckpt": "new", "then/part/weights.pt": "old", "then/more.ckpt": "other size"})
     with place(request, project) as workspace:
         source = workspace.start_run(NewRun("train_1_aa", "train")).id
-        first = push_checkpoints(PushRequest([Path("first")], source), workspace, project)
-        then = push_checkpoints(PushRequest([Path("then")], first.run.id), workspace, project)
+        first = push_checkpoints(paths("first"), source, workspace, project)
+        then = push_checkpoints(paths("then"), first.run.id, workspace, project)
         stored = {blob.name: workspace.run_files(then.run.id).md5(blob) for page in workspace.run_files(then.run.id).list() for blob in page}
     assert (first.unchanged, then.unchanged) == ([], ["outputs/checkpoints/part/weights.pt"])
     texts = {"last.ckpt": b"new", "more.ckpt": b"other size", "part/weights.pt": b"old"}
@@ -105,11 +105,11 @@ def test_of_a_folder_hidden_files_and_secrets_stay_here_and_links_out_of_it_are_
         "new/.himl-transfer.db": "x", "new/dcp/.metadata": "of torch.distributed.checkpoint", "secret.txt": "secret",
     })  # fmt: skip
     (project / "new/deep/link.ckpt").symlink_to(project / "new/last.ckpt")
-    pushed = push_checkpoints(wanted("new"), runs.workspace, project)
+    pushed = push_checkpoints(paths("new"), RUN, runs.workspace, project)
     assert sorted(pushed.names) == [f"outputs/checkpoints/{name}" for name in ("dcp/.metadata", "deep/link.ckpt", "last.ckpt")]
-    assert sorted(find_here("new", project).by_place) == sorted(pushed.names)
+    assert sorted(find_local("new", project).by_place) == sorted(pushed.names)
     (project / "new/deep/out.ckpt").symlink_to(project / "secret.txt")
-    for act in (lambda: push_checkpoints(wanted("new"), runs.workspace, project), lambda: find_here("new", project)):
+    for act in (lambda: push_checkpoints(paths("new"), RUN, runs.workspace, project), lambda: find_local("new", project)):
         with pytest.raises(BadUsage, match=r"out\.ckpt' is reached by a link that leads out of 'new'"):
             act()
 
@@ -124,7 +124,7 @@ class Unended(LocalWorkspace):
 def test_a_run_that_has_all_files_and_could_not_be_ended_is_named(runs: RecordedRuns, project: Path) -> None:
     write_files(project, {"last.ckpt": "new"})
     with pytest.raises(ServiceFailed) as caught:
-        push_checkpoints(wanted("last.ckpt"), Unended(project / ".himl"), project)
+        push_checkpoints(paths("last.ckpt"), RUN, Unended(project / ".himl"), project)
     (made,) = [run for run in runs.workspace.runs(RunQuery()) if run.id != RUN]
     assert str(caught.value).startswith(f"All files are in run '{made.id}', which could not be ended")
     assert caught.value.hint == "Try again later. Jobs can start from it as it is."

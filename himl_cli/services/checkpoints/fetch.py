@@ -29,7 +29,7 @@ from himl_cli.services.checkpoints.source import (
     check_whole,
     checkpoint_of,
     find_checkpoint,
-    find_here,
+    find_local,
     find_source_run,
     kind_of,
     run_or_best_trial,
@@ -122,7 +122,7 @@ def fetch_checkpoint(
             hint="Leave out what is to be selected.",
         )
     if source is not None and kind == "path":
-        found = find_here(source, cwd)
+        found = find_local(source, cwd)
         if found.is_one or not found.folder:
             _check_whole(cwd / expand_home(source), source, "was not written to its end: it would not load.")
         text = str(expand_home(source)) if source.startswith("~") else source
@@ -135,7 +135,7 @@ def fetch_checkpoint(
         return replace(fetched, address=shown(source))
     workspace = open_workspace()
     if source is not None:
-        source_run = find_source_run(source, workspace, cwd, choice)
+        run, inside, why = find_source_run(source, workspace, cwd, choice)
     else:
         runs = find_runs(workspace, request.selection, cwd=cwd, notify=notify)
         if len(runs) > 1:
@@ -143,8 +143,8 @@ def fetch_checkpoint(
                 f"{len(runs)} runs are selected, and a checkpoint is that of one.",
                 hint=f"Name one: {', '.join(run.id for run in runs[:5])}",
             )
-        source_run = run_or_best_trial(runs[0], workspace, choice)
-    run = source_run.run
+        run, why = run_or_best_trial(runs[0], workspace, choice)
+        inside = None
     folder = request.folder
     if folder is None:
         try:
@@ -152,8 +152,8 @@ def fetch_checkpoint(
         except ValueError:
             raise BadUsage(f"'{run.id}' cannot be the name of a folder here.", hint="Give --output_dir.") from None
     files = workspace.run_files(run.id)
-    key = repr(("checkpoint", run.id, source_run.path, choice, request.overwrite))
-    find = partial(checkpoint_of, source_run, workspace, choice, files)
+    key = repr(("checkpoint", run.id, inside, choice, request.overwrite))
+    find = partial(checkpoint_of, run, inside, why, workspace, choice, files)
     return replace(_fetch_once(request, folder, files, find, once, key, notify), run=run)
 
 

@@ -81,7 +81,7 @@ def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
     `recovery_epoch=9.ckpt`, `recovery_9`, `recovery_epoch=9-step=90-v1.ckpt`.
     """
     attempt, base = below_folder(name, folder) or (0, "/")
-    if "/" in base or not is_kept(base):
+    if "/" in base or is_temporary(base):
         return None
     plain, version = _without_version(base.rpartition(".")[0] or base)
     if plain.startswith("recovery"):
@@ -113,9 +113,9 @@ def below_folder(name: str, folder: str = FOLDER) -> tuple[int, str] | None:
     return (int(found[1]), parts[2]) if found else None
 
 
-def is_kept(name: str) -> bool:
-    """False for the names of hidden and temporary files, whichever folder on the way is called so."""
-    return not any(part.startswith(".") or _TEMPORARY.search(part) for part in name.split("/"))
+def is_temporary(name: str) -> bool:
+    """Whether the file is a temporary or a hidden one, or a folder on the way to it is."""
+    return any(part.startswith(".") or _TEMPORARY.search(part) for part in name.split("/"))
 
 
 def _without_version(stem: str) -> tuple[str, int]:

@@ -6,7 +6,6 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from himl_cli.core.checkpoints import FROM_RUN, PUSHED, PushedCheckpoints
@@ -33,36 +32,29 @@ COMMAND = "himl checkpoint push"
 AGAIN = "Push again: that makes another run."
 
 
-@dataclass(frozen=True)
-class PushRequest:
-    """`files` (or folders) are changed checkpoints of the run that `source` names; None and '' stand for this run's
-    experiment and a name with its id."""
-
-    files: Sequence[Path]
-    source: str
-    experiment: str | None = None
-    display_name: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
 def push_checkpoints(
-    request: PushRequest,
+    files: Sequence[Path],
+    from_run: str,
     workspace: Workspace,
     cwd: Path,
     notify: Notify = ignore,
     *,
+    experiment: str | None = None,
+    display_name: str = "",
+    tags: Mapping[str, str] | None = None,
     elsewhere: Callable[[], Workspace] | None = None,
 ) -> PushedCheckpoints:
-    """Make a run of the request's files, in *workspace*; of several joined ones, in the one that keeps the source.
+    """Make a run of *files* (or folders), changed checkpoints of *from_run*, in *workspace*; of several joined ones, in
+    the one that keeps the source. None and '' stand for that run's *experiment* and a name with its id.
 
     The source is looked for in *workspace*, then in what *elsewhere* opens. The new run ends as Completed once all
     files are stored, their MD5s on record; else as Failed or Canceled, with the reason. Nothing is made where something
     is wrong with the request: raises NotFound, RunNotFound, BadUsage.
     """
-    if not request.files:
+    if not files:
         raise BadUsage("Nothing is named to push.", hint="Name files or folders.")
-    non_blank("--from", request.source)
-    selection, keeper = RunSelection(runs=(request.source,)), workspace
+    non_blank("--from", from_run)
+    selection, keeper = RunSelection(runs=(from_run,)), workspace
     try:
         (source,) = find_runs(workspace, selection, cwd=cwd)
     except NotFound:
@@ -77,22 +69,22 @@ def push_checkpoints(
     originals = {blob.name: blob for page in store.list(OUTPUTS) for blob in page}
     # Its files may lie as they were fetched from there
     sources = {source.id, source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else {source.id}
-    found = _find_files(request.files, sources, store, originals, cwd)
+    found = _find_files(files, sources, store, originals, cwd)
     unchanged = []
     for name, path in found.items():
         blob = originals.get(name)
         if blob is not None and blob.size == path.stat().st_size:
             md5 = blob.md5 or store.md5(blob)
             unchanged += [name] if md5 is not None and md5 == md5_of(str(path)) else []
-    experiment = source.experiment if request.experiment is None else friendly_experiment(request.experiment)
-    for remark in experiment_remarks(request.experiment or source.experiment, experiment):
+    name = source.experiment if experiment is None else friendly_experiment(experiment)
+    for remark in experiment_remarks(experiment or source.experiment, name):
         notify(Notice(remark))
-    run_id = new_run_id(friendly_experiment(experiment))
-    tags = {name: redact(value) for name, value in request.tags.items()}
-    tags |= {FROM_RUN: source.id, PUSHED: "1", "run_recovery_id": f"{experiment}:{run_id}"}
+    run_id = new_run_id(friendly_experiment(name))
+    kept = {tag: redact(value) for tag, value in (tags or {}).items()}
+    kept |= {FROM_RUN: source.id, PUSHED: "1", "run_recovery_id": f"{name}:{run_id}"}
     description = f"Changed checkpoints of run {source.recovery_id}"
-    title = request.display_name or f"changed checkpoints of {source.id}"
-    run = _store_files(target, NewRun(run_id, experiment, title, description, tags, command=COMMAND), found, notify)
+    title = display_name or f"changed checkpoints of {source.id}"
+    run = _store_files(target, NewRun(run_id, name, title, description, kept, command=COMMAND), found, notify)
     names = [*found]
     start = run.id  # what means these files, as `--checkpoint` reads it
     if len(names) == 1 and not best_first(names):

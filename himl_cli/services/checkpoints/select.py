@@ -29,7 +29,7 @@ from himl_cli.services.checkpoints.names import (
     Rank,
     below_folder,
     goal_of,
-    is_kept,
+    is_temporary,
     parse_name,
     plain_metric,
     rank_of,
@@ -185,7 +185,7 @@ def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
     facts: dict[str, tuple[bool, int, str]] = {}
     for blob in blobs:
         attempt, below = below_folder(blob.name) or (0, "")
-        if not below or blob.name.endswith("/") or not is_kept(below):
+        if not below or blob.name.endswith("/") or is_temporary(below):
             continue
         unit, parts = "", below.split("/")  # the folder on the way to the file that is one checkpoint
         for number, part in enumerate(parts[:-1]):

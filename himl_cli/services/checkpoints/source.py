@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,15 +39,6 @@ SHORTEST_DAYS, LONGEST_DAYS = 0.001, 365.0
 """The shortest is a minute and a half: nobody could use a link that is over sooner."""
 
 
-@dataclass(frozen=True)
-class SourceRun:
-    """A run, and the path in it where one was named."""
-
-    run: Run
-    path: str | None = None
-    why: str = ""
-
-
 def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
     """What sort of SOURCE *text* is; a path that exists wins. Looks at the disk only. Raises NotFound for a path where
     nothing is, BadUsage for no text."""
@@ -75,14 +66,14 @@ def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice =
     """
     kind = kind_of(text, cwd)
     if kind == "path":
-        return find_here(text, cwd)
+        return find_local(text, cwd)
     if kind == "address":
         return Checkpoint([], address=text.strip())
-    source_run = find_source_run(text, workspace, cwd, choice)
-    return checkpoint_of(source_run, workspace, choice, workspace.run_files(source_run.run.id))
+    run, path, why = find_source_run(text, workspace, cwd, choice)
+    return checkpoint_of(run, path, why, workspace, choice, workspace.run_files(run.id))
 
 
-def find_here(text: str, cwd: Path) -> Checkpoint:
+def find_local(text: str, cwd: Path) -> Checkpoint:
     """The file or folder at the path *text*, which exists. Raises NotFound for an empty folder, BadUsage as
     `files_in` does, DiskFailed."""
     here = cwd / expand_home(text)
@@ -136,21 +127,22 @@ def check_whole(path: Path, *, in_folder: bool = False) -> None:
         raise BadUsage(f"'{path}' was not written to its end, and is no checkpoint.")
 
 
-def find_source_run(text: str, workspace: Workspace, cwd: Path, choice: Choice) -> SourceRun:
-    """The run that *text* names, of a sweep its best trial where the best is asked for. `experiment:RUN` comes before
-    `RUN:PATH`.
+def find_source_run(text: str, workspace: Workspace, cwd: Path, choice: Choice) -> tuple[Run, str | None, str]:
+    """The run that *text* names and the path in it where one is named; of a sweep its best trial where the best is
+    asked for, and a sentence that says so. `experiment:RUN` comes before `RUN:PATH`.
 
     Raises RunNotFound and NotFound.
     """
     run, path = _run_and_path(text.strip(), workspace, cwd)
     if path is None:
-        return run_or_best_trial(run, workspace, choice)
+        run, why = run_or_best_trial(run, workspace, choice)
+        return run, None, why
     if choice != Choice():
         raise BadUsage(
             f"'{text}' names a file or folder of the run, and --select chooses one.",
             hint=f"Leave out --select, or give {run.id} alone.",
         )
-    return SourceRun(run, path)
+    return run, path, ""
 
 
 def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
@@ -166,10 +158,11 @@ def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str 
     return run, (path if colon else rest) or None
 
 
-def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> SourceRun:
-    """*run*, or the best trial of a sweep where the best is asked for. Raises NotFound where it has none (yet)."""
+def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> tuple[Run, str]:
+    """*run*, or the best trial of a sweep where the best is asked for, and a sentence that says so. Raises NotFound
+    where it has none (yet)."""
     if choice.kind != "best" or MANY not in run.tags or run.tags[MANY] == "pipeline":
-        return SourceRun(run)
+        return run, ""
     if run.tags[MANY] in REPEATED:
         text = f"Run '{run.id}' repeats one training, and none of its runs is the best."
         raise NotFound(text, hint=CHILDREN.format(run.id))
@@ -181,22 +174,23 @@ def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> SourceR
         text = f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}."
         raise NotFound(text, hint=CHILDREN.format(run.id))
     trial = workspace.run(best)
-    return SourceRun(trial, why=f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'.")
+    return trial, f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'."
 
 
-def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, files: BlobStore) -> Checkpoint:
-    """Which of the run's *files* are meant, for one listing of them. Raises NotFound naming what there is, BadUsage
-    naming what several fit."""
-    run = source_run.run
-    if source_run.path is not None:
-        return _at(run, source_run.path, files)
+def checkpoint_of(
+    run: Run, path: str | None, why: str, workspace: Workspace, choice: Choice, files: BlobStore
+) -> Checkpoint:
+    """Which of the *files* of the *run* are meant, for one listing of them; *why* says that it is a sweep's best trial.
+    Raises NotFound naming what there is, BadUsage naming what several fit."""
+    if path is not None:
+        return _at(run, path, files)
     pages = files.list("outputs/")
     blobs = [*next(pages, ())]
     if next(pages, None) is not None:  # a run may have a million files outside the folders of checkpoints
         blobs = [blob for prefix in (f"{FOLDER}/", "outputs/retry_") for page in files.list(prefix) for blob in page]
     candidates = Candidates(run, files, candidates_of(blobs), lambda: workspace.metrics(run.id))
     try:
-        found = choose(candidates, choice, of_best_trial=bool(source_run.why))
+        found = choose(candidates, choice, of_best_trial=bool(why))
     except NotFound as err:  # of a run of many: the hint names the run that has one
         if MANY not in run.tags:
             raise
@@ -204,7 +198,7 @@ def checkpoint_of(source_run: SourceRun, workspace: Workspace, choice: Choice, f
         hint = f"Name its best trial, himl checkpoint fetch {best}, or add --select best."
         hint = hint if best else CHILDREN.format(run.id)
         raise NotFound(f"Run '{run.id}' has no such checkpoint of its own; those below it may.", hint=hint) from err
-    return replace(found, why=f"{source_run.why} {found.why}".strip())
+    return replace(found, why=f"{why} {found.why}".strip())
 
 
 def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:

@@ -69,7 +69,6 @@ class TransferState:
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._say = say
         self._pending: list[tuple[object, ...]] = []
         self._flushed = time.monotonic()
         self._lock: BaseFileLock | None = None
@@ -87,7 +86,11 @@ class TransferState:
             self._lock = None
             self._mark = uuid.uuid4().hex[:MARK_SIGNS]  # nobody else's partial files
             self._connection = _connect(":memory:")
-            self._give_up(err)
+            self.is_kept = False
+            text = f"What is fetched is not remembered, since himl's cache cannot be used: {err}"
+            if text not in _reported:
+                _reported.add(text)
+                say(text)
 
     def __enter__(self) -> TransferState:
         return self
@@ -164,30 +167,15 @@ class TransferState:
     def _rows(self, statement: str, key: bytes) -> list[Any]:
         try:
             return self._connection.execute(statement, (key,)).fetchall()
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as err:
-            self._give_up(err)
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             return []
 
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
-        if not rows or not self.is_kept:
-            return
-        try:
-            self._connection.execute("BEGIN")
-            self._connection.executemany(statement, rows)
-            self._connection.execute("COMMIT")
-        except BaseException as err:  # Ctrl-C too: no transaction stays open
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            if not isinstance(err, sqlite3.DatabaseError):
-                raise
-            self._give_up(err)
-
-    def _give_up(self, err: Exception) -> None:
-        self.is_kept = False
-        text = f"What is fetched is not remembered, since himl's cache cannot be used: {err}"
-        if text not in _reported:
-            _reported.add(text)
-            self._say(text)
+        """What cannot be written (a full disk) is not remembered."""
+        if rows and self.is_kept:
+            with suppress(sqlite3.DatabaseError), self._connection:  # Ctrl-C too: no transaction stays open
+                self._connection.execute("BEGIN")
+                self._connection.executemany(statement, rows)
 
 
 @dataclass(frozen=True, slots=True)
