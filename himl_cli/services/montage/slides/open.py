@@ -10,8 +10,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides.pillow import PictureSlide
-from himl_cli.services.montage.slides.regions import GENERIC_TIFF, CuSlide, VendorSlide, vendor_of
+from himl_cli.services.montage.slides.libraries import GENERIC_TIFF, CuSlide, PictureSlide, VendorSlide, vendor_of
 from himl_cli.services.montage.slides.slide import Slide, message_of
 from himl_cli.services.montage.slides.tiff import TiffSlide
 
