@@ -12,8 +12,7 @@ from pathlib import Path
 
 from benchmarks import raw
 from benchmarks.measure import HIML, print_timings, take_turns
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore, now_ms
 
@@ -53,7 +52,7 @@ def record_runs(folder: Path) -> float:
         run_id = f"digits_{1_750_000_000 + number}_{number:08x}"
         tags = {"git_branch": "main", "git_commit": f"{number:040x}", "user": "ada", "fold": str(number % 5), "run_recovery_id": f"digits:{run_id}"}
         experiment = "nested" if number % 2 else "digits"
-        store.add(NewRun(run_id, experiment, display_name=f"trial {number}", command="train.py", tags=tags), started=now_ms())
+        store.add(Run(run_id, experiment, display_name=f"trial {number}", command="train.py", tags=tags), started=now_ms())
         store.end(run_id, RunStatus.completed, exit_code=0)
     return time.perf_counter() - start
 

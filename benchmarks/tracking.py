@@ -21,8 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks import raw
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
@@ -63,7 +62,7 @@ def time_log_metric(calls: int) -> list[float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with closing(Database(folder / "workspace.db", create=True)) as database:
-            RunStore(database).add(NewRun(JOB, "benchmark"), status=RunStatus.running, started=now_ms())
+            RunStore(database).add(Run(JOB, "benchmark"), status=RunStatus.running, started=now_ms())
             with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: folder / run_id, new_child_id=lambda: "unused")) as server:
                 env = server.environment(os.environ)
                 done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=folder, stdout=subprocess.PIPE, check=True)

@@ -157,8 +157,7 @@ JsonOption = Annotated[bool, _INFO["json"]]
 QuietOption = Annotated[bool, _INFO["quiet"]]
 VerboseOption = Annotated[bool, _INFO["verbose"]]
 YesOption = Annotated[bool, _INFO["yes"]]
-RunArguments = RunArgs
-"""Run ids as plain arguments, for `Runs.find(place, named)`."""
+RunArguments = RunArgs  # run ids as plain arguments, for `Runs.find(place, named)`
 
 _OLD_NAMES = {old: name for old, name in HIML_OLD_NAMES.items() if name in _INFO}
 
@@ -170,10 +169,13 @@ def _normalized(name: str) -> str:
     return _OLD_NAMES.get(name, name)
 
 
+_MANNERS: dict[str, Any] = {"token_normalize_func": _normalized, "help_option_names": ["-h", "--help"]}
+
+
 def app(help: str = "") -> typer.Typer:
     """An empty Typer with himl's manners: *help*, errors as one line and a hint, `-` and `_` alike. `command` fills it,
     `main` runs it."""
-    return group(help, EdgedGroup, context_settings=_manners())
+    return group(help, EdgedGroup, context_settings=_MANNERS)
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
@@ -184,7 +186,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], F
     """
 
     def register(function: Function) -> Function:
-        return himl_command(app, name or function.__name__, cls=EdgedCommand, context_settings=_manners())(function)
+        return himl_command(app, name or function.__name__, cls=EdgedCommand, context_settings=_MANNERS)(function)
 
     return register
 
@@ -210,10 +212,6 @@ def errors() -> Iterator[None]:
         yield
     if ending.code:
         sys.exit(ending.code)
-
-
-def _manners() -> dict[str, Any]:
-    return {"token_normalize_func": _normalized, "help_option_names": ["-h", "--help"]}
 
 
 def _begin() -> None:

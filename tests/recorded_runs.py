@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -45,7 +44,7 @@ class RecordedRuns:
         """Record a run; *files* are named as its artifacts are (`outputs/...`, `user_logs/...`)."""
         self._clock += 1000
         folder = self.folder / ".himl" / "runs" / run_id
-        new = NewRun(run_id, experiment, display_name, tags=dict(tags or {}), parent=parent, command=command)
+        new = Run(run_id, experiment, display_name=display_name, tags=dict(tags or {}), parent=parent, command=command)
         self._store.add(new, job=parent or run_id, folder=str(folder / "code"))
         times = (self._clock, None if status is RunStatus.queued else self._clock)
         with self._database.writing() as connection:

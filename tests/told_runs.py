@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import NewRun
+from himl_cli.core.runs import Run
 from himl_cli.services.runs.mirror import Mirror, Timing
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
@@ -39,7 +39,7 @@ def there(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWo
 @pytest.fixture
 def file(here: LocalWorkspace, there: AzureWorkspace) -> Iterator[MirrorFile]:
     """The note of a recording that has just begun, with the run that it is told to."""
-    there.start_run(NewRun(ID, "train"))
+    there.start_run(Run(ID, "train"))
     made = MirrorFile(here.folder, ID)
     made.begin(MirrorState(ID, {}))
     yield made

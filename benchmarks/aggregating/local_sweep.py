@@ -6,8 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
@@ -21,12 +20,12 @@ def record_sweep(folder: Path, *, children: int, metrics: int, steps: int) -> No
     (folder / ".himl" / "runs").mkdir(parents=True)
     database = Database(folder / ".himl" / "workspace.db", create=True)
     store, metric_store = RunStore(database), MetricStore(database)
-    store.add(NewRun(PARENT, "sweep", display_name="sweep"), started=now_ms())
+    store.add(Run(PARENT, "sweep", display_name="sweep"), started=now_ms())
     for start in range(0, children, AT_ONCE):
         some = range(start, min(children, start + AT_ONCE))
         for number in some:
             tags = {HYPERPARAMETERS: json.dumps({"lr": number / 1000, "depth": number % 4})}
-            store.add(NewRun(f"{PARENT}_{number}", "sweep", parent=PARENT, tags=tags), started=now_ms())
+            store.add(Run(f"{PARENT}_{number}", "sweep", parent=PARENT, tags=tags), started=now_ms())
         for first in range(0, steps, AT_ONCE):
             for number in some:
                 logged = [(metric, step) for step in range(first, min(steps, first + AT_ONCE)) for metric in range(metrics)]

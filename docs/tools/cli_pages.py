@@ -14,7 +14,7 @@ import typer.main
 
 from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
-from himl_cli.core.command_shape import CommandShape, OptionShape
+from himl_cli.core.command_shape import CommandShape, ParameterShape
 
 FOLDER = Path(__file__).parents[1] / "cli"
 WRITTEN = "<!-- Written by `python -m docs.tools.cli_pages` from the commands: change those. -->"
@@ -61,7 +61,7 @@ def page(command: CommandShape) -> str:
     """The page of *command*."""
     title = command.words if len(command.path) > 1 else "Commands"
     parts = [WRITTEN, f"# {title}", prose(command.text), f"```text\n{command.usage}\n```", *examples(command), *children(command), *arguments(command)]
-    for panel, options in command.panels().items():
+    for panel, options in panels(command).items():
         if panel != "Arguments":
             parts += [f"## {panel}", option_table(options)]
     return "\n\n".join([*parts, *remarks(command)]) + "\n"
@@ -90,13 +90,21 @@ def children(command: CommandShape) -> Iterator[str]:
 def arguments(command: CommandShape) -> Iterator[str]:
     """What stands plain on the command line, and the options that stand in for it."""
     rows = [(f"`{argument.metavar}`", prose(argument.help)) for argument in command.arguments]
-    rows += [(option_name(option), prose(option.help)) for option in command.panels().get("Arguments", [])]
+    rows += [(option_name(option), prose(option.help)) for option in panels(command).get("Arguments", [])]
     if rows:
         yield "## Arguments"
         yield table(("argument", "what it is"), rows)
 
 
-def option_table(options: Sequence[OptionShape]) -> str:
+def panels(command: CommandShape) -> dict[str, list[ParameterShape]]:
+    """The options by heading, in the order of help."""
+    found: dict[str, list[ParameterShape]] = {}
+    for option in command.options:
+        found.setdefault(option.panel, []).append(option)
+    return found
+
+
+def option_table(options: Sequence[ParameterShape]) -> str:
     """A row an option; defaults where there are any."""
     rows = [(option_name(option), prose(option.help) + (" May be repeated." if option.repeats else ""), _default(option)) for option in options]
     if any(default for *_, default in rows):
@@ -104,7 +112,7 @@ def option_table(options: Sequence[OptionShape]) -> str:
     return table(("option", "what it does"), [row[:2] for row in rows])
 
 
-def option_name(option: OptionShape) -> str:
+def option_name(option: ParameterShape) -> str:
     """Its names, with its metavar behind the long one."""
     names = [f"{name} {option.metavar}" if name == option.long_name else name for name in (*option.names, *option.off_names)]
     return ", ".join(code(name.strip()) for name in names)
@@ -152,7 +160,7 @@ def _word(word: str) -> str:
     return f"{before}`{inner}`{after}" if CODE.search(inner) else word
 
 
-def _default(option: OptionShape) -> str:
+def _default(option: ParameterShape) -> str:
     return prose(option.default) if " " in option.default else code(option.default)
 
 

@@ -16,10 +16,10 @@ from himl_cli.api.exceptions import NotThere, naming_checkpoint_arguments, raisi
 from himl_cli.api.open_workspace import resolve_runs
 from himl_cli.api.transfer import PathLike, log_notice
 from himl_cli.api.workspace import Run, Workspace
-from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, TransferIncomplete
 from himl_cli.core.files import expand_home
 from himl_cli.core.redaction import is_botched_address, redact, shown
+from himl_cli.core.runs import Choice
 from himl_cli.services.checkpoints import fetch, push
 from himl_cli.services.checkpoints.select import choice_of
 from himl_cli.services.checkpoints.source import find_source_run, kind_of, link_checkpoint

@@ -14,7 +14,7 @@ from himl_cli.core.blobs import named
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice
 from himl_cli.core.redaction import mask_arguments
-from himl_cli.core.results import NewRun
+from himl_cli.core.runs import Run as RunRecord
 from himl_cli.core.runs import new_run_id
 from himl_cli.services.naming import friendly_experiment
 from himl_cli.services.runs.changes import store_files
@@ -92,7 +92,8 @@ def create_aml_run_object(
     # of `python -m`, while it looks for the module, and of the prompt, there is no name
     command = "" if name in ("", "-", "-m") else shlex.join(mask_arguments(words))
     tags = {"run_recovery_id": f"{experiment}:{run_id}"}
-    run = Run(place, place.opened.start_run(NewRun(run_id, experiment, run_name or "", tags=tags, command=command)))
+    new = RunRecord(run_id, experiment, display_name=run_name or "", tags=tags, command=command)
+    run = Run(place, place.opened.start_run(new))
     if report is not None and report.snapshot.files:
         try:
             store_files(run.files(), {f"code/{name}": report.snapshot.root / name for name in report.snapshot.files})

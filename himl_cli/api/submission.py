@@ -31,7 +31,7 @@ from himl_cli.services.submission.wait import (
 )
 from himl_cli.services.transfer.ranks import local_rank
 from himl_cli.workspaces.base import JobRunner, Workspace
-from himl_cli.workspaces.resolve import require_sdk_v1, sdk_run, sdk_view
+from himl_cli.workspaces.resolve import require_sdk_v1, sdk_objects
 
 
 def exit_unless_first_rank() -> None:
@@ -158,9 +158,6 @@ def submit(
         raise BadUsage(f"{workspace.label} runs no jobs.")
     output = Output()
 
-    def sdk_objects(run_id: str) -> tuple[Any, ...]:
-        return (sdk_run(workspace, run_id),) if request.sdk == "v1" else sdk_view(workspace, run_id)
-
     try:
         job = prepare_job(request)
         print_prepared(output, job.remarks, job.report)
@@ -169,7 +166,7 @@ def submit(
         with watching(run.id):
             print_sent(output, run, waits=waits, follows=follows)
             if after_submission is not None:
-                sent, *client = sdk_objects(run.id)
+                sent, *client = sdk_objects(workspace, run.id, request.sdk)
                 after_submission(sent, *([ml_client] if client and ml_client is not None else client))
             if waits:
                 trials = job.spec.sweep.max_trials if job.spec.sweep else 0
@@ -185,7 +182,7 @@ def submit(
                 print_ended(output, ended, last_lines(workspace, ended), sweep)
                 raise_unless_completed(ended, sweep=sweep)
         if not exits:
-            return sdk_objects(run.id)[0]
+            return sdk_objects(workspace, run.id, request.sdk)[0]
     except Interrupted as err:
         output.notice(f"{err} {err.hint}".strip())
         sys.exit(err.exit_code)

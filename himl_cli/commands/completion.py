@@ -19,7 +19,7 @@ import typer
 
 from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group
 from himl_cli.commands.options import OutputOptions
-from himl_cli.core.command_shape import ArgumentShape, CommandShape, OptionShape
+from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
 from himl_cli.core.jobs import environment_variable
 from himl_cli.render.completions import FILES, completion_script
@@ -126,7 +126,7 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
         examples=[line.strip() for line in examples.splitlines()],
         options=sorted(options, key=lambda option: PANEL_ORDER.get(option.panel, 1)),
         arguments=[
-            ArgumentShape(each.make_metavar(ctx=ctx), each.help or "", each.nargs == -1, each.required)
+            ParameterShape(each.make_metavar(ctx=ctx), each.help or "", each.nargs == -1)
             for each, _ in shown
             if each.param_type_name == "argument"
         ],
@@ -138,11 +138,11 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
     )
 
 
-def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> OptionShape:
+def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> ParameterShape:
     names = tuple(sorted(option.opts, key=lambda name: not name.startswith("--")))  # those of --help are a set
     found = DEFAULT.match(help_text)
     takes_value = not (option.is_flag or option.count)
-    return OptionShape(
+    return ParameterShape(
         names=names,
         old_names=tuple(f"--{old}" for old, today in HIML_OLD_NAMES.items() if f"--{today}" in names),
         metavar=option.make_metavar(ctx=ctx) if takes_value else "",

@@ -87,7 +87,7 @@ def download(
         if list_only:
             listed = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
             columns = FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS
-            return output.table(listed, columns, quiet=lambda file: str(file.name), empty="No files.")
+            return output.table(listed, columns, quiet=lambda file: str(file["name"]), empty="No files.")
         request = DownloadRequest(
             output_dir, filters, "", strip_prefix, how.overwrite, not how.no_validate, how.workers
         )
@@ -199,7 +199,7 @@ def list_stored(
         files = list_files(store, filters)
         if null:
             for file in files:
-                session.output.write(encoded(f"{file.name}\0", sys.stdout))
+                session.output.write(encoded(f"{file['name']}\0", sys.stdout))
             return session.output.flush()
         empty = f"No files in {store.label}."
-        session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file.name), empty=empty)
+        session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file["name"]), empty=empty)

@@ -24,8 +24,7 @@ from himl_cli.core.text import non_blank, shorten
 from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
-    from himl_cli.core.checkpoints import Choice
-    from himl_cli.core.runs import RunSelection, RunStatus
+    from himl_cli.core.runs import Choice, RunSelection, RunStatus
     from himl_cli.services.transfer.filters import Filters
 
 ALL_RUNS = sys.maxsize  # `--num_runs all`: a limit that no workspace reaches

@@ -42,15 +42,27 @@ def init(
       himl init --from InnerEye/settings.yml
       himl init --subscription_id ID --resource_group RG --workspace_name WS
     """
+    from himl_cli.core.workspaces import PreparedFile, SetUp
     from himl_cli.render.progress import start_logging
     from himl_cli.render.results import print_set_up
-    from himl_cli.services.project_setup import SetUpRequest, set_up
-    from himl_cli.workspaces import resolve as workspaces
+    from himl_cli.services.project_setup import set_up
+    from himl_cli.workspaces import resolve
 
     start_logging(verbose=output_opts.verbose)
     named = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
     ids, folder = {key: value for key, value in named.items() if value is not None}, Path.cwd()
-    done = set_up(SetUpRequest(folder, source, ids, local), workspaces)
+    done = set_up(
+        folder,
+        source,
+        ids,
+        local=local,
+        default_ids=resolve.azure_ids_set(),
+        read_config=resolve.azure_ids_in,
+        config_text=resolve.azure_config_text,
+    )
+    if done is None:
+        config = None if local else resolve.azure_config_at(folder)
+        done = SetUp([PreparedFile(config, is_new=False) if config else PreparedFile(*resolve.make_local(folder))])
     print_set_up(output_opts.output(), done, folder)
 
 
@@ -81,13 +93,13 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
     for remark in search_remarks(*workspace_opts.names, start=Path.cwd()):
         output.notice(remark)
     answers = facts_of(found, ask=output.format is not Format.quiet)
-    facts = [each.facts for each in answers]
+    facts = [each for each, _ in answers]
     output.result(
         facts,
         human=lambda: "\n\n".join("\n".join(workspace_view(each)) for each in facts),
         quiet=[each.label for each in facts],
     )
-    errors = [(each.facts.label, each.error) for each in answers if each.error is not None]
+    errors = [(each.label, error) for each, error in answers if error is not None]
     for label, error in errors[1:]:
         output.notice(f"warning: {label}: {error}")
     if errors:

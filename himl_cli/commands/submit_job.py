@@ -73,7 +73,6 @@ from himl_cli.workspaces.resolve import (
     open_azure,
     open_configured_azure,
     open_runs,
-    pipeline_yaml,
     recording_place,
     require_sdk_v1,
 )
@@ -200,7 +199,7 @@ def _submit_pipeline(call: Submission) -> None:
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
         wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
-        return print_job_yaml(output, pipeline_yaml(spec), sorted(wheels))
+        return print_job_yaml(output, job_yaml(spec), sorted(wheels))
     if not spec.cluster:
         with call.open(For.jobs) as session:
             print_prepared(session.output, prepared.remarks, *prepared.reports)

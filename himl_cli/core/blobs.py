@@ -18,8 +18,8 @@ from himl_cli.core.errors import (
     TransferIncomplete,
 )
 
-MOST_CHECKED = 4 << 20
-"""Bytes of a range for which Azure Storage computes an MD5."""
+MOST_CHECKED = 4 << 20  # bytes of a range for which Azure Storage computes an MD5
+NAMED = 3  # files that a sentence names one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +76,6 @@ class DatastoreInfo:
     kind: str
     location: str
     is_default: bool = False
-
-
-NAMED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ListedFile:
-    """A stored file: `size` in bytes, `md5` where it is on record, `run` where it is a run's."""
-
-    name: str
-    size: int
-    modified: datetime | None
-    md5: bytes | None
-    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,24 +180,20 @@ class TransferResult:
                 f"Checksums do not match: {named(damaged)}.",
                 hint="Nothing was written under these names; run the command again.",
             )
+        found = self.failed or self.refused or self.differing
+        count = f"{len(found):,} file{'' if len(found) == 1 else 's'}"
         if self.failed:
-            said = f"{_counted(self.failed)} failed." if is_listed else _failed(self.failed)
-            return _kind_of(self.failed)(said, hint=_hint(self.failed))
+            return _failure(self.failed, f"{count} failed." if is_listed else "")
         if self.refused:
-            said = f"{_counted(self.refused)} left out." if is_listed else f"Left out: {_with_reasons(self.refused)}."
-            return TransferIncomplete(said, hint="The other files are complete.")
+            message = f"{count} left out." if is_listed else f"Left out: {_with_reasons(self.refused)}."
+            return TransferIncomplete(message, hint="The other files are complete.")
         if self.differing:
-            left, it = (
-                ("Left as it is, because it differs", "it")
-                if len(self.differing) == 1
-                else ("Left as they are, because they differ", "them")
+            is_one = len(self.differing) == 1
+            left = "left as it is, because it differs" if is_one else "left as they are, because they differ"
+            incomplete = TransferIncomplete(
+                f"{count}: {left}." if is_listed else f"{left.capitalize()}: {named(self.differing)}.",
+                hint=f"Add --overwrite to replace {'it' if is_one else 'them'}.",
             )
-            said = (
-                f"{_counted(self.differing)}: {left[0].lower()}{left[1:]}."
-                if is_listed
-                else f"{left}: {named(self.differing)}."
-            )
-            incomplete = TransferIncomplete(said, hint=f"Add --overwrite to replace {it}.")
             incomplete.differing = self.differing
             return incomplete
         return None
@@ -225,29 +207,30 @@ def causes(failed: Sequence[Failure]) -> dict[str, list[Failure]]:
     return found
 
 
-def _failed(failed: Sequence[Failure]) -> str:
-    """Which files failed and why, each cause once; of several causes the first."""
-    first = failed[0]
-    if len(failed) == 1:
-        return first.message if f"'{first.name}'" in first.message else f"Failed: '{first.name}'. {first.message}"
+def _failure(failed: Sequence[Failure], message: str) -> HimlError:
+    """The error that stands for *failed*, a narrow one when it fits all of them; without *message* it says which files
+    these are and why, of several causes the first."""
+    first, alike, codes = failed[0], [*causes(failed)], {one.code for one in failed}
     names = named([one.name for one in failed])
-    alike = causes(failed)
-    return (
-        f"Failed: {names}: {first.cause}"
-        if len(alike) == 1
-        else f"Failed, for {len(alike)} reasons: {names}. First: {first.message}"
-    )
-
-
-def _hint(failed: Sequence[Failure]) -> str:
-    """The hint of what all of *failed* have as their cause, and that the rest need not be done again."""
-    hints = {one.hint for one in failed}
-    common = hints.pop() if len(hints) == 1 else ""
-    if common and {one.code for one in failed} == {NotAllowed.code}:
-        return common
-    if not common or common.startswith("Run the command again"):
-        return "Run the command again: complete files are skipped, partial ones resumed."
-    return f"{common} Complete files are skipped then, partial ones resumed."
+    if not message and len(alike) > 1:
+        message = f"Failed, for {len(alike)} reasons: {names}. First: {first.message}"
+    elif not message and len(failed) > 1:
+        message = f"Failed: {names}: {alike[0]}"
+    elif not message:
+        message = first.message if names in first.message else f"Failed: {names}. {first.message}"
+    kind: type[HimlError] = ServiceFailed
+    if all(code.startswith("disk_") for code in codes):
+        kind = DiskFailed
+    elif codes == {BlobChanged.code}:
+        kind = TransferIncomplete
+    elif codes == {NotAllowed.code}:
+        kind = NotAllowed
+    hint = first.hint if len({one.hint for one in failed}) == 1 else ""
+    if not hint or hint.startswith("Run the command again"):
+        hint = "Run the command again: complete files are skipped, partial ones resumed."
+    elif kind is not NotAllowed:
+        hint += " Complete files are skipped then, partial ones resumed."
+    return kind(message, hint=hint)
 
 
 def _with_reasons(refused: Sequence[Refused]) -> str:
@@ -255,20 +238,6 @@ def _with_reasons(refused: Sequence[Refused]) -> str:
     if len({one.reason for one in refused}) == 1:
         return f"{named([one.name for one in refused])} ({refused[0].reason})"
     return listed([f"'{one.name}' ({one.reason})" for one in refused])
-
-
-def _counted(files: Sequence[object]) -> str:
-    return f"{len(files):,} file{'' if len(files) == 1 else 's'}"
-
-
-def _kind_of(failed: Sequence[Failure]) -> type[HimlError]:
-    """The error that stands for *failed*: a narrow one when it fits all of them."""
-    codes = {one.code for one in failed}
-    if all(code.startswith("disk_") for code in codes):
-        return DiskFailed
-    if codes == {BlobChanged.code}:
-        return TransferIncomplete
-    return NotAllowed if codes == {NotAllowed.code} else ServiceFailed
 
 
 def named(names: Sequence[str]) -> str:

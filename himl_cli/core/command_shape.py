@@ -7,47 +7,32 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class OptionShape:
-    """An option as help shows it.
+class ParameterShape:
+    """An option as help shows it, or a plain argument, which has no `names` and a metavar such as `[RUN]...`.
 
-    `names` are its spellings, long ones first (`--quiet`, `-q`), `off_names` those that say no (`--no_wait`),
-    `old_names` those of hi-ml, which are understood and not shown. `metavar` is empty for a flag. `help` is without the
-    default, which is `default` as text, or empty. `panel` is its heading in help, `variable` the environment variable
-    that sets it, or empty. `kind` is what shells complete its values with (`render.completions`), where that is known.
+    `names` are the spellings of an option, long ones first (`--quiet`, `-q`), `off_names` those that say no
+    (`--no_wait`), `old_names` those of hi-ml, which are understood and not shown. `metavar` is empty for a flag. `help`
+    is without the default, which is `default` as text, or empty. `panel` is its heading in help, `variable` the
+    environment variable that sets it, or empty. `kind` is what shells complete its values with (`render.completions`),
+    where that is known.
     """
 
-    names: Sequence[str]
-    old_names: Sequence[str]
     metavar: str
-    help: str
-    panel: str
-    takes_value: bool
-    repeats: bool
-    default: str
-    variable: str
+    help: str = ""
+    repeats: bool = False
+    names: Sequence[str] = ()
     off_names: Sequence[str] = ()
+    old_names: Sequence[str] = ()
+    panel: str = ""
+    takes_value: bool = True
+    default: str = ""
+    variable: str = ""
     kind: str = ""
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it stands alone."""
-        return not self.takes_value
 
     @property
     def long_name(self) -> str:
         """The name that texts use: the first with two dashes, else the first."""
         return next((name for name in self.names if name.startswith("--")), self.names[0])
-
-
-@dataclass(frozen=True)
-class ArgumentShape:
-    """A plain argument; `metavar` as help shows it, e.g. `[RUN]...`."""
-
-    metavar: str
-    help: str
-    repeats: bool
-    required: bool
-    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,14 +50,9 @@ class CommandShape:
     panel: str
     text: str
     examples: Sequence[str]
-    options: Sequence[OptionShape]
-    arguments: Sequence[ArgumentShape]
+    options: Sequence[ParameterShape]
+    arguments: Sequence[ParameterShape]
     children: Sequence[CommandShape] = ()
-
-    @property
-    def name(self) -> str:
-        """The last word of its path."""
-        return self.path[-1]
 
     @property
     def words(self) -> str:
@@ -84,10 +64,3 @@ class CommandShape:
         yield self
         for child in self.children:
             yield from child.walk()
-
-    def panels(self) -> dict[str, list[OptionShape]]:
-        """Its options by heading, in the order of help."""
-        found: dict[str, list[OptionShape]] = {}
-        for option in self.options:
-            found.setdefault(option.panel, []).append(option)
-        return found

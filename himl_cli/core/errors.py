@@ -22,8 +22,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+# Numbers of OSErrors that mean: no room, on the disk or in the user's share of it
 FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-"""Numbers of OSErrors that mean: no room, on the disk or in the user's share of it."""
 
 
 class HimlError(Exception):

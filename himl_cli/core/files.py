@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 
 PART_SUFFIX = ".himl-part"
-STATE_NAME = ".himl-transfer"
-RANKS_NAME = ".himl-ranks"
-"""With `STATE_NAME`, what earlier versions kept beside a user's files."""
+STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"  # what earlier versions kept beside a user's files
 WORKSPACE_FOLDER = ".himl"
-FOLDER, FILE, OTHER = "folder", "file", "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,7 @@ def walk_files(
         here = os.stat(folder)
     except FileNotFoundError:
         return
-    kinds = {FOLDER, FILE, OTHER} if of_any_kind else {FOLDER, FILE}
-    yield from _walk(folder, "", prefix, frozenset({(here.st_dev, here.st_ino)}), skip_workspaces, kinds)
+    yield from _walk(folder, "", prefix, frozenset({(here.st_dev, here.st_ino)}), skip_workspaces, of_any_kind)
 
 
 def _walk(
@@ -58,61 +54,44 @@ def _walk(
     prefix: str,
     above: frozenset[tuple[int, int]],
     skip_workspaces: bool,
-    kinds: Collection[str],
+    of_any_kind: bool,
 ) -> Iterator[FoundFile]:
-    # A folder sorts as its name with the slash, so that its files land between its neighbours where they belong.
-    for name in _sorted_names(folder, under, prefix, skip_workspaces, kinds):
-        path = os.path.join(folder, name.removesuffix("/"))
-        status = _status(path, kinds)
-        if status is None:
-            continue
-        if not name.endswith("/"):
-            yield FoundFile(under + name, path, status)
-        elif (status.st_dev, status.st_ino) not in above:
-            yield from _walk(
-                path, under + name, prefix, above | {(status.st_dev, status.st_ino)}, skip_workspaces, kinds
-            )
-
-
-def _status(path: str, kinds: Collection[str]) -> os.stat_result | None:
-    """None for what is gone meanwhile, and for a broken link or a loop of links where those are not among *kinds*."""
-    try:
-        return os.stat(path)
-    except OSError:
-        if OTHER not in kinds:
-            return None
-    try:
-        return os.lstat(path)
-    except OSError:
-        return None
-
-
-def _sorted_names(folder: str, under: str, prefix: str, skip_workspaces: bool, kinds: Collection[str]) -> list[str]:
-    """Names in *folder* that can lead to *prefix*; those of folders end with a slash."""
-    names: list[str] = []
+    names: list[str] = []  # that can lead to *prefix*; those of folders end with a slash
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                kind = _kind(entry)
-                if kind not in kinds or is_bookkeeping(entry.name):
-                    continue
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file()
+                except OSError:  # a link that leads to itself
+                    is_folder = is_file = False
                 name = under + entry.name
-                leads_there = (name + "/").startswith(prefix) or prefix.startswith(name + "/")
-                if kind != FOLDER:
-                    names += [entry.name] if name.startswith(prefix) else []
-                elif leads_there and not (skip_workspaces and entry.name == WORKSPACE_FOLDER):
+                if is_bookkeeping(entry.name) or (skip_workspaces and is_folder and entry.name == WORKSPACE_FOLDER):
+                    continue
+                if is_folder and ((name + "/").startswith(prefix) or prefix.startswith(name + "/")):
                     names.append(entry.name + "/")
+                elif not is_folder and (is_file or of_any_kind) and name.startswith(prefix):
+                    names.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    names.sort()
-    return names
+        return
+    # A folder sorts as its name with the slash, so that its files land between its neighbours where they belong
+    for name in sorted(names):
+        path = os.path.join(folder, name.removesuffix("/"))
+        status = _status(path, of_any_kind)
+        if status is None:
+            continue
+        here = (status.st_dev, status.st_ino)
+        if not name.endswith("/"):
+            yield FoundFile(under + name, path, status)
+        elif here not in above:
+            yield from _walk(path, under + name, prefix, above | {here}, skip_workspaces, of_any_kind)
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
-    try:
-        return FOLDER if entry.is_dir() else FILE if entry.is_file() else OTHER
-    except OSError:  # a link that leads to itself
-        return OTHER
+def _status(path: str, of_any_kind: bool) -> os.stat_result | None:
+    """None for what is gone meanwhile, and for a broken link or a loop of links where not all kinds count."""
+    for look in (os.stat, os.lstat) if of_any_kind else (os.stat,):
+        with suppress(OSError):
+            return look(path)
+    return None
 
 
 def write_atomic(path: Path, text: str, *, is_private: bool = False) -> None:

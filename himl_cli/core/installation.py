@@ -17,8 +17,7 @@ from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.text import NotJson, read_json
 
 PACKAGE = "himl-cli"
-RECORD = "direct_url.json"
-"""Where installers write what was not taken from an index (PEP 610)."""
+RECORD = "direct_url.json"  # where installers write what was not taken from an index (PEP 610)
 
 _WORD = re.compile(r"[\w.-]+")
 
@@ -40,19 +39,16 @@ def install_command(extra: str = "", options: str = "") -> str:
     """What installs himl from where it came from once more, with *extra*; *options* are pip's. Names no user, password
     or query of an address."""
     source = find_source()
-    named = f"{source.folder}{_wanted(extra)}" if source.folder else _named(source, extra)
-    return " ".join(filter(None, ("pip install", options, "-e" if source.is_editable else "", _quoted(named))))
+    words = ("pip install", options, "-e" if source.is_editable else "", _quoted(_requirement(source, extra)))
+    return " ".join(filter(None, words))
 
 
 def update_hint() -> str:
     """How to get a newer himl; of a folder or an address nobody knows where the newer one is."""
     source = find_source()
-    origin = source.folder or source.address
-    return (
-        f"Update himl, which was installed from '{origin}'."
-        if origin
-        else f"Update himl: {install_command(options='-U')}"
-    )
+    if origin := source.folder or source.address:
+        return f"Update himl, which was installed from '{origin}'."
+    return f"Update himl: {install_command(options='-U')}"
 
 
 def environment_hint(extra: str = "") -> str:
@@ -61,7 +57,7 @@ def environment_hint(extra: str = "") -> str:
     source = find_source()
     if source.is_of_this_machine:
         return "build a wheel of himl, and name it with --private_wheel"
-    return f"add '{_named(source, extra)}' to its pip packages"
+    return f"add '{_requirement(source, extra)}' to its pip packages"
 
 
 def requirement_elsewhere(extra: str, version: str) -> str:
@@ -75,14 +71,14 @@ def requirement_elsewhere(extra: str, version: str) -> str:
             "environment that has himl: --conda_env FILE."
         )
         raise BadUsage(f"himl was installed from '{where}', from where no other machine can install it.", hint=hint)
-    return _named(source, extra) if source.address else f"{_named(source, extra)}=={version}"
+    return _requirement(source, extra) + ("" if source.address else f"=={version}")
 
 
 def find_source() -> Source:
     """Where himl was installed from, as the installer wrote it down; an index where that says nothing that can be
     read."""
-    record = _record()
-    url = record.get("url")
+    record = _read_record()
+    url, vcs = record.get("url"), record.get("vcs_info")
     if not isinstance(url, str):
         return Source()
     parts = parts_of(url)
@@ -91,25 +87,25 @@ def find_source() -> Source:
         from urllib.request import url2pathname  # only here: it imports a client of HTTP
 
         return Source(url2pathname(parts.path), folder.get("editable") is True)
-    if isinstance(record.get("vcs_info"), Mapping):
-        return Source(address=_repository(url, record))
-    return Source(
-        address=shown(url)
-        if isinstance(record.get("archive_info"), Mapping) and scheme in ("http", "https", "file")
-        else ""
-    )
+    if isinstance(vcs, Mapping):
+        system, commit, below = vcs.get("vcs"), vcs.get("commit_id"), record.get("subdirectory")
+        if not (shown(url) and all(isinstance(word, str) and _WORD.fullmatch(word) for word in (system, commit))):
+            return Source()
+        # Ssh needs the name, and the name is no secret there
+        user = f"//{parts.username}@" if scheme == "ssh" and parts.username else "//"
+        place = f"#subdirectory={below}" if isinstance(below, str) else ""
+        return Source(address=f"{system}+{shown(url).replace('//', user, 1)}@{commit}{place}")
+    is_file = isinstance(record.get("archive_info"), Mapping) and scheme in ("http", "https", "file")
+    return Source(address=shown(url) if is_file else "")
 
 
-def _named(source: Source, extra: str) -> str:
-    """The package as a requirement."""
-    return f"{PACKAGE}{_wanted(extra)}" + (f" @ {source.address}" if source.address else "")
+def _requirement(source: Source, extra: str) -> str:
+    """The folder, or the package by its name, and where that is an address."""
+    name = source.folder or PACKAGE
+    return (f"{name}[{extra}]" if extra else name) + (f" @ {source.address}" if source.address else "")
 
 
-def _wanted(extra: str) -> str:
-    return f"[{extra}]" if extra else ""
-
-
-def _record() -> Mapping[str, Any]:
+def _read_record() -> Mapping[str, Any]:
     """What the installer wrote down; nothing where it wrote nothing, or what cannot be read."""
     from importlib.metadata import PackageNotFoundError, distribution
 
@@ -121,27 +117,6 @@ def _record() -> Mapping[str, Any]:
     except (NotJson, OSError, ValueError):
         return {}
     return record if isinstance(record, Mapping) else {}
-
-
-def _repository(url: str, record: Mapping[str, Any]) -> str:
-    """The repository at *url* at the commit of *record*, as pip takes it; empty where something of it is missing."""
-    system, commit, below = (
-        record["vcs_info"].get("vcs"),
-        record["vcs_info"].get("commit_id"),
-        record.get("subdirectory"),
-    )
-    if not (shown(url) and _is_word(system) and _is_word(commit)):
-        return ""
-    parts = parts_of(url)
-    # Ssh needs the name, and the name is no secret there
-    user = f"//{parts.username}@" if parts.scheme.lower() == "ssh" and parts.username else "//"
-    return f"{system}+{shown(url).replace('//', user, 1)}@{commit}" + (
-        f"#subdirectory={below}" if isinstance(below, str) else ""
-    )
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
 
 def _quoted(text: str) -> str:

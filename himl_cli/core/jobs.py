@@ -13,9 +13,9 @@ from himl_cli.core.blobs import named
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
 
+# Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to
+# look for
 SERVERLESS = "serverless"
-"""Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to
-look for."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,13 @@ class DocumentChanges:
     is_secret: Callable[[str, str], bool] = field(default=lambda folder, path: False, compare=False)
 
 
-HERE = "local"
-"""The cluster's name that means this machine, whatever the settings say."""
+HERE = "local"  # the cluster's name that means this machine, whatever the settings say
+# What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is the
+# default one too
 USUAL_DATASTORE = "workspaceblobstore"
-"""What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is
-the default one too."""
 DISTRIBUTIONS = ("pytorch", "mpi")
-DOCKERFILE = "Dockerfile"
-"""The recipe of an image, where no other name is given."""
-SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")
-"""What a person may use in a job while it runs on a cluster."""
+DOCKERFILE = "Dockerfile"  # the recipe of an image, where no other name is given
+SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")  # what a person may use in a job while it runs on a cluster
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
 PLACEHOLDERS = {
     "inputs": ("input", "Add --input {}=NAME"),
@@ -279,10 +276,8 @@ def environment_variable(option: str) -> str:
     return VARIABLE_PREFIX + option.upper()
 
 
-STEP = "himl.step"
-"""The tag of a step's run that holds the step's key."""
-STEP_AFTER = "himl.after"
-"""The tag of a step's run that holds the keys of the steps it waited for, with commas between."""
+STEP = "himl.step"  # the tag of a step's run that holds the step's key
+STEP_AFTER = "himl.after"  # the tag of a step's run that holds the keys of the steps it waited for, with commas between
 
 
 @dataclass(frozen=True)

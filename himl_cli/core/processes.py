@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,38 +31,22 @@ def end_detached(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         process.kill()
     else:
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # the group is empty (macOS says so with EPERM)
             os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # the group is empty (macOS says so with EPERM)
     process.wait()
 
 
-class Forked(Protocol):
-    """Something that belongs to the process that made it."""
-
-    def after_fork(self) -> None:
-        """In the child: forget, without closing, what belongs to the parent."""
+_known: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-_known: weakref.WeakSet[Forked] = weakref.WeakSet()
-
-
-def register_after_fork(thing: Forked) -> None:
-    """Call its `after_fork` in every process that is forked from here on, as long as it lives."""
+def register_after_fork(thing: Any) -> None:
+    """Call its `after_fork` in every process that is forked from here on, as long as it lives: there it forgets,
+    without closing, what belongs to the parent."""
     _known.add(thing)
 
 
-def _in_child() -> None:
-    for thing in list(_known):
-        thing.after_fork()
-
-
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_in_child)
-
-
-SECONDS_TO_TAKE = 2.0
+    os.register_at_fork(after_in_child=lambda: [thing.after_fork() for thing in list(_known)])
 
 
 def is_held(path: Path) -> bool:
@@ -72,7 +56,10 @@ def is_held(path: Path) -> bool:
     Windows a second look at the same instant may see a holder that is none).
     """
     if sys.platform == "win32":
-        return path.exists() and _is_held_by_file_lock(path)
+        lock = ProcessLock(path)
+        is_free = not path.exists() or lock.try_to_take()
+        lock.release()
+        return not is_free
     import fcntl
 
     try:
@@ -85,18 +72,6 @@ def is_held(path: Path) -> bool:
         return True
     finally:
         os.close(handle)
-    return False
-
-
-def _is_held_by_file_lock(path: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
     return False
 
 
@@ -113,14 +88,35 @@ class ProcessLock:
 
     def take(self) -> bool:
         """Whether it is ours now. Someone who merely looks at it is waited for. Raises OSError."""
-        deadline = time.monotonic() + SECONDS_TO_TAKE
-        while self._held is None:
-            self._held = _try_to_take(self._path)
-            if self._held is None:
-                if time.monotonic() > deadline:
-                    return False
-                time.sleep(0.02)
+        deadline = time.monotonic() + 2.0
+        while not self.try_to_take():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
         register_after_fork(self)
+        return True
+
+    def try_to_take(self) -> bool:
+        """Whether it is ours now. Raises OSError."""
+        if self._held is not None:
+            return True
+        if sys.platform == "win32":
+            from filelock import FileLock, Timeout
+
+            lock = FileLock(self._path, thread_local=False)
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+                self._held = lock
+            return self._held is not None
+        import fcntl
+
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        self._held = handle
         return True
 
     def release(self) -> None:
@@ -143,39 +139,13 @@ class ProcessLock:
             os.close(held)
 
 
-def _try_to_take(path: Path) -> Any:
-    """What holds the lock; None where somebody else has it."""
-    if sys.platform == "win32":
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return None
-        return lock
-    import fcntl
-
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
-
-
 @contextmanager
 def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
     """A list that each SIGINT and SIGTERM is noted in, instead of ending this process; *react* is called for each.
 
-    A second one from somebody who will not wait raises KeyboardInterrupt. Outside the main thread, where Python hears
-    no signals, the list stays empty.
+    A second one from somebody who will not wait raises KeyboardInterrupt. Outside the main thread the list stays empty.
     """
     seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
 
     def note(number: int, frame: object) -> None:
         seen.append(number)
@@ -183,13 +153,40 @@ def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int
             raise KeyboardInterrupt
         react()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    before = [signal.signal(number, note) for number in numbers]
-    try:
+    with _handling((signal.SIGINT, signal.SIGTERM), note):
         yield seen
+
+
+@contextmanager
+def terminations(*, and_hangups: bool = False) -> Iterator[None]:
+    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be
+    kept.
+
+    *and_hangups*: so does SIGHUP, the end of the terminal, of which shells and systems may send several: those after
+    the first are passed over. A signal that has a handler, or is ignored as under `nohup`, is left alone.
+    """
+    hangup = getattr(signal, "SIGHUP", None) if and_hangups else None
+
+    def end(number: int, frame: object) -> None:
+        if number == hangup:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = [number for number in (signal.SIGTERM, hangup) if number is not None]
+    with _handling([number for number in numbers if signal.getsignal(number) is signal.SIG_DFL], end):
+        yield
+
+
+@contextmanager
+def _handling(numbers: Iterable[int], handle: Callable[[int, object], None]) -> Iterator[None]:
+    """Within it *handle* is called for each signal; outside the main thread Python hears none."""
+    is_heard = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in numbers if is_heard}
+    try:
+        yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def take_time_to_end(seconds: float = 2.0) -> None:
@@ -204,35 +201,3 @@ def take_time_to_end(seconds: float = 2.0) -> None:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, pass_over)
-
-
-@contextmanager
-def terminations(*, and_hangups: bool = False) -> Iterator[None]:
-    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be
-    kept.
-
-    *and_hangups*: so does SIGHUP, the end of the terminal, of which shells and systems may send several: those after
-    the first are passed over. A signal that has a handler, or is ignored as under `nohup`, is left alone.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    hangup = getattr(signal, "SIGHUP", None) if and_hangups else None
-    numbers = [
-        number
-        for number in (signal.SIGTERM, hangup)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL
-    ]
-
-    def end(number: int, frame: object) -> None:
-        if number == hangup:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)

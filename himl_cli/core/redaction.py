@@ -51,18 +51,30 @@ def redact(text: str) -> str:
     return _TOKEN.sub(MASK, text)
 
 
-def mask_arguments(arguments: Sequence[str]) -> list[str]:
+def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST) -> list[str]:
     """A command line's arguments with secrets masked: by shape, and by name in `--name value`, `--name=value`,
     `NAME=value` and `-e NAME=value`.
 
-    An argument that is itself a command line (`--docker_args "-e NAME=value"`) is read as one.
+    An argument that is itself a command line (`--docker_args "-e NAME=value"`) is read as one, *depth* of them in one
+    another.
     """
-    return _masked_words(arguments, DEEPEST)
+    masked: list[str] = []
+    follows_secret, name = False, ""
+    for word in arguments:
+        if follows_secret and not word.startswith("--") and _is_secret(name, word):
+            # In the quotes of the word, if it has any: a line that was masked stays as it is
+            quote = word[0] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else ""
+            masked.append(f"{quote}{MASK}{quote}")
+        else:
+            masked.append(_masked_word(word, depth))
+        follows_secret, name = word.startswith("-") and "=" not in word and _SECRET_NAME.search(word) is not None, word
+    return masked
 
 
-def mask_line(line: str) -> str:
+def mask_line(line: str, depth: int = DEEPEST) -> str:
     """A command line in one text, as `mask_arguments` masks it; its spaces and quotes stay."""
-    return _masked_line(line, DEEPEST)
+    words = mask_arguments(_WORD.findall(line), depth)
+    return "".join(space + word for space, word in zip(_WORD.split(line), [*words, ""], strict=True))
 
 
 def mask_document(value: Any, name: str = "") -> Any:
@@ -76,30 +88,9 @@ def mask_document(value: Any, name: str = "") -> Any:
     return [mask_document(item) for item in value] if isinstance(value, list) else value
 
 
-def _masked_words(words: Sequence[str], depth: int) -> list[str]:
-    shown: list[str] = []
-    follows_secret, name = False, ""
-    for word in words:
-        is_value = follows_secret and not word.startswith("--") and _is_secret(name, word)
-        shown.append(_mask_of(word) if is_value else _masked_word(word, depth))
-        follows_secret, name = word.startswith("-") and "=" not in word and _SECRET_NAME.search(word) is not None, word
-    return shown
-
-
 def _is_secret(name: str, value: str) -> bool:
     """Whether *value* is to be hidden because of the *name* it is given by."""
     return _SECRET_NAME.search(name) is not None and not (_COUNTED.match(name) and _NUMBER.fullmatch(value))
-
-
-def _mask_of(word: str) -> str:
-    """The mask in the quotes of *word*, if it has any: a line that was masked stays as it is."""
-    quote = word[:1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else ""
-    return f"{quote}{MASK}{quote}"
-
-
-def _masked_line(line: str, depth: int) -> str:
-    words = _masked_words(_WORD.findall(line), depth)
-    return "".join(space + word for space, word in zip(_WORD.split(line), [*words, ""], strict=True))
 
 
 def _masked_word(word: str, depth: int) -> str:
@@ -111,7 +102,7 @@ def _masked_word(word: str, depth: int) -> str:
     if depth > 0 and quote in ("'", '"') and word.endswith(quote) and len(word) > 1:
         return f"{quote}{_masked_word(word[1:-1], depth - 1)}{quote}"
     if depth > 0 and len(word.split()) > 1:
-        return redact(_masked_line(word, depth - 1))
+        return redact(mask_line(word, depth - 1))
     return redact(
         found["before"] + _masked_word(found["value"], depth - 1) if found is not None and depth > 0 else word
     )
@@ -120,8 +111,8 @@ def _masked_word(word: str, depth: int) -> str:
 NAMELESS = "checkpoint"
 LONGEST_NAME = 150  # characters; a file system's 255 bytes leave room for what is put around it
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+# What stays as it is in the path of a link that somebody gave, beside letters and digits; all else no URL can hold
 SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"
-"""What stays as it is in the path of a link that somebody gave, beside letters and digits; all else no URL can hold."""
 
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]')

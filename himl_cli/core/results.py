@@ -11,10 +11,8 @@ from enum import Enum
 from himl_cli.core.runs import Run, RunStatus, TextPoint
 from himl_cli.core.sweeps import Scalar
 
-Value = float | int | bool | str | None
-"""One logged value; a float may be NaN or infinite."""
-INT64 = range(-(2**63), 2**63)
-"""Steps are such numbers, and so are values that are kept whole."""
+Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
+INT64 = range(-(2**63), 2**63)  # steps are such numbers, and so are values that are kept whole
 
 
 class LoggedKind(str, Enum):
@@ -68,20 +66,6 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class NewRun:
-    """A run that a program keeps itself, without a job; `command` is what people see of the program. `parent` is the id
-    of the run it belongs to."""
-
-    id: str
-    experiment: str
-    display_name: str = ""
-    description: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    parent: str | None = None
-    command: str = ""
-
-
-@dataclass(frozen=True)
 class RunEnd:
     """How a run ended; `reason` is one line, for runs that did not complete."""
 
@@ -89,8 +73,8 @@ class RunEnd:
     reason: str = ""
 
 
+# Of the last values of many runs: what tables and files of results tell, in their order
 STATISTICS = ("mean", "std", "min", "max", "median")
-"""Of the last values of many runs: what tables and files of results tell, in their order."""
 
 
 @dataclass(frozen=True)

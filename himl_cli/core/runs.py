@@ -1,4 +1,5 @@
-"""Runs as records: what a workspace knows of one, its id and tags, and how a set of runs is selected."""
+"""Runs as records: what a workspace knows of one, its id and tags, how a set of runs is selected, and which of its
+checkpoints is meant."""
 
 from __future__ import annotations
 
@@ -10,11 +11,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
 
-from himl_cli.core.sweeps import HYPERPARAMETERS, Scalar
+from himl_cli.core.sweeps import HYPERPARAMETERS, Scalar, best_of
 
+# How a local run's reason begins when one of several ranks failed
 FAILED_RANK = re.compile(r"rank (\d+): ")
-"""How a local run's reason begins when one of several ranks failed."""
+_LEGACY_ID = re.compile(r"(?P<two>[\w-]+)_\d+_[0-9a-f]+|(?P<one>[\w-]+)_\d+", re.ASCII)
+
+# Tags that come by themselves start so; people are shown the others
+AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
+# Of a run here that was begun again: a JSON list with, for each further try, the number of the last row of metrics that
+# was there before it
+TRIES = "himl.tries"
+RECORDED_IN = "himl.recorded_in"  # of a run here: the workspace that it is mirrored to
+STUDIO = "himl.studio"  # of a run here: the page of the run there
+STOPPED = "himl.recording_stopped"  # of a run here: why not all of it could be mirrored
+RECORDED_FROM = "himl.recorded_from"  # of the run there: the machine that it runs on
+OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM)
+# The tag of a run that began with a checkpoint of another one, or that keeps changed ones: the other run's id, with `:`
+# and the path for one file or `FOLDER/`; of what came from no run, `./NAME` for a path, or the address without its
+# query
+FROM_RUN = "himl.checkpoint_from"
+
+# The tag of a run that only keeps checkpoints that somebody changed: no training wrote them, one after the other
+PUSHED = "himl.pushed"
 
 
 class RunStatus(str, Enum):
@@ -33,13 +55,16 @@ class RunStatus(str, Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Times are UTC; `parent` is the run that started it, `reason` why it ended as it did, `url` its page
-    where it has one."""
+    """One run. Times are UTC; `parent` is the id of the run that it belongs to, `reason` why it ended as it did, `url`
+    its page where it has one, `command` what people see of the program.
+
+    Of a run that is to begin, `id`, `experiment`, the names, `tags`, `parent` and `command` count.
+    """
 
     id: str
     experiment: str
-    status: RunStatus
-    created: datetime
+    status: RunStatus = RunStatus.queued
+    created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     display_name: str = ""
     description: str = ""
     started: datetime | None = None
@@ -72,6 +97,28 @@ def own_name(run: Run) -> str:
     return "" if run.display_name == run.id else run.display_name
 
 
+def own_tags(run: Run) -> dict[str, str]:
+    """The tags that somebody gave the run."""
+    return {
+        name: value
+        for name, value in run.tags.items()
+        if not name.startswith(AUTOMATIC_TAGS) and name != HYPERPARAMETERS
+    }
+
+
+def new_run_id(experiment: str) -> str:
+    """`EXPERIMENT_<unix seconds>_<8 hex>`, short enough for a folder's name (255 bytes) and for a job's on Azure ML;
+    hi-ml's form of recovery ids."""
+    return f"{experiment[:200]}_{int(time.time())}_{secrets.token_hex(4)}"
+
+
+def implied_experiment(run_id: str) -> str | None:
+    """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which knows
+    no `-`; None in others."""
+    found = _LEGACY_ID.fullmatch(run_id)
+    return None if found is None else found["two"] or found["one"]
+
+
 @dataclass(frozen=True)
 class RunQuery:
     """Which runs of a workspace: all conditions hold together; `limit` None means every run, newest first."""
@@ -96,48 +143,46 @@ class RunSelection:
     children: bool = False
 
 
-@dataclass(frozen=True)
-class MetricPoint:
-    """One logged value: `step` as logged, `time` in UTC; the value may be NaN or infinite."""
+LoggedValue = TypeVar("LoggedValue", float, str)
+LoggedPoint = TypeVar("LoggedPoint", bound="Point[float] | Point[str]")
 
-    value: float
+
+@dataclass(frozen=True)
+class Point(Generic[LoggedValue]):
+    """One logged value: `step` as logged, `time` in UTC."""
+
+    value: LoggedValue
     step: int
     time: datetime
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric's name, its points in the order logged, and the run (the run itself or a child) that logged it."""
+class Points(Generic[LoggedPoint]):
+    """What was logged under one name, in the order logged, and the run (the run itself or a child) that logged it."""
 
     name: str
-    points: Sequence[MetricPoint]
+    points: Sequence[LoggedPoint]
     run: str
 
     @property
-    def last(self) -> MetricPoint:
+    def last(self) -> LoggedPoint:
         return self.points[-1]
 
 
-@dataclass(frozen=True)
-class TextPoint:
-    """One logged text: `step` as for numbers, `time` in UTC."""
-
-    value: str
-    step: int
-    time: datetime
+class MetricPoint(Point[float]):
+    """A number, which may be NaN or infinite."""
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What was logged under one name and is no number, in the order logged, and the run that logged it."""
+class TextPoint(Point[str]):
+    """A text."""
 
-    name: str
-    points: Sequence[TextPoint]
-    run: str
 
-    @property
-    def last(self) -> TextPoint:
-        return self.points[-1]
+class Metric(Points[MetricPoint]):
+    """The numbers of one name."""
+
+
+class Texts(Points[TextPoint]):
+    """What was logged under one name and is no number."""
 
 
 @dataclass(frozen=True)
@@ -146,23 +191,6 @@ class LoggedValues:
 
     metrics: Sequence[Metric]
     texts: Sequence[Texts] = ()
-
-
-LONGEST_EXPERIMENT = 200  # in a run id: names of files end at 255 bytes, those of jobs on Azure ML too
-
-_LEGACY = re.compile(r"(?P<two>[\w-]+)_\d+_[0-9a-f]+|(?P<one>[\w-]+)_\d+", re.ASCII)
-
-
-def new_run_id(experiment: str) -> str:
-    """`EXPERIMENT_<unix seconds>_<8 hex>`, short enough for a folder's name; hi-ml's form of recovery ids."""
-    return f"{experiment[:LONGEST_EXPERIMENT]}_{int(time.time())}_{secrets.token_hex(4)}"
-
-
-def implied_experiment(run_id: str) -> str | None:
-    """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which knows
-    no `-`; None in others."""
-    found = _LEGACY.fullmatch(run_id)
-    return None if found is None else found["two"] or found["one"]
 
 
 @dataclass(frozen=True)
@@ -193,25 +221,21 @@ class SweepView:
     def ranked(self) -> Sequence[TrialView]:
         """The best trial, the others by their last values, and those last whose value is no number, or that have none;
         folds and seeds in their order."""
-        return self.trials if self.is_repeated else sorted(self.trials, key=self._rank)
+
+        def rank(trial: TrialView) -> tuple[int, float]:
+            if trial.value is None or math.isnan(trial.value):
+                place, value = 4 if trial.value is None else 3, 0.0
+            else:
+                place, value = 2 if math.isinf(trial.value) else 1, trial.value
+            return 0 if trial.run.id == self.best else place, -value if self.goal == "maximize" else value
+
+        return self.trials if self.is_repeated else sorted(self.trials, key=rank)
 
     @property
     def best_at_the_end(self) -> str:
         """The run with the best last value that is a number; empty where none has one."""
-        numbers = [trial for trial in self.trials if trial.value is not None and math.isfinite(trial.value)]
-        return min(numbers, key=lambda trial: self._sign * (trial.value or 0.0)).run.id if numbers else ""
-
-    @property
-    def _sign(self) -> float:
-        return -1.0 if self.goal == "maximize" else 1.0
-
-    def _rank(self, trial: TrialView) -> tuple[int, float]:
-        is_best = trial.run.id == self.best
-        if trial.value is None:
-            return 0 if is_best else 4, 0.0
-        if math.isnan(trial.value):
-            return 0 if is_best else 3, 0.0
-        return 0 if is_best else 2 if math.isinf(trial.value) else 1, self._sign * trial.value
+        best = best_of(self.goal, (trial.value for trial in self.trials if trial.value is not None))
+        return next((trial.run.id for trial in self.trials if best is not None and trial.value == best), "")
 
 
 @dataclass(frozen=True)
@@ -232,28 +256,73 @@ class RunDetails:
     below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
 
 
-AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
-"""Tags that come by themselves start so; people are shown the others."""
-TRIES = "himl.tries"
-"""The tag of a run here that was begun again: a JSON list with, for each further try, the number of the last row of
-metrics that was there before it."""
+Goal = Literal["minimize", "maximize"]
 
 
-def own_tags(run: Run) -> dict[str, str]:
-    """The tags that somebody gave the run."""
-    return {
-        name: value
-        for name, value in run.tags.items()
-        if not name.startswith(AUTOMATIC_TAGS) and name != HYPERPARAMETERS
-    }
+@dataclass(frozen=True)
+class Choice:
+    """Which of a run's checkpoints is meant: the last, the one of `epoch`, or the best by `metric` (None: the one in
+    the files' names) and `goal`."""
+
+    kind: Literal["last", "best", "epoch"] = "last"
+    epoch: int | None = None
+    metric: str | None = None
+    goal: Goal | None = None
 
 
-RECORDED_IN = "himl.recorded_in"
-"""Of the run here: the workspace that it is told to."""
-STUDIO = "himl.studio"
-"""Of the run here: the page of the other one."""
-STOPPED = "himl.recording_stopped"
-"""Of the run here: why not all of it could be told."""
-RECORDED_FROM = "himl.recorded_from"
-"""Of the run there: the machine that it runs on."""
-OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM)
+@dataclass(frozen=True)
+class SignedLink:
+    """An address that anybody can read one file at until `expires`. It holds a secret: the signature."""
+
+    url: str = field(repr=False)
+    expires: datetime
+
+
+@dataclass(frozen=True)
+class LinkedCheckpoint:
+    """The file `name` of `run`, and the link to it."""
+
+    run: Run
+    name: str
+    link: SignedLink
+
+
+@dataclass(frozen=True)
+class PushedCheckpoints:
+    """A run that was made of changed checkpoints, and the one that they came from.
+
+    `names` are its files, `unchanged` those that are as they were there; `start` is what `--checkpoint` takes for a job
+    that starts from them.
+    """
+
+    run: Run
+    source: Run
+    names: Sequence[str]
+    unchanged: Sequence[str]
+    start: str
+
+
+@dataclass(frozen=True)
+class FetchedCheckpoint:
+    """A checkpoint that is here, whole: `shown` is its path (a file or a folder), relative where the request's was.
+
+    `status` is `fetched`, `complete` (it was here already) or `local` (a path that was named). `names` are its files in
+    the run or at the address, `size` their bytes in all; `unverified` counts files that the service knows no MD5 of.
+    `address` has no query.
+    """
+
+    shown: str
+    status: str
+    names: Sequence[str] = ()
+    size: int = 0
+    run: Run | None = None
+    address: str = ""
+    epoch: int | None = None
+    metric: str = ""
+    value: float | None = None
+    unverified: int = 0
+    seconds: float = 0.0
+
+    @property
+    def path(self) -> Path:
+        return Path(self.shown)

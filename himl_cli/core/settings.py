@@ -19,10 +19,9 @@ from himl_cli.core.text import DEEPEST, is_too_deep
 
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
 SECTIONS = ("submit", "azure", "montage")
-LARGEST = 512 << 10
-"""Characters of a settings file."""
+LARGEST = 512 << 10  # characters of a settings file
+# Digits: whole numbers of so many are numbers to floating point too, hexadecimal ones among them
 LONGEST_NUMBER = 250
-"""Digits: whole numbers of so many are numbers to floating point too, hexadecimal ones among them."""
 
 _TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
 _LONG_NUMBER = re.compile(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}")
@@ -65,16 +64,15 @@ class SettingsFile:
             raise BadUsage(
                 f"'{self.path}': '{name}' is no section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}]."
             )
-        lines = _lines(self.text, (*self.prefix, name))
+        lines = lines_of(self.text, (*self.prefix, name))
         return {key: Setting(key, value, self.path, lines.get(key, 0)) for key, value in table.items()}
 
 
 def find_settings(start: Path) -> Sequence[SettingsFile]:
     """The settings files that count for *start*, the one that wins first. Raises BadUsage for one that cannot be
     understood."""
-    private = _nearest(start, (PRIVATE_FILE,))
-    public = _nearest(start, (FILE, PYPROJECT))
-    return [file for file in (private, public) if file is not None]
+    nearest = (_nearest(start, names) for names in ((PRIVATE_FILE,), (FILE, PYPROJECT)))
+    return [file for file in nearest if file is not None]
 
 
 def section_settings(start: Path, section: str) -> dict[str, Setting]:
@@ -89,8 +87,7 @@ def _nearest(start: Path, names: Sequence[str]) -> SettingsFile | None:
     """The first of *names* that holds settings, in *start* or the nearest folder above."""
     for folder in (start, *start.parents):
         for name in names:
-            found = _read(folder / name) if (folder / name).is_file() else None
-            if found is not None:
+            if (folder / name).is_file() and (found := _read(folder / name)) is not None:
                 return found
     return None
 
@@ -108,34 +105,27 @@ def _read(path: Path) -> SettingsFile | None:
     prefix = ("tool", "himl") if path.name == PYPROJECT else ()
     if prefix and "himl" not in text:
         return None
-    content: Any = _parsed(path, text)
+    content = _parse(path, text)
     for part in prefix:
         content = content.get(part) if isinstance(content, Mapping) else None
     if content is None:
         return None
     if not isinstance(content, Mapping):
         raise BadUsage(f"'{path}': '{'.'.join(prefix)}' is no section.")
-    _check_sections(path, prefix, text, content)
+    for name in content:
+        if name not in SECTIONS:
+            near = get_close_matches(name, SECTIONS, n=1)
+            hint = f"Sections: {', '.join(f'[{known}]' for known in SECTIONS)}; options of submit stand in [submit]."
+            if near:
+                hint = f"Did you mean [{'.'.join((*prefix, near[0]))}]?"
+            line = lines_of(text, prefix).get(name, 0)
+            raise Setting(name, None, path, line).wrong("is not known.", hint=hint)
     return SettingsFile(path, prefix, text, content)
 
 
-def _parsed(path: Path, text: str) -> Any:
-    _check_extent(path, text)
-    parser = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        content = parser.loads(text)
-    except ValueError as err:  # TOMLDecodeError is one
-        raise _corrupt(path, text, str(err)) from err
-    except RecursionError as err:
-        raise _too_deep(path) from err
-    if is_too_deep(content):
-        raise _too_deep(path)
-    return content
-
-
-def _check_extent(path: Path, text: str) -> None:
-    """Raises BadUsage for a file that the parser would be at for minutes, or that holds a number which cannot be
-    printed."""
+def _parse(path: Path, text: str) -> Any:
+    """The content of a TOML file. Raises BadUsage, also for one that the parser would be at for minutes, or that holds
+    a number which cannot be printed."""
     if len(text) > LARGEST:
         raise BadUsage(f"'{path}' is too large for settings: {len(text):,} characters, and {LARGEST:,} are the most.")
     plain = _TEXTS.sub(lambda found: '""' + "\n" * found[0].count("\n"), text)
@@ -144,12 +134,18 @@ def _check_extent(path: Path, text: str) -> None:
         raise BadUsage(
             f"'{path}', line {line}: the number is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most."
         )
-    if any(part.count(".") > DEEPEST for part in re.split(r"[\n=,{}\[\]]", plain)):
-        raise _too_deep(path)
-
-
-def _too_deep(path: Path) -> BadUsage:
-    return BadUsage(f"'{path}' is nested too deeply for settings.", hint="A section is a table of keys: [submit]")
+    content: Any = None
+    is_deep = any(part.count(".") > DEEPEST for part in re.split(r"[\n=,{}\[\]]", plain))
+    try:
+        if not is_deep:
+            content = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)
+    except ValueError as err:  # TOMLDecodeError is one
+        raise _corrupt(path, text, str(err)) from err
+    except RecursionError:
+        is_deep = True
+    if is_deep or is_too_deep(content):
+        raise BadUsage(f"'{path}' is nested too deeply for settings.", hint="A section is a table of keys: [submit]")
+    return content
 
 
 def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
@@ -168,37 +164,21 @@ def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
     return BadUsage(f"'{path}', line {number}{f' (key {key!r})' if key else ''}: {what}.", hint=hint)
 
 
-def _check_sections(path: Path, prefix: tuple[str, ...], text: str, content: Mapping[str, Any]) -> None:
-    for name in content:
-        if name not in SECTIONS:
-            near = get_close_matches(name, SECTIONS, n=1)
-            hint = (
-                f"Did you mean [{'.'.join((*prefix, near[0]))}]?"
-                if near
-                else f"Sections: {', '.join(f'[{known}]' for known in SECTIONS)}; options of submit stand in [submit]."
-            )
-            raise Setting(name, None, path, line_of(text, prefix, name)).wrong("is not known.", hint=hint)
-
-
-def line_of(text: str, table: tuple[str, ...], key: str) -> int:
-    """The line, from 1, on which *key* of *table* is set or its own table begins; 0 where a plain reading does not find
-    it."""
-    return _lines(text, table).get(key, 0)
-
-
-def _lines(text: str, table: tuple[str, ...]) -> dict[str, int]:
-    """As `line_of`, for each key of *table* that is found."""
+def lines_of(text: str, table: tuple[str, ...]) -> dict[str, int]:
+    """The lines, from 1, on which keys of *table* are set or their own tables begin, for each key that a plain reading
+    finds."""
     found: dict[str, int] = {}
     current: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[\[?([^\]]+)\]", line)
+        dotted = header[1] if header else line.partition("=")[0]
+        names = tuple(part.strip().strip("\"'") for part in dotted.split("."))
         if header:
-            current = _parts(header[1])
-        names = current if header else (*current, *_parts(line.partition("=")[0])) if "=" in line else ()
+            current = names
+        elif "=" in line:
+            names = (*current, *names)
+        else:
+            continue
         if len(names) > len(table) and names[: len(table)] == table:
             found.setdefault(names[len(table)], number)
     return found
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

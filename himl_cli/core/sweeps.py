@@ -12,32 +12,27 @@ from enum import Enum
 from himl_cli.core.text import read_json
 
 SEARCH_SPACE = "search_space"
+# Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key, whatever characters it is of: one that names
+# nothing is better refused than sent
 PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs|search_space)\.([^\s{}]+)\s*\}\}")
-"""Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key, whatever characters it is of: one that names
-nothing is better refused than sent."""
 
 
-Scalar = str | int | float | bool
-"""One value of a hyperparameter."""
+Scalar = str | int | float | bool  # one value of a hyperparameter
 
+# The tag of a trial that holds its values, a JSON object: HyperDrive's name, which both workspaces use
 HYPERPARAMETERS = "hyperparameters"
-"""The tag of a trial that holds its values, a JSON object: HyperDrive's name, which both workspaces use."""
-TRIAL = "himl.trial"
-"""The tag of a trial that holds its number (0…)."""
+TRIAL = "himl.trial"  # the tag of a trial that holds its number (0…)
+# The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may
+# have ended by itself first.
 STOPPED_EARLY = "himl.stopped_early"
-"""The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may
-have ended by itself first."""
-MANY = "himl.many"
-"""The tag of a run whose children are jobs of their own: `sweep`, `crossval`, `seeds` or `pipeline`."""
-REPEATED = ("crossval", "seeds")
-"""Kinds of which no trial is the best: their mean and spread are what counts."""
-SWEPT = "himl.sweep"
-"""The tag of a sweep that says in a line what is searched and how."""
+MANY = "himl.many"  # the tag of a run whose children are jobs of their own: `sweep`, `crossval`, `seeds` or `pipeline`
+REPEATED = ("crossval", "seeds")  # kinds of which no trial is the best: their mean and spread are what counts
+SWEPT = "himl.sweep"  # the tag of a sweep that says in a line what is searched and how
+# Tags of a sweep: the metric that trials are compared by, `minimize` or `maximize`, and at the end the id of the best
+# trial's run
 PRIMARY_METRIC = "himl.primary_metric"
 GOAL = "himl.goal"
 BEST_TRIAL = "himl.best_trial"
-"""Tags of a sweep: the metric that trials are compared by, `minimize` or `maximize`, and at the end the id of the best
-trial's run."""
 
 GOALS = ("minimize", "maximize")
 HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)

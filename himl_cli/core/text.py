@@ -16,14 +16,11 @@ MOST = 3
 def near_matches(wanted: str, known: Sequence[str]) -> list[str]:
     """Up to three of the *known* ids that may have been meant: those that begin so, in the order given, else those
     spelt alike."""
-    from difflib import get_close_matches
-
     begins = [name for name in known if wanted and name.startswith(wanted)]
     return begins[:MOST] or get_close_matches(wanted, known, n=MOST, cutoff=0.5)
 
 
-NEAR_OPTION = 0.75
-"""Options share their dashes, so they must be more alike than other words."""
+NEAR_OPTION = 0.75  # options share their dashes, so they must be more alike than other words
 
 
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
@@ -50,9 +47,9 @@ def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
     return f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
+# Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them
+# cannot go down for ever
 DEEPEST = 100
-"""Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them
-cannot go down for ever."""
 
 
 def is_too_deep(value: Any) -> bool:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from himl_cli.core.errors import HimlError
-
-Section = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -20,21 +18,6 @@ class LeftOut:
 
     name: str
     why: str
-
-
-@dataclass(frozen=True)
-class TakenSettings:
-    """What the settings of another tool mean to himl.
-
-    `workspace` has the keys of a `config.json`, some or all; `public` and `private` are sections of `himl.toml` and
-    `himl.private.toml`; `read` are the files it comes from.
-    """
-
-    workspace: Mapping[str, str] = field(default_factory=dict)
-    public: Mapping[str, Section] = field(default_factory=dict)
-    private: Mapping[str, Section] = field(default_factory=dict)
-    left_out: Sequence[LeftOut] = ()
-    read: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +45,11 @@ HOW_TO_CONFIGURE = (
     "himl init --subscription_id ID --resource_group RG --workspace_name WS."
 )
 
+# An id in the form of resource manager or of Studio, from its first part on; to be compared without regard to case
 WORKSPACE_ID = (
     r"subscriptions/(?P<subscription>[^/?&#]+)/resourceGroups/(?P<group>[^/?&#]+)"
     r"(?:/providers/Microsoft\.MachineLearningServices)?/workspaces/(?P<name>[^/?&#]+)"
 )
-"""An id in the form of resource manager or of Studio, from its first part on; to be compared without regard to case."""
 _WORKSPACE_ID = re.compile(f"/{WORKSPACE_ID}", re.IGNORECASE)
 
 

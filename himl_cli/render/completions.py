@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from himl_cli.core.command_shape import CommandShape, OptionShape
+from himl_cli.core.command_shape import CommandShape, ParameterShape
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILES: Mapping[str, str] = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.fish", "powershell": "himl.ps1"}
@@ -50,7 +50,7 @@ def powershell_quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def option_row(option: OptionShape) -> str:
+def option_row(option: ParameterShape) -> str:
     """As the engines read it: `--json`, `--workspace|-w=folders`, `+--tag=`; a plus for what may be given again."""
     names = sorted((*option.names, *option.off_names), key=lambda name: not name.startswith("--"))
     return f"{'+' if option.repeats else ''}{'|'.join(names)}{f'={option.kind}' if option.takes_value else ''}"
@@ -62,7 +62,7 @@ def _kinds(command: CommandShape) -> list[str]:
 
 
 def _verb_pairs(command: CommandShape) -> list[tuple[str, str]]:
-    return [(child.name, child.summary) for child in command.children]
+    return [(child.path[-1], child.summary) for child in command.children]
 
 
 def _row_pairs(command: CommandShape) -> list[tuple[str, str]]:
@@ -79,7 +79,7 @@ def _bash(commands: Commands, old_names: OldNames) -> Tables:
     for each in commands:
         lines.append(f"    {posix_quoted(each.words)})")
         if each.children:
-            lines.append(f"        verbs='{' '.join(child.name for child in each.children)}'")
+            lines.append(f"        verbs='{' '.join(child.path[-1] for child in each.children)}'")
         if each.options:
             lines += ["        rows='", *(f"            {option_row(option)}" for option in each.options), "        '"]
         if each.arguments:

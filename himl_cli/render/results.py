@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.blobs import TransferResult, causes, named
-from himl_cli.core.checkpoints import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints
 from himl_cli.core.jobs import SnapshotReport, secrets_text
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
-from himl_cli.core.runs import Run, RunStatus, SweepView
+from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus, SweepView
 from himl_cli.core.sweeps import MANY
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
 from himl_cli.render.error_output import one_line
@@ -190,17 +189,19 @@ SYNCED_COLUMNS = (
 
 
 FILE_COLUMNS = (
-    Column("NAME", lambda file: file.name, folds=30),
-    Column("SIZE", lambda file: size_text(file.size), plain=lambda file: str(file.size), rank=1, least=8, right=True),
+    Column("NAME", lambda file: file["name"], folds=30),
+    Column(
+        "SIZE", lambda file: size_text(file["size"]), plain=lambda file: str(file["size"]), rank=1, least=8, right=True
+    ),
     Column(
         "MODIFIED",
-        lambda file: local_time(file.modified),
-        plain=lambda file: utc_text(file.modified) if file.modified else "",
+        lambda file: local_time(file["modified"]),
+        plain=lambda file: utc_text(file["modified"]) if file["modified"] else "",
         rank=2,
         least=12,
     ),
 )
-FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file.run, rank=3, least=20), *FILE_COLUMNS)
+FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file["run"], rank=3, least=20), *FILE_COLUMNS)
 
 
 def print_transfer(

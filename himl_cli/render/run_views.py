@@ -12,10 +12,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from himl_cli.core.checkpoints import FROM_RUN, PUSHED
 from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
+    FROM_RUN,
+    PUSHED,
     RECORDED_IN,
     STOPPED,
     STUDIO,

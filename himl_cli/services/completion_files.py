@@ -16,11 +16,10 @@ from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.processes import detached, end_detached
 from himl_cli.services.text_files import UTF16_MARKS
 
-PATIENCE = 20.0
-"""Seconds that a shell has to start and to answer."""
+PATIENCE = 20.0  # seconds that a shell has to start and to answer
 MARK = "# completion of himl"
+# Without the folder's name: Windows PowerShell reads letters beyond ASCII right in some files alone
 POWERSHELL_LINE = f'. "$PSScriptRoot/himl-completion.ps1" {MARK}'
-"""Without the folder's name: Windows PowerShell reads letters beyond ASCII right in some files alone."""
 ASK_POWERSHELL = "[Console]::OutputEncoding = New-Object Text.UTF8Encoding $false; $PROFILE"
 
 
@@ -49,7 +48,13 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
     Raises NotFound for a PowerShell that is not there, and without a home folder.
     """
     if shell == "powershell":
-        return _powershell_place(patience)
+        programs = [program for program in ("pwsh", "powershell") if shutil.which(program)]
+        for program in programs:
+            profile = _last_line_of([program, "-NoProfile", "-NonInteractive", "-Command", ASK_POWERSHELL], patience)
+            if profile:
+                return Place(Path(profile).with_name("himl-completion.ps1"), Path(profile), POWERSHELL_LINE)
+        what = "PowerShell does not say where its $PROFILE is." if programs else "There is no PowerShell on PATH."
+        raise NotFound(what, hint="'himl completion powershell' prints the script, for your $PROFILE to load.")
     home = home_folder()
     if home is None:
         raise NotFound(
@@ -57,8 +62,27 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
             hint=f"Set HOME, or print the script: himl completion {shell}",
         )
     if shell == "fish":
-        return Place(_folder(variables, "XDG_CONFIG_HOME", home / ".config") / "fish" / "completions" / "himl.fish")
-    return _bash_place(home, variables, patience) if shell == "bash" else _zsh_place(home, patience)
+        config = Path(variables.get("XDG_CONFIG_HOME") or home / ".config")
+        return Place(config / "fish" / "completions" / "himl.fish")
+    if shell == "bash":
+        # Where bash-completion looks; where Bash is started without that, its own file has to load the script
+        data = Path(variables.get("XDG_DATA_HOME") or home / ".local" / "share")
+        folder = Path(variables.get("BASH_COMPLETION_USER_DIR") or data / "bash-completion")
+        script = folder / "completions" / "himl"
+        version = _last_line_of(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"'], patience)
+        if version.endswith(("<2>", "<3>")):
+            return Place(script)
+        return Place(script, home / ".bashrc", f". {_quoted(script)} {MARK}")
+    # A folder of our own; unless zsh has it in its fpath and starts its completion system, `.zshrc` has to load it
+    script = home / ".zfunc" / "_himl"
+    question = 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'
+    answer = _last_line_of(["zsh", "-i", "-c", question], patience)
+    has_system, _, rest = answer.removeprefix("<").partition(">")
+    folders, _, dot_folder = rest.removesuffix(">").rpartition(":<")
+    if has_system == "1" and str(script.parent) in folders.split(":"):
+        return Place(script)
+    line = f"(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}; source {_quoted(script)} {MARK}"
+    return Place(script, Path(dot_folder or home) / ".zshrc", line)
 
 
 def write_script(place: Place, text: str) -> None:
@@ -90,49 +114,6 @@ def add_line(place: Place) -> None:
         raise DiskFailed(
             f"Cannot write '{place.start_file}': {err.strerror or err}.", hint=f"Add this line to it: {place.line}"
         ) from err
-
-
-def _bash_place(home: Path, variables: Mapping[str, str], patience: float) -> Place:
-    """The folder in which bash-completion looks; where Bash is started without that, its own file has to load the
-    script."""
-    folder = _folder(
-        variables,
-        "BASH_COMPLETION_USER_DIR",
-        _folder(variables, "XDG_DATA_HOME", home / ".local" / "share") / "bash-completion",
-    )
-    script = folder / "completions" / "himl"
-    if _last_line_of(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"'], patience).endswith(("<2>", "<3>")):
-        return Place(script)
-    return Place(script, home / ".bashrc", f". {_quoted(script)} {MARK}")
-
-
-def _zsh_place(home: Path, patience: float) -> Place:
-    """A folder of our own; unless zsh has it in its fpath and starts its completion system, `.zshrc` has to load the
-    script."""
-    script = home / ".zfunc" / "_himl"
-    answer = _last_line_of(
-        ["zsh", "-i", "-c", 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'], patience
-    )
-    has_system, _, rest = answer.rpartition("\n")[2].removeprefix("<").partition(">")
-    folders, _, dot_folder = rest.removesuffix(">").rpartition(":<")
-    if has_system == "1" and str(script.parent) in folders.split(":"):
-        return Place(script)
-    line = f"(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}; source {_quoted(script)} {MARK}"
-    return Place(script, (Path(dot_folder) if dot_folder else home) / ".zshrc", line)
-
-
-def _powershell_place(patience: float) -> Place:
-    programs = [program for program in ("pwsh", "powershell") if shutil.which(program)]
-    for program in programs:
-        profile = _last_line_of([program, "-NoProfile", "-NonInteractive", "-Command", ASK_POWERSHELL], patience)
-        if profile:
-            return Place(Path(profile).with_name("himl-completion.ps1"), Path(profile), POWERSHELL_LINE)
-    what = "PowerShell does not say where its $PROFILE is." if programs else "There is no PowerShell on PATH."
-    raise NotFound(what, hint="'himl completion powershell' prints the script, for your $PROFILE to load.")
-
-
-def _folder(variables: Mapping[str, str], name: str, default: Path) -> Path:
-    return Path(variables[name]) if variables.get(name) else default
 
 
 def _last_line_of(command: Sequence[str], patience: float) -> str:

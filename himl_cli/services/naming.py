@@ -6,7 +6,6 @@ import getpass
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage
@@ -15,39 +14,24 @@ from himl_cli.core.redaction import redact
 SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class GitFacts:
-    """The checkout's state; `repository` is the URL of `origin` without credentials, `is_dirty` whether tracked files
-    differ."""
-
-    repository: str = ""
-    branch: str = ""
-    commit: str = ""
-    author: str = ""
-    message: str = ""
-    is_dirty: bool = False
-
-
-def git_facts(folder: Path) -> GitFacts | None:
-    """Facts about the checkout that holds *folder*; None outside one, or without git. Never fails: a job runs without
-    them."""
-    questions = {
-        "commit": ("log", "-1", "--format=%H%x00%an%x00%s"),
-        "branch": ("symbolic-ref", "--short", "-q", "HEAD"),
-        "repository": ("config", "--get", "remote.origin.url"),
-        "changes": ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules"),
-    }
+def git_facts(folder: Path) -> dict[str, str]:
+    """Facts about the checkout that holds *folder*, as tags; none outside one, or without git. Never fails: a job runs
+    without them. The URL of `origin` is without credentials; dirty are tracked files that differ."""
     import subprocess
 
+    questions = (
+        ("log", "-1", "--format=%H%x00%an%x00%s"),
+        ("symbolic-ref", "--short", "-q", "HEAD"),
+        ("config", "--get", "remote.origin.url"),
+        ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules"),
+    )
     command = ["git", "-C", str(folder), "--no-optional-locks"]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
-    answers: dict[str, str | None] = dict.fromkeys(questions)
+    answers: list[str | None] = [None] * len(questions)
     with suppress(OSError):  # no git
-        processes = {
-            name: subprocess.Popen([*command, *words], stdin=null, stdout=pipe, stderr=null)
-            for name, words in questions.items()
-        }
-        for name, process in processes.items():  # side by side, since each costs a process
+        # Side by side, since each costs a process
+        processes = [subprocess.Popen([*command, *words], stdin=null, stdout=pipe, stderr=null) for words in questions]
+        for place, process in enumerate(processes):
             try:
                 output, _ = process.communicate(timeout=SECONDS)
             except subprocess.TimeoutExpired:
@@ -55,14 +39,19 @@ def git_facts(folder: Path) -> GitFacts | None:
                 process.communicate()
             else:
                 is_answer = process.returncode == 0
-                answers[name] = output.decode(errors="replace").strip() if is_answer else None
-    branch, commit = answers["branch"], answers["commit"]
+                answers[place] = output.decode(errors="replace").strip() if is_answer else None
+    commit, branch, repository, changes = answers
     if commit is None and branch is None:
-        return None
+        return {}
     number, author, message = (commit or "\0\0").split("\0")
-    return GitFacts(
-        redact(answers["repository"] or ""), branch or "", number, author, message, bool(answers["changes"])
-    )
+    return {
+        "build_source_repository": repository or "",
+        "build_branch": branch or "",
+        "build_source_id": number,
+        "build_source_author": author,
+        "build_source_message": message,
+        "build_source_dirty": str(bool(changes)).lower(),
+    }
 
 
 LONGEST_EXPERIMENT = 256
@@ -91,7 +80,7 @@ def underscored(name: str) -> str:
 
 
 def choose_experiment(
-    asked: str | None, target: str, *, from_branch: bool, git: GitFacts | None
+    asked: str | None, target: str, *, from_branch: bool, git: Mapping[str, str]
 ) -> tuple[str, list[str]]:
     """The experiment's name, and what the user should know of it.
 
@@ -99,12 +88,12 @@ def choose_experiment(
     `.`. Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
     """
     if asked is None and from_branch:
-        if git is None or not git.branch:
+        asked = git.get("build_branch")
+        if not asked:
             raise BadUsage(
                 "--experiment_from_branch: no git branch is checked out here.",
                 hint="Name the experiment with --experiment NAME",
             )
-        asked = git.branch
     if asked is not None:
         chosen = friendly_experiment(asked)
         return chosen, experiment_remarks(asked, chosen)
@@ -120,23 +109,13 @@ def experiment_remarks(asked: str, chosen: str) -> list[str]:
     return [f"The experiment is called '{chosen}', since Azure ML does not take the name '{asked}': {taken}."]
 
 
-def automatic_tags(git: GitFacts | None, build: Mapping[str, str], command_line: str) -> dict[str, str]:
+def automatic_tags(git: Mapping[str, str], build: Mapping[str, str], command_line: str) -> dict[str, str]:
     """Tags that a run gets by itself: git's facts, each replaced by what *build* says, the user, the command line.
     Empty ones are left out."""
-    facts: dict[str, str] = {}
-    if git is not None:
-        facts = {
-            "build_source_repository": git.repository,
-            "build_branch": git.branch,
-            "build_source_id": git.commit,
-            "build_source_author": git.author,
-            "build_source_message": git.message,
-            "build_source_dirty": str(git.is_dirty).lower(),
-        }
     user = ""
     with suppress(OSError, KeyError, ImportError):  # a user id without a name, as in some containers
         user = getpass.getuser()
-    tags = {**facts, "build_user": user, "command_line": command_line, **build}
+    tags = {**git, "build_user": user, "command_line": command_line, **build}
     return {name: redact(value) for name, value in tags.items() if value}
 
 

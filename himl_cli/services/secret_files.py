@@ -14,8 +14,7 @@ YAML_ENDINGS = (".yml", ".yaml")
 SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
 PUBLIC_ENDING = ".pub"
 LARGEST_READ = 64 * 1024  # bytes
-LARGEST_JSON = 4 * 1024
-"""A key of a service account has 2,400 bytes; projects have many JSON files."""
+LARGEST_JSON = 4 * 1024  # a key of a service account has 2,400 bytes; projects have many JSON files
 
 # All names are in lower case: some file systems do not tell cases apart. In turn: what this tool and its forerunners
 # keep; private keys; stores of passwords; passwords of hosts, databases and mail; clouds; packages, models and the
@@ -42,6 +41,7 @@ _ENDINGS = """
 .ovpn .publishsettings .tfstate .tfvars
 """
 PRIVATE_NAMES, PRIVATE_ENDINGS = frozenset(_NAMES.split()), frozenset(_ENDINGS.split())
+# Names that are private only in folders of certain names
 PRIVATE_BY_FOLDER = {
     "config": frozenset({".kube", ".snowsql", ".ngc"}),
     "config.json": frozenset({".docker"}),
@@ -62,12 +62,11 @@ PRIVATE_BY_FOLDER = {
     "stored_tokens": frozenset({"huggingface"}),
     "history.sqlite": frozenset({"profile_default"}),
 }
-"""Names that are private only in folders of certain names."""
+# Folders that are private as a whole; the latter within folders of certain names only
 PRIVATE_FOLDERS = frozenset(
     {".ssh", ".gnupg", ".aws", ".azure", ".password-store", ".identityservice", ".terraform", "keyrings"}
 )
 PRIVATE_FOLDERS_IN = {"gcloud": frozenset({".config", "roaming"}), "cache": frozenset({".kube"})}
-"""Folders that are private as a whole; the latter within folders of certain names only."""
 
 _PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----")
 _LOGIN = re.compile(
@@ -76,6 +75,7 @@ _LOGIN = re.compile(
 _API_KEY = re.compile(rb"^[ \t]*api_key[ \t]*[=:][ \t]*\S", re.MULTILINE)
 _SERVICE_ACCOUNT = re.compile(rb"\"type\"\s*:\s*\"service_account\"")
 _REFRESH_TOKEN = re.compile(rb"\"refresh_token\"")
+# What is looked for in the first bytes of files that may hold a secret by their name, and often hold none
 _KEY_ENDINGS = dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _PEM)
 _READ_BY_ENDING = {**_KEY_ENDINGS, ".json": _SERVICE_ACCOUNT}
 _READ_BY_NAME = {
@@ -83,7 +83,6 @@ _READ_BY_NAME = {
     "settings": _API_KEY,  # wandb's
     "token.json": _REFRESH_TOKEN,
 }
-"""What is looked for in the first bytes of files that may hold a secret by their name, and often hold none."""
 _NAMED_KEY = re.compile(r".*(_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
 
 _VARIABLES = re.compile(rb"^[\"']?variables[\"']?[ \t]*:", re.MULTILINE)
@@ -112,29 +111,32 @@ def may_hold_secrets(path: str, size: int) -> bool:
     Read are small files only, whose names make it plausible. A file in one of `is_private_folder` is not known by that.
     """
     name = os.path.basename(path).casefold()
-    _, dot, ending = name.rpartition(".")
-    ending = dot + ending
+    ending = "." + name.rpartition(".")[2] if "." in name else ""
     if (
         name in PRIVATE_NAMES
         or ending in PRIVATE_ENDINGS
         or is_dotenv_name(name)
         or (name.endswith("_history") and name.startswith("."))
+        or os.path.basename(os.path.dirname(path)).casefold() in PRIVATE_BY_FOLDER.get(name, ())
     ):
         return True
-    if name in PRIVATE_BY_FOLDER and os.path.basename(os.path.dirname(path)).casefold() in PRIVATE_BY_FOLDER[name]:
+    wanted = _READ_BY_NAME.get(name) or _READ_BY_ENDING.get(ending)
+    if not ending and _NAMED_KEY.fullmatch(name):
+        wanted = wanted or _PEM
+    largest = LARGEST_JSON if wanted is _SERVICE_ACCOUNT else LARGEST_READ
+    if size > largest or not (wanted or ending in YAML_ENDINGS):
+        return False
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(LARGEST_READ)
+    except OSError:
+        return False
+    if wanted and wanted.search(content):
         return True
-    wanted = (
-        _READ_BY_NAME.get(name)
-        or _READ_BY_ENDING.get(ending)
-        or (_PEM if not dot and _NAMED_KEY.fullmatch(name) else None)
-    )
-    if (
-        wanted is not None
-        and size <= (LARGEST_JSON if wanted is _SERVICE_ACCOUNT else LARGEST_READ)
-        and wanted.search(_content(path))
-    ):
-        return True
-    return ending in YAML_ENDINGS and size <= LARGEST_READ and _is_innereye_settings(_content(path))
+    # InnerEye's settings: `variables:` with a key that is a secret, or with two that name a workspace or who signs in
+    names = {key.lower() for key in _WORKSPACE_KEYS.findall(content)}
+    is_theirs = ending in YAML_ENDINGS and _VARIABLES.search(content) is not None
+    return is_theirs and (_SECRET_KEYS.search(content) is not None or len(names) >= 2)
 
 
 def is_private_folder(path: str) -> bool:
@@ -142,22 +144,4 @@ def is_private_folder(path: str) -> bool:
     folder, name = os.path.split(path.casefold())
     return name in PRIVATE_FOLDERS or (
         name in PRIVATE_FOLDERS_IN and os.path.basename(folder) in PRIVATE_FOLDERS_IN[name]
-    )
-
-
-def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(LARGEST_READ)
-    except OSError:
-        return b""
-
-
-def _is_innereye_settings(content: bytes) -> bool:
-    """Whether it has `variables:` with a key that is a secret, or at least two that name a workspace or who signs in to
-    it."""
-    if _VARIABLES.search(content) is None:
-        return False
-    return (
-        _SECRET_KEYS.search(content) is not None or len({key.lower() for key in _WORKSPACE_KEYS.findall(content)}) >= 2
     )

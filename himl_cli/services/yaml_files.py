@@ -12,24 +12,21 @@ import yaml
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import DEEPEST, shorten
 
-LARGEST = 512 << 10
-"""Characters of a file; the library needs a second for so many."""
+LARGEST = 512 << 10  # characters of a file; the library needs a second for so many
+# Values of a file, keys among them, each alias (`*name`) counted as all that it stands for: whatever walks, merges or
+# writes the content meets so many
 MOST_VALUES = 20_000
-"""Values of a file, keys among them, each alias (`*name`) counted as all that it stands for: whatever walks, merges or
-writes the content meets so many."""
+# Characters of a number: whole ones of so many digits are numbers to floating point too, hexadecimal ones among them
 LONGEST_NUMBER = 250
-"""Characters of a number: whole ones of so many digits are numbers to floating point too, hexadecimal ones among
-them."""
 
 TOO_MUCH = "Write it out with fewer aliases and levels; is it the file that was meant?"
 NO_YAML = "The file is no valid YAML; lists and sections are told apart by indentation."
 
-_MERGE = "tag:yaml.org,2002:merge"
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_TAG = "tag:yaml.org,2002:"
 _SURROGATES = re.compile("[\ud800-\udfff]")
+# What the library quotes in its complaints: a password that begins with `*`, `&` or `!` reads as the name of such a
+# thing
 _QUOTED = re.compile(r"(alias|anchor|tag|tag handle) '[^']*'")
-"""What the library quotes in its complaints: a password that begins with `*`, `&` or `!` reads as the name of such a
-thing."""
 
 
 class _TooMuch(yaml.MarkedYAMLError):  # type: ignore[misc]  # the library has no types
@@ -40,10 +37,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
     """Plain values only, as many and as deep as a file of settings may have; no key twice: of two the library would
     silently take the last."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._values = 0
-        self._depth = 0
+    _values = _depth = 0
 
     def get_single_node(self) -> Any:
         root = super().get_single_node()
@@ -63,14 +57,14 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
                 if key.value in seen:
                     raise _refused(f"the key '{key.value}' stands here a second time", key.start_mark)
                 seen.add(key.value)
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+        if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(node.value) > LONGEST_NUMBER:
             raise _refused("the number is too long", node.start_mark)
         try:
             value = super().construct_object(node, deep)
@@ -83,7 +77,12 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
         ) as err:  # the library's, for `!!bool maybe` and a date that does not exist
             shown = f"'{node.value}'" if isinstance(node.value, str) else "this"
             raise _refused(f"{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark) from err
-        return _joined(value, node.start_mark) if isinstance(value, str) else value
+        if isinstance(value, str) and _SURROGATES.search(value):
+            try:  # characters that stand in two halves (`\ud83d\ude00`, as JSON writes them)
+                return value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError as err:
+                raise _refused("the text has half a character in it", node.start_mark) from err
+        return value
 
 
 def _extent(node: Any, known: dict[Any, tuple[int, int] | None]) -> tuple[int, int]:
@@ -115,17 +114,6 @@ def _check_extent(values: int, depth: int, mark: Any) -> None:
         )
     if depth > DEEPEST:
         raise _TooMuch(problem=f"values are nested to more than {DEEPEST} levels", problem_mark=mark)
-
-
-def _joined(text: str, mark: Any) -> str:
-    r"""*text*, characters that stand in two halves (`\ud83d\ude00`, as JSON writes them) put together. Raises
-    yaml.MarkedYAMLError for half a character."""
-    if _SURROGATES.search(text) is None:
-        return text
-    try:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16")
-    except UnicodeDecodeError as err:
-        raise _refused("the text has half a character in it", mark) from err
 
 
 def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:

@@ -7,17 +7,16 @@ Speaks himl's own records and raises himl's own errors, never an SDK's. The cont
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
-from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
-from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
-from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
+from himl_cli.core.results import Logged, RunEnd, RunResults
+from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, SignedLink
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 
@@ -191,7 +190,7 @@ class RunRecorder(Workspace, Protocol):
     be called again after an error with the same arguments, also where it is not known whether it was carried out.
     """
 
-    def start_run(self, new: NewRun) -> Run:
+    def start_run(self, new: Run) -> Run:
         """Record that the run began and give it as it is then; one of this id that is there already stays as it is.
 
         It is alive as long as this process, or until `end_run`. Raises RunNotFound for a parent that is not there.
@@ -310,16 +309,12 @@ class CloudWorkspace(RunRecorder, JobRunner, Protocol):
 
 @dataclass(frozen=True)
 class FoundWorkspace:
-    """A workspace that is meant: its `kind` (`azure`, `local`), where that was read, and whether the user named it on
-    the command line.
+    """A workspace that is meant: what is known of it without a request, and whether the user named it on the command
+    line.
 
-    `facts` are what is known of it without a request, by the words of WorkspaceFacts. `open` gives the workspace; it
-    raises NotAllowed where what is set for signing in to it cannot be used.
+    `open` gives the workspace; it raises NotAllowed where what is set for signing in to it cannot be used.
     """
 
-    label: str
-    kind: str
-    source: str
+    facts: WorkspaceFacts
     is_named: bool
     open: Callable[[], Workspace]
-    facts: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Which workspace is meant, by what was named, else by where the command is given; and opening it.
+"""Which workspace is meant, by what was named, else by where the command is given; and opening it, or two as one.
 
 The only module that imports a backend: its package when one is opened, and of Azure ML's its light configuration.
 Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is
@@ -8,27 +8,35 @@ job. No request is made here.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.blobs import DatastoreInfo
+from himl_cli.core.errors import BadUsage, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder, nearest_local
-from himl_cli.core.workspaces import HOW_TO_CONFIGURE
+from himl_cli.core.results import RunResults
+from himl_cli.core.runs import RECORDED_FROM, LoggedValues, Metric, Run, RunQuery
+from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config
 from himl_cli.workspaces.azure.address import WorkspaceAddress, current_cloud
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace, Workspace
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec, PipelineSpec
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
-    from himl_cli.workspaces.base import BlobStore, FoundWorkspace, Workspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 azure_config_text = config.config_text
 azure_config_at = config.find_config
@@ -55,8 +63,8 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
     """
     if spec and config_file:
         raise BadUsage("--workspace and --config_file were both given.", hint="Give one of them.")
-    if config_file or (spec and spec.endswith(".json")):
-        path, own = expand_home(config_file or spec or ""), own_azure(start)
+    if named := _named_config(spec, config_file):
+        path, own = expand_home(named), own_azure(start)
         if own is not None:  # the only one that the job's identity is for
             log.warning("'%s' is not used: inside an Azure ML job, the job's own workspace is.", path)
         azure = own or config.address_from_config(path, cloud=cloud_setting(start))
@@ -71,11 +79,16 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
     return meant
 
 
+def _named_config(spec: str | None, config_file: str | None) -> str | None:
+    """The config.json that an Azure ML workspace is named by."""
+    return config_file or (spec if spec and spec.endswith(".json") else None)
+
+
 def configured_azure(start: Path) -> WorkspaceAddress | None:
     """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_*
     variables."""
     cloud = cloud_setting(start)
-    if own := own_azure(start):
+    if own := config.address_of_job(cloud=cloud):
         return own
     file = config.find_config(start)
     return config.address_from_config(file, cloud=cloud) if file else config.address_from_environment(cloud=cloud)
@@ -119,15 +132,13 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
     Raises WorkspaceNotFound where there is neither, and what `find_workspaces` raises.
     """
     meant = find_workspaces(spec, config_file, start=start)
-    if meant.azure is None:
+    address = meant.azure
+    if address is None:
         for remark in () if meant.is_named else search_remarks(None, None, start=start):
             log.warning("%s", remark)
         return _open_local(_existing(meant))
     if meant.local is None:
-        return open_azure(meant.azure, start)
-    from himl_cli.workspaces.joined import JoinedWorkspace
-
-    address = meant.azure
+        return open_azure(address, start)
     return JoinedWorkspace(_open_local(meant.local), lambda: open_azure(address, start), address.label)
 
 
@@ -141,33 +152,23 @@ def open_address(address: str) -> BlobStore:
 
 def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[FoundWorkspace]:
     """Each workspace that is meant by itself, the one that data goes to first. Raises what `find_workspaces` raises."""
-    from himl_cli.workspaces.base import FoundWorkspace
-
     meant = find_workspaces(spec, config_file, start=start)
+    rule = "as named" if meant.is_named else "the nearest here or above"
     found: list[FoundWorkspace] = []
-    if meant.azure is not None:
-        azure = meant.azure
+    if (azure := meant.azure) is not None:
+        source = f"'{azure.source}' ({rule})" if Path(azure.source).is_absolute() else azure.source
         ids = {
             "workspace_name": azure.name,
             "resource_group": azure.resource_group,
             "subscription_id": azure.subscription_id,
         }
-        found.append(
-            FoundWorkspace(
-                azure.label, "azure", _why(azure.source, meant), meant.is_named, lambda: open_azure(azure, start), ids
-            )
-        )
+        facts = WorkspaceFacts("azure", azure.label, source, ids)
+        found.append(FoundWorkspace(facts, meant.is_named, lambda: open_azure(azure, start)))
     if meant.local is not None:
         local = _open_local(meant.local)
-        found.append(FoundWorkspace(local.label, "local", _why(str(meant.local), meant), meant.is_named, lambda: local))
+        source = f"'{meant.local}' ({rule})" if meant.local.is_absolute() else str(meant.local)
+        found.append(FoundWorkspace(WorkspaceFacts("local", local.label, source), meant.is_named, lambda: local))
     return found
-
-
-def _why(source: str, meant: ResolvedWorkspaces) -> str:
-    """Where a workspace was read, and by which rule."""
-    if not Path(source).is_absolute():
-        return source
-    return f"'{source}' ({'as named' if meant.is_named else 'the nearest here or above'})"
 
 
 def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_cluster: bool = False) -> Workspace:
@@ -181,9 +182,9 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     if on_cluster:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
     cloud_setting(start)
-    if config_file or (spec and spec.endswith(".json")):
+    if named := _named_config(spec, config_file):
         raise BadUsage(
-            f"'{config_file or spec}' names an Azure ML workspace, and this job runs and is recorded here.",
+            f"'{named}' names an Azure ML workspace, and this job runs and is recorded here.",
             hint="Add --cluster NAME to run it there, --record_in azure to see it there too, or leave the workspace "
             "out; --workspace takes a .himl folder.",
         )
@@ -199,15 +200,13 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
 def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
     """The Azure ML workspace whose clusters are meant; no request is made. Raises BadUsage where none is named or
     configured."""
-    if spec and not config_file and not spec.endswith(".json"):
+    if spec and not _named_config(spec, config_file):
         raise BadUsage(
             f"--workspace {spec} is a local workspace, which has no clusters.",
             hint="Leave it out, or run the job here: --cluster local",
         )
     address = find_workspaces(spec, config_file, start=start).azure
-    if address is None:
-        raise _not_configured("A job for a cluster", start, "Without --cluster jobs run here.")
-    return address
+    return address or _not_configured("A job for a cluster", start, "Without --cluster jobs run here.")
 
 
 def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
@@ -216,11 +215,17 @@ def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path
 
     Raises BadUsage where there is none.
     """
-    is_named = config_file or (spec and spec.endswith(".json"))
+    is_named = _named_config(spec, config_file) is not None
     address = find_workspaces(spec, config_file, start=start).azure if is_named else configured_azure(start)
-    if address is None:
-        raise _not_configured("--record_in azure", start, "Without --record_in the job is recorded here.")
-    return address
+    return address or _not_configured("--record_in azure", start, "Without --record_in the job is recorded here.")
+
+
+def _not_configured(asked: str, start: Path, else_: str) -> NoReturn:
+    """Raises the error of a command that needs an Azure ML workspace: what was asked for, and what happens where it is
+    not."""
+    remarks = search_remarks(None, None, start=start)
+    why = f"no config.json can be used. {remarks[0]}" if remarks else "none is configured."
+    raise BadUsage(f"{asked} needs an Azure ML workspace, and {why}", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
 def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
@@ -245,46 +250,30 @@ def open_recording(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspa
 
 def local_folder(workspace: Workspace) -> Path | None:
     """The folder of a local workspace, or of the local one of two; None where there is none."""
-    from himl_cli.workspaces.base import FolderWorkspace
-    from himl_cli.workspaces.joined import JoinedWorkspace
-
     local = workspace.local if isinstance(workspace, JoinedWorkspace) else workspace
     return local.folder if isinstance(local, FolderWorkspace) else None
 
 
-def sdk_view(workspace: object, run_id: str) -> tuple[Any, Any]:
-    """The job of an Azure ML workspace as azure-ai-ml has it, and its client, signed in as the workspace is. Raises
-    RunNotFound, TypeError."""
+def sdk_objects(workspace: object, run_id: str, sdk: str) -> tuple[Any, ...]:
+    """The job of an Azure ML workspace as its SDK has it: of `v2` azure-ai-ml's job and its client, signed in as the
+    workspace is, of `v1` azureml-core's run. Raises BadUsage without that package, RunNotFound, TypeError."""
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
         raise TypeError("Only an Azure ML workspace has its jobs in the SDK.")
-    return workspace.sdk_view(run_id)
+    if sdk == "v2":
+        return workspace.sdk_view(run_id)
+    from himl_cli.workspaces.azure.jobs.v1 import sdk_run
+
+    return (sdk_run(workspace.connection, run_id),)
 
 
-def sdk_run(workspace: object, run_id: str) -> Any:
-    """The run of an Azure ML workspace as azureml-core has it. Raises BadUsage without that package, RunNotFound,
-    TypeError."""
-    from himl_cli.workspaces.azure.jobs.v1 import sdk_run as run_of_sdk
-    from himl_cli.workspaces.azure.workspace import AzureWorkspace
+def job_yaml(spec: JobSpec | PipelineSpec) -> str:
+    """The job or pipeline as YAML that Azure ML's own command line takes. Makes no request; credentials are masked."""
+    from himl_cli.core.jobs import PipelineSpec
+    from himl_cli.workspaces.azure.jobs import yaml_form
 
-    if not isinstance(workspace, AzureWorkspace):
-        raise TypeError("Only an Azure ML workspace has its runs in the SDK.")
-    return run_of_sdk(workspace.connection, run_id)
-
-
-def job_yaml(spec: JobSpec) -> str:
-    """The job as YAML that Azure ML's own command line takes. Makes no request; credentials are masked."""
-    from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml as as_yaml
-
-    return as_yaml(spec)
-
-
-def pipeline_yaml(spec: PipelineSpec) -> str:
-    """The pipeline as YAML, as `job_yaml` has it for a job."""
-    from himl_cli.workspaces.azure.jobs.yaml_form import pipeline_yaml as as_yaml
-
-    return as_yaml(spec)
+    return yaml_form.pipeline_yaml(spec) if isinstance(spec, PipelineSpec) else yaml_form.job_yaml(spec)
 
 
 def require_sdk_v1() -> None:
@@ -315,28 +304,20 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
     ]
 
 
-def _not_configured(asked: str, start: Path, else_: str) -> BadUsage:
-    """The error of a command that needs an Azure ML workspace; what was asked for, and what happens where it is not."""
-    remarks = search_remarks(None, None, start=start)
-    why = f"no config.json can be used. {remarks[0]}" if remarks else "none is configured."
-    return BadUsage(f"{asked} needs an Azure ML workspace, and {why}", hint=f"{HOW_TO_CONFIGURE} {else_}")
-
-
 def _existing(meant: ResolvedWorkspaces) -> Path:
-    remarks = () if meant.local or meant.is_named else search_remarks(None, None, start=meant.start)
-    if remarks:
+    if meant.local is not None:
+        return meant.local
+    what = f"No workspace: no {WORKSPACE_FOLDER} folder"
+    if not meant.is_named and (remarks := search_remarks(None, None, start=meant.start)):
         raise WorkspaceNotFound(
-            f"No workspace: no {WORKSPACE_FOLDER} folder in '{meant.start}' or above, and no Azure ML config.json that "
-            "can be used.",
+            f"{what} in '{meant.start}' or above, and no Azure ML config.json that can be used.",
             hint=f"{remarks[0]} See 'himl doctor'.",
         )
-    if meant.local is None:
-        raise WorkspaceNotFound(
-            f"No workspace: no {WORKSPACE_FOLDER} folder and no Azure ML config.json in '{meant.start}' or above.",
-            hint="'himl submit SCRIPT' makes a local one here, and so does 'himl init --local'; --workspace names "
-            "another. For Azure ML, see 'himl doctor'.",
-        )
-    return meant.local
+    raise WorkspaceNotFound(
+        f"{what} and no Azure ML config.json in '{meant.start}' or above.",
+        hint="'himl submit SCRIPT' makes a local one here, and so does 'himl init --local'; --workspace names "
+        "another. For Azure ML, see 'himl doctor'.",
+    )
 
 
 def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
@@ -352,11 +333,9 @@ def own_local_run() -> tuple[LocalWorkspace, str] | None:
     """The workspace that keeps the job which this process is part of, and the run's id; None outside of a job that himl
     runs here."""
     folder, run_id = Path(os.environ.get("HIML_RUN_FOLDER", "")), os.environ.get("AZUREML_RUN_ID", "")
-    if (
-        not run_id or folder.name != run_id or not folder.is_dir()
-    ):  # left over from another job, or a job elsewhere started by this one
-        return None
-    return _open_local(folder.parent.parent), run_id
+    # Else left over from another job, or a job elsewhere started by this one
+    is_ours = bool(run_id) and folder.name == run_id and folder.is_dir()
+    return (_open_local(folder.parent.parent), run_id) if is_ours else None
 
 
 def azure_at(subscription_id: str, resource_group: str, name: str, source: str, start: Path) -> WorkspaceAddress:
@@ -392,12 +371,138 @@ def azure_ids_in(path: Path) -> Mapping[str, str]:
 
 def make_local(folder: Path) -> tuple[Path, bool]:
     """A local workspace in *folder*: its own folder, and whether that is new. Raises BadUsage or DiskFailed."""
-    from himl_cli.workspaces.local.workspace import LocalWorkspace
-
-    made = LocalWorkspace(folder / WORKSPACE_FOLDER)
-    if made.folder.is_file():
-        raise BadUsage(f"'{made.folder}' is a file, so no workspace can be made there.", hint="Move it away.")
-    is_new = not made.folder.is_dir()
+    made = folder / WORKSPACE_FOLDER
+    if made.is_file():
+        raise BadUsage(f"'{made}' is a file, so no workspace can be made there.", hint="Move it away.")
+    is_new = not made.is_dir()
     if is_new:
-        made.make()
-    return made.folder, is_new
+        _open_local(made, create=True).make()
+    return made, is_new
+
+
+class JoinedWorkspace(Workspace):
+    """Two workspaces as one: the runs of *local* and of the service that *open_remote* opens, newest first; datastores
+    are those of the latter.
+
+    A run is looked for here first, which costs no request; the service is opened when it is first needed.
+    *remote_label* is what it will be called, so that naming it needs no opening.
+    """
+
+    def __init__(self, local: Workspace, open_remote: Callable[[], Workspace], remote_label: str) -> None:
+        self.local = local
+        self._open_remote = open_remote
+        self._remote_label = remote_label
+
+    @property
+    def label(self) -> str:
+        return f"{self.local.label} and {self._remote_label}"
+
+    @cached_property
+    def _remote(self) -> Workspace:
+        return self._open_remote()
+
+    def home_of(self, run_id: str) -> Workspace:
+        """The workspace that keeps the run, the local one if both do. Raises RunNotFound, naming similar ids of
+        both."""
+
+        def known(workspace: Workspace) -> Workspace:
+            workspace.run(run_id)
+            return workspace
+
+        return self._ask(run_id, known)
+
+    def _ask(self, run_id: str, act: Callable[[Workspace], Answer]) -> Answer:
+        """What *act* gives for the workspace that keeps the run: the local one if it is there, else the service, which
+        says so if not."""
+        here = self._missing_here(run_id)
+        if here is None:
+            return act(self.local)
+        with _way_out(here.similar):
+            try:
+                return act(self._remote)
+            except RunNotFound as err:
+                similar = dict.fromkeys((*here.similar, *err.similar))
+                raise RunNotFound(run_id, self.label, similar=list(similar)[:4]) from err
+
+    def run(self, run_id: str) -> Run:
+        return self._ask(run_id, lambda keeper: keeper.run(run_id))
+
+    def runs(self, query: RunQuery) -> Iterator[Run]:
+        """The runs of both, newest first; children are looked for where their parent is. A run of here that is told
+        there too comes once."""
+        if query.parent is not None:
+            is_here = self._missing_here(query.parent) is None
+            yield from (self.local.runs(query) if is_here else self._remote_runs(query))
+            return
+        others = (
+            run for run in self._remote_runs(query) if RECORDED_FROM not in run.tags or self._missing_here(run.id)
+        )
+        both = heapq.merge(self.local.runs(query), others, key=lambda run: run.created, reverse=True)
+        yield from islice(both, query.limit)
+
+    def _remote_runs(self, query: RunQuery) -> Iterator[Run]:
+        with _way_out():
+            yield from self._remote.runs(query)
+
+    def _missing_here(self, run_id: str) -> RunNotFound | None:
+        try:
+            self.local.run(run_id)
+        except RunNotFound as err:
+            return err
+        return None
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+        return self._ask(run_id, lambda keeper: keeper.tag(run_id, tags))
+
+    def cancel(self, run_id: str) -> bool:
+        return self._ask(run_id, lambda keeper: keeper.cancel(run_id))
+
+    def metrics(self, run_id: str) -> Sequence[Metric]:
+        return self._ask(run_id, lambda keeper: keeper.metrics(run_id))
+
+    def values(self, run_id: str) -> LoggedValues:
+        return self._ask(run_id, lambda keeper: keeper.values(run_id))
+
+    def parameters(self, run_id: str) -> Mapping[str, str]:
+        return self._ask(run_id, lambda keeper: keeper.parameters(run_id))
+
+    def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+        """Each workspace is asked once for the runs that came from it."""
+        here = [run for run in runs if run.workspace == self.local.label]
+        there = [run for run in runs if run.workspace != self.local.label]
+        found = {**self.local.results(here, wanted=wanted, whole=whole)} if here else {}
+        if there:
+            with _way_out():
+                found |= self._remote.results(there, wanted=wanted, whole=whole)
+        return found
+
+    def run_files(self, run_id: str) -> BlobStore:
+        return self._ask(run_id, lambda keeper: keeper.run_files(run_id))
+
+    def output_files(self, run_id: str, key: str) -> BlobStore:
+        return self._ask(run_id, lambda keeper: keeper.output_files(run_id, key))
+
+    def datastores(self) -> Sequence[DatastoreInfo]:
+        return self._remote.datastores()
+
+    def datastore(self, name: str | None = None) -> BlobStore:
+        return self._remote.datastore(name)
+
+    def close(self) -> None:
+        """Close what the service's workspace holds open, if it was opened."""
+        if "_remote" in vars(self):
+            self._remote.close()
+
+
+@contextmanager
+def _way_out(similar: Sequence[str] = ()) -> Iterator[None]:
+    """A service that cannot be asked is an error, not an empty answer; its hint says how to do without it.
+
+    *similar* are ids of runs kept here that may have been meant.
+    """
+    try:
+        yield
+    except (NotAllowed, ServiceFailed, WorkspaceNotFound) as err:
+        alike = f"Did you mean {' or '.join(similar)}, kept here?" if similar else ""
+        err.hint = " ".join(filter(None, (alike, err.hint, "To look at the runs kept here alone: --workspace local")))
+        raise

@@ -15,7 +15,6 @@ from himl_cli.core.events import Notice, Notify
 log = logging.getLogger(__name__)
 
 LOGGED_PAUSE = 2.0  # seconds; shorter pauses are not shown to the user
-OUTAGE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +121,25 @@ class RetryState:
         return seconds
 
 
+@dataclass(slots=True)
 class OutageTolerance:
-    """For polling: the first failure is reported, and raised only once none has succeeded for ten minutes."""
+    """For polling: the first failure is reported, and raised only once none has succeeded for so many seconds."""
 
-    def __init__(
-        self, notify: Notify, *, seconds: float = OUTAGE_SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._notify = notify
-        self._seconds = seconds
-        self._clock = clock
-        self._failing_since: float | None = None
+    notify: Notify
+    seconds: float = 600.0
+    clock: Callable[[], float] = time.monotonic
+    failing_since: float | None = None
 
     def succeeded(self) -> None:
         """The service answered."""
-        if self._failing_since is not None:
-            self._failing_since = None
-            self._notify(Notice("The service answers again."))
+        if self.failing_since is not None:
+            self.failing_since = None
+            self.notify(Notice("The service answers again."))
 
     def failed(self, error: ServiceFailed) -> None:
         """The service did not answer. Raises *error* once that has lasted too long."""
-        if self._failing_since is None:
-            self._failing_since = self._clock()
-            self._notify(Notice(f"{error} Still trying; the run goes on meanwhile."))
-        elif self._clock() - self._failing_since > self._seconds:
+        if self.failing_since is None:
+            self.failing_since = self.clock()
+            self.notify(Notice(f"{error} Still trying; the run goes on meanwhile."))
+        elif self.clock() - self.failing_since > self.seconds:
             raise error

@@ -11,8 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed, RunNotFound
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.local.database import SCHEMA, Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore
@@ -49,7 +48,7 @@ def _transfer(content: bytes) -> None:
 def _workspace() -> bytes:
     path = Path.cwd() / "made.db"
     database = Database(path, create=True)
-    RunStore(database).add(NewRun(JOB, "exp", display_name="n", tags={"himl.tries": "[1]", "a": "b"}), status=RunStatus.running, started=1700000000000)
+    RunStore(database).add(Run(JOB, "exp", display_name="n", tags={"himl.tries": "[1]", "a": "b"}), status=RunStatus.running, started=1700000000000)
     MetricStore(database).log(JOB, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)], {"lr": "1"})
     RunStore(database).end(JOB, RunStatus.completed, exit_code=0)
     database.rows("PRAGMA wal_checkpoint(TRUNCATE)")

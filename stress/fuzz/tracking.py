@@ -11,7 +11,6 @@ from urllib.parse import quote
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.results import NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import RunStore
@@ -112,7 +111,7 @@ CALLS += (("logged-models", MODEL), ("logged-models/search", SEARCH), ("runs/out
 @cache
 def _routes() -> Routes:
     database = Database(Path.cwd() / "tracked.db", create=True)
-    RunStore(database).add(NewRun(JOB, "exp", display_name="n", tags={}), status=RunStatus.running, started=1700000000000)
+    RunStore(database).add(Run(JOB, "exp", display_name="n", tags={}), status=RunStatus.running, started=1700000000000)
     numbers = itertools.count(1)
     job: Run | None = RunStore(database).get(JOB)
     assert job is not None

@@ -24,9 +24,8 @@ from himl_cli.workspaces.azure.runs.records import own_names, status_of, sweep_t
 from himl_cli.workspaces.azure.service_errors import claims_of, refusal
 from himl_cli.workspaces.azure.storage.blob_responses import error_code, md5_from, properties_of, size_from, whole_md5
 from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.azure.storage.curl import CurlResponse
 from himl_cli.workspaces.azure.storage.signing import Signature
-from himl_cli.workspaces.retry import RetryPolicy
 from stress.fuzz.strategies import contents, damaged, documents, json_files, texts, values
 from stress.fuzz.target import Target
 from stress.fuzz.workspace import ADDRESS
@@ -157,7 +156,7 @@ def _head(given: tuple[int, dict[str, str], str]) -> None:
     status, headers, address = given
     line = Head(status, headers)
     with suppress(HimlError):
-        web.WebEndpoint(address, CurlPool(), RetryPolicy()).parse(line)
+        web.WebFile(address).parse(line)
     assert "/" not in web.file_name(line, address), "a name that leads elsewhere"
     for read in (web.total_size, web.validator_of, whole_md5):
         read(line)

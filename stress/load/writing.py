@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore
 
@@ -28,7 +27,7 @@ def main(path: Path, number: int, count: int, go: Path) -> None:
     for turn in range(count):
         run_id = f"w{number:03d}_{turn:04d}"
         steps: list[Callable[[], None]] = [
-            lambda run_id=run_id: store.add(NewRun(run_id, "writers"), status=RunStatus.running),  # type: ignore[misc]
+            lambda run_id=run_id: store.add(Run(run_id, "writers"), status=RunStatus.running),  # type: ignore[misc]
             lambda run_id=run_id, turn=turn: metrics.log(run_id, [("loss", float(turn), 0, 1)]),  # type: ignore[misc]
             lambda run_id=run_id: store.tag(run_id, {"writer": str(number)}),  # type: ignore[misc]
             lambda run_id=run_id: store.end(run_id, RunStatus.completed, exit_code=0),  # type: ignore[misc]

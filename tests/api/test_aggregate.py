@@ -24,8 +24,8 @@ from himl_cli import (
     get_workspace,
 )
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.results import Logged, NewRun, RunEnd
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.results import Logged, RunEnd
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -50,9 +50,9 @@ def workspace(project: Path, monkeypatch: pytest.MonkeyPatch) -> LocalWorkspace:
     """A cross-validation with two folds as hi-ml's documents show it, the second one made first."""
     found = RecordedRuns(project).workspace
     monkeypatch.chdir(project)
-    found.start_run(NewRun(PARENT, "crossval"))
+    found.start_run(Run(PARENT, "crossval"))
     for fold in (1, 0):
-        child = found.start_run(NewRun(f"{PARENT}_{fold}", "crossval", parent=PARENT, tags={HYPERPARAMETERS: json.dumps({"child_run_index": fold})})).id
+        child = found.start_run(Run(f"{PARENT}_{fold}", "crossval", parent=PARENT, tags={HYPERPARAMETERS: json.dumps({"child_run_index": fold})})).id
         found.log(child, [entry for name, values in CURVES[fold].items() for entry in scalars(name, values)])
         found.end_run(child, COMPLETED)
     found.end_run(PARENT, COMPLETED)
@@ -88,9 +88,9 @@ def test_columns_are_called_as_in_hi_ml(
     """Of a cross-validation by texts whoever submitted it, else as the tags have the values, unless two of these are equal."""
     workspace = RecordedRuns(project).workspace
     monkeypatch.chdir(project)
-    workspace.start_run(NewRun("cv", "e", tags={MANY: kind}))
+    workspace.start_run(Run("cv", "e", tags={MANY: kind}))
     for index, each in enumerate(values):
-        child = workspace.start_run(NewRun(f"cv_{index}", "e", parent="cv", tags={HYPERPARAMETERS: json.dumps({"fold": each})})).id
+        child = workspace.start_run(Run(f"cv_{index}", "e", parent="cv", tags={HYPERPARAMETERS: json.dumps({"fold": each})})).id
         workspace.log(child, scalars("loss", [float(index)]))
     found = aggregate_hyperdrive_metrics("fold", run_id="cv")
     assert [(name, found[name]["loss"]) for name in found.columns] == [(columns[0], 0.0), (columns[1], 1.0)]

@@ -15,7 +15,7 @@ from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, StepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.resolve import pipeline_yaml
+from himl_cli.workspaces.resolve import job_yaml
 from tests.azure_pipelines import pipeline_of, prepare, step_job, train
 from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -84,7 +84,7 @@ def test_the_yaml_makes_the_same_pipeline(workspace: AzureWorkspace, azure: Stag
     azure.add_environment("torch")
     spec = pipeline_of(*sets(tmp_path)[name], tags={"k": "v"}, description="a: b # c", display_name="shown")
     azure.stage.log.clear()
-    text = pipeline_yaml(spec)
+    text = job_yaml(spec)
     assert azure.requests() == []
     with azure.run_jobs():
         theirs = by_sdk(workspace, text, project)
@@ -101,7 +101,7 @@ def test_the_yaml_makes_the_same_pipeline(workspace: AzureWorkspace, azure: Stag
 
 def test_credentials_are_masked_and_a_pipeline_that_runs_here_says_so(tmp_path: Path) -> None:
     secret = prepare(tmp_path, arguments=["--password", "hunter2", "${{outputs.numbers}}"], env={"API_KEY": "k3y"}, cluster="", environment=None)
-    text = pipeline_yaml(pipeline_of(secret, cluster=""))
+    text = job_yaml(pipeline_of(secret, cluster=""))
     assert not any(one in text for one in ("hunter2", "k3y"))
     step = yaml.safe_load(text)["jobs"]["step1"]
     assert (step["compute"], step["environment_variables"]) == ("local", {"API_KEY": "***"})
@@ -109,4 +109,4 @@ def test_credentials_are_masked_and_a_pipeline_that_runs_here_says_so(tmp_path: 
 
 def test_what_a_submit_refuses_has_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(BadUsage, match=r"^step1: '.*' names no input"):
-        pipeline_yaml(pipeline_of(prepare(tmp_path, arguments=["${{inputs.none}}"])))
+        job_yaml(pipeline_of(prepare(tmp_path, arguments=["${{inputs.none}}"])))

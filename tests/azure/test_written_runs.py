@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from himl_cli import Run, create_aml_run_object, get_workspace
-from himl_cli.core.results import NewRun
+from himl_cli.core.runs import Run as RunRecord
 from himl_cli.workspaces.base import RunRecorder
 from tests.azure.conftest import client_python
 from tests.azure.lab import EXPERIMENT, Lab
@@ -54,7 +54,7 @@ def written(azure_environment: StagedWorkspace, project: Path, monkeypatch: pyte
     opened = get_workspace().opened
     assert isinstance(opened, RunRecorder)
     opened.log_parameters(run.id, {"lr": "0.1"})
-    opened.start_run(NewRun("nested_1_aa", EXPERIMENT, "nested", parent=run.id))
+    opened.start_run(RunRecord("nested_1_aa", EXPERIMENT, display_name="nested", parent=run.id))
     run.complete()
     create_aml_run_object(EXPERIMENT, "failed").fail("no memory left")
     return run

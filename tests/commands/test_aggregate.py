@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import Logged, NewRun, RunEnd
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.results import Logged, RunEnd
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS, STOPPED_EARLY
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -35,7 +35,7 @@ def curve(name: str, *values: float) -> list[Logged]:
 
 def record(workspace: LocalWorkspace, run_id: str, entries: Iterable[Logged], end: RunEnd = COMPLETED, **fields: object) -> None:
     """A run that logged *entries* and ended so."""
-    workspace.start_run(NewRun(run_id, **{"experiment": "sweep", **fields}))  # type: ignore[arg-type]
+    workspace.start_run(Run(run_id, **{"experiment": "sweep", **fields}))  # type: ignore[arg-type]
     workspace.log(run_id, list(entries))
     workspace.end_run(run_id, end)
 
@@ -55,7 +55,7 @@ def shown(himl: Himl, *arguments: str) -> list[str]:
 def workspace(project: Path) -> LocalWorkspace:
     """A sweep of three trials, one of which failed and lacks a metric."""
     found = RecordedRuns(project).workspace
-    found.start_run(NewRun(SWEEP, "sweep"))
+    found.start_run(Run(SWEEP, "sweep"))
     record_trial(found, 0, {"lr": 0.1}, [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), writing.scalar("word", "tab\there")])
     record_trial(found, 1, {"lr": 0.01}, curve("val/loss", 2.0), FAILED)
     record_trial(found, 2, {"lr": 0.001}, [*curve("val/loss", 9.0, 3.0), *curve("acc", 0.25)])
@@ -115,7 +115,7 @@ def test_a_person_gets_a_table_that_fits(himl: Himl) -> None:
 @posix
 def test_a_table_that_is_too_wide_is_turned_round_or_cut(himl: Himl, project: Path) -> None:
     workspace = RecordedRuns(project).workspace
-    workspace.start_run(NewRun(SWEEP, "sweep"))
+    workspace.start_run(Run(SWEEP, "sweep"))
     for number in range(12):
         entries = [*curve("val/loss", number), *(entry for metric in range(9) for entry in curve(f"metric number {metric}", metric))]
         record_trial(workspace, number, {"lr": number / 8, "depth": number % 3}, entries)
@@ -192,8 +192,8 @@ def test_any_selection_of_runs_and_a_run_alone(himl: Himl, workspace: LocalWorks
 
 
 def test_a_sweep_that_is_still_at_work(himl: Himl, workspace: LocalWorkspace) -> None:
-    workspace.start_run(NewRun("young_1_bb", "sweep"))
-    workspace.start_run(NewRun("young_1_bb_0", "sweep", parent="young_1_bb", tags={HYPERPARAMETERS: '{"lr": 1}'}))
+    workspace.start_run(Run("young_1_bb", "sweep"))
+    workspace.start_run(Run("young_1_bb_0", "sweep", parent="young_1_bb", tags={HYPERPARAMETERS: '{"lr": 1}'}))
     done = himl.ok("runs", "aggregate", "young_1_bb")
     assert done.stdout.splitlines() == ["metric\tlr=1", "status\tRunning"]
     assert done.stderr.splitlines() == ["No metrics were logged yet.", "1 of 1 runs have not ended yet."]

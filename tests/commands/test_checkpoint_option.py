@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.checkpoints import FROM_RUN
+from himl_cli.core.runs import FROM_RUN
 from tests.running import Himl, write_files
 from tests.servers.web import FileServer
 

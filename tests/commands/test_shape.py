@@ -13,14 +13,14 @@ import typer.main
 from himl_cli.app import COMMANDS, app
 from himl_cli.commands.completion import app_shape
 from himl_cli.commands.groups import command, group
-from himl_cli.core.command_shape import CommandShape, OptionShape
+from himl_cli.core.command_shape import CommandShape, ParameterShape
 from tests.running import Himl
 
 SHAPE = app_shape(typer.main.get_command(app))
 ALL = {each.words: each for each in SHAPE.walk()}
 
 
-def option(words: str, name: str) -> OptionShape:
+def option(words: str, name: str) -> ParameterShape:
     return next(each for each in ALL[words].options if name in each.names)
 
 
@@ -37,7 +37,7 @@ def rows_of(help_text: str) -> dict[str, list[str]]:
 
 
 def test_it_has_the_commands_of_the_program_in_their_order() -> None:
-    assert [child.name for child in SHAPE.children] == list(COMMANDS)
+    assert [child.path[-1] for child in SHAPE.children] == list(COMMANDS)
     assert [child.panel for child in SHAPE.children] == [listed.panel for listed in COMMANDS.values()]
     assert [child.summary for child in SHAPE.children] == [listed.help for listed in COMMANDS.values()]
     assert ALL["himl runs show"].path == ("himl", "runs", "show")
@@ -47,7 +47,8 @@ def test_it_has_the_commands_of_the_program_in_their_order() -> None:
 @pytest.mark.parametrize("words", ALL)
 def test_options_stand_under_the_headings_of_help(words: str, himl: Himl) -> None:
     shown = rows_of(himl.ok(*words.split()[1:], "--help").stdout)
-    panels = ALL[words].panels()
+    found = ALL[words].options
+    panels = {heading: [each for each in found if each.panel == heading] for heading in dict.fromkeys(each.panel for each in found)}
     assert [name for name in shown if name in panels] == list(panels)
     for panel, options in panels.items():
         kept = [set(re.findall(r"(?<![\w-])--?\w+", name)) for name in shown[panel] if name.startswith("-")]
@@ -69,10 +70,10 @@ def test_what_an_option_is_like() -> None:
     assert option("himl checkpoint fetch", "--output_dir").default == "checkpoints/RUN_ID"
     assert option("himl submit", "--input").repeats
     quiet = option("himl doctor", "-q")
-    assert (quiet.names, quiet.long_name, quiet.metavar, quiet.is_flag, quiet.default) == (("--quiet", "-q"), "--quiet", "", True, "")
+    assert (quiet.names, quiet.long_name, quiet.metavar, quiet.takes_value, quiet.default) == (("--quiet", "-q"), "--quiet", "", False, "")
     assert option("himl doctor", "-h").names == ("--help", "-h")
     wait = option("himl submit", "--wait")
-    assert (wait.names, wait.off_names, wait.is_flag) == (("--wait",), ("--no_wait",), True)
+    assert (wait.names, wait.off_names, wait.takes_value) == (("--wait",), ("--no_wait",), False)
 
 
 def test_old_names_belong_to_the_option_that_they_mean() -> None:
@@ -99,9 +100,9 @@ def test_text_and_examples_are_told_apart() -> None:
 
 def test_arguments_say_whether_they_must_be_there() -> None:
     [source] = ALL["himl checkpoint url"].arguments
-    assert (source.metavar, source.required, source.repeats) == ("SOURCE", True, False)
+    assert (source.metavar, source.repeats) == ("SOURCE", False)
     [runs] = ALL["himl runs show"].arguments
-    assert (runs.metavar, runs.required, runs.repeats) == ("[RUN]...", False, True)
+    assert (runs.metavar, runs.repeats) == ("[RUN]...", True)
 
 
 def test_neither_settings_nor_variables_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

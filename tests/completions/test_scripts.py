@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from himl_cli.commands.completion import program_of
-from himl_cli.core.command_shape import ArgumentShape, OptionShape
+from himl_cli.core.command_shape import ParameterShape
 from himl_cli.render.completions import FILES, completion_script, fish_quoted, option_row, posix_quoted
 from tests.completions.shells import SCRIPTS
 from tests.completions.written import AGAIN, outdated, program, shape
@@ -39,7 +39,7 @@ NEWER_THAN_3_2 = (r"declare -A", r"local -[An]\b", r"mapfile|readarray", r"\$\{\
 """What Bash 3.2, the one of macOS, or a POSIX mode cannot read."""
 
 
-def offered() -> Iterator[tuple[str, OptionShape]]:
+def offered() -> Iterator[tuple[str, ParameterShape]]:
     for verb in program().walk():
         for option in verb.options:
             yield verb.words, option
@@ -97,11 +97,11 @@ def test_the_options_that_take_runs_and_experiments() -> None:
 
 
 def test_a_metavar_without_a_kind_is_refused() -> None:
-    unknown = OptionShape(("--moon",), (), "MOON", "", "", True, False, "", "")
+    unknown = ParameterShape("MOON", names=("--moon",))
     with pytest.raises(KeyError, match="MOON"):
         program_of(replace(shape(), options=[unknown], children=()))
     with pytest.raises(KeyError, match="STAR"):
-        program_of(replace(shape(), arguments=[ArgumentShape("STAR", "", repeats=False, required=True)], children=()))
+        program_of(replace(shape(), arguments=[ParameterShape("STAR")], children=()))
 
 
 def test_bash_of_macos_could_read_the_script() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import Aggregation, Logged, LoggedKind, LoggedRow, NewRun, RunEnd, RunResults, Series, Value
+from himl_cli.core.results import Aggregation, Logged, LoggedKind, LoggedRow, RunEnd, RunResults, Series, Value
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.services.runs import writing
@@ -32,10 +32,10 @@ def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
 
 def start_sweep(workspace: Seen, all_values: Sequence[Mapping[str, object]]) -> Run:
     """A run with a child for each of *all_values*, its hyperparameters; made in another order than their numbers'."""
-    parent = workspace.start_run(NewRun(PARENT, "sweep"))
+    parent = workspace.start_run(Run(PARENT, "sweep"))
     for number in [*range(1, len(all_values)), 0]:
         tags = {HYPERPARAMETERS: json.dumps(all_values[number])}
-        workspace.start_run(NewRun(f"{PARENT}_{number}", "sweep", parent=PARENT, tags=tags))
+        workspace.start_run(Run(f"{PARENT}_{number}", "sweep", parent=PARENT, tags=tags))
     return parent
 
 
@@ -45,7 +45,7 @@ def gathered(workspace: Seen, parent: Run, **options: object) -> Aggregation:
 
 def read_one(workspace: Seen, entries: Sequence[Logged], *, whole: bool = True) -> RunResults:
     """What comes back of *entries* that one run logged."""
-    run = workspace.start_run(NewRun("train_1_aa", "train"))
+    run = workspace.start_run(Run("train_1_aa", "train"))
     workspace.log(run.id, entries)
     workspace.settle(run.id)
     return workspace.results([run], wanted=lambda name: True, whole=whole)[run.id]
@@ -160,7 +160,7 @@ def test_parameters_come_along(workspace: Seen) -> None:
 def test_what_a_script_nested_counts_where_the_run_has_nothing_of_that_name(workspace: Seen) -> None:
     parent = start_sweep(workspace, [{"fold": 0}, {"fold": 1}])
     for number in range(2):
-        nested = workspace.start_run(NewRun(f"nested_{number}", "sweep", parent=f"{PARENT}_{number}")).id
+        nested = workspace.start_run(Run(f"nested_{number}", "sweep", parent=f"{PARENT}_{number}")).id
         workspace.log(nested, [writing.scalar("loss", 10 + number), writing.scalar("below", number)])
         workspace.log(f"{PARENT}_{number}", [writing.scalar("loss", number)])
     found = gathered(workspace, parent, whole=True)
@@ -171,7 +171,7 @@ def test_what_a_script_nested_counts_where_the_run_has_nothing_of_that_name(work
 
 
 def test_runs_of_several_experiments_and_without_metrics(workspace: Seen) -> None:
-    runs = [workspace.start_run(NewRun(f"run_{number}", f"experiment{number % 2}")) for number in range(5)]
+    runs = [workspace.start_run(Run(f"run_{number}", f"experiment{number % 2}")) for number in range(5)]
     workspace.log("run_1", [writing.scalar("loss", 0.5)])
     found = workspace.results(runs, wanted=lambda name: True, whole=True)
     assert list(found) == [run.id for run in runs]

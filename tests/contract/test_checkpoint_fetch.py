@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.checkpoints import FetchedCheckpoint
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, TransferIncomplete
 from himl_cli.core.events import Event, Notice
+from himl_cli.core.runs import FetchedCheckpoint
 from himl_cli.core.sweeps import BEST_TRIAL, MANY
 from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
 from himl_cli.services.checkpoints.select import choice_of

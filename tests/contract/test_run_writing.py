@@ -11,8 +11,8 @@ import pytest
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd
-from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, RunEnd
+from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.base import RunRecorder
 from tests.blob_sinks import Stored
@@ -31,7 +31,7 @@ def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
 
 @pytest.fixture
 def run_id(workspace: Seen) -> str:
-    return workspace.start_run(NewRun("train_1_aa", "train")).id
+    return workspace.start_run(Run("train_1_aa", "train")).id
 
 
 def values(workspace: Seen, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -39,7 +39,7 @@ def values(workspace: Seen, run_id: str) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_a_run_is_started_found_and_ended(workspace: Seen) -> None:
-    new = NewRun("train_1_aa", "train", display_name="first try", description="by hand", tags={"team": "blue"})
+    new = Run("train_1_aa", "train", display_name="first try", description="by hand", tags={"team": "blue"})
     started = workspace.start_run(new)
     assert (started.id, started.experiment, started.status) == ("train_1_aa", "train", RunStatus.running)
     assert (started.display_name, started.description, started.tags, started.parent) == ("first try", "by hand", {"team": "blue"}, None)
@@ -53,9 +53,9 @@ def test_a_run_is_started_found_and_ended(workspace: Seen) -> None:
 
 def test_starting_it_again_changes_nothing(workspace: Seen, run_id: str) -> None:
     before = workspace.run(run_id)
-    assert workspace.start_run(NewRun(run_id, "other", display_name="other")) == before
+    assert workspace.start_run(Run(run_id, "other", display_name="other")) == before
     workspace.end_run(run_id, COMPLETED)
-    assert workspace.start_run(NewRun(run_id, "train")).status is RunStatus.completed
+    assert workspace.start_run(Run(run_id, "train")).status is RunStatus.completed
 
 
 def test_a_failed_run_tells_why_and_the_first_end_stays(workspace: Seen, run_id: str) -> None:
@@ -65,14 +65,14 @@ def test_a_failed_run_tells_why_and_the_first_end_stays(workspace: Seen, run_id:
 
 
 def test_a_run_below_another_is_its_child(workspace: Seen, run_id: str) -> None:
-    child = workspace.start_run(NewRun("train_2_bb", "train", parent=run_id))
+    child = workspace.start_run(Run("train_2_bb", "train", parent=run_id))
     assert (child.parent, child.status) == (run_id, RunStatus.running)
     workspace.log("train_2_bb", [writing.scalar("loss", 0.5)])
     assert [(metric.run, metric.name) for metric in workspace.metrics(run_id)] == [("train_2_bb", "loss")]
     assert [run.id for run in workspace.runs(RunQuery(parent=run_id))] == ["train_2_bb"]
     assert workspace.end_run("train_2_bb", COMPLETED).status is RunStatus.completed
     with pytest.raises(RunNotFound, match="No run 'nope'"):
-        workspace.start_run(NewRun("train_3_cc", "train", parent="nope"))
+        workspace.start_run(Run("train_3_cc", "train", parent="nope"))
 
 
 def test_scalars_come_back_with_their_steps(workspace: Seen, run_id: str) -> None:
@@ -114,7 +114,7 @@ def test_texts_and_images_are_no_metrics(workspace: Seen, run_id: str) -> None:
 
 
 def test_texts_come_back_beside_the_numbers(workspace: Seen, run_id: str) -> None:
-    child = workspace.start_run(NewRun("train_2_bb", "train", parent=run_id)).id
+    child = workspace.start_run(Run("train_2_bb", "train", parent=run_id)).id
     workspace.log(child, [writing.scalar("kernel/kind", "rbf", 3)])
     workspace.log(run_id, [writing.scalar("word", "yes"), writing.scalar("word", "größer\nno"), writing.scalar("number", "3.5")])
     workspace.log(run_id, [writing.values("words", ["a", None, "b"]), writing.values("mixed", [1, "a"]), writing.image("plot", "plot.png")])

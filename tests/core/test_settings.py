@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.settings import line_of, section_settings
+from himl_cli.core.settings import lines_of, section_settings
 from tests.nasty_texts import SECONDS, within
 from tests.running import write_files
 
@@ -92,7 +92,7 @@ def test_a_section_that_is_no_table(project: Path) -> None:
     ],
 )
 def test_the_line_of_a_key(text: str, table: tuple[str, ...], key: str, line: int) -> None:
-    assert line_of(text, table, key) == line
+    assert lines_of(text, table).get(key, 0) == line
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from himl_cli.render.results import FILE_COLUMNS
 from himl_cli.render.tables import GAP, as_table, fitted
 from himl_cli.render.terminal import folded
+from himl_cli.services.transfer.filters import Filters, list_files
 from tests.recorded_runs import RecordedRuns
 
 
@@ -51,8 +52,8 @@ def test_a_long_name_is_folded_in_its_column(project: Path, monkeypatch: pytest.
     runs = RecordedRuns(project)
     name = f"outputs/{'n' * 70}.ckpt"
     runs.add("train_1_aa", files={name: b"x" * 1000})
-    blobs = [blob for page in runs.workspace.run_files("train_1_aa").list() for blob in page]
-    header, *rows = as_table(blobs, FILE_COLUMNS).split("\n")
+    files = list(list_files(runs.workspace.run_files("train_1_aa"), Filters()))
+    header, *rows = as_table(files, FILE_COLUMNS).split("\n")
     assert header.split() == ["NAME", "SIZE"]
     assert rows[0].endswith("  1.0 KB")
     assert "".join(row.split()[0] for row in rows) == name

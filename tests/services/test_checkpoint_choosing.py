@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.checkpoints import FROM_RUN, PUSHED
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.runs import FROM_RUN, PUSHED
 from himl_cli.services.checkpoints.select import choice_of
 from tests.kept_checkpoints import CREATED, HERE, RETRY, RUN, add, found, name
 from tests.recorded_runs import RecordedRuns

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.blobs import TransferResult
-from himl_cli.core.checkpoints import Choice
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notify, ignore
+from himl_cli.core.runs import Choice
 from himl_cli.services.checkpoints.fetch import CheckpointRequest, fetch_checkpoint
 from himl_cli.workspaces.base import BlobStore, Workspace
 from tests.recorded_runs import RecordedRuns

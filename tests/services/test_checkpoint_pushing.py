@@ -10,7 +10,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.events import Notice
-from himl_cli.core.results import NewRun, RunEnd
+from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.checkpoints.push import push_checkpoints
 from himl_cli.services.checkpoints.source import find_local
@@ -88,7 +88,7 @@ def test_what_is_as_it_was_is_named_and_pushed_all_the_same(request: pytest.Fixt
     write_files(project, {"first/last.ckpt": "old", "first/part/weights.pt": "old", "first/more.ckpt": "old"})
     write_files(project, {"then/last.ckpt": "new", "then/part/weights.pt": "old", "then/more.ckpt": "other size"})
     with place(request, project) as workspace:
-        source = workspace.start_run(NewRun("train_1_aa", "train")).id
+        source = workspace.start_run(Run("train_1_aa", "train")).id
         first = push_checkpoints(paths("first"), source, workspace, project)
         then = push_checkpoints(paths("then"), first.run.id, workspace, project)
         stored = {blob.name: workspace.run_files(then.run.id).md5(blob) for page in workspace.run_files(then.run.id).list() for blob in page}

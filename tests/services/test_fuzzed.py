@@ -15,8 +15,7 @@ import pytest
 from himl_cli.api import datasets
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.submission.environment import requirements_as_conda
 from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.pipeline_file import read_pipeline, step_files
@@ -63,7 +62,7 @@ def workspace(tmp_path: Path) -> LocalWorkspace:
     """One that has a run with a metric."""
     with closing(Database(tmp_path / "workspace.db", create=True)) as database:
         store = RunStore(database)
-        store.add(NewRun(RUN, "exp", display_name="n", tags={"a": "b"}), status=RunStatus.running, started=1700000000000)
+        store.add(Run(RUN, "exp", display_name="n", tags={"a": "b"}), status=RunStatus.running, started=1700000000000)
         MetricStore(database).log(RUN, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)])
         store.end(RUN, RunStatus.completed, exit_code=0)
     return LocalWorkspace(tmp_path)

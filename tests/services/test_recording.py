@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import NewRun, RunEnd
-from himl_cli.core.runs import RECORDED_FROM, RunQuery, RunStatus
+from himl_cli.core.results import RunEnd
+from himl_cli.core.runs import RECORDED_FROM, Run, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.mirror import FileMirror, Timing, send_values
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun, unfinished
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
+from himl_cli.workspaces.resolve import JoinedWorkspace
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
@@ -72,7 +72,7 @@ def test_nested_runs_are_nested_there(recorded: RecordedRuns, here: LocalWorkspa
 
 def test_a_nested_run_that_is_deleted_does_not_stay_open_there(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
     recorded.add(ID)
-    there.start_run(NewRun("child_1_bb", "train", parent=ID))
+    there.start_run(Run("child_1_bb", "train", parent=ID))
     file.write(MirrorState(ID, {}, runs={"child_1_bb": SentRun(is_started=True)}))
     record(here, there, file)
     assert (there.run("child_1_bb").status, there.run(ID).status) == (RunStatus.canceled, RunStatus.completed)
@@ -241,7 +241,7 @@ def test_metrics_do_not_wait_for_a_large_file(
     recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     """The file is on its way for long; points that come meanwhile arrive before it."""
-    here.start_run(NewRun(ID, "train"))
+    here.start_run(Run(ID, "train"))
     write_files(here.folder / "runs" / ID, {"user_logs/std_log.txt": "x\n"})
     thread = threading.Thread(target=record, args=(here, there, file))
     with azure_environment.stage.holding("PUT .*std_log.txt"):
@@ -300,7 +300,7 @@ def test_somebody_elses_recording_is_left_to_them(here: LocalWorkspace, there: A
 
 def test_runs_of_both_places_are_listed_once(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace) -> None:
     recorded.add(ID)
-    there.start_run(NewRun(ID, "train", tags={RECORDED_FROM: "laptop"}))
-    there.start_run(NewRun("elsewhere_1_bb", "train", tags={RECORDED_FROM: "other"}))
+    there.start_run(Run(ID, "train", tags={RECORDED_FROM: "laptop"}))
+    there.start_run(Run("elsewhere_1_bb", "train", tags={RECORDED_FROM: "other"}))
     joined = JoinedWorkspace(here, lambda: there, there.label)
     assert sorted((run.id, run.workspace == here.label) for run in joined.runs(RunQuery())) == [("elsewhere_1_bb", False), (ID, True)]

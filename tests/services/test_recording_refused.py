@@ -10,8 +10,8 @@ from types import FrameType
 
 import pytest
 
-from himl_cli.core.results import NewRun, RunEnd
-from himl_cli.core.runs import STOPPED, RunStatus
+from himl_cli.core.results import RunEnd
+from himl_cli.core.runs import STOPPED, Run, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.mirror import Mirror, Timing, put_off, send_values
 from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, SentRun, unfinished
@@ -71,7 +71,7 @@ def test_a_right_that_is_missing_puts_the_rest_off(
 def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
     here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
-    here.start_run(NewRun(ID, "train"))
+    here.start_run(Run(ID, "train"))
     here.log(ID, [writing.scalar("loss", 0.5)])
     azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
     thread = threading.Thread(target=record, args=(here, there, file))
@@ -86,7 +86,7 @@ def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
 
 
 def test_the_end_of_the_run_ends_a_long_pause(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile) -> None:
-    here.start_run(NewRun(ID, "train"))
+    here.start_run(Run(ID, "train"))
     here.log(ID, [writing.scalar("loss", 0.5)])
     azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
     thread = threading.Thread(target=record, args=(here, there, file, Timing(look=0.01, longest_pause=0.02, refused=3600)))
@@ -109,7 +109,7 @@ def test_what_is_refused_is_left_alone_for_a_while(here: LocalWorkspace) -> None
 
 def test_a_moment_without_disk_ends_nothing(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile) -> None:
     """Neither while all goes well, nor where what is away has to be noted, nor where it is back."""
-    here.start_run(NewRun(ID, "train"))
+    here.start_run(Run(ID, "train"))
     thread = threading.Thread(target=Mirror(here, there, file, MirrorState(ID, {}), QUICK).run)
     thread.start()
     folder, away = file.path.parent, here.folder / "away"

@@ -11,8 +11,7 @@ from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, Servi
 from himl_cli.core.events import Event, Notice
 from himl_cli.render.error_output import as_himl_error
 from himl_cli.services.runs.logs import follow_log, last_lines, read_log, watching
-from himl_cli.workspaces.joined import JoinedWorkspace
-from himl_cli.workspaces.resolve import open_workspace
+from himl_cli.workspaces.resolve import JoinedWorkspace, open_workspace
 from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
-from himl_cli.core.results import NewRun
+from himl_cli.core.runs import Run
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.writing import RunWriter
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
@@ -37,7 +37,7 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
     address = WorkspaceAddress(state.subscription, state.group, state.name, PUBLIC, "a test")
     with Connection.open(address, settings=azure_settings(project), policy=RetryPolicy(attempts=1)) as connection:
         opened = AzureWorkspace(connection)
-        opened.start_run(NewRun(RUN, "train"))
+        opened.start_run(Run(RUN, "train"))
         yield opened
 
 

@@ -131,7 +131,7 @@ def test_experiments_are_named_as_azure_takes_them(name: str, friendly: str) -> 
 
 
 def test_the_experiment_of_a_script_is_its_stem() -> None:
-    assert choose_experiment(None, "src/my-train.py", from_branch=False, git=None) == ("my-train", [])
+    assert choose_experiment(None, "src/my-train.py", from_branch=False, git={}) == ("my-train", [])
 
 
 def test_inputs_in_full() -> None:

@@ -17,7 +17,7 @@ from himl_cli.services.tensorboard.copies import FULL_LISTING_EVERY, EventFinder
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns, readable_name, unique_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.joined import JoinedWorkspace
+from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.azure_workspaces import opened
 from tests.event_files import NAME, event_bytes
 from tests.recorded_runs import RecordedRuns

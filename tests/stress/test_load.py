@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore
@@ -95,7 +94,7 @@ def test_rows_of_writers_are_all_there_with_their_own_values(tmp_path: Path) -> 
         store, metrics = RunStore(database), MetricStore(database)
         for turn in range(3):
             run_id = f"w000_{turn:04d}"
-            store.add(NewRun(run_id, "writers", tags={"writer": "0"}))
+            store.add(Run(run_id, "writers", tags={"writer": "0"}))
             store.end(run_id, RunStatus.completed, exit_code=0)
             metrics.log(run_id, [("loss", float(turn), 0, 1)])
     assert wrong_rows(path, 1) == [f"runs, tags and values are (3, 3, 3, 3), not {(TURNS,) * 4}"]

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from azure.storage.blob import BlobClient, BlobServiceClient, generate_blob_sas
 
-from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import NotAllowed, NotFound, RunNotFound
+from himl_cli.core.runs import SignedLink
 from tests.azure_blobs import use
 from tests.azure_workspaces import opened, opened_in_job
 from tests.servers.azureml.faults import WrongDate

@@ -10,8 +10,8 @@ import pytest
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import NotAllowed
-from himl_cli.core.results import NewRun, RunEnd
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.results import RunEnd
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_workspaces import opened
@@ -27,7 +27,7 @@ PLACE = f"ExperimentRun/dcid.{RUN}"
 @pytest.fixture
 def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
     with opened(azure_environment, project) as found:
-        found.start_run(NewRun(RUN, "train"))
+        found.start_run(Run(RUN, "train"))
         azure_environment.stage.log.clear()
         yield found
 
@@ -75,7 +75,7 @@ def test_who_may_only_read_is_told_so(
         for write in (
             lambda: reading.log(RUN, [writing.scalar("loss", 1.0)]),
             lambda: reading.end_run(RUN, RunEnd(RunStatus.completed)),
-            lambda: reading.start_run(NewRun("train_2_bb", "train")),
+            lambda: reading.start_run(Run("train_2_bb", "train")),
         ):
             with pytest.raises(NotAllowed):
                 write()
@@ -86,7 +86,7 @@ def test_who_may_only_read_is_told_so(
 @pytest.mark.parametrize("lost", [r"POST .*/experiments/new", r"PATCH .*/runs/", r"POST .*/events"])
 def test_a_start_whose_answer_is_lost_makes_one_run(workspace: AzureWorkspace, azure: StagedWorkspace, lost: str) -> None:
     azure.stage.faults.add(Reset(), lost, times=1)
-    assert workspace.start_run(NewRun("train_2_bb", "new", tags={"a": "b"})).status is RunStatus.running
+    assert workspace.start_run(Run("train_2_bb", "new", tags={"a": "b"})).status is RunStatus.running
     assert [run for run in azure.state.runs if run != RUN] == ["train_2_bb"]
     assert azure.state.runs["train_2_bb"].tags == {"a": "b"}
 
@@ -94,14 +94,14 @@ def test_a_start_whose_answer_is_lost_makes_one_run(workspace: AzureWorkspace, a
 def test_a_start_that_was_cut_short_goes_on_when_it_is_asked_for_again(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.stage.faults.add(Status(403, code="AuthorizationFailed"), r"POST .*/events", times=1)
     with pytest.raises(NotAllowed):
-        workspace.start_run(NewRun("train_2_bb", "new"))
+        workspace.start_run(Run("train_2_bb", "new"))
     assert workspace.run("train_2_bb").status is RunStatus.queued
-    assert workspace.start_run(NewRun("train_2_bb", "new")).status is RunStatus.running
+    assert workspace.start_run(Run("train_2_bb", "new")).status is RunStatus.running
 
 
 def test_a_job_that_waits_is_not_begun_by_who_looks_for_it(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("job_1_cc", "train", status="NotStarted")
-    assert workspace.start_run(NewRun("job_1_cc", "train")).status is RunStatus.queued
+    assert workspace.start_run(Run("job_1_cc", "train")).status is RunStatus.queued
     assert not azure.requests(r"POST .*/events")
 
 

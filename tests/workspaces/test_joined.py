@@ -10,7 +10,7 @@ from himl_cli.core.errors import NotAllowed, NotFound, RunNotFound, ServiceFaile
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.runs.changes import delete_runs
 from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.joined import JoinedWorkspace
+from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.recorded_runs import RecordedRuns
 
 

@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.database import SCHEMA_VERSION, Database, file_system_of
 from himl_cli.workspaces.local.run_store import PAGE, MetricStore, RunStore
 
 WRITER = """
 import pathlib, sys
 from himl_cli.workspaces.local.database import Database
-from himl_cli.core.results import NewRun
+from himl_cli.core.runs import Run
 from himl_cli.workspaces.local.run_store import RunStore
 store = RunStore(Database(pathlib.Path(sys.argv[1]), create=True))
 for number in range(50):
-    store.add(NewRun(f"{sys.argv[2]}_{number}", "e", tags={"n": str(number)}), job="job")
+    store.add(Run(f"{sys.argv[2]}_{number}", "e", tags={"n": str(number)}), job="job")
 """
 
 
@@ -66,9 +65,9 @@ def test_values_that_sqlite_lacks_come_back(database: Database) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
-    RunStore(database).add(NewRun("a", "e"))
+    RunStore(database).add(Run("a", "e"))
     with pytest.raises(DiskFailed):
-        RunStore(database).add(NewRun("a", "other", tags={"left": "behind"}))
+        RunStore(database).add(Run("a", "other", tags={"left": "behind"}))
     assert database.rows("SELECT * FROM tags") == []
 
 
@@ -80,7 +79,7 @@ def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -
         with pytest.raises(DiskFailed, match="No space left"):
             MetricStore(database).log("r", [("x" * 100, 0.5, step, 0) for step in range(20_000)])
         database.rows("PRAGMA max_page_count=1000000")
-        RunStore(database).add(NewRun(journal, "e"))
+        RunStore(database).add(Run(journal, "e"))
     assert len(RunStore(database).ids()) == 2
 
 
@@ -88,7 +87,7 @@ def test_runs_come_newest_first_over_pages(database: Database) -> None:
     store = RunStore(database)
     names = [f"r{number:04}" for number in range(PAGE * 2 + 5)]
     for name in names:
-        store.add(NewRun(name, "even" if int(name[1:]) % 2 == 0 else "odd"))
+        store.add(Run(name, "even" if int(name[1:]) % 2 == 0 else "odd"))
     assert [run.id for run in store.query(RunQuery())] == names[::-1]
     assert [run.id for run in store.query(RunQuery(limit=PAGE + 3))] == names[::-1][: PAGE + 3]
     assert {run.experiment for run in store.query(RunQuery(experiment="odd"))} == {"odd"}
@@ -97,7 +96,7 @@ def test_runs_come_newest_first_over_pages(database: Database) -> None:
 def test_filters_hold_together(database: Database) -> None:
     store = RunStore(database)
     for name, team in (("a", "blue"), ("b", "red"), ("c", "blue")):
-        store.add(NewRun(name, "e", tags={"team": team}))
+        store.add(Run(name, "e", tags={"team": team}))
     store.end("a", RunStatus.failed, reason="exit code 1")
     found = store.query(RunQuery(tags={"team": "blue"}, statuses=[RunStatus.failed]), lost=["c"])
     assert {(run.id, run.status) for run in found} == {("a", RunStatus.failed), ("c", RunStatus.failed)}
@@ -106,7 +105,7 @@ def test_filters_hold_together(database: Database) -> None:
 
 def test_the_first_end_stays(database: Database) -> None:
     store = RunStore(database)
-    store.add(NewRun("a", "e"))
+    store.add(Run("a", "e"))
     store.end("a", RunStatus.canceled, exit_code=130)
     store.end("a", RunStatus.completed, exit_code=0)
     run = store.get("a")

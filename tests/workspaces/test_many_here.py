@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.controller import Children
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.launch import events_of
@@ -48,7 +47,7 @@ def test_only_what_others_write_changes_the_version(metrics: MetricStore, tmp_pa
 
 def children_of_a_sweep(tmp_path: Path, stopping: Outcome | None = None) -> Children:
     (tmp_path / "r" / "user_logs").mkdir(parents=True)
-    plan = Plan(str(tmp_path / "r"), "sweep", NewRun("r", "exp"), [])
+    plan = Plan(str(tmp_path / "r"), "sweep", Run("r", "exp"), [])
     return Children(plan, RunStore(Database(tmp_path / "workspace.db", create=True)), lambda: stopping)
 
 
@@ -86,7 +85,7 @@ def test_one_that_cannot_be_asked_to_stop_keeps_no_other_from_it(tmp_path: Path)
 
 def test_an_end_is_not_lost_while_runs_cannot_be_read(tmp_path: Path) -> None:
     children = children_of_a_sweep(tmp_path)
-    children.store.add(NewRun("r_0", "exp"))
+    children.store.add(Run("r_0", "exp"))
     children.store.end("r_0", RunStatus.completed)
     children.add_ended("r_0", "")
     with closing(sqlite3.connect(tmp_path / "workspace.db")) as other:
@@ -110,7 +109,7 @@ def test_what_the_disk_does_is_no_fault_of_himl(tmp_path: Path, capsys: pytest.C
     folder.mkdir(parents=True)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        OnAFullDisk(NewRun("r", "exp"), str(folder), folder, again=False).run()
+        OnAFullDisk(Run("r", "exp"), str(folder), folder, again=False).run()
     finally:
         signal.signal(signal.SIGTERM, before)
     run = RunStore(Database(tmp_path / "workspace.db")).get("r")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
-from himl_cli.workspaces.joined import JoinedWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from himl_cli.workspaces.resolve import azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
+from himl_cli.workspaces.resolve import JoinedWorkspace, azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
 from tests.running import write_files
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
@@ -168,9 +167,9 @@ def test_jobs_that_run_here_are_recorded_here_also_beside_an_azure_config(projec
 def test_each_workspace_says_where_it_was_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_config(project)
     (project / ".himl").mkdir()
-    sources = [(each.kind, each.source) for each in open_each(None, None, start=project)]
+    sources = [(each.facts.kind, each.facts.source) for each in open_each(None, None, start=project)]
     assert sources == [("azure", f"'{config}' (the nearest here or above)"), ("local", f"'{project / '.himl'}' (the nearest here or above)")]
-    assert [each.source for each in open_each(str(config), None, start=project)] == [f"'{config}' (as named)"]
+    assert [each.facts.source for each in open_each(str(config), None, start=project)] == [f"'{config}' (as named)"]
     config.unlink()
     set_all(monkeypatch, VARIABLES)
-    assert next(each.source for each in open_each(None, None, start=project)) == "HIML_* variables"
+    assert next(each.facts.source for each in open_each(None, None, start=project)) == "HIML_* variables"

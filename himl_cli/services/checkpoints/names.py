@@ -11,8 +11,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from himl_cli.core.checkpoints import Goal
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.runs import Goal
 from himl_cli.core.text import read_json
 
 if TYPE_CHECKING:

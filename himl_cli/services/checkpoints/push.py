@@ -8,14 +8,13 @@ import os
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
 
-from himl_cli.core.checkpoints import FROM_RUN, PUSHED, PushedCheckpoints
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import expand_home
 from himl_cli.core.processes import take_time_to_end
 from himl_cli.core.redaction import redact
-from himl_cli.core.results import NewRun, RunEnd
-from himl_cli.core.runs import Run, RunSelection, RunStatus, new_run_id
+from himl_cli.core.results import RunEnd
+from himl_cli.core.runs import FROM_RUN, PUSHED, PushedCheckpoints, Run, RunSelection, RunStatus, new_run_id
 from himl_cli.core.text import non_blank
 from himl_cli.services.checkpoints.names import FOLDER, best_first
 from himl_cli.services.checkpoints.source import check_whole, files_in
@@ -84,7 +83,8 @@ def push_checkpoints(
     kept |= {FROM_RUN: source.id, PUSHED: "1", "run_recovery_id": f"{name}:{run_id}"}
     description = f"Changed checkpoints of run {source.recovery_id}"
     title = display_name or f"changed checkpoints of {source.id}"
-    run = _store_files(target, NewRun(run_id, name, title, description, kept, command=COMMAND), found, notify)
+    new = Run(run_id, name, display_name=title, description=description, tags=kept, command=COMMAND)
+    run = _store_files(target, new, found, notify)
     names = [*found]
     start = run.id  # what means these files, as `--checkpoint` reads it
     if len(names) == 1 and not best_first(names):
@@ -140,7 +140,7 @@ def _find_files(
     return names
 
 
-def _store_files(target: RunRecorder, new: NewRun, files: Mapping[str, Path], notify: Notify) -> Run:
+def _store_files(target: RunRecorder, new: Run, files: Mapping[str, Path], notify: Notify) -> Run:
     """The run once *files* are stored and it has ended. Raises what kept them from it, after the run was ended for
     that; whoever interrupts it leaves no run that goes on."""
     is_begun = is_stored = False

@@ -348,10 +348,10 @@ class CellPainter:
             reasons += [f"mask: {mask.reason}"] if mask.reason else []
             remarks += [f"mask: {mask.remark}"] if mask.remark and mask.box is not None else []
         return CellOutcome(
-            slide_id=self._entry.slide_id,
-            label=self._entry.label,
-            image=self._entry.image,
-            mask=self._entry.mask,
+            self._entry.slide_id,
+            self._entry.image,
+            self._entry.label,
+            self._entry.mask,
             column=self.cell.column,
             row=self.cell.row,
             box=self.cell.box,

@@ -25,7 +25,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Notify
 from himl_cli.core.redaction import redact
-from himl_cli.core.results import NewRun, RunEnd
+from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import (
     OF_RECORDING,
     RECORDED_FROM,
@@ -102,7 +102,14 @@ def submit_mirrored(
         recovery = {"run_recovery_id": f"{spec.experiment}:{run_id}"}
         machine = {RECORDED_FROM: platform.node() or "another machine"}
         tags = {**shorten_tags(spec.tags), **recovery, **machine}
-        new = NewRun(run_id, spec.experiment, spec.display_name, spec.description, tags, command=spec.entry.target)
+        new = Run(
+            run_id,
+            spec.experiment,
+            display_name=spec.display_name,
+            description=spec.description,
+            tags=tags,
+            command=spec.entry.target,
+        )
         state.runs[run_id] = SentRun(tags={**spec.tags, **recovery})
         twin = _start_twin(target, new, file, state, start_mirror)
         start_mirror(source.folder, run_id)
@@ -121,7 +128,7 @@ def submit_mirrored(
 
 
 def _start_twin(
-    target: RunRecorder, new: NewRun, file: MirrorFile, state: MirrorState, start_mirror: Callable[[Path, str], None]
+    target: RunRecorder, new: Run, file: MirrorFile, state: MirrorState, start_mirror: Callable[[Path, str], None]
 ) -> Run:
     try:
         return target.start_run(new)
@@ -275,8 +282,7 @@ class Mirror:
         sent, is_nested = self._state.sent(run.id), run.id != self._state.run_id
         if is_nested and not sent.is_started:
             tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
-            description = (run.experiment, run.display_name, run.description)
-            self._target.start_run(NewRun(run.id, *description, tags, run.parent, run.command))
+            self._target.start_run(replace(run, tags=tags))
             sent.is_started, sent.tags = True, tags
         send_values(self._source, self._target, run, sent)
         if is_nested and run.status.is_final:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
-from himl_cli.core.blobs import BlobInfo, ListedFile
+from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.workspaces.base import BlobStore
 
@@ -110,9 +111,11 @@ def literal(name: str) -> str:
     return "/" + "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
 
 
-def list_files(store: BlobStore, filters: Filters, *, run: str = "") -> Iterator[ListedFile]:
-    """The files of *store* that *filters* mean, sorted by name. Raises NotFound when nothing matches."""
-    return (ListedFile(blob.name, blob.size, blob.modified, blob.md5, run) for blob in filters.select(store))
+def list_files(store: BlobStore, filters: Filters, *, run: str = "") -> Iterator[dict[str, Any]]:
+    """The files of *store* that *filters* mean, sorted by name, as lists show them. Raises NotFound when nothing
+    matches."""
+    for blob in filters.select(store):
+        yield {"name": blob.name, "size": blob.size, "modified": blob.modified, "md5": blob.md5, "run": run}
 
 
 def _existing_names(store: BlobStore, prefix: str) -> str:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
-from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
-from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery
+from himl_cli.core.results import Logged, RunEnd, RunResults
+from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, SignedLink
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
@@ -195,7 +194,7 @@ class AzureWorkspace(CloudWorkspace):
 
         create_cluster(self.connection, spec, notify)
 
-    def start_run(self, new: NewRun) -> Run:
+    def start_run(self, new: Run) -> Run:
         if not can_be_id(new.id):
             raise RunNotFound(new.id, self.label)
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.redaction import mask_arguments, mask_line
-from himl_cli.core.results import NewRun
+from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 
 Form = dict[str, Any]
@@ -77,6 +77,10 @@ class PlannedJob:
         return f"step '{self.key}'" if name in ("", self.key) else f"step '{name}' ({self.key})"
 
 
+# What counts of a run that is to begin
+NEW_RUN = ("id", "experiment", "display_name", "description", "tags", "parent", "command")
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: it is
@@ -87,7 +91,7 @@ class Plan:
 
     run_folder: str
     kind: str
-    run: NewRun
+    run: Run
     jobs: Sequence[PlannedJob]
     again: bool = False
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -115,7 +119,7 @@ class Plan:
 
     def _form(self, form_of: Callable[[JobSpec], Form]) -> Form:
         jobs = [_shallow(job) | {"spec": form_of(job.spec)} for job in self.jobs]
-        return _shallow(self) | {"run": _shallow(self.run), "jobs": jobs}
+        return _shallow(self) | {"run": {name: getattr(self.run, name) for name in NEW_RUN}, "jobs": jobs}
 
     def staged(self) -> Plan:
         """The plan once the jobs' files lie in the run's folder: children's files are staged from there."""
@@ -145,7 +149,7 @@ def plan_from_stored(form: Form, run_folder: Path, env: Mapping[str, str]) -> Pl
 
 def _plan_from_form(form: Form, job_of: Callable[[Form], JobSpec]) -> Plan:
     jobs = [PlannedJob(**{**job, "spec": job_of(job["spec"])}) for job in form["jobs"]]
-    return Plan(**{**form, "run": NewRun(**form["run"]), "jobs": jobs})
+    return Plan(**{**form, "run": Run(**form["run"]), "jobs": jobs})
 
 
 def shown_command(spec: JobSpec) -> str:

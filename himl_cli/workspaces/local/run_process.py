@@ -15,8 +15,8 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.results import NewRun, RunEnd
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.results import RunEnd
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import RunStore
@@ -57,7 +57,7 @@ class RunProcess(ABC):
     """The run of this process, recorded as *new*, with its files in *cwd*. With *again*, a run that is on record and
     not completed is resumed."""
 
-    def __init__(self, new: NewRun, run_folder: str, cwd: Path, *, again: bool) -> None:
+    def __init__(self, new: Run, run_folder: str, cwd: Path, *, again: bool) -> None:
         self.folder = RunFolder(Path(run_folder))
         self._new = new
         self._cwd = cwd

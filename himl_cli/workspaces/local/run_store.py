@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import TypeVar
 
 from himl_cli.core.jobs import STEP
-from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow
 from himl_cli.core.runs import TRIES, Metric, MetricPoint, Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.core.text import read_json
@@ -68,7 +68,7 @@ class RunStore:
 
     def add(
         self,
-        new: NewRun,
+        new: Run,
         *,
         job: str = "",
         folder: str = "",

@@ -20,8 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import RunStatus, new_run_id
+from himl_cli.core.runs import Run, RunStatus, new_run_id
 from himl_cli.workspaces.local.job_environment import job_command, job_environment, rank_environments
 from himl_cli.workspaces.local.launch_request import LaunchRequest, request_from_json
 from himl_cli.workspaces.local.run_folder import RunFolder
@@ -53,9 +52,16 @@ class Supervisor(RunProcess):
 
     def __init__(self, request: LaunchRequest) -> None:
         spec, folder = request.spec, RunFolder(Path(request.run_folder))
-        names = (folder.run_id, spec.experiment, spec.display_name, spec.description)
         self._files = JobFiles(request, folder)
-        new = NewRun(*names, spec.tags, spec.parent or None, request.command)
+        new = Run(
+            folder.run_id,
+            spec.experiment,
+            display_name=spec.display_name,
+            description=spec.description,
+            tags=spec.tags,
+            parent=spec.parent or None,
+            command=request.command,
+        )
         super().__init__(new, request.run_folder, self._files.cwd, again=request.again)
         self._request = request
         self._ends: queue.Queue[RankEnd] = queue.Queue()

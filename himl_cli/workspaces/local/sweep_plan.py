@@ -10,8 +10,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import STEP, STEP_AFTER, DataSpec, EntryKind, JobSpec, PipelineSpec, check_placeholders
-from himl_cli.core.results import NewRun
-from himl_cli.core.runs import new_run_id
+from himl_cli.core.runs import Run, new_run_id
 from himl_cli.core.sweeps import (
     HYPERPARAMETER_NAME,
     HYPERPARAMETERS,
@@ -59,8 +58,14 @@ def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) 
     run_id = spec.run_id or new_run_id(spec.experiment)
     inputs, _ = resolve_folders(spec, datastore, run_id, notify)
     shown = spec if is_line else replace(spec, arguments=with_search_space(spec.arguments, spec.sweep.space))
-    names = (run_id, spec.experiment, spec.display_name, spec.description)
-    run = NewRun(*names, dict(spec.tags), command=shown_command(shown))
+    run = Run(
+        run_id,
+        spec.experiment,
+        display_name=spec.display_name,
+        description=spec.description,
+        tags=dict(spec.tags),
+        command=shown_command(shown),
+    )
     job = PlannedJob(spec, str(datastore), inputs, "code")
     return Plan(str(workspace / "runs" / run_id), spec.sweep.kind, run, [job])
 
@@ -89,9 +94,15 @@ def plan_pipeline(
             takes = {name: (output.step, output.output) for name, output in step.takes.items()}
             jobs.append(PlannedJob(job, str(datastore), inputs, place, key, step.name, takes, list(step.after)))
         command = spec.command or f"pipeline of {len(jobs)} steps: {', '.join(job.key for job in jobs)}"
-        names = (run_id, spec.experiment, spec.display_name, spec.description)
         outputs = {name: (output.step, output.output) for name, output in spec.outputs.items()}
-        run = NewRun(*names, dict(spec.tags), command=command)
+        run = Run(
+            run_id,
+            spec.experiment,
+            display_name=spec.display_name,
+            description=spec.description,
+            tags=dict(spec.tags),
+            command=command,
+        )
         plan = Plan(str(workspace / "runs" / run_id), PIPELINE, run, jobs, outputs=outputs)
         for planned in jobs:
             key = planned.key

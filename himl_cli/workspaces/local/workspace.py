@@ -15,7 +15,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunN
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.results import Logged, NewRun, RunEnd, RunResults
+from himl_cli.core.results import Logged, RunEnd, RunResults
 from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus, new_run_id
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
@@ -256,7 +256,7 @@ class LocalWorkspace(FolderWorkspace):
                 raise DiskFailed(f"'{self.folder}' is a link that leads to no folder.", hint=hint) from err
             raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
 
-    def start_run(self, new: NewRun) -> Run:
+    def start_run(self, new: Run) -> Run:
         """Record the run and hold its lock from here on; of one that is there and that no living process records, too.
 
         Raises RunNotFound for a parent that is not there and for what cannot be an id, DiskFailed.

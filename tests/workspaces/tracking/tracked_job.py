@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.results import NewRun
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
@@ -127,7 +126,7 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
     """A running job whose runs lie below *folder*, and its server."""
     folder.mkdir(parents=True, exist_ok=True)
     database = Database(folder / "workspace.db", create=True)
-    RunStore(database).add(NewRun(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
+    RunStore(database).add(Run(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
     numbers = itertools.count(1)
     server = TrackingServer(
         database,

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.redaction import redact
-from himl_cli.core.results import Logged, LoggedKind, LoggedRow, NewRun, RunEnd, Value
+from himl_cli.core.results import Logged, LoggedKind, LoggedRow, RunEnd, Value
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL
 from himl_cli.core.text import read_json
@@ -311,7 +311,7 @@ class RunWriting:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def start(self, new: NewRun) -> None:
+    def start(self, new: Run) -> None:
         """Make the run, with its experiment where that is new, and let it begin."""
         experiment = self._connection.service("history", f"/experiments/{quote(new.experiment, safe='')}")
         try:

@@ -22,9 +22,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 from xml.etree import ElementTree
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import SAFE_IN_PATHS, parts_of
+from himl_cli.core.runs import SignedLink
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused

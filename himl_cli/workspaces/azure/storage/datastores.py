@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.checkpoints import SignedLink
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DATASTORE_NAME, ContainerSpec
 from himl_cli.core.redaction import parts_of, redact
+from himl_cli.core.runs import SignedLink
 from himl_cli.core.text import did_you_mean, shorten
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
 from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.results import INT64, NewRun
+from himl_cli.core.results import INT64
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, Point, RunStore, now_ms
@@ -105,7 +105,7 @@ class JobRuns:
             tags.setdefault(USER_TAG, user)
         parent = tags.get("mlflow.parentRunId", self.job_id)
         parent = parent if self.store.job_of(parent) == self.job_id else self.job_id
-        child = NewRun(self._new_child_id(), self._experiment, name, tags=tags, parent=parent)
+        child = Run(self._new_child_id(), self._experiment, display_name=name, tags=tags, parent=parent)
         started = request.moment("start_time", now_ms())
         self.store.add(child, job=self.job_id, status=RunStatus.running, started=started)
         return {"run": self._run_json(self.record(child.id))}
