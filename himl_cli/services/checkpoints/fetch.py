@@ -239,9 +239,7 @@ def bring_checkpoint(
 
     Raises NotFound naming what there is, and what the download raises.
     """
-    found = find_checkpoint(source, workspace, cwd)
-    if found.why:
-        notify(Notice(found.why))
+    found = find_checkpoint(source, workspace, cwd, notify=notify)
     files = _bring(found, workspace, notify, open_address)
     if found.run is not None or found.address:
         whose = f"of run {found.run.id}" if found.run is not None else f"at {shown(found.address)}"
@@ -308,9 +306,7 @@ def refer_to_checkpoint(
     """
     if any(item.key == KEY for item in spec.inputs):
         raise BadUsage(f"An input is called '{KEY}', which is that of --checkpoint.", hint="Choose another key.")
-    found = find_checkpoint(source, runs, cwd)
-    if found.why:
-        notify(Notice(found.why))
+    found = find_checkpoint(source, runs, cwd, notify=notify)
     located = _location(found, runs, cluster)
     if located is not None and found.run is not None and not found.run.status.is_final:
         text = f"the job begins with '{found.inside}' as that is when the job starts"

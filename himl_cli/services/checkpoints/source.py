@@ -12,6 +12,7 @@ from typing import Literal
 
 from himl_cli.core.blobs import BlobInfo, listed
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
 from himl_cli.core.redaction import is_address, is_botched_address
 from himl_cli.core.runs import RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection
@@ -57,8 +58,15 @@ def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
     return "run"
 
 
-def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice = Choice()) -> Checkpoint:  # noqa: B008
-    """What *text* means; of a run without a path, the one that *choice* says.
+def find_checkpoint(
+    text: str,
+    workspace: Workspace,
+    cwd: Path,
+    choice: Choice = Choice(),  # noqa: B008
+    *,
+    notify: Notify = ignore,
+) -> Checkpoint:
+    """What *text* means; of a run without a path, the one that *choice* says. Why is told to *notify*.
 
     For a path or an address nothing is asked of *workspace*. Raises NotFound naming what there is, RunNotFound,
     BadUsage naming what several fit.
@@ -69,7 +77,10 @@ def find_checkpoint(text: str, workspace: Workspace, cwd: Path, choice: Choice =
     if kind == "address":
         return Checkpoint([], address=text.strip())
     run, path, why = find_source_run(text, workspace, cwd, choice)
-    return checkpoint_of(run, path, why, workspace, choice, workspace.run_files(run.id))
+    found = checkpoint_of(run, path, why, workspace, choice, workspace.run_files(run.id))
+    if found.why:
+        notify(Notice(found.why))
+    return found
 
 
 def find_local(text: str, cwd: Path) -> Checkpoint:

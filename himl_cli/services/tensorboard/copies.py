@@ -9,7 +9,7 @@ import posixpath
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -71,7 +71,7 @@ class EventSource(ABC):
     def folder(self) -> Path | None:
         """Where the run's event files lie; None where there are none."""
 
-    def current_files(self) -> Mapping[str, Path]:
+    def current_files(self) -> dict[str, Path]:
         """`files`, during an update also those of which a part has come."""
         return self.files
 
@@ -135,27 +135,22 @@ class CopiedSource(EventSource):
         self._error: HimlError | None = None
         with suppress(OSError):  # the first update reports it
             found = {file.name for file in walk_files(str(folder)) if is_event_file(file.name)}
-            for name in sorted(found):
-                original = LATER_VERSION.sub("", name)
-                if original not in found or original == name:
-                    self._add(self.files, GrowingCopy(folder.joinpath(*name.split("/"))).path)
+            first = [
+                name for name in found if not (LATER_VERSION.search(name) and LATER_VERSION.sub("", name) in found)
+            ]
+            self.files = self._by_name(GrowingCopy(folder.joinpath(*name.split("/"))).path for name in sorted(first))
 
     @property
     def folder(self) -> Path | None:
         return self._folder if self.files else None
 
-    def current_files(self) -> Mapping[str, Path]:
-        if not self._in_progress:
-            return self.files
-        files: dict[str, Path] = {}
-        for copy in self._in_progress:
-            if copy.path.exists():
-                self._add(files, copy.path)
-        return files
+    def current_files(self) -> dict[str, Path]:
+        paths = [copy.path for copy in self._in_progress]
+        return self._by_name(path for path in paths if path.exists()) if paths else self.files
 
-    def _add(self, files: dict[str, Path], path: Path) -> None:
-        """By the copy's own name: one that goes on under another name is another file to TensorBoard too."""
-        files[path.relative_to(self._folder).as_posix()] = path
+    def _by_name(self, paths: Iterable[Path]) -> dict[str, Path]:
+        """By the copies' own names: one that goes on under another name is another file to TensorBoard too."""
+        return {path.relative_to(self._folder).as_posix(): path for path in paths}
 
     def _update(self, *, is_last: bool) -> bool:
         failed_attempts = 0
@@ -190,7 +185,7 @@ class CopiedSource(EventSource):
         finally:
             for copy in self._in_progress:
                 copy.close()
-        self.files = {**self.current_files()}
+        self.files = self.current_files()
         if self._error is not None:
             raise self._error
 

@@ -138,11 +138,9 @@ class SelectedRuns:
 
     def _home(self, run: Run) -> Workspace:
         """The workspace that keeps *run*, where several are joined. Raises RunNotFound."""
-        home = self._homes.get(run.workspace)
-        if home is None:
-            home = self._workspace.home_of(run.id)
-            self._homes[run.workspace] = home
-        return home
+        if run.workspace not in self._homes:
+            self._homes[run.workspace] = self._workspace.home_of(run.id)
+        return self._homes[run.workspace]
 
     def _is_shown(self, run: Run) -> bool:
         return not (self._selection.children and run.id in self._roots)

@@ -68,7 +68,7 @@ class TransferState:
     Where the cache cannot be written, that is said once, and nothing is remembered: `is_kept` is False.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         self._pending: list[tuple[object, ...]] = []
         self._flushed = time.monotonic()
         self._lock: BaseFileLock | None = None
@@ -76,7 +76,7 @@ class TransferState:
         try:
             entry = _CacheEntry.of(folder)
             self._mark = short_hash(f"{entry.host}\n{entry.path.parent}")[:MARK_SIGNS]
-            self._lock = _locked(entry, folder, say)
+            self._lock = _locked(entry, folder, warn)
             self._connection = _opened(entry.state)
         except BaseException as err:
             if self._lock is not None:
@@ -90,7 +90,7 @@ class TransferState:
             text = f"What is fetched is not remembered, since himl's cache cannot be used: {err}"
             if text not in _reported:
                 _reported.add(text)
-                say(text)
+                warn(text)
 
     def __enter__(self) -> TransferState:
         return self
@@ -253,7 +253,7 @@ def has_fetched_files(folder: Path) -> bool:
             return False
 
 
-def _locked(entry: _CacheEntry, folder: Path, say: Callable[[str], None]) -> BaseFileLock:
+def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> BaseFileLock:
     """The lock of *entry*, which is made where there is none. Raises OSError.
 
     An entry is made, taken and removed only by whoever has the whole cache for that moment: so nobody takes the lock of
@@ -278,7 +278,7 @@ def _locked(entry: _CacheEntry, folder: Path, say: Callable[[str], None]) -> Bas
                 entry.write()
                 return lock
         if not is_said:
-            say(f"Another himl is writing to '{folder}'; waiting for it.")
+            warn(f"Another himl is writing to '{folder}'; waiting for it.")
             is_said = True
         time.sleep(0.1)
 
