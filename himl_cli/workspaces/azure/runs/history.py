@@ -43,7 +43,6 @@ def can_be_name(name: str) -> bool:
 
 
 def can_be_id(run_id: str) -> bool:
-    """Whether the service could have a run of this id."""
     return len(run_id) <= 256 and can_be_name(run_id)
 
 

@@ -71,7 +71,6 @@ def history_filter(query: RunQuery) -> str:
 
 
 def index_conditions(query: RunQuery) -> list[dict[str, Any]]:
-    """The conditions for the index of the workspace, as far as they can be said."""
     wanted = [_equals("annotations/status", *states_of(query.statuses))] if query.statuses else []
     return wanted + [_equals(f"annotations/tags/{name}", value) for name, value in plain_tags(query).items()]
 

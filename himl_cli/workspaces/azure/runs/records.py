@@ -52,7 +52,6 @@ def status_of(state: str) -> RunStatus:
 
 
 def states_of(statuses: Iterable[RunStatus]) -> list[str]:
-    """All states that are one of *statuses* to us."""
     return [state for status in statuses for state in (*_OF_HISTORY[status], *_OF_JOBS.get(status, ()))]
 
 

@@ -33,7 +33,7 @@ from himl_cli.workspaces.azure.storage.blob_responses import ROLES, BlobNotFound
 from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.datastore_records import OWN_SIGN_IN, DatastoreRecord, readable_secret
+from himl_cli.workspaces.azure.storage.datastore_records import OWN_SIGN_IN, UPDATE, DatastoreRecord, readable_secret
 from himl_cli.workspaces.azure.storage.scheduler import Query, ask, run_tasks
 from himl_cli.workspaces.azure.storage.signing import (
     NO_KEYS,
@@ -156,8 +156,6 @@ class LinkEndpoint(Endpoint):
 
 
 class WriteEndpoint(LinkEndpoint):
-    """Links to write to; one that ran out is asked for again."""
-
     def announced(self, requests: Iterator[StoreRequest], sink: StoreSink) -> Iterator[StoreRequest]:
         """*requests*, once the service is told of their names; the links that it gives are remembered."""
         url = self._url("/batch/metadata")
@@ -333,17 +331,16 @@ class _FileSigner(Signer):
     def _make(self, refused: Signature | None, code: str) -> Signature:
         if refused is not None:
             return self._by_own_sign_in() if code in NO_KEYS and self.sign_in != OWN_SIGN_IN else refused
-        key = ""
-        if self._record.credentials == "AccountKey":
-            key = str((readable_secret(self._connection, self._record, as_it_is=True) or {}).get("key") or "")
+        is_key = self._record.credentials == "AccountKey"
+        secret = readable_secret(self._connection, self._record, as_it_is=True) if is_key else None
+        key = str((secret or {}).get("key") or "")
         if not key:
             return self._by_own_sign_in()
         self.sign_in = "a signature by the account's key"
         try:
             return self._signed(self._ends, account_key=key)
         except ValueError as err:  # no base64
-            hint = "Update the datastore's credentials in the workspace."
-            raise HimlError(f"The account key of {self._record.label} is no key.", hint=hint) from err
+            raise HimlError(f"The account key of {self._record.label} is no key.", hint=UPDATE) from err
 
     def _by_own_sign_in(self) -> Signature:
         self.sign_in = OWN_SIGN_IN

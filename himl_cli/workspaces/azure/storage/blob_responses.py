@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.azure import responses
-from himl_cli.workspaces.azure.responses import asked_wait, http_time
+from himl_cli.workspaces.azure.responses import TOLERABLE_SECONDS, asked_wait, clock_skew, describe_skew, http_time
 from himl_cli.workspaces.azure.service_errors import not_connected, proxy_failed
 from himl_cli.workspaces.azure.storage.curl import CurlResponse, proxy_for
 from himl_cli.workspaces.azure.storage.signing import NO_KEYS, RIGHT_MISSING, Endpoint
@@ -155,7 +154,6 @@ def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failu
 
 
 def error_code(body: bytes) -> str:
-    """The service's word for what is wrong, out of an error's XML."""
     found = re.search(rb"<Code>([^<]*)</Code>", body)
     return found[1].decode("ascii", "replace") if found else ""
 
@@ -186,7 +184,7 @@ def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code
     storage, off = endpoint.storage.capitalize(), _clock_off(response)
     if off is not None and code in (*_UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
         return NotAllowed(
-            f"{storage} refuses the sign-in, and this machine's clock is {responses.describe_skew(off)} the service's.",
+            f"{storage} refuses the sign-in, and this machine's clock is {describe_skew(off)} the service's.",
             hint="Set the clock (or switch network time on), and run the command again.",
         )
     if code not in _UNKNOWN_SIGN_IN and not (code == "AuthorizationFailure" and _is_over(endpoint)):
@@ -221,8 +219,8 @@ def _is_over(endpoint: Endpoint) -> bool:
 
 def _clock_off(response: CurlResponse) -> float | None:
     """Seconds that the clock here is ahead of the service's, where that matters."""
-    off = responses.clock_skew({"date": response.header(b"date")}) or 0.0
-    return off if abs(off) > responses.TOLERABLE_SECONDS else None
+    off = clock_skew({"date": response.header(b"date")}) or 0.0
+    return off if abs(off) > TOLERABLE_SECONDS else None
 
 
 def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Failure:

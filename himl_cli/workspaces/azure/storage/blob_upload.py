@@ -78,8 +78,8 @@ class _Uploads:
     def _of_new_files(self, requests: Iterable[StoreRequest]) -> Iterator[Task | None]:
         for request in requests:
             if reason := reason_not_to_store(request.name):
-                text = f"'{request.name}' cannot be stored in {self.endpoint.label}: {reason}."
-                self.sink.fail(request, HimlError(text, hint="Rename it."))
+                where = f"'{request.name}' cannot be stored in {self.endpoint.label}"
+                self.sink.fail(request, HimlError(f"{where}: {reason}.", hint="Rename it."))
             elif request.size <= SINGLE:
                 while not self.memory.try_acquire(request.size):
                     yield None
@@ -242,7 +242,7 @@ class _LargeFile:
         """Ask which blocks an earlier attempt left; whoever may not read the list sends them all."""
         response = yield task.request(query="comp=blocklist&blocklisttype=uncommitted")
         task.check(response, 200, 403, 404)
-        names = re.findall(rb"<Name>([^<]+)</Name>", response.take()) if response.status == 200 else []
+        names = re.findall(rb"<Name>([^<]+)</Name>", response.take() if response.status == 200 else b"")
         self._left = frozenset(name.decode("ascii", "replace") for name in names)
 
     def _next_block(self, reader: BlockReader) -> Task | None:

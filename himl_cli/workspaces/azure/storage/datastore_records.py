@@ -142,23 +142,19 @@ class DatastoreRecord:
 
 def read_record(connection: Connection, name: str) -> DatastoreRecord:
     """The datastore called *name*. Raises ServiceNotFound."""
-    path = f"/datastores/{quote(name, safe='')}"
-
-    def from_arm() -> DatastoreRecord:
-        url = connection.arm(path)
-        answer = connection.rest.get_object(url, "datastore", params={"api-version": ApiVersion.DATASTORES})
-        with understood(url, "the datastore"):
-            return DatastoreRecord.from_arm(answer)
-
-    return _by_run_token(connection, lambda: _job_record(connection, path), from_arm)
+    path, params = f"/datastores/{quote(name, safe='')}", {"api-version": ApiVersion.DATASTORES}
+    return _by_run_token(
+        connection,
+        lambda: _read(connection, connection.service("datastore", path), _of_job_form),
+        lambda: _read(connection, connection.arm(path), DatastoreRecord.from_arm, params),
+    )
 
 
 def read_default(connection: Connection) -> DatastoreRecord:
     """The default datastore. Raises ServiceNotFound, NotFound."""
-
     record = _by_run_token(
         connection,
-        lambda: replace(_job_record(connection, "/default"), is_default=True),
+        lambda: replace(_job_default(connection), is_default=True),
         lambda: next((one for one in _arm_records(connection, isDefault="true") if one.is_default), None),
     )
     if record is None:
@@ -168,7 +164,7 @@ def read_default(connection: Connection) -> DatastoreRecord:
 
 def read_all(connection: Connection) -> list[DatastoreRecord]:
     def from_job_service() -> list[DatastoreRecord]:
-        default = _job_record(connection, "/default").name  # no list tells which one it is
+        default = _job_default(connection).name  # no list tells which one it is
         url = connection.service("datastore", "/datastores")
 
         def ask(token: str | None) -> Any:
@@ -247,11 +243,19 @@ def _arm_records(connection: Connection, **query: str) -> list[DatastoreRecord]:
         return [DatastoreRecord.from_arm(resource) for resource in found]
 
 
-def _job_record(connection: Connection, path: str) -> DatastoreRecord:
-    url = connection.service("datastore", path)
-    answer = connection.rest.get_object(url, "datastore")
+def _read(
+    connection: Connection,
+    url: str,
+    parse: Callable[[Mapping[str, Any]], DatastoreRecord],
+    params: Mapping[str, str] | None = None,
+) -> DatastoreRecord:
+    answer = connection.rest.get_object(url, "datastore", params=params)
     with understood(url, "the datastore"):
-        return _of_job_form(answer)
+        return parse(answer)
+
+
+def _job_default(connection: Connection) -> DatastoreRecord:
+    return _read(connection, connection.service("datastore", "/default"), _of_job_form)
 
 
 def _of_job_form(resource: Mapping[str, Any]) -> DatastoreRecord:
@@ -314,7 +318,6 @@ class _SecretSigner(BearerSigner):
 
 
 def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord) -> str:
-    """A SAS for the container: the given one, or one made with the account's key."""
     token, key = str(secret.get("sasToken") or "").lstrip("?"), str(secret.get("key") or "")
     if token:
         return token

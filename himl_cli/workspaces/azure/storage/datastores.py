@@ -62,8 +62,8 @@ def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
     found = _URI.match(uri)
     if found is not None:
         there = WorkspaceIds(found["subscription"], found["group"], found["name"])
-        ids = WorkspaceIds(address.subscription_id, address.resource_group, address.name)
-        if found["group"] is not None and not there.is_same(ids):
+        own = WorkspaceIds(address.subscription_id, address.resource_group, address.name)
+        if found["group"] is not None and not there.is_same(own):
             raise BadUsage(
                 f"'{uri}' lies in another workspace: {there.label}.", hint="Name that workspace with --workspace."
             )
@@ -137,18 +137,20 @@ class Datastores:
 
     def of_container(self, account: str, container: str) -> DatastoreRecord | None:
         """The datastore of this container of blobs; one with a secret before one without, None where there is none."""
-        found = [one for one in read_all(self._connection) if one.account.lower() == account]
-        found = [one for one in found if one.container == container]
+        found = [
+            one for one in read_all(self._connection) if one.account.lower() == account and one.container == container
+        ]
         return min(found, key=lambda one: (one.credentials == "None", one.name), default=None)
 
     def artifacts(self, container_id: str, label: str) -> BlobStore:
         """The artifacts kept under *container_id*, the `dataContainerId` of a run. Asks nothing yet."""
-        root = f"ExperimentRun/{container_id}/"
-
-        def open_direct(growing: Sequence[str]) -> AzureBlobs:
-            return self._blobs(self.find(ARTIFACT_STORE), root, label, growing)
-
-        return RunArtifacts(self._connection, self._pool, container_id, label, open_direct)
+        return RunArtifacts(
+            self._connection,
+            self._pool,
+            container_id,
+            label,
+            lambda growing: self._blobs(self.find(ARTIFACT_STORE), f"ExperimentRun/{container_id}/", label, growing),
+        )
 
     def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
         """A link to one of the artifacts kept under *container_id*. Raises NotFound, NotAllowed, ServiceFailed."""
@@ -220,8 +222,10 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
     try:
         base64.b64decode(spec.key, validate=True)
     except binascii.Error:
-        hint = "Copy BLOB_ACCOUNT_KEY again from the portal's 'Access keys'."
-        raise BadUsage("The key of the storage account is none: it is not base64.", hint=hint) from None
+        raise BadUsage(
+            "The key of the storage account is none: it is not base64.",
+            hint="Copy BLOB_ACCOUNT_KEY again from the portal's 'Access keys'.",
+        ) from None
     properties: dict[str, Any] = {
         "datastoreType": BLOB,
         "accountName": spec.account,

@@ -187,7 +187,6 @@ class Scheduler:
 
 
 def run_tasks(pool: CurlPool, tasks: Iterator[Task], workers: int, *, on_step: Callable[[], object] = bool) -> None:
-    """Carry out *tasks*, each taken when there is a connection free for it."""
     with pool.client() as client:
         Scheduler(client, lambda: next(tasks, None), workers, on_step=on_step).run()
 

@@ -100,8 +100,7 @@ class Signature:
     def of_sas(cls, sas: str) -> Signature:
         """A SAS's query string; it is replaced before its own end, a short one at half its time."""
         expires = sas_expiry(sas)
-        left = expires - time.time()
-        renew_at = expires - min(EARLY, max(left, 0.0) / 2) if expires else 0.0
+        renew_at = expires - min(EARLY, max(expires - time.time(), 0.0) / 2) if expires else 0.0
         return cls(sas.lstrip("?"), expires=expires, renew_at=renew_at)
 
     @classmethod
@@ -180,8 +179,6 @@ class Signer(ABC):
 
 
 class SasSigner(Signer):
-    """Signs with a SAS that somebody gave, as long as that is valid."""
-
     sign_in = "the SAS token"
 
     def __init__(self, sas: str) -> None:
