@@ -18,7 +18,7 @@ from himl_cli.workspaces import web
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import WorkspaceRecord
 from himl_cli.workspaces.azure.credentials import Token
-from himl_cli.workspaces.azure.responses import Response, as_time, asked_wait, http_time
+from himl_cli.workspaces.azure.responses import Response, as_time, http_time, retry_after
 from himl_cli.workspaces.azure.runs.metrics import as_number
 from himl_cli.workspaces.azure.runs.records import own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.service_errors import claims_of, refusal
@@ -180,7 +180,7 @@ def _time(text: str) -> None:
 
 def _wait(text: str) -> None:
     for name in ("retry-after-ms", "x-ms-retry-after-ms", "retry-after"):
-        seconds = asked_wait({name: text}.get)
+        seconds = retry_after({name: text}.get)
         assert seconds is None or seconds >= 0, seconds
     responses.clock_skew({"date": text})
 

@@ -36,7 +36,7 @@ from himl_cli.core.sweeps import Draw, SearchRange, argument_names
 from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, git_properties, job_properties, job_tags, wire_values
 from himl_cli.workspaces.azure.jobs.command_line import command_line
-from himl_cli.workspaces.azure.jobs.data_assets import JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from himl_cli.workspaces.azure.jobs.sdk import restored_variables, silenced
 from himl_cli.workspaces.azure.runs.records import limit_of
 
@@ -112,7 +112,7 @@ def _put(address: WorkspaceAddress, act: Callable[[MLClient], object]) -> PutReq
 
 
 def sdk_job_request(
-    address: WorkspaceAddress, run_id: str, spec: JobSpec, code: str, environment: str, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]
+    address: WorkspaceAddress, run_id: str, spec: JobSpec, code: str, environment: str, inputs: Mapping[str, JobData], outputs: Mapping[str, JobData]
 ) -> PutRequest:
     with silenced():
         job = _command(run_id, spec, code, environment, inputs, outputs)
@@ -168,7 +168,7 @@ def sdk_environment_request(address: WorkspaceAddress, context: Mapping[str, str
     return _put(address, lambda client: client.environments.create_or_update(environment))
 
 
-def _command(run_id: str, spec: JobSpec, code: str, environment: str, inputs: Mapping[str, JobInput], outputs: Mapping[str, JobOutput]) -> Any:
+def _command(run_id: str, spec: JobSpec, code: str, environment: str, inputs: Mapping[str, JobData], outputs: Mapping[str, JobData]) -> Any:
     job = command(
         name=run_id,
         display_name=spec.display_name or run_id,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
 from himl_cli.workspaces.azure.address import CLOUDS, PUBLIC, Cloud, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.body import build_request, component_request, image_request, job_request, pipeline_nodes, pipeline_request
-from himl_cli.workspaces.azure.jobs.data_assets import JobInput, JobOutput
+from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from tests.azure_sweeps import SWEEPS
 
@@ -75,24 +75,24 @@ def jobs(draw: st.DrawFn) -> JobSpec:
 
 
 @st.composite
-def data_inputs(draw: st.DrawFn) -> JobInput:
+def data_inputs(draw: st.DrawFn) -> JobData:
     kind, mode = draw(st.sampled_from(["uri_folder", "uri_file", "mltable"])), draw(st.sampled_from(["ro_mount", "download"]))
-    return JobInput(kind, draw(st.sampled_from([f"{ADDRESS.path}/data/one/versions/3", "azureml://datastores/d/paths/one/"])), mode)
+    return JobData(draw(st.sampled_from([f"{ADDRESS.path}/data/one/versions/3", "azureml://datastores/d/paths/one/"])), mode, kind)
 
 
 @slow
 @given(spec=jobs(), data=data_inputs(), mode=st.sampled_from(["rw_mount", "upload"]), asset=st.sampled_from([None, "out"]))
-def test_a_job_is_the_one_of_azure_ai_ml(spec: JobSpec, data: JobInput, mode: str, asset: str | None) -> None:
+def test_a_job_is_the_one_of_azure_ai_ml(spec: JobSpec, data: JobData, mode: str, asset: str | None) -> None:
     from tests.azure.composed_by_sdk import sdk_job_request
 
-    outputs = {"out": JobOutput("azureml://datastores/d/paths/out/", mode, asset)}
+    outputs = {"out": JobData("azureml://datastores/d/paths/out/", mode, asset_name=asset)}
     references = (CODE, ENVIRONMENT, {"one": data}, outputs)
     assert job_request(ADDRESS, "exp_1_abc", spec, *references) == sdk_job_request(ADDRESS, "exp_1_abc", spec, *references)
 
 
 @slow
 @given(first=jobs(), second=jobs(), data=data_inputs(), store=st.sampled_from([None, "second"]), shown=some, is_linked=st.booleans())
-def test_a_pipeline_is_the_one_of_azure_ai_ml(first: JobSpec, second: JobSpec, data: JobInput, store: str | None, shown: str, is_linked: bool) -> None:
+def test_a_pipeline_is_the_one_of_azure_ai_ml(first: JobSpec, second: JobSpec, data: JobData, store: str | None, shown: str, is_linked: bool) -> None:
     from tests.azure.composed_by_sdk import sdk_component_request, sdk_pipeline_request
 
     one, two = (replace(job, sweep=None, outputs=[DataSpec("out", "", datastore=store)]) for job in (first, second))

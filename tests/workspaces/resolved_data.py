@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.jobs import DataSpec
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.data_assets import JobInput, JobOutput, resolve_inputs, resolve_outputs
+from himl_cli.workspaces.azure.jobs.data_assets import JobData, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from tests.azure_blobs import DEFAULT
 from tests.azure_connections import connected
@@ -26,10 +26,10 @@ class Resolver:
         self.default = default
         self.events: list[Event] = []
 
-    def inputs(self, *items: DataSpec) -> dict[str, JobInput]:
+    def inputs(self, *items: DataSpec) -> dict[str, JobData]:
         return resolve_inputs(self.connection, Datastores(self.connection), items, self.default, self.events.append)
 
-    def outputs(self, *items: DataSpec) -> dict[str, JobOutput]:
+    def outputs(self, *items: DataSpec) -> dict[str, JobData]:
         return resolve_outputs(self.connection, Datastores(self.connection), items, self.default, self.events.append)
 
     @property

@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.responses import Response, as_time, asked_wait
+from himl_cli.workspaces.azure.responses import Response, as_time, retry_after
 from himl_cli.workspaces.azure.service_errors import AADSTS, ServiceNotFound, ServiceRefused, reason_of, refusal
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
@@ -121,14 +121,14 @@ def test_the_requests_id_is_read_from_wherever_it_is(headers: dict[str, str], bo
     [({}, None), ({"retry-after": "7"}, 7.0), ({"retry-after-ms": "250"}, 0.25), ({"x-ms-retry-after-ms": "1500"}, 1.5), ({"retry-after": "soon"}, None)],
 )
 def test_a_wait_is_read_from_whichever_header_tells_it(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_wait(headers.get) == seconds
+    assert retry_after(headers.get) == seconds
 
 
 def test_a_wait_until_a_date_is_one_from_now() -> None:
-    wait = asked_wait({"retry-after": formatdate(time.time() + 3000, usegmt=True)}.get)
+    wait = retry_after({"retry-after": formatdate(time.time() + 3000, usegmt=True)}.get)
     assert wait is not None
     assert 2000 < wait <= 3000
-    assert asked_wait({"retry-after": formatdate(time.time() - 30, usegmt=True)}.get) == 0
+    assert retry_after({"retry-after": formatdate(time.time() - 30, usegmt=True)}.get) == 0
 
 
 @pytest.mark.parametrize(

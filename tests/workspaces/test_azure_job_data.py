@@ -9,7 +9,7 @@ import pytest
 from himl_cli.core.errors import NotFound, ServiceFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.azure.jobs.data_assets import JobInput, resolve_inputs
+from himl_cli.workspaces.azure.jobs.data_assets import JobData, resolve_inputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.faults import Page, Reset, Status
@@ -21,7 +21,7 @@ from tests.workspaces.resolved_data import resolve as resolve
 
 def test_a_registered_name_is_its_latest_version_by_one_request(stage: Stage, azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     register(azure_environment, "mnist", ["1", "2", "10"])
-    assert resolve.inputs(DataSpec("train", "mnist")) == {"train": JobInput("uri_folder", data_id(azure_environment, "mnist", "10"), "download")}
+    assert resolve.inputs(DataSpec("train", "mnist")) == {"train": JobData(data_id(azure_environment, "mnist", "10"), "download")}
     assert len(stage.log.find(r"management\.azure\.com")) == 1
     assert resolve.said == []
 

@@ -6,7 +6,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.azure.jobs.data_assets import JobInput
+from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
@@ -18,7 +18,7 @@ from tests.workspaces.resolved_data import resolve as resolve
 def test_a_folder_of_the_default_datastore_is_registered(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     azure_environment.put_blob(DEFAULT, "scans/deep/a.png", b"1")
     given = resolve.inputs(DataSpec("k", "scans"))
-    assert given == {"k": JobInput("uri_folder", data_id(azure_environment, "scans", "1"), "download")}
+    assert given == {"k": JobData(data_id(azure_environment, "scans", "1"), "download")}
     kept = azure_environment.state.assets["data"]["scans"]["1"]
     assert (kept["dataType"], kept["dataUri"].partition("/datastores/")[2]) == ("uri_folder", f"{DEFAULT}/paths/scans/")
     assert resolve.said == [f"Input 'k': registered the folder 'scans' of datastore '{DEFAULT}' as data asset 'scans'."]
@@ -30,7 +30,7 @@ def test_what_is_said_to_be_a_folder_is_one_whatever_is_registered(stage: Stage,
     azure_environment.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/mixed/")
     names = ("scans", "new", "scans:3")
     given = resolve.inputs(*(DataSpec(name, name, datastore=DEFAULT, mode="mount", is_folder=True) for name in names))
-    assert given == {name: JobInput("uri_folder", f"azureml://datastores/{DEFAULT}/paths/{name}/", "ro_mount") for name in names}
+    assert given == {name: JobData(f"azureml://datastores/{DEFAULT}/paths/{name}/", "ro_mount") for name in names}
     assert (resolve.said, stage.log.find("/data/")) == ([], [])
 
 
@@ -62,7 +62,7 @@ def test_one_folder_of_several_inputs_is_registered_once(stage: Stage, azure_env
 
 def test_a_folder_whose_name_no_asset_can_have_is_used_as_it_is(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     azure_environment.put_blob(DEFAULT, "team/scans/a.png", b"1")
-    assert resolve.inputs(DataSpec("k", "team/scans/"))["k"] == JobInput("uri_folder", f"azureml://datastores/{DEFAULT}/paths/team/scans/", "download")
+    assert resolve.inputs(DataSpec("k", "team/scans/"))["k"] == JobData(f"azureml://datastores/{DEFAULT}/paths/team/scans/", "download")
     assert azure_environment.state.assets["data"] == {}
 
 

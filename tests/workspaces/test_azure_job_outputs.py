@@ -6,7 +6,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec
-from himl_cli.workspaces.azure.jobs.data_assets import JobOutput
+from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
@@ -17,8 +17,8 @@ from tests.workspaces.resolved_data import resolve as resolve
 def test_an_output_is_a_folder_that_is_registered_at_the_end(stage: Stage, resolve: Resolver) -> None:
     given = resolve.outputs(DataSpec("OUTPUT_0", "predictions"), DataSpec("up", "maps", mode="upload"))
     assert given == {
-        "OUTPUT_0": JobOutput(f"azureml://datastores/{DEFAULT}/paths/predictions/", "rw_mount", "predictions"),
-        "up": JobOutput(f"azureml://datastores/{DEFAULT}/paths/maps/", "upload", "maps"),
+        "OUTPUT_0": JobData(f"azureml://datastores/{DEFAULT}/paths/predictions/", "rw_mount", asset_name="predictions"),
+        "up": JobData(f"azureml://datastores/{DEFAULT}/paths/maps/", "upload", asset_name="maps"),
     }
     assert len(stage.log.find(r"management\.azure\.com.*/data/(predictions|maps)\?")) == 2
     assert len(stage.log.find(r"management\.azure\.com")) == 3
@@ -35,7 +35,7 @@ def test_an_output_goes_to_the_datastore_that_is_named(azure_environment: Staged
 
 
 def test_an_output_below_folders_is_not_registered_and_that_is_said(resolve: Resolver) -> None:
-    assert resolve.outputs(DataSpec("k", "team/maps"))["k"] == JobOutput(f"azureml://datastores/{DEFAULT}/paths/team/maps/", "rw_mount", None)
+    assert resolve.outputs(DataSpec("k", "team/maps"))["k"] == JobData(f"azureml://datastores/{DEFAULT}/paths/team/maps/", "rw_mount", asset_name=None)
     assert resolve.said == ["Output 'k': no data asset can be called 'team/maps', so the folder is not registered."]
 
 

@@ -8,7 +8,7 @@ from email.utils import formatdate
 
 import pytest
 
-from himl_cli.workspaces.azure.responses import as_time, asked_wait, http_time
+from himl_cli.workspaces.azure.responses import as_time, http_time, retry_after
 
 MOMENT = datetime(2026, 11, 6, 8, 49, 37, tzinfo=timezone.utc)
 
@@ -47,7 +47,7 @@ def test_what_is_no_date_is_no_moment(text: str | None) -> None:
     ],
 )
 def test_a_wait_is_read_from_whichever_header_asks_for_it(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_wait(headers.get) == seconds
+    assert retry_after(headers.get) == seconds
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from himl_cli.workspaces import web
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.credentials import Token
-from himl_cli.workspaces.azure.responses import Response, as_time, asked_wait, http_time, object_of, pages, understood
+from himl_cli.workspaces.azure.responses import Response, as_time, http_time, object_of, pages, retry_after, understood
 from himl_cli.workspaces.azure.runs.history import _facts_of
 from himl_cli.workspaces.azure.runs.metrics import _as_run, _columns, _row, _series, as_number, time_of
 from himl_cli.workspaces.azure.runs.records import as_run, is_sweep, number_of, own_names, status_of, sweep_tags
@@ -88,7 +88,7 @@ def time_in_utc(text: str) -> None:
 
 def wait(text: str) -> None:
     for name in ("retry-after-ms", "x-ms-retry-after-ms", "retry-after"):
-        seconds = asked_wait({name: text}.get)
+        seconds = retry_after({name: text}.get)
         assert seconds is None or seconds >= 0
 
 

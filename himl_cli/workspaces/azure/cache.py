@@ -64,7 +64,7 @@ class DiskCache:
             return None
         return value if its_key == key and time.time() < expires else None
 
-    def put(self, kind: str, key: str, value: Any, *, seconds: float) -> None:
+    def put(self, kind: str, key: str, value: Any, *, seconds: float = LONGEST_SECONDS) -> None:
         """Keep a JSON *value* for so many seconds, two days at most."""
         path = self._path(kind, key)
         if path is None or seconds <= 0:

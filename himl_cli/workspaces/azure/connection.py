@@ -187,7 +187,7 @@ class Connection(AbstractContextManager["Connection"]):
 
     def key(self, what: str) -> str:
         """The key under which *what* is kept that only this account may be told of this workspace in this cloud."""
-        return f"{self.tokens.identity} {self.address.cloud.name} {self.address.path.lower()} {what}"
+        return f"{self._issuer.identity} {self.address.cloud.name} {self.address.path.lower()} {what}"
 
     @property
     def _data_plane_scope(self) -> str:

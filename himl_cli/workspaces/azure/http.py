@@ -52,10 +52,6 @@ class Tokens:
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    @property
-    def identity(self) -> str:
-        return self._issuer.identity
-
     def get(self, scope: str) -> str:
         """A token for *scope*, good for five minutes at least where the service gives such.
 
@@ -127,7 +123,7 @@ class Tokens:
             return None
 
     def _key(self, scope: str) -> str:
-        return f"{self.identity} {scope}"
+        return f"{self._issuer.identity} {scope}"
 
 
 class HttpClient:
@@ -193,7 +189,6 @@ class HttpClient:
     def post_object(
         self, url: str, what: str, *, params: Mapping[str, str] | None = None, json: Any = None
     ) -> Mapping[str, Any]:
-        """As `post`, for an answer that has to be a JSON object, as `get_object` has it."""
         return object_of(self.post(url, params=params, json=json), url, what)
 
     def patch(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Any:

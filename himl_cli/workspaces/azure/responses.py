@@ -17,7 +17,6 @@ from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.redaction import redact
 
 LONGEST_MESSAGE = 200  # of the service's own words that are shown
-LONGEST_READ = 20_000
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ class Response:
 
     @cached_property
     def message(self) -> str:
-        """What the service says, redacted, no more of it than LONGEST_READ; HTML pages count as silence."""
+        """What the service says, redacted, 20,000 characters of it at most; HTML pages count as silence."""
         text = self._error.get("message") if isinstance(self.body, Mapping) else self.body
-        return redact(text[:LONGEST_READ]) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
+        return redact(text[:20_000]) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
 
     @property
     def in_brackets(self) -> str:
@@ -160,19 +159,10 @@ def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, 
     """The resources in resource manager's list of *what* at *url*, its pages asked for by *get* (as `HttpClient.get`)
     as they are consumed.
 
-    Raises ServiceFailed for a list that is none, or that goes on elsewhere, and what *get* raises.
+    Raises ServiceFailed for a list that is none, and what *get* raises, of which a page that lies elsewhere gets no
+    sign-in.
     """
-
-    def follow(link: str) -> Any:
-        with understood(url, f"the link to more {what}"):
-            is_strange = urlsplit(link).hostname != urlsplit(url).hostname
-        if is_strange:
-            raise ServiceFailed(
-                f"The list of {what} goes on at a strange place.", hint="Is a proxy in between that changes answers?"
-            )
-        return get(link)
-
-    for page in pages(lambda _: get(url, params=query), url, what, follow=follow):
+    for page in pages(lambda _: get(url, params=query), url, what, follow=get):
         yield from page.items
 
 
@@ -218,7 +208,7 @@ def _in_utc(moment: datetime) -> datetime | None:
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def asked_wait(header: Callable[[str], str | None]) -> float | None:
+def retry_after(header: Callable[[str], str | None]) -> float | None:
     """The seconds that an answer asks to wait before another try, by whichever of its headers; None where it asks
     nothing.
 

@@ -21,7 +21,7 @@ from azure.core.rest import HttpRequest
 
 from himl_cli import __version__
 from himl_cli.core.errors import ServiceFailed
-from himl_cli.workspaces.azure.responses import asked_wait
+from himl_cli.workspaces.azure.responses import retry_after
 from himl_cli.workspaces.azure.service_errors import is_disconnect, is_permanent, says_closed
 from himl_cli.workspaces.azure.tls import ca_bundle, check_authorities
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
@@ -86,7 +86,7 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # azure-core makes th
 
 
 def _failure_of_answer(response: Any, host: str, repeatable: bool) -> Failure | None:
-    status, wait = response.status_code, asked_wait(response.headers.get)
+    status, wait = response.status_code, retry_after(response.headers.get)
     if status not in BUSY | FAILING:
         return None
     # The body, of either of azure-core's two kinds of answers

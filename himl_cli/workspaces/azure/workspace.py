@@ -21,7 +21,7 @@ from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.runs.history import DEFAULT_OUTPUT, RunFacts, RunHistory, can_be_id, find_output
 from himl_cli.workspaces.azure.runs.lists import RunLists
-from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RawRun, RunWriting, ask_to_cancel, say_limits
+from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RunWriting, ask_to_cancel, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-# A prefix that nothing has: listing it shows whether listing is allowed, and brings one short answer.
-PROBE = "himl-doctor/"
 # What is looked at, in this order, and which others it needs: where one of them failed, it is passed over.
 CHECKS = {
     "curl": (),
@@ -60,9 +58,6 @@ class AzureWorkspace(CloudWorkspace):
 
         return Datastores(self.connection)
 
-    def _raw(self, run_id: str) -> RawRun:
-        return self._found(run_id, self._history.get)
-
     def _facts(self, run_id: str) -> RunFacts:
         return self._found(run_id, self._history.facts)
 
@@ -87,7 +82,7 @@ class AzureWorkspace(CloudWorkspace):
         self.connection.close()
 
     def run(self, run_id: str) -> Run:
-        return self._lists.record(self._raw(run_id))
+        return self._lists.record(self._found(run_id, self._history.get))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._lists.runs(query)
@@ -120,7 +115,7 @@ class AzureWorkspace(CloudWorkspace):
     def parameters(self, run_id: str) -> Mapping[str, str]:
         from himl_cli.workspaces.azure.runs.metrics import read_parameters
 
-        return read_parameters(self.connection, self._raw(run_id))
+        return read_parameters(self.connection, self._found(run_id, self._history.get))
 
     def run_files(self, run_id: str) -> BlobStore:
         """The artifacts; no request of its own where the run was seen before."""
@@ -275,7 +270,7 @@ class AzureWorkspace(CloudWorkspace):
             return Check.passed(name, f"{label} answers, and knows this job's run '{run_id}'.")
         try:
             store = self.datastore()
-            next(store.list(PROBE), None)
+            next(store.list("himl-doctor/"), None)  # nothing has this prefix: one short answer
         except NotAllowed as err:
             if not connection.in_job:
                 raise

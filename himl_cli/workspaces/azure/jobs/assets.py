@@ -30,7 +30,6 @@ from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, Sna
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.address import ApiVersion
-from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.body import PutRequest, build_request, image_request
 from himl_cli.workspaces.azure.jobs.data_assets import LATEST
@@ -46,12 +45,6 @@ _CODES = {"api-version": ApiVersion.CODES}
 FileState = tuple[int, int, int]  # size, time and inode
 # How the names of environments begin that lie in a registry or are ids already: the service looks for those itself.
 ELSEWHERE = ("azureml://", "/subscriptions/")
-# How the names of Azure ML's own environments begin: no workspace has them registered, azure-ai-ml does not look for
-# them either.
-CURATED = "AzureML-"
-# The folder of USUAL_DATASTORE that build contexts lie in, each under the digest of its contents. That is in the
-# workspace's own storage account, whatever its default datastore is: from others Azure ML may not be let read.
-CONTEXTS = "himl-environments"
 # The names under which environments are registered that have private wheels, or are built from a folder; their
 # versions are digests of their contents.
 _WITH_WHEELS, _BUILT = "himl-private-wheels", "himl-build-context"
@@ -67,8 +60,8 @@ ENV LD_LIBRARY_PATH={_PREFIX}/lib:$LD_LIBRARY_PATH
 
 
 class JobAsset:
-    """Code or an environment of a job: `id` is its resource id, empty before it is found or made; `is_cached` where it
-    is of an earlier submit, and may be gone since. `step` is the first step of a pipeline that refers to it."""
+    """Code, an environment or a component: `id` is its resource id, empty before it is found or made; `is_cached` where
+    it is of an earlier submit, and may be gone since. `step` is the first step of a pipeline that refers to it."""
 
     kind = ""  # in the cache
     unchanged = ""  # what people hear where it is of an earlier submit
@@ -80,10 +73,6 @@ class JobAsset:
 
     @property
     def _key(self) -> str:
-        raise NotImplementedError
-
-    def find(self) -> None:
-        """Look for it in the cache (no request), else in the workspace. Uploads and registers nothing."""
         raise NotImplementedError
 
     def _register(self, notify: Notify) -> str:
@@ -101,7 +90,8 @@ class JobAsset:
 
     def drop_lost(self) -> bool:
         """Forget what was cached and the service has lost since; whether that was so."""
-        is_lost = self.is_cached and is_gone(self._connection, self.id)
+        url = f"{self._connection.address.cloud.resource_manager}{quote(self.id)}"
+        is_lost = self.is_cached and self._connection.rest.find_object(url, "resource", params=_ENVIRONMENTS) is None
         if is_lost:
             self.forget()
         return is_lost
@@ -115,13 +105,7 @@ class JobAsset:
     def _remember(self, id: str, *, is_cached: bool) -> None:
         log.debug("%s: %s", self.kind, id)
         self.id, self.is_cached = id, is_cached
-        self._connection.kept.put(self.kind, self._key, id, seconds=LONGEST_SECONDS)
-
-
-def is_gone(connection: Connection, id: str) -> bool:
-    """Whether the service has no code, environment or component of this resource id any more."""
-    url = f"{connection.address.cloud.resource_manager}{quote(id)}"
-    return connection.rest.find_object(url, "resource", params=_ENVIRONMENTS) is None
+        self._connection.kept.put(self.kind, self._key, id)
 
 
 class JobCode(JobAsset):
@@ -152,6 +136,7 @@ class JobCode(JobAsset):
         return self._connection.key(f"code {HASH_VERSION} {self._fingerprint[0]}")
 
     def find(self) -> None:
+        """Look for it in the cache (no request), else in the workspace (one). Uploads and registers nothing."""
         if self._is_in_cache():
             return
         sha256, _ = self._fingerprint
@@ -401,7 +386,8 @@ class JobEnvironment(JobAsset):
         )
 
     def upload(self) -> str:
-        """Store the folder that the image is built from in USUAL_DATASTORE, and give its URL.
+        """Store the folder that the image is built from in USUAL_DATASTORE, and give its URL. That datastore is in the
+        workspace's own storage account, whatever the default one is: from others Azure ML may not be let read.
 
         Raises BadUsage where the workspace has no such blob datastore, and for a file that cannot be read, and as
         uploads do.
@@ -416,7 +402,7 @@ class JobEnvironment(JobAsset):
                 f"Files for an image go into the datastore '{USUAL_DATASTORE}', {reason}.",
                 hint="Register an environment that has what the job needs, and name it with --environment.",
             ) from cause
-        folder, sink, requests = f"{CONTEXTS}/{self._digest}", UploadSink(ignore), []
+        folder, sink, requests = f"himl-environments/{self._digest}", UploadSink(ignore), []
         with tempfile.TemporaryDirectory(prefix="himl-") as staged:
             for name, given in self._files.items():
                 content, path = _content(given), Path(staged, name) if isinstance(given, bytes) else given
@@ -492,7 +478,7 @@ def environment_id(connection: Connection, name: str, version: str | None) -> st
     id = f"{connection.address.path}/environments/{name}/versions/"
     if name.startswith(ELSEWHERE):
         return name
-    if name.startswith(CURATED):
+    if name.startswith("AzureML-"):  # Azure ML's own: no workspace has them, azure-ai-ml does not look for them either
         return f"azureml:{name}@latest" if is_latest else f"{id}{version}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):  # it would mean something else in a URL
         raise _unknown(connection, name)

@@ -22,7 +22,7 @@ from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, EarlyStop, Sc
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.command_line import command_line
-from himl_cli.workspaces.azure.jobs.data_assets import FOLDER, INPUT_MODES, OUTPUT_MODES, JobInput, JobOutput, of_step
+from himl_cli.workspaces.azure.jobs.data_assets import FOLDER, INPUT_MODES, OUTPUT_MODES, JobData, of_step
 from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties
 
@@ -82,7 +82,7 @@ class PipelineNode:
     node: str
     display_name: str
     command: str
-    inputs: Mapping[str, JobInput]
+    inputs: Mapping[str, JobData]
     outputs: Mapping[str, str | None]
 
     def output_mode(self, key: str) -> str:
@@ -90,7 +90,7 @@ class PipelineNode:
         return OUTPUT_MODES[modes.get(key) or "mount"]
 
 
-def pipeline_nodes(spec: PipelineSpec, data: Mapping[tuple[str, str], JobInput] | None = None) -> list[PipelineNode]:
+def pipeline_nodes(spec: PipelineSpec, data: Mapping[tuple[str, str], JobData] | None = None) -> list[PipelineNode]:
     """The steps of *spec*, whose own inputs were found to be *data*, by the step's key and theirs; without it, for
     checks before the first request, they have no path.
 
@@ -109,21 +109,21 @@ def pipeline_nodes(spec: PipelineSpec, data: Mapping[tuple[str, str], JobInput] 
 
 
 def _pipeline_node(
-    spec: PipelineSpec, step: StepSpec, nodes: Mapping[str, str], data: Mapping[tuple[str, str], JobInput] | None
+    spec: PipelineSpec, step: StepSpec, nodes: Mapping[str, str], data: Mapping[tuple[str, str], JobData] | None
 ) -> PipelineNode:
-    def output_of(key: str, output: str, mode: str) -> JobInput:
-        return JobInput(FOLDER, f"${{{{parent.jobs.{nodes[key]}.outputs.{output}}}}}", mode)
+    def output_of(key: str, output: str, mode: str) -> JobData:
+        return JobData(f"${{{{parent.jobs.{nodes[key]}.outputs.{output}}}}}", mode)
 
     def awaited(step: StepSpec) -> list[str]:
         return [key for key in step.after if key not in {output.step for output in step.takes.values()}]
 
-    inputs: dict[str, JobInput] = {}
+    inputs: dict[str, JobData] = {}
     for item in step.job.inputs:
         source, mode = step.takes.get(item.key), INPUT_MODES[item.mode or "download"]
         if source is not None:
             inputs[item.key] = output_of(source.step, source.output, mode)
         else:
-            inputs[item.key] = JobInput(FOLDER, "", mode) if data is None else data[step.key, item.key]
+            inputs[item.key] = JobData("", mode) if data is None else data[step.key, item.key]
     outputs: dict[str, str | None] = {}
     for item in step.job.outputs:
         datastore = item.datastore or step.job.default_datastore
@@ -150,8 +150,8 @@ def job_request(
     spec: JobSpec,
     code: str,
     environment: str,
-    inputs: Mapping[str, JobInput],
-    outputs: Mapping[str, JobOutput],
+    inputs: Mapping[str, JobData],
+    outputs: Mapping[str, JobData],
 ) -> PutRequest:
     """The request that creates *spec* as job *run_id*, with the resource ids of its code and environment, and its data
     by key. Raises BadUsage for a placeholder that names nothing."""

@@ -90,14 +90,25 @@ def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) ->
     quota); NotAllowed, ServiceFailed; Interrupted after Ctrl-C, when the cluster may be there.
     """
     name, size, nodes = spec.name, spec.size, f"{spec.min_nodes} to {spec.max_nodes} nodes"
-    if not re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", name):
-        raise BadUsage(
-            f"No cluster can be called '{name}'.", hint="Take 3 to 24 letters, digits and '-', a letter first."
-        )
-    if not re.fullmatch(r"[A-Za-z0-9_]+", size):
-        raise BadUsage(f"'{size}' is no size of a virtual machine.", hint="Write it as Azure does: Standard_NC6s_v3")
-    if not 0 <= spec.min_nodes <= spec.max_nodes or spec.max_nodes < 1:
-        raise BadUsage(f"A cluster cannot have {nodes}.", hint="The lower number is 0 at least, the upper one 1.")
+    for is_right, text, hint in (
+        (
+            re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", name),
+            f"No cluster can be called '{name}'.",
+            "Take 3 to 24 letters, digits and '-', a letter first.",
+        ),
+        (
+            re.fullmatch(r"[A-Za-z0-9_]+", size),
+            f"'{size}' is no size of a virtual machine.",
+            "Write it as Azure does: Standard_NC6s_v3",
+        ),
+        (
+            0 <= spec.min_nodes <= spec.max_nodes >= 1,
+            f"A cluster cannot have {nodes}.",
+            "The lower number is 0 at least, the upper one 1.",
+        ),
+    ):
+        if not is_right:
+            raise BadUsage(text, hint=hint)
     if has_cluster(connection, name):
         notify(Notice(f"Cluster '{name}' is there already: not made again."))
         return

@@ -35,29 +35,18 @@ _PARAMS = {"api-version": ApiVersion.DATA}
 
 
 @dataclass(frozen=True)
-class JobInput:
-    """One input: `type` is `uri_folder`, `uri_file` or `mltable`; `mode` a value of INPUT_MODES, or `direct` where only
-    the address counts.
+class JobData:
+    """One input or output. `path` is what goes into the request: the resource id of a version of a data asset, or
+    `azureml://datastores/D/paths/P/`; `mode` a value of INPUT_MODES or OUTPUT_MODES, or `direct` where only the address
+    counts; `type` is `uri_folder`, `uri_file` or `mltable`.
 
-    `path` is what goes into the request: the resource id of a version of a data asset, or
-    `azureml://datastores/D/paths/P/`.
-    """
-
-    type: str
-    path: str
-    mode: str
-
-
-@dataclass(frozen=True)
-class JobOutput:
-    """One output: a folder at `path` (`azureml://datastores/D/paths/P/`) that the job fills, `mode` a value of
-    OUTPUT_MODES.
-
-    It is registered at the job's end as the next version of the data asset `asset_name`; None registers nothing.
+    An output, always a folder, is registered at the job's end as the next version of the data asset `asset_name`; None
+    registers nothing.
     """
 
     path: str
     mode: str
+    type: str = FOLDER
     asset_name: str | None = None
 
 
@@ -67,7 +56,7 @@ def resolve_inputs(
     specs: Sequence[DataSpec],
     default_datastore: str | None,
     notify: Notify,
-) -> dict[str, JobInput]:
+) -> dict[str, JobData]:
     """What each input is in the job, by key. `local=` counts for nothing here.
 
     NAME is a registered data asset, in the version that was asked for or the latest; else a folder of the datastore,
@@ -76,7 +65,7 @@ def resolve_inputs(
     """
     finder = _DataFinder(connection, datastores)
     found = ask_all(lambda item: finder.asset_of(item, with_uri=bool(item.datastore)), specs)
-    inputs: dict[str, JobInput] = {}
+    inputs: dict[str, JobData] = {}
     registered: dict[str, DataAsset] = {}
     for item, asset in zip(specs, found, strict=True):
         path = ""
@@ -91,7 +80,7 @@ def resolve_inputs(
         elif item.datastore:
             _report_location(connection, item, asset, notify)
         mode = INPUT_MODES[item.mode or "download"]
-        inputs[item.key] = JobInput(FOLDER, path, mode) if asset is None else JobInput(asset.kind, asset.id, mode)
+        inputs[item.key] = JobData(path, mode) if asset is None else JobData(asset.id, mode, asset.kind)
     return inputs
 
 
@@ -115,7 +104,7 @@ def resolve_outputs(
     notify: Notify,
     *,
     are_of_trials: bool = False,
-) -> dict[str, JobOutput]:
+) -> dict[str, JobData]:
     """What each output is in the job, by key: the folder NAME of its datastore, registered at the job's end as data
     asset NAME.
 
@@ -125,7 +114,7 @@ def resolve_outputs(
     """
     finder = _DataFinder(connection, datastores)
     found = ask_all(lambda item: finder.asset(item.name, None), specs)
-    outputs: dict[str, JobOutput] = {}
+    outputs: dict[str, JobData] = {}
     for item, asset in zip(specs, found, strict=True):
         folder, obstacle, there = finder.folder(item, default_datastore), "", ""
         if not item.overwrite and asset is not None:
@@ -145,12 +134,12 @@ def resolve_outputs(
         if obstacle:
             notify(Notice(f"Output '{item.key}': {obstacle}, so the folder is not registered."))
         mode = OUTPUT_MODES[item.mode or "mount"]
-        outputs[item.key] = JobOutput(folder.uri, mode, None if obstacle else item.name)
+        outputs[item.key] = JobData(folder.uri, mode, asset_name=None if obstacle else item.name)
     if not are_of_trials or not outputs:
         return outputs
     text = "Each trial writes its outputs to folders of its own, NAME/<its run id>"
     notify(Notice(f"{text}; they are not registered as data assets."))
-    return {key: JobOutput(trial_path(item.path), item.mode) for key, item in outputs.items()}
+    return {key: JobData(trial_path(item.path), item.mode) for key, item in outputs.items()}
 
 
 def trial_path(path: str) -> str:
@@ -177,7 +166,7 @@ def find_dataset(
 
 def pipeline_inputs(
     connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify
-) -> dict[tuple[str, str], JobInput]:
+) -> dict[tuple[str, str], JobData]:
     """What all steps read from outside, by the keys of step and input; looked for once however many read it.
 
     With a datastore, NAME is a folder of that, whatever data asset is called so: who names both means the folder. A
@@ -186,13 +175,13 @@ def pipeline_inputs(
     first: one before it may make it.
     """
     finder = _DataFinder(connection, datastores)
-    found: dict[tuple[str, str], JobInput] = {}
-    known: dict[tuple[object, ...], JobInput] = {}
+    found: dict[tuple[str, str], JobData] = {}
+    known: dict[tuple[object, ...], JobData] = {}
 
-    def resolve(step: str, item: DataSpec, default: str | None) -> JobInput:
+    def resolve(step: str, item: DataSpec, default: str | None) -> JobData:
         if is_whole_datastore(item):
             name = datastores.find(item.datastore or default).name
-            return JobInput(FOLDER, f"azureml://datastores/{name}/paths/", "")
+            return JobData(f"azureml://datastores/{name}/paths/", "")
         if not item.datastore or item.version is not None:
             return resolve_inputs(connection, datastores, [item], default, notify)[item.key]
         folder = finder.folder(item, default)
@@ -201,7 +190,7 @@ def pipeline_inputs(
                 raise _no_folder(item, folder)
             text = f"{step}: there is no folder '{folder.path}' in {folder.datastore.label} yet; "
             notify(Notice(f"{text}a step before it has to make it."))
-        return JobInput(FOLDER, folder.uri, "")
+        return JobData(folder.uri, "")
 
     for step in spec.steps:
         default = step.job.default_datastore or spec.default_datastore

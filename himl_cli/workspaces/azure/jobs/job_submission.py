@@ -18,15 +18,14 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
-from himl_cli.core.events import Event, Notice, Notify
+from himl_cli.core.events import Event, Notice, Notify, ignore
 from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.core.processes import interruptions, terminations
 from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import Run, new_run_id
-from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.jobs.assets import JobAsset, JobCode, JobEnvironment, folder_for, is_gone
+from himl_cli.workspaces.azure.jobs.assets import JobAsset, JobCode, JobEnvironment, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
     PutRequest,
@@ -38,7 +37,7 @@ from himl_cli.workspaces.azure.jobs.body import (
 from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line, script_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute, create_cluster, has_cluster
 from himl_cli.workspaces.azure.jobs.data_assets import (
-    JobInput,
+    JobData,
     of_step,
     pipeline_inputs,
     resolve_inputs,
@@ -51,7 +50,6 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 log = logging.getLogger(__name__)
 
-COMPONENTS = "components"
 USER_TOKEN = "x-azureml-token"  # of the user whom a job is to act as
 NOTHING_RUNS = "No job was created."
 
@@ -117,7 +115,7 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
     return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, parts.renew)
 
 
-def _make(assets: Collection[JobAsset], notify: Notify) -> None:
+def _make(assets: Collection[JobCode | JobEnvironment], notify: Notify) -> None:
     """Upload and register what was not found; *notify* hears what kinds of assets are all of an earlier submit."""
     for kind in (JobCode, JobEnvironment):
         if all(asset.is_cached for asset in assets if isinstance(asset, kind)):
@@ -142,8 +140,8 @@ class _PipelineParts:
 
     def __init__(self, connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> None:
         self._connection, self._datastores, self._spec, self._notify = connection, datastores, spec, notify
-        self.assets: dict[str, JobAsset] = {}  # by what they are made of
-        self._cached_components: dict[str, str] = {}  # ids, by key, of those that nobody was asked for
+        self.assets: dict[str, JobCode | JobEnvironment] = {}  # by what they are made of
+        self._components: dict[str, _Component] = {}  # by their paths
         for step in spec.steps:
             environment = JobEnvironment(connection, datastores, step.job.environment, step.key)
             self.assets.setdefault(repr(step.job.environment), environment)
@@ -153,7 +151,7 @@ class _PipelineParts:
         for step in spec.steps:
             of_step(step.key, partial(folder_for, step.job.snapshot))
 
-    def find(self) -> tuple[str, Mapping[tuple[str, str], JobInput]]:
+    def find(self) -> tuple[str, Mapping[tuple[str, str], JobData]]:
         """The tenant, and data from outside. Asks for everything at once; nothing is uploaded or registered before all
         of it is known to be in order."""
         spec, heard = self._spec, list[Event]()  # on another thread
@@ -189,32 +187,39 @@ class _PipelineParts:
     def components(self, steps: Sequence[PipelineNode]) -> list[tuple[PipelineNode, str]]:
         """*steps* with the ids of their components: those that are not known are registered, the same contents once.
         Raises as `HttpClient` does."""
-        cache, by_key, keys = self._connection.kept, dict[str, PutRequest](), list[str]()
+        self._components.clear()
+        paths: list[str] = []
         for step in steps:
             job = step.spec.job
             code, environment = self.assets[repr(job.snapshot)], self.assets[repr(job.environment)]
             request = component_request(step, code.id, environment.id)
-            keys.append(self._connection.key(f"component {request.api_version} {request.path}"))
-            by_key[keys[-1]] = request
-        cached = {key: cache.get(COMPONENTS, key) for key in by_key}
-        self._cached_components = {key: id for key, id in cached.items() if isinstance(id, str) and id}
-
-        def register(key: str) -> str:
-            reply = by_key[key].send(self._connection)
-            with understood(reply.url, "the component"):
-                id = str(reply.body["id"])
-            cache.put(COMPONENTS, key, id, seconds=LONGEST_SECONDS)
-            return id
-
-        new = [key for key in by_key if key not in self._cached_components]
-        ids = self._cached_components | dict(zip(new, ask_all(register, new), strict=True))
-        return [(step, ids[key]) for step, key in zip(steps, keys, strict=True)]
+            self._components.setdefault(request.path, _Component(self._connection, request))
+            paths.append(request.path)
+        ask_all(lambda component: component.make(ignore), list(self._components.values()))
+        return [(step, self._components[path].id) for step, path in zip(steps, paths, strict=True)]
 
     def renew(self) -> bool:
-        gone = [key for key, id in self._cached_components.items() if is_gone(self._connection, id)]
-        for key in gone:
-            self._connection.kept.forget(COMPONENTS, key)
-        return _renew(self.assets.values(), self._notify) or bool(gone)
+        gone = [component.drop_lost() for component in self._components.values()]
+        return _renew(self.assets.values(), self._notify) or any(gone)
+
+
+class _Component(JobAsset):
+    """What steps of a pipeline run; the service may know these contents under another version."""
+
+    kind = "components"
+
+    def __init__(self, connection: Connection, request: PutRequest) -> None:
+        super().__init__(connection)
+        self._request = request
+
+    @property
+    def _key(self) -> str:
+        return self._connection.key(f"component {self._request.api_version} {self._request.path}")
+
+    def _register(self, notify: Notify) -> str:
+        reply = self._request.send(self._connection)
+        with understood(reply.url, "the component"):
+            return str(reply.body["id"])
 
 
 def azure_run_id(experiment: str) -> str:

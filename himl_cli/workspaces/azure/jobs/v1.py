@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -35,20 +35,12 @@ from himl_cli.core.redaction import mask_arguments, parts_of, redact
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
 from himl_cli.workspaces.azure.address import ApiVersion
-from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, JobCode, JobEnvironment, environment_id, folder_for
 from himl_cli.workspaces.azure.jobs.body import early_stop_fields, job_tags, max_concurrent, search_space
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
 from himl_cli.workspaces.azure.jobs.computes import check_compute
-from himl_cli.workspaces.azure.jobs.data_assets import (
-    FILE,
-    LATEST,
-    JobInput,
-    JobOutput,
-    resolve_inputs,
-    resolve_outputs,
-)
+from himl_cli.workspaces.azure.jobs.data_assets import FILE, LATEST, JobData, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.job_submission import (
     azure_run_id,
     before_creation,
@@ -77,8 +69,7 @@ DEPRECATED = (
 )
 # How azureml-core writes a path into the arguments of a script that is known only in the job
 ARGUMENTS = {"inputs": "DatasetConsumptionConfig:", "outputs": "DatasetOutputConfig:"}
-# How the variables of paths begin in other jobs; in those of azureml-core they are called as the data, or have a prefix
-# of their own
+# How the variables of paths begin in other jobs; azureml-core calls them as the data, or gives a prefix of its own
 PREFIXES = {"inputs": "AZURE_ML_INPUT_", "outputs": "AZURE_ML_OUTPUT_"}
 MECHANISMS = {"ro_mount": "mount", "download": "download", "rw_mount": "mount", "upload": "upload"}
 VARIABLES = {
@@ -96,9 +87,8 @@ def require_sdk(module: str = "azureml.core") -> None:
     except ModuleNotFoundError:  # nothing called azureml at all
         is_installed = False
     if not is_installed:
-        needs = "--sdk v1 needs azureml-core"
-        if module != "azureml.core":
-            needs = "A sweep with --sdk v1 needs azureml-train-core"
+        is_sweep = module != "azureml.core"
+        needs = "A sweep with --sdk v1 needs azureml-train-core" if is_sweep else "--sdk v1 needs azureml-core"
         raise BadUsage(f"{needs}, which is not installed.", hint=f"Install it: {install_command('v1')}")
 
 
@@ -129,12 +119,8 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
         default, is_sweep = spec.default_datastore, spec.sweep is not None
         inputs = resolve_inputs(connection, datastores, spec.inputs, default, notify)
         outputs = resolve_outputs(connection, datastores, spec.outputs, default, notify, are_of_trials=is_sweep)
-        definition: Mapping[str, Any] | None = None
-        if image.name:  # asked by himl itself: azureml-core tries once, and raises what tells nobody why
+        if image.name:  # asked by himl itself first: azureml-core raises what tells nobody why
             environment_id(connection, image.name, image.version)  # raises
-            below = "" if image.version in (None, LATEST) else f"/versions/{quote(str(image.version), safe='')}"
-            url = connection.service("environment", f"/environments/{quote(image.name, safe='')}{below}")
-            definition = connection.rest.get_object(url, "environment")
         if isinstance(image.context, str):
             context = image.context
         elif image.context or image.wheels:
@@ -145,7 +131,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
                 from azureml.core import Experiment
 
                 workspace = _workspace(connection)
-                environment = _environment(image, definition, context)
+                environment = _environment(workspace, image, context)
                 config = _script_run_config(spec, folder, environment)
                 run_config = config.run_config
                 run_config.data = {item.key: _input(connection, item, inputs[item.key]) for item in spec.inputs}
@@ -162,7 +148,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
             key = connection.key("snapshot of the last job")
             if snapshot_id and connection.kept.get(SNAPSHOTS, key) == snapshot_id:
                 notify(Notice(JobCode.unchanged))
-            connection.kept.put(SNAPSHOTS, key, snapshot_id, seconds=LONGEST_SECONDS)
+            connection.kept.put(SNAPSHOTS, key, snapshot_id)
         except (KeyboardInterrupt, HimlError) as err:
             _check_submitted(connection, run_id, err, notify)
         with created_job(run_id):
@@ -351,12 +337,11 @@ def _hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
     )
 
 
-def _input(connection: Connection, item: DataSpec, given: JobInput) -> Any:
+def _input(connection: Connection, item: DataSpec, given: JobData) -> Any:
     """The `azureml.core.runconfig.Data`; a request where it is a registered asset.
 
-    Data are named by where they lie, which the service takes for the old and the new kind of data assets alike, but for
-    a table, which is more than a place; azureml-core's own classes for datasets need another package with native parts
-    that is not maintained either.
+    Data are named by where they lie, which the service takes for old and new data assets alike, but for a table, which
+    is more than a place; azureml-core's classes for datasets need another package that is not maintained either.
     """
     from azureml.core.runconfig import Data, DataLocation, Dataset, Uri
 
@@ -379,7 +364,7 @@ def _input(connection: Connection, item: DataSpec, given: JobInput) -> Any:
     )
 
 
-def _output(given: JobOutput, *, overwrite: bool) -> Any:
+def _output(given: JobData, *, overwrite: bool) -> Any:
     from azureml.core import runconfig as sdk
 
     found, mechanism = re.fullmatch(r"azureml://datastores/([^/]+)/paths/(.*)", given.path), MECHANISMS[given.mode]
@@ -394,13 +379,13 @@ def _output(given: JobOutput, *, overwrite: bool) -> Any:
     return sdk.OutputData(output_location=location, mechanism=mechanism, additional_options=options)
 
 
-def _environment(spec: EnvironmentSpec, definition: Mapping[str, Any] | None, context: str) -> Any:
-    """The `azureml.core.Environment` for *spec*, whose *definition* is given where the workspace has it; *context* is
-    where it is built from: in a storage account, or in a repository of git."""
+def _environment(workspace: Any, spec: EnvironmentSpec, context: str) -> Any:
+    """The `azureml.core.Environment` for *spec*; *context* is where it is built from: in a storage account, or in a
+    repository of git."""
     from azureml.core.environment import DockerBuildContext, Environment
 
-    if definition is not None:
-        return Environment._deserialize_and_add_to_object(dict(definition))
+    if spec.name:
+        return Environment.get(workspace, spec.name, None if spec.version == LATEST else spec.version)
     # the same name for the same contents, so that the service finds the image that it built before
     contents = f"{context} {spec.dockerfile}" if context else f"{spec.image}\0{spec.conda}"
     name = f"himl-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
@@ -455,12 +440,8 @@ def _staged(snapshot: Snapshot) -> Iterator[Path]:
 
 @contextmanager
 def quiet_sdk() -> Iterator[None]:
-    """Within it, what azureml-core prints goes to himl's debug log, and its warnings and logs nowhere; its bounds on
-    snapshots do not count.
-
-    It prints to both streams from wherever it is, logs warnings about itself, and refuses more than 300 MB, where himl
-    only warns.
-    """
+    """Within it, what azureml-core prints, to both streams, goes to himl's debug log, and its warnings and logs
+    nowhere; its bound on snapshots (300 MB, where himl only warns) does not count."""
     from himl_cli.workspaces.azure.transport import silence_libraries
 
     silence_libraries()

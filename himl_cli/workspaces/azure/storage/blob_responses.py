@@ -16,7 +16,13 @@ from urllib.parse import urlsplit
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.azure.responses import TOLERABLE_SECONDS, asked_wait, clock_skew, describe_skew, http_time
+from himl_cli.workspaces.azure.responses import (
+    TOLERABLE_SECONDS,
+    clock_skew,
+    describe_skew,
+    http_time,
+    retry_after,
+)
 from himl_cli.workspaces.azure.service_errors import not_connected, proxy_failed
 from himl_cli.workspaces.azure.storage.curl import CurlResponse, proxy_for
 from himl_cli.workspaces.azure.storage.signing import NO_KEYS, RIGHT_MISSING, Endpoint
@@ -143,7 +149,7 @@ def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure
 
 def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure:
     """The failure for a status that may pass; *who* sent it."""
-    status, wait = response.status, asked_wait(lambda field: response.header(field.encode()))
+    status, wait = response.status, retry_after(lambda field: response.header(field.encode()))
     reason = f"{status} {code}".rstrip()
     if status not in (429, 503) and code != "ServerBusy":
         error = ServiceFailed(f"{who} keeps failing ({reason}).", hint="Try again later.")
