@@ -12,8 +12,7 @@ from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.runs import RunStatus
 from himl_cli.services.checkpoints.fetch import INPUT, bring_checkpoint, refer_to_checkpoint
 from himl_cli.workspaces.base import BlobStore
-from himl_cli.workspaces.local.job_environment import job_environment
-from himl_cli.workspaces.local.launch_request import LaunchRequest
+from himl_cli.workspaces.local.launch_request import LaunchRequest, job_environment
 from tests.azure_workspaces import opened
 from tests.recorded_runs import RecordedRuns
 from tests.running import write_files

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.workspaces.local.job_environment import fill_command
+from himl_cli.workspaces.local.launch_request import fill_command
 
 VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 LINE = "${{inputs.x}}"

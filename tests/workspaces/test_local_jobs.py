@@ -12,8 +12,7 @@ from himl_cli.core.events import Event
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
-from himl_cli.workspaces.local.job_environment import job_command, resolve_folders
-from himl_cli.workspaces.local.launch_request import LaunchRequest, shown_command
+from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.running import write_files

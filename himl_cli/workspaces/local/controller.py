@@ -38,7 +38,7 @@ from himl_cli.workspaces.local.launch import events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, PlannedJob, plan_from_json
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore
+from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.staging import stage_files
 from himl_cli.workspaces.local.sweep_plan import job_outputs, step_request, trial_request
@@ -48,10 +48,6 @@ SECONDS_UNREAD = 600.0
 TAIL_BYTES = 16 * 1024
 FAILURES_TO_GIVE_UP = 3
 SECONDS_TO_JUDGE = 0.25  # with many trials and long series: a tenth of the time at most goes into reading and judging
-
-
-def main() -> None:
-    Controller(plan_from_json(read_request())).run()
 
 
 class Controller(RunProcess):
@@ -362,7 +358,7 @@ class Sweep:
         self._spec = children.plan.sweep
         self._log = children.log
         self._sampler = make_sampler(self._spec)
-        self._metrics = MetricStore(children.store.database)
+        self._metrics = children.store.metrics
         self._started: dict[str, StartedTrial] = {}
         self._version = -1  # of the database at the last look
         self._next_look = 0.0
@@ -539,4 +535,4 @@ def _is_stopped_early(run: Run) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    Controller(plan_from_json(read_request())).run()

@@ -179,8 +179,13 @@ class FileStore(ABC):
                 try:
                     stored = self._store_one(request, sink)
                 except OSError as err:
-                    what = f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}."
-                    sink.fail(request, DiskFailed(what, hint="Check space and permissions there."))
+                    sink.fail(
+                        request,
+                        DiskFailed(
+                            f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.",
+                            hint="Check space and permissions there.",
+                        ),
+                    )
                 except HimlError as err:
                     sink.fail(request, err)
                 else:

@@ -21,10 +21,10 @@ from himl_cli.core.processes import ProcessLock, detached, interruptions, is_hel
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import TRIAL
-from himl_cli.workspaces.local.job_environment import check_shell
 from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     Plan,
+    check_shell,
     job_from_stored_form,
     plan_from_stored,
     shown_command,
@@ -134,8 +134,10 @@ def _check_state(run: Run) -> None:
         problem = f"is a {what} of run '{run.parent}'" if what else f"was nested in run '{run.parent}' by its script"
         raise BadUsage(f"Run '{run.id}' {problem}.", hint=f"Resume the whole: himl submit --resume {run.parent}")
     if not run.status.is_final:
-        hint = f"To see it: himl runs show {run.id}, to stop it: himl runs cancel {run.id}"
-        raise BadUsage(f"Run '{run.id}' is still at work.", hint=hint)
+        raise BadUsage(
+            f"Run '{run.id}' is still at work.",
+            hint=f"To see it: himl runs show {run.id}, to stop it: himl runs cancel {run.id}",
+        )
     if run.status is RunStatus.completed:
         raise BadUsage(f"Run '{run.id}' is completed: nothing is left to do.", hint=f"See himl runs show {run.id}")
 
@@ -245,8 +247,9 @@ def start_error(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | 
         kind = BadUsage if last["why"] in (BUSY, DONE) else DiskFailed
         return kind(last["message"], hint=last["hint"])
     why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-    hint = "Is himl installed whole? Try: himl --version"
-    return JobFailed(f"The job's supervisor did not start: {why[0]}", hint=hint)
+    return JobFailed(
+        f"The job's supervisor did not start: {why[0]}", hint="Is himl installed whole? Try: himl --version"
+    )
 
 
 def _start(request: LaunchRequest | Plan, folder: RunFolder, handles: Sequence[int] = ()) -> HimlError | None:

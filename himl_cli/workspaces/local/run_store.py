@@ -65,6 +65,7 @@ class RunStore:
     def __init__(self, database: Database, *, label: str = "") -> None:
         self.database = database
         self.label = label
+        self.metrics = MetricStore(database)
 
     def add(
         self,
@@ -283,18 +284,15 @@ class MetricStore:
         points: Iterable[Point],
         parameters: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        *,
+        rule: str = "REPLACE",
     ) -> None:
-        """Store *points*, *parameters* and *tags* in one transaction."""
+        """Store *points*, *parameters* and *tags* in one transaction; *rule* is SQLite's for those that are there."""
         rows = [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]
         with self.database.writing() as connection:
             connection.executemany(INSERT_METRICS, rows)
             for table, pairs in (("parameters", parameters), ("tags", tags)):
-                put_pairs(connection, table, run_id, pairs or {})
-
-    def log_missing_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """Store those of *parameters* of which the run has none."""
-        with self.database.writing() as connection:
-            put_pairs(connection, "parameters", run_id, parameters, rule="IGNORE")
+                put_pairs(connection, table, run_id, pairs or {}, rule=rule)
 
     def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
         """Store the numbers of *entries* in one transaction, and within it do what *beside* does: where that raises,
@@ -340,8 +338,7 @@ class MetricStore:
 
     def version(self) -> int:
         """A number that is another one once another process wrote to the database."""
-        found: int = self.database.rows("PRAGMA data_version")[0][0]
-        return found
+        return int(self.database.rows("PRAGMA data_version")[0][0])
 
     def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, Point]]]:
         """The number of the last row of all metrics, and what came after *row* for *run_ids*, with its run."""

@@ -21,11 +21,16 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import Run, RunStatus, new_run_id
-from himl_cli.workspaces.local.job_environment import job_command, job_environment, rank_environments
-from himl_cli.workspaces.local.launch_request import LaunchRequest, request_from_json
+from himl_cli.workspaces.local.launch_request import (
+    LaunchRequest,
+    job_command,
+    job_environment,
+    rank_environments,
+    request_from_json,
+)
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore, begin_attempt
+from himl_cli.workspaces.local.run_store import RunStore, begin_attempt
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
@@ -40,11 +45,6 @@ RANK_FAILED = "a rank failed"
 RankEnd = tuple[int, int, str]
 """How the process of a rank ended: the rank, the code of a shell (the exit code, 128 + the signal's number, 127 where
 nothing could be started), why the job failed."""
-
-
-def main() -> None:
-    become_subreaper()
-    Supervisor(request_from_json(read_request())).run()
 
 
 class Supervisor(RunProcess):
@@ -103,7 +103,7 @@ class Supervisor(RunProcess):
         # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot
         # change.
         if self._request.values:
-            MetricStore(store.database).log_missing_parameters(self.folder.run_id, self._request.values)
+            store.metrics.log(self.folder.run_id, [], self._request.values, rule="IGNORE")
 
     def _start_ranks(self, env: Mapping[str, str]) -> list[Rank]:
         command, stdin = job_command(self._request), self._request.stdin
@@ -249,4 +249,5 @@ def _end_adopted() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    become_subreaper()
+    Supervisor(request_from_json(read_request())).run()

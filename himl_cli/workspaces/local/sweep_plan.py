@@ -24,15 +24,19 @@ from himl_cli.core.sweeps import (
     values_text,
     with_search_space,
 )
-from himl_cli.workspaces.local.job_environment import (
+from himl_cli.workspaces.local.launch_request import (
+    PIPELINE,
     RUN_NAME,
+    LaunchRequest,
+    Plan,
+    PlannedJob,
     check_shell,
     fill_command,
     job_command,
     output_folder,
     resolve_folders,
+    shown_command,
 )
-from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, PlannedJob, shown_command
 from himl_cli.workspaces.local.sampling import check_sampling
 
 

@@ -24,7 +24,7 @@ from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
 from himl_cli.workspaces.local.logged_values import LoggedWriter, read_results, read_texts
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import RunStore, now_ms
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.launch_request import Plan
@@ -61,12 +61,8 @@ class LocalWorkspace(FolderWorkspace):
         return RunStore(Database(self.folder / "workspace.db", create=True), label=self.label)
 
     @cached_property
-    def _metrics(self) -> MetricStore:
-        return MetricStore(self._runs.database)
-
-    @cached_property
     def _writer(self) -> LoggedWriter:
-        return LoggedWriter(self._metrics)
+        return LoggedWriter(self._runs.metrics)
 
     def _folder_of(self, run_id: str) -> RunFolder:
         return RunFolder(self.folder / "runs" / run_id)
@@ -110,7 +106,7 @@ class LocalWorkspace(FolderWorkspace):
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         self.run(run_id)
-        return self._metrics.metrics(self._runs.nested(run_id))
+        return self._runs.metrics.metrics(self._runs.nested(run_id))
 
     def values(self, run_id: str) -> LoggedValues:
         metrics, nested = self.metrics(run_id), self._runs.nested(run_id)
@@ -119,7 +115,7 @@ class LocalWorkspace(FolderWorkspace):
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         self.run(run_id)
-        return self._metrics.parameters(run_id)
+        return self._runs.metrics.parameters(run_id)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         ids = [run.id for run in runs]
@@ -151,12 +147,14 @@ class LocalWorkspace(FolderWorkspace):
         known = {store.name: store for store in self.datastores()}
         wanted = name or DEFAULT_DATASTORE
         if wanted not in known:
-            hint = f"A folder in '{_shown(self.folder / 'datastores')}' is a datastore here."
-            raise NotFound(f"No datastore '{wanted}' in {self.label}; there are: {', '.join(known)}.", hint=hint)
+            raise NotFound(
+                f"No datastore '{wanted}' in {self.label}; there are: {', '.join(known)}.",
+                hint=f"A folder in '{_shown(self.folder / 'datastores')}' is a datastore here.",
+            )
         return DatastoreFolder(Path(known[wanted].location), wanted, self._runs.database)
 
     def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
-        from himl_cli.workspaces.local.job_environment import datastore_folder
+        from himl_cli.workspaces.local.launch_request import datastore_folder
 
         folder = datastore_folder(item, self.folder / "datastores" / (default_datastore or DEFAULT_DATASTORE))
         return folder if folder.exists() else None
@@ -187,8 +185,8 @@ class LocalWorkspace(FolderWorkspace):
         return WorkspaceFacts("local", self.label, f"'{self.folder}'", facts)
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.job_environment import resolve_folders
         from himl_cli.workspaces.local.launch import launch
+        from himl_cli.workspaces.local.launch_request import resolve_folders
 
         datastore = self._default_folder(spec.default_datastore)
         if spec.sweep is not None:
@@ -252,8 +250,10 @@ class LocalWorkspace(FolderWorkspace):
             if isinstance(err, FileExistsError) and self.folder.is_dir():
                 return  # another submit made it at the same moment
             if self.folder.is_symlink():
-                hint = "Remove it, or make the folder that it leads to."
-                raise DiskFailed(f"'{self.folder}' is a link that leads to no folder.", hint=hint) from err
+                raise DiskFailed(
+                    f"'{self.folder}' is a link that leads to no folder.",
+                    hint="Remove it, or make the folder that it leads to.",
+                ) from err
             raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
 
     def start_run(self, new: Run) -> Run:
@@ -324,14 +324,14 @@ class LocalWorkspace(FolderWorkspace):
                     f"Parameter '{name}' of run '{run_id}' was logged as '{known[name]}' before, not as '{value}'.",
                     hint="A parameter keeps its value.",
                 )
-        self._metrics.log(run_id, [], parameters)
+        self._runs.metrics.log(run_id, [], parameters)
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
         """Nothing to wait for: what is stored can be read."""
         self.run(run_id)
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
-        return self._metrics.logged_after(run_id, after)
+        return self._runs.metrics.logged_after(run_id, after)
 
     def file_path(self, run_id: str, name: str) -> Path | None:
         return self._files(run_id).path_of(name)
@@ -344,8 +344,10 @@ class LocalWorkspace(FolderWorkspace):
             raise BadUsage(f"Run '{job}' is still at work.", hint=f"Stop it first: himl runs cancel {job}")
         doomed = self._runs.descendants(run_id)
         for busy in (each for each in doomed if each != run_id and not self.run(each).status.is_final):
-            hint = f"Stop it first: himl runs cancel {run_id}"
-            raise BadUsage(f"Run '{busy}', a child of '{run_id}', is still at work.", hint=hint)
+            raise BadUsage(
+                f"Run '{busy}', a child of '{run_id}', is still at work.",
+                hint=f"Stop it first: himl runs cancel {run_id}",
+            )
         for name in doomed:
             self._folder_of(name).remove()
         self._runs.delete(doomed)

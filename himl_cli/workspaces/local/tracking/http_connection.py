@@ -211,8 +211,11 @@ class Connection(BaseHTTPRequestHandler):
         try:
             route = self._authenticate(path)
             if length > LARGEST_BODY:
-                message = f"The request's body is larger than {LARGEST_BODY >> 20} MiB."
-                raise RequestError(message, code="REQUEST_LIMIT_EXCEEDED", status=413)
+                raise RequestError(
+                    f"The request's body is larger than {LARGEST_BODY >> 20} MiB.",
+                    code="REQUEST_LIMIT_EXCEEDED",
+                    status=413,
+                )
         except RequestError:
             # A client that is still sending would see a reset instead of the reason. Without the token it is not much
             if length > (LARGEST_DRAINED if self._is_authenticated else self._context.drained):
@@ -251,8 +254,11 @@ class Connection(BaseHTTPRequestHandler):
             path = f"/{rest}"
         elif not any(compare_digest(authorization.encode("latin-1", "replace"), key) for key in known):
             cause = f": {OTHER_CREDENTIALS}." if authorization.lower().startswith("basic ") else "."
-            message = f"This is the tracking server of one himl job, and the request lacks the job's token{cause}"
-            raise RequestError(message, code="UNAUTHENTICATED", status=401)
+            raise RequestError(
+                f"This is the tracking server of one himl job, and the request lacks the job's token{cause}",
+                code="UNAUTHENTICATED",
+                status=401,
+            )
         if not self._is_authenticated:  # it may be as slow as it likes from here on, as long as the job runs
             self._is_authenticated = True
             self._context.on_authenticated(self.connection)

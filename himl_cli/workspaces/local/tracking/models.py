@@ -234,8 +234,9 @@ class ModelRegistry:
                 case "transition stage":
                     wanted = request.key("stage").capitalize()
                     if wanted not in STAGES:
-                        text = f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
-                        raise RequestError(text)
+                        raise RequestError(
+                            f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
+                        )
                     for each in model["versions"].values():
                         if request.values.get("archive_existing_versions") is True and each["current_stage"] == wanted:
                             each["current_stage"] = "Archived"

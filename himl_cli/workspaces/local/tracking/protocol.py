@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from himl_cli.core.results import INT64
@@ -354,19 +355,6 @@ def find_page(
 
 
 def _is_like(text: str, pattern: str) -> bool:
-    """SQL's LIKE, in time proportional to the product of the lengths: `%` is any text, `_` one character."""
-    at = place = start = 0
-    star = -1
-    while at < len(text):
-        if place < len(pattern) and pattern[place] == "%":
-            star, start = place, at
-            place += 1
-        elif place < len(pattern) and pattern[place] in ("_", text[at]):
-            at += 1
-            place += 1
-        elif star >= 0:
-            place, start = star + 1, start + 1
-            at = start
-        else:
-            return False
-    return all(letter == "%" for letter in pattern[place:])
+    """SQL's LIKE: `%` is any text, `_` one character."""
+    glob = re.sub(r"[\[*?]", r"[\g<0>]", pattern).translate({ord("%"): "*", ord("_"): "?"})
+    return fnmatchcase(text, glob)  # in no more time than the product of the lengths

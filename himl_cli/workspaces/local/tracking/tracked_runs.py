@@ -62,7 +62,7 @@ class JobRuns:
         self, database: Database, job: Run, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str]
     ) -> None:
         self.store = RunStore(database)
-        self.metric_store = MetricStore(database)
+        self.metric_store = self.store.metrics
         self.latest = LatestMetrics(self.metric_store)
         self.job_id = job.id
         self.artifacts_of = artifacts_of
@@ -228,16 +228,17 @@ class JobRuns:
 
     def experiment(self, action: str, request: Fields) -> Json:
         """The job's experiment, which has tags as long as the job runs and cannot be changed otherwise."""
-        if action == "change":
-            raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
-        if action == "create":
-            request.key("name")
-            return {"experiment_id": self.experiment_id}
-        if action == "set tag":
-            self._experiment_tags[request.key("key")] = request.text("value", "")
-            return {}
-        if action == "delete tag":
-            self._experiment_tags.pop(request.key("key"), None)
+        match action:
+            case "change":
+                raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
+            case "create":
+                request.key("name")
+                return {"experiment_id": self.experiment_id}
+            case "set tag":
+                self._experiment_tags[request.key("key")] = request.text("value", "")
+            case "delete tag":
+                self._experiment_tags.pop(request.key("key"), None)
+        if action.endswith("tag"):
             return {}
         found = {
             "experiment_id": self.experiment_id,
