@@ -182,7 +182,15 @@ class WebFile(Endpoint):
     def parse(self, response: CurlResponse) -> tuple[BlobInfo, bool] | SplitResult:
         """The file, or where the response sends to. Raises BlobNotFound, ServiceFailed."""
         if response.status in REDIRECTS:
-            return self._location(response.header(b"location").strip())
+            location = response.header(b"location").strip()
+            parts = parts_of(urljoin(self._url, location))
+            if not location or parts.scheme not in ("http", "https") or not parts.hostname:
+                hint = "Is this the address of a file?"
+                raise ServiceFailed(f"{self.host} sends to an address that cannot be read.", hint=hint)
+            if parts.scheme == "http" and (self._url.startswith("https:") or parts.hostname not in LOCAL_HOSTS):
+                how = "by plain http, which anybody on the way could change"
+                raise ServiceFailed(f"{self.host} sends to {parts.hostname} {how}.")
+            return parts
         kind = response.header(b"content-type").partition(";")[0].strip().lower()
         is_page = last_name(self._address).lower().endswith((".html", ".htm", ".xhtml"))
         if kind in ("text/html", "application/xhtml+xml") and not is_page:  # such as a log-in
@@ -197,19 +205,6 @@ class WebFile(Endpoint):
             )
         name, modified = file_name(response, self._address), http_time(response.header(b"last-modified"))
         return BlobInfo(name, size, validator_of(response), whole_md5(response), modified), response.status == 206
-
-    def _location(self, location: str) -> SplitResult:
-        """Raises ServiceFailed where that is nothing to go to."""
-        parts = parts_of(urljoin(self._url, location))
-        if not location or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServiceFailed(
-                f"{self.host} sends to an address that cannot be read.", hint="Is this the address of a file?"
-            )
-        if parts.scheme == "http" and (self._url.startswith("https:") or parts.hostname not in LOCAL_HOSTS):
-            raise ServiceFailed(
-                f"{self.host} sends to {parts.hostname} by plain http, which anybody on the way could change."
-            )
-        return parts
 
     def check_compression(self, response: CurlResponse) -> None:
         """Raises ServiceFailed for bytes in another form than the file's, archives aside: its size and MD5 could not
@@ -251,11 +246,12 @@ class _WebTask(Task):
             return Failure(file.redirected(), is_refusal=True)
         if status in TRANSIENT:
             return transient_failure(response, file.host)
+        error: HimlError = ServiceFailed(f"{file.host} refused the request for {file.label} ({status}).")
         if status in (404, 410):
-            return Failure(BlobNotFound(f"There is no file at {file.label} ({status}).", hint="Check the address."))
-        if status == 416:
-            return Failure(BlobChanged(CHANGED.format(file.label)))
-        return Failure(ServiceFailed(f"{file.host} refused the request for {file.label} ({status})."), code)
+            error = BlobNotFound(f"There is no file at {file.label} ({status}).", hint="Check the address.")
+        elif status == 416:
+            error = BlobChanged(CHANGED.format(file.label))
+        return Failure(error, code)
 
 
 class _WebQuery(_WebTask, Query[Answer]):
