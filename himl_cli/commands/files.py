@@ -167,8 +167,9 @@ def download_files(
     with open_session(workspace_opts, output_opts, For.data) as session:
         store = session.workspace.datastore(datastore)
         result = download_blobs(store, request, notify=session.notify)
-    nothing = f"There are no files in {store.label}."
-    print_transfer(session.output, result, "Downloaded", [str(local_dir)], nothing=nothing)
+    print_transfer(
+        session.output, result, "Downloaded", [str(local_dir)], nothing=f"There are no files in {store.label}."
+    )
 
 
 @command(datastore_app, "list")
@@ -201,5 +202,6 @@ def list_stored(
             for file in files:
                 session.output.write(encoded(f"{file['name']}\0", sys.stdout))
             return session.output.flush()
-        empty = f"No files in {store.label}."
-        session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file["name"]), empty=empty)
+        session.output.table(
+            files, FILE_COLUMNS, quiet=lambda file: str(file["name"]), empty=f"No files in {store.label}."
+        )

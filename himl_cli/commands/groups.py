@@ -230,7 +230,6 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         return super().resolve_command(ctx, args)
 
     def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
-        """Where to go on from *args*, which name no command."""
         return f"See '{ctx.command_path} --help'."
 
     def _near_command(self, ctx: Any, name: str) -> str:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ALL_RUNS = sys.maxsize  # `--num_runs all`: a limit that no workspace reaches
 WORKERS, MOST_WORKERS = 32, 256
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 RunArgs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids, as --run.", show_default=False)]
 
@@ -103,7 +102,9 @@ def _parameters(options: Mapping[str, Option], panel: str = "Options") -> list[i
         info = typer.Option(*(each.names or (f"--{name}",)), **{**each.info, "rich_help_panel": panel})
         default = inspect.Parameter.empty if each.default is ... else each.default
         annotation: Any = Annotated[each.kind, info]
-        parameters.append(inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation))
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
     return parameters
 
 
@@ -124,7 +125,7 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
             taken[name] = kind
             spread += parameters_of(kind)
         else:
-            spread.append(parameter.replace(kind=_KEYWORD))
+            spread.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     for name, count in Counter(parameter.name for parameter in spread).items():
         if count > 1:
             bundles = {owner: kind for owner, kind in taken.items() if not isinstance(kind, Option)}
@@ -184,21 +185,18 @@ def parse_count(option: str, text: str | None) -> int | None:
 
 def parse_statuses(_option: str, names: Iterable[str] | None) -> Sequence[RunStatus]:
     """Statuses in any case; hi-ml's users write `Finished` or `Cancelled` too. Raises BadUsage naming the nearest."""
-    if names is None:
-        return ()
     from himl_cli.core.runs import RunStatus
 
     known = {status.value.lower(): status for status in RunStatus}
     known |= {"cancelled": RunStatus.canceled, "finished": RunStatus.completed}
-    statuses = []
-    for name in split_list(names):
-        if name.lower() not in known:
-            near = get_close_matches(name.lower(), known, n=1)
-            hint = f"Did you mean {known[near[0]].value}? " if near else ""
-            every = ", ".join(status.value for status in RunStatus)
-            raise BadUsage(f"There is no status '{name}'.", hint=f"{hint}Statuses: {every}.")
-        statuses.append(known[name.lower()])
-    return statuses
+    wanted = split_list(names)
+    wrong = next((name for name in wanted if name.lower() not in known), None)
+    if wrong is not None:
+        near = get_close_matches(wrong.lower(), known, n=1)
+        hint = f"Did you mean {known[near[0]].value}? " if near else ""
+        every = ", ".join(status.value for status in RunStatus)
+        raise BadUsage(f"There is no status '{wrong}'.", hint=f"{hint}Statuses: {every}.")
+    return [known[name.lower()] for name in wanted]
 
 
 def parse_workers(option: str, workers: int | None) -> int | None:

@@ -72,8 +72,9 @@ def list_runs(
             from himl_cli.services.runs.lookup import runs_of_experiment
 
             runs = runs_of_experiment(session.workspace, query, session.notify)
-        empty = f"No runs in {session.workspace.label}{matching}."
-        session.output.table(runs, run_columns, quiet=lambda run: str(run.id), empty=empty)
+        session.output.table(
+            runs, run_columns, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}."
+        )
 
 
 @command(app, "show")
@@ -371,7 +372,6 @@ def delete(
 
 
 def _find(session: Session, selected: RunSelection) -> list[Run]:
-    """The runs that are selected. Raises RunNotFound, NotFound, and what the workspace raises."""
     from himl_cli.services.runs.lookup import find_runs
 
     return [*find_runs(session.workspace, selected, cwd=session.cwd, notify=session.notify)]

@@ -4,7 +4,7 @@ a cluster."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,6 @@ from himl_cli.render.results import (
     print_run,
     print_sent,
     print_settings,
-    print_without_values,
 )
 from himl_cli.services.runs.details import failed_child, sweep_outcome
 from himl_cli.services.runs.logs import naming, watching
@@ -87,7 +86,7 @@ class Submission(NamedTuple):
     request: SubmitRequest
     sources: Mapping[str, str]
 
-    def open(self, need: For) -> Any:
+    def open(self, need: For) -> AbstractContextManager[Session]:
         return open_session(self.workspace_opts, self.output_opts, need)
 
     def waits(self, *, on_cluster: bool) -> bool:
@@ -130,18 +129,13 @@ def submit_script(call: Submission) -> None:
             require_sdk_v1()
         call.check_azure()
     job = prepare_job(request)
-    if not request.on_cluster:
-        with call.open(For.jobs) as session:
-            print_prepared(session.output, job.remarks, job.report)
-            whole = _with_data(call, session, job)
-            _run_here(session, partial(submit_job, session.jobs, whole, session.cwd, session.notify), waits, job.spec)
-        return
-    with call.open(For.clusters) as session, naming_once_made() as made:
+    with call.open(For.clusters if request.on_cluster else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
-        with observing(session.output) as notify:  # its bar is gone before a log is printed
-            made.append(submit_job(session.jobs, job, session.cwd, notify))
-        wait_or_leave(session, made[0], waits=waits, follows=call.options.follow, spec=job.spec)
+        start = partial(submit_job, session.jobs, job, session.cwd)
+        if request.on_cluster:
+            return _run_on_cluster(call, session, start, waits, job.spec)
+        _run_here(session, start, waits, job.spec)
 
 
 def submit_file(call: Submission) -> None:
@@ -159,29 +153,25 @@ def submit_file(call: Submission) -> None:
         return print_job_yaml(output, changed_yaml(prepared))
     if prepared.goes_to_azure:
         call.check_azure()
-        with call.open(For.clusters) as session, naming_once_made() as made:
-            print_prepared(session.output, prepared.remarks, *prepared.reports)
-            workspace = session.workspace
+    with call.open(For.clusters if prepared.goes_to_azure else For.jobs) as session:
+        print_prepared(session.output, prepared.remarks, *prepared.reports)
+        workspace, cwd = session.workspace, session.cwd
+        if prepared.goes_to_azure:
             if not isinstance(workspace, CloudWorkspace):
                 raise HimlError(f"{workspace.label} does not run jobs in YAML.")
-            with observing(session.output) as notify:
-                send = partial(workspace.submit_document, prepared.document.path, prepared.changes, notify=notify)
-                made.append(start_and_note(send, session.cwd, notify))
-            wait_or_leave(session, made[0], waits=waits, follows=call.options.follow)
-        return
-    with call.open(For.jobs) as session:
-        print_prepared(session.output, prepared.remarks, *prepared.reports)
+            send = partial(workspace.submit_document, prepared.document.path, prepared.changes)
+            return _run_on_cluster(
+                call, session, lambda notify: start_and_note(partial(send, notify=notify), cwd, notify), waits
+            )
         if prepared.pipeline is None:
             assert prepared.job is not None
             job = _with_data(call, session, PreparedJob(prepared.job, None))
-            start = partial(submit_job, session.jobs, job, session.cwd, session.notify)
-        else:
-            pipeline = prepared.pipeline
-            if isinstance(session.workspace, FolderWorkspace):
-                with _data_sources(session) as (azure, notify):
-                    pipeline = bring_to_steps(pipeline, session.workspace, azure, notify)
-            start = partial(submit_pipeline, session.workspace, pipeline, session.cwd, session.notify)
-        _run_here(session, start, waits)
+            return _run_here(session, partial(submit_job, session.jobs, job, cwd), waits)
+        pipeline = prepared.pipeline
+        if isinstance(workspace, FolderWorkspace):
+            with _data_sources(session) as (azure, notify):
+                pipeline = bring_to_steps(pipeline, workspace, azure, notify)
+        _run_here(session, partial(submit_pipeline, workspace, pipeline, cwd), waits)
 
 
 def _submit_pipeline(call: Submission) -> None:
@@ -200,25 +190,27 @@ def _submit_pipeline(call: Submission) -> None:
         print_prepared(output, prepared.remarks, *prepared.reports)
         wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
         return print_job_yaml(output, job_yaml(spec), sorted(wheels))
-    if not spec.cluster:
-        with call.open(For.jobs) as session:
-            print_prepared(session.output, prepared.remarks, *prepared.reports)
-            if isinstance(session.workspace, FolderWorkspace):
-                with _data_sources(session) as (azure, notify):
-                    spec = resolve_locally(prepared, session.workspace, azure, notify)
-            _run_here(session, partial(submit_pipeline, session.workspace, spec, session.cwd, session.notify), waits)
-        return
-    try:
-        call.check_azure()
-    except BadUsage as err:  # why the pipeline goes there
-        raise BadUsage(str(err), hint=err.hint if request.cluster is not None else prepared.remarks[0]) from err
-    with call.open(For.clusters) as session, naming_once_made() as made:
+    if spec.cluster:
+        try:
+            call.check_azure()
+        except BadUsage as err:  # why the pipeline goes there
+            raise BadUsage(str(err), hint=err.hint if request.cluster is not None else prepared.remarks[0]) from err
+    with call.open(For.clusters if spec.cluster else For.jobs) as session:
         print_prepared(session.output, prepared.remarks, *prepared.reports)
-        with observing(session.output) as notify, naming_pipeline_file(prepared):
-            check_cluster(prepared, session.workspace)
-            spec = replace(resolve_on_cluster(prepared, session.workspace, notify), new_cluster=prepared.cluster)
-            made.append(submit_pipeline(session.workspace, spec, session.cwd, notify))
-        wait_or_leave(session, made[0], waits=waits, follows=call.options.follow)
+        workspace = session.workspace
+        if not spec.cluster:
+            if isinstance(workspace, FolderWorkspace):
+                with _data_sources(session) as (azure, notify):
+                    spec = resolve_locally(prepared, workspace, azure, notify)
+            return _run_here(session, partial(submit_pipeline, workspace, spec, session.cwd), waits)
+
+        def start(notify: Notify) -> Run:
+            with naming_pipeline_file(prepared):
+                check_cluster(prepared, workspace)
+                there = replace(resolve_on_cluster(prepared, workspace, notify), new_cluster=prepared.cluster)
+                return submit_pipeline(workspace, there, session.cwd, notify)
+
+        _run_on_cluster(call, session, start, waits)
 
 
 def resume(call: Submission) -> None:
@@ -324,14 +316,23 @@ def _all_runs(call: Submission, session: Session, source: str) -> Iterator[Works
         yield workspace
 
 
-def _run_here(session: Session, start: Callable[[], Run], waits: bool, spec: JobSpec | None = None) -> None:
+def _run_here(session: Session, start: Callable[[Notify], Run], waits: bool, spec: JobSpec | None = None) -> None:
     with interruptions() as interrupted:
-        run = start()
+        run = start(session.notify)
         print_run(session.output, run)
         if waits:
             _wait_here(session, run, interrupted, spec=spec)
         else:
             print_left_running(session.output, run)
+
+
+def _run_on_cluster(
+    call: Submission, session: Session, start: Callable[[Notify], Run], waits: bool, spec: JobSpec | None = None
+) -> None:
+    with naming_once_made() as made:
+        with observing(session.output) as notify:  # its bar is gone before a log is printed
+            made.append(start(notify))
+        wait_or_leave(session, made[0], waits=waits, follows=call.options.follow, spec=spec)
 
 
 def _run_recorded(call: Submission, waits: bool) -> None:
@@ -404,7 +405,10 @@ def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spe
         last_lines = last_lines_of_failed_rank if follows else last_lines_of_failure
         sweep = sweep_outcome(workspace, ended)
         print_ended(output, ended, last_lines(workspace, ended), sweep)
-        print_without_values(output, sweep)
+        if sweep is not None and sweep.metric and all(trial.value is None for trial in sweep.trials):
+            output.notice(
+                f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one."
+            )
         child = failed_child(workspace, ended)
         hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd) if spec else ""
         raise_unless_completed(ended, child, sweep, failure_hint=hint)

@@ -76,8 +76,7 @@ def tb(
     if not 0 <= port <= LAST_PORT:
         raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
     selected = selection.selection(runs)
-    ended_by = () if sync_only else (KeyboardInterrupt,)
-    with suppress(*ended_by), open_session(workspace_opts, output_opts) as session:
+    with suppress(*[] if sync_only else [KeyboardInterrupt]), open_session(workspace_opts, output_opts) as session:
         shown = SelectedRuns(session.workspace, selected, session.cwd, log_dir, run_logs_dir, session.notify)
         if not sync_only:
             return _serve(session, shown, host, port, refresh, open_browser)

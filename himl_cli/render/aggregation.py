@@ -19,10 +19,9 @@ from himl_cli.core.installation import install_command
 from himl_cli.core.results import STATISTICS, Aggregation, Child, Value
 from himl_cli.core.runs import RunStatus
 from himl_cli.render.error_output import one_line
-from himl_cli.render.tables import float_form, json_form, run_form
+from himl_cli.render.tables import GAP, float_form, json_form, run_form
 from himl_cli.render.terminal import STATUS_STYLES, styled, width
 
-GAP = 2
 LONGEST_CELL, LEAST_LABEL = 24, 12
 STATUS = "status"
 Row = Sequence[str]
@@ -145,7 +144,6 @@ def _by_metric(
 
 
 def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> list[Row]:
-    """A row a run, then the statistics."""
     metrics, shows_status = aggregation.metrics, not _all_completed(aggregation.children)
     rows: list[Row] = [["RUN", *["STATUS"] * shows_status, *map(one_line, metrics)]]
     for child in aggregation.children:

@@ -140,7 +140,6 @@ class Output:
             self._is_mid_line = False
 
     def talk(self, data: bytes) -> None:
-        """Bytes for stderr, as they are."""
         sys.stderr.flush()
         _write(sys.stderr, data)
         sys.stderr.flush()

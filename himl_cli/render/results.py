@@ -44,8 +44,7 @@ def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotRep
         output.notice(remark)
     for report in filter(None, reports):
         root, count = report.snapshot.root, len(report.snapshot.files)
-        size = size_text(report.snapshot.size)
-        output.notice(f"Snapshot of '{root}': {count:,} file{'s' * (count != 1)}, {size}.")
+        output.notice(f"Snapshot of '{root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}.")
         if report.downloads:
             folders = ", ".join(f"'{folder}'" for folder in report.downloads)
             output.notice(
@@ -105,14 +104,6 @@ def print_left_running(output: Output, run: Run, text: str = "") -> None:
     output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
 
 
-def print_without_values(output: Output, sweep: SweepView | None) -> None:
-    """That the trials cannot be compared, where none of them logged the metric for that."""
-    if sweep is not None and sweep.metric and not any(trial.value is not None for trial in sweep.trials):
-        output.notice(
-            f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one."
-        )
-
-
 def print_ended(
     output: Output,
     run: Run,
@@ -149,12 +140,15 @@ def print_settings(
         if name != "target"
     ]
     rows += [{"option": f"azure.{key}", "value": redact(value), "source": source} for key, value, source in azure]
-    columns = [
-        Column("Option", lambda row: row["option"]),
-        Column("Value", lambda row: row["value"], folds=12),
-        Column("From", lambda row: row["source"]),
-    ]
-    output.table(rows, columns, quiet=lambda row: f"{row['option']}={row['value']}")
+    output.table(
+        rows,
+        [
+            Column("Option", lambda row: row["option"]),
+            Column("Value", lambda row: row["value"], folds=12),
+            Column("From", lambda row: row["source"]),
+        ],
+        quiet=lambda row: f"{row['option']}={row['value']}",
+    )
 
 
 def shown_value(name: str, value: Any) -> str:
@@ -317,8 +311,8 @@ def print_checkpoint_url(output: Output, linked: LinkedCheckpoint, days: float) 
         f"Whoever has this link can read '{linked.name}' of run {linked.run.id} until "
         f"{link.expires:%Y-%m-%d %H:%M} UTC."
     )
-    begin = datetime.now(timezone.utc) - timedelta(minutes=16)  # links begin a quarter of an hour before they are made
-    if link.expires < begin + timedelta(days=days):
+    # Links begin a quarter of an hour before they are made
+    if link.expires < datetime.now(timezone.utc) + timedelta(days=days, minutes=-16):
         output.notice(
             f"That is less than the {days:g} day{'s' * (days != 1)} asked for: without the storage account's key no "
             "link is good for longer."
@@ -379,13 +373,14 @@ def _montage_summary(result: MontageResult) -> str:
     total, failed = len(result.cells), len(result.failed)
     shown = f"{total:,} slide{'s' * (total != 1)}" if not failed else f"{total - failed:,} of {total:,} slides"
     masks = len(result.troubled) - failed
-    said = [
-        f"{shown} in {result.columns:,} column{'s' * (result.columns != 1)} and {result.rows:,} "
-        f"row{'s' * (result.rows != 1)}"
-    ]
-    said += [f"{failed:,} not read"] if failed else []
-    said += [f"{masks:,} without {'its mask' if masks == 1 else 'their masks'}"] if masks else []
-    return f"{', '.join(said)}; {duration_text(result.seconds)}."
+    columns = f"{result.columns:,} column{'s' * (result.columns != 1)}"
+    rows = f"{result.rows:,} row{'s' * (result.rows != 1)}"
+    parts = {
+        f"{shown} in {columns} and {rows}": True,
+        f"{failed:,} not read": failed,
+        f"{masks:,} without {'its mask' if masks == 1 else 'their masks'}": masks,
+    }
+    return f"{', '.join(filter(parts.get, parts))}; {duration_text(result.seconds)}."
 
 
 def _sides(size: tuple[int, int] | None) -> dict[str, int | None]:

@@ -216,7 +216,6 @@ def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
 
 
 def _trial_columns(sweep: SweepView, numbers: Mapping[str, str]) -> Sequence[Column]:
-    """Number, values, primary metric, status, duration."""
     names = dict.fromkeys(name for trial in sweep.trials for name in trial.hyperparameters)
     values = {name: [trial.hyperparameters.get(name, 0) for trial in sweep.trials] for name in names}
     numeric = [name for name in names if all(isinstance(value, (int, float)) for value in values[name])]
@@ -273,10 +272,6 @@ def _value(name: str, trial: TrialView) -> str:
     return "" if value is None else value_text(value)
 
 
-LABEL = 12
-LONGEST_TEXT = 200
-COPIED = ("https://", "himl submit --resume ")
-"""How values begin that are never folded: they are there to be clicked, and to be copied."""
 SHOWN_ELSEWHERE = (
     *("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER, TRIES),
@@ -287,45 +282,43 @@ def run_view(details: RunDetails) -> Iterator[str]:
     """The lines that show a run: facts, tags, parameters, metrics, texts, children."""
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
-    yield from _pairs({name: value for name, value in _facts(run).items() if value}, label_width=LABEL)
-    submitted = {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS)}
-    submitted = {name: value for name, value in submitted.items() if name not in SHOWN_ELSEWHERE}
+    yield from _pairs({name: value for name, value in _facts(run).items() if value}, label_width=12)
+    automatic = {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS)}
+    submitted = {name: value for name, value in automatic.items() if name not in SHOWN_ELSEWHERE}
     sections = {"Tags": own_tags(run), "Submitted with": submitted, "Parameters": details.parameters}
     for title, pairs in sections.items():
         if pairs:
             yield from ("", styled(title, "bold"))
             yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
-    if details.metrics:
-        rows = [
-            (
-                one_line(each.name),
-                number_text(each.last.value),
-                str(each.last.step),
-                str(len(each.points)),
-                each.run if each.run != run.id else "",
-            )
-            for each in details.metrics
-        ]
-        header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if any(row[-1] for row in rows) else "")
-        yield from _table("Metrics", header, rows, right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
-    if details.texts:
-        texts = [
-            (
-                one_line(each.name),
-                str(each.last.step),
-                str(len(each.points)),
-                _shorten_end(one_line(each.last.value), LONGEST_TEXT),
-                each.run if each.run != run.id else "",
-            )
-            for each in details.texts
-        ]
-        header = ("NAME", "STEP", "VALUES", "LAST", "NESTED RUN" if any(row[-1] for row in texts) else "")
-        yield from _table("Texts", header, texts, right=(1, 2), ranks=(2, 3, 4, 1, 5), cut=(0, 3))
+    metrics = [
+        (
+            one_line(each.name),
+            number_text(each.last.value),
+            str(each.last.step),
+            str(len(each.points)),
+            each.run if each.run != run.id else "",
+        )
+        for each in details.metrics
+    ]
+    header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if any(row[-1] for row in metrics) else "")
+    yield from _table("Metrics", header, metrics, right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
+    texts = [
+        (
+            one_line(each.name),
+            str(each.last.step),
+            str(len(each.points)),
+            _shorten_end(one_line(each.last.value), 200),
+            each.run if each.run != run.id else "",
+        )
+        for each in details.texts
+    ]
+    header = ("NAME", "STEP", "VALUES", "LAST", "NESTED RUN" if any(row[-1] for row in texts) else "")
+    yield from _table("Texts", header, texts, right=(1, 2), ranks=(2, 3, 4, 1, 5), cut=(0, 3))
     if details.sweep is not None:
         yield from trials_view(details.sweep)
     elif any(STEP in child.tags for child in details.children):
         yield from steps_view(details.children, details.below)
-    elif details.children:
+    else:
         children = [
             (one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration))
             for child in details.children
@@ -335,8 +328,9 @@ def run_view(details: RunDetails) -> Iterator[str]:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], **layout: Any) -> Iterator[str]:
-    yield from ("", styled(title, "bold"))
-    yield from aligned([header, *rows], **layout)
+    if rows:
+        yield from ("", styled(title, "bold"))
+        yield from aligned([header, *rows], **layout)
 
 
 def _shorten_end(text: str, most: int) -> str:
@@ -387,7 +381,8 @@ def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> I
     begin = len(indent) + label_width + 2
     for name, value in pairs.items():
         head = f"{indent}{one_line(name).ljust(label_width)}  "
-        if not sys.stdout.isatty() or value.startswith(COPIED):
+        # Some values are there to be clicked, and to be copied
+        if not sys.stdout.isatty() or value.startswith(("https://", "himl submit --resume ")):
             yield f"{styled(head, 'dim')}{one_line(value)}".rstrip()
             continue
         lines = folded(one_line(value), max(20, width() - begin))

@@ -146,10 +146,7 @@ def _shortened(cell: str, size: int, place: int) -> str:
     return f"{cell[: size - 1 - end]}…{cell[len(cell) - end :]}"
 
 
-Row = Mapping[str, object]
-
-
-def row_columns(rows: Sequence[Row]) -> list[Column]:
+def row_columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
     """A column a key, in the order in which they first come; later ones make room first where the terminal is
     narrow."""
 
@@ -165,7 +162,7 @@ def row_columns(rows: Sequence[Row]) -> list[Column]:
     return [column(rank, name) for rank, name in enumerate(dict.fromkeys(name for row in rows for name in row))]
 
 
-def first_value(row: Row) -> str:
+def first_value(row: Mapping[str, object]) -> str:
     return plain_value(next(iter(row.values()), None))
 
 
