@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError
+from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import Run, RunStatus
@@ -83,11 +83,8 @@ class RunProcess(ABC):
             store = self._record()
         except (OSError, HimlError) as err:
             error = self._explain(err, "Cannot record the run")
-            report("refused", why=DISK, message=str(error), hint=error.hint)
-            return
-        if store is None:
-            message, hint = f"Run '{run_id}' is completed: nothing is left to do.", f"See himl runs show {run_id}"
-            report("refused", why=DONE, message=message, hint=hint)
+            why = DONE if isinstance(error, BadUsage) else DISK
+            report("refused", why=why, message=str(error), hint=error.hint)
             return
         report("recorded")
 
@@ -101,14 +98,15 @@ class RunProcess(ABC):
     def is_stopped(self) -> bool:
         return self._terminated or self.folder.is_cancel_asked()
 
-    def _record(self) -> RunStore | None:
-        """Write the run into the workspace; None where there is nothing left to do."""
+    def _record(self) -> RunStore:
+        """Write the run into the workspace. Raises BadUsage where there is nothing left to do."""
         self.folder.reserve_space()
         store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
         known = store.get(self._new.id) if self._again else None
         if known is not None and known.status is RunStatus.completed:
             self.folder.free_reserve()
-            return None
+            hint = f"See himl runs show {known.id}"
+            raise BadUsage(f"Run '{known.id}' is completed: nothing is left to do.", hint=hint)
         if self._again:
             self.folder.allow_to_run()
         if known is not None:

@@ -98,7 +98,7 @@ class Routes:
             ("GET", "registered-models/get-latest-versions"): registry.latest_versions,
             ("POST", "registered-models/get-latest-versions"): registry.latest_versions,
             ("POST", "registered-models/alias"): partial(registry.edit, "set alias"),
-            ("GET", "registered-models/alias"): registry.get_alias,
+            ("GET", "registered-models/alias"): partial(registry.get, "alias"),
             ("DELETE", "registered-models/alias"): partial(registry.edit, "delete alias"),
             ("POST", "model-versions/create"): registry.create_version,
             ("GET", "model-versions/get"): partial(registry.get, "version"),

@@ -182,11 +182,17 @@ class ModelRegistry:
         return _reply(model)
 
     def get(self, what: str, request: Fields) -> Json:
-        """A model, or of one of its versions its record or where its files lie."""
-        if what == "model":
-            return _reply(self._model(request))
-        number = request.key("version")
+        """A model, or one of its versions, by its number or an alias, or where the files of a version lie."""
         model = self._model(request)
+        match what:
+            case "model":
+                return _reply(model)
+            case "alias":
+                alias = request.key("alias")
+                if alias not in model["aliases"]:
+                    raise not_found(f"Alias '{alias[:250]}' of the registered model '{model['name']}'")
+                return _reply(model, model["aliases"][alias])
+        number = request.key("version")
         location = _target(model, request)["location"]
         return _reply(model, number) if what == "version" else {"artifact_uri": location}
 
@@ -255,12 +261,6 @@ class ModelRegistry:
                     model["aliases"] = {alias: other for alias, other in aliases.items() if other != number}
             number = request.text("version", "")
             return _reply(model, number) if action in ("rename", "describe", "transition stage") else {}
-
-    def get_alias(self, request: Fields) -> Json:
-        model, alias = self._model(request), request.key("alias")
-        if alias not in model["aliases"]:
-            raise not_found(f"Alias '{alias[:250]}' of the registered model '{model['name']}'")
-        return _reply(model, model["aliases"][alias])
 
     def delete(self, request: Fields) -> Json:
         name = self._model(request)["name"]
