@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind
-from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
+from himl_cli.core.jobs import DataSpec, Draw, EarlyStop, Entry, EntryKind, SearchRange, SweepSpec
 
 KERNELS = SearchRange(Draw.choice, ["linear", "rbf"])
 RATES = SearchRange(Draw.choice, [0.1, 0.01, 1, "auto"])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import RunEnd
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import RunEnd, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azure_workspaces import opened

@@ -6,8 +6,8 @@ import json
 import math
 from pathlib import Path
 
+from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
 

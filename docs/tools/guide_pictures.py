@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
+from himl_cli.core.jobs import HYPERPARAMETERS, MANY
 from tests.browser import OPTIONS, chromium
 from tests.event_files import NAME, event_bytes
 from tests.recorded_runs import RecordedRuns

@@ -11,8 +11,7 @@ from typing import Any
 from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config, trial_seconds_of
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
-from himl_cli.core.jobs import HERE
-from himl_cli.core.sweeps import SEARCH_SPACE, SweepSpec
+from himl_cli.core.jobs import HERE, SEARCH_SPACE, SweepSpec
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing

@@ -191,9 +191,9 @@ def first_sentence(text: str) -> str:
 def option_kinds() -> Mapping[str, str]:
     """What options take whose metavar does not say it, by name, or by command and name. The choices are those that the
     program checks."""
+    from himl_cli.core.jobs import GOALS
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
-    from himl_cli.core.sweeps import GOALS
     from himl_cli.render.output import Format
     from himl_cli.services.submission.request import CHOICES
     from himl_cli.services.submission.sweeps import SAMPLINGS

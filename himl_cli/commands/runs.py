@@ -33,8 +33,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.render.output import Format
 
 if TYPE_CHECKING:
-    from himl_cli.core.results import Aggregation
-    from himl_cli.core.runs import Run, RunSelection
+    from himl_cli.core.runs import Aggregation, Run, RunSelection
     from himl_cli.render.output import Output
 
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
@@ -196,7 +195,7 @@ def _write_files(
     files: Mapping[str, Path],
     tags: Mapping[str, str],
 ) -> None:
-    from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC
+    from himl_cli.core.jobs import GOAL, PRIMARY_METRIC
     from himl_cli.render.aggregation import save_plots
     from himl_cli.services.runs.aggregate import write_csv, write_parquet
 
@@ -214,8 +213,8 @@ def _write_files(
 
 def _print_incomplete(output: Output, found: Aggregation) -> None:
     """The runs that did not complete, which the table may hide."""
+    from himl_cli.core.jobs import STOPPED_EARLY
     from himl_cli.core.runs import RunStatus
-    from himl_cli.core.sweeps import STOPPED_EARLY
 
     total = len(found.children)
     ended = [each for each in found.children if each.run.status in (RunStatus.failed, RunStatus.canceled)]

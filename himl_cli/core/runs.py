@@ -1,5 +1,5 @@
-"""Runs as records: what a workspace knows of one, its id and tags, how a set of runs is selected, and which of its
-checkpoints is meant."""
+"""Runs as records: what a workspace knows of one, its id and tags, how a set of runs is selected, which of its
+checkpoints is meant, what is logged to it, and the results of many side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 import secrets
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -14,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from himl_cli.core.sweeps import HYPERPARAMETERS, Scalar, best_of
+from himl_cli.core.jobs import HYPERPARAMETERS, Scalar, best_of
 
 # How a local run's reason begins when one of several ranks failed
 FAILED_RANK = re.compile(r"rank (\d+): ")
@@ -326,3 +327,131 @@ class FetchedCheckpoint:
     @property
     def path(self) -> Path:
         return Path(self.shown)
+
+
+Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
+INT64 = range(-(2**63), 2**63)  # steps are such numbers, and so are values that are kept whole
+
+
+class LoggedKind(str, Enum):
+    """How a metric is meant: single values over time, a list logged at once, rows of a table, an image (its value is
+    the name of a file of the run)."""
+
+    scalar = "scalar"
+    list = "list"
+    table = "table"
+    image = "image"
+
+
+@dataclass(frozen=True)
+class LoggedRow:
+    """Values by column, a step where the program gave one, the time in UTC. `id` is what tells a row that is sent
+    twice."""
+
+    values: Mapping[str, Value]
+    step: int | None = None
+    time: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Rows of one metric. Scalars, lists and images have one column, which is called as the metric is."""
+
+    name: str
+    kind: LoggedKind
+    rows: Sequence[LoggedRow]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of all columns, in the order in which they first occur."""
+        return [*dict.fromkeys(column for row in self.rows for column in row.values)]
+
+    @property
+    def numeric_columns(self) -> Sequence[str]:
+        """The names of those that hold numbers and nothing else."""
+        values = {column: [row.values.get(column) for row in self.rows] for column in self.columns}
+        return [
+            column
+            for column, found in values.items()
+            if any(value is not None for value in found)
+            and all(value is None or isinstance(value, (int, float)) for value in found)
+        ]
+
+    def name_of(self, column: str) -> str:
+        """What a column is called among a run's metrics: of a table `NAME/COLUMN`, also where it has only one."""
+        return f"{self.name}/{column}" if self.kind is LoggedKind.table else self.name
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended; `reason` is one line, for runs that did not complete."""
+
+    status: RunStatus
+    reason: str = ""
+
+
+# Of the last values of many runs: what tables and files of results tell, in their order
+STATISTICS = ("mean", "std", "min", "max", "median")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of one metric, by step, then time: columns of the same length. Values may be NaN or infinite; `times`
+    are seconds since 1970 UTC."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+    times: Sequence[float]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What one run logged, each by name.
+
+    `last` holds of each number the value of the highest step (of the same step, the latest), of each text and image
+    (the name of a file of the run) its last one: all that a table shows. Columns of tables are `NAME/COLUMN` there.
+    `series` are the points behind numbers (a list of numbers is one, its values counted as steps), `texts` those behind
+    texts, `tables` values by column, `lists` what was logged at once and has more than numbers in it, `images` names of
+    the run's files; these five are empty where only last values were asked for. `parameters` are those that the run
+    logged.
+    """
+
+    last: Mapping[str, Value] = field(default_factory=dict)
+    series: Mapping[str, Series] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[TextPoint]] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    images: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def filled(self, other: RunResults) -> RunResults:
+        """This record, and what only *other* has; the parameters stay as they are."""
+        return RunResults(
+            {**other.last, **self.last},
+            {**other.series, **self.series},
+            {**other.texts, **self.texts},
+            {**other.tables, **self.tables},
+            {**other.lists, **self.lists},
+            {**other.images, **self.images},
+            self.parameters,
+        )
+
+
+@dataclass(frozen=True)
+class Child:
+    """One column: a run, what it is called in tables and legends, its hyperparameters (empty where it has none), what
+    it logged."""
+
+    run: Run
+    label: str
+    hyperparameters: Mapping[str, Scalar]
+    results: RunResults
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """Many runs side by side: all metrics that any of them has, sorted, and the runs in their order."""
+
+    metrics: Sequence[str]
+    children: Sequence[Child]

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.blobs import TransferResult, causes, named
-from himl_cli.core.jobs import SnapshotReport, secrets_text
+from himl_cli.core.jobs import MANY, SnapshotReport, secrets_text
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
 from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus, SweepView
-from himl_cli.core.sweeps import MANY
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
 from himl_cli.render.error_output import one_line
 from himl_cli.render.output import Format, Output

@@ -12,7 +12,22 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from himl_cli.core.jobs import STEP, STEP_AFTER
+from himl_cli.core.jobs import (
+    BEST_TRIAL,
+    GOAL,
+    HYPERPARAMETERS,
+    MANY,
+    PRIMARY_METRIC,
+    REPEATED,
+    STEP,
+    STEP_AFTER,
+    STOPPED_EARLY,
+    SWEPT,
+    TRIAL,
+    hyperparameters_of,
+    value_text,
+    values_text,
+)
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
     FROM_RUN,
@@ -28,20 +43,6 @@ from himl_cli.core.runs import (
     TrialView,
     own_name,
     own_tags,
-)
-from himl_cli.core.sweeps import (
-    BEST_TRIAL,
-    GOAL,
-    HYPERPARAMETERS,
-    MANY,
-    PRIMARY_METRIC,
-    REPEATED,
-    STOPPED_EARLY,
-    SWEPT,
-    TRIAL,
-    hyperparameters_of,
-    value_text,
-    values_text,
 )
 from himl_cli.render.error_output import one_line
 from himl_cli.render.tables import Column, aligned, as_table, float_form, utc_text

@@ -12,7 +12,7 @@ import pycurl
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import HimlError, ServiceFailed
-from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
+from himl_cli.core.jobs import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces import web
 from himl_cli.workspaces.azure import responses

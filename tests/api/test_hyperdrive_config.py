@@ -18,7 +18,7 @@ from himl_cli import (
 )
 from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange
+from himl_cli.core.jobs import Draw, EarlyStop, SearchRange
 from tests.api.scripts import write_script
 from tests.api.sent_scripts import CLUSTER, HERE, job_of, send
 from tests.api.test_submit_v1 import lab as lab

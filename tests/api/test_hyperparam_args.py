@@ -11,7 +11,7 @@ import pytest
 
 from himl_cli.api.hyperdrive import EARLY_TERMINATION_ARG, sweep_of_args, trial_seconds_of
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
+from himl_cli.core.jobs import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from tests.api.scripts import run_script, said, write_script
 from tests.api.sent_scripts import CLUSTER, HERE, job_of, send

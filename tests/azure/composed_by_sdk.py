@@ -31,8 +31,7 @@ from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from azure.core.pipeline.transport import HttpTransport
 
-from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec
-from himl_cli.core.sweeps import Draw, SearchRange, argument_names
+from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, Draw, JobSpec, PipelineSpec, SearchRange, argument_names
 from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, git_properties, job_properties, job_tags, wire_values
 from himl_cli.workspaces.azure.jobs.command_line import command_line

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.jobs import STEP, STEP_AFTER
+from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, STEP, STEP_AFTER, SWEPT, TRIAL, Scalar, values_text
 from himl_cli.core.runs import RunStatus
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, SWEPT, TRIAL, Scalar, values_text
 from tests.recorded_runs import RecordedRuns
 from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace

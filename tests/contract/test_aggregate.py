@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import Aggregation, Logged, LoggedKind, LoggedRow, RunEnd, RunResults, Series, Value
-from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import HYPERPARAMETERS
+from himl_cli.core.jobs import HYPERPARAMETERS
+from himl_cli.core.runs import Aggregation, Logged, LoggedKind, LoggedRow, Run, RunEnd, RunQuery, RunResults, RunStatus, Series, Value
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.aggregate import aggregate, children_chosen
 from himl_cli.workspaces.base import Workspace

@@ -11,8 +11,7 @@ import pytest
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.results import Logged, LoggedKind, LoggedRow, RunEnd
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.runs import Logged, LoggedKind, LoggedRow, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.base import RunRecorder
 from tests.blob_sinks import Stored

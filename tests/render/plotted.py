@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from himl_cli.core.results import Aggregation, Child, RunResults, Series
-from himl_cli.core.runs import Run, RunStatus
-from himl_cli.core.sweeps import Scalar
+from himl_cli.core.jobs import Scalar
+from himl_cli.core.runs import Aggregation, Child, Run, RunResults, RunStatus, Series
 from himl_cli.render.plot_data import Scheme, families_of, names_of, scheme_of
 from himl_cli.render.plots import figure_of
 

@@ -10,8 +10,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.events import Notice
-from himl_cli.core.results import RunEnd
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.checkpoints.push import push_checkpoints
 from himl_cli.services.checkpoints.source import find_local
 from himl_cli.workspaces.local.workspace import LocalWorkspace

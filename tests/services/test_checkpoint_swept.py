@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import NotFound
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
+from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
 from tests.kept_checkpoints import HERE, found
 from tests.recorded_runs import RecordedRuns
 

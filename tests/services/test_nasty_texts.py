@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from himl_cli.app import loaded
 from himl_cli.commands.scripts import check_variables, submit_settings
 from himl_cli.core import redaction
+from himl_cli.core.jobs import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.settings import section_settings
-from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints.names import below_folder, is_whole, parse_name, rank_of

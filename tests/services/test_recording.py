@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.results import RunEnd
-from himl_cli.core.runs import RECORDED_FROM, Run, RunQuery, RunStatus
+from himl_cli.core.runs import RECORDED_FROM, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.mirror import FileMirror, Timing, send_values
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun, unfinished

@@ -10,8 +10,7 @@ from types import FrameType
 
 import pytest
 
-from himl_cli.core.results import RunEnd
-from himl_cli.core.runs import STOPPED, Run, RunStatus
+from himl_cli.core.runs import STOPPED, Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.mirror import Mirror, Timing, put_off, send_values
 from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, SentRun, unfinished

@@ -10,8 +10,7 @@ import pytest
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import NotAllowed
-from himl_cli.core.results import RunEnd
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_workspaces import opened

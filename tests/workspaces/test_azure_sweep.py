@@ -14,9 +14,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind
+from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, Scalar, SearchRange, SweepSpec, hyperparameters_of, value_text
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, hyperparameters_of, value_text
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.runs.records import as_run

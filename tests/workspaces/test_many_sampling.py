@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec
+from himl_cli.core.jobs import Draw, Scalar, SearchRange, SweepSpec
 from himl_cli.workspaces.local.sampling import Trial, make_sampler
 
 SEEDS = st.integers(min_value=0, max_value=2**31 - 1)

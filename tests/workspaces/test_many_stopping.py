@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.core.sweeps import EarlyStop
+from himl_cli.core.jobs import EarlyStop
 from himl_cli.workspaces.local.sampling import Trial, last_interval, trials_to_stop
 from tests.servers.azureml.jobs.sweeps.policies import is_ended
 

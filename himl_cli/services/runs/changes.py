@@ -10,9 +10,8 @@ from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
-from himl_cli.core.jobs import STEP
+from himl_cli.core.jobs import HYPERPARAMETERS, MANY, STEP
 from himl_cli.core.runs import Run, RunQuery
-from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 CHILDREN = {"sweep": "trial", "pipeline": "step", "trial": "nested run", "step": "nested run", "": "nested run"}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.jobs import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, SWEPT, TRIAL, hyperparameters_of
 from himl_cli.core.runs import Run, RunDetails, RunQuery, RunStatus, SweepView, TrialView
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, SWEPT, TRIAL, hyperparameters_of
 from himl_cli.workspaces.base import Workspace
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,6 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Notify
 from himl_cli.core.redaction import redact
-from himl_cli.core.results import RunEnd
 from himl_cli.core.runs import (
     OF_RECORDING,
     RECORDED_FROM,
@@ -33,6 +32,7 @@ from himl_cli.core.runs import (
     STOPPED,
     STUDIO,
     Run,
+    RunEnd,
     RunQuery,
     RunStatus,
     new_run_id,

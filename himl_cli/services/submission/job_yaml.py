@@ -15,17 +15,21 @@ from himl_cli.core.jobs import (
     HERE,
     DataSpec,
     DocumentChanges,
+    Draw,
+    EarlyStop,
     Entry,
     EntryKind,
     JobSpec,
     PipelineSpec,
+    SearchRange,
     Snapshot,
     SnapshotReport,
     StepOutput,
     StepSpec,
+    SweepSpec,
+    argument_names,
 )
 from himl_cli.core.redaction import mask_document
-from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec, argument_names
 from himl_cli.services.submission.job_yaml_file import (
     AROUND,
     COMMAND,

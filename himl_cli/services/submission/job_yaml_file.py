@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import HERE, USUAL_DATASTORE, DataSpec
+from himl_cli.core.jobs import HERE, PLACEHOLDER, USUAL_DATASTORE, DataSpec
 from himl_cli.core.redaction import redact
-from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.core.text import did_you_mean, shorten
 from himl_cli.services.submission.data import KEY
 from himl_cli.services.submission.request import MOST_SECONDS, count_problem

@@ -17,10 +17,18 @@ from pathlib import Path, PurePath
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder, write_atomic
-from himl_cli.core.jobs import Entry, EntryKind, JobOptions, JobSpec, Snapshot, check_placeholders
+from himl_cli.core.jobs import (
+    SWEPT,
+    Entry,
+    EntryKind,
+    JobOptions,
+    JobSpec,
+    Snapshot,
+    check_placeholders,
+    with_search_space,
+)
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import Run
-from himl_cli.core.sweeps import SWEPT, with_search_space
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
 from himl_cli.services.runs.logs import watching

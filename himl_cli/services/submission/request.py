@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DISTRIBUTIONS, HERE, DataSpec, JobOptions, JobSpec, SnapshotReport, option
-from himl_cli.core.sweeps import SweepSpec
+from himl_cli.core.jobs import DISTRIBUTIONS, HERE, DataSpec, JobOptions, JobSpec, SnapshotReport, SweepSpec, option
 from himl_cli.core.text import did_you_mean, non_blank, shorten
 from himl_cli.services.secret_files import YAML_ENDINGS
 

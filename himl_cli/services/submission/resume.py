@@ -8,9 +8,9 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notify
+from himl_cli.core.jobs import MANY, SWEPT
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run, RunSelection
-from himl_cli.core.sweeps import MANY, SWEPT
 from himl_cli.services.runs.logs import MAIN_LOG
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import command_line, note_latest

@@ -13,8 +13,7 @@ from difflib import get_close_matches
 from random import SystemRandom
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.redaction import MASK, mask_arguments
-from himl_cli.core.sweeps import (
+from himl_cli.core.jobs import (
     GOALS,
     HYPERPARAMETER_NAME,
     PLACEHOLDER,
@@ -27,6 +26,7 @@ from himl_cli.core.sweeps import (
     SweepSpec,
     value_text,
 )
+from himl_cli.core.redaction import MASK, mask_arguments
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, refuse
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import home_folder
-from himl_cli.core.jobs import EntryKind, JobSpec
+from himl_cli.core.jobs import MANY, EntryKind, JobSpec
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus, SweepView
-from himl_cli.core.sweeps import MANY
 from himl_cli.services.runs.logs import GROWTH, USER_LOGS, follow_log, last_lines
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.retry import OutageTolerance

@@ -31,9 +31,9 @@ from himl_cli.core.errors import (
     ServiceFailed,
 )
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
+from himl_cli.core.jobs import MANY
 from himl_cli.core.processes import detached, take_time_to_end
 from himl_cli.core.redaction import LOCAL_HOSTS
-from himl_cli.core.sweeps import MANY
 from himl_cli.core.text import read_json
 from himl_cli.services.tensorboard.background import BackgroundCalls
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder

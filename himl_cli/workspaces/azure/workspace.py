@@ -14,8 +14,7 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
-from himl_cli.core.results import Logged, RunEnd, RunResults
-from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, SignedLink
+from himl_cli.core.runs import Logged, LoggedValues, Metric, Run, RunEnd, RunQuery, RunResults, SignedLink
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection

@@ -21,19 +21,19 @@ from statistics import fmean, stdev
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.jobs import STEP
-from himl_cli.core.runs import FAILED_RANK, TRIES, Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import (
+from himl_cli.core.jobs import (
     BEST_TRIAL,
     GOAL,
     MANY,
     PRIMARY_METRIC,
     REPEATED,
+    STEP,
     STOPPED_EARLY,
     EarlyStop,
     best_of,
     hyperparameters_of,
 )
+from himl_cli.core.runs import FAILED_RANK, TRIES, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.launch import events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, PlannedJob, plan_from_json
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder, explain_disk_error

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
-from himl_cli.core.jobs import STEP, JobSpec
+from himl_cli.core.jobs import STEP, TRIAL, JobSpec
 from himl_cli.core.processes import ProcessLock, detached, interruptions, is_held
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.core.sweeps import TRIAL
 from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     Plan,

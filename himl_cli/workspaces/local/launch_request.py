@@ -21,10 +21,22 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import VARIABLE_PREFIX, DataSpec, Entry, EntryKind, JobSpec, Snapshot, check_placeholders
+from himl_cli.core.jobs import (
+    PLACEHOLDER,
+    VARIABLE_PREFIX,
+    DataSpec,
+    Draw,
+    EarlyStop,
+    Entry,
+    EntryKind,
+    JobSpec,
+    SearchRange,
+    Snapshot,
+    SweepSpec,
+    check_placeholders,
+)
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import Run
-from himl_cli.core.sweeps import PLACEHOLDER, Draw, EarlyStop, SearchRange, SweepSpec
 
 Form = dict[str, Any]
 

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from himl_cli.core.results import Logged, LoggedKind, LoggedRow, RunResults, Series, Value
-from himl_cli.core.runs import TextPoint, Texts
+from himl_cli.core.runs import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.database import Database, taken_apart
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error

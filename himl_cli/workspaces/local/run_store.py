@@ -17,10 +17,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TypeVar
 
-from himl_cli.core.jobs import STEP
-from himl_cli.core.results import Logged, LoggedKind, LoggedRow
-from himl_cli.core.runs import TRIES, Metric, MetricPoint, Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import MANY, TRIAL
+from himl_cli.core.jobs import MANY, STEP, TRIAL
+from himl_cli.core.runs import TRIES, Logged, LoggedKind, LoggedRow, Metric, MetricPoint, Run, RunQuery, RunStatus
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.database import Database, taken_apart
 

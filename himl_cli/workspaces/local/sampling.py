@@ -16,7 +16,7 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
-from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of
+from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of
 
 Values = Mapping[str, Scalar]
 

@@ -9,21 +9,27 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import STEP, STEP_AFTER, DataSpec, EntryKind, JobSpec, PipelineSpec, check_placeholders
-from himl_cli.core.runs import Run, new_run_id
-from himl_cli.core.sweeps import (
+from himl_cli.core.jobs import (
     HYPERPARAMETER_NAME,
     HYPERPARAMETERS,
     PLACEHOLDER,
     SEARCH_SPACE,
+    STEP,
+    STEP_AFTER,
     SWEPT,
     TRIAL,
+    DataSpec,
     Draw,
+    EntryKind,
+    JobSpec,
+    PipelineSpec,
     Scalar,
+    check_placeholders,
     value_text,
     values_text,
     with_search_space,
 )
+from himl_cli.core.runs import Run, new_run_id
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     RUN_NAME,

@@ -15,8 +15,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunN
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.results import Logged, RunEnd, RunResults
-from himl_cli.core.runs import LoggedValues, Metric, Run, RunQuery, RunStatus, new_run_id
+from himl_cli.core.runs import Logged, LoggedValues, Metric, Run, RunEnd, RunQuery, RunResults, RunStatus, new_run_id
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace

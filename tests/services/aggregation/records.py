@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-from himl_cli.core.results import Aggregation, Child, RunResults, Value
-from himl_cli.core.runs import Run, RunStatus
-from himl_cli.core.sweeps import HYPERPARAMETERS
+from himl_cli.core.jobs import HYPERPARAMETERS
+from himl_cli.core.runs import Aggregation, Child, Run, RunResults, RunStatus, Value
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import SweepSpec
+from himl_cli.core.jobs import SweepSpec
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.sweeps import requested_sweep
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
+from himl_cli.core.jobs import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.services.submission.sweeps import check_sweep, sweep_text, with_seed, without_seed
 from tests.services.sweeps.asked import refusal, sweep
 

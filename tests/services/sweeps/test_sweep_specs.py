@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import Draw, SearchRange, value_text
+from himl_cli.core.jobs import Draw, SearchRange, value_text
 from tests.services.sweeps.asked import refusal, sweep
 
 

@@ -17,8 +17,23 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, JobSpec, PipelineSpec, StepSpec
-from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, Draw, EarlyStop, Scalar, SearchRange, SweepSpec, value_text
+from himl_cli.core.jobs import (
+    GOAL,
+    MANY,
+    PRIMARY_METRIC,
+    SERVERLESS,
+    STEP,
+    STEP_AFTER,
+    Draw,
+    EarlyStop,
+    JobSpec,
+    PipelineSpec,
+    Scalar,
+    SearchRange,
+    StepSpec,
+    SweepSpec,
+    value_text,
+)
 from himl_cli.workspaces.azure.address import WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.command_line import command_line

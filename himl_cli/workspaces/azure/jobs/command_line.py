@@ -10,8 +10,17 @@ from dataclasses import replace
 from itertools import combinations
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DataSpec, EntryKind, JobSpec, check_placeholders
-from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, Draw, SweepSpec, with_search_space
+from himl_cli.core.jobs import (
+    PLACEHOLDER,
+    SEARCH_SPACE,
+    DataSpec,
+    Draw,
+    EntryKind,
+    JobSpec,
+    SweepSpec,
+    check_placeholders,
+    with_search_space,
+)
 
 # How the names of the variables begin in which a job finds its inputs, and a trial its values
 INPUT_VARIABLE, SWEEP_VARIABLE = "AZURE_ML_INPUT_", "AZUREML_SWEEP_"

@@ -11,9 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from himl_cli.core.jobs import SERVERLESS, USUAL_DATASTORE, DataSpec, EntryKind, EnvironmentSpec, JobSpec, PipelineSpec
+from himl_cli.core.jobs import (
+    SERVERLESS,
+    USUAL_DATASTORE,
+    DataSpec,
+    Draw,
+    EntryKind,
+    EnvironmentSpec,
+    JobSpec,
+    PipelineSpec,
+    SweepSpec,
+    argument_names,
+)
 from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
-from himl_cli.core.sweeps import Draw, SweepSpec, argument_names
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, conda_contents, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,

@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.jobs import STEP, STEP_AFTER
+from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL
 from himl_cli.core.runs import Run, RunQuery, implied_experiment
-from himl_cli.core.sweeps import HYPERPARAMETERS, TRIAL
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection

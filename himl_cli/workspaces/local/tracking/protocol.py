@@ -17,7 +17,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from himl_cli.core.results import INT64
+from himl_cli.core.runs import INT64
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.local.run_store import Point, json_number
 

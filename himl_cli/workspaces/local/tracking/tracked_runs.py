@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.results import INT64
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import INT64, Run, RunStatus
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, Point, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
