@@ -7,9 +7,9 @@ is first asked for, so that `import himl_cli` costs nothing.
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AzureRunInfo": "api.datasets",
+    "AzureRunInfo": "api.submit_if_needed",
     "CheckpointParser": "api.checkpoints",
-    "DatasetConfig": "api.datasets",
+    "DatasetConfig": "api.submit_if_needed",
     "Datastore": "api.workspace",
     "Experiment": "api.workspace",
     "EARLY_TERMINATION_ARG": "api.hyperdrive",

@@ -6,8 +6,6 @@ from himl_cli.api.checkpoints import fetch_checkpoint as fetch_checkpoint
 from himl_cli.api.checkpoints import push_checkpoints as push_checkpoints
 from himl_cli.api.context import RUN_CONTEXT as RUN_CONTEXT
 from himl_cli.api.context import create_aml_run_object as create_aml_run_object
-from himl_cli.api.datasets import AzureRunInfo as AzureRunInfo
-from himl_cli.api.datasets import DatasetConfig as DatasetConfig
 from himl_cli.api.distributed import is_local_rank_zero as is_local_rank_zero
 from himl_cli.api.distributed import (
     set_environment_variables_for_multi_node as set_environment_variables_for_multi_node,
@@ -37,6 +35,8 @@ from himl_cli.api.run_functions import get_most_recent_run_id as get_most_recent
 from himl_cli.api.run_functions import get_tags_from_hyperdrive_run as get_tags_from_hyperdrive_run
 from himl_cli.api.run_functions import is_running_in_azure_ml as is_running_in_azure_ml
 from himl_cli.api.run_functions import split_recovery_id as split_recovery_id
+from himl_cli.api.submit_if_needed import AzureRunInfo as AzureRunInfo
+from himl_cli.api.submit_if_needed import DatasetConfig as DatasetConfig
 from himl_cli.api.submit_if_needed import submit_to_azure_if_needed as submit_to_azure_if_needed
 from himl_cli.api.transfer import download_checkpoints_from_run_id as download_checkpoints_from_run_id
 from himl_cli.api.transfer import download_files_from_run_id as download_files_from_run_id

@@ -100,7 +100,7 @@ NOT_TAKEN = {
 def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
     """The sweep that *given* describes, by the names in NAMES. Raises BadUsage for what it does not say or says
     wrongly."""
-    check_args(given)
+    _check_args(given)
     for name in given:
         if name in NOT_TAKEN:
             raise BadUsage(f"hyperparam_args: '{name}' cannot be given here.", hint=NOT_TAKEN[name])
@@ -119,7 +119,16 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
         raise BadUsage(f"hyperparam_args: {policies[0]} and {policies[1]} are the same.", hint="Leave one of them out.")
     space = space_of(given[PARAM_SAMPLING_ARG])
     is_listed = all(one.draw is Draw.choice for one in space.values())
-    sampling, seed = _sampling(given.get(SAMPLING_ALGORITHM_ARG) or ("grid" if is_listed else "random"))
+    algorithm = given.get(SAMPLING_ALGORITHM_ARG) or ("grid" if is_listed else "random")
+    sampling, seed = parse_sampling(str(getattr(algorithm, "type", algorithm)).lower())
+    seed = seed if isinstance(algorithm, str) else getattr(algorithm, "seed", None)
+    early_stop = next((given[name] for name in policies), None)
+    policy = None
+    if isinstance(early_stop, str):
+        policy = parse_early_stop(early_stop) if early_stop else None
+    elif early_stop is not None:  # azure-ai-ml's object
+        kind = str(getattr(early_stop, "type", "")).lower()
+        policy = _policy(AZURE_WORDS.get(kind, kind), {name: getattr(early_stop, name, None) for name in POLICY_FIELDS})
     points = points_of(space.values()) if sampling == "grid" and is_listed else None
     most = _whole(given, MAX_TOTAL_TRIALS_ARG)
     trials = points if most is None else most
@@ -132,7 +141,7 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
         max_concurrent=_whole(given, MAX_CONCURRENT_TRIALS_ARG),
         primary_metric=str(given.get(PRIMARY_METRIC_ARG) or SweepSpec.primary_metric),
         goal=str(given.get(GOAL_ARG) or SweepSpec.goal).lower(),
-        early_stop=_early_stop(next((given[name] for name in policies), None)),
+        early_stop=policy,
         seed=seed,
         max_seconds=_seconds(given, TIMEOUT),
     )
@@ -141,32 +150,16 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
 def trial_seconds_of(given: Mapping[str, Any]) -> float | None:
     """How long each trial may take, in seconds; None where *given* does not say. Raises BadUsage for what is no number
     of seconds."""
-    check_args(given)
+    _check_args(given)
     return _seconds(given, TRIAL_TIMEOUT)
 
 
-def check_args(given: object) -> None:
-    """Raises BadUsage for what is no dictionary."""
+def _check_args(given: object) -> None:
     if not isinstance(given, Mapping):
         raise BadUsage(
             f"hyperparam_args is a dictionary, not {type(given).__qualname__}.",
             hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}",
         )
-
-
-def _sampling(given: Any) -> tuple[str, int | None]:
-    """The word and the seed; *given* is a text, or azure-ai-ml's object."""
-    if isinstance(given, str):
-        return parse_sampling(given.lower())
-    return parse_sampling(str(getattr(given, "type", given)).lower())[0], getattr(given, "seed", None)
-
-
-def _early_stop(given: Any) -> EarlyStop | None:
-    """*given* is a text, or azure-ai-ml's object."""
-    if given is None or isinstance(given, str):
-        return parse_early_stop(given) if given else None
-    kind = str(getattr(given, "type", "")).lower()
-    return _policy(AZURE_WORDS.get(kind, kind), {name: getattr(given, name, None) for name in POLICY_FIELDS})
 
 
 POLICY_FIELDS = ("evaluation_interval", "delay_evaluation", "slack_factor", "slack_amount", "truncation_percentage")
@@ -198,13 +191,6 @@ def _seconds(given: Mapping[str, Any], name: str) -> float | None:
     raise BadUsage(f"hyperparam_args: '{name}' is a number of seconds, not {value!r}.")
 
 
-LONGEST_MINUTES = 10080
-"""HyperDrive's own limit, which a HyperDriveConfig has where nobody sets one. A sweep job without one would have 60
-days."""
-SAMPLINGS = {"random": "random", "grid": "grid", "bayesianoptimization": "bayesian"}
-POLICIES = {"bandit": "bandit", "medianstopping": "median", "truncationselection": "truncation"}
-
-
 @dataclass(frozen=True)
 class Grid:
     """What `create_grid_hyperdrive_config` and its kin give: one run for each of *values*, which it finds in its
@@ -214,12 +200,6 @@ class Grid:
     argument: str
     metric: str
     kind: str = "sweep"
-
-    @property
-    def sweep(self) -> SweepSpec:
-        """The sweep of one run for each value."""
-        space = {self.argument: SearchRange(Draw.choice, tuple(self.values))}
-        return SweepSpec(space, max_trials=len(self.values), primary_metric=self.metric, kind=self.kind)
 
 
 def create_crossval_hyperdrive_config(
@@ -288,7 +268,9 @@ def sweep_of_config(config: Any) -> SweepSpec:
     """The sweep that *config* describes, a Grid or a HyperDriveConfig of azureml. Raises BadUsage for what cannot be
     sent."""
     if isinstance(config, Grid):
-        return config.sweep
+        values = tuple(config.values)
+        space = {config.argument: SearchRange(Draw.choice, values)}
+        return SweepSpec(space, max_trials=len(values), primary_metric=config.metric, kind=config.kind)
     if not hasattr(config, "_generator_config") or not hasattr(config, "_primary_metric_config"):
         raise BadUsage(
             f"hyperdrive_config is no HyperDriveConfig, but of type {type(config).__qualname__}.",
@@ -301,26 +283,25 @@ def sweep_of_config(config: Any) -> SweepSpec:
                 hint="Give it run_config=ScriptRunConfig(source_directory='') alone.",
             )
     generator, metric = config._generator_config, config._primary_metric_config
-    minutes = config._max_duration_minutes
+    concurrent, policy = config._max_concurrent_runs, config._policy_config
+    samplings = {"random": "random", "grid": "grid", "bayesianoptimization": "bayesian"}
+    policies = {"bandit": "bandit", "medianstopping": "median", "truncationselection": "truncation"}
+    policy_name = str(policy.get("name") or "default")
+    early_stop = None
+    if policy_name.lower() != "default":
+        early_stop = _policy(_known(policies, policy_name, "policy"), policy.get("properties") or {})
+    # HyperDrive's own limit is a week, which a HyperDriveConfig has where nobody sets one; a sweep job has 60 days
+    minutes = config._max_duration_minutes or 10080
     return SweepSpec(
         space=space_of(generator["parameter_space"]),
-        sampling=_known(SAMPLINGS, generator["name"], "sampling"),
+        sampling=_known(samplings, generator["name"], "sampling"),
         max_trials=config._max_total_runs,
-        max_concurrent=None
-        if config._max_concurrent_runs == config._max_total_runs
-        else config._max_concurrent_runs,  # the SDK's word for all
+        max_concurrent=None if concurrent == config._max_total_runs else concurrent,  # the SDK's word for all
         primary_metric=metric["name"],
         goal=metric["goal"].lower(),
-        early_stop=_policy_of_config(config._policy_config),
-        max_seconds=(minutes or LONGEST_MINUTES) * 60,
+        early_stop=early_stop,
+        max_seconds=minutes * 60,
     )
-
-
-def _policy_of_config(policy: Mapping[str, Any]) -> EarlyStop | None:
-    name, properties = str(policy.get("name") or "default"), policy.get("properties") or {}
-    if name.lower() == "default":
-        return None
-    return _policy(_known(POLICIES, name, "policy"), properties)
 
 
 def _known(words: Mapping[str, str], name: str, what: str) -> str:

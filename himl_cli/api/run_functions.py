@@ -143,16 +143,15 @@ def _children(argument: str, parent: Run, keep_metrics: Sequence[str] | None) ->
     """The children of *parent* and what they logged, and whether they are a cross-validation's. Raises NoChildren, and
     BadUsage where none has *argument*."""
     opened = parent.workspace.opened
-    chosen = children_chosen(opened, parent.record)
-    if chosen.parent is None:
+    children, found = children_chosen(opened, parent.record)
+    if found is None:
         raise NoChildren(
             f"Run '{parent.id}' has no children: it is no sweep, cross-validation or pipeline, or has not started "
             "any yet."
         )
     globs = [glob.escape(name) for name in keep_metrics or ()]
-    return aggregate(opened, chosen.runs, child_arg=argument, globs=globs, whole=True), parent.tags.get(
-        MANY
-    ) == "crossval"
+    is_crossval = parent.tags.get(MANY) == "crossval"
+    return aggregate(opened, children, child_arg=argument, globs=globs, whole=True), is_crossval
 
 
 def _is_offline(run: object) -> bool:
@@ -298,7 +297,7 @@ def download_files_from_hyperdrive_children(
         return []
     parent = _given_run(None, run, None, None)
     folders: dict[str, str] = {}
-    for record in children_chosen(parent.workspace.opened, parent.record).runs:
+    for record in children_chosen(parent.workspace.opened, parent.record)[0]:
         value = get_tags_from_hyperdrive_run(record, hyperparam_name)
         if value is None:
             raise WrongArgument(

@@ -28,16 +28,8 @@ from himl_cli.services.submission.wait import (
     raise_unless_completed,
     wait_for_end,
 )
-from himl_cli.services.transfer.ranks import local_rank
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import require_sdk_v1, sdk_objects
-
-
-def exit_unless_first_rank() -> None:
-    """End the process where a launcher started the script several times: its first rank submits it."""
-    me = local_rank(os.environ)
-    if me is not None and me.rank > 0:
-        sys.exit(0)
 
 
 def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | None:
@@ -48,9 +40,9 @@ def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | No
             "hyperdrive_config and hyperparam_args were both given.",
             hint="They say the same in two forms: leave one of them out.",
         )
-    if config is not None:
-        return sweep_of_config(config)
-    return sweep_of_args(arguments) if arguments is not None else None
+    if arguments is not None:
+        return sweep_of_args(arguments)
+    return None if config is None else sweep_of_config(config)
 
 
 def trial_arguments(sweep: SweepSpec | None, prefix: str) -> list[str]:

@@ -136,10 +136,10 @@ def aggregate(
     selected = selection.selection(runs)
     with open_session(workspace_opts, output_opts) as session:
         output, workspace = session.output, session.workspace
-        chosen = choose_runs(workspace, selected, cwd=session.cwd, notify=session.notify)
+        chosen, parent = choose_runs(workspace, selected, cwd=session.cwd, notify=session.notify)
         whole = output.format is Format.json or PARQUET in files or PLOT in files
-        found = aggregated(workspace, chosen.runs, child_arg=child_arg, globs=metrics, whole=whole)
-        others = aggregated(workspace, chosen.runs).metrics if metrics and not found.metrics else ()
+        found = aggregated(workspace, chosen, child_arg=child_arg, globs=metrics, whole=whole)
+        others = aggregated(workspace, chosen).metrics if metrics and not found.metrics else ()
         if others:
             raise NotFound(
                 f"None of {len(found.children)} runs logged a metric like {' or '.join(metrics)}.",
@@ -148,8 +148,8 @@ def aggregate(
         has_statistics = not no_stats and (len(found.children) > 1 or output.format is Format.json)
         statistics = statistics_of(found) if has_statistics else None
         _print_metrics(output, found, statistics)
-        _write_files(output, found, statistics, files, chosen.parent.tags if chosen.parent else {})
-        if len(found.children) == 1 and chosen.parent is None:
+        _write_files(output, found, statistics, files, parent.tags if parent else {})
+        if len(found.children) == 1 and parent is None:
             output.notice(f"Run '{found.children[0].run.id}' has no children: it stands alone.")
         _print_incomplete(output, found)
 

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from himl_cli.api import datasets
+from himl_cli.api import submit_if_needed
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.services.checkpoints.names import is_whole
 from himl_cli.services.runs.mirror_state import MirrorFile
@@ -133,10 +133,10 @@ def _word(text: str) -> None:
     if "\0" in text:
         return  # no variable can have it
     try:
-        os.environ[datasets.DOWNLOADED_VARIABLE] = text
+        os.environ[submit_if_needed.DOWNLOADED_VARIABLE] = text
     except UnicodeEncodeError:
         return
-    datasets.downloaded().get("0badcafe0bad")
+    submit_if_needed.downloaded().get("0badcafe0bad")
 
 
 def targets() -> list[Target]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from himl_cli import DatasetConfig
-from himl_cli.api.datasets import as_configs
+from himl_cli.api.submit_if_needed import as_configs
 from himl_cli.core.jobs import DataSpec
 
 

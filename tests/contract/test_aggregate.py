@@ -39,7 +39,7 @@ def start_sweep(workspace: Seen, all_values: Sequence[Mapping[str, object]]) -> 
 
 
 def gathered(workspace: Seen, parent: Run, **options: object) -> Aggregation:
-    return aggregate(workspace, children_chosen(workspace, parent).runs, **options)  # type: ignore[arg-type]
+    return aggregate(workspace, children_chosen(workspace, parent)[0], **options)  # type: ignore[arg-type]
 
 
 def read_one(workspace: Seen, entries: Sequence[Logged], *, whole: bool = True) -> RunResults:

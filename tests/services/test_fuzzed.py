@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.api import datasets
+from himl_cli.api import submit_if_needed
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
 from himl_cli.core.runs import Run, RunQuery, RunStatus
@@ -130,8 +130,8 @@ def test_a_datastore_without_an_address_is_a_failure_of_the_service(odd: dict[st
 
 @pytest.mark.parametrize("text", [DEEP, '{"x": ["/a"]}', '{"x": 1}', "[]", "9" * 5000])
 def test_damaged_word_of_downloaded_datasets_is_passed_over(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(datasets.DOWNLOADED_VARIABLE, text)
-    assert datasets.downloaded() == {}
+    monkeypatch.setenv(submit_if_needed.DOWNLOADED_VARIABLE, text)
+    assert submit_if_needed.downloaded() == {}
 
 
 def test_a_report_that_is_nested_without_end_is_told_as_it_is() -> None:

@@ -31,16 +31,11 @@ PREPARATION = "_preparation"
 """What the id of a child ends with in which older sweeps of Azure ML built their environment; it logs nothing."""
 
 
-@dataclass(frozen=True)
-class ChosenRuns:
-    """The runs in their order; `parent` is the one whose children they are, if they all are one's."""
-
-    runs: Sequence[Run]
-    parent: Run | None = None
-
-
-def choose_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore) -> ChosenRuns:
-    """The runs that *selection* puts side by side.
+def choose_runs(
+    workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore
+) -> tuple[Sequence[Run], Run | None]:
+    """The runs that *selection* puts side by side in their order, and the one whose children they are, if they all are
+    one's.
 
     A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without
     children for itself; of several runs the sweeps and pipelines do. No run comes twice. Never empty: raises what
@@ -50,15 +45,15 @@ def choose_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, not
     if means_one_run(selection):
         return children_chosen(workspace, found[0])
     if selection.children:
-        return ChosenRuns(in_order(found))
-    standing = [each for run in found for each in (children_chosen(workspace, run).runs if MANY in run.tags else [run])]
-    return ChosenRuns([*{run.id: run for run in standing}.values()])
+        return in_order(found), None
+    standing = [each for run in found for each in (children_chosen(workspace, run)[0] if MANY in run.tags else [run])]
+    return [*{run.id: run for run in standing}.values()], None
 
 
-def children_chosen(workspace: Workspace, parent: Run) -> ChosenRuns:
-    """The children of *parent*, else itself."""
+def children_chosen(workspace: Workspace, parent: Run) -> tuple[Sequence[Run], Run | None]:
+    """The children of *parent* and itself; a run without children stands alone, with None."""
     children = [child for child in children_of(workspace, parent) if child.id != f"{parent.id}{PREPARATION}"]
-    return ChosenRuns(in_order(children), parent) if children else ChosenRuns([parent])
+    return (in_order(children), parent) if children else ([parent], None)
 
 
 def in_order(children: Sequence[Run]) -> list[Run]:
@@ -245,7 +240,11 @@ def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
             continue
         mean = _mean(values)
         std = _std(values, mean) if len(values) > 1 else None
-        found[name] = Statistics(mean, std, min(values), max(values), _median(values), len(values))
+        low, high = statistics.median_low(values), statistics.median_high(values)
+        median = (low + high) / 2
+        if math.isinf(median) and math.isfinite(low) and math.isfinite(high):
+            median = low / 2 + high / 2
+        found[name] = Statistics(mean, std, min(values), max(values), median, len(values))
     return found
 
 
@@ -275,13 +274,6 @@ def _std(values: Sequence[float], mean: float) -> float:
     if scale == 0 or not math.isfinite(scale):
         return scale
     return scale * math.sqrt(math.fsum(((value - mean) / scale) ** 2 for value in values) / (len(values) - 1))
-
-
-def _median(values: Sequence[float]) -> float:
-    """The mean of the two in the middle, without overflow where both are large."""
-    low, high = statistics.median_low(values), statistics.median_high(values)
-    middle = (low + high) / 2
-    return middle if math.isfinite(middle) or not (math.isfinite(low) and math.isfinite(high)) else low / 2 + high / 2
 
 
 POINTS_AT_ONCE = 500_000
@@ -357,27 +349,48 @@ def _write_rows(aggregation: Aggregation, path: str) -> None:
     import pyarrow.parquet as pq
 
     word = pa.dictionary(pa.int32(), pa.string())
-    times, numbers = pa.timestamp("ms", tz="UTC"), pa.float64()
-    fields = [
-        ("run", word),
-        ("label", word),
-        ("metric", word),
-        ("kind", word),
-        ("step", pa.int64()),
-        ("time", times),
-        ("value", numbers),
-        ("text", pa.string()),
-    ]
-    schema = pa.schema(fields)
+    types = {
+        "run": word,
+        "label": word,
+        "metric": word,
+        "kind": word,
+        "step": pa.int64(),
+        "time": pa.timestamp("ms", tz="UTC"),
+        "value": pa.float64(),
+        "text": pa.string(),
+    }
+    schema = pa.schema(types)
     with pq.ParquetWriter(path, schema) as writer:
-        rows = _Rows(schema)
+
+        def write(tables: list[Any]) -> None:
+            writer.write_table(pa.concat_tables(tables).unify_dictionaries())
+
+        tables, count = [schema.empty_table()], 0
         for child in aggregation.children:
-            for points in _points_of(child):
-                rows.add(child, points)
-            if rows.count >= POINTS_AT_ONCE:
-                writer.write_table(rows.table())
-                rows = _Rows(schema)
-        writer.write_table(rows.table())
+            for metric, kind, steps, times, values, texts in _points_of(child):
+                first = pa.repeat(pa.scalar(0, pa.int32()), len(steps))
+                words = (child.run.id, child.label, metric, kind)
+                moments = None if times is None else array("q", [round(time * 1000) for time in times])
+                columns = [pa.DictionaryArray.from_arrays(first, pa.array([each])) for each in words]
+                for name, content in (("step", steps), ("time", moments), ("value", values), ("text", texts)):
+                    columns.append(_column(content, len(steps), types[name]))
+                tables.append(pa.Table.from_arrays(columns, schema=schema))
+                count += len(steps)
+            if count >= POINTS_AT_ONCE:
+                write(tables)
+                tables, count = [schema.empty_table()], 0
+        write(tables)
+
+
+def _column(values: Any, count: int, kind: Any) -> Any:
+    """An array of pyarrow, of numbers over the same memory."""
+    import pyarrow as pa
+
+    if values is None:
+        return pa.nulls(count, kind)
+    if isinstance(values, array):
+        return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(values)])
+    return pa.array(values, kind)
 
 
 def _points_of(child: Child) -> Iterator[Points]:
@@ -405,56 +418,3 @@ def _split(values: Sequence[Value]) -> tuple[Sequence[float | None], Sequence[st
     """Numbers, and texts, each with None where there is the other."""
     numbers = [float(value) if isinstance(value, (int, float)) else None for value in values]
     return numbers, [value if isinstance(value, str) else None for value in values]
-
-
-class _Rows:
-    """Columns of the table as they grow; words are kept once, and their numbers."""
-
-    def __init__(self, schema: Any) -> None:
-        self.count = 0
-        self._schema = schema
-        self._words: dict[str, dict[str, int]] = {name: {} for name in ("run", "label", "metric", "kind")}
-        self._numbers = {name: array("i") for name in self._words}
-        self._steps = array("q")
-        self._columns: dict[str, list[Any]] = {"time": [], "value": [], "text": []}
-
-    def add(self, child: Child, points: Points) -> None:
-        import pyarrow as pa
-
-        metric, kind, steps, times, values, texts = points
-        count = len(steps)
-        for name, word in (("run", child.run.id), ("label", child.label), ("metric", metric), ("kind", kind)):
-            number = self._words[name].setdefault(word, len(self._words[name]))
-            self._numbers[name].extend(array("i", [number]) * count)
-        self._steps.extend(steps)
-        types = {name: self._schema.field(name).type for name in self._columns}
-        moments = None if times is None else array("q", [round(time * 1000) for time in times])
-        self._columns["time"].append(
-            pa.nulls(count, types["time"]) if moments is None else _numbers(moments, types["time"])
-        )
-        self._columns["value"].append(
-            _numbers(values, types["value"]) if isinstance(values, array) else pa.array(values, types["value"])
-        )
-        self._columns["text"].append(
-            pa.nulls(count, types["text"]) if texts is None else pa.array(texts, types["text"])
-        )
-        self.count += count
-
-    def table(self) -> Any:
-        import pyarrow as pa
-
-        words = [
-            pa.DictionaryArray.from_arrays(
-                _numbers(self._numbers[name], pa.int32()), pa.array(list(known), pa.string())
-            )
-            for name, known in self._words.items()
-        ]
-        others = [pa.chunked_array(chunks, self._schema.field(name).type) for name, chunks in self._columns.items()]
-        return pa.Table.from_arrays([*words, _numbers(self._steps, pa.int64()), *others], schema=self._schema)
-
-
-def _numbers(values: array[Any], kind: Any) -> Any:
-    """An array of pyarrow over the same memory."""
-    import pyarrow as pa
-
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])

@@ -75,88 +75,68 @@ def follow_log(
     answer is borne with for ten minutes. *notify* hears of that, of tries, and of a run's state as long as a service
     has no log of it.
     """
-    at_first, at_most = workspace.home_of(run_id).poll_interval
-    log = _GrowingLog(workspace, run_id, name, notify if (at_first, at_most) != LOOKS else ignore, start, attempt)
-    outage, pause = OutageTolerance(notify), at_first
-    while not log.is_over:
-        before = log.received
+    first_pause, longest_pause = workspace.home_of(run_id).poll_interval
+    is_here = (first_pause, longest_pause) == LOOKS
+    outage, pause = OutageTolerance(notify), first_pause
+    files: BlobStore | None = None
+    found: _Log | None = None
+    status: RunStatus | None = None
+    done, has_grown, was_running, is_requeued = start, False, False, False
+
+    def new_pieces(files: BlobStore, log: _Log, *, is_another_try: bool = False) -> Iterator[bytes]:
+        nonlocal found, done, has_grown, was_running, is_requeued
+        if is_another_try:
+            found, done, was_running, is_requeued = log, 0, False, False
+            if not is_here:
+                notify(Notice(f"Another try of run '{run_id}' has begun; its log: {log.name}"))
+        with suppress(NotFound):  # another try is about to replace it
+            for piece in files.read(log.name, done):
+                done += len(piece)
+                has_grown = True
+                yield piece
+
+    while status is None or not status.is_final:
+        has_grown = False
         try:
-            yield from log.look()
+            now = workspace.run(run_id).status  # asked before reading, so that no last bytes are missed
+            files = workspace.run_files(run_id) if files is None else files
+            if found is None:
+                found = _find(files, name, attempt)
+                if found is None and attempt is None and (status is None or now.is_final):
+                    found = _called(files, name)
+            if found is not None:
+                ran_before, was_running = was_running, was_running or now is RunStatus.running
+                if not is_requeued:
+                    yield from new_pieces(files, found)
+                if attempt is None and found.attempt and (now.is_final or not has_grown):
+                    for later in _later_tries(files, found, name, done, is_requeued=is_requeued):
+                        yield from new_pieces(files, later, is_another_try=True)
+                if ran_before and not has_grown and now is RunStatus.queued:
+                    is_requeued = True  # and its log is read to the end: what changes it belongs to another try
+            elif now is not status and not now.is_final and not is_here:
+                notify(Notice(f"Run '{run_id}' is {now.value.lower()}; it has no log yet."))
+            status = now
             outage.succeeded()
         except ServiceFailed as err:
             outage.failed(err)
-        pause = at_first if log.received > before else min(at_most, pause * GROWTH)
-        if not log.is_over:
+        pause = first_pause if has_grown else min(longest_pause, pause * GROWTH)
+        if status is None or not status.is_final:
             time.sleep(pause)
-    if log.found is None:
+    if found is None:
         raise _no_log(workspace.run_files(run_id), workspace.run(run_id), name, attempt)
 
 
-class _GrowingLog:
-    """A log that is read piece by piece: how far that went, and whether more can come."""
-
-    def __init__(
-        self, workspace: Workspace, run_id: str, name: str | None, notify: Notify, start: int, attempt: int | None
-    ) -> None:
-        self.workspace, self.run_id, self.name, self.attempt = workspace, run_id, name, attempt
-        self.received, self._done = 0, start
-        self.is_over = False
-        self._notify = notify
-        self._files: BlobStore | None = None
-        self.found: _Log | None = None
-        self._is_looked_for = False
-        self._status: RunStatus | None = None
-        self._was_running = self._is_requeued = False
-
-    def look(self) -> Iterator[bytes]:
-        """What is new. May be called again after a failure, and goes on where that came."""
-        status = self.workspace.run(self.run_id).status  # asked before reading, so that no last bytes are missed
-        if self._files is None:
-            self._files = self.workspace.run_files(self.run_id)
-        if self.found is None:
-            self.found = _find(self._files, self.name, self.attempt)
-            if self.found is None and self.attempt is None and (status.is_final or not self._is_looked_for):
-                self.found = _called(self._files, self.name)
-            self._is_looked_for = True
-        if self.found is not None:
-            before, was_running = self.received, self._was_running
-            self._was_running = was_running or status is RunStatus.running
-            if not self._is_requeued:
-                yield from self._new(self._files, self.found)
-            if self.attempt is None and (self.received == before or status.is_final):
-                yield from self._of_later_tries(self._files, self.found)
-            if self.received == before and was_running and status is RunStatus.queued:
-                self._is_requeued = True  # and its log is read to the end: what changes it belongs to another try
-        elif status is not self._status and not status.is_final:
-            self._notify(Notice(f"Run '{self.run_id}' is {status.value.lower()}; it has no log yet."))
-        self._status = status
-        self.is_over = status.is_final
-
-    def _new(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
-        with suppress(NotFound):  # another try is about to replace it
-            for piece in files.read(log.name, self._done):
-                self._done += len(piece)
-                self.received += len(piece)
-                yield piece
-
-    def _of_later_tries(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
-        """The logs of tries that began since, each in a folder of its own or in the place of the one before."""
-        if not log.attempt:
-            return
-        sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
-        size = sizes.get(log.name, self._done)
-        if size < self._done or (self._is_requeued and size != self._done):
-            yield from self._switched(files, log)
-        for later, logs in sorted(_tries(sizes).items()):
-            name = _of_try(logs, self.name or log.name, is_main=self.name is None)
-            if name and later > log.attempt and "/" not in (self.name or ""):
-                yield from self._switched(files, _Log(name, later))
-
-    def _switched(self, files: BlobStore, log: _Log) -> Iterator[bytes]:
-        self._notify(Notice(f"Another try of run '{self.run_id}' has begun; its log: {log.name}"))
-        self.found, self._done = log, 0
-        self._was_running = self._is_requeued = False
-        yield from self._new(files, log)
+def _later_tries(files: BlobStore, log: _Log, name: str | None, done: int, *, is_requeued: bool) -> list[_Log]:
+    """The logs of tries that began since *log* was read up to *done*, each in a folder of its own or in the place of
+    the one before."""
+    sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
+    size = sizes.get(log.name, done)
+    later = [log] if size < done or (is_requeued and size != done) else []
+    for number, logs in sorted(_tries(sizes).items()):
+        found = _of_try(logs, name or log.name, is_main=name is None)
+        if found and number > log.attempt and "/" not in (name or ""):
+            later.append(_Log(found, number))
+    return later
 
 
 def last_lines(

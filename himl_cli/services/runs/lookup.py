@@ -33,7 +33,14 @@ def parse_reference(text: str) -> RunReference:
     """What *text* refers to: `RUN_ID`, `EXPERIMENT:RUN_ID`, or a Studio URL with `/runs/RUN_ID`. Raises BadUsage."""
     text = text.strip()
     if re.match(r"https?://", text, re.IGNORECASE):
-        return RunReference(_run_in_url(text))
+        try:
+            path = [unquote(part) for part in urlsplit(text).path.split("/")]
+        except ValueError:
+            path = []
+        for before, after in pairwise(path):
+            if before.lower() == "runs" and after.strip():
+                return RunReference(after.strip())
+        raise BadUsage(f"'{text}' is no address of a run.", hint="A run's address in Studio has /runs/RUN_ID in it.")
     parts = [part.strip() for part in text.split(":")]
     if len(parts) > 2 or not all(parts):
         raise BadUsage(f"'{text}' is no run.", hint="Give a run id, experiment:run_id, a Studio URL, or latest.")
@@ -56,17 +63,6 @@ def split_recovery_id(text: str) -> tuple[str, str]:
             hint="Recovery ids look like experiment:run_id, or EXPERIMENT_<digits>_<hex>.",
         )
     return experiment, reference.run_id
-
-
-def _run_in_url(url: str) -> str:
-    try:
-        parts = [unquote(part) for part in urlsplit(url).path.split("/")]
-    except ValueError:
-        parts = []
-    for before, after in pairwise(parts):
-        if before.lower() == "runs" and after.strip():
-            return after.strip()
-    raise BadUsage(f"'{url}' is no address of a run.", hint="A run's address in Studio has /runs/RUN_ID in it.")
 
 
 _STUDIO = re.compile(r"(?:^|\.)ml\.azure\.[a-z]+(?:\.[a-z]+)?$", re.IGNORECASE)
@@ -92,10 +88,6 @@ def workspace_in_url(url: str) -> WorkspaceIds | None:
 
 
 LATEST = "latest"
-SAID_OF_LATEST = ("last", "newest", "lastest", "latst", "head")
-OPEN_ANOTHER = (
-    "Open that one by its config.json: --config_file PATH (Studio's menu at the top right has it for download)."
-)
 LONGEST_REFERENCE = 2000
 LOOKED_THROUGH = 200
 """How many recent runs are looked through for experiments or runs of a similar name."""
@@ -128,12 +120,11 @@ def find_runs(
                 f"No run '{reference.run_id}', which '{path}' names, in {workspace.label}.",
                 hint="It was deleted, or lies in another workspace; see 'himl runs list'.",
             ) from err
-    if not selection.children:
-        return found
-    children = [child for parent in found for child in children_of(workspace, parent)]
-    if not children:
-        raise no_children(found)
-    return children
+    if selection.children:
+        parents, found = found, [child for parent in found for child in children_of(workspace, parent)]
+        if not found:
+            raise no_children(parents)
+    return found
 
 
 def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
@@ -180,7 +171,7 @@ def _named(workspace: Workspace, text: str) -> Run:
     except RunNotFound as err:
         if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
             raise _in_another(named, workspace.label) from err
-        similar = [LATEST] if reference.run_id.lower() in SAID_OF_LATEST else []
+        similar = [LATEST] if reference.run_id.lower() in ("last", "newest", "lastest", "latst", "head") else []
         if reference.experiment is not None:
             known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
             similar = near_matches(reference.run_id, known)
@@ -192,7 +183,8 @@ def _named(workspace: Workspace, text: str) -> Run:
 
 
 def _in_another(named: WorkspaceIds, opened: str) -> NotFound:
-    return NotFound(f"The address names a run of workspace {named.label}, and {opened} is open.", hint=OPEN_ANOTHER)
+    hint = "Open that one by its config.json: --config_file PATH (Studio's menu at the top right has it for download)."
+    return NotFound(f"The address names a run of workspace {named.label}, and {opened} is open.", hint=hint)
 
 
 def newest_run(workspace: Workspace) -> Run:
@@ -240,14 +232,9 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
             f"No run of experiment '{experiment}' is {' and '.join(conditions)}.",
             hint=f"See himl runs list --experiment {experiment}",
         )
-    near = get_close_matches(experiment, known, n=2, cutoff=0.5)
-    hint = (
-        f"Did you mean {' or '.join(near)}?"
-        if near
-        else f"There are: {', '.join(list(known)[:5])}."
-        if known
-        else "'himl submit SCRIPT' makes the first run."
-    )
+    hint = f"There are: {', '.join(list(known)[:5])}." if known else "'himl submit SCRIPT' makes the first run."
+    if near := get_close_matches(experiment, known, n=2, cutoff=0.5):
+        hint = f"Did you mean {' or '.join(near)}?"
     return NotFound(f"No run of an experiment '{experiment}' in {workspace.label}.", hint=hint)
 
 

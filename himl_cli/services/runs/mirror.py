@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +46,6 @@ from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
 
-NEVER_STARTED = "himl submit ended before the job began"
 DELETED = "its record was deleted on the machine where it ran, before all of it was told"
 REFUSALS = 3  # so many in a row count: a single one may be a right that has just been given, or a glitch
 WORKERS = 8
@@ -54,8 +55,6 @@ UNSETTLED_SECONDS = 60.0  # one that never is gets sent so often all the same
 BYTES_A_SECOND = 1 << 18
 """A log is sent whole each time it grew, and the larger it is the more seldom, so that not more than this goes out on
 average."""
-ATTEMPTS_AT_THE_END = 3
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -160,16 +159,11 @@ class Mirror:
         state: MirrorState,
         timing: Timing | None = None,
     ) -> None:
-        self._source = source
-        self._target = target
-        self._file = file
-        self._state = state
+        self._source, self._target, self._file, self._state = source, target, file, state
         self._timing = timing or Timing()
         self._files: dict[str, FileMirror] = {}
         self._sending: Future[None] | None = None
-        self._has_ended = False
-        self._written = ""
-        self._file_refusals = 0
+        self._has_ended, self._file_refusals, self._written = False, 0, ""
 
     def run(self) -> None:
         """Mirror the run until its end, which is noted there too; or until the other workspace will not have it, which
@@ -239,15 +233,24 @@ class Mirror:
         self._state.sent(run.id).is_started = True
         self._has_ended = run.status.is_final
         try:
-            tree = [*self._tree(run)]
-            for member in tree:
-                self._send_values(member)
+            tree = [run]  # with those that its script nested in it, parents first
+            for parent in tree:
+                tree += self._source.runs(RunQuery(parent=parent.id))
+            for member in tree:  # also what was logged after its end
+                sent, is_nested = self._state.sent(member.id), member is not run
+                if is_nested and not sent.is_started:
+                    tags = {name: value for name, value in member.tags.items() if name not in OF_RECORDING}
+                    self._target.start_run(replace(member, tags=tags))
+                    sent.is_started, sent.tags = True, tags
+                send_values(self._source, self._target, member, sent)
+                if is_nested and member.status.is_final:
+                    self._end(member.id, RunEnd(member.status, member.reason))
             is_all = self._send_files(threads, tree)
             if run.status.is_final and is_all:
                 # Children before their parents; also those that were deleted here after they had begun there
                 ids = {member.id for member in tree}
-                for run_id in [run_id for run_id, sent in self._state.runs.items() if sent.is_started]:
-                    if run_id not in ids:
+                for run_id, sent in self._state.runs.items():
+                    if sent.is_started and run_id not in ids:
                         self._end(run_id, RunEnd(RunStatus.canceled, DELETED))
                 for member in reversed(tree):
                     status = member.status if member.status.is_final else run.status
@@ -263,30 +266,12 @@ class Mirror:
         if not was_there and not self._state.failure and self._file.has_run_folder() and is_early:
             return False
         self._has_ended = True
-        reason = self._state.failure or (DELETED if was_there else NEVER_STARTED)
+        reason = self._state.failure or (DELETED if was_there else "himl submit ended before the job began")
         try:
             self._target.end_run(self._state.run_id, RunEnd(RunStatus.failed, reason))
         except RunNotFound:
             log.warning("There is no run there either.")
         return True
-
-    def _tree(self, run: Run) -> Iterator[Run]:
-        """The run and those that its script nested in it, parents first."""
-        yield run
-        for child in self._source.runs(RunQuery(parent=run.id)):
-            yield from self._tree(child)
-
-    def _send_values(self, run: Run) -> None:
-        """What the run logged, also after its end. A nested one begins with it, and ends after it where it has ended
-        here."""
-        sent, is_nested = self._state.sent(run.id), run.id != self._state.run_id
-        if is_nested and not sent.is_started:
-            tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
-            self._target.start_run(replace(run, tags=tags))
-            sent.is_started, sent.tags = True, tags
-        send_values(self._source, self._target, run, sent)
-        if is_nested and run.status.is_final:
-            self._end(run.id, RunEnd(run.status, run.reason))
 
     def _send_files(self, threads: ThreadPoolExecutor, tree: list[Run]) -> bool:
         """In a thread of their own, so that a large file keeps no metrics waiting; at the end of the run in this one.
@@ -299,9 +284,9 @@ class Mirror:
         for run in tree:
             if run.id not in self._files:
                 self._files[run.id] = FileMirror(self._source, self._target, run.id, self._state.sent(run.id))
-        mirrors = [self._files[run.id] for run in tree]
+        mirrors, is_last = [self._files[run.id] for run in tree], self._has_ended
 
-        def update(is_last: bool) -> None:
+        def update() -> None:
             for mirror in mirrors:
                 mirror.update(is_last=is_last)
 
@@ -311,9 +296,9 @@ class Mirror:
                 sending.result()  # waits for the round before, and raises what ended it
                 self._file_refusals = 0
             if self._has_ended:
-                update(True)
+                update()
             elif self._sending is None:
-                self._sending = threads.submit(update, False)
+                self._sending = threads.submit(update)
         except HimlError as err:
             if not _is_refusal(err):
                 raise
@@ -385,22 +370,16 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
                     log.warning("Metric '%s' was not taken (%s): %s", metric.name, points, why)
         sent.last_point = last
     tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
-    _send_pairs(partial(target.log_parameters, run.id), source.parameters(run.id), sent.parameters, "Parameter")
-    _send_pairs(partial(target.tag, run.id), tags, sent.tags, "Tag")
-
-
-def _send_pairs(
-    send: Callable[[Mapping[str, str]], object], now: Mapping[str, str], sent: dict[str, str], what: str
-) -> None:
-    """Send what is new of *now* at once; where that is not taken, each by itself, so that one does not keep back the
-    others."""
-    new = {name: value for name, value in now.items() if sent.get(name) != value}
-    if new and _refusal(partial(send, new)):
-        for name, value in new.items():
-            why = _refusal(partial(send, {name: value}))
-            if why:
-                log.warning("%s '%s' was not taken: %s", what, name, why)
-    sent.update(new)
+    for what, send, values, known in (
+        ("Parameter", target.log_parameters, source.parameters(run.id), sent.parameters),
+        ("Tag", target.tag, tags, sent.tags),
+    ):
+        new = {name: value for name, value in values.items() if known.get(name) != value}
+        if new and _refusal(partial(send, run.id, new)):  # each by itself, so that one does not keep back the others
+            for name, value in new.items():
+                if why := _refusal(partial(send, run.id, {name: value})):
+                    log.warning("%s '%s' was not taken: %s", what, name, why)
+        known.update(new)
 
 
 def _refusal(send: Callable[[], object]) -> str:
@@ -412,15 +391,6 @@ def _refusal(send: Callable[[], object]) -> str:
             raise
         return str(err) or type(err).__name__
     return ""
-
-
-@dataclass
-class _SeenFile:
-    """A file's last ETag, since when it is that, and when it was sent last (or met first)."""
-
-    etag: str
-    since: float
-    sent: float
 
 
 class FileMirror:
@@ -435,14 +405,11 @@ class FileMirror:
         sent: SentRun,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = source
-        self._target = target
-        self._run_id = run_id
-        self._sent = sent
-        self._clock = clock
-        self._seen: dict[str, _SeenFile] = {}
+        self._source, self._target, self._run_id, self._sent, self._clock = source, target, run_id, sent, clock
+        # By name: the last ETag, since when it is that, and when the file was sent last (or met first)
+        self._seen: dict[str, tuple[str, float, float]] = {}
         self._etags: dict[str, str] = {}  # of the files that are being sent
-        self._failed: list[tuple[StoreRequest, HimlError]] = []
+        self._failed: list[tuple[str, HimlError]] = []
 
     def update(self, *, is_last: bool = False) -> bool:
         """Send the files that are due; whether there were any. What is not taken is named in the log and passed over.
@@ -451,24 +418,23 @@ class FileMirror:
         counts all the same.
         """
         files = self._source.run_files(self._run_id)
-        for _ in range(ATTEMPTS_AT_THE_END if is_last else 1):
+        for _ in range(3 if is_last else 1):
             blobs = (blob for page in files.list() for blob in page if self._sent.files.get(blob.name) != blob.etag)
             due = [blob for blob in blobs if is_last or self._is_ready(blob)]
             if not due:
                 return False
             self._etags, self._failed, changed = {blob.name: blob.etag for blob in due}, [], list[str]()
             with tempfile.TemporaryDirectory(prefix="himl-") as folder:
-                requests = self._requests(due, Path(folder))
-                self._target.run_files(self._run_id).store(requests, self, workers=WORKERS)
-            for request, error in self._failed:
+                self._target.run_files(self._run_id).store(self._requests(due, Path(folder)), self, workers=WORKERS)
+            for name, error in self._failed:
                 if (_may_pass(error) and not isinstance(error, DiskFailed)) or _is_refusal(error):
                     raise error
-                now = files.stat(request.name)
-                if now is not None and now.etag == self._etags[request.name]:
-                    log.warning("'%s' of run '%s' was not taken: %s", request.name, self._run_id, error)
-                    self._note(request.name)
+                now = files.stat(name)
+                if now is not None and now.etag == self._etags[name]:
+                    log.warning("'%s' of run '%s' was not taken: %s", name, self._run_id, error)
+                    self._note(name)
                 elif now is not None:
-                    changed.append(request.name)
+                    changed.append(name)
             if not changed:
                 return True
         if is_last:
@@ -478,26 +444,38 @@ class FileMirror:
 
     def _is_ready(self, blob: BlobInfo) -> bool:
         now, pause = self._clock(), blob.size / BYTES_A_SECOND
-        seen = self._seen.get(blob.name)
+        etag, since, sent = self._seen.get(blob.name, ("", now, now))
         if blob.name.startswith(LOGS):
-            return seen is None or now - seen.sent >= max(SETTLED_SECONDS, pause)
-        if seen is None:
-            seen = self._seen[blob.name] = _SeenFile(blob.etag, now, now)
-        elif seen.etag != blob.etag:
-            seen.etag, seen.since = blob.etag, now
-        return now - seen.since >= SETTLED_SECONDS or now - seen.sent >= max(UNSETTLED_SECONDS, pause)
+            return not etag or now - sent >= max(SETTLED_SECONDS, pause)
+        if etag != blob.etag:
+            since = now
+        self._seen[blob.name] = blob.etag, since, sent
+        return now - since >= SETTLED_SECONDS or now - sent >= max(UNSETTLED_SECONDS, pause)
 
     def _requests(self, due: list[BlobInfo], folder: Path) -> Iterator[StoreRequest]:
+        """What is to be stored: of a log a copy in *folder* of what it had when it was listed, other files themselves;
+        nothing of a file that is gone or shorter by now."""
         for number, blob in enumerate(due):
             path = self._source.file_path(self._run_id, blob.name)
             if path is not None and blob.name.startswith(LOGS):
-                path = _copied(path, folder / str(number), blob.size)
+                copy = folder / str(number)
+                try:
+                    shutil.copyfile(path, copy)
+                except FileNotFoundError:
+                    continue
+                except OSError as err:
+                    message = f"Cannot copy '{path}': {err.strerror}."
+                    raise DiskFailed(message, hint="Is there room in the folder for temporary files?") from err
+                if copy.stat().st_size < blob.size:
+                    continue
+                os.truncate(copy, blob.size)
+                path = copy
             if path is not None:
                 yield StoreRequest(path, blob.name, blob.size)
 
     def _note(self, name: str) -> None:
-        etag = self._sent.files[name] = self._etags[name]
-        self._seen[name] = _SeenFile(etag, self._clock(), self._clock())
+        self._sent.files[name] = self._etags[name]
+        self._seen[name] = self._etags[name], self._clock(), self._clock()
 
     def advance(self, request: StoreRequest, amount: int) -> None:
         """Nobody watches."""
@@ -506,21 +484,4 @@ class FileMirror:
         self._note(request.name)
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
-        self._failed.append((request, error))
-
-
-def _copied(path: Path, copy: Path, size: int) -> Path | None:
-    """The first *size* bytes of a file that may grow; None where it is gone, or shorter by now."""
-    try:
-        with path.open("rb") as source, copy.open("wb") as target:
-            left = size
-            while left and (piece := source.read(min(left, CHUNK))):
-                target.write(piece)
-                left -= len(piece)
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise DiskFailed(
-            f"Cannot copy '{path}': {err.strerror}.", hint="Is there room in the folder for temporary files?"
-        ) from err
-    return None if left else copy
+        self._failed.append((request.name, error))

@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 
 FOLDER = "recordings"
 POLL_SECONDS = 0.1
-HANDOVER_SECONDS = 3.0  # that a new process waits for another one to end, should that be about to
 BUSY_SECONDS = 2.0  # that somebody else may have a file open, which Windows then neither replaces nor reads
 RETRY_SECONDS = 3600.0  # that a mirror which is refused is left alone
-TAKE_OVER_SECONDS = 3.0  # nobody may be at work: the process that mirrors takes over from the one that submitted
-QUIET_SECONDS = 3.0
 
 Result = TypeVar("Result")
 
@@ -106,7 +103,7 @@ class MirrorFile:
             raise DiskFailed(f"Cannot write '{self.path}': {err.strerror}.") from err
         self.write(state)
 
-    def take(self, seconds: float = HANDOVER_SECONDS) -> MirrorState | None:
+    def take(self, seconds: float = 3.0) -> MirrorState | None:
         """The state, its lock held by this process from now on; None where there is none, or somebody else stays at
         work on it for so many *seconds*.
 
@@ -164,7 +161,12 @@ class MirrorFile:
 
     def remove(self) -> None:
         """The mirror is complete: its log moves to the run's folder, where that is."""
-        self._remove(self.path)
+        with suppress(OSError):
+            _while_busy(lambda: self.path.unlink(missing_ok=True))
+        self.release()
+        for leftover in (self.log, self._lock_path):  # on Windows the log of this very process, or somebody's look
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
         """A damaged state is kept under another name, by which nobody goes on with it. Where it is now."""
@@ -173,16 +175,8 @@ class MirrorFile:
             os.replace(self.path, damaged)
         except OSError:  # then it is not kept: the next process would begin all over
             damaged = self.path
-        self._remove(self.path)
+        self.remove()
         return damaged
-
-    def _remove(self, path: Path) -> None:
-        with suppress(OSError):
-            _while_busy(lambda: path.unlink(missing_ok=True))
-        self.release()
-        for leftover in (self.log, self._lock_path):  # on Windows the log of this very process, or somebody's look
-            with suppress(OSError):
-                leftover.unlink(missing_ok=True)
 
 
 def _while_busy(action: Callable[[], Result]) -> Result:
@@ -202,7 +196,8 @@ def unfinished(workspace: Path) -> Iterator[str]:
             is_ours = os.access(path, os.R_OK | os.W_OK)  # somebody else's run is sent with their rights, not with ours
             file = MirrorFile(workspace, path.stem)
             try:
-                if is_ours and not file.is_worked_on() and (state := file.read()) is not None and state.is_due():
+                state = file.read() if is_ours and not file.is_worked_on() else None
+                if state is not None and state.is_due():
                     yield path.stem
             except DamagedState:  # whoever takes it up sets it aside
                 yield path.stem
@@ -227,14 +222,14 @@ def wait_until_mirrored(
         if state.not_before:
             text = f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in "
             text += "this workspace try again later."
-        elif interrupted or state.away or now - worked_on > TAKE_OVER_SECONDS:
+        elif interrupted or state.away or now - worked_on > 3.0:  # the mirror takes over from whoever submitted
             why = f" ({state.away.rstrip('.')})" if state.away else ""
             text = f"Not all of the run is in {target} yet{why}; that goes on in the background. See how it goes: himl "
             text += f"runs show {run.id}"
         if text:
             notify(Notice(text))
             return False
-        if not is_reported and now - begun > QUIET_SECONDS:
+        if not is_reported and now - begun > 3.0:
             is_reported = True
             text = f"The job has ended. The rest of it is on its way to {target}; Ctrl-C leaves that to the background."
             notify(Notice(text))

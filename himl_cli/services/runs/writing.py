@@ -20,10 +20,7 @@ from himl_cli.workspaces.base import RunRecorder
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_GATHER = 1.0
-SECONDS_BETWEEN_TRIES = (5.0, 60.0)
-FULL = 500
-"""Entries at which they are sent at once, and of one batch."""
+BATCH = 500  # entries at which they are sent at once, and of one batch
 MOST_KEPT = 1_000_000
 _NOT_NOW = (ServiceFailed, DiskFailed, NotAllowedNow)
 _OF_THE_RUN = (NotFound, NotAllowed)
@@ -40,9 +37,9 @@ class RunWriter:
     comes.
     """
 
-    def __init__(
-        self, workspace: RunRecorder, run_id: str, *, pauses: tuple[float, float] = SECONDS_BETWEEN_TRIES
-    ) -> None:
+    _is_working: bool
+
+    def __init__(self, workspace: RunRecorder, run_id: str, *, pauses: tuple[float, float] = (5.0, 60.0)) -> None:
         """*pauses*: seconds until what could not be sent is tried again, at first and at most."""
         self._workspace = workspace
         self._pauses = pauses
@@ -63,10 +60,16 @@ class RunWriter:
                 self._waiting.popleft()
                 self._dropped += 1
             if not self._is_fork:
-                self._start()
+                _busy.add(self)
+                if not self._is_working and not self._quit.is_set():
+                    self._is_working = True
+                    try:
+                        threading.Thread(target=self._work, name="himl-writer", daemon=True).start()
+                    except RuntimeError:  # the interpreter is ending: `end` sends it
+                        self._is_working = False
         if self._is_fork or self._quit.is_set():
             self.flush()
-        elif len(self._waiting) >= FULL:
+        elif len(self._waiting) >= BATCH:
             self._full.set()
 
     def flush(self) -> None:
@@ -77,15 +80,23 @@ class RunWriter:
         """
         refused: HimlError | None = None
         with self._sending:
-            while batch := self._next():
+            while True:
+                with self._lock:
+                    batch = [*islice(self._waiting, BATCH)]
+                if not batch:
+                    break
                 refused = self._send(batch) or refused
-        self._say_dropped()
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            text = "%d entries that were logged to run '%s' are lost: it could not be reached for too long."
+            log.warning(text, dropped, self._run_id)
         if refused is not None:
             raise refused
 
     def _send(self, batch: Sequence[Logged]) -> HimlError | None:
         """Send *batch*; where it is not taken, its halves, so that one entry does not take others with it. What was
         refused, if anything was."""
+        refused: HimlError | None = None
         try:
             self._workspace.log(self._run_id, batch)
         except _NOT_NOW:
@@ -95,10 +106,12 @@ class RunWriter:
                 half = len(batch) // 2
                 first = self._send(batch[:half])
                 return self._send(batch[half:]) or first
-            self._done(batch)
-            return err
-        self._done(batch)
-        return None
+            refused = err
+        with self._lock:
+            for entry in batch:
+                if self._waiting and self._waiting[0] is entry:  # else there was no room for it meanwhile
+                    self._waiting.popleft()
+        return refused
 
     def settle(self, seconds: float) -> None:
         """As `flush`, and wait, as many seconds at most, until all of it can be read back."""
@@ -137,27 +150,6 @@ class RunWriter:
         self._quit = threading.Event()
         self._is_working = False
 
-    def _next(self) -> list[Logged]:
-        with self._lock:
-            return [*islice(self._waiting, FULL)]
-
-    def _done(self, batch: Sequence[Logged]) -> None:
-        with self._lock:
-            for entry in batch:
-                if self._waiting and self._waiting[0] is entry:  # else there was no room for it meanwhile
-                    self._waiting.popleft()
-
-    def _start(self) -> None:
-        """Let a thread send what there is, unless one does. Within the lock."""
-        _busy.add(self)
-        if self._is_working or self._quit.is_set():
-            return
-        self._is_working = True
-        try:
-            threading.Thread(target=self._work, name="himl-writer", daemon=True).start()
-        except RuntimeError:  # the interpreter is ending: `end` sends it
-            self._is_working = False
-
     def _work(self) -> None:
         """Send what comes until nothing more waits."""
         failures = 0
@@ -166,41 +158,27 @@ class RunWriter:
                 first, longest = self._pauses
                 self._quit.wait(min(longest, first * 2.0 ** min(failures - 1, 20)))
             else:
-                self._full.wait(SECONDS_TO_GATHER)
+                self._full.wait(1.0)  # so long entries are gathered
             self._full.clear()
             if self._quit.is_set():
                 return
-            failures = self._tried(failures)
-            if failures:
+            try:
+                self.flush()
+            except _NOT_NOW as err:
+                if failures == 0:
+                    log.warning("What is logged to run '%s' cannot be sent now and is kept: %s", self._run_id, err)
+                failures += 1
                 continue
+            except HimlError as err:
+                log.warning("Some of what was logged to run '%s' was not taken: %s", self._run_id, err)
+            if failures:
+                log.warning("What was logged to run '%s' meanwhile has been sent.", self._run_id)
+                failures = 0
             with self._lock:
                 if not self._waiting:
                     self._is_working = False
                     _busy.discard(self)
                     return
-
-    def _tried(self, failures: int) -> int:
-        """How many tries in a row failed, with this one."""
-        try:
-            self.flush()
-        except _NOT_NOW as err:
-            if failures == 0:
-                log.warning("What is logged to run '%s' cannot be sent now and is kept: %s", self._run_id, err)
-            return failures + 1
-        except HimlError as err:
-            log.warning("Some of what was logged to run '%s' was not taken: %s", self._run_id, err)
-        if failures:
-            log.warning("What was logged to run '%s' meanwhile has been sent.", self._run_id)
-        return 0
-
-    def _say_dropped(self) -> None:
-        dropped, self._dropped = self._dropped, 0
-        if dropped:
-            log.warning(
-                "%d entries that were logged to run '%s' are lost: it could not be reached for too long.",
-                dropped,
-                self._run_id,
-            )
 
 
 # What is registered last is called first. Finalizers are registered all at once, with the first of them: this one is
@@ -222,10 +200,13 @@ def scalar(name: str, value: Any, step: int | None = None) -> Logged:
         raise BadUsage(
             f"'{name}': log takes one value, not {type(value).__name__}.", hint="Use log_list, or log_table."
         )
-    found = _value(name, value)
     if step is not None:
-        step = _step(name, step)
-    return Logged(_name(name), LoggedKind.scalar, [LoggedRow({_name(name): found}, step)])
+        found = _value(name, step)
+        is_whole = isinstance(found, int) or (isinstance(found, float) and found.is_integer())
+        if isinstance(found, bool) or not is_whole or int(found or 0) not in INT64:
+            raise BadUsage(f"'{name}': a step is a whole number, not {step!r}.")
+        step = int(found or 0)
+    return Logged(_name(name), LoggedKind.scalar, [LoggedRow({_name(name): _value(name, value)}, step)])
 
 
 def values(name: str, items: Iterable[Any]) -> Logged:
@@ -253,9 +234,12 @@ def table(name: str, columns: Mapping[str, Any]) -> Logged:
             f"'{name}': log_table takes a dictionary of columns.",
             hint="For example log_table('losses', {'epoch': [1, 2], 'loss': [0.5, 0.4]})",
         )
-    whole: dict[str, Sequence[Value]] = {
-        str(column): _column(name, column, content) for column, content in columns.items()
-    }
+    whole: dict[str, Sequence[Value]] = {}
+    for column, content in columns.items():
+        if not isinstance(content, (str, bytes)) and hasattr(content, "tolist") and getattr(content, "ndim", 0) == 1:
+            content = content.tolist()  # an array of numpy, a series of pandas, a tensor
+        items = content if isinstance(content, (list, tuple, range)) else [content]
+        whole[str(column)] = [_value(f"{name}/{column}", item) for item in items]
     lengths = {column: len(content) for column, content in whole.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"'{column}' has {length}" for column, length in lengths.items())
@@ -273,26 +257,10 @@ def image(name: str, file: str) -> Logged:
     return Logged(_name(name), LoggedKind.image, [LoggedRow({_name(name): file})])
 
 
-def _column(name: str, column: str, content: Any) -> Sequence[Value]:
-    if not isinstance(content, (str, bytes)) and hasattr(content, "tolist") and getattr(content, "ndim", 0) == 1:
-        content = content.tolist()  # an array of numpy, a series of pandas, a tensor
-    if isinstance(content, (list, tuple, range)):
-        return [_value(f"{name}/{column}", item) for item in content]
-    return [_value(f"{name}/{column}", content)]
-
-
 def _name(name: str) -> str:
     if not str(name).strip():
         raise BadUsage("A metric needs a name.")
     return str(name)
-
-
-def _step(name: str, step: Any) -> int:
-    found = _value(name, step)
-    is_whole = isinstance(found, int) or (isinstance(found, float) and found.is_integer())
-    if isinstance(found, bool) or not is_whole or int(found or 0) not in INT64:
-        raise BadUsage(f"'{name}': a step is a whole number, not {step!r}.")
-    return int(found or 0)
 
 
 def _value(name: str, value: Any) -> Value:
