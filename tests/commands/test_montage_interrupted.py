@@ -100,7 +100,7 @@ def test_a_terminal_shows_a_bar_in_one_line_and_then_the_files(himl: Himl, long:
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.screen).replace("\r", "\n")
     lines = [line for line in plain.splitlines() if line.strip()]
     drawn = [line for line in lines if re.match(r"[\d,]+/150 slides", line.strip())]
-    assert any("slides/s" in line and "ETA 0:" in line for line in drawn)
+    assert any("slides/s" in line and "ETA 00:" in line for line in drawn)
     assert max(map(len, drawn)) <= columns
     assert [line.split()[0] for line in lines[-4:-1]] == [f"outputs/montage.{suffix}" for suffix in ("png", "jpg", "csv")]
     assert lines[-1].startswith("150 slides in ")
