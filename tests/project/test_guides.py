@@ -82,6 +82,8 @@ def names_of_checks() -> Iterator[str]:
                     yield constants[name]
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="Check")), args=[ast.Constant(value=str(name)), *_]):
                     yield name
+                case ast.Assign(targets=[ast.Name(id="CHECKS")], value=ast.Dict(keys=keys)):
+                    yield from (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
 
 
 def _constants(module: ast.Module) -> Iterator[tuple[str, str]]:
