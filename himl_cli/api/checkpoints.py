@@ -124,9 +124,8 @@ def checkpoint_url(
         link = link_checkpoint(
             source, opened, Path.cwd(), choice=choice_of(select, metric, goal), days=expiry_days
         ).link
-    if link.expires < datetime.now(timezone.utc) + timedelta(days=expiry_days) - timedelta(
-        minutes=16
-    ):  # it began a quarter of an hour ago
+    wanted = datetime.now(timezone.utc) + timedelta(days=expiry_days)
+    if link.expires < wanted - timedelta(minutes=16):  # it began a quarter of an hour ago
         log.warning(
             "The link is good until %s UTC, which is less than the %g days asked for.",
             f"{link.expires:%Y-%m-%d %H:%M}",
@@ -264,7 +263,13 @@ class CheckpointParser:
                 f"'{self}' was pickled before it was fetched, and without its signature: ask for its path before."
             )
         try:
-            choice = self._effective_choice(workspace, workspace_config_path)
+            # The choice is the script's, the text its user's: what names a file leaves nothing to choose. For `A:B` the
+            # workspace says whether it does.
+            choice = Choice() if self.is_url else self._choice
+            if choice != Choice() and ":" in self._text:
+                runs = resolve_runs(workspace, workspace_config_path)
+                names_file = find_source_run(self._text, runs, Path.cwd(), Choice())[1] is not None
+                choice = Choice() if names_file else choice
             request = fetch.CheckpointRequest(self._text, choice, root=root)
             return _download_checkpoint(request, workspace, workspace_config_path)
         except TransferIncomplete as err:
@@ -273,16 +278,6 @@ class CheckpointParser:
             err.args = (f"{err} What lies in '{root}' is not, or no longer, what was to be fetched.",)
             err.hint = "Name it by its path, or move it away."
             raise
-
-    def _effective_choice(self, workspace: object, workspace_config_path: PathLike | None) -> Choice:
-        """The choice is the script's, the text its user's: what names a file leaves nothing to choose. For `A:B` the
-        workspace says whether it does."""
-        if self._choice == Choice() or self.is_url:
-            return Choice()
-        if ":" not in self._text:
-            return self._choice
-        runs = resolve_runs(workspace, workspace_config_path)
-        return self._choice if find_source_run(self._text, runs, Path.cwd(), Choice())[1] is None else Choice()
 
     def __bool__(self) -> bool:
         return self._text != ""

@@ -61,8 +61,10 @@ def once_per_node(
     me = local_rank(os.environ)
     text = f"{os.path.realpath(folder)}\n{key}"
     mark = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    if me is not None and me.rank > 0 and _is_done(mark):
-        return TransferResult()
+    if me is not None and me.rank > 0 and ELASTIC not in os.environ:  # torchrun's rank 0 has started no other rank
+        _calls[mark] += 1  # whoever started this rank may have made this call as often before
+        if os.environ.get(DONE_VARIABLE, "").split().count(mark) >= _calls[mark]:
+            return TransferResult()
     result = act() if me is None else rank_zero_only(folder, key, act, notify=notify)
     done = f"{os.environ.get(DONE_VARIABLE, '')} {mark}".strip()
     if (me is None or me.rank == 0) and len(done) <= LONGEST_VARIABLE:
@@ -78,18 +80,6 @@ def _set_up_distributed() -> Any:
     )
 
 
-def _is_done(mark: str) -> bool:
-    """Whether the script that started this rank made this call, the same number of times, before; torchrun's rank 0 is
-    none such."""
-    if ELASTIC in os.environ:
-        return False
-    _calls[mark] += 1
-    return os.environ.get(DONE_VARIABLE, "").split().count(mark) >= _calls[mark]
-
-
-DEFAULT_PORT = "6105"
-
-
 def set_environment_variables_for_multi_node() -> None:
     """Set MASTER_ADDR, MASTER_PORT and NODE_RANK in this process from what Azure ML tells of the nodes of an MPI job.
 
@@ -97,25 +87,20 @@ def set_environment_variables_for_multi_node() -> None:
     MASTER_IP; none of them means a single node, and nothing is set. The port is 6105 unless one is known; NODE_RANK is
     the MPI rank. Raises WrongArgument (also a ValueError) where AZ_BATCH_MASTER_NODE is neither a host nor host:port.
     """
-    address, port = _master()
+    node, port = os.environ.get("AZ_BATCH_MASTER_NODE", ""), ""
+    if node:
+        address, _, port = node.partition(":")
+        if not address or ":" in port:
+            raise WrongArgument(f"AZ_BATCH_MASTER_NODE is '{node}', which is neither a host nor host:port.")
+    else:
+        node = os.environ.get("AZ_BATCHAI_MPI_MASTER_NODE", "")
+        address = ("" if node == "localhost" else node) or os.environ.get("MASTER_IP", "")
     if not address:
         return
     os.environ["MASTER_ADDR"] = address
     if port:
         os.environ["MASTER_PORT"] = port
-    os.environ.setdefault("MASTER_PORT", DEFAULT_PORT)
+    os.environ.setdefault("MASTER_PORT", "6105")
     rank = os.environ.get("OMPI_COMM_WORLD_RANK")
     if rank is not None:
         os.environ["NODE_RANK"] = rank
-
-
-def _master() -> tuple[str, str]:
-    """Host and port of the first node; empty where they are not known."""
-    node = os.environ.get("AZ_BATCH_MASTER_NODE", "")
-    if node:
-        host, _, port = node.partition(":")
-        if not host or ":" in port:
-            raise WrongArgument(f"AZ_BATCH_MASTER_NODE is '{node}', which is neither a host nor host:port.")
-        return host, port
-    node = os.environ.get("AZ_BATCHAI_MPI_MASTER_NODE", "")
-    return ("" if node == "localhost" else node) or os.environ.get("MASTER_IP", ""), ""

@@ -19,7 +19,7 @@ from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, Scalar, hyperparameters_of
-from himl_cli.core.runs import Aggregation, Child, RunResults, RunStatus, Value
+from himl_cli.core.runs import Aggregation, RunResults, RunStatus, Value
 from himl_cli.services.runs import lookup
 from himl_cli.services.runs.aggregate import aggregate, children_chosen, value_of
 from himl_cli.services.runs.lookup import read_latest_run_file
@@ -186,31 +186,24 @@ def _columns(found: Aggregation, argument: str, is_crossval: bool) -> list[Scala
 def _frame(found: Aggregation, columns: Sequence[Scalar]) -> pd.DataFrame:
     import pandas as pd
 
-    names = sorted({name for child in found.children for name in _names(child.results)})
+    logged = [_logged(child.results) for child in found.children]
+    names = sorted({name for each in logged for name in each})
     cells = {
-        column: pd.Series([_cell(child, name) for name in names], index=names, dtype=object)
-        for column, child in zip(columns, found.children, strict=True)
+        column: pd.Series([each.get(name, float("nan")) for name in names], index=names, dtype=object)
+        for column, each in zip(columns, logged, strict=True)
     }
     return pd.DataFrame(cells, index=names, columns=list(columns)).infer_objects()
 
 
-def _names(results: RunResults) -> list[str]:
-    """All that was logged, by name."""
-    return [*results.series, *results.texts, *results.tables, *results.lists, *results.images]
-
-
-def _cell(child: Child, name: str) -> object:
-    """What the child logged under *name*, as hi-ml has it; NaN where it is nothing."""
-    results = child.results
-    if name in results.tables:
-        return {column: _one_or_all(values) for column, values in results.tables[name].items()}
-    if name in results.series:
-        return _one_or_all(list(results.series[name].values))
-    if name in results.texts:
-        return _one_or_all([text.value for text in results.texts[name]])
-    if name in results.lists:
-        return list(results.lists[name])
-    return _one_or_all(list(results.images[name])) if name in results.images else float("nan")
+def _logged(results: RunResults) -> dict[str, object]:
+    """All that was logged by name, as hi-ml has it."""
+    logged: dict[str, object] = {name: _one_or_all(list(files)) for name, files in results.images.items()}
+    logged |= {name: list(values) for name, values in results.lists.items()}
+    logged |= {name: _one_or_all([text.value for text in texts]) for name, texts in results.texts.items()}
+    logged |= {name: _one_or_all(list(series.values)) for name, series in results.series.items()}
+    for name, columns in results.tables.items():
+        logged[name] = {column: _one_or_all(values) for column, values in columns.items()}
+    return logged
 
 
 def _one_or_all(values: Sequence[Value]) -> object:
@@ -273,8 +266,7 @@ def get_metrics_for_hyperdrive_run(
     )
     metrics = {}
     for key, child in zip(_columns(found, child_run_arg_name, is_crossval), found.children, strict=True):
-        logged = {name: _cell(child, name) for name in _names(child.results)}
-        metrics[key] = _select(logged, keep_metrics, child.run.id)
+        metrics[key] = _select(_logged(child.results), keep_metrics, child.run.id)
     return metrics
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config, trial_seconds_of
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
-from himl_cli.core.jobs import HERE, SEARCH_SPACE, SweepSpec
+from himl_cli.core.jobs import HERE, SweepSpec
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
@@ -43,13 +43,6 @@ def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | No
     if arguments is not None:
         return sweep_of_args(arguments)
     return None if config is None else sweep_of_config(config)
-
-
-def trial_arguments(sweep: SweepSpec | None, prefix: str) -> list[str]:
-    """The arguments by which a trial gets its values, where they do not begin with `--` as himl has them."""
-    if sweep is None or prefix == "--":
-        return []
-    return [f"{prefix}{name}=${{{{{SEARCH_SPACE}.{name}}}}}" for name in sweep.space]
 
 
 def duration_of(longest: str, sweep_arguments: Mapping[str, Any] | None) -> str | None:

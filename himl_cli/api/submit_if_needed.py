@@ -457,6 +457,11 @@ def submit_to_azure_if_needed(
         cwd = Path.cwd()
         root = cwd / (snapshot_root_directory or "")
         sweep = submission.sweep_of(hyperdrive_config, hyperparam_args)
+        trial_arguments: list[str] = []  # by which a trial gets its values, where they are not himl's own `--NAME`
+        if sweep is not None and hyperparam_args and hyperdrive_argument_prefix != "--":
+            trial_arguments = [
+                f"{hyperdrive_argument_prefix}{name}=${{{{search_space.{name}}}}}" for name in sweep.space
+            ]
         is_root_given = snapshot_root_directory is not None
         name = os.environ.get("HIML_EXPERIMENT_NAME") or experiment_name
         request = SubmitRequest(
@@ -473,7 +478,7 @@ def submit_to_azure_if_needed(
             ),
             arguments=[
                 *(arguments if script_params is None else map(str, script_params)),
-                *(submission.trial_arguments(sweep, hyperdrive_argument_prefix) if hyperparam_args else ()),
+                *trial_arguments,
             ],
             cluster=compute_cluster_name,
             python_executable=python_executable,

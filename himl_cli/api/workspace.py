@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -130,15 +129,14 @@ class Run(Recording):
         """What is known of the run now, under azureml-core's names as far as himl knows them; times are ISO 8601 in
         UTC."""
         run = self._now()
+        times = {"createdTimeUtc": run.created, "startTimeUtc": run.started, "endTimeUtc": run.ended}
         return {
             "runId": run.id,
             "experiment": run.experiment,
             "displayName": run.display_name,
             "description": run.description,
             "status": run.status.value,
-            "createdTimeUtc": _iso(run.created),
-            "startTimeUtc": _iso(run.started),
-            "endTimeUtc": _iso(run.ended),
+            **{name: time.isoformat() if time else None for name, time in times.items()},
             "parentRunId": run.parent,
             "tags": dict(run.tags),
             "parameters": dict(self._found_in.opened.parameters(run.id)),
@@ -574,10 +572,6 @@ def get_workspace(
     if isinstance(aml_workspace, Workspace) and aml_workspace.opened is opened:
         return aml_workspace
     return Workspace.of(opened)
-
-
-def _iso(time: datetime | None) -> str | None:
-    return time.isoformat() if time else None
 
 
 def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:

@@ -325,7 +325,7 @@ def tag(
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
-    from himl_cli.services.runs.changes import check_tags, tag_runs, tags_explained
+    from himl_cli.services.runs.changes import check_tags, tags_explained
 
     plain = [word for word in given or () if "=" not in word or "://" in word]
     tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
@@ -334,7 +334,7 @@ def tag(
     with open_session(workspace_opts, output_opts) as session:
         with tags_explained():
             found = _find(session, selected)
-        tagged = tag_runs(session.workspace, found, tags)
+        tagged = [session.workspace.tag(run.id, tags) for run in found]
         text = ", ".join(f"{key}={value}" for key, value in tags.items())
         lines = [f"Tagged run '{run.id}': {text}" for run in tagged]
         session.output.result(tagged, human="\n".join(lines), quiet=[run.id for run in tagged])

@@ -277,8 +277,6 @@ def _std(values: Sequence[float], mean: float) -> float:
 
 
 POINTS_AT_ONCE = 500_000
-Points = tuple[str, str, Sequence[int], Sequence[float] | None, Sequence[float | None], Sequence[str | None] | None]
-"""Metric, kind, and for each point its step, time, value and text."""
 
 
 def check_file(option: str, path: Path) -> None:
@@ -393,7 +391,8 @@ def _column(values: Any, count: int, kind: Any) -> Any:
     return pa.array(values, kind)
 
 
-def _points_of(child: Child) -> Iterator[Points]:
+def _points_of(child: Child) -> Iterator[tuple[Any, ...]]:
+    """Metric, kind, and of its points the steps, times (seconds since 1970, or None), values, and texts (or None)."""
     results = child.results
     for name, series in results.series.items():
         yield name, "scalar", series.steps, series.times, series.values, None

@@ -49,12 +49,6 @@ def kind_of(run: Run) -> str:
     return "step" if STEP in run.tags else "trial" if HYPERPARAMETERS in run.tags and run.parent else ""
 
 
-def tag_runs(workspace: Workspace, runs: Sequence[Run], tags: Mapping[str, str]) -> list[Run]:
-    """Set *tags* on every one of *runs*; gives the runs as they are then. Raises BadUsage without tags."""
-    check_tags(tags)
-    return [workspace.tag(run.id, tags) for run in runs]
-
-
 def check_tags(tags: Mapping[str, str]) -> None:
     """Raises BadUsage where there are none."""
     if not tags:

@@ -30,10 +30,8 @@ def run_details(workspace: Workspace, run: Run) -> RunDetails:
 
 def children_of(workspace: Workspace, run: Run) -> list[Run]:
     """The children of *run* in the order they were made; trials by their numbers."""
-    children = list(workspace.runs(RunQuery(parent=run.id)))
-    children.reverse()
-    children.sort(key=_number)
-    return children
+    children = reversed(list(workspace.runs(RunQuery(parent=run.id))))
+    return sorted(children, key=lambda child: int(child.tags[TRIAL]) if child.tags.get(TRIAL, "").isdecimal() else -1)
 
 
 def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
@@ -44,8 +42,13 @@ def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> Sweep
     if not trials:
         return None
     metric, goal = run.tags.get(PRIMARY_METRIC, ""), run.tags.get(GOAL, "minimize")
-    last = _last_values(workspace, trials, metric)
-    views = [TrialView(child, values[child.id], last.get(child.id)) for child in trials]
+    found = workspace.results(trials, wanted=lambda name: name == metric, whole=False) if metric else {}
+    views = []
+    for child in trials:
+        last = found[child.id].last.get(metric) if child.id in found else None
+        if isinstance(last, bool) or not isinstance(last, (int, float)):
+            last = None
+        views.append(TrialView(child, values[child.id], None if last is None else float(last)))
     if run.tags.get(MANY) in REPEATED:
         return SweepView(metric, goal, views, is_repeated=True)
     view = SweepView(metric, goal, views)
@@ -78,18 +81,6 @@ def failed_child(workspace: Workspace, run: Run) -> str:
     return next((child.id for child in children if child.status is RunStatus.failed), "")
 
 
-def _last_values(workspace: Workspace, trials: Sequence[Run], metric: str) -> dict[str, float]:
-    if not metric:
-        return {}
-    found = workspace.results(trials, wanted=lambda name: name == metric, whole=False)
-    values = {run_id: results.last.get(metric) for run_id, results in found.items()}
-    return {
-        run_id: float(value)
-        for run_id, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
-
-
 def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:
     """The children of those runs that are many themselves, and of theirs."""
     below: dict[str, Sequence[Run]] = {}
@@ -98,8 +89,3 @@ def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[
             below[child.id] = children_of(workspace, child)
             below |= _below(workspace, below[child.id])
     return below
-
-
-def _number(run: Run) -> int:
-    text = run.tags.get(TRIAL, "")
-    return int(text) if text.isdecimal() else -1
