@@ -78,7 +78,7 @@ def storage_that_lists(
         server.daemon_threads = True
         thread = Thread(target=server.serve_forever)
         thread.start()
-        store = AzureBlobs.of_sas(f"http://127.0.0.1:{server.server_port}/account/container", "sig=x", label="the store", policy=HASTY)
+        store = AzureBlobs(f"http://127.0.0.1:{server.server_port}/account/container", SasSigner("sig=x"), label="the store", policy=HASTY)
         try:
             yield store
         finally:

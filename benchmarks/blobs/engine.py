@@ -18,11 +18,12 @@ from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.signing import SasSigner
 
 
 def main() -> None:
     direction, url, sas, part, folder = sys.argv[1:]
-    store = AzureBlobs.of_sas(url, sas)
+    store = AzureBlobs(url, SasSigner(sas))
     start, cpu = time.perf_counter(), time.process_time()
     if direction == "down":
         result = download(store, DownloadRequest(Path(folder), Filters(prefix=f"{part}/")))

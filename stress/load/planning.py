@@ -13,10 +13,11 @@ from himl_cli.core.events import ignore
 from himl_cli.services.transfer.plan import DownloadPlan, DownloadRequest, TargetFolder, TransferStats
 from himl_cli.services.transfer.state import TransferState
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.signing import SasSigner
 
 
 def main(url: str, folder: Path) -> None:
-    store = AzureBlobs.of_sas(url, "sig=x")
+    store = AzureBlobs(url, SasSigner("sig=x"))
     request = DownloadRequest(folder)
     wanted, size, in_order, first, last = 0, 0, True, "", ""
     target = TargetFolder(folder)

@@ -12,6 +12,7 @@ import pytest
 
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.signing import SasSigner
 from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_store import MetricStore, RunStore
 from stress.gauges import slope
@@ -57,7 +58,7 @@ def test_a_listing_has_all_names_in_their_order() -> None:
 
 def test_made_up_blobs_are_listed_page_by_page_and_in_order() -> None:
     with service_that_makes_up_blobs() as port:
-        names = [blob.name for page in AzureBlobs.of_sas(f"http://127.0.0.1:{port}/account/5001", "sig=x").list() for blob in page]
+        names = [blob.name for page in AzureBlobs(f"http://127.0.0.1:{port}/account/5001", SasSigner("sig=x")).list() for blob in page]
     assert names == sorted(names) == [blob_name(number) for number in range(5001)]
 
 

@@ -190,7 +190,8 @@ def test_after_a_fork_the_child_makes_a_connection_of_its_own_and_the_parent_kee
     program = """if True:
         import os, sys
         from himl_cli.workspaces.azure.storage.container import AzureBlobs
-        store = AzureBlobs.of_sas(sys.argv[1], "sig=x")
+        from himl_cli.workspaces.azure.storage.signing import SasSigner
+        store = AzureBlobs(sys.argv[1], SasSigner("sig=x"))
         def look():
             assert [blob.name for page in store.list() for blob in page] == ["a"]
         look()

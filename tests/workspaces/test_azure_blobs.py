@@ -231,5 +231,5 @@ def test_storage_that_refuses_connections_is_told_so_soon() -> None:
         port = server.getsockname()[1]
     started = time.monotonic()
     with pytest.raises(ServiceFailed, match=r"^127\.0\.0\.1 refuses connections\.$"):
-        listed(AzureBlobs.of_sas(f"http://127.0.0.1:{port}/account/container", "sig=x", policy=MINUTES))
+        listed(AzureBlobs(f"http://127.0.0.1:{port}/account/container", SasSigner("sig=x"), policy=MINUTES))
     assert time.monotonic() - started < 60

@@ -10,7 +10,6 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import did_you_mean
 
 CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"  # the vendor's SDKs read it too
-AUTHORITY_VARIABLE = "AZURE_AUTHORITY_HOST"  # azure-identity reads it too
 
 
 class ApiVersion:
@@ -81,7 +80,8 @@ CLOUDS = {cloud.name.lower(): cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
 def current_cloud(name: str | None = None) -> Cloud:
     """The cloud called *name*, else the one of AZUREML_CURRENT_CLOUD, else the public one.
 
-    AZURE_AUTHORITY_HOST replaces the place of sign-in. Raises BadUsage for a name that is none.
+    AZURE_AUTHORITY_HOST, which azure-identity reads too, replaces the place of sign-in. Raises BadUsage for a name that
+    is none.
     """
     chosen = name or os.environ.get(CLOUD_VARIABLE, "")
     cloud = CLOUDS.get(chosen.lower()) if chosen else PUBLIC
@@ -92,7 +92,7 @@ def current_cloud(name: str | None = None) -> Cloud:
             f"'{chosen}'{where} is no cloud that himl knows.",
             hint=did_you_mean(chosen, known) or f"There are {', '.join(known)}.",
         )
-    authority = os.environ.get(AUTHORITY_VARIABLE, "").strip().rstrip("/")
+    authority = os.environ.get("AZURE_AUTHORITY_HOST", "").strip().rstrip("/")
     if not authority:
         return cloud
     return replace(cloud, authority=authority if "://" in authority else f"https://{authority}")

@@ -190,7 +190,6 @@ def _ids_in(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any, where: str, hint: str = HOW_TO_CONFIGURE) -> str:
-    """*value* if it can be what *key* says. Raises BadUsage beginning with *where*."""
     text = value.strip() if isinstance(value, str) else ""
     form, complaint = _FORMS[key]
     if not isinstance(value, str):

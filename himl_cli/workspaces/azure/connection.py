@@ -85,7 +85,6 @@ class WorkspaceRecord:
 
 RECORDS, RECORD_SECONDS = "workspaces", 24 * 3600.0
 OPEN_PAGE = "/metadata/endpoints"  # of resource manager; needs no token
-DISCOVERY = "/discovery"  # of the workspace's services; needs none either
 SERVICES = {
     "artifact": "artifact/v2.0{}",
     "data": "data/v1.0{}",
@@ -213,12 +212,11 @@ class Connection(AbstractContextManager["Connection"]):
         return record
 
     def _scope_of(self, url: str) -> str | None:
-        """For which scope a URL's token is. Raises ServiceFailed for a place that gets none of ours."""
         parts, cloud = parts_of(url), self.address.cloud
         host = (parts.hostname or "").lower()
         if parts.scheme != "https":
             raise ServiceFailed(f"himl sends no sign-in to '{host}' without TLS.")
-        if parts.path in (OPEN_PAGE, DISCOVERY):
+        if parts.path in (OPEN_PAGE, "/discovery"):  # the latter of the workspace's services; needs none either
             return None
         if host == urlsplit(cloud.resource_manager).hostname:
             return cloud.management_scope
@@ -229,7 +227,6 @@ class Connection(AbstractContextManager["Connection"]):
         raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{host}'.")
 
     def _new_run_token(self, old: str) -> tuple[str, float]:
-        """A new token of the run that we are, for the *old* one."""
         # Not by `record()`: whoever holds its lock may be waiting for a token
         record = self._record or self._known_record()
         if record is None:

@@ -370,7 +370,6 @@ def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[Source]:
 
 
 def _of_people(tenant_id: str, cloud: Cloud) -> Source:
-    """A browser where a person is at a terminal of a desktop, a device code where the terminal is all there is."""
     options = {**_authority(cloud), **({"tenant_id": tenant_id} if tenant_id else {})}
 
     def tell(line: str) -> None:
@@ -471,7 +470,6 @@ class JobIdentity(Chain):
 
 
 def _job_sources(settings: AzureSettings, cloud: Cloud) -> list[Source]:
-    """The service principal that was set, else the identity that the job runs with; nothing where it has none."""
     principal = principal_source(settings, cloud)
     if principal is not None:
         return [principal]

@@ -37,7 +37,6 @@ from himl_cli.workspaces.retry import RetryPolicy
 log = logging.getLogger(__name__)
 
 TOKENS = "tokens"  # in the cache
-OTHER_TENANT = "InvalidAuthenticationTokenTenant"  # a new token of the same tenant would be refused too
 
 
 class Tokens:
@@ -191,9 +190,9 @@ class HttpClient:
     ) -> Mapping[str, Any]:
         return object_of(self.post(url, params=params, json=json), url, what)
 
-    def patch(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Any:
+    def patch(self, url: str, *, json: Any) -> Any:
         """Change what is at *url*; must be one that may be repeated."""
-        return self.send("PATCH", url, params=params, json=json).body
+        return self.send("PATCH", url, json=json).body
 
     def put(self, url: str, *, params: Mapping[str, str], json: Any) -> Any:
         return self.send("PUT", url, params=params, json=json).body
@@ -217,7 +216,8 @@ class HttpClient:
         answer = self._run(method, full, json, used, repeatable, headers)
         if answer.status_code == 401 and scope and used and not token:
             text = answer.text()
-            if OTHER_TENANT not in text and not says_closed(text):
+            # by another tenant, a new token would be refused too
+            if "InvalidAuthenticationTokenTenant" not in text and not says_closed(text):
                 used = self._tokens.renew(scope, used, claims_of(answer.headers))
                 answer = self._run(method, full, json, used, repeatable, headers)
         found = _response(method, full, answer)
@@ -261,7 +261,6 @@ class HttpClient:
 
 
 def _response(method: str, url: str, answer: Any) -> Response:
-    """azure-core's *answer*. Raises ServiceFailed for a redirect, and for a success that is no JSON."""
     status, headers = answer.status_code, {name.lower(): value for name, value in answer.headers.items()}
     host, hint = urlsplit(url).hostname, "A proxy or a sign-in page of this network may be in between."
     body: Any = None

@@ -90,6 +90,12 @@ def _codes(error: Any) -> Iterator[str]:
     yield from _codes(error.get("innerError") or error.get("innererror"))
 
 
+def one_line(text: str, most: int = 300) -> str:
+    """*text* of a service in one line, without secrets, and no longer than *most* characters."""
+    line = redact(" ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def unexpected(url: str, what: str) -> ServiceFailed:
     """The error for an answer of *url* in which *what* (`it holds no run`) is not as it should be."""
     return ServiceFailed(
@@ -166,7 +172,6 @@ def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, 
         yield from page.items
 
 
-_YEARS = range(1970, 9999)
 _MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -203,7 +208,7 @@ def http_time(text: str | None) -> datetime | None:
 def _in_utc(moment: datetime) -> datetime | None:
     """*moment* in UTC, which it is in where it has no zone; None outside of the years that every system can show, such
     as .NET's year 1 for no time."""
-    if moment.year not in _YEARS:
+    if not 1970 <= moment.year < 9999:
         return None
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 

@@ -40,7 +40,6 @@ _CLOSED = re.compile(
     r")?firewall",
     re.IGNORECASE,
 )
-_CHALLENGE = re.compile(r'(?P<name>error|claims)="(?P<value>[^"]*)"')
 
 # By the service's code in small letters: the error, its sentence and its hint, with the address filled in.
 _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
@@ -120,7 +119,7 @@ def claims_of(headers: Mapping[str, str]) -> str:
     (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
     """
     challenge = next((value for name, value in headers.items() if name.lower() == "www-authenticate"), "")
-    found = {parameter["name"]: parameter["value"] for parameter in _CHALLENGE.finditer(challenge)}
+    found = dict(re.findall(r'(error|claims)="([^"]*)"', challenge))
     if found.get("error") != "insufficient_claims":
         return ""
     encoded = found.get("claims", "").translate(str.maketrans("-_", "+/"))

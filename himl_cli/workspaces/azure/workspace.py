@@ -18,9 +18,9 @@ from himl_cli.core.runs import Logged, LoggedValues, Metric, Run, RunEnd, RunQue
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.runs.history import DEFAULT_OUTPUT, RunFacts, RunHistory, can_be_id, find_output
+from himl_cli.workspaces.azure.runs.history import DEFAULT_OUTPUT, RunHistory, can_be_id, find_output
 from himl_cli.workspaces.azure.runs.lists import RunLists
-from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RunWriting, ask_to_cancel, say_limits
+from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
@@ -91,9 +91,7 @@ class AzureWorkspace(CloudWorkspace):
         return self._lists.record(self._history.tag(run_id, dict(tags)))
 
     def cancel(self, run_id: str) -> bool:
-        if self.run(run_id).status.is_final:
-            return False
-        return ask_to_cancel(self.connection, self._history, run_id)
+        return not self.run(run_id).status.is_final and self._history.cancel(run_id)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         return self._values(run_id, texts=False).metrics

@@ -322,7 +322,6 @@ def _changed(name: str) -> HimlError:
 
 
 def _file_error(name: str, err: OSError) -> HimlError:
-    """The error for a file that cannot be read, or is gone: then it changed while it was sent."""
     if isinstance(err, FileNotFoundError):
         return _changed(name)
     return DiskFailed(

@@ -384,7 +384,6 @@ def _compute_id(address: WorkspaceAddress, name: str) -> str:
 
 
 def _reference(id: str) -> str:
-    """A resource id as components refer to it; names that the service resolves stay as they are."""
     return f"azureml:{id}" if id.startswith("/") else id
 
 

@@ -13,11 +13,10 @@ from himl_cli.core.errors import BadUsage, Interrupted, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import SERVERLESS, ClusterSpec
 from himl_cli.core.processes import terminations
-from himl_cli.core.redaction import redact
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.responses import resources, understood
+from himl_cli.workspaces.azure.responses import one_line, resources, understood
 from himl_cli.workspaces.azure.service_errors import ServiceRefused
 
 # Kinds of computes that run no command jobs, as sentences name them.
@@ -72,7 +71,7 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
             )
         if state == "Failed":
             errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
-            words = next((_one_line(str(error["message"])) for error in errors if error.get("message")), "")
+            words = next((one_line(str(error["message"])) for error in errors if error.get("message")), "")
             reason = f": {words.rstrip('.')}" if words else ""
             text = f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait there."
             notify(Notice(text))
@@ -181,12 +180,7 @@ def _refused(spec: ClusterSpec, words: str, code: str = "") -> BadUsage:
     hint = "'az ml compute list-sizes' shows the sizes of this region."
     if "quota" in f"{code} {words}".lower():
         hint = "Ask for fewer nodes or another size, or have the subscription's quota raised in the Azure portal."
-    return BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {_one_line(words)}", hint=hint)
-
-
-def _one_line(text: str) -> str:
-    line = redact(" ".join(text.split()))
-    return line if len(line) <= 300 else f"{line[:299]}…"
+    return BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {one_line(words)}", hint=hint)
 
 
 def _url(connection: Connection, name: str) -> str:

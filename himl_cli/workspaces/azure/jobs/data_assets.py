@@ -267,7 +267,6 @@ class _DataFinder:
         self._datastore = cache(datastores.find)  # each is asked for once
 
     def asset_of(self, item: DataSpec, *, with_uri: bool) -> DataAsset | None:
-        """The asset that an input means. Raises NotFound for a version that is not there."""
         try:
             return None if item.is_folder else self.asset(item.name, item.version, with_uri=with_uri)
         except NotFound as err:
@@ -312,8 +311,6 @@ class _DataFinder:
         return DataFolder(self._datastore(item.datastore or default), path)
 
     def existing_folder(self, item: DataSpec, default: str | None) -> DataFolder:
-        """The folder of the datastore that input *item* means, something being in it. Raises NotFound naming what was
-        looked for."""
         no_asset = f"Input '{item.key}': no data asset '{item.name}' in {self._connection.address.label}"
         if item.version not in (None, LATEST):
             raise NotFound(f"{no_asset}, in any version.", hint=self._near(item.name))

@@ -108,15 +108,14 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
 
     def compose() -> tuple[PutRequest, Mapping[str, str]]:
         steps = parts.components(pipeline_nodes(spec, data))
-        request = pipeline_request(connection.address, run_id, spec, steps)
-        return request, _user_token(connection)  # pipelines of azure-ai-ml always bring one
+        # pipelines of azure-ai-ml always bring a token
+        return pipeline_request(connection.address, run_id, spec, steps), _user_token(connection)
 
     command = redact(spec.command)
     return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, parts.renew)
 
 
 def _make(assets: Collection[JobCode | JobEnvironment], notify: Notify) -> None:
-    """Upload and register what was not found; *notify* hears what kinds of assets are all of an earlier submit."""
     for kind in (JobCode, JobEnvironment):
         if all(asset.is_cached for asset in assets if isinstance(asset, kind)):
             notify(Notice(kind.unchanged))
@@ -136,8 +135,6 @@ def _user_token(connection: Connection) -> dict[str, str]:
 
 
 class _PipelineParts:
-    """Codes, environments and components of one pipeline's steps, each once."""
-
     def __init__(self, connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> None:
         self._connection, self._datastores, self._spec, self._notify = connection, datastores, spec, notify
         self.assets: dict[str, JobCode | JobEnvironment] = {}  # by what they are made of
@@ -345,7 +342,6 @@ def _create_job(
 def _find_job(
     connection: Connection, url: str, run_id: str, query: Mapping[str, str], failure: HimlError
 ) -> Mapping[str, Any]:
-    """The job, where it was created in spite of *failure*. Raises *failure* where it was not."""
     try:
         return connection.rest.get_object(url, "job", params=query)
     except ServiceNotFound:

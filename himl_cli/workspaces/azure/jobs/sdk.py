@@ -27,7 +27,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.job_submission import USER_TOKEN, azure_run_id, before_creation, submit_request
-from himl_cli.workspaces.azure.responses import Response
+from himl_cli.workspaces.azure.responses import Response, one_line
 from himl_cli.workspaces.azure.service_errors import ServiceRefused, network_error, refusal
 from himl_cli.workspaces.azure.tls import ca_bundle
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.core.credentials import AccessToken
 
-EXPERIMENT = "Default"  # the service's word for the experiment of jobs that name none
-LONGEST = 300
 _HINT = (
     "Azure ML's schema of jobs: https://aka.ms/ml-cli-v2-job-command-yaml-reference (and its neighbours for sweep "
     "and pipeline)."
@@ -188,7 +186,6 @@ def _complaints(path: Path) -> Iterator[None]:
 
 
 def _read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
-    """azure-ai-ml's job of the file as run *run_id*, with what is to be otherwise. Raises BadUsage."""
     from azure.ai.ml import load_job
     from azure.ai.ml.entities import PipelineJob, PipelineJobSettings
 
@@ -197,7 +194,8 @@ def _read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
     is_pipeline = isinstance(job, PipelineJob)
     job.display_name = changes.display_name or job.display_name or job.name or run_id
     job.name = run_id
-    job.experiment_name = changes.experiment or job.experiment_name or EXPERIMENT
+    # the service's word for the experiment of jobs that name none
+    job.experiment_name = changes.experiment or job.experiment_name or "Default"
     job.description = changes.description or job.description
     job.tags = {**(job.tags or {}), **changes.tags, "run_recovery_id": f"{job.experiment_name}:{run_id}"}
     if changes.cluster and is_pipeline:
@@ -212,7 +210,6 @@ def _read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
 
 
 def _computes_of(job: Any) -> list[str]:
-    """The names of all computes that the job names, without those of Azure ML's own choice."""
     from azure.ai.ml.entities import PipelineJob
 
     named = [getattr(job, "compute", None)]
@@ -331,18 +328,19 @@ def complaint_of(text: str) -> str:
     path, words = next(_leaves(text, ()), ((), text))
     missing = _MISSING_FILE.search(text if not path else words)
     reason = f"there is no '{missing[1]}'" if missing else _first_line(words)
-    keys = " ".join(".".join(path).split())
-    line = redact(f"{keys}: {reason}" if keys else reason)
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+    keys = ".".join(path)
+    return one_line(f"{keys}: {reason}" if keys.strip() else reason)
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     below: list[tuple[Any, tuple[str, ...]]] = []
     if isinstance(value, str):
-        inner = _json_in(value)
-        if inner is None:
+        start = value.find("{")
+        inner = _json(value[start:]) if value.startswith(("Validation for ", "{")) and start >= 0 else ""
+        if isinstance(inner, str) or is_too_deep(inner):
             yield path, value
-        below = [(inner, path)]
+        else:
+            below = [(inner, path)]
     elif isinstance(value, list):
         below = [(one, path) for one in value]
     elif isinstance(value, dict) and isinstance(value.get("errors"), list):
@@ -354,12 +352,6 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         below = [(one, path if name == "_schema" else (*path, str(name))) for name, one in value.items()]
     for one, key_path in below:
         yield from _leaves(one, key_path)
-
-
-def _json_in(text: str) -> Any | None:
-    start = text.find("{")
-    found = _json(text[start:]) if text.startswith(("Validation for ", "{")) and start >= 0 else ""
-    return None if isinstance(found, str) or is_too_deep(found) else found
 
 
 def _first_line(text: str) -> str:

@@ -73,10 +73,6 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 log = logging.getLogger(__name__)
 
 SNAPSHOTS = "snapshots_v1"
-DEPRECATED = (
-    "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job "
-    "goes by azure-ai-ml."
-)
 # How azureml-core writes a path into the arguments of a script that is known only in the job
 ARGUMENTS = {"inputs": "DatasetConsumptionConfig:", "outputs": "DatasetOutputConfig:"}
 # How the variables of paths begin in other jobs; azureml-core calls them as the data, or gives a prefix of its own
@@ -121,7 +117,12 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
     """
     require_sdk()
     _check_possible(spec)
-    notify(Notice(DEPRECATED))
+    notify(
+        Notice(
+            "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job goes "
+            "by azure-ai-ml."
+        )
+    )
     run_id, image, context = azure_run_id(spec.experiment), spec.environment or EnvironmentSpec(), ""
     with before_creation():
         tenant_id = connection.record().tenant_id
@@ -390,8 +391,6 @@ def _output(given: JobData, *, overwrite: bool) -> Any:
 
 
 def _environment(workspace: Any, spec: EnvironmentSpec, context: str) -> Any:
-    """The `azureml.core.Environment` for *spec*; *context* is where it is built from: in a storage account, or in a
-    repository of git."""
     from azureml.core.environment import DockerBuildContext, Environment
 
     if spec.name:
@@ -418,8 +417,6 @@ def _environment(workspace: Any, spec: EnvironmentSpec, context: str) -> Any:
 
 
 def _workspace(connection: Connection) -> Any:
-    """The `azureml.core.Workspace`; one request. Raises what azureml-core raises, and NotAllowed where himl cannot sign
-    in."""
     from azureml.core import Workspace
     from azureml.core.authentication import TokenAuthentication
 

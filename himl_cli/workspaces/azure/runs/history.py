@@ -1,4 +1,4 @@
-"""The run history: one run, the runs of an experiment in pages, the children of a run, and where its outputs lie."""
+"""The run history: one run, the runs of an experiment in pages, the children of a run, its outputs, and its stop."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import chain, islice, repeat
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.errors import NotFound
+from himl_cli.core.errors import HimlError, NotFound
+from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import as_time, object_of, pages, understood, unexpected
-from himl_cli.workspaces.azure.runs.records import RawRun, starts_jobs
+from himl_cli.workspaces.azure.runs.records import RawRun, RunFacts, starts_jobs, status_of
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 PAGE = 500  # runs where all are wanted; what the vendor's SDK asks for
@@ -29,6 +29,8 @@ NEWEST_FIRST = "CreatedUtc desc"
 ORDERS = (NEWEST_FIRST, "StartTimeUtc desc", "")
 DEFAULT_OUTPUT = "default"  # the output that the service adds to jobs: their artifacts
 MODELS = ("custommodel", "mlflowmodel", "tritonmodel")
+
+_BY_ITSELF = (RunStatus.completed, RunStatus.failed)
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +46,6 @@ def can_be_name(name: str) -> bool:
 
 def can_be_id(run_id: str) -> bool:
     return len(run_id) <= 256 and can_be_name(run_id)
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """Of a run, what never changes.
-
-    `container_id` is where its artifacts lie: for a step of a pipeline that reused the results of an earlier one, that
-    one's. `starts_jobs`: its children are jobs of their own (a sweep, a pipeline, AutoML), not runs that its script
-    nested in it.
-    """
-
-    id: str
-    container_id: str
-    experiment_id: str
-    starts_jobs: bool
 
 
 class RunHistory:
@@ -154,7 +141,6 @@ class RunHistory:
         yield others
 
     def _pages(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
-        """Pages of runs as the service gives them; none where it has no such experiment or run."""
         # Growing pages: few requests for whoever reads on, few runs for whoever does not
         sizes = chain((min(PAGE, top * 4**number) for number in range(5)), repeat(PAGE))
         found = pages(
@@ -195,6 +181,38 @@ class RunHistory:
         missing = [run_id for run_id in run_ids if run_id not in found]
         found |= {raw["runId"]: raw for raw in ask_all(single, missing) if raw is not None}
         return [found[run_id] for run_id in run_ids if run_id in found]
+
+    def cancel(self, run_id: str) -> bool:
+        """Ask the run, which had not ended a moment ago, to stop; nobody waits for it. False where it has ended
+        meanwhile.
+
+        Resource manager stops jobs of every kind. What it does not know or refuses (a run that was logged from
+        anywhere), and any run inside a job, where there is no resource manager, is left to the run history.
+
+        Raises HimlError for a run whose command has ended and that is being wound up: the service refuses to stop one.
+        """
+        path = f"{quote(run_id, safe='')}/cancel"
+        if not self._connection.in_job:
+            try:
+                reply = self._connection.rest.send(
+                    "POST", self._connection.arm(f"/jobs/{path}"), params={"api-version": ApiVersion.JOBS}
+                )
+            except (ServiceNotFound, ServiceRefused) as err:
+                if err.status >= 500 or err.status == 429:  # it is about the service, not about the run
+                    raise
+            else:
+                return reply.status == 202 or status_of(self.get(run_id).get("status") or "") not in _BY_ITSELF
+        raw = self.get(run_id)
+        if (is_stopped := _is_stopped(raw)) is not None:
+            return is_stopped
+        url = self._connection.service("history", f"/experimentids/{quote(raw['experimentId'], safe='')}/runs/{path}")
+        try:
+            self._connection.rest.send("POST", url)
+        except ServiceRefused as err:
+            if err.status >= 500 or err.status == 429 or (is_stopped := _is_stopped(self.get(run_id))) is None:
+                raise
+            return is_stopped
+        return True
 
     def _url(self, run_id: str, below: str = "") -> str:
         return self._connection.service("history", f"/runs/{quote(run_id, safe='')}{below}")
@@ -360,3 +378,18 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], defined: O
             raise TypeError("its place is no text")
         is_file = str(found.get("type") or kind).lower() == "urifile"
         return place, (defined is not None and defined[1]) if is_model else is_file
+
+
+def _is_stopped(raw: RawRun) -> bool | None:
+    """Whether the run was stopped, or asked to, rather than ended by itself; None where it goes on. Raises HimlError
+    where it cannot be stopped."""
+    state = str(raw.get("status") or "")
+    if state.lower() == "finalizing":
+        raise HimlError(
+            f"Run '{raw['runId']}' is in its last state, {state}: its command has ended, and Azure ML does not stop it "
+            "any more.",
+            hint=f"It ends by itself; 'himl runs show {raw['runId']}' tells when.",
+        )
+    if state.lower() == "cancelrequested":
+        return True
+    return status_of(state) not in _BY_ITSELF if status_of(state).is_final else None

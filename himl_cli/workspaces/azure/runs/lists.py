@@ -37,9 +37,6 @@ from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRef
 SIFTED = 100  # runs on a page where the conditions are checked here
 LOOKED_THROUGH = 100  # how many of the newest runs are looked through for similar ids
 LARGEST_PAGE = 100  # what the index gives at most
-_BOUND = re.compile(r"\$\{\{\s*parent\.jobs\.([^.\s{}]+)\.")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:/@+=, -]*")
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +55,7 @@ def plain_tags(query: RunQuery) -> dict[str, str]:
     return {
         name: value
         for name, value in query.tags.items()
-        if _PLAIN_NAME.fullmatch(name) and _PLAIN_VALUE.fullmatch(value)
+        if re.fullmatch(r"[A-Za-z0-9_.-]+", name) and re.fullmatch(r"[A-Za-z0-9_.:/@+=, -]*", value)
     }
 
 
@@ -177,7 +174,8 @@ def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]
         for name, (node, given) in zip(shown, jobs.items(), strict=True):
             inputs = (given.get("inputs") or {}).values()
             texts = [one.get("value") or one.get("uri") if isinstance(one, Mapping) else one for one in inputs]
-            bound = dict.fromkeys(other for text in texts for other in _BOUND.findall(str(text or "")))
+            words = "\n".join(str(text or "") for text in texts)
+            bound = dict.fromkeys(re.findall(r"\$\{\{\s*parent\.jobs\.([^.\s{}]+)\.", words))
             after = ",".join(keys[other] for other in bound if other in keys)
             tags[name] = {STEP: keys[node], **({STEP_AFTER: after} if after else {})}
     return {name: tags[name] for name in tags if shown.count(name) == 1}
@@ -245,7 +243,6 @@ class RunLists:
         return self._experiments[experiment_id]
 
     def _with_step(self, raw: RawRun, run: Run) -> Run:
-        """*run*, of *raw*, with the tags that tell its step; as it is where it is none, or where that is not told."""
         if str(raw.get("runType") or "").lower() != "azureml.steprun" or not run.parent:
             return run
         if run.parent not in self._steps:

@@ -22,8 +22,8 @@ from himl_cli.core.runs import LoggedValues, Metric, MetricPoint, Run, RunResult
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood
-from himl_cli.workspaces.azure.runs.history import PAGE, RunFacts, RunHistory
-from himl_cli.workspaces.azure.runs.records import RawRun
+from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory
+from himl_cli.workspaces.azure.runs.records import RawRun, RunFacts
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,6 @@ def _results(one: Listed, rows: Sequence[Mapping[str, Any]]) -> RunResults:
 
 
 def _value(row: Mapping[str, Any], column: str, kind: str) -> Value:
-    """The row's value in *column*, None where it has none; numbers that JSON has no word for come as words."""
     value = (row.get("data") or {}).get(column)
     if value is None or isinstance(value, bool):
         return value
@@ -290,7 +289,6 @@ class ManyRuns:
         return {run.id: found[run.id] for run in self._runs}
 
     def _known(self) -> dict[str, MlflowRun]:
-        """The runs as MLflow has them: those of one parent by one search, others by their ids."""
         groups: dict[tuple[str, str], list[str]] = {}
         for run in self._runs:
             groups.setdefault((self._experiments[run.experiment], run.parent or ""), []).append(run.id)
@@ -400,7 +398,6 @@ class ManyRuns:
         listed = list_metrics(self._connection, first)
 
         def is_known(one: Listed) -> bool:
-            """Whether it is single numbers with a step, and MLflow told the last of them."""
             is_scalar = [*one.columns] == [one.name] and one.columns[one.name] in NUMBERS
             is_told = one.run in known and one.name in known[one.run].last
             return is_scalar and one.kind not in ROWS_WITHOUT_STEPS and is_told
@@ -497,8 +494,6 @@ def _get_run(connection: Connection, run_id: str) -> MlflowRun | None:
 def _mlflow_items(
     ask: Callable[[dict[str, str]], Any], url: str, what: str, parse: Callable[[Mapping[str, Any]], Item]
 ) -> list[Item]:
-    """The items of all pages of *what*, parsed; *ask* gets a page by the token of the one before."""
-
     def page(token: str | None) -> Any:
         answer = object_of(ask({"page_token": token} if token else {}), url, f"list of {what}")
         return {"value": answer.get(what), "continuationToken": answer.get("next_page_token")}

@@ -1,5 +1,5 @@
 """Records of runs: states, tags and limits of the service as those of himl; and what himl writes to runs, in the forms
-that azureml-core sends, so that all clients read them alike: begin and end, metrics, parameters, requests to stop."""
+that azureml-core sends, so that all clients read them alike: begin and end, metrics, parameters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,12 @@ from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Logged, LoggedKind, LoggedRow, Run, RunEnd, RunStatus, Value
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress
-from himl_cli.workspaces.azure.responses import as_time, understood
+from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.responses import as_time, one_line, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.connection import Connection
-    from himl_cli.workspaces.azure.runs.history import RunFacts, RunHistory
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +154,22 @@ def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
             notify(Notice(f"--max_run_duration is a minute at least on a cluster: {SHORTEST} s, not {asked:g} s."))
 
 
-LONGEST_REASON = 500
-
 RawRun = Mapping[str, Any]  # A run as the run history gives it
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Of a run, what never changes.
+
+    `container_id` is where its artifacts lie: for a step of a pipeline that reused the results of an earlier one, that
+    one's. `starts_jobs`: its children are jobs of their own (a sweep, a pipeline, AutoML), not runs that its script
+    nested in it.
+    """
+
+    id: str
+    container_id: str
+    experiment_id: str
+    starts_jobs: bool
 
 
 def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id: str = "") -> Run:
@@ -216,7 +229,6 @@ def studio_url(run_id: str, address: WorkspaceAddress, tenant_id: str = "") -> s
 
 
 def _reason(raw: RawRun) -> str:
-    """Why the run ended as it did, in one line and without secrets; "" where the service does not say."""
     body = raw.get("error") or {}
     error = body.get("error") or body
     message = _innermost(error.get("message") or "") or raw.get("cancelationReason") or error.get("code")
@@ -224,8 +236,7 @@ def _reason(raw: RawRun) -> str:
     started, ended = as_time(raw.get("startTimeUtc")), as_time(raw.get("endTimeUtc"))
     if not message and limit.isdecimal() and started and ended and (ended - started).total_seconds() >= int(limit):
         message = f"it ran for as long as --max_run_duration let it ({int(limit):,} s)"
-    line = redact(" ".join((message or "").split()))
-    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
+    return one_line(message or "", 500)
 
 
 def _innermost(message: str) -> str:
@@ -250,7 +261,6 @@ _KINDS = {
     LoggedKind.image: "azureml.v2.image",
 }
 _TYPES = {bool: "bool", int: "int", float: "double"}
-_BY_ITSELF = (RunStatus.completed, RunStatus.failed)
 
 
 def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[dict[str, Any]]:
@@ -271,18 +281,16 @@ def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[dict[str, A
                     yield open_forms.pop(key)
                 form = {"name": entry.name, "columns": columns, "properties": {"uxMetricType": key[1]}, "value": []}
                 open_forms[key] = form
-            form["value"] += [_row(row, columns, container_id) for row in rows]
+            for row in rows:
+                data = {
+                    column: _written(row.values.get(column), kind, container_id) for column, kind in columns.items()
+                }
+                step = {} if row.step is None else {"step": row.step}
+                form["value"].append({"metricId": row.id, "createdUtc": row.time.isoformat(), **step, "data": data})
     yield from open_forms.values()
 
 
-def _row(row: LoggedRow, columns: Mapping[str, str], container_id: str) -> dict[str, Any]:
-    data = {column: _written(row.values.get(column), kind, container_id) for column, kind in columns.items()}
-    step = {} if row.step is None else {"step": row.step}
-    return {"metricId": row.id, "createdUtc": row.time.isoformat(), **step, "data": data}
-
-
 def _type_of(rows: Sequence[LoggedRow], column: str) -> str:
-    """The column's type: that of its values; numbers of both kinds are doubles, and anything mixed is text."""
     values = [value for row in rows if (value := row.values.get(column)) is not None]
     names = (next((name for kind, name in _TYPES.items() if isinstance(value, kind)), "string") for value in values)
     types = set(names) or {"none"}
@@ -399,50 +407,3 @@ class RunWriting:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat()
-
-
-def ask_to_cancel(connection: Connection, history: RunHistory, run_id: str) -> bool:
-    """Ask the run, which had not ended a moment ago, to stop; nobody waits for it. False where it has ended meanwhile.
-
-    Resource manager stops jobs of every kind. What it does not know or refuses (a run that was logged from anywhere),
-    and any run inside a job, where there is no resource manager, is left to the run history.
-
-    Raises HimlError for a run whose command has ended and that is being wound up: the service refuses to stop one.
-    """
-    path = f"{quote(run_id, safe='')}/cancel"
-    if not connection.in_job:
-        try:
-            reply = connection.rest.send(
-                "POST", connection.arm(f"/jobs/{path}"), params={"api-version": ApiVersion.JOBS}
-            )
-        except (ServiceNotFound, ServiceRefused) as err:
-            if err.status >= 500 or err.status == 429:  # it is about the service, not about the run
-                raise
-        else:
-            return reply.status == 202 or status_of(history.get(run_id).get("status") or "") not in _BY_ITSELF
-    raw = history.get(run_id)
-    if (is_stopped := _is_stopped(raw)) is not None:
-        return is_stopped
-    url = connection.service("history", f"/experimentids/{quote(raw['experimentId'], safe='')}/runs/{path}")
-    try:
-        connection.rest.send("POST", url)
-    except ServiceRefused as err:
-        if err.status >= 500 or err.status == 429 or (is_stopped := _is_stopped(history.get(run_id))) is None:
-            raise
-        return is_stopped
-    return True
-
-
-def _is_stopped(raw: RawRun) -> bool | None:
-    """Whether the run was stopped, or asked to, rather than ended by itself; None where it goes on. Raises HimlError
-    where it cannot be stopped."""
-    state = str(raw.get("status") or "")
-    if state.lower() == "finalizing":
-        raise HimlError(
-            f"Run '{raw['runId']}' is in its last state, {state}: its command has ended, and Azure ML does not stop it "
-            "any more.",
-            hint=f"It ends by itself; 'himl runs show {raw['runId']}' tells when.",
-        )
-    if state.lower() == "cancelrequested":
-        return True
-    return status_of(state) not in _BY_ITSELF if status_of(state).is_final else None

@@ -79,9 +79,6 @@ class Receiver:
             self._md5 = md5_from(response.header(b"content-md5"))
         return not self._checked_each or self._md5 is not None
 
-    def is_room_for(self, data: bytes) -> bool:
-        return self.position + len(data) <= self.stop
-
     def take(self, data: bytes) -> bool:
         """Hand *data* on, for which there is room; True where so much has come that earlier failures are to be
         forgotten. Raises Damaged: then the range is to be asked for again."""
@@ -174,7 +171,6 @@ class Download(Task):
         return AttemptFailed(Failure(BlobChanged(f"'{self.name}' {what}.", hint=hint)))
 
     def _accept(self, response: CurlResponse) -> None:
-        """Look at the head before any of the bytes count. Raises AttemptFailed."""
         status, receiver = response.status, self._receiver
         if status not in (200, 206) or (response.failure is not None and not response.chunks):
             raise AttemptFailed(self.failure(response))
@@ -198,7 +194,7 @@ class Download(Task):
 
     def _deliver(self, response: CurlResponse) -> None:
         data = response.take()
-        if not self._receiver.is_room_for(data):
+        if self._receiver.position + len(data) > self._receiver.stop:
             raise self._other_bytes()
         try:
             if self._receiver.take(data):
@@ -216,7 +212,6 @@ class Download(Task):
         return AttemptFailed(Failure(error, may_pass=True))
 
     def _compare(self, response: CurlResponse) -> None:
-        """Look at the blob that is another than was listed: go on if it has only grown. Raises AttemptFailed."""
         self.check(response, 200)
         self._is_changed = False
         now, blob = properties_of(response, self.name), self._request.blob

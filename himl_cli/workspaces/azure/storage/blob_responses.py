@@ -186,7 +186,6 @@ def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
 
 
 def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code: str) -> NotAllowed | None:
-    """The error where the signature itself is refused; None where it is not."""
     storage, off = endpoint.storage.capitalize(), _clock_off(response)
     if off is not None and code in (*_UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
         return NotAllowed(

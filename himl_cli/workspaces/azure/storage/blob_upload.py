@@ -113,7 +113,6 @@ class _FileTask(Task):
         return self.request(f"Content-MD5: {b64encode(md5).decode()}", *headers, "Expect:", method="PUT", **options)
 
     def put_blob(self, md5: bytes, **options: Any) -> CurlRequest:
-        """A request that sends the whole file; the service checks its MD5 and keeps it."""
         return self.put("x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", md5=md5, **options)
 
     def check_stored(self, response: CurlResponse) -> None:
@@ -174,8 +173,6 @@ class _SmallFile(_FileTask):
 
 
 class _PartTask(_FileTask):
-    """Some requests for a large file: *attempt* and *fail* are the task's own."""
-
     def __init__(
         self, large: _LargeFile, attempt: Callable[[_PartTask], Attempt], fail: Callable[[HimlError], None]
     ) -> None:
@@ -309,7 +306,6 @@ class _LargeFile:
             self.uploads.sink.fail(self.file, error)
 
     def close(self, *, is_over: bool = True) -> None:
-        """Stop reading blocks; where it *is_over*, nothing more is asked for."""
         self.is_over, self._is_in_blocks = is_over, False
         if self.reader is not None:
             self.reader.close()
@@ -453,7 +449,6 @@ def file_pieces(file: StoreRequest, length: int, may_read: Callable[[], bool] = 
 
 
 def _state_now(file: StoreRequest) -> tuple[int, int, int] | None:
-    """What changes with the file; None where it cannot be looked at."""
     try:
         return _state(os.stat(file.path))
     except OSError:

@@ -24,7 +24,7 @@ from himl_cli.workspaces.azure.storage.blob_responses import CHANGING_PROXY, md5
 from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.scheduler import PendingQuery, Query, ask
-from himl_cli.workspaces.azure.storage.signing import ContainerEndpoint, SasSigner, Signer
+from himl_cli.workspaces.azure.storage.signing import ContainerEndpoint, Signer
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
 
@@ -51,12 +51,6 @@ class AzureBlobs(BlobReader):
     ) -> None:
         self._container = ContainerEndpoint(url, root, signer, label or url)
         super().__init__(self._container, pool or CurlPool(), policy or RetryPolicy(), growing)
-
-    @classmethod
-    def of_sas(
-        cls, url: str, sas: str, *, root: str = "", label: str = "", policy: RetryPolicy | None = None
-    ) -> AzureBlobs:
-        return cls(url, SasSigner(sas), root=root, label=label, policy=policy)
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         """As `BlobStore.list`. Raises NotFound for a container that does not exist, NotAllowed, ServiceFailed."""
@@ -199,7 +193,6 @@ def _entries(xml: bytes) -> tuple[ElementTree.Element, ElementTree.Element]:
 
 
 def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
-    """The blob, or None for a directory of a hierarchical account."""
     texts: dict[str, str] = {}
     for part in one:
         if part.tag == "Properties":

@@ -21,7 +21,6 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.workspaces.azure.tls import ca_bundle
 
 BUFFER = 128 << 10
-PIECE_CHUNKS = 16  # libcurl hands over 16 KiB at a time: so many are a piece worth handing on
 UPLOAD = "PUT from a file"
 
 
@@ -169,8 +168,8 @@ class CurlClient:
         self._is_performed = True
 
     def with_pieces(self) -> Sequence[CurlResponse]:
-        """The streamed responses of which enough is there to be worth taking."""
-        return [one for one in self._streams if len(one.chunks) >= PIECE_CHUNKS] if self._streams else ()
+        """The streamed responses of which enough is there to be worth taking: 16 times the 16 KiB of libcurl."""
+        return [one for one in self._streams if len(one.chunks) >= 16] if self._streams else ()
 
     def _ended(self) -> list[CurlResponse]:
         ended: list[CurlResponse] = []

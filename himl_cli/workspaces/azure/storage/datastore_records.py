@@ -49,7 +49,6 @@ SECRETS = "secrets"
 OWN_SIGN_IN = "your own sign-in"
 _SECRET_SIGN_INS = {"AccountKey": "a signature by the account's key", "Sas": "the datastore's SAS token"}
 UPDATE = "Update the datastore's credentials in the workspace."
-_PART = re.compile(r"[\w.:$-]+", re.ASCII)
 _WAYS_OUT = {
     "AzureFile": "Copy it to a blob datastore with azcopy, or mount it in a job on the cluster.",
     "AzureDataLakeGen1": "Azure retired Gen1 in 2024: move the data to Gen2 and register that.",
@@ -86,7 +85,7 @@ class DatastoreRecord:
             if not isinstance(getattr(self, field.name), bool if field.name == "is_default" else str):
                 raise TypeError(f"{field.name} is none")
         parts = (self.account, self.container, self.endpoint or "-")
-        if self.type in (BLOB, LAKE) and not all(_PART.fullmatch(part) for part in parts):
+        if self.type in (BLOB, LAKE) and not all(re.fullmatch(r"[\w.:$-]+", part, re.ASCII) for part in parts):
             raise ValueError("account, container and endpoint make no address")
 
     @classmethod

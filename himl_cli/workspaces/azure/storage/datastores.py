@@ -43,7 +43,6 @@ _URI = re.compile(
     rf"azureml://(?:{WORKSPACE_ID}/)?datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$",
     re.IGNORECASE | re.DOTALL,
 )
-_STORAGE_HOST = re.compile(r"(?P<account>[a-z0-9]+)\.(?:blob|dfs)\.(?P<suffix>.+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
             )
         return DataLocation(found["path"] or "", datastore=found["store"])
     parts = parts_of(uri)
-    host = _STORAGE_HOST.match(parts.hostname or "")
+    host = re.match(r"(?P<account>[a-z0-9]+)\.(?:blob|dfs)\..+", parts.hostname or "", re.IGNORECASE)
     if host is not None and parts.scheme in ("wasbs", "abfss") and parts.username:
         return DataLocation(unquote(parts.path.lstrip("/")), account=host["account"].lower(), container=parts.username)
     if host is not None and parts.scheme == "https":
