@@ -23,7 +23,6 @@ from himl_cli.services.submission.prepare import check_root, prepare_job, submit
 from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from himl_cli.services.submission.wait import (
     follow_to_end,
-    last_lines_of_failed_rank,
     last_lines_of_failure,
     raise_unless_completed,
     wait_for_end,
@@ -161,9 +160,8 @@ def submit(
                         else wait_for_end(workspace, run.id, notify, trials)
                     )
                 output.end_line()
-                last_lines = last_lines_of_failed_rank if follows else last_lines_of_failure
                 sweep = sweep_outcome(workspace, ended)
-                print_ended(output, ended, last_lines(workspace, ended), sweep)
+                print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
                 raise_unless_completed(ended, sweep=sweep)
         if not exits:
             return sdk_objects(workspace, run.id, request.sdk)[0]

@@ -276,8 +276,7 @@ def _slide_folder(
         with output_session(output_opts) as (output, notify):
             yield (*local_dataset(expand_home(dataset)), output, notify)
     else:
-        from himl_cli.services.montage.dataset import open_stored
-        from himl_cli.services.montage.slide_cache import cache_limit
+        from himl_cli.services.montage.dataset import cache_limit, open_stored
 
         with open_session(workspace_opts, output_opts, For.data) as session:
             store, limit = session.workspace.datastore(datastore), cache_limit(session.cwd)

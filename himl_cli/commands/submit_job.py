@@ -48,13 +48,18 @@ from himl_cli.services.submission.pipelines import (
     submit_pipeline,
     with_named_datastores,
 )
-from himl_cli.services.submission.prepare import prepare_job, start_and_note, submit_job
-from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest, is_pipeline
-from himl_cli.services.submission.resume import COUNT, OF_RECORD, resume_run
+from himl_cli.services.submission.prepare import (
+    OF_RECORD,
+    RESUME_OPTIONS,
+    prepare_job,
+    resume_run,
+    start_and_note,
+    submit_job,
+)
+from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest
 from himl_cli.services.submission.wait import (
     failure_hint,
     follow_to_end,
-    last_lines_of_failed_rank,
     last_lines_of_failure,
     raise_unless_completed,
     unkept_files,
@@ -141,7 +146,7 @@ def submit_script(call: Submission) -> None:
 def submit_file(call: Submission) -> None:
     """Run the pipeline or the job that a file describes: here, or as it is on the compute that it or the user names.
     Raises BadUsage, NotFound, JobFailed, Interrupted."""
-    if is_pipeline(str(call.request.target)):
+    if str(call.request.target).lower().endswith(".json"):
         return _submit_pipeline(call)
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
@@ -171,7 +176,7 @@ def submit_file(call: Submission) -> None:
         if isinstance(workspace, FolderWorkspace):
             with _data_sources(session) as (azure, notify):
                 pipeline = bring_to_steps(pipeline, workspace, azure, notify)
-        _run_here(session, partial(submit_pipeline, workspace, pipeline, cwd), waits)
+        _run_here(session, partial(submit_pipeline, session.jobs, pipeline, cwd), waits)
 
 
 def _submit_pipeline(call: Submission) -> None:
@@ -202,13 +207,13 @@ def _submit_pipeline(call: Submission) -> None:
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
-            return _run_here(session, partial(submit_pipeline, workspace, spec, session.cwd), waits)
+            return _run_here(session, partial(submit_pipeline, session.jobs, spec, session.cwd), waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):
                 check_cluster(prepared, workspace)
                 there = replace(resolve_on_cluster(prepared, workspace, notify), new_cluster=prepared.cluster)
-                return submit_pipeline(workspace, there, session.cwd, notify)
+                return submit_pipeline(session.jobs, there, session.cwd, notify)
 
         _run_on_cluster(call, session, start, waits)
 
@@ -218,7 +223,7 @@ def resume(call: Submission) -> None:
     BadUsage, RunNotFound."""
     waits, request = call.waits(on_cluster=False), call.request
     shared = (*options_of(WorkspaceOptions), *options_of(OutputOptions))
-    taken = (*COUNT, *OF_RECORD, "resume", "target", "module", "wait", "follow", *shared)
+    taken = (*RESUME_OPTIONS, *OF_RECORD, "resume", "target", "module", "wait", "follow", *shared)
     for name, source in call.sources.items():
         if source == TYPED and REQUEST_FIELDS.get(name, name) not in taken:
             raise BadUsage(
@@ -381,7 +386,7 @@ def _wait_here(
         with _showing_output(session, run):
             ended = wait_for_run(workspace, run.id, output.stream, session.notify, interrupted, start=start)
         sweep, unkept = sweep_outcome(workspace, ended), unkept_files(workspace, ended)
-        print_ended(output, ended, last_lines_of_failed_rank(workspace, ended), sweep, unkept)
+        print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=True), sweep, unkept)
         child = failed_child(workspace, ended)
         hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd)
         raise_unless_completed(ended, child, failure_hint=hint)
@@ -402,9 +407,8 @@ def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spe
             else:
                 trials = spec.sweep.max_trials if spec and spec.sweep else 0
                 ended = wait_for_end(workspace, run.id, session.notify, trials)
-        last_lines = last_lines_of_failed_rank if follows else last_lines_of_failure
         sweep = sweep_outcome(workspace, ended)
-        print_ended(output, ended, last_lines(workspace, ended), sweep)
+        print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
         if sweep is not None and sweep.metric and all(trial.value is None for trial in sweep.trials):
             output.notice(
                 f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one."

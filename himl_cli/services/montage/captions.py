@@ -98,10 +98,6 @@ def caption_parts(entry: SlideEntry) -> list[str]:
     return [readable(entry.slide_id), readable(entry.label or "")]
 
 
-def _joined(parts: Iterable[str]) -> str:
-    return ": ".join(filter(None, parts))
-
-
 def _shortened(parts: Sequence[str], letters: int) -> str:
     """With that many *letters* (1 or more) of both: the id loses some in its middle, the label at its end, and only if
     it has more than half of them."""
@@ -112,13 +108,13 @@ def _shortened(parts: Sequence[str], letters: int) -> str:
         first = [*first[: (of_first + 1) // 2], ELLIPSIS, *first[len(first) - of_first // 2 :]]
     if of_second < len(second):
         second = [*second[:of_second], ELLIPSIS] if of_second else []
-    return _joined(("".join(first), "".join(second)))
+    return ": ".join(filter(None, ("".join(first), "".join(second))))
 
 
 def _fitted(parts: Sequence[str], room: Size, largest: int, least: int) -> tuple[str, int] | None:
     """The caption, and the size of letters, with which it fits into *room*: in letters of *largest* or smaller ones, in
     the *least* with an ellipsis, at last without marks. None where nothing fits."""
-    whole = _joined(parts)
+    whole = ": ".join(filter(None, parts))
     if not whole:
         return None
     if size := _fitting_size(whole, room, largest, least):
@@ -134,7 +130,6 @@ def _fitted(parts: Sequence[str], room: Size, largest: int, least: int) -> tuple
 
 
 def _fitting_size(text: str, room: Size, largest: int, least: int) -> int:
-    """The largest of these sizes with which *text* fits into *room*, or 0."""
     left, top, right, bottom = extent(text, largest)
     scale = min(1.0, room[0] / max(1, right - left), room[1] / max(1, bottom - top))
     likely = min(largest, int(largest * scale) + 1)
@@ -254,7 +249,7 @@ def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscriptio
 
 def undrawable(entries: Iterable[SlideEntry]) -> str:
     """The characters of their captions that the font has no glyphs for, each once; boxes are drawn for them."""
-    characters = {each for entry in entries for each in _joined(caption_parts(entry))}
+    characters = {each for entry in entries for part in caption_parts(entry) for each in part}
     return "".join(sorted(each for each in characters if not has_glyph(each)))
 
 

@@ -53,7 +53,14 @@ def prepare_montage(montage: ClusterMontage, folder: Path) -> PreparedJob:
     that is to be had on this machine alone; NotFound, DiskFailed.
     """
     data, csv = _data(montage)
-    _check_query(montage, csv)
+    image_pattern(montage.image_glob, csv)
+    for option, path in montage.lists.items():
+        if not (montage.job.cwd / path).is_file():
+            raise BadUsage(
+                f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
+            )
+        if not read_ids(montage.job.cwd / path, option) and option == INCLUDE:
+            raise no_ids(f"{option}: '{path}'")
     placeholder = f"${{{{inputs.{INPUT}}}}}"
     arguments = ["montage", posixpath.join(placeholder, csv) if csv else placeholder]
     arguments += [] if montage.image_glob is None else [f"--image_glob={montage.image_glob}"]
@@ -149,18 +156,6 @@ def _check_is_no_path(montage: ClusterMontage) -> None:
             f"There is no '{montage.dataset}' here, and on a cluster DATASET is a folder of a datastore.",
             hint=f"Name a folder of a datastore: himl montage FOLDER --datastore NAME --cluster {shlex.quote(cluster)}",
         )
-
-
-def _check_query(montage: ClusterMontage, csv: str | None) -> None:
-    """Raises BadUsage for a choice of slides that the job would refuse."""
-    image_pattern(montage.image_glob, csv)
-    for option, path in montage.lists.items():
-        if not (montage.job.cwd / path).is_file():
-            raise BadUsage(
-                f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
-            )
-        if not read_ids(montage.job.cwd / path, option) and option == INCLUDE:
-            raise no_ids(f"{option}: '{path}'")
 
 
 def _snapshot(montage: ClusterMontage, snapshot: Path, arguments: Sequence[str]) -> Sequence[str]:

@@ -1,26 +1,333 @@
-"""Where slides lie: a folder of this machine, or one of a datastore whose files are downloaded when they are needed."""
+"""Where slides lie: a folder of this machine, or one of a datastore, whose files are downloaded to the user's cache a
+few ahead of their use, and deleted after it."""
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
+import shutil
+import threading
+import uuid
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
-from himl_cli.core.blobs import BlobInfo
-from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
-from himl_cli.core.events import Notify
-from himl_cli.core.files import walk_files
+from himl_cli.core.blobs import BlobInfo, Failure, TransferResult
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.events import Event, Finished, Notice, Notify
+from himl_cli.core.files import cache_of, walk_files
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.slide_cache import SlideDownloads
+from himl_cli.core.processes import ProcessLock, is_held
+from himl_cli.core.settings import section_settings
+from himl_cli.core.text import did_you_mean
+from himl_cli.services.tensorboard.background import Caught
+from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore, LocalStore
+
+VARIABLE, SECTION, KEY = "HIML_SLIDE_CACHE_GB", "montage", "cache_gb"
+GB = 1_000_000_000
+DEFAULT_GB = 20
+SPARED = GB  # bytes of the disk that are left to others
+# A transfer fetches so many slides at most, and, unless one slide has more, this part of the limit: what it fetched is
+# deleted as a whole.
+AT_ONCE, PARTS = 64, 16
+# So many slides in a row that failed for a reason that names none of them settle that the others would fail too.
+HOPELESS = 16
+SECONDS, SECONDS_TO_END = 0.5, 1.0
+LOCK = ".lock"
+
+
+def cache_limit(start: Path, environ: Mapping[str, str] | None = None) -> int:
+    """Bytes that downloaded slides may take: the variable's, else those of the settings that count for *start*, else 20
+    GB.
+
+    Raises BadUsage for a value that is no such number, and for a key of the section that is not known.
+    """
+    settings = section_settings(start, SECTION)
+    for key, setting in settings.items():
+        if key != KEY:
+            raise setting.wrong("is not known.", hint=did_you_mean(key, (KEY,)) or f"Keys of [{SECTION}]: {KEY}.")
+    text = (os.environ if environ is None else environ).get(VARIABLE, "").strip()
+    if not text and KEY not in settings:
+        return DEFAULT_GB * GB
+    value = text or settings[KEY].value
+    try:
+        size = math.nan if isinstance(value, bool) else float(value) * GB
+    except (TypeError, ValueError, OverflowError):
+        size = math.nan
+    if 0 <= size < math.inf:
+        return round(size)
+    hint = "It takes a number of gigabytes from 0, such as 50."
+    if text:
+        raise BadUsage(f"The variable {VARIABLE} cannot be '{text}'.", hint=hint)
+    raise settings[KEY].wrong(f"cannot be {value!r}.", hint=hint)
+
+
+@dataclass(eq=False)
+class _Slide:
+    """A slide and its files in the store; how often it will be asked for yet, and by how many readers it is open now.
+
+    `transfer` is the one that fetches or fetched it; None: it is not here, or no more. `reason` says why it failed.
+    """
+
+    name: str
+    files: Sequence[BlobInfo]
+    uses: int
+    readers: int = 0
+    transfer: _Transfer | None = None
+    is_ready: bool = False
+    reason: str = ""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be fetched, by and by."""
+        return self.transfer is None and not self.reason and self.uses > 0
+
+
+@dataclass(eq=False)
+class _Transfer:
+    """*slides* that are fetched at once into a *folder*, and deleted together once it is over."""
+
+    folder: Path
+    slides: Sequence[_Slide]
+    size: int
+    is_over: bool = False
+
+
+class _Stopped(Exception):
+    """Nobody wants what a transfer fetches."""
+
+
+class SlideDownloads:
+    """*slides* of *store*, each its files and how often it will be asked for, by name: fetched by a thread of its own,
+    those that are waited for first, then the others in their order, as far as *limit* bytes and the disk go.
+
+    They stay to the end where all fit (`are_kept`), which else is said; then they are deleted once they were asked for
+    as often as was expected. What is waited for is fetched beyond the limit if it must. Nobody else uses *store*
+    meanwhile. Raises BadUsage for a user without a home, DiskFailed.
+    """
+
+    def __init__(
+        self, store: BlobStore, slides: Mapping[str, tuple[Sequence[BlobInfo], int]], limit: int, notify: Notify
+    ) -> None:
+        top = cache_of("slides", "to keep slides in", "Fetch them with 'himl datastore download', and name the folder.")
+        self._store, self._notify = store, notify
+        try:
+            for folder in top.iterdir():  # what killed processes left
+                if folder.is_dir() and not is_held(top / f"{folder.name}{LOCK}"):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    with suppress(OSError):
+                        (top / f"{folder.name}{LOCK}").unlink()
+            self._root = top / uuid.uuid4().hex
+            self._lock_file = top / f"{self._root.name}{LOCK}"
+            self._lock = ProcessLock(self._lock_file)
+            self._lock.take()
+            self._root.mkdir(mode=0o700)  # after the lock: a folder without a holder is that of a himl that died
+            free = shutil.disk_usage(top).free - SPARED
+        except OSError as err:
+            raise disk_error(err, f"Cannot use himl's cache '{top}'") from err
+        self._slides = {name: _Slide(name, files, uses) for name, (files, uses) in slides.items()}
+        self._limit = min(limit, free)
+        size = sum({blob.name: blob.size for slide in self._slides.values() for blob in slide.files}.values())
+        self.are_kept = size <= self._limit
+        if not self.are_kept:
+            place, way_out = f"the disk of himl's cache ({_gigabytes(max(self._limit, 0))} free for them)", ""
+            if limit <= free:
+                place = f"the cache ({_gigabytes(limit)})"
+                way_out = f" {VARIABLE}={-(-size // GB)} changes that, where the disk has room."
+            text = (
+                f"The slides ({_gigabytes(size)}) do not fit {place}: each is read once, and cells of --layout fit are "
+                f"4:3, whatever the slides' shapes.{way_out}"
+            )
+            notify(Notice(text))
+        self._queue = deque(self._slides.values())
+        self._demanded: list[_Slide] = []
+        self._transfers = self._used = self._failures = 0
+        self._has_any = self._is_stopped = False
+        self._errors: list[BaseException] = []
+        self._notices: set[str] = set()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="himl-slides", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def local_path(self, name: str) -> Iterator[Path]:
+        """The path of the slide called *name*, one of those that were expected. Raises as `SlideFolder.local_path`."""
+        slide = self._slides[name]
+        with self._changed:
+            slide.readers += 1
+        try:
+            with self._changed:
+                while slide.transfer is None or not slide.is_ready:
+                    if self._is_stopped:
+                        raise Interrupted("Interrupted.")
+                    if self._errors:
+                        raise self._errors[0]
+                    if slide.reason:
+                        raise SlideUnreadable(slide.reason)
+                    if slide.transfer is None and slide not in self._demanded:
+                        self._demanded.append(slide)
+                        self._changed.notify_all()
+                    self._changed.wait(SECONDS)
+                path = slide.transfer.folder.joinpath(*name.split("/"))
+            yield path
+        finally:
+            with self._changed:
+                slide.readers -= 1
+                slide.uses -= 1
+                self._delete_if_used(slide.transfer)
+
+    def stop(self) -> None:
+        """Nothing is wanted any more."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop, wait for what is under way, not for a service that stalls, and delete all."""
+        self.stop()
+        self._thread.join(SECONDS_TO_END)
+        shutil.rmtree(self._root, ignore_errors=True)
+        with suppress(OSError):
+            self._lock_file.unlink()
+        self._lock.release()
+
+    def _delete_if_used(self, transfer: _Transfer | None) -> None:
+        """Delete what *transfer* fetched, unless one of its slides is open, or will be asked for."""
+        if transfer is None or not transfer.is_over or self.are_kept:
+            return
+        if any(not slide.reason and (slide.readers > 0 or slide.uses > 0) for slide in transfer.slides):
+            return
+        self._used -= transfer.size
+        shutil.rmtree(transfer.folder, ignore_errors=True)  # a program may have a file open (on Windows)
+        for slide in transfer.slides:
+            slide.transfer, slide.is_ready = None, False
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        with Caught(self._errors.append):  # whoever waits looks for it every SECONDS
+            while not self._is_stopped and not self._errors:
+                with self._changed:
+                    transfer = self._next_transfer()
+                    if transfer is None:
+                        self._changed.wait(SECONDS)
+                if transfer is not None:
+                    self._fetch(transfer)
+
+    def _next_transfer(self) -> _Transfer | None:
+        """Of slides that are waited for, the first of them whether or not there is room, then of the queue."""
+        while self._queue and not self._queue[0].is_due:
+            self._queue.popleft()
+        room = self._limit - self._used
+        slides: list[_Slide] = []
+        files: dict[str, int] = {}
+        for slide in chain(self._demanded, self._queue if room > 0 else ()):
+            if slide in slides or not (slide.is_due or slide in self._demanded):
+                continue
+            together = files | {blob.name: blob.size for blob in slide.files}
+            size = sum(together.values())
+            is_first = not slides and (bool(self._demanded) or size <= room)
+            if not is_first and (len(slides) == AT_ONCE or size > min(room, self._limit / PARTS)):
+                break
+            slides.append(slide)
+            files = together
+        if not slides:
+            return None
+        self._transfers += 1
+        transfer = _Transfer(self._root / str(self._transfers), slides, sum(files.values()))
+        self._used += transfer.size
+        for slide in slides:
+            slide.transfer = transfer
+        self._demanded = [slide for slide in self._demanded if slide not in slides]
+        return transfer
+
+    def _fetch(self, transfer: _Transfer) -> None:
+        blobs = {blob.name: blob for slide in transfer.slides for blob in slide.files}
+        missing = set(blobs)
+
+        def observe(event: Event) -> None:
+            """Pass it on; a Notice once, however many transfers say it."""
+            if self._is_stopped:
+                raise _Stopped
+            if isinstance(event, Notice):
+                if event.text in self._notices:
+                    return
+                self._notices.add(event.text)
+            if isinstance(event, Finished):
+                with self._changed:
+                    missing.discard(event.name)
+                    for slide in transfer.slides:
+                        slide.is_ready = slide.is_ready or missing.isdisjoint(blob.name for blob in slide.files)
+                    self._changed.notify_all()
+            self._notify(event)
+
+        request = DownloadRequest(transfer.folder, overwrite=True)
+        try:
+            result = download(self._store, request, observe, blobs=blobs.values())
+        except DiskFailed as err:
+            where = f"Slides are downloaded to '{self._root}'; {VARIABLE} says how many gigabytes they may take."
+            raise type(err)(str(err), hint=f"{err.hint} {where}".strip()) from err
+        except HimlError as err:
+            result = TransferResult(failed=tuple(Failure(name, str(err), err.code, err.hint) for name in blobs))
+        self._settle(transfer, result)
+
+    def _settle(self, transfer: _Transfer, result: TransferResult) -> None:
+        reasons = {one.name: one.cause.replace(f"it in {self._store.label}", "it").rstrip(".") for one in result.failed}
+        reasons |= {one.name: f"it cannot be kept here: {one.reason}" for one in result.refused}
+        reasons |= dict.fromkeys(result.differing, "another program put a file in its place here")
+        # What the service, or the way to it, is the reason of, and not the one file.
+        general = [
+            one
+            for one in result.failed
+            if one.code in (ServiceFailed.code, NotAllowed.code) and f"'{one.name}'" not in one.message
+        ]
+        with self._changed:
+            transfer.is_over = True
+            for slide in transfer.slides:
+                bad = next((blob.name for blob in slide.files if blob.name in reasons), None)
+                if bad is None:
+                    slide.is_ready = True
+                elif not slide.is_ready:
+                    belongs = "" if bad == slide.name else f"'{bad}', which belongs to it: "
+                    slide.reason = f"{belongs}{reasons[bad]}"
+            ready = sum(slide.is_ready for slide in transfer.slides)
+            if ready or len(general) < len(reasons):
+                self._has_any, self._failures = True, 0
+            if general:
+                self._failures += len(transfer.slides) - ready
+                left = [slide for slide in self._queue if slide.is_due]
+                if not left or self._failures >= HOPELESS:
+                    self._give_up(left, general[-1])
+            self._delete_if_used(transfer)
+            self._changed.notify_all()
+
+    def _give_up(self, left: Sequence[_Slide], failure: Failure) -> None:
+        """Let the slides that are left fail as the others; where there was nothing but failures, end: a picture of
+        failed cells would take the place of a good one."""
+        if not self._has_any:
+            count = len(self._slides)
+            none = "The slide did not come" if count == 1 else f"None of the {count:,} slides came"
+            kind = NotAllowed if failure.code == NotAllowed.code else ServiceFailed
+            self._errors.append(kind(f"{none} from {self._store.label}: {failure.message}", hint=failure.hint))
+        self._demanded.clear()  # who waits for another one names it again
+        for slide in left:
+            slide.reason = f"{failure.message} So it was for the slides before it; this one was not tried"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / GB:,.1f} GB" if size >= GB or not size else f"{size / 1e6:,.1f} MB"
+
 
 CSV = ".csv"
 

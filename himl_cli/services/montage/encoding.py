@@ -66,8 +66,7 @@ class PiecedFile(Generic[Piece]):
     def put(self, work: Callable[[], Piece]) -> None:
         """Have *work* done; take what is done, and wait where too much is ahead. Raises what work and `take` raise."""
         self._ahead.append((self._pool.submit(work), work))
-        while self._ahead and (len(self._ahead) > self._most_ahead or self._ahead[0][0].done()):
-            self._take_oldest()
+        self.drain(self._most_ahead)
 
     def append(self, data: bytes) -> None:
         """Write *data* at the end of the file."""
@@ -76,10 +75,11 @@ class PiecedFile(Generic[Piece]):
         except OSError as err:
             raise write_error(err, self._path) from err
 
-    def drain(self) -> None:
-        """Take all that is ahead. Raises what work and `take` raise."""
-        while self._ahead:
-            self._take_oldest()
+    def drain(self, most: int = 0) -> None:
+        """Take what is done, and wait until no more than *most* pieces are ahead. Raises what work and `take` raise."""
+        while self._ahead and (len(self._ahead) > most or self._ahead[0][0].done()):
+            future, work = self._ahead.popleft()
+            self.take(work() if future.cancel() else future.result())
 
     def end(self, data: bytes) -> None:
         """Append *data*, and close the file: file systems of networks may tell only then of a full disk."""
@@ -96,10 +96,6 @@ class PiecedFile(Generic[Piece]):
         wait(begun)
         with suppress(OSError):
             self._file.close()
-
-    def _take_oldest(self) -> None:
-        future, work = self._ahead.popleft()
-        self.take(work() if future.cancel() else future.result())
 
 
 class PngFile(PiecedFile[tuple[bytes, int, int]]):
@@ -195,7 +191,8 @@ class JpegFile(PiecedFile[bytes]):
                 self._waiting.append(taken)
                 rows = rows[len(taken) :]
                 if sum(map(len, self._waiting)) == self._rows:
-                    self._encode()
+                    self.put(partial(encode_jpeg, self._waiting))
+                    self._waiting = []
         self._waiting = [rows.copy() for rows in self._waiting]  # and not the band that they are a part of
 
     def take(self, piece: bytes) -> None:
@@ -213,13 +210,9 @@ class JpegFile(PiecedFile[bytes]):
     def finish(self) -> None:
         self._resampler.finish()
         if self._waiting:
-            self._encode()
+            self.put(partial(encode_jpeg, self._waiting))
         self.drain()
         self.end(b"\xff\xd9")
-
-    def _encode(self) -> None:
-        self.put(partial(encode_jpeg, self._waiting))
-        self._waiting = []
 
 
 def encode_jpeg(parts: Sequence[NDArray[np.uint8]]) -> bytes:
@@ -229,7 +222,6 @@ def encode_jpeg(parts: Sequence[NDArray[np.uint8]]) -> bytes:
 
 
 def _segment(jpeg: bytes, kind: int) -> int:
-    """Where the first segment of that kind begins."""
     place = 2
     while jpeg[place + 1] != kind:
         place += 2 + _length(jpeg, place)

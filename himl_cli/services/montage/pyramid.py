@@ -128,7 +128,6 @@ class _Level:
 
     @property
     def _bottom(self) -> int:
-        """The row after the last one that the present row of tiles shows."""
         return min(self._height, (self._tile_row + 1) * self._tiling.tile + self._tiling.overlap)
 
     def add(self, rows: NDArray[np.uint8]) -> None:
@@ -159,7 +158,6 @@ class _Level:
                 self._odd = rows[even:].copy()
 
     def _drop_used(self) -> None:
-        """Drop the rows that only earlier tiles show."""
         self.settle()
         top = max(0, self._tile_row * self._tiling.tile - self._tiling.overlap)
         if top > self._top:

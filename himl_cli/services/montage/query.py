@@ -171,7 +171,6 @@ def may_be_slide(name: str) -> bool:
 
 
 def _quoted(name: str) -> str:
-    """*name* in quotes, for a message; of a long one its beginning."""
     return f"'{name}'" if len(name) <= LONGEST_NAME else f"'{name[: LONGEST_NAME - 1]}…'"
 
 

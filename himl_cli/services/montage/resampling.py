@@ -84,7 +84,9 @@ class Nearest:
     """Picks rows and columns: the numbers that Pillow itself picks."""
 
     def __init__(self, source: Size, target: Size) -> None:
-        self._columns, self._rows = (_nearest(have, want) for have, want in zip(source, target, strict=True))
+        numbers = [Image.fromarray(np.arange(have, dtype=np.int32)[None]) for have in source]
+        shown = [each.resize((want, 1), Image.Resampling.NEAREST) for each, want in zip(numbers, target, strict=True)]
+        self._columns, self._rows = (np.asarray(each)[0].astype(np.int64) for each in shown)
         self._top = 0
         self._block = max(1, PIECE // target[0])
 
@@ -94,12 +96,6 @@ class Nearest:
             picked = self._rows[begin : min(begin + self._block, end)] - self._top
             yield rows.take(picked, axis=0).take(self._columns, axis=1)
         self._top += len(rows)
-
-
-def _nearest(have: int, want: int) -> NDArray[np.int64]:
-    """For each of *want* pixels, which of *have* it shows."""
-    numbers = Image.fromarray(np.arange(have, dtype=np.int32)[None])
-    return np.asarray(numbers.resize((want, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
 
 
 class Reduction:
@@ -139,24 +135,19 @@ class Reduction:
         return np.concatenate(means).astype(np.uint8)
 
 
-class Across:
-    """Bicubic along x. `source` is the extent in pixels, a fraction where the last pixel is a mean of fewer than the
+def across(source: tuple[float, int], target: int, bicubic: Bicubic, pool: Executor | None) -> Step:
+    """Bicubic along x. *source* is the extent in pixels, a fraction where the last pixel is a mean of fewer than the
     others, and the number of pixels."""
+    piece = max(1, PIECE // max(source[1], target))
 
-    def __init__(self, source: tuple[float, int], target: int, bicubic: Bicubic, pool: Executor | None) -> None:
-        self._extent, self._target, self._bicubic, self._pool = source[0], target, bicubic, pool
-        self._piece = max(1, PIECE // max(source[1], target))
+    def resized(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return bicubic((rows,), (target, len(rows)), (0, 0, source[0], len(rows)))
 
-    def push(self, rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        pieces = [rows[top : top + self._piece] for top in range(0, len(rows), self._piece)]
-        return map_in_order(self._pool, self._resized, pieces)
-
-    def _resized(self, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return self._bicubic((rows,), (self._target, len(rows)), (0, 0, self._extent, len(rows)))
+    return lambda rows: map_in_order(pool, resized, [rows[top : top + piece] for top in range(0, len(rows), piece)])
 
 
 class Down:
-    """Bicubic along y, window by window. `source` as in `Across`.
+    """Bicubic along y, window by window. `source` as in `across`.
 
     `_tops` and `_bottoms` tell for each row of the target which rows of the source it needs, and one more on each side,
     so that rounding cuts nothing off.
@@ -225,14 +216,14 @@ class Resampler:
         if bicubic is None:
             self._steps.append(Nearest(source, target).push)
         elif not self.is_small:
-            across, down = (max(1, int(have / want / GAP)) for have, want in zip(source, target, strict=True))
-            width, height = -(-source[0] // across), -(-source[1] // down)
-            if (across, down) != (1, 1):
-                self._steps.append(Reduction(source, across, down).push)
+            wide, high = (max(1, int(have / want / GAP)) for have, want in zip(source, target, strict=True))
+            width, height = -(-source[0] // wide), -(-source[1] // high)
+            if (wide, high) != (1, 1):
+                self._steps.append(Reduction(source, wide, high).push)
             if width != target[0]:
-                self._steps.append(Across((source[0] / across, width), target[0], bicubic, pool).push)
+                self._steps.append(across((source[0] / wide, width), target[0], bicubic, pool))
             if height != target[1]:
-                self._steps.append(Down((source[1] / down, height), target, bicubic, pool).push)
+                self._steps.append(Down((source[1] / high, height), target, bicubic, pool).push)
 
     def stream(self, strip: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         """The next rows of the source, shape (any number, source width, 3): the rows of the target that are thereby

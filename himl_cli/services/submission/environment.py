@@ -175,8 +175,6 @@ def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]
 
 
 def _check_image_alone(request: SubmitRequest, folders: Sequence[Path]) -> None:
-    """There is no conda file in *folders*: raises BadUsage where no image was named, or something is to be installed
-    in it."""
     if request.docker_image is None:
         near = next((folder / name for folder in folders for name in NEAR_NAMES if (folder / name).is_file()), None)
         start = "Give"

@@ -129,8 +129,11 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
         if value is None or name in PASSED_OVER:
             continue
         if name in COUNTS:
-            fields[name] = number = _number(value)
-            if problem := count_problem(number, MOST[name]):
+            text = value.strip() if isinstance(value, str) else ""
+            if text.isascii() and text.isdigit() and text.strip("0"):
+                value = int(text.lstrip("0")[: LONGEST_SHOWN + 1])  # of thousands of digits Python makes no number
+            fields[name] = value
+            if problem := count_problem(value, MOST[name]):
                 raise wrong(name, problem)
         elif name == "arguments":
             fields[name] = _arguments(value, partial(wrong, name))
@@ -151,15 +154,7 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
     return Step(key, **fields, passed_over=[name for name in PASSED_OVER if content.get(name) is not None])
 
 
-def _number(value: Any) -> Any:
-    text = value.strip() if isinstance(value, str) else ""
-    if not (text.isascii() and text.isdigit() and text.strip("0")):
-        return value
-    return int(text.lstrip("0")[: LONGEST_SHOWN + 1])  # of thousands of digits Python makes no number
-
-
 def _arguments(value: Any, wrong: Callable[[str, str], BadUsage]) -> list[str]:
-    """The script's arguments: a list of texts and numbers, or one text that is split as a shell does."""
     if isinstance(value, str):
         if len(value) > LONGEST_LINE:
             raise wrong(f"is longer than {LONGEST_LINE:,} characters.", "Give the script a file instead.")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage, HimlError, NotFound
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.jobs import (
@@ -473,9 +473,7 @@ def naming_pipeline_file(prepared: PreparedPipeline) -> Iterator[None]:
         raise
 
 
-def submit_pipeline(workspace: Workspace, spec: PipelineSpec, cwd: Path, notify: Notify) -> Run:
+def submit_pipeline(workspace: JobRunner, spec: PipelineSpec, cwd: Path, notify: Notify) -> Run:
     """Start the pipeline and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then
     runs."""
-    if not isinstance(workspace, JobRunner):
-        raise HimlError(f"{workspace.label} does not run pipelines.")
     return start_and_note(lambda: workspace.submit_pipeline(spec, notify=notify), cwd, notify)

@@ -1,5 +1,5 @@
-"""From a request to a job that a workspace can run: what is started, from which folder, by which Python; and handing
-it over."""
+"""From a request to a job that a workspace can run: what is started, from which folder, by which Python; handing it
+over; and going on with a run that stopped before its end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePath
@@ -18,6 +19,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.jobs import (
+    MANY,
     SWEPT,
     Entry,
     EntryKind,
@@ -28,10 +30,11 @@ from himl_cli.core.jobs import (
     with_search_space,
 )
 from himl_cli.core.redaction import mask_arguments, mask_line
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, RunSelection
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
-from himl_cli.services.runs.logs import watching
+from himl_cli.services.runs.logs import MAIN_LOG, watching
+from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.request import (
     PreparedJob,
@@ -43,7 +46,9 @@ from himl_cli.services.submission.request import (
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
+from himl_cli.services.submission.sweeps import KINDS as SWEEP_KINDS
 from himl_cli.services.submission.sweeps import (
+    KINDS_OF_OPTION,
     copies_remarks,
     requested_sweep,
     single_sweep_option,
@@ -51,12 +56,16 @@ from himl_cli.services.submission.sweeps import (
     sweep_remarks,
     sweep_text,
     with_seed,
+    without_seed,
 )
-from himl_cli.workspaces.base import JobRunner
+from himl_cli.workspaces.base import FolderWorkspace, JobRunner, Workspace
 
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` leave them in the environments they make
 LONGEST_TAG_VALUE = 1000
+# Options that count where a run is resumed, and those that may be given again, and have to say what its record says.
+RESUME_OPTIONS = ("max_concurrent", "env_vars")
+OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
 _PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
 
 log = logging.getLogger(__name__)
@@ -355,7 +364,6 @@ def shorten_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _public_keys(cwd: Path, given: str) -> str:
-    """What *given* is, or the file *given* holds."""
     text, problem = given, "holds no public key of SSH."
     if not _PUBLIC_KEYS.fullmatch(given.strip()):
         try:
@@ -392,3 +400,54 @@ def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
         write_atomic(cwd / FILE_NAME, f"{run.recovery_id}\n")  # also when the machine goes down
     except OSError as err:
         notify(Notice(f"Could not write {FILE_NAME} in '{cwd}': {err.strerror}."))
+
+
+# Resuming
+
+
+def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify) -> tuple[Run, int]:
+    """Go on with the run that *wanted* names, and give it, and where in its log begins what is new.
+
+    Of *request*, `env_vars` and `max_concurrent` count; what else it says has to agree with the run's record.
+    Raises RunNotFound, and BadUsage for a run that cannot go on or that was another job.
+    """
+    (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
+    home = workspace.home_of(run.id)
+    if not isinstance(home, FolderWorkspace):
+        raise BadUsage(
+            f"Run '{run.id}' is in {home.label}, where no run can be resumed.",
+            hint="Submit it again; a job that a cluster pre-empts is started again by Azure ML itself.",
+        )
+    _check_agrees(run, request)
+    # the log of a sweep or a pipeline goes on; another try of a job has a log of its own
+    log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
+    resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, notify=notify)
+    note_latest(resumed, Path(request.cwd), notify)
+    return resumed, log.size if log else 0
+
+
+def _check_agrees(run: Run, request: SubmitRequest) -> None:
+    leave_out = f": himl submit --resume {run.id}"
+    made_by = run.tags.get("command_line", run.command)
+    if request.target or request.module:
+        asked = command_line(request)
+        if asked != made_by:
+            raise BadUsage(
+                f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.", hint=f"Leave the script out{leave_out}"
+            )
+    elif request.arguments:
+        given, words = mask_arguments(request.arguments), [""]
+        with suppress(ValueError):  # of another client
+            words = shlex.split(made_by)
+        if given != words[2 if words[:1] == ["-m"] else 1 :]:
+            raise BadUsage(
+                f"Run '{run.id}' goes on with the arguments of '{made_by}', not with '{shlex.join(given)}'.",
+                hint=f"Leave them out{leave_out}",
+            )
+    if any(map(request.is_typed, OF_RECORD[: len(SWEEP_KINDS)])):
+        of_settings = [name for name in SWEEP_KINDS if not request.is_typed(name)]
+        again = requested_sweep(single_sweep_option(request.without("max_concurrent", *of_settings)))
+        text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
+        if text not in (made, without_seed(made)):
+            was = made or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
+            raise BadUsage(f"Run '{run.id}' is: {was}; not: {text}.", hint=f"Leave these options out{leave_out}")

@@ -209,11 +209,6 @@ def is_file(target: str | None) -> bool:
     return target is not None and target.lower().endswith((".json", *YAML_ENDINGS))
 
 
-def is_pipeline(target: str) -> bool:
-    """Whether *target* names a pipeline's JSON file."""
-    return target.lower().endswith(".json")
-
-
 def target_path(request: SubmitRequest) -> Path:
     """The file that is the target. Raises BadUsage where there is none, with one that may have been meant."""
     shown = str(request.target)

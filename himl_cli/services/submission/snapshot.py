@@ -75,7 +75,10 @@ def take_snapshot(
     ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
     ignored_names = frozenset().union(*ignored.values())
-    included, fetched_folders = Globs(include_secret), _fetched_folders()
+    included = Globs(include_secret)
+    fetched_folders: set[tuple[int, int]] = set()
+    with suppress(BadUsage, DiskFailed, OSError):  # there is no cache
+        fetched_folders.update(_identity(str(each), os.stat(each)) for each in targets() if os.path.isdir(each))
     files: list[str] = []
     by_top: defaultdict[str, int] = defaultdict(int)
     met: set[str] = set()
@@ -203,14 +206,6 @@ def _rules_above(root: Path) -> list[tuple[str, Sequence[Rule]]]:
     files = [(folder, folder / GIT_FILE) for folder in reversed(root.parents) if folder.is_relative_to(top)]
     read = [(folder, read_rules(path)) for folder, path in [(top, top / ".git" / "info" / "exclude"), *files]]
     return [("".join(f"{part}/" for part in root.relative_to(folder).parts), rules) for folder, rules in read if rules]
-
-
-def _fetched_folders() -> frozenset[tuple[int, int]]:
-    """The folders that himl may have downloaded to; none where there is no cache."""
-    with suppress(BadUsage, DiskFailed, OSError):
-        folders = [str(folder) for folder in targets() if os.path.isdir(folder)]
-        return frozenset(_identity(folder, os.stat(folder)) for folder in folders)
-    return frozenset()
 
 
 def _identity(path: str, info: os.stat_result) -> tuple[int, int]:

@@ -172,16 +172,12 @@ def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], No
     return wait_for_end(workspace, run_id, ignore)
 
 
-def last_lines_of_failed_rank(workspace: Workspace, run: Run) -> tuple[str, bytes] | None:
-    """The log's name and its last lines when a rank failed whose output was not shown, since the first rank's is; else
-    None."""
+def last_lines_of_failure(workspace: Workspace, run: Run, *, is_shown: bool = False) -> tuple[str, bytes] | None:
+    """The name and the last lines of the log that says why the run failed; None where it did not, or left no log, and
+    where that *is_shown* already, as the first rank's output is."""
     name = _log_of_failed_rank(run)
-    return last_lines(workspace, run.id, name) if name else None
-
-
-def last_lines_of_failure(workspace: Workspace, run: Run) -> tuple[str, bytes] | None:
-    """The name and the last lines of the log that says why the run failed; None where it did not, or left no log."""
-    return last_lines(workspace, run.id, _log_of_failed_rank(run)) if run.status is RunStatus.failed else None
+    is_wanted = bool(name) if is_shown else run.status is RunStatus.failed
+    return last_lines(workspace, run.id, name) if is_wanted else None
 
 
 def _log_of_failed_rank(run: Run) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.montage.slide_cache import GB, cache_limit
+from himl_cli.services.montage.dataset import GB, cache_limit
 from tests.running import write_files
 
 

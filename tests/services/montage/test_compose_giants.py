@@ -13,8 +13,7 @@ from PIL import Image
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
-from himl_cli.services.montage.cells import LARGE
-from himl_cli.services.montage.compose import HELD_BYTES, make_montage
+from himl_cli.services.montage.compose import HELD_BYTES, LARGE, make_montage
 from himl_cli.services.montage.dataset import LocalFolder
 from himl_cli.services.montage.resampling import quick
 from tests.montages import resized

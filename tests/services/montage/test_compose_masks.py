@@ -10,8 +10,7 @@ from PIL import Image
 
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import LayoutStyle
-from himl_cli.services.montage.cells import PALETTE
-from himl_cli.services.montage.compose import make_montage
+from himl_cli.services.montage.compose import PALETTE, make_montage
 from himl_cli.services.montage.layout import fit_layout, fitted
 from himl_cli.services.montage.resampling import quick
 from tests.montages import resized

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, LayoutStyle, MontageRequest, SlideEntry
-from himl_cli.services.montage.cells import BAND_BYTES, CellPainter, Progress, Setting, find_sources, painted_bands
+from himl_cli.services.montage.compose import BAND_BYTES, CellPainter, Progress, Setting, find_sources, painted_bands
 from himl_cli.services.montage.dataset import LocalFolder
 from himl_cli.services.montage.layout import fit_layout, himl_layout
 from himl_cli.services.montage.threads import Pool

@@ -17,8 +17,7 @@ from packaging.version import Version
 from PIL import Image
 
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides import libraries
-from himl_cli.services.montage.slides.open import open_slide
+from himl_cli.services.montage.slides.open import LARGEST, open_slide
 from tests.services.montage.test_slides_kinds import difference, read
 from tests.slides import BROKEN, leave_out_tiles, overwrite_tags, segments, slide_picture, write_broken, write_giant, write_kind, write_tiff
 
@@ -212,7 +211,7 @@ def test_a_plain_picture_of_more_than_memory_is_refused_before_it_is_decoded(tmp
     Image.new("L", (10, 10)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[:18] + struct.pack("<ii", 20_000, 20_001) + content[26:])
-    assert libraries.LARGEST == 400_000_000
+    assert LARGEST == 400_000_000
     with pytest.raises(SlideUnreadable, match="it is 20000 x 20001 pixels in one piece; more than 400 million"):
         open_slide(path, Backend.auto)
 

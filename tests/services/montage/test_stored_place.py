@@ -11,8 +11,7 @@ import pytest
 
 from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, ServiceFailed
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.dataset import SlideFolder
-from himl_cli.services.montage.slide_cache import HOPELESS
+from himl_cli.services.montage.dataset import HOPELESS, SlideFolder
 from himl_cli.workspaces.base import BlobStore
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.servers.azureml.faults import Drip, Stall, Status

@@ -109,9 +109,7 @@ def clipped_labels(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey, shape (rows, columns), as RGB."""
-    made = np.empty((*grey.shape, 3), np.uint8)
-    made[...] = grey[..., None]
-    return made
+    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
 
 
 def laid_over(

@@ -277,7 +277,6 @@ class Level:
                 del band  # or it would be kept while the next one is made
 
     def _fill_tile(self, band: NDArray[np.uint8], down: int, first: int, across: int) -> None:
-        """Fill *band* with rows *first* and following of a tile."""
         part = band[:, across * self._columns : (across + 1) * self._columns]
         samples = self._samples(down * self.across + across, self._decoded)
         self._fill(part, None if samples is None else samples[first : first + len(part)])
@@ -314,7 +313,6 @@ class Level:
             part[...] = self._rule.rgb(samples[:rows, :columns], self._background)
 
     def _check_size(self) -> None:
-        """Raises SlideUnreadable where a segment is too large to be decoded."""
         size = self._rows * self._columns * self._dtype.itemsize * self._page.samplesperpixel
         if size > LARGEST:
             raise SlideUnreadable(
@@ -326,13 +324,10 @@ class Level:
         """What *read* gives of a segment, shape (rows, columns, samples of a pixel); None where nothing is stored of
         it. Raises SlideUnreadable."""
         indices = [number + plane * self.across * self.down for plane in range(self._planes)]
-        if any(self._is_left_out(index) for index in indices):
+        if not all(self._page.databytecounts[index] and self._page.dataoffsets[index] for index in indices):
             return None
         planes = [read(index) for index in indices]
         return planes[0] if self._planes == 1 else np.concatenate(planes, axis=2)
-
-    def _is_left_out(self, index: int) -> bool:
-        return not self._page.databytecounts[index] or not self._page.dataoffsets[index]
 
     def _segment(self, index: int) -> str:
         return f"{self._kind} {index + 1} of {self.across * self.down * self._planes} of level {self._level}"
@@ -342,7 +337,7 @@ class Level:
         threads. Raises SlideUnreadable."""
         offsets, counts = self._page.dataoffsets, self._page.databytecounts
         row = range(down * self.across, (down + 1) * self.across)
-        stored = [(offsets[index], counts[index]) for index in row if not self._is_left_out(index)]
+        stored = [(offsets[index], counts[index]) for index in row if offsets[index] and counts[index]]
         if self._planes > 1 or not stored:
             return
         begin, end = min(offset for offset, _ in stored), max(offset + count for offset, count in stored)
@@ -363,7 +358,6 @@ class Level:
             return bytes(file.read(count))
 
     def _plain_rows(self, first: int, count: int, index: int) -> NDArray[np.generic]:
-        """Rows *first* and following of a strip whose rows lie in the file as they are."""
         page, dtype = self._page, self._dtype
         shape = count, self._columns, 1 if self._planes > 1 else page.samplesperpixel
         length = shape[1] * shape[2] * dtype.itemsize
