@@ -194,9 +194,6 @@ class HttpClient:
         """Change what is at *url*; must be one that may be repeated."""
         return self.send("PATCH", url, json=json).body
 
-    def put(self, url: str, *, params: Mapping[str, str], json: Any) -> Any:
-        return self.send("PUT", url, params=params, json=json).body
-
     def send(
         self,
         method: str,

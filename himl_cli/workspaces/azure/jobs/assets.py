@@ -165,7 +165,7 @@ class JobCode(JobAsset):
         details = {"hash_sha256": sha256, "hash_version": HASH_VERSION}
         body = {"properties": {"codeUri": f"{uri}/{folder}", "isAnonymous": True, "properties": details}}
         try:
-            answer = self._connection.rest.put(url, params=_CODES, json=body)
+            answer = self._connection.rest.send("PUT", url, params=_CODES, json=body).body
         except ServiceRefused as err:  # also a repetition of the request, whose first answer was lost
             if err.status >= 500:
                 raise

@@ -299,7 +299,7 @@ class _DataFinder:
         url = self._url(name, "1")
         properties = {"dataType": FOLDER, "dataUri": uri, "isAnonymous": False, "isArchived": False}
         try:
-            return _asset(self._rest.put(url, params=_PARAMS, json={"properties": properties}), url)
+            return _asset(self._rest.send("PUT", url, params=_PARAMS, json={"properties": properties}).body, url)
         except ServiceRefused as err:
             found = self._latest(name) if err.status < 500 else None
             if found is None:

@@ -38,78 +38,15 @@ SMALL = 256 << 10  # bytes that come in one piece
 READ_AT_ONCE = 4 << 20
 
 
-class Damaged(Exception):
-    """What came is not what its checksum says; none of it was handed on."""
-
-
-class Receiver:
-    """The bytes of one request on their way to a sink: `position` is where in the file the next byte belongs, `end`
-    where the request's bytes end, `stop` where those end that are asked for now.
-
-    With *checked_each* they come in ranges of so many bytes, each held back until it is all there and has the MD5 that
-    the service told with it. A range that breaks off is resumed; its MD5 is what the first response told.
-    """
-
-    def __init__(self, request: FetchRequest, sink: FetchSink, *, checked_each: int = 0) -> None:
-        self._request = request
-        self._sink = sink
-        self._checked_each = min(checked_each, MOST_CHECKED)
-        self._held: list[bytes] = []
-        self._md5: bytes | None = None
-        # Where the range in hand begins, and the position at which failures were last forgotten
-        self._start = self._proven = self.position = request.offset
-        self.end = self.stop = request.offset + request.length
-
-    @property
-    def is_complete(self) -> bool:
-        return self.position == self.end
-
-    def headers(self, *, is_as_listed: bool = True) -> list[str]:
-        """What to ask for next: a range, unless that is all of a blob that *is_as_listed*."""
-        if self._checked_each:
-            self.stop = min(self.end, self._start + self._checked_each)
-        elif is_as_listed and self.position == 0 and self.end == self._request.blob.size:
-            return []
-        with_md5 = ["x-ms-range-get-content-md5: true"] if self._checked_each else []
-        return [f"Range: bytes={self.position}-{self.stop - 1}", *with_md5]
-
-    def is_provable(self, response: CurlResponse) -> bool:
-        """Whether the bytes of *response* can be checked, where they are to be."""
-        if self._checked_each and not self._held:
-            self._md5 = md5_from(response.header(b"content-md5"))
-        return not self._checked_each or self._md5 is not None
-
-    def take(self, data: bytes) -> bool:
-        """Hand *data* on, for which there is room; True where so much has come that earlier failures are to be
-        forgotten. Raises Damaged: then the range is to be asked for again."""
-        if not data:
-            return False
-        start, self.position = self.position, self.position + len(data)
-        is_much = self.position - self._proven >= 1 << 20
-        if is_much:
-            self._proven = self.position
-        if not self._checked_each:
-            self._sink.write(self._request, start, data)
-            return is_much
-        self._held.append(data)
-        if self.position == self.stop:
-            whole = b"".join(self._held)
-            self._held.clear()
-            if hashlib.md5(whole, usedforsecurity=False).digest() != self._md5:
-                self.position = self._start
-                raise Damaged
-            self._sink.write(self._request, self._start, whole)
-            self._start = self.position
-        return is_much
-
-
 class Download(Task):
     """Brings the bytes of *request* to *sink*; never others than were asked for, and only of the ETag that was listed.
 
     Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm:
     the bytes that were listed are still its first.
 
-    A request with `checked_each` is asked for in ranges whose MD5 the service tells with them, append blobs included.
+    A request with `checked_each` is asked for in ranges of so many bytes, append blobs included, each held back until
+    it is all there and has the MD5 that the service told with it. A range that breaks off is resumed; its MD5 is what
+    the first response told.
     """
 
     def __init__(
@@ -120,7 +57,13 @@ class Download(Task):
         self._sink = sink
         self._may_grow = may_grow
         self._etag = request.blob.etag
-        self._receiver = Receiver(request, sink, checked_each=request.checked_each)
+        self._checked_each = min(request.checked_each, MOST_CHECKED)
+        self._held: list[bytes] = []  # of the range in hand
+        self._range_md5: bytes | None = None
+        # Where in the file the next byte belongs, the range in hand begins, and failures were last forgotten
+        self._position = self._start = self._proven = request.offset
+        # Where the request's bytes end, and those that are asked for now
+        self._end = self._stop = request.offset + request.length
         self._has_grown = self._is_changed = False  # changed: it has another ETag now, and was not looked at yet
         self._changes = 0
         self._md5: bytes | None = None
@@ -130,17 +73,16 @@ class Download(Task):
             raise ServiceFailed(
                 f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name."
             )
-        receiver = self._receiver
         while True:
             if self._is_changed:
                 response = yield self.request(method="HEAD")
                 self._compare(response)
             headers = [f'If-Match: "{self._etag}"'] if self._etag else []
-            if receiver.is_complete:
+            if self._position == self._end:
                 response = yield self.request(*headers, method="HEAD")
             else:
-                headers += receiver.headers(is_as_listed=not self._has_grown)
-                response = yield self.request(*headers, is_streamed=receiver.stop - receiver.position > SMALL)
+                headers += self._range()
+                response = yield self.request(*headers, is_streamed=self._stop - self._position > SMALL)
             code = response.header(b"x-ms-error-code") if response.status == 412 else None
             # It may grow between two requests, but not for ever
             if response.is_complete and code in ("ConditionNotMet", "") and self._changes < 5:
@@ -154,12 +96,21 @@ class Download(Task):
                     raise AttemptFailed(self.failure(response))
                 yield None
                 self._deliver(response)
-            if receiver.position != receiver.stop:
+            if self._position != self._stop:
                 raise self._changed("is shorter than it was listed")
             self.progressed()
-            if receiver.is_complete:
+            if self._position == self._end:
                 self._sink.finish(self._request, self._md5)
                 return
+
+    def _range(self) -> list[str]:
+        """Headers that ask for what comes next; none where that is all of a blob that is as it was listed."""
+        if self._checked_each:
+            self._stop = min(self._end, self._start + self._checked_each)
+        elif not self._has_grown and self._position == 0 and self._end == self._request.blob.size:
+            return []
+        with_md5 = ["x-ms-range-get-content-md5: true"] if self._checked_each else []
+        return [f"Range: bytes={self._position}-{self._stop - 1}", *with_md5]
 
     def failure(self, response: CurlResponse) -> Failure:
         failure = super().failure(response)
@@ -171,19 +122,21 @@ class Download(Task):
         return AttemptFailed(Failure(BlobChanged(f"'{self.name}' {what}.", hint=hint)))
 
     def _accept(self, response: CurlResponse) -> None:
-        status, receiver = response.status, self._receiver
+        status = response.status
         if status not in (200, 206) or (response.failure is not None and not response.chunks):
             raise AttemptFailed(self.failure(response))
         if self._etag and etag_of(response) not in ("", self._etag):
             raise self._changed("changed while it was read")
-        if not receiver.is_complete:
+        if self._position != self._end:
             start, _, total = response.header(b"content-range").removeprefix("bytes ").partition("/")
-            if (start.partition("-")[0] != str(receiver.position)) if status == 206 else receiver.position != 0:
+            if (start.partition("-")[0] != str(self._position)) if status == 206 else self._position != 0:
                 raise self._other_bytes()
             is_listed = bool(self._etag) and not self._has_grown
             if status == 206 and is_listed and total.isdecimal() and size_from(total) != self._request.blob.size:
                 raise self._changed("has another size than it was listed with")
-            if not receiver.is_provable(response):
+            if self._checked_each and not self._held:
+                self._range_md5 = md5_from(response.header(b"content-md5"))
+            if self._checked_each and self._range_md5 is None:
                 error = ServiceFailed(
                     f"{self.endpoint.host} told no checksum with the bytes of '{self.name}'.",
                     hint="Is there a proxy in between that drops the header Content-MD5?",
@@ -194,18 +147,37 @@ class Download(Task):
 
     def _deliver(self, response: CurlResponse) -> None:
         data = response.take()
-        if self._receiver.position + len(data) > self._receiver.stop:
+        if not data:
+            return
+        start = self._position
+        if start + len(data) > self._stop:
             raise self._other_bytes()
-        try:
-            if self._receiver.take(data):
-                self.progressed()
-        except Damaged:
+        self._position += len(data)
+        is_much = self._position - self._proven >= 1 << 20  # earlier failures are to be forgotten
+        if is_much:
+            self._proven = self._position
+        if not self._checked_each:
+            self._sink.write(self._request, start, data)
+        else:
+            self._held.append(data)
+            if self._position == self._stop:
+                self._finish_range()
+        if is_much:
+            self.progressed()
+
+    def _finish_range(self) -> None:
+        whole = b"".join(self._held)
+        self._held.clear()
+        if hashlib.md5(whole, usedforsecurity=False).digest() != self._range_md5:
+            self._position = self._start
             error = IntegrityFailed(
                 f"'{self.name}' in {self.endpoint.label} came damaged time and again: its bytes do not match their "
                 "checksum.",
                 hint="Something on the way changes data: a proxy, say. What came before is complete.",
             )
-            raise AttemptFailed(Failure(error, may_pass=True, max_attempts=FEW)) from None
+            raise AttemptFailed(Failure(error, may_pass=True, max_attempts=FEW))
+        self._sink.write(self._request, self._start, whole)
+        self._start = self._position
 
     def _other_bytes(self) -> AttemptFailed:
         error = ServiceFailed(f"{self.endpoint.host} sent other bytes of '{self.name}' than were asked for.")
