@@ -127,7 +127,7 @@ def _stored(place: str, than: Rank | None) -> Path | None:
         return None
     from himl_cli.api.transfer import once
     from himl_cli.api.workspace import Run, current_run
-    from himl_cli.services.checkpoints.names import bring_best
+    from himl_cli.services.checkpoints.fetch import bring_best
     from himl_cli.workspaces.resolve import own_azure, own_local_run
 
     if (

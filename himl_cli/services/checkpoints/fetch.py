@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import posixpath
 import shutil
 import time
@@ -22,7 +23,7 @@ from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.runs import FROM_RUN, Choice, FetchedCheckpoint, RunSelection
-from himl_cli.services.checkpoints.names import FOLDER, is_whole
+from himl_cli.services.checkpoints.names import FOLDER, Rank, best_first, is_better, is_whole, rank_of
 from himl_cli.services.checkpoints.select import Checkpoint
 from himl_cli.services.checkpoints.source import (
     check_whole,
@@ -37,22 +38,23 @@ from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import shorten_tags
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.file_names import safe_relative
-from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.filters import Filters, literal
 from himl_cli.services.transfer.local_files import disk_error, md5_of
 from himl_cli.services.transfer.plan import WORKERS, DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.upload import upload_named
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 
+log = logging.getLogger(__name__)
+
 KEPT_DAYS = 30
+# The file in each folder whose time says when it was used last.
 USED = ".himl-used"
-"""The file in each folder whose time says when it was used last."""
 PLACE = "checkpoints"
+# What else of a run may have been fetched or downloaded to the folder of its checkpoints.
 OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
-"""What else of a run may have been fetched or downloaded to the folder of its checkpoints."""
 KEY = "himl_checkpoint"
 INPUT = f"${{{{inputs.{KEY}}}}}"
-UPLOADED = "himl_checkpoints"
 
 OpenAddress = Callable[[str], BlobStore]
 
@@ -123,7 +125,7 @@ def fetch_checkpoint(
     if source is not None and kind == "path":
         found = find_local(source, cwd)
         if found.is_one or not found.folder:
-            _check_whole(cwd / expand_home(source), source, "was not written to its end: it would not load.")
+            _check_whole(cwd / expand_home(source), f"'{source}' was not written to its end: it would not load.")
         text = str(expand_home(source)) if source.startswith("~") else source
         return FetchedCheckpoint(text, "local", found.names, sum(Path(file).stat().st_size for file in found.names))
     if source is not None and kind == "address":
@@ -192,8 +194,7 @@ def _fetch_once(
         path = Path(record["shown"])
         if found.is_one or not found.folder:
             where = f"at {shown(found.address)}" if found.address else "in the run"
-            text = f"is as it lies {where}, but was not written to its end: it would not load."
-            _check_whole(path, record["shown"], text)
+            _check_whole(path, f"'{path}' is as it lies {where}, but was not written to its end: it would not load.")
         if found.folder:
             # The run kept fewer since they were fetched, or somebody put them there
             names = {name[len(found.folder) :] for name in found.names}
@@ -226,9 +227,9 @@ def _record(found: Checkpoint, folder: Path, result: TransferResult) -> dict[str
     }
 
 
-def _check_whole(path: Path, called: str, words: str) -> None:
+def _check_whole(path: Path, text: str, hint: str = "Choose another one: --select, or RUN:FILE.") -> None:
     if not is_whole(path):
-        raise IntegrityFailed(f"'{called}' {words}", hint="Choose another one: --select, or RUN:FILE.")
+        raise IntegrityFailed(text, hint=hint)
 
 
 def bring_checkpoint(
@@ -270,11 +271,9 @@ def _bring(found: Checkpoint, workspace: Workspace, notify: Notify, open_address
     with cache_folder(key) as root:
         request = DownloadRequest(root, overwrite=True)
         download(files, request, notify, blobs=found.blobs).raise_problem()
-        if (found.is_one or not found.folder) and not is_whole(root / found.inside):
-            raise IntegrityFailed(
-                f"'{found.inside}' was not written to its end, and is no checkpoint.",
-                hint="Choose another one, or train on without it.",
-            )
+        if found.is_one or not found.folder:
+            text = f"'{found.inside}' was not written to its end, and is no checkpoint."
+            _check_whole(root / found.inside, text, "Choose another one, or train on without it.")
         return {place: str(root / name) for place, name in found.by_place.items()}
 
 
@@ -346,14 +345,12 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
         datastore, path = _datastore_of(found.address, cluster)
         if not datastore:
             return None
-        is_there = True
         with suppress(NotAllowed):  # whoever runs the job may read it all the same
-            is_there = cluster.datastore(datastore).stat(path) is not None
-        if not is_there:
-            raise NotFound(
-                f"There is no file '{path}' in datastore '{datastore}'.",
-                hint="Was the checkpoint deleted since the link was made?",
-            )
+            if cluster.datastore(datastore).stat(path) is None:
+                raise NotFound(
+                    f"There is no file '{path}' in datastore '{datastore}'.",
+                    hint="Was the checkpoint deleted since the link was made?",
+                )
         found = replace(found, names=[path])
     inside = found.folder.rstrip("/") or posixpath.dirname(found.names[0])
     files = {place: posixpath.relpath(name, inside or ".") for place, name in found.by_place.items()}
@@ -382,7 +379,7 @@ def _upload(
     already is not sent again."""
     digests = {place: md5_of(path) for place, path in sorted(paths.items())}
     content = "".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items())
-    folder = f"{UPLOADED}/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    folder = f"himl_checkpoints/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     files = {place: place[len(found.place) + 1 :] if found.folder else path.name for place, path in paths.items()}
     named = {f"{folder}/{name}": place for place, name in files.items()}
     stored = (blob for page in store.list(f"{folder}/") for blob in page if blob.name in named)
@@ -390,3 +387,24 @@ def _upload(
     missing = {name: paths[place] for name, place in named.items() if name not in complete}
     upload_named(store, missing, notify).raise_problem()
     return DataSpec(KEY, folder, mode="mount"), files
+
+
+def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank | None = None) -> TransferResult:
+    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is
+    none, or none better *than* that.
+
+    One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their
+    kin.
+    """
+    above, slash, _ = folder.rpartition("/")
+    sizes = {blob.name: blob.size for page in files.list(above + slash) for blob in page}
+    total = TransferResult()
+    better = (name for name, size in sizes.items() if size and is_better(rank_of(name, folder), than))
+    for name in best_first(better, folder):
+        request = DownloadRequest(root, Filters(name, include=(literal(name),)), overwrite=True)
+        total += download(files, request).raise_problem()
+        if is_whole(root / name):
+            break
+        log.warning("'%s' of %s was not written to its end; the next best checkpoint is taken.", name, files.label)
+        (root / name).unlink()
+    return total

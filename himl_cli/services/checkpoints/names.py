@@ -9,15 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.runs import Goal
 from himl_cli.core.text import read_json
-
-if TYPE_CHECKING:
-    from himl_cli.core.blobs import TransferResult
-    from himl_cli.workspaces.base import BlobStore
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +22,7 @@ NOT_CHECKPOINTS = re.compile(
     r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE
 )
 LONGEST_NAME, MOST_DIGITS = 1024, 18
-LONGEST_HEADER = 100_000_000
 _TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp)|~)$", re.IGNORECASE)
-_ENDING = re.compile(r"\.[A-Za-z]\w*$")  # begins with a letter: `val_loss=0.12` has none
 _PAIR = re.compile(
     r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE
 )
@@ -37,20 +30,23 @@ _COMMON_PREFIX = re.compile(
     r"(?:.*/)?(?:best|model|checkpoint|ckpt|weights)-", re.IGNORECASE
 )  # `filename="best-{val_loss:.2f}"`
 _EPOCH = re.compile(r"(?<![a-z])epochs?[ _-]?(\d{1,18})", re.IGNORECASE)
-_STEP = re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)
-_RECOVERY = re.compile(r"recovery_?(\d{1,18})")
+_COUNTERS = (
+    ("epoch", _EPOCH),
+    ("epoch", re.compile(r"recovery_?(\d{1,18})")),
+    ("step", re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)),
+)
 _BEST = re.compile(r"best(?:[-_ ](?P<metric>.+))?", re.IGNORECASE)
 SMALLER = re.compile(r"loss|errors?|err|mse|rmse|mae|mape|nlll?|perplexity|ppl|[cw]er|fid|ece|brier")
 GREATER = re.compile(
     r"acc|accuracy|auc|auroc|rocauc|auprc|aucpr|f1|f1score|dice|m?iou|jaccard|map|precision|recall"
     r"|sensitivity|specificity|r2|bleu|rouge|psnr|ssim|kappa|mcc|reward"
 )
+# Words beside which those above may mean the opposite, or nothing: `neg_log_loss`, `error_free_rate`, `accuracy_drop`,
+# `loss_scale`.
 TURNING = re.compile(
     r"neg|negative|negated|minus|inv|inverse|inverted|reciprocal|complement"
     r"|free|reduction|decrease|drop|improvement|gap|scale"
 )
-"""Words beside which those above may mean the opposite, or nothing: `neg_log_loss`, `error_free_rate`, `accuracy_drop`,
-`loss_scale`."""
 
 
 class Kind(IntEnum):
@@ -114,7 +110,6 @@ def below_folder(name: str, folder: str = FOLDER) -> tuple[int, str] | None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether the file is a temporary or a hidden one, or a folder on the way to it is."""
     return any(part.startswith(".") or _TEMPORARY.search(part) for part in name.split("/"))
 
 
@@ -148,7 +143,7 @@ def parse_name(name: str) -> ParsedName:
     """
     if len(name) > LONGEST_NAME:
         return ParsedName(name, 0, None, None, {}, None)
-    stem, version = _without_version(_ENDING.sub("", name))
+    stem, version = _without_version(re.sub(r"\.[A-Za-z]\w*$", "", name))  # `val_loss=0.12` has no ending
     counters: dict[str, int] = {}
     metrics: dict[str, float] = {}
     for found in _PAIR.finditer(stem):
@@ -158,7 +153,7 @@ def parse_name(name: str) -> ParsedName:
             metrics[label] = float(found["value"])
         elif found["value"].isdecimal() and len(found["value"]) <= MOST_DIGITS:
             counters.setdefault(counter, int(found["value"]))
-    for counter, pattern in (("epoch", _EPOCH), ("epoch", _RECOVERY), ("step", _STEP)):
+    for counter, pattern in _COUNTERS:
         plain = pattern.search(stem)
         if plain is not None:
             counters.setdefault(counter, int(plain[1]))
@@ -235,7 +230,7 @@ def _is_whole_file(path: Path) -> bool:
         if size == 0 or path.suffix != ".safetensors":
             return size > 0
         length = int.from_bytes(start, "little")
-        if length >= min(size, LONGEST_HEADER):
+        if length >= min(size, 100_000_000):
             return False
         try:
             entries = read_json(stream.read(length))
@@ -256,29 +251,3 @@ def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Pat
             return root / name
         log.warning("'%s' was not written to its end; the next best checkpoint is taken.", name)
     return None
-
-
-def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank | None = None) -> TransferResult:
-    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is
-    none, or none better *than* that.
-
-    One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their
-    kin.
-    """
-    from himl_cli.core.blobs import TransferResult
-    from himl_cli.services.transfer.download import download
-    from himl_cli.services.transfer.filters import Filters, literal
-    from himl_cli.services.transfer.plan import DownloadRequest
-
-    above, slash, _ = folder.rpartition("/")
-    sizes = {blob.name: blob.size for page in files.list(above + slash) for blob in page}
-    total = TransferResult()
-    better = (name for name, size in sizes.items() if size and is_better(rank_of(name, folder), than))
-    for name in best_first(better, folder):
-        request = DownloadRequest(root, Filters(name, include=(literal(name),)), overwrite=True)
-        total += download(files, request).raise_problem()
-        if is_whole(root / name):
-            break
-        log.warning("'%s' of %s was not written to its end; the next best checkpoint is taken.", name, files.label)
-        (root / name).unlink()
-    return total

@@ -36,8 +36,8 @@ from himl_cli.services.checkpoints.names import (
 )
 from himl_cli.workspaces.base import BlobStore
 
+# Folders that are one checkpoint, as DeepSpeed's and FSDP's are; others only sort files.
 _FOLDER_NAME = re.compile(r".+\.ckpt|(?:last|autosave|recovery(?:_(?:epoch=)?\d+)?)(?:-v\d+)?", re.IGNORECASE)
-"""Folders that are one checkpoint, as DeepSpeed's and FSDP's are; others only sort files."""
 _EXPORT = re.compile(r"\.(onnx|pkl|pickle|joblib|npz|npy|h5|hdf5|keras|tflite|pb|mlmodel|engine|ts)$", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"\.(ckpt|pt|pth|safetensors|bin)$", re.IGNORECASE)
 _MODELS = re.compile(r"\.(ckpt|pt|pth|bin|safetensors|h5|keras|pkl|joblib|npz|onnx)(/|$)")
@@ -93,7 +93,6 @@ class Checkpoint:
 
     @property
     def inside(self) -> str:
-        """The file, or the folder without a slash at its end."""
         return self.folder.rstrip("/") or self.names[0]
 
     @property
@@ -179,7 +178,6 @@ class Candidates:
 
 
 def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
-    """The checkpoints among *blobs*, sorted by name."""
     files: dict[str, list[BlobInfo]] = {}
     facts: dict[str, tuple[bool, int, str]] = {}
     for blob in blobs:
@@ -245,8 +243,9 @@ def choice_of(select: str | None = None, metric: str | None = None, goal: str | 
         )
     if is_epoch:
         return Choice("epoch", int(number))
-    best_or_last = cast("Literal['last', 'best']", kind)
-    return Choice(best_or_last, metric=metric and metric.strip(), goal=cast("Goal | None", goal))
+    return Choice(
+        cast("Literal['last', 'best']", kind), metric=metric and metric.strip(), goal=cast("Goal | None", goal)
+    )
 
 
 def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = False) -> Checkpoint:

@@ -26,17 +26,15 @@ from himl_cli.services.secret_files import may_hold_secrets
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 
+# What makes a folder one of a project: all of it is never meant.
 PROJECT_MARKS = (".git", WORKSPACE_FOLDER, "himl.toml", "himl.private.toml", "pyproject.toml")
-"""What makes a folder one of a project: all of it is never meant."""
-OF_CHECKPOINTS = frozenset({".metadata"})
-"""Hidden files that are part of a checkpoint: torch.distributed.checkpoint writes this one."""
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+# What ids of runs do not have in them.
 NO_RUN = re.compile(r"[./\\]")
-"""What ids of runs do not have in them."""
 SHAPES = "A file, an https address, RUN, RUN:FILE, RUN:FOLDER/ and experiment:RUN are understood."
 CHILDREN = "Name one of its runs: 'himl runs show {}' lists them."
+# The shortest is a minute and a half: nobody could use a link that is over sooner.
 SHORTEST_DAYS, LONGEST_DAYS = 0.001, 365.0
-"""The shortest is a minute and a half: nobody could use a link that is over sooner."""
 
 
 def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
@@ -115,7 +113,7 @@ def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
     top = os.path.realpath(folder)
     for found in walk_files(str(folder), skip_workspaces=True):
         *folders, base = found.name.split("/")
-        is_hidden = base.startswith(".") and base not in OF_CHECKPOINTS
+        is_hidden = base.startswith(".") and base != ".metadata"  # which torch.distributed.checkpoint writes
         if is_hidden or any(one.startswith(".") for one in folders) or may_hold_secrets(found.path, found.stat.st_size):
             continue
         if not Path(os.path.realpath(found.path)).is_relative_to(top):

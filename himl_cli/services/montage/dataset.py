@@ -27,7 +27,7 @@ from himl_cli.core.montage import SlideUnreadable
 from himl_cli.core.processes import ProcessLock, is_held
 from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.tensorboard.background import Caught
+from himl_cli.services.tensorboard.background import caught
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.local_files import disk_error
@@ -216,7 +216,7 @@ class SlideDownloads:
         self._changed.notify_all()
 
     def _work(self) -> None:
-        with Caught(self._errors.append):  # whoever waits looks for it every SECONDS
+        with caught(self._errors.append):  # whoever waits looks for it every SECONDS
             while not self._is_stopped and not self._errors:
                 with self._changed:
                     transfer = self._next_transfer()

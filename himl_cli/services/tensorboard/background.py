@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -69,7 +70,7 @@ class BackgroundCalls(Generic[Item, Answer]):
                 item = self._waiting.popleft()
                 self._running.append(item)
             outcomes: list[Answer | BaseException] = []
-            with Caught(outcomes.append):
+            with caught(outcomes.append):
                 outcomes.append(self._call(item))
             with self._lock:
                 self._running.remove(item)
@@ -92,16 +93,10 @@ def call_each(call: Callable[[Item], Answer], items: Sequence[Item]) -> list[Ans
     return answers
 
 
-class Caught:
+@contextmanager
+def caught(take: Callable[[BaseException], None]) -> Iterator[None]:
     """Gives whatever is raised within it to *take*, for the thread that waits."""
-
-    def __init__(self, take: Callable[[BaseException], None]) -> None:
-        self._take = take
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> bool:
-        if value is not None:
-            self._take(value)
-        return True
+    try:
+        yield
+    except BaseException as err:  # noqa: BLE001  # raised by whoever waits for it
+        take(err)

@@ -24,16 +24,16 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 log = logging.getLogger(__name__)
 
+# Where event files lie outside the folder asked for: of so many listings one is of the whole run, the others of the
+# folder that these files have in common.
 FULL_LISTING_EVERY = 4
-"""Where event files lie outside the folder asked for: of so many listings one is of the whole run, the others of the
-folder that these files have in common."""
+# To read files that change meanwhile, before the next update; attempts that brought something do not count.
 ATTEMPTS = 3
-"""To read files that change meanwhile, before the next update; attempts that brought something do not count."""
 WORKERS = 8
+# Bytes here that are asked for again: the last record's end with its checksum tells whether the file is the same.
 OVERLAP = 16
-"""Bytes here that are asked for again: the last record's end with its checksum tells whether the file is the same."""
+# Behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`.
 LATER_VERSION = re.compile(r"\.himl\d+$")
-"""Behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`."""
 
 
 @dataclass
@@ -96,8 +96,6 @@ class EventSource(ABC):
 
 
 class LocalSource(EventSource):
-    """Event files that lie on this machine."""
-
     def __init__(self, store: BlobStore, workspace: FolderWorkspace, run: Run, name: str, log_dir: str) -> None:
         super().__init__(run, name)
         self._workspace = workspace
@@ -216,7 +214,6 @@ class CopiedSource(EventSource):
 
 
 def is_event_file(name: str) -> bool:
-    """Whether TensorBoard would read a file of this name (`/`-separated)."""
     return "tfevents" in name.rpartition("/")[2]
 
 

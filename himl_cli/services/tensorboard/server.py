@@ -42,19 +42,13 @@ from himl_cli.services.transfer.local_files import disk_error
 
 log = logging.getLogger(__name__)
 
-SYNC_SECONDS = 0.2  # between two looks at what came
-PROGRESS_BYTES = 4 << 20  # fewer are here before anybody looks
+# Stands for the list of runs, beside the ids of runs, among what fails.
 RUN_LIST = ""
-"""Stands for the list of runs, beside the ids of runs, among what fails."""
 SECONDS_TO_END = 5.0
-STEP_SECONDS, STARTING_STEP_SECONDS = 0.5, 0.1
-LONGEST_RELOAD = 5  # seconds between TensorBoard's own readings of the disk, unless --refresh is shorter
 PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # as gRPC reads them, the first that is there
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-LOG_TAIL = 4000
 CHECK_SECONDS, FAILED_CHECKS, RESTARTS = 2.0, 2, 3
 ANSWER_SECONDS, DATA_ANSWER_SECONDS = 1.0, 20.0
-LONGEST_ANSWER = 100_000
 PORTS_TRIED, LAST_PORT = 100, 65535
 IS_WINDOWS = sys.platform == "win32"
 TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}  # Windows: of a port that somebody has exclusively
@@ -81,7 +75,7 @@ def sync_once(sources: Sequence[EventSource], notify: Notify) -> tuple[Sequence[
     progress = Progress(sources, notify)
     updates = BackgroundCalls(EventSource.update, sources)
     while updates.pending:
-        ended = updates.next(SYNC_SECONDS)
+        ended = updates.next(0.2)
         first = first or (ended[1] if ended else None)
         progress.report()
     synced = [
@@ -111,7 +105,7 @@ class Progress:
 
     def report(self) -> None:
         expected, received = sum(one.expected for one in self._stats), sum(one.received for one in self._stats)
-        if expected < PROGRESS_BYTES:
+        if expected < 4 << 20:  # fewer are here before anybody looks
             return
         if expected > self._planned:
             self._notify(Planned(0, expected - self._planned))
@@ -315,13 +309,12 @@ def serve(
             with suppress(ValueError):
                 is_loopback = ipaddress.ip_address(host).is_loopback
             if not is_loopback:
-                text = f"Nobody has to sign in to TensorBoard: whoever reaches {host}:{free} sees these runs."
-                notify(Notice(text))
+                notify(Notice(f"Nobody has to sign in to TensorBoard: whoever reaches {host}:{free} sees these runs."))
             poller = Poller(runs, shown, refresh, notify)
             is_up, is_first = False, True
             try:
                 while True:
-                    poller.step(STEP_SECONDS if is_up else STARTING_STEP_SECONDS)
+                    poller.step(0.5 if is_up else 0.1)
                     if is_first and is_up:
                         poller.progress.report()
                     if is_first and not poller.not_updated:
@@ -349,7 +342,7 @@ class TensorBoard:
         self._host = host
         self._address = ANY_ADDRESS.get(host, host)
         self._port = port
-        self._reload = min(LONGEST_RELOAD, refresh)
+        self._refresh = refresh
         self._notify = notify
         self._was_up = False
         self._checks: BackgroundCalls[int, int] = BackgroundCalls(
@@ -390,7 +383,7 @@ class TensorBoard:
             ending = f"was ended by {signal.Signals(-code).name}"
         lines: list[str] = []
         with suppress(OSError), self._log.open("rb") as output:
-            output.seek(max(0, os.fstat(output.fileno()).st_size - LOG_TAIL))
+            output.seek(max(0, os.fstat(output.fileno()).st_size - 4000))
             lines = output.read().decode("utf-8", "replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         raise HimlError(f"TensorBoard {ending}: {last}", hint="Does 'python -m tensorboard.main --version' work?")
@@ -425,7 +418,7 @@ class TensorBoard:
             f"--logdir={self._folder}",
             f"--host={self._host}",
             f"--port={self._port}",
-            f"--reload_interval={self._reload}",
+            f"--reload_interval={min(5, self._refresh)}",  # seconds between two readings of the disk
             "--reload_multifile=true",
             "--reload_multifile_inactive_secs=-1",
         ]
@@ -466,7 +459,7 @@ def _get(host: str, port: int, path: str, seconds: float) -> tuple[int, bytes]:
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         answer = connection.getresponse()
-        return answer.status, answer.read(LONGEST_ANSWER)
+        return answer.status, answer.read(100_000)
     except (OSError, HTTPException, ValueError):
         return 0, b""
     finally:

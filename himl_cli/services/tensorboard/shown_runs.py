@@ -33,15 +33,12 @@ from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 log = logging.getLogger(__name__)
 
-LIST_FROM = 3  # runs: so many are asked for by a list rather than one by one
+# Runs in one answer of the slowest service: a list is read no further than so many for each run wanted; what is below
+# is asked for one by one.
 PAGE = 100
-"""Runs in one answer of the slowest service: a list is read no further than so many for each run wanted; what is below
-is asked for one by one."""
-SPARE = 10
-"""Runs asked for beyond those that mattered the last time: new ones then cost no second request."""
 LONGEST_TITLE = 60
+# Characters of a whole name: below the shortest limit of a file system even where each takes several bytes.
 LONGEST_NAME = 150
-"""Characters of a whole name: below the shortest limit of a file system even where each takes several bytes."""
 UNPLAIN = re.compile(r"[^\w.+=-]+")
 
 
@@ -108,7 +105,13 @@ class SelectedRuns:
         asked = {*wanted, *self._parents}
         new = self._new_roots(asked, changes)
         others = [self._known[run_id] for run_id in asked - changes.runs.keys()]
-        self._read_states([run for run in others if run.parent not in self._parents], changes)
+        groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+        for run in others:
+            if run.parent not in self._parents:
+                groups[run.workspace, run.parent or "", run.experiment].append(run)
+        for (_, parent, experiment), alike in groups.items():
+            query = RunQuery(parent=parent) if parent else RunQuery(experiment)
+            self._read(alike[0], query, alike, changes, least=3, deepest=PAGE * len(alike))
         self._parents -= changes.gone.keys()
         self._known |= changes.runs
         self._add_roots(new)
@@ -156,7 +159,14 @@ class SelectedRuns:
         """Runs that the selection means by now beside those it meant before, oldest first."""
         selection = self._selection
         if selection.experiment is not None:
-            return self._newer_in_experiment(asked, changes)
+            roots = [self._known[run_id] for run_id in self._roots]
+            oldest = min(run.created for run in roots)
+            query = RunQuery(roots[0].experiment, selection.statuses, selection.tags)
+            is_filtered = bool(selection.statuses or selection.tags)  # an older run may come to meet the conditions
+            wanted = [run.id for run in roots if is_filtered or run.id in asked]
+            found = self._list(self._workspace, query, wanted, down_to=oldest)
+            changes.runs |= {run.id: run for run in found if run.id in self._known}
+            return [run for run in reversed(found) if run.id not in self._known and run.created > oldest]
         if not self._may_mean_others:
             return []
         try:
@@ -172,17 +182,6 @@ class SelectedRuns:
             log.debug("nothing new: %s", err)
             return []
         return [run] if run.id not in self._known else []
-
-    def _newer_in_experiment(self, asked: Collection[str], changes: Changes) -> list[Run]:
-        selection = self._selection
-        roots = [self._known[run_id] for run_id in self._roots]
-        oldest = min(run.created for run in roots)
-        query = RunQuery(roots[0].experiment, selection.statuses, selection.tags)
-        is_filtered = bool(selection.statuses or selection.tags)  # an older run may come to meet the conditions
-        wanted = [run.id for run in roots if is_filtered or run.id in asked]
-        found = self._list(self._workspace, query, wanted, down_to=oldest)
-        changes.runs |= {run.id: run for run in found if run.id in self._known}
-        return [run for run in reversed(found) if run.id not in self._known and run.created > oldest]
 
     def _read_below(self, parents: Iterable[Run], changes: Changes, asked: Collection[str] = ()) -> None:
         """New children of those of *parents* that may have some, theirs too, and the states of the children *asked*
@@ -202,15 +201,6 @@ class SelectedRuns:
         self._parents |= {run.id for run in new.values() if MANY in run.tags}
         if new:
             self._read_below(new.values(), changes)
-
-    def _read_states(self, runs: Iterable[Run], changes: Changes) -> None:
-        """The states of *runs*: from lists where several have one in common, else run by run."""
-        groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
-        for run in runs:
-            groups[run.workspace, run.parent or "", run.experiment].append(run)
-        for (_, parent, experiment), alike in groups.items():
-            query = RunQuery(parent=parent) if parent else RunQuery(experiment)
-            self._read(alike[0], query, alike, changes, least=LIST_FROM, deepest=PAGE * len(alike))
 
     def _read(
         self,
@@ -254,7 +244,8 @@ class SelectedRuns:
         in it.
         """
         key = (id(workspace), repr(query))
-        limit = self._depths[key] + SPARE if key in self._depths else None
+        # Some beyond those that mattered the last time: new ones then cost no second request
+        limit = self._depths[key] + 10 if key in self._depths else None
         while True:
             found: list[Run] = []
             missing, is_enough = set(wanted), False

@@ -129,7 +129,6 @@ class _Download:
 
     def __init__(self, plan: DownloadPlan, digests: DigestThread | None, notify: Notify) -> None:
         self._plan = plan
-        self._store = plan.store
         self._digests = digests
         self._notify = notify
         self._active: dict[str, PartialFile] = {}
@@ -139,7 +138,7 @@ class _Download:
     def run(self, planned: Iterator[PlannedFile]) -> None:
         try:
             while True:
-                self._store.fetch(self._requests(planned), self, workers=self._plan.request.workers)
+                self._plan.store.fetch(self._requests(planned), self, workers=self._plan.request.workers)
                 for file in [*self._active.values()]:
                     if file.outstanding:
                         self._give_up(file)
@@ -220,7 +219,7 @@ class _Download:
         """Sets `file.error` where its bytes are not those of the blob. Raises OSError."""
         planned, stats, md5 = file.planned, self._plan.stats, file.md5()
         blob = planned.blob
-        expected = None if md5 is None else file.service_md5 or blob.md5 or self._store.md5(blob)
+        expected = None if md5 is None else file.service_md5 or blob.md5 or self._plan.store.md5(blob)
         if expected is not None and expected != md5:
             file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} tries.")
             return
@@ -254,7 +253,7 @@ class _Download:
         file.discard()
         blob: BlobInfo | None = planned.blob
         if isinstance(error, BlobChanged):
-            blob = self._store.stat(name)
+            blob = self._plan.store.stat(name)
             error = ServiceFailed(
                 f"'{name}' changed each of the {ATTEMPTS} times it was read.",
                 hint="Run the command again when nothing writes to it.",
@@ -299,11 +298,8 @@ class PartialFile:
         self._small_md5 = None if digests is None or self._is_resumable else hashlib.md5(usedforsecurity=False)
         self._digest: FileDigest | None = None
         self._done = self._resumed() if self._is_resumable else []
-        missing: Iterable[tuple[int, int]] = _gaps(self._done, blob.size)
-        if self._comes_in_pieces:
-            missing = (piece for start, stop in missing for piece in _pieces(start, stop, blob.size))
         checked_each = CHECKED if digests is not None and blob.md5 is None else 0
-        self.requests = [FetchRequest(blob, start, stop - start, checked_each) for start, stop in missing]
+        self.requests = [FetchRequest(blob, start, stop - start, checked_each) for start, stop in self._missing()]
         self.outstanding = len(self.requests)
         if self._done:
             self._follow()
@@ -321,6 +317,19 @@ class PartialFile:
             os.unlink(self._part)
         self._state.begin_part(self.planned.target, self._identity)
         return []
+
+    def _missing(self) -> Iterator[tuple[int, int]]:
+        """What lies in none of the ranges that are done, which are in order. A large file comes in short pieces, longer
+        ones and short ones again, some `MOST_PIECES` at most."""
+        size, start = self.planned.blob.size, 0
+        least = PIECE * max(1, -(-size // (PIECE * MOST_PIECES))) if self._comes_in_pieces else size
+        for gap_end, next_start in [*self._done, (size, size)]:
+            while start < gap_end:
+                length = max(least, min(start // GROWTH, (size - start) // DECLINE, LONGEST_PIECE))
+                stop = min(start + length, gap_end)
+                yield start, stop
+                start = stop
+            start = max(start, next_start)
 
     def _follow(self) -> None:
         if self._digests is not None and self._digest is None:
@@ -405,24 +414,3 @@ class PartialFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def _gaps(done: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """What of 0 to *size* lies in none of the ranges *done*, which are in order."""
-    position = 0
-    for start, stop in done:
-        if start > position:
-            yield position, start
-        position = max(position, stop)
-    if position < size:
-        yield position, size
-
-
-def _pieces(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    """What lies between *start* and *stop* of a file of *size* bytes, in pieces: short, longer, short again; all of
-    them at most some `MOST_PIECES`."""
-    least = PIECE * max(1, -(-size // (PIECE * MOST_PIECES)))
-    while start < stop:
-        length = max(least, min(start // GROWTH, (size - start) // DECLINE, LONGEST_PIECE))
-        yield start, min(start + length, stop)
-        start += length

@@ -14,18 +14,7 @@ PLAIN = re.compile(
     r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII
 )  # names that need no closer look but on Windows
 DRIVE = re.compile(r"[A-Za-z]:")
-WINDOWS_SIGNS = frozenset('<>:"|?*\\')
-WINDOWS_DEVICES = frozenset(
-    {
-        "con",
-        "prn",
-        "aux",
-        "nul",
-        "conin$",
-        "conout$",
-        *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³"),
-    }
-)
+WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9¹²³]", re.IGNORECASE)
 
 
 class UnsafeName(ValueError):
@@ -45,37 +34,34 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     if not windows and PLAIN.fullmatch(name):
         return parts
     for part in parts:
-        reason = _unsafe(part, windows)
-        if reason:
-            raise UnsafeName(reason)
+        _check_part(part, windows)
     if DRIVE.fullmatch(parts[0]):
         raise UnsafeName("it names a drive")
     return parts
 
 
-def _unsafe(part: str, windows: bool) -> str:
+def _check_part(part: str, windows: bool) -> None:
     if part == "":
-        return "it is absolute, or has an empty folder name in it"
+        raise UnsafeName("it is absolute, or has an empty folder name in it")
     if any(piece in (".", "..") for piece in part.split("\\")):
-        return "it has '.' or '..' in it"
+        raise UnsafeName("it has '.' or '..' in it")
     if part.startswith("\\") or ("\\" in part and DRIVE.match(part)):
-        return "it is an absolute path on Windows"
+        raise UnsafeName("it is an absolute path on Windows")
     if is_bookkeeping(part):
-        return "himl keeps this name for its own files"
+        raise UnsafeName("himl keeps this name for its own files")
     if any(unicodedata.category(sign) == "Cc" for sign in part):
-        return "it has control characters in it"
+        raise UnsafeName("it has control characters in it")
     try:
         if len(part.encode("utf-8", "surrogateescape")) > LONGEST:
-            return f"a part of it is longer than {LONGEST} bytes"
+            raise UnsafeName(f"a part of it is longer than {LONGEST} bytes")
     except UnicodeEncodeError:
-        return "it is not valid Unicode"
-    if windows and WINDOWS_SIGNS & set(part):
-        return "it has signs in it that Windows does not allow"
+        raise UnsafeName("it is not valid Unicode") from None
+    if windows and set('<>:"|?*\\') & set(part):
+        raise UnsafeName("it has signs in it that Windows does not allow")
     if windows and part.endswith((".", " ")):
-        return "a part of it ends in a dot or a space, which Windows drops"
-    if windows and part.split(".")[0].rstrip(" ").casefold() in WINDOWS_DEVICES:
-        return "it is the name of a device on Windows"
-    return ""
+        raise UnsafeName("a part of it ends in a dot or a space, which Windows drops")
+    if windows and WINDOWS_DEVICES.fullmatch(part.split(".")[0].rstrip(" ")):
+        raise UnsafeName("it is the name of a device on Windows")
 
 
 def part_name(base: str, mark: str) -> str:

@@ -15,7 +15,6 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.workspaces.base import BlobStore
 
 LONGEST_GLOB = 1000
-READ_FOR_HINT = 10_000
 SHOWN = 6
 
 
@@ -121,7 +120,7 @@ def list_files(store: BlobStore, filters: Filters, *, run: str = "") -> Iterator
 def _existing_names(store: BlobStore, prefix: str) -> str:
     from difflib import get_close_matches
 
-    names = [*islice((blob.name for page in store.list() for blob in page), READ_FOR_HINT)]
+    names = [*islice((blob.name for page in store.list() for blob in page), 10_000)]
     if not names:
         return "It holds no files at all."
     tops = [*dict.fromkeys(re.sub("/.*", "/", name, flags=re.DOTALL) for name in names)]

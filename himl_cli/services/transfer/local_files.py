@@ -44,7 +44,6 @@ def open_new(path: str) -> int:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of *data* where the descriptor stands. Raises OSError."""
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])
@@ -147,8 +146,6 @@ class FileDigest:
 
 
 class DigestThread:
-    """The thread, until it is closed."""
-
     def __init__(self) -> None:
         self._queue: SimpleQueue[FileDigest | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -163,7 +160,6 @@ class DigestThread:
             self._thread.join()
 
     def follow(self, path: str, size: int) -> FileDigest:
-        """Digest the file at *path* as it grows to *size*."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="md5", daemon=True)
             thread.start()  # Ctrl-C may strike here: only a thread that runs is waited for

@@ -23,11 +23,10 @@ from himl_cli.workspaces.base import BlobStore
 
 WORKERS = 32
 PAGE = 1000
-FOLDERS_REMEMBERED = 10_000
 JUNCTION = 0xA0000003  # Windows' IO_REPARSE_TAG_MOUNT_POINT
+# So many files that were refused in the same words, and none that went through, settle that the rest would be refused
+# too.
 REFUSALS = 64
-"""So many files that were refused in the same words, and none that went through, settle that the rest would be refused
-too."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,6 @@ class UploadRequest:
 
 
 class TransferStats:
-    """A transfer's result while it is counted."""
-
     def __init__(self) -> None:
         self.files = self.bytes = self.skipped = self.unverified = 0
         self.differing: list[str] = []
@@ -129,8 +126,7 @@ class TargetFolder:
             ) from err
         except OSError as err:
             raise disk_error(err, f"Cannot make '{folder}'") from err
-        self._known: set[str] = set()
-        self._absent: set[str] = set()
+        self._there: dict[str, bool] = {}  # by paths of folders that may be there
         self._last: tuple[tuple[str, ...], str] = ((), self._top)
 
     def folds_names(self) -> bool:
@@ -153,14 +149,16 @@ class TargetFolder:
         if parts[:-1] != self._last[0]:  # mostly, it is the folder of the name before
             self._last = parts[:-1], os.path.join(self._top, *parts[:-1])
         folder = self._last[1]
-        if folder not in self._known and folder not in self._absent:
+        if folder not in self._there:
+            if len(self._there) >= 10_000:
+                self._there.clear()
             above = self._top
             for part in parts[:-1]:
                 above = os.path.join(above, part)
-                if above not in self._known:
+                if not self._there.get(above):
                     self._check_folder(above)
         path = os.path.join(folder, parts[-1])
-        if folder in self._absent:
+        if not self._there.get(folder, True):
             return path, None
         try:
             return path, os.lstat(path)
@@ -174,7 +172,7 @@ class TargetFolder:
         try:
             status = os.lstat(folder)
         except FileNotFoundError:
-            _remember(folder, self._absent)
+            self._there[folder] = False
             return
         except OSError as err:
             raise UnsafeName(f"its folder cannot be reached here: {err.strerror}") from err
@@ -184,21 +182,15 @@ class TargetFolder:
             raise UnsafeName(f"'{shown}' is a link here, and could lead out of the target folder")
         if not stat.S_ISDIR(status.st_mode):
             raise UnsafeName(f"'{shown}' is a file here")
-        _remember(folder, self._known)
+        self._there[folder] = True
 
     def make_folder_of(self, path: str) -> None:
         """Make the folder that *path*, from `find()`, lies in. Raises OSError."""
         folder = os.path.dirname(path)
-        if folder not in self._known:
+        if not self._there.get(folder):
             os.makedirs(folder, exist_ok=True)
-            self._absent.clear()  # those above it are there now, too
-            _remember(folder, self._known)
-
-
-def _remember(folder: str, folders: set[str]) -> None:
-    if len(folders) >= FOLDERS_REMEMBERED:
-        folders.clear()
-    folders.add(folder)
+            self._there.clear()  # those above it are there now, too
+            self._there[folder] = True
 
 
 class DownloadPlan:

@@ -14,42 +14,50 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core import errors
 from himl_cli.core.blobs import TransferResult
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted
+from himl_cli.core.errors import (
+    BadUsage,
+    DiskFailed,
+    HimlError,
+    IntegrityFailed,
+    Interrupted,
+    NotAllowed,
+    NotFound,
+    ServiceFailed,
+)
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of
 from himl_cli.core.processes import is_held
 from himl_cli.services.transfer.file_names import short_hash
 from himl_cli.services.transfer.local_files import disk_error
 
+# Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their
+# number.
 RANKS = {
     "LOCAL_RANK": "LOCAL_WORLD_SIZE",
     "OMPI_COMM_WORLD_LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALRANKID": "MPI_LOCALNRANKS",
     "SLURM_LOCALID": "",
 }
-"""Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their
-number."""
+# Variables that hold a process's rank among those of all nodes, the first that is set counts.
 RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
-"""Variables that hold a process's rank among those of all nodes, the first that is set counts."""
+# What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher's
+# process count together; a shell that starts ranks twice has them alike in both launches.
 LAUNCH_VARIABLES = (
     *("AZUREML_RUN_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
     *("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
 )
-"""What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher's
-process count together; a shell that starts ranks twice has them alike in both launches."""
 LONGEST_VARIABLE = 27_000  # characters of a variable for other ranks: Windows allows 32,767
 WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0
 LATE_SECONDS = 5.0  # how long a rank that was started after a call was over waits for another one
 IDLE_SECONDS = 3600.0
 PROC = Path("/proc")
-KINDS = (BadUsage, errors.NotFound, errors.NotAllowed, errors.ServiceFailed, errors.IntegrityFailed, Interrupted)
-"""What an error of another rank is raised as; its own class may ask for more than its words."""
+# What an error of another rank is raised as; its own class may ask for more than its words.
+KINDS = (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)
 
+# A process of this machine: its pid and start (a pid alone is used again), its parent's pid, when it began.
 Process = tuple[str, str, float]
-"""A process of this machine: its pid and start (a pid alone is used again), its parent's pid, when it began."""
 _calls_with_barrier: Counter[tuple[Path, str]] = Counter()
 
 
@@ -191,7 +199,7 @@ def rank_zero_then_barrier(
             result = act()
         else:
             barrier.clean_up()
-            barrier.forget(number)  # what an earlier launch of this name may have left
+            barrier.outcome_file(number).unlink(missing_ok=True)  # what an earlier launch of this name may have left
             result = _act(barrier, number, act)
     except HimlError:
         wait()
@@ -223,7 +231,6 @@ def _pauses(me: LocalRank, notify: Notify) -> Iterator[float]:
 
 
 def _act(barrier: RankBarrier, number: int, act: Callable[[], TransferResult]) -> TransferResult:
-    """Act, and write down how that ended."""
     try:
         outcome = {"result": act().as_record()}
     except (HimlError, KeyboardInterrupt) as err:
@@ -270,8 +277,10 @@ class RankBarrier:
     def lock(self, number: int) -> Path:
         return self._folder / f"lock-{number}"
 
+    def outcome_file(self, number: int) -> Path:
+        return self._folder / f"outcome-{number}"
+
     def next_number(self) -> int:
-        """That of the call that nobody has begun."""
         return max(self._numbers(), default=0) + 1
 
     def calls(self) -> list[tuple[int, bool]]:
@@ -302,18 +311,15 @@ class RankBarrier:
         with self._writing("Cannot tell the other ranks of this node how it ended"):
             self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have cleaned it up
             part.write_text(json.dumps(outcome))
-            part.replace(self._folder / f"outcome-{number}")
+            part.replace(self.outcome_file(number))
         self.sign(0, number)
 
     def outcome(self, number: int) -> dict[str, Any] | None:
         """None as long as none was written (or, on Windows, is just being written)."""
         with suppress(OSError):
-            outcome: dict[str, Any] = json.loads((self._folder / f"outcome-{number}").read_text())
+            outcome: dict[str, Any] = json.loads(self.outcome_file(number).read_text())
             return outcome
         return None
-
-    def forget(self, number: int) -> None:
-        (self._folder / f"outcome-{number}").unlink(missing_ok=True)
 
     def clean_up(self) -> None:
         """Remove what launches left that nothing has touched for an hour, unless one of their ranks is still at

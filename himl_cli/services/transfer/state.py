@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 
 VERSION = 2
 OWN = 2  # `clean` of the rows that this transfer writes; 1 once it ended, 0 when it never did
-FLUSH_ROWS = 500
-FLUSH_SECONDS = 0.5
 MARK_SIGNS = 8
+# How long the state of a folder is kept that cannot be seen from here: it is gone, its disk is not there, or it is
+# another machine's.
 KEPT_DAYS = 30
-"""How long the state of a folder is kept that cannot be seen from here: it is gone, its disk is not there, or it is
-another machine's."""
 SCHEMA = """
 CREATE TABLE files (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER, mtime_ns INTEGER,
     md5 BLOB, clean INTEGER) WITHOUT ROWID;
@@ -77,7 +75,7 @@ class TransferState:
             entry = _CacheEntry.of(folder)
             self._mark = short_hash(f"{entry.host}\n{entry.path.parent}")[:MARK_SIGNS]
             self._lock = _locked(entry, folder, warn)
-            self._connection = _opened(entry.state)
+            self._connection = _opened(entry.path / "state.db")
         except BaseException as err:
             if self._lock is not None:
                 self._lock.release()
@@ -121,7 +119,7 @@ class TransferState:
         """Remember a complete file; written down in batches."""
         key, source = _key(file.target), _key(file.source)
         self._pending.append((key, source, file.etag, file.size, file.mtime_ns, file.md5, OWN))
-        if len(self._pending) >= FLUSH_ROWS or time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if len(self._pending) >= 500 or time.monotonic() - self._flushed > 0.5:
             self.flush()
 
     def flush(self) -> None:
@@ -202,27 +200,12 @@ class _CacheEntry:
 
     @classmethod
     def read(cls, path: Path) -> _CacheEntry | None:
-        """What `write` left in *path*; None where nothing can be read."""
+        """None where nothing can be read in *path*."""
         try:
             host, target = (path / "target").read_bytes().split(b"\n", 1)
             return cls(path, os.fsdecode(target), os.fsdecode(host))
         except (OSError, ValueError):
             return None
-
-    @property
-    def state(self) -> Path:
-        return self.path / "state.db"
-
-    def write(self) -> None:
-        """Say in the entry whose it is, and that it is used now. Raises OSError."""
-        for path in (self.path / "target", self.state):
-            path.touch(mode=0o600)
-        (self.path / "target").write_bytes(os.fsencode(f"{self.host}\n{self.target}"))
-
-    def is_gone(self) -> bool:
-        """Whether the target cannot be seen from here, and nobody asked for it since `KEPT_DAYS`. Raises OSError."""
-        is_here = self.host in ("", platform.node()) and os.path.lexists(self.target)
-        return not is_here and (self.path / "target").stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600
 
 
 def targets() -> Iterator[Path]:
@@ -236,7 +219,7 @@ def targets() -> Iterator[Path]:
 
 def has_fetched_files(folder: Path) -> bool:
     """Whether any file in *folder* is as it was fetched, or is being fetched now."""
-    state = _CacheEntry.of(folder).state
+    state = _CacheEntry.of(folder).path / "state.db"
     if not state.exists():
         return False
     with closing(sqlite3.connect(state, timeout=0)) as connection:
@@ -269,13 +252,19 @@ def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> Ba
                 for path in top.iterdir():  # the states of folders that are no longer there
                     with suppress(OSError):
                         other = _CacheEntry.read(path)
-                        if other is not None and other.is_gone() and not is_held(path / "lock"):
+                        if other is None or (other.host in ("", platform.node()) and os.path.lexists(other.target)):
+                            continue
+                        is_old = (path / "target").stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600
+                        if is_old and not is_held(path / "lock"):
                             shutil.rmtree(path)
             entry.path.mkdir(mode=0o700, exist_ok=True)
             lock = FileLock(entry.path / "lock", mode=0o600)
             with suppress(Timeout):
                 lock.acquire(timeout=0)
-                entry.write()
+                for name in ("target", "state.db"):
+                    (entry.path / name).touch(mode=0o600)
+                # Whose it is, and by its time that it is used now
+                (entry.path / "target").write_bytes(os.fsencode(f"{entry.host}\n{entry.target}"))
                 return lock
         if not is_said:
             warn(f"Another himl is writing to '{folder}'; waiting for it.")

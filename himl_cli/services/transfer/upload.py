@@ -91,7 +91,6 @@ class _Upload:
             raise disk_error(err, f"Cannot read '{err.filename or self._request.local}'") from err
 
     def files(self) -> Iterator[tuple[FoundFile, BlobInfo | None]]:
-        """The local files that are meant, each with what the store has under its name."""
         local = self._request.local
         if local.is_file():
             found = FoundFile(local.name, str(local), local.stat())
