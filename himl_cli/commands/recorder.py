@@ -67,7 +67,7 @@ def main() -> None:
     logging.getLogger().handlers = [handler]
     logging.getLogger().setLevel(logging.WARNING)
     # What is away is said once, and not at each attempt
-    logging.getLogger("himl_cli.workspaces.azure.requests").setLevel(logging.ERROR)
+    logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
     folder, run_id = Path(sys.argv[1]), sys.argv[2]
     file = MirrorFile(folder, run_id)
     try:

@@ -343,8 +343,8 @@ def _run_on_cluster(
 def _run_recorded(call: Submission, waits: bool) -> None:
     """Run the job on this machine, mirrored to an Azure ML workspace. Ctrl-C cancels it while it is waited for. Raises
     JobFailed, Interrupted."""
-    from himl_cli.services.runs.mirror import submit_mirrored
     from himl_cli.services.runs.mirror_state import wait_until_mirrored
+    from himl_cli.services.submission.prepare import submit_mirrored
 
     named, cwd = call.workspace_opts, call.request.cwd
     address = azure_to_record_in(*named.names, start=cwd)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,30 +17,22 @@ from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import (
     DiskFailed,
     HimlError,
-    Interrupted,
     NotAllowed,
     NotAllowedNow,
     NotFound,
     RunNotFound,
     ServiceFailed,
 )
-from himl_cli.core.events import Notify
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import (
     OF_RECORDING,
-    RECORDED_FROM,
-    RECORDED_IN,
     STOPPED,
-    STUDIO,
     Run,
     RunEnd,
     RunQuery,
     RunStatus,
-    new_run_id,
 )
 from himl_cli.services.runs.mirror_state import RETRY_SECONDS, MirrorFile, MirrorState, SentRun
-from himl_cli.services.submission.prepare import shorten_tags, submit_job
-from himl_cli.services.submission.request import PreparedJob
 from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
@@ -69,83 +60,6 @@ class Timing:
     longest_pause: float = 60.0
     patience: float = 3600.0
     refused: float = 600.0
-
-
-def submit_mirrored(
-    source: FolderWorkspace,
-    target: RunRecorder,
-    job: PreparedJob,
-    cwd: Path,
-    place: Mapping[str, str],
-    start_mirror: Callable[[Path, str], None],
-    notify: Notify,
-) -> tuple[Run, Run]:
-    """Start the run in *target*, what mirrors it, and the job here; both runs, which have the same id.
-
-    *place* is what opens *target*; *start_mirror* starts the process for a run of the workspace in a folder. Where the
-    first fails, nothing is started. Where the job does not start, the run in *target* ends as failed, in the
-    background: the process is there before the job, and takes over should this one be killed. Raises what both
-    workspaces raise.
-    """
-    spec, run_id = job.spec, new_run_id(job.spec.experiment)
-    try:  # before anything is made: most of what can be wrong shows at it
-        next(iter(target.runs(RunQuery(spec.experiment, limit=1))), None)
-    except (NotAllowed, NotFound, ServiceFailed) as err:
-        hint = "Nothing was started. Without --record_in azure the job is recorded here alone."
-        err.hint = f"{err.hint} {hint}".strip()
-        raise
-    source.prepare(notify)
-    file, state = MirrorFile(source.folder, run_id), MirrorState(run_id, place, is_starting=True)
-    file.begin(state)
-    try:
-        recovery = {"run_recovery_id": f"{spec.experiment}:{run_id}"}
-        machine = {RECORDED_FROM: platform.node() or "another machine"}
-        tags = {**shorten_tags(spec.tags), **recovery, **machine}
-        new = Run(
-            run_id,
-            spec.experiment,
-            display_name=spec.display_name,
-            description=spec.description,
-            tags=tags,
-            command=spec.entry.target,
-        )
-        state.runs[run_id] = SentRun(tags={**spec.tags, **recovery})
-        twin = _start_twin(target, new, file, state, start_mirror)
-        start_mirror(source.folder, run_id)
-        tags = {**spec.tags, RECORDED_IN: target.label, STUDIO: twin.url}
-        try:
-            run = submit_job(source, replace(job, spec=replace(spec, run_id=run_id, tags=tags)), cwd, notify)
-        except BaseException as err:
-            state.failure = redact(f"the job did not start{f': {err}' if isinstance(err, HimlError) else ''}")
-            raise
-        finally:
-            state.is_starting = False
-            file.write(state)
-        return run, twin
-    finally:
-        file.release()
-
-
-def _start_twin(
-    target: RunRecorder, new: Run, file: MirrorFile, state: MirrorState, start_mirror: Callable[[Path, str], None]
-) -> Run:
-    try:
-        return target.start_run(new)
-    except BaseException as err:
-        if isinstance(err, HimlError) and not (isinstance(err, ServiceFailed) and not err.is_lasting):
-            file.remove()
-            raise
-        # Nobody knows, or will wait for, the answer: the run may be there all the same, and the mirror sees to its end
-        interrupted = "himl submit was interrupted before the job began"
-        state.is_starting, state.failure = False, redact(str(err)) if isinstance(err, HimlError) else interrupted
-        file.write(state)
-        start_mirror(file.path.parent.parent, new.id)
-        if isinstance(err, KeyboardInterrupt):
-            message = (
-                f"Interrupted before the job began; run '{new.id}' may be in {target.label} and ends there as failed."
-            )
-            raise Interrupted(message) from err
-        raise
 
 
 class Mirror:

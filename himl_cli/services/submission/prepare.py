@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -15,7 +16,14 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import (
+    BadUsage,
+    HimlError,
+    Interrupted,
+    NotAllowed,
+    NotFound,
+    ServiceFailed,
+)
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.jobs import (
@@ -29,12 +37,21 @@ from himl_cli.core.jobs import (
     check_placeholders,
     with_search_space,
 )
-from himl_cli.core.redaction import mask_arguments, mask_line
-from himl_cli.core.runs import Run, RunSelection
+from himl_cli.core.redaction import mask_arguments, mask_line, redact
+from himl_cli.core.runs import (
+    RECORDED_FROM,
+    RECORDED_IN,
+    STUDIO,
+    Run,
+    RunQuery,
+    RunSelection,
+    new_run_id,
+)
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
 from himl_cli.services.runs.logs import MAIN_LOG, watching
 from himl_cli.services.runs.lookup import find_runs
+from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.request import (
     PreparedJob,
@@ -58,7 +75,7 @@ from himl_cli.services.submission.sweeps import (
     with_seed,
     without_seed,
 )
-from himl_cli.workspaces.base import FolderWorkspace, JobRunner, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, JobRunner, RunRecorder, Workspace
 
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` leave them in the environments they make
@@ -451,3 +468,80 @@ def _check_agrees(run: Run, request: SubmitRequest) -> None:
         if text not in (made, without_seed(made)):
             was = made or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
             raise BadUsage(f"Run '{run.id}' is: {was}; not: {text}.", hint=f"Leave these options out{leave_out}")
+
+
+def submit_mirrored(
+    source: FolderWorkspace,
+    target: RunRecorder,
+    job: PreparedJob,
+    cwd: Path,
+    place: Mapping[str, str],
+    start_mirror: Callable[[Path, str], None],
+    notify: Notify,
+) -> tuple[Run, Run]:
+    """Start the run in *target*, what mirrors it, and the job here; both runs, which have the same id.
+
+    *place* is what opens *target*; *start_mirror* starts the process for a run of the workspace in a folder. Where the
+    first fails, nothing is started. Where the job does not start, the run in *target* ends as failed, in the
+    background: the process is there before the job, and takes over should this one be killed. Raises what both
+    workspaces raise.
+    """
+    spec, run_id = job.spec, new_run_id(job.spec.experiment)
+    try:  # before anything is made: most of what can be wrong shows at it
+        next(iter(target.runs(RunQuery(spec.experiment, limit=1))), None)
+    except (NotAllowed, NotFound, ServiceFailed) as err:
+        hint = "Nothing was started. Without --record_in azure the job is recorded here alone."
+        err.hint = f"{err.hint} {hint}".strip()
+        raise
+    source.prepare(notify)
+    file, state = MirrorFile(source.folder, run_id), MirrorState(run_id, place, is_starting=True)
+    file.begin(state)
+    try:
+        recovery = {"run_recovery_id": f"{spec.experiment}:{run_id}"}
+        machine = {RECORDED_FROM: platform.node() or "another machine"}
+        tags = {**shorten_tags(spec.tags), **recovery, **machine}
+        new = Run(
+            run_id,
+            spec.experiment,
+            display_name=spec.display_name,
+            description=spec.description,
+            tags=tags,
+            command=spec.entry.target,
+        )
+        state.runs[run_id] = SentRun(tags={**spec.tags, **recovery})
+        twin = _start_twin(target, new, file, state, start_mirror)
+        start_mirror(source.folder, run_id)
+        tags = {**spec.tags, RECORDED_IN: target.label, STUDIO: twin.url}
+        try:
+            run = submit_job(source, replace(job, spec=replace(spec, run_id=run_id, tags=tags)), cwd, notify)
+        except BaseException as err:
+            state.failure = redact(f"the job did not start{f': {err}' if isinstance(err, HimlError) else ''}")
+            raise
+        finally:
+            state.is_starting = False
+            file.write(state)
+        return run, twin
+    finally:
+        file.release()
+
+
+def _start_twin(
+    target: RunRecorder, new: Run, file: MirrorFile, state: MirrorState, start_mirror: Callable[[Path, str], None]
+) -> Run:
+    try:
+        return target.start_run(new)
+    except BaseException as err:
+        if isinstance(err, HimlError) and not (isinstance(err, ServiceFailed) and not err.is_lasting):
+            file.remove()
+            raise
+        # Nobody knows, or will wait for, the answer: the run may be there all the same, and the mirror sees to its end
+        interrupted = "himl submit was interrupted before the job began"
+        state.is_starting, state.failure = False, redact(str(err)) if isinstance(err, HimlError) else interrupted
+        file.write(state)
+        start_mirror(file.path.parent.parent, new.id)
+        if isinstance(err, KeyboardInterrupt):
+            message = (
+                f"Interrupted before the job began; run '{new.id}' may be in {target.label} and ends there as failed."
+            )
+            raise Interrupted(message) from err
+        raise
