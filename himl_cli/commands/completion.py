@@ -18,10 +18,9 @@ from typing import Annotated, Any
 import typer
 
 from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group
-from himl_cli.commands.options import OutputOptions
+from himl_cli.commands.options import OutputOptions, environment_variable
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
-from himl_cli.core.jobs import environment_variable
 from himl_cli.render.completions import FILES, completion_script
 from himl_cli.render.output import Output
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from himl_cli.core.runs import Choice, RunSelection, RunStatus
     from himl_cli.services.transfer.filters import Filters
 
+VARIABLE_PREFIX = "HIML_SUBMIT_"
 ALL_RUNS = sys.maxsize  # `--num_runs all`: a limit that no workspace reaches
 WORKERS, MOST_WORKERS = 32, 256
 
@@ -44,6 +45,11 @@ class Option(NamedTuple):
 
     def read(self, field: str, value: Any) -> Any:
         return self.parse((self.names or (f"--{field}",))[0], value) if self.parse else value
+
+
+def environment_variable(option: str) -> str:
+    """The variable that sets an option of submit."""
+    return VARIABLE_PREFIX + option.upper()
 
 
 def option(

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from himl_cli.commands.groups import UNEXPECTED, HimlCommand, before_double_dash, normalized
-from himl_cli.commands.options import OutputOptions
+from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, environment_variable
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import VARIABLE_PREFIX, environment_variable
 from himl_cli.core.text import NEAR_OPTION, did_you_mean
 
 if TYPE_CHECKING:

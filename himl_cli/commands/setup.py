@@ -133,9 +133,9 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
 
 def _settings(here: Path) -> list[str]:
     """Where settings stand that count here. Raises BadUsage for those that a command could not use."""
+    from himl_cli.commands.options import VARIABLE_PREFIX
     from himl_cli.commands.scripts import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
-    from himl_cli.core.jobs import VARIABLE_PREFIX
     from himl_cli.core.settings import find_settings
     from himl_cli.services.montage.dataset import cache_limit
     from himl_cli.workspaces.resolve import cloud_setting

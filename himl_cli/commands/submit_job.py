@@ -37,17 +37,6 @@ from himl_cli.services.runs.details import failed_child, sweep_outcome
 from himl_cli.services.runs.logs import naming, watching
 from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.services.submission.data import bring_inputs
-from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
-from himl_cli.services.submission.pipelines import (
-    bring_to_steps,
-    check_cluster,
-    naming_pipeline_file,
-    prepare_pipeline,
-    resolve_locally,
-    resolve_on_cluster,
-    submit_pipeline,
-    with_named_datastores,
-)
 from himl_cli.services.submission.prepare import (
     OF_RECORD,
     RESUME_OPTIONS,
@@ -148,6 +137,9 @@ def submit_file(call: Submission) -> None:
     Raises BadUsage, NotFound, JobFailed, Interrupted."""
     if str(call.request.target).lower().endswith(".json"):
         return _submit_pipeline(call)
+    from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
+    from himl_cli.services.submission.pipelines import bring_to_steps, submit_pipeline
+
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
     prepared = prepare_document(call.request)
@@ -180,6 +172,16 @@ def submit_file(call: Submission) -> None:
 
 
 def _submit_pipeline(call: Submission) -> None:
+    from himl_cli.services.submission.pipelines import (
+        check_cluster,
+        naming_pipeline_file,
+        prepare_pipeline,
+        resolve_locally,
+        resolve_on_cluster,
+        submit_pipeline,
+        with_named_datastores,
+    )
+
     request = call.request
     prepared = prepare_pipeline(request, creates_cluster=call.options.create_cluster)
     spec = prepared.spec

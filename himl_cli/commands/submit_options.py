@@ -7,7 +7,6 @@ An option is added here once: help, settings in himl.toml, variables, completion
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,6 +148,8 @@ class SubmitOptions(Bundle):
         self, cwd: Path, target: str | None, arguments: Sequence[str], sources: Mapping[str, str]
     ) -> SubmitRequest:
         """All that a request has a field for; *sources* say where each value came from."""
+        from dataclasses import fields
+
         from himl_cli.services.submission.request import REQUEST_FIELDS, SubmitRequest
 
         values = {REQUEST_FIELDS.get(name, name): value for name, value in vars(self).items()}

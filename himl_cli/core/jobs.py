@@ -401,14 +401,6 @@ def check_placeholders(spec: JobSpec) -> None:
                 )
 
 
-VARIABLE_PREFIX = "HIML_SUBMIT_"
-
-
-def environment_variable(option: str) -> str:
-    """The variable that sets an option of submit."""
-    return VARIABLE_PREFIX + option.upper()
-
-
 STEP = "himl.step"  # the tag of a step's run that holds the step's key
 STEP_AFTER = "himl.after"  # the tag of a step's run that holds the keys of the steps it waited for, with commas between
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -78,6 +77,8 @@ class NotJson(ValueError):
 def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value that *text* holds; *pairs* makes an object of its keys and values, in place of a dictionary. Raises
     NotJson."""
+    import json
+
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except json.JSONDecodeError as err:
@@ -96,6 +97,8 @@ def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any
 def read_valid_json(content: bytes) -> Any:
     """As `read_json`; raises NotJson, too, for texts in it that hold half a character, which no address and no file
     can."""
+    import json
+
     value = read_json(content)
     if _HALF.search(content):
         try:

@@ -23,7 +23,6 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import (
     PLACEHOLDER,
-    VARIABLE_PREFIX,
     DataSpec,
     Draw,
     EarlyStop,
@@ -48,7 +47,7 @@ RUN_NAME = "${{name}}"
 """What stands for the run's id in the name of an output, as on Azure ML."""
 RUN_FOLDER = "HIML_RUN_FOLDER"
 """The folder of the job's run: by it, what the script logs finds the workspace."""
-OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", VARIABLE_PREFIX)
+OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
