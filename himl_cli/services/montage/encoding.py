@@ -12,6 +12,7 @@ Pillow encode alike, to the byte; imagecodecs takes two thirds of the time.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -42,7 +43,7 @@ STRIP_PIXELS = 2 << 20
 FRAME, SCAN = 0xC0, 0xDA
 
 
-class PiecedFile(Generic[Piece]):
+class PiecedFile(ABC, Generic[Piece]):
     """A new file at *path*. Work is put in, and `take` gets its results, in the order of the work, in the thread that
     puts it in.
 
@@ -60,8 +61,8 @@ class PiecedFile(Generic[Piece]):
         except OSError as err:
             raise write_error(err, path) from err
 
-    def take(self, piece: Piece) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def take(self, piece: Piece) -> None: ...
 
     def put(self, work: Callable[[], Piece]) -> None:
         """Have *work* done; take what is done, and wait where too much is ahead. Raises what work and `take` raise."""

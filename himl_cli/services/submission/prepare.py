@@ -16,14 +16,7 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 
-from himl_cli.core.errors import (
-    BadUsage,
-    HimlError,
-    Interrupted,
-    NotAllowed,
-    NotFound,
-    ServiceFailed,
-)
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.jobs import (
@@ -38,15 +31,7 @@ from himl_cli.core.jobs import (
     with_search_space,
 )
 from himl_cli.core.redaction import mask_arguments, mask_line, redact
-from himl_cli.core.runs import (
-    RECORDED_FROM,
-    RECORDED_IN,
-    STUDIO,
-    Run,
-    RunQuery,
-    RunSelection,
-    new_run_id,
-)
+from himl_cli.core.runs import RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, RunSelection, new_run_id
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
 from himl_cli.services.runs.logs import MAIN_LOG, watching

@@ -16,6 +16,7 @@ import re
 import tempfile
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
@@ -59,7 +60,7 @@ ENV LD_LIBRARY_PATH={_PREFIX}/lib:$LD_LIBRARY_PATH
 """
 
 
-class JobAsset:
+class JobAsset(ABC):
     """Code, an environment or a component: `id` is its resource id, empty before it is found or made; `is_cached` where
     it is of an earlier submit, and may be gone since. `step` is the first step of a pipeline that refers to it."""
 
@@ -72,12 +73,12 @@ class JobAsset:
         self._connection = connection
 
     @property
-    def _key(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _key(self) -> str: ...
 
+    @abstractmethod
     def _register(self, notify: Notify) -> str:
         """Upload and register it, whatever is known, and give its id."""
-        raise NotImplementedError
 
     def make(self, notify: Notify) -> None:
         """Upload and register it, unless it was found, or another asset with the same contents was made."""
