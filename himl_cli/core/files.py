@@ -113,8 +113,8 @@ def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]
     import tempfile  # here: it brings twenty modules
 
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # the name may be long
-    os.close(handle)
     try:
+        os.close(handle)
         yield temporary
         if not is_private:
             mask = os.umask(0)  # it can only be read by setting it
@@ -122,7 +122,8 @@ def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]
             os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(OSError):  # it is gone where Ctrl-C came just behind the last line
+            os.unlink(temporary)
         raise
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
 from himl_cli.commands.submit_job import naming_once_made
 from himl_cli.core.errors import Interrupted
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.services.submission.prepare import start_and_note
 from himl_cli.workspaces.azure.jobs.job_submission import created_job
 
 RUN = Run(id="train_7", experiment="train", status=RunStatus.queued, created=datetime(2026, 1, 1, tzinfo=timezone.utc))
@@ -36,3 +39,17 @@ def test_a_job_that_was_created_is_named_by_who_reads_the_answer() -> None:
     with pytest.raises(Interrupted, match="Job 'train_7' was created before the interruption") as caught, created_job("train_7"):
         raise KeyboardInterrupt
     assert caught.value.hint == "To stop it: himl runs cancel train_7"
+
+
+def test_what_is_interrupted_right_when_the_run_is_noted_says_its_id_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for the file may interrupt at once: Python then raises it where the file has just got its name."""
+    replace = os.replace
+
+    def interrupted_just_behind(old: str, new: str) -> None:
+        replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted_just_behind)
+    with pytest.raises(Interrupted, match="'train_7' goes on"):
+        start_and_note(lambda: RUN, tmp_path, lambda event: None)
+    assert (tmp_path / "most_recent_run.txt").read_text() == "train:train_7\n"
