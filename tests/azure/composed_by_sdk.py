@@ -37,7 +37,7 @@ from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, git_pr
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from himl_cli.workspaces.azure.jobs.sdk import restored_variables, silenced
-from himl_cli.workspaces.azure.runs.records import limit_of
+from himl_cli.workspaces.azure.run_records import limit_of
 
 IDENTITIES: Mapping[str, Any] = {"user": UserIdentityConfiguration, "managed": ManagedIdentityConfiguration}
 DISTRIBUTIONS: Mapping[str, Any] = {"pytorch": PyTorchDistribution, "mpi": MpiDistribution}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.runs.history import experiment_name
+from himl_cli.workspaces.azure.run_history import experiment_name
 from tests.azure_connections import connected
 from tests.servers.azureml.faults import Page
 from tests.servers.azureml.seeding import StagedWorkspace

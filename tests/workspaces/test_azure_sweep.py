@@ -18,7 +18,7 @@ from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, Scalar, SearchR
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
-from himl_cli.workspaces.azure.runs.records import as_run
+from himl_cli.workspaces.azure.run_records import as_run
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import cluster_spec
 from tests.azure_sweeps import SWEEPS

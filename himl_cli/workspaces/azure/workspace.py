@@ -18,9 +18,9 @@ from himl_cli.core.runs import Logged, LoggedValues, Metric, Run, RunEnd, RunQue
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.runs.history import DEFAULT_OUTPUT, RunHistory, can_be_id, find_output
-from himl_cli.workspaces.azure.runs.lists import RunLists
-from himl_cli.workspaces.azure.runs.records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
+from himl_cli.workspaces.azure.run_history import DEFAULT_OUTPUT, RunHistory, can_be_id, find_output
+from himl_cli.workspaces.azure.run_lists import RunLists
+from himl_cli.workspaces.azure.run_records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
@@ -100,17 +100,17 @@ class AzureWorkspace(CloudWorkspace):
         return self._values(run_id, texts=True)
 
     def _values(self, run_id: str, *, texts: bool) -> LoggedValues:
-        from himl_cli.workspaces.azure.runs.metrics import read_values, with_nested
+        from himl_cli.workspaces.azure.run_metrics import read_values, with_nested
 
         return read_values(self.connection, with_nested(self._history, self._facts(run_id)), texts=texts)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        from himl_cli.workspaces.azure.runs.metrics import ManyRuns
+        from himl_cli.workspaces.azure.run_metrics import ManyRuns
 
         return ManyRuns(self.connection, self._history, runs).results(wanted, whole=whole) if runs else {}
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
-        from himl_cli.workspaces.azure.runs.metrics import read_parameters
+        from himl_cli.workspaces.azure.run_metrics import read_parameters
 
         return read_parameters(self.connection, self._found(run_id, self._history.get))
 

@@ -39,7 +39,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.data_assets import FOLDER, INPUT_MODES, OUTPUT_MODES, JobData, of_step
 from himl_cli.workspaces.azure.responses import Response
-from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties
+from himl_cli.workspaces.azure.run_records import limit_of, limit_properties
 
 COMMAND_VERSION = "2025-01-01-preview"
 VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components

@@ -44,7 +44,7 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     resolve_outputs,
 )
 from himl_cli.workspaces.azure.responses import as_time, object_of, understood
-from himl_cli.workspaces.azure.runs.records import status_of, studio_url, user_tags
+from himl_cli.workspaces.azure.run_records import status_of, studio_url, user_tags
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 

@@ -59,8 +59,8 @@ from himl_cli.workspaces.azure.jobs.job_submission import (
     note_nothing_runs,
 )
 from himl_cli.workspaces.azure.jobs.sdk import response_of, restored_variables
-from himl_cli.workspaces.azure.runs.history import RunHistory
-from himl_cli.workspaces.azure.runs.records import limit_of, limit_properties, studio_url
+from himl_cli.workspaces.azure.run_history import RunHistory
+from himl_cli.workspaces.azure.run_records import limit_of, limit_properties, studio_url
 from himl_cli.workspaces.azure.service_errors import (
     ServiceNotFound,
     causes_of,

@@ -47,7 +47,7 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     of_step,
     trial_path,
 )
-from himl_cli.workspaces.azure.runs.records import limit_of
+from himl_cli.workspaces.azure.run_records import limit_of
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"
 OF_TRIAL = ("code", "command", "environment", "environment_variables", "distribution", "resources")

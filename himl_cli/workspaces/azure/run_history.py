@@ -19,7 +19,7 @@ from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import as_time, object_of, pages, understood, unexpected
-from himl_cli.workspaces.azure.runs.records import RawRun, RunFacts, starts_jobs, status_of
+from himl_cli.workspaces.azure.run_records import RawRun, RunFacts, starts_jobs, status_of
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 PAGE = 500  # runs where all are wanted; what the vendor's SDK asks for

@@ -22,8 +22,8 @@ from himl_cli.core.runs import LoggedValues, Metric, MetricPoint, Run, RunResult
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood
-from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory
-from himl_cli.workspaces.azure.runs.records import RawRun, RunFacts
+from himl_cli.workspaces.azure.run_history import PAGE, RunHistory
+from himl_cli.workspaces.azure.run_records import RawRun, RunFacts
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from himl_cli.workspaces.azure.address import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import Page, pages, understood
-from himl_cli.workspaces.azure.runs.history import PAGE, RunHistory, experiment_name
-from himl_cli.workspaces.azure.runs.records import (
+from himl_cli.workspaces.azure.run_history import PAGE, RunHistory, experiment_name
+from himl_cli.workspaces.azure.run_records import (
     SYSTEM_TAG,
     RawRun,
     as_run,
