@@ -12,6 +12,8 @@ from himl_cli.core.errors import HimlError
 Size = tuple[int, int]
 """Width and height, in pixels."""
 
+Colour = tuple[int, int, int]
+"""Red, green and blue, each from 0 to 255."""
 
 DEFAULT_WIDTH = 60_000
 """How wide hi-ml's montages are, and how wide any other becomes at most, unless another width is asked for."""
@@ -111,7 +113,7 @@ class Layout:
     size: Size
     columns: int
     rows: int
-    background: tuple[int, int, int]
+    background: Colour
     cells: Sequence[Cell]
     remark: str = ""
 

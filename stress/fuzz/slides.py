@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides.open import open_slide
-from himl_cli.services.montage.slides.tiff import stored_size
+from himl_cli.services.montage.slides import open_slide
+from himl_cli.services.montage.tiff import stored_size
 from stress.fuzz.strategies import damaged
 from stress.fuzz.target import Target, written
 from tests.slide_files import write_svs, write_tiff

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from himl_cli.core.montage import Box, Cell, LayoutStyle, Size, SlideEntry
+from himl_cli.core.montage import Box, Cell, Colour, LayoutStyle, Size, SlideEntry
 from himl_cli.services.montage.files import escaped
 from himl_cli.services.montage.layout import HIML_LETTERS, LEAST_LETTERS, letters_of, relative
-from himl_cli.services.montage.slides.slide import Colour
 
 ELLIPSIS = "…"
 JOINERS = "\u200c\u200d"

@@ -15,8 +15,9 @@ from PIL import Image
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Event, Notice, ignore
 from himl_cli.core.montage import ImageFormat, LayoutStyle, SlideEntry
-from himl_cli.services.montage.compose import PALETTE, make_montage
+from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.resampling import quick
+from himl_cli.services.montage.slides import PALETTE
 from tests.montages import resized
 from tests.services.montage.composed import SIZES, Slides, box_of, cut, pixels, request
 from tests.services.montage.composed import slides as slides

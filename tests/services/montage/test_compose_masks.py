@@ -10,9 +10,10 @@ from PIL import Image
 
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import LayoutStyle
-from himl_cli.services.montage.compose import PALETTE, make_montage
+from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.layout import fit_layout, fitted
 from himl_cli.services.montage.resampling import quick
+from himl_cli.services.montage.slides import PALETTE
 from tests.montages import resized
 from tests.services.montage.composed import SIZES, Slides, box_of, cut, pixels, request
 from tests.services.montage.composed import slides as slides

@@ -17,7 +17,8 @@ from packaging.version import Version
 from PIL import Image
 
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides.open import LARGEST, open_slide
+from himl_cli.services.montage.readers import LARGEST
+from himl_cli.services.montage.slides import open_slide
 from tests.services.montage.test_slides_kinds import difference, read
 from tests.slides import BROKEN, leave_out_tiles, overwrite_tags, segments, slide_picture, write_broken, write_giant, write_kind, write_tiff
 
@@ -74,7 +75,7 @@ def test_libraries_say_nothing_on_the_terminal(tmp_path: Path) -> None:
     path = write_broken("truncated-tags", tmp_path)
     script = (
         "import sys; from pathlib import Path; from himl_cli.core.montage import Backend, SlideUnreadable\n"
-        "from himl_cli.services.montage.slides.open import open_slide\n"
+        "from himl_cli.services.montage.slides import open_slide\n"
         "try: open_slide(Path(sys.argv[1]), Backend.auto)\n"
         "except SlideUnreadable as err: print(err)"
     )

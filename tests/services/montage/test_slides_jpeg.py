@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from himl_cli.services.montage.slides.tiff import stored_size
+from himl_cli.services.montage.tiff import stored_size
 from tests.services.montage.test_slides_kinds import difference, read
 from tests.slides import slide_picture, write_tiff
 

@@ -10,9 +10,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from himl_cli.core.montage import Backend
-from himl_cli.services.montage.slides.open import open_slide
-from himl_cli.services.montage.slides.slide import Colour
+from himl_cli.core.montage import Backend, Colour
+from himl_cli.services.montage.slides import open_slide
 from tests.services.montage.test_slides_kinds import difference
 from tests.slides import mask_picture, over, slide_picture, with_alpha, write_mask, write_svs, write_tiff
 

@@ -7,9 +7,8 @@ import pytest
 import tifffile
 
 from himl_cli.core.montage import Backend, Size
-from himl_cli.services.montage.slides.open import open_slide
-from himl_cli.services.montage.slides.slide import level_for
-from himl_cli.services.montage.slides.tiff import STRIP_BYTES, Level, level_pages
+from himl_cli.services.montage.slides import level_for, open_slide
+from himl_cli.services.montage.tiff import STRIP_BYTES, Level, level_pages
 from tests.services.montage.test_slides_kinds import difference
 from tests.slides import SIZE, slide_picture, write_tiff
 

@@ -18,8 +18,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from himl_cli.core.montage import Backend, SlideUnreadable
-from himl_cli.services.montage.slides.open import open_slide
-from himl_cli.services.montage.slides.tiff import stored_size
+from himl_cli.services.montage.slides import open_slide
+from himl_cli.services.montage.tiff import stored_size
 from tests.services.montage.test_slides_kinds import difference, read
 from tests.slides import leave_out_tiles, overwrite_tags, segments, slide_picture, write_tiff, zero_tiles
 
@@ -49,7 +49,7 @@ def test_pages_that_form_a_ring_end(tmp_path: Path, levels: int) -> None:
     path.write_bytes(content)
     script = (
         "import sys; from pathlib import Path; from himl_cli.core.montage import Backend\n"
-        "from himl_cli.services.montage.slides.open import open_slide\n"
+        "from himl_cli.services.montage.slides import open_slide\n"
         "print(len(open_slide(Path(sys.argv[1]), Backend.auto).levels))"
     )
     ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False, timeout=100)

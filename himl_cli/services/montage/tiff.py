@@ -17,15 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TIFF, TiffFile, TiffPage
 
-from himl_cli.core.montage import Size, SlideUnreadable
-from himl_cli.services.montage.slides.slide import (
-    Colour,
-    clipped_labels,
-    eight_bits,
-    grey_to_rgb,
-    laid_over,
-    library_errors,
-)
+from himl_cli.core.montage import Colour, Size, SlideUnreadable
+from himl_cli.services.montage.readers import clipped_labels, eight_bits, grey_to_rgb, laid_over, library_errors
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks on odd files would go to the terminal
 

@@ -1,6 +1,6 @@
-"""Opening a slide with what reads its format, and slides that a library reads by itself: scanners' formats with
-OpenSlide; TIFF and SVS with NVIDIA's cuCIM, which uses no GPU for what is asked of it here; plain pictures (PNG, JPEG,
-BMP, JPEG 2000, WebP ...) with Pillow.
+"""What a slide is to whoever draws it; what its readers share (errors, samples as RGB of 8 bits); and the readers that
+are a library each: OpenSlide for scanners' formats; NVIDIA's cuCIM for TIFF and SVS, which uses no GPU here; Pillow for
+plain pictures (PNG, JPEG, BMP, JPEG 2000, WebP ...).
 
 OpenSlide and cuCIM need not be installed, and give rectangles of a level. OpenSlide is given places in pixels of level
 0, and interpolates where that is between two pixels of another level: levels of more than 8 million pixels may be off
@@ -10,40 +10,134 @@ EXIF how it is to be turned is turned. Of files with several pictures the first 
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from importlib import import_module
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 from PIL.ImageFile import ImageFile
+from tifffile import TiffFileError
 
-from himl_cli.core.errors import BadUsage
-from himl_cli.core.montage import Backend, Box, Size, SlideUnreadable
-from himl_cli.services.montage.slides.slide import (
-    LIBRARY_ERRORS,
-    Colour,
-    Slide,
-    clipped_labels,
-    eight_bits,
-    grey_to_rgb,
-    laid_over,
-    library_errors,
-    message_of,
+from himl_cli.core.montage import Box, Colour, Size, SlideUnreadable
+
+# What libraries raise for damaged files. SyntaxError is Pillow's, for a broken PNG, ImportError imagecodecs', for a
+# codec that it was built without.
+LIBRARY_ERRORS = (
+    *(TiffFileError, OSError, ImportError, ValueError, RuntimeError, LookupError, ArithmeticError, TypeError),
+    *(AttributeError, AssertionError, EOFError, SyntaxError, struct.error),
 )
-from himl_cli.services.montage.slides.tiff import TiffSlide
-
-GENERIC_TIFF = "generic-tiff"  # what OpenSlide calls a TIFF that is of no scanner's format
+LONGEST_MESSAGE = 200
 REGION_PIXELS, REGION_COLUMNS = 8 << 20, 4096
 TILE_ROWS, MOST_TILE_ROWS = 256, 4096
+LARGEST = 400_000_000  # pixels beyond which a picture is refused, since it is decoded whole
+# Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write to
+# the terminal (TIFF).
+FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
+STRIP_PIXELS = 4 << 20
+ORIENTATION = 0x0112
+# What EXIF's numbers mean; from 5 on the picture lies on its side.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Slide(Protocol):
+    """An opened slide; used by one thread at a time."""
+
+    @property
+    def backend(self) -> str:
+        """What reads it: `tifffile`, `openslide`, `cucim` or `pillow`."""
+
+    @property
+    def levels(self) -> Sequence[Size]:
+        """The size of each level in pixels, the finest first; never empty."""
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        """The level from the top down: arrays of shape (rows, width of the level, 3), RGB, C-contiguous, whose rows sum
+        up to its height.
+
+        Other kinds of pixels are converted: 16 bits are scaled, grey and CMYK become RGB; ICC profiles are left aside.
+        What is transparent, or not stored, lies on *background*; None: transparency is dropped, as hi-ml did, and what
+        is not stored is black. Raises SlideUnreadable, also in the middle.
+        """
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+@contextmanager
+def library_errors(what: str, path: Path | None = None, *kinds: type[Exception]) -> Iterator[None]:
+    """Raises SlideUnreadable, beginning with *what*, where a library fails, also with its own *kinds* of errors; *path*
+    is taken out of its words."""
+    try:
+        yield
+    except SlideUnreadable:
+        raise
+    except MemoryError as err:
+        raise SlideUnreadable(f"{what}: it does not fit into memory") from err
+    except LIBRARY_ERRORS + kinds as err:
+        words = message_of(err)
+        if path is not None:
+            words = words.replace(f"{path}: ", "").replace(str(path), "the file")
+        raise SlideUnreadable(f"{what}: {words}" if words else what) from err
+
+
+def message_of(error: BaseException) -> str:
+    """The message of a library's error: one line, no longer than a line should be."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = " ".join(str(error).split())
+    return words if len(words) <= LONGEST_MESSAGE else f"{words[: LONGEST_MESSAGE - 3]}..."
+
+
+def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> NDArray[np.uint8]:
+    """*samples* scaled so that *lowest* becomes 0 and *highest* 255, rounded; what lies beyond is cut, what is no
+    number is 0. Same shape."""
+    if samples.dtype == np.uint8 and (lowest, highest) == (0, 255):
+        return samples
+    has_few = samples.dtype in (np.uint8, np.uint16)  # so few values that a table of them is made
+    numbers = np.arange(1 << (8 * samples.dtype.itemsize)) if has_few else samples
+    shares = (np.nan_to_num(numbers.astype(np.float64), nan=lowest) - lowest) / (highest - lowest)
+    scaled = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return scaled[samples] if has_few else scaled
+
+
+def clipped_labels(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Labels: numbers keep their value, those over 255 become 255, those below 0 become 0. Same shape."""
+    return samples if samples.dtype == np.uint8 else np.clip(np.nan_to_num(samples), 0, 255).astype(np.uint8)
+
+
+def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey, shape (rows, columns), as RGB."""
+    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+
+
+def laid_over(
+    rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: Colour | None, *, premultiplied: bool = False
+) -> NDArray[np.uint8]:
+    """*rgb*, shape (rows, columns, 3), on *background* as opaque as *alpha*, shape (rows, columns), says; on None:
+    without regard to alpha."""
+    if background is None or bool((alpha == 255).all()):
+        return rgb
+    share = alpha[..., None].astype(np.uint16)
+    rest = np.array(background, np.uint16) * (255 - share)
+    if premultiplied:
+        return np.minimum(rgb + (rest + 127) // 255, 255).astype(np.uint8)
+    return ((rgb * share + rest + 127) // 255).astype(np.uint8)
 
 
 def vendor_of(path: Path) -> str | None:
@@ -150,25 +244,6 @@ def _strips(size: Size, tile_rows: int, read: Callable[[Box], NDArray[np.uint8]]
         del strip  # or it would be kept while the next one is made
 
 
-LARGEST = 400_000_000  # pixels beyond which a picture is refused, since it is decoded whole
-
-# Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write to
-# the terminal (TIFF).
-FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
-STRIP_PIXELS = 4 << 20
-ORIENTATION = 0x0112
-# What EXIF's numbers mean; from 5 on the picture lies on its side.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
 class PictureSlide:
     """A Slide; decoding frees the interpreter's lock. Raises SlideUnreadable for what Pillow does not know, or what is
     too large."""
@@ -242,69 +317,3 @@ def _opened(path: Path) -> ImageFile:
                 except Image.DecompressionBombError as err:
                     raise SlideUnreadable(f"it has more pixels than are read of its format: {message_of(err)}") from err
     raise SlideUnreadable("it is no picture of a known format")
-
-
-APERIO = "aperio"
-# What is imported for a backend, and the packages that hold it.
-PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
-REASONS = {
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "it does not exist"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "it may not be read (permission denied)"),
-}
-
-
-def check_backend(backend: Backend) -> None:
-    """Raises BadUsage where the package that it needs is not installed, or does not load."""
-    if backend not in PACKAGES:
-        return
-    module, packages = PACKAGES[backend]
-    try:
-        import_module(module)
-    except (ImportError, OSError) as err:
-        what = f"Backend '{backend.value}' needs a package that cannot be loaded here: {message_of(err)}."
-        raise BadUsage(what, hint=f"Run 'pip install {packages}' (cuCIM: Linux only), or leave out --backend.") from err
-
-
-def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slide:
-    """The slide, opened; the caller closes it.
-
-    With *as_labels*, for masks, grey values are kept as they are (cut at 255), not scaled by the range of their bits.
-    `auto` takes OpenSlide for formats of scanners (tifffile for an Aperio slide that it refuses), tifffile for other
-    TIFFs and Pillow for the rest; other backends stand alone.
-    Raises SlideUnreadable with the reason; BadUsage for a backend that is not installed.
-    """
-    begins_as_tiff = _first_bytes(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    check_backend(backend)
-    if backend is Backend.cucim:
-        return CuSlide(path)
-    if backend is Backend.openslide:
-        return VendorSlide(path)
-    if backend is Backend.tifffile and not begins_as_tiff:
-        raise SlideUnreadable("it is no TIFF")
-    vendor = vendor_of(path)
-    if backend is Backend.auto and vendor == APERIO:
-        with suppress(SlideUnreadable):  # a compression that OpenSlide lacks, say
-            return VendorSlide(path)
-    elif vendor not in (None, GENERIC_TIFF, APERIO):
-        if backend is Backend.auto:
-            return VendorSlide(path)
-        raise SlideUnreadable(f"it is a slide of the format '{vendor}', which the backend tifffile does not read")
-    return TiffSlide(path, as_labels=as_labels) if begins_as_tiff else PictureSlide(path, as_labels=as_labels)
-
-
-def _first_bytes(path: Path) -> bytes:
-    """Four of them. Raises SlideUnreadable for what is no file, has nothing in it, or may not be read."""
-    try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise SlideUnreadable("it is a folder")
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for somebody to write
-            raise SlideUnreadable("it is no ordinary file")
-        if not found.st_size:
-            raise SlideUnreadable("it is empty")
-        with path.open("rb") as file:
-            return file.read(4)
-    except OSError as err:
-        raise SlideUnreadable(REASONS.get(err.errno or 0, f"it cannot be opened: {message_of(err)}")) from err
-    except ValueError as err:  # a null byte in the name
-        raise SlideUnreadable("it does not exist: no file can have that name") from err
