@@ -14,8 +14,7 @@ import pycurl  # noqa: F401  (loaded before the clock starts, as the other clien
 
 from himl_cli.core.errors import HimlError
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.signing import SasSigner

@@ -19,9 +19,8 @@ from himl_cli.core.blobs import TransferResult, named
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters, literal
 from himl_cli.services.transfer.local_files import disk_error
-from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest, literal
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import BlobStore
 

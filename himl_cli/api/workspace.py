@@ -22,8 +22,7 @@ from himl_cli.core.runs import Metric, MetricPoint, RunEnd, RunQuery, RunStatus,
 from himl_cli.core.runs import Run as Record
 from himl_cli.services.runs.logs import GROWTH, follow_log
 from himl_cli.services.submission.wait import raise_unless_completed
-from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
 from himl_cli.workspaces.base import RunRecorder
 
 if TYPE_CHECKING:

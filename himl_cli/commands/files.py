@@ -66,8 +66,7 @@ def download(
     from himl_cli.services.runs.changes import kind_of
     from himl_cli.services.runs.lookup import find_runs
     from himl_cli.services.transfer.download import download_runs
-    from himl_cli.services.transfer.filters import list_files
-    from himl_cli.services.transfer.plan import DownloadRequest
+    from himl_cli.services.transfer.plan import DownloadRequest, list_files
 
     filters, how = globs.filters(prefix), transfer_opts
     selected = selection.selection(runs, single="--flat" if flat and not list_only else "")
@@ -192,7 +191,7 @@ def list_stored(
     """
     from himl_cli.render.output import encoded
     from himl_cli.render.results import FILE_COLUMNS
-    from himl_cli.services.transfer.filters import list_files
+    from himl_cli.services.transfer.plan import list_files
 
     filters = globs.filters(prefix)
     with open_session(workspace_opts, output_opts, For.data) as session:

@@ -25,7 +25,7 @@ from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Choice, RunSelection, RunStatus
-    from himl_cli.services.transfer.filters import Filters
+    from himl_cli.services.transfer.plan import Filters
 
 VARIABLE_PREFIX = "HIML_SUBMIT_"
 ALL_RUNS = sys.maxsize  # `--num_runs all`: a limit that no workspace reaches
@@ -347,7 +347,7 @@ class GlobOptions(Bundle):
     exclude: Sequence[str] = option("No names that match, e.g. 'tmp/**'.", "GLOB", many=True, parse=parse_list)
 
     def filters(self, prefix: str = "") -> Filters:
-        from himl_cli.services.transfer.filters import Filters
+        from himl_cli.services.transfer.plan import Filters
 
         filters = Filters(prefix, tuple(self.include), tuple(self.exclude))
         filters.admit("")  # raises BadUsage for a glob that cannot be read

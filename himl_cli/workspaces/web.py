@@ -26,13 +26,12 @@ from himl_cli.core.redaction import (
     safe_name,
     shown,
 )
-from himl_cli.workspaces.azure.responses import http_time
+from himl_cli.workspaces.azure.responses import http_time, size_from
 from himl_cli.workspaces.azure.storage.blob_responses import (
     TRANSIENT,
     BlobNotFound,
     connection_failure,
     error_code,
-    size_from,
     transient_failure,
     whole_md5,
 )

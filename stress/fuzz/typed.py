@@ -24,8 +24,8 @@ from himl_cli.services.submission.environment import parse_pip_line
 from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
 from himl_cli.services.submission.snapshot import parse_rules, verdict
 from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, requested_sweep, sweep_remarks, sweep_text
-from himl_cli.services.transfer.file_names import UnsafeName, folded, part_name, safe_relative
-from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
+from himl_cli.services.transfer.plan import Filters
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
 from stress.fuzz.strategies import contents, texts
 from stress.fuzz.target import Target

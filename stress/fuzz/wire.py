@@ -18,11 +18,11 @@ from himl_cli.workspaces import web
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import WorkspaceRecord
 from himl_cli.workspaces.azure.credentials import Token
-from himl_cli.workspaces.azure.responses import Response, as_time, http_time, retry_after
+from himl_cli.workspaces.azure.responses import Response, as_time, http_time, md5_from, retry_after, size_from
 from himl_cli.workspaces.azure.run_metrics import as_number
 from himl_cli.workspaces.azure.run_records import own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.service_errors import claims_of, refusal
-from himl_cli.workspaces.azure.storage.blob_responses import error_code, md5_from, properties_of, size_from, whole_md5
+from himl_cli.workspaces.azure.storage.blob_responses import error_code, properties_of, whole_md5
 from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.curl import CurlResponse
 from himl_cli.workspaces.azure.storage.signing import Signature

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.files import STATE_NAME
-from himl_cli.services.transfer.file_names import part_name, short_hash
+from himl_cli.services.transfer.local_files import part_name, short_hash
 from himl_cli.services.transfer.state import MARK_SIGNS
 
 VICTIM, SECRET = "victim", b"somebody's own"

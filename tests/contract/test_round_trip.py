@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.files import is_bookkeeping
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import BlobStore
 from tests.contract.test_blob_store import azure_datastore, datastore

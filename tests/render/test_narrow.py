@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from himl_cli.render.results import FILE_COLUMNS
 from himl_cli.render.tables import GAP, as_table, fitted
 from himl_cli.render.terminal import folded
-from himl_cli.services.transfer.filters import Filters, list_files
+from himl_cli.services.transfer.plan import Filters, list_files
 from tests.recorded_runs import RecordedRuns
 
 

@@ -31,7 +31,7 @@ from himl_cli.services.submission.job_yaml_file import read_document
 from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.request import SubmitRequest, check_size, parse_duration
 from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space
-from himl_cli.services.transfer.file_names import UnsafeName, safe_relative
+from himl_cli.services.transfer.local_files import UnsafeName, safe_relative
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.config import address_from_config, names_workspace
 from himl_cli.workspaces.local.logged_values import read_logged_files, read_texts

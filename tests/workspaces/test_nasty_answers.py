@@ -23,12 +23,12 @@ from himl_cli.workspaces import web
 from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.cache import DiskCache
 from himl_cli.workspaces.azure.credentials import Token
-from himl_cli.workspaces.azure.responses import Response, as_time, http_time, object_of, pages, retry_after, understood
+from himl_cli.workspaces.azure.responses import Response, as_time, http_time, md5_from, object_of, pages, retry_after, size_from, understood
 from himl_cli.workspaces.azure.run_history import _facts_of
 from himl_cli.workspaces.azure.run_metrics import _as_run, _columns, _row, _series, as_number, time_of
 from himl_cli.workspaces.azure.run_records import as_run, is_sweep, number_of, own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.service_errors import claims_of, refusal
-from himl_cli.workspaces.azure.storage.blob_responses import error_code, md5_from, properties_of, size_from
+from himl_cli.workspaces.azure.storage.blob_responses import error_code, properties_of
 from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
 from himl_cli.workspaces.azure.storage.curl import CurlResponse
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri

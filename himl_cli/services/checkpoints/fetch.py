@@ -37,10 +37,8 @@ from himl_cli.services.checkpoints.source import (
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.prepare import shorten_tags
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.file_names import safe_relative
-from himl_cli.services.transfer.filters import Filters, literal
-from himl_cli.services.transfer.local_files import disk_error, md5_of
-from himl_cli.services.transfer.plan import WORKERS, DownloadRequest
+from himl_cli.services.transfer.local_files import disk_error, md5_of, safe_relative
+from himl_cli.services.transfer.plan import WORKERS, DownloadRequest, Filters, literal
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.upload import upload_named
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace

@@ -29,9 +29,8 @@ from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.tensorboard.background import caught
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters
 from himl_cli.services.transfer.local_files import disk_error
-from himl_cli.services.transfer.plan import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, Filters
 from himl_cli.services.transfer.upload import checked_prefix
 from himl_cli.workspaces.base import BlobStore, LocalStore
 

@@ -31,7 +31,7 @@ from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets
 from himl_cli.services.text_files import as_found
-from himl_cli.services.transfer.filters import Globs
+from himl_cli.services.transfer.plan import Globs
 from himl_cli.services.transfer.state import has_fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")

@@ -18,8 +18,7 @@ from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
 from himl_cli.core.files import walk_files
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.transfer.file_names import UnsafeName, folded, safe_relative
-from himl_cli.services.transfer.local_files import OPEN_FLAGS, disk_error, write_all
+from himl_cli.services.transfer.local_files import OPEN_FLAGS, UnsafeName, disk_error, folded, safe_relative, write_all
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 log = logging.getLogger(__name__)

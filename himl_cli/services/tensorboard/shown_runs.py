@@ -28,7 +28,7 @@ from himl_cli.services.runs.lookup import (
 )
 from himl_cli.services.tensorboard.background import call_each
 from himl_cli.services.tensorboard.copies import CopiedSource, EventSource, LocalSource
-from himl_cli.services.transfer.file_names import folded
+from himl_cli.services.transfer.local_files import folded
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,7 @@ from himl_cli.core.errors import (
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of
 from himl_cli.core.processes import is_held
-from himl_cli.services.transfer.file_names import short_hash
-from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.services.transfer.local_files import disk_error, short_hash
 
 # Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their
 # number.

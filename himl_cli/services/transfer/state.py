@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import cache_of
 from himl_cli.core.processes import is_held
-from himl_cli.services.transfer.file_names import folded, part_name, short_hash
+from himl_cli.services.transfer.local_files import folded, part_name, short_hash
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

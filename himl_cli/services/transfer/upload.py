@@ -13,8 +13,7 @@ from himl_cli.core.blobs import BlobInfo, Refused, StoreRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
 from himl_cli.core.files import FoundFile, walk_files
-from himl_cli.services.transfer.file_names import UnsafeName, safe_relative
-from himl_cli.services.transfer.local_files import disk_error, md5_of
+from himl_cli.services.transfer.local_files import UnsafeName, disk_error, md5_of, safe_relative
 from himl_cli.services.transfer.plan import TransferStats, UploadRequest
 from himl_cli.workspaces.base import BlobStore
 

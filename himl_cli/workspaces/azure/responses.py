@@ -1,9 +1,12 @@
-"""Responses of the services: their objects, pages, times and error codes, and one error for those of another form."""
+"""Responses of the services: their objects, pages, times, sizes, checksums and error codes, and one error for those of
+another form."""
 
 from __future__ import annotations
 
+import binascii
 import re
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -188,6 +191,19 @@ def as_time(text: str | None) -> datetime | None:
         return _in_utc(datetime.fromisoformat(six_digits))
     except (OverflowError, ValueError):
         return None
+
+
+def size_from(text: str) -> int | None:
+    """Bytes of a Content-Length or the like; None for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None  # 64 bits
+
+
+def md5_from(text: str) -> bytes | None:
+    try:
+        digest = b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return digest if len(digest) == 16 else None
 
 
 def http_time(text: str | None) -> datetime | None:

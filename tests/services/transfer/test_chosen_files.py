@@ -8,8 +8,7 @@ import pytest
 
 from himl_cli.core.errors import NotFound, TransferIncomplete
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.plan import DownloadRequest
+from himl_cli.services.transfer.plan import DownloadRequest, Filters
 from tests.services.transfer.arrived import files_in, numbers
 from tests.services.transfer.stores import MemoryStore
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.transfer.filters import Filters
+from himl_cli.services.transfer.plan import Filters
 from tests.nasty_texts import SECONDS, within
 
 

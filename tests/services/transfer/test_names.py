@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.services.transfer.file_names import UnsafeName, folded, part_name, safe_relative
+from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
 from himl_cli.services.transfer.plan import TargetFolder
 
 TRICKY = st.text(alphabet='ab./\\:~ \0\n\x85\u202e*?"<>|é\udcff\ud800CONNUL1', max_size=12)

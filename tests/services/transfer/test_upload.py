@@ -10,8 +10,7 @@ import pytest
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Event, Finished, Moved
-from himl_cli.services.transfer.filters import Filters
-from himl_cli.services.transfer.plan import UploadRequest
+from himl_cli.services.transfer.plan import Filters, UploadRequest
 from himl_cli.services.transfer.upload import DIGESTED_BEFORE, upload
 from himl_cli.workspaces.base import StoreSink
 from tests.services.transfer.stores import MemoryStore, md5_bytes, pattern

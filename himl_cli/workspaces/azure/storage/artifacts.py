@@ -28,10 +28,9 @@ from himl_cli.core.runs import SignedLink
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.blob_download import BlobReader
 from himl_cli.workspaces.azure.storage.blob_responses import ROLES, BlobNotFound
 from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
-from himl_cli.workspaces.azure.storage.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.container import AzureBlobs, BlobReader
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.datastore_records import OWN_SIGN_IN, UPDATE, DatastoreRecord, readable_secret
 from himl_cli.workspaces.azure.storage.scheduler import Query, ask, run_tasks

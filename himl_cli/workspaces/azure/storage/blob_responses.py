@@ -3,12 +3,10 @@ service's code as a HimlError."""
 
 from __future__ import annotations
 
-import binascii
 import errno
 import logging
 import re
 import time
-from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
@@ -21,7 +19,9 @@ from himl_cli.workspaces.azure.responses import (
     clock_skew,
     describe_skew,
     http_time,
+    md5_from,
     retry_after,
+    size_from,
 )
 from himl_cli.workspaces.azure.service_errors import not_connected, proxy_failed
 from himl_cli.workspaces.azure.storage.curl import CurlResponse, proxy_for
@@ -273,19 +273,6 @@ def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Fai
     what = f"{host} broke the connection off ({text})"
     error = ServiceFailed(f"{what}, also after several tries.")
     return Failure(error, may_pass=number not in _HOPELESS, message=what)
-
-
-def size_from(text: str) -> int | None:
-    """Bytes of a Content-Length or the like; None for what is none."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None  # 64 bits
-
-
-def md5_from(text: str) -> bytes | None:
-    try:
-        digest = b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return digest if len(digest) == 16 else None
 
 
 @dataclass(frozen=True, slots=True)
