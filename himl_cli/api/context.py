@@ -15,8 +15,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run as RunRecord
-from himl_cli.core.runs import new_run_id
-from himl_cli.services.naming import friendly_experiment
+from himl_cli.core.runs import friendly_experiment, new_run_id
 from himl_cli.services.runs.changes import store_files
 from himl_cli.workspaces.base import RunRecorder
 

@@ -16,17 +16,17 @@ from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
 from himl_cli.render.results import print_ended, print_prepared, print_sent
-from himl_cli.services.runs.details import sweep_outcome
-from himl_cli.services.runs.logs import watching
-from himl_cli.services.submission.environment import CONDA_NAMES
-from himl_cli.services.submission.prepare import check_root, prepare_job, submit_job
-from himl_cli.services.submission.request import SubmitRequest, parse_duration
-from himl_cli.services.submission.wait import (
+from himl_cli.services.runs.logs import (
     follow_to_end,
     last_lines_of_failure,
     raise_unless_completed,
+    sweep_outcome,
     wait_for_end,
+    watching,
 )
+from himl_cli.services.submission.environment import CONDA_NAMES
+from himl_cli.services.submission.prepare import check_root, prepare_job, submit_job
+from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import require_sdk_v1, sdk_objects
 

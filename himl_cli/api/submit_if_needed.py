@@ -21,8 +21,8 @@ from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.files import nearest_local
 from himl_cli.core.jobs import DataSpec
+from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.text import read_json
-from himl_cli.services.naming import hi_ml_experiment
 from himl_cli.services.submission.data import KEY
 from himl_cli.services.transfer.ranks import LONGEST_VARIABLE, local_rank
 from himl_cli.workspaces.base import CloudWorkspace, Workspace

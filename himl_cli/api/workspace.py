@@ -20,8 +20,7 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.runs import Metric, MetricPoint, RunEnd, RunQuery, RunStatus, TextPoint, Texts
 from himl_cli.core.runs import Run as Record
-from himl_cli.services.runs.logs import GROWTH, follow_log
-from himl_cli.services.submission.wait import raise_unless_completed
+from himl_cli.services.runs.logs import GROWTH, follow_log, raise_unless_completed
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
 from himl_cli.workspaces.base import RunRecorder
 

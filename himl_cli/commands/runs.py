@@ -89,8 +89,7 @@ def show(
       himl runs show train_1772366400_0a1b2c3d --json
     """
     from himl_cli.render.run_views import run_view
-    from himl_cli.services.runs.details import run_details
-    from himl_cli.services.runs.lookup import means_one_run
+    from himl_cli.services.runs.lookup import means_one_run, run_details
 
     selected = selection.selection(runs)
     with open_session(workspace_opts, output_opts) as session:

@@ -33,8 +33,19 @@ from himl_cli.render.results import (
     print_sent,
     print_settings,
 )
-from himl_cli.services.runs.details import failed_child, sweep_outcome
-from himl_cli.services.runs.logs import naming, watching
+from himl_cli.services.runs.logs import (
+    failed_child,
+    failure_hint,
+    follow_to_end,
+    last_lines_of_failure,
+    naming,
+    raise_unless_completed,
+    sweep_outcome,
+    unkept_files,
+    wait_for_end,
+    wait_for_run,
+    watching,
+)
 from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.prepare import (
@@ -46,15 +57,6 @@ from himl_cli.services.submission.prepare import (
     submit_job,
 )
 from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest
-from himl_cli.services.submission.wait import (
-    failure_hint,
-    follow_to_end,
-    last_lines_of_failure,
-    raise_unless_completed,
-    unkept_files,
-    wait_for_end,
-    wait_for_run,
-)
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import (
     azure_facts,

@@ -13,6 +13,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 PART_SUFFIX = ".himl-part"
 STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"  # what earlier versions kept beside a user's files
 WORKSPACE_FOLDER = ".himl"
+LATEST_RUN_FILE = "most_recent_run.txt"
 
 
 @dataclass(frozen=True, slots=True)

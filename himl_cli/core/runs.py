@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HYPERPARAMETERS, Scalar, best_of
 
 # How a local run's reason begins when one of several ranks failed
@@ -118,6 +119,39 @@ def implied_experiment(run_id: str) -> str | None:
     no `-`; None in others."""
     found = _LEGACY_ID.fullmatch(run_id)
     return None if found is None else found["two"] or found["one"]
+
+
+LONGEST_EXPERIMENT = 256
+
+
+def friendly_experiment(name: str) -> str:
+    """*name* as Azure ML takes it: letters, digits, `_` and `-`, first a letter or digit. One that it takes stays as it
+    is.
+
+    Each run of other characters becomes one `_`. A name of which nothing else is left, as of a script with a Chinese
+    name, becomes `experiment`. Raises BadUsage for an empty one.
+    """
+    if not name.strip():
+        raise BadUsage("The experiment's name is empty.", hint="Name it with --experiment NAME")
+    return re.sub(r"[^a-zA-Z0-9_-]+", "_", name).lstrip("_-")[:LONGEST_EXPERIMENT] or "experiment"
+
+
+def hi_ml_experiment(name: str) -> str:
+    """*name* as hi-ml-azure 0.5.4 sends it: as Azure ML takes it, and each run of `_` is one."""
+    return re.sub("_+", "_", friendly_experiment(name))
+
+
+def underscored(name: str) -> str:
+    """*name* as hi-ml and older versions of himl made it: they had `_` for `-` as well."""
+    return re.sub(r"[^a-zA-Z0-9_]+", "_", name)
+
+
+def experiment_remarks(asked: str, chosen: str) -> list[str]:
+    """That the experiment is called otherwise than was asked for, where it is."""
+    if asked == chosen:
+        return []
+    taken = f"letters, digits, _ and - only, {LONGEST_EXPERIMENT} at most, the first a letter or digit"
+    return [f"The experiment is called '{chosen}', since Azure ML does not take the name '{asked}': {taken}."]
 
 
 @dataclass(frozen=True)

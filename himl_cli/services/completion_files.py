@@ -14,7 +14,7 @@ from pathlib import Path
 from himl_cli.core.errors import DiskFailed, NotFound
 from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.processes import detached, end_detached
-from himl_cli.services.text_files import UTF16_MARKS
+from himl_cli.core.text import UTF16_MARKS
 
 PATIENCE = 20.0  # seconds that a shell has to start and to answer
 MARK = "# completion of himl"

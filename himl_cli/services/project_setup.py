@@ -13,11 +13,10 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.files import expand_home, write_atomic
 from himl_cli.core.redaction import may_be_signed, redact
 from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
-from himl_cli.core.text import non_blank
+from himl_cli.core.text import YAML_ENDINGS, non_blank, parse_dotenv, read_text
 from himl_cli.core.workspaces import LeftOut, PreparedFile, SetUp
-from himl_cli.services.secret_files import YAML_ENDINGS, is_dotenv_name
 from himl_cli.services.submission.request import MOST_NODES, check_size, count_problem, parse_duration
-from himl_cli.services.text_files import parse_dotenv, read_text
+from himl_cli.services.submission.snapshot import is_dotenv_name
 
 CONFIG_FILE = "config.json"
 KINDS = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the Azure portal"

@@ -6,11 +6,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from himl_cli.core.errors import HimlError, ServiceFailed
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.errors import HimlError
 
 log = logging.getLogger(__name__)
 
@@ -119,27 +117,3 @@ class RetryState:
         if seconds is None:
             raise failure.error
         return seconds
-
-
-@dataclass(slots=True)
-class OutageTolerance:
-    """For polling: the first failure is reported, and raised only once none has succeeded for so many seconds."""
-
-    notify: Notify
-    seconds: float = 600.0
-    clock: Callable[[], float] = time.monotonic
-    failing_since: float | None = None
-
-    def succeeded(self) -> None:
-        """The service answered."""
-        if self.failing_since is not None:
-            self.failing_since = None
-            self.notify(Notice("The service answers again."))
-
-    def failed(self, error: ServiceFailed) -> None:
-        """The service did not answer. Raises *error* once that has lasted too long."""
-        if self.failing_since is None:
-            self.failing_since = self.clock()
-            self.notify(Notice(f"{error} Still trying; the run goes on meanwhile."))
-        elif self.clock() - self.failing_since > self.seconds:
-            raise error

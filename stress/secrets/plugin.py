@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 
 import pytest
 
-from himl_cli.services.secret_files import PRIVATE_NAMES, is_dotenv_name
+from himl_cli.services.submission.snapshot import PRIVATE_NAMES, is_dotenv_name
 from stress.secrets.marks import Marks
 from stress.secrets.searching import Search
 from stress.secrets.watching import Watcher, watching

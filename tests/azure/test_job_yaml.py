@@ -13,7 +13,7 @@ import yaml
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec
-from himl_cli.services.naming import automatic_tags, git_facts
+from himl_cli.services.submission.request import automatic_tags, git_facts
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.text import parse_dotenv
 from himl_cli.services.project_setup import TakenSettings, read_settings
-from himl_cli.services.text_files import parse_dotenv
 from tests.running import write_files
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
-from himl_cli.services.naming import choose_experiment, friendly_experiment
+from himl_cli.core.runs import friendly_experiment
 from himl_cli.services.submission.data import parse_data
-from himl_cli.services.submission.prepare import find_python, prepare_job
-from himl_cli.services.submission.request import SubmitRequest, parse_duration
+from himl_cli.services.submission.prepare import prepare_job
+from himl_cli.services.submission.request import SubmitRequest, choose_experiment, find_python, parse_duration
 from tests.running import write_files
 
 

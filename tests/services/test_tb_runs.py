@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import NotFound
+from himl_cli.core.files import LATEST_RUN_FILE
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import RunSelection, RunStatus
-from himl_cli.services.naming import FILE_NAME
 from himl_cli.services.tensorboard.copies import FULL_LISTING_EVERY, EventFinder
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns, readable_name, unique_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
@@ -172,16 +172,16 @@ def test_children_alone_need_children(project: Path, alive: Callable[[str], str]
 
 
 def submit(folder: Path, run: str) -> None:
-    (folder / FILE_NAME).write_text(f"train:{run}\n")
+    (folder / LATEST_RUN_FILE).write_text(f"train:{run}\n")
 
 
-@pytest.mark.parametrize("named", [{}, {"latest_run_file": FILE_NAME}, {"runs": ["latest"]}], ids=["nearest file", "file", "latest"])
+@pytest.mark.parametrize("named", [{}, {"latest_run_file": LATEST_RUN_FILE}, {"runs": ["latest"]}], ids=["nearest file", "file", "latest"])
 def test_a_run_that_is_submitted_later_joins(project: Path, alive: Callable[[str], str], named: dict[str, Any]) -> None:
     here = RecordedRuns(project)
     here.add("train_1")
     submit(project, "train_1")
     seen = Seen(here.workspace, project, **named)
-    (project / FILE_NAME).write_text("")  # just being written
+    (project / LATEST_RUN_FILE).write_text("")  # just being written
     seen.renew()
     alive(here.add("train_2", status=RunStatus.running))
     submit(project, "train_2")

@@ -11,6 +11,7 @@ import pytest
 
 from himl_cli import DatasetConfig, get_workspace
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.text import as_found
 from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_studio_url
@@ -20,7 +21,6 @@ from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.services.tensorboard.copies import EventFinder
-from himl_cli.services.text_files import as_found
 from himl_cli.workspaces.local.database import file_system_of
 from himl_cli.workspaces.local.file_blobs import safe_parts
 from himl_cli.workspaces.resolve import find_workspaces

@@ -6,7 +6,7 @@ import pytest
 
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.events import Event, Notice
-from himl_cli.workspaces.retry import OutageTolerance
+from himl_cli.services.runs.logs import OutageTolerance
 
 
 class Clock:

@@ -35,7 +35,7 @@ from himl_cli.services.checkpoints.source import (
     run_or_best_trial,
 )
 from himl_cli.services.runs.lookup import find_runs
-from himl_cli.services.submission.prepare import shorten_tags
+from himl_cli.services.submission.request import shorten_tags
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error, md5_of, safe_relative
 from himl_cli.services.transfer.plan import WORKERS, DownloadRequest, Filters, literal

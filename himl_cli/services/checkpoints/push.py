@@ -13,11 +13,21 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import expand_home
 from himl_cli.core.processes import take_time_to_end
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import FROM_RUN, PUSHED, PushedCheckpoints, Run, RunEnd, RunSelection, RunStatus, new_run_id
+from himl_cli.core.runs import (
+    FROM_RUN,
+    PUSHED,
+    PushedCheckpoints,
+    Run,
+    RunEnd,
+    RunSelection,
+    RunStatus,
+    experiment_remarks,
+    friendly_experiment,
+    new_run_id,
+)
 from himl_cli.core.text import non_blank
 from himl_cli.services.checkpoints.names import FOLDER, best_first
 from himl_cli.services.checkpoints.source import check_whole, files_in
-from himl_cli.services.naming import experiment_remarks, friendly_experiment
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.transfer.local_files import disk_error, md5_of
 from himl_cli.services.transfer.upload import upload_named

@@ -16,13 +16,11 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
 from himl_cli.core.jobs import BEST_TRIAL, MANY, REPEATED
 from himl_cli.core.redaction import is_address, is_botched_address
-from himl_cli.core.runs import RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection
+from himl_cli.core.runs import RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
 from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
 from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose
-from himl_cli.services.naming import underscored
-from himl_cli.services.runs.details import children_of, sweep_view
-from himl_cli.services.runs.lookup import find_runs, is_studio_url
-from himl_cli.services.secret_files import may_hold_secrets
+from himl_cli.services.runs.lookup import children_of, find_runs, is_studio_url, sweep_view
+from himl_cli.services.submission.snapshot import may_hold_secrets
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 

@@ -21,10 +21,10 @@ from himl_cli.core.blobs import listed
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
+from himl_cli.core.text import read_text
 from himl_cli.services.montage.dataset import LocalFolder, SlideFolder
 from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, plain
 from himl_cli.services.submission.snapshot import fits
-from himl_cli.services.text_files import read_text
 
 DATASET_CSV = "dataset.csv"
 OPENSLIDE_EXTENSIONS = ("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu")

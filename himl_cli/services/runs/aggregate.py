@@ -23,8 +23,7 @@ from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, Scalar, hyperparameters_of, value_text, values_text
 from himl_cli.core.runs import STATISTICS, Aggregation, Child, Run, RunResults, RunSelection, Value, own_name, own_tags
-from himl_cli.services.runs.details import children_of
-from himl_cli.services.runs.lookup import find_runs, means_one_run
+from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run
 from himl_cli.workspaces.base import Workspace
 
 PREPARATION = "_preparation"

@@ -1,19 +1,32 @@
-"""Reading the log of a run, also while it grows."""
+"""The log of a run: reading it, also while it grows and until the run has ended, Ctrl-C's rule meanwhile, and why the
+run failed."""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import re
+import shlex
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.base import BlobStore, Workspace
-from himl_cli.workspaces.retry import OutageTolerance
+from himl_cli.core.files import home_folder
+from himl_cli.core.jobs import MANY, SWEPT, EntryKind, JobSpec
+from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus, SweepView
+from himl_cli.services.runs.lookup import children_of, sweep_view
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
+
+logger = logging.getLogger(__name__)
 
 SWEEP_LOG = "azureml-logs/hyperdrive.txt"
 PIPELINE_LOG = "logs/azureml/executionlogs.txt"
@@ -33,6 +46,37 @@ LOOKS = (0.05, 0.05)
 """Seconds between two looks at a run that is kept here: its output is to appear as it comes."""
 GROWTH = 1.5
 TAIL_BYTES = 64 * 1024
+SELDOM = 3  # a run of which nothing but the end is wanted is looked at so many times less often
+# How Azure ML goes on in its reason for a failure, with the log's end after it.
+NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)
+MISSING_MODULE = re.compile(
+    rb"(?:^ModuleNotFoundError: No module named '|: No module named |\(ModuleNotFoundError: No module named ')([\w.]+)",
+    re.MULTILINE,
+)
+
+
+@dataclass(slots=True)
+class OutageTolerance:
+    """For polling: the first failure is reported, and raised only once none has succeeded for so many seconds."""
+
+    notify: Notify
+    seconds: float = 600.0
+    clock: Callable[[], float] = time.monotonic
+    failing_since: float | None = None
+
+    def succeeded(self) -> None:
+        """The service answered."""
+        if self.failing_since is not None:
+            self.failing_since = None
+            self.notify(Notice("The service answers again."))
+
+    def failed(self, error: ServiceFailed) -> None:
+        """The service did not answer. Raises *error* once that has lasted too long."""
+        if self.failing_since is None:
+            self.failing_since = self.clock()
+            self.notify(Notice(f"{error} Still trying; the run goes on meanwhile."))
+        elif self.clock() - self.failing_since > self.seconds:
+            raise error
 
 
 def read_log(
@@ -283,3 +327,267 @@ def _no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) -
     return NotFound(
         f"Run '{run.id}' has no {what}{of_try}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs."
     )
+
+
+# The end of a run
+
+
+def wait_for_run(
+    workspace: Workspace,
+    run_id: str,
+    write: Callable[[bytes], None],
+    notify: Notify,
+    interrupted: Sequence[int],
+    *,
+    start: int = 0,
+) -> Run:
+    """Hand the run's output to *write*, from the byte *start* of its log on, until the run has ended; return it as it
+    ended.
+
+    Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is
+    that of `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
+    """
+    is_over = threading.Event()
+
+    def cancel_once_interrupted() -> None:
+        """In a thread, since the main one may be held up by whoever reads the output."""
+        while not is_over.wait(0.05):
+            if interrupted:
+                notify(Notice(f"Canceling run '{run_id}': it has 10 seconds to end by itself."))
+                try:
+                    workspace.cancel(run_id)
+                except HimlError as err:
+                    notify(Notice(f"{err} {err.hint}".strip()))
+                return
+
+    watcher = threading.Thread(target=cancel_once_interrupted, daemon=True)
+    try:
+        watcher.start()
+        try:
+            with suppress(NotFound):  # a job may end before its log was opened
+                for piece in follow_log(workspace, run_id, start=start):
+                    write(piece)
+        finally:
+            is_over.set()
+            watcher.join()
+    except KeyboardInterrupt as err:
+        raise Interrupted(
+            f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}"
+        ) from err
+    run = workspace.run(run_id)
+    if interrupted and run.status is RunStatus.canceled:
+        raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {run_id}")
+    return run
+
+
+def raise_unless_completed(
+    run: Run, failed_child: str = "", sweep: SweepView | None = None, *, failure_hint: str = ""
+) -> None:
+    """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says
+    it.
+
+    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *failure_hint* is what helps,
+    where that is known.
+    """
+    if run.status is RunStatus.canceled:
+        because = f": {run.reason.rstrip('.')}" if run.reason else ""
+        raise JobFailed(f"Run '{run.id}' was canceled{because}.", hint=f"See himl runs show {run.id}")
+    if run.status is not RunStatus.completed:
+        hint = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
+        if failed_child:
+            hint = f"What went wrong: himl runs logs {failed_child}"
+        elif name := _log_of_failed_rank(run):
+            hint += f" --file {name}"
+        hint += f"; {failure_hint}" if failure_hint else ""
+        resume = f"; to do what is missing: himl submit --resume {run.id}"
+        if MANY in run.tags and run.folder and resume not in run.reason:
+            hint += resume
+        reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
+        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
+    trials = sweep.trials if sweep is not None else ()
+    failed = [trial.run.id for trial in trials if trial.run.status is RunStatus.failed]
+    if failed:
+        raise JobFailed(
+            f"Run '{run.id}': {len(failed)} of {len(trials)} trials failed.",
+            hint=f"What went wrong: himl runs logs {failed[0]}",
+        )
+
+
+def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int = 0) -> Run:
+    """The run as it ended; *notify* hears of its states, and how many of the *trials* of a sweep have ended.
+
+    An outage of the service is tolerated for ten minutes.
+    """
+    pause, at_most = workspace.home_of(run_id).poll_interval
+    outage, status = OutageTolerance(notify), None
+    look = sweep_progress(workspace, run_id, trials, notify)
+    while True:
+        try:
+            run = workspace.run(run_id)
+            look()
+        except ServiceFailed as err:
+            outage.failed(err)
+        else:
+            outage.succeeded()
+            if run.status.is_final:
+                return run
+            if run.status is not status:
+                notify(Notice(f"Run '{run_id}' is {run.status.value.lower()}."))
+            status = run.status
+        time.sleep(pause)
+        pause = min(at_most * SELDOM, pause * GROWTH)
+
+
+def sweep_progress(
+    workspace: Workspace, run_id: str, trials: int, notify: Notify, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], None]:
+    """What tells *notify* how many of *trials* have ended, whenever that has changed, each time it is called, unless
+    that was a short time ago: the more trials there are, the more asking for them costs. Without trials it does
+    nothing. It raises what the workspace raises."""
+    told, next_look = "", -math.inf
+
+    def look() -> None:
+        nonlocal told, next_look
+        now = clock()
+        if not trials or now < next_look:
+            return
+        next_look = now + trials / 50  # 50 trials a second
+        states = Counter(run.status for run in workspace.runs(RunQuery(parent=run_id)))
+        ended = sum(count for status, count in states.items() if status.is_final)
+        text = f"{ended} of {trials} trial{'s' * (trials != 1)} ended"
+        for status in (RunStatus.failed, RunStatus.canceled):
+            text += f", {states[status]} {status.value.lower()}" if states[status] else ""
+        if ended and text != told:
+            notify(Notice(f"{text}."))
+            told = text
+
+    return look
+
+
+def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify) -> Run:
+    """Hand the run's log to *write* as it comes, and give the run as it ended."""
+    with suppress(NotFound):  # it may end without a log
+        for piece in follow_log(workspace, run_id, notify=notify):
+            write(piece)
+    return wait_for_end(workspace, run_id, ignore)
+
+
+def last_lines_of_failure(workspace: Workspace, run: Run, *, is_shown: bool = False) -> tuple[str, bytes] | None:
+    """The name and the last lines of the log that says why the run failed; None where it did not, or left no log, and
+    where that *is_shown* already, as the first rank's output is."""
+    name = _log_of_failed_rank(run)
+    is_wanted = bool(name) if is_shown else run.status is RunStatus.failed
+    return last_lines(workspace, run.id, name) if is_wanted else None
+
+
+def _log_of_failed_rank(run: Run) -> str | None:
+    """The log of the rank that failed, where that is not the first one: without a folder, so that it is found in the
+    last try."""
+    if found := FAILED_RANK.match(run.reason):
+        return f"std_log_process_{found[1]}.txt" if found[1] != "0" else None
+    named = NAMED_LOG.search(run.reason)
+    is_first = named and re.fullmatch(r".*/(std_log|std_log_process_0+)\.txt", named["name"])
+    return named["name"].removeprefix(USER_LOGS) if named and not is_first else None
+
+
+def failure_hint(
+    workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None
+) -> str:
+    """What to do about a module or a file that *run* (or the child of it that failed) had not, as its log says; empty
+    where something else ended it.
+
+    *spec* is the job as it was sent from *cwd*, where that is known.
+    """
+    if run.status is not RunStatus.failed:
+        return ""
+    home, hint = workspace.home_of(run.id), ""
+    with suppress(HimlError):  # the run's own failure is what is to be told
+        failed = workspace.run(failed_child) if failed_child else run
+        _, log = last_lines_of_failure(workspace, failed) or ("", b"")
+        if spec is not None and not spec.in_place:
+            modules, files = MISSING_MODULE.findall(log), re.findall(rb"No such file or directory: '([^'\n]+)'", log)
+            if modules:
+                hint = _module_hint(spec, modules[-1].decode(), cwd or Path.cwd())
+            elif files:
+                path = files[-1].decode("utf-8", "replace").replace("\\\\", "/")
+                hint = _file_hint(spec, path, cwd or Path.cwd())
+        if not hint and re.search(rb"^ModuleNotFoundError: ", log, re.MULTILINE) and isinstance(home, FolderWorkspace):
+            python = home.python_of(failed.id)
+            hint = f"it ran with '{python}', --python names another" if python else ""
+    return hint
+
+
+def _module_hint(spec: JobSpec, name: str, cwd: Path) -> str:
+    root, is_module = spec.snapshot.root, spec.entry.kind is EntryKind.module
+    folders = (
+        each for each in (root, *root.parents) if (each / f"{name}.py").is_file() or any((each / name).glob("*.py"))
+    )
+    folder = next(folders, None)
+    is_found = folder is not None and folder not in (home_folder(), Path(root.anchor))
+    if is_found and folder != root:
+        path = "" if is_module else " --env_var PYTHONPATH=."
+        return f"'{name}' lies in '{folder}', which is not sent: add --snapshot_root {_shown(str(folder), cwd)}{path}"
+    if is_found and "/" in spec.entry.target:
+        return f"'{name}' lies in '{root}', where Python does not look for it: add --env_var PYTHONPATH=."
+    if is_module and spec.entry.target.split(".")[0] == name.split(".")[0]:
+        return (
+            f"-m takes a module that Python finds in '{root}' or is installed; a script is named by its path: himl "
+            "submit PATH.py"
+        )
+    return ""
+
+
+def _file_hint(spec: JobSpec, path: str, cwd: Path) -> str:
+    root, name = spec.snapshot.root, os.path.normpath(re.sub(r".*/runs/[^/]+/code/", "", path)).replace("\\", "/")
+    is_inside = not os.path.isabs(name) and not name.startswith("..") and (root / name).exists()
+    if not is_inside or any(f"{each}/".startswith(f"{name}/") for each in spec.snapshot.files):
+        return ""
+    place = f"'{name}' lies in '{root}', and is not sent"
+    if not spec.cluster and spec.sweep is None:
+        return f"{place}: --in_place runs the job where it lies"
+    top = name.split("/", 1)[0]
+    quoted, shown = shlex.quote(top), _shown(str(root / top), cwd)
+    how = f"himl datastore upload {shown} {quoted}, then --input {quoted}"
+    how = how if spec.cluster else f"--input {quoted},local={shown}"
+    return (
+        f"{place}: make it data of the job, {how}, and read it in the folder that "
+        f"AZURE_ML_INPUT_INPUT_{len(spec.inputs)} names"
+    )
+
+
+def _shown(path: str, cwd: Path) -> str:
+    relative = os.path.relpath(path, cwd) if os.path.splitdrive(path)[0] == os.path.splitdrive(cwd)[0] else path
+    return shlex.quote(min(relative, path, key=len))
+
+
+def unkept_files(workspace: Workspace, run: Run) -> Sequence[Path]:
+    """What *run* wrote on this machine, outside of what is kept of it."""
+    home = workspace.home_of(run.id)
+    with suppress(HimlError):  # how the run ended is what is to be told
+        return home.unkept_files(run.id) if isinstance(home, FolderWorkspace) else ()
+    return ()
+
+
+def sweep_outcome(workspace: Workspace, run: Run) -> SweepView | None:
+    """The trials of a sweep that has ended; None for another run, and where they cannot be asked for: the run's own
+    outcome is known without them."""
+    if MANY not in run.tags and SWEPT not in run.tags:
+        return None
+    try:
+        return sweep_view(workspace, run, children_of(workspace, run))
+    except HimlError as err:
+        logger.debug("no table of trials: %s", err)
+        return None
+
+
+def failed_child(workspace: Workspace, run: Run) -> str:
+    """The id of the first child of a failed sweep or pipeline that failed itself: its log says why. Empty for other
+    runs, and where nobody can say."""
+    if run.status is not RunStatus.failed or MANY not in run.tags:
+        return ""
+    try:
+        children = children_of(workspace, run)
+    except HimlError as err:
+        logger.debug("no children: %s", err)
+        return ""
+    return next((child.id for child in children if child.status is RunStatus.failed), "")

@@ -1,9 +1,10 @@
-"""From what the user said about runs (id, recovery id, Studio URL, experiment) to the runs themselves."""
+"""From what the user said about runs (id, recovery id, Studio URL, experiment) to the runs themselves; what is known of
+one, and the runs below it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, pairwise
@@ -13,12 +14,22 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.files import expand_home
-from himl_cli.core.runs import Run, RunQuery, RunSelection, implied_experiment
+from himl_cli.core.files import LATEST_RUN_FILE, expand_home
+from himl_cli.core.jobs import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, TRIAL, hyperparameters_of
+from himl_cli.core.runs import (
+    Run,
+    RunDetails,
+    RunQuery,
+    RunSelection,
+    SweepView,
+    TrialView,
+    friendly_experiment,
+    hi_ml_experiment,
+    implied_experiment,
+    underscored,
+)
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import WorkspaceIds, parse_workspace_id
-from himl_cli.services.naming import FILE_NAME, friendly_experiment, hi_ml_experiment, underscored
-from himl_cli.services.runs.details import children_of
 from himl_cli.workspaces.base import Workspace
 
 
@@ -241,10 +252,10 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
 def nearest_latest_run_file(start: Path) -> Path:
     """The nearest `most_recent_run.txt` in *start* or above. Raises NotFound."""
     for folder in (start, *start.parents):
-        if (folder / FILE_NAME).is_file():
-            return folder / FILE_NAME
+        if (folder / LATEST_RUN_FILE).is_file():
+            return folder / LATEST_RUN_FILE
     raise NotFound(
-        f"No run was named, and there is no {FILE_NAME} in '{start}' or above.",
+        f"No run was named, and there is no {LATEST_RUN_FILE} in '{start}' or above.",
         hint="Give a run id, --run latest, or --experiment NAME.",
     )
 
@@ -284,3 +295,57 @@ def no_children(parents: Iterable[Run]) -> NotFound:
     return NotFound(
         f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves."
     )
+
+
+BEST_SO_FAR = "best_child_by_primary_metric/"
+"""What the names of the columns begin with of a table that Azure ML keeps for itself among the metrics of a sweep."""
+
+
+def run_details(workspace: Workspace, run: Run) -> RunDetails:
+    """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted
+    meanwhile."""
+    children = children_of(workspace, run)
+    values = workspace.values(run.id)
+    sweep = sweep_view(workspace, run, children)
+    below = {} if sweep else _below(workspace, children)
+    metrics = [metric for metric in values.metrics if not (sweep and metric.name.startswith(BEST_SO_FAR))]
+    texts = [each for each in values.texts if not (sweep and each.name.startswith(BEST_SO_FAR))]
+    return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below)
+
+
+def children_of(workspace: Workspace, run: Run) -> list[Run]:
+    """The children of *run* in the order they were made; trials by their numbers."""
+    children = reversed(list(workspace.runs(RunQuery(parent=run.id))))
+    return sorted(children, key=lambda child: int(child.tags[TRIAL]) if child.tags.get(TRIAL, "").isdecimal() else -1)
+
+
+def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
+    """The trials of *run* with the last values of its primary metric, for a request or two in all; None where its
+    *children* are no trials."""
+    values = {child.id: hyperparameters_of(child.tags) for child in children}
+    trials = [child for child in children if values[child.id]]
+    if not trials:
+        return None
+    metric, goal = run.tags.get(PRIMARY_METRIC, ""), run.tags.get(GOAL, "minimize")
+    found = workspace.results(trials, wanted=lambda name: name == metric, whole=False) if metric else {}
+    views = []
+    for child in trials:
+        last = found[child.id].last.get(metric) if child.id in found else None
+        if isinstance(last, bool) or not isinstance(last, (int, float)):
+            last = None
+        views.append(TrialView(child, values[child.id], None if last is None else float(last)))
+    if run.tags.get(MANY) in REPEATED:
+        return SweepView(metric, goal, views, is_repeated=True)
+    view = SweepView(metric, goal, views)
+    recorded = run.tags.get(BEST_TRIAL, "")
+    return replace(view, best=recorded if recorded in values else view.best_at_the_end)
+
+
+def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:
+    """The children of those runs that are many themselves, and of theirs."""
+    below: dict[str, Sequence[Run]] = {}
+    for child in children:
+        if MANY in child.tags:
+            below[child.id] = children_of(workspace, child)
+            below |= _below(workspace, below[child.id])
+    return below

@@ -20,9 +20,9 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.installation import PACKAGE, environment_hint
 from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
 from himl_cli.core.redaction import is_address, redact
+from himl_cli.core.text import read_text
 from himl_cli.services.submission.request import MADE_FROM_FILES, SubmitRequest, refuse
 from himl_cli.services.submission.snapshot import take_snapshot
-from himl_cli.services.text_files import read_text
 
 # Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an
 # environment stays what it was.
@@ -229,8 +229,10 @@ def environment_remarks(spec: EnvironmentSpec, entry_file: Path | None) -> list[
     if not spec.conda or entry_file is None:
         return []
     if not holds_package(spec):
+        if not imports_himl(entry_file):
+            return []
         missing = f"imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}."
-        return [f"warning: '{entry_file.name}' {missing}"] if imports_himl(entry_file) else []
+        return [f"warning: '{entry_file.name}' {missing}"]
     found = re.search(r"^\s*-\s*[\"']?python\s*={1,3}\s*(\d+)\.(\d+)", spec.conda, re.MULTILINE)
     if found is None or (int(found[1]), int(found[2])) >= OLDEST_PYTHON:
         return []

@@ -54,13 +54,14 @@ from himl_cli.services.submission.job_yaml_file import (
     with_defaults,
 )
 from himl_cli.services.submission.pipelines import topological_order
-from himl_cli.services.submission.prepare import command_line, job_of_options
 from himl_cli.services.submission.request import (
     MOST_NODES,
     MOST_PROCESSES,
     SubmitRequest,
     beside_file,
     check_values,
+    command_line,
+    job_of_options,
     target_path,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, secrets_but, take_snapshot

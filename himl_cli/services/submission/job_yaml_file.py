@@ -14,10 +14,9 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HERE, PLACEHOLDER, USUAL_DATASTORE, DataSpec
 from himl_cli.core.redaction import redact
-from himl_cli.core.text import did_you_mean, shorten
+from himl_cli.core.text import as_found, did_you_mean, read_text, shorten
 from himl_cli.services.submission.data import KEY
 from himl_cli.services.submission.request import MOST_SECONDS, count_problem
-from himl_cli.services.text_files import as_found, read_text
 from himl_cli.services.yaml_files import parse_mapping
 
 COMMAND, SWEEP, PIPELINE = "command", "sweep", "pipeline"

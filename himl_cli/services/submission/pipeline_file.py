@@ -17,9 +17,8 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec
 from himl_cli.core.redaction import redact
-from himl_cli.core.text import NotJson, did_you_mean, read_json
+from himl_cli.core.text import NotJson, as_found, did_you_mean, parse_dotenv, read_json, read_text, with_slashes
 from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_problem, refuse
-from himl_cli.services.text_files import as_found, parse_dotenv, read_text, with_slashes
 
 MPI_STEP = "MpiStep"
 TYPES = ("PythonScriptStep", MPI_STEP)

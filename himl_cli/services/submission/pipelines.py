@@ -41,11 +41,14 @@ from himl_cli.services.submission.pipeline_file import (
     read_pipeline,
     step_files,
 )
-from himl_cli.services.submission.prepare import check_names, command_line, job_of_options, start_and_note
+from himl_cli.services.submission.prepare import start_and_note
 from himl_cli.services.submission.request import (
     SubmitRequest,
     beside_file,
+    check_names,
     check_values,
+    command_line,
+    job_of_options,
     target_path,
     without_idle_options,
 )

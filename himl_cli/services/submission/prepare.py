@@ -8,32 +8,27 @@ import os
 import platform
 import re
 import shlex
-import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import home_folder, write_atomic
+from himl_cli.core.files import LATEST_RUN_FILE, home_folder, write_atomic
 from himl_cli.core.jobs import (
     MANY,
     SWEPT,
     Entry,
     EntryKind,
-    JobOptions,
     JobSpec,
-    Snapshot,
     check_placeholders,
     with_search_space,
 )
-from himl_cli.core.redaction import mask_arguments, mask_line, redact
+from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, RunSelection, new_run_id
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.naming import FILE_NAME, automatic_tags, choose_experiment, git_facts
 from himl_cli.services.runs.logs import MAIN_LOG, watching
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
@@ -41,10 +36,12 @@ from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.request import (
     PreparedJob,
     SubmitRequest,
-    check_size,
+    check_names,
     check_values,
-    parse_duration,
+    command_line,
+    job_of_options,
     refuse,
+    shorten_tags,
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
@@ -63,8 +60,6 @@ from himl_cli.services.submission.sweeps import (
 from himl_cli.workspaces.base import FolderWorkspace, JobRunner, RunRecorder, Workspace
 
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
-TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` leave them in the environments they make
-LONGEST_TAG_VALUE = 1000
 # Options that count where a run is resumed, and those that may be given again, and have to say what its record says.
 RESUME_OPTIONS = ("max_concurrent", "env_vars")
 OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
@@ -78,10 +73,10 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     NotFound."""
     check_values(request)
     request, remarks = without_idle_options(request)
-    request = single_sweep_option(request)
-    sweep = requested_sweep(request)
-    arguments = sweep_arguments(request)
-    tags = {}
+    sweep, arguments, tags = None, request.arguments, {}
+    if request.ready_sweep is not None or any(map(request.is_set, OF_RECORD)):
+        request = single_sweep_option(request)
+        sweep, arguments = requested_sweep(request), sweep_arguments(request)
     if sweep is not None:
         sweep = with_seed(sweep, on_cluster=bool(request.on_cluster), sdk=request.sdk)
         if request.command:  # which may hold values itself
@@ -101,9 +96,10 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         sweep=sweep,
         distribution=distribution,
         processes=processes,
-        inputs=parse_data("input", request.inputs),
-        outputs=parse_data("output", request.outputs),
     )
+    if request.inputs or request.outputs:
+        inputs, outputs = parse_data("input", request.inputs), parse_data("output", request.outputs)
+        spec = replace(spec, inputs=inputs, outputs=outputs)
     remarks += naming_remarks
     check_placeholders(replace(spec, arguments=[*spec.arguments, request.command or ""]))
     if request.on_cluster or request.is_told_to_azure:
@@ -236,71 +232,6 @@ def check_root(root: Path, script: Path | None) -> None:
     )
 
 
-def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> str:
-    """The interpreter: *asked*, else the active environment's, else that of *own_prefix* unless it only holds a tool,
-    else `python3` on PATH.
-
-    Raises BadUsage when what was asked for, or any of them, cannot be run.
-    """
-    prefixes = [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
-    if not any((own_prefix / mark).exists() for mark in TOOL_MARKS):
-        prefixes.append(own_prefix)
-    names = ("python.exe", "Scripts/python.exe") if sys.platform == "win32" else ("bin/python", "bin/python3")
-    commands = [*(str(prefix / name) for prefix in prefixes for name in names), "python3", "python"]
-    commands = [os.path.expanduser(asked)] if asked else commands
-    found = next(filter(None, (shutil.which(each, path=env.get("PATH")) for each in commands)), None)
-    if found is None:
-        raise BadUsage(
-            f"No Python interpreter '{asked or 'python3'}'.", hint="Name one that exists: --python /path/to/python"
-        )
-    return os.path.abspath(found)  # not resolved: a virtual environment's python is a link
-
-
-def job_of_options(
-    request: SubmitRequest, name: str, folder: Path, env: Mapping[str, str], tags: Mapping[str, str] | None = None
-) -> tuple[JobSpec, list[str]]:
-    """What the options say of a job, whatever it runs, and remarks: names, tags, limits, and what counts on a cluster.
-
-    The experiment is called after *name* where no option says so. *tags* are added to the automatic ones, which the
-    user's own replace. Raises BadUsage.
-    """
-    git = git_facts(folder)
-    experiment, remarks = choose_experiment(
-        request.experiment, name, from_branch=request.experiment_from_branch, git=git
-    )
-    automatic = {**automatic_tags(git, request.build, command_line(request)), **(tags or {})}
-    if request.on_cluster:
-        automatic = shorten_tags(automatic)
-        python = "" if request.python_executable == "python" else request.python_executable
-    else:
-        python = find_python(request.python, env, Path(sys.prefix))
-    log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
-    options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
-    options["instance_type"] = request.instance_type or ""  # None where the command line has none
-    options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
-    limit = request.max_run_duration
-    spec = JobSpec(
-        experiment,
-        Entry(EntryKind.script, ""),
-        Snapshot(folder, (), 0),
-        python=python,
-        max_seconds=parse_duration(limit, "--max_run_duration") if limit else None,
-        env=request.env_vars,
-        tags={**automatic, **request.tags},
-        cluster=request.on_cluster,
-        nodes=request.num_nodes,
-        **options,
-    )
-    return spec, remarks
-
-
-def command_line(request: SubmitRequest) -> str:
-    """What was run, as the user would type it, secrets masked."""
-    words = ["--command", mask_line(request.command)] if request.command else [str(request.target)]
-    words = ["-m", request.module] if request.module else words
-    return shlex.join([*words, *mask_arguments(request.arguments)])
-
-
 def _distribution(request: SubmitRequest) -> tuple[str, int | None]:
     """The distribution (`pytorch`, `mpi`, or empty for a plain process) and the processes a node (None: no ranks).
 
@@ -343,28 +274,6 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, file: Path 
     return replace(spec, services=services, environment=environment), remarks
 
 
-def check_names(spec: JobSpec, given: Mapping[str, str]) -> None:
-    """Raises BadUsage where names and tags of *spec*, of which the user *given* some, are more than Azure ML takes."""
-    keys = [(f"--tag: the key '{key[:30]}…'", key, 100) for key in given]
-    values = [(f"--tag {key}: the value", value, LONGEST_TAG_VALUE) for key, value in given.items()]
-    texts = [("--display_name", spec.display_name, 256), ("--description", spec.description, 5000)]
-    for shown, text, most in (*keys, *values, *texts):
-        if len(text) > most:
-            raise BadUsage(f"{shown} has {len(text):,} characters; Azure ML takes {most:,}.", hint="Shorten it.")
-    count = len(spec.tags) + 1  # the run's recovery id, which is added when the run has an id
-    if count > 50:
-        raise BadUsage(
-            f"The run would have {count} tags; Azure ML takes 50.",
-            hint=f"Give fewer; {count - len(given)} come by themselves.",
-        )
-
-
-def shorten_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags that himl makes by itself, cut to what the service keeps."""
-    most = LONGEST_TAG_VALUE
-    return {key: value if len(value) <= most else f"{value[: most - 1]}…" for key, value in tags.items()}
-
-
 def _public_keys(cwd: Path, given: str) -> str:
     text, problem = given, "holds no public key of SSH."
     if not _PUBLIC_KEYS.fullmatch(given.strip()):
@@ -399,9 +308,9 @@ def start_and_note(start: Callable[[], Run], cwd: Path, notify: Notify) -> Run:
 def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
     """Make *run* the latest one of *cwd*; *notify* hears of a folder that cannot be written to."""
     try:
-        write_atomic(cwd / FILE_NAME, f"{run.recovery_id}\n")  # also when the machine goes down
+        write_atomic(cwd / LATEST_RUN_FILE, f"{run.recovery_id}\n")  # also when the machine goes down
     except OSError as err:
-        notify(Notice(f"Could not write {FILE_NAME} in '{cwd}': {err.strerror}."))
+        notify(Notice(f"Could not write {LATEST_RUN_FILE} in '{cwd}': {err.strerror}."))
 
 
 # Resuming

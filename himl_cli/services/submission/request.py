@@ -1,18 +1,41 @@
-"""The options of `himl submit` as one request: which of them count for the job, and the values that they may have."""
+"""The options of `himl submit` as one request: which of them count for the job, the values that they may have, and what
+they say of a job whatever it runs: its names, tags, limits and Python."""
 
 from __future__ import annotations
 
+import getpass
 import json
+import logging
+import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DISTRIBUTIONS, HERE, DataSpec, JobOptions, JobSpec, SnapshotReport, SweepSpec, option
-from himl_cli.core.text import did_you_mean, non_blank, shorten
-from himl_cli.services.secret_files import YAML_ENDINGS
+from himl_cli.core.jobs import (
+    DISTRIBUTIONS,
+    HERE,
+    DataSpec,
+    Entry,
+    EntryKind,
+    JobOptions,
+    JobSpec,
+    Snapshot,
+    SnapshotReport,
+    SweepSpec,
+    option,
+)
+from himl_cli.core.redaction import mask_arguments, mask_line, redact
+from himl_cli.core.runs import experiment_remarks, friendly_experiment
+from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten
+
+log = logging.getLogger(__name__)
 
 CLUSTER = {"only": "cluster", "files": "pipeline"}
 MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
@@ -23,6 +46,9 @@ MOST_NODES = 65_000  # as many as a cluster of Azure ML can have
 MOST_PROCESSES = 1024  # of a node; each is started here, so a digit too many would fill the memory
 MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node": MOST_PROCESSES}
 LONGEST_SHOWN = 24  # characters of a wrong count
+LONGEST_TAG_VALUE = 1000
+GIT_SECONDS = 5.0
+TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` leave them in the environments they make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,3 +298,165 @@ def count_problem(value: object, most: int) -> str:
         too_many = f"can be {most:,} at most{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
         return too_many if value > most else ""
     return f"must be a whole number from 1 on, not {shorten(json.dumps(value, default=repr), LONGEST_SHOWN)}."
+
+
+# What the options say of a job, whatever it runs
+
+
+def job_of_options(
+    request: SubmitRequest, name: str, folder: Path, env: Mapping[str, str], tags: Mapping[str, str] | None = None
+) -> tuple[JobSpec, list[str]]:
+    """What the options say of a job, whatever it runs, and remarks: names, tags, limits, and what counts on a cluster.
+
+    The experiment is called after *name* where no option says so. *tags* are added to the automatic ones, which the
+    user's own replace. Raises BadUsage.
+    """
+    git = git_facts(folder)
+    experiment, remarks = choose_experiment(
+        request.experiment, name, from_branch=request.experiment_from_branch, git=git
+    )
+    automatic = {**automatic_tags(git, request.build, command_line(request)), **(tags or {})}
+    if request.on_cluster:
+        automatic = shorten_tags(automatic)
+        python = "" if request.python_executable == "python" else request.python_executable
+    else:
+        python = find_python(request.python, env, Path(sys.prefix))
+    log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
+    options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
+    options["instance_type"] = request.instance_type or ""  # None where the command line has none
+    options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
+    limit = request.max_run_duration
+    spec = JobSpec(
+        experiment,
+        Entry(EntryKind.script, ""),
+        Snapshot(folder, (), 0),
+        python=python,
+        max_seconds=parse_duration(limit, "--max_run_duration") if limit else None,
+        env=request.env_vars,
+        tags={**automatic, **request.tags},
+        cluster=request.on_cluster,
+        nodes=request.num_nodes,
+        **options,
+    )
+    return spec, remarks
+
+
+def command_line(request: SubmitRequest) -> str:
+    """What was run, as the user would type it, secrets masked."""
+    words = ["--command", mask_line(request.command)] if request.command else [str(request.target)]
+    words = ["-m", request.module] if request.module else words
+    return shlex.join([*words, *mask_arguments(request.arguments)])
+
+
+def choose_experiment(
+    asked: str | None, target: str, *, from_branch: bool, git: Mapping[str, str]
+) -> tuple[str, list[str]]:
+    """The experiment's name, and what the user should know of it.
+
+    It is *asked*, else the git branch where that is wanted, else the stem of the script, else the module with `_` for
+    `.`. Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
+    """
+    if asked is None and from_branch:
+        asked = git.get("build_branch")
+        if not asked:
+            raise BadUsage(
+                "--experiment_from_branch: no git branch is checked out here.",
+                hint="Name the experiment with --experiment NAME",
+            )
+    if asked is not None:
+        chosen = friendly_experiment(asked)
+        return chosen, experiment_remarks(asked, chosen)
+    path = PurePath(target)
+    return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target), []
+
+
+def git_facts(folder: Path) -> dict[str, str]:
+    """Facts about the checkout that holds *folder*, as tags; none outside one, or without git. Never fails: a job runs
+    without them. The URL of `origin` is without credentials; dirty are tracked files that differ."""
+    import subprocess
+
+    questions = (
+        ("log", "-1", "--format=%H%x00%an%x00%s"),
+        ("symbolic-ref", "--short", "-q", "HEAD"),
+        ("config", "--get", "remote.origin.url"),
+        ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules"),
+    )
+    command = ["git", "-C", str(folder), "--no-optional-locks"]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    answers: list[str | None] = [None] * len(questions)
+    with suppress(OSError):  # no git
+        # Side by side, since each costs a process
+        processes = [subprocess.Popen([*command, *words], stdin=null, stdout=pipe, stderr=null) for words in questions]
+        for place, process in enumerate(processes):
+            try:
+                output, _ = process.communicate(timeout=GIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            else:
+                is_answer = process.returncode == 0
+                answers[place] = output.decode(errors="replace").strip() if is_answer else None
+    commit, branch, repository, changes = answers
+    if commit is None and branch is None:
+        return {}
+    number, author, message = (commit or "\0\0").split("\0")
+    return {
+        "build_source_repository": repository or "",
+        "build_branch": branch or "",
+        "build_source_id": number,
+        "build_source_author": author,
+        "build_source_message": message,
+        "build_source_dirty": str(bool(changes)).lower(),
+    }
+
+
+def automatic_tags(git: Mapping[str, str], build: Mapping[str, str], command_line: str) -> dict[str, str]:
+    """Tags that a run gets by itself: git's facts, each replaced by what *build* says, the user, the command line.
+    Empty ones are left out."""
+    user = ""
+    with suppress(OSError, KeyError, ImportError):  # a user id without a name, as in some containers
+        user = getpass.getuser()
+    tags = {**git, "build_user": user, "command_line": command_line, **build}
+    return {name: redact(value) for name, value in tags.items() if value}
+
+
+def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> str:
+    """The interpreter: *asked*, else the active environment's, else that of *own_prefix* unless it only holds a tool,
+    else `python3` on PATH.
+
+    Raises BadUsage when what was asked for, or any of them, cannot be run.
+    """
+    prefixes = [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
+    if not any((own_prefix / mark).exists() for mark in TOOL_MARKS):
+        prefixes.append(own_prefix)
+    names = ("python.exe", "Scripts/python.exe") if sys.platform == "win32" else ("bin/python", "bin/python3")
+    commands = [*(str(prefix / name) for prefix in prefixes for name in names), "python3", "python"]
+    commands = [os.path.expanduser(asked)] if asked else commands
+    found = next(filter(None, (shutil.which(each, path=env.get("PATH")) for each in commands)), None)
+    if found is None:
+        raise BadUsage(
+            f"No Python interpreter '{asked or 'python3'}'.", hint="Name one that exists: --python /path/to/python"
+        )
+    return os.path.abspath(found)  # not resolved: a virtual environment's python is a link
+
+
+def check_names(spec: JobSpec, given: Mapping[str, str]) -> None:
+    """Raises BadUsage where names and tags of *spec*, of which the user *given* some, are more than Azure ML takes."""
+    keys = [(f"--tag: the key '{key[:30]}…'", key, 100) for key in given]
+    values = [(f"--tag {key}: the value", value, LONGEST_TAG_VALUE) for key, value in given.items()]
+    texts = [("--display_name", spec.display_name, 256), ("--description", spec.description, 5000)]
+    for shown, text, most in (*keys, *values, *texts):
+        if len(text) > most:
+            raise BadUsage(f"{shown} has {len(text):,} characters; Azure ML takes {most:,}.", hint="Shorten it.")
+    count = len(spec.tags) + 1  # the run's recovery id, which is added when the run has an id
+    if count > 50:
+        raise BadUsage(
+            f"The run would have {count} tags; Azure ML takes 50.",
+            hint=f"Give fewer; {count - len(given)} come by themselves.",
+        )
+
+
+def shorten_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that himl makes by itself, cut to what the service keeps."""
+    most = LONGEST_TAG_VALUE
+    return {key: value if len(value) <= most else f"{value[: most - 1]}…" for key, value in tags.items()}

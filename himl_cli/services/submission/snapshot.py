@@ -1,4 +1,4 @@
-"""What is sent with a job: the files below the snapshot root that no ignore file excludes.
+"""What is sent with a job: the files below the snapshot root that no ignore file excludes, and that hold no secrets.
 
 pathspec reads each part of a pattern; the last pattern that fits an entry decides, as in git. Read otherwise than by
 git are, within brackets, `[:alpha:]` and its kind, backslashes, slashes and ranges that run backwards; in patterns of
@@ -19,23 +19,23 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import cast
 
 from pathspec import GitIgnoreSpec, RegexPattern
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.files import WORKSPACE_FOLDER, is_bookkeeping
+from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
-from himl_cli.services.naming import FILE_NAME
-from himl_cli.services.secret_files import PUBLIC_ENDING, is_private_folder, may_hold_secrets
-from himl_cli.services.text_files import as_found
+from himl_cli.core.text import YAML_ENDINGS, as_found
 from himl_cli.services.transfer.plan import Globs
 from himl_cli.services.transfer.state import has_fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
-ALWAYS_LEFT_OUT = frozenset({".git", ".hg", ".svn", WORKSPACE_FOLDER, FILE_NAME, "__pycache__", ".ipynb_checkpoints"})
+ALWAYS_LEFT_OUT = frozenset(
+    {".git", ".hg", ".svn", WORKSPACE_FOLDER, LATEST_RUN_FILE, "__pycache__", ".ipynb_checkpoints"}
+)
 RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
 GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
 
@@ -75,10 +75,8 @@ def take_snapshot(
     ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
     ignored_names = frozenset().union(*ignored.values())
-    included = Globs(include_secret)
-    fetched_folders: set[tuple[int, int]] = set()
-    with suppress(BadUsage, DiskFailed, OSError):  # there is no cache
-        fetched_folders.update(_identity(str(each), os.stat(each)) for each in targets() if os.path.isdir(each))
+    included = Globs(include_secret) if include_secret else None
+    fetched_folders = cache(_fetched_folders)  # asked for once a snapshot, and not for one without folders
     files: list[str] = []
     by_top: defaultdict[str, int] = defaultdict(int)
     met: set[str] = set()
@@ -116,7 +114,7 @@ def take_snapshot(
             paths = [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
             if is_folder:
                 identity = _identity(entry.path, info)
-                if identity in fetched_folders and has_fetched_files(Path(entry.path)):
+                if identity in fetched_folders() and has_fetched_files(Path(entry.path)):
                     downloads.append(name)
                 elif identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
                     deeper = [(f"{path}{base}/", each) for path, each in rules]
@@ -125,7 +123,7 @@ def take_snapshot(
             elif stat.S_ISREG(info.st_mode):
                 is_secret = any(may_hold_secrets(path, info.st_size) for path in paths)
                 is_secret = is_secret or (is_private and not name.endswith(PUBLIC_ENDING))
-                if is_secret and not included.matches(name):
+                if is_secret and not (included and included.matches(name)):
                     secrets.append(name)
                 else:
                     files.append(name)
@@ -206,6 +204,14 @@ def _rules_above(root: Path) -> list[tuple[str, Sequence[Rule]]]:
     files = [(folder, folder / GIT_FILE) for folder in reversed(root.parents) if folder.is_relative_to(top)]
     read = [(folder, read_rules(path)) for folder, path in [(top, top / ".git" / "info" / "exclude"), *files]]
     return [("".join(f"{part}/" for part in root.relative_to(folder).parts), rules) for folder, rules in read if rules]
+
+
+def _fetched_folders() -> set[tuple[int, int]]:
+    """The folders that himl downloaded to, as `_identity` tells them apart; none where there is no cache."""
+    found: set[tuple[int, int]] = set()
+    with suppress(BadUsage, DiskFailed, OSError):
+        found.update(_identity(str(each), os.stat(each)) for each in targets() if os.path.isdir(each))
+    return found
 
 
 def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
@@ -297,3 +303,143 @@ def fits(wanted: Sequence[re.Pattern[str] | None], parts: Sequence[str]) -> bool
         if not reached:
             return False
     return len(parts) in reached
+
+
+# Which files hold secrets, by their names, their folders or their content: the kinds that scanners for secrets know by
+# name, the signatures of gitrob (michenriksen/gitrob, core/signatures.go) and the rules of gitleaks with a `path`, and
+# to them the files that today's clouds, package managers and tools of machine learning keep credentials in
+
+SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
+PUBLIC_ENDING = ".pub"
+LARGEST_READ = 64 * 1024  # bytes
+LARGEST_JSON = 4 * 1024  # a key of a service account has 2,400 bytes; projects have many JSON files
+
+# All names are in lower case: some file systems do not tell cases apart. In turn: what this tool and its forerunners
+# keep; private keys; stores of passwords; passwords of hosts, databases and mail; clouds; packages, models and the
+# tracking of runs; what projects call so themselves; histories (and all that end with `_history`).
+_NAMES = """
+himl.private.toml .env .envrc innereyeprivatesettings.yml innereyetestvariables.txt settings_private.yml
+settings_private.yaml
+id_rsa id_dsa id_ecdsa id_ed25519 id_ecdsa_sk id_ed25519_sk secring.gpg otr.private_key
+key3.db key4.db logins.json cookies.sqlite
+.netrc _netrc .git-credentials .htpasswd .pgpass pgpass.conf .my.cnf .mylogin.cnf .fetchmailrc
+.msmtprc .muttrc .smbcredentials
+.passwd-s3fs .ftpconfig sftp-config.json filezilla.xml recentservers.xml .vault-token .vault_pass .vault_password
+vault_pass.txt
+.s3cfg .boto .dockercfg .dockerconfigjson .terraformrc terraform.rc credentials.tfrc.json terraform.tfstate.backup
+.databrickscfg
+application_default_credentials.json local.settings.json accesstokens.json access_tokens.db credentials.db rclone.conf
+msal_token_cache.json msal_token_cache.bin service_principal_entries.json .cdsapirc .ecmwfapirc
+.pypirc kaggle.json .comet.config clearml.conf .modal.toml
+credentials.json credentials.xml secrets.json secrets.toml secrets.yml secrets.yaml
+.history .zhistory .lesshst .viminfo .dbshell consolehost_history.txt fish_history repl_history.jl
+"""
+_ENDINGS = """
+.pfx .p12 .pkcs12 .ppk .keystore .jks .jceks .bks .kdb .kdbx .psafe3 .keychain .keychain-db .agilekeychain .kwallet
+.ovpn .publishsettings .tfstate .tfvars
+"""
+PRIVATE_NAMES, PRIVATE_ENDINGS = frozenset(_NAMES.split()), frozenset(_ENDINGS.split())
+# Names that are private only in folders of certain names
+PRIVATE_BY_FOLDER = {
+    "config": frozenset({".kube", ".snowsql", ".ngc"}),
+    "config.json": frozenset({".docker"}),
+    "config.local": frozenset({".dvc"}),
+    "config.toml": frozenset({".snowflake"}),
+    "config.yml": frozenset({"glab-cli"}),
+    "config.yaml": frozenset({"doctl"}),
+    "connections.toml": frozenset({".snowflake"}),
+    "credentials": frozenset({".aws", ".gem", ".cargo", ".mlflow"}),
+    "credentials.toml": frozenset({".cargo"}),
+    "hosts.yml": frozenset({"gh"}),
+    "hub": frozenset({".config"}),
+    "auth.json": frozenset({"containers", ".composer"}),
+    "settings.xml": frozenset({".m2"}),
+    "settings-security.xml": frozenset({".m2"}),
+    "gradle.properties": frozenset({".gradle"}),
+    "token": frozenset({"huggingface", ".huggingface"}),
+    "stored_tokens": frozenset({"huggingface"}),
+    "history.sqlite": frozenset({"profile_default"}),
+}
+# Folders that are private as a whole; the latter within folders of certain names only
+PRIVATE_FOLDERS = frozenset(
+    {".ssh", ".gnupg", ".aws", ".azure", ".password-store", ".identityservice", ".terraform", "keyrings"}
+)
+PRIVATE_FOLDERS_IN = {"gcloud": frozenset({".config", "roaming"}), "cache": frozenset({".kube"})}
+
+_PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----")
+_LOGIN = re.compile(
+    rb"_auth(Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@", re.IGNORECASE
+)
+_API_KEY = re.compile(rb"^[ \t]*api_key[ \t]*[=:][ \t]*\S", re.MULTILINE)
+_SERVICE_ACCOUNT = re.compile(rb"\"type\"\s*:\s*\"service_account\"")
+_REFRESH_TOKEN = re.compile(rb"\"refresh_token\"")
+# What is looked for in the first bytes of files that may hold a secret by their name, and often hold none
+_KEY_ENDINGS = dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _PEM)
+_READ_BY_ENDING = {**_KEY_ENDINGS, ".json": _SERVICE_ACCOUNT}
+_READ_BY_NAME = {
+    **dict.fromkeys((".npmrc", ".yarnrc", ".yarnrc.yml", "pip.conf", "pip.ini", ".condarc", "uv.toml"), _LOGIN),
+    "settings": _API_KEY,  # wandb's
+    "token.json": _REFRESH_TOKEN,
+}
+_NAMED_KEY = re.compile(r".*(_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
+
+_VARIABLES = re.compile(rb"^[\"']?variables[\"']?[ \t]*:", re.MULTILINE)
+_KEY = rb"(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
+_WORKSPACE_KEYS = re.compile(
+    _KEY % rb"tenant_id|subscription_id|application_id|resource_group|workspace_name",
+    re.MULTILINE | re.IGNORECASE,
+)
+_SECRET_KEYS = re.compile(
+    _KEY % rb"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)",
+    re.MULTILINE | re.IGNORECASE,
+)
+
+
+def is_dotenv_name(name: str) -> bool:
+    """Whether a file of this name is one of environment variables: `.env`, `.env.local`, `prod.env`; not
+    `.env.example`."""
+    folded = name.casefold()
+    return (folded.endswith(".env") or folded.startswith(".env.")) and not folded.endswith(SAMPLE_ENDINGS)
+
+
+def may_hold_secrets(path: str, size: int) -> bool:
+    """Whether the file at *path* (*size* in bytes) is one of secrets: by its name, by that and its folder's, or by what
+    it begins with.
+
+    Read are small files only, whose names make it plausible. A file in one of `is_private_folder` is not known by that.
+    """
+    name = os.path.basename(path).casefold()
+    ending = "." + name.rpartition(".")[2] if "." in name else ""
+    if (
+        name in PRIVATE_NAMES
+        or ending in PRIVATE_ENDINGS
+        or is_dotenv_name(name)
+        or (name.endswith("_history") and name.startswith("."))
+        or os.path.basename(os.path.dirname(path)).casefold() in PRIVATE_BY_FOLDER.get(name, ())
+    ):
+        return True
+    wanted = _READ_BY_NAME.get(name) or _READ_BY_ENDING.get(ending)
+    if not ending and _NAMED_KEY.fullmatch(name):
+        wanted = wanted or _PEM
+    largest = LARGEST_JSON if wanted is _SERVICE_ACCOUNT else LARGEST_READ
+    if size > largest or not (wanted or ending in YAML_ENDINGS):
+        return False
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(LARGEST_READ)
+    except OSError:
+        return False
+    if wanted and wanted.search(content):
+        return True
+    # InnerEye's settings: `variables:` with a key that is a secret, or with two that name a workspace or who signs in
+    names = {key.lower() for key in _WORKSPACE_KEYS.findall(content)}
+    is_theirs = ending in YAML_ENDINGS and _VARIABLES.search(content) is not None
+    return is_theirs and (_SECRET_KEYS.search(content) is not None or len(names) >= 2)
+
+
+def is_private_folder(path: str) -> bool:
+    """Whether all that lies in the folder at *path* counts as secret, but for public keys, whatever it is called."""
+    folder, name = os.path.split(path.casefold())
+    return name in PRIVATE_FOLDERS or (
+        name in PRIVATE_FOLDERS_IN and os.path.basename(folder) in PRIVATE_FOLDERS_IN[name]
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunStatus
-from himl_cli.services.submission.wait import sweep_progress
+from himl_cli.services.runs.logs import sweep_progress
 from tests.recorded_runs import RecordedRuns
 
 
