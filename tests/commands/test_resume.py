@@ -219,6 +219,23 @@ def test_killing_a_sweep_at_any_moment_loses_no_result_and_resume_finishes_it(hi
     assert values == [f"--n {number}" for number in range(12)]
 
 
+@pytest.mark.parametrize("many", ["trial", "step"])
+def test_one_that_cannot_be_started_again_is_not_told_as_its_earlier_try_ended(himl: Himl, project: Path, many: str) -> None:
+    step = {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}
+    write_files(project, {"train.py": "print('of the first try')\nraise SystemExit(9)", "p.json": json.dumps({"step1": step})})
+    submitted = himl("submit", *(("train.py", "--sweep", "n=1,2") if many == "trial" else ("p.json",)))
+    assert (submitted.code, "exit code 9" in submitted.stdout) == (1, True)
+    run = latest(himl)
+    child = children(himl, run)[-1]["id"]
+    log = project / f".himl/runs/{child}/supervisor.log"
+    log.unlink()
+    log.mkdir()  # nothing can be written there
+    resumed = himl("submit", "--resume", run)
+    told = [line for line in resumed.stdout.splitlines() if "could not be started: Cannot start the job" in line]
+    assert (resumed.code, bool(told)) == (1, True), resumed.stdout
+    assert resumed.stdout.count("exit code 9") == (1 if many == "trial" else 0), resumed.stdout
+
+
 @POSIX
 def test_of_two_that_resume_at_once_one_does(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": NOTING})
@@ -260,7 +277,8 @@ def test_what_a_later_try_logs_takes_the_place_of_what_the_one_before_logged_fro
 ) -> None:
     """Of a script that begins anew nothing of the first try is left, of one that goes on the steps before that; also where the best trial is chosen."""
     write_files(project, {"train.py": TWO_TRIES})
-    assert himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", "--goal", "maximize", env={"FROM": begin}).code == 1
+    first = himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", "--goal", "maximize", env={"FROM": begin})
+    assert (first.code, first.stdout.count("exit code 9")) == (1, 2), first.stdout
     run = latest(himl)
     himl.ok("submit", "--resume", run, env={"FROM": begin})
     assert show(himl, run)["tags"]["himl.best_trial"] == f"{run}_{best}"
@@ -287,7 +305,8 @@ def test_a_random_sweep_goes_on_with_its_seed(himl: Himl, project: Path) -> None
 
 def test_a_shorter_second_try_has_the_last_value(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": TWO_TRIES.replace("6)", "2)")})
-    assert himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", env={"FROM": "0"}).code == 1
+    first = himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", env={"FROM": "0"})
+    assert (first.code, first.stdout.count("exit code 9")) == (1, 2), first.stdout
     run = latest(himl)
     himl.ok("submit", "--resume", run, env={"FROM": "0"})
     (acc,) = show(himl, f"{run}_1")["metrics"]

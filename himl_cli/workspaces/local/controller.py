@@ -138,7 +138,7 @@ def _steps_left(children: Children, completed: set[str]) -> set[str]:
 
 
 def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Run | None, str]:
-    """None, and why, where it could not be recorded."""
+    """None, and why, where it could not be started."""
     run_id = children.plan.child_id(job)
     children.watch(run_id, None if is_at_work else step_request(children.plan, job))
     children.log(f"{job.title}: {'at work' if is_at_work else 'started'}, {run_id}")
@@ -202,8 +202,8 @@ class Children:
         self._ended.put((run_id, trouble))
 
     def next_end(self) -> tuple[Run | None, str, str] | None:
-        """A child that has ended: its run (None where it could not be recorded), its id, and what went wrong then; None
-        where none has yet.
+        """A child that has ended: its run (None where it could not be started, and was not completed before), its id,
+        and what went wrong then; None where none has yet.
 
         Raises HimlError where runs could not be read for `SECONDS_UNREAD`.
         """
@@ -224,6 +224,8 @@ class Children:
         self.at_work.discard(run_id)
         self._processes.pop(run_id, None)
         self._unread_since = 0.0
+        if trouble and run is not None and run.status is not RunStatus.completed:
+            run = None  # what is on record of it is how an earlier attempt ended
         return run, run_id, trouble
 
     @property
