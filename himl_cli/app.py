@@ -6,6 +6,8 @@ A command's module is imported when the command is called, so that `himl --help`
 from __future__ import annotations
 
 import shlex
+import signal
+import sys
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -15,7 +17,8 @@ import typer.main
 from himl_cli import __version__
 from himl_cli.commands.error_handler import EdgedGroup
 from himl_cli.commands.groups import OTHER_WORDS, group, normalized
-from himl_cli.render.terminal import stand_in_for_closed_streams
+from himl_cli.core.errors import Interrupted
+from himl_cli.render.output import stand_in_for_closed_streams
 
 
 class Listed(NamedTuple):
@@ -121,6 +124,13 @@ def himl(
 
 
 def main() -> None:
-    """The console script `himl`."""
-    stand_in_for_closed_streams()
-    typer.main.get_command(app)()
+    """Run himl. Ctrl-C just before its error edge, just behind it or when it is through is no traceback either."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        stand_in_for_closed_streams()
+        typer.main.get_command(app)()
+    except KeyboardInterrupt:
+        sys.exit(Interrupted.exit_code)
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -37,8 +37,7 @@ from himl_cli.commands.options import (
     WorkspaceOptions,
     parameters_of,
 )
-from himl_cli.render.output import Format
-from himl_cli.render.terminal import stand_in_for_closed_streams
+from himl_cli.render.output import Format, stand_in_for_closed_streams
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Run, Workspace
@@ -119,7 +118,7 @@ class Talk(OutputOptions, metaclass=_Taken):
         Values: text, numbers, None, times, paths, and lists and mappings of these. Without any record, *empty* is said
         on stderr.
         """
-        from himl_cli.render.tables import first_value, row_columns
+        from himl_cli.render.results import first_value, row_columns
 
         self.output().table(records, row_columns, quiet=first_value, empty=empty)
 

@@ -28,8 +28,8 @@ FLUSH_FAILED = 120
 """What Python itself exits with then."""
 TOLERATED = "datetime.datetime.utcnow"
 """What warns from Python 3.12 on: azure-ai-ml calls it whatever it is asked for."""
-NOT_KEPT = ("matplotlib", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "tensorboard", "_")
-"""Begins of modules that few commands need and every copy would have to carry."""
+NOT_KEPT = ("himl_cli.__main__", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "tensorboard", "_")
+"""Begins of modules that few commands need and every copy would have to carry; the entry looks at the arguments of its process."""
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ Never fails, says nothing on stderr, makes no request and writes no file.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -17,10 +18,10 @@ AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path")
 """`--config_file`, and hi-ml's names of it: they mean a workspace that is not on this machine."""
 
 
-def answer(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Print, a line each, the names for `KIND=PREFIX WORD...` that begin with PREFIX and do not stand among the words
     yet: KIND is `runs` or `experiments`, the words are the command line so far."""
-    question, *words = arguments or ("",)
+    question, *words = sys.argv[2:] or ("",)
     kind, _, prefix = question.partition("=")
     given = {part for word in words for part in word.split(",")} - {prefix}
     found: list[str] = []

@@ -14,9 +14,9 @@ from typing import Any
 import typer
 
 from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted
-from himl_cli.render.error_output import ReaderGone, as_himl_error, print_error
-from himl_cli.render.terminal import allows_colour
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, ServiceFailed
+from himl_cli.core.text import NEAR_OPTION, did_you_mean
+from himl_cli.render.output import ReaderGone, allows_colour, print_error
 
 Kinds = tuple[type[Exception], ...]
 OF_USERS: Kinds = (HimlError, typer.TyperException)
@@ -126,3 +126,32 @@ def report_failure(failure: Exception, tokens: Sequence[str]) -> int:
     )
     print_error(error, as_json=as_json, traceback_of=failure if verbose and not is_plain else None)
     return error.exit_code
+
+
+class InternalError(HimlError):
+    code = "internal"
+
+
+def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
+    """What to tell the user about *failure*: our own errors as they are, the parser's as `BadUsage`, the rest as what
+    they are."""
+    if isinstance(failure, HimlError):
+        return failure
+    if isinstance(failure, typer.TyperException):
+        context, option = getattr(failure, "ctx", None), getattr(failure, "option_name", None)
+        message, hint = failure.format_message(), f"See '{context.command_path} --help'." if context is not None else ""
+        if option is not None and hasattr(failure, "possibilities"):
+            near = did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)
+            message = f"No such option '{option}'. {near}".strip()
+        return BadUsage(message, hint=hint)
+    if (
+        isinstance(failure, FileNotFoundError) and failure.filename is None
+    ):  # only asking for the current folder fails without a name
+        return DiskFailed("The current folder does not exist any more.", hint="Change to one that does.")
+    notes = [str(note) for note in getattr(failure, "__notes__", ())]
+    hint = " ".join([*([] if verbose else ["Run the command again with --verbose to see where it happened."]), *notes])
+    if isinstance(failure, OSError) and failure.strerror:
+        where = f": '{failure.filename}'" if failure.filename is not None else ""
+        kind = ServiceFailed if isinstance(failure, (ConnectionError, TimeoutError)) else DiskFailed
+        return kind(f"{failure.strerror}{where}.", hint=hint)
+    return InternalError(f"This is a bug in himl: {type(failure).__name__}: {failure}", hint=hint)

@@ -19,7 +19,7 @@ from himl_cli.commands.options import bundled
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import mask_line
 from himl_cli.core.text import did_you_mean
-from himl_cli.render.error_output import noticing_gone_reader
+from himl_cli.render.output import noticing_gone_reader
 
 HIML_OLD_NAMES = {
     "run_ids": "run",

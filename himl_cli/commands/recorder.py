@@ -15,8 +15,7 @@ from pathlib import Path
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.processes import detached
 from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, unfinished
-from himl_cli.workspaces.base import Workspace
-from himl_cli.workspaces.resolve import local_folder, open_recording, open_workspace
+from himl_cli.workspaces.resolve import open_recording, open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +41,8 @@ def start_recorder(folder: Path, run_id: str) -> None:
     process.returncode = 0  # it outlives this process, which Popen would warn of
 
 
-def resume_recordings(workspace: Workspace) -> None:
-    """Go on with the mirrors of the local part of *workspace* that nobody works on; a look at one folder, mostly an
-    empty one."""
-    folder = local_folder(workspace)
-    if folder is None:
-        return
+def resume_recordings(folder: Path) -> None:
+    """Go on with the mirrors of the local workspace in *folder* that nobody works on."""
     try:
         for run_id in unfinished(folder):
             start_recorder(folder, run_id)

@@ -1,12 +1,12 @@
 """What a command works with: the workspace, an output, an observer of progress.
 
-Services are imported in the functions: `himl submit --help` loads this module too.
+Services are imported in the functions: help loads this module too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -55,8 +55,8 @@ def open_session(
 
     Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
     """
-    from himl_cli.commands.recorder import resume_recordings
-    from himl_cli.workspaces.resolve import open_for_jobs, open_runs, open_workspace
+    from himl_cli.services.runs.mirror_state import FOLDER
+    from himl_cli.workspaces.resolve import local_folder, open_for_jobs, open_runs, open_workspace
 
     cwd, names = Path.cwd(), workspace_opts.names
     with output_session(output_opts) as (output, notify):
@@ -65,7 +65,12 @@ def open_session(
         else:
             workspace = (open_runs if need is For.runs else open_workspace)(*names, start=cwd)
         if need in (For.runs, For.jobs):
-            resume_recordings(workspace)
+            folder = local_folder(workspace)
+            with suppress(OSError):  # whoever may look there goes on with them
+                if folder is not None and any((folder / FOLDER).glob("*.json")):
+                    from himl_cli.commands.recorder import resume_recordings
+
+                    resume_recordings(folder)
         with _close_at_end([workspace]):
             yield Session(workspace, output, notify, cwd)
 

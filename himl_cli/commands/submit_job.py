@@ -22,7 +22,7 @@ from himl_cli.core.processes import interruptions
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import Run
 from himl_cli.core.text import non_blank
-from himl_cli.render.error_output import ReaderGone
+from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
 from himl_cli.render.results import (
     print_ended,

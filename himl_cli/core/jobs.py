@@ -312,35 +312,30 @@ class EnvironmentSpec:
     dockerfile: str = ""
 
 
-def option(default: Any = None, *, only: str = "", files: str = "", choices: Sequence[str] = ()) -> Any:
-    """A field that holds an option of `himl submit`.
-
-    *only* is `cluster` or `local` where it has no meaning elsewhere. *files* are the kinds of job files that it goes
-    with, as words: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that runs here. *choices* are its values.
-    """
-    default_factory = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**default_factory, metadata={"only": only, "files": files, "choices": choices})
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
     """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
 
     `in_place` runs in the snapshot's root itself instead of a copy. `identity` is `user`, `managed` or None for the
-    run's own token, `sdk` is `v2`, or `v1` for the deprecated azureml-core.
+    run's own token, `sdk` is `v2`, or `v1` for the deprecated azureml-core. `services.submission.request.option` says
+    what the metadata mean.
     """
 
-    in_place: bool = option(False, only="local")
-    display_name: str = option("", files="pipeline yaml")
-    description: str = option("", files="pipeline yaml")
-    default_datastore: str | None = option(files="pipeline yaml_local")
-    instance_type: str = option("", only="cluster")
-    job_tier: str | None = option(only="cluster", choices=("spot", "basic", "standard", "premium"))
+    in_place: bool = field(default=False, metadata={"only": "local"})
+    display_name: str = field(default="", metadata={"files": "pipeline yaml"})
+    description: str = field(default="", metadata={"files": "pipeline yaml"})
+    default_datastore: str | None = field(default=None, metadata={"files": "pipeline yaml_local"})
+    instance_type: str = field(default="", metadata={"only": "cluster"})
+    job_tier: str | None = field(
+        default=None, metadata={"only": "cluster", "choices": ("spot", "basic", "standard", "premium")}
+    )
     resource_properties: Mapping[str, Any] = field(default_factory=dict)
-    shm_size: str = option("", only="cluster", files="pipeline")
-    docker_args: Sequence[str] = option((), only="cluster", files="pipeline")
-    identity: str | None = option(only="cluster", files="pipeline", choices=("user", "managed"))
-    sdk: str = option("v2", only="cluster", choices=("v2", "v1"))
+    shm_size: str = field(default="", metadata={"only": "cluster", "files": "pipeline"})
+    docker_args: Sequence[str] = field(default=(), metadata={"only": "cluster", "files": "pipeline"})
+    identity: str | None = field(
+        default=None, metadata={"only": "cluster", "files": "pipeline", "choices": ("user", "managed")}
+    )
+    sdk: str = field(default="v2", metadata={"only": "cluster", "choices": ("v2", "v1")})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -54,6 +55,12 @@ def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
 # Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them
 # cannot go down for ever
 DEEPEST = 100
+
+
+def utc_text(time: datetime) -> str:
+    """`2026-03-01T12:00:00.000Z`; always of this width, so that text sorts by time."""
+    utc = time.astimezone(timezone.utc)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
 def is_too_deep(value: Any) -> bool:

@@ -17,9 +17,8 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
 from himl_cli.core.runs import STATISTICS, Aggregation, Child, RunStatus, Value
-from himl_cli.render.error_output import one_line
-from himl_cli.render.tables import GAP, float_form, json_form, run_form
-from himl_cli.render.terminal import STATUS_STYLES, styled, width
+from himl_cli.render.forms import float_form, json_form, run_form
+from himl_cli.render.output import GAP, STATUS_STYLES, one_line, styled, width
 
 LONGEST_CELL, LEAST_LABEL = 24, 12
 STATUS = "status"

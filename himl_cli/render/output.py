@@ -1,19 +1,33 @@
-"""The one object that owns every format. stdout is data; stderr is talk."""
+"""What is printed, and the terminal behind it: the one object that owns every format; failures; text and tables in the
+terminal's width and colours. stdout is data; stderr is talk. Imports no library but Rich, for a table on a terminal.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from enum import Enum
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from io import StringIO
+from typing import IO, Any, NamedTuple, TextIO
 
 from himl_cli.core.errors import HimlError, NeedsYes
 from himl_cli.core.redaction import redact
-from himl_cli.render.error_output import noticing_gone_reader, one_line
+from himl_cli.core.text import shorten
 
-if TYPE_CHECKING:
-    from himl_cli.render.tables import Column
+STATUS_STYLES = {"Completed": "green", "Failed": "red", "Canceled": "yellow", "Running": "cyan", "Queued": "dim"}
+_CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
+GAP = 2
+LEAST = 12  # characters that are left of a cell which is cut
+
+
+class ReaderGone(Exception):
+    """Whoever read our stdout closed it (`himl runs list | head`); nothing is wrong, and nothing more is wanted."""
 
 
 class Declined(HimlError):
@@ -73,8 +87,6 @@ class Output:
             line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # Python's escape stands for it in a name
             self._names(line_end.sub(lambda found: ascii(found[0])[1:-1], quiet(record)) for record in records)
         else:
-            from himl_cli.render.tables import as_table, as_tabs
-
             rows = list(records)
             shown = columns(rows) if callable(columns) else columns
             if not rows and empty:
@@ -92,7 +104,7 @@ class Output:
         """
         import json
 
-        from himl_cli.render.tables import json_form
+        from himl_cli.render.forms import json_form
 
         text = json.dumps(
             data if is_form else json_form(data),
@@ -179,3 +191,264 @@ def encoded(text: str, stream: TextIO) -> bytes:
         return text.encode(encoding, "surrogateescape")
     except UnicodeEncodeError:
         return text.encode(encoding, "backslashreplace")
+
+
+@contextmanager
+def noticing_gone_reader() -> Iterator[None]:
+    """Within it, a write to a pipe that its reader has closed raises ReaderGone; Windows calls that an invalid
+    argument."""
+    try:
+        yield
+    except OSError as err:
+        is_invalid = sys.platform == "win32" and err.errno == errno.EINVAL and err.filename is None
+        if err.errno == errno.EPIPE or is_invalid:
+            raise ReaderGone from err
+        raise
+
+
+def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None = None) -> None:
+    """Print *error* on stderr; with *traceback_of*, what led to it comes first."""
+    import typer
+
+    if traceback_of is not None and not as_json:
+        import traceback
+
+        typer.echo(redact("".join(traceback.format_exception(traceback_of))), err=True, nl=False)
+    # It may have a text in it that somebody gave: so much is looked through for secrets, and so much is shown
+    message, hint = (shorten(redact(one_line(shorten(text, 50_000))), 3000) for text in (str(error), error.hint))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}), err=True)
+        return
+    colour = None if allows_colour() else False
+    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True, color=colour)
+    if hint:
+        typer.echo(f"{typer.style('hint:', fg='cyan', bold=True)} {hint}", err=True, color=colour)
+
+
+def one_line(text: str) -> str:
+    """*text* with every run of white space and control characters as one space."""
+    shown = (sign if sign.isprintable() or 0xDC80 <= ord(sign) <= 0xDCFF else " " for sign in text)
+    return " ".join("".join(shown).split())
+
+
+def allows_colour() -> bool:
+    """Whether the user's environment lets terminals have colour (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether *stream* is a terminal that shows colour and whose user wants it (https://no-color.org)."""
+    # Older Windows consoles print the codes
+    shows_codes = sys.platform != "win32" or not os.environ.keys().isdisjoint(("WT_SESSION", "TERM", "ANSICON"))
+    return stream.isatty() and allows_colour() and shows_codes
+
+
+def styled(text: str, style: str) -> str:
+    """*text* in *style* (a name of `_CODES`) where stdout has colour."""
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and has_colour(sys.stdout) else text
+
+
+def width() -> int:
+    """Columns of the terminal, 80 where that is unknown."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def folded(text: str, columns: int) -> list[str]:
+    """*text* in lines of at most *columns*, broken at spaces, but not within quotes where a line has room for these:
+    such words are there to be copied.
+
+    A word that no line has room for begins on a line of its own and is cut.
+    """
+    lines: list[str] = []
+    for quoted in re.findall(r"(?<!\S)\(?'[^']+'\S*|\S+", text):
+        for piece in [quoted] if len(quoted) <= columns else quoted.split():
+            if lines and len(lines[-1]) + 1 + len(piece) <= columns:
+                lines[-1] += f" {piece}"
+            else:
+                lines += [piece[start : start + columns] for start in range(0, len(piece), columns)]
+    return lines
+
+
+def duration_text(seconds: float | None) -> str:
+    """`0.4s`, `12s`, `1m 05s`, `2h 05m`, `3d 04h`; empty when unknown."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02d}h"
+    if hours:
+        return f"{hours}h {minute:02d}m"
+    return f"{minutes}m {second:02d}s" if minutes else f"{second}s"
+
+
+def local_time(time: datetime | None, now: datetime | None = None) -> str:
+    """`14:05` of today, `Mar 01 14:05` of this year, else `2025-03-01`; in the local time zone, empty when unknown."""
+    if time is None:
+        return ""
+    here = time.astimezone()
+    today = (now or datetime.now().astimezone()).astimezone()
+    if here.date() == today.date():
+        return f"{here:%H:%M}"
+    return f"{here:%b %d %H:%M}" if here.year == today.year else f"{here:%Y-%m-%d}"
+
+
+def size_text(size: int) -> str:
+    """`512 B`, `4.0 KB`, `1.5 MB`, in powers of 1,000."""
+    if size < 1000:
+        return f"{size} B"
+    number, units = size / 1000, ["KB", "MB", "GB", "TB"]
+    while number >= 999.95 and len(units) > 1:
+        number /= 1000
+        units.pop(0)
+    return f"{number:.1f} {units[0]}"
+
+
+def shown_path(path: str) -> str:
+    """For a person the shorter of the path from here and *path* itself; off a terminal *path*. Empty stays empty."""
+    if not path or not sys.stdout.isatty():
+        return path
+    try:
+        return min(os.path.relpath(path), path, key=len)
+    except ValueError:  # another drive, on Windows
+        return path
+
+
+def stand_in_for_closed_streams() -> None:
+    """Open the null device in their place: else the next file opened, a database say, would get a stream's number and
+    its text."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+class Column(NamedTuple):
+    """A column: `text` for people and `plain` for programs (the same unless given).
+
+    Where the table is too wide, columns shrink to `least` characters (their title at least), the highest `rank` first,
+    and are then left out in the same order; rank 0 is never left out, and never cut. It folds where nothing else helps,
+    with `folds` to that many characters before a column of rank 1 is left out.
+    """
+
+    title: str
+    text: Callable[[Any], str]
+    plain: Callable[[Any], str] | None = None
+    rank: int = 0
+    least: int = 6
+    folds: int = 0
+    right: bool = False
+    style: Callable[[Any], str] | None = None
+
+
+def as_tabs(rows: Sequence[Any], columns: Sequence[Column]) -> Iterator[str]:
+    """A header and a line a row; a tab, line end or other control character in a cell becomes a space."""
+    yield "\t".join(column.title.lower().replace(" ", "_") for column in columns)
+    for row in rows:
+        yield "\t".join(one_line((column.plain or column.text)(row)) for column in columns)
+
+
+def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
+    """The table in the width and colours of the terminal that stdout is; a column without any content is left out."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[one_line(column.text(row)) for column in columns] for row in rows]
+    natural = [
+        max([cell_len(column.title), *(cell_len(line[place]) for line in cells)])
+        if column.rank == 0 or any(line[place] for line in cells)
+        else 0
+        for place, column in enumerate(columns)
+    ]
+    widths = fitted(natural, columns, width())
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    shown = [(place, column) for place, column in enumerate(columns) if widths[place]]
+    for place, column in shown:
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            max_width=widths[place] if column.rank or column.folds else None,
+            no_wrap=column.rank > 0,
+            overflow="ellipsis" if column.rank else "fold",
+        )
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*(Text(line[place], column.style(row) if column.style else "") for place, column in shown))
+    coloured, written = has_colour(sys.stdout), StringIO()
+    colours: Any = "standard" if coloured else None
+    Console(file=written, width=width(), force_terminal=coloured, color_system=colours).print(table)
+    return "\n".join(line.rstrip() for line in written.getvalue().rstrip("\n").split("\n"))
+
+
+def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
+    """The width of each column so that all fit into *width*; 0 for a column that is left out."""
+    by_rank = sorted(range(len(columns)), key=lambda place: -columns[place].rank)
+    ranked = [place for place in by_rank if columns[place].rank > 0]
+    titles = [len(column.title) for column in columns]
+    # Columns and to how many characters each goes (0: it is left out), in the order in which that is tried
+    ways = [(place, max(columns[place].least, titles[place])) for place in ranked]
+    ways += [(place, 0) for place in ranked if columns[place].rank > 1]
+    ways += [(place, max(column.folds, titles[place])) for place, column in enumerate(columns) if column.folds]
+    ways += [(place, 0) for place in ranked if columns[place].rank == 1]
+    widths = list(natural)
+
+    def room() -> int:
+        return width - sum(widths) - GAP * (sum(1 for size in widths if size) - 1)
+
+    for place, least in ways:
+        if room() < 0:
+            widths[place] = max(min(least, widths[place]), widths[place] + room()) if least else 0
+    # Room that a left-out column made goes to the columns that had shrunk, the most important first
+    for place in sorted(range(len(columns)), key=lambda place: columns[place].rank):
+        if widths[place] and room() > 0:
+            widths[place] += min(room(), natural[place] - widths[place])
+    return widths
+
+
+def aligned(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    indent: str = "  ",
+    ranks: Sequence[int] = (),
+    cut: Sequence[int] = (),
+) -> Iterator[str]:
+    """Rows as lines with their cells below each other; the first row is a header.
+
+    On a terminal without room for all of them columns make room by their *ranks*, as in `fitted`: the cells of those in
+    *cut* are cut, to LEAST characters, and then whole columns are left out.
+    """
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    if ranks and sys.stdout.isatty():
+        columns = [
+            Column(title, str, rank=rank, least=LEAST if place in cut else size)
+            for place, (title, rank, size) in enumerate(zip(rows[0], ranks, widths, strict=True))
+        ]
+        widths = fitted(widths, columns, width() - len(indent))
+    for number, row in enumerate(rows):
+        cells = [
+            (str.rjust if place in right else str.ljust)(_shortened(cell, size, place), size)
+            for place, (cell, size) in enumerate(zip(row, widths, strict=True))
+            if size
+        ]
+        line = indent + "  ".join(cells).rstrip()
+        yield styled(line, "dim") if number == 0 else line
+
+
+def _shortened(cell: str, size: int, place: int) -> str:
+    """*cell* in *size* characters: the first of a row is a name, which loses its middle, since names differ at their
+    ends."""
+    if len(cell) <= size:
+        return cell
+    end = (size - 1) // 2 if place == 0 else 0
+    return f"{cell[: size - 1 - end]}…{cell[len(cell) - end :]}"

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from himl_cli.core.events import Event, Notice, Notify
 from himl_cli.core.redaction import redact
-from himl_cli.render.error_output import one_line
-from himl_cli.render.output import Format
+from himl_cli.render.output import Format, one_line
 
 if TYPE_CHECKING:
     from himl_cli.render.bars import Bars

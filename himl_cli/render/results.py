@@ -3,6 +3,7 @@ goes with it to stderr."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,20 +17,23 @@ from himl_cli.core.jobs import MANY, SnapshotReport, secrets_text
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
 from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus, SweepView
+from himl_cli.core.text import utc_text
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
-from himl_cli.render.error_output import one_line
-from himl_cli.render.output import Format, Output
-from himl_cli.render.run_views import best_lines
-from himl_cli.render.tables import Column, run_form, utc_text
-from himl_cli.render.terminal import (
+from himl_cli.render.forms import json_form, run_form
+from himl_cli.render.output import (
+    Column,
+    Format,
+    Output,
     duration_text,
     folded,
     local_time,
+    one_line,
     shown_path,
     size_text,
     styled,
     width,
 )
+from himl_cli.render.run_views import best_lines
 
 FAILED_FILES_SHOWN, FAILED_SLIDES_SHOWN = 50, 20  # reasons that are told one by one; --json has them all
 STYLES = {CheckState.passed: "green", CheckState.failed: "red", CheckState.note: "yellow", CheckState.skipped: "dim"}
@@ -463,3 +467,32 @@ def workspace_view(facts: WorkspaceFacts) -> Iterator[str]:
         title = " ".join([first.capitalize(), *(word.upper() if word in ("id", "url") else word for word in rest)])
         if value:
             yield f"  {styled(title.ljust(17), 'dim')}  {one_line(value)}"
+
+
+def row_columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
+    """A column a key, in the order in which they first come; later ones make room first where the terminal is
+    narrow."""
+
+    def column(rank: int, name: str) -> Column:
+        return Column(
+            name.replace("_", " ").upper(),
+            lambda row: _cell_text(row.get(name), digits=6),
+            lambda row: _cell_text(row.get(name)),
+            rank=rank,
+            right=all(isinstance(row.get(name), (int, float, type(None))) for row in rows),
+        )
+
+    return [column(rank, name) for rank, name in enumerate(dict.fromkeys(name for row in rows for name in row))]
+
+
+def first_value(row: Mapping[str, object]) -> str:
+    return _cell_text(next(iter(row.values()), None))
+
+
+def _cell_text(value: object, digits: int = 0) -> str:
+    """Text as it is, nothing for None, all else as JSON, a number with a point in so many *digits* (0: all). Raises
+    TypeError for what JSON has not."""
+    form = json_form(value)
+    if isinstance(form, float) and digits:
+        return f"{form:.{digits}g}"
+    return "" if form is None else form if isinstance(form, str) else json.dumps(form, ensure_ascii=False)

@@ -7,7 +7,6 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -44,9 +43,21 @@ from himl_cli.core.runs import (
     own_name,
     own_tags,
 )
-from himl_cli.render.error_output import one_line
-from himl_cli.render.tables import Column, aligned, as_table, float_form, utc_text
-from himl_cli.render.terminal import STATUS_STYLES, duration_text, folded, local_time, shown_path, styled, width
+from himl_cli.core.text import utc_text
+from himl_cli.render.forms import float_form
+from himl_cli.render.output import (
+    STATUS_STYLES,
+    Column,
+    aligned,
+    as_table,
+    duration_text,
+    folded,
+    local_time,
+    one_line,
+    shown_path,
+    styled,
+    width,
+)
 
 
 def _tags_text(tags: Mapping[str, str]) -> str:
@@ -101,7 +112,7 @@ def run_columns(runs: Sequence[Run]) -> Sequence[Column]:
     """
     columns: Sequence[Column] = RUN_COLUMNS
     if 2 * sum(1 for run in runs if own_name(run)) < len(runs):
-        columns = tuple(replace(column, rank=SWAPPED.get(column.rank, column.rank)) for column in columns)
+        columns = tuple(column._replace(rank=SWAPPED.get(column.rank, column.rank)) for column in columns)
     return (*columns, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else columns
 
 

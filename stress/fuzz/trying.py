@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.text import shorten
-from himl_cli.render.error_output import print_error
+from himl_cli.render.output import print_error
 from stress.fuzz.target import Target
 from stress.fuzz.targets import target_named
 from stress.fuzz.tried import Tried

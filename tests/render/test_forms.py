@@ -11,8 +11,8 @@ import pytest
 
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.render.tables import json_form
-from himl_cli.render.terminal import duration_text, local_time, size_text
+from himl_cli.render.forms import json_form
+from himl_cli.render.output import duration_text, local_time, size_text
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=timezone.utc)
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from himl_cli.render.output import GAP, as_table, fitted, folded
 from himl_cli.render.results import FILE_COLUMNS
-from himl_cli.render.tables import GAP, as_table, fitted
-from himl_cli.render.terminal import folded
 from himl_cli.services.transfer.plan import Filters, list_files
 from tests.recorded_runs import RecordedRuns
 

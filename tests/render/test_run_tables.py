@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 import pytest
 
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.render.output import fitted
 from himl_cli.render.run_views import RUN_COLUMNS, WORKSPACE_COLUMN, run_columns
-from himl_cli.render.tables import fitted
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 

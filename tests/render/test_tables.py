@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.render.tables import GAP, Column, as_table, as_tabs, fitted
+from himl_cli.render.output import GAP, Column, as_table, as_tabs, fitted
 
 
 @dataclass(frozen=True)

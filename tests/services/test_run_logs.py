@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.commands.error_handler import as_himl_error
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice
-from himl_cli.render.error_output import as_himl_error
 from himl_cli.services.runs.logs import follow_log, last_lines, read_log, watching
 from himl_cli.workspaces.resolve import JoinedWorkspace, open_workspace
 from tests.recorded_runs import RecordedRuns

@@ -191,18 +191,17 @@ def _while_busy(action: Callable[[], Result]) -> Result:
 
 def unfinished(workspace: Path) -> Iterator[str]:
     """Ids of the runs whose mirror is incomplete, that nobody works on, and for which it is time."""
-    with suppress(OSError):
-        for path in sorted((workspace / FOLDER).glob("*.json")):
-            is_ours = os.access(path, os.R_OK | os.W_OK)  # somebody else's run is sent with their rights, not with ours
-            file = MirrorFile(workspace, path.stem)
-            try:
-                state = file.read() if is_ours and not file.is_worked_on() else None
-                if state is not None and state.is_due():
-                    yield path.stem
-            except DamagedState:  # whoever takes it up sets it aside
+    for path in sorted((workspace / FOLDER).glob("*.json")):
+        is_ours = os.access(path, os.R_OK | os.W_OK)  # somebody else's run is sent with their rights, not with ours
+        file = MirrorFile(workspace, path.stem)
+        try:
+            state = file.read() if is_ours and not file.is_worked_on() else None
+            if state is not None and state.is_due():
                 yield path.stem
-            except DiskFailed:
-                pass
+        except DamagedState:  # whoever takes it up sets it aside
+            yield path.stem
+        except DiskFailed:
+            pass
 
 
 def wait_until_mirrored(

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -29,7 +29,6 @@ from himl_cli.core.jobs import (
     Snapshot,
     SnapshotReport,
     SweepSpec,
-    option,
 )
 from himl_cli.core.redaction import mask_arguments, mask_line, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
@@ -49,6 +48,16 @@ LONGEST_SHOWN = 24  # characters of a wrong count
 LONGEST_TAG_VALUE = 1000
 GIT_SECONDS = 5.0
 TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` leave them in the environments they make
+
+
+def option(default: Any = None, *, only: str = "", files: str = "", choices: Sequence[str] = ()) -> Any:
+    """A field that holds an option of `himl submit`.
+
+    *only* is `cluster` or `local` where it has no meaning elsewhere. *files* are the kinds of job files that it goes
+    with, as words: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that runs here. *choices* are its values.
+    """
+    default_factory = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**default_factory, metadata={"only": only, "files": files, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +153,7 @@ class SubmitRequest(JobOptions):
 
 _DEFAULTS = SubmitRequest(cwd=Path())
 _OPTIONS = {each.name: each.metadata for each in fields(SubmitRequest) if each.metadata}
-CHOICES = {name: metadata["choices"] for name, metadata in _OPTIONS.items() if metadata["choices"]}
+CHOICES = {name: metadata["choices"] for name, metadata in _OPTIONS.items() if metadata.get("choices")}
 # Options that have another name in a request.
 REQUEST_FIELDS = {"env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
 
@@ -227,7 +236,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
 
 
 def _only_on(where: str) -> list[str]:
-    return [name for name, metadata in _OPTIONS.items() if metadata["only"] == where]
+    return [name for name, metadata in _OPTIONS.items() if metadata.get("only") == where]
 
 
 def is_file(target: str | None) -> bool:
@@ -251,9 +260,9 @@ def target_path(request: SubmitRequest) -> Path:
 def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tuple[SubmitRequest, list[str]]:
     """The request without settings that do not go with a job file of these *kinds*, called *name* (`a pipeline file`),
     and a remark on one that people may rely on. Raises BadUsage for what was typed and does not go with it."""
-    idle = [key for key, metadata in _OPTIONS.items() if not set(kinds) & set(metadata["files"].split())]
+    idle = [key for key, metadata in _OPTIONS.items() if not set(kinds) & set(metadata.get("files", "").split())]
     typed = next(filter(request.is_typed, idle), "")
-    shown = next((option for option, field in REQUEST_FIELDS.items() if field == typed), typed)
+    shown = next((option for option, name_here in REQUEST_FIELDS.items() if name_here == typed), typed)
     refuse(
         "",
         (

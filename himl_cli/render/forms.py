@@ -1,0 +1,109 @@
+"""The form of each kind of record in strict JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from himl_cli.core.errors import HimlError
+from himl_cli.core.runs import Metric, Run, RunDetails, Texts
+from himl_cli.core.text import utc_text
+
+
+def json_form(value: Any) -> Any:
+    """*value* in types that strict JSON has: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex
+    digits, records by field."""
+    if value is None or type(value) in (str, int, bool):
+        return value
+    form = FORMS.get(type(value)) or next((form for kind, form in FORMS.items() if isinstance(value, kind)), None)
+    if form is not None:
+        return form(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
+    return value
+
+
+def run_form(run: Run) -> dict[str, Any]:
+    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is
+    known."""
+    duration = run.duration
+    return {
+        "id": run.id,
+        "experiment": run.experiment,
+        "display_name": run.display_name,
+        "status": run.status.value,
+        "started": json_form(run.started),
+        "duration": None if duration is None else round(duration, 3),
+        "tags": dict(run.tags),
+        "created": json_form(run.created),
+        "ended": json_form(run.ended),
+        "parent": run.parent,
+        "exit_code": run.exit_code,
+        "reason": run.reason,
+        "description": run.description,
+        "command": run.command,
+        "workspace": run.workspace.removeprefix("workspace "),
+        "folder": run.folder,
+        "url": run.url,
+        "recovery_id": run.recovery_id,
+    }
+
+
+def details_form(details: RunDetails) -> dict[str, Any]:
+    """A run with all that was logged; its trials with their values and the last value of the primary metric, its steps
+    with what is below them."""
+    logged = {name: json_form(getattr(details, name)) for name in ("parameters", "metrics", "texts")}
+    form, sweep = run_form(details.run) | logged, details.sweep
+    if sweep is None:
+        return form | {"children": [_nested_form(child, details) for child in details.children]}
+    trials = {
+        trial.run.id: {"hyperparameters": dict(trial.hyperparameters), "primary_metric": json_form(trial.value)}
+        for trial in sweep.trials
+    }
+    return form | {
+        "primary_metric": {"name": sweep.metric, "goal": sweep.goal, "best": sweep.best or None},
+        "children": [run_form(child) | trials.get(child.id, {}) for child in details.children],
+    }
+
+
+def _nested_form(run: Run, details: RunDetails) -> dict[str, Any]:
+    if run.id not in details.below:
+        return run_form(run)
+    return run_form(run) | {"children": [_nested_form(each, details) for each in details.below[run.id]]}
+
+
+def metric_form(metric: Metric | Texts) -> dict[str, Any]:
+    """A metric or texts in short: the last value and its step, how many values there are, and the run that logged
+    them."""
+    last = metric.last
+    count = len(metric.points)
+    return {"name": metric.name, "value": json_form(last.value), "step": last.step, "count": count, "run": metric.run}
+
+
+def float_form(value: float) -> float | str:
+    """JSON has no word for NaN and the infinities."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+FORMS: Mapping[type, Callable[[Any], Any]] = {
+    Run: run_form,
+    Metric: metric_form,
+    Texts: metric_form,
+    RunDetails: details_form,
+    Mapping: lambda value: {str(name): json_form(entry) for name, entry in value.items()},
+    **dict.fromkeys((list, tuple, set, frozenset), lambda value: [json_form(entry) for entry in value]),
+    Enum: lambda value: value.value,
+    float: float_form,
+    datetime: utc_text,
+    bytes: bytes.hex,
+    HimlError: lambda error: {"code": error.code, "message": str(error), "hint": error.hint},
+    PurePath: str,
+}
+"""The form of each kind of record."""
