@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.workspaces.azure.address import WorkspaceAddress, current_cloud
-from himl_cli.workspaces.azure.config import azure_settings
+from himl_cli.workspaces.azure.config import WorkspaceAddress, azure_settings, current_cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.retry import CONTROL_PLANE
 from tests.servers.azureml.seeding import StagedWorkspace

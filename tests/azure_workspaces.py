@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.config import address_of_job, azure_settings
+from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress, address_of_job, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy

@@ -27,7 +27,7 @@ from himl_cli.workspaces.base import RunRecorder
 if TYPE_CHECKING:
     from himl_cli.core.runs import Logged
     from himl_cli.services.runs.writing import RunWriter
-    from himl_cli.workspaces.azure.address import WorkspaceAddress
+    from himl_cli.workspaces.azure.config import WorkspaceAddress
     from himl_cli.workspaces.base import BlobStore
     from himl_cli.workspaces.base import Workspace as Opened
 

@@ -25,7 +25,7 @@ from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder, nea
 from himl_cli.core.runs import RECORDED_FROM, LoggedValues, Metric, Run, RunQuery, RunResults
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config
-from himl_cli.workspaces.azure.address import WorkspaceAddress, current_cloud
+from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace, Workspace
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.submission.pipeline_file import pipeline_variables
-from himl_cli.workspaces.azure.address import PUBLIC
-from himl_cli.workspaces.azure.config import address_from_config, azure_settings, find_config
+from himl_cli.workspaces.azure.config import PUBLIC, address_from_config, azure_settings, find_config
 from himl_cli.workspaces.azure.credentials import principal_source
 from stress.fuzz.file_targets import Row, text_targets, values_target
 from stress.fuzz.strategies import json_files

@@ -13,7 +13,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.services.checkpoints.names import is_whole
 from himl_cli.services.runs.mirror_state import MirrorFile
 from himl_cli.services.submission.environment import imports_himl
-from himl_cli.workspaces.azure.cache import DiskCache
+from himl_cli.workspaces.azure.connection import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local.launch_request import job_from_stored_form, request_from_json
 from himl_cli.workspaces.local.logged_values import read_logged_files, read_texts
@@ -110,7 +110,7 @@ def _kept(content: bytes) -> None:
     path.write_bytes(content)
     found = DatastoreRecord.from_json(kept.get("datastores", "key"))
     if found is not None:
-        from himl_cli.workspaces.azure.address import PUBLIC
+        from himl_cli.workspaces.azure.config import PUBLIC
 
         found.info(PUBLIC)
         found.url(PUBLIC)

@@ -32,9 +32,8 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.core.pipeline.transport import HttpTransport
 
 from himl_cli.core.jobs import SERVERLESS, STEP, STEP_AFTER, Draw, JobSpec, PipelineSpec, SearchRange, argument_names
-from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, WorkspaceAddress
-from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, git_properties, job_properties, job_tags, wire_values
-from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, WorkspaceAddress
+from himl_cli.workspaces.azure.jobs.body import PipelineNode, PutRequest, command_line, git_properties, job_properties, job_tags, wire_values
 from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from himl_cli.workspaces.azure.jobs.sdk import restored_variables, silenced
 from himl_cli.workspaces.azure.run_records import limit_of

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, PipelineSpec, Snapshot, StepOutput, StepSpec
-from himl_cli.workspaces.azure.address import CLOUDS, PUBLIC, Cloud, WorkspaceAddress
-from himl_cli.workspaces.azure.jobs.body import build_request, component_request, image_request, job_request, pipeline_nodes, pipeline_request
+from himl_cli.workspaces.azure.config import CLOUDS, PUBLIC, Cloud, WorkspaceAddress
+from himl_cli.workspaces.azure.jobs.assets import build_request, image_request
+from himl_cli.workspaces.azure.jobs.body import component_request, job_request, pipeline_nodes, pipeline_request
 from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from tests.azure_sweeps import SWEEPS

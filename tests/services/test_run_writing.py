@@ -18,8 +18,7 @@ from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
 from himl_cli.core.runs import Run
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.writing import RunWriter
-from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.config import azure_settings
+from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.retry import RetryPolicy

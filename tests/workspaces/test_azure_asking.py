@@ -8,7 +8,6 @@ import pytest
 
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.azure.http import AT_ONCE, MANY_AT_ONCE, ask_all
-from himl_cli.workspaces.azure.transport import CONNECTIONS
 
 
 def test_answers_come_in_the_order_of_the_questions() -> None:
@@ -20,10 +19,6 @@ def test_questions_are_asked_at_once(at_once: int) -> None:
     """Each waits until all of them are asked: one after the other, they would wait for ever."""
     together = threading.Barrier(at_once, timeout=60)
     assert sorted(ask_all(lambda _: together.wait(), range(at_once), at_once=at_once)) == list(range(at_once))
-
-
-def test_many_are_no_more_than_the_connections_that_are_kept() -> None:
-    assert MANY_AT_ONCE <= CONNECTIONS
 
 
 def test_the_first_error_is_raised_and_what_was_not_begun_is_dropped() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.azure.jobs.command_line import copy_commands
+from himl_cli.workspaces.azure.jobs.body import copy_commands
 from tests.running import write_files
 
 PLACE = "outputs/checkpoints/it's a file.ckpt"

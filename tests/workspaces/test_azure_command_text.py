@@ -12,7 +12,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
-from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.jobs.body import command_line
 from himl_cli.workspaces.azure.jobs.job_submission import azure_run_id
 
 ODD = ["", " ", "a b", "it's", 'say "x"', "$HOME", "`ls`", "$(ls)", "*", "~", "a\nb", "\\", "!x", "é漢🙂", "-x", "--", "#no", "a;b&c|d", "${x}", "{a,b}"]

@@ -14,8 +14,17 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.workspaces import parse_workspace_id
-from himl_cli.workspaces.azure.address import CHINA, JOB_SOURCE, PUBLIC, US_GOVERNMENT, current_cloud
-from himl_cli.workspaces.azure.config import address_from_config, address_from_environment, address_of_job, find_config
+from himl_cli.workspaces.azure.config import (
+    CHINA,
+    JOB_SOURCE,
+    PUBLIC,
+    US_GOVERNMENT,
+    address_from_config,
+    address_from_environment,
+    address_of_job,
+    current_cloud,
+    find_config,
+)
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 KEYS = {"subscription_id": SUBSCRIPTION, "resource_group": "team", "workspace_name": "lab"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
-from himl_cli.workspaces.azure.address import PUBLIC, US_GOVERNMENT, WorkspaceAddress
+from himl_cli.workspaces.azure.config import PUBLIC, US_GOVERNMENT, WorkspaceAddress
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import DataLocation, Datastores, parse_data_uri
 from tests.azure_blobs import DEFAULT

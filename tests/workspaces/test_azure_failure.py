@@ -10,7 +10,7 @@ import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure import responses
-from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.responses import Response, as_time, retry_after
 from himl_cli.workspaces.azure.service_errors import AADSTS, ServiceNotFound, ServiceRefused, reason_of, refusal
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.azure.cache import DiskCache
+from himl_cli.workspaces.azure.connection import DiskCache
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's; on Windows the profile's access list counts")
 
@@ -139,7 +139,7 @@ def test_it_lies_in_the_users_cache_folder(tmp_path: Path) -> None:
 
 def test_many_writers_and_readers_never_see_half_a_value(folder: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.cache import DiskCache;"
+        "import sys; from pathlib import Path; from himl_cli.workspaces.azure.connection import DiskCache;"
         "kept = DiskCache(Path(sys.argv[1])); letter = sys.argv[2];"
         "[kept.put('tokens', 'key', letter * 20000, seconds=60) or kept.get('tokens', 'key') for _ in range(60)]"
     )

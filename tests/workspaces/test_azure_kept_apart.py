@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import NotAllowed
-from himl_cli.workspaces.azure.address import PUBLIC
+from himl_cli.workspaces.azure.config import PUBLIC
 from tests.azure_blobs import DEFAULT
 from tests.azure_workspaces import opened
 from tests.blob_sinks import listed

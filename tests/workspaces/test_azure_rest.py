@@ -67,7 +67,7 @@ def test_the_id_for_the_support_is_read_from_the_body_too(connection: Connection
     """The Azure ML services tell it nowhere else."""
     stage.faults.add(Status(500, code="ServiceError"), RUN, times=None)
     with pytest.raises(ServiceRefused) as caught:
-        connection.rest.send("GET", connection.service("history", "/runs/run_1"), repeatable=False)
+        get_run(connection)
     assert re.search(r"give the request id [0-9a-f]{16} to the service's support", caught.value.hint)
 
 
@@ -88,28 +88,6 @@ def test_a_wait_that_is_too_long_is_told_and_not_cut_short(connection: Connectio
         get_run(connection)
     assert str(asked_for).partition(".")[0] in str(caught.value)
     assert asked(stage) == 1
-
-
-def test_what_would_make_something_twice_is_not_repeated(connection: Connection, stage: Stage) -> None:
-    url = connection.service("history", "/rundata")
-    body = {"runId": "run_1", "selectRunMetadata": True}
-    stage.faults.add(Status(500), "rundata")
-    with pytest.raises(ServiceRefused):
-        connection.rest.post(url, json=body, repeatable=False)
-    stage.faults.clear()
-    stage.faults.add(Reset(), "rundata")
-    with pytest.raises(ServiceFailed, match="broke the connection off"):
-        connection.rest.post(url, json=body, repeatable=False)
-    assert len(stage.log.find("POST .*rundata")) == 2
-    stage.faults.clear()
-    stage.faults.add(Status(408), "rundata")
-    with pytest.raises(ServiceRefused):
-        connection.rest.post(url, json=body, repeatable=False)
-    stage.faults.clear()
-    stage.faults.add(Status(429, retry_after=0), "rundata")
-    assert connection.rest.post(url, json=body, repeatable=False)["runMetadata"]["runId"] == "run_1"
-    stage.faults.add(Status(500), "rundata")
-    assert connection.rest.post(url, json=body)["runMetadata"]["runId"] == "run_1"
 
 
 def test_what_is_missing_is_not_found_with_the_services_code(connection: Connection) -> None:

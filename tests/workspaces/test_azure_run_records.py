@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.workspaces.azure.address import CHINA, PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.config import CHINA, PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.responses import as_time
-from himl_cli.workspaces.azure.run_history import can_be_id
-from himl_cli.workspaces.azure.run_lists import ROOTS_IN_INDEX, fulfils, history_filter, index_conditions, plain_tags
+from himl_cli.workspaces.azure.run_history import ROOTS_IN_INDEX, can_be_id, fulfils, history_filter, index_conditions, plain_tags
 from himl_cli.workspaces.azure.run_records import as_run, history_condition, status_of, studio_url
 
 ADDRESS = WorkspaceAddress("sub", "team", "lab", PUBLIC, "a test")

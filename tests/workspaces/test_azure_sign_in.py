@@ -12,7 +12,7 @@ from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.credentials import SIGN_IN as SIGN_IN_POLICY
 from himl_cli.workspaces.azure.credentials import Chain, Credential, Source
-from himl_cli.workspaces.azure.transport import CONNECT_SECONDS
+from himl_cli.workspaces.azure.http import CONNECT_SECONDS
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.azure_connections import connected, sign_ins, write_settings
 from tests.servers.azureml.faults import Reset, Stall, Status

@@ -16,8 +16,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, Scalar, SearchRange, SweepSpec, hyperparameters_of, value_text
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.jobs.body import command_line
 from himl_cli.workspaces.azure.run_records import as_run
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_jobs import cluster_spec

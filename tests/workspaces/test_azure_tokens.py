@@ -146,8 +146,8 @@ NOBODY = """
 import os
 from pathlib import Path
 import platformdirs
-from himl_cli.workspaces.azure.address import PUBLIC
-from himl_cli.workspaces.azure.cache import DiskCache
+from himl_cli.workspaces.azure.config import PUBLIC
+from himl_cli.workspaces.azure.connection import DiskCache
 from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.credentials import user_sources
 

@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from azure.core.exceptions import AzureError
 
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
-from himl_cli.workspaces.azure.service_errors import network_error
-from himl_cli.workspaces.azure.transport import Transport, build_request
+from himl_cli.workspaces.azure.config import azure_settings
+from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.retry import CONTROL_PLANE
-from tests.azure_connections import connected
+from tests.azure_connections import address_of, connected
 from tests.servers.azureml.faults import Stall
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
@@ -144,10 +143,11 @@ def test_a_file_of_certificates_that_holds_none_is_told_by_its_variable(
     assert str(error) == "REQUESTS_CA_BUNDLE names a file that holds no certificates."
 
 
-def test_a_service_that_does_not_answer_is_given_up(azure_environment: StagedWorkspace, stage: Stage) -> None:
+def test_a_service_that_does_not_answer_is_given_up(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     stage.faults.add(Stall(120), "metadata")
-    url = "https://management.azure.com/metadata/endpoints?api-version=2015-01-01"
-    transport = Transport(replace(CONTROL_PLANE, read_timeout=0.2))
-    with transport, pytest.raises(AzureError) as caught:
-        transport.send(build_request("GET", url, None, None), repeatable=False)
-    assert str(network_error(caught.value, url)) == "management.azure.com took too long to answer."
+    policy = replace(CONTROL_PLANE, attempts=1, read_timeout=0.2)
+    with (
+        Connection.open(address_of(azure_environment), settings=azure_settings(project), policy=policy) as connection,
+        pytest.raises(ServiceFailed, match=r"^management\.azure\.com took too long to answer\.$"),
+    ):
+        connection.clock_skew()

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces import web
-from himl_cli.workspaces.azure.address import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.cache import DiskCache
+from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.connection import DiskCache
 from himl_cli.workspaces.azure.credentials import Token
 from himl_cli.workspaces.azure.responses import Response, as_time, http_time, md5_from, object_of, pages, retry_after, size_from, understood
 from himl_cli.workspaces.azure.run_history import _facts_of

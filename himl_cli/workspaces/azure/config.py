@@ -1,4 +1,5 @@
-"""Where the workspace to use is written: a `config.json`, the HIML_* variables, the environment of an Azure ML job.
+"""What is configured for Azure ML: its clouds, the workspace to use (by a `config.json`, variables or the environment
+of an Azure ML job), who signs in, which certificate authorities count; and the versions of the services' routes.
 
 Imports nothing heavy and makes no request; the order of these places is decided in `workspaces/resolve.py`.
 """
@@ -10,18 +11,139 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.redaction import MASK
 from himl_cli.core.settings import PRIVATE_FILE, section_settings
 from himl_cli.core.text import NotJson, did_you_mean, read_json
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, parse_workspace_id
-from himl_cli.workspaces.azure.address import CLOUD_VARIABLE, CLOUDS, JOB_SOURCE, WorkspaceAddress, current_cloud
 
 log = logging.getLogger(__name__)
+
+CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"  # the vendor's SDKs read it too
+
+
+class ApiVersion:
+    """The versions of routes that himl asks for: resource manager's where nothing else is said, stable ones as in
+    Azure/azure-rest-api-specs."""
+
+    JOBS = WORKSPACES = ENVIRONMENTS = COMPUTES = DATASTORES = "2024-10-01"
+    CODES = DATA = "2023-04-01"  # as azure-ai-ml asks for them
+    DATASTORE_SECRETS = "2025-12-01"  # the one in which the vendor's SDK lets a secret expire
+    ENDPOINTS = "2015-01-01"  # resource manager's page about the cloud
+    STORAGE = "2023-11-03"  # `x-ms-version`: tells names that XML cannot hold, and takes bearer tokens
+    MODELS = "1.0.0"  # the registry of models, as azure-ai-ml asks it
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Addresses of one cloud, without a slash at the end; scopes are what tokens are asked for."""
+
+    name: str
+    resource_manager: str
+    authority: str
+    storage_suffix: str
+    studio: str
+    data_plane_suffix: str  # hosts of the Azure ML services end with it: eastus.api.azureml.ms
+
+    @property
+    def management_scope(self) -> str:
+        """The scope of resource manager, which the Azure ML services accept as well."""
+        return f"{self.resource_manager}/.default"
+
+    @property
+    def jobs_scope(self) -> str:
+        """The scope of the token that a job runs with which acts as the user who sent it."""
+        return f"https://ml.azure.{self.studio.rpartition('.')[2]}/.default"
+
+    @property
+    def storage_scope(self) -> str:
+        return "https://storage.azure.com/.default"
+
+
+PUBLIC = Cloud(
+    name="AzureCloud",
+    resource_manager="https://management.azure.com",
+    authority="https://login.microsoftonline.com",
+    storage_suffix="core.windows.net",
+    studio="https://ml.azure.com",
+    data_plane_suffix=".api.azureml.ms",
+)
+US_GOVERNMENT = Cloud(
+    name="AzureUSGovernment",
+    resource_manager="https://management.usgovcloudapi.net",
+    authority="https://login.microsoftonline.us",
+    storage_suffix="core.usgovcloudapi.net",
+    studio="https://ml.azure.us",
+    data_plane_suffix=".api.ml.azure.us",
+)
+CHINA = Cloud(
+    name="AzureChinaCloud",
+    resource_manager="https://management.chinacloudapi.cn",
+    authority="https://login.chinacloudapi.cn",
+    storage_suffix="core.chinacloudapi.cn",
+    studio="https://studio.ml.azure.cn",
+    data_plane_suffix=".api.ml.azure.cn",
+)
+CLOUDS = {cloud.name.lower(): cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
+
+
+def current_cloud(name: str | None = None) -> Cloud:
+    """The cloud called *name*, else the one of AZUREML_CURRENT_CLOUD, else the public one.
+
+    AZURE_AUTHORITY_HOST, which azure-identity reads too, replaces the place of sign-in. Raises BadUsage for a name that
+    is none.
+    """
+    chosen = name or os.environ.get(CLOUD_VARIABLE, "")
+    cloud = CLOUDS.get(chosen.lower()) if chosen else PUBLIC
+    if cloud is None:
+        known = [one.name for one in CLOUDS.values()]
+        where = "" if name else f" ({CLOUD_VARIABLE})"
+        raise BadUsage(
+            f"'{chosen}'{where} is no cloud that himl knows.",
+            hint=did_you_mean(chosen, known) or f"There are {', '.join(known)}.",
+        )
+    authority = os.environ.get("AZURE_AUTHORITY_HOST", "").strip().rstrip("/")
+    if not authority:
+        return cloud
+    return replace(cloud, authority=authority if "://" in authority else f"https://{authority}")
+
+
+# `WorkspaceAddress.source` of the workspace that the Azure ML job which we are in belongs to.
+JOB_SOURCE = "the job's environment"
+
+
+@dataclass(frozen=True)
+class WorkspaceAddress:
+    """A workspace in a cloud, and where that was read (`source`: a file, the HIML_* variables, `JOB_SOURCE`)."""
+
+    subscription_id: str
+    resource_group: str
+    name: str
+    cloud: Cloud
+    source: str
+
+    @property
+    def path(self) -> str:
+        """The workspace's id in resource manager: `/subscriptions/…/workspaces/NAME`."""
+        group = f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}"
+        return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{self.name}"
+
+    @property
+    def label(self) -> str:
+        return f"workspace {self.resource_group}/{self.name}"
+
+    def studio_url(self, page: str = "", tenant_id: str = "") -> str:
+        """A page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""
+        group = f"/subscriptions/{self.subscription_id}/resourcegroups/{self.resource_group}"  # as Studio writes it
+        place = f"{group}/workspaces/{self.name}"
+        tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
+        return f"{self.cloud.studio}/{page}?wsid={quote(place)}{tenant}"
+
 
 CONFIG_NAMES = ("config.json", ".azureml/config.json")
 CONFIG_KEYS = ("subscription_id", "resource_group", "workspace_name")
@@ -282,3 +404,29 @@ def settings_facts(start: Path) -> Sequence[tuple[str, str, str]]:
     values["cloud"] = cloud or values["cloud"]
     places = {**settings.places, "cloud": CLOUD_VARIABLE} if cloud else settings.places
     return [(key, value, places.get(key, "default")) for key, value in values.items()]
+
+
+# requests reads the first two, OpenSSL the others, libcurl's library none of them: the file is chosen here, once, and
+# handed to each client
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def ca_source() -> str:
+    """Where `ca_bundle` takes it from: the first of the variables that is set, else `certifi`."""
+    return next((name for name in CA_VARIABLES if os.environ.get(name, "").strip()), "certifi")
+
+
+def ca_bundle() -> str:
+    """The file (or folder) of certificate authorities. Raises BadUsage where a variable names nothing that exists."""
+    name = ca_source()
+    if name == "certifi":
+        import certifi
+
+        return certifi.where()
+    path = os.environ[name].strip()
+    if not Path(path).exists():
+        raise BadUsage(
+            f"{name} names '{path}', which does not exist.",
+            hint="Correct the variable, or unset it to trust the usual authorities.",
+        )
+    return path

@@ -1,25 +1,226 @@
-"""The connection to one workspace: its record, its services, and the requests that its parts share."""
+"""The connection to one workspace: its record, its services, the tokens that open them, and what himl remembers of all
+that between calls."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
+import stat
+import sys
 import threading
+import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from himl_cli.core.errors import ServiceFailed
+from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.files import atomic_replacement
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure import responses
-from himl_cli.workspaces.azure.address import JOB_SOURCE, ApiVersion, WorkspaceAddress
-from himl_cli.workspaces.azure.cache import DiskCache
-from himl_cli.workspaces.azure.config import AzureSettings
+from himl_cli.workspaces.azure.config import JOB_SOURCE, ApiVersion, AzureSettings, WorkspaceAddress
 from himl_cli.workspaces.azure.credentials import RUN_TOKEN, Chain, JobIdentity, Token, user_sources
-from himl_cli.workspaces.azure.http import HttpClient, Tokens
+from himl_cli.workspaces.azure.http import HttpClient
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
+
+log = logging.getLogger(__name__)
+
+# Part of the folder's name: another layout gets another number, and old files are then never read.
+VERSION = "1"
+
+# No value lives longer, so that files older than this can be removed unread.
+LONGEST_SECONDS = 2 * 24 * 3600.0
+
+
+class DiskCache:
+    """What himl remembers between calls, by kind and key: tokens, workspace records, datastore secrets. Never raises
+    for what lies, or cannot lie, on the disk.
+
+    One small JSON file a value, with an expiry, in the user's cache folder. The folder is the user's alone (0700) and
+    so is each file (0600) from the moment it exists; on Windows the access list of the user's profile does the same. A
+    folder that belongs to somebody else, a link in its place, a file that cannot be read or understood count as empty,
+    and nothing is then kept. Files are replaced whole, so that any number of processes may read and write at once; the
+    last one to write wins.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Keep values below *folder*; nowhere with None."""
+        self._folder = folder
+        self._swept: set[Path] = set()
+
+    @classmethod
+    def of_user(cls) -> DiskCache:
+        """In the user's cache folder, or nowhere where HIML_NO_CACHE is set (to anything but 0)."""
+        if os.environ.get("HIML_NO_CACHE", "") not in ("", "0"):
+            return cls(None)
+        import platformdirs
+
+        try:
+            folder = platformdirs.user_cache_path("himl", appauthor=False) / "azure"
+        except RuntimeError:  # a user without a home folder; older platformdirs give a relative one
+            return cls(None)
+        return cls(folder if folder.is_absolute() else None)
+
+    def get(self, kind: str, key: str) -> Any | None:
+        """The value, or None where none is kept or its time is over."""
+        path = self._path(kind, key)
+        if path is None or not _is_private(path.parent):
+            return None
+        try:
+            held = read_json(path.read_bytes())
+            value, expires, its_key = held["value"], float(held["expires"]), held["key"]
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
+            return None
+        return value if its_key == key and time.time() < expires else None
+
+    def put(self, kind: str, key: str, value: Any, *, seconds: float = LONGEST_SECONDS) -> None:
+        """Keep a JSON *value* for so many seconds, two days at most."""
+        path = self._path(kind, key)
+        if path is None or seconds <= 0:
+            return
+        folder, now = path.parent, time.time()
+        content = json.dumps({"key": key, "expires": now + min(seconds, LONGEST_SECONDS), "value": value})
+        try:
+            for level in (folder.parent.parent, folder.parent, folder):
+                level.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_private(folder):
+                raise PermissionError(f"'{folder}' is open to others")
+            with atomic_replacement(path, is_private=True) as temporary:
+                Path(temporary).write_text(content, encoding="ascii")
+            if folder not in self._swept:  # once is enough, with thousands of values
+                self._swept.add(folder)
+                for old in folder.iterdir():  # values of other accounts, parts of processes that were killed
+                    with suppress(OSError):  # another process was faster, or has it open
+                        if old.stat().st_mtime < now - LONGEST_SECONDS:
+                            old.unlink()
+        except OSError as err:
+            log.debug("nothing is kept in %s: %s", folder, err)
+
+    def forget(self, kind: str, key: str) -> None:
+        path = self._path(kind, key)
+        try:
+            if path is not None:
+                path.unlink(missing_ok=True)
+        except OSError as err:
+            log.debug("cannot remove %s: %s", path, err)
+
+    def _path(self, kind: str, key: str) -> Path | None:
+        if self._folder is None:
+            return None
+        return self._folder / f"v{VERSION}" / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether *folder* and the two above it are real folders of this user that nobody else can enter; modes are
+    mended."""
+    try:
+        for level in (folder, folder.parent, folder.parent.parent):
+            found = level.lstat()
+            if not stat.S_ISDIR(found.st_mode):
+                return False
+            if sys.platform != "win32":
+                if found.st_uid != os.geteuid():
+                    return False
+                if stat.S_IMODE(found.st_mode) & 0o077:
+                    level.chmod(0o700)
+    except OSError:
+        return False
+    return True
+
+
+TOKENS = "tokens"  # in the cache
+
+
+class Tokens:
+    """One per connection. Threads share it: a token is fetched once, and the others wait for it."""
+
+    def __init__(self, issuer: Chain, kept: DiskCache) -> None:
+        self._issuer, self._kept = issuer, kept
+        self._held: dict[str, Token] = {}
+        self._lock = threading.RLock()
+        register_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+    def get(self, scope: str) -> str:
+        """A token for *scope*, good for five minutes at least where the service gives such.
+
+        Raises NotAllowed naming the credentials that were tried, ServiceFailed where the place of sign-in is out of
+        reach.
+        """
+        return self._token(scope).text
+
+    def renew(self, scope: str, rejected: str, claims: str = "") -> str:
+        """After a 401: get another token than the *rejected* one (unless another thread just did), with the *claims*
+        that the service asked for.
+
+        The rejected one is forgotten; but where claims are wanted that nobody can give, it stays: it may be good for
+        reading.
+        """
+        with self._lock:
+            held = self._held.get(scope)
+            if held is not None and held.text != rejected:
+                return held.text
+            log.debug("a token for %s was rejected; getting another", scope)
+            if not claims:
+                self._held.pop(scope, None)
+                self._kept.forget(TOKENS, self._key(scope))
+            return self._fetched(scope, anew=True, claims=claims).text
+
+    def credential_for(self, scope: str) -> str:
+        """What messages call the credential whose token is in use."""
+        held = self._held.get(scope)
+        return held.credential if held is not None else "this sign-in"
+
+    def sign_in(self, scope: str) -> Token:
+        """A token for *scope* got anew, past what is kept (unless that asked a person). Raises as `get` does."""
+        with self._lock:
+            held = self._held.get(scope) or self._held_before(scope)
+            if held is not None and self._issuer.is_for_once(held.credential):
+                return self._token(scope)
+            return self._fetched(scope, anew=scope in self._held)
+
+    def _token(self, scope: str) -> Token:
+        with self._lock:
+            held = self._held.get(scope)
+            if held is None or time.time() >= held.renew_at:
+                held = self._held_before(scope) or held  # another process may have signed in meanwhile
+            if held is not None and time.time() < held.renew_at:
+                self._held[scope] = held
+                return held
+            try:
+                return self._fetched(scope, anew=held is not None)
+            except HimlError as err:
+                if held is None or not held.lasts():
+                    raise
+                left = held.expires - time.time()
+                log.warning("the sign-in could not be renewed (%s); it is good for %d s more", err, left)
+                return held
+
+    def _fetched(self, scope: str, *, anew: bool, claims: str = "") -> Token:
+        token = self._issuer.fetch(scope, anew=anew, claims=claims)
+        log.debug("signed in by %s for %s", token.credential, scope)
+        self._held[scope] = token
+        value = {"token": token.text, "expires": token.expires, "credential": token.credential}
+        self._kept.put(TOKENS, self._key(scope), value, seconds=token.renew_at - time.time())
+        return token
+
+    def _held_before(self, scope: str) -> Token | None:
+        value = self._kept.get(TOKENS, self._key(scope)) or {}
+        try:
+            return Token(str(value["token"]), float(value["expires"]), str(value["credential"]))
+        except (KeyError, OverflowError, TypeError, ValueError):
+            return None
+
+    def _key(self, scope: str) -> str:
+        return f"{self._issuer.identity} {scope}"
 
 
 @dataclass(frozen=True)
@@ -234,7 +435,7 @@ class Connection(AbstractContextManager["Connection"]):
         experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
         history = f"{record.data_plane}/{SERVICES['history'].format(quote(self.address.path))}"
         url = f"{history}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
-        given = self.rest.get_object(url, "run token", token=old)
+        given = responses.object_of(self.rest.send("GET", url, token=old).body, url, "run token")
         text, ends = given.get("token"), responses.as_time(str(given.get("expiryTimeUtc") or ""))
         if not isinstance(text, str) or not text or ends is None:
             raise ServiceFailed("The answer for a new run token holds none.")

@@ -34,8 +34,8 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.settings import PRIVATE_FILE
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.address import CLOUDS, Cloud
-from himl_cli.workspaces.azure.config import SIGN_IN_VARIABLES, AzureSettings
+from himl_cli.workspaces.azure.config import CLOUDS, SIGN_IN_VARIABLES, AzureSettings, Cloud
+from himl_cli.workspaces.azure.http import open_transport, silence_libraries
 from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, is_network_error, network_error, reason_of
 from himl_cli.workspaces.retry import RetryPolicy
@@ -177,8 +177,6 @@ class Chain:
             return None
         from azure.core.exceptions import AzureError
 
-        from himl_cli.workspaces.azure.transport import silence_libraries
-
         silence_libraries()
         credential: Any = None
         try:
@@ -215,16 +213,14 @@ class Credential:
     def __init__(self, name: str, *arguments: str, policy: RetryPolicy = SIGN_IN, **options: Any) -> None:
         import azure.identity
 
-        from himl_cli.workspaces.azure.transport import Transport
-
-        self._transport = Transport(policy)
+        self._transport = open_transport(policy)
         retries = {"retry_total": 0}  # the transport tries again
         self._inner = getattr(azure.identity, name)(*arguments, transport=self._transport, **retries | options)
 
     @property
     def failing_status(self) -> int:
         """The status by which the place of sign-in said that it is busy or failing; 0 where it did not."""
-        return self._transport.failing_status
+        return int(self._transport.failing_status)
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
         self._transport.failing_status = 0

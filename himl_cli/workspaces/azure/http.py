@@ -1,6 +1,7 @@
-"""Requests to Azure's control plane and to the workspace's own services: JSON in, JSON out, himl's errors.
+"""Requests to Azure's control plane and to the workspace's own services, by azure-core with himl's limits, certificates
+and retries: JSON in, JSON out, himl's errors; several at once.
 
-The access tokens that they carry come from memory, else from what himl keeps, else from the credentials.
+Importing azure-core and requests takes 0.13 s of CPU: that is done when the first request is made.
 """
 
 from __future__ import annotations
@@ -8,127 +9,155 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from http.cookiejar import DefaultCookiePolicy
+from itertools import count
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
+from himl_cli import __version__
+from himl_cli.core.errors import ServiceFailed, WorkspaceNotFound
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import NotJson, read_json, read_valid_json
-from himl_cli.workspaces.azure.address import WorkspaceAddress
-from himl_cli.workspaces.azure.cache import DiskCache
-from himl_cli.workspaces.azure.credentials import Chain, Token
-from himl_cli.workspaces.azure.responses import Response, object_of
+from himl_cli.workspaces.azure.config import WorkspaceAddress, ca_bundle, ca_source
+from himl_cli.workspaces.azure.responses import Response, object_of, retry_after
 from himl_cli.workspaces.azure.service_errors import (
     ServiceNotFound,
     claims_of,
+    is_disconnect,
+    is_permanent,
     is_unknown_host,
     network_error,
     refusal,
     says_closed,
 )
-from himl_cli.workspaces.retry import RetryPolicy
+from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 log = logging.getLogger(__name__)
 
-TOKENS = "tokens"  # in the cache
+CONNECT_SECONDS = 10.0
+BUSY, FAILING = {429, 503}, {408, 500, 502, 504}
+# Requests under way at once: enough to hide the way to the service, few enough not to be throttled.
+AT_ONCE = 8
+# Where thousands of small answers are read; as many connections are kept open.
+MANY_AT_ONCE = 32
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
-class Tokens:
-    """One per connection. Threads share it: a token is fetched once, and the others wait for it."""
+def open_transport(policy: RetryPolicy) -> Any:
+    """azure-core's transport by requests, with himl's limits and retries; its `failing_status` is that of the last
+    answer that stayed busy or failing.
 
-    def __init__(self, issuer: Chain, kept: DiskCache) -> None:
-        self._issuer, self._kept = issuer, kept
-        self._held: dict[str, Token] = {}
-        self._lock = threading.RLock()
-        register_after_fork(self)
+    An attempt ends after 10 s without a connection, and after the policy's `read_timeout` without a byte.
+    """
+    import requests
+    import requests.adapters
+    from azure.core.exceptions import AzureError, ServiceRequestError
+    from azure.core.pipeline.transport import RequestsTransport
 
-    def after_fork(self) -> None:
-        self._lock = threading.RLock()
+    class Transport(RequestsTransport):  # type: ignore[misc]  # made when it is asked for, untyped
+        failing_status = 0
 
+        def send(self, request: Any, **options: Any) -> Any:
+            """The answer of azure-core's transport, sent again for what may pass: no or a broken connection, 408, 429,
+            5xx, but not where the network is closed to us.
+
+            Gives the last answer, or raises the last of azure-core's errors; ServiceFailed where the file of
+            certificate authorities is gone: it may be about to be replaced.
+            """
+            state, host = RetryState(policy), urlsplit(request.url).hostname or ""
+            for failures in count(1):
+                error: AzureError | None = None
+                try:
+                    response = super().send(request, **options)
+                    failure = _failure_of_answer(response, host)
+                except AzureError as err:
+                    error = err
+                    failure = Failure(
+                        ServiceFailed(str(err)),
+                        may_pass=not is_permanent(err),
+                        is_unconnected=isinstance(err, ServiceRequestError) and not is_disconnect(err),
+                        message=f"{host} did not answer",
+                    )
+                except OSError as err:  # of requests itself, before anything was sent: azure-core passes it on
+                    if Path(authorities).exists():
+                        raise
+                    raise ServiceFailed(
+                        f"The certificate authorities in '{authorities}' ({ca_source()}) are not there any more.",
+                        hint="Put the file back, or correct the variable that names it.",
+                    ) from err
+                pause = None if failure is None else state.pause(failures, failure)
+                if pause is None:
+                    break
+                self.sleep(pause)
+            if error is not None:
+                raise error
+            if response.status_code in BUSY | FAILING:
+                self.failing_status = response.status_code
+            return response
+
+    session, authorities = requests.Session(), ca_bundle()
+    session.auth = lambda prepared: prepared  # else requests would replace our token by what ~/.netrc has
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.mount("https://", requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=MANY_AT_ONCE))
+    return Transport(
+        session=session,
+        connection_timeout=CONNECT_SECONDS,
+        read_timeout=policy.read_timeout,
+        connection_verify=authorities,
+    )
+
+
+def _failure_of_answer(response: Any, host: str) -> Failure | None:
+    status = response.status_code
+    if status not in BUSY | FAILING:
+        return None
+    # The body, of either of azure-core's two kinds of answers
+    content = response.content if hasattr(response, "content") else response.body()
+    return Failure(
+        ServiceFailed(f"{host} answered {status}."),
+        may_pass=not says_closed(bytes(content).decode("utf-8", "replace")),
+        retry_after=retry_after(response.headers.get),
+        message=f"{host} {'is busy' if status in BUSY else 'failed'} ({status})",
+    )
+
+
+def silence_libraries() -> None:
+    """Let the vendor's loggers pass nothing below CRITICAL, unless somebody set a level for them on purpose.
+
+    azure-identity warns of every credential that does not apply, azure-core logs a line a request, msal its cache: what
+    they would log is told by our own errors.
+    """
+    for name in ("azure.core", "azure.identity", "msal", "urllib3.connectionpool"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
+
+
+class TokenSource(Protocol):
     def get(self, scope: str) -> str:
-        """A token for *scope*, good for five minutes at least where the service gives such.
-
-        Raises NotAllowed naming the credentials that were tried, ServiceFailed where the place of sign-in is out of
-        reach.
-        """
-        return self._token(scope).text
+        """A token for *scope*."""
 
     def renew(self, scope: str, rejected: str, claims: str = "") -> str:
-        """After a 401: get another token than the *rejected* one (unless another thread just did), with the *claims*
-        that the service asked for.
-
-        The rejected one is forgotten; but where claims are wanted that nobody can give, it stays: it may be good for
-        reading.
-        """
-        with self._lock:
-            held = self._held.get(scope)
-            if held is not None and held.text != rejected:
-                return held.text
-            log.debug("a token for %s was rejected; getting another", scope)
-            if not claims:
-                self._held.pop(scope, None)
-                self._kept.forget(TOKENS, self._key(scope))
-            return self._fetched(scope, anew=True, claims=claims).text
+        """After a 401: another token than the *rejected* one, with the *claims* that the service asked for."""
 
     def credential_for(self, scope: str) -> str:
         """What messages call the credential whose token is in use."""
-        held = self._held.get(scope)
-        return held.credential if held is not None else "this sign-in"
-
-    def sign_in(self, scope: str) -> Token:
-        """A token for *scope* got anew, past what is kept (unless that asked a person). Raises as `get` does."""
-        with self._lock:
-            held = self._held.get(scope) or self._held_before(scope)
-            if held is not None and self._issuer.is_for_once(held.credential):
-                return self._token(scope)
-            return self._fetched(scope, anew=scope in self._held)
-
-    def _token(self, scope: str) -> Token:
-        with self._lock:
-            held = self._held.get(scope)
-            if held is None or time.time() >= held.renew_at:
-                held = self._held_before(scope) or held  # another process may have signed in meanwhile
-            if held is not None and time.time() < held.renew_at:
-                self._held[scope] = held
-                return held
-            try:
-                return self._fetched(scope, anew=held is not None)
-            except HimlError as err:
-                if held is None or not held.lasts():
-                    raise
-                left = held.expires - time.time()
-                log.warning("the sign-in could not be renewed (%s); it is good for %d s more", err, left)
-                return held
-
-    def _fetched(self, scope: str, *, anew: bool, claims: str = "") -> Token:
-        token = self._issuer.fetch(scope, anew=anew, claims=claims)
-        log.debug("signed in by %s for %s", token.credential, scope)
-        self._held[scope] = token
-        value = {"token": token.text, "expires": token.expires, "credential": token.credential}
-        self._kept.put(TOKENS, self._key(scope), value, seconds=token.renew_at - time.time())
-        return token
-
-    def _held_before(self, scope: str) -> Token | None:
-        value = self._kept.get(TOKENS, self._key(scope)) or {}
-        try:
-            return Token(str(value["token"]), float(value["expires"]), str(value["credential"]))
-        except (KeyError, OverflowError, TypeError, ValueError):
-            return None
-
-    def _key(self, scope: str) -> str:
-        return f"{self._issuer.identity} {scope}"
 
 
 class HttpClient:
     """Sends requests with the right token, from any number of threads.
 
-    Requests are tried again by `Transport`. A 401 gets one more try with a new token, with the claims that the answer
+    Requests are tried again by the transport. A 401 gets one more try with a new token, with the claims that the answer
     asked for. Redirects are not followed, so that a token never goes to a host that it was not made for.
 
     Every call raises ServiceNotFound for 404 (WorkspaceNotFound where subscription, group or workspace are missing),
@@ -137,7 +166,7 @@ class HttpClient:
 
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: TokenSource,
         address: WorkspaceAddress,
         scope_of: Callable[[str], str | None],
         lost: Callable[[], None],
@@ -151,25 +180,23 @@ class HttpClient:
         """
         self._tokens, self._address, self._policy = tokens, address, policy
         self._scope_of, self._lost = scope_of, lost
-        self._pipeline: Any = None
+        self._transport: Any = None
         self._lock = threading.Lock()
         register_after_fork(self)
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        if self._pipeline is not None:
+        if self._transport is not None:
             self._closer.detach()
-            self._pipeline = None
+            self._transport = None
 
-    def get(self, url: str, *, params: Mapping[str, str] | None = None, token: str | None = None) -> Any:
-        return self.send("GET", url, params=params, token=token).body
+    def get(self, url: str, *, params: Mapping[str, str] | None = None) -> Any:
+        return self.send("GET", url, params=params).body
 
-    def get_object(
-        self, url: str, what: str, *, params: Mapping[str, str] | None = None, token: str | None = None
-    ) -> Mapping[str, Any]:
+    def get_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None) -> Mapping[str, Any]:
         """As `get`, for an answer that has to be a JSON object. Raises ServiceFailed, too, where it is none: it holds
         no *what*."""
-        return object_of(self.get(url, params=params, token=token), url, what)
+        return object_of(self.get(url, params=params), url, what)
 
     def find_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
         """As `get_object`; None where there is nothing."""
@@ -178,20 +205,15 @@ class HttpClient:
         except ServiceNotFound:
             return None
 
-    def post(
-        self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None, repeatable: bool = True
-    ) -> Any:
-        """Post *json* and give the answer. What makes something new at each call must say that it is not
-        *repeatable*."""
-        return self.send("POST", url, params=params, json=json, repeatable=repeatable).body
+    def post(self, url: str, *, json: Any = None) -> Any:
+        return self.send("POST", url, json=json).body
 
     def post_object(
         self, url: str, what: str, *, params: Mapping[str, str] | None = None, json: Any = None
     ) -> Mapping[str, Any]:
-        return object_of(self.post(url, params=params, json=json), url, what)
+        return object_of(self.send("POST", url, params=params, json=json).body, url, what)
 
     def patch(self, url: str, *, json: Any) -> Any:
-        """Change what is at *url*; must be one that may be repeated."""
         return self.send("PATCH", url, json=json).body
 
     def send(
@@ -201,22 +223,21 @@ class HttpClient:
         *,
         params: Mapping[str, str] | None = None,
         json: Any = None,
-        repeatable: bool = True,
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Any request, for callers that need the status or the headers (202 with a `Location`), or send *headers* of
-        their own."""
+        """Any request, for callers that need the status or the headers (202 with a `Location`), send *headers* of their
+        own, or a *token* that is used as it is. It may be sent more than once."""
         full = f"{url}{'&' if '?' in url else '?'}{urlencode(params, quote_via=quote)}" if params else url
         scope = self._scope_of(full)
         used = token or (self._tokens.get(scope) if scope else None)
-        answer = self._run(method, full, json, used, repeatable, headers)
+        answer = self._run(method, full, json, used, headers)
         if answer.status_code == 401 and scope and used and not token:
             text = answer.text()
             # by another tenant, a new token would be refused too
             if "InvalidAuthenticationTokenTenant" not in text and not says_closed(text):
                 used = self._tokens.renew(scope, used, claims_of(answer.headers))
-                answer = self._run(method, full, json, used, repeatable, headers)
+                answer = self._run(method, full, json, used, headers)
         found = _response(method, full, answer)
         if found.status >= 400:
             error = refusal(found, self._address, self._tokens.credential_for(scope) if scope else "no sign-in")
@@ -227,27 +248,34 @@ class HttpClient:
 
     def close(self) -> None:
         with self._lock:
-            if self._pipeline is not None:
+            if self._transport is not None:
                 self._closer()
-                self._pipeline = None
+                self._transport = None
 
-    def _run(
-        self, method: str, url: str, body: Any, token: str | None, repeatable: bool, headers: Mapping[str, str] | None
-    ) -> Any:
+    def _run(self, method: str, url: str, body: Any, token: str | None, more: Mapping[str, str] | None) -> Any:
         from azure.core.exceptions import AzureError
-        from azure.core.pipeline import Pipeline
+        from azure.core.rest import HttpRequest
 
-        from himl_cli.workspaces.azure.transport import Transport, build_request, silence_libraries
-
+        headers = {
+            "User-Agent": f"himl/{__version__}",
+            "Accept": "application/json",
+            "x-ms-client-request-id": str(uuid.uuid4()),
+            **(more or {}),
+        }
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if body is None and method != "GET":
+            headers["Content-Length"] = "0"
+        request = HttpRequest(method, url, headers=headers, **({} if body is None else {"json": body}))
         began = time.perf_counter()
         with self._lock:
-            if self._pipeline is None:
+            if self._transport is None:
                 silence_libraries()
-                self._pipeline = Pipeline(Transport(self._policy))
-                self._closer = weakref.finalize(self, self._pipeline.__exit__)
-            pipeline = self._pipeline
+                self._transport = open_transport(self._policy)
+                self._closer = weakref.finalize(self, self._transport.close)
+            transport = self._transport
         try:
-            answer = pipeline.run(build_request(method, url, body, token, headers), repeatable=repeatable).http_response
+            answer = transport.send(request)
         except AzureError as err:
             resource_manager = urlsplit(self._address.cloud.resource_manager).hostname
             if is_unknown_host(err) and urlsplit(url).hostname != resource_manager:
@@ -276,15 +304,6 @@ def _response(method: str, url: str, answer: Any) -> Response:
             raise ServiceFailed(f"{host} answered with {kind} that is no JSON{why}.", hint=hint) from err
         body = answer.content.decode("utf-8", "replace")
     return Response(method, url.partition("?")[0], status, headers, body)
-
-
-# Requests under way at once: enough to hide the way to the service, few enough not to be throttled.
-AT_ONCE = 8
-# Where thousands of small answers are read; as many connections are kept open (`transport.CONNECTIONS`).
-MANY_AT_ONCE = 32
-
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: int = AT_ONCE) -> list[Answer]:

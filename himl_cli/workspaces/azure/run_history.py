@@ -1,41 +1,58 @@
-"""The run history: one run, the runs of an experiment in pages, the children of a run, its outputs, and its stop."""
+"""The run history: one run, the runs of an experiment in pages, the children of a run, and its stop; lists of runs over
+a whole workspace, by the index, with the conditions of a query in both services' languages.
+
+The run history takes OData-like text. What is not sure to survive in it (quotes, other scripts, odd names of tags) is
+left out there, and every run that comes is checked here once more: a condition may cost a page, never a wrong run.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import chain, islice, repeat
 from typing import Any
 from urllib.parse import quote
 
-from himl_cli.core.errors import HimlError, NotFound
-from himl_cli.core.runs import RunStatus
-from himl_cli.workspaces.azure.address import ApiVersion
-from himl_cli.workspaces.azure.cache import LONGEST_SECONDS
+from himl_cli.core.errors import HimlError
+from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL
+from himl_cli.core.runs import Run, RunQuery, RunStatus, implied_experiment
+from himl_cli.core.text import near_matches
+from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.responses import as_time, object_of, pages, understood, unexpected
-from himl_cli.workspaces.azure.run_records import RawRun, RunFacts, starts_jobs, status_of
+from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood, unexpected
+from himl_cli.workspaces.azure.run_records import (
+    SYSTEM_TAG,
+    RawRun,
+    RunFacts,
+    as_run,
+    history_condition,
+    is_sweep,
+    number_of,
+    starts_jobs,
+    states_of,
+    status_of,
+)
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
+
+log = logging.getLogger(__name__)
 
 PAGE = 500  # runs where all are wanted; what the vendor's SDK asks for
 BATCH = 100
 NEWEST_FIRST = "CreatedUtc desc"
 # The vendor's SDK orders runs by the second only, and a run without a start has no place in it
 ORDERS = (NEWEST_FIRST, "StartTimeUtc desc", "")
-DEFAULT_OUTPUT = "default"  # the output that the service adds to jobs: their artifacts
-MODELS = ("custommodel", "mlflowmodel", "tritonmodel")
-
+SIFTED = 100  # runs on a page where the conditions are checked here
+LOOKED_THROUGH = 100  # how many of the newest runs are looked through for similar ids
+LARGEST_PAGE = 100  # what the index gives at most
 _BY_ITSELF = (RunStatus.completed, RunStatus.failed)
 
-log = logging.getLogger(__name__)
-
 # Asks for a page by a filter, an order (both may be empty), a continuation token and a size
-OutputUri = tuple[str, bool]  # `azureml://…`, and whether it is that of one file
 Asks = Callable[[str, str, str | None, int], Any]
 
 
@@ -260,124 +277,8 @@ def experiment_name(connection: Connection, experiment_id: str) -> str:
         return experiment_id  # its runs are there still
     if not isinstance(name, str) or not name:
         raise unexpected(url, "it holds no experiment")
-    connection.kept.put("experiments", key, name, seconds=LONGEST_SECONDS)
+    connection.kept.put("experiments", key, name)
     return name
-
-
-def _defined_outputs(definition: Mapping[str, Any], run_id: str) -> dict[str, OutputUri | None]:
-    """The outputs in *definition* by name, None where it names no place. *run_id* goes where the definition has a mark
-    for it.
-
-    Jobs and steps of pipelines have `outputData`; that of a pipeline itself is spelled in another way, and mostly names
-    no place. Batch scoring and steps of the older SDK have `dataReferences`, which does not tell outputs from inputs,
-    but for those that are downloaded.
-    """
-    outputs, references = definition.get("outputData"), definition.get("dataReferences")
-    places: dict[str, OutputUri | None] = {}
-
-    def place(key: str, datastore: str | None, path: str | None) -> OutputUri | None:
-        """*datastore*: its name, or its id, which ends in the name."""
-        if not datastore or not path:
-            return None
-        name, path = datastore.rpartition("/")[2], _filled(path, run_id, key).lstrip("/")
-        return f"azureml://datastores/{name}/paths/{path}", False
-
-    if not isinstance(outputs, Mapping) and not references:
-        for key, output in {**(definition.get("Outputs") or {}), **(definition.get("OutputBindings") or {})}.items():
-            output = output or {}
-            places[key] = place(key, output.get("DatastoreId"), output.get("PathOnDatastore"))
-            if output.get("Uri"):
-                places[key] = _filled(output["Uri"], run_id, key), False
-        return places
-    for key, reference in (references or {}).items():
-        reference = reference or {}
-        there = place(key, reference.get("dataStoreName"), reference.get("pathOnDataStore"))
-        if there is not None and str(reference.get("mode")).lower() != "download":
-            places[key] = there
-    for key, output in (outputs or {}).items():
-        location = (output or {}).get("outputLocation") or {}
-        uri, path = location.get("uri") or {}, location.get("dataPath") or {}
-        places[key] = place(key, path.get("datastoreName"), path.get("relativePath") or f"dataset/{run_id}/{key}")
-        if uri.get("path"):
-            places[key] = _filled(uri["path"], run_id, key), bool(uri.get("isFile"))
-    return places
-
-
-def _filled(template: str, run_id: str, key: str) -> str:
-    """*template* with what stands for the run and the output in it, as jobs (`${{name}}`), steps (`{name}`) and
-    azureml-core (`{run-id}`) write it."""
-    marks = {
-        **dict.fromkeys(("${{name}}", "{name}", "{run-id}"), run_id),
-        **dict.fromkeys(("${{output_name}}", "{output_name}", "{output-name}"), key),
-    }
-    for mark, value in marks.items():
-        template = template.replace(mark, value)
-    return template
-
-
-def find_output(
-    connection: Connection, history: RunHistory, data: tuple[RawRun, Mapping[str, Any]], key: str
-) -> OutputUri:
-    """Where output *key* of the run lies, by its *data*; a request for the place of an asset, and one where the run
-    reused another's results.
-
-    Raises NotFound naming the keys there are, or where its place is not told.
-    """
-    raw, definition = data
-    run_id = source = str(raw["runId"])
-    properties: Mapping[str, Any] = raw.get("properties") or {}
-    if properties.get("azureml.reusedrunid") and str(properties.get("azureml.isreused")).lower() == "true":
-        source = properties["azureml.reusedrunid"]  # its outputs are the step's, as the vendor's SDK has it
-        with suppress(ServiceNotFound):  # they can still lie there: at the same places, with its id in them
-            raw, definition = history.data(source)
-    with understood(connection.service("history"), "what it tells of outputs"):
-        assets = {name: {**(asset or {})} for name, asset in (raw.get("outputs") or {}).items()}
-        defined = _defined_outputs(definition, source)
-    if key not in assets and key not in defined:
-        raise NotFound(
-            f"Run '{run_id}' has no output '{key}'; it has: {', '.join(sorted({DEFAULT_OUTPUT, *assets, *defined}))}."
-        )
-    asset = assets.get(key) or {}
-    place = _place_of_asset(connection, asset, defined.get(key)) or defined.get(key)
-    if place is not None:
-        return place
-    if asset.get("assetId"):
-        raise NotFound(
-            f"The asset '{asset['assetId']}' of this output is gone.",
-            hint="It was deleted; its files may still lie on their datastore.",
-        )
-    raise NotFound(
-        f"Azure ML does not tell where output '{key}' of run '{run_id}' lies.",
-        hint="It may become known when the run has ended.",
-    )
-
-
-def _place_of_asset(connection: Connection, asset: Mapping[str, Any], defined: OutputUri | None) -> OutputUri | None:
-    """Where the service has the asset; None where it does not know it (any more). What the job *defined* tells whether
-    a model is one file."""
-    asset_id, kind = asset.get("assetId"), str(asset.get("type")).lower()
-    if not asset_id:
-        return None
-    is_model = kind in MODELS or "/models/" in asset_id
-    service, path = ("modelregistry", "/models") if is_model else ("data", "/dataversion")
-    url = connection.service(service, f"{path}/batchGetResolvedUris")
-    version = {"api-version": ApiVersion.MODELS} if is_model else None
-    try:
-        answer = connection.rest.post_object(url, "asset", params=version, json={"values": [asset_id]})
-    except (ServiceNotFound, ServiceRefused) as err:
-        if err.status not in (400, 404):
-            raise
-        return None
-    with understood(url, "the asset in it"):
-        # The one asset that was asked for, under whatever spelling of its id
-        found = next(iter((answer["values"] or {}).values()), None) or {}
-        place = found.get("path" if is_model else "uri")
-        if not place:
-            return None
-        if not isinstance(place, str):
-            raise TypeError("its place is no text")
-        is_file = str(found.get("type") or kind).lower() == "urifile"
-        return place, (defined is not None and defined[1]) if is_model else is_file
 
 
 def _is_stopped(raw: RawRun) -> bool | None:
@@ -393,3 +294,269 @@ def _is_stopped(raw: RawRun) -> bool | None:
     if state.lower() == "cancelrequested":
         return True
     return status_of(state) not in _BY_ITSELF if status_of(state).is_final else None
+
+
+def fulfils(run: Run, query: RunQuery) -> bool:
+    return (
+        (query.experiment is None or run.experiment.lower() == query.experiment.lower())
+        and (not query.statuses or run.status in query.statuses)
+        and all(run.tags.get(name) == value for name, value in query.tags.items())
+        and run.parent == query.parent
+    )
+
+
+def plain_tags(query: RunQuery) -> dict[str, str]:
+    """The conditions on tags that the service can check itself."""
+    return {
+        name: value
+        for name, value in query.tags.items()
+        if re.fullmatch(r"[A-Za-z0-9_.-]+", name) and re.fullmatch(r"[A-Za-z0-9_.:/@+=, -]*", value)
+    }
+
+
+def history_filter(query: RunQuery) -> str:
+    """The conditions for the run history, as far as they can be said; "" for none."""
+    conditions = ["" if query.parent else "ParentRunId eq null", history_condition(query.statuses)]
+    conditions += [f'Tags/{name} eq "{value}"' for name, value in plain_tags(query).items()]
+    return " and ".join(f"({condition})" for condition in conditions if condition)
+
+
+def index_conditions(query: RunQuery) -> list[dict[str, Any]]:
+    wanted = [_equals("annotations/status", *states_of(query.statuses))] if query.statuses else []
+    return wanted + [_equals(f"annotations/tags/{name}", value) for name, value in plain_tags(query).items()]
+
+
+def _equals(field: str, *values: str | None) -> dict[str, Any]:
+    return {"field": field, "operator": "eq", "values": list(values)}
+
+
+# The filters of the index that give runs of their own that were not archived
+ROOTS_IN_INDEX = [
+    _equals("type", "runs"),
+    _equals("annotations/archived", "false"),
+    _equals("properties/parentRunId", None),
+]
+
+
+def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator[Sequence[str]]:
+    """Pages of ids of runs without a parent that may meet *query*, newest first, some twice; those that do not have to
+    be sorted out."""
+    conditions = index_conditions(query)
+    everything = _of_index(connection, [], LARGEST_PAGE if conditions else top)
+    newest: Page | None = None
+    try:
+        newest = next(everything)
+    except (ServiceNotFound, ServiceRefused) as err:
+        if connection.in_job or err.status >= 500 or err.status == 429:
+            raise
+        log.debug("the index does not answer as expected, listing jobs instead: %s", err)
+    if newest is None or not (newest.items or newest.has_more or connection.in_job):
+        url = connection.arm("/jobs")
+        first = {"api-version": ApiVersion.JOBS, "listViewType": "ActiveOnly"}
+        for page in pages(lambda _: connection.rest.get(url, params=first), url, "jobs", follow=connection.rest.get):
+            with understood(url, "a job in it"):
+                yield [str(job["name"]) for job in page.items]
+        return
+    yield _ids(newest.items)
+    picked = _picked(connection, conditions, newest, query) if conditions and newest.has_more else None
+    yield from (_ids(page.items) for page in picked or everything)
+
+
+def _picked(
+    connection: Connection, conditions: Sequence[dict[str, Any]], newest: Page, query: RunQuery
+) -> Iterator[Page] | None:
+    """Pages of the runs that the index picks by *conditions*; None where it refuses them, or misses all that it has
+    shown to meet them."""
+    picked = _of_index(connection, conditions, LARGEST_PAGE)
+    try:
+        first = next(picked)
+    except ServiceRefused as err:
+        if err.status != 400:
+            raise
+        log.debug("the index refuses conditions, looking at all runs instead: %s", err)
+        return None
+    states, tags = states_of(query.statuses), plain_tags(query).items()
+    expected = {
+        run["properties"]["runId"]
+        for run in newest.items
+        if (not states or (run.get("annotations") or {}).get("status") in states)
+        and tags <= ((run.get("annotations") or {}).get("tags") or {}).items()
+    }
+    if expected and expected.isdisjoint(_ids(first.items)):
+        log.debug("the index does not know conditions, looking at all runs instead")
+        return None
+    return chain([first], picked)
+
+
+def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top: int) -> Iterator[Page]:
+    body: dict[str, Any] = {
+        "filters": [*ROOTS_IN_INDEX, *conditions],
+        "order": [{"field": "properties/creationContext/createdTime", "direction": "Desc"}],
+        "freeTextSearch": "",
+        "pageSize": min(top, LARGEST_PAGE),
+        "includeTotalResultCount": False,
+        "searchBuilder": "AppendPrefix",
+        "continuationToken": None,
+    }
+    url = connection.service("index", "/entities")
+
+    def ask(behind: str | int | None) -> Any:
+        way = "skip" if isinstance(behind, int) else "continuationToken"
+        return connection.rest.post(url, json=body | ({way: behind, "pageSize": LARGEST_PAGE} if behind else {}))
+
+    for page in pages(ask, url, "runs"):
+        with understood(url, "a run in it"):
+            "".join(_ids(page.items))  # raises TypeError for what is no text
+            for run in page.items:
+                ((run.get("annotations") or {}).get("tags") or {}).keys()
+        yield page
+
+
+def _ids(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [run["properties"]["runId"] for run in runs]
+
+
+def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]]:
+    """The tags of each step of the *pipeline* by the name under which its run is shown. One request."""
+    url = connection.arm(f"/jobs/{quote(pipeline, safe='')}")
+    answer = connection.rest.get_object(url, "job", params={"api-version": ApiVersion.JOBS})
+    tags: dict[str, dict[str, str]] = {}
+    with understood(url, "the pipeline"):
+        jobs = answer["properties"].get("jobs") or {}
+        # The key of a step stands beside a node that himl made, since not every key may be a node's name
+        keys = {node: str((given.get("tags") or {}).get(STEP) or node) for node, given in jobs.items()}
+        shown = [given.get("display_name") or node for node, given in jobs.items()]
+        for name, (node, given) in zip(shown, jobs.items(), strict=True):
+            inputs = (given.get("inputs") or {}).values()
+            texts = [one.get("value") or one.get("uri") if isinstance(one, Mapping) else one for one in inputs]
+            words = "\n".join(str(text or "") for text in texts)
+            bound = dict.fromkeys(re.findall(r"\$\{\{\s*parent\.jobs\.([^.\s{}]+)\.", words))
+            after = ",".join(keys[other] for other in bound if other in keys)
+            tags[name] = {STEP: keys[node], **({STEP_AFTER: after} if after else {})}
+    return {name: tags[name] for name in tags if shown.count(name) == 1}
+
+
+class RunLists:
+    """Runs by their conditions, newest first, a page at a time as they are consumed; archived ones are left out, as in
+    Studio."""
+
+    def __init__(self, connection: Connection, history: RunHistory) -> None:
+        self._connection = connection
+        self._history = history
+        self._experiments: dict[str, str] = {}  # names by id
+        self._steps: dict[str, dict[str, dict[str, str]]] = {}  # tags by name, by pipeline: they never change
+        self._values: dict[str, str] = {}  # of trials
+        self._others: set[str] = set()  # runs with children that are called like trials, which are no sweeps
+
+    def record(self, raw: RawRun, page: dict[str, RawRun] | None = None) -> Run:
+        """The run as himl has it; a request where its experiment's name is not known yet, or a trial's values are
+        not. *page* are runs that came with it, by id; those that had to be asked for are added."""
+        raw = self._with_values(raw, {raw["runId"]: raw} if page is None else page)
+        name = self._experiment(raw["experimentId"])
+        tenant_id = self._connection.record().tenant_id
+        with understood(self._connection.service("history"), f"run '{raw['runId']}'"):
+            return as_run(raw, experiment=name, address=self._connection.address, tenant_id=tenant_id)
+
+    def runs(self, query: RunQuery) -> Iterator[Run]:
+        left = query.limit
+        if left is not None and left < 1:
+            return
+        passed: set[str] = set()  # a run that is made meanwhile can push another onto the next page
+        for page in self._pages(query):
+            shown = {raw["runId"]: raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed}
+            passed.update(shown)
+            ask_all(self._experiment, [*{raw["experimentId"] for raw in shown.values()} - self._experiments.keys()])
+            for raw in [*shown.values()]:
+                run = self._with_step(raw, self.record(raw, shown))
+                if not fulfils(run, query):
+                    continue
+                yield run
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+
+    def similar_ids(self, run_id: str) -> list[str]:
+        """Ids like this one among the newest of the experiment that it names, else of the workspace; none where they
+        cannot be had.
+
+        Two requests; a third in a workspace whose index does not answer, which is looked through by its jobs.
+        """
+        experiment, found = implied_experiment(run_id), []
+        try:
+            if experiment is not None:
+                page = next(self._history.of_experiment(experiment, filter="", top=LOOKED_THROUGH), [])
+                found = near_matches(run_id, [raw["runId"] for raw in page])
+            ids = newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH)
+            found = found or near_matches(run_id, next(ids, []))
+        except HimlError:
+            return []  # a hint is not worth another error
+        return [one for one in found if one != run_id]
+
+    def _experiment(self, experiment_id: str) -> str:
+        if experiment_id not in self._experiments:
+            self._experiments[experiment_id] = experiment_name(self._connection, experiment_id)
+        return self._experiments[experiment_id]
+
+    def _with_step(self, raw: RawRun, run: Run) -> Run:
+        if str(raw.get("runType") or "").lower() != "azureml.steprun" or not run.parent:
+            return run
+        if run.parent not in self._steps:
+            self._steps[run.parent] = {}
+            try:
+                if not self._connection.in_job:
+                    self._steps[run.parent] = step_tags(self._connection, run.parent)
+            except HimlError as err:  # a name is not worth an error
+                log.debug("the steps of %s are not known: %s", run.parent, err)
+        return replace(run, tags={**run.tags, **self._steps[run.parent].get(run.display_name, {})})
+
+    def _with_values(self, raw: RawRun, known: dict[str, RawRun]) -> RawRun:
+        """A trial without values with tags for its values and its number, by what its sweep tells: that is one of
+        *known* or asked for, and added there."""
+        tags, number = raw.get("tags") or {}, number_of(raw)
+        if HYPERPARAMETERS in tags or SYSTEM_TAG + HYPERPARAMETERS in tags or not number:
+            return raw
+        run_id, parent = str(raw["runId"]), str(raw["parentRunId"])
+        if parent in self._others:
+            return raw
+        if run_id not in self._values:
+            if parent not in known:
+                try:
+                    known[parent] = self._history.get(parent)
+                except ServiceNotFound:
+                    known[parent] = {}
+            if not is_sweep(known[parent]):
+                self._others.add(parent)
+                return raw
+            told = known[parent].get("tags") or {}
+            text = str(told.get(SYSTEM_TAG + run_id) or told.get(run_id) or "")
+            if not text.lstrip().startswith("{"):
+                return {**raw, "tags": {**tags, TRIAL: number}}
+            self._values[run_id] = text
+        return {**raw, "tags": {**tags, TRIAL: number, HYPERPARAMETERS: self._values[run_id]}}
+
+    def _pages(self, query: RunQuery) -> Iterator[Sequence[RawRun]]:
+        top = PAGE
+        if query.limit is not None:
+            is_plain = len(plain_tags(query)) == len(query.tags)
+            # Some are asked for beyond the limit: archived runs among the newest then cost no second page
+            top = min(PAGE, max(query.limit + 5, 0 if is_plain else SIFTED))
+        if query.parent is None and query.experiment is None:
+            passed: set[str] = set()
+            for page in newest_ids(self._connection, query, top=top):
+                yield self._history.many([run_id for run_id in page if run_id not in passed])
+                passed.update(page)
+            return
+
+        def filtered(filter: str, top: int) -> Iterator[Sequence[RawRun]]:
+            if query.parent is not None:
+                return self._history.children(query.parent, filter=filter, top=top)
+            return self._history.of_experiment(query.experiment or "", filter=filter, top=top)
+
+        full, simple = history_filter(query), history_filter(RunQuery(parent=query.parent))
+        try:
+            yield from filtered(full, top)
+        except ServiceRefused as err:
+            if err.status != 400 or full == simple:
+                raise
+            log.debug("the run history does not take a filter, looking at all runs instead: %s", err)
+            yield from filtered(simple, SIFTED)

@@ -20,7 +20,7 @@ from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Logged, LoggedKind, LoggedRow, Run, RunEnd, RunStatus, Value
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import as_time, one_line, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 

@@ -3,7 +3,7 @@
 Codes are those of Azure Resource Manager
 (https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors), of the Azure ML
 services as recorded from the real ones, and of Entra ID. Causes that are not in a table get a general sentence with the
-service's own words. Storage has `storage/errors.py`.
+service's own words. Storage has `storage/blob_responses.py`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.address import WorkspaceAddress
+from himl_cli.workspaces.azure.config import WorkspaceAddress, ca_source
 from himl_cli.workspaces.azure.responses import Response, clock_complaint
-from himl_cli.workspaces.azure.tls import ca_source
 
 _CLOSED = re.compile(
     r"\b(PublicNetworkAccessDisabled|AccessDeniedByNetwork|IpAuthorizationFailed"

@@ -18,8 +18,8 @@ from himl_cli.core.runs import Logged, LoggedValues, Metric, Run, RunEnd, RunQue
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.run_history import DEFAULT_OUTPUT, RunHistory, can_be_id, find_output
-from himl_cli.workspaces.azure.run_lists import RunLists
+from himl_cli.workspaces.azure.run_history import RunHistory, RunLists, can_be_id
+from himl_cli.workspaces.azure.run_outputs import DEFAULT_OUTPUT, find_output
 from himl_cli.workspaces.azure.run_records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
@@ -177,12 +177,12 @@ class AzureWorkspace(CloudWorkspace):
         return sdk_view(self.connection, run_id)
 
     def has_cluster(self, name: str) -> bool:
-        from himl_cli.workspaces.azure.jobs.computes import has_cluster
+        from himl_cli.workspaces.azure.jobs.job_submission import has_cluster
 
         return has_cluster(self.connection, name)
 
     def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
-        from himl_cli.workspaces.azure.jobs.computes import create_cluster
+        from himl_cli.workspaces.azure.jobs.job_submission import create_cluster
 
         create_cluster(self.connection, spec, notify)
 

@@ -30,9 +30,9 @@ from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignor
 from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, Snapshot
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import did_you_mean
-from himl_cli.workspaces.azure.address import ApiVersion
+from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.body import PutRequest, build_request, image_request
+from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.data_assets import LATEST
 from himl_cli.workspaces.azure.responses import as_time, http_time, pages, resources, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
@@ -50,6 +50,8 @@ ELSEWHERE = ("azureml://", "/subscriptions/")
 # versions are digests of their contents.
 _WITH_WHEELS, _BUILT = "himl-private-wheels", "himl-build-context"
 _ENVIRONMENTS = {"api-version": ApiVersion.ENVIRONMENTS}
+ENVIRONMENT_VERSION = "2023-04-01-preview"  # of requests that register one
+ANONYMOUS_ENVIRONMENT = "CliV2AnonymousEnvironment"
 _CONDA_FILE, _CONTEXT, _PREFIX = "conda.yml", "/himl-environment", "/azureml-envs/himl"
 _WITH_CONDA = f"""\
 RUN conda env create --prefix {_PREFIX} --file {_CONTEXT}/{_CONDA_FILE} && conda clean --all --yes
@@ -453,6 +455,30 @@ class JobEnvironment(JobAsset):
     def _key(self) -> str:
         contents = json.dumps([self._spec.image, self._spec.conda, self._digest])
         return self._connection.key(f"environment {hashlib.sha256(contents.encode()).hexdigest()}")
+
+
+def image_request(image: str, conda: Mapping[str, Any] | None) -> PutRequest:
+    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for
+    the same contents."""
+    contents, digest = {"image": image}, hashlib.sha256(image.encode()).hexdigest()
+    if conda:
+        import yaml
+
+        contents["condaFile"] = text = yaml.dump(dict(conda), sort_keys=True)
+        digest = digest.join(hashlib.sha256(text.encode()).hexdigest())
+    version = hashlib.sha256(digest.encode()).hexdigest()
+    return _environment_request(ANONYMOUS_ENVIRONMENT, version, contents, is_anonymous=True)
+
+
+def build_request(name: str, version: str, context_url: str, dockerfile: str) -> PutRequest:
+    """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
+    build = {"contextUri": context_url, "dockerfilePath": dockerfile}
+    return _environment_request(name, version, {"build": build}, is_anonymous=False)
+
+
+def _environment_request(name: str, version: str, contents: Mapping[str, Any], *, is_anonymous: bool) -> PutRequest:
+    body = {"properties": {**contents, "isAnonymous": is_anonymous, "isArchived": False}}
+    return PutRequest(f"/environments/{name}/versions/{version}", ENVIRONMENT_VERSION, body)
 
 
 def conda_contents(spec: EnvironmentSpec) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, PipelineSpec
 from himl_cli.core.text import did_you_mean
-from himl_cli.workspaces.azure.address import ApiVersion
+from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import resources, understood

@@ -22,14 +22,19 @@ from himl_cli.core.jobs import SERVERLESS, DocumentChanges, secrets_text
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep
-from himl_cli.workspaces.azure.address import CLOUD_VARIABLE
+from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, ca_bundle
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.http import silence_libraries
 from himl_cli.workspaces.azure.jobs.body import PutRequest
-from himl_cli.workspaces.azure.jobs.computes import check_compute
-from himl_cli.workspaces.azure.jobs.job_submission import USER_TOKEN, azure_run_id, before_creation, submit_request
+from himl_cli.workspaces.azure.jobs.job_submission import (
+    USER_TOKEN,
+    azure_run_id,
+    before_creation,
+    check_compute,
+    submit_request,
+)
 from himl_cli.workspaces.azure.responses import Response, one_line
 from himl_cli.workspaces.azure.service_errors import ServiceRefused, network_error, refusal
-from himl_cli.workspaces.azure.tls import ca_bundle
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -52,8 +57,6 @@ def silenced() -> Iterator[None]:
 
     Afterwards azure-ai-ml's loggers are as they were: a script that goes on with it hears what it has to say.
     """
-    from himl_cli.workspaces.azure.transport import silence_libraries
-
     silence_libraries()
     loggers = [logging.getLogger(name) for name in ("azure.ai.ml", "azure.ai.ml._utils._experimental")]
     levels = [logger.level for logger in loggers]

@@ -44,16 +44,25 @@ from himl_cli.core.jobs import (
 from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import mask_arguments, parts_of, redact
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.azure.address import ApiVersion
+from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.http import silence_libraries
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, JobCode, JobEnvironment, environment_id, folder_for
-from himl_cli.workspaces.azure.jobs.body import early_stop_fields, job_tags, max_concurrent, search_space
-from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
-from himl_cli.workspaces.azure.jobs.computes import check_compute
+from himl_cli.workspaces.azure.jobs.body import (
+    command_line,
+    early_stop_fields,
+    job_tags,
+    max_concurrent,
+    script_line,
+    script_name,
+    search_space,
+    shell_line,
+)
 from himl_cli.workspaces.azure.jobs.data_assets import FILE, LATEST, JobData, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.job_submission import (
     azure_run_id,
     before_creation,
+    check_compute,
     created_job,
     lookup_hint,
     note_nothing_runs,
@@ -449,8 +458,6 @@ def _staged(snapshot: Snapshot) -> Iterator[Path]:
 def quiet_sdk() -> Iterator[None]:
     """Within it, what azureml-core prints, to both streams, goes to himl's debug log, and its warnings and logs
     nowhere; its bound on snapshots (300 MB, where himl only warns) does not count."""
-    from himl_cli.workspaces.azure.transport import silence_libraries
-
     silence_libraries()
     printed, logger = io.StringIO(), logging.getLogger("azureml")
     level, quiet = logger.level, warnings.catch_warnings()

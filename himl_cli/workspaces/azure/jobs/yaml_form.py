@@ -27,6 +27,8 @@ from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_li
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, conda_contents, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
+    check_names,
+    command_line,
     early_stop_fields,
     git_properties,
     job_properties,
@@ -35,7 +37,6 @@ from himl_cli.workspaces.azure.jobs.body import (
     pipeline_nodes,
     wire_values,
 )
-from himl_cli.workspaces.azure.jobs.command_line import check_names, command_line
 from himl_cli.workspaces.azure.jobs.data_assets import (
     FOLDER,
     INPUT_MODES,

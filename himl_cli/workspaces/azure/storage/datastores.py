@@ -19,7 +19,7 @@ from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.runs import SignedLink
 from himl_cli.core.text import did_you_mean, shorten
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
-from himl_cli.workspaces.azure.address import ApiVersion, WorkspaceAddress
+from himl_cli.workspaces.azure.config import ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts, link_to_artifact

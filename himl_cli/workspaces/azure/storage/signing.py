@@ -13,12 +13,12 @@ from urllib.parse import quote, unquote
 
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure.address import ApiVersion
+from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.retry import PauseLog
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.azure.http import Tokens
+    from himl_cli.workspaces.azure.connection import Tokens
 
 VERSION_HEADER = f"x-ms-version: {ApiVersion.STORAGE}"
 RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
