@@ -13,10 +13,12 @@ from typing import Any
 from himl_cli.api.exceptions import WrongArgument
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.events import Notify, ignore
-from himl_cli.services.transfer.ranks import LONGEST_VARIABLE, RANKS, local_rank, rank_zero_only, rank_zero_then_barrier
+from himl_cli.core.processes import RANKS, local_rank
+from himl_cli.services.transfer.ranks import rank_zero_only, rank_zero_then_barrier
 
 DONE_VARIABLE = "HIML_DONE_BEFORE_RANKS"
 ELASTIC = "TORCHELASTIC_RUN_ID"
+LONGEST_VARIABLE = 27_000  # characters of a variable for other ranks: Windows allows 32,767
 
 _calls: Counter[str] = Counter()
 

@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.api.distributed import set_environment_variables_for_multi_node
+from himl_cli.api.distributed import LONGEST_VARIABLE, set_environment_variables_for_multi_node
 from himl_cli.api.exceptions import NoWorkspace, naming_submit_arguments, one_line_if_uncaught
 from himl_cli.api.job_folders import DataFolders
 from himl_cli.api.open_workspace import resolve_workspace
@@ -21,15 +21,14 @@ from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.files import nearest_local
 from himl_cli.core.jobs import DataSpec
+from himl_cli.core.processes import local_rank
 from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.text import read_json
 from himl_cli.services.submission.data import KEY
-from himl_cli.services.transfer.ranks import LONGEST_VARIABLE, local_rank
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Run
-
 
 log = logging.getLogger(__name__)
 

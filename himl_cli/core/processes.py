@@ -1,20 +1,40 @@
-"""Processes: those started apart from this one, forks, locks that one holds, and signals during work."""
+"""Processes: those started apart from this one, those that a launcher started as ranks, forks, locks that one holds,
+and signals during work."""
 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import subprocess
+
+# Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their
+# number.
+RANKS = {
+    "LOCAL_RANK": "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALRANKID": "MPI_LOCALNRANKS",
+    "SLURM_LOCALID": "",
+}
+# Variables that hold a process's rank among those of all nodes, the first that is set counts.
+RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+# What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher's
+# process count together; a shell that starts ranks twice has them alike in both launches.
+LAUNCH_VARIABLES = (
+    *("AZUREML_RUN_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
+    *("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
+)
+PROC = Path("/proc")
 
 
 def detached() -> dict[str, Any]:
@@ -137,6 +157,93 @@ class ProcessLock:
         held, self._held = self._held, None
         if held is not None and sys.platform != "win32":
             os.close(held)
+
+
+def machine_time() -> float:
+    """On a clock that all processes of this machine share: Linux's since its start, elsewhere that of the day."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time() if boottime is None else time.clock_gettime(boottime)
+
+
+LOADED = machine_time()
+
+
+class LocalRank(NamedTuple):
+    """This process among those that one launcher started on this node: `launcher`, with its node, and `variables` are
+    the same for all of them, and for others only where it starts ranks twice.
+
+    `variable` is the one that holds the rank. `began` is the `machine_time` at which the rank had been started at the
+    latest, `process` the one that the launcher started as it, `ancestors` this process and those above it that are
+    ranks: processes by pid and start, unknown where there is no /proc.
+    """
+
+    rank: int
+    variable: str
+    launcher: str
+    variables: tuple[str, ...]
+    began: float
+    process: str
+    ancestors: frozenset[str]
+
+
+def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
+    """The rank in the launcher's variables; None outside a launch, and for a process that is alone on its node."""
+    variable = next((name for name in RANKS if environment.get(name, "").isdecimal()), "")
+    if not variable or (int(environment[variable]) == 0 and environment.get(RANKS[variable], "") == "1"):
+        return None
+    rank, found = int(environment[variable]), _find_process("self")
+    ancestors: set[str] = set()
+    process, began = "", LOADED
+    while found is not None and (not ancestors or _rank_of(found[0]) is not None):
+        if not ancestors or _rank_of(found[0]) == rank:
+            process, _, began = found
+        ancestors.add(found[0])
+        found = _find_process(found[1])
+    try:
+        node = (PROC / "sys/kernel/random/boot_id").read_text()  # that of containers is the same, not their name
+    except OSError:
+        node = platform.node()
+    launcher = f"{node} {found[0] if found is not None else ''}"
+    variables = tuple(f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment)
+    return LocalRank(rank, variable, launcher, variables, began, process, frozenset(ancestors))
+
+
+def rank_of_all(environment: Mapping[str, str]) -> int:
+    """This process's rank among those of all nodes, as far as the launcher says; 0 outside a launch."""
+    found = next((value for name in RANKS_OF_ALL if (value := environment.get(name, "")).isdecimal()), None)
+    me = local_rank(environment) if found is None else None
+    return me.rank if me is not None else int(found or 0)
+
+
+def is_there(process: str) -> bool:
+    """Whether *process*, by pid and start as `LocalRank` has it, is still there, if only because its parent has not
+    asked how it ended."""
+    found = _find_process(process.partition("@")[0]) if process else None
+    return found is not None and found[0] == process
+
+
+def _find_process(pid: str) -> tuple[str, str, float] | None:
+    """Its pid and start (a pid alone is used again), the pid of its parent, and when it began; None where there is
+    none, or no /proc."""
+    try:
+        text = (PROC / pid / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # after the name: state, parent, …, start in ticks as the twentieth
+    began = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
+    return f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began
+
+
+def _rank_of(process: str) -> int | None:
+    """The local rank that *process* was started as, by any launcher: scripts hand their rank on under another one's
+    name. None for one that is no rank, or somebody else's; -1 where a variable is there without a number."""
+    try:
+        entries = (PROC / process.partition("@")[0] / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    variables = dict(entry.decode(errors="surrogateescape").partition("=")[::2] for entry in entries)
+    known = [variables[name] for name in RANKS if name in variables]
+    return next((int(value) for value in known if value.isdecimal()), -1 if known else None)
 
 
 @contextmanager

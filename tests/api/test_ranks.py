@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli import is_local_rank_zero, torch_barrier
-from himl_cli.services.transfer.ranks import RANKS
+from himl_cli.core.processes import RANKS
 from tests.api.ranks import SAY, local_ranks, run_ranks
 from tests.recorded_runs import RecordedRuns
 from tests.user_cache import meetings
