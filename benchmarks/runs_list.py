@@ -13,8 +13,7 @@ from pathlib import Path
 from benchmarks import raw
 from benchmarks.measure import HIML, print_timings, take_turns
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 
 RUNS = 2000
 SCENARIO = "2,000 runs"

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from benchmarks import raw
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 MEDIAN, SLOWEST = "a call", "the slowest call of a hundred"
@@ -64,6 +64,7 @@ def time_log_metric(calls: int) -> list[float]:
         with closing(Database(folder / "workspace.db", create=True)) as database:
             RunStore(database).add(Run(JOB, "benchmark"), status=RunStatus.running, started=now_ms())
             with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: folder / run_id, new_child_id=lambda: "unused")) as server:
+                server.serve()
                 env = server.environment(os.environ)
                 done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=folder, stdout=subprocess.PIPE, check=True)
             kept = MetricStore(database).metrics([JOB], name="loss")[0]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from himl_cli.workspaces.local.database import SCHEMA_VERSION
+from himl_cli.workspaces.local.run_store import SCHEMA_VERSION
 from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.faults import Refuse, WrongDate
 from tests.servers.azureml.principals import Right

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 
 AT_ONCE = 10
 PARENT = "sweep_1750000000_0a1b2c3d"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.api.transfer import log_notice
 from himl_cli.api.workspace import Run, current_run, get_workspace
-from himl_cli.core.blobs import named
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run as RunRecord
 from himl_cli.core.runs import friendly_experiment, new_run_id
+from himl_cli.core.text import named
 from himl_cli.services.runs.changes import store_files
 from himl_cli.workspaces.base import RunRecorder
 

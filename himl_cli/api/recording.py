@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.runs import Logged, LoggedKind
+from himl_cli.core.logged import Logged, LoggedKind
 from himl_cli.services.runs import writing
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from pathlib import Path
 from himl_cli.api.distributed import once_per_node
 from himl_cli.api.exceptions import NotThere, raising
 from himl_cli.api.open_workspace import resolve_run, resolve_workspace
-from himl_cli.core.blobs import TransferResult, named
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Event, Notice, Notify
+from himl_cli.core.text import named
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest, literal

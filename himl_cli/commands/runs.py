@@ -33,7 +33,8 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.render.output import Format
 
 if TYPE_CHECKING:
-    from himl_cli.core.runs import Aggregation, Run, RunSelection
+    from himl_cli.core.logged import Aggregation
+    from himl_cli.core.runs import Run, RunSelection
     from himl_cli.render.output import Output
 
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"

@@ -17,9 +17,9 @@ from himl_cli.core.errors import (
     ServiceFailed,
     TransferIncomplete,
 )
+from himl_cli.core.text import NAMED, listed, named
 
 MOST_CHECKED = 4 << 20  # bytes of a range for which Azure Storage computes an MD5
-NAMED = 3  # files that a sentence names one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +238,3 @@ def _with_reasons(refused: Sequence[Refused]) -> str:
     if len({one.reason for one in refused}) == 1:
         return f"{named([one.name for one in refused])} ({refused[0].reason})"
     return listed([f"'{one.name}' ({one.reason})" for one in refused])
-
-
-def named(names: Sequence[str]) -> str:
-    """A few of *names*, and how many more there are."""
-    return listed([f"'{name}'" for name in names])
-
-
-def listed(texts: Sequence[str]) -> str:
-    """A few of *texts*, and how many more there are."""
-    more = f" and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""
-    return ", ".join(texts[:NAMED]) + more

@@ -11,9 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.blobs import named
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import read_json
+from himl_cli.core.text import named, read_json
 
 SEARCH_SPACE = "search_space"
 # Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key, whatever characters it is of: one that names

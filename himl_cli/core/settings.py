@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -114,6 +113,8 @@ def _read(path: Path) -> SettingsFile | None:
         raise BadUsage(f"'{path}': '{'.'.join(prefix)}' is no section.")
     for name in content:
         if name not in SECTIONS:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, SECTIONS, n=1)
             hint = f"Sections: {', '.join(f'[{known}]' for known in SECTIONS)}; options of submit stand in [submit]."
             if near:

@@ -1,5 +1,6 @@
-"""Text and JSON from outside: near matches, blank options, shortened texts, values nested too deeply; files that people
-write, in UTF-8, or in UTF-16 as Windows' shell redirects it, files of variables, and paths with backslashes."""
+"""Text and JSON from outside: near matches, blank options, shortened texts, a few of many names, values nested too
+deeply; files that people write, in UTF-8, or in UTF-16 as Windows' shell redirects it, files of variables, and paths
+with backslashes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
-from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -21,6 +21,8 @@ MOST = 3
 def near_matches(wanted: str, known: Sequence[str]) -> list[str]:
     """Up to three of the *known* ids that may have been meant: those that begin so, in the order given, else those
     spelt alike."""
+    from difflib import get_close_matches  # only here and below: what looks after a job does without
+
     begins = [name for name in known if wanted and name.startswith(wanted)]
     return begins[:MOST] or get_close_matches(wanted, known, n=MOST, cutoff=0.5)
 
@@ -30,6 +32,8 @@ NEAR_OPTION = 0.75  # options share their dashes, so they must be more alike tha
 
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """`Did you mean 'x'?`, or nothing when no known word is near."""
+    from difflib import get_close_matches
+
     near = get_close_matches(word, list(known), n=2, cutoff=cutoff)
     return f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
@@ -50,6 +54,20 @@ def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
         return text
     tail = (most - 1) // 3
     return f"{text[: most - 1 - tail]}…{text[-tail:]}"
+
+
+NAMED = 3  # names that a sentence says one by one
+
+
+def named(names: Sequence[str]) -> str:
+    """A few of *names*, and how many more there are."""
+    return listed([f"'{name}'" for name in names])
+
+
+def listed(texts: Sequence[str]) -> str:
+    """A few of *texts*, and how many more there are."""
+    more = f" and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""
+    return ", ".join(texts[:NAMED]) + more
 
 
 # Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them

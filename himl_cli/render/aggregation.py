@@ -16,7 +16,8 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
-from himl_cli.core.runs import STATISTICS, Aggregation, Child, RunStatus, Value
+from himl_cli.core.logged import STATISTICS, Aggregation, Child, Value
+from himl_cli.core.runs import RunStatus
 from himl_cli.render.forms import float_form, json_form, run_form
 from himl_cli.render.output import GAP, STATUS_STYLES, one_line, styled, width
 

@@ -11,7 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.runs import Metric, Run, RunDetails, Texts
+from himl_cli.core.logged import Metric, RunDetails, Texts
+from himl_cli.core.runs import Run
 from himl_cli.core.text import utc_text
 
 

@@ -21,7 +21,8 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
 from himl_cli.core.jobs import Scalar, value_text
-from himl_cli.core.runs import Aggregation, Child, RunStatus, Series
+from himl_cli.core.logged import Aggregation, Child, Series
+from himl_cli.core.runs import RunStatus
 from himl_cli.core.text import shorten
 
 MOST_POINTS = 4000  # of one curve

@@ -28,7 +28,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import atomic_replacement
-from himl_cli.core.runs import Aggregation, Child, RunStatus
+from himl_cli.core.logged import Aggregation, Child
+from himl_cli.core.runs import RunStatus
 from himl_cli.core.text import shorten
 from himl_cli.render.plot_data import (
     FEW,

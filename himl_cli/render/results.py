@@ -12,12 +12,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.blobs import TransferResult, causes, named
+from himl_cli.core.blobs import TransferResult, causes
 from himl_cli.core.jobs import MANY, SnapshotReport, secrets_text
+from himl_cli.core.logged import SweepView
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
-from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus, SweepView
-from himl_cli.core.text import utc_text
+from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus
+from himl_cli.core.text import named, utc_text
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
 from himl_cli.render.forms import json_form, run_form
 from himl_cli.render.output import (
@@ -183,7 +184,6 @@ SYNCED_COLUMNS = (
     ),
     Column("FOLDER", lambda synced: shown_path(str(synced.folder)), plain=lambda synced: str(synced.folder)),
 )
-
 
 FILE_COLUMNS = (
     Column("NAME", lambda file: file["name"], folds=30),

@@ -27,6 +27,7 @@ from himl_cli.core.jobs import (
     value_text,
     values_text,
 )
+from himl_cli.core.logged import RunDetails, SweepView, TrialView
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
     FROM_RUN,
@@ -36,10 +37,7 @@ from himl_cli.core.runs import (
     STUDIO,
     TRIES,
     Run,
-    RunDetails,
     RunStatus,
-    SweepView,
-    TrialView,
     own_name,
     own_tags,
 )

@@ -15,7 +15,8 @@ from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequ
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
-from himl_cli.core.runs import Logged, LoggedValues, Metric, Run, RunEnd, RunQuery, RunResults, SignedLink
+from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
+from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder, nearest_local
-from himl_cli.core.runs import RECORDED_FROM, LoggedValues, Metric, Run, RunQuery, RunResults
+from himl_cli.core.logged import LoggedValues, Metric, RunResults
+from himl_cli.core.runs import RECORDED_FROM, Run, RunQuery
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config
 from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud

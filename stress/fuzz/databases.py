@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import DiskFailed, RunNotFound
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.transfer.state import FetchedFile, TransferState
-from himl_cli.workspaces.local.database import SCHEMA, Database
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import SCHEMA, Database, RunStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from stress.fuzz.strategies import damaged, texts
 from stress.fuzz.target import Target, written

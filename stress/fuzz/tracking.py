@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.tracking.http_connection import PREFIXES, Routes
 from himl_cli.workspaces.local.tracking.protocol import RequestError, parse_filter, parse_order
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
@@ -115,7 +114,7 @@ def _routes() -> Routes:
     numbers = itertools.count(1)
     job: Run | None = RunStore(database).get(JOB)
     assert job is not None
-    return Routes(JobRuns(database, job, lambda run_id: Path.cwd() / run_id, lambda: f"train_1700000000_{next(numbers):08x}"))
+    return Routes(JobRuns(database, job, "1", lambda run_id: Path.cwd() / run_id, lambda: f"train_1700000000_{next(numbers):08x}"))
 
 
 def _request(given: tuple[str, str, str, bytes]) -> None:

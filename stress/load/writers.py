@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.run_store import Database
 from stress.records import Outcome, Result
 from stress.world import World
 from tests.local_jobs import is_sound_file

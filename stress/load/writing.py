@@ -13,8 +13,8 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import Database, RunStore
 
 
 def main(path: Path, number: int, count: int, go: Path) -> None:

@@ -25,7 +25,8 @@ from himl_cli import (
 )
 from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY
-from himl_cli.core.runs import Logged, Run, RunEnd, RunStatus
+from himl_cli.core.logged import Logged
+from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.jobs import HYPERPARAMETERS, STOPPED_EARLY
-from himl_cli.core.runs import Logged, Run, RunEnd, RunStatus
+from himl_cli.core.logged import Logged
+from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.recorded_runs import RecordedRuns

@@ -15,8 +15,8 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotFound
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import BlobStore
-from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
+from himl_cli.workspaces.local.run_store import Database
 from tests.azure_workspaces import opened as opened_workspace
 from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.principals import Right

@@ -11,7 +11,8 @@ import pytest
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.runs import Logged, LoggedKind, LoggedRow, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.logged import Logged, LoggedKind, LoggedRow
+from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.base import RunRecorder
 from tests.blob_sinks import Stored

@@ -10,7 +10,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from himl_cli.core.jobs import Scalar
-from himl_cli.core.runs import Aggregation, Child, Run, RunResults, RunStatus, Series
+from himl_cli.core.logged import Aggregation, Child, RunResults, Series
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.render.plot_data import Scheme, families_of, names_of, scheme_of
 from himl_cli.render.plots import figure_of
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from himl_cli.core.runs import Series
+from himl_cli.core.logged import Series
 from himl_cli.render.aggregation import save_plots
 from himl_cli.render.plot_data import Curve, curve_of, limits_of, spread_of, thinned
 from tests.render.plotted import Points, child, decaying, figures, legend, sweep, together

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from himl_cli.core.runs import SweepView, TrialView
+from himl_cli.core.logged import SweepView, TrialView
 from himl_cli.render.run_views import best_lines, trials_view
 from tests.services.aggregation.records import run
 

@@ -26,8 +26,8 @@ from himl_cli.workspaces.azure.credentials import OnBehalfOf
 from himl_cli.workspaces.azure.jobs.sdk import complaint_of
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.tracking.protocol import RequestError, parse_filter
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.user_cache import state_of

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.runs import LoggedKind
+from himl_cli.core.logged import LoggedKind
 from himl_cli.services.runs import writing
 
 

@@ -21,8 +21,8 @@ from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.services.tensorboard.copies import EventFinder
-from himl_cli.workspaces.local.database import file_system_of
 from himl_cli.workspaces.local.file_blobs import safe_parts
+from himl_cli.workspaces.local.run_store import file_system_of
 from himl_cli.workspaces.resolve import find_workspaces
 from tests.kept_checkpoints import RUN, add, found
 from tests.recorded_runs import RecordedRuns

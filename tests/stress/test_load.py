@@ -13,8 +13,8 @@ import pytest
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.signing import SasSigner
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import Database, RunStore
 from stress.gauges import slope
 from stress.load.cases import LARGE, load_cases
 from stress.load.listing import wrong_listing

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.runs import Run, RunQuery, RunResults
+from himl_cli.core.logged import RunResults
+from himl_cli.core.runs import Run, RunQuery
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azure_workspaces import opened
 from tests.servers.azureml.faults import Status

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.runs import Metric
+from himl_cli.core.logged import Metric
 from himl_cli.workspaces.azure.run_metrics import MOST_NESTED
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.many_runs import times

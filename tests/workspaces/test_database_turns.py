@@ -12,8 +12,7 @@ from types import FrameType
 import pytest
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import Database, RunStore
 from tests.steps import Step, at_each_step
 
 WAITING, LONG, SHORT = 8, 0.8, 0.05

@@ -13,12 +13,12 @@ import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.workspaces.local.database import SCHEMA_VERSION, Database, file_system_of
-from himl_cli.workspaces.local.run_store import PAGE, MetricStore, RunStore
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore, file_system_of
 
 WRITER = """
 import pathlib, sys
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.run_store import Database
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.local.run_store import RunStore
 store = RunStore(Database(pathlib.Path(sys.argv[1]), create=True))

@@ -15,12 +15,12 @@ import pytest
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.controller import Children
-from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.launch_request import Plan
+from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder, once_free
 from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore
+from himl_cli.workspaces.local.run_store import Database, RunStore
 
 
 @pytest.fixture

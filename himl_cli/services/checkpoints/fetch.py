@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from himl_cli.core.blobs import TransferResult, listed
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.runs import FROM_RUN, Choice, FetchedCheckpoint, RunSelection
+from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import FOLDER, Rank, best_first, is_better, is_whole, rank_of
 from himl_cli.services.checkpoints.select import Checkpoint
 from himl_cli.services.checkpoints.source import (

@@ -17,7 +17,8 @@ from typing import Literal, cast
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import GOALS
-from himl_cli.core.runs import FROM_RUN, PUSHED, Choice, Goal, Metric, Run
+from himl_cli.core.logged import Metric
+from himl_cli.core.runs import FROM_RUN, PUSHED, Choice, Goal, Run
 from himl_cli.core.text import near_matches, non_blank
 from himl_cli.services.checkpoints.names import (
     FOLDER,

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from himl_cli.core.blobs import BlobInfo, listed
+from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
 from himl_cli.core.jobs import BEST_TRIAL, MANY, REPEATED
 from himl_cli.core.redaction import is_address, is_botched_address
 from himl_cli.core.runs import RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
+from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
 from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose
 from himl_cli.services.runs.lookup import children_of, find_runs, is_studio_url, sweep_view

@@ -17,11 +17,10 @@ from glob import escape
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from posixpath import basename, dirname
 
-from himl_cli.core.blobs import listed
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.montage import SlideEntry
-from himl_cli.core.text import read_text
+from himl_cli.core.text import listed, read_text
 from himl_cli.services.montage.dataset import LocalFolder, SlideFolder
 from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, plain
 from himl_cli.services.submission.snapshot import fits

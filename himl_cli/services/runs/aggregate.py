@@ -22,7 +22,8 @@ from himl_cli.core.events import Notify, ignore
 from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, Scalar, hyperparameters_of, value_text, values_text
-from himl_cli.core.runs import STATISTICS, Aggregation, Child, Run, RunResults, RunSelection, Value, own_name, own_tags
+from himl_cli.core.logged import STATISTICS, Aggregation, Child, RunResults, Value
+from himl_cli.core.runs import Run, RunSelection, own_name, own_tags
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run
 from himl_cli.workspaces.base import Workspace
 

@@ -22,7 +22,8 @@ from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, Se
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import MANY, SWEPT, EntryKind, JobSpec
-from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus, SweepView
+from himl_cli.core.logged import SweepView
+from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.services.runs.lookup import children_of, sweep_view
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 

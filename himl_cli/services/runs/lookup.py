@@ -16,13 +16,11 @@ from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, TRIAL, hyperparameters_of
+from himl_cli.core.logged import RunDetails, SweepView, TrialView
 from himl_cli.core.runs import (
     Run,
-    RunDetails,
     RunQuery,
     RunSelection,
-    SweepView,
-    TrialView,
     friendly_experiment,
     hi_ml_experiment,
     implied_experiment,

@@ -14,8 +14,8 @@ from types import GeneratorType
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, ServiceFailed
+from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.workspaces.base import RunRecorder
 
 log = logging.getLogger(__name__)

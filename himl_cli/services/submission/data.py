@@ -14,11 +14,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.blobs import TransferResult, named
+from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.text import named
 from himl_cli.services.submission.request import refuse
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FolderWorkspace
 

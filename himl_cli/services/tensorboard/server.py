@@ -20,7 +20,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.blobs import listed
 from himl_cli.core.errors import (
     BadUsage,
     DiskFailed,
@@ -34,7 +33,7 @@ from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignor
 from himl_cli.core.jobs import MANY
 from himl_cli.core.processes import detached, take_time_to_end
 from himl_cli.core.redaction import LOCAL_HOSTS
-from himl_cli.core.text import read_json
+from himl_cli.core.text import listed, read_json
 from himl_cli.services.tensorboard.background import BackgroundCalls
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
 from himl_cli.services.tensorboard.shown_runs import Changes, SelectedRuns

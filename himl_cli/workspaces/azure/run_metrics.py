@@ -18,7 +18,8 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from himl_cli.core.runs import LoggedValues, Metric, MetricPoint, Run, RunResults, Series, TextPoint, Texts, Value
+from himl_cli.core.logged import LoggedValues, Metric, MetricPoint, RunResults, Series, TextPoint, Texts, Value
+from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood

@@ -17,8 +17,9 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL
+from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import Logged, LoggedKind, LoggedRow, Run, RunEnd, RunStatus, Value
+from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import as_time, one_line, understood

@@ -36,6 +36,7 @@ from himl_cli.core.jobs import (
 from himl_cli.core.runs import FAILED_RANK, TRIES, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.launch import events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, PlannedJob, plan_from_json
+from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
@@ -360,7 +361,7 @@ class Sweep:
         self._spec = children.plan.sweep
         self._log = children.log
         self._sampler = make_sampler(self._spec)
-        self._metrics = children.store.metrics
+        self._metrics = MetricStore(children.store.database)
         self._started: dict[str, StartedTrial] = {}
         self._version = -1  # of the database at the last look
         self._next_look = 0.0

@@ -18,7 +18,7 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
 from himl_cli.core.files import PART_SUFFIX, FoundFile, is_bookkeeping, walk_files
 from himl_cli.workspaces.base import FetchSink, StoreSink
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.run_store import Database
 
 PAGE = 1000
 CHUNK = 1 << 20

@@ -17,10 +17,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import (
     PLACEHOLDER,
     DataSpec,
@@ -37,6 +36,9 @@ from himl_cli.core.jobs import (
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import Run
 
+if TYPE_CHECKING:
+    from himl_cli.core.events import Notify
+
 Form = dict[str, Any]
 
 PROGRAMS = {EntryKind.script: ["python"], EntryKind.module: ["python", "-m"], EntryKind.shell: ["bash"]}
@@ -52,11 +54,12 @@ RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
-_PYTHON = re.compile(r"^\s*python3?(?=\s)")
-_SPECIAL = re.compile(r"[\\'\"`$&|;<>(){}*?\[\]~#!\n]")
-_UNQUOTABLE = re.compile(r"[`#]|<<|\$['\"({]|\\\Z")
+# Patterns for command lines alone, which most jobs are not: compiled where they are used
+_PYTHON = r"^\s*python3?(?=\s)"
+_SPECIAL = r"[\\'\"`$&|;<>(){}*?\[\]~#!\n]"
+_UNQUOTABLE = r"[`#]|<<|\$['\"({]|\\\Z"
 """Behind one of these it takes a shell to tell which quotes are open."""
-_QUOTED = re.compile(r"""(?:[^'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*""", re.DOTALL)
+_QUOTED = r"""(?:[^'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*"""
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,8 @@ def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -
 
 
 def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
+    from himl_cli.core.events import Notice  # here: what looks after a job does without
+
     if item.local is not None:
         folder = Path(item.local).absolute()
         if not folder.exists():
@@ -367,7 +372,7 @@ def job_command(request: LaunchRequest) -> list[str]:
     if entry.kind is EntryKind.command:
         line = fill_command(entry.target, folders)
         if python:
-            line = _PYTHON.sub(lambda _: shlex.quote(python), line)
+            line = re.sub(_PYTHON, lambda _: shlex.quote(python), line)
         if (shell := find_shell()) is None:
             return [*shlex.split(line), *arguments]
         return [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
@@ -384,7 +389,7 @@ def check_shell(spec: JobSpec) -> None:
     if spec.entry.kind is not EntryKind.command or find_shell() is not None:
         return
     line = spec.entry.target
-    if "=" in line.split()[0] or _SPECIAL.search(re.sub(r"'[^']*'|\"[^\"$`\\]*\"", "", line)):
+    if "=" in line.split()[0] or re.search(_SPECIAL, re.sub(r"'[^']*'|\"[^\"$`\\]*\"", "", line)):
         raise NotFound(
             "The job is a command line for bash, which is not installed here.",
             hint="Install bash, or run it on a cluster: --cluster NAME",
@@ -411,12 +416,12 @@ def fill_command(line: str, known: Mapping[str, Mapping[str, str]]) -> str:
         if shlex.quote(value) == value:
             return value
         before = PLACEHOLDER.sub("x", line[: found.start()])
-        if trouble := _UNQUOTABLE.search(before):
+        if trouble := re.search(_UNQUOTABLE, before):
             raise BadUsage(
                 f"'{found[0]}' stands behind '{trouble[0]}', where '{value}' cannot be quoted.",
                 hint=f"Set a variable before it, and write that there: VALUE={found[0]}",
             )
-        quoted = _QUOTED.match(before)
+        quoted = re.match(_QUOTED, before, re.DOTALL)
         open_quote = before[quoted.end() : quoted.end() + 1] if quoted else ""
         if open_quote == "'":
             return value.replace("'", "'\\''")

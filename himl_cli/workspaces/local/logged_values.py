@@ -22,20 +22,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from himl_cli.core.runs import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
+from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.database import Database, taken_apart
+from himl_cli.workspaces.local.metric_store import JSON_WORDS, MetricStore, counts, cuts_of, json_number, nan_if_null
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import (
-    JSON_WORDS,
-    MetricStore,
-    RunStore,
-    chunks,
-    counts,
-    cuts_of,
-    json_number,
-    nan_if_null,
-)
+from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, taken_apart
 
 REMEMBERED = 100_000
 SUFFIX = ".jsonl"

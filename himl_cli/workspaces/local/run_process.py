@@ -16,9 +16,8 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import Run, RunEnd, RunStatus
-from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.staging import Stopped
 
 SECONDS_TO_RECORD = 30.0

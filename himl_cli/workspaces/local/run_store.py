@@ -1,26 +1,234 @@
-"""Runs in the local database: their tags, metrics and parameters.
-
-What a later attempt of a run logs takes the place of what earlier ones logged at that step and beyond, so that a
-script that begins anew and one that goes on from a checkpoint both leave one series. The values of earlier attempts
-stay in the database.
-"""
+"""Runs in the SQLite file of a local workspace, which any number of processes open, and write in short transactions."""
 
 from __future__ import annotations
 
-import json
-import math
+import os
+import random
+import re
 import sqlite3
+import sys
+import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import TypeVar
+from pathlib import Path
 
+from himl_cli.core.errors import DiskFailed
+from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
-from himl_cli.core.runs import TRIES, Logged, LoggedKind, LoggedRow, Metric, MetricPoint, Run, RunQuery, RunStatus
-from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.database import Database, taken_apart
+from himl_cli.core.processes import register_after_fork
+from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
+
+NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 60.0
+NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # no file can be made beside the database
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, parent TEXT, experiment TEXT NOT NULL, display_name TEXT NOT NULL,
+    description TEXT NOT NULL, command TEXT NOT NULL, folder TEXT NOT NULL,
+    status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    exit_code INTEGER, created INTEGER NOT NULL, started INTEGER, ended INTEGER
+);
+CREATE INDEX IF NOT EXISTS runs_by_time ON runs (created, id);
+CREATE INDEX IF NOT EXISTS runs_by_experiment ON runs (experiment, created);
+CREATE INDEX IF NOT EXISTS runs_by_parent ON runs (parent);
+CREATE INDEX IF NOT EXISTS runs_open ON runs (job) WHERE ended IS NULL;
+CREATE TABLE IF NOT EXISTS tags (
+    run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parameters (
+    run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS metrics (
+    run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, time INTEGER NOT NULL, value REAL
+);
+CREATE INDEX IF NOT EXISTS metrics_by_step ON metrics (run, name, step, time);
+CREATE TABLE IF NOT EXISTS digests (
+    datastore TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, md5 BLOB NOT NULL,
+    PRIMARY KEY (datastore, name)
+) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """One connection to `workspace.db`, safe to share between threads.
+
+    Writes that decide a run's state are flushed to disk (`durable=True`); metrics survive a crash of any process, and
+    only the last ones may be lost to a power cut. Times are integers, milliseconds since 1970 UTC. A write waits for
+    others for *patience* seconds, and then raises DiskFailed.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS) -> None:
+        self.path = path
+        self._create = create
+        self._patience = patience
+        self._lock = threading.RLock()
+        self._is_forked = False
+        self._left_open: list[sqlite3.Connection] = []
+        with translated(path):
+            self._connect()
+        register_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked process: SQLite forbids to use, and even to close, what the parent opened. A connection of our
+        own is made when it is needed."""
+        self._lock = threading.RLock()
+        self._closer.detach()
+        self._left_open.append(self._connection)
+        self._is_forked = True
+
+    def _connect(self) -> None:
+        """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be
+        read."""
+        try:
+            connection, version = self._open("mode=rwc" if self._create else "mode=rw")
+        except sqlite3.OperationalError as err:
+            if not self.path.is_file() or not any(symptom in str(err) for symptom in NO_ROOM_BESIDE):
+                raise
+            try:
+                connection, version = self._open("mode=rw", "PRAGMA locking_mode=EXCLUSIVE")
+            except sqlite3.OperationalError:
+                connection, version = self._open("immutable=1")
+        if version > SCHEMA_VERSION:
+            connection.close()
+            raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
+        if version < SCHEMA_VERSION:  # WAL needs shared memory, which network file systems lack (sqlite.org/wal.html)
+            journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
+            # Changing the journal does not honour the busy timeout
+            _once_unlocked(connection, f"PRAGMA journal_mode={journal}", BUSY_SECONDS)
+            statements = ("BEGIN IMMEDIATE", *SCHEMA.split(";"), f"PRAGMA user_version={SCHEMA_VERSION}", "COMMIT")
+            for statement in statements:
+                connection.execute(statement)
+        self._connection = connection
+        self._closer = weakref.finalize(self, connection.close)
+
+    def _open(self, mode: str, pragma: str = "") -> tuple[sqlite3.Connection, int]:
+        name = f"{self.path.absolute().as_uri()}?{mode}"
+        connection = sqlite3.connect(
+            name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        try:
+            connection.execute(pragma)
+            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection, version
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        with self._using() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, translated(self.path):
+            if self._is_forked:
+                self._is_forked = False
+                self._connect()
+            yield self._connection
+
+    @contextmanager
+    def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is kept, or nothing."""
+        with self._using() as connection:
+            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            # SQLite's own waiting looks more and more seldom: under load, some would wait for minutes
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                _once_unlocked(connection, "BEGIN IMMEDIATE", self._patience)
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # SQLite itself rolls back on a full disk
+                    connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+def _once_unlocked(connection: sqlite3.Connection, statement: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as err:
+            if "locked" not in str(err) or time.monotonic() > deadline:
+                raise
+        # Short and by chance: whoever waits long is as likely to be the next as whoever came last
+        time.sleep(random.uniform(0.0, 0.02))
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors about *path* into ours."""
+    try:
+        yield
+    except sqlite3.Error as err:
+        text = str(err)
+        table = (
+            (("locked",), f"'{path}' is busy: other processes kept writing to it.", "Try again when they are done."),
+            (("not a database", "malformed"), f"'{path}' is damaged: {text}.", _hint_of_damage(path)),
+            (("readonly", "unable to open"), f"Cannot write '{path}': {text}.", CHECK_PERMISSIONS),
+            (("full",), f"No space left to write '{path}'.", FREE_SPACE),
+            (("",), f"Cannot use '{path}': {text}.", ""),
+        )
+        message, hint = next(row[1:] for row in table if any(word in text for word in row[0]))
+        if os.path.lexists(path) and not os.path.isfile(path):
+            message, hint = f"'{path}' is no file, or a link that leads to none.", _hint_of_damage(path)
+        raise DiskFailed(message, hint=hint) from err
+
+
+@contextmanager
+def taken_apart(path: Path) -> Iterator[None]:
+    """Where rows of *path* become records: values that himl does not write raise DiskFailed. Holds no writing."""
+    try:
+        yield
+    except (OSError, OverflowError, TypeError, ValueError) as err:
+        raise DiskFailed(
+            f"'{path}' is damaged: it holds what himl does not write.", hint=_hint_of_damage(path)
+        ) from err
+
+
+def _hint_of_damage(path: Path) -> str:
+    return f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record."
+
+
+def is_network_folder(folder: Path) -> bool:
+    """Whether *folder* lies on a network file system, as far as the platform tells: Linux by its mount table, Windows
+    by UNC paths."""
+    resolved = folder.resolve()
+    if sys.platform == "win32":
+        return str(resolved).startswith("\\\\")
+    try:
+        table = Path("/proc/mounts").read_text(errors="replace")
+    except OSError:
+        return False
+    return file_system_of(resolved, table) in NETWORK_TYPES
+
+
+def file_system_of(folder: Path, mount_table: str) -> str:
+    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that holds *folder*; '' where none
+    does."""
+    best, kind, path = "", "", f"{folder.as_posix()}/"
+    for parts in map(str.split, mount_table.splitlines()):
+        if len(parts) >= 3:
+            mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1]).rstrip("/")
+            if path.startswith(f"{mount_point}/") and len(mount_point) >= len(best):
+                best, kind = mount_point, parts[2]
+    return kind
+
 
 PAGE = 200
 RUNS_AT_ONCE = 500
@@ -63,7 +271,6 @@ class RunStore:
     def __init__(self, database: Database, *, label: str = "") -> None:
         self.database = database
         self.label = label
-        self.metrics = MetricStore(database)
 
     def add(
         self,
@@ -250,195 +457,3 @@ def put_pairs(
         f"INSERT OR {rule} INTO {table} (run, name, value) VALUES (?,?,?)",
         [(run_id, storable(name), storable(value)) for name, value in pairs.items()],
     )
-
-
-PAIRS_AT_ONCE = 400  # SQLite before 3.32 takes 999 variables
-LOGGED_AT_ONCE = 2000
-_IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
-INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
-
-JSON_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""How numbers that JSON has no word for are written, by what Python calls them."""
-
-Point = tuple[str, float, int, int]
-"""Name, value, step, milliseconds since 1970 UTC."""
-Cut = tuple[int, int]
-"""A row's number and a step: of the rows up to that one, those with that step or a higher one do not count."""
-Cuts = Mapping[tuple[str, str], Sequence[Cut]]
-"""By run and name of the metric; only those of which anything may not count."""
-
-T = TypeVar("T")
-
-
-class MetricStore:
-    """What scripts log. A value that is NaN is stored as NULL (SQLite has no NaN) and read back as NaN."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-
-    def log(
-        self,
-        run_id: str,
-        points: Iterable[Point],
-        parameters: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        *,
-        rule: str = "REPLACE",
-    ) -> None:
-        """Store *points*, *parameters* and *tags* in one transaction; *rule* is SQLite's for those that are there."""
-        rows = [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]
-        with self.database.writing() as connection:
-            connection.executemany(INSERT_METRICS, rows)
-            for table, pairs in (("parameters", parameters), ("tags", tags)):
-                put_pairs(connection, table, run_id, pairs or {}, rule=rule)
-
-    def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
-        """Store the numbers of *entries* in one transaction, and within it do what *beside* does: where that raises,
-        store nothing. Rows of lists and tables are counted on from those that the run has."""
-        with self.database.writing() as connection:
-            for entry in entries:
-                names = {column: entry.name_of(column) for column in entry.numeric_columns}
-                is_counted, following = entry.kind in (LoggedKind.list, LoggedKind.table), 0
-                if is_counted:
-                    marks = ",".join("?" * len(names))
-                    statement = f"SELECT MAX(step) + 1 FROM metrics WHERE run = ? AND name IN ({marks})"
-                    following = connection.execute(statement, (run_id, *names.values())).fetchone()[0] or 0
-                points: list[tuple[str, str, float | None, int, int]] = []
-                for number, row in enumerate(entry.rows):
-                    step = following + number if is_counted else row.step or 0
-                    time = round(row.time.timestamp() * 1000)
-                    for column, name in names.items():
-                        if isinstance(value := row.values.get(column), (int, float)):
-                            points.append((run_id, name, _null_if_nan(float(value)), step, time))
-                connection.executemany(INSERT_METRICS, points)
-            beside()
-
-    def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
-        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several attempts, those that
-        count."""
-        marks = ",".join("?" * len(run_ids))
-        only, names = ("", ()) if name is None else (" AND name = ?", (name,))
-        statement = (
-            f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} "
-            "ORDER BY step, time, rowid"
-        )
-        series: dict[tuple[str, str], list[MetricPoint]] = {}
-        cuts = cuts_of(self.database, run_ids)
-        rows = self.database.rows(statement, (*run_ids, *names))
-        with taken_apart(self.database.path):
-            for row in rows:
-                key = (row["run"], row["name"])
-                if not cuts or counts(row["number"], row["step"], cuts.get(key, ())):
-                    value, time = nan_if_null(row["value"]), datetime.fromtimestamp(row["time"] / 1000, timezone.utc)
-                    series.setdefault(key, []).append(MetricPoint(float(value), int(row["step"]), time))
-        place = {run_id: number for number, run_id in enumerate(run_ids)}
-        return [Metric(key[1], series[key], key[0]) for key in sorted(series, key=lambda key: (place[key[0]], key[1]))]
-
-    def version(self) -> int:
-        """A number that is another one once another process wrote to the database."""
-        return int(self.database.rows("PRAGMA data_version")[0][0])
-
-    def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, Point]]]:
-        """The number of the last row of all metrics, and what came after *row* for *run_ids*, with its run."""
-        newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
-        statement = "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?"
-        found = self.database.rows(statement, (row, newest)) if run_ids else []
-        wanted = set(run_ids)
-        return newest, [
-            (run, (name, nan_if_null(value), step, time)) for run, name, value, step, time in found if run in wanted
-        ]
-
-    def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
-        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all):
-        run, place, value.
-
-        Of several attempts, what counts now: of those runs the whole has to be read again, since what counted before
-        may not do so any more.
-        """
-        pairs = list(places.items())
-        found: list[tuple[str, int, float]] = []
-        cuts = cuts_of(self.database, list(places))
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            some = pairs[start : start + PAIRS_AT_ONCE]
-            values = (*(part for pair in some for part in pair), name)
-            statement = (
-                f"WITH asked(run, place) AS (VALUES {','.join(['(?,?)'] * len(some))})"
-                " SELECT metrics.run, metrics.rowid, metrics.step, metrics.value FROM asked"
-                " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place"
-            )
-            found += [
-                (run, number, nan_if_null(value))
-                for run, number, step, value in self.database.rows(statement, values)
-                if not cuts or counts(number, step, cuts.get((run, name), ()))
-            ]
-        return sorted(found, key=lambda one: one[1])
-
-    def parameters(self, run_id: str) -> dict[str, str]:
-        statement = "SELECT name, value FROM parameters WHERE run = ? ORDER BY name"
-        return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
-
-    def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
-        """At most `LOGGED_AT_ONCE` points of the run itself that came after the row *last* (0: from the first one), as
-        another workspace can take them, and the last row of them.
-
-        A run's rows only grow and are never taken away, so that the number of its last one is a place to go on from.
-        The id of a point is made of its run and row: whoever gets it twice knows it again.
-        """
-        only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # by the index that has the fewer rows
-        statement = f"SELECT rowid, name, value, step, time FROM metrics WHERE {only} ORDER BY rowid LIMIT ?"
-        series: dict[str, list[LoggedRow]] = {}
-        for number, name, value, step, moment in self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE)):
-            last = number
-            time = datetime.fromtimestamp(moment / 1000, timezone.utc)
-            point = LoggedRow({name: nan_if_null(value)}, step, time, str(uuid.uuid5(_IDS, f"{run_id}/{number}")))
-            series.setdefault(name, []).append(point)
-        return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
-
-
-def _null_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def nan_if_null(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def json_number(value: T) -> T | str:
-    """*value* as JSON can hold it."""
-    return JSON_WORDS.get(str(value), value) if isinstance(value, float) else value
-
-
-def begin_attempt(database: Database, run_id: str) -> None:
-    """Put on record that what is logged from here on is another attempt's; nothing where none was logged before."""
-    last = database.rows("SELECT MAX(rowid) FROM metrics WHERE run = ?", (run_id,))[0][0]
-    if last is not None:
-        places = sorted({*_places(database, [run_id]).get(run_id, []), last})
-        RunStore(database).tag(run_id, {TRIES: json.dumps(places)})
-
-
-def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
-    """What later attempts of *run_ids* took the place of; empty where each had one attempt."""
-    cuts: dict[tuple[str, str], list[Cut]] = {}
-    statement = "SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name"
-    for run_id, places in _places(database, run_ids).items():
-        for place in places:
-            for name, step in database.rows(statement, (run_id, place)):
-                cuts.setdefault((run_id, name), []).append((place, step))
-    return cuts
-
-
-def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
-    """Whether the row counts, *cuts* being those of its run and metric."""
-    return not any(row <= place and step >= first for place, first in cuts)
-
-
-def _places(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
-    """The last row of each attempt but the latest, by run: a list in a tag, which anybody may have written over."""
-    places: dict[str, list[int]] = {}
-    for chunk, marks in chunks(run_ids):
-        statement = f"SELECT run, value FROM tags WHERE run IN ({marks}) AND name = ?"
-        for run_id, text in database.rows(statement, (*chunk, TRIES)):
-            with suppress(ValueError):
-                found = read_json(text)
-                places[run_id] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
-    return places

@@ -30,7 +30,7 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
-from himl_cli.workspaces.local.run_store import RunStore, begin_attempt
+from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
@@ -69,6 +69,8 @@ class Supervisor(RunProcess):
     def work(self, store: RunStore) -> Outcome:
         run_id, spec = self.folder.run_id, self._request.spec
         if self._again:
+            from himl_cli.workspaces.local.metric_store import begin_attempt
+
             begin_attempt(store.database, run_id)
         self._files.stage(is_stopped=self.is_stopped)
         tracking = TrackingServer(
@@ -84,6 +86,7 @@ class Supervisor(RunProcess):
             store.start(run_id)
             ranks = self._start_ranks({**env, **spec.env})
             report("started")
+            tracking.serve()
             outcome = self._outcome_of_ranks(*self._watch(ranks))
         finally:  # what comes after the script cannot change how it ended: what fails is said beside that
             problem = ""
@@ -103,7 +106,9 @@ class Supervisor(RunProcess):
         # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot
         # change.
         if self._request.values:
-            store.metrics.log(self.folder.run_id, [], self._request.values, rule="IGNORE")
+            from himl_cli.workspaces.local.metric_store import MetricStore
+
+            MetricStore(store.database).log(self.folder.run_id, [], self._request.values, rule="IGNORE")
 
     def _start_ranks(self, env: Mapping[str, str]) -> list[Rank]:
         command, stdin = job_command(self._request), self._request.stdin

@@ -14,16 +14,17 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
+from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.runs import Logged, LoggedValues, Metric, Run, RunEnd, RunQuery, RunResults, RunStatus, new_run_id
+from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus, new_run_id
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
-from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
 from himl_cli.workspaces.local.logged_values import LoggedWriter, read_results, read_texts
+from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.launch_request import Plan
@@ -60,8 +61,12 @@ class LocalWorkspace(FolderWorkspace):
         return RunStore(Database(self.folder / "workspace.db", create=True), label=self.label)
 
     @cached_property
+    def _metrics(self) -> MetricStore:
+        return MetricStore(self._runs.database)
+
+    @cached_property
     def _writer(self) -> LoggedWriter:
-        return LoggedWriter(self._runs.metrics)
+        return LoggedWriter(self._metrics)
 
     def _folder_of(self, run_id: str) -> RunFolder:
         return RunFolder(self.folder / "runs" / run_id)
@@ -105,7 +110,7 @@ class LocalWorkspace(FolderWorkspace):
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         self.run(run_id)
-        return self._runs.metrics.metrics(self._runs.nested(run_id))
+        return self._metrics.metrics(self._runs.nested(run_id))
 
     def values(self, run_id: str) -> LoggedValues:
         metrics, nested = self.metrics(run_id), self._runs.nested(run_id)
@@ -114,7 +119,7 @@ class LocalWorkspace(FolderWorkspace):
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         self.run(run_id)
-        return self._runs.metrics.parameters(run_id)
+        return self._metrics.parameters(run_id)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         ids = [run.id for run in runs]
@@ -323,14 +328,14 @@ class LocalWorkspace(FolderWorkspace):
                     f"Parameter '{name}' of run '{run_id}' was logged as '{known[name]}' before, not as '{value}'.",
                     hint="A parameter keeps its value.",
                 )
-        self._runs.metrics.log(run_id, [], parameters)
+        self._metrics.log(run_id, [], parameters)
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
         """Nothing to wait for: what is stored can be read."""
         self.run(run_id)
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
-        return self._runs.metrics.logged_after(run_id, after)
+        return self._metrics.logged_after(run_id, after)
 
     def file_path(self, run_id: str, name: str) -> Path | None:
         return self._files(run_id).path_of(name)

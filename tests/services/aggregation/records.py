@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from himl_cli.core.jobs import HYPERPARAMETERS
-from himl_cli.core.runs import Aggregation, Child, Run, RunResults, RunStatus, Value
+from himl_cli.core.logged import Aggregation, Child, RunResults, Value
+from himl_cli.core.runs import Run, RunStatus
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 

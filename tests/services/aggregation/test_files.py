@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.runs import Aggregation, Child, RunResults, Series, TextPoint
+from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint
 from himl_cli.services.runs.aggregate import check_file, statistics_of, write_csv, write_parquet
 from tests.services.aggregation.records import NOON, aggregation, run
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.runs import Run, RunResults
+from himl_cli.core.logged import RunResults
+from himl_cli.core.runs import Run
 from himl_cli.services.runs.aggregate import labels_of, unique, value_of
 from tests.services.aggregation.records import run
 

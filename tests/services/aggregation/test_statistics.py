@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himl_cli.core.runs import STATISTICS
+from himl_cli.core.logged import STATISTICS
 from himl_cli.services.runs.aggregate import Statistics, statistics_of
 from tests.services.aggregation.records import aggregation
 

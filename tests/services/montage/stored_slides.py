@@ -12,8 +12,8 @@ import pytest
 from himl_cli.core.events import Event, Finished, ignore
 from himl_cli.services.montage.dataset import SlideFolder, open_stored
 from himl_cli.workspaces.base import BlobStore
-from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
+from himl_cli.workspaces.local.run_store import Database
 from tests.listed_files import ListedFiles
 from tests.running import write_files
 

@@ -15,8 +15,8 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.services.montage.cluster import ClusterMontage, check_data, prepare_montage
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
-from himl_cli.workspaces.local.database import Database
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
+from himl_cli.workspaces.local.run_store import Database
 from tests.running import write_files
 from tests.wheels import WHEEL, write_record, write_wheel
 

@@ -13,7 +13,7 @@ import pytest
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.workspaces.base import BlobStore
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.run_store import Database
 from tests.running import write_files
 from tests.services.montage.stored_slides import BODIES, KB, NAMES, cache, cached, fetched, listed, opened, read, size
 from tests.services.montage.stored_slides import folder as folder

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.workspaces.local.tracking.protocol import experiment_number
-from himl_cli.workspaces.local.tracking.tracking_server import client_environment
+from himl_cli.workspaces.local.tracking.tracking_server import client_environment, experiment_number
 from tests.workspaces.tracking.tracked_job import JOB, TrackedJob
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="NO_PROXY and no_proxy are one variable on Windows")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import RunNotFound
-from himl_cli.workspaces.local.database import Database
+from himl_cli.workspaces.local.run_store import Database
 from himl_cli.workspaces.local.tracking.http_connection import LARGEST_BODY
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob, tracked_job

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import MetricStore, RunStore, now_ms
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingServer
 
 SCRIPTS = Path(__file__).with_name("scripts")
@@ -135,5 +135,6 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
         new_child_id=lambda: f"train_1700000000_{next(numbers):08x}",
         limits=limits,
     )
+    server.serve()
     with closing(database), closing(server):
         yield TrackedJob(database, server, folder)

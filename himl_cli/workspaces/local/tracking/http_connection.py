@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
-from himl_cli.workspaces.local.tracking.protocol import USER, Fields, Json, RequestError, parse_json
+from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
@@ -138,11 +138,12 @@ class Routes:
 
 @dataclass(frozen=True)
 class AuthContext:
-    """Who is let in, and to what. The secret is taken as a bearer token, as a password, or as the first part of the
-    path. Of a body that is refused to one without it, `drained` bytes are read; `on_authenticated` is told of a
-    connection that has shown it."""
+    """Who is let in, and to what. The secret is taken as a bearer token, as the password of `user`, or as the first
+    part of the path. Of a body that is refused to one without it, `drained` bytes are read; `on_authenticated` is told
+    of a connection that has shown it."""
 
     routes: Routes
+    user: str
     secret: str
     port: int
     drained: int
@@ -248,7 +249,7 @@ class Connection(BaseHTTPRequestHandler):
         if len(hosts) != 1 or hosts[0].lower() not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise RequestError("This server answers on 127.0.0.1 only.", code="PERMISSION_DENIED", status=403)
         secret, authorization = self._context.secret, self.headers.get("Authorization", "")
-        known = (f"Bearer {secret}".encode(), b"Basic " + b64encode(f"{USER}:{secret}".encode()))
+        known = (f"Bearer {secret}".encode(), b"Basic " + b64encode(f"{self._context.user}:{secret}".encode()))
         first, _, rest = path[1:].partition("/")
         if compare_digest(first.encode("latin-1", "replace"), secret.encode()):
             path = f"/{rest}"

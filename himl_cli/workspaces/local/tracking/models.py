@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import now_ms
+from himl_cli.workspaces.local.run_store import Database, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     MODEL_ATTRIBUTES,
     TIMES,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,15 +16,13 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from himl_cli.core.runs import INT64
+from himl_cli.core.logged import INT64
 from himl_cli.core.text import NotJson, read_json
-from himl_cli.workspaces.local.run_store import Point, json_number
+from himl_cli.workspaces.local.metric_store import Point, json_number
 
 Json = dict[str, object]
 T = TypeVar("T")
 
-USER = "himl"
-"""The name beside the job's token where that goes as a password."""
 LAST_MOMENT = 253_370_764_799_999  # end of 9998: a datetime ends with 9999, and local time may be ahead
 
 
@@ -156,11 +153,6 @@ def json_pairs(pairs: Mapping[str, str]) -> list[Json]:
 def json_metric(point: Point) -> Json:
     name, value, step, time = point
     return {"key": name, "value": json_number(value), "timestamp": time, "step": step}
-
-
-def experiment_number(name: str) -> str:
-    """The id that clients are told for the experiment called *name*: digits, always the same ones."""
-    return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
 
 
 ENTITIES: dict[str | None, str] = {

@@ -10,15 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.runs import INT64, Run, RunStatus
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import MetricStore, Point, RunStore, now_ms
+from himl_cli.core.logged import INT64
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.workspaces.local.metric_store import MetricStore, Point
+from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     Fields,
     Json,
     RequestError,
     Searchable,
-    experiment_number,
     find_page,
     json_metric,
     json_pairs,
@@ -58,14 +58,19 @@ class JobRuns:
     """
 
     def __init__(
-        self, database: Database, job: Run, artifacts_of: Callable[[str], Path], new_child_id: Callable[[], str]
+        self,
+        database: Database,
+        job: Run,
+        experiment_id: str,
+        artifacts_of: Callable[[str], Path],
+        new_child_id: Callable[[], str],
     ) -> None:
         self.store = RunStore(database)
-        self.metric_store = self.store.metrics
+        self.metric_store = MetricStore(database)
         self.latest = LatestMetrics(self.metric_store)
         self.job_id = job.id
         self.artifacts_of = artifacts_of
-        self.experiment_id = experiment_number(job.experiment)
+        self.experiment_id = experiment_id
         self._experiment = job.experiment
         self._experiment_tags: dict[str, str] = {}
         self._new_child_id = new_child_id

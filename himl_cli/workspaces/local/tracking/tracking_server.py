@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,15 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.files import home_folder
-from himl_cli.workspaces.local.database import Database
-from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.tracking.protocol import USER, experiment_number
+from himl_cli.workspaces.local.run_store import Database, RunStore
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.http_connection import AuthContext
     from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 LOOPBACK = "127.0.0.1"
+USER = "himl"  # the name beside the job's token where that goes as a password
 CLOSE_SECONDS = 5.0
 # Each would send other credentials than the job's token, or ask for what the job's server has not.
 DROPPED = (
@@ -55,7 +55,8 @@ class Limits:
 
 
 class TrackingServer:
-    """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from construction to `close`.
+    """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from `serve` to `close`; who connects
+    before that waits.
 
     *artifacts_of* names the folder of a run's artifacts (it need not exist), *new_child_id* makes the id of a nested
     run. Raises RunNotFound where the job is not recorded, OSError where no port is to be had.
@@ -83,14 +84,18 @@ class TrackingServer:
         self._threads: dict[socket.socket, threading.Thread] = {}
         self._limiter = UnauthenticatedLimiter(limits or Limits())
         self._runs: JobRuns | None = None
-        facts = (database, job, artifacts_of, new_child_id)
+        self._experiment_id = experiment_number(job.experiment)
+        facts = (database, job, self._experiment_id, artifacts_of, new_child_id)
         self._accepting = threading.Thread(target=self._serve, args=facts, name="tracking", daemon=True)
-        self._accepting.start()
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """*base*, the environment of the job's processes, changed so that MLflow's clients come here."""
-        number = experiment_number(self._job.experiment)
-        return client_environment(base, port=self.port, secret=self._secret, run_id=self._job.id, experiment_id=number)
+        ids = {"run_id": self._job.id, "experiment_id": self._experiment_id}
+        return client_environment(base, port=self.port, secret=self._secret, **ids)
+
+    def serve(self) -> None:
+        """Begin to answer."""
+        self._accepting.start()
 
     def close(self) -> None:
         """Answer the requests that have arrived, end all connections, and remove the runs that the script deleted."""
@@ -98,9 +103,12 @@ class TrackingServer:
             return
         self._closing = True
         self._limiter.close()
-        with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1):
-            pass  # closing a socket does not wake the thread that accepts on it; a connection does, everywhere
-        self._accepting.join(CLOSE_SECONDS)
+        if self._accepting.is_alive():
+            with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1):
+                pass  # closing a socket does not wake the thread that accepts on it; a connection does, everywhere
+            self._accepting.join(CLOSE_SECONDS)
+        else:
+            self._listener.close()
         with self._lock:
             threads = dict(self._threads)
         for client in threads:
@@ -120,7 +128,9 @@ class TrackingServer:
         limiter = self._limiter
         with self._listener:  # clients of a server that is gone are refused, they do not wait
             self._runs = JobRuns(*facts)
-            context = AuthContext(Routes(self._runs), self._secret, self.port, limiter.limits.drained, limiter.remove)
+            context = AuthContext(
+                Routes(self._runs), USER, self._secret, self.port, limiter.limits.drained, limiter.remove
+            )
             while not self._closing:
                 limiter.wait()
                 try:
@@ -197,6 +207,11 @@ class UnauthenticatedLimiter:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+
+def experiment_number(name: str) -> str:
+    """The id that clients are told for the experiment called *name*: digits, always the same ones."""
+    return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
 
 
 def client_environment(

@@ -1,0 +1,247 @@
+"""What programs log to runs: points by name, rows as they are sent, and what is read back of one run or of many side by
+side."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Generic, TypeVar
+
+from himl_cli.core.jobs import Scalar, best_of
+from himl_cli.core.runs import Run
+
+LoggedValue = TypeVar("LoggedValue", float, str)
+LoggedPoint = TypeVar("LoggedPoint", bound="Point[float] | Point[str]")
+
+
+@dataclass(frozen=True)
+class Point(Generic[LoggedValue]):
+    """One logged value: `step` as logged, `time` in UTC."""
+
+    value: LoggedValue
+    step: int
+    time: datetime
+
+
+@dataclass(frozen=True)
+class Points(Generic[LoggedPoint]):
+    """What was logged under one name, in the order logged, and the run (the run itself or a child) that logged it."""
+
+    name: str
+    points: Sequence[LoggedPoint]
+    run: str
+
+    @property
+    def last(self) -> LoggedPoint:
+        return self.points[-1]
+
+
+class MetricPoint(Point[float]):
+    """A number, which may be NaN or infinite."""
+
+
+class TextPoint(Point[str]):
+    """A text."""
+
+
+class Metric(Points[MetricPoint]):
+    """The numbers of one name."""
+
+
+class Texts(Points[TextPoint]):
+    """What was logged under one name and is no number."""
+
+
+@dataclass(frozen=True)
+class LoggedValues:
+    """All that was logged to a run, those of nested runs too: numbers and texts, each by name."""
+
+    metrics: Sequence[Metric]
+    texts: Sequence[Texts] = ()
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """A trial: its run, its values, and the last value of the primary metric (None: it has none)."""
+
+    run: Run
+    hyperparameters: Mapping[str, Scalar]
+    value: float | None
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """The trials of a sweep in their order, and what they are compared by.
+
+    `best` is the run that the workspace has recorded as the best one, by its best value at any step; as long as none
+    is, the one with the best last value that is a number (empty: there is none). `is_repeated` for folds and seeds:
+    none of them is the best.
+    """
+
+    metric: str
+    goal: str
+    trials: Sequence[TrialView]
+    best: str = ""
+    is_repeated: bool = False
+
+    @property
+    def ranked(self) -> Sequence[TrialView]:
+        """The best trial, the others by their last values, and those last whose value is no number, or that have none;
+        folds and seeds in their order."""
+
+        def rank(trial: TrialView) -> tuple[int, float]:
+            if trial.value is None or math.isnan(trial.value):
+                place, value = 4 if trial.value is None else 3, 0.0
+            else:
+                place, value = 2 if math.isinf(trial.value) else 1, trial.value
+            return 0 if trial.run.id == self.best else place, -value if self.goal == "maximize" else value
+
+        return self.trials if self.is_repeated else sorted(self.trials, key=rank)
+
+    @property
+    def best_at_the_end(self) -> str:
+        """The run with the best last value that is a number; empty where none has one."""
+        best = best_of(self.goal, (trial.value for trial in self.trials if trial.value is not None))
+        return next((trial.run.id for trial in self.trials if best is not None and trial.value == best), "")
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """A run with what it logged and the runs below it; `metrics` and `texts` hold those of nested runs too, each with
+    its run.
+
+    `sweep` is there for a run whose children are trials; `below` are the children of those children that have some, by
+    id.
+    """
+
+    run: Run
+    parameters: Mapping[str, str]
+    metrics: Sequence[Metric]
+    children: Sequence[Run]
+    texts: Sequence[Texts] = ()
+    sweep: SweepView | None = None
+    below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
+
+
+Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
+INT64 = range(-(2**63), 2**63)  # steps are such numbers, and so are values that are kept whole
+
+
+class LoggedKind(str, Enum):
+    """How a metric is meant: single values over time, a list logged at once, rows of a table, an image (its value is
+    the name of a file of the run)."""
+
+    scalar = "scalar"
+    list = "list"
+    table = "table"
+    image = "image"
+
+
+@dataclass(frozen=True)
+class LoggedRow:
+    """Values by column, a step where the program gave one, the time in UTC. `id` is what tells a row that is sent
+    twice."""
+
+    values: Mapping[str, Value]
+    step: int | None = None
+    time: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Rows of one metric. Scalars, lists and images have one column, which is called as the metric is."""
+
+    name: str
+    kind: LoggedKind
+    rows: Sequence[LoggedRow]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of all columns, in the order in which they first occur."""
+        return [*dict.fromkeys(column for row in self.rows for column in row.values)]
+
+    @property
+    def numeric_columns(self) -> Sequence[str]:
+        """The names of those that hold numbers and nothing else."""
+        values = {column: [row.values.get(column) for row in self.rows] for column in self.columns}
+        return [
+            column
+            for column, found in values.items()
+            if any(value is not None for value in found)
+            and all(value is None or isinstance(value, (int, float)) for value in found)
+        ]
+
+    def name_of(self, column: str) -> str:
+        """What a column is called among a run's metrics: of a table `NAME/COLUMN`, also where it has only one."""
+        return f"{self.name}/{column}" if self.kind is LoggedKind.table else self.name
+
+
+# Of the last values of many runs: what tables and files of results tell, in their order
+STATISTICS = ("mean", "std", "min", "max", "median")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of one metric, by step, then time: columns of the same length. Values may be NaN or infinite; `times`
+    are seconds since 1970 UTC."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+    times: Sequence[float]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What one run logged, each by name.
+
+    `last` holds of each number the value of the highest step (of the same step, the latest), of each text and image
+    (the name of a file of the run) its last one: all that a table shows. Columns of tables are `NAME/COLUMN` there.
+    `series` are the points behind numbers (a list of numbers is one, its values counted as steps), `texts` those behind
+    texts, `tables` values by column, `lists` what was logged at once and has more than numbers in it, `images` names of
+    the run's files; these five are empty where only last values were asked for. `parameters` are those that the run
+    logged.
+    """
+
+    last: Mapping[str, Value] = field(default_factory=dict)
+    series: Mapping[str, Series] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[TextPoint]] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    images: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def filled(self, other: RunResults) -> RunResults:
+        """This record, and what only *other* has; the parameters stay as they are."""
+        return RunResults(
+            {**other.last, **self.last},
+            {**other.series, **self.series},
+            {**other.texts, **self.texts},
+            {**other.tables, **self.tables},
+            {**other.lists, **self.lists},
+            {**other.images, **self.images},
+            self.parameters,
+        )
+
+
+@dataclass(frozen=True)
+class Child:
+    """One column: a run, what it is called in tables and legends, its hyperparameters (empty where it has none), what
+    it logged."""
+
+    run: Run
+    label: str
+    hyperparameters: Mapping[str, Scalar]
+    results: RunResults
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """Many runs side by side: all metrics that any of them has, sorted, and the runs in their order."""
+
+    metrics: Sequence[str]
+    children: Sequence[Child]

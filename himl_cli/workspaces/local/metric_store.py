@@ -1,0 +1,212 @@
+"""Metrics and parameters in the local database.
+
+What a later attempt of a run logs takes the place of what earlier ones logged at that step and beyond, so that a
+script that begins anew and one that goes on from a checkpoint both leave one series. The values of earlier attempts
+stay in the database.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint
+from himl_cli.core.runs import TRIES
+from himl_cli.core.text import read_json
+from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, put_pairs, taken_apart
+
+PAIRS_AT_ONCE = 400  # SQLite before 3.32 takes 999 variables
+LOGGED_AT_ONCE = 2000
+_IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
+INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
+
+JSON_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""How numbers that JSON has no word for are written, by what Python calls them."""
+
+Point = tuple[str, float, int, int]
+"""Name, value, step, milliseconds since 1970 UTC."""
+Cut = tuple[int, int]
+"""A row's number and a step: of the rows up to that one, those with that step or a higher one do not count."""
+Cuts = Mapping[tuple[str, str], Sequence[Cut]]
+"""By run and name of the metric; only those of which anything may not count."""
+
+T = TypeVar("T")
+
+
+class MetricStore:
+    """What scripts log. A value that is NaN is stored as NULL (SQLite has no NaN) and read back as NaN."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def log(
+        self,
+        run_id: str,
+        points: Iterable[Point],
+        parameters: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        rule: str = "REPLACE",
+    ) -> None:
+        """Store *points*, *parameters* and *tags* in one transaction; *rule* is SQLite's for those that are there."""
+        rows = [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]
+        with self.database.writing() as connection:
+            connection.executemany(INSERT_METRICS, rows)
+            for table, pairs in (("parameters", parameters), ("tags", tags)):
+                put_pairs(connection, table, run_id, pairs or {}, rule=rule)
+
+    def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
+        """Store the numbers of *entries* in one transaction, and within it do what *beside* does: where that raises,
+        store nothing. Rows of lists and tables are counted on from those that the run has."""
+        with self.database.writing() as connection:
+            for entry in entries:
+                names = {column: entry.name_of(column) for column in entry.numeric_columns}
+                is_counted, following = entry.kind in (LoggedKind.list, LoggedKind.table), 0
+                if is_counted:
+                    marks = ",".join("?" * len(names))
+                    statement = f"SELECT MAX(step) + 1 FROM metrics WHERE run = ? AND name IN ({marks})"
+                    following = connection.execute(statement, (run_id, *names.values())).fetchone()[0] or 0
+                points: list[tuple[str, str, float | None, int, int]] = []
+                for number, row in enumerate(entry.rows):
+                    step = following + number if is_counted else row.step or 0
+                    time = round(row.time.timestamp() * 1000)
+                    for column, name in names.items():
+                        if isinstance(value := row.values.get(column), (int, float)):
+                            points.append((run_id, name, _null_if_nan(float(value)), step, time))
+                connection.executemany(INSERT_METRICS, points)
+            beside()
+
+    def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
+        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several attempts, those that
+        count."""
+        marks = ",".join("?" * len(run_ids))
+        only, names = ("", ()) if name is None else (" AND name = ?", (name,))
+        statement = (
+            f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} "
+            "ORDER BY step, time, rowid"
+        )
+        series: dict[tuple[str, str], list[MetricPoint]] = {}
+        cuts = cuts_of(self.database, run_ids)
+        rows = self.database.rows(statement, (*run_ids, *names))
+        with taken_apart(self.database.path):
+            for row in rows:
+                key = (row["run"], row["name"])
+                if not cuts or counts(row["number"], row["step"], cuts.get(key, ())):
+                    value, time = nan_if_null(row["value"]), datetime.fromtimestamp(row["time"] / 1000, timezone.utc)
+                    series.setdefault(key, []).append(MetricPoint(float(value), int(row["step"]), time))
+        place = {run_id: number for number, run_id in enumerate(run_ids)}
+        return [Metric(key[1], series[key], key[0]) for key in sorted(series, key=lambda key: (place[key[0]], key[1]))]
+
+    def version(self) -> int:
+        """A number that is another one once another process wrote to the database."""
+        return int(self.database.rows("PRAGMA data_version")[0][0])
+
+    def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, Point]]]:
+        """The number of the last row of all metrics, and what came after *row* for *run_ids*, with its run."""
+        newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
+        statement = "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?"
+        found = self.database.rows(statement, (row, newest)) if run_ids else []
+        wanted = set(run_ids)
+        return newest, [
+            (run, (name, nan_if_null(value), step, time)) for run, name, value, step, time in found if run in wanted
+        ]
+
+    def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
+        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all):
+        run, place, value.
+
+        Of several attempts, what counts now: of those runs the whole has to be read again, since what counted before
+        may not do so any more.
+        """
+        pairs = list(places.items())
+        found: list[tuple[str, int, float]] = []
+        cuts = cuts_of(self.database, list(places))
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            some = pairs[start : start + PAIRS_AT_ONCE]
+            values = (*(part for pair in some for part in pair), name)
+            statement = (
+                f"WITH asked(run, place) AS (VALUES {','.join(['(?,?)'] * len(some))})"
+                " SELECT metrics.run, metrics.rowid, metrics.step, metrics.value FROM asked"
+                " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place"
+            )
+            found += [
+                (run, number, nan_if_null(value))
+                for run, number, step, value in self.database.rows(statement, values)
+                if not cuts or counts(number, step, cuts.get((run, name), ()))
+            ]
+        return sorted(found, key=lambda one: one[1])
+
+    def parameters(self, run_id: str) -> dict[str, str]:
+        statement = "SELECT name, value FROM parameters WHERE run = ? ORDER BY name"
+        return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
+
+    def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
+        """At most `LOGGED_AT_ONCE` points of the run itself that came after the row *last* (0: from the first one), as
+        another workspace can take them, and the last row of them.
+
+        A run's rows only grow and are never taken away, so that the number of its last one is a place to go on from.
+        The id of a point is made of its run and row: whoever gets it twice knows it again.
+        """
+        only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # by the index that has the fewer rows
+        statement = f"SELECT rowid, name, value, step, time FROM metrics WHERE {only} ORDER BY rowid LIMIT ?"
+        series: dict[str, list[LoggedRow]] = {}
+        for number, name, value, step, moment in self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE)):
+            last = number
+            time = datetime.fromtimestamp(moment / 1000, timezone.utc)
+            point = LoggedRow({name: nan_if_null(value)}, step, time, str(uuid.uuid5(_IDS, f"{run_id}/{number}")))
+            series.setdefault(name, []).append(point)
+        return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
+
+
+def _null_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def nan_if_null(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def json_number(value: T) -> T | str:
+    """*value* as JSON can hold it."""
+    return JSON_WORDS.get(str(value), value) if isinstance(value, float) else value
+
+
+def begin_attempt(database: Database, run_id: str) -> None:
+    """Put on record that what is logged from here on is another attempt's; nothing where none was logged before."""
+    last = database.rows("SELECT MAX(rowid) FROM metrics WHERE run = ?", (run_id,))[0][0]
+    if last is not None:
+        places = sorted({*_places(database, [run_id]).get(run_id, []), last})
+        RunStore(database).tag(run_id, {TRIES: json.dumps(places)})
+
+
+def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
+    """What later attempts of *run_ids* took the place of; empty where each had one attempt."""
+    cuts: dict[tuple[str, str], list[Cut]] = {}
+    statement = "SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name"
+    for run_id, places in _places(database, run_ids).items():
+        for place in places:
+            for name, step in database.rows(statement, (run_id, place)):
+                cuts.setdefault((run_id, name), []).append((place, step))
+    return cuts
+
+
+def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
+    """Whether the row counts, *cuts* being those of its run and metric."""
+    return not any(row <= place and step >= first for place, first in cuts)
+
+
+def _places(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
+    """The last row of each attempt but the latest, by run: a list in a tag, which anybody may have written over."""
+    places: dict[str, list[int]] = {}
+    for chunk, marks in chunks(run_ids):
+        statement = f"SELECT run, value FROM tags WHERE run IN ({marks}) AND name = ?"
+        for run_id, text in database.rows(statement, (*chunk, TRIES)):
+            with suppress(ValueError):
+                found = read_json(text)
+                places[run_id] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
+    return places
