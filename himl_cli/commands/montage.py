@@ -29,14 +29,13 @@ from himl_cli.commands.options import (
 from himl_cli.commands.session import For, open_session, output_session
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import expand_home
-from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequest
+from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequest, SlideFolder
 from himl_cli.core.text import did_you_mean, non_blank
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
     from himl_cli.services.montage.cluster import ClusterMontage
-    from himl_cli.services.montage.dataset import SlideFolder
     from himl_cli.services.montage.query import SlideQuery
 
 app = group()
@@ -276,7 +275,7 @@ def _slide_folder(
         with output_session(output_opts) as (output, notify):
             yield (*local_dataset(expand_home(dataset)), output, notify)
     else:
-        from himl_cli.services.montage.dataset import cache_limit, open_stored
+        from himl_cli.services.montage.stored import cache_limit, open_stored
 
         with open_session(workspace_opts, output_opts, For.data) as session:
             store, limit = session.workspace.datastore(datastore), cache_limit(session.cwd)

@@ -137,7 +137,7 @@ def _settings(here: Path) -> list[str]:
     from himl_cli.commands.scripts import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
     from himl_cli.core.settings import find_settings
-    from himl_cli.services.montage.dataset import cache_limit
+    from himl_cli.services.montage.stored import cache_limit
     from himl_cli.workspaces.resolve import cloud_setting
 
     command: Any = typer.main.get_command(submit)

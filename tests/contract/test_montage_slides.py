@@ -11,9 +11,9 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import ignore
-from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.dataset import SlideFolder, open_stored
+from himl_cli.core.montage import SlideFolder, SlideUnreadable
 from himl_cli.services.montage.query import SlideQuery, list_slides
+from himl_cli.services.montage.stored import open_stored
 from himl_cli.workspaces.base import Workspace
 from tests import both_workspaces
 from tests.running import write_files

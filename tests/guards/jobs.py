@@ -126,7 +126,7 @@ def montage(folder: Path, size: int) -> Callable[[], object]:
     from himl_cli.core.events import ignore
     from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
     from himl_cli.services.montage.compose import make_montage
-    from himl_cli.services.montage.dataset import LocalFolder
+    from himl_cli.services.montage.query import LocalFolder
     from tests.slides import slide_picture, write_tiff
 
     slides = folder / f"slides_{size}"

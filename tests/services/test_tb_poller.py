@@ -13,10 +13,9 @@ import pytest
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunSelection
-from himl_cli.services.tensorboard.background import AT_ONCE, call_each
 from himl_cli.services.tensorboard.copies import CopiedSource, ShownFolder
 from himl_cli.services.tensorboard.server import Poller
-from himl_cli.services.tensorboard.shown_runs import SelectedRuns
+from himl_cli.services.tensorboard.shown_runs import AT_ONCE, SelectedRuns, call_each
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from tests.azure_workspaces import opened

@@ -15,8 +15,8 @@ from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.installation import PACKAGE, environment_hint, requirement_elsewhere
 from himl_cli.core.jobs import DataSpec
-from himl_cli.services.montage.dataset import CSV, check_csv, split_dataset
 from himl_cli.services.montage.query import INCLUDE, image_pattern, no_ids, read_ids
+from himl_cli.services.montage.stored import CSV, check_csv, split_dataset
 from himl_cli.services.submission.environment import holds_package
 from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest

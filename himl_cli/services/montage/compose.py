@@ -32,10 +32,10 @@ from himl_cli.core.montage import (
     MontageResult,
     Size,
     SlideEntry,
+    SlideFolder,
 )
 from himl_cli.core.processes import terminations
 from himl_cli.services.montage.captions import FailureMark, Inscription, caption_for, fill, undrawable
-from himl_cli.services.montage.dataset import SlideFolder
 from himl_cli.services.montage.encoding import JpegFile, PngFile
 from himl_cli.services.montage.files import (
     DZI,

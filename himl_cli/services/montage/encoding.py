@@ -109,11 +109,7 @@ class PngFile(PiecedFile[tuple[bytes, int, int]]):
         self._rows = max(1, PIECE_BYTES // (size[0] * 3))
         # Depth, colour type, compression, kinds of filters, no interlacing; then what a zlib stream begins with.
         header = _chunk(b"IHDR", struct.pack(">II5B", *size, 8, 2, 0, 0, 0)) + _chunk(b"IDAT", b"\x78\x01")
-        try:
-            self.append(b"\x89PNG\r\n\x1a\n" + header)
-        except BaseException:
-            self.abort()
-            raise
+        self.append(b"\x89PNG\r\n\x1a\n" + header)  # which stays in the file's buffer
 
     def write(self, band: NDArray[np.uint8]) -> None:
         """The next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous; nobody changes it

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import FULL_DISK, BadUsage, DiskFailed, HimlError
 from himl_cli.core.files import PART_SUFFIX
@@ -22,14 +21,12 @@ from himl_cli.core.montage import (
     ImageFormat,
     MontageResult,
     SlideEntry,
+    SlideFolder,
     SlideUnreadable,
     WrittenFile,
 )
 from himl_cli.core.processes import ProcessLock
 from himl_cli.services.transfer.local_files import DiskFull
-
-if TYPE_CHECKING:
-    from himl_cli.services.montage.dataset import SlideFolder
 
 PNG, JPG, RECORD, PAGE = "montage.png", "montage.jpg", "montage.csv", "index.html"
 # The description of the pyramid, and the folder of its tiles, whose name Deep Zoom makes of the other.

@@ -1,15 +1,16 @@
 """Which slides a montage shows: files of a folder, or lines of a CSV with the columns `image` and `slide_id`, perhaps
-`label` and `mask`; less those that were left out by a list of ids."""
+`label` and `mask`; less those that were left out by a list of ids. And the folder, where it is one of this machine."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
@@ -17,11 +18,11 @@ from glob import escape
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from posixpath import basename, dirname
 
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.montage import SlideEntry
+from himl_cli.core.files import walk_files
+from himl_cli.core.montage import SlideEntry, SlideFolder, SlideUnreadable
 from himl_cli.core.text import listed, read_text
-from himl_cli.services.montage.dataset import LocalFolder, SlideFolder
 from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, plain
 from himl_cli.services.submission.snapshot import fits
 
@@ -58,6 +59,72 @@ class SlideQuery:
     csv: str | None = None
     include: Path | None = None
     exclude: Path | None = None
+
+
+class LocalFolder:
+    """A SlideFolder of this machine. Absolute names are files anywhere on it.
+
+    Bytes of file names that are no UTF-8 are kept as surrogates, as Python does.
+    """
+
+    is_rereadable = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.label = f"folder '{folder}'"
+
+    def names(self) -> Iterator[str]:
+        """As `SlideFolder.names`; links are followed, loops of them once. Broken links and what else is no file are
+        named too; himl's workspaces (`.himl`) and bookkeeping are left out. Raises NotFound where there is no such
+        folder, DiskFailed."""
+        if not self.folder.is_dir():
+            raise NotFound(
+                f"There is no folder '{self.folder}'.", hint="Check the path; it is relative to the current folder."
+            )
+        try:
+            for found in walk_files(str(self.folder), skip_workspaces=True, of_any_kind=True):
+                yield found.name
+        except OSError as err:
+            raise DiskFailed(
+                f"Cannot list folder '{Path(err.filename or self.folder)}': {err.strerror}.",
+                hint="Let it be read, or name a folder beside or below it.",
+            ) from err
+
+    def has(self, name: str) -> bool:
+        return os.path.isfile(self.folder / name)
+
+    def text(self, name: str) -> str:
+        path = self.folder / name
+        try:
+            return decoded(path.read_bytes(), f"'{path}'")
+        except FileNotFoundError as err:
+            raise NotFound(f"There is no file '{path}'.") from err
+        except OSError as err:
+            raise DiskFailed(f"Cannot read '{path}': {err.strerror}.") from err
+
+    def expect(self, names: Sequence[str]) -> None:
+        """All files are on this machine."""
+
+    def stop(self) -> None:
+        """Nothing is waited for."""
+
+    @contextmanager
+    def local_path(self, name: str) -> Iterator[Path]:
+        if not name:
+            raise SlideUnreadable("no image is named")
+        yield self.folder / name
+
+
+def decoded(data: bytes, what: str) -> str:
+    """The text of a small UTF-8 file that is called *what*, as `SlideFolder.text`."""
+    if data.startswith(b"\x1f\x8b"):
+        raise BadUsage(f"{what} is packed by gzip.", hint="Unpack it first.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise BadUsage(
+            f"{what} is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'."
+        ) from err
 
 
 def local_dataset(dataset: Path) -> tuple[LocalFolder, str | None]:

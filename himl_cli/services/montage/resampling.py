@@ -267,12 +267,8 @@ class Rows:
         self._block: NDArray[np.uint8] = np.empty((0, size[0], 3), np.uint8)
         self._given = 0
 
-    def rows(self, count: int) -> NDArray[np.uint8]:
-        """The next rows, shape (count, width, 3). Raises what `fill` raises."""
-        return self.fill(np.empty((count, self._size[0], 3), np.uint8))
-
-    def fill(self, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Write the next rows into *out*, shape (any number, width, 3), which need not be contiguous, and return it.
+    def fill(self, out: NDArray[np.uint8]) -> None:
+        """Write the next rows into *out*, shape (any number, width, 3), which need not be contiguous.
 
         Raises ValueError where that is more than the picture has, and what *blocks* raise.
         """
@@ -290,17 +286,14 @@ class Rows:
         if self._given == self._size[1]:
             self._blocks.close()
             self._block = self._block[:0].copy()  # and not what it is a part of
-        return out
 
 
-class Resized(Rows):
-    """The rows of a resized picture. Raises ValueError where *strips* have fewer or more rows than were announced, and
-    what they raise."""
-
-    def __init__(
-        self, strips: Iterator[NDArray[np.uint8]], source: Size, target: Size, bicubic: Bicubic | None = as_pillow
-    ) -> None:
-        super().__init__(_blocks(strips, Resampler(source, target, bicubic)), target)
+def resized(
+    strips: Iterator[NDArray[np.uint8]], source: Size, target: Size, bicubic: Bicubic | None = as_pillow
+) -> Rows:
+    """The rows of a resized picture; asked for them, it raises ValueError where *strips* have fewer or more rows than
+    were announced, and what they raise."""
+    return Rows(_blocks(strips, Resampler(source, target, bicubic)), target)
 
 
 def _blocks(strips: Iterator[NDArray[np.uint8]], resampler: Resampler) -> Generator[NDArray[np.uint8], None, None]:

@@ -18,11 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.montage import Backend, Box, Layout, LayoutStyle, MontageRequest, Size, SlideEntry, SlideUnreadable
-from himl_cli.services.montage.dataset import SlideFolder
+from himl_cli.core.montage import (
+    Backend,
+    Box,
+    Layout,
+    LayoutStyle,
+    MontageRequest,
+    Size,
+    SlideEntry,
+    SlideFolder,
+    SlideUnreadable,
+)
 from himl_cli.services.montage.layout import fitted, middle
 from himl_cli.services.montage.readers import CuSlide, PictureSlide, Slide, VendorSlide, message_of, vendor_of
-from himl_cli.services.montage.resampling import Bicubic, Resampler, Resized, Rows, as_pillow, quick
+from himl_cli.services.montage.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
 from himl_cli.services.montage.threads import Pool, read_ahead
 from himl_cli.services.montage.tiff import TiffSlide
 
@@ -280,12 +289,12 @@ class Picture:
             if is_mask and setting.is_fit:  # it is too large to be looked at whole: its coarsest level is
                 self._has_labels = _is_labels(slide.strips(len(slide.levels) - 1, None))
             first = next(strips)  # what cannot be read at all is known before anything of it is painted
-            self._rows = Resized(chain((first,), strips), size, box.size, bicubic)
+            self._rows = resized(chain((first,), strips), size, box.size, bicubic)
             self.is_streamed = True
         elif _bytes(size) <= _bytes(box.size):  # all of the slide's pixels are held, and resized while they are painted
             held = deque(strips)
             self._has_labels = is_mask and _is_labels(iter(held))
-            self._rows = Resized(_drained(held), size, box.size, bicubic)
+            self._rows = resized(_drained(held), size, box.size, bicubic)
         else:
             resampler = Resampler(size, box.size, bicubic)
             pixels = np.concatenate([rows for strip in strips for rows in resampler.stream(strip)])

@@ -34,9 +34,8 @@ from himl_cli.core.jobs import MANY
 from himl_cli.core.processes import detached, take_time_to_end
 from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.core.text import listed, read_json
-from himl_cli.services.tensorboard.background import BackgroundCalls
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
-from himl_cli.services.tensorboard.shown_runs import Changes, SelectedRuns
+from himl_cli.services.tensorboard.shown_runs import BackgroundCalls, Changes, SelectedRuns
 from himl_cli.services.transfer.local_files import disk_error
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, MontageRequest, MontageResult, SlideEntry
-from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import LocalFolder
 from tests.slides import slide_picture, write_tiff
 
 Pixels: TypeAlias = NDArray[np.uint8]

@@ -10,8 +10,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.montage import SlideEntry
-from himl_cli.services.montage.dataset import LocalFolder
-from himl_cli.services.montage.query import SlideQuery, list_slides
+from himl_cli.services.montage.query import LocalFolder, SlideQuery, list_slides
 
 
 @dataclass

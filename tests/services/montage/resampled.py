@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from himl_cli.core.montage import Size
-from himl_cli.services.montage.resampling import Resampler, as_pillow, quick
+from himl_cli.services.montage.resampling import Resampler, Rows, as_pillow, quick
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +46,13 @@ def fed(resampler: Resampler, strips: Iterator[NDArray[np.uint8]]) -> NDArray[np
     made = [rows for strip in strips for rows in resampler.stream(strip)]
     resampler.finish()
     return np.concatenate(made)
+
+
+def pull(rows: Rows, size: Size) -> NDArray[np.uint8]:
+    """The next of *rows*: *size* is their width, and how many."""
+    made: NDArray[np.uint8] = np.empty((size[1], size[0], 3), np.uint8)
+    rows.fill(made)
+    return made
 
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:

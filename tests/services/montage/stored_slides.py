@@ -10,7 +10,8 @@ import platformdirs
 import pytest
 
 from himl_cli.core.events import Event, Finished, ignore
-from himl_cli.services.montage.dataset import SlideFolder, open_stored
+from himl_cli.core.montage import SlideFolder
+from himl_cli.services.montage.stored import open_stored
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 from himl_cli.workspaces.local.run_store import Database

@@ -7,23 +7,27 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.services.montage.dataset import GB, cache_limit
+from himl_cli.services.montage.stored import GB, cache_limit
 from tests.running import write_files
 
 
-def test_the_variable_wins_over_settings_and_settings_over_the_default(project: Path) -> None:
-    assert cache_limit(project, {}) == 20 * GB
+def test_the_variable_wins_over_settings_and_settings_over_the_default(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_limit(project) == 20 * GB
     write_files(project, {"himl.toml": "[montage]\ncache_gb = 1.5\n"})
-    assert cache_limit(project, {}) == 1_500_000_000
-    assert cache_limit(project, {"HIML_SLIDE_CACHE_GB": " 3 "}) == 3 * GB
-    assert cache_limit(project, {"HIML_SLIDE_CACHE_GB": "0"}) == 0
-    assert cache_limit(project, {"HIML_SLIDE_CACHE_GB": ""}) == 1_500_000_000
+    assert cache_limit(project) == 1_500_000_000
+    monkeypatch.setenv("HIML_SLIDE_CACHE_GB", " 3 ")
+    assert cache_limit(project) == 3 * GB
+    monkeypatch.setenv("HIML_SLIDE_CACHE_GB", "0")
+    assert cache_limit(project) == 0
+    monkeypatch.setenv("HIML_SLIDE_CACHE_GB", "")
+    assert cache_limit(project) == 1_500_000_000
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf", "20GB", "1e308", "1e300"])
-def test_a_variable_that_is_no_number_is_refused(project: Path, text: str) -> None:
+def test_a_variable_that_is_no_number_is_refused(project: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIML_SLIDE_CACHE_GB", text)
     with pytest.raises(BadUsage, match=f"The variable HIML_SLIDE_CACHE_GB cannot be '{text}'"):
-        cache_limit(project, {"HIML_SLIDE_CACHE_GB": text})
+        cache_limit(project)
 
 
 @pytest.mark.parametrize(
@@ -41,5 +45,5 @@ def test_a_variable_that_is_no_number_is_refused(project: Path, text: str) -> No
 def test_a_setting_that_is_wrong_is_refused_with_its_place(project: Path, line: str, said: str) -> None:
     write_files(project, {"himl.toml": f"[montage]\n{line}\n"})
     with pytest.raises(BadUsage) as caught:
-        cache_limit(project, {})
+        cache_limit(project)
     assert str(caught.value).endswith(said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from himl_cli.services.montage.dataset import companions
+from himl_cli.services.montage.stored import companions
 
 NAMES = sorted(
     [

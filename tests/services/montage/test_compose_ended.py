@@ -19,7 +19,7 @@ from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.events import Counting, Event, ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import make_montage
-from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import LocalFolder
 from tests.slides import slide_picture, write_tiff
 from tests.special_folders import SmallDisk
 
@@ -30,7 +30,7 @@ from pathlib import Path
 from himl_cli.core.events import Counted
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import make_montage
-from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import LocalFolder
 
 def notify(event):
     if isinstance(event, Counted):

@@ -14,7 +14,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import SlideUnreadable
 from himl_cli.services.montage.compose import make_montage
-from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import LocalFolder
 from himl_cli.services.montage.resampling import quick
 from tests.montages import resized
 from tests.services.montage.composed import Slides, box_of, cut, pixels, request

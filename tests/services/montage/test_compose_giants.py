@@ -14,7 +14,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import HELD_BYTES, make_montage
-from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import LocalFolder
 from himl_cli.services.montage.resampling import quick
 from himl_cli.services.montage.slides import LARGE
 from tests.montages import resized

@@ -17,7 +17,7 @@ from pathlib import Path
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import make_montage
-from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import LocalFolder
 
 def most():
     # of this process since it began: what getrusage tells includes that of the one which started it

@@ -16,9 +16,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import make_montage
-from himl_cli.services.montage.dataset import LocalFolder
 from himl_cli.services.montage.files import earlier_files
-from himl_cli.services.montage.query import SlideQuery, list_slides, local_lists
+from himl_cli.services.montage.query import LocalFolder, SlideQuery, list_slides, local_lists
 from tests.slides import slide_picture
 
 PNG, DZI, ALL = (ImageFormat.png,), (ImageFormat.dzi,), tuple(ImageFormat)

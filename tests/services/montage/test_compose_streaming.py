@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, LayoutStyle, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import BAND_BYTES, CellPainter, Progress, painted_bands
-from himl_cli.services.montage.dataset import LocalFolder
 from himl_cli.services.montage.layout import fit_layout, himl_layout
+from himl_cli.services.montage.query import LocalFolder
 from himl_cli.services.montage.slides import Setting, find_sources
 from himl_cli.services.montage.threads import Pool
 from tests.slides import slide_picture, write_mask, write_tiff, zero_tiles

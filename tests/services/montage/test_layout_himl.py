@@ -21,8 +21,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.montage import Backend, Box, ImageFormat, LayoutStyle, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import make_montage
-from himl_cli.services.montage.dataset import LocalFolder
 from himl_cli.services.montage.layout import himl_layout, himl_order
+from himl_cli.services.montage.query import LocalFolder
 from tests.montages import nearest, resized
 
 if TYPE_CHECKING:

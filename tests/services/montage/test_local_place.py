@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
-from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.dataset import LocalFolder, SlideFolder
+from himl_cli.core.montage import SlideFolder, SlideUnreadable
+from himl_cli.services.montage.query import LocalFolder
 
 
 def laid(root: Path, *names: str) -> LocalFolder:
@@ -68,7 +68,7 @@ AS_SOMEBODY = """
 import os
 from pathlib import Path
 from himl_cli.core.errors import DiskFailed
-from himl_cli.services.montage.dataset import LocalFolder
+from himl_cli.services.montage.query import LocalFolder
 if os.geteuid() == 0:
     os.setuid(54321)
 try:

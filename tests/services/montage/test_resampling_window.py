@@ -16,9 +16,9 @@ import pytest
 
 from himl_cli.core.montage import Size
 from himl_cli.services.montage import resampling
-from himl_cli.services.montage.resampling import Bicubic, Resampler, Resized, as_pillow, quick
+from himl_cli.services.montage.resampling import Bicubic, Resampler, as_pillow, quick, resized
 from tests.peaks import peak_of
-from tests.services.montage.resampled import WAYS, by_pillow, cut, difference, fed, picture
+from tests.services.montage.resampled import WAYS, by_pillow, cut, difference, fed, picture, pull
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,9 +29,11 @@ def test_rows_are_pulled_in_any_numbers(way: Bicubic | None) -> None:
     source, target = (2500, 2000), (1210, 977)
     pixels = picture(source)
     expected = fed(Resampler(source, target, way), cut(pixels, [256]))
-    pulled = Resized(cut(pixels, [99]), source, target, way)
+    pulled = resized(cut(pixels, [99]), source, target, way)
     canvas: NDArray[np.uint8] = np.zeros((400, 3000, 3), np.uint8)
-    parts = [pulled.rows(1), pulled.rows(0), pulled.rows(300), pulled.fill(canvas[:, 1000:2210]), pulled.rows(276)]
+    parts = [pull(pulled, (1210, count)) for count in (1, 0, 300)]
+    pulled.fill(canvas[:, 1000:2210])
+    parts += [canvas[:, 1000:2210], pull(pulled, (1210, 276))]
     assert difference(np.concatenate(parts), expected) <= (0 if way is None else 1)
     assert not canvas[:, :1000].any()
     assert not canvas[:, 2210:].any()
@@ -46,7 +48,7 @@ def test_strips_are_read_no_further_than_needed() -> None:
             read.append(top)
             yield np.zeros((100, 2500, 3), np.uint8)
 
-    Resized(strips(), source, (1250, 1000)).rows(100)
+    pull(resized(strips(), source, (1250, 1000)), (1250, 100))
     assert max(read) == 200
 
 
@@ -59,7 +61,7 @@ def test_a_strip_is_let_go_of_before_the_next_is_made() -> None:
         alive.append(weakref.ref(made))
         return made
 
-    Resized((strip() for _ in range(20)), (2500, 2000), (1210, 977)).rows(977)
+    pull(resized((strip() for _ in range(20)), (2500, 2000), (1210, 977)), (1210, 977))
     assert len(alive) == 20
 
 
@@ -72,8 +74,8 @@ def test_a_small_picture_is_let_go_of_once_it_is_resized(way: Bicubic | None) ->
         alive.append(weakref.ref(pixels))
         return pixels
 
-    pulled = Resized((made() for _ in range(1)), (300, 200), (200, 100), way)
-    pulled.rows(1)
+    pulled = resized((made() for _ in range(1)), (300, 200), (200, 100), way)
+    pull(pulled, (200, 1))
     assert alive[0]() is None
 
 
@@ -81,7 +83,7 @@ def test_a_small_picture_is_let_go_of_once_it_is_resized(way: Bicubic | None) ->
 def traced() -> Iterator[None]:
     """What is allocated is noted, with who asked for it."""
     for way in (as_pillow, quick()):
-        Resized(iter([picture((30, 20))]), (30, 20), (10, 10), way).rows(10)  # what is imported at the first use stays
+        pull(resized(iter([picture((30, 20))]), (30, 20), (10, 10), way), (10, 10))  # what is imported at the first use stays
     tracemalloc.start(20)
     try:
         yield
@@ -105,8 +107,8 @@ def test_nothing_waits_for_the_cycle_collector(source: Size, target: Size, count
     gc.disable()
     try:
         with traced():
-            pulled = Resized(cut(pixels, [300]), source, target, way)
-            pulled.rows(min(count, target[1]))
+            pulled = resized(cut(pixels, [300]), source, target, way)
+            pull(pulled, (target[0], min(count, target[1])))
             del pulled
             assert held_by_resampling() < 100_000
     finally:
@@ -117,23 +119,23 @@ def test_nothing_waits_for_the_cycle_collector(source: Size, target: Size, count
 def test_a_finished_one_holds_nothing(way: Bicubic | None) -> None:
     pixels = picture((300, 200))
     with traced():
-        pulled = Resized(iter([pixels]), (300, 200), (1000, 700), way)
-        pulled.rows(100)
+        pulled = resized(iter([pixels]), (300, 200), (1000, 700), way)
+        pull(pulled, (1000, 100))
         assert held_by_resampling() > 1_000_000
-        pulled.rows(600)
+        pull(pulled, (1000, 600))
         assert held_by_resampling() < 100_000
 
 
 def test_pulling_refuses_wrong_numbers_of_rows() -> None:
     pixels = picture((30, 20))
     with pytest.raises(ValueError, match="Only 20 of 21 rows came"):
-        Resized(cut(pixels, [7]), (30, 21), (10, 10)).rows(1)
+        pull(resized(cut(pixels, [7]), (30, 21), (10, 10)), (10, 1))
     with pytest.raises(ValueError, match="20 rows came where 19 are due"):
-        Resized(cut(pixels, [20]), (30, 19), (10, 10)).rows(1)
-    pulled = Resized(cut(pixels, [7]), (30, 20), (10, 10))
-    pulled.rows(9)
+        pull(resized(cut(pixels, [20]), (30, 19), (10, 10)), (10, 1))
+    pulled = resized(cut(pixels, [7]), (30, 20), (10, 10))
+    pull(pulled, (10, 9))
     with pytest.raises(ValueError, match="11 rows asked for where there are 10"):
-        pulled.rows(2)
+        pull(pulled, (10, 2))
 
 
 def test_what_strips_raise_comes_through() -> None:
@@ -142,28 +144,30 @@ def test_what_strips_raise_comes_through() -> None:
         raise OSError("the tile is gone")
 
     with pytest.raises(OSError, match="the tile is gone"):
-        Resized(strips(), (30, 20), (10, 10)).rows(1)
+        pull(resized(strips(), (30, 20), (10, 10)), (10, 1))
 
 
 def test_several_threads_at_once() -> None:
     source, target = (2500, 2000), (1210, 977)
     pictures = [picture(source, seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda pixels: Resized(cut(pixels, [256]), source, target).rows(977), pictures))
+        made = list(pool.map(lambda pixels: pull(resized(cut(pixels, [256]), source, target), target), pictures))
     for rows, pixels in zip(made, pictures, strict=True):
         assert difference(rows, by_pillow(pixels, target)) <= 1
 
 
 SETUP = """
 import numpy as np
-from himl_cli.services.montage.resampling import Resized
+from himl_cli.services.montage.resampling import resized
 width, height, wide, rows = map(int, sys.argv[1:])
 strip = np.full((64, width, 3), 9, np.uint8)
 """
 WORK = """
-pulled = Resized((strip[: height - top] for top in range(0, height, 64)), (width, height), (wide, rows))
+pulled = resized((strip[: height - top] for top in range(0, height, 64)), (width, height), (wide, rows))
 for top in range(0, rows, 64):
-    assert (pulled.rows(min(64, rows - top)) == 9).all()
+    out = np.empty((min(64, rows - top), wide, 3), np.uint8)
+    pulled.fill(out)
+    assert (out == 9).all()
 """
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="measured as Linux does")
 

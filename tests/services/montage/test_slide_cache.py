@@ -25,7 +25,7 @@ KILLED = """
 import os, signal, sys
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.events import ignore
-from himl_cli.services.montage.dataset import SlideDownloads
+from himl_cli.services.montage.stored import SlideDownloads
 SlideDownloads(None, {}, 10**9, ignore)
 print("ready", flush=True)
 sys.stdin.read()

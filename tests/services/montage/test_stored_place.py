@@ -10,8 +10,8 @@ from threading import enumerate as enumerate_threads
 import pytest
 
 from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, ServiceFailed
-from himl_cli.core.montage import SlideUnreadable
-from himl_cli.services.montage.dataset import HOPELESS, SlideFolder
+from himl_cli.core.montage import SlideFolder, SlideUnreadable
+from himl_cli.services.montage.stored import HOPELESS
 from himl_cli.workspaces.base import BlobStore
 from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.servers.azureml.faults import Drip, Stall, Status

@@ -1,5 +1,4 @@
-"""Where slides lie: a folder of this machine, or one of a datastore, whose files are downloaded to the user's cache a
-few ahead of their use, and deleted after it."""
+"""Slides of a datastore, which are downloaded to the user's cache a few ahead of their use, and deleted after it."""
 
 from __future__ import annotations
 
@@ -12,22 +11,22 @@ import uuid
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path, PureWindowsPath
-from typing import Protocol
 
 from himl_cli.core.blobs import BlobInfo, Failure, TransferResult
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Finished, Notice, Notify
-from himl_cli.core.files import cache_of, walk_files
+from himl_cli.core.files import cache_of
 from himl_cli.core.montage import SlideUnreadable
 from himl_cli.core.processes import ProcessLock, is_held
 from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.tensorboard.background import caught
+from himl_cli.services.montage.query import decoded
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.plan import DownloadRequest, Filters
@@ -45,9 +44,10 @@ AT_ONCE, PARTS = 64, 16
 HOPELESS = 16
 SECONDS, SECONDS_TO_END = 0.5, 1.0
 LOCK = ".lock"
+CSV = ".csv"
 
 
-def cache_limit(start: Path, environ: Mapping[str, str] | None = None) -> int:
+def cache_limit(start: Path) -> int:
     """Bytes that downloaded slides may take: the variable's, else those of the settings that count for *start*, else 20
     GB.
 
@@ -57,7 +57,7 @@ def cache_limit(start: Path, environ: Mapping[str, str] | None = None) -> int:
     for key, setting in settings.items():
         if key != KEY:
             raise setting.wrong("is not known.", hint=did_you_mean(key, (KEY,)) or f"Keys of [{SECTION}]: {KEY}.")
-    text = (os.environ if environ is None else environ).get(VARIABLE, "").strip()
+    text = os.environ.get(VARIABLE, "").strip()
     if not text and KEY not in settings:
         return DEFAULT_GB * GB
     value = text or settings[KEY].value
@@ -102,10 +102,6 @@ class _Transfer:
     slides: Sequence[_Slide]
     size: int
     is_over: bool = False
-
-
-class _Stopped(Exception):
-    """Nobody wants what a transfer fetches."""
 
 
 class SlideDownloads:
@@ -164,10 +160,9 @@ class SlideDownloads:
     def local_path(self, name: str) -> Iterator[Path]:
         """The path of the slide called *name*, one of those that were expected. Raises as `SlideFolder.local_path`."""
         slide = self._slides[name]
-        with self._changed:
-            slide.readers += 1
         try:
             with self._changed:
+                slide.readers += 1
                 while slide.transfer is None or not slide.is_ready:
                     if self._is_stopped:
                         raise Interrupted("Interrupted.")
@@ -215,7 +210,7 @@ class SlideDownloads:
         self._changed.notify_all()
 
     def _work(self) -> None:
-        with caught(self._errors.append):  # whoever waits looks for it every SECONDS
+        try:
             while not self._is_stopped and not self._errors:
                 with self._changed:
                     transfer = self._next_transfer()
@@ -223,6 +218,8 @@ class SlideDownloads:
                         self._changed.wait(SECONDS)
                 if transfer is not None:
                     self._fetch(transfer)
+        except BaseException as err:  # noqa: BLE001  # raised by whoever waits, and looks for it every SECONDS
+            self._errors.append(err)
 
     def _next_transfer(self) -> _Transfer | None:
         """Of slides that are waited for, the first of them whether or not there is room, then of the queue."""
@@ -258,7 +255,7 @@ class SlideDownloads:
         def observe(event: Event) -> None:
             """Pass it on; a Notice once, however many transfers say it."""
             if self._is_stopped:
-                raise _Stopped
+                raise CancelledError
             if isinstance(event, Notice):
                 if event.text in self._notices:
                     return
@@ -328,101 +325,6 @@ def _gigabytes(size: int) -> str:
     return f"{size / GB:,.1f} GB" if size >= GB or not size else f"{size / 1e6:,.1f} MB"
 
 
-CSV = ".csv"
-
-
-class SlideFolder(Protocol):
-    """Files by name (`/` separators, relative to the folder)."""
-
-    @property
-    def label(self) -> str:
-        """What messages call it: `folder '/data'`, `folder 'slides' of datastore 'lab'`."""
-
-    @property
-    def is_rereadable(self) -> bool:
-        """Whether a file may be asked for again at no cost, now that all are expected. If not, the layout is made
-        without looking into slides before."""
-
-    def names(self) -> Iterator[str]:
-        """Every file in it and in its subfolders, sorted. Raises HimlError where it cannot be listed."""
-
-    def has(self, name: str) -> bool:
-        """Whether there is a file of that name. Raises HimlError."""
-
-    def text(self, name: str) -> str:
-        """The whole of a small UTF-8 file (a byte order mark is dropped). Raises NotFound, BadUsage where it is no
-        UTF-8, DiskFailed."""
-
-    def expect(self, names: Sequence[str]) -> None:
-        """These files, and no others, will be asked for, roughly in this order: they may be downloaded ahead."""
-
-    def local_path(self, name: str) -> AbstractContextManager[Path]:
-        """The file's path on this machine, good until the context ends; may be called by several threads at once.
-
-        A path may be given also for a file that is not there: whoever reads it says so. No call waits until another
-        one's context ends, so that one thread may have several files open. Raises SlideUnreadable where this file
-        cannot be given, with the reason; DiskFailed and others where no file can be.
-        """
-
-    def stop(self) -> None:
-        """No file is wanted any more: calls of `local_path` that wait for one raise Interrupted at once. May be called
-        by any thread."""
-
-
-class LocalFolder:
-    """A SlideFolder of this machine. Absolute names are files anywhere on it.
-
-    Bytes of file names that are no UTF-8 are kept as surrogates, as Python does.
-    """
-
-    is_rereadable = True
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.label = f"folder '{folder}'"
-
-    def names(self) -> Iterator[str]:
-        """As `SlideFolder.names`; links are followed, loops of them once. Broken links and what else is no file are
-        named too; himl's workspaces (`.himl`) and bookkeeping are left out. Raises NotFound where there is no such
-        folder, DiskFailed."""
-        if not self.folder.is_dir():
-            raise NotFound(
-                f"There is no folder '{self.folder}'.", hint="Check the path; it is relative to the current folder."
-            )
-        try:
-            for found in walk_files(str(self.folder), skip_workspaces=True, of_any_kind=True):
-                yield found.name
-        except OSError as err:
-            raise DiskFailed(
-                f"Cannot list folder '{Path(err.filename or self.folder)}': {err.strerror}.",
-                hint="Let it be read, or name a folder beside or below it.",
-            ) from err
-
-    def has(self, name: str) -> bool:
-        return os.path.isfile(self.folder / name)
-
-    def text(self, name: str) -> str:
-        path = self.folder / name
-        try:
-            return _decoded(path.read_bytes(), f"'{path}'")
-        except FileNotFoundError as err:
-            raise NotFound(f"There is no file '{path}'.") from err
-        except OSError as err:
-            raise DiskFailed(f"Cannot read '{path}': {err.strerror}.") from err
-
-    def expect(self, names: Sequence[str]) -> None:
-        """All files are on this machine."""
-
-    def stop(self) -> None:
-        """Nothing is waited for."""
-
-    @contextmanager
-    def local_path(self, name: str) -> Iterator[Path]:
-        if not name:
-            raise SlideUnreadable("no image is named")
-        yield self.folder / name
-
-
 class StoredFolder:
     """A SlideFolder of a datastore: its files are read where they lie, if that is on this machine, else downloaded.
 
@@ -452,7 +354,7 @@ class StoredFolder:
         """As `SlideFolder.text`; to be called before anything is expected. Raises what the store raises."""
         if name not in self._files:
             raise NotFound(f"There is no file '{name}' in {self.label}.")
-        return _decoded(b"".join(self._store.read(self._files[name].name)), f"'{name}' in {self.label}")
+        return decoded(b"".join(self._store.read(self._files[name].name)), f"'{name}' in {self.label}")
 
     def expect(self, names: Sequence[str]) -> None:
         """As `SlideFolder.expect`, once. Raises DiskFailed where the cache cannot be used."""
@@ -525,17 +427,6 @@ def companions(name: str, names: Sequence[str]) -> Iterator[str]:
         is_beside = "/" not in each[len(folder) :] and (extension != ".dcm" or each.lower().endswith(".dcm"))
         if each != name and (extension == ".mrxs" or is_beside):
             yield each
-
-
-def _decoded(data: bytes, what: str) -> str:
-    if data.startswith(b"\x1f\x8b"):
-        raise BadUsage(f"{what} is packed by gzip.", hint="Unpack it first.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as err:
-        raise BadUsage(
-            f"{what} is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'."
-        ) from err
 
 
 @contextmanager
