@@ -16,7 +16,7 @@ from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run as RunRecord
 from himl_cli.core.runs import friendly_experiment, new_run_id
 from himl_cli.core.text import named
-from himl_cli.services.runs.changes import store_files
+from himl_cli.services.runs.writing import store_files
 from himl_cli.workspaces.base import RunRecorder
 
 

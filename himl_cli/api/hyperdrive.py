@@ -100,7 +100,11 @@ NOT_TAKEN = {
 def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
     """The sweep that *given* describes, by the names in NAMES. Raises BadUsage for what it does not say or says
     wrongly."""
-    _check_args(given)
+    if not isinstance(given, Mapping):
+        raise BadUsage(
+            f"hyperparam_args is a dictionary, not {type(given).__qualname__}.",
+            hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}",
+        )
     for name in given:
         if name in NOT_TAKEN:
             raise BadUsage(f"hyperparam_args: '{name}' cannot be given here.", hint=NOT_TAKEN[name])
@@ -148,33 +152,16 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
 
 
 def trial_seconds_of(given: Mapping[str, Any]) -> float | None:
-    """How long each trial may take, in seconds; None where *given* does not say. Raises BadUsage for what is no number
-    of seconds."""
-    _check_args(given)
+    """How long each trial of the sweep that *given* describes may take, in seconds; None where it does not say. Raises
+    BadUsage for what is no number of seconds."""
     return _seconds(given, TRIAL_TIMEOUT)
-
-
-def _check_args(given: object) -> None:
-    if not isinstance(given, Mapping):
-        raise BadUsage(
-            f"hyperparam_args is a dictionary, not {type(given).__qualname__}.",
-            hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}",
-        )
 
 
 POLICY_FIELDS = ("evaluation_interval", "delay_evaluation", "slack_factor", "slack_amount", "truncation_percentage")
 
 
 def _policy(name: str, fields: Mapping[str, Any]) -> EarlyStop:
-    interval, delay, factor, amount, percentage = (fields.get(each) for each in POLICY_FIELDS)
-    return EarlyStop(
-        name,
-        evaluation_interval=interval or 1,
-        delay_evaluation=delay or 0,
-        slack_factor=factor or None,
-        slack_amount=amount or None,
-        truncation_percentage=percentage,
-    )
+    return EarlyStop(name, **{each: fields[each] for each in POLICY_FIELDS if fields.get(each)})
 
 
 def _whole(given: Mapping[str, Any], name: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from himl_cli.services.runs.logs import (
     watching,
 )
 from himl_cli.services.submission.environment import CONDA_NAMES
-from himl_cli.services.submission.prepare import check_root, prepare_job, submit_job
+from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note
 from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import require_sdk_v1, sdk_objects
@@ -145,7 +146,7 @@ def submit(
         job = prepare_job(request)
         print_prepared(output, job.remarks, job.report)
         with observing(output) as notify:
-            run = submit_job(workspace, job, Path.cwd(), notify)
+            run = start_and_note(partial(workspace.submit, job.spec), Path.cwd(), notify)
         with watching(run.id):
             print_sent(output, run, waits=waits, follows=follows)
             if after_submission is not None:

@@ -40,9 +40,7 @@ class _Named:
     name: str
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Named) or type(other) is not type(self):
-            return False
-        return (self.workspace, self.name) == (other.workspace, other.name)
+        return isinstance(other, type(self)) and (self.workspace, self.name) == (other.workspace, other.name)
 
     def __hash__(self) -> int:
         return hash((self.workspace, self.name))
@@ -286,7 +284,7 @@ class Run(Recording):
         self._writer.add(entry)
 
     def _store_files(self, files: Mapping[str, Path]) -> None:
-        from himl_cli.services.runs.changes import store_files
+        from himl_cli.services.runs.writing import store_files
 
         store_files(self.workspace.opened.run_files(self.id), files)
 

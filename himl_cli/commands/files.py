@@ -63,8 +63,8 @@ def download(
     """
     from himl_cli.core.jobs import MANY
     from himl_cli.render.results import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
-    from himl_cli.services.runs.changes import kind_of
     from himl_cli.services.runs.lookup import find_runs
+    from himl_cli.services.runs.writing import kind_of
     from himl_cli.services.transfer.download import download_runs
     from himl_cli.services.transfer.plan import DownloadRequest, list_files
 

@@ -288,6 +288,7 @@ def _montage_on_cluster(
 ) -> None:
     """Submit the same command as a job; what was decided for the user is said once it is there, so that an error stands
     alone. Then Ctrl-C ends the waiting only. Raises BadUsage, JobFailed, Interrupted, and what submitting raises."""
+    from functools import partial
     from tempfile import TemporaryDirectory
 
     from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
@@ -295,7 +296,7 @@ def _montage_on_cluster(
     from himl_cli.render.results import print_prepared
     from himl_cli.services.montage.cluster import check_data, prepare_montage
     from himl_cli.services.runs.logs import watching
-    from himl_cli.services.submission.prepare import submit_job
+    from himl_cli.services.submission.prepare import start_and_note
     from himl_cli.workspaces.resolve import azure_for_jobs
 
     azure_for_jobs(*workspace_opts.names, start=request.job.cwd)  # before anything is looked at
@@ -304,7 +305,8 @@ def _montage_on_cluster(
         with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
             check_data(request, session.workspace.datastore)
             with observing(session.output) as notify:  # its bar is gone before anything else is printed
-                made.append(submit_job(session.jobs, job, request.job.cwd, notify))
+                start = partial(session.jobs.submit, job.spec)
+                made.append(start_and_note(start, request.job.cwd, notify))
             with watching(made[0].id):
                 print_prepared(session.output, job.remarks, job.report)
             wait_or_leave(session, made[0], waits=waits, follows=False)

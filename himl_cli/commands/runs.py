@@ -297,7 +297,7 @@ def cancel(
       himl runs cancel train_1772366400_0a1b2c3d_3
     """
     from himl_cli.render.run_views import cancel_text
-    from himl_cli.services.runs.changes import cancel_runs
+    from himl_cli.services.runs.writing import cancel_runs
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:
@@ -325,7 +325,7 @@ def tag(
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
-    from himl_cli.services.runs.changes import check_tags, tags_explained
+    from himl_cli.services.runs.writing import check_tags, tags_explained
 
     plain = [word for word in given or () if "=" not in word or "://" in word]
     tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
@@ -354,7 +354,7 @@ def delete(
     """
     from himl_cli.render.output import Declined
     from himl_cli.render.run_views import deletion_question
-    from himl_cli.services.runs.changes import check_deletable, delete_runs, runs_below
+    from himl_cli.services.runs.writing import check_deletable, delete_runs, runs_below
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:

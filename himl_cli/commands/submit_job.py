@@ -54,7 +54,6 @@ from himl_cli.services.submission.prepare import (
     prepare_job,
     resume_run,
     start_and_note,
-    submit_job,
 )
 from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
@@ -128,7 +127,7 @@ def submit_script(call: Submission) -> None:
     with call.open(For.clusters if request.on_cluster else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
-        start = partial(submit_job, session.jobs, job, session.cwd)
+        start = partial(start_and_note, partial(session.jobs.submit, job.spec), session.cwd)
         if request.on_cluster:
             return _run_on_cluster(call, session, start, waits, job.spec)
         _run_here(session, start, waits, job.spec)
@@ -140,7 +139,7 @@ def submit_file(call: Submission) -> None:
     if str(call.request.target).lower().endswith(".json"):
         return _submit_pipeline(call)
     from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
-    from himl_cli.services.submission.pipelines import bring_to_steps, submit_pipeline
+    from himl_cli.services.submission.pipelines import bring_to_steps
 
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
@@ -159,18 +158,16 @@ def submit_file(call: Submission) -> None:
             if not isinstance(workspace, CloudWorkspace):
                 raise HimlError(f"{workspace.label} does not run jobs in YAML.")
             send = partial(workspace.submit_document, prepared.document.path, prepared.changes)
-            return _run_on_cluster(
-                call, session, lambda notify: start_and_note(partial(send, notify=notify), cwd, notify), waits
-            )
+            return _run_on_cluster(call, session, partial(start_and_note, send, cwd), waits)
         if prepared.pipeline is None:
             assert prepared.job is not None
             job = _with_data(call, session, PreparedJob(prepared.job, None))
-            return _run_here(session, partial(submit_job, session.jobs, job, cwd), waits)
+            return _run_here(session, partial(start_and_note, partial(session.jobs.submit, job.spec), cwd), waits)
         pipeline = prepared.pipeline
         if isinstance(workspace, FolderWorkspace):
             with _data_sources(session) as (azure, notify):
                 pipeline = bring_to_steps(pipeline, workspace, azure, notify)
-        _run_here(session, partial(submit_pipeline, session.jobs, pipeline, cwd), waits)
+        _run_here(session, partial(start_and_note, partial(session.jobs.submit_pipeline, pipeline), cwd), waits)
 
 
 def _submit_pipeline(call: Submission) -> None:
@@ -180,7 +177,6 @@ def _submit_pipeline(call: Submission) -> None:
         prepare_pipeline,
         resolve_locally,
         resolve_on_cluster,
-        submit_pipeline,
         with_named_datastores,
     )
 
@@ -211,13 +207,14 @@ def _submit_pipeline(call: Submission) -> None:
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
-            return _run_here(session, partial(submit_pipeline, session.jobs, spec, session.cwd), waits)
+            send = partial(session.jobs.submit_pipeline, spec)
+            return _run_here(session, partial(start_and_note, send, session.cwd), waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):
                 check_cluster(prepared, workspace)
                 there = replace(resolve_on_cluster(prepared, workspace, notify), new_cluster=prepared.cluster)
-                return submit_pipeline(session.jobs, there, session.cwd, notify)
+                return start_and_note(partial(session.jobs.submit_pipeline, there), session.cwd, notify)
 
         _run_on_cluster(call, session, start, waits)
 
@@ -362,7 +359,7 @@ def _run_recorded(call: Submission, waits: bool) -> None:
         place = recording_place(address, cwd)
         with interruptions() as interrupted:
             with closing(open_azure(address, cwd)) as target:
-                run, twin = submit_mirrored(source, target, job, cwd, place, start_recorder, session.notify)
+                run, twin = submit_mirrored(source, target, job.spec, cwd, place, start_recorder, session.notify)
             print_run(session.output, run, twin=twin, url=twin.url)
             if not waits:
                 print_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)

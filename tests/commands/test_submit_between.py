@@ -51,5 +51,5 @@ def test_what_is_interrupted_right_when_the_run_is_noted_says_its_id_too(tmp_pat
 
     monkeypatch.setattr(os, "replace", interrupted_just_behind)
     with pytest.raises(Interrupted, match="'train_7' goes on"):
-        start_and_note(lambda: RUN, tmp_path, lambda event: None)
+        start_and_note(lambda notify: RUN, tmp_path, lambda event: None)
     assert (tmp_path / "most_recent_run.txt").read_text() == "train:train_7\n"

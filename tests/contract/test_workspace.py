@@ -12,7 +12,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.runs.changes import check_deletable, delete_runs
+from himl_cli.services.runs.writing import check_deletable, delete_runs
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.azure_workspaces import opened

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.errors import NotAllowed, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.runs.changes import delete_runs
+from himl_cli.services.runs.writing import delete_runs
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.recorded_runs import RecordedRuns

@@ -238,7 +238,7 @@ def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
         if not values:
             found[name] = Statistics(None, None, None, None, None, 0)
             continue
-        mean = _mean(values)
+        mean = statistics.mean(values)
         std = _std(values, mean) if len(values) > 1 else None
         low, high = statistics.median_low(values), statistics.median_high(values)
         median = (low + high) / 2
@@ -255,15 +255,6 @@ def numbers(values: Iterable[Value]) -> list[float]:
         for value in values
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    if all(map(math.isfinite, values)):
-        try:
-            return math.fsum(values) / len(values)
-        except OverflowError:
-            return math.fsum(value / len(values) for value in values)
-    return sum(values)  # an infinity, or NaN where there are both
 
 
 def _std(values: Sequence[float], mean: float) -> float:

@@ -178,24 +178,21 @@ def _later_tries(files: BlobStore, log: _Log, name: str | None, done: int, *, is
     size = sizes.get(log.name, done)
     later = [log] if size < done or (is_requeued and size != done) else []
     for number, logs in sorted(_tries(sizes).items()):
-        found = _of_try(logs, name or log.name, is_main=name is None)
+        found = _of_try(logs, name)
         if found and number > log.attempt and "/" not in (name or ""):
             later.append(_Log(found, number))
     return later
 
 
-def last_lines(
-    workspace: Workspace, run_id: str, name: str | None = None, *, count: int = 20
-) -> tuple[str, bytes] | None:
-    """The log's name (the main one's, unless *name* says which) and its last *count* lines; None where there is
-    none."""
+def last_lines(workspace: Workspace, run_id: str, name: str | None = None) -> tuple[str, bytes] | None:
+    """The log's name (the main one's, unless *name* says which) and its last 20 lines; None where there is none."""
     files = workspace.run_files(run_id)
     found = _find(files, name)
     blob = files.stat(found.name) if found else None
     if found is None or blob is None:
         return None
     tail = b"".join(files.read(found.name, max(0, blob.size - TAIL_BYTES)))
-    return found.name, b"".join(tail.splitlines(keepends=True)[-count:])
+    return found.name, b"".join(tail.splitlines(keepends=True)[-20:])
 
 
 @contextmanager
@@ -248,8 +245,7 @@ def _find(files: BlobStore, name: str | None, attempt: int | None = None) -> _Lo
         return found
     tries = _tries(blob.name for page in files.list(USER_LOGS) for blob in page)
     for number in sorted(tries, reverse=True) if attempt is None else [attempt]:
-        found_name = _of_try(tries.get(number, {}), name or MAIN_LOG, is_main=name is None)
-        if found_name:
+        if found_name := _of_try(tries.get(number, {}), name):
             return _Log(found_name, number, max((each for each in tries if each < number), default=0))
     if attempt is not None or exact:
         return None
@@ -289,13 +285,14 @@ def _tries(names: Iterable[str]) -> dict[int, dict[str, str]]:
     return tries
 
 
-def _of_try(logs: Mapping[str, str], name: str, *, is_main: bool) -> str | None:
-    """Of the *logs* of one try that which *name* means; the numbers of ranks may be padded with zeros, as the service
-    does where ranks are many."""
-    base = name.removeprefix(USER_LOGS)
-    rank = RANK_LOG.fullmatch(base)
-    named = re.compile(rf"std_log_process_0*{int(rank[1])}\.txt" if rank else re.escape(base))
-    patterns = MAIN_NAMES if is_main else (named,)
+def _of_try(logs: Mapping[str, str], name: str | None) -> str | None:
+    """Of the *logs* of one try that which *name* means, None the main one; the numbers of ranks may be padded with
+    zeros, as the service does where ranks are many."""
+    patterns = MAIN_NAMES
+    if name is not None:
+        base = name.removeprefix(USER_LOGS)
+        rank = RANK_LOG.fullmatch(base)
+        patterns = (re.compile(rf"std_log_process_0*{int(rank[1])}\.txt" if rank else re.escape(base)),)
     return next((logs[each] for pattern in patterns for each in sorted(logs) if pattern.fullmatch(each)), None)
 
 
@@ -346,7 +343,8 @@ def wait_for_run(
     ended.
 
     Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is
-    that of `core.interruptions`, which is to hold from before the job starts: no signal may be lost in between.
+    that of `core.processes.interruptions`, which is to hold from before the job starts: no signal may be lost in
+    between.
     """
     is_over = threading.Event()
 

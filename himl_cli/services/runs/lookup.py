@@ -102,15 +102,13 @@ LOOKED_THROUGH = 200
 """How many recent runs are looked through for experiments or runs of a similar name."""
 
 
-def find_runs(
-    workspace: Workspace, selection: RunSelection, *, cwd: Path, explicit: bool = False, notify: Notify = ignore
-) -> list[Run]:
+def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore) -> list[Run]:
     """The runs that are meant: those named, else the newest of the experiment, else the one in the latest-run file.
 
-    The file is looked for in *cwd* and above unless it is named; with *explicit* one of the selectors must be given.
-    Never empty: raises RunNotFound or NotFound instead, and BadUsage for selectors that contradict each other.
+    The file is looked for in *cwd* and above unless it is named. Never empty: raises RunNotFound or NotFound instead,
+    and BadUsage for selectors that contradict each other.
     """
-    check_selection(selection, explicit=explicit)
+    check_selection(selection)
     if selection.runs:
         found = [*{run.id: run for run in (_named(workspace, text) for text in selection.runs)}.values()]
     elif selection.experiment is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,16 +201,16 @@ def _with_code(content: Mapping[str, Any], code: Mapping[str, str], prefix: str 
     return changed
 
 
+@dataclass(frozen=True)
 class _JobReader:
     """Makes jobs for this machine of one file; `snapshots` by folder, `idle` keys that count on a cluster only, and
     `remarks` gather what was found. Methods raise BadUsage naming the key."""
 
-    def __init__(self, request: SubmitRequest, common: JobSpec) -> None:
-        self._request = request
-        self._common = common
-        self.snapshots: dict[Path, SnapshotReport] = {}
-        self.idle: dict[str, None] = {}
-        self.remarks: list[str] = []
+    request: SubmitRequest
+    common: JobSpec
+    snapshots: dict[Path, SnapshotReport] = field(default_factory=dict)
+    idle: dict[str, None] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     def command(
         self, part: Part, common: JobSpec, values: Values, outputs_of: Part, space: Collection[str] = ()
@@ -219,8 +219,8 @@ class _JobReader:
         *outputs_of* and the hyperparameters in *space*."""
         outputs = outputs_of.part("outputs")
         text = command_text(part, values, list(outputs.content), space)
-        nodes = part.part("resources").count("instance_count", 1, most=MOST_NODES)
-        if nodes is not None and nodes > 1:
+        nodes = part.part("resources").count("instance_count", most=MOST_NODES) or 1
+        if nodes > 1:
             self.remarks.append(f"'{part.prefix}resources.instance_count': one node here in place of {nodes}.")
         processes, distribution, ranks = None, "pytorch", part.part("distribution")
         if ranks.content:
@@ -228,7 +228,7 @@ class _JobReader:
             if distribution not in DISTRIBUTIONS:
                 hint = f"Here it is one of: {', '.join(DISTRIBUTIONS)}."
                 raise ranks.wrong("type", f"'{distribution}' cannot be had here.", hint=hint)
-            processes = ranks.count("process_count_per_instance", 1, most=MOST_PROCESSES)
+            processes = ranks.count("process_count_per_instance", most=MOST_PROCESSES) or 1
         self._note_idle(part)
         self._note_idle(outputs_of)
         variables = part.part("environment_variables")
@@ -253,7 +253,7 @@ class _JobReader:
         for key in filter(part.content.get, IDLE):
             given = part.content.get(key)
             names = [f"{key}.{name}" for name in given] if key == "resources" and isinstance(given, Mapping) else [key]
-            self.idle |= dict.fromkeys(name for name in names if name != "resources.instance_count")
+            self.idle.update(dict.fromkeys(name for name in names if name != "resources.instance_count"))
 
     def _snapshot(self, part: Part) -> Snapshot:
         code = part.text("code")
@@ -266,7 +266,7 @@ class _JobReader:
             raise part.wrong("code", f"'{code}' is no folder.", hint=f"It is relative to '{part.folder}'.")
         folder = folder.resolve()
         if folder not in self.snapshots:
-            self.snapshots[folder] = take_snapshot(folder, self._request.ignored_folders, self._request.include_secret)
+            self.snapshots[folder] = take_snapshot(folder, self.request.ignored_folders, self.request.include_secret)
         return self.snapshots[folder].snapshot
 
     def sweep(self, part: Part) -> JobSpec:
@@ -276,11 +276,11 @@ class _JobReader:
         trial.check_keys((*NAMING, *RUNNING, "inputs", "outputs", "is_deterministic"))
         sweep = _sweep(part)
         values = with_defaults(trial, read_inputs(part.part("inputs")))
-        job = self.command(trial, replace(self._common, sweep=sweep), values, part, sweep.space)
+        job = self.command(trial, replace(self.common, sweep=sweep), values, part, sweep.space)
         limits = part.part("limits")
         if limits.content.get("timeout") is not None:
             self.idle["limits.timeout"] = None
-        return replace(job, max_seconds=self._common.max_seconds or limits.seconds("trial_timeout"))
+        return replace(job, max_seconds=self.common.max_seconds or limits.seconds("trial_timeout"))
 
     def pipeline(self, part: Part) -> PipelineSpec:
         """The pipeline with its steps in an order in which they can run."""
@@ -313,7 +313,7 @@ class _JobReader:
         if cycle:
             hint = "Each reads what the next makes; one of them has to read other data."
             raise jobs.wrong(cycle[0], f"closes a cycle: {' <- '.join([*cycle, cycle[0]])}.", hint=hint)
-        common = self._common
+        common = self.common
         return PipelineSpec(
             experiment=common.experiment,
             steps=[steps[key] for key in order],
@@ -345,12 +345,12 @@ class _JobReader:
             if outer_name:
                 made[outer_name] = StepOutput(key, name)
         holder = replace(component, content={**component.content, "outputs": {name: {} for name in outputs}})
-        job = self.command(holder, replace(self._common, display_name=""), values, holder)
+        job = self.command(holder, replace(self.common, display_name=""), values, holder)
         if component is not part:  # the step says other variables and limits
             self._note_idle(part)
             variables = part.part("environment_variables")
-            env = {**job.env, **{name: variables.text(name) for name in variables.content}, **self._common.env}
-            seconds = self._common.max_seconds or part.part("limits").seconds("timeout") or job.max_seconds
+            env = {**job.env, **{name: variables.text(name) for name in variables.content}, **self.common.env}
+            seconds = self.common.max_seconds or part.part("limits").seconds("timeout") or job.max_seconds
             job = replace(job, env=env, max_seconds=seconds)
         name = part.text("display_name") or key
         job = replace(job, outputs=[output for output, _ in outputs.values()], display_name=name)

@@ -72,12 +72,12 @@ class Part:
         content = {str(name): entry for name, entry in (value or {}).items()}
         return Part(self.shown, self.folder, content, f"{self.prefix}{key}.")
 
-    def count(self, key: str, default: int | None = None, *, most: int = 10**9) -> int | None:
+    def count(self, key: str, *, most: int = 10**9) -> int | None:
         """The whole number from 1 to *most* of *key*."""
         value = self.content.get(key)
         if value is not None and (problem := count_problem(value, most)):
             raise self.wrong(key, problem)
-        return default if value is None else value
+        return value
 
     def number(self, key: str) -> float | None:
         """The number of *key*, a finite one."""

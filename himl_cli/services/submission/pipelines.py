@@ -1,5 +1,4 @@
-"""From a pipeline's JSON file to a pipeline that a workspace can run; its data, looked up in that workspace; and
-handing it over."""
+"""From a pipeline's JSON file to a pipeline that a workspace can run; its data, looked up in that workspace."""
 
 from __future__ import annotations
 
@@ -29,7 +28,6 @@ from himl_cli.core.jobs import (
     StepSpec,
     check_placeholders,
 )
-from himl_cli.core.runs import Run
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.pipeline_file import (
@@ -41,7 +39,6 @@ from himl_cli.services.submission.pipeline_file import (
     read_pipeline,
     step_files,
 )
-from himl_cli.services.submission.prepare import start_and_note
 from himl_cli.services.submission.request import (
     SubmitRequest,
     beside_file,
@@ -54,7 +51,7 @@ from himl_cli.services.submission.request import (
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
 from himl_cli.services.transfer.local_files import disk_error
-from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, JobRunner, Workspace
+from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 
 INPUT = "input_data"  # the key of a step's input: with dashes before it the argument that its script gets
 INPUT_NAMES = ("input_datareference_name", "input_dataset_name")
@@ -158,18 +155,18 @@ def prepare_pipeline(
     return prepared
 
 
+@dataclass(frozen=True)
 class _StepMaker:
     """Makes jobs of the steps of one file; gathers their snapshots by folder, data that is yet to be found, and
     remarks, those that hold for several steps with the steps' keys."""
 
-    def __init__(self, file: PipelineFile, request: SubmitRequest, common: JobSpec) -> None:
-        self.file = file
-        self.request = request
-        self.common = common
-        self.data: dict[str, DataInput] = {}
-        self.remarks: list[str] = []
-        self.shared_remarks: dict[str, list[str]] = {}
-        self.snapshots: dict[Path, SnapshotReport] = {}
+    file: PipelineFile
+    request: SubmitRequest
+    common: JobSpec
+    data: dict[str, DataInput] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    shared_remarks: dict[str, list[str]] = field(default_factory=dict)
+    snapshots: dict[Path, SnapshotReport] = field(default_factory=dict)
 
     def step(self, step: Step, source: StepOutput | None, waits_for: Sequence[str]) -> StepSpec:
         """*source* is the output that the step reads. Raises BadUsage naming step and key."""
@@ -474,9 +471,3 @@ def naming_pipeline_file(prepared: PreparedPipeline) -> Iterator[None]:
             text = text.replace(f"Input '{INPUT}'", f"'{item.field}' '{item.name}'", 1)
         err.args = (f"'{prepared.shown}', {key}: {text}",)
         raise
-
-
-def submit_pipeline(workspace: JobRunner, spec: PipelineSpec, cwd: Path, notify: Notify) -> Run:
-    """Start the pipeline and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then
-    runs."""
-    return start_and_note(lambda: workspace.submit_pipeline(spec, notify=notify), cwd, notify)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
@@ -57,7 +58,7 @@ from himl_cli.services.submission.sweeps import (
     with_seed,
     without_seed,
 )
-from himl_cli.workspaces.base import FolderWorkspace, JobRunner, RunRecorder, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 # Options that count where a run is resumed, and those that may be given again, and have to say what its record says.
@@ -289,17 +290,10 @@ def _public_keys(cwd: Path, given: str) -> str:
     return text.strip()
 
 
-def submit_job(workspace: JobRunner, job: PreparedJob, cwd: Path, notify: Notify) -> Run:
-    """Start the job and note it in *cwd* as the latest run. Raises what the workspace raises; nothing then runs.
-
-    Raises Interrupted, naming the run, once there is one.
-    """
-    return start_and_note(lambda: workspace.submit(job.spec, notify=notify), cwd, notify)
-
-
-def start_and_note(start: Callable[[], Run], cwd: Path, notify: Notify) -> Run:
-    """What *start* started, noted in *cwd* as the latest run. Raises Interrupted, naming the run, once there is one."""
-    run = start()
+def start_and_note(start: Callable[..., Run], cwd: Path, notify: Notify) -> Run:
+    """What *start*, a workspace's method with its job, starts, noted in *cwd* as the latest run. Raises what *start*
+    raises; nothing then runs. Raises Interrupted, naming the run, once there is one."""
+    run = start(notify=notify)
     with watching(run.id):
         note_latest(run, cwd, notify)
     return run
@@ -367,7 +361,7 @@ def _check_agrees(run: Run, request: SubmitRequest) -> None:
 def submit_mirrored(
     source: FolderWorkspace,
     target: RunRecorder,
-    job: PreparedJob,
+    spec: JobSpec,
     cwd: Path,
     place: Mapping[str, str],
     start_mirror: Callable[[Path, str], None],
@@ -380,7 +374,7 @@ def submit_mirrored(
     background: the process is there before the job, and takes over should this one be killed. Raises what both
     workspaces raise.
     """
-    spec, run_id = job.spec, new_run_id(job.spec.experiment)
+    run_id = new_run_id(spec.experiment)
     try:  # before anything is made: most of what can be wrong shows at it
         next(iter(target.runs(RunQuery(spec.experiment, limit=1))), None)
     except (NotAllowed, NotFound, ServiceFailed) as err:
@@ -407,7 +401,7 @@ def submit_mirrored(
         start_mirror(source.folder, run_id)
         tags = {**spec.tags, RECORDED_IN: target.label, STUDIO: twin.url}
         try:
-            run = submit_job(source, replace(job, spec=replace(spec, run_id=run_id, tags=tags)), cwd, notify)
+            run = start_and_note(partial(source.submit, replace(spec, run_id=run_id, tags=tags)), cwd, notify)
         except BaseException as err:
             state.failure = redact(f"the job did not start{f': {err}' if isinstance(err, HimlError) else ''}")
             raise
