@@ -35,6 +35,7 @@ from himl_cli.commands.options import (
     RunArgs,
     SelectionOptions,
     WorkspaceOptions,
+    options_of,
     parameters_of,
 )
 from himl_cli.render.output import Format, stand_in_for_closed_streams
@@ -139,7 +140,7 @@ class Talk(OutputOptions, metaclass=_Taken):
 _INFO = {
     each.name: get_args(each.annotation)[1]
     for bundle in (SelectionOptions, WorkspaceOptions, OutputOptions)
-    for each in parameters_of(bundle)
+    for each in parameters_of(options_of(bundle))
 }
 
 RunOption = Annotated[list[str] | None, _INFO["run"]]

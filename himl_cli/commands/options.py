@@ -96,21 +96,15 @@ def options_of(bundle: type[Bundle]) -> dict[str, Option]:
     return {name: value for owner in owners for name, value in vars(owner).items() if isinstance(value, Option)}
 
 
-def parameters_of(bundle: type[Bundle]) -> list[inspect.Parameter]:
-    """The options of *bundle* as parameters that Typer reads."""
-    return _parameters(options_of(bundle))
-
-
-def _parameters(options: Mapping[str, Option], panel: str = "Options") -> list[inspect.Parameter]:
+def parameters_of(options: Mapping[str, Option], panel: str = "Options") -> list[inspect.Parameter]:
+    """The options as parameters that Typer reads, below the heading *panel* until one brings its own."""
     parameters = []
     for name, each in options.items():
         panel = each.info.get("rich_help_panel", panel)
         info = typer.Option(*(each.names or (f"--{name}",)), **{**each.info, "rich_help_panel": panel})
         default = inspect.Parameter.empty if each.default is ... else each.default
-        annotation: Any = Annotated[each.kind, info]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
+        how: Any = {"default": default, "annotation": Annotated[each.kind, info]}
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **how))
     return parameters
 
 
@@ -126,10 +120,10 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
         if isinstance(default, Option):
             taken[name] = default
             panel = default.info.get("rich_help_panel", panel)
-            spread += _parameters({name: default}, panel)
+            spread += parameters_of({name: default}, panel)
         elif isinstance(kind, type) and issubclass(kind, Bundle):
             taken[name] = kind
-            spread += parameters_of(kind)
+            spread += parameters_of(options_of(kind))
         else:
             spread.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     for name, count in Counter(parameter.name for parameter in spread).items():
@@ -251,10 +245,12 @@ class OutputOptions(Bundle):
                 f"Two output formats at once: {' and '.join(sorted(form.value for form in formats))}.",
                 hint="Give one of --format, --json and --quiet.",
             )
-        if self.verbose:
+        import logging
+
+        if self.verbose or not logging.getLogger().handlers:  # a tool may have set up a log of its own
             from himl_cli.render.progress import start_logging
 
-            start_logging(verbose=True)
+            start_logging(verbose=self.verbose)
         self.format = formats.pop() if formats else Format.human
 
     def output(self) -> Output:

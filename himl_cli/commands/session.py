@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from himl_cli.core.errors import HimlError, Interrupted
 
@@ -27,14 +27,13 @@ For = Enum("For", ["runs", "data", "jobs", "clusters"])
 (`workspaces.resolve`)."""
 
 
-class Session:
+class Session(NamedTuple):
     """An opened workspace, where to print, whom to tell of progress, and the folder the command runs in."""
 
-    def __init__(self, workspace: Workspace, output: Output, notify: Notify, cwd: Path) -> None:
-        self.workspace = workspace
-        self.output = output
-        self.notify = notify
-        self.cwd = cwd
+    workspace: Workspace
+    output: Output
+    notify: Notify
+    cwd: Path
 
     @property
     def jobs(self) -> JobRunner:
@@ -79,9 +78,8 @@ def open_session(
 def output_session(output_opts: OutputOptions) -> Iterator[tuple[Output, Notify]]:
     """Where to print, and an observer of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
     from himl_cli.core.processes import terminations
-    from himl_cli.render.progress import observing, start_logging
+    from himl_cli.render.progress import observing
 
-    start_logging(verbose=output_opts.verbose)
     output = output_opts.output()
     with terminations(), observing(output) as notify, _close_at_end([]):
         yield output, notify

@@ -43,12 +43,10 @@ def init(
       himl init --subscription_id ID --resource_group RG --workspace_name WS
     """
     from himl_cli.core.workspaces import PreparedFile, SetUp
-    from himl_cli.render.progress import start_logging
     from himl_cli.render.results import print_set_up
     from himl_cli.services.project_setup import set_up
     from himl_cli.workspaces import resolve
 
-    start_logging(verbose=output_opts.verbose)
     named = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
     ids, folder = {key: value for key, value in named.items() if value is not None}, Path.cwd()
     done = set_up(
@@ -82,12 +80,10 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
       himl workspace show
       himl workspace show --json
     """
-    from himl_cli.render.progress import start_logging
     from himl_cli.render.results import workspace_view
     from himl_cli.services.doctor import facts_of
     from himl_cli.workspaces.resolve import open_each, search_remarks
 
-    start_logging(verbose=output_opts.verbose)
     output = output_opts.output()
     found = open_each(*workspace_opts.names, start=Path.cwd())
     for remark in search_remarks(*workspace_opts.names, start=Path.cwd()):
@@ -117,12 +113,10 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
       himl doctor
       himl doctor --config_file other/config.json --json
     """
-    from himl_cli.render.progress import start_logging
     from himl_cli.render.results import print_checks
     from himl_cli.services.doctor import checkup, verdict
     from himl_cli.workspaces.resolve import open_each, search_remarks
 
-    start_logging(verbose=output_opts.verbose)
     names, here = workspace_opts.names, Path.cwd()
     find, remarks = partial(open_each, *names, start=here), partial(search_remarks, *names, start=here)
     checks = print_checks(output_opts.output(), checkup(find, remarks, partial(_settings, here)))

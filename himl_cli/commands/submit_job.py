@@ -14,7 +14,6 @@ from himl_cli.commands.options import OutputOptions, WorkspaceOptions, options_o
 from himl_cli.commands.recorder import start_recorder
 from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
-from himl_cli.commands.submit_options import SubmitOptions
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import JobSpec
@@ -73,13 +72,17 @@ from himl_cli.workspaces.resolve import (
 
 
 class Submission(NamedTuple):
-    """One call of `himl submit`: its options, the request that they make, and where each value came from."""
+    """One call of `himl submit`: the request that its options make, where each value came from, and the options that
+    are no part of the request."""
 
     workspace_opts: WorkspaceOptions
     output_opts: OutputOptions
-    options: SubmitOptions
     request: SubmitRequest
     sources: Mapping[str, str]
+    create_cluster: bool
+    wait: bool | None
+    follow: bool
+    dry_run: bool
 
     def open(self, need: For) -> AbstractContextManager[Session]:
         return open_session(self.workspace_opts, self.output_opts, need)
@@ -87,19 +90,18 @@ class Submission(NamedTuple):
     def waits(self, *, on_cluster: bool) -> bool:
         """Whether to wait for the end: as was said, else here. What was typed wins over what is set. Raises BadUsage
         for both at once."""
-        wait, follow = self.options.wait, self.options.follow
-        if follow and wait is False:
+        if self.follow and self.wait is False:
             typed = [name for name in ("follow", "wait") if self.sources.get(name) == TYPED]
             if len(typed) != 1:
                 raise BadUsage(
                     "--follow and --no_wait exclude each other.", hint="Follow later: himl runs logs --follow RUN"
                 )
             return typed == ["follow"]
-        return (follow or not on_cluster) if wait is None else wait
+        return (self.follow or not on_cluster) if self.wait is None else self.wait
 
     def makes_cluster(self) -> bool:
         """Whether --create_cluster was typed; set for all jobs it counts where it can."""
-        return self.options.create_cluster and self.sources["create_cluster"] == TYPED
+        return self.create_cluster and self.sources["create_cluster"] == TYPED
 
     def check_azure(self) -> None:
         """Raises what is wrong with the workspace of a job on a cluster: call it before anything is looked at."""
@@ -115,7 +117,7 @@ def submit_script(call: Submission) -> None:
             "--create_cluster is for pipelines, whose .env says what the cluster is like.", hint="Leave it out."
         )
     waits = call.waits(on_cluster=bool(request.on_cluster))
-    if call.options.dry_run:
+    if call.dry_run:
         return _print_script(call)
     if request.is_told_to_azure:
         return _run_recorded(call, waits)
@@ -145,7 +147,7 @@ def submit_file(call: Submission) -> None:
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
     prepared = prepare_document(call.request)
     waits = call.waits(on_cluster=prepared.goes_to_azure)
-    if call.options.dry_run:
+    if call.dry_run:
         output = call.output_opts.output()
         print_prepared(output, prepared.remarks, *prepared.reports)
         return print_job_yaml(output, changed_yaml(prepared))
@@ -181,7 +183,7 @@ def _submit_pipeline(call: Submission) -> None:
     )
 
     request = call.request
-    prepared = prepare_pipeline(request, creates_cluster=call.options.create_cluster)
+    prepared = prepare_pipeline(request, creates_cluster=call.create_cluster)
     spec = prepared.spec
     if call.makes_cluster() and not spec.cluster:
         raise BadUsage(
@@ -189,7 +191,7 @@ def _submit_pipeline(call: Submission) -> None:
             hint="Leave it out, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
         )
     waits = call.waits(on_cluster=bool(spec.cluster))
-    if call.options.dry_run:
+    if call.dry_run:
         cloud_setting(request.cwd)
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
@@ -219,7 +221,7 @@ def _submit_pipeline(call: Submission) -> None:
         _run_on_cluster(call, session, start, waits)
 
 
-def resume(call: Submission) -> None:
+def resume(call: Submission, reference: str) -> None:
     """Go on with the run of --resume. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted,
     BadUsage, RunNotFound."""
     waits, request = call.waits(on_cluster=False), call.request
@@ -233,8 +235,7 @@ def resume(call: Submission) -> None:
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:
         raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")
-    reference = non_blank("--resume", call.options.resume) or ""
-    parse_reference(reference)
+    parse_reference(non_blank("--resume", reference) or "")
     with call.open(For.runs) as session, interruptions() as interrupted:
         run, seen = resume_run(session.workspace, reference, request, session.notify)
         print_run(session.output, run, "Going on with run")
@@ -338,7 +339,7 @@ def _run_on_cluster(
     with naming_once_made() as made:
         with observing(session.output) as notify:  # its bar is gone before a log is printed
             made.append(start(notify))
-        wait_or_leave(session, made[0], waits=waits, follows=call.options.follow, spec=spec)
+        wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec)
 
 
 def _run_recorded(call: Submission, waits: bool) -> None:

@@ -92,7 +92,7 @@ def tb(
 
 
 def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: int, open_browser: bool) -> None:
-    from himl_cli.render.progress import Watcher
+    from himl_cli.render.progress import observing
     from himl_cli.services.tensorboard.server import serve
 
     def on_start(url: str) -> None:
@@ -108,8 +108,5 @@ def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: 
             if not webbrowser.open(url):
                 session.output.notice(f"No browser can be opened here: open {url} yourself.")
 
-    watcher = Watcher(session.output)
-    try:
+    with observing(session.output) as watcher:
         serve(runs, host, port, refresh, watcher, on_start, on_first_update=watcher.close)
-    finally:
-        watcher.close()

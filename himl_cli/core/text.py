@@ -48,6 +48,12 @@ def non_blank(option: str, value: str | None) -> str | None:
 LONGEST_SHOWN = 200
 
 
+def utc_text(time: datetime) -> str:
+    """`2026-03-01T12:00:00.000Z`; always of this width, so that text sorts by time."""
+    utc = time.astimezone(timezone.utc)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
 def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
     """*text*, its middle left out where it is longer than *most* characters."""
     if len(text) <= most:
@@ -73,12 +79,6 @@ def listed(texts: Sequence[str]) -> str:
 # Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them
 # cannot go down for ever
 DEEPEST = 100
-
-
-def utc_text(time: datetime) -> str:
-    """`2026-03-01T12:00:00.000Z`; always of this width, so that text sorts by time."""
-    utc = time.astimezone(timezone.utc)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
 def is_too_deep(value: Any) -> bool:

@@ -18,8 +18,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
 from himl_cli.core.logged import STATISTICS, Aggregation, Child, Value
 from himl_cli.core.runs import RunStatus
-from himl_cli.render.forms import float_form, json_form, run_form
-from himl_cli.render.output import GAP, STATUS_STYLES, one_line, styled, width
+from himl_cli.render.forms import float_form, json_form, number_text, run_form
+from himl_cli.render.output import GAP, STATUS_STYLES, cut_end, one_line, styled, width
 
 LONGEST_CELL, LEAST_LABEL = 24, 12
 STATUS = "status"
@@ -39,13 +39,13 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
         return _drawn(upright)
     turned = _by_run(aggregation, statistics)
     room = width() - _width_of([["", *row[1:]] for row in turned])
-    short = [_cut_end(row[0], room) for row in turned]
+    short = [cut_end(row[0], room) for row in turned]
     if room >= LEAST_LABEL and len({*short[1 : count + 1]}) == count:  # labels stay different
         turned = [[label, *row[1:]] for label, row in zip(short, turned, strict=True)]
     if _width_of(turned) <= width():
         return _drawn(turned)
     fixed = 1 + (len(STATISTICS) if statistics is not None else 0)
-    labels = [_cut_end(label, LONGEST_CELL) for label in upright[0][fixed:]]
+    labels = [cut_end(label, LONGEST_CELL) for label in upright[0][fixed:]]
     if len(set(labels)) == len(labels):
         upright[0] = [*upright[0][:fixed], *labels]
     room = width() - _width_of([["", *row[1:fixed]] for row in upright])
@@ -114,16 +114,11 @@ def _child_form(child: Child) -> dict[str, Any]:
     }
 
 
-def _cut_end(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def _short(value: Value) -> str:
     """A value for people, five digits of it."""
     if value is None or isinstance(value, (bool, str)):
-        return "" if value is None else _cut_end(one_line(str(value)), LONGEST_CELL)
-    form = float_form(float(value))
-    return form if isinstance(form, str) else f"{form:.5g}"
+        return "" if value is None else cut_end(one_line(str(value)), LONGEST_CELL)
+    return number_text(float(value), 5)
 
 
 def _by_metric(

@@ -93,6 +93,12 @@ def float_form(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
+def number_text(value: float | None, digits: int = 6) -> str:
+    """A metric's value in so many digits; empty where there is none."""
+    form = "" if value is None else float_form(value)
+    return form if isinstance(form, str) else f"{form:.{digits}g}"
+
+
 FORMS: Mapping[type, Callable[[Any], Any]] = {
     Run: run_form,
     Metric: metric_form,

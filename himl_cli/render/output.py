@@ -271,6 +271,10 @@ def folded(text: str, columns: int) -> list[str]:
     return lines
 
 
+def cut_end(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def duration_text(seconds: float | None) -> str:
     """`0.4s`, `12s`, `1m 05s`, `2h 05m`, `3d 04h`; empty when unknown."""
     if seconds is None:

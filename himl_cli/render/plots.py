@@ -237,11 +237,11 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
     rows = math.ceil(len(panels) / columns)
     present = {curve.child for curves in panels for curve in curves}
     has_number = {curve.child for curves in panels for curve in curves if np.isfinite(curve.values).any()}
-    are_named = all(map(rows_of, panels))  # at their rows
+    named_rows = [*map(rows_of, panels)]
     named = {
         place: look
         for place, look in scheme.looks.items()
-        if look.name and place in present and (look.is_best or not are_named)
+        if look.name and place in present and (look.is_best or not all(named_rows))
     }
     words = [
         shorten(look.name, LEGEND_LENGTH) + ("" if place in has_number else ": no number")
@@ -251,7 +251,6 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
     width = {1: 8.0, 2: 11.5}.get(columns, 15.0)
     legend_columns = max(1, min(6, int(width // (0.067 * max(map(len, [*words, MEAN])) + 0.6))))
     legend_rows = math.ceil((len(words) + 2) / legend_columns)
-    named_rows = [*map(rows_of, panels)]
     least = 0.0 if all(named_rows) else 3.4 if rows > 1 else 4.0
     height = rows * max(least, 1.0 + 0.21 * (max(named_rows) + 1)) + 0.9 + 0.2 * legend_rows  # inches
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, TextIO
 
-from himl_cli.core.events import Event, Notice, Notify
+from himl_cli.core.events import Event, Notice
 from himl_cli.core.redaction import redact
 from himl_cli.render.output import Format, one_line
 
@@ -22,7 +22,7 @@ OWN_LOGGER = "himl_cli"
 
 
 @contextmanager
-def observing(output: Output) -> Iterator[Notify]:
+def observing(output: Output) -> Iterator[Watcher]:
     """An observer that draws a bar for transfers, and one for what is counted, on a terminal's stderr, and says notices
     anywhere.
 

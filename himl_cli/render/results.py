@@ -20,7 +20,7 @@ from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
 from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus
 from himl_cli.core.text import named, utc_text
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
-from himl_cli.render.forms import json_form, run_form
+from himl_cli.render.forms import json_form, number_text, run_form
 from himl_cli.render.output import (
     Column,
     Format,
@@ -476,7 +476,7 @@ def row_columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
     def column(rank: int, name: str) -> Column:
         return Column(
             name.replace("_", " ").upper(),
-            lambda row: _cell_text(row.get(name), digits=6),
+            lambda row: _cell_text(row.get(name), for_people=True),
             lambda row: _cell_text(row.get(name)),
             rank=rank,
             right=all(isinstance(row.get(name), (int, float, type(None))) for row in rows),
@@ -489,10 +489,10 @@ def first_value(row: Mapping[str, object]) -> str:
     return _cell_text(next(iter(row.values()), None))
 
 
-def _cell_text(value: object, digits: int = 0) -> str:
-    """Text as it is, nothing for None, all else as JSON, a number with a point in so many *digits* (0: all). Raises
+def _cell_text(value: object, *, for_people: bool = False) -> str:
+    """Text as it is, nothing for None, all else as JSON, numbers with a point *for_people* in six digits. Raises
     TypeError for what JSON has not."""
     form = json_form(value)
-    if isinstance(form, float) and digits:
-        return f"{form:.{digits}g}"
+    if isinstance(form, float) and for_people:
+        return number_text(form)
     return "" if form is None else form if isinstance(form, str) else json.dumps(form, ensure_ascii=False)

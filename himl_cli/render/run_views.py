@@ -42,12 +42,13 @@ from himl_cli.core.runs import (
     own_tags,
 )
 from himl_cli.core.text import utc_text
-from himl_cli.render.forms import float_form
+from himl_cli.render.forms import number_text
 from himl_cli.render.output import (
     STATUS_STYLES,
     Column,
     aligned,
     as_table,
+    cut_end,
     duration_text,
     folded,
     local_time,
@@ -148,7 +149,7 @@ def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: s
     tags = {key: child.tags.get(STEP_AFTER, "") for key, child in steps.items()}
     waits = {key: [each for each in names.split(",") if each in steps] for key, names in tags.items()}
     # Longer names would break the lines of all; `runs show STEP-RUN` has them whole
-    names = {key: _shorten_end(one_line(run.display_name or key), 40) for key, run in steps.items()}
+    names = {key: cut_end(one_line(run.display_name or key), 40) for key, run in steps.items()}
     depths: dict[str, int] = {}  # on the longest way up; tags may say that steps wait for each other in a circle
     ready = [key for key in steps if not waits[key]]
     while ready:
@@ -254,14 +255,6 @@ def _trial_columns(sweep: SweepView, numbers: Mapping[str, str]) -> Sequence[Col
     )
 
 
-def number_text(value: float | None) -> str:
-    """A metric's value in six digits; empty where there is none."""
-    if value is None:
-        return ""
-    form = float_form(value)
-    return form if isinstance(form, str) else f"{form:.6g}"
-
-
 def _for_people(ranked: Sequence[TrialView], columns: Sequence[Column], numbers: Mapping[str, str]) -> Iterator[str]:
     left_out = ranked[FIRST:-LAST] if len(ranked) > MOST_ROWS else []
     shown = [*ranked[:FIRST], *ranked[-LAST:]] if left_out else ranked
@@ -317,7 +310,7 @@ def run_view(details: RunDetails) -> Iterator[str]:
             one_line(each.name),
             str(each.last.step),
             str(len(each.points)),
-            _shorten_end(one_line(each.last.value), 200),
+            cut_end(one_line(each.last.value), 200),
             each.run if each.run != run.id else "",
         )
         for each in details.texts
@@ -341,10 +334,6 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], **l
     if rows:
         yield from ("", styled(title, "bold"))
         yield from aligned([header, *rows], **layout)
-
-
-def _shorten_end(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin
 import himl_cli
 import himl_cli.cli
 import himl_cli.job
-from himl_cli.commands.options import Bundle, parameters_of
+from himl_cli.commands.options import Bundle, options_of, parameters_of
 from himl_cli.core import errors
 
 KEPT = Path(__file__).with_suffix(".txt")
@@ -62,7 +62,7 @@ def _lines(name: str, value: Any) -> Iterator[str]:
     if name.endswith("__version__"):
         yield f"{name}: str"
     elif inspect.isclass(value) and issubclass(value, Bundle):
-        parameters = {one.name: get_args(one.annotation) for one in parameters_of(value)}
+        parameters = {one.name: get_args(one.annotation) for one in parameters_of(options_of(value))}
         yield f"class {name}({', '.join(parameters)})"
         yield from (f"{name}, parameter {one}: {_kind(kind)}, {_option_text(info)}" for one, (kind, info) in parameters.items())
         yield from _member_lines(name, value)
