@@ -203,11 +203,12 @@ class WrittenFile:
 
 
 class SlideFolder(Protocol):
-    """Where slides lie: files by name (`/` separators, relative to the folder)."""
+    """Where slides lie: files by name (`/` separators, relative to the folder).
 
-    @property
-    def label(self) -> str:
-        """What messages call it: `folder '/data'`, `folder 'slides' of datastore 'lab'`."""
+    `label` is what messages call it: `folder '/data'`, `folder 'slides' of datastore 'lab'`.
+    """
+
+    label: str
 
     @property
     def is_rereadable(self) -> bool:

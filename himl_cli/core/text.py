@@ -70,6 +70,11 @@ def named(names: Sequence[str]) -> str:
     return listed([f"'{name}'" for name in names])
 
 
+def with_and(names: Sequence[str]) -> str:
+    """All of *names*: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def listed(texts: Sequence[str]) -> str:
     """A few of *texts*, and how many more there are."""
     more = f" and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""

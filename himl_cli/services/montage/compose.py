@@ -35,6 +35,7 @@ from himl_cli.core.montage import (
     SlideFolder,
 )
 from himl_cli.core.processes import terminations
+from himl_cli.core.text import with_and
 from himl_cli.services.montage.captions import FailureMark, Inscription, caption_for, fill, undrawable
 from himl_cli.services.montage.encoding import JpegFile, PngFile
 from himl_cli.services.montage.files import (
@@ -352,11 +353,7 @@ def _late_remarks(
         )
     if removed:
         were = "was" if len(removed) == 1 else "were"
-        yield f"{_and(removed)} of an earlier montage {were} removed from '{request.output}': this one has none."
+        yield f"{with_and(removed)} of an earlier montage {were} removed from '{request.output}': this one has none."
     if left:
         are = "is" if len(left) == 1 else "are"
-        yield f"{_and(left)} in '{request.output}' {are} older than this montage and no part of it."
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        yield f"{with_and(left)} in '{request.output}' {are} older than this montage and no part of it."

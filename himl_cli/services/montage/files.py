@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from himl_cli.core.errors import FULL_DISK, BadUsage, DiskFailed, HimlError
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.files import PART_SUFFIX
 from himl_cli.core.montage import (
     Box,
@@ -26,7 +26,7 @@ from himl_cli.core.montage import (
     WrittenFile,
 )
 from himl_cli.core.processes import ProcessLock
-from himl_cli.services.transfer.local_files import DiskFull
+from himl_cli.services.transfer import local_files
 
 PNG, JPG, RECORD, PAGE = "montage.png", "montage.jpg", "montage.csv", "index.html"
 # The description of the pyramid, and the folder of its tiles, whose name Deep Zoom makes of the other.
@@ -45,11 +45,11 @@ COLUMNS = (
 
 def disk_error(err: OSError, what: str) -> DiskFailed:
     """*err* as ours; *what* is the sentence's beginning, such as `Cannot write to 'x'`."""
-    if err.errno in FULL_DISK:
-        hint = "Free some space, or choose another folder with --output_path, and run the command again."
-        return DiskFull(f"{what}: no space left on the disk.", hint=hint)
-    hint = "Choose another folder with --output_path, or check its permissions."
-    return DiskFailed(f"{what}: {err.strerror or err}.", hint=hint)
+    failed = local_files.disk_error(err, what)
+    failed.hint = "Choose another folder with --output_path, or check its permissions."
+    if isinstance(failed, local_files.DiskFull):
+        failed.hint = "Free some space, or choose another folder with --output_path, and run the command again."
+    return failed
 
 
 def write_error(err: OSError, path: Path, what: str = "write") -> DiskFailed:

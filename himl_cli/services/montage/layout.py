@@ -10,7 +10,6 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import DEFAULT_WIDTH, Box, Cell, Layout, LayoutStyle, Size, SlideEntry
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-WANTED = 16 / 9
 # Shapes of the picture whose ratios to 16:9 differ by less than this are as good as each other: the one with the fewest
 # empty cells is taken.
 AS_GOOD = 0.05
@@ -166,7 +165,7 @@ def _columns(aspect: float, has_masks: bool, widths: Sequence[int]) -> int:
         wide = pitch - gap
         room = (wide - gap) / 2 if has_masks else wide
         high = room / aspect + _letters(wide, has_masks, width) * LINE + gap
-        offs[columns] = abs(math.log(width / (-(-count // columns) * high) / WANTED))
+        offs[columns] = abs(math.log(width / (-(-count // columns) * high) / (16 / 9)))
     best = min(offs.values())
     good = [columns for columns, off in offs.items() if off < best + AS_GOOD]
     return min(good, key=lambda columns: (-count % columns, offs[columns]))

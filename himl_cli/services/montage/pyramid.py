@@ -22,8 +22,6 @@ from himl_cli.core.montage import Box, CellOutcome, Size
 from himl_cli.services.montage.encoding import encode_jpeg
 from himl_cli.services.montage.files import DZI, TILES, escaped, write_error, write_text
 
-SLAB_BYTES = 4 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
@@ -88,7 +86,7 @@ class DeepZoom:
             self._levels.append(_Level(folder, self.tiling, number, pool, coarser))
 
     def write(self, band: NDArray[np.uint8]) -> None:
-        slab = max(1, SLAB_BYTES // (self.tiling.size[0] * 3))
+        slab = max(1, (4 << 20) // (self.tiling.size[0] * 3))
         for top in range(0, len(band), slab):
             self._levels[-1].add(band[top : top + slab])
 

@@ -27,8 +27,10 @@ from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, 
 from himl_cli.services.submission.snapshot import fits
 
 DATASET_CSV = "dataset.csv"
-OPENSLIDE_EXTENSIONS = ("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu")
-PLAIN_EXTENSIONS = ("jpeg", "jpg", "png")
+EXTENSIONS = (
+    *("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu"),  # OpenSlide's
+    *("jpeg", "jpg", "png"),
+)
 TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
 SEPARATORS = ",;\t"
 REQUIRED, OPTIONAL = ("image", "slide_id"), ("label", "mask")
@@ -228,7 +230,7 @@ def image_pattern(glob: str | None, csv_name: str | None) -> Pattern | None:
 def _slide_extensions() -> tuple[str, ...]:
     import tifffile
 
-    return tuple(f".{each}" for each in (*OPENSLIDE_EXTENSIONS, *PLAIN_EXTENSIONS, *tifffile.TIFF.FILE_EXTENSIONS))
+    return tuple(f".{each}" for each in (*EXTENSIONS, *tifffile.TIFF.FILE_EXTENSIONS))
 
 
 def may_be_slide(name: str) -> bool:

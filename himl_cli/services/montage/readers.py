@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import ExifTags, Image, ImageChops
 from PIL.ImageFile import ImageFile
 from tifffile import TiffFileError
 
@@ -42,7 +42,6 @@ LARGEST = 400_000_000  # pixels beyond which a picture is refused, since it is d
 # the terminal (TIFF).
 FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
 STRIP_PIXELS = 4 << 20
-ORIENTATION = 0x0112
 # What EXIF's numbers mean; from 5 on the picture lies on its side.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,15 +55,14 @@ TURNS = {
 
 
 class Slide(Protocol):
-    """An opened slide; used by one thread at a time."""
+    """An opened slide; used by one thread at a time.
 
-    @property
-    def backend(self) -> str:
-        """What reads it: `tifffile`, `openslide`, `cucim` or `pillow`."""
+    `backend` is what reads it: `tifffile`, `openslide`, `cucim` or `pillow`. `levels` are the size of each level in
+    pixels, the finest first; never empty.
+    """
 
-    @property
-    def levels(self) -> Sequence[Size]:
-        """The size of each level in pixels, the finest first; never empty."""
+    backend: str
+    levels: Sequence[Size]
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         """The level from the top down: arrays of shape (rows, width of the level, 3), RGB, C-contiguous, whose rows sum
@@ -185,9 +183,7 @@ class VendorSlide:
             region = self._slide.read_region((int(box.x * downsample), int(box.y * downsample)), level, box.size)
         if background is None or region.getchannel("A").getextrema() == (255, 255):
             return np.asarray(region.convert("RGB"))
-        below = Image.new("RGB", box.size, background)
-        below.paste(region, mask=region)
-        return np.asarray(below)
+        return _pasted(region, background)
 
 
 class CuSlide:
@@ -223,6 +219,12 @@ class CuSlide:
         if samples.shape[2] == 1:
             return grey_to_rgb(samples[..., 0])
         return laid_over(samples[..., :3], samples[..., 3], background) if samples.shape[2] == 4 else samples
+
+
+def _pasted(image: Image.Image, background: Colour) -> NDArray[np.uint8]:
+    below = Image.new("RGB", image.size, background)
+    below.paste(image, mask=image)
+    return np.asarray(below)
 
 
 def _strips(size: Size, tile_rows: int, read: Callable[[Box], NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
@@ -265,7 +267,7 @@ class PictureSlide:
         # Of a PNG without EXIF, Pillow would decode all to look for it.
         if self._image.format != "PNG" or "exif" in self._image.info:
             with suppress(*LIBRARY_ERRORS):
-                self._orientation = int(self._image.getexif().get(ORIENTATION, 1))
+                self._orientation = int(self._image.getexif().get(ExifTags.Base.Orientation, 1))
         self.levels: Sequence[Size] = [(height, width) if self._orientation in (5, 6, 7, 8) else (width, height)]
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
@@ -293,10 +295,7 @@ class PictureSlide:
             part = ImageChops.invert(part)  # Pillow takes all inks for inverted, which only Adobe's marker says
         if background is None or not part.has_transparency_data:
             return np.asarray(part.convert("RGB"))
-        below = Image.new("RGB", part.size, background)
-        shown = part.convert("RGBA")
-        below.paste(shown, mask=shown)
-        return np.asarray(below)
+        return _pasted(part.convert("RGBA"), background)
 
 
 def _opened(path: Path) -> ImageFile:

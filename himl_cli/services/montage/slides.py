@@ -73,10 +73,9 @@ def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slid
     With *as_labels*, for masks, grey values are kept as they are (cut at 255), not scaled by the range of their bits.
     `auto` takes OpenSlide for formats of scanners (tifffile for an Aperio slide that it refuses), tifffile for other
     TIFFs and Pillow for the rest; other backends stand alone.
-    Raises SlideUnreadable with the reason; BadUsage for a backend that is not installed.
+    Raises SlideUnreadable with the reason. The backend's package was looked at before: `check_backend`.
     """
     begins_as_tiff = _first_bytes(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    check_backend(backend)
     if backend is Backend.cucim:
         return CuSlide(path)
     if backend is Backend.openslide:

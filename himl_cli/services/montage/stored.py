@@ -35,7 +35,6 @@ from himl_cli.workspaces.base import BlobStore, LocalStore
 
 VARIABLE, SECTION, KEY = "HIML_SLIDE_CACHE_GB", "montage", "cache_gb"
 GB = 1_000_000_000
-DEFAULT_GB = 20
 SPARED = GB  # bytes of the disk that are left to others
 # A transfer fetches so many slides at most, and, unless one slide has more, this part of the limit: what it fetched is
 # deleted as a whole.
@@ -59,7 +58,7 @@ def cache_limit(start: Path) -> int:
             raise setting.wrong("is not known.", hint=did_you_mean(key, (KEY,)) or f"Keys of [{SECTION}]: {KEY}.")
     text = os.environ.get(VARIABLE, "").strip()
     if not text and KEY not in settings:
-        return DEFAULT_GB * GB
+        return 20 * GB
     value = text or settings[KEY].value
     try:
         size = math.nan if isinstance(value, bool) else float(value) * GB

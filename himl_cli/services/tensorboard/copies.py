@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 FULL_LISTING_EVERY = 4
 # To read files that change meanwhile, before the next update; attempts that brought something do not count.
 ATTEMPTS = 3
-WORKERS = 8
 # Bytes here that are asked for again: the last record's end with its checksum tells whether the file is the same.
 OVERLAP = 16
 # Behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`.
@@ -178,7 +177,7 @@ class CopiedSource(EventSource):
                 self.stats.expected += max(0, blob.size - copy.size)
         try:
             if requests:
-                self._store.fetch(iter(requests), self, workers=WORKERS)
+                self._store.fetch(iter(requests), self, workers=8)
         finally:
             for copy in self._in_progress:
                 copy.close()

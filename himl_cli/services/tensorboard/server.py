@@ -33,7 +33,7 @@ from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignor
 from himl_cli.core.jobs import MANY
 from himl_cli.core.processes import detached, take_time_to_end
 from himl_cli.core.redaction import LOCAL_HOSTS
-from himl_cli.core.text import listed, read_json
+from himl_cli.core.text import listed, named, read_json
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
 from himl_cli.services.tensorboard.shown_runs import BackgroundCalls, Changes, SelectedRuns
 from himl_cli.services.transfer.local_files import disk_error
@@ -132,9 +132,8 @@ def _report_excluded(sources: Sequence[EventSource], notify: Notify) -> None:
         excluded = {*source.excluded}
         names, source.reported = sorted(excluded - source.reported), excluded
         if names:
-            text = listed([f"'{name}'" for name in names])
             reason = "not shown, since no file here can have that name, or a link is in its place"
-            notify(Notice(f"Run '{source.run.id}': {reason}: {text}."))
+            notify(Notice(f"Run '{source.run.id}': {reason}: {named(names)}."))
 
 
 def _nothing_to_show(sources: Sequence[EventSource]) -> NotFound:
@@ -442,10 +441,7 @@ class TensorBoard:
 
     def close(self) -> None:
         try:
-            if self._process.stdin is not None:
-                with suppress(OSError):
-                    self._process.stdin.close()
-            self._process.wait(SECONDS_TO_END)
+            self._process.communicate(timeout=SECONDS_TO_END)  # which closes its standard input, and waits
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self._process.kill()
             self._process.wait()
@@ -453,15 +449,14 @@ class TensorBoard:
 
 def _get(host: str, port: int, path: str, seconds: float) -> tuple[int, bytes]:
     """The status and content of an answer from this machine, 0 for none; no proxy is asked."""
-    connection = HTTPConnection(host, port, timeout=seconds)
-    try:
+    with (
+        suppress(OSError, HTTPException, ValueError),
+        closing(HTTPConnection(host, port, timeout=seconds)) as connection,
+    ):
         connection.request("GET", path, headers={"Connection": "close"})
         answer = connection.getresponse()
         return answer.status, answer.read(100_000)
-    except (OSError, HTTPException, ValueError):
-        return 0, b""
-    finally:
-        connection.close()
+    return 0, b""
 
 
 def serves(folder: Path, host: str, port: int) -> bool:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.redaction import MASK
 from himl_cli.core.settings import PRIVATE_FILE, section_settings
-from himl_cli.core.text import NotJson, did_you_mean, read_json
+from himl_cli.core.text import NotJson, did_you_mean, read_json, with_and
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, parse_workspace_id
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAdd
     ids = _ids_in(read_config(path))
     missing = [key for key in CONFIG_KEYS if not ids[key]]
     if missing:
-        raise BadUsage(f"'{path}' does not say {_listed(missing)}.", hint=HOW_TO_CONFIGURE)
+        raise BadUsage(f"'{path}' does not say {with_and(missing)}.", hint=HOW_TO_CONFIGURE)
     values = [_checked(key, ids[key], f"'{path}': '{key}'") for key in CONFIG_KEYS]
     return _address(values, cloud, str(path))
 
@@ -198,7 +198,7 @@ def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | 
     if len(ids) < len(names):
         given, missing = [names[key] for key in ids], [name for key, name in names.items() if key not in ids]
         raise BadUsage(
-            f"{_listed(given)} {'is' if len(given) == 1 else 'are'} set, {_listed(missing)} not.",
+            f"{with_and(given)} {'is' if len(given) == 1 else 'are'} set, {with_and(missing)} not.",
             hint="Set all three, or none of them.",
         )
     values = [_checked(key, ids[key], name) for key, name in names.items()]
@@ -226,7 +226,7 @@ def config_text(ids: Mapping[str, str], where: str) -> str:
     missing = [key for key in CONFIG_KEYS if not ids.get(key)]
     if missing:
         raise BadUsage(
-            f"{where} does not say {_listed(missing)}.",
+            f"{where} does not say {with_and(missing)}.",
             hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or a config.json of the portal.",
         )
     hint = "Studio shows it in the menu at its top right."
@@ -328,10 +328,6 @@ def _checked(key: str, value: Any, where: str, hint: str = HOW_TO_CONFIGURE) -> 
 def _address(values: Sequence[str], cloud: str | None, source: str) -> WorkspaceAddress:
     subscription, group, name = values
     return WorkspaceAddress(subscription, group, name, current_cloud(cloud), source)
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 SIGN_IN_VARIABLES = {

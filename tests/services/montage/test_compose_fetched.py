@@ -31,10 +31,7 @@ class Fetching:
     given: list[str] = field(default_factory=list)
     is_stopped: bool = False
     full: str = ""
-
-    @property
-    def label(self) -> str:
-        return "a place"
+    label: str = "a place"
 
     def names(self) -> Iterator[str]:
         return self.local.names()
