@@ -91,11 +91,6 @@ class RetryState:
     has_worked: bool = False
     started: float = field(default_factory=time.monotonic)
 
-    def worked(self) -> None:
-        """A request succeeded."""
-        self.is_given_up = False
-        self.has_worked = True
-
     def pause(self, failures: int, failure: Failure) -> float | None:
         """Seconds until the next attempt after so many failures in a row; None where there is to be none."""
         policy, asked = self.policy, failure.retry_after

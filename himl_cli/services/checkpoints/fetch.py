@@ -268,11 +268,13 @@ def _bring(found: Checkpoint, workspace: Workspace, notify: Notify, open_address
         files = open_address(found.address)
         found, key = _find_at_address(found.address, files), files.origin
     with cache_folder(key) as root:
-        request = DownloadRequest(root, overwrite=True)
-        download(files, request, notify, blobs=found.blobs).raise_problem()
+        download(files, DownloadRequest(root, overwrite=True), notify, blobs=found.blobs).raise_problem()
         if found.is_one or not found.folder:
-            text = f"'{found.inside}' was not written to its end, and is no checkpoint."
-            _check_whole(root / found.inside, text, "Choose another one, or train on without it.")
+            _check_whole(
+                root / found.inside,
+                f"'{found.inside}' was not written to its end, and is no checkpoint.",
+                "Choose another one, or train on without it.",
+            )
         return {place: str(root / name) for place, name in found.by_place.items()}
 
 
@@ -307,8 +309,12 @@ def refer_to_checkpoint(
     found = find_checkpoint(source, runs, cwd, notify=notify)
     located = _location(found, runs, cluster)
     if located is not None and found.run is not None and not found.run.status.is_final:
-        text = f"the job begins with '{found.inside}' as that is when the job starts"
-        notify(Notice(f"Run '{found.run.id}' has not ended: {text}."))
+        notify(
+            Notice(
+                f"Run '{found.run.id}' has not ended: the job begins with '{found.inside}' as that is when the job "
+                "starts."
+            )
+        )
     if located is None:
         paths = {place: Path(path) for place, path in _bring(found, runs, notify, open_address).items()}
         located = _upload(found, paths, cluster.datastore(spec.default_datastore), notify)
@@ -383,8 +389,9 @@ def _upload(
     named = {f"{folder}/{name}": place for place, name in files.items()}
     stored = (blob for page in store.list(f"{folder}/") for blob in page if blob.name in named)
     complete = {blob.name for blob in stored if (blob.md5 or store.md5(blob)) == digests[named[blob.name]]}
-    missing = {name: paths[place] for name, place in named.items() if name not in complete}
-    upload_named(store, missing, notify).raise_problem()
+    upload_named(
+        store, {name: paths[place] for name, place in named.items() if name not in complete}, notify
+    ).raise_problem()
     return DataSpec(KEY, folder, mode="mount"), files
 
 
@@ -400,8 +407,8 @@ def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank
     total = TransferResult()
     better = (name for name, size in sizes.items() if size and is_better(rank_of(name, folder), than))
     for name in best_first(better, folder):
-        request = DownloadRequest(root, Filters(name, include=(literal(name),)), overwrite=True)
-        total += download(files, request).raise_problem()
+        filters = Filters(name, include=(literal(name),))
+        total += download(files, DownloadRequest(root, filters, overwrite=True)).raise_problem()
         if is_whole(root / name):
             break
         log.warning("'%s' of %s was not written to its end; the next best checkpoint is taken.", name, files.label)

@@ -88,11 +88,19 @@ def push_checkpoints(
     for remark in experiment_remarks(experiment or source.experiment, name):
         notify(Notice(remark))
     run_id = new_run_id(friendly_experiment(name))
-    kept = {tag: redact(value) for tag, value in (tags or {}).items()}
-    kept |= {FROM_RUN: source.id, PUSHED: "1", "run_recovery_id": f"{name}:{run_id}"}
-    description = f"Changed checkpoints of run {source.recovery_id}"
-    title = display_name or f"changed checkpoints of {source.id}"
-    new = Run(run_id, name, display_name=title, description=description, tags=kept, command=COMMAND)
+    new = Run(
+        run_id,
+        name,
+        display_name=display_name or f"changed checkpoints of {source.id}",
+        description=f"Changed checkpoints of run {source.recovery_id}",
+        tags={
+            **{tag: redact(value) for tag, value in (tags or {}).items()},
+            FROM_RUN: source.id,
+            PUSHED: "1",
+            "run_recovery_id": f"{name}:{run_id}",
+        },
+        command=COMMAND,
+    )
     run = _store_files(target, new, found, notify)
     names = [*found]
     start = run.id  # what means these files, as `--checkpoint` reads it
@@ -176,8 +184,9 @@ def _store_files(target: RunRecorder, new: Run, files: Mapping[str, Path], notif
         take_time_to_end()
         if is_stored:
             ending = _end(target, new.id, RunEnd(RunStatus.completed))
-            text = f"Interrupted: all files are in run '{new.id}', and it {ending}."
-            raise Interrupted(text, hint="Jobs can start from it.") from err
+            raise Interrupted(
+                f"Interrupted: all files are in run '{new.id}', and it {ending}.", hint="Jobs can start from it."
+            ) from err
         text = f"{COMMAND} was interrupted before all files were stored"
         ending = _end(target, new.id, RunEnd(RunStatus.canceled, text))
         if not is_begun:

@@ -273,8 +273,8 @@ def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = Fals
         if not of_best_trial or choice.metric is not None:
             raise
     last = _last(candidates)
-    text = "No name of its checkpoints says which is the best; its last one is taken."
-    return replace(last, why=f"{text} {last.why}".strip())
+    why = f"No name of its checkpoints says which is the best; its last one is taken. {last.why}"
+    return replace(last, why=why.strip())
 
 
 def _last(candidates: Candidates) -> Checkpoint:
@@ -298,8 +298,10 @@ def _last(candidates: Candidates) -> Checkpoint:
             later = [one for one in recoveries if one.modified and written and one.modified > written]
             if later:
                 fitting = _newest_attempt(later)
-                why = f"Run '{run.id}' began with its {LAST} and wrote recovery checkpoints later; "
-                why += "that of the highest epoch is taken."
+                why = (
+                    f"Run '{run.id}' began with its {LAST} and wrote recovery checkpoints later; that of the highest "
+                    "epoch is taken."
+                )
     alike = [one for one in fitting if order[one] == order[fitting[0]]]
     usual = [one for one in alike if one.name.endswith(".ckpt")] or alike
     return candidates.checkpoint(candidates.only(usual, "that may be the last"), why)
@@ -322,14 +324,18 @@ def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
     if choice.metric is not None:
         return _best_by(choice.metric, choice.goal, candidates, named, metrics, called_best)
     if len(metrics) > 1:
-        text = f"checkpoints with {len(metrics)} metrics in their names: {', '.join(metrics)}"
-        with_values = [one for one in named if one.parsed.metrics]
-        raise candidates.ambiguous(text, with_values, f"Add --metric {metrics[0]}, say.")
+        raise candidates.ambiguous(
+            f"checkpoints with {len(metrics)} metrics in their names: {', '.join(metrics)}",
+            [one for one in named if one.parsed.metrics],
+            f"Add --metric {metrics[0]}, say.",
+        )
     what = "that are the best by their names"
     if not metrics:
         if not called_best:
-            hint = "Add --metric NAME to choose by what the run logged."
-            raise candidates.nothing("no checkpoint whose name says that it is the best", hint)
+            raise candidates.nothing(
+                "no checkpoint whose name says that it is the best",
+                "Add --metric NAME to choose by what the run logged.",
+            )
         only = candidates.only(called_best, what, "Add --metric NAME.")
         return candidates.checkpoint(only, metric=only.parsed.best_of)
     metric, why = metrics[0], ""
@@ -337,8 +343,10 @@ def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
     both = [*called_best, best]
     digests = (blob.md5 or candidates.files.md5(blob) for one in both for blob in one.blobs)
     if called_best and _have_one_size(both) and not all(digests):  # `best.ckpt` may be the same
-        same = f"no MD5 is on record to tell whether '{called_best[0].name.rpartition('/')[2]}' is the same."
-        why = f"It is chosen by the {metric} in its name; {same}"
+        best_name = called_best[0].name.rpartition("/")[2]
+        why = (
+            f"It is chosen by the {metric} in its name; no MD5 is on record to tell whether '{best_name}' is the same."
+        )
     else:
         candidates.only(both, what, f"Add --metric {metric}.")
     return candidates.checkpoint(best, why, metric, value)
@@ -359,13 +367,16 @@ def _best_by(
         return candidates.checkpoint(best, metric=metric, value=value)
     declared = [one for one in called_best if one.parsed.best_of and same_metric(one.parsed.best_of, metric)]
     if declared:
-        only = candidates.only(declared, f"that are the best by {metric} by their names")
-        return candidates.checkpoint(only, metric=metric)
+        return candidates.checkpoint(
+            candidates.only(declared, f"that are the best by {metric} by their names"), metric=metric
+        )
     fitting = [each for each in known if plain_metric(each).endswith(f"_{plain_metric(metric)}")]
     if len(fitting) > 1:
-        having = [one for one in named if any(each in fitting for each in one.parsed.metrics)]
-        text = f"{len(fitting)} metrics that may be '{metric}': {', '.join(fitting)}"
-        raise candidates.ambiguous(text, having, f"Add --metric {fitting[0]}, say.")
+        raise candidates.ambiguous(
+            f"{len(fitting)} metrics that may be '{metric}': {', '.join(fitting)}",
+            [one for one in named if any(each in fitting for each in one.parsed.metrics)],
+            f"Add --metric {fitting[0]}, say.",
+        )
     if fitting:
         best, value = _best_in_names(candidates, named, fitting, metric, goal)
         return candidates.checkpoint(best, f"'{fitting[0]}' in names is taken for {metric}.", metric, value)

@@ -171,15 +171,17 @@ def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> tuple[R
     if choice.kind != "best" or MANY not in run.tags or run.tags[MANY] == "pipeline":
         return run, ""
     if run.tags[MANY] in REPEATED:
-        text = f"Run '{run.id}' repeats one training, and none of its runs is the best."
-        raise NotFound(text, hint=CHILDREN.format(run.id))
+        raise NotFound(
+            f"Run '{run.id}' repeats one training, and none of its runs is the best.", hint=CHILDREN.format(run.id)
+        )
     best = run.tags.get(BEST_TRIAL)
     if not best:
         view = sweep_view(workspace, run, children_of(workspace, run))
         best = view.best if view is not None else None
     if not best:
-        text = f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}."
-        raise NotFound(text, hint=CHILDREN.format(run.id))
+        raise NotFound(
+            f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.", hint=CHILDREN.format(run.id)
+        )
     trial = workspace.run(best)
     return trial, f"Run '{run.id}' is a sweep; its best trial is '{trial.id}'."
 

@@ -78,8 +78,9 @@ class Filters:
                 hint="Quote globs; '*' stays within a folder, '**' crosses folders.",
             )
         if self.prefix and not any_found:
-            hint = _existing_names(store, self.prefix)
-            raise NotFound(f"No file in {store.label} starts with '{self.prefix}'.", hint=hint)
+            raise NotFound(
+                f"No file in {store.label} starts with '{self.prefix}'.", hint=_existing_names(store, self.prefix)
+            )
 
 
 class Globs:
@@ -93,8 +94,9 @@ class Globs:
                 raise BadUsage(f"A glob has {len(glob):,} characters, and {LONGEST_GLOB:,} is the most.")
             for characters in re.findall(r"\[(.[^]]*)\]", glob):
                 if any(first > last for first, last in re.findall(r"(.)-(.)", characters)):
-                    message = f"Not a glob: {glob} (bad character range)."
-                    raise BadUsage(message, hint="A set of characters reads [a-c].")
+                    raise BadUsage(
+                        f"Not a glob: {glob} (bad character range).", hint="A set of characters reads [a-c]."
+                    )
             body = glob.removeprefix("/")
             parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
             if parts[-1] == "**":
@@ -205,14 +207,22 @@ class TransferStats:
         if self.files or len(first) < REFUSALS:
             return
         if {(one.code, one.message) for one in first} == {(NotAllowed.code, first[0].message)}:
-            count = len(self.failed)
-            message = f"{first[0].message} So it was for the first {count} files; the others were not tried."
-            raise NotAllowed(message, hint=first[0].hint)
+            raise NotAllowed(
+                f"{first[0].message} So it was for the first {len(self.failed)} files; the others were not tried.",
+                hint=first[0].hint,
+            )
 
     def result(self) -> TransferResult:
-        lists = (tuple(sorted(self.differing)), tuple(self.refused), tuple(self.failed))
-        seconds = time.monotonic() - self._started
-        return TransferResult(self.files, self.bytes, seconds, self.skipped, self.unverified, *lists)
+        return TransferResult(
+            self.files,
+            self.bytes,
+            time.monotonic() - self._started,
+            self.skipped,
+            self.unverified,
+            tuple(sorted(self.differing)),
+            tuple(self.refused),
+            tuple(self.failed),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +336,6 @@ class DownloadPlan:
         self.folder = folder
         self.state = state
         self.stats = stats
-        self._origin = store.origin
         self._folds = folder.folds_names()
         # Two names may get one target: a prefix that ends within a name drops more of some names than of others
         prefix = request.filters.prefix
@@ -342,7 +351,7 @@ class DownloadPlan:
             yield from moving
 
     def source(self, blob: BlobInfo) -> str:
-        return f"{self._origin}\n{blob.name}"
+        return f"{self.store.origin}\n{blob.name}"
 
     def _decide(self, blob: BlobInfo) -> PlannedFile | None:
         target = self.request.target(blob.name)

@@ -68,7 +68,7 @@ def rank_zero_only(
         number, is_joined = meeting.next_call(wait_seconds)
         if is_joined:
             return _as_own(meeting.wait_for(number), "died")
-        with FileLock(meeting.lock(number)):  # free after the beginning, it means the end
+        with FileLock(meeting.file("lock", number)):  # free after the beginning, it means the end
             if meeting.enter(0, number):  # else another rank began it
                 return meeting.carry_out(number, act)
 
@@ -102,7 +102,7 @@ def rank_zero_then_barrier(
             result = act()
         else:
             meeting.clean_up()
-            meeting.outcome_file(number).unlink(missing_ok=True)  # what an earlier launch of this name may have left
+            meeting.file("outcome", number).unlink(missing_ok=True)  # what an earlier launch of this name may have left
             result = meeting.carry_out(number, act)
     except HimlError:
         wait()
@@ -123,8 +123,7 @@ def _meeting(folder: Path, key: str, me: LocalRank | None, notify: Notify) -> Ra
 def _as_own(outcome: dict[str, Any] | None, otherwise: str) -> TransferResult:
     """Rank 0's outcome as this rank's own, result or error."""
     if outcome is None:
-        what = f"Local rank 0, which was to fetch the files, {otherwise}."
-        raise HimlError(what, hint="Its own output says why.")
+        raise HimlError(f"Local rank 0, which was to fetch the files, {otherwise}.", hint="Its own output says why.")
     if "result" in outcome:
         return TransferResult.from_record(outcome["result"])
     fields = outcome["error"]
@@ -154,11 +153,9 @@ class RankMeeting:
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
 
-    def lock(self, number: int) -> Path:
-        return self._folder / f"lock-{number}"
-
-    def outcome_file(self, number: int) -> Path:
-        return self._folder / f"outcome-{number}"
+    def file(self, kind: str | int, number: int) -> Path:
+        """That of call *number*, of the kind `lock`, `outcome` or a rank."""
+        return self._folder / f"{kind}-{number}"
 
     def next_call(self, wait_seconds: float) -> tuple[int, bool]:
         """The call of rank 0 that this rank goes along with from here on, and True; or the number of one that it has to
@@ -169,7 +166,7 @@ class RankMeeting:
             number = calls[-1] + 1 if calls else 1
             if me.rank == 0:
                 return number, False
-            is_new = {call: self._was_going_on(call) for call in calls if not self._mark(me.rank, call).exists()}
+            is_new = {call: self._was_going_on(call) for call in calls if not self.file(me.rank, call).exists()}
             joined = next((call for call in is_new if is_new[call] and self.enter(me.rank, call)), None)
             if joined is not None:
                 return joined, True
@@ -190,7 +187,7 @@ class RankMeeting:
     def wait_for(self, number: int) -> dict[str, Any] | None:
         """How the call that this rank joined ended; None where rank 0 died."""
         pauses = self._pauses()
-        while (outcome := self.outcome(number)) is None and is_held(self.lock(number)):
+        while (outcome := self.outcome(number)) is None and is_held(self.file("lock", number)):
             next(pauses)
         outcome = outcome or self.outcome(number)  # it may have been written just before the end
         self._sign(self._me.rank, number)
@@ -215,7 +212,7 @@ class RankMeeting:
         """Whether call *number* was free for *rank*, which makes it from here on."""
         with self._writing():
             try:
-                self._mark(rank, number).open("x").close()
+                self.file(rank, number).open("x").close()
             except FileExistsError:
                 return False
         self._sign(rank, number)
@@ -236,7 +233,7 @@ class RankMeeting:
     def outcome(self, number: int) -> dict[str, Any] | None:
         """None as long as none was written (or, on Windows, is just being written)."""
         with suppress(OSError):
-            outcome: dict[str, Any] = json.loads(self.outcome_file(number).read_text())
+            outcome: dict[str, Any] = json.loads(self.file("outcome", number).read_text())
             return outcome
         return None
 
@@ -250,13 +247,10 @@ class RankMeeting:
                 if is_idle and not any(is_held(lock) for lock in launch.glob("*/lock-*")):
                     shutil.rmtree(launch, ignore_errors=True)
 
-    def _mark(self, rank: int, number: int) -> Path:
-        return self._folder / f"{rank}-{number}"
-
     def _sign(self, rank: int, number: int) -> None:
         """Say that this process, as *rank*, is still there at call *number*."""
         with self._writing():
-            self._mark(rank, number).write_text(f"{machine_time():.3f} {self._me.process}")
+            self.file(rank, number).write_text(f"{machine_time():.3f} {self._me.process}")
 
     def _write_outcome(self, number: int, outcome: dict[str, Any]) -> None:
         """So that it is there whole or not at all."""
@@ -264,13 +258,13 @@ class RankMeeting:
         with self._writing("Cannot tell the other ranks of this node how it ended"):
             self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have cleaned it up
             part.write_text(json.dumps(outcome))
-            part.replace(self.outcome_file(number))
+            part.replace(self.file("outcome", number))
         self._sign(0, number)
 
     def _was_going_on(self, number: int) -> bool:
         """Whether call *number* was not over for all when this rank was started, or the launcher still has to do with
         one that made it: what was over before is of an earlier launch, since one launcher may start ranks twice."""
-        if is_held(self.lock(number)):
+        if is_held(self.file("lock", number)):
             return True
         for path in self._folder.glob(f"[0-9]*-{number}"):
             with suppress(OSError, ValueError):  # removed, or just being written

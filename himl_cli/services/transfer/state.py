@@ -138,8 +138,10 @@ class TransferState:
         self._write("DELETE FROM ranges WHERE target = ?", [(_key(target),)])
 
     def add_range(self, target: str, blob: str, start: int, stop: int) -> None:
-        row = (_key(target), start, stop, _key(blob))
-        self._write("INSERT OR REPLACE INTO ranges (target, start, stop, blob) VALUES (?,?,?,?)", [row])
+        self._write(
+            "INSERT OR REPLACE INTO ranges (target, start, stop, blob) VALUES (?,?,?,?)",
+            [(_key(target), start, stop, _key(blob))],
+        )
 
     def ranges(self, target: str, blob: str) -> list[tuple[int, int]]:
         """The ranges of exactly this *blob* that the partial file of *target* holds, in order; none where it was not

@@ -240,19 +240,18 @@ def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Fai
     proxy = urlsplit(proxy_for(f"https://{host}", host))
     proxy_name = proxy.netloc.rpartition("@")[2] or proxy.path
     is_unconnected = number == NO_CONNECTION or is_late
-    if number == NO_PROXY_NAME or proxy_status or (is_unconnected and proxy_name):
+    if number == NO_PROXY_NAME or proxy_status or is_unconnected:
         status = proxy_status[1] if proxy_status else ""
-        error, may_pass = proxy_failed(proxy_name, host, status), not status or status.startswith("5")
-        message = str(error).removesuffix(".")
-        return Failure(error, may_pass=may_pass, is_unconnected=True, was_slow=is_late, message=message)
-    if is_unconnected:
-        error = ServiceFailed(
-            f"No connection to {host} ({text}).", hint="Check the network, the proxy and the VPN, then try again."
-        )
-        if is_late or os_errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH):
+        if not is_unconnected or proxy_status or proxy_name:
+            error = proxy_failed(proxy_name, host, status)
+        elif is_late or os_errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH):
             error = not_connected(host, 0 if is_late else os_errno)
-        message = str(error).removesuffix(".")
-        return Failure(error, may_pass=True, is_unconnected=True, was_slow=is_late, message=message)
+        else:
+            error = ServiceFailed(
+                f"No connection to {host} ({text}).", hint="Check the network, the proxy and the VPN, then try again."
+            )
+        message, may_pass = str(error).removesuffix("."), not status or status.startswith("5")
+        return Failure(error, may_pass=may_pass, is_unconnected=True, was_slow=is_late, message=message)
     if number == NO_HOST:
         of = f" of {endpoint.storage} ({endpoint.label})" if endpoint.account else ""
         error = ServiceFailed(
@@ -271,8 +270,7 @@ def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Fai
         error = ServiceFailed(f"{what}, {FEW} times in a row.")
         return Failure(error, may_pass=True, max_attempts=FEW, message=what, was_slow=True)
     what = f"{host} broke the connection off ({text})"
-    error = ServiceFailed(f"{what}, also after several tries.")
-    return Failure(error, may_pass=number not in _HOPELESS, message=what)
+    return Failure(ServiceFailed(f"{what}, also after several tries."), may_pass=number not in _HOPELESS, message=what)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ azureml-core (`azureml/data/datastore_client.py`), which reads datastores in a j
 
 Requests are signed by the secret that the workspace has for the datastore, else by the user's own sign-in. The secret
 of an account (its key) is never stored: a SAS for the one container is made of it, and that is cached until it ends.
+Links that are given away open one blob (`FileSigner`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
@@ -25,14 +27,20 @@ from himl_cli.workspaces.azure.config import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import pages, resources, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.azure.storage.blob_responses import ROLES
+from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.azure.storage.scheduler import Query, ask
 from himl_cli.workspaces.azure.storage.signing import (
     EARLY,
     NO_KEYS,
     TOKEN_SECONDS,
     BearerSigner,
+    ContainerEndpoint,
     Signature,
     Signer,
+    sas_expiry,
 )
+from himl_cli.workspaces.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,16 @@ _WAYS_OUT = {
 }
 # Where the datastore service's names differ from resource manager's
 _JOB_NAMES = {"AzureDataLake": "AzureDataLakeGen1", "ClientCredentials": "ServicePrincipal"}
+
+_DELEGATION_FIELDS = {
+    "SignedOid": "signed_oid",
+    "SignedTid": "signed_tid",
+    "SignedStart": "signed_start",
+    "SignedExpiry": "signed_expiry",
+    "SignedService": "signed_service",
+    "SignedVersion": "signed_version",
+    "Value": "value",
+}
 
 Answer = TypeVar("Answer")
 
@@ -380,3 +398,107 @@ class _PrincipalSigner(Signer):
                 f"The sign-in of {record.label}'s service principal failed: {type(err).__name__}."
             ) from err
         return Signature.of_token(token.token, float(token.expires_on) - EARLY)
+
+
+class FileSigner(Signer):
+    """Signs a link to give away: it opens one blob for reading and nothing else, for so many *days* at most.
+
+    With the account's key, which is asked for then and stored nowhere; where that may not be read or does not count,
+    with a key for the user's own sign-in, which lives for a week at most. The SAS of a datastore is never given away:
+    it opens the whole container.
+    """
+
+    def __init__(
+        self, connection: Connection, record: DatastoreRecord, pool: CurlPool, url: str, blob: str, days: float
+    ) -> None:
+        super().__init__()
+        self.sign_in = OWN_SIGN_IN
+        self._connection = connection
+        self._record = record
+        self._pool = pool
+        self._url = url
+        self._blob = blob
+        lasts = timedelta(days=days)
+        # It is good from so long ago on, for clocks that are behind the one here; not longer, since an account may
+        # refuse what lasts longer than its policy says, counted from the start
+        self._starts = datetime.now(timezone.utc) - min(timedelta(minutes=15), lasts / 10)
+        self._ends = self._starts + lasts
+
+    def _make(self, refused: Signature | None, code: str) -> Signature:
+        if refused is not None:
+            return self._by_own_sign_in() if code in NO_KEYS and self.sign_in != OWN_SIGN_IN else refused
+        is_key = self._record.credentials == "AccountKey"
+        secret = readable_secret(self._connection, self._record, as_it_is=True) if is_key else None
+        key = str((secret or {}).get("key") or "")
+        if not key:
+            return self._by_own_sign_in()
+        self.sign_in = "a signature by the account's key"
+        try:
+            return self._signed(self._ends, account_key=key)
+        except ValueError as err:  # no base64
+            raise HimlError(f"The account key of {self._record.label} is no key.", hint=UPDATE) from err
+
+    def _by_own_sign_in(self) -> Signature:
+        self.sign_in = OWN_SIGN_IN
+        ends = min(self._ends, self._starts + timedelta(days=7))  # so long the service lets such a key live
+        signer = BearerSigner(self._connection.tokens, self._connection.address.cloud.storage_scope, OWN_SIGN_IN)
+        endpoint = ContainerEndpoint(self._url, "", signer, "the storage account")
+        start, expiry = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (self._starts, ends))
+        query = Query(
+            "the key to sign links with",
+            endpoint,
+            RetryPolicy(),
+            _delegation_key_in,
+            "Content-Type: application/xml",
+            sign=lambda: endpoint.signed_account("restype=service&comp=userdelegationkey"),
+            method="POST",
+            content=f"<KeyInfo><Start>{start}</Start><Expiry>{expiry}</Expiry></KeyInfo>".encode(),
+        )
+        try:
+            key = ask(query, self._pool)
+        except NotAllowed as err:
+            if err.hint == ROLES:
+                err.hint = (
+                    "Ask for the role 'Storage Blob Data Reader' on the storage account; if you have it on the "
+                    "container alone, for 'Storage Blob Delegator' on the account."
+                )
+            if self._record.credentials != "Sas":
+                raise
+            raise NotAllowed(
+                f"The SAS of {self._record.label} is not given away: it opens all of its container. {err}",
+                hint=err.hint,
+            ) from err
+        return self._signed(ends, user_delegation_key=key)
+
+    def _signed(self, ends: datetime, **key: Any) -> Signature:
+        from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+
+        sas = generate_blob_sas(
+            self._record.account,
+            self._record.container,
+            self._blob,
+            permission=BlobSasPermissions(read=True),
+            start=self._starts,
+            expiry=ends,
+            protocol="https,http" if self._url.startswith("http:") else "https",
+            **key,
+        )
+        return Signature(query=sas, expires=sas_expiry(sas))
+
+
+def _delegation_key_in(response: CurlResponse) -> Any:
+    from azure.storage.blob import UserDelegationKey
+
+    key = UserDelegationKey()  # type: ignore[no-untyped-call]
+    try:
+        tree = ElementTree.fromstring(response.take())
+    except ElementTree.ParseError as err:
+        raise ServiceFailed(
+            "Storage sent something else than a key to sign links with.", hint="Is a proxy or a log-in page in between?"
+        ) from err
+    for tag, name in _DELEGATION_FIELDS.items():
+        value = tree.findtext(tag)
+        if not value:
+            raise ServiceFailed(f"The key to sign links with that storage sent has no {tag}.")
+        setattr(key, name, value)
+    return key

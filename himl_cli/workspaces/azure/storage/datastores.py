@@ -1,48 +1,78 @@
-"""The datastores of an Azure ML workspace, and what lies in them, as blob stores."""
+"""The datastores of an Azure ML workspace, and what lies in them, as blob stores.
+
+The artifacts of a run are read in the storage account where that may be listed, else by the links that the artifact
+service hands out, for which no right to the storage account is needed. Stored are they by links alone: the service is
+told their names then, so that Studio lists them.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
+import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
-from urllib.parse import quote, unquote
+from datetime import datetime, timezone
+from itertools import chain, islice, takewhile
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DATASTORE_NAME, ContainerSpec
-from himl_cli.core.redaction import parts_of, redact
+from himl_cli.core.redaction import SAFE_IN_PATHS, parts_of, redact
 from himl_cli.core.runs import SignedLink
 from himl_cli.core.text import did_you_mean, shorten
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds
 from himl_cli.workspaces.azure.config import ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.artifacts import RunArtifacts, link_to_artifact
-from himl_cli.workspaces.azure.storage.container import AzureBlobs, SingleBlob
+from himl_cli.workspaces.azure.storage.blob_responses import BlobNotFound
+from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
+from himl_cli.workspaces.azure.storage.container import AzureBlobs, BlobReader, SingleBlob
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.datastore_records import (
     BLOB,
     DatastoreRecord,
+    FileSigner,
     read_all,
     read_default,
     read_record,
     signer_for,
 )
-from himl_cli.workspaces.azure.storage.signing import Signer
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.azure.storage.scheduler import run_tasks
+from himl_cli.workspaces.azure.storage.signing import (
+    VERSION_HEADER,
+    Endpoint,
+    Signature,
+    Signed,
+    Signer,
+    quoted,
+    reason_not_to_ask,
+    reason_not_to_store,
+    sas_expiry,
+)
+from himl_cli.workspaces.base import BlobStore, FetchSink, StoreSink
+from himl_cli.workspaces.retry import RetryPolicy
 
 ARTIFACT_STORE = "workspaceartifactstore"
 RECORDS, RECORD_SECONDS = "datastores", 24 * 3600.0
 LONGEST_NAME = 50  # of a datastore that himl names: short enough to be read in lists; the service takes 255
+GROWING = ("logs/", "user_logs/", "azureml-logs/", "system_logs/")
+ROUTES, BY_LINKS, ROUTE_SECONDS = "artifact_routes", "links", 3600.0
 _URI = re.compile(
     rf"azureml://(?:{WORKSPACE_ID}/)?datastores/(?P<store>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$",
     re.IGNORECASE | re.DOTALL,
 )
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -78,6 +108,210 @@ def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
         f"'{uri.partition('?')[0]}' lies where himl cannot read.",
         hint="Data has to lie in a datastore of the workspace.",
     )
+
+
+class LinkEndpoint(Endpoint):
+    """One link a file, asked for when it is needed, and again when its time is over or it is refused."""
+
+    def __init__(self, connection: Connection, container_id: str, label: str) -> None:
+        super().__init__()
+        self._connection = connection
+        self._container_id = container_id
+        self._links: dict[str, tuple[str, Signature]] = {}
+        self.label = label
+        self.origin = f"{connection.address.cloud.name}{connection.address.path.lower()}/{container_id}"
+        self.container = "azureml"
+        self.sign_in = "the artifact service's link"
+
+    def signed(self, name: str, query: str = "") -> Signed:
+        link = self._links.get(name)
+        if link is None or link[1].is_due:
+            link = self._new_link(name, is_first=link is None)
+        url, signature = link
+        whole = f"{query}&{signature.query}" if query else signature.query
+        return Signed(f"{url}?{whole}", (VERSION_HEADER,), signature)
+
+    def renewed(self, name: str, refused: Signed, code: str) -> bool:
+        known = self._links.get(name)
+        if known is None or known[1] is refused.signature:
+            self._new_link(name, is_first=False)
+        return True
+
+    def names(self, folder: str) -> list[str]:
+        """The names of all files below *folder* (empty: of all), sorted; their links are remembered.
+
+        Where the service does not take the empty prefix, which no public client sends, it lists the run's files without
+        links.
+        """
+        with suppress(ServiceNotFound):
+            return self._listed(self._url("/prefix/contentinfo", folder), has_links=True)
+        if not folder:
+            with suppress(ServiceNotFound):
+                return self._listed(self._url(""), has_links=False)
+        return []
+
+    def _listed(self, url: str, *, has_links: bool) -> list[str]:
+        names: set[str] = set()
+
+        def ask(token: str | None) -> Any:
+            return self._connection.rest.get(url, params={"continuationToken": token} if token else None)
+
+        for page in pages(ask, url, "artifacts"):
+            for item in page.items:
+                name = str(item.get("path") or "")
+                if not name:
+                    raise unexpected(url, "an artifact has no path")
+                if item.get("container", self._container_id) == self._container_id:
+                    if has_links:
+                        self._remember(name, item)
+                    names.add(name)
+        return sorted(names)
+
+    def _new_link(self, name: str, *, is_first: bool) -> tuple[str, Signature]:
+        """A link to *name*; unless it *is_first*, new ones to all files of its folder: their time is over too."""
+        old = self._links.get(name)
+        if not is_first:
+            self.names(name.rpartition("/")[0])
+        link = self._links.get(name)
+        if link is not None and link is not old:
+            return link
+        try:
+            return self._remember(name, self._connection.rest.get_object(self._url("/contentinfo", name), "link"))
+        except ServiceNotFound as err:
+            raise BlobNotFound(f"No file '{name}' in {self.label}.") from err
+
+    def _remember(self, name: str, item: Any) -> tuple[str, Signature]:
+        parts = parts_of(str(item.get("contentUri") or ""))
+        if parts.scheme != "https" or not parts.hostname or parts.path.count("/") < 2:
+            raise ServiceFailed(f"The artifact service gives no link to '{name}'.")
+        self.host, self.container = parts.hostname, parts.path.split("/")[1]
+        self.account = self.host.split(".")[0]
+        url = f"https://{parts.netloc}{quote(parts.path, safe=SAFE_IN_PATHS)}"
+        self._links[name] = link = url, Signature.of_sas(parts.query)
+        return link
+
+    def _url(self, what: str, path: str | None = None) -> str:
+        below = "" if path is None else f"/{quote(path)}"
+        run = quote(self._container_id, safe="")
+        return self._connection.service("artifact", f"/artifacts{what}/ExperimentRun/{run}{below}")
+
+
+class WriteEndpoint(LinkEndpoint):
+    def announced(self, requests: Iterator[StoreRequest], sink: StoreSink) -> Iterator[StoreRequest]:
+        """*requests*, once the service is told of their names; the links that it gives are remembered."""
+        url = self._url("/batch/metadata")
+        while some := [*islice(requests, 50)]:  # as azureml-core has it
+            paths = [{"path": request.name} for request in some if not reason_not_to_store(request.name)]
+            try:
+                answer = self._connection.rest.post_object(url, "links", json={"paths": paths})
+                given = object_of(answer.get("artifactContentInformation") or {}, url, "links")
+                for name, item in given.items():
+                    self._remember(name, object_of(item, url, "link"))
+            except HimlError as err:
+                # With 400 and 409 some of them are there already: each is asked for by itself then
+                if not isinstance(err, ServiceRefused) or err.status not in (400, 409):
+                    for request in some:
+                        sink.fail(request, err)
+                    continue
+            yield from some
+
+    def _new_link(self, name: str, *, is_first: bool) -> tuple[str, Signature]:
+        return self._remember(name, self._connection.rest.get_object(self._url("/write", name), "link"))
+
+
+class RunArtifacts(BlobReader):
+    """A run's artifacts as a `BlobStore`: from the storage account as *make_direct* opens it, else by links.
+
+    Listing the storage account takes one request for 5,000 files, with sizes and MD5s; the service tells neither, so
+    that a list by links costs a HEAD a file, but it needs no right to the storage account: a job's own run token is
+    enough. Which of the two works is found out once and kept for an hour.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        pool: CurlPool,
+        container_id: str,
+        label: str,
+        make_direct: Callable[[Sequence[str]], AzureBlobs],
+    ) -> None:
+        self._links = LinkEndpoint(connection, container_id, label)
+        super().__init__(self._links, pool, RetryPolicy(), GROWING)
+        self._connection = connection
+        self._container_id = container_id
+        self._make_direct = make_direct
+        self._direct: AzureBlobs | None = None
+        self._has_chosen = False
+
+    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
+        def begin(direct: AzureBlobs | None) -> Iterator[Sequence[BlobInfo]]:
+            pages = direct.list(prefix) if direct is not None else self._list_by_links(prefix)
+            return chain([*islice(pages, 1)], pages)
+
+        yield from self._tried(begin)
+
+    def _list_by_links(self, prefix: str) -> Iterator[Sequence[BlobInfo]]:
+        # Parts such as `..` would mean something else in a URL
+        folders = [*takewhile(lambda part: part not in ("", ".", ".."), prefix.split("/")[:-1])]
+        names = [name for name in self._links.names("/".join(folders)) if name.startswith(prefix)]
+        for start in range(0, len(names), 500):
+            some = names[start : start + 500]
+            queries = [self._head(name) for name in some if not reason_not_to_ask(name)]
+            run_tasks(self._pool, iter(queries), 16)
+            # A file that cannot be asked for is of some size, so that its download is tried, which fails and names it
+            found = [BlobInfo(name, 1) for name in some if reason_not_to_ask(name)]
+            for query in queries:
+                with suppress(BlobNotFound):  # gone meanwhile
+                    if not query.answer.is_directory:
+                        found.append(query.answer.blob)
+            if found:
+                yield sorted(found, key=lambda blob: blob.name)
+
+    def stat(self, name: str) -> BlobInfo | None:
+        by_links = super().stat
+        return self._tried(lambda direct: direct.stat(name) if direct is not None else by_links(name))
+
+    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        by_links = super().read
+        return self._tried(lambda direct: (direct.read if direct is not None else by_links)(name, offset))
+
+    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
+        direct = self._chosen()
+        (direct.fetch if direct is not None else super().fetch)(requests, sink, workers=workers)
+
+    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+        """As `BlobStore.store`, by links that the artifact service gives to whoever may write to the run.
+
+        Links for many files come in one request. A name that the service has already gets its link by another route;
+        its content is replaced then.
+        """
+        endpoint = WriteEndpoint(self._connection, self._container_id, self.label)
+        requests = endpoint.announced(iter(requests), sink)
+        store_blobs(requests, sink, endpoint, self._pool, self._policy, workers=workers)
+
+    def _tried(self, ask: Callable[[AzureBlobs | None], Answer]) -> Answer:
+        """What *ask* says of the storage account, or where that is not allowed, of the service's links (None)."""
+        direct = self._chosen()
+        if direct is None:
+            return ask(None)
+        try:
+            return ask(direct)
+        except NotAllowed as err:
+            log.debug("the storage account may not be read (%s): going on with the artifact service's links", err)
+        self._direct = None
+        answer = ask(None)
+        self._connection.kept.put(ROUTES, self._connection.key("routes"), BY_LINKS, seconds=ROUTE_SECONDS)
+        return answer
+
+    def _chosen(self) -> AzureBlobs | None:
+        """The storage account, as far as is known; None where links are the way."""
+        if not self._has_chosen and self._connection.kept.get(ROUTES, self._connection.key("routes")) != BY_LINKS:
+            try:
+                self._direct = self._make_direct(GROWING)
+            except NotAllowed as err:
+                log.debug("the artifact datastore may not be looked at (%s): going on with links", err)
+        self._has_chosen = True
+        return self._direct
 
 
 class Datastores:
@@ -152,10 +386,35 @@ class Datastores:
         )
 
     def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
-        """A link to one of the artifacts kept under *container_id*. Raises NotFound, NotAllowed, ServiceFailed."""
-        return link_to_artifact(
-            self._connection, self._pool, container_id, label, name, days, lambda: self.find(ARTIFACT_STORE)
-        )
+        """A link to the artifact *name* kept under *container_id*.
+
+        A link that is signed here was tried: the file is there, and the service accepts the signature. What is left
+        where none can be signed is the link that the artifact service makes, if it is for this one file and ends in
+        time. Raises NotFound where the file is not there, NotAllowed where no link can be made, ServiceFailed.
+        """
+        if reason_not_to_ask(name):
+            raise NotFound(f"No file '{name}' in {label}.")
+        connection, root = self._connection, f"ExperimentRun/{container_id}/"
+        try:
+            record = self.find(ARTIFACT_STORE)
+            url = record.url(connection.address.cloud)
+            signer = FileSigner(connection, record, self._pool, url, f"{root}{name}", days)
+            if AzureBlobs(url, signer, root=root, label=label, pool=self._pool).stat(name) is None:
+                raise NotFound(f"No file '{name}' in {label}.")
+            url, ends = f"{url}/{quoted(root + name)}?{signer.current().query}", signer.expires
+        except NotAllowed as err:
+            try:
+                url = LinkEndpoint(connection, container_id, label).signed(name).url
+            except NotFound:
+                raise
+            except HimlError:
+                raise err from None
+            terms, ends = parse_qs(urlsplit(url).query), sas_expiry(urlsplit(url).query)
+            is_narrow = terms.get("sp") == ["r"] and terms.get("sr") == ["b"]
+            if not is_narrow or not 0 < ends - time.time() <= days * 86400:
+                raise
+            log.debug("no link can be signed here (%s): the artifact service made one", err)
+        return SignedLink(url, datetime.fromtimestamp(ends, timezone.utc))
 
     def at_uri(self, uri: str, label: str, *, is_file: bool = False) -> BlobStore:
         """The folder at *uri* (`azureml://…`, or a URL of an account that a datastore is of); with *is_file*, the one

@@ -76,9 +76,8 @@ class Task(ABC):
 
     def progressed(self) -> None:
         """What failed before counts no more."""
-        self._failures = 0
-        self._was_renewed = False
-        self._retries.worked()
+        self._failures, self._was_renewed = 0, False
+        self._retries.is_given_up, self._retries.has_worked = False, True
         self.endpoint.worked()
 
     def retry(self, failure: Failure) -> float | None:
