@@ -25,8 +25,8 @@ from himl_cli.workspaces.azure.connection import DiskCache
 from himl_cli.workspaces.azure.credentials import Token
 from himl_cli.workspaces.azure.responses import Response, as_time, http_time, md5_from, object_of, pages, retry_after, size_from, understood
 from himl_cli.workspaces.azure.run_history import _facts_of
-from himl_cli.workspaces.azure.run_metrics import _as_run, _columns, _row, _series, as_number, time_of
-from himl_cli.workspaces.azure.run_records import as_run, is_sweep, number_of, own_names, status_of, sweep_tags
+from himl_cli.workspaces.azure.run_metrics import _as_run, _columns, _row, _series, as_number
+from himl_cli.workspaces.azure.run_records import as_run, created_of, is_sweep, number_of, own_names, status_of, sweep_tags
 from himl_cli.workspaces.azure.service_errors import claims_of, refusal
 from himl_cli.workspaces.azure.storage.blob_responses import error_code, properties_of
 from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
@@ -227,7 +227,7 @@ def values_of(value: Any) -> None:
 
     row = {"step": value, "data": {"loss": value}, "createdUtc": value}
     with understood(URL, "a metric"):
-        assert isinstance(time_of(row), datetime)
+        assert isinstance(created_of(row), datetime)
         list(_columns([Page([row], {"columns": {"loss": "Double"}, "value": [row]}, False)], "run", "loss"))
 
 

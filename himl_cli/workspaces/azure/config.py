@@ -139,8 +139,8 @@ class WorkspaceAddress:
 
     def studio_url(self, page: str = "", tenant_id: str = "") -> str:
         """A page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""
-        group = f"/subscriptions/{self.subscription_id}/resourcegroups/{self.resource_group}"  # as Studio writes it
-        place = f"{group}/workspaces/{self.name}"
+        # as Studio writes it
+        place = f"/subscriptions/{self.subscription_id}/resourcegroups/{self.resource_group}/workspaces/{self.name}"
         tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
         return f"{self.cloud.studio}/{page}?wsid={quote(place)}{tenant}"
 
@@ -182,8 +182,7 @@ def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAdd
     missing = [key for key in CONFIG_KEYS if not ids[key]]
     if missing:
         raise BadUsage(f"'{path}' does not say {with_and(missing)}.", hint=HOW_TO_CONFIGURE)
-    values = [_checked(key, ids[key], f"'{path}': '{key}'") for key in CONFIG_KEYS]
-    return _address(values, cloud, str(path))
+    return _address([_checked(key, ids[key], f"'{path}': '{key}'") for key in CONFIG_KEYS], cloud, str(path))
 
 
 def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | None:
@@ -201,8 +200,7 @@ def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | 
             f"{with_and(given)} {'is' if len(given) == 1 else 'are'} set, {with_and(missing)} not.",
             hint="Set all three, or none of them.",
         )
-    values = [_checked(key, ids[key], name) for key, name in names.items()]
-    return _address(values, cloud, "HIML_* variables")
+    return _address([_checked(key, ids[key], name) for key, name in names.items()], cloud, "HIML_* variables")
 
 
 def ids_in_environment() -> dict[str, str]:

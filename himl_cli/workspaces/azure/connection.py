@@ -200,8 +200,9 @@ class Tokens:
             except HimlError as err:
                 if held is None or not held.lasts():
                     raise
-                left = held.expires - time.time()
-                log.warning("the sign-in could not be renewed (%s); it is good for %d s more", err, left)
+                log.warning(
+                    "the sign-in could not be renewed (%s); it is good for %d s more", err, held.expires - time.time()
+                )
                 return held
 
     def _fetched(self, scope: str, *, anew: bool, claims: str = "") -> Token:

@@ -149,8 +149,9 @@ class Chain:
                     return token
                 reason = tried[source.name]
                 if source.is_explicit:
-                    hint = reason.hint or self._hint
-                    raise NotAllowedNow(f"Sign-in as {source.name} failed: {reason.text}.", hint=hint)
+                    raise NotAllowedNow(
+                        f"Sign-in as {source.name} failed: {reason.text}.", hint=reason.hint or self._hint
+                    )
                 if claims and reason.text == STRONGER:
                     raise NotAllowedNow(
                         f"The service wants a stronger sign-in than that by {source.name}: a second factor, or a "
@@ -188,8 +189,10 @@ class Chain:
             no_answer: HimlError | None = None
             status = getattr(credential, "failing_status", 0)
             if status:
-                message = f"{urlsplit(self._authority).hostname} failed at the sign-in: it answered {status}."
-                no_answer = ServiceFailed(message, hint="Try again later.")
+                no_answer = ServiceFailed(
+                    f"{urlsplit(self._authority).hostname} failed at the sign-in: it answered {status}.",
+                    hint="Try again later.",
+                )
             elif is_network_error(err):
                 no_answer = network_error(err, self._authority)
             if source.is_explicit and no_answer is not None:
@@ -253,8 +256,9 @@ class AzureCli:
         from azure.identity import AzureCliCredential, CredentialUnavailableError
 
         if claims:  # the tenant is named in the command
-            credential = AzureCliCredential(process_timeout=PROCESS_SECONDS)
-            return credential.get_token(scope, claims=claims, tenant_id=self._tenant_id or None)
+            return AzureCliCredential(process_timeout=PROCESS_SECONDS).get_token(
+                scope, claims=claims, tenant_id=self._tenant_id or None
+            )
         for choice in self._choices[:-1]:
             try:
                 return AzureCliCredential(process_timeout=PROCESS_SECONDS, **choice).get_token(scope)
@@ -405,8 +409,10 @@ def _has_browser() -> bool:
 def _authority(cloud: Cloud) -> dict[str, Any]:
     """What azure-identity has to know of the place of sign-in: one that the user named is not looked up in Microsoft's
     directory, which cannot know it."""
-    is_own = all(cloud.authority != known.authority for known in CLOUDS.values())
-    return {"authority": cloud.authority, "disable_instance_discovery": is_own}
+    return {
+        "authority": cloud.authority,
+        "disable_instance_discovery": all(cloud.authority != known.authority for known in CLOUDS.values()),
+    }
 
 
 def _is_azure_machine() -> bool:
@@ -430,8 +436,11 @@ class JobIdentity(Chain):
     """Tokens of a job. *renew* asks the service for a new run token, given the old one: `(text, expires)`."""
 
     def __init__(self, settings: AzureSettings, cloud: Cloud, renew: Callable[[str], tuple[str, float]]) -> None:
-        hint = "Submit the job with --identity managed or --identity user."
-        super().__init__(_job_sources(settings, cloud), authority=cloud.authority, hint=hint)
+        super().__init__(
+            _job_sources(settings, cloud),
+            authority=cloud.authority,
+            hint="Submit the job with --identity managed or --identity user.",
+        )
         self._renew = renew
         self._run_token, told = os.environ.get("AZUREML_RUN_TOKEN", ""), os.environ.get("AZUREML_RUN_TOKEN_EXPIRY", "")
         claimed = Token(self._run_token, 0, "").claims().get("exp")
@@ -476,8 +485,7 @@ def _job_sources(settings: AzureSettings, cloud: Cloud) -> list[Source]:
     client_id = env.get("DEFAULT_IDENTITY_CLIENT_ID") or (env.get("AZUREML_IDENTITY_CLIENT_ID") if is_managed else None)
     if client_id or is_managed:
         sources.append(managed_identity(client_id))
-    none = "it runs without one; its run token does not open this"
-    return sources or [Source("the job's identity", unusable=none)]
+    return sources or [Source("the job's identity", unusable="it runs without one; its run token does not open this")]
 
 
 class OnBehalfOf:

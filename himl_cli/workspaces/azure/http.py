@@ -12,7 +12,7 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
 from itertools import count
@@ -27,7 +27,7 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.config import WorkspaceAddress, ca_bundle, ca_source
-from himl_cli.workspaces.azure.responses import Response, object_of, retry_after
+from himl_cli.workspaces.azure.responses import Response, object_of, pages, retry_after
 from himl_cli.workspaces.azure.service_errors import (
     ServiceNotFound,
     claims_of,
@@ -204,6 +204,12 @@ class HttpClient:
             return self.get_object(url, what, params=params)
         except ServiceNotFound:
             return None
+
+    def resources(self, url: str, what: str, params: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+        """The resources in resource manager's list of *what* at *url*, its pages asked for as they are consumed; a page
+        that lies elsewhere gets no sign-in."""
+        for page in pages(lambda _: self.get(url, params=params), url, what, follow=self.get):
+            yield from page.items
 
     def post(self, url: str, *, json: Any = None) -> Any:
         return self.send("POST", url, json=json).body

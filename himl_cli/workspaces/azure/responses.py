@@ -164,17 +164,6 @@ def pages(
         answer = ask(token) if token or follow is None else follow(link)
 
 
-def resources(get: Callable[..., Any], url: str, what: str, query: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
-    """The resources in resource manager's list of *what* at *url*, its pages asked for by *get* (as `HttpClient.get`)
-    as they are consumed.
-
-    Raises ServiceFailed for a list that is none, and what *get* raises, of which a page that lies elsewhere gets no
-    sign-in.
-    """
-    for page in pages(lambda _: get(url, params=query), url, what, follow=get):
-        yield from page.items
-
-
 _MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 

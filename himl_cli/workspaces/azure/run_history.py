@@ -13,7 +13,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from itertools import chain, islice, repeat
 from typing import Any
 from urllib.parse import quote
@@ -25,12 +24,13 @@ from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood, unexpected
+from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood, unexpected
 from himl_cli.workspaces.azure.run_records import (
     SYSTEM_TAG,
     RawRun,
     RunFacts,
     as_run,
+    created_of,
     history_condition,
     is_sweep,
     number_of,
@@ -152,7 +152,7 @@ class RunHistory:
         for page in self._pages(ask, url, filter, order, top) if order else ():
             runs = _sorted(raw for raw in page if raw.get("startTimeUtc"))
             if runs:
-                newer = [raw for raw in others if _created(raw) > _created(runs[-1])]
+                newer = [raw for raw in others if created_of(raw) > created_of(runs[-1])]
                 others = others[len(newer) :]
                 yield _sorted([*runs, *newer])
         yield others
@@ -176,8 +176,9 @@ class RunHistory:
         found: dict[str, RawRun] = {}
         url = self._connection.service("history", "/batchrundata")
         for start in range(0, len(run_ids), BATCH):
-            batch = run_ids[start : start + BATCH]
-            requests = {run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in batch}
+            requests = {
+                run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in run_ids[start : start + BATCH]
+            }
             try:
                 answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
             except (ServiceNotFound, ServiceRefused) as err:  # a service without this route, or one that takes fewer
@@ -245,12 +246,8 @@ class RunHistory:
         return raw
 
 
-def _created(raw: RawRun) -> datetime:
-    return as_time(str(raw.get("createdUtc") or "")) or datetime.fromtimestamp(0, timezone.utc)
-
-
 def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
-    return sorted(runs, key=_created, reverse=True)
+    return sorted(runs, key=created_of, reverse=True)
 
 
 def _facts_of(raw: RawRun) -> RunFacts:

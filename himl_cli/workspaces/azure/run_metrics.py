@@ -13,7 +13,6 @@ import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from itertools import chain, islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -22,9 +21,9 @@ from himl_cli.core.logged import LoggedValues, Metric, MetricPoint, RunResults, 
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
-from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood
+from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood
 from himl_cli.workspaces.azure.run_history import PAGE, RunHistory
-from himl_cli.workspaces.azure.run_records import RawRun, RunFacts
+from himl_cli.workspaces.azure.run_records import RawRun, RunFacts, created_of
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
 log = logging.getLogger(__name__)
@@ -93,16 +92,12 @@ def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric |
         if kind in NUMBERS:
             if len(columns) == 1:  # NaN comes as null
                 filled = [(row, step) for row, step in rows if column in (row.get("data") or {})]
-            points = [MetricPoint(as_number(row["data"][column]), step, time_of(row)) for row, step in filled]
+            points = [MetricPoint(as_number(row["data"][column]), step, created_of(row)) for row, step in filled]
             if points:
                 yield Metric(title, sorted(points, key=lambda point: (point.step, point.time)), run_id)
         elif kind in TEXTS and filled:
-            texts = [TextPoint(str(row["data"][column]), step, time_of(row)) for row, step in filled]
+            texts = [TextPoint(str(row["data"][column]), step, created_of(row)) for row, step in filled]
             yield Texts(title, sorted(texts, key=lambda point: (point.step, point.time)), run_id)
-
-
-def time_of(row: Mapping[str, Any]) -> datetime:
-    return as_time(row.get("createdUtc")) or datetime.fromtimestamp(0, timezone.utc)
 
 
 def as_number(value: Any) -> float:
@@ -185,7 +180,7 @@ def _results(one: Listed, rows: Sequence[Mapping[str, Any]]) -> RunResults:
                 (
                     index if one.kind in ROWS_WITHOUT_STEPS else as_step(row.get("step")),
                     as_number(value),
-                    time_of(row).timestamp(),
+                    created_of(row).timestamp(),
                 )
                 for index, (row, value) in enumerate(filled)
             ]
@@ -194,7 +189,7 @@ def _results(one: Listed, rows: Sequence[Mapping[str, Any]]) -> RunResults:
     if kind in TEXTS and one.kind == LIST:
         return RunResults({one.name: filled[-1][1]}, lists={one.name: column})
     if kind in TEXTS:
-        texts = [TextPoint(str(value), as_step(row.get("step")), time_of(row)) for row, value in filled]
+        texts = [TextPoint(str(value), as_step(row.get("step")), created_of(row)) for row, value in filled]
         texts.sort(key=lambda point: (point.step, point.time))
         return RunResults({one.name: texts[-1].value}, texts={one.name: texts})
     return RunResults()

@@ -189,7 +189,7 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
         id=raw["runId"],
         experiment=experiment,
         status=status,
-        created=as_time(raw.get("createdUtc")) or datetime.fromtimestamp(0, timezone.utc),
+        created=created_of(raw),
         display_name=raw.get("displayName") or "",
         description=raw.get("description") or "",
         started=as_time(raw.get("startTimeUtc")),
@@ -204,6 +204,11 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
     )
 
 
+def created_of(record: Mapping[str, Any]) -> datetime:
+    """When the run, or the row of a metric, was made; 1970 where that is not told."""
+    return as_time(str(record.get("createdUtc") or "")) or datetime.fromtimestamp(0, timezone.utc)
+
+
 def starts_jobs(raw: RawRun) -> bool:
     """Whether the run's children are jobs of their own (a sweep, a pipeline, AutoML)."""
     properties, new_kind = raw.get("properties") or {}, raw.get("runTypeV2") or {}
@@ -212,8 +217,9 @@ def starts_jobs(raw: RawRun) -> bool:
         return False
     kinds = (raw.get("runType"), new_kind.get("orchestrator"), template, properties.get("azureml.runsource"))
     # A step of a pipeline calls itself `azureml.StepRun`
-    words = ("hyperdrive", "sweep", "pipelinerun", "automl")
-    return any(word in (kind or "").lower() for kind in kinds for word in words)
+    return any(
+        word in (kind or "").lower() for kind in kinds for word in ("hyperdrive", "sweep", "pipelinerun", "automl")
+    )
 
 
 def user_tags(raw: RawRun) -> dict[str, str]:
@@ -402,8 +408,14 @@ class RunWriting:
 
     def _send_event(self, run_id: str, name: str, **data: Any) -> None:
         url = self._connection.service("history", f"/runs/{quote(run_id, safe='')}/events")
-        event = {"name": f"Microsoft.MachineLearning.Run.{name}", "timestamp": _now()}
-        self._connection.rest.post(url, json={**event, "data": {"RunId": run_id, **data}})
+        self._connection.rest.post(
+            url,
+            json={
+                "name": f"Microsoft.MachineLearning.Run.{name}",
+                "timestamp": _now(),
+                "data": {"RunId": run_id, **data},
+            },
+        )
 
 
 def _now() -> str:

@@ -81,21 +81,17 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
 
 
 class ServiceNotFound(NotFound):
-    """The service has no such thing: HTTP 404. `service_code` is its innermost error code."""
+    """The service has no such thing: HTTP 404."""
 
-    def __init__(self, message: str, *, hint: str = "", service_code: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.status = 404
-        self.service_code = service_code
+    status = 404
 
 
 class ServiceRefused(ServiceFailed):
     """The service answered with an error status that has no kind of its own."""
 
-    def __init__(self, message: str, *, hint: str = "", status: int, service_code: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", status: int) -> None:
         super().__init__(message, hint=hint)
         self.status = status
-        self.service_code = service_code
         self.is_lasting = 400 <= status < 500 and status not in (408, 409, 429)
 
 
@@ -151,10 +147,9 @@ def refusal(response: Response, address: WorkspaceAddress, credential: str) -> H
     if status in (401, 403):
         return (_rejected if status == 401 else _forbidden)(response, address, credential)
     path = re.sub(re.escape(address.path), "/…", response.path, flags=re.IGNORECASE)
-    service_code = response.codes[0] if response.codes else ""
     if status == 404:  # to a PUT not of what was sent, but of what it refers to
         what = f"refused PUT {path}: 404" if response.method == "PUT" else f"has no {path}"
-        return ServiceNotFound(f"{host} {what}{details}.", service_code=service_code)
+        return ServiceNotFound(f"{host} {what}{details}.")
     if status == 407:
         return ServiceFailed(
             "The proxy wants a user and a password.",
@@ -169,7 +164,7 @@ def refusal(response: Response, address: WorkspaceAddress, credential: str) -> H
         message = f"{host} {what} {response.method} {path}: {status}{details}."
         if response.request_id:
             hint += f"If it goes on, give the request id {response.request_id} to the service's support."
-    return ServiceRefused(message, hint=hint.strip(), status=status, service_code=service_code)
+    return ServiceRefused(message, hint=hint.strip(), status=status)
 
 
 def _wrong_tenant(response: Response, address: WorkspaceAddress) -> HimlError:

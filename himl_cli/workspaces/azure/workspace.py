@@ -256,9 +256,10 @@ class AzureWorkspace(CloudWorkspace):
                 return Check.skipped(name, "The service did not say what time it is.")
             if abs(ahead) <= responses.TOLERABLE_SECONDS:
                 return Check.passed(name, f"within {max(1, round(abs(ahead)))} s of the service's.")
-            remedy = "Set it, best by synchronising it: signatures are refused else."
             return Check.failed(
-                name, f"This machine's clock is {responses.describe_skew(ahead)} the service's.", remedy
+                name,
+                f"This machine's clock is {responses.describe_skew(ahead)} the service's.",
+                "Set it, best by synchronising it: signatures are refused else.",
             )
         if name == "workspace":
             if not connection.in_job:

@@ -34,7 +34,7 @@ from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.data_assets import LATEST
-from himl_cli.workspaces.azure.responses import as_time, http_time, pages, resources, understood
+from himl_cli.workspaces.azure.responses import as_time, http_time, pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
@@ -466,14 +466,15 @@ def image_request(image: str, conda: Mapping[str, Any] | None) -> PutRequest:
 
         contents["condaFile"] = text = yaml.dump(dict(conda), sort_keys=True)
         digest = digest.join(hashlib.sha256(text.encode()).hexdigest())
-    version = hashlib.sha256(digest.encode()).hexdigest()
-    return _environment_request(ANONYMOUS_ENVIRONMENT, version, contents, is_anonymous=True)
+    return _environment_request(
+        ANONYMOUS_ENVIRONMENT, hashlib.sha256(digest.encode()).hexdigest(), contents, is_anonymous=True
+    )
 
 
 def build_request(name: str, version: str, context_url: str, dockerfile: str) -> PutRequest:
     """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
-    build = {"contextUri": context_url, "dockerfilePath": dockerfile}
-    return _environment_request(name, version, {"build": build}, is_anonymous=False)
+    contents = {"build": {"contextUri": context_url, "dockerfilePath": dockerfile}}
+    return _environment_request(name, version, contents, is_anonymous=False)
 
 
 def _environment_request(name: str, version: str, contents: Mapping[str, Any], *, is_anonymous: bool) -> PutRequest:
@@ -539,13 +540,14 @@ def _content(given: bytes | Path) -> bytes:
 def _unknown(connection: Connection, name: str) -> NotFound:
     names = sorted(_names(connection, connection.arm("/environments"), "environments"))
     otherwise = "Make it from files instead (--conda_env FILE), or see Studio for those there are."
-    text = f"No environment '{name}' in {connection.address.label}."
-    return NotFound(text, hint=did_you_mean(name, names) or otherwise)
+    return NotFound(
+        f"No environment '{name}' in {connection.address.label}.", hint=did_you_mean(name, names) or otherwise
+    )
 
 
 def _names(connection: Connection, url: str, what: str) -> list[str]:
     try:
-        found = list(resources(connection.rest.get, url, what, _ENVIRONMENTS))
+        found = list(connection.rest.resources(url, what, _ENVIRONMENTS))
     except ServiceNotFound:
         return []
     with understood(url, what):

@@ -148,8 +148,10 @@ def _link_commands(spec: JobSpec) -> str:
     targets, text = _targets(spec.inputs), ""
     for (one, path), (other, other_path) in combinations(targets.items(), 2):
         if _is_within(path, other_path) or _is_within(other_path, path):
-            where = f"'{path}' and '{other_path}': one would be inside the other"
-            raise BadUsage(f"The inputs '{one}' and '{other}' cannot lie at {where}.")
+            raise BadUsage(
+                f"The inputs '{one}' and '{other}' cannot lie at '{path}' and '{other_path}': one would be inside the "
+                "other."
+            )
     for key, target in targets.items():
         reason = ""
         if target == ".":

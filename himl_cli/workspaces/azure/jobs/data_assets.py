@@ -18,7 +18,7 @@ from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.responses import resources, understood
+from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import Datastores, parse_data_uri
@@ -92,8 +92,12 @@ def _report_location(connection: Connection, item: DataSpec, asset: DataAsset, n
         datastore = ""
     if datastore.lower() != str(item.datastore).lower():
         location = f"datastore '{datastore}'" if datastore else f"'{asset.uri.partition('?')[0]}'"
-        text = f"Input '{item.key}': the data asset '{item.name}' is registered and lies in {location}; "
-        notify(Notice(f"{text}'datastore={item.datastore}' is passed over."))
+        notify(
+            Notice(
+                f"Input '{item.key}': the data asset '{item.name}' is registered and lies in {location}; "
+                f"'datastore={item.datastore}' is passed over."
+            )
+        )
 
 
 def resolve_outputs(
@@ -137,8 +141,12 @@ def resolve_outputs(
         outputs[item.key] = JobData(folder.uri, mode, asset_name=None if obstacle else item.name)
     if not are_of_trials or not outputs:
         return outputs
-    text = "Each trial writes its outputs to folders of its own, NAME/<its run id>"
-    notify(Notice(f"{text}; they are not registered as data assets."))
+    notify(
+        Notice(
+            "Each trial writes its outputs to folders of its own, NAME/<its run id>; they are not registered as data "
+            "assets."
+        )
+    )
     return {key: JobData(trial_path(item.path), item.mode) for key, item in outputs.items()}
 
 
@@ -188,8 +196,12 @@ def pipeline_inputs(
         if not finder.has_files(folder):
             if step == spec.steps[0].key:
                 raise _no_folder(item, folder)
-            text = f"{step}: there is no folder '{folder.path}' in {folder.datastore.label} yet; "
-            notify(Notice(f"{text}a step before it has to make it."))
+            notify(
+                Notice(
+                    f"{step}: there is no folder '{folder.path}' in {folder.datastore.label} yet; a step before it has "
+                    "to make it."
+                )
+            )
         return JobData(folder.uri, "")
 
     for step in spec.steps:
@@ -287,9 +299,9 @@ class _DataFinder:
         versions = [] if asset else [str(item.get("name")) for item in islice(self._versions(name), 11)]
         if versions:
             listed = ", ".join(versions[:10]) + (", …" if len(versions) > 10 else "")
-            label = self._connection.address.label
             raise NotFound(
-                f"The data asset '{name}' of {label} has no version '{version}'; there are: {listed}.",
+                f"The data asset '{name}' of {self._connection.address.label} has no version '{version}'; there are: "
+                f"{listed}.",
                 hint="Without a version the latest one is used.",
             )
         return asset
@@ -307,7 +319,7 @@ class _DataFinder:
             return found
 
     def folder(self, item: DataSpec, default: str | None) -> DataFolder:
-        path = folder_path(item)
+        path = folder_path(item)  # raises, before a request
         return DataFolder(self._datastore(item.datastore or default), path)
 
     def existing_folder(self, item: DataSpec, default: str | None) -> DataFolder:
@@ -320,14 +332,16 @@ class _DataFinder:
         error = _no_folder(item, folder)
         if item.is_folder:
             raise error
-        text = f"{no_asset}, and no such folder in its {folder.datastore.label}."
-        raise NotFound(text, hint=self._near(item.name) or error.hint)
+        raise NotFound(
+            f"{no_asset}, and no such folder in its {folder.datastore.label}.",
+            hint=self._near(item.name) or error.hint,
+        )
 
     def has_files(self, folder: DataFolder) -> bool:
         return self._datastores.of_record(folder.datastore).has_any(folder.path + "/")
 
     def _near(self, name: str) -> str:
-        found = resources(self._rest.get, self._connection.arm("/data"), "data assets", _PARAMS)
+        found = self._rest.resources(self._connection.arm("/data"), "data assets", _PARAMS)
         return did_you_mean(name, [str(item.get("name")) for item in islice(found, 1000)])
 
     def _latest(self, name: str) -> DataAsset | None:
@@ -351,7 +365,7 @@ class _DataFinder:
     def _versions(self, name: str) -> Iterator[Mapping[str, Any]]:
         params = {**_PARAMS, "$orderBy": "createdtime desc", "$top": "11"}
         try:
-            yield from resources(self._rest.get, f"{self._url(name)}/versions", "versions", params)
+            yield from self._rest.resources(f"{self._url(name)}/versions", "versions", params)
         except ServiceNotFound:
             return
 

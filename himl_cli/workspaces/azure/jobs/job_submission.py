@@ -47,7 +47,7 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     resolve_inputs,
     resolve_outputs,
 )
-from himl_cli.workspaces.azure.responses import as_time, object_of, one_line, resources, understood
+from himl_cli.workspaces.azure.responses import as_time, object_of, one_line, understood
 from himl_cli.workspaces.azure.run_records import status_of, studio_url, user_tags
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastores import Datastores
@@ -126,8 +126,7 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
         # pipelines of azure-ai-ml always bring a token
         return pipeline_request(connection.address, run_id, spec, steps), _user_token(connection)
 
-    command = redact(spec.command)
-    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, parts.renew)
+    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, redact(spec.command), parts.renew)
 
 
 def _make(assets: Collection[JobCode | JobEnvironment], notify: Notify) -> None:
@@ -155,8 +154,9 @@ class _PipelineParts:
         self.assets: dict[str, JobCode | JobEnvironment] = {}  # by what they are made of
         self._components: dict[str, _Component] = {}  # by their paths
         for step in spec.steps:
-            environment = JobEnvironment(connection, datastores, step.job.environment, step.key)
-            self.assets.setdefault(repr(step.job.environment), environment)
+            self.assets.setdefault(
+                repr(step.job.environment), JobEnvironment(connection, datastores, step.job.environment, step.key)
+            )
         for step in spec.steps:
             self.assets.setdefault(repr(step.job.snapshot), JobCode(connection, step.job.snapshot, step.key))
         pipeline_nodes(spec)  # raises for placeholders that name nothing
@@ -193,8 +193,7 @@ class _PipelineParts:
             raise
         except BadUsage as err:
             steps = (step for step in self._spec.steps if step.job.cluster == name and step.job.nodes >= nodes)
-            text = str(err).replace("--num_nodes", f"{next(steps).key}: 'node_count'")
-            raise BadUsage(text, hint=err.hint) from err
+            raise BadUsage(str(err).replace("--num_nodes", f"{next(steps).key}: 'node_count'"), hint=err.hint) from err
 
     def components(self, steps: Sequence[PipelineNode]) -> list[tuple[PipelineNode, str]]:
         """*steps* with the ids of their components: those that are not known are registered, the same contents once.
@@ -393,7 +392,7 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):  # others would mean something else in a URL
         found = connection.rest.find_object(_compute_url(connection, name), "compute", params=_COMPUTES)
     if found is None:
-        computes = resources(connection.rest.get, connection.arm("/computes"), "computes", _COMPUTES)
+        computes = connection.rest.resources(connection.arm("/computes"), "computes", _COMPUTES)
         names = sorted(str(item.get("name")) for item in computes)
         others = f"there are: {', '.join(names)}" if names else "it has none"
         raise NotFound(f"No compute '{name}' in {connection.address.label}; {others}.", hint=did_you_mean(name, names))
@@ -421,8 +420,12 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
             errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
             words = next((one_line(str(error["message"])) for error in errors if error.get("message")), "")
             reason = f": {words.rstrip('.')}" if words else ""
-            text = f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait there."
-            notify(Notice(text))
+            notify(
+                Notice(
+                    f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait "
+                    "there."
+                )
+            )
 
 
 def has_cluster(connection: Connection, name: str) -> bool:
@@ -483,8 +486,11 @@ def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) ->
 def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
     idle = "PT2M"  # how long a node without a job is kept: the service's own choice
     nodes = {"minNodeCount": spec.min_nodes, "maxNodeCount": spec.max_nodes, "nodeIdleTimeBeforeScaleDown": idle}
-    priority = "LowPriority" if spec.low_priority else "Dedicated"
-    machines = {"vmSize": spec.size, "vmPriority": priority, "scaleSettings": nodes}
+    machines = {
+        "vmSize": spec.size,
+        "vmPriority": "LowPriority" if spec.low_priority else "Dedicated",
+        "scaleSettings": nodes,
+    }
     body = {
         "location": connection.record().location,
         "properties": {"computeType": "AmlCompute", "properties": machines},

@@ -51,14 +51,15 @@ _MISSING_FILE = re.compile(
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Within it, azure-ai-ml and what it stands on warn of nothing: of what is experimental or deprecated in
-    themselves. One thread at a time.
+def silenced(*names: str) -> Iterator[None]:
+    """Within it, a vendor's SDK, whose loggers have *names* (azure-ai-ml's unless told), and what it stands on warn of
+    nothing: of what is experimental or deprecated in themselves. One thread at a time.
 
-    Afterwards azure-ai-ml's loggers are as they were: a script that goes on with it hears what it has to say.
+    Afterwards its loggers are as they were: a script that goes on with it hears what it has to say.
     """
     silence_libraries()
-    loggers = [logging.getLogger(name) for name in ("azure.ai.ml", "azure.ai.ml._utils._experimental")]
+    names = names or ("azure.ai.ml", "azure.ai.ml._utils._experimental")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings():
@@ -171,8 +172,9 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
     parts = urlsplit(sent.url)
     request = PutRequest(parts.path, parse_qs(parts.query)["api-version"][0], json.loads(sent.body))
     token = {USER_TOKEN: sent.headers[USER_TOKEN]} if sent.headers.get(USER_TOKEN) else {}
-    command = redact(changes.command)
-    return submit_request(connection, run_id, lambda: (request, token), tenant_id, job.experiment_name, command)
+    return submit_request(
+        connection, run_id, lambda: (request, token), tenant_id, job.experiment_name, redact(changes.command)
+    )
 
 
 @contextmanager

@@ -16,7 +16,6 @@ import re
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -46,7 +45,6 @@ from himl_cli.core.redaction import mask_arguments, parts_of, redact
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.http import silence_libraries
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, JobCode, JobEnvironment, environment_id, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
     command_line,
@@ -67,7 +65,7 @@ from himl_cli.workspaces.azure.jobs.job_submission import (
     lookup_hint,
     note_nothing_runs,
 )
-from himl_cli.workspaces.azure.jobs.sdk import response_of, restored_variables
+from himl_cli.workspaces.azure.jobs.sdk import response_of, restored_variables, silenced
 from himl_cli.workspaces.azure.run_history import RunHistory
 from himl_cli.workspaces.azure.run_records import limit_of, limit_properties, studio_url
 from himl_cli.workspaces.azure.service_errors import (
@@ -211,8 +209,9 @@ def _check_submitted(connection: Connection, run_id: str, err: BaseException, no
             note_nothing_runs(err)
         raise err
     if is_known is None:
-        text = f"Interrupted; it is not known whether the job {run_id} was submitted."
-        raise Interrupted(text, hint=lookup_hint(run_id)) from err
+        raise Interrupted(
+            f"Interrupted; it is not known whether the job {run_id} was submitted.", hint=lookup_hint(run_id)
+        ) from err
     if not is_known:
         raise Interrupted("Interrupted; no job was submitted.") from err
     with created_job(run_id):
@@ -312,8 +311,9 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
     if spec.distribution == "mpi":
         options["distributed_job_config"] = MpiConfiguration(processes, spec.nodes)
     elif spec.distribution == "pytorch":  # its number of processes is that of all nodes together
-        count = processes * spec.nodes
-        options["distributed_job_config"] = PyTorchConfiguration(process_count=count, node_count=spec.nodes)
+        options["distributed_job_config"] = PyTorchConfiguration(
+            process_count=processes * spec.nodes, node_count=spec.nodes
+        )
     shm = {"shm_size": spec.shm_size} if spec.shm_size else {}
     docker = DockerConfiguration(use_docker=True, arguments=list(spec.docker_args), **shm)
     config = ScriptRunConfig(
@@ -410,8 +410,9 @@ def _environment(workspace: Any, spec: EnvironmentSpec, context: str) -> Any:
     if context:
         kinds = DockerBuildContext.LocationType
         kind = kinds.Git if parts_of(context).path.endswith(".git") else kinds.StorageAccount
-        build = DockerBuildContext(kind, context, spec.dockerfile or DOCKERFILE)
-        return Environment.from_docker_build_context(name, build)
+        return Environment.from_docker_build_context(
+            name, DockerBuildContext(kind, context, spec.dockerfile or DOCKERFILE)
+        )
     if spec.conda:
         with tempfile.TemporaryDirectory(prefix="himl-conda-", ignore_cleanup_errors=True) as folder:
             file = Path(folder) / "conda.yml"
@@ -458,20 +459,15 @@ def _staged(snapshot: Snapshot) -> Iterator[Path]:
 def quiet_sdk() -> Iterator[None]:
     """Within it, what azureml-core prints, to both streams, goes to himl's debug log, and its warnings and logs
     nowhere; its bound on snapshots (300 MB, where himl only warns) does not count."""
-    silence_libraries()
-    printed, logger = io.StringIO(), logging.getLogger("azureml")
-    level, quiet = logger.level, warnings.catch_warnings()
+    printed = io.StringIO()
     try:
-        with quiet, restored_variables(*VARIABLES), redirect_stdout(printed), redirect_stderr(printed):
+        with silenced("azureml"), restored_variables(*VARIABLES), redirect_stdout(printed), redirect_stderr(printed):
             os.environ.update(VARIABLES)
-            warnings.simplefilter("ignore")
-            logger.setLevel(logging.CRITICAL)
             from azureml._restclient import snapshots_client
 
             snapshots_client.SNAPSHOT_MAX_SIZE_BYTES = 1 << 40
             yield
     finally:
-        logger.setLevel(level)
         if printed.getvalue().strip():
             log.debug("azureml-core said: %s", redact(printed.getvalue().strip()))
 

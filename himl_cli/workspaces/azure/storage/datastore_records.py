@@ -25,7 +25,7 @@ from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, Serv
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.config import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.responses import pages, resources, understood
+from himl_cli.workspaces.azure.responses import pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.blob_responses import ROLES
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
@@ -255,7 +255,7 @@ def _by_run_token(connection: Connection, ask: Callable[[], Answer], otherwise: 
 
 def _arm_records(connection: Connection, **query: str) -> list[DatastoreRecord]:
     url, params = connection.arm("/datastores"), {"api-version": ApiVersion.DATASTORES, "count": "30", **query}
-    found = [*resources(connection.rest.get, url, "datastores", params)]
+    found = [*connection.rest.resources(url, "datastores", params)]
     with understood(url, "the datastore"):
         return [DatastoreRecord.from_arm(resource) for resource in found]
 
