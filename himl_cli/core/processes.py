@@ -4,7 +4,6 @@ and signals during work."""
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import sys
 import threading
@@ -202,6 +201,8 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
     try:
         node = (PROC / "sys/kernel/random/boot_id").read_text()  # that of containers is the same, not their name
     except OSError:
+        import platform  # where there is no /proc: it takes a millisecond of every job's start
+
         node = platform.node()
     launcher = f"{node} {found[0] if found is not None else ''}"
     variables = tuple(f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment)

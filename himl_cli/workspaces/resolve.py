@@ -489,7 +489,7 @@ class JoinedWorkspace(Workspace):
         return self._remote.datastore(name)
 
     def close(self) -> None:
-        """Close what the service's workspace holds open, if it was opened."""
+        self.local.close()
         if "_remote" in vars(self):
             self._remote.close()
 

@@ -123,12 +123,10 @@ class MetricStore:
         Of several attempts, what counts now: of those runs the whole has to be read again, since what counted before
         may not do so any more.
         """
-        pairs = list(places.items())
         found: list[tuple[str, int, float]] = []
         cuts = cuts_of(self.database, list(places))
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            some = pairs[start : start + PAIRS_AT_ONCE]
-            values = (*(part for pair in some for part in pair), name)
+        for some, _ in chunks(list(places), PAIRS_AT_ONCE):
+            values = (*(part for run_id in some for part in (run_id, places[run_id])), name)
             statement = (
                 f"WITH asked(run, place) AS (VALUES {','.join(['(?,?)'] * len(some))})"
                 " SELECT metrics.run, metrics.rowid, metrics.step, metrics.value FROM asked"

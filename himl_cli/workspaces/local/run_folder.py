@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ RECORD = "job.json"
 WHY = "why"
 PLAN = "plan.json"
 """What the run is for, so that it can be resumed."""
+COLLECTED = ("outputs", "logs")
+"""The folders of results where the script runs."""
 RESERVE_BYTES = 128 * 1024
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 T = TypeVar("T")
@@ -104,6 +107,21 @@ class RunFolder:
         except (OSError, ValueError) as err:
             raise DiskFailed(f"Cannot read '{path}': {err}.") from err
         return found if isinstance(found, dict) else {}
+
+    def files_elsewhere(self) -> Iterator[Path]:
+        """Files that the script wrote outside `outputs/`, `logs/` and Python's caches; none of a job in place, where
+        they lie as it left them."""
+        if self.read(RECORD).get("in_place", True):
+            return
+        since = (self.path / RECORD).stat().st_mtime_ns  # it is written once the files are staged
+        for parent, folders, names in os.walk(self.code):
+            is_top = Path(parent) == self.code
+            folders[:] = [name for name in folders if name != "__pycache__" and not (is_top and name in COLLECTED)]
+            for path in (Path(parent, name) for name in names):
+                with suppress(OSError):
+                    facts = path.lstat()
+                    if stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since:
+                        yield path
 
     def remove(self) -> None:
         """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""

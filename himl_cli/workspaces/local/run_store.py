@@ -68,7 +68,6 @@ class Database:
         self._create = create
         self._patience = patience
         self._lock = threading.RLock()
-        self._is_forked = False
         self._left_open: list[sqlite3.Connection] = []
         with translated(path):
             self._connect()
@@ -80,7 +79,7 @@ class Database:
         self._lock = threading.RLock()
         self._closer.detach()
         self._left_open.append(self._connection)
-        self._is_forked = True
+        self._is_open = False
 
     def _connect(self) -> None:
         """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be
@@ -106,6 +105,7 @@ class Database:
                 connection.execute(statement)
         self._connection = connection
         self._closer = weakref.finalize(self, connection.close)
+        self._is_open = True
 
     def _open(self, mode: str, pragma: str = "") -> tuple[sqlite3.Connection, int]:
         name = f"{self.path.absolute().as_uri()}?{mode}"
@@ -128,8 +128,7 @@ class Database:
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         with self._lock, translated(self.path):
-            if self._is_forked:
-                self._is_forked = False
+            if not self._is_open:
                 self._connect()
             yield self._connection
 
@@ -153,8 +152,10 @@ class Database:
                 raise
 
     def close(self) -> None:
+        """Close the connection; whoever uses the database afterwards makes another one."""
         with self._lock:
-            self._connection.close()
+            self._closer()
+            self._is_open = False
 
 
 def _once_unlocked(connection: sqlite3.Connection, statement: str, seconds: float) -> None:

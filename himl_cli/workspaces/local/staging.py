@@ -1,4 +1,4 @@
-"""The files of a job: staged before its script starts, collected after it, and found again by another attempt."""
+"""The files of a job: staged before its script starts, collected after it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 
 from himl_cli.core.jobs import JobSpec
 from himl_cli.workspaces.local.launch_request import LaunchRequest, stored_form
-from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
+from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
-COLLECTED = ("outputs", "logs")
 BLOCK = 8 << 20
 SECONDS_BETWEEN_LOOKS = 0.05
 STAGED, ATTEMPTS = "laid", "tries"
@@ -129,19 +128,3 @@ def _copy_file(source: Path, target: Path) -> Iterator[None]:
             copy.write(block)
             yield
         os.chmod(target, os.fstat(stream.fileno()).st_mode & 0o777)
-
-
-def files_elsewhere(folder: RunFolder) -> Iterator[Path]:
-    """Files that the run's script wrote outside `outputs/`, `logs/` and Python's caches; none of a job in place, where
-    they lie as it left them."""
-    if folder.read(RECORD).get("in_place", True):
-        return
-    since = (folder.path / RECORD).stat().st_mtime_ns  # it is written once the files are staged
-    for parent, folders, names in os.walk(folder.code):
-        is_top = Path(parent) == folder.code
-        folders[:] = [name for name in folders if name != "__pycache__" and not (is_top and name in COLLECTED)]
-        for path in (Path(parent, name) for name in names):
-            with suppress(OSError):
-                facts = path.lstat()
-                if stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since:
-                    yield path

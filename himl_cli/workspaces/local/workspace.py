@@ -68,6 +68,10 @@ class LocalWorkspace(FolderWorkspace):
     def _writer(self) -> LoggedWriter:
         return LoggedWriter(self._metrics)
 
+    def close(self) -> None:
+        if "_runs" in vars(self):
+            self._runs.database.close()
+
     def _folder_of(self, run_id: str) -> RunFolder:
         return RunFolder(self.folder / "runs" / run_id)
 
@@ -225,9 +229,7 @@ class LocalWorkspace(FolderWorkspace):
         return str(self._folder_of(run_id).read(RECORD).get("python") or "")
 
     def unkept_files(self, run_id: str) -> Sequence[Path]:
-        from himl_cli.workspaces.local.staging import files_elsewhere
-
-        return [path for each in self._runs.descendants(run_id) for path in files_elsewhere(self._folder_of(each))]
+        return [path for each in self._runs.descendants(run_id) for path in self._folder_of(each).files_elsewhere()]
 
     def _default_folder(self, datastore: str | None) -> Path:
         if datastore:
@@ -341,7 +343,7 @@ class LocalWorkspace(FolderWorkspace):
         return self._files(run_id).path_of(name)
 
     def delete(self, run_id: str) -> None:
-        """As `DeletesRuns.delete`. Raises RunNotFound; BadUsage while the run, its job or a run below it is at work."""
+        """As `FolderWorkspace.delete`. Raises BadUsage, too, while its job or a run below it is at work."""
         found = self.run(run_id)
         job = self._runs.job_of(run_id) or run_id
         if not found.status.is_final or not self.run(job).status.is_final:
