@@ -136,13 +136,12 @@ def aggregate_hyperdrive_metrics(
             f"'{child_run_arg_name}')? {err.hint}"
         ).rstrip()
         raise
-    found, is_crossval = _children(child_run_arg_name, parent, keep_metrics)
-    return _frame(found, _columns(found, child_run_arg_name, is_crossval))
+    return _frame(*_children(child_run_arg_name, parent, keep_metrics))
 
 
-def _children(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, bool]:
-    """The children of *parent* and what they logged, and whether they are a cross-validation's. Raises NoChildren, and
-    BadUsage where none has *argument*."""
+def _children(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, Sequence[Scalar]]:
+    """The children of *parent* with what they logged, and what each is called: its value of *argument* where those tell
+    the children apart (1 and 1.0 do not), else its label. Raises NoChildren, and BadUsage where none has *argument*."""
     opened = parent.workspace.opened
     children, found = children_chosen(opened, parent.record)
     if found is None:
@@ -151,8 +150,11 @@ def _children(argument: str, parent: Run, keep_metrics: Sequence[str] | None) ->
             "any yet."
         )
     globs = [glob.escape(name) for name in keep_metrics or ()]
+    together = aggregate(opened, children, child_arg=argument, globs=globs, whole=True)
+    values = [value_of(argument, child.run, child.results) for child in together.children]
     is_crossval = parent.tags.get(MANY) == "crossval"
-    return aggregate(opened, children, child_arg=argument, globs=globs, whole=True), is_crossval
+    known = [str(value) if is_crossval else value for value in values if value is not None]
+    return together, known if len({*known}) == len(values) else [child.label for child in together.children]
 
 
 def _is_offline(run: object) -> bool:
@@ -175,13 +177,6 @@ def _given_run(run_id: str | None, run: object, workspace: object, config: str |
     if run_id is None:
         raise NoChildren("Which run is meant has to be said.", hint="Give run_id or run.")
     return _find_run(run_id, workspace, config)
-
-
-def _columns(found: Aggregation, argument: str, is_crossval: bool) -> list[Scalar]:
-    """The values themselves where they tell the children apart (1 and 1.0 do not), else the labels."""
-    values = [value_of(argument, child.run, child.results) for child in found.children]
-    known = [str(value) if is_crossval else value for value in values if value is not None]
-    return known if len({*known}) == len(values) else [child.label for child in found.children]
 
 
 def _frame(found: Aggregation, columns: Sequence[Scalar]) -> pd.DataFrame:
@@ -262,13 +257,12 @@ def get_metrics_for_hyperdrive_run(
     """
     if _is_offline(run):
         return {}
-    found, is_crossval = _children(
-        child_run_arg_name, _given_run(run_id, run, aml_workspace, workspace_config_path), keep_metrics
-    )
-    metrics = {}
-    for key, child in zip(_columns(found, child_run_arg_name, is_crossval), found.children, strict=True):
-        metrics[key] = _select(_logged(child.results), keep_metrics, child.run.id)
-    return metrics
+    parent = _given_run(run_id, run, aml_workspace, workspace_config_path)
+    found, columns = _children(child_run_arg_name, parent, keep_metrics)
+    return {
+        column: _select(_logged(child.results), keep_metrics, child.run.id)
+        for column, child in zip(columns, found.children, strict=True)
+    }
 
 
 def download_files_from_hyperdrive_children(

@@ -373,11 +373,9 @@ def _own_run() -> Run | OfflineRun:
     from himl_cli.workspaces.resolve import open_azure, own_azure, own_local_run
 
     experiment = os.environ.get("AZUREML_ARM_PROJECT_NAME", "")
-    here = own_local_run()
-    if here is not None:
+    if here := own_local_run():
         return JobRun(Workspace.of(here[0]), here[1], experiment)
-    address = own_azure(Path.cwd())
-    if address is not None:
+    if address := own_azure(Path.cwd()):
         return JobRun(Workspace.of(open_azure(address, Path.cwd())), os.environ["AZUREML_RUN_ID"], experiment)
     return OfflineRun()
 

@@ -145,9 +145,6 @@ def read_valid_json(content: bytes) -> Any:
 
 YAML_ENDINGS = (".yml", ".yaml")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_VARIABLE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)")
-_COMMENT = re.compile(r"(?:^|(?<=\s))#")
-_QUOTED = re.compile(r"(?P<quote>['\"])(?P<inside>.*)(?P=quote)\s*(?:#.*)?")
 
 
 def read_text(path: Path, what: str) -> str:
@@ -175,13 +172,14 @@ def parse_dotenv(text: str, path: Path) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        found = _VARIABLE.fullmatch(line.strip())
+        found = re.fullmatch(r"(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)", line.strip())
         if found is None:
             raise BadUsage(
                 f"'{path}', line {number}: no NAME=value.", hint="A value stands on one line; comments begin with '#'."
             )
-        quoted = _QUOTED.fullmatch(found["value"])
-        values[found["name"]] = quoted["inside"] if quoted else _COMMENT.split(found["value"], maxsplit=1)[0].strip()
+        quoted = re.fullmatch(r"(?P<quote>['\"])(?P<inside>.*)(?P=quote)\s*(?:#.*)?", found["value"])
+        plain = re.split(r"(?:^|(?<=\s))#", found["value"], maxsplit=1)[0].strip()
+        values[found["name"]] = quoted["inside"] if quoted else plain
     return values
 
 

@@ -1,9 +1,8 @@
-"""From a request to a job that a workspace can run: what is started, from which folder, by which Python; handing it
-over; and going on with a run that stopped before its end."""
+"""From a request to a job that a workspace can run: what is started, from which folder; handing it over; and going on
+with a run that stopped before its end."""
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import re
@@ -65,8 +64,6 @@ KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 RESUME_OPTIONS = ("max_concurrent", "env_vars")
 OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
 _PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
-
-log = logging.getLogger(__name__)
 
 
 def prepare_job(request: SubmitRequest) -> PreparedJob:

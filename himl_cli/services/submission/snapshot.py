@@ -383,16 +383,7 @@ _READ_BY_NAME = {
 }
 _NAMED_KEY = re.compile(r".*(_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
 
-_VARIABLES = re.compile(rb"^[\"']?variables[\"']?[ \t]*:", re.MULTILINE)
 _KEY = rb"(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
-_WORKSPACE_KEYS = re.compile(
-    _KEY % rb"tenant_id|subscription_id|application_id|resource_group|workspace_name",
-    re.MULTILINE | re.IGNORECASE,
-)
-_SECRET_KEYS = re.compile(
-    _KEY % rb"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)",
-    re.MULTILINE | re.IGNORECASE,
-)
 
 
 def is_dotenv_name(name: str) -> bool:
@@ -432,9 +423,14 @@ def may_hold_secrets(path: str, size: int) -> bool:
     if wanted and wanted.search(content):
         return True
     # InnerEye's settings: `variables:` with a key that is a secret, or with two that name a workspace or who signs in
-    names = {key.lower() for key in _WORKSPACE_KEYS.findall(content)}
-    is_theirs = ending in YAML_ENDINGS and _VARIABLES.search(content) is not None
-    return is_theirs and (_SECRET_KEYS.search(content) is not None or len(names) >= 2)
+    if ending not in YAML_ENDINGS or not re.search(rb"^[\"']?variables[\"']?[ \t]*:", content, re.MULTILINE):
+        return False
+    flags = re.MULTILINE | re.IGNORECASE
+    secret = rb"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)"
+    named = re.findall(
+        _KEY % rb"tenant_id|subscription_id|application_id|resource_group|workspace_name", content, flags
+    )
+    return len({key.lower() for key in named}) >= 2 or re.search(_KEY % secret, content, flags) is not None
 
 
 def is_private_folder(path: str) -> bool:
