@@ -237,8 +237,7 @@ class _Download:
         is_verified = expected is not None or blob.size == 0 or blob.name.startswith(self._plan.request.logs)
         stats.unverified += not is_verified
         status, source = os.stat(planned.path), self._plan.source(blob)
-        found = FetchedFile(planned.target, source, blob.etag, status.st_size, status.st_mtime_ns, md5)
-        self._plan.state.record(found)
+        self._plan.state.record(FetchedFile(planned.target, source, blob.etag, status.st_size, status.st_mtime_ns, md5))
         self._notify(Finished(blob.name))
 
     def _give_up(self, file: PartialFile) -> None:

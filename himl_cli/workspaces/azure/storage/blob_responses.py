@@ -260,11 +260,19 @@ def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Fai
         )
         return Failure(error, may_pass=True, max_attempts=FEW)
     if number == BAD_BUNDLE:
-        hint = "Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
-        return Failure(ServiceFailed(f"The file of certificate authorities cannot be used ({text}).", hint=hint))
+        return Failure(
+            ServiceFailed(
+                f"The file of certificate authorities cannot be used ({text}).",
+                hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.",
+            )
+        )
     if number == BAD_CERTIFICATE or (number == TLS_FAILED and "certificate" in text.lower()):
-        hint = "Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file."
-        return Failure(ServiceFailed(f"The certificate of {host} is not trusted ({text}).", hint=hint))
+        return Failure(
+            ServiceFailed(
+                f"The certificate of {host} is not trusted ({text}).",
+                hint="Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file.",
+            )
+        )
     if number == TIMED_OUT:
         what = f"{host} sent nothing for too long"
         error = ServiceFailed(f"{what}, {FEW} times in a row.")

@@ -78,8 +78,12 @@ class _Uploads:
     def _of_new_files(self, requests: Iterable[StoreRequest]) -> Iterator[Task | None]:
         for request in requests:
             if reason := reason_not_to_store(request.name):
-                where = f"'{request.name}' cannot be stored in {self.endpoint.label}"
-                self.sink.fail(request, HimlError(f"{where}: {reason}.", hint="Rename it."))
+                self.sink.fail(
+                    request,
+                    HimlError(
+                        f"'{request.name}' cannot be stored in {self.endpoint.label}: {reason}.", hint="Rename it."
+                    ),
+                )
             elif request.size <= SINGLE:
                 while not self.memory.try_acquire(request.size):
                     yield None
@@ -139,9 +143,12 @@ class _FileTask(Task):
             self.check(response, 200, 404)
             there = properties_of(response, self.name).blob if response.status == 200 else None
             if there is None or (there.size, there.md5) != (self.file.size, md5):
-                where = f"'{self.name}' in {self.endpoint.label}"
-                text = f"{where} was changed by somebody else meanwhile; it is left as it is."
-                raise AttemptFailed(Failure(BlobChanged(text, hint="Run the command again."))) from None
+                error = BlobChanged(
+                    f"'{self.name}' in {self.endpoint.label} was changed by somebody else meanwhile; it is left as it "
+                    "is.",
+                    hint="Run the command again.",
+                )
+                raise AttemptFailed(Failure(error)) from None
         return stored_blob(response, self.file, md5)
 
 

@@ -297,8 +297,9 @@ class _SecretSigner(BearerSigner):
     count."""
 
     def __init__(self, connection: Connection, record: DatastoreRecord) -> None:
-        scope = connection.address.cloud.storage_scope
-        super().__init__(connection.tokens, scope, _SECRET_SIGN_INS[record.credentials])
+        super().__init__(
+            connection.tokens, connection.address.cloud.storage_scope, _SECRET_SIGN_INS[record.credentials]
+        )
         self._connection = connection
         self._record = record
         self._over: tuple[float, HimlError] | None = None  # the error to raise until then

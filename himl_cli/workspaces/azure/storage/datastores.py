@@ -233,7 +233,7 @@ class RunArtifacts(BlobReader):
         pool: CurlPool,
         container_id: str,
         label: str,
-        make_direct: Callable[[Sequence[str]], AzureBlobs],
+        make_direct: Callable[[], AzureBlobs],
     ) -> None:
         self._links = LinkEndpoint(connection, container_id, label)
         super().__init__(self._links, pool, RetryPolicy(), GROWING)
@@ -307,7 +307,7 @@ class RunArtifacts(BlobReader):
         """The storage account, as far as is known; None where links are the way."""
         if not self._has_chosen and self._connection.kept.get(ROUTES, self._connection.key("routes")) != BY_LINKS:
             try:
-                self._direct = self._make_direct(GROWING)
+                self._direct = self._make_direct()
             except NotAllowed as err:
                 log.debug("the artifact datastore may not be looked at (%s): going on with links", err)
         self._has_chosen = True
@@ -382,7 +382,7 @@ class Datastores:
             self._pool,
             container_id,
             label,
-            lambda growing: self._blobs(self.find(ARTIFACT_STORE), f"ExperimentRun/{container_id}/", label, growing),
+            lambda: self._blobs(self.find(ARTIFACT_STORE), f"ExperimentRun/{container_id}/", label, GROWING),
         )
 
     def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
