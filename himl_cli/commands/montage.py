@@ -251,8 +251,7 @@ def _montage_here(
 
     with _slide_folder(dataset, datastore, workspace_opts, output_opts) as (folder, csv, output, notify):
         if ignored:
-            listed = ", ".join(ignored)
-            output.notice(f"Passed over, since the montage is made here and not on a cluster: {listed}.")
+            output.notice(f"Passed over, since the montage is made here and not on a cluster: {', '.join(ignored)}.")
         if not output_opts.verbose:  # what tifffile logs names no slide, and himl says it of the slide
             logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
         query = replace(query, csv=csv)

@@ -126,14 +126,9 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
             spread += parameters_of(options_of(kind))
         else:
             spread.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    for name, count in Counter(parameter.name for parameter in spread).items():
-        if count > 1:
-            bundles = {owner: kind for owner, kind in taken.items() if not isinstance(kind, Option)}
-            has_it = [f"'{owner}: {kind.__name__}'" for owner, kind in bundles.items() if name in options_of(kind)]
-            first, *others = has_it
-            todo = f"leave {' or '.join(others)} out" if others else f"give the parameter '{name}' another name"
-            where = f"{function.__name__}(): '{name}' is there twice"
-            raise ValueError(f"{where}, since {first} brings an option of that name: {todo}.")
+    twice = next((name for name, count in Counter(each.name for each in spread).items() if count > 1), None)
+    if twice is not None:
+        raise _is_there_twice(twice, function, taken)
 
     def call(**values: Any) -> None:
         for name, kind in taken.items():
@@ -147,6 +142,14 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in spread}
     call.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]  # inspect.signature() honours it
     return call
+
+
+def _is_there_twice(name: str, function: Callable[..., None], taken: Mapping[str, Option | type[Bundle]]) -> ValueError:
+    bundles = {owner: kind for owner, kind in taken.items() if not isinstance(kind, Option)}
+    first, *others = [f"'{owner}: {kind.__name__}'" for owner, kind in bundles.items() if name in options_of(kind)]
+    todo = f"leave {' or '.join(others)} out" if others else f"give the parameter '{name}' another name"
+    where = f"{function.__name__}(): '{name}' is there twice"
+    return ValueError(f"{where}, since {first} brings an option of that name: {todo}.")
 
 
 def split_list(values: Iterable[str] | None) -> list[str]:
@@ -213,7 +216,7 @@ def parse_folder(option: str, text: str | None) -> Path | None:
 
     if text is None:
         return None
-    folder = expand_home(non_blank(option, text) or "", "folder")
+    folder = expand_home(non_blank(option, text), "folder")
     if folder.exists() and not folder.is_dir():
         hint = "Name a folder; it is made where it is missing."
         raise BadUsage(f"{option} '{text}' is a file, and no folder.", hint=hint)
@@ -316,8 +319,8 @@ class SelectionOptions(Bundle):
         from himl_cli.services.runs.lookup import check_selection
 
         tags = [word for word in plain or () if self.tags and "=" in word and "://" not in word]
-        named = [non_blank("RUN", name) or "" for name in plain or () if name not in tags]
-        named += [non_blank("--run", name) or "" for name in self.run]
+        named = [non_blank("RUN", name) for name in plain or () if name not in tags]
+        named += [non_blank("--run", name) for name in self.run]
         selection = RunSelection(
             runs=split_list(named),
             experiment=self.experiment,

@@ -131,14 +131,14 @@ class ScriptCommand(HimlCommand):
     def _check_form(self, ctx: Any, args: Sequence[str]) -> None:
         """Raises BadUsage, with the command that may have been meant, for a target that none can be by its form."""
         target, module = (ctx.params.get(name) or "" for name in ("target", "module"))
-        after = map(is_target, script_arguments(ctx)[:1])
         has_target = any(map(ctx.params.get, ("target", "module", "resume", "command")))
         problems = {
             f"-m takes a module, and '{module}' is a file's name.": module.endswith(".py") or "/" in module,
             "A script on stdin cannot be run: save it to a file.": target == "-",
             f"'{target}' is no script; himl starts Python and shells itself.": LAUNCHER.fullmatch(target),
             f"There is no script '{target}'.": _is_command_line(target),
-            "Nothing to run: what stands after -- are arguments of a script.": not has_target and any(after),
+            "Nothing to run: what stands after -- are arguments of a script.": not has_target
+            and any(map(is_target, script_arguments(ctx)[:1])),
         }
         wrong = next((text for text, is_so in problems.items() if is_so), None)
         if wrong is not None:

@@ -63,14 +63,14 @@ def open_session(
             workspace = open_for_jobs(*names, start=cwd, on_cluster=need is For.clusters)
         else:
             workspace = (open_runs if need is For.runs else open_workspace)(*names, start=cwd)
-        if need in (For.runs, For.jobs):
-            folder = local_folder(workspace)
-            with suppress(OSError):  # whoever may look there goes on with them
-                if folder is not None and any((folder / FOLDER).glob("*.json")):
-                    from himl_cli.commands.recorder import resume_recordings
-
-                    resume_recordings(folder)
         with _close_at_end([workspace]):
+            if need in (For.runs, For.jobs):
+                folder = local_folder(workspace)
+                with suppress(OSError):  # whoever may look there goes on with them
+                    if folder is not None and any((folder / FOLDER).glob("*.json")):
+                        from himl_cli.commands.recorder import resume_recordings
+
+                        resume_recordings(folder)
             yield Session(workspace, output, notify, cwd)
 
 

@@ -159,12 +159,12 @@ class SubmitOptions(Bundle):
 
         values = {REQUEST_FIELDS.get(name, name): value for name, value in vars(self).items()}
         known = {each.name for each in fields(SubmitRequest)}
-        build = {name: value for name, value in values.items() if name.startswith("build_") and name not in known}
+        others = {name: value for name, value in values.items() if name not in known and value is not None}
         return SubmitRequest(
             cwd=cwd,
             target=target,
             arguments=arguments,
-            build={name: value for name, value in build.items() if value is not None},
+            build={name: value for name, value in others.items() if name.startswith("build_")},
             typed=frozenset(REQUEST_FIELDS.get(name, name) for name, source in sources.items() if source == TYPED),
             **{name: value for name, value in values.items() if name in known},
         )

@@ -129,7 +129,7 @@ def submit_script(call: Submission) -> None:
     with call.open(For.clusters if request.on_cluster else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
-        start = partial(start_and_note, partial(session.jobs.submit, job.spec), session.cwd)
+        start = partial(session.jobs.submit, job.spec)
         if request.on_cluster:
             return _run_on_cluster(call, session, start, waits, job.spec)
         _run_here(session, start, waits, job.spec)
@@ -155,21 +155,21 @@ def submit_file(call: Submission) -> None:
         call.check_azure()
     with call.open(For.clusters if prepared.goes_to_azure else For.jobs) as session:
         print_prepared(session.output, prepared.remarks, *prepared.reports)
-        workspace, cwd = session.workspace, session.cwd
+        workspace = session.workspace
         if prepared.goes_to_azure:
             if not isinstance(workspace, CloudWorkspace):
                 raise HimlError(f"{workspace.label} does not run jobs in YAML.")
             send = partial(workspace.submit_document, prepared.document.path, prepared.changes)
-            return _run_on_cluster(call, session, partial(start_and_note, send, cwd), waits)
+            return _run_on_cluster(call, session, send, waits)
         if prepared.pipeline is None:
             assert prepared.job is not None
             job = _with_data(call, session, PreparedJob(prepared.job, None))
-            return _run_here(session, partial(start_and_note, partial(session.jobs.submit, job.spec), cwd), waits)
+            return _run_here(session, partial(session.jobs.submit, job.spec), waits)
         pipeline = prepared.pipeline
         if isinstance(workspace, FolderWorkspace):
             with _data_sources(session) as (azure, notify):
                 pipeline = bring_to_steps(pipeline, workspace, azure, notify)
-        _run_here(session, partial(start_and_note, partial(session.jobs.submit_pipeline, pipeline), cwd), waits)
+        _run_here(session, partial(session.jobs.submit_pipeline, pipeline), waits)
 
 
 def _submit_pipeline(call: Submission) -> None:
@@ -209,14 +209,13 @@ def _submit_pipeline(call: Submission) -> None:
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
-            send = partial(session.jobs.submit_pipeline, spec)
-            return _run_here(session, partial(start_and_note, send, session.cwd), waits)
+            return _run_here(session, partial(session.jobs.submit_pipeline, spec), waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):
                 check_cluster(prepared, workspace)
                 there = replace(resolve_on_cluster(prepared, workspace, notify), new_cluster=prepared.cluster)
-                return start_and_note(partial(session.jobs.submit_pipeline, there), session.cwd, notify)
+                return session.jobs.submit_pipeline(there, notify=notify)
 
         _run_on_cluster(call, session, start, waits)
 
@@ -235,7 +234,7 @@ def resume(call: Submission, reference: str) -> None:
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:
         raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")
-    parse_reference(non_blank("--resume", reference) or "")
+    parse_reference(non_blank("--resume", reference))
     with call.open(For.runs) as session, interruptions() as interrupted:
         run, seen = resume_run(session.workspace, reference, request, session.notify)
         print_run(session.output, run, "Going on with run")
@@ -323,9 +322,9 @@ def _all_runs(call: Submission, session: Session, source: str) -> Iterator[Works
         yield workspace
 
 
-def _run_here(session: Session, start: Callable[[Notify], Run], waits: bool, spec: JobSpec | None = None) -> None:
+def _run_here(session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None) -> None:
     with interruptions() as interrupted:
-        run = start(session.notify)
+        run = start_and_note(start, session.cwd, session.notify)
         print_run(session.output, run)
         if waits:
             _wait_here(session, run, interrupted, spec=spec)
@@ -334,11 +333,11 @@ def _run_here(session: Session, start: Callable[[Notify], Run], waits: bool, spe
 
 
 def _run_on_cluster(
-    call: Submission, session: Session, start: Callable[[Notify], Run], waits: bool, spec: JobSpec | None = None
+    call: Submission, session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None
 ) -> None:
     with naming_once_made() as made:
         with observing(session.output) as notify:  # its bar is gone before a log is printed
-            made.append(start(notify))
+            made.append(start_and_note(start, session.cwd, notify))
         wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec)
 
 

@@ -31,8 +31,9 @@ app = group()
 
 def _inside_run(option: str, folder: str) -> str:
     if ".." in folder.replace("\\", "/").split("/"):
-        hint = f"Leave out '..': {option} outputs/tb"
-        raise BadUsage(f"{option} is a folder inside a run, got '{folder}'.", hint=hint)
+        raise BadUsage(
+            f"{option} is a folder inside a run, got '{folder}'.", hint=f"Leave out '..': {option} outputs/tb"
+        )
     return folder
 
 

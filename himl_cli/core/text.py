@@ -1,6 +1,6 @@
-"""Text and JSON from outside: near matches, blank options, shortened texts, a few of many names, values nested too
-deeply; files that people write, in UTF-8, or in UTF-16 as Windows' shell redirects it, files of variables, and paths
-with backslashes."""
+"""Text and JSON from outside: near matches, blank options, shortened texts, a few of many names, times, values nested
+too deeply; files that people write, in UTF-8, or in UTF-16 as Windows' shell redirects it, files of variables, and
+paths with backslashes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage
 
 MOST = 3
+OptionalText = TypeVar("OptionalText", bound=str | None)
 
 
 def near_matches(wanted: str, known: Sequence[str]) -> list[str]:
@@ -38,7 +39,7 @@ def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     return f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-def non_blank(option: str, value: str | None) -> str | None:
+def non_blank(option: str, value: OptionalText) -> OptionalText:
     """*value*, unless it is blank: an unset shell variable must not silently select something else."""
     if value is not None and not value.strip():
         raise BadUsage(f"{option} got an empty value.", hint="Is a shell variable unset?")

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 
-TEMPLATES = Path(__file__).with_name("templates")
 FILES: Mapping[str, str] = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.fish", "powershell": "himl.ps1"}
 """The shells, and what the script of each is called in `completions/`."""
 
@@ -27,7 +26,7 @@ FILES: Mapping[str, str] = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.f
 def completion_script(program: CommandShape, shell: str) -> str:
     """The completion script of *program*, whose options and arguments have their kinds, for *shell*, one of FILES;
     plain ASCII. Raises KeyError for another."""
-    text = (TEMPLATES / FILES[shell]).read_text(encoding="ascii")
+    text = (Path(__file__).with_name("templates") / FILES[shell]).read_text(encoding="ascii")
     old_names = sorted(
         {
             old: option.long_name for each in program.walk() for option in each.options for old in option.old_names

@@ -82,8 +82,13 @@ def metric_form(metric: Metric | Texts) -> dict[str, Any]:
     """A metric or texts in short: the last value and its step, how many values there are, and the run that logged
     them."""
     last = metric.last
-    count = len(metric.points)
-    return {"name": metric.name, "value": json_form(last.value), "step": last.step, "count": count, "run": metric.run}
+    return {
+        "name": metric.name,
+        "value": json_form(last.value),
+        "step": last.step,
+        "count": len(metric.points),
+        "run": metric.run,
+    }
 
 
 def float_form(value: float) -> float | str:

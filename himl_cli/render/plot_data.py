@@ -415,8 +415,7 @@ def _correlation(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> f
 def _ranks(values: Any) -> Any:
     """Ranks, those of equal values being the mean of them."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def _are_numbers(values: Mapping[int, Scalar]) -> bool:
