@@ -133,13 +133,11 @@ def submit(
     if request.sdk == "v1":
         require_sdk_v1()
     workspace = workspace_of()
-    if workspace is None:
+    if not isinstance(workspace, JobRunner):
         raise BadUsage(
             "No Azure ML workspace is given, and none is configured.",
             hint=f"{HOW_TO_CONFIGURE} Or pass workspace_config_file.",
         )
-    if not isinstance(workspace, JobRunner):
-        raise BadUsage(f"{workspace.label} runs no jobs.")
     output = Output()
 
     try:

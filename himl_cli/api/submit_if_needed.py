@@ -461,11 +461,12 @@ def submit_to_azure_if_needed(
             trial_arguments = [
                 f"{hyperdrive_argument_prefix}{name}=${{{{search_space.{name}}}}}" for name in sweep.space
             ]
-        is_root_given = snapshot_root_directory is not None
         name = os.environ.get("HIML_EXPERIMENT_NAME") or experiment_name
         request = SubmitRequest(
             cwd=cwd,
-            **submission.entry_of(entry_script, entry_command, root, cwd, is_root_given=is_root_given),
+            **submission.entry_of(
+                entry_script, entry_command, root, cwd, is_root_given=snapshot_root_directory is not None
+            ),
             **submission.environment_of(
                 aml_environment_name,
                 build_context,

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
@@ -42,10 +42,7 @@ def parse_reference(text: str) -> RunReference:
     """What *text* refers to: `RUN_ID`, `EXPERIMENT:RUN_ID`, or a Studio URL with `/runs/RUN_ID`. Raises BadUsage."""
     text = text.strip()
     if re.match(r"https?://", text, re.IGNORECASE):
-        try:
-            path = [unquote(part) for part in urlsplit(text).path.split("/")]
-        except ValueError:
-            path = []
+        path = [unquote(part) for part in _url_parts(text).path.split("/")]
         for before, after in pairwise(path):
             if before.lower() == "runs" and after.strip():
                 return RunReference(after.strip())
@@ -79,21 +76,22 @@ _STUDIO = re.compile(r"(?:^|\.)ml\.azure\.[a-z]+(?:\.[a-z]+)?$", re.IGNORECASE)
 
 def is_studio_url(url: str) -> bool:
     """Whether *url* is a page of Azure ML Studio, in any cloud, and no file."""
-    try:
-        host = urlsplit(url.strip()).hostname or ""
-    except ValueError:
-        return False
-    return _STUDIO.search(host) is not None or workspace_in_url(url) is not None
+    return _STUDIO.search(_url_parts(url).hostname or "") is not None or workspace_in_url(url) is not None
 
 
 def workspace_in_url(url: str) -> WorkspaceIds | None:
     """What `wsid=/subscriptions/S/resourcegroups/G/workspaces/W` (also with `/providers/…` in it) names; None for other
     text."""
-    try:
-        ids = parse_qs(urlsplit(url.strip()).query).get("wsid", [])
-    except ValueError:  # brackets that are no IPv6 address
-        return None
+    ids = parse_qs(_url_parts(url).query).get("wsid")
     return parse_workspace_id(f"/{ids[0].strip('/')}") if ids else None
+
+
+def _url_parts(text: str) -> SplitResult:
+    """The parts of an address; empty ones of what is none."""
+    try:
+        return urlsplit(text.strip())
+    except ValueError:  # brackets that are no IPv6 address
+        return urlsplit("")
 
 
 LATEST = "latest"

@@ -217,21 +217,19 @@ def wait_until_mirrored(
     while (state := file.read()) is not None:
         now = time.monotonic()
         worked_on = now if file.is_worked_on() else worked_on
-        text = ""
         if state.not_before:
-            text = f"warning: not all of the run is in {target}: {state.away} It is kept here, and himl commands in "
-            text += "this workspace try again later."
-        elif interrupted or state.away or now - worked_on > 3.0:  # the mirror takes over from whoever submitted
+            later = "It is kept here, and himl commands in this workspace try again later."
+            notify(Notice(f"warning: not all of the run is in {target}: {state.away} {later}"))
+            return False
+        if interrupted or state.away or now - worked_on > 3.0:  # the mirror takes over from whoever submitted
             why = f" ({state.away.rstrip('.')})" if state.away else ""
-            text = f"Not all of the run is in {target} yet{why}; that goes on in the background. See how it goes: himl "
-            text += f"runs show {run.id}"
-        if text:
-            notify(Notice(text))
+            later = f"that goes on in the background. See how it goes: himl runs show {run.id}"
+            notify(Notice(f"Not all of the run is in {target} yet{why}; {later}"))
             return False
         if not is_reported and now - begun > 3.0:
             is_reported = True
-            text = f"The job has ended. The rest of it is on its way to {target}; Ctrl-C leaves that to the background."
-            notify(Notice(text))
+            rest = f"The rest of it is on its way to {target}; Ctrl-C leaves that to the background."
+            notify(Notice(f"The job has ended. {rest}"))
         time.sleep(POLL_SECONDS)
     try:
         why = source.run(run.id).tags.get(STOPPED, "")

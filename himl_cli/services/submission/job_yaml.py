@@ -170,8 +170,11 @@ def changed_yaml(prepared: PreparedDocument) -> str:
     file's folder, as they are there. Raises BadUsage for what no key can say."""
     changes, kind = prepared.changes, prepared.document.kind
     content = _with_code(prepared.document.root.content, changes.code)
-    names = {"experiment_name": changes.experiment, "display_name": changes.display_name}
-    names |= {"description": changes.description}
+    names = {
+        "experiment_name": changes.experiment,
+        "display_name": changes.display_name,
+        "description": changes.description,
+    }
     content |= {**{key: value for key, value in names.items() if value}, "tags": dict(changes.tags)}
     if changes.cluster and kind == PIPELINE:
         content["settings"] = {**(content.get("settings") or {}), "default_compute": f"azureml:{changes.cluster}"}
