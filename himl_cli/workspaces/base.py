@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
-from himl_cli.core.events import Notify
+from himl_cli.core.events import Finished, Moved, Notify, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
@@ -45,6 +45,23 @@ class StoreSink(Protocol):
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
         """The file is not stored; what had the name before still has it."""
+
+
+class StoreOutcome(StoreSink):
+    """Keeps what went wrong; *notify* hears how far each file is."""
+
+    def __init__(self, notify: Notify = ignore) -> None:
+        self._notify = notify
+        self.errors: list[HimlError] = []
+
+    def advance(self, request: StoreRequest, amount: int) -> None:
+        self._notify(Moved(request.name, amount))
+
+    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
+        self._notify(Finished(request.name))
+
+    def fail(self, request: StoreRequest, error: HimlError) -> None:
+        self.errors.append(error)
 
 
 class BlobStore(Protocol):

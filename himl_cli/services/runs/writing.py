@@ -18,7 +18,7 @@ from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
-from himl_cli.core.blobs import BlobInfo, StoreRequest
+from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import (
     BadUsage,
     DiskFailed,
@@ -33,7 +33,7 @@ from himl_cli.core.jobs import HYPERPARAMETERS, MANY, STEP
 from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.runs import Run, RunQuery
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, RunRecorder, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, RunRecorder, StoreOutcome, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -317,29 +317,13 @@ def store_files(store: BlobStore, files: Mapping[str, Path]) -> None:
         if not path.is_file():
             raise BadUsage(f"There is no file '{path}' to upload.")
         requests.append(StoreRequest(path, name, os.path.getsize(path)))
-    sink = _Outcome()
+    sink = StoreOutcome()
     store.store(iter(requests), sink, workers=8)
     if len(sink.errors) > 1:
         text = f"{sink.errors[0]} ({len(sink.errors)} of {len(requests)} files could not be stored)"
         sink.errors[0].args = (text,)
     if sink.errors:
         raise sink.errors[0]
-
-
-class _Outcome:
-    """Hears of the files; keeps what went wrong."""
-
-    def __init__(self) -> None:
-        self.errors: list[HimlError] = []
-
-    def advance(self, request: StoreRequest, amount: int) -> None:
-        """Nobody watches."""
-
-    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        """It is there."""
-
-    def fail(self, request: StoreRequest, error: HimlError) -> None:
-        self.errors.append(error)
 
 
 CHILDREN = {"sweep": "trial", "pipeline": "step", "trial": "nested run", "step": "nested run", "": "nested run"}

@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import chain, islice, repeat
 from typing import Any
 from urllib.parse import quote
@@ -255,7 +256,8 @@ def _facts_of(raw: RawRun) -> RunFacts:
     of names."""
     container_id = raw.get("dataContainerId") or f"dcid.{raw['runId']}"
     facts = RunFacts(raw["runId"], container_id, raw["experimentId"], starts_jobs(raw))
-    "".join((facts.id, facts.experiment_id, container_id, raw.get("parentRunId") or "", raw.get("status") or ""))
+    texts = (raw.get(name) or "" for name in ("parentRunId", "status", "createdUtc"))
+    "".join((facts.id, facts.experiment_id, container_id, *texts))
     for name in ("tags", "properties", "runTypeV2"):
         {**(raw.get(name) or {})}
     return facts
@@ -440,7 +442,7 @@ class RunLists:
     def __init__(self, connection: Connection, history: RunHistory) -> None:
         self._connection = connection
         self._history = history
-        self._experiments: dict[str, str] = {}  # names by id
+        self._experiment = cache(partial(experiment_name, connection))  # each is asked for once
         self._steps: dict[str, dict[str, dict[str, str]]] = {}  # tags by name, by pipeline: they never change
         self._values: dict[str, str] = {}  # of trials
         self._others: set[str] = set()  # runs with children that are called like trials, which are no sweeps
@@ -462,7 +464,7 @@ class RunLists:
         for page in self._pages(query):
             shown = {raw["runId"]: raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed}
             passed.update(shown)
-            ask_all(self._experiment, [*{raw["experimentId"] for raw in shown.values()} - self._experiments.keys()])
+            ask_all(self._experiment, [*{raw["experimentId"] for raw in shown.values()}])
             for raw in [*shown.values()]:
                 run = self._with_step(raw, self.record(raw, shown))
                 if not fulfils(run, query):
@@ -488,11 +490,6 @@ class RunLists:
         except HimlError:
             return []  # a hint is not worth another error
         return [one for one in found if one != run_id]
-
-    def _experiment(self, experiment_id: str) -> str:
-        if experiment_id not in self._experiments:
-            self._experiments[experiment_id] = experiment_name(self._connection, experiment_id)
-        return self._experiments[experiment_id]
 
     def _with_step(self, raw: RawRun, run: Run) -> Run:
         if str(raw.get("runType") or "").lower() != "azureml.steprun" or not run.parent:

@@ -206,7 +206,7 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
 
 def created_of(record: Mapping[str, Any]) -> datetime:
     """When the run, or the row of a metric, was made; 1970 where that is not told."""
-    return as_time(str(record.get("createdUtc") or "")) or datetime.fromtimestamp(0, timezone.utc)
+    return as_time(record.get("createdUtc")) or datetime.fromtimestamp(0, timezone.utc)
 
 
 def starts_jobs(raw: RawRun) -> bool:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from himl_cli.core.blobs import BlobInfo, StoreRequest
+from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, ServiceFailed
-from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
+from himl_cli.core.events import Notice, Notify, Planned
 from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, Snapshot
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import did_you_mean
@@ -38,6 +38,7 @@ from himl_cli.workspaces.azure.responses import as_time, http_time, pages, under
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
+from himl_cli.workspaces.base import StoreOutcome
 
 log = logging.getLogger(__name__)
 
@@ -260,14 +261,14 @@ def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) ->
     from himl_cli.workspaces.azure.storage.curl import CurlPool
     from himl_cli.workspaces.azure.storage.signing import SasSigner
 
-    parts, pool, sink = urlsplit(signed_url), CurlPool(), UploadSink(notify)
+    parts, pool, sink = urlsplit(signed_url), CurlPool(), StoreOutcome(notify)
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
     store = AzureBlobs(url, SasSigner(parts.query), root=f"{folder}/", label="the storage of code", pool=pool)
 
     def requests() -> Iterator[StoreRequest]:
         sizes = {name: _state(snapshot.root / name, name)[0] for name in snapshot.files}
         for name, size in sorted(sizes.items(), key=lambda one: -one[1]):
-            if sink.error is not None:
+            if sink.errors:
                 return
             yield StoreRequest(snapshot.root / name, name, size, replaces=None)
 
@@ -276,23 +277,8 @@ def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) ->
         store.store(requests(), sink, workers=32)
     finally:
         pool.close()
-    if sink.error is not None:
-        raise sink.error
-
-
-class UploadSink:
-    def __init__(self, notify: Notify) -> None:
-        self._notify = notify
-        self.error: HimlError | None = None
-
-    def advance(self, request: StoreRequest, amount: int) -> None:
-        self._notify(Moved(request.name, amount))
-
-    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        self._notify(Finished(request.name))
-
-    def fail(self, request: StoreRequest, error: HimlError) -> None:
-        self.error = self.error or error
+    if sink.errors:
+        raise sink.errors[0]
 
 
 def _state(path: Path, name: str) -> FileState:
@@ -404,7 +390,7 @@ class JobEnvironment(JobAsset):
                 f"Files for an image go into the datastore '{USUAL_DATASTORE}', {reason}.",
                 hint="Register an environment that has what the job needs, and name it with --environment.",
             ) from cause
-        folder, sink, requests = f"himl-environments/{self._digest}", UploadSink(ignore), []
+        folder, sink, requests = f"himl-environments/{self._digest}", StoreOutcome(), []
         with tempfile.TemporaryDirectory(prefix="himl-") as staged:
             for name, given in self._files.items():
                 content, path = _content(given), Path(staged, name) if isinstance(given, bytes) else given
@@ -413,8 +399,8 @@ class JobEnvironment(JobAsset):
                 md5 = hashlib.md5(content, usedforsecurity=False).digest()
                 requests.append(StoreRequest(path, f"{folder}/{name}", len(content), md5))
             self._datastores.of_record(record).store(requests, sink, workers=8)
-        if sink.error is not None:
-            raise sink.error
+        if sink.errors:
+            raise sink.errors[0]
         return f"{record.url(self._connection.address.cloud)}/{quote(folder)}/"
 
     @cached_property
