@@ -139,9 +139,11 @@ class Candidates:
         existing = [*islice((blob.name for page in self.files.list("outputs/") for blob in page), LISTED)]
         likely = [name for name in existing if rank_of(name) or _MODELS.search(name)] or existing
         more = f" and {len(likely) - SHOWN} more" if len(likely) > SHOWN else ""
-        listed = f"There are: {', '.join(likely[:SHOWN])}{more}. Name one: {self.run.id}:PATH"
-        text = listed if likely else "It kept nothing in outputs/."
-        return NotFound(f"Run '{self.run.id}' has {what}.", hint=f"{hint} {text}".strip())
+        there = f"There are: {', '.join(likely[:SHOWN])}{more}. Name one: {self.run.id}:PATH"
+        return NotFound(
+            f"Run '{self.run.id}' has {what}.",
+            hint=f"{hint} {there if likely else 'It kept nothing in outputs/.'}".strip(),
+        )
 
     def ambiguous(self, what: str, found: Sequence[Candidate], hint: str = "") -> BadUsage:
         """The run has *what* (`2 checkpoints of epoch 3`), and nothing tells which of *found* is meant."""
@@ -494,18 +496,17 @@ def _match(
     for point in logged:
         of_step[point.step].append(point)
         of_epoch[point.epoch if has_epochs else point.step].append(point)
-    # The points of the one step that each checkpoint belongs to: several where tries logged it again
-    before: dict[Candidate, list[_Point]] = {}
-    at: dict[Candidate, list[_Point]] = {}
+
+    def at_step(one: Candidate, offset: int) -> list[_Point]:
+        """The points of the one step that the checkpoint belongs to: several where tries logged it again."""
+        points = of_step[one.parsed.step - offset] if one.parsed.step is not None else []
+        return [point for point in points if not has_epochs or one.parsed.epoch in (None, point.epoch)]
+
+    before = {one: points for one in checkpoints if (points := at_step(one, 1))}
+    at = {one: points for one in checkpoints if (points := at_step(one, 0))}
     by_epoch: dict[Candidate, list[_Point]] = {}
     for one in checkpoints:
-        step, epoch = one.parsed.step, one.parsed.epoch
-        for found, offset in ((before, 1), (at, 0)):
-            points = of_step[step - offset] if step is not None else []
-            points = [point for point in points if not has_epochs or epoch in (None, point.epoch)]
-            if points:
-                found[one] = points
-        points = of_epoch[epoch] if epoch is not None else []
+        points = of_epoch[one.parsed.epoch] if one.parsed.epoch is not None else []
         if points:
             by_epoch[one] = [point for point in points if point.step == points[-1].step]
     stepped = [one for one in checkpoints if one.parsed.step is not None]

@@ -54,27 +54,24 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
 
 
 def _check_part(part: str, windows: bool) -> None:
-    if part == "":
-        raise UnsafeName("it is absolute, or has an empty folder name in it")
-    if any(piece in (".", "..") for piece in part.split("\\")):
-        raise UnsafeName("it has '.' or '..' in it")
-    if part.startswith("\\") or ("\\" in part and DRIVE.match(part)):
-        raise UnsafeName("it is an absolute path on Windows")
-    if is_bookkeeping(part):
-        raise UnsafeName("himl keeps this name for its own files")
-    if any(unicodedata.category(sign) == "Cc" for sign in part):
-        raise UnsafeName("it has control characters in it")
     try:
-        if len(part.encode("utf-8", "surrogateescape")) > LONGEST:
-            raise UnsafeName(f"a part of it is longer than {LONGEST} bytes")
+        size = len(part.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
         raise UnsafeName("it is not valid Unicode") from None
-    if windows and set('<>:"|?*\\') & set(part):
-        raise UnsafeName("it has signs in it that Windows does not allow")
-    if windows and part.endswith((".", " ")):
-        raise UnsafeName("a part of it ends in a dot or a space, which Windows drops")
-    if windows and WINDOWS_DEVICES.fullmatch(part.split(".")[0].rstrip(" ")):
-        raise UnsafeName("it is the name of a device on Windows")
+    reasons = {
+        "it is absolute, or has an empty folder name in it": part == "",
+        "it has '.' or '..' in it": any(piece in (".", "..") for piece in part.split("\\")),
+        "it is an absolute path on Windows": part.startswith("\\") or ("\\" in part and DRIVE.match(part)),
+        "himl keeps this name for its own files": is_bookkeeping(part),
+        "it has control characters in it": any(unicodedata.category(sign) == "Cc" for sign in part),
+        f"a part of it is longer than {LONGEST} bytes": size > LONGEST,
+        "it has signs in it that Windows does not allow": windows and set('<>:"|?*\\') & set(part),
+        "a part of it ends in a dot or a space, which Windows drops": windows and part.endswith((".", " ")),
+        "it is the name of a device on Windows": windows and WINDOWS_DEVICES.fullmatch(part.split(".")[0].rstrip(" ")),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UnsafeName(reason)
 
 
 def part_name(base: str, mark: str) -> str:

@@ -491,9 +491,8 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
         "endpoint": connection.address.cloud.storage_suffix,
         "protocol": "https",
         "credentials": {"credentialsType": "AccountKey", "secrets": {"secretsType": "AccountKey", "key": spec.key}},
+        **({"subscriptionId": spec.subscription} if spec.subscription else {}),
     }
-    if spec.subscription:
-        properties["subscriptionId"] = spec.subscription
     url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": ApiVersion.DATASTORES}
     try:
         connection.rest.send("PUT", url, params=params, json={"properties": properties})
