@@ -38,7 +38,7 @@ from himl_cli.commands.options import (
     options_of,
     parameters_of,
 )
-from himl_cli.render.output import Format, stand_in_for_closed_streams
+from himl_cli.render.output import Format, Output, stand_in_for_closed_streams
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Run, Workspace
@@ -97,7 +97,6 @@ class Runs(SelectionOptions, metaclass=_Taken):
         WorkspaceNotFound, BadUsage for options that contradict each other, NotAllowed and ServiceFailed.
         """
         from himl_cli.api.workspace import Run, Workspace
-        from himl_cli.render.output import Output
         from himl_cli.render.progress import observing
         from himl_cli.services.runs.lookup import find_runs
         from himl_cli.workspaces.resolve import open_runs

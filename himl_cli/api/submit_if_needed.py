@@ -24,7 +24,7 @@ from himl_cli.core.jobs import DataSpec
 from himl_cli.core.processes import local_rank
 from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.text import read_json
-from himl_cli.services.submission.data import KEY
+from himl_cli.services.submission.data import KEY, bring_dataset
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 if TYPE_CHECKING:
@@ -277,7 +277,6 @@ def _download(spec: DataSpec, azure: object | None, default_datastore: str | Non
         return Path(known)
     from himl_cli.render.output import Output
     from himl_cli.render.progress import observing
-    from himl_cli.services.submission.data import bring_dataset
 
     try:
         with observing(Output()) as notify:

@@ -18,19 +18,17 @@ from himl_cli.api.recording import OfflineRun, Recording, reason_of
 from himl_cli.api.transfer import download_once, download_one, upload_folder
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.logged import Metric, MetricPoint, TextPoint, Texts
+from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts
 from himl_cli.core.runs import Run as Record
 from himl_cli.core.runs import RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs.logs import GROWTH, follow_log, raise_unless_completed
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
-from himl_cli.workspaces.base import RunRecorder
+from himl_cli.workspaces.base import BlobStore, RunRecorder
+from himl_cli.workspaces.base import Workspace as Opened
 
 if TYPE_CHECKING:
-    from himl_cli.core.logged import Logged
     from himl_cli.services.runs.writing import RunWriter
     from himl_cli.workspaces.azure.config import WorkspaceAddress
-    from himl_cli.workspaces.base import BlobStore
-    from himl_cli.workspaces.base import Workspace as Opened
 
 
 class _Named:

@@ -22,7 +22,7 @@ from himl_cli.commands.options import OutputOptions, environment_variable
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
 from himl_cli.render.completions import FILES, completion_script
-from himl_cli.render.output import Output
+from himl_cli.render.output import Format, Output
 
 app = group()
 
@@ -193,7 +193,6 @@ def option_kinds() -> Mapping[str, str]:
     from himl_cli.core.jobs import GOALS
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
-    from himl_cli.render.output import Format
     from himl_cli.services.submission.request import CHOICES
     from himl_cli.services.submission.sweeps import SAMPLINGS
 

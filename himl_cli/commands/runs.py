@@ -30,12 +30,11 @@ from himl_cli.commands.options import (
 )
 from himl_cli.commands.session import Session, open_session
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.render.output import Format
+from himl_cli.render.output import Declined, Format, Output
 
 if TYPE_CHECKING:
     from himl_cli.core.logged import Aggregation
     from himl_cli.core.runs import Run, RunSelection
-    from himl_cli.render.output import Output
 
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
@@ -352,7 +351,6 @@ def delete(
       himl runs delete train_1772366400_0a1b2c3d
       himl runs delete --experiment scratch --num_runs all --yes
     """
-    from himl_cli.render.output import Declined
     from himl_cli.render.run_views import deletion_question
     from himl_cli.services.runs.writing import check_deletable, delete_runs, runs_below
 

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option
+from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, WorkspaceOptions, option
 from himl_cli.render.output import Format
 
 init_app = group()
@@ -127,7 +127,6 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
 
 def _settings(here: Path) -> list[str]:
     """Where settings stand that count here. Raises BadUsage for those that a command could not use."""
-    from himl_cli.commands.options import VARIABLE_PREFIX
     from himl_cli.commands.scripts import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
     from himl_cli.core.settings import find_settings

@@ -53,6 +53,7 @@ from himl_cli.services.submission.prepare import (
     prepare_job,
     resume_run,
     start_and_note,
+    submit_mirrored,
 )
 from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
@@ -254,8 +255,7 @@ def show_settings(
     checkpoint = str(values.get("checkpoint") or "")
     if is_address(checkpoint):  # its query may hold a signature
         values = {**values, "checkpoint": shown(checkpoint)}
-    is_local = workspace_opts.workspace == "local"
-    azure = [] if is_local else azure_facts(*workspace_opts.names, start=Path.cwd())
+    azure = [] if workspace_opts.workspace == "local" else azure_facts(*workspace_opts.names, start=Path.cwd())
     print_settings(output_opts.output(), values, sources, azure)
 
 
@@ -345,7 +345,6 @@ def _run_recorded(call: Submission, waits: bool) -> None:
     """Run the job on this machine, mirrored to an Azure ML workspace. Ctrl-C cancels it while it is waited for. Raises
     JobFailed, Interrupted."""
     from himl_cli.services.runs.mirror_state import wait_until_mirrored
-    from himl_cli.services.submission.prepare import submit_mirrored
 
     named, cwd = call.workspace_opts, call.request.cwd
     address = azure_to_record_in(*named.names, start=cwd)

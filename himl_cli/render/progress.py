@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.redaction import redact
-from himl_cli.render.output import Format, one_line
+from himl_cli.render.output import Format, Output, one_line
 
 if TYPE_CHECKING:
     from himl_cli.render.bars import Bars
-    from himl_cli.render.output import Output
 
 OWN_LOGGER = "himl_cli"
 

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure.config import ApiVersion, Cloud
+from himl_cli.workspaces.azure.config import ApiVersion, Cloud, ca_bundle
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
@@ -369,8 +369,6 @@ class _PrincipalSigner(Signer):
     def _make(self, refused: Signature | None, code: str) -> Signature:
         from azure.core.exceptions import AzureError, ClientAuthenticationError
         from azure.identity import ClientSecretCredential
-
-        from himl_cli.workspaces.azure.config import ca_bundle
 
         record, cloud = self._record, self._connection.address.cloud
         secret = str(read_secret(self._connection, record).get("clientSecret") or "")
