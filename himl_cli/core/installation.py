@@ -17,7 +17,6 @@ from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.text import NotJson, read_json
 
 PACKAGE = "himl-cli"
-RECORD = "direct_url.json"  # where installers write what was not taken from an index (PEP 610)
 
 _WORD = re.compile(r"[\w.-]+")
 
@@ -110,7 +109,8 @@ def _read_record() -> Mapping[str, Any]:
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        record = read_json(distribution(PACKAGE).read_text(RECORD) or "{}")
+        # Where installers write what was not taken from an index (PEP 610)
+        record = read_json(distribution(PACKAGE).read_text("direct_url.json") or "{}")
     except PackageNotFoundError:  # not installed: it runs from its sources
         sources = Path(__file__).parents[2]
         return {"url": sources.as_uri(), "dir_info": {}} if (sources / "pyproject.toml").is_file() else {}

@@ -11,14 +11,12 @@ from typing import Protocol
 
 from himl_cli.core.errors import HimlError
 
-Size = tuple[int, int]
-"""Width and height, in pixels."""
+Size = tuple[int, int]  # width and height, in pixels
 
-Colour = tuple[int, int, int]
-"""Red, green and blue, each from 0 to 255."""
+Colour = tuple[int, int, int]  # red, green and blue, each from 0 to 255
 
+# How wide hi-ml's montages are, and how wide any other becomes at most, unless another width is asked for
 DEFAULT_WIDTH = 60_000
-"""How wide hi-ml's montages are, and how wide any other becomes at most, unless another width is asked for."""
 
 
 class SlideUnreadable(HimlError):

@@ -108,14 +108,11 @@ def _masked_word(word: str, depth: int) -> str:
     )
 
 
-NAMELESS = "checkpoint"
 LONGEST_NAME = 150  # characters; a file system's 255 bytes leave room for what is put around it
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 # What stays as it is in the path of a link that somebody gave, beside letters and digits; all else no URL can hold
 SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"
 
-_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³])(\.|$)", re.IGNORECASE)
 _BOTCHED = re.compile(r"[^/]{2,}://|https?(?![\w.-])(?!:[^/\\?]*$)", re.IGNORECASE)
 # Names in a query that belong to a signature, by the one that holds it: Azure's, Amazon's, Google's and their CDNs'.
@@ -128,7 +125,7 @@ _SIGNING = re.compile(r"x-(?:amz|goog)-.*|token|access_token")
 
 def is_address(text: str) -> bool:
     """Whether *text* is an http or https address, and no path or run."""
-    return _ADDRESS.match(text.strip()) is not None
+    return re.match(r"https?://", text.strip(), re.IGNORECASE) is not None
 
 
 def may_be_signed(text: str) -> bool:
@@ -184,11 +181,11 @@ def last_name(address: str) -> str:
 
 def safe_name(name: str) -> str:
     """*name* as a file can be called on every system; `checkpoint` where nothing is left of it."""
-    plain = _FORBIDDEN.sub("_", name).strip().rstrip(". ").lstrip(".")
+    plain = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]', "_", name).strip().rstrip(". ").lstrip(".")
     stem, dot, ending = plain.rpartition(".")
     if len(plain) > LONGEST_NAME:
         plain = (
             f"{stem[: LONGEST_NAME - len(ending) - 1]}.{ending}" if dot and len(ending) < 20 else plain[:LONGEST_NAME]
         )
     plain = plain.encode("utf-8", "replace").decode()
-    return f"_{plain}" if _DEVICES.match(plain) else plain or NAMELESS
+    return f"_{plain}" if _DEVICES.match(plain) else plain or "checkpoint"

@@ -18,7 +18,6 @@ from himl_cli.core.jobs import HYPERPARAMETERS
 
 # How a local run's reason begins when one of several ranks failed
 FAILED_RANK = re.compile(r"rank (\d+): ")
-_LEGACY_ID = re.compile(r"(?P<two>[\w-]+)_\d+_[0-9a-f]+|(?P<one>[\w-]+)_\d+", re.ASCII)
 
 # Tags that come by themselves start so; people are shown the others
 AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
@@ -115,7 +114,7 @@ def new_run_id(experiment: str) -> str:
 def implied_experiment(run_id: str) -> str | None:
     """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which knows
     no `-`; None in others."""
-    found = _LEGACY_ID.fullmatch(run_id)
+    found = re.fullmatch(r"(?P<two>[\w-]+)_\d+_[0-9a-f]+|(?P<one>[\w-]+)_\d+", run_id, re.ASCII)
     return None if found is None else found["two"] or found["one"]
 
 

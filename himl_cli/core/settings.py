@@ -23,7 +23,6 @@ LARGEST = 512 << 10  # characters of a settings file
 LONGEST_NUMBER = 250
 
 _TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
-_LONG_NUMBER = re.compile(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _parse(path: Path, text: str) -> Any:
     if len(text) > LARGEST:
         raise BadUsage(f"'{path}' is too large for settings: {len(text):,} characters, and {LARGEST:,} are the most.")
     plain = _TEXTS.sub(lambda found: '""' + "\n" * found[0].count("\n"), text)
-    if found := _LONG_NUMBER.search(plain):
+    if found := re.search(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}", plain):
         line = plain.count("\n", 0, found.start()) + 1
         raise BadUsage(
             f"'{path}', line {line}: the number is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most."

@@ -98,9 +98,6 @@ def is_too_deep(value: Any) -> bool:
     return True
 
 
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-
-
 class NotJson(ValueError):
     """Why a text is no JSON, without a full stop; `line` and `column` from 1, 0 where the whole text is meant."""
 
@@ -136,7 +133,7 @@ def read_valid_json(content: bytes) -> Any:
     import json
 
     value = read_json(content)
-    if _HALF.search(content):
+    if re.search(rb"\\u[dD][89a-fA-F]", content):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as err:

@@ -50,7 +50,6 @@ WORKSPACE_ID = (
     r"subscriptions/(?P<subscription>[^/?&#]+)/resourceGroups/(?P<group>[^/?&#]+)"
     r"(?:/providers/Microsoft\.MachineLearningServices)?/workspaces/(?P<name>[^/?&#]+)"
 )
-_WORKSPACE_ID = re.compile(f"/{WORKSPACE_ID}", re.IGNORECASE)
 
 
 class WorkspaceIds(NamedTuple):
@@ -71,7 +70,7 @@ class WorkspaceIds(NamedTuple):
 
 def parse_workspace_id(text: str) -> WorkspaceIds | None:
     """The ids in *text*: an id of resource manager, an address that holds one; None where there is none."""
-    found = _WORKSPACE_ID.search(text)
+    found = re.search(f"/{WORKSPACE_ID}", text, re.IGNORECASE)
     return WorkspaceIds(found["subscription"], found["group"], found["name"]) if found else None
 
 

@@ -12,8 +12,6 @@ from himl_cli.core.errors import HimlError
 
 log = logging.getLogger(__name__)
 
-LOGGED_PAUSE = 2.0  # seconds; shorter pauses are not shown to the user
-
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -70,7 +68,7 @@ class PauseLog:
         now = time.monotonic()
         if not failure.message or now < self.until:
             return
-        is_noticed = seconds >= LOGGED_PAUSE or failure.was_slow
+        is_noticed = seconds >= 2 or failure.was_slow
         if is_noticed:
             self.until = now + seconds
         after = f" in {seconds:.0f} s" if seconds >= 1 else ""

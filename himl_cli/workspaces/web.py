@@ -41,16 +41,10 @@ from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, Endpoint, 
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
-ENOUGH = 1 << 20  # bytes after which earlier failures are forgotten
-AT_ONCE = 8  # requests to a server that himl knows nothing of
-MOST_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
-BY_TIME = "Last-Modified "
-NEW_LINK = "Get a new link; of a run's checkpoint, 'himl checkpoint url' makes one."
 CHANGED = "The file at {} changed while it was read."
 OTHERWISE = "Download it by other means, and name the file."
 _COMPRESSIONS = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
-_HOST = re.compile(r"[^\s%\\<>^`{|}]{1,253}")
 _RANGE = re.compile(r"bytes\s+(?:(?P<start>\d+)-[-\d]+|\*)/(?P<total>\d+)", re.IGNORECASE)
 
 
@@ -113,7 +107,8 @@ class WebFile(Endpoint):
         found = iter(requests)
         rest: Iterator[FetchRequest] = iter(()) if by_parts else found
         tasks: Iterator[Task] = (_Download(first, rest, sink, self, retries, by_parts=by_parts) for first in found)
-        run_tasks(self._pool, tasks, min(workers, AT_ONCE) if by_parts else 1)
+        # To a server that himl knows nothing of
+        run_tasks(self._pool, tasks, min(workers, 8) if by_parts else 1)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """Every request fails."""
@@ -154,7 +149,7 @@ class WebFile(Endpoint):
         self._use(self._own)
         self._is_looking = True
         try:
-            for _ in range(MOST_REDIRECTS + 1):
+            for _ in range(11):
                 found = ask(
                     _WebQuery("", self, self._policy, self.parse, *headers, statuses=statuses, is_streamed=True),
                     self._pool,
@@ -217,7 +212,7 @@ class WebFile(Endpoint):
         return ServiceFailed(f"{self.host} sends requests elsewhere, again and again.")
 
     def refusal(self, why: str) -> NotAllowed:
-        hint = NEW_LINK
+        hint = "Get a new link; of a run's checkpoint, 'himl checkpoint url' makes one."
         if 0 < self.expires < time.time():
             ends = datetime.fromtimestamp(self.expires, timezone.utc)
             message = f"The link to {self.label} has expired ({ends:%Y-%m-%d %H:%M} UTC)."
@@ -302,7 +297,7 @@ class _Download(_WebTask):
                     if not data:
                         self._check_unended(response, start)
                         yield None
-                if self._position - self._proven >= ENOUGH:
+                if self._position - self._proven >= 1 << 20:  # enough to forget earlier failures
                     self._proven = self._position
                     self.progressed()
             is_last = self._by_parts or stop == request.blob.size  # a connection whose response ended can be used again
@@ -367,7 +362,7 @@ def validator_of(response: CurlResponse) -> str:
     changed, now = http_time(response.header(b"last-modified")), http_time(response.header(b"date"))
     if changed is None or now is None or (now - changed).total_seconds() < 1:
         return ""
-    return BY_TIME + response.header(b"last-modified")
+    return "Last-Modified " + response.header(b"last-modified")
 
 
 def file_name(response: CurlResponse, address: str) -> str:
@@ -388,7 +383,7 @@ def _checked(address: str) -> str:
             "This address cannot be read: its host or its port is none.",
             hint="It reads https://HOST:PORT/PATH; ports go up to 65535.",
         )
-    if not is_address(address) or not _HOST.fullmatch(parts.hostname or ""):
+    if not is_address(address) or not re.fullmatch(r"[^\s%\\<>^`{|}]{1,253}", parts.hostname or ""):
         hint = "It reads https://HOST/PATH, all of it in quotes."
         raise BadUsage(f"'{shown(address)}' is not an address that can be read.", hint=hint)
     if parts.scheme.lower() == "http" and parts.hostname not in LOCAL_HOSTS:

@@ -14,19 +14,18 @@ from typing import Literal
 
 Kind = Literal["runs", "experiments"]
 
-MOST = 200
-"""Names in one answer; a longer list helps nobody to choose."""
+MOST = 200  # names in one answer; a longer list helps nobody to choose
+# Names that mean themselves in every shell, quoted or not; others are not offered
 PLAIN = re.compile(r"\w[\w./+-]*", re.ASCII)
-"""Names that mean themselves in every shell, quoted or not; others are not offered."""
-SORTABLE = 1000
-"""Runs that are sorted here; where more match, the index over time has the newest of them soon."""
+SORTABLE = 1000  # runs that are sorted here; where more match, the index over time has the newest of them soon
 
 FEW = "SELECT id, created, parent IS NULL FROM runs WHERE id >= ?1 AND id < ?2 LIMIT ?3"
+# SQLite's own choice of an index would sort them all
 NEWEST = (
     "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 "
     "ORDER BY created DESC, id DESC"
 )
-"""SQLite's own choice of an index would sort them all."""
+# Leaps from name to name over the index, so that many runs of one experiment cost nothing
 EXPERIMENTS = """
 WITH RECURSIVE found (name) AS (
     SELECT min(experiment) FROM runs WHERE experiment >= ?1
@@ -34,7 +33,6 @@ WITH RECURSIVE found (name) AS (
 )
 SELECT name FROM found WHERE name IS NOT NULL
 """
-"""Leaps from name to name over the index, so that many runs of one experiment cost nothing."""
 
 
 def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:

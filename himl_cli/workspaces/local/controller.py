@@ -46,7 +46,6 @@ from himl_cli.workspaces.local.sweep_plan import job_outputs, step_request, tria
 
 POLL_SECONDS = 0.1
 SECONDS_UNREAD = 600.0
-TAIL_BYTES = 16 * 1024
 FAILURES_TO_GIVE_UP = 3
 SECONDS_TO_JUDGE = 0.25  # with many trials and long series: a tenth of the time at most goes into reading and judging
 
@@ -272,7 +271,7 @@ class Children:
         log = RunFolder(self._runs / run.id).user_logs / (f"std_log_process_{rank[1]}.txt" if rank else "std_log.txt")
         try:
             with log.open("rb") as stream:
-                stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+                stream.seek(max(0, log.stat().st_size - 16 * 1024))
                 text = stream.read().decode(errors="replace")
         except OSError:
             return []

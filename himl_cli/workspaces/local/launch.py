@@ -34,8 +34,6 @@ from himl_cli.workspaces.local.staging import STAGED
 
 log = logging.getLogger(__name__)
 
-SUPERVISOR = "himl_cli.workspaces.local.supervisor"
-CONTROLLER = "himl_cli.workspaces.local.controller"
 STARTING = "starting"
 SUBMIT_AGAIN = "Submit it again as a new run."
 
@@ -206,9 +204,10 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
 def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start the process, which inherits *handles*, and hand it *request*. It reports on its stdout. Raises OSError."""
     log.debug("starting a supervisor for %s", request.run_folder)
+    keeper = "controller" if isinstance(request, Plan) else "supervisor"
     with (Path(request.run_folder) / "supervisor.log").open("ab") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", CONTROLLER if isinstance(request, Plan) else SUPERVISOR],
+            [sys.executable, "-m", f"himl_cli.workspaces.local.{keeper}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

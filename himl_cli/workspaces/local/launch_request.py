@@ -45,10 +45,7 @@ PROGRAMS = {EntryKind.script: ["python"], EntryKind.module: ["python", "-m"], En
 PIPELINE = "pipeline"
 LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run: names of files end at 255 bytes
-RUN_NAME = "${{name}}"
-"""What stands for the run's id in the name of an output, as on Azure ML."""
-RUN_FOLDER = "HIML_RUN_FOLDER"
-"""The folder of the job's run: by it, what the script logs finds the workspace."""
+RUN_NAME = "${{name}}"  # what stands for the run's id in the name of an output, as on Azure ML
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
@@ -57,8 +54,7 @@ RANK_NAMES = {
 # Patterns for command lines alone, which most jobs are not: compiled where they are used
 _PYTHON = r"^\s*python3?(?=\s)"
 _SPECIAL = r"[\\'\"`$&|;<>(){}*?\[\]~#!\n]"
-_UNQUOTABLE = r"[`#]|<<|\$['\"({]|\\\Z"
-"""Behind one of these it takes a shell to tell which quotes are open."""
+_UNQUOTABLE = r"[`#]|<<|\$['\"({]|\\\Z"  # behind one of these it takes a shell to tell which quotes are open
 _QUOTED = r"""(?:[^'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*"""
 
 
@@ -337,7 +333,7 @@ def job_environment(request: LaunchRequest, base: Mapping[str, str]) -> dict[str
         "AZUREML_RUN_ID": run_id,
         "AZUREML_ROOT_RUN_ID": spec.parent or run_id,
         "AZUREML_ARM_PROJECT_NAME": spec.experiment,
-        RUN_FOLDER: request.run_folder,
+        "HIML_RUN_FOLDER": request.run_folder,  # by it, what the script logs finds the workspace
         "PYTHONUNBUFFERED": "1",  # a log that is followed must show lines as they are printed
     }
 

@@ -28,7 +28,6 @@ from himl_cli.workspaces.local.metric_store import JSON_WORDS, MetricStore, coun
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, taken_apart
 
-REMEMBERED = 100_000
 SUFFIX = ".jsonl"
 Wanted = Callable[[str], bool]
 
@@ -51,7 +50,7 @@ class LoggedWriter:
             ]
             self._store.log_entries(run_id, fresh, lambda: _append(fresh, artifacts))
             self._seen.update(dict.fromkeys(row.id for entry in fresh for row in entry.rows))
-            while len(self._seen) > REMEMBERED:
+            while len(self._seen) > 100_000:
                 self._seen.popitem(last=False)
 
 

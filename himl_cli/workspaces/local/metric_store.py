@@ -25,15 +25,14 @@ LOGGED_AT_ONCE = 2000
 _IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
 INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
 
+# How numbers that JSON has no word for are written, by what Python calls them
 JSON_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""How numbers that JSON has no word for are written, by what Python calls them."""
 
-Point = tuple[str, float, int, int]
-"""Name, value, step, milliseconds since 1970 UTC."""
+Point = tuple[str, float, int, int]  # name, value, step, milliseconds since 1970 UTC
+# A row's number and a step: of the rows up to that one, those with that step or a higher one do not count
 Cut = tuple[int, int]
-"""A row's number and a step: of the rows up to that one, those with that step or a higher one do not count."""
+# By run and name of the metric; only those of which anything may not count
 Cuts = Mapping[tuple[str, str], Sequence[Cut]]
-"""By run and name of the metric; only those of which anything may not count."""
 
 T = TypeVar("T")
 

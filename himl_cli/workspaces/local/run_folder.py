@@ -20,13 +20,10 @@ from himl_cli.core.text import read_json
 
 FREE_SPACE = "Free some space; 'himl runs delete' removes runs with their files."
 CHECK_PERMISSIONS = "Check the folder's permissions, or name another with --workspace."
-RECORD = "job.json"
-"""Facts about the job: where its inputs and outputs lie."""
+RECORD = "job.json"  # facts about the job: where its inputs and outputs lie
 WHY = "why"
-PLAN = "plan.json"
-"""What the run is for, so that it can be resumed."""
-COLLECTED = ("outputs", "logs")
-"""The folders of results where the script runs."""
+PLAN = "plan.json"  # what the run is for, so that it can be resumed
+COLLECTED = ("outputs", "logs")  # the folders of results where the script runs
 RESERVE_BYTES = 128 * 1024
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 T = TypeVar("T")

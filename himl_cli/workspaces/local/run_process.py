@@ -20,11 +20,10 @@ from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.staging import Stopped
 
-SECONDS_TO_RECORD = 30.0
 CANCELED = "canceled"
 TERMINATED = "its supervisor was told to terminate (SIGTERM), as when the machine shuts down"
+# Why a run is refused: another process runs it, it is completed, it cannot be recorded
 BUSY, DONE, DISK = "busy", "done", "disk"
-"""Why a run is refused: another process runs it, it is completed, it cannot be recorded."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class RunProcess(ABC):
         """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every
         reader. Nested runs that the script left open end as the job did."""
         run_id = self._new.id
-        deadline = time.monotonic() + SECONDS_TO_RECORD
+        deadline = time.monotonic() + 30.0
         while True:
             try:
                 self.folder.free_reserve()

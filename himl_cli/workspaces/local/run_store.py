@@ -232,17 +232,16 @@ def file_system_of(folder: Path, mount_table: str) -> str:
 
 
 PAGE = 200
-RUNS_AT_ONCE = 500
+# Of a run, what the database has under the same names
 AS_STORED = ("id", "experiment", "display_name", "description", "parent", "exit_code", "command", "folder")
-"""Of a run, what the database has under the same names."""
 HOW_LOST = (
     "ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
 )
 LOST = f"its supervisor {HOW_LOST}"
+# Of a sweep or a pipeline; its id comes behind it
 LOST_WITH_CHILDREN = (
     f"its keeper {HOW_LOST}; what it had started goes on to its end; to do what is missing: himl submit --resume "
 )
-"""Of a sweep or a pipeline; its id comes behind it."""
 
 
 def now_ms() -> int:
@@ -258,7 +257,7 @@ def _as_time(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
 
-def chunks(items: Sequence[str], size: int = RUNS_AT_ONCE) -> Iterator[tuple[tuple[str, ...], str]]:
+def chunks(items: Sequence[str], size: int = 500) -> Iterator[tuple[tuple[str, ...], str]]:
     """Some of *items* at a time, and as many question marks."""
     for start in range(0, len(items), size):
         chunk = tuple(items[start : start + size])

@@ -14,10 +14,7 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.workspaces.local.launch_request import LaunchRequest, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
-BLOCK = 8 << 20
-SECONDS_BETWEEN_LOOKS = 0.05
-STAGED, ATTEMPTS = "laid", "tries"
-"""Keys of a run's record."""
+STAGED, ATTEMPTS = "laid", "tries"  # keys of a run's record
 
 Stamp = tuple[int, int, int]  # inode, size in bytes, modification time in nanoseconds
 
@@ -107,7 +104,7 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
         if name in spec.brought:
             source.stat()  # one that is not there any more is not passed over
         for _ in _copy_file(source, target / name):
-            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+            if time.monotonic() - looked > 0.05:
                 looked = time.monotonic()
                 if is_stopped():
                     raise Stopped
@@ -124,7 +121,7 @@ def _copy_file(source: Path, target: Path) -> Iterator[None]:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with stream, target.open("wb") as copy:
-        while block := stream.read(BLOCK):
+        while block := stream.read(8 << 20):
             copy.write(block)
             yield
         os.chmod(target, os.fstat(stream.fileno()).st_mode & 0o777)

@@ -42,9 +42,9 @@ CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
 STOP_SIGNALS = ((0.0, "TERM"), (5.0, "KILL"))
 RANK_FAILED = "a rank failed"
 
+# How the process of a rank ended: the rank, the code of a shell (the exit code, 128 + the signal's number, 127 where
+# nothing could be started), why the job failed
 RankEnd = tuple[int, int, str]
-"""How the process of a rank ended: the rank, the code of a shell (the exit code, 128 + the signal's number, 127 where
-nothing could be started), why the job failed."""
 
 
 class Supervisor(RunProcess):

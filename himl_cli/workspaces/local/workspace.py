@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
 JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (a network file system)"}
-KEEPER, PROGRAM = "kept_by", "program"
-"""What a run's record says of who records it."""
+KEEPER, PROGRAM = "kept_by", "program"  # what a run's record says of who records it
 LOST = (
     "the program that kept it ended without saying how it went (it was killed, or neither complete() nor "
     "fail() was called)"

@@ -25,11 +25,9 @@ from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestErr
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
-IDS = {"logged-models": "model_id", "traces": "trace_id"}
-"""Routes with an id in them, which the table has as *."""
+IDS = {"logged-models": "model_id", "traces": "trace_id"}  # routes with an id in them, which the table has as *
 LARGEST_HEAD = 64 << 10
 LARGEST_BODY = 64 << 20
-LARGEST_DRAINED = 1 << 30
 # Clients retry 429, 500 and 502-504 for minutes; a full disk or a fault of ours is better told at once.
 NOT_RETRIED = HTTPStatus.INSUFFICIENT_STORAGE
 OTHER_CREDENTIALS = (
@@ -219,7 +217,7 @@ class Connection(BaseHTTPRequestHandler):
                 )
         except RequestError:
             # A client that is still sending would see a reset instead of the reason. Without the token it is not much
-            if length > (LARGEST_DRAINED if self._is_authenticated else self._context.drained):
+            if length > (1 << 30 if self._is_authenticated else self._context.drained):
                 self.close_connection = True
                 raise
             while length > 0 and (piece := self._read(min(length, 1 << 20))):

@@ -37,8 +37,6 @@ TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, do
 STAGES = ("None", "Staging", "Production", "Archived")
 REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", *TIMES})
 
-TRACE_ID = re.compile(r"[\w-]{1,100}", re.ASCII)  # it names a folder
-
 
 @dataclass
 class LoggedModel:
@@ -151,8 +149,8 @@ class LoggedModels:
         return {"model": {"info": {**model.info, "tags": json_pairs(model.tags)}, "data": data}}
 
 
+# A registered model with its versions by number (a text). Times are in milliseconds since 1970 UTC.
 Document = dict[str, Any]
-"""A registered model with its versions by number (a text). Times are in milliseconds since 1970 UTC."""
 
 
 class ModelRegistry:
@@ -377,7 +375,7 @@ class Traces:
         is_new = request.has("trace")
         info = dict((request.item("trace").item("trace_info") if is_new else request).values)
         trace_id = Fields(info).key("trace_id") if is_new else f"tr-{uuid.uuid4().hex}"
-        if not TRACE_ID.fullmatch(trace_id):
+        if not re.fullmatch(r"[\w-]{1,100}", trace_id, re.ASCII):  # it names a folder
             raise RequestError(f"Invalid id of a trace: {trace_id[:100]!r}.")
         metadata = Fields(info).pairs("trace_metadata" if is_new else "request_metadata")
         job_id = self._runs.job_id

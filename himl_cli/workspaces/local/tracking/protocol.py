@@ -202,8 +202,7 @@ NUMERIC_TESTS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 
-Clause = tuple[str, str, bool]
-"""Entity, key, and whether it ascends."""
+Clause = tuple[str, str, bool]  # entity, key, and whether it ascends
 
 
 @dataclass(frozen=True)
