@@ -137,7 +137,6 @@ class CellPainter:
             self._progress.add(read=1)
 
     def close(self) -> None:
-        """Free what it holds."""
         for each in self._pictures:
             each.close()
 
@@ -250,7 +249,7 @@ def make_montage(
     with (
         terminations(and_hangups=True),
         output_folder(request.output) as new,
-        ExitStack() as slides,  # left after the pool: nobody reads them any more
+        ExitStack() as opened,  # files and slides, left after the pool: nobody uses them any more
         Pool(request.workers, folder.stop) as pool,  # threads that wait for files end on an error
     ):
         removed, left = earlier_files(request.output, names)
@@ -261,7 +260,7 @@ def make_montage(
         sinks: list[Sink] = []
         for kind, name in (SINKS[each] for each in request.formats):
             sinks.append(kind(new / name, layout.size, pool))
-            slides.callback(sinks[-1].abort)  # which does nothing to a file that is complete
+            opened.callback(sinks[-1].abort)  # which does nothing to a file that is complete
         jpg_size = JpegFile.size_for(layout.size) if ImageFormat.jpg in request.formats else None
         pictures = layout.columns * (2 if any(mask is not None for _, mask in found) else 1)
         setting = Setting(request, layout, folder, pool, HELD_BYTES // pictures)
@@ -270,7 +269,7 @@ def make_montage(
         progress = Progress(len(layout.cells), layout.size[1], notify)
         cells = [CellPainter(cell, entries[cell.entry], found[cell.entry], setting, progress) for cell in layout.cells]
         for cell in cells:
-            slides.callback(cell.close)
+            opened.callback(cell.close)
         for band in painted_bands(layout, cells, pool):
             for sink in sinks:
                 sink.write(band)

@@ -252,7 +252,6 @@ class Picture:
             self.close()
 
     def close(self) -> None:
-        """Free what it holds."""
         self._rows = None
         self._open.close()
 

@@ -118,9 +118,8 @@ def _reductions(pages: list[TiffPage], first: TiffPage, *, any_type: bool) -> li
 
 
 class PixelRule:
-    """How the samples of a TIFF page become colours: `lowest` and `highest` become 0 and 255, `alpha` is the number of
-    the sample that tells how opaque a pixel is. Raises SlideUnreadable for pixels and compressions that are not
-    read."""
+    """How the samples of a TIFF page become colours: the lowest and the highest become 0 and 255, and one may tell how
+    opaque a pixel is. Raises SlideUnreadable for pixels and compressions that are not read."""
 
     def __init__(self, page: TiffPage, *, as_labels: bool) -> None:
         self._as_labels = as_labels

@@ -31,7 +31,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
 from himl_cli.core.jobs import MANY
-from himl_cli.core.processes import detached, take_time_to_end
+from himl_cli.core.processes import detached, end_detached, take_time_to_end
 from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.core.text import listed, named, read_json
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
@@ -379,9 +379,8 @@ class TensorBoard:
         with suppress(ValueError):
             ending = f"was ended by {signal.Signals(-code).name}"
         lines: list[str] = []
-        with suppress(OSError), self._log.open("rb") as output:
-            output.seek(max(0, os.fstat(output.fileno()).st_size - 4000))
-            lines = output.read().decode("utf-8", "replace").splitlines()
+        with suppress(OSError):
+            lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         raise HimlError(f"TensorBoard {ending}: {last}", hint="Does 'python -m tensorboard.main --version' work?")
 
@@ -405,8 +404,9 @@ class TensorBoard:
         self._restarts += 1
         self._failed_checks = 0
         self._notify(Notice("TensorBoard's data server ended: TensorBoard is started again."))
-        self._process.kill()  # before its pipe closes: at that it takes the folder with all that is shown with it
-        self._process.wait()
+        end_detached(
+            self._process
+        )  # before its pipe closes: at that it takes the folder with all that is shown with it
         self.close()
         self._process = self._start()
 
@@ -443,8 +443,7 @@ class TensorBoard:
         try:
             self._process.communicate(timeout=SECONDS_TO_END)  # which closes its standard input, and waits
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._process.kill()
-            self._process.wait()
+            end_detached(self._process)
 
 
 def _get(host: str, port: int, path: str, seconds: float) -> tuple[int, bytes]:
