@@ -181,7 +181,7 @@ def _named(workspace: Workspace, text: str) -> Run:
             known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
             similar = near_matches(reference.run_id, known)
         raise (RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err) from err
-    home = workspace_in_url(run.url)
+    home = workspace_in_url(run.url) if named else None
     if named and home and not named.is_same(home):
         raise _in_another(named, run.workspace)
     return run
