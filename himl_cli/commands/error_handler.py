@@ -144,12 +144,11 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
             near = did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)
             message = f"No such option '{option}'. {near}".strip()
         return BadUsage(message, hint=hint)
-    if (
-        isinstance(failure, FileNotFoundError) and failure.filename is None
-    ):  # only asking for the current folder fails without a name
+    # Only asking for the current folder fails without a name
+    if isinstance(failure, FileNotFoundError) and failure.filename is None:
         return DiskFailed("The current folder does not exist any more.", hint="Change to one that does.")
-    notes = [str(note) for note in getattr(failure, "__notes__", ())]
-    hint = " ".join([*([] if verbose else ["Run the command again with --verbose to see where it happened."]), *notes])
+    words = [] if verbose else ["Run the command again with --verbose to see where it happened."]
+    hint = " ".join([*words, *map(str, getattr(failure, "__notes__", ()))])
     if isinstance(failure, OSError) and failure.strerror:
         where = f": '{failure.filename}'" if failure.filename is not None else ""
         kind = ServiceFailed if isinstance(failure, (ConnectionError, TimeoutError)) else DiskFailed

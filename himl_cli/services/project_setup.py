@@ -54,12 +54,12 @@ NO_KEY = (
     "the application's key is not in these files; without it you sign in yourself, or set the "
     "HIML_SERVICE_PRINCIPAL_* variables"
 )
-BY_STORAGE = (
-    "register the storage account as a datastore in Azure ML, which then gives access to it; name that with "
-    "--default_datastore"
-)
 INNEREYE_REASONS = {
-    **dict.fromkeys(("datasets_storage_account", "datasets_container", "datasets_account_key"), BY_STORAGE),
+    **dict.fromkeys(
+        ("datasets_storage_account", "datasets_container", "datasets_account_key"),
+        "register the storage account as a datastore in Azure ML, which then gives access to it; name that with "
+        "--default_datastore",
+    ),
     "workers_per_node": "say --processes_per_node for scripts that want several",
     "use_dataset_mount": "say it for each input: --input NAME,mode=mount",
     "tag": f"{OF_ONE_RUN}--tag KEY=VALUE",
