@@ -72,7 +72,10 @@ def test_a_script_that_is_misspelt_brings_the_near_one_up(request_here: SubmitRe
     assert "train.py" in caught.value.hint
 
 
-def test_git_facts_become_tags_and_build_options_win(request_here: SubmitRequest, project: Path, git: Callable[..., str]) -> None:
+def test_git_facts_become_tags_and_build_options_win(
+    request_here: SubmitRequest, project: Path, git: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
     git(project, "init", "-q")
     git(project, "add", ".")
     git(project, "commit", "-qm", "First model")
@@ -83,6 +86,7 @@ def test_git_facts_become_tags_and_build_options_win(request_here: SubmitRequest
     assert wanted.items() <= tags.items()
     assert tags["build_source_id"] == git(project, "rev-parse", "HEAD").strip()
     assert tags["build_source_repository"] == "https://***@example.org/lab.git"
+    assert "hunter2" not in caplog.text, "the remote's password reached the log"
 
 
 def test_secrets_in_what_ci_says_do_not_reach_the_tags(request_here: SubmitRequest) -> None:

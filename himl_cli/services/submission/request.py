@@ -410,7 +410,7 @@ def git_facts(folder: Path) -> dict[str, str]:
         return {}
     number, author, message = (commit or "\0\0").split("\0")
     return {
-        "build_source_repository": repository or "",
+        "build_source_repository": redact(repository or ""),
         "build_branch": branch or "",
         "build_source_id": number,
         "build_source_author": author,
