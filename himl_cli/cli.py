@@ -111,6 +111,12 @@ class Talk(OutputOptions, metaclass=_Taken):
     """`--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose`, `--yes`: how a tool talks. stdout is data,
     stderr is talk."""
 
+    def _start_log(self) -> None:
+        import logging
+
+        if self.verbose or not logging.getLogger().handlers:  # the tool may have set up a log of its own
+            super()._start_log()
+
     def rows(self, records: Iterable[Mapping[str, object]], *, empty: str = "") -> None:
         """*records* as a table (tabs in a pipe), a column a key; as a JSON array; or, quiet, the first value of each
         alone.

@@ -78,7 +78,7 @@ def one_line_if_uncaught() -> Iterator[None]:
             if failure is not error:
                 before(kind, failure, trace)
                 return
-            from himl_cli.render.output import print_error  # only here: it imports Typer
+            from himl_cli.render.output import print_error  # hardly ever needed
 
             print_error(error, as_json=False)
             if not (sys.flags.inspect or hasattr(sys, "ps1")):  # Python's prompt goes on

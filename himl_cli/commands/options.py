@@ -248,13 +248,13 @@ class OutputOptions(Bundle):
                 f"Two output formats at once: {' and '.join(sorted(form.value for form in formats))}.",
                 hint="Give one of --format, --json and --quiet.",
             )
-        import logging
-
-        if self.verbose or not logging.getLogger().handlers:  # a tool may have set up a log of its own
-            from himl_cli.render.progress import start_logging
-
-            start_logging(verbose=self.verbose)
+        self._start_log()
         self.format = formats.pop() if formats else Format.human
+
+    def _start_log(self) -> None:
+        from himl_cli.render.progress import start_logging
+
+        start_logging(verbose=self.verbose)
 
     def output(self) -> Output:
         return Output(self.format, verbose=self.verbose, yes=self.yes)

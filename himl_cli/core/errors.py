@@ -12,6 +12,7 @@ HimlError                 exit 1
 │   ├── RunNotFound
 │   └── WorkspaceNotFound
 ├── NotAllowed            exit 4   not signed in, or no permission
+│   └── NotAllowedNow     exit 4   nobody is signed in any more, or not from this network
 ├── ServiceFailed         exit 5   the service or the network failed after retries
 ├── IntegrityFailed       exit 6   bytes that do not match their checksum
 └── Interrupted           exit 130

@@ -288,8 +288,8 @@ class SnapshotReport:
     def is_large(self) -> bool:
         return self.snapshot.size > LARGE_SNAPSHOT_BYTES
 
-    def largest(self, count: int = 3) -> list[tuple[str, int]]:
-        return sorted(self.by_top.items(), key=lambda item: -item[1])[:count]
+    def largest(self) -> list[tuple[str, int]]:
+        return sorted(self.by_top.items(), key=lambda item: -item[1])[:3]
 
 
 @dataclass(frozen=True)

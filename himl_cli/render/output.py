@@ -1,5 +1,6 @@
 """What is printed, and the terminal behind it: the one object that owns every format; failures; text and tables in the
-terminal's width and colours. stdout is data; stderr is talk. Imports no library but Rich, for a table on a terminal.
+terminal's width and colours. stdout is data; stderr is talk. Functions import Rich, for a table on a terminal, and
+Typer, for a failure.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
 from himl_cli.core.text import YAML_ENDINGS, non_blank, parse_dotenv, read_text
 from himl_cli.core.workspaces import LeftOut, PreparedFile, SetUp
 from himl_cli.services.submission.request import MOST_NODES, check_size, count_problem, parse_duration
-from himl_cli.services.submission.snapshot import is_dotenv_name
 
 CONFIG_FILE = "config.json"
 KINDS = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the Azure portal"
@@ -217,6 +216,8 @@ def read_settings(path: Path, folder: Path, read_config: ReadConfig) -> TakenSet
         return TakenSettings(workspace=read_config(path), read=[path])
     if path.suffix.lower() in YAML_ENDINGS or path.name in INNEREYE_PRIVATE_FILES:
         return read_innereye(path, folder)
+    from himl_cli.services.submission.snapshot import is_dotenv_name
+
     if is_dotenv_name(path.name):
         return read_deepseismic(path)
     raise BadUsage(f"--from '{path.name}': himl does not know this kind of file.", hint=f"It takes {KINDS}.")

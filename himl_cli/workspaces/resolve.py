@@ -1,6 +1,7 @@
 """Which workspace is meant, by what was named, else by where the command is given; and opening it, or two as one.
 
-The only module that imports a backend: its package when one is opened, and of Azure ML's its light configuration.
+Only this module opens a backend, and imports its package then; Azure ML's light configuration and the names for Tab are
+imported elsewhere too.
 Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is
 configured: `open_runs` opens both. Everything else belongs to one: `open_workspace` for data, `open_for_jobs` for a
 job. No request is made here.

@@ -23,7 +23,7 @@ def test_count_and_size_are_those_of_the_files(project: Path) -> None:
     write_files(project, {"train.py": "x" * 10, "lib/net.py": "y" * 5})
     report = take_snapshot(project)
     assert (list(report.snapshot.files), report.snapshot.size) == (["lib/net.py", "train.py"], 15)
-    assert report.largest(1) == [("train.py", 10)]
+    assert report.largest()[:1] == [("train.py", 10)]
 
 
 def test_ignore_files_match_what_git_itself_would_list(project: Path, git: Callable[..., str]) -> None:
@@ -281,7 +281,7 @@ def test_a_large_snapshot_names_what_is_large(project: Path) -> None:
         stream.truncate(LARGE_SNAPSHOT_BYTES + 1)
     report = take_snapshot(project)
     assert report.is_large
-    assert report.largest(1) == [("data", LARGE_SNAPSHOT_BYTES + 2)]
+    assert report.largest()[:1] == [("data", LARGE_SNAPSHOT_BYTES + 2)]
 
 
 @pytest.mark.parametrize("marker", ["pyproject.toml", "environment.yml", ".git/HEAD"])

@@ -85,7 +85,7 @@ def test_an_answer_that_is_no_workspace_is_a_failure(azure: StagedWorkspace, ans
 @pytest.mark.parametrize("discovery", ["https://[eastus.api.azureml.ms/discovery", "https://", "https://host:port/discovery"])
 def test_a_place_of_discovery_that_is_no_address_is_a_failure(azure_environment: StagedWorkspace, stage: Stage, project: Path, discovery: str) -> None:
     stage.faults.add(Page(json.dumps({"properties": {"discoveryUrl": discovery}}), content_type="application/json"), GET_WORKSPACE)
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="It is not told where the services of"):
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="Azure does not tell where the services of"):
         connection.record()
 
 

@@ -332,7 +332,7 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
     working folder; None for what is not in the cluster's workspace.
 
     A file at an address may be in storage that a datastore of the workspace is of; the signature is not needed then.
-    Raises NotFound where it is gone.
+    Raises NotFound where it is gone, IntegrityFailed where it is empty.
     """
     above = ""
     if found.run is not None:

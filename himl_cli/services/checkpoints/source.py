@@ -21,7 +21,6 @@ from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
 from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose
 from himl_cli.services.runs.lookup import children_of, find_runs, is_studio_url, sweep_view
-from himl_cli.services.submission.snapshot import may_hold_secrets
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 
@@ -104,6 +103,8 @@ def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
     Raises BadUsage, naming the folder as it was *asked* for, for one of a project and for a link that leads out of it;
     OSError.
     """
+    from himl_cli.services.submission.snapshot import may_hold_secrets
+
     if any((folder / mark).exists() for mark in PROJECT_MARKS):
         raise BadUsage(
             f"'{asked}' is the folder of a project, and no checkpoint.",

@@ -190,7 +190,8 @@ def _while_busy(action: Callable[[], Result]) -> Result:
 
 
 def unfinished(workspace: Path) -> Iterator[str]:
-    """Ids of the runs whose mirror is incomplete, that nobody works on, and for which it is time."""
+    """Ids of the runs whose mirror is incomplete, that nobody works on, and for which it is time. Raises OSError where
+    that cannot be looked at."""
     for path in sorted((workspace / FOLDER).glob("*.json")):
         is_ours = os.access(path, os.R_OK | os.W_OK)  # somebody else's run is sent with their rights, not with ours
         file = MirrorFile(workspace, path.stem)

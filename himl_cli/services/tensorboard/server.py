@@ -404,9 +404,8 @@ class TensorBoard:
         self._restarts += 1
         self._failed_checks = 0
         self._notify(Notice("TensorBoard's data server ended: TensorBoard is started again."))
-        end_detached(
-            self._process
-        )  # before its pipe closes: at that it takes the folder with all that is shown with it
+        # Before its pipe closes: at that it takes the folder with all that is shown with it
+        end_detached(self._process)
         self.close()
         self._process = self._start()
 

@@ -406,7 +406,7 @@ class Connection(AbstractContextManager["Connection"]):
             data_plane = str(found.get("api") or "").rstrip("/")
             if not _is_service(data_plane):
                 raise ServiceFailed(
-                    f"It is not told where the services of {self.address.label} are.",
+                    f"Azure does not tell where the services of {self.address.label} are.",
                     hint="Ask its owner whether it is still being created.",
                 )
             record = replace(record, data_plane=data_plane)

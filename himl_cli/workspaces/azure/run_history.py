@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL
+from himl_cli.core.processes import register_after_fork
 from himl_cli.core.runs import Run, RunQuery, RunStatus, implied_experiment
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
@@ -73,6 +74,10 @@ class RunHistory:
         self._connection = connection
         self._facts: OrderedDict[str, RunFacts] = OrderedDict()
         self._orders: Sequence[str] = ORDERS
+        self._lock = threading.Lock()
+        register_after_fork(self)
+
+    def after_fork(self) -> None:
         self._lock = threading.Lock()
 
     def get(self, run_id: str) -> RawRun:

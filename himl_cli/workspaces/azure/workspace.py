@@ -259,7 +259,7 @@ class AzureWorkspace(CloudWorkspace):
             return Check.failed(
                 name,
                 f"This machine's clock is {responses.describe_skew(ahead)} the service's.",
-                "Set it, best by synchronising it: signatures are refused else.",
+                "Set it, best by synchronising it: otherwise signatures are refused.",
             )
         if name == "workspace":
             if not connection.in_job:

@@ -315,8 +315,8 @@ class DatastoreFolder(FileStore):
     """A folder as a datastore. The MD5 of what was stored is on record while the file's size and time stay as they
     were."""
 
-    def __init__(self, folder: Path, name: str, database: Database) -> None:
-        self.label = f"datastore '{name}'"
+    def __init__(self, folder: Path, name: str, database: Database, *, label: str = "") -> None:
+        self.label = label or f"datastore '{name}'"
         self.origin = str(folder.resolve())
         self._folder = folder
         self._name = name

@@ -141,7 +141,8 @@ class LocalWorkspace(FolderWorkspace):
         outputs: Mapping[str, str] = self._folder_of(run_id).read(RECORD).get("outputs", {})
         if key not in outputs:
             raise NotFound(f"Run '{run_id}' has no output '{key}'; it has: {', '.join(outputs) or 'none'}.")
-        return DatastoreFolder(Path(outputs[key]), f"output '{key}' of run '{run_id}'", self._runs.database)
+        place = f"output '{key}' of run '{run_id}'"
+        return DatastoreFolder(Path(outputs[key]), place, self._runs.database, label=place)
 
     def datastores(self) -> Sequence[DatastoreInfo]:
         """The folders in `datastores/`; the default one is there even before anything lies in it."""

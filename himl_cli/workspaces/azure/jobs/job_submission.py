@@ -507,8 +507,9 @@ def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
 def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool:
     if operation:
         answer = connection.rest.get_object(operation, "operation")
-        if not _has_succeeded(spec, str(answer.get("status") or ""), answer.get("error")):
-            return False
+        with understood(operation, "the operation"):
+            if not _has_succeeded(spec, str(answer.get("status") or ""), answer.get("error")):
+                return False
     url = _compute_url(connection, spec.name)
     found = connection.rest.get_object(url, "compute", params=_COMPUTES)
     with understood(url, "the compute"):
@@ -516,7 +517,7 @@ def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool
         state = str(properties.get("provisioningState") or "Succeeded")
         below = properties.get("properties") or {}
         errors = [*(properties.get("provisioningErrors") or ()), *(below.get("errors") or ())]
-    return _has_succeeded(spec, state, errors[0].get("error", errors[0]) if errors else None)
+        return _has_succeeded(spec, state, errors[0].get("error", errors[0]) if errors else None)
 
 
 def _has_succeeded(spec: ClusterSpec, state: str, error: Mapping[str, Any] | None) -> bool:

@@ -66,6 +66,7 @@ from himl_cli.workspaces.azure.jobs.job_submission import (
     note_nothing_runs,
 )
 from himl_cli.workspaces.azure.jobs.sdk import response_of, restored_variables, silenced
+from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.run_history import RunHistory
 from himl_cli.workspaces.azure.run_records import limit_of, limit_properties, studio_url
 from himl_cli.workspaces.azure.service_errors import (
@@ -372,7 +373,8 @@ def _input(connection: Connection, item: DataSpec, given: JobData) -> Any:
         if found is not None:
             url = connection.arm(f"/data/{found[1]}/versions/{found[2]}")
             record = connection.rest.get_object(url, "data", params={"api-version": ApiVersion.DATA})
-            uri = str((record.get("properties") or {}).get("dataUri") or "")
+            with understood(url, "the data asset"):
+                uri = str((record.get("properties") or {}).get("dataUri") or "")
         if not uri:
             raise NotFound(f"Azure ML does not tell where the data '{item.name}' lie.")
         location = DataLocation(uri=Uri(uri, is_file=given.type == FILE))

@@ -197,9 +197,8 @@ def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code
     hint = _CREDENTIALS if endpoint.sign_in.endswith("SAS token") or "key" in endpoint.sign_in else _WHO
     if _is_over(endpoint):
         ends = datetime.fromtimestamp(endpoint.expires, timezone.utc)
-        return NotAllowed(
-            f"The time of {endpoint.sign_in} for {endpoint.storage} is over since {ends:%Y-%m-%d %H:%M} UTC.", hint=hint
-        )
+        message = f"{storage} refuses {endpoint.sign_in}, which expired on {ends:%Y-%m-%d %H:%M} UTC."
+        return NotAllowed(message, hint=hint)
     found = re.search(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>", body)
     detail = (found[1] if found else body).decode("utf-8", "replace").lower()
     why = "expired" if "time frame" in detail or "expired" in detail else "not valid"

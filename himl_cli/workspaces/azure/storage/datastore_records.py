@@ -202,13 +202,15 @@ def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bo
     path = f"/datastores/{quote(record.name, safe='')}"
 
     def from_job_service() -> Mapping[str, Any]:
-        answer = connection.rest.get_object(connection.service("datastore", path), "datastore")
-        section = answer.get("azureStorageSection") or {}
-        return {
-            "key": section.get("accountKey"),
-            "sasToken": section.get("sasToken"),
-            "clientSecret": (section.get("clientCredentials") or {}).get("clientSecret"),
-        }
+        url = connection.service("datastore", path)
+        answer = connection.rest.get_object(url, "datastore")
+        with understood(url, "the datastore"):
+            section = answer.get("azureStorageSection") or {}
+            return {
+                "key": section.get("accountKey"),
+                "sasToken": section.get("sasToken"),
+                "clientSecret": (section.get("clientCredentials") or {}).get("clientSecret"),
+            }
 
     def from_arm(hours: int = 0 if as_it_is else SAS_HOURS) -> Mapping[str, Any]:
         url, params = connection.arm(f"{path}/listSecrets"), {"api-version": ApiVersion.DATASTORE_SECRETS}

@@ -502,8 +502,7 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
         words = shorten(redact(" ".join(str(err).replace(spec.key, "…").split())), 300)
         raise BadUsage(
             f"Azure ML does not take {container} as datastore '{name}': {words}",
-            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, where it is not something else "
-            "that it names.",
+            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, unless it names something else.",
         ) from err
     notify(Notice(f"Registered {container} as datastore '{name}'."))
     return name

@@ -243,7 +243,11 @@ class PendingQuery(Generic[Answer]):
         self._scheduler = Scheduler(self._stack.enter_context(pool.client()), lambda: next(tasks, None), 1)
         self._thread = threading.get_ident()
         self._is_over = False
-        self.poll()
+        try:
+            self.poll()
+        except BaseException:
+            self.close()
+            raise
 
     def poll(self) -> None:
         """Do what can be done without waiting; only in the thread that asked."""
