@@ -351,48 +351,70 @@ def _write_rows(aggregation: Aggregation, path: str) -> None:
     schema = pa.schema(types)
     with pq.ParquetWriter(path, schema) as writer:
 
-        def write(tables: list[Any]) -> None:
-            writer.write_table(pa.concat_tables(tables).unify_dictionaries())
+        def write(rows: list[tuple[Any, ...]]) -> None:
+            counts = [len(row[4]) for row in rows]
+            columns = []
+            for kind, column in zip(types.values(), zip(*rows, strict=True), strict=True):
+                form = _words if kind is word else _numbers_or_texts
+                columns.append(form(column, counts, kind))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
-        tables, count = [schema.empty_table()], 0
+        rows: list[tuple[Any, ...]] = []
+        count = 0
         for child in aggregation.children:
-            for metric, kind, steps, times, values, texts in _points_of(child):
-                first = pa.repeat(pa.scalar(0, pa.int32()), len(steps))
-                words = (child.run.id, child.label, metric, kind)
-                moments = None if times is None else array("q", [round(time * 1000) for time in times])
-                columns = [pa.DictionaryArray.from_arrays(first, pa.array([each])) for each in words]
-                for name, content in (("step", steps), ("time", moments), ("value", values), ("text", texts)):
-                    columns.append(_column(content, len(steps), types[name]))
-                tables.append(pa.Table.from_arrays(columns, schema=schema))
-                count += len(steps)
+            for points in _points_of(child):
+                rows.append((child.run.id, child.label, *points))
+                count += len(points[2])
             if count >= POINTS_AT_ONCE:
-                write(tables)
-                tables, count = [schema.empty_table()], 0
-        write(tables)
+                write(rows)
+                rows, count = [], 0
+        if rows:
+            write(rows)
 
 
-def _column(values: Any, count: int, kind: Any) -> Any:
-    """An array of pyarrow, of numbers over the same memory."""
+def _words(texts: Sequence[str], counts: Sequence[int], kind: Any) -> Any:
+    """An array of pyarrow in which each of *texts* stands as often as *counts* says; each is kept once."""
     import pyarrow as pa
 
-    if values is None:
-        return pa.nulls(count, kind)
-    if isinstance(values, array):
-        return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(values)])
-    return pa.array(values, kind)
+    known: dict[str, int] = {}
+    numbers = array("i")
+    for text, count in zip(texts, counts, strict=True):
+        numbers.extend(array("i", [known.setdefault(text, len(known))]) * count)
+    return pa.DictionaryArray.from_arrays(_over(numbers, kind.index_type), pa.array(list(known), kind.value_type))
+
+
+def _numbers_or_texts(parts: Sequence[Any], counts: Sequence[int], kind: Any) -> Any:
+    """An array of pyarrow of *parts*; None stands for as many nulls as *counts* says."""
+    import pyarrow as pa
+
+    arrays = []
+    for part, count in zip(parts, counts, strict=True):
+        if part is None:
+            arrays.append(pa.nulls(count, kind))
+        else:
+            arrays.append(_over(part, kind) if isinstance(part, array) else pa.array(part, kind))
+    return pa.chunked_array(arrays, kind)
+
+
+def _over(numbers: array[Any], kind: Any) -> Any:
+    """An array of pyarrow over the same memory."""
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _points_of(child: Child) -> Iterator[tuple[Any, ...]]:
-    """Metric, kind, and of its points the steps, times (seconds since 1970, or None), values, and texts (or None)."""
+    """Metric, kind, and of its points the steps, times (milliseconds since 1970, or None), values, and texts (or
+    None)."""
     results = child.results
     for name, series in results.series.items():
-        yield name, "scalar", series.steps, series.times, series.values, None
+        yield name, "scalar", series.steps, _milliseconds(series.times), series.values, None
     for name, texts in results.texts.items():
         yield (
             name,
             "text",
             [one.step for one in texts],
-            [one.time.timestamp() for one in texts],
+            _milliseconds(one.time.timestamp() for one in texts),
             [None] * len(texts),
             [one.value for one in texts],
         )
@@ -402,6 +424,10 @@ def _points_of(child: Child) -> Iterator[tuple[Any, ...]]:
     for kind, of_kind in (("list", results.lists), ("image", results.images)):
         for name, items in of_kind.items():
             yield name, kind, range(len(items)), None, *_split(items)
+
+
+def _milliseconds(seconds: Iterable[float]) -> array[int]:
+    return array("q", [round(time * 1000) for time in seconds])
 
 
 def _split(values: Sequence[Value]) -> tuple[Sequence[float | None], Sequence[str | None]]:
