@@ -5,7 +5,6 @@ Services are imported in the functions that need them, so that help comes at onc
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +27,6 @@ from himl_cli.commands.options import (
 )
 from himl_cli.commands.session import For, open_session, output_session
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import expand_home
 from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle, MontageRequest, SlideFolder
 from himl_cli.core.text import did_you_mean, non_blank
 
@@ -45,6 +43,8 @@ Kind = TypeVar("Kind", bound=Enum)
 
 
 def _parse_path(option: str, text: str | None) -> Path | None:
+    from himl_cli.core.files import expand_home
+
     return None if non_blank(option, text) is None else expand_home(str(text))
 
 
@@ -244,6 +244,8 @@ def _montage_here(
 ) -> None:
     """Make the montage and print what it is. Raises SlidesFailed, and what listing slides and making a montage
     raise."""
+    import logging
+
     from himl_cli.render.results import print_montage
     from himl_cli.services.montage.compose import make_montage
     from himl_cli.services.montage.files import written_files
@@ -269,6 +271,7 @@ def _slide_folder(
     """Where the slides lie, the name of the CSV that was named (None: a folder was), where to print, and whom to tell
     of progress. A workspace is opened for a datastore only."""
     if datastore is None:
+        from himl_cli.core.files import expand_home
         from himl_cli.services.montage.query import local_dataset
 
         with output_session(output_opts) as (output, notify):

@@ -5,7 +5,6 @@ Services are imported in the functions that need them, so that help comes at onc
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +92,8 @@ def tb(
 
 
 def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: int, open_browser: bool) -> None:
+    import logging
+
     from himl_cli.render.progress import observing
     from himl_cli.services.tensorboard.server import serve
 

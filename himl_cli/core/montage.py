@@ -101,7 +101,7 @@ class Cell:
     caption: Box | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """Where everything lies. `cells` go from left to right, row by row; those of one row have the same `box.y` and
     `box.height`.
@@ -118,7 +118,7 @@ class Layout:
     remark: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MontageRequest:
     """What the picture is to be.
 
@@ -155,7 +155,7 @@ class CellOutcome(SlideEntry):
     remark: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MontageResult:
     """What was made: `files` by their final paths, in order of importance; `size` of the full picture, `jpg_size` of
     montage.jpg (None: none was made)."""
@@ -190,7 +190,7 @@ class MontageResult:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WrittenFile:
     """A file and its bytes, those of the tiles included where it stands for a pyramid; the pixels of the picture it
     shows, None where it shows none."""
