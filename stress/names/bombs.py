@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from himl_cli.services.transfer.plan import LONGEST_GLOB
+
 REFUSED, NOT_FOUND, FAILED, BROKEN = frozenset({2}), frozenset({3}), frozenset({5}), frozenset({6})
 DONE = frozenset({0})
 JOB = "type: command\ncommand: python fit.py\nenvironment: azureml:lab@latest\n"
@@ -104,7 +106,7 @@ def _glob(dice: random.Random) -> Bomb:
     piece, last = dice.choice(["*a", "**a", "**/a", "*[!b]", "?*", "**a**/", "a*a*"]), dice.choice(["b", "[bc]", "/b"])
     glob = piece * dice.choice([8, 25, 60, 1000, 20_000]) + last
     name = f".himl/datastores/local/{'a' * 60}/{'a/' * 20}{'a' * 200}"
-    return Bomb(("datastore", "list", "--include", glob), NOT_FOUND, {name: b"x"})
+    return Bomb(("datastore", "list", "--include", glob), REFUSED if len(glob) > LONGEST_GLOB else NOT_FOUND, {name: b"x"})
 
 
 def _ignore(dice: random.Random) -> Bomb:

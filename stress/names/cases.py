@@ -6,6 +6,7 @@ They need pipes and links that everybody may make: POSIX only.
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from tests.forked_himl import PROGRAM
 from tests.terminal import Terminal
 
 A_CELL = 4
+MORE = re.compile(r" and \d+ more\b")
+"""What stands for the names beyond the first three."""
 LIMIT = 120.0
 """Seconds after which a command hangs: what it does here takes two."""
 BY_LINKS, IN_TERMINAL = 0.4, 0.4
@@ -164,7 +167,7 @@ def _problems(
     links = {path: what for path, what in before.items() if what.startswith("link") and after.get(path) == what}
     places = {path: what for path, what in places_of(after, target).items() if f"{target}/{path}" not in links}
     is_told = f"'{RUN}'" in said or any(is_named(blob.name, said) for blob in blobs)
-    is_run_told = command.arguments[0] == "tb" and ended is not None and ended.code == FAILED and is_told
+    is_run_told = command.arguments[0] == "tb" and ended is not None and is_told and (ended.code == FAILED or MORE.search(said) is not None)
     must = must if ended is None or ended.code in (0, 1) else frozenset()
     wrong += file_problems(blobs, places, said, refused=refused, must=must, is_run_told=is_run_told)
     raw = raw_signs(ended.stderr) + raw_signs(ended.stdout, but="\n\t") if ended else []

@@ -154,7 +154,9 @@ def _montage(*words: str) -> Callable[[Lab], None]:
             lab.staged.put_blobs(DEFAULT, {f"scans/{path.name}": path.read_bytes() for path in folder.iterdir()})
         finally:
             shutil.rmtree(folder)
-        lab.arguments += ["montage", "scans", "--datastore", DEFAULT, "--width", "600", *words]
+        lab.write("environment.yml", CONDA)  # an installation of a checkout's own cannot be had elsewhere
+        environment = ["--conda_env", "environment.yml"] if words else []
+        lab.arguments += ["montage", "scans", "--datastore", DEFAULT, "--width", "600", *words, *environment]
 
     return set_up
 

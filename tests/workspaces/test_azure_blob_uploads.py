@@ -57,6 +57,22 @@ def test_a_blob_that_cannot_be_made_of_blocks_is_sent_whole(stage: Stage, azure_
         assert azure_environment.get_blob(DEFAULT, "lake") == body
 
 
+def test_a_file_whose_blocks_are_all_there_is_only_listed(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+    """An earlier command was ended, or refused, just before."""
+    body = hashlib.shake_128(b"seed").digest(3 * BLOCK + 17)
+    request = sending(tmp_path / "1", "large", body)
+    stage.faults.add(Status(409, code="LeaseIdMissing"), "PUT .*comp=blocklist&", times=None)
+    sink = Stored()
+    hasty_store(azure_environment).store([request], sink, workers=4)
+    assert sink.errors.keys() == {"large"}
+    stage.faults.clear()
+    sink, before = Stored(), len(stage.log.find("PUT .*comp=block&"))
+    hasty_store(azure_environment).store([request], sink, workers=4)
+    assert (sink.errors, sink.blobs["large"].md5) == ({}, hashlib.md5(body).digest())
+    assert azure_environment.get_blob(DEFAULT, "large") == body
+    assert before == len(stage.log.find("PUT .*comp=block&")) == 4
+
+
 def test_a_blob_that_cannot_be_made_of_blocks_nor_sent_whole_is_an_error(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     stage.faults.add(Status(409, code="BlobOperationNotSupported"), "PUT .*/lake", times=None)
     sink = Stored()

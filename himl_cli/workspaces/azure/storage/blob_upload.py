@@ -95,7 +95,7 @@ class _Uploads:
                 yield next(self._large[-1].tasks, None)
 
     def is_reading(self) -> bool:
-        return any(file.reader is not None and not file.reader.is_through for file in self._large)
+        return any(file.is_reading for file in self._large)
 
     def close(self) -> None:
         for file in self._large:
@@ -205,7 +205,7 @@ class _LargeFile:
         self.file = file
         self.uploads = uploads
         self.reader: BlockReader | None = None
-        self.is_over = False
+        self.is_over = self.is_reading = False
         self.tasks = self._tasks()
         self._state = _state_now(file)
         self._left: frozenset[str] | None = None  # ids of blocks that an earlier attempt left, once they are known
@@ -220,9 +220,10 @@ class _LargeFile:
             while self._is_in_blocks and self._left is None:
                 yield None
             if self._is_in_blocks:
-                self.reader = BlockReader(self.file, self.uploads.memory)
+                self.reader, self.is_reading = BlockReader(self.file, self.uploads.memory), True
             while self.reader is not None and not self.reader.is_through:
                 yield self._next_block(self.reader)  # held by no variable here, nor are its bytes
+            self.is_reading = False
             while not self.is_over and self._in_flight:
                 yield None
             if self._is_in_blocks:
