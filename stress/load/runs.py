@@ -20,6 +20,7 @@ DELETED, COMPARED = 20, 200
 NON_LINEAR = 4.0
 """By so much more than their number may the time for many runs be that for few: beyond it, it grows faster than they do."""
 AT_ONCE = 4
+SECONDS_TO_END = 20.0  # of what looks after a job, once it is recorded as completed
 SCRIPT = """
 import json, os, urllib.request
 run_id, address, token = (os.environ[f"MLFLOW_{name}"] for name in ("RUN_ID", "TRACKING_URI", "TRACKING_TOKEN"))
@@ -81,6 +82,9 @@ def submitted(before: int, count: int) -> Callable[[World, random.Random], Resul
         table = _himl(world, project, "runs", "aggregate", "--experiment", "real", "--num_runs", "all", "--json").stdout
         problems += [] if table.count("0.5") >= count else [f"{table.count('0.5')} values of {count} runs are told"]
         problems += [] if is_sound(project) else ["the database is damaged"]
+        ends = time.monotonic() + SECONDS_TO_END
+        while processes_below(project) and time.monotonic() < ends:
+            time.sleep(0.1)
         problems += ["processes are left"] if processes_below(project) else []
         facts = {"recorded_before": before, "submitted": count, "at_once": AT_ONCE, "seconds_each": round(seconds / count, 2)}
         return Result(Outcome.lost if problems else Outcome.survived, 0, seconds, count, why=world.tidy("; ".join(problems[:5])), facts=facts)
