@@ -259,8 +259,14 @@ class HttpClient:
                 self._transport = None
 
     def _run(self, method: str, url: str, body: Any, token: str | None, more: Mapping[str, str] | None) -> Any:
-        from azure.core.exceptions import AzureError
-        from azure.core.rest import HttpRequest
+        with self._lock:  # also one import at a time: azure-core's modules import each other
+            if self._transport is None:
+                silence_libraries()
+                self._transport = open_transport(self._policy)
+                self._closer = weakref.finalize(self, self._transport.close)
+            transport = self._transport
+            from azure.core.exceptions import AzureError
+            from azure.core.rest import HttpRequest
 
         headers = {
             "User-Agent": f"himl/{__version__}",
@@ -274,12 +280,6 @@ class HttpClient:
             headers["Content-Length"] = "0"
         request = HttpRequest(method, url, headers=headers, **({} if body is None else {"json": body}))
         began = time.perf_counter()
-        with self._lock:
-            if self._transport is None:
-                silence_libraries()
-                self._transport = open_transport(self._policy)
-                self._closer = weakref.finalize(self, self._transport.close)
-            transport = self._transport
         try:
             answer = transport.send(request)
         except AzureError as err:
