@@ -103,8 +103,8 @@ def parameters_of(options: Mapping[str, Option], panel: str = "Options") -> list
         panel = each.info.get("rich_help_panel", panel)
         info = typer.Option(*(each.names or (f"--{name}",)), **{**each.info, "rich_help_panel": panel})
         default = inspect.Parameter.empty if each.default is ... else each.default
-        how: Any = {"default": default, "annotation": Annotated[each.kind, info]}
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **how))
+        arguments: Any = {"default": default, "annotation": Annotated[each.kind, info]}
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **arguments))
     return parameters
 
 
@@ -128,7 +128,7 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
             spread.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     twice = next((name for name, count in Counter(each.name for each in spread).items() if count > 1), None)
     if twice is not None:
-        raise _is_there_twice(twice, function, taken)
+        raise _duplicate_option(twice, function, taken)
 
     def call(**values: Any) -> None:
         for name, kind in taken.items():
@@ -144,7 +144,9 @@ def bundled(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _is_there_twice(name: str, function: Callable[..., None], taken: Mapping[str, Option | type[Bundle]]) -> ValueError:
+def _duplicate_option(
+    name: str, function: Callable[..., None], taken: Mapping[str, Option | type[Bundle]]
+) -> ValueError:
     bundles = {owner: kind for owner, kind in taken.items() if not isinstance(kind, Option)}
     first, *others = [f"'{owner}: {kind.__name__}'" for owner, kind in bundles.items() if name in options_of(kind)]
     todo = f"leave {' or '.join(others)} out" if others else f"give the parameter '{name}' another name"

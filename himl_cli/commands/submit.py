@@ -213,8 +213,8 @@ def submit(
     from himl_cli.commands import submit_job
     from himl_cli.services.submission.request import is_file
 
-    how = (options.create_cluster, options.wait, options.follow, options.dry_run)
-    call = submit_job.Submission(workspace_opts, output_opts, request, sources, *how)
+    flags = (options.create_cluster, options.wait, options.follow, options.dry_run)
+    call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags)
     if options.resume is not None:
         submit_job.resume(call, options.resume)
     elif is_file(target):

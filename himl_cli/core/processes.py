@@ -216,7 +216,7 @@ def rank_of_all(environment: Mapping[str, str]) -> int:
     return me.rank if me is not None else int(found or 0)
 
 
-def is_there(process: str) -> bool:
+def process_exists(process: str) -> bool:
     """Whether *process*, by pid and start as `LocalRank` has it, is still there, if only because its parent has not
     asked how it ended."""
     found = _find_process(process.partition("@")[0]) if process else None

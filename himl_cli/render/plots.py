@@ -101,8 +101,8 @@ def _draw_curves(axes: Any, all_curves: Sequence[Curve], scheme: Scheme) -> dict
     is_many = any(look.name == "" for _, look in curves)
     if is_many:
         lines = [(line, look) for curve, look in curves if not look.is_best for line in _lines(curve, limits)]
-        how: Any = {"colors": [look.colour for _, look in lines], "alpha": lines[0][1].alpha if lines else 1.0}
-        axes.add_collection(LineCollection([line for line, _ in lines], linewidths=0.9, zorder=2, **how))
+        style: Any = {"colors": [look.colour for _, look in lines], "alpha": lines[0][1].alpha if lines else 1.0}
+        axes.add_collection(LineCollection([line for line, _ in lines], linewidths=0.9, zorder=2, **style))
     for curve, look in curves:
         if not is_many or look.is_best:
             _draw_curve(axes, curve, look, limits)

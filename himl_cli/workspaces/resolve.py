@@ -426,7 +426,7 @@ class JoinedWorkspace(Workspace):
                 raise RunNotFound(run_id, self.label, similar=list(similar)[:4]) from err
 
     def run(self, run_id: str) -> Run:
-        return self._ask(run_id, lambda keeper: keeper.run(run_id))
+        return self._ask(run_id, lambda workspace: workspace.run(run_id))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         """The runs of both, newest first; children are looked for where their parent is. A run of here that is told
@@ -453,19 +453,19 @@ class JoinedWorkspace(Workspace):
         return None
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
-        return self._ask(run_id, lambda keeper: keeper.tag(run_id, tags))
+        return self._ask(run_id, lambda workspace: workspace.tag(run_id, tags))
 
     def cancel(self, run_id: str) -> bool:
-        return self._ask(run_id, lambda keeper: keeper.cancel(run_id))
+        return self._ask(run_id, lambda workspace: workspace.cancel(run_id))
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
-        return self._ask(run_id, lambda keeper: keeper.metrics(run_id))
+        return self._ask(run_id, lambda workspace: workspace.metrics(run_id))
 
     def values(self, run_id: str) -> LoggedValues:
-        return self._ask(run_id, lambda keeper: keeper.values(run_id))
+        return self._ask(run_id, lambda workspace: workspace.values(run_id))
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
-        return self._ask(run_id, lambda keeper: keeper.parameters(run_id))
+        return self._ask(run_id, lambda workspace: workspace.parameters(run_id))
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         """Each workspace is asked once for the runs that came from it."""
@@ -478,10 +478,10 @@ class JoinedWorkspace(Workspace):
         return found
 
     def run_files(self, run_id: str) -> BlobStore:
-        return self._ask(run_id, lambda keeper: keeper.run_files(run_id))
+        return self._ask(run_id, lambda workspace: workspace.run_files(run_id))
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
-        return self._ask(run_id, lambda keeper: keeper.output_files(run_id, key))
+        return self._ask(run_id, lambda workspace: workspace.output_files(run_id, key))
 
     def datastores(self) -> Sequence[DatastoreInfo]:
         return self._remote.datastores()

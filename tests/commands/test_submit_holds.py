@@ -72,6 +72,7 @@ def test_after_a_reboot_a_run_without_an_end_reads_as_failed(himl: Himl, project
     """What a machine that went down leaves: an open record, a lock file that nobody holds. No process id is looked at."""
     write_files(project, {"train.py": ""})
     himl.ok("submit", "train.py")
+    until(lambda: processes_below(project) == [])
     with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database, database:
         database.execute("UPDATE runs SET status = 'Running', ended = NULL, exit_code = NULL")
     (run,) = himl.ok("runs", "list", "--status", "failed", "--json").json()

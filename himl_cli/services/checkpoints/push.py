@@ -62,18 +62,18 @@ def push_checkpoints(
     if not files:
         raise BadUsage("Nothing is named to push.", hint="Name files or folders.")
     non_blank("--from", from_run)
-    selection, keeper = RunSelection(runs=(from_run,)), workspace
+    selection, home = RunSelection(runs=(from_run,)), workspace
     try:
         (source,) = find_runs(workspace, selection, cwd=cwd)
     except NotFound:
         if elsewhere is None:
             raise
-        keeper = elsewhere()
-        (source,) = find_runs(keeper, selection, cwd=cwd)
-    target = workspace.home_of(source.id) if keeper is workspace else workspace
+        home = elsewhere()
+        (source,) = find_runs(home, selection, cwd=cwd)
+    target = workspace.home_of(source.id) if home is workspace else workspace
     if not isinstance(target, RunRecorder):
         raise HimlError(f"No run can be made in {target.label}.")
-    store = keeper.run_files(source.id)
+    store = home.run_files(source.id)
     originals = {blob.name: blob for page in store.list(OUTPUTS) for blob in page}
     # Its files may lie as they were fetched from there
     sources = {source.id, source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else {source.id}

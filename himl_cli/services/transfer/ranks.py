@@ -26,7 +26,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of
-from himl_cli.core.processes import LocalRank, is_held, is_there, local_rank, machine_time
+from himl_cli.core.processes import LocalRank, is_held, local_rank, machine_time, process_exists
 from himl_cli.services.transfer.local_files import disk_error, short_hash
 
 WAIT_SECONDS = 600.0
@@ -57,20 +57,20 @@ def rank_zero_only(
     LATE_SECONDS no other, acts for itself; so do all where himl's cache cannot be written.
     """
     me = local_rank(environment)
-    meeting = _meeting(folder, key, me, notify)
-    if me is None or meeting is None:
+    barrier = _open_barrier(folder, key, me, notify)
+    if me is None or barrier is None:
         return act()
     from filelock import FileLock
 
     if me.rank == 0:
-        meeting.clean_up()
+        barrier.clean_up()
     while True:
-        number, is_joined = meeting.next_call(wait_seconds)
+        number, is_joined = barrier.next_call(wait_seconds)
         if is_joined:
-            return _as_own(meeting.wait_for(number), "died")
-        with FileLock(meeting.file("lock", number)):  # free after the beginning, it means the end
-            if meeting.enter(0, number):  # else another rank began it
-                return meeting.carry_out(number, act)
+            return _as_own(barrier.wait_for(number), "died")
+        with FileLock(barrier.file("lock", number)):  # free after the beginning, it means the end
+            if barrier.enter(0, number):  # else another rank began it
+                return barrier.carry_out(number, act)
 
 
 def rank_zero_then_barrier(
@@ -94,16 +94,16 @@ def rank_zero_then_barrier(
         me = me._replace(launcher=f"{platform.node()} with a barrier")
     if me is not None and me.rank > 0:
         wait()
-        meeting = _meeting(folder, key, me, notify)
-        return act() if meeting is None else _as_own(meeting.outcome(number), "left no word of how that ended")
-    meeting = _meeting(folder, key, me, notify)
+        barrier = _open_barrier(folder, key, me, notify)
+        return act() if barrier is None else _as_own(barrier.outcome(number), "left no word of how that ended")
+    barrier = _open_barrier(folder, key, me, notify)
     try:
-        if meeting is None:
+        if barrier is None:
             result = act()
         else:
-            meeting.clean_up()
-            meeting.file("outcome", number).unlink(missing_ok=True)  # what an earlier launch of this name may have left
-            result = meeting.carry_out(number, act)
+            barrier.clean_up()
+            barrier.file("outcome", number).unlink(missing_ok=True)  # what an earlier launch of this name may have left
+            result = barrier.carry_out(number, act)
     except HimlError:
         wait()
         raise
@@ -111,10 +111,10 @@ def rank_zero_then_barrier(
     return result
 
 
-def _meeting(folder: Path, key: str, me: LocalRank | None, notify: Notify) -> RankMeeting | None:
+def _open_barrier(folder: Path, key: str, me: LocalRank | None, notify: Notify) -> RankBarrier | None:
     """None outside a launch, and where himl's cache cannot be written."""
     try:
-        return None if me is None else RankMeeting(folder, key, me, notify)
+        return None if me is None else RankBarrier(folder, key, me, notify)
     except (BadUsage, DiskFailed) as err:
         notify(Notice(f"Each rank of this node fetches the files itself, since himl's cache cannot be used: {err}"))
         return None
@@ -133,7 +133,7 @@ def _as_own(outcome: dict[str, Any] | None, otherwise: str) -> TransferResult:
     raise error
 
 
-class RankMeeting:
+class RankBarrier:
     """The calls with one key that the ranks of one launch make for a folder, numbered from 1 as rank 0 makes them.
 
         0-N         rank 0 makes call N: when it was last there, and what process the launcher started as rank 0
@@ -269,7 +269,7 @@ class RankMeeting:
         for path in self._folder.glob(f"[0-9]*-{number}"):
             with suppress(OSError, ValueError):  # removed, or just being written
                 moment, _, process = path.read_text().partition(" ")
-                if float(moment) > self._me.began or (process not in self._me.ancestors and is_there(process)):
+                if float(moment) > self._me.began or (process not in self._me.ancestors and process_exists(process)):
                     return True
         return False
 

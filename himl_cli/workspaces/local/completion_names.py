@@ -25,7 +25,7 @@ NEWEST = (
     "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 "
     "ORDER BY created DESC, id DESC"
 )
-# Leaps from name to name over the index, so that many runs of one experiment cost nothing
+# Skips from name to name in the index, so that many runs of one experiment cost nothing
 EXPERIMENTS = """
 WITH RECURSIVE found (name) AS (
     SELECT min(experiment) FROM runs WHERE experiment >= ?1

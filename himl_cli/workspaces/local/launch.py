@@ -204,10 +204,10 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
 def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start the process, which inherits *handles*, and hand it *request*. It reports on its stdout. Raises OSError."""
     log.debug("starting a supervisor for %s", request.run_folder)
-    keeper = "controller" if isinstance(request, Plan) else "supervisor"
+    module = "controller" if isinstance(request, Plan) else "supervisor"
     with (Path(request.run_folder) / "supervisor.log").open("ab") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"himl_cli.workspaces.local.{keeper}"],
+            [sys.executable, "-m", f"himl_cli.workspaces.local.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -90,6 +90,7 @@ class RunProcess(ABC):
 
         signal.signal(signal.SIGTERM, note_termination)
         self._record_end(store, self._outcome(store))
+        lock.release()  # whoever read the end may go on with the run while this process still exits
         report("started")
 
     def is_stopped(self) -> bool:

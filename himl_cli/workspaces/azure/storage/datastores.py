@@ -1,8 +1,8 @@
 """The datastores of an Azure ML workspace, and what lies in them, as blob stores.
 
 The artifacts of a run are read in the storage account where that may be listed, else by the links that the artifact
-service hands out, for which no right to the storage account is needed. Stored are they by links alone: the service is
-told their names then, so that Studio lists them.
+service hands out, for which no right to the storage account is needed. They are stored by links alone: so the service
+learns their names, and Studio lists them.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class Limits:
 
 
 class TrackingServer:
-    """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from `serve` to `close`; who connects
-    before that waits.
+    """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from `serve` to `close`; a client
+    that connects before that waits.
 
     *artifacts_of* names the folder of a run's artifacts (it need not exist), *new_child_id* makes the id of a nested
     run. Raises RunNotFound where the job is not recorded, OSError where no port is to be had.
