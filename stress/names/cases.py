@@ -28,8 +28,8 @@ from tests.forked_himl import PROGRAM
 from tests.terminal import Terminal
 
 A_CELL = 4
-MORE = re.compile(r" and \d+ more\b")
-"""What stands for the names beyond the first three."""
+MORE = re.compile(r" and (\d+) more\b")
+"""How many names there are beyond the first three."""
 LIMIT = 120.0
 """Seconds after which a command hangs: what it does here takes two."""
 BY_LINKS, IN_TERMINAL = 0.4, 0.4
@@ -167,9 +167,11 @@ def _problems(
     links = {path: what for path, what in before.items() if what.startswith("link") and after.get(path) == what}
     places = {path: what for path, what in places_of(after, target).items() if f"{target}/{path}" not in links}
     is_told = f"'{RUN}'" in said or any(is_named(blob.name, said) for blob in blobs)
-    is_run_told = command.arguments[0] == "tb" and ended is not None and is_told and (ended.code == FAILED or MORE.search(said) is not None)
+    more = sum(map(int, MORE.findall(said)))
+    is_run_told = command.arguments[0] == "tb" and ended is not None and is_told and (ended.code == FAILED or more > 0)
+    counted = len(blobs) if is_run_told else more
     must = must if ended is None or ended.code in (0, 1) else frozenset()
-    wrong += file_problems(blobs, places, said, refused=refused, must=must, is_run_told=is_run_told)
+    wrong += file_problems(blobs, places, said, refused=refused, must=must, counted=counted)
     raw = raw_signs(ended.stderr) + raw_signs(ended.stdout, but="\n\t") if ended else []
     return wrong + ([f"raw signs: {raw}"] if raw else [])
 

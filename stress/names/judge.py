@@ -45,11 +45,11 @@ def is_own(path: str, state: str) -> bool:
     return path.startswith(f"{state}/") and OWN.fullmatch(path[len(state) + 1 :]) is not None
 
 
-def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *, refused: Set[str], must: Set[str], is_run_told: bool = False) -> list[str]:
+def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *, refused: Set[str], must: Set[str], counted: int = 0) -> list[str]:
     """What is wrong with the files that came.
 
     Each of *blobs* is exact at its own place (a copy may have a mark in its name), or is not there and named in *said*. Those called as one of
-    *refused* may not be there, those of *must* have to. Nothing else may have come. *is_run_told*: it is enough that the run was named.
+    *refused* may not be there, those of *must* have to. Nothing else may have come. *counted*: so many may be told by their number alone.
     """
     wrong: list[str] = []
     kept: set[str] = set()
@@ -60,8 +60,10 @@ def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *
             wrong.append(f"{blob.name!r} is there")
         elif not found and blob.name in must:
             wrong.append(f"{blob.name!r} is lacking")
-        elif not found and not is_run_told and not is_named(blob.name, said):
-            wrong.append(f"{blob.name!r} is neither there nor named")
+        elif not found and not is_named(blob.name, said):
+            counted -= 1
+            if counted < 0:
+                wrong.append(f"{blob.name!r} is neither there nor named")
     return wrong + [f"{path!r} should not be there, or not so ({what.partition(' ')[0]})" for path, what in places.items() if path not in kept]
 
 

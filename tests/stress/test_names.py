@@ -31,6 +31,10 @@ def test_what_came_is_exact_and_what_did_not_is_named(tmp_path: Path) -> None:
     write_files(tmp_path, {"out/plain/one.bin": b"1"})
     assert problems(tmp_path) == []
     assert problems(tmp_path, "nothing") == ["'../escaped' is neither there nor named"]
+    others = [GOOD, EVIL, Blob("../other", b"2")]
+    places = places_of(tree_of(tmp_path), "out")
+    wrong = [file_problems(others, places, "nothing", refused=set(), must=set(), counted=number) for number in (2, 1)]
+    assert wrong == [[], ["'../other' is neither there nor named"]]  # of a long list, the last ones are told by their number
 
 
 @pytest.mark.parametrize(
