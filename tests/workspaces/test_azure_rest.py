@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,3 +226,31 @@ def test_parameters_are_quoted(connection: Connection, stage: Stage) -> None:
     connection.rest.get(connection.service("history", "/runs/run_1"), params={"$filter": "a eq 'b&c=d'", "x": "ü /"})
     [seen] = stage.log.find(RUN)
     assert seen.query == "%24filter=a%20eq%20%27b%26c%3Dd%27&x=%C3%BC%20%2F"
+
+
+AT_ONCE = """
+import sys, threading
+from himl_cli.workspaces.azure.http import load_azure_core
+sys.setswitchinterval(1e-6)
+failures, barrier = [], threading.Barrier(3)
+def run(name):
+    barrier.wait()
+    try:
+        load_azure_core()
+        __import__(name)
+    except (ImportError, RuntimeError) as err:
+        failures.append(repr(err))
+names = ("azure.core.rest", "azure.identity", "azure.core.pipeline.transport._requests_basic")
+threads = [threading.Thread(target=run, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.exit("; ".join(failures) or 0)
+"""
+
+
+@pytest.mark.parametrize("turn", range(4))  # without the lock, about half fail
+def test_threads_import_azure_core_at_once(turn: int) -> None:
+    ended = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

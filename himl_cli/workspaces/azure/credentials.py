@@ -35,7 +35,7 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.settings import PRIVATE_FILE
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.config import CLOUDS, SIGN_IN_VARIABLES, AzureSettings, Cloud
-from himl_cli.workspaces.azure.http import open_transport, silence_libraries
+from himl_cli.workspaces.azure.http import load_azure_core, open_transport
 from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, is_network_error, network_error, reason_of
 from himl_cli.workspaces.retry import RetryPolicy
@@ -176,9 +176,9 @@ class Chain:
         if source.unusable:
             tried[source.name] = Reason(source.unusable)
             return None
+        load_azure_core()
         from azure.core.exceptions import AzureError
 
-        silence_libraries()
         credential: Any = None
         try:
             if source.name not in self._made:

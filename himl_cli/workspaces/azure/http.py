@@ -48,6 +48,7 @@ BUSY, FAILING = {429, 503}, {408, 500, 502, 504}
 AT_ONCE = 8
 # Where thousands of small answers are read; as many connections are kept open.
 MANY_AT_ONCE = 32
+IMPORTING = threading.Lock()
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -131,12 +132,16 @@ def _failure_of_answer(response: Any, host: str) -> Failure | None:
     )
 
 
-def silence_libraries() -> None:
-    """Let the vendor's loggers pass nothing below CRITICAL, unless somebody set a level for them on purpose.
+def load_azure_core() -> None:
+    """Import what requests need of azure-core, and let the vendor's loggers pass nothing below CRITICAL, unless
+    somebody set a level for them on purpose.
 
-    azure-identity warns of every credential that does not apply, azure-core logs a line a request, msal its cache: what
-    they would log is told by our own errors.
+    One thread at a time: azure-core's modules import each other, so that two threads that began at different ends could
+    meet one half made. The loggers: azure-identity warns of every credential that does not apply, azure-core logs a
+    line a request, msal its cache: what they would log is told by our own errors.
     """
+    with IMPORTING:
+        from azure.core.pipeline.transport import RequestsTransport  # noqa: F401
     for name in ("azure.core", "azure.identity", "msal", "urllib3.connectionpool"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
@@ -259,14 +264,9 @@ class HttpClient:
                 self._transport = None
 
     def _run(self, method: str, url: str, body: Any, token: str | None, more: Mapping[str, str] | None) -> Any:
-        with self._lock:  # also one import at a time: azure-core's modules import each other
-            if self._transport is None:
-                silence_libraries()
-                self._transport = open_transport(self._policy)
-                self._closer = weakref.finalize(self, self._transport.close)
-            transport = self._transport
-            from azure.core.exceptions import AzureError
-            from azure.core.rest import HttpRequest
+        load_azure_core()
+        from azure.core.exceptions import AzureError
+        from azure.core.rest import HttpRequest
 
         headers = {
             "User-Agent": f"himl/{__version__}",
@@ -280,6 +280,11 @@ class HttpClient:
             headers["Content-Length"] = "0"
         request = HttpRequest(method, url, headers=headers, **({} if body is None else {"json": body}))
         began = time.perf_counter()
+        with self._lock:
+            if self._transport is None:
+                self._transport = open_transport(self._policy)
+                self._closer = weakref.finalize(self, self._transport.close)
+            transport = self._transport
         try:
             answer = transport.send(request)
         except AzureError as err:

@@ -24,7 +24,7 @@ from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep
 from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, ca_bundle
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.http import silence_libraries
+from himl_cli.workspaces.azure.http import load_azure_core
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.job_submission import (
     USER_TOKEN,
@@ -57,7 +57,7 @@ def silenced(*names: str) -> Iterator[None]:
 
     Afterwards its loggers are as they were: a script that goes on with it hears what it has to say.
     """
-    silence_libraries()
+    load_azure_core()
     names = names or ("azure.ai.ml", "azure.ai.ml._utils._experimental")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
