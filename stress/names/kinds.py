@@ -83,7 +83,7 @@ KINDS: Sequence[Kind] = (
     Kind("backslash", _some("sub\\file", "sub/one\\two", "file\\"), refused=False, commands=FOUND, codes=AMBIGUOUS),
     Kind("control", _framed(CONTROLS, "file@x", "@file", "sub@x/file", "file@")),
     Kind("long-part", _long_part),
-    Kind("long-name", _long_name, refused=False, commands=FOUND),
+    Kind("long-name", _long_name, refused=False, commands=FOUND, codes=AMBIGUOUS),
     Kind("ends", _some("file.", "sub./file", "file ", "sub /file", " file", "file. .", "file..."), refused=False, codes=AMBIGUOUS),
     Kind("devices", _some("CON", "sub/nul.txt", "COM1", "lpt9.ckpt", "aux/file", "CONIN$", "COM¹"), refused=False, commands=FOUND),
     Kind("case", _case, refused=False, commands=FILES),

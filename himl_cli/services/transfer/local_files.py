@@ -24,6 +24,7 @@ OPEN_FLAGS = (
     os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 LONGEST = 255  # bytes of a part of a name
+DEEPEST = 500  # folders, one in another: Azure allows 254, Python makes some 900
 # Names that need no closer look but on Windows
 PLAIN = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
 DRIVE = re.compile(r"[A-Za-z]:")
@@ -38,12 +39,14 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     """The folders and the file name of *name* below the target folder, spelt as they are.
 
     Raises UnsafeName for what could land elsewhere (absolute, `..`, drives, backslashes that some system follows), for
-    what the file system cannot hold (control characters, parts over 255 bytes, on Windows its reserved names), and for
-    names that himl keeps for its own files.
+    what the file system cannot hold (control characters, parts over 255 bytes, too many folders, on Windows its
+    reserved names), and for names that himl keeps for its own files.
     """
     if not name:
         raise UnsafeName("it is empty")
     parts = tuple(name.split("/"))
+    if len(parts) - 1 > DEEPEST:
+        raise UnsafeName(f"it lies in more than {DEEPEST} folders")
     if not windows and PLAIN.fullmatch(name):
         return parts
     for part in parts:
