@@ -65,7 +65,7 @@ def _toml(dice: random.Random) -> Bomb:
             f"[submit]\nnum_nodes = {'9' * size}",
             f"[submit]\nnum_nodes = 0x{'f' * size}",
             f"[submit]\n{'a.' * (size // 2)}b = 1",
-            f"[{'a.' * (size // 2)}b",
+            f"[submit]\n[{'a.' * (size // 2)}b",
             f"[submit]\ncluster = '''{'x' * size}",
             f"[submit]\ncluster = {'x' * size}",
         ]
@@ -99,7 +99,8 @@ def _sweep(dice: random.Random) -> Bomb:
 def _numbers(dice: random.Random) -> Bomb:
     number = dice.choice(["9", "1", "-1", "٣"]) * _many(dice, 400, 100_000)
     option, value = dice.choice([("--max_run_duration", f"{number}s"), ("--num_nodes", number), ("--shm_size", f"{number}x"), ("--max_trials", number)])
-    return Bomb((*SUBMIT, option, value, "--sweep", "x=uniform(0,1)" if option == "--max_trials" else "x=1,2"), REFUSED)
+    codes = DONE if option == "--shm_size" else REFUSED  # passed over, unread, by a job that runs here
+    return Bomb((*SUBMIT, option, value, "--sweep", "x=uniform(0,1)" if option == "--max_trials" else "x=1,2"), codes)
 
 
 def _glob(dice: random.Random) -> Bomb:
