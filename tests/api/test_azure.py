@@ -162,7 +162,7 @@ print(json.dumps([workspace.name, run.get_metrics(), himl_cli.is_running_in_azur
 """
 
 
-def test_inside_a_job_the_jobs_own_workspace_is_read_without_an_sdk(azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_job_reads_own_workspace_without_azure_sdk(azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     """With the job's run token alone; the config file names another workspace."""
     azure = azure_environment
     run = azure.add_run("train_1_aa", "train", status="Running")

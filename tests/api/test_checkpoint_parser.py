@@ -78,7 +78,7 @@ def test_hi_mls_class_raises_what_hi_mls_does(project: Path, monkeypatch: pytest
         CheckpointParser().get_or_download_checkpoint("out")
 
 
-def test_a_path_of_this_machine_is_that_file_wherever_the_script_goes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_path_stays_valid_after_chdir(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(project, {"weights/best.ckpt": "best", "elsewhere/x": ""})
     monkeypatch.chdir(project)
     given = CheckpointParser(Path("weights/best.ckpt"))
@@ -154,7 +154,7 @@ def test_no_text_of_an_address_shows_its_signature(web: FileServer, project: Pat
     assert SECRET.encode() not in unfetched + fetched
 
 
-def test_blanks_around_an_address_do_not_bring_its_signature_to_light(web: FileServer, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whitespace_around_url_does_not_reveal_signature(web: FileServer, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     web.put("/best.ckpt", b"best")
     given = CheckpointParser(f" {web('/best.ckpt', SECRET)}\n")
@@ -184,7 +184,8 @@ def test_a_run_with_a_signature_behind_it_shows_none() -> None:
         ({"metric": "loss", "select": "last"}, "^metric and goal choose the best checkpoint"),
     ],
 )
-def test_a_choice_that_there_is_not_is_an_error_of_the_text_in_pythons_words(choice: dict[str, str], said: str) -> None:
+def test_invalid_select_or_goal_error_names_no_option(choice: dict[str, str], said: str) -> None:
+    """The ValueError is also an ArgumentTypeError, so that argparse shows its text."""
     with pytest.raises(ValueError, match=said) as caught:
         CheckpointParser("train_1_aa", **choice)
     assert (isinstance(caught.value, argparse.ArgumentTypeError), "--" in str(caught.value)) == (True, False)
@@ -237,7 +238,7 @@ if "LOCAL_RANK" not in os.environ:
 """
 
 
-def test_a_rank_that_the_script_starts_itself_finds_what_is_there(local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_started_rank_finds_downloaded_checkpoint(local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROGRAM", SAY + SELF_STARTED)
     assert run_ranks(SELF_STARTED, tmp_path / "out", [{}], cwd=local_runs.folder) == [["last", "last"]]
 

@@ -47,7 +47,7 @@ def test_a_prefix_is_kept_in_the_names(local_runs: RecordedRuns, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("local_runs")
-def test_files_that_differ_are_replaced_and_complete_ones_not_touched(tmp_path: Path) -> None:
+def test_download_replaces_differing_files_and_keeps_complete(tmp_path: Path) -> None:
     write_files(tmp_path / "out", {"outputs/model.bin": "older", "outputs/mine.txt": "mine"})
     download_files_from_run_id("train_1_aa", tmp_path / "out", "outputs/")
     before = os.stat(tmp_path / "out" / "outputs" / "model.bin")
@@ -173,7 +173,7 @@ def test_on_a_terminal_progress_is_a_bar(local_runs: RecordedRuns, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("local_runs")
-def test_a_datastore_and_a_latest_run_file_that_are_not_there_are_file_not_found(tmp_path: Path) -> None:
+def test_missing_datastore_and_run_file_raise_file_not_found(tmp_path: Path) -> None:
     workspace = get_workspace()
     with pytest.raises(FileNotFoundError, match="No datastore 'nope'") as caught:
         Datastore.get(workspace, "nope")

@@ -50,7 +50,7 @@ def answers_of(python: str, program: str, given: list[str], *, cwd: Path) -> lis
     return answers
 
 
-def test_an_ml_client_is_taken_for_its_workspace_and_agrees_with_ours(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_ml_client_is_accepted_as_workspace_with_equal_answers(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.add_run("train_1_aa", "train", status="Failed", error="it broke")
     answers = answers_of(sys.executable, ML_CLIENT, names_and_secrets(azure_environment), cwd=project)
     assert len(answers) == 9

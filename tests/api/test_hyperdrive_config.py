@@ -160,7 +160,7 @@ def test_what_cannot_be_sent_is_said(given: object, words: str) -> None:
         sweep_of_config(given)
 
 
-def test_limits_that_hyperdrive_has_by_itself_are_said_to_a_sweep_job() -> None:
+def test_hyperdrive_default_limits_become_sweep_limits() -> None:
     usual = sweep_of_config(config())
     assert (usual.max_seconds, usual.max_concurrent) == (7 * 24 * 3600, None)
     other = sweep_of_config(config(max_duration_minutes=90, max_total_runs=200, max_concurrent_runs=4))

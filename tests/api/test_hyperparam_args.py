@@ -154,7 +154,7 @@ def test_what_cannot_be_sent_is_said(given: Mapping[str, Any], words: str) -> No
         ('"max_total_trials": 0', "max_total_trials 0: at least 1 is needed"),
     ],
 )
-def test_what_azure_ml_refuses_is_a_value_error_before_any_request(lab: StagedWorkspace, project: Path, more: str, words: str) -> None:
+def test_invalid_hyperparam_args_are_value_error_before_request(lab: StagedWorkspace, project: Path, more: str, words: str) -> None:
     call = f'{CLUSTER}, hyperparam_args={{"parameter_sampling": {{"lr": [0.1, 0.2]}}, {more}}}'
     script = write_script(project, "train.py", call, "")
     script.write_text(script.read_text().replace("info = ", "try:\n    info = ") + "except ValueError as err:\n    print('ValueError', err)\n")

@@ -60,7 +60,7 @@ def test_an_error_is_the_same_for_all_ranks(local_runs: RecordedRuns, tmp_path: 
 
 
 @pytest.mark.parametrize("variables", [{}, {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "RANK": "1"}, {"SLURM_LOCALID": "0"}])
-def test_ranks_that_a_script_starts_itself_do_not_wait_for_what_it_did_before(
+def test_self_started_ranks_do_not_wait_for_earlier_downloads(
     local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     """As PyTorch Lightning does it, also under MPI and SLURM: a script without LOCAL_RANK starts itself again with LOCAL_RANK 1, 2, …"""
@@ -69,7 +69,7 @@ def test_ranks_that_a_script_starts_itself_do_not_wait_for_what_it_did_before(
     assert said == [[["last.ckpt"]] * 3]
 
 
-def test_ranks_of_torchrun_wait_for_their_own_rank_0_whatever_was_done_before(local_runs: RecordedRuns, tmp_path: Path) -> None:
+def test_torchrun_ranks_wait_for_rank_0_despite_earlier_download(local_runs: RecordedRuns, tmp_path: Path) -> None:
     """A notebook fetched the files, lost them, and starts torchrun."""
     out = tmp_path / "out"
     (first,) = run_ranks(DOWNLOAD + "say(os.environ['HIML_DONE_BEFORE_RANKS'])", out, [{}], cwd=local_runs.folder)
@@ -141,18 +141,18 @@ def at_barrier(folder: Path, calls: Sequence[str], variables: Sequence[Mapping[s
 FAILED = ["NotFound", "not_found", "nothing there", "look elsewhere"]
 
 
-def test_at_a_barrier_one_rank_acts_and_all_get_its_outcome_call_by_call(tmp_path: Path) -> None:
+def test_barrier_shares_outcome_of_acting_rank_for_each_call(tmp_path: Path) -> None:
     got = at_barrier(tmp_path / "out", ["x", "fail", "xxx"], local_ranks(3, MASTER_PORT="1"))
     assert got == [["acted", 1, "acted", FAILED, "acted", 3], [1, FAILED, 3], [1, FAILED, 3]]
 
 
-def test_what_an_earlier_launch_of_the_same_name_left_does_not_count(tmp_path: Path) -> None:
+def test_outcome_of_earlier_launch_with_same_name_is_ignored(tmp_path: Path) -> None:
     out = tmp_path / "out"
     at_barrier(out, ["xxx", "xxx"], local_ranks(2, MASTER_PORT="1"))
     assert at_barrier(out, ["fail", "x"], local_ranks(2, MASTER_PORT="1"))[1] == [FAILED, 1]
 
 
-def test_an_old_outcome_does_not_stand_for_one_that_could_not_be_written(tmp_path: Path) -> None:
+def test_unwritable_outcome_is_not_replaced_by_old_one(tmp_path: Path) -> None:
     out, variables = tmp_path / "out", local_ranks(2, MASTER_PORT="1")
     at_barrier(out, ["xxx"], variables)
     (old,) = meetings().rglob("outcome-1")
@@ -162,7 +162,7 @@ def test_an_old_outcome_does_not_stand_for_one_that_could_not_be_written(tmp_pat
     assert "left no word" in str(second)
 
 
-def test_ranks_that_cannot_tell_who_is_first_act_each_and_still_meet(tmp_path: Path) -> None:
+def test_ranks_without_rank_variables_each_act_and_still_meet(tmp_path: Path) -> None:
     assert at_barrier(tmp_path / "out", ["xx"], [{}, {}]) == [["acted", 2], ["acted", 2]]
 
 

@@ -168,7 +168,7 @@ def test_one_file_goes_where_it_is_wanted(run: Run, tmp_path: Path) -> None:
     assert Path("std_log.txt").read_text() == "hello\n"
 
 
-def test_one_file_replaces_what_is_there_and_leaves_nothing_beside_it(run: Run, tmp_path: Path) -> None:
+def test_download_file_replaces_existing_and_leaves_no_folder(run: Run, tmp_path: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / name).write_text("older")

@@ -82,7 +82,7 @@ def test_all_ranks_of_a_node_share_one_download(lab: StagedWorkspace, project: P
     assert found == [{"found": [{"b.txt": "b"}]}] * 3
 
 
-def test_ranks_that_the_script_starts_itself_take_what_was_brought_before(lab: StagedWorkspace, project: Path) -> None:
+def test_self_started_ranks_reuse_downloaded_datasets(lab: StagedWorkspace, project: Path) -> None:
     """As PyTorch Lightning does it: rank 0 has been through the call before it starts the others."""
     start = "subprocess.run([sys.executable, *sys.argv], env={**os.environ, 'LOCAL_RANK': '1'}, check=True)"
     again = f"import os, subprocess\nif 'LOCAL_RANK' not in os.environ:\n    {start}\n"

@@ -191,7 +191,7 @@ def test_secrets_stay_here(lab: StagedWorkspace, project: Path) -> None:
     assert told in send(write_script(project, "train.py", CLUSTER, HERE)).stderr
 
 
-def test_a_folder_above_the_script_s_repository_is_sent_only_if_it_is_named(lab: StagedWorkspace, project: Path) -> None:
+def test_folder_above_repository_is_sent_only_if_named(lab: StagedWorkspace, project: Path) -> None:
     write_files(project, {"repo/.git/HEAD": "", "other/a.txt": ""})
     script = write_script(project / "repo", "train.py", CLUSTER, HERE)
     done = subprocess.run([sys.executable, str(script), "--azureml"], cwd=project, capture_output=True, text=True)
@@ -233,7 +233,7 @@ def test_a_client_of_the_sdk_says_which_workspace(lab: StagedWorkspace, project:
     assert job_of(lab)["command"] == "python train.py"
 
 
-def test_the_nearest_conda_file_above_the_current_folder_is_taken(lab: StagedWorkspace, project: Path) -> None:
+def test_nearest_conda_file_above_current_folder_is_used(lab: StagedWorkspace, project: Path) -> None:
     (project / "deep").mkdir()
     (project / "scripts").mkdir()
     (project / "scripts" / "environment.yml").write_text("not: [valid")

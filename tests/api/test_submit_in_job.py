@@ -51,7 +51,7 @@ def test_jobs_of_the_older_sdk_are_understood(job: dict[str, str], project: Path
     assert said(write_script(project, "train.py", CALL, ALL), env=variables)["inputs"] == ["/v1/a", "/data/b"]
 
 
-def test_data_are_found_by_all_names_that_services_give_their_variables(job: dict[str, str], project: Path) -> None:
+def test_datasets_are_found_by_all_service_variable_names(job: dict[str, str], project: Path) -> None:
     """The exact key first, then the key in upper case, then the older SDK's; no variable that is somebody else's."""
     (project / "look.py").write_text(
         "import json\nfrom himl_cli.job import inputs, outputs\n"
@@ -77,7 +77,7 @@ def test_data_are_found_by_all_names_that_services_give_their_variables(job: dic
     assert found["outputs"] == {"OUTPUT_0": "/data/c", "made": "/made", "more": "/more"}
 
 
-def test_a_dataset_that_the_job_was_submitted_without_has_no_path(job: dict[str, str], project: Path) -> None:
+def test_dataset_missing_from_submission_has_no_path(job: dict[str, str], project: Path) -> None:
     script = write_script(project, "train.py", 'input_datasets=["a", "b", "extra"]', "say(inputs=info.input_datasets)")
     done = run_script(script, env=job)
     assert json.loads(done.stdout)["inputs"] == ["/data/a", "/data/b", None]

@@ -76,7 +76,7 @@ def test_without_a_workspace_nothing_is_made(project: Path) -> None:
 
 
 @pytest.mark.parametrize("is_started", [False, True])
-def test_an_unknown_cluster_is_one_line_and_the_exit_code_of_submit(lab: StagedWorkspace, project: Path, *, is_started: bool) -> None:
+def test_unknown_cluster_is_one_line_error_with_exit_code_3(lab: StagedWorkspace, project: Path, *, is_started: bool) -> None:
     done = run_script(write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE), "--azureml", is_started=is_started)
     snapshot, error = done.stderr.splitlines()
     assert (done.returncode, done.stdout, snapshot[:11]) == (3, "", "Snapshot of")
@@ -86,7 +86,7 @@ def test_an_unknown_cluster_is_one_line_and_the_exit_code_of_submit(lab: StagedW
     assert lab.state.runs == {}
 
 
-def test_an_error_that_is_caught_ends_nothing_and_others_keep_their_traceback(lab: StagedWorkspace, project: Path) -> None:
+def test_caught_error_ends_nothing_and_others_keep_traceback(lab: StagedWorkspace, project: Path) -> None:
     """The process's hook for exceptions is himl's from the first error on, and knows that one alone."""
     script = write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE)
     caught = f"from himl_cli.core.errors import NotFound\ntry:\n    exec({script.read_text()!r})\nexcept NotFound as err:\n"

@@ -38,7 +38,8 @@ def test_without_the_extra_one_line_says_how_to_get_it(lab: StagedWorkspace, pro
 
 
 @pytest.mark.timeout(1800)  # the first use of a client builds its environment
-def test_the_run_of_the_older_sdk_is_handed_over_and_gets_its_data(lab: StagedWorkspace, project: Path) -> None:
+def test_v1_submission_returns_sdk_run_and_passes_data(lab: StagedWorkspace, project: Path) -> None:
+    """The run given to after_submission is one of azureml-core, and the job gets its input and output data."""
     lab.put_blob("workspaceblobstore", "faces/1.txt", b"smile")
     call = """compute_cluster_name="cpu-cluster", strictly_aml_v1=True, wait_for_completion=True, input_datasets=["faces"], output_datasets=["made"],
         default_datastore="workspaceblobstore", tags={"team": "blue"},

@@ -88,7 +88,7 @@ def test_without_any_it_is_hi_mls_error_and_ours(tmp_path: Path, monkeypatch: py
     assert "himl submit" in caught.value.hint
 
 
-def test_a_config_file_that_is_not_there_is_hi_mls_error_and_ours(azure_config: Path) -> None:
+def test_missing_config_file_is_file_not_found_and_himl_error(azure_config: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no file") as caught:
         get_workspace(workspace_config_path=azure_config / "nope.json")
     assert isinstance(caught.value, NotFound)
@@ -151,7 +151,7 @@ def test_a_workspace_in_azure_can_be_named_directly() -> None:
     assert names(named) == tuple(CONFIG.values())
 
 
-def test_the_cloud_of_the_settings_counts_however_the_workspace_is_named(azure_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cloud_setting_applies_however_workspace_is_named(azure_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(azure_config, {"himl.toml": '[azure]\ncloud = "AzureUSGovernment"\n'})
     found = [Workspace(*CONFIG.values()), get_workspace()]
     monkeypatch.setenv("AZUREML_RUN_ID", "sleepy_fig_1")

@@ -131,7 +131,7 @@ def test_what_it_moves_through_a_datastore_is_there_for_himl(wrote: Heard, proje
     assert digests_below(project / "data") == wrote.said["moved"]
 
 
-def test_inside_a_job_it_finds_its_run_and_logs_with_the_run_token(visit: Visit, himl: Himl, project: Path) -> None:
+def test_azureml_core_in_job_finds_run_and_logs_with_run_token(visit: Visit, himl: Himl, project: Path) -> None:
     inside = Heard(*visit(AZUREML_CORE, "azureml_core_job", RUNNING), himl)
     inside.lab.azure.write_config(project)
     assert inside.said == {"id": RUNNING, "experiment": EXPERIMENT, "status": "Running"}

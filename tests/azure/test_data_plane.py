@@ -70,7 +70,7 @@ def test_pages_of_a_query_give_every_run_once(ask: DataPlane) -> None:
     assert (seen, token) == ([f"r{number}" for number in range(6, -1, -1)], None)
 
 
-def test_children_and_artifacts_come_in_pages_by_their_next_links(ask: DataPlane) -> None:
+def test_children_and_artifacts_are_paged_by_next_link(ask: DataPlane) -> None:
     parent = ask.azure.add_run("parent", "exp")
     children = [ask.azure.add_run(f"c{number}", "exp", parent="parent").run_id for number in range(5)]
     names = ["a b", "a#b", "a/b", "b%41"]
@@ -191,7 +191,7 @@ def test_artifacts_are_read_and_written_through_the_service(ask: DataPlane) -> N
     assert ask("POST", "artifact", "/artifacts/batch/metadata/ExperimentRun/dcid.a", {"paths": [{"path": str(n)} for n in range(51)]})[0] == 400
 
 
-def test_a_run_token_is_given_and_is_good_on_the_data_plane_alone(ask: DataPlane) -> None:
+def test_run_token_is_valid_only_on_data_plane(ask: DataPlane) -> None:
     ask.azure.add_run("a", "exp")
     _, given = ask("GET", "history", "/experiments/exp/runs/a/token")
     ask.session.headers["Authorization"] = f"Bearer {given['token']}"

@@ -162,7 +162,7 @@ def test_credentials_are_masked_and_the_text_stays_yaml(project: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names there")
-def test_a_name_that_storage_cannot_hold_is_refused_like_in_a_submit(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_invalid_blob_name_is_refused_in_yaml_as_in_submit(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     spec = cluster_spec(project / "code", {"train.py": "", "new\nline.txt": ""})
     azure.stage.log.clear()
     for act in (lambda: job_yaml(spec), lambda: workspace.submit(spec, notify=ignore)):

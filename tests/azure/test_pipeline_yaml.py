@@ -99,7 +99,7 @@ def test_the_yaml_makes_the_same_pipeline(workspace: AzureWorkspace, azure: Stag
     assert settings[0] == settings[1]
 
 
-def test_credentials_are_masked_and_a_pipeline_that_runs_here_says_so(tmp_path: Path) -> None:
+def test_pipeline_yaml_masks_secrets_and_names_local_compute(tmp_path: Path) -> None:
     secret = prepare(tmp_path, arguments=["--password", "hunter2", "${{outputs.numbers}}"], env={"API_KEY": "k3y"}, cluster="", environment=None)
     text = job_yaml(pipeline_of(secret, cluster=""))
     assert not any(one in text for one in ("hunter2", "k3y"))

@@ -41,7 +41,7 @@ on_either_disk = pytest.mark.parametrize("jobs", ["new", "restored"], indirect=T
 
 @on_either_disk
 @pytest.mark.parametrize("seed", range(2))
-def test_a_training_whose_node_is_taken_away_ends_as_if_nothing_had_happened(
+def test_preempted_training_logs_same_metrics_as_undisturbed(
     himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path, seed: int
 ) -> None:
     write_files(project, {"train.py": TRAIN})
@@ -78,7 +78,7 @@ time.sleep(600)
 
 
 @on_either_disk
-def test_the_checkpoint_of_the_highest_epoch_of_all_tries_is_found(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path) -> None:
+def test_recovery_checkpoint_has_highest_epoch_of_all_tries(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": TRIES})
     (tmp_path / "notes").mkdir()
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={(tmp_path / 'notes').as_posix()}").stdout.strip()
@@ -90,7 +90,7 @@ def test_the_checkpoint_of_the_highest_epoch_of_all_tries_is_found(himl: Himl, a
     assert himl.ok("runs", "logs", run_id).stdout.splitlines()[-1] == "found recovery_epoch=4.ckpt four"
 
 
-def test_what_is_on_the_disk_does_not_hide_a_higher_epoch_of_the_run(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
+def test_recovery_checkpoint_prefers_higher_epoch_of_disk_or_run(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
     """Nor the other way round, and an equal one is not brought."""
     looks = """
 import sys, time
@@ -159,9 +159,7 @@ def test_a_checkpoint_of_a_run_is_read_where_it_lies(himl: Himl, azure: StagedWo
 
 
 @on_either_disk
-def test_a_job_that_was_preempted_goes_on_from_its_own_checkpoint_and_not_from_the_one_it_began_with(
-    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path
-) -> None:
+def test_preempted_job_resumes_own_checkpoint_not_initial_one(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
     stops = """
 import time
 from pathlib import Path
@@ -222,9 +220,7 @@ time.sleep(600) if number == 1 else sys.exit(7)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_the_logs_of_each_try_are_found_where_the_service_keeps_them(
-    himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, ranks: int
-) -> None:
+def test_logs_of_each_try_are_found_in_retry_folders(himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, ranks: int) -> None:
     """The tail after the failure is the last try's, of the rank that failed."""
     azure, notes = azure_environment, tmp_path / "notes"
     notes.mkdir()

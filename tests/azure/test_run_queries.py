@@ -103,7 +103,7 @@ def test_an_order_that_means_nothing_is_refused(order: str) -> None:
         found(None, order)
 
 
-def test_pages_give_every_run_once_and_the_service_limits_their_size() -> None:
+def test_pages_hold_each_run_once_up_to_service_limit() -> None:
     runs = [made(f"r{place}", number=place, created=BEGUN + timedelta(seconds=place)) for place in range(25)]
     seen, sizes, token = [], [], None
     while True:

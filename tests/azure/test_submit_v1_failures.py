@@ -23,7 +23,7 @@ ELSEWHERE = "azureml://registries/azureml/environments"
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 
 
-def test_an_unknown_cluster_is_refused_before_anything_is_uploaded(lab: StagedWorkspace, himl: Himl) -> None:
+def test_unknown_cluster_is_refused_before_upload(lab: StagedWorkspace, himl: Himl) -> None:
     refused(himl("submit", "--sdk", "v1", "--cluster", "nope", "train.py"), 3, "nope", "cpu-cluster")
     assert lab.requests("PUT |snapshots|snapshotrun") == []
 
@@ -49,7 +49,7 @@ def test_a_service_that_fails_once_is_asked_again(lab: StagedWorkspace, himl: Hi
     assert list(lab.state.runs) == [run_id]
 
 
-def test_a_service_that_goes_on_failing_is_told_in_a_line_and_nothing_runs(lab: StagedWorkspace, himl: Himl) -> None:
+def test_persistent_service_error_is_one_line_and_no_run_starts(lab: StagedWorkspace, himl: Himl) -> None:
     lab.stage.faults.add(Status(500), "snapshotrun", times=None)
     refused(himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 5, "500")
     assert lab.state.runs == {}
@@ -79,7 +79,7 @@ def test_what_fails_once_the_job_runs_is_told_and_the_id_with_it(lab: StagedWork
     assert "submitted without its tags" in messages
 
 
-def test_a_job_that_the_run_history_does_not_tell_of_yet_is_reported(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_submit_reports_job_not_yet_in_run_history(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     lab.stage.faults.add(Status(404), r"POST .*(rundata|history).*runs|GET .*history.*/runs/[^/]*$", times=None)
     done = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--json", "train.py", "--", "--password", "hunter2")
     [run_id] = lab.state.runs
@@ -91,7 +91,7 @@ def test_a_job_that_the_run_history_does_not_tell_of_yet_is_reported(lab: Staged
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
-def test_a_name_that_storage_cannot_hold_is_refused_before_any_request(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_invalid_blob_name_is_refused_before_any_request(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     (project / "new\nline.txt").touch()
     refused(himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 2, r"'new\nline.txt' cannot be sent")
     assert lab.requests() == []
@@ -104,7 +104,8 @@ def test_whoever_may_only_read_is_told_so(lab: StagedWorkspace, himl: Himl) -> N
     assert lab.state.runs == {}
 
 
-def test_without_azureml_core_the_command_that_installs_it_is_named_before_anything_else(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_missing_azureml_core_names_install_command_first(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    """The install command is named before any request and before the file of the latest run is written."""
     without = Himl(Path(sys.executable).with_name(himl.program.name), project)
     refused(without("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py"), 2, "azureml-core", install_command("v1"))
     assert lab.requests() == []

@@ -118,7 +118,7 @@ def test_what_azureml_refuses_of_a_sweep_is_a_usage_error() -> None:
     assert "\nBadUsage 2 azureml-core refuses the job: " in f"\n{done.stdout}", done.stdout + done.stderr
 
 
-def test_many_trials_without_a_number_at_a_time_are_sent_with_the_most_that_there_may_be(lab: StagedWorkspace, himl: Himl, project_with_score: Path) -> None:
+def test_150_trials_default_to_maximum_concurrency_of_100(lab: StagedWorkspace, himl: Himl, project_with_score: Path) -> None:
     run_id = submitted(himl, "score.py", "--sweep", f"lr={','.join(map(str, range(150)))}")
     job = lab.state.runs[run_id].job
     assert job is not None

@@ -238,13 +238,13 @@ def two_sweeps(himl: Himl, project: Path) -> Himl:
 
 
 @pytest.mark.parametrize("selection", [("first", "second", "plain"), ("first", "first_0", "second", "plain")])
-def test_a_sweep_among_several_runs_stands_for_its_trials_and_no_run_comes_twice(two_sweeps: Himl, selection: tuple[str, ...]) -> None:
+def test_aggregate_replaces_sweep_by_trials_without_repeats(two_sweeps: Himl, selection: tuple[str, ...]) -> None:
     found = two_sweeps.ok("runs", "aggregate", *selection, "--json").json()["children"]
     assert [child["id"] for child in found] == ["first_0", "second_0", "plain"]
     assert all(child["label"] and "$" not in child["label"] for child in found)
 
 
-def test_all_sweeps_of_an_experiment_are_no_run_that_stands_alone(two_sweeps: Himl) -> None:
+def test_aggregate_of_all_sweeps_omits_no_children_notice(two_sweeps: Himl) -> None:
     done = two_sweeps.ok("runs", "aggregate", "--experiment", "train", "--num_runs", "all")
     assert "alone" not in done.stderr
     assert done.stdout.splitlines()[-1].split("\t")[0] == "loss"

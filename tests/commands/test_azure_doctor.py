@@ -118,9 +118,10 @@ def test_no_access_to_the_datastore_is_said(himl: Himl, configured: StagedWorksp
     assert "Storage Blob Data Reader" in " ".join(lines_of(outcome)["datastore"])
 
 
-def test_a_right_to_read_is_enough_for_doctor_which_tries_no_writing(
+def test_doctor_passes_with_read_only_rights_as_it_never_writes(
     himl: Himl, configured: StagedWorkspace, monkeypatch: pytest.MonkeyPatch, project: Path
 ) -> None:
+    """Uploading with the same rights is exit code 4 and names the role that is missing."""
     for name, value in configured.environment(configured.add_principal({Right.READ, Right.STORAGE_READ})).items():
         monkeypatch.setenv(name, value)
     outcome = himl.ok("doctor")
@@ -155,7 +156,7 @@ WRONG_KEY = {"HIML_SERVICE_PRINCIPAL_PASSWORD": "wrong"}
 
 
 @pytest.mark.parametrize(("wrong", "env", "code"), [("workspace_name", {}, 3), ("", WRONG_KEY, 4)], ids=["no such workspace", "not signed in"])
-def test_workspace_show_says_what_is_configured_where_nobody_answers(
+def test_workspace_show_prints_config_even_if_azure_call_fails(
     himl: Himl, configured: StagedWorkspace, project: Path, wrong: str, env: dict[str, str], code: int
 ) -> None:
     config = json.loads((project / "config.json").read_text()) | ({wrong: "nothing"} if wrong else {})
@@ -185,7 +186,7 @@ def test_workspace_show_says_of_each_workspace_what_is_wrong(himl: Himl, configu
 
 @pytest.mark.parametrize("is_folder", [False, True], ids=["missing", "a folder"])
 @pytest.mark.parametrize("variable", ["AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH"])
-def test_a_file_for_signing_in_that_cannot_be_read_is_a_failed_check(
+def test_doctor_reports_unreadable_credential_file_as_failed(
     himl: Himl, configured: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, is_folder: bool
 ) -> None:
     path = project / "credential"
@@ -216,7 +217,7 @@ def test_workspace_show_has_the_local_one_too(himl: Himl, configured: StagedWork
     assert himl.ok("workspace", "show", "-q", "-w", "local").stdout == "local workspace '.himl'\n"
 
 
-def test_inside_a_job_with_its_run_token_alone_nothing_is_out_of_order(himl: Himl, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_passes_inside_job_with_run_token_only(himl: Himl, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run token opens datastores; one that wants an identity, which the job has not, is a note, and no failure."""
     run = azure.add_run("job_1_aa", "train", status="Running")
     for name, value in azure.job_environment(run).items():

@@ -99,7 +99,7 @@ def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, seeded: StagedWork
     assert json.loads(outcome.stderr.splitlines()[-1])["error"]["code"] == "service_failed"  # after the notice of a pause
 
 
-def test_a_list_of_both_fails_with_azure_and_says_how_to_do_without(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
+def test_list_fails_if_azure_does_with_hint_to_local_workspace(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
     (project / ".himl").mkdir()
     seeded.stage.faults.add(Status(503, retry_after=0), "management|api.azureml.ms", times=None)
     outcome = himl("runs", "list")

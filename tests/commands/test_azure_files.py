@@ -60,7 +60,8 @@ def test_download_takes_prefix_and_filters_and_lists(himl: Himl, project: Path) 
     assert himl.ok("download", "train_1_aa", "--list", "--include", "*.txt", "-q").stdout.splitlines() == ["logs/a b#%?.txt", "user_logs/std_log.txt"]
 
 
-def test_logs_of_the_service_that_never_have_an_md5_are_not_told_as_unchecked(himl: Himl, seeded: StagedWorkspace) -> None:
+def test_download_does_not_report_service_logs_as_unverifiable(himl: Himl, seeded: StagedWorkspace) -> None:
+    """Logs that the service writes never have an MD5; other files without one are still counted."""
     run = seeded.add_run("logged_2_bb", "train")
     for name in ("user_logs/std_log.txt", "logs/azureml/executionlogs.txt", "azureml-logs/hyperdrive.txt", "system_logs/lifecycler/lifecycler.log"):
         seeded.append_log(run, "line\n", name=name)
@@ -87,7 +88,7 @@ def test_datastore_list_and_download(himl: Himl, project: Path) -> None:
     assert tree(project / "here") == {"data/sub/b.txt": b"bb"}
 
 
-def test_datastore_upload_is_read_back_and_skipped_the_second_time(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
+def test_datastore_upload_skips_complete_files_on_second_call(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
     write_files(project, {"up/x.txt": b"xx", "up/deep/y.txt": b"yyy"})
     assert himl.ok("datastore", "upload", "up", "new").stdout.startswith("Uploaded 2 files (5 B) to 'new'")
     assert (seeded.get_blob(DEFAULT, "new/x.txt"), seeded.get_blob(DEFAULT, "new/deep/y.txt")) == (b"xx", b"yyy")
@@ -128,7 +129,8 @@ COMMANDS = [
 
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("command", COMMANDS, ids=[" ".join(command) for command in COMMANDS])
-def test_reading_loads_no_large_sdk_and_with_a_warm_cache_nothing_to_sign_in_with(himl: Himl, command: list[str]) -> None:
+def test_read_commands_import_no_heavy_sdk_nor_auth_when_cached(himl: Himl, command: list[str]) -> None:
+    """With a warm cache, azure.identity, msal and azure.storage are not imported either."""
     assert loaded(himl, HEAVY, *command) == "LOADED []"
     assert loaded(himl, [*HEAVY, "azure.identity", "msal", "azure.storage"], *command) == "LOADED []"
 

@@ -243,7 +243,7 @@ def both(seeded: StagedWorkspace, project: Path) -> StagedWorkspace:
     return seeded
 
 
-def test_runs_of_both_are_listed_newest_first_with_their_workspace(himl: Himl, both: StagedWorkspace) -> None:
+def test_list_merges_both_workspaces_newest_first(himl: Himl, both: StagedWorkspace) -> None:
     rows = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
     assert rows[0][-1] == "workspace"
     assert [(row[0], row[-1]) for row in rows[1:4]] == [

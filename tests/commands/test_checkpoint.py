@@ -135,7 +135,7 @@ def test_a_path_needs_no_workspace_and_stays_as_it_was_written(himl: Himl, proje
     assert sorted(path.name for path in project.iterdir()) == ["weights"]
 
 
-def test_an_address_is_fetched_once_and_its_secret_is_kept_nowhere(himl: Himl, project: Path, web: FileServer) -> None:
+def test_fetch_downloads_url_once_and_stores_no_secret(himl: Himl, project: Path, web: FileServer) -> None:
     web.put("/models/best%20weights.pt", b"weights")
     address = web("/models/best%20weights.pt")
     first = himl("checkpoint", "fetch", f"{address}?sv=1&sig=hush1", "-v")

@@ -44,7 +44,7 @@ def test_without_it_there_is_nothing(himl: Himl, made: str) -> None:
     assert himl.ok("submit", "look.py").stdout == "[] None None\n"
 
 
-def test_of_a_run_the_recovery_checkpoint_of_the_highest_epoch_is_taken_where_it_kept_no_last_one(himl: Himl, made: str) -> None:
+def test_run_without_last_uses_highest_recovery_checkpoint(himl: Himl, made: str) -> None:
     outcome = himl.ok("submit", "look.py", "--checkpoint", made)
     assert outcome.stdout == "['last.ckpt'] last.ckpt recovery_epoch=12.ckpt\n"
     assert f"Checkpoint outputs/checkpoints/recovery_epoch=12.ckpt of run {made} goes to outputs/checkpoints/last.ckpt." in outcome.stderr
@@ -55,7 +55,7 @@ def test_one_file_of_a_run(himl: Himl, made: str, source: str) -> None:
     assert himl.ok("submit", "look.py", "--checkpoint", source.format(run=made)).stdout == "['last.ckpt'] last.ckpt recovery_epoch=3.ckpt\n"
 
 
-def test_a_file_of_another_kind_keeps_its_ending_and_any_path_of_the_run_may_be_named(himl: Himl, made: str) -> None:
+def test_checkpoint_keeps_file_suffix_and_takes_any_run_path(himl: Himl, made: str) -> None:
     assert himl.ok("submit", "look.py", "--checkpoint", f"{made}:best.pt").stdout == "['last.pt'] last.pt best.pt\n"
     assert himl.ok("submit", "look.py", "--checkpoint", f"{made}:outputs/model.bin").stdout == "['last.bin'] last.bin model\n"
 
@@ -121,7 +121,7 @@ def test_a_run_that_kept_nothing_and_one_in_place_are_refused(himl: Himl, made: 
 SECRET = "sv=2024-11-04&X-Amz-Signature=hush1&sig=hush2&password=hush3"
 
 
-def test_a_file_at_an_address_comes_once_and_its_secret_is_kept_nowhere(himl: Himl, project: Path, web: FileServer) -> None:
+def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, project: Path, web: FileServer) -> None:
     write_files(project, {"look.py": LOOKS})
     web.put("/models/weights.pt", b"weights")
     address = web("/models/weights.pt")

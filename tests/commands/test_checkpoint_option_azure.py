@@ -55,9 +55,8 @@ def test_a_run_of_the_workspace_is_read_where_it_lies(
     assert moved(stage) == []
 
 
-def test_a_link_into_the_workspaces_storage_is_read_where_it_lies_and_its_signature_is_dropped(
-    himl: Himl, azure: StagedWorkspace, stage: Stage, early: str
-) -> None:
+def test_link_to_workspace_storage_is_read_in_place_unsigned(himl: Himl, azure: StagedWorkspace, stage: Stage, early: str) -> None:
+    """The signature of the link reaches neither the job nor its tags nor the output."""
     link = himl.ok("checkpoint", "url", early, "-q").stdout.strip()
     address, _, query = link.partition("?")
     stage.log.clear()
@@ -74,7 +73,7 @@ def test_a_link_into_the_workspaces_storage_is_read_where_it_lies_and_its_signat
     assert (gone.code, "/lost.ckpt' in datastore" in gone.stderr) == (3, True), gone.stderr
 
 
-def test_a_link_to_storage_elsewhere_comes_here_and_is_uploaded_once(himl: Himl, azure: StagedWorkspace, stage: Stage, early: str) -> None:
+def test_checkpoint_link_to_other_storage_is_uploaded_once(himl: Himl, azure: StagedWorkspace, stage: Stage, early: str) -> None:
     other = stage.workspace("elsewhere").state.storage
     other.make_container("models")
     other.put("models", "weights.pt", LAST)

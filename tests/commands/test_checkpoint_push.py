@@ -58,7 +58,7 @@ def run_ids(himl: Himl) -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["here", "azure"])
-def test_checkpoints_of_a_run_are_fetched_changed_pushed_and_started_from(himl: Himl, project: Path, place: str, request: pytest.FixtureRequest) -> None:
+def test_changed_checkpoints_are_pushed_and_start_next_job(himl: Himl, project: Path, place: str, request: pytest.FixtureRequest) -> None:
     """The round trip of hi-ml's documents, `Modifying checkpoints stored in an AzureML run`."""
     write_files(project, JOBS)
     where: list[str] = []
@@ -122,7 +122,7 @@ def test_it_goes_where_the_source_is_and_elsewhere_on_request(himl: Himl, projec
     assert himl.ok("runs", "show", brought, "--workspace", "local", "--json").json()["tags"]["himl.checkpoint_from"] == kept
 
 
-def test_what_cannot_be_pushed_is_said_in_a_line_and_no_run_is_made(himl: Himl, project: Path, made: str) -> None:
+def test_failed_push_prints_one_line_and_creates_no_run(himl: Himl, project: Path, made: str) -> None:
     write_files(project, {"a/last.ckpt": "a", "b/last.ckpt": "b"})
     outcome = himl("checkpoint", "push", "a", "b", "--from", made)
     assert (outcome.code, outcome.stdout, "would both be 'outputs/checkpoints/last.ckpt' in the new run." in outcome.stderr) == (2, "", True)

@@ -72,7 +72,7 @@ def test_it_can_be_started_from_in_another_workspace(himl: Himl, project: Path, 
     assert signature not in outcome.stderr
 
 
-def test_without_the_accounts_key_it_is_good_for_a_week_which_is_said(himl: Himl, azure: StagedWorkspace, run: str) -> None:
+def test_url_without_account_key_lasts_a_week_and_prints_that(himl: Himl, azure: StagedWorkspace, run: str) -> None:
     azure.state.storage.takes_keys = False
     outcome = himl.ok("checkpoint", "url", run)
     assert got(outcome.stdout.strip()) == b"last"

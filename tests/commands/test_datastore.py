@@ -119,7 +119,7 @@ def test_the_summary_names_the_folder_that_the_files_lie_in(himl: Himl, prefix: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS file names with line breaks")
-def test_names_that_could_not_come_back_are_refused_when_they_go_up(himl: Himl, project: Path, store: Path) -> None:
+def test_upload_refuses_names_that_cannot_be_downloaded_again(himl: Himl, project: Path, store: Path) -> None:
     write_files(project / "odd", {"plain": b"1", "C:\\x": b"2", "two\nlines": b"3"})
     up = himl("datastore", "upload", "odd", "odd")
     assert files_in(store) == {"odd/plain": b"1"}
@@ -127,7 +127,7 @@ def test_names_that_could_not_come_back_are_refused_when_they_go_up(himl: Himl, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS file names with line breaks")
-def test_a_list_has_a_line_for_each_name_and_null_ends_them_as_they_are(himl: Himl, project: Path, store: Path) -> None:
+def test_list_escapes_line_breaks_and_null_prints_raw_names(himl: Himl, project: Path, store: Path) -> None:
     write_files(store, {"a b": b"", "two\nlines": b"", "z\u2028\r": b""})
     assert himl.ok("datastore", "list", "-q").stdout.splitlines() == ["a b", "two\\nlines", "z\\u2028\\r"]
     assert himl.ok("datastore", "list", "--null").stdout == "a b\0two\nlines\0z\u2028\r\0"

@@ -99,7 +99,7 @@ BROKEN = {"{broken": "line 1: ", '{"subscription_id": "x"}': "does not say resou
 
 
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_config_file_that_was_passed_over_is_named_with_what_is_wrong(himl: Himl, project: Path, content: str) -> None:
+def test_doctor_names_skipped_config_file_and_its_error(himl: Himl, project: Path, content: str) -> None:
     inner = project / "inner"
     inner.mkdir()
     (project / "config.json").write_text(json.dumps(CONFIG))

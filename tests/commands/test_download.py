@@ -85,7 +85,7 @@ def test_json_is_one_document_and_quiet_is_the_folder(himl: Himl, project: Path)
 
 
 @pytest.mark.usefixtures("recorded")
-def test_several_runs_go_to_a_folder_each_and_one_without_files_is_named(himl: Himl, project: Path) -> None:
+def test_runs_download_to_own_folders_and_empty_ones_are_named(himl: Himl, project: Path) -> None:
     outcome = himl.ok("download", "--run", "train_1_aa,train_2_bb", "--run", "bare_3_cc", "--prefix", "outputs/o")
     assert files_in(project / "outputs") == {"train_1_aa/outputs/old.txt": b"old"}
     assert "train_2_bb" in outcome.stderr
@@ -112,7 +112,7 @@ def test_list_names_the_files_and_downloads_nothing(himl: Himl, project: Path) -
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_file_that_differs_is_left_listed_and_exit_code_1_unless_overwritten(himl: Himl, project: Path) -> None:
+def test_differing_file_is_kept_with_exit_1_unless_overwrite(himl: Himl, project: Path) -> None:
     write_files(project / "outputs" / "train_2_bb", {"outputs/results.json": "mine"})
     left = himl("download", "--prefix", "outputs/r")
     as_json = himl("download", "--prefix", "outputs/r", "--json")

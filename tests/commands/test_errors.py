@@ -150,7 +150,7 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("arguments", "option", "meant"), UNKNOWN, ids=[meant for _, _, meant in UNKNOWN])
-def test_an_unknown_option_of_submit_says_where_script_arguments_stand(himl: Himl, project: Path, arguments: list[str], option: str, meant: str) -> None:
+def test_unknown_submit_option_hints_at_script_args_after_dashes(himl: Himl, project: Path, arguments: list[str], option: str, meant: str) -> None:
     (project / "train.py").write_text("")
     outcome = himl(*arguments)
     assert outcome.code == 2
@@ -158,7 +158,7 @@ def test_an_unknown_option_of_submit_says_where_script_arguments_stand(himl: Him
     assert outcome.stderr.splitlines()[1].endswith(f"Arguments of the script stand after --: {meant}")
 
 
-def test_a_second_target_of_submit_says_where_script_arguments_stand(himl: Himl, project: Path) -> None:
+def test_second_submit_target_hints_at_script_args_after_dashes(himl: Himl, project: Path) -> None:
     (project / "train.py").write_text("")
     outcome = himl("submit", "train.py", "extra")
     assert outcome.code == 2
@@ -172,7 +172,7 @@ def test_secrets_are_masked_in_errors(himl: Himl) -> None:
     assert "sig=***" in outcome.stderr
 
 
-def test_runs_of_a_folder_that_cannot_be_written_can_still_be_read(himl: Himl, project: Path, read_only: Callable[[Path], Path]) -> None:
+def test_runs_in_read_only_folder_can_be_read_but_not_tagged(himl: Himl, project: Path, read_only: Callable[[Path], Path]) -> None:
     read_only(project)
     assert himl.ok("runs", "list", "-q").stdout == "failed_2_bb\ntrain_1_aa\n"
     assert himl.ok("runs", "show", "train_1_aa", "-q").stdout == "train_1_aa\n"
@@ -221,7 +221,7 @@ WITHOUT_A_WORKSPACE = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), WITHOUT_A_WORKSPACE, ids=[" ".join(arguments) for arguments, _ in WITHOUT_A_WORKSPACE])
-def test_what_is_wrong_with_the_command_line_is_said_before_what_is_not_there(himl: Himl, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_usage_errors_are_reported_before_missing_workspace(himl: Himl, tmp_path: Path, arguments: list[str], said: str) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     outcome = himl(*arguments, cwd=empty)

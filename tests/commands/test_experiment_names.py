@@ -36,7 +36,7 @@ def test_a_dash_stays_and_no_older_run_is_served_for_the_new_one(himl: Himl, azu
     assert [path.read_bytes() for path in (himl.folder / "curves").rglob("*tfevents*")] == [b"x"]
 
 
-def test_an_experiment_that_was_written_with_underscores_is_found_and_said(himl: Himl, azure_project: StagedWorkspace) -> None:
+def test_experiment_stored_with_underscores_is_found_with_note(himl: Himl, azure_project: StagedWorkspace) -> None:
     azure_project.put_artifacts(azure_project.add_run("lab_exp_1_aa", "lab_exp"), {"outputs/which.txt": b"old"})
     wanted = ("--experiment", "lab-exp")
     for command in (("runs", "list"), ("runs", "show"), ("runs", "aggregate"), ("download", "--list")):
@@ -77,7 +77,8 @@ def test_other_names_are_made_so_and_the_reason_is_the_service_s(himl: Himl, azu
     assert f"called 'ada_new-loss', since Azure ML does not take the name '-ada/new-loss': {rule}.\n" in sent.stderr
 
 
-def test_a_dash_stays_in_jobs_of_files_and_in_jobs_recorded_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_dash_in_experiment_name_is_kept_for_all_kinds_of_jobs(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    """Job files, pipelines, local jobs recorded in Azure and pushed checkpoints."""
     step = {"type": "PythonScriptStep", "name": "one", "script": "one.py", "source_directory": ".", "arguments": []}
     job = "type: command\nexperiment_name: dash-exp\ncommand: ls\nenvironment: {image: docker.io/python:3.11}\ncompute: azureml:cpu-cluster\n"
     write_files(project, {"job.yml": job, "dev-pipe.json": json.dumps({"step1": step}), "one.py": "1"})

@@ -212,7 +212,7 @@ def test_help_and_version_may_be_words(himl: Himl, words: str, same: str) -> Non
 
 
 @pytest.mark.usefixtures("code")
-def test_an_option_behind_the_dashes_is_told_where_the_script_does_not_know_it(himl: Himl, project: Path) -> None:
+def test_himl_option_after_dashes_is_noted_if_script_lacks_it(himl: Himl, project: Path) -> None:
     outcome = himl.ok("submit", "train.py", "--tag", "a=b", "--", "--lr", "3", "--env-var", "A=1", "--display_name=x")
     assert outcome.stdout == "args --lr 3 --env-var A=1 --display_name=x\n"
     told = outcome.stderr.splitlines()[0]

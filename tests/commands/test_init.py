@@ -65,7 +65,7 @@ def test_a_link_that_leads_nowhere_is_no_workspace(himl: Himl, project: Path, ar
     assert not (project / "elsewhere").exists()
 
 
-def test_the_hint_for_a_missing_workspace_is_a_command_that_writes_its_config(himl: Himl, project: Path) -> None:
+def test_hint_for_missing_workspace_gives_working_init_command(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
     hint = himl("submit", "train.py", "--cluster", "gpu").stderr.splitlines()[1]
     found = re.search(r"himl (init [-\w ]+)", hint)
@@ -187,7 +187,7 @@ def test_a_second_time_nothing_is_written(himl: Himl, project: Path) -> None:
         ("pyproject.toml", '[tool.himl.submit]\ncluster = "gpu"\n', "pyproject.toml"),
     ],
 )
-def test_a_file_that_says_something_else_is_left_alone_and_nothing_is_written(himl: Himl, project: Path, name: str, content: str, named: str) -> None:
+def test_init_refuses_conflicting_file_and_writes_nothing(himl: Himl, project: Path, name: str, content: str, named: str) -> None:
     write_files(project, {"settings.yml": SETTINGS, name: content})
     before = sorted(path.name for path in project.rglob("*"))
     outcome = himl("init", "--from", "settings.yml")

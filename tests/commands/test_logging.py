@@ -32,7 +32,7 @@ print(sys.stderr.getvalue().strip(), file=sys.stdout)
 """
 
 
-def test_what_himl_warns_of_is_a_plain_line_and_a_record_only_when_verbose() -> None:
+def test_warnings_are_plain_lines_and_log_records_if_verbose() -> None:
     plain = subprocess.run([sys.executable, "-c", OWN.format(verbose=False)], capture_output=True, text=True, check=True)
     assert (plain.stderr, plain.stdout) == ("himl: host answered 503; trying again in 3 s: sig?sig=***\n", "himl: above the bar\n")
     verbose = subprocess.run([sys.executable, "-c", OWN.format(verbose=True)], capture_output=True, text=True, check=True)

@@ -105,7 +105,7 @@ def test_lists_of_ids(himl: Himl, project: Path, slides: Path, option: str, cont
     assert [row["slide_id"] for row in rows_of(project / "outputs")] == shown
 
 
-def test_hi_ml_s_names_work_and_what_only_a_cluster_heeds_is_named(himl: Himl, project: Path, slides: Path) -> None:
+def test_hi_ml_option_names_work_and_cluster_only_ones_are_noted(himl: Himl, project: Path, slides: Path) -> None:
     old = ("--image_glob_pattern", "**/*.tiff", "--parallel", "2", "--backend", "OpenSlide", "--docker_shm_size", "10g", "--wait_for_completion")
     done = himl.ok("montage", "--dataset", slides, *old, "--workspace_config_path", "nowhere.json", "--width", "300", "--image-format", "JPG")
     rows = rows_of(project / "outputs")
@@ -130,7 +130,8 @@ def test_hi_ml_s_layout_stretches_into_a_black_grid(himl: Himl, project: Path) -
     assert difference(montage, rows[0], slide_picture(2, (800, 300))) < 12
 
 
-def test_levels_missing_ones_and_the_coarsest_that_fills_the_cell(himl: Himl, project: Path, slides: Path) -> None:
+def test_montage_uses_given_level_or_coarsest_filling_cell(himl: Himl, project: Path, slides: Path) -> None:
+    """A slide that lacks the level is read at another one, with a remark."""
     missing = himl.ok("montage", "slides", "--level", "2", "--width", "600", "--image_format", "png", "--output_path", "far")
     rows = rows_of(project / "far")
     assert [row["level"] for row in rows] == ["2", "2", "0", "2"]
@@ -195,7 +196,7 @@ def broken(slides: Path) -> Path:
     return slides
 
 
-def test_slides_that_cannot_be_read_are_named_at_the_end_and_leave_a_marked_cell(himl: Himl, project: Path, broken: Path) -> None:
+def test_unreadable_slides_are_listed_and_get_marked_cells(himl: Himl, project: Path, broken: Path) -> None:
     done = himl.ok("montage", "slides", "--width", "900", "--image_format", "png")
     rows = rows_of(project / "outputs")
     failed = {row["slide_id"]: row for row in rows if row["status"] == "failed"}
@@ -214,7 +215,7 @@ def test_slides_that_cannot_be_read_are_named_at_the_end_and_leave_a_marked_cell
         assert (cell > 200).mean() > 0.5, "and no black one"
 
 
-def test_only_a_debug_log_has_what_readers_log_and_how_each_slide_is_read(himl: Himl, project: Path) -> None:
+def test_reader_logs_and_slide_levels_show_only_if_verbose(himl: Himl, project: Path) -> None:
     (project / "two").mkdir()
     write_broken("header-only", project / "two")
     write_tiff(project / "two" / "a.tiff", slide_picture(1, (60, 40)), levels=2)

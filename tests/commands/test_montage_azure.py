@@ -58,7 +58,8 @@ def asked_for(azure: StagedWorkspace) -> list[str]:
     return sorted({line.partition("?")[0].partition("/scans/")[2].partition(" ")[0] for line in azure.requests(r"GET .*/scans/")})
 
 
-def test_slides_of_a_datastore_are_brought_and_make_the_same_montage(himl: Himl, lab: StagedWorkspace, project: Path, slides: Path) -> None:
+def test_datastore_slides_give_same_montage_as_local_ones(himl: Himl, lab: StagedWorkspace, project: Path, slides: Path) -> None:
+    """Only the files that the dataset names are downloaded."""
     himl.ok("montage", "scans", "--datastore", DEFAULT, WIDTH, "--output_path", "there")
     himl.ok("montage", slides, WIDTH, "--output_path", "here")
     assert same(project / "there", project / "here")
@@ -104,7 +105,7 @@ def test_data_that_is_not_there_is_told_and_nothing_is_made(
     assert not (project / "outputs").exists()
 
 
-def test_a_store_that_refuses_all_slides_leaves_the_montage_of_before(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
+def test_refused_slide_downloads_keep_earlier_montage(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
     write_files(project, {"outputs/montage.png": "of before"})
     lab.stage.faults.add(Status(403, code="AuthorizationFailure", message="Not from here."), r"GET .*/scans/.*(tiff|svs)", times=None)
     outcome = himl("montage", "scans", "--datastore", DEFAULT, WIDTH)
@@ -183,7 +184,7 @@ def test_a_job_is_sent_no_width_where_none_was_given(himl: Himl, running: Staged
     assert ("--layout=fit" in command, "--width" in command) == (True, False), command
 
 
-def test_with_a_datastore_the_folder_is_shown_whatever_dataset_is_called_so(himl: Himl, running: StagedWorkspace) -> None:
+def test_datastore_option_selects_folder_over_data_asset_name(himl: Himl, running: StagedWorkspace) -> None:
     running.put_blob(DEFAULT, "other/z.svs", running.get_blob(DEFAULT, "scans/b.svs"))
     running.add_data("other", f"azureml://datastores/{DEFAULT}/paths/scans")
     run_id = submitted(himl, "other", "--datastore", DEFAULT)
@@ -198,14 +199,14 @@ def test_with_a_datastore_the_folder_is_shown_whatever_dataset_is_called_so(himl
         (("scans/gone.csv", "--datastore", DEFAULT), "There is no file 'scans/gone.csv'"),
     ],
 )
-def test_data_that_no_job_would_find_is_told_alone_and_nothing_is_sent(himl: Himl, lab: StagedWorkspace, arguments: tuple[str, ...], said: str) -> None:
+def test_missing_slide_data_fails_before_any_upload(himl: Himl, lab: StagedWorkspace, arguments: tuple[str, ...], said: str) -> None:
     lab.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/scans")
     outcome = himl("montage", *arguments, *CLUSTER)
     assert (outcome.code, said in outcome.stderr, "Environment of the job" in outcome.stderr) == (3, True, False), outcome.stderr
     assert lab.requests(r"PUT ") == []
 
 
-def test_a_slide_that_fails_fails_a_strict_job_whose_montage_is_there_all_the_same(himl: Himl, running: StagedWorkspace) -> None:
+def test_strict_job_with_broken_slide_fails_but_keeps_montage(himl: Himl, running: StagedWorkspace) -> None:
     running.put_blob(DEFAULT, "broken/a.tiff", b"no slide at all")
     running.put_blob(DEFAULT, "broken/b.svs", running.get_blob(DEFAULT, "scans/b.svs"))
     failed = himl("montage", "broken", "--datastore", DEFAULT, *CLUSTER, WIDTH, "--strict", "--wait", "-q")

@@ -72,7 +72,7 @@ def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: s
 
 
 @posix
-def test_stopped_in_the_middle_the_earlier_montage_stays_as_it_is(himl: Himl, long: Path) -> None:
+def test_interrupted_montage_leaves_earlier_files_unchanged(himl: Himl, long: Path) -> None:
     himl.ok("montage", "long.csv", "--width", "1000", "--image_format", "png,dzi")
     earlier = {name: (long / name).read_bytes() for name in left_in(long)}
     with started(himl, *LONG, "--image_format", "png,jpg,dzi") as process:
@@ -108,7 +108,7 @@ def test_a_terminal_shows_a_bar_in_one_line_and_then_the_files(himl: Himl, long:
 
 
 @posix
-def test_a_reader_that_leaves_is_no_error_and_the_montage_is_there(himl: Himl, long: Path) -> None:
+def test_closed_stdout_pipe_is_no_error_and_montage_is_written(himl: Himl, long: Path) -> None:
     done = subprocess.run(["sh", "-c", f"'{himl.program}' {' '.join(LONG[:3])} 500 -q | true"], cwd=long, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "montage.png" in left_in(long / "outputs")

@@ -51,6 +51,6 @@ def test_broken_settings_are_refused(himl: Himl, project: Path, text: str) -> No
     ],
     ids=["a run", "a sweep", "a duration", "a count", "trials"],
 )
-def test_arguments_without_end_are_refused_in_a_line_that_has_one(himl: Himl, project: Path, arguments: tuple[str, ...], beginning: str) -> None:
+def test_overlong_arguments_are_refused_in_one_short_line(himl: Himl, project: Path, arguments: tuple[str, ...], beginning: str) -> None:
     write_files(project, {"fit.py": "", ".himl/x": ""})
     check_refused(himl(*arguments), 2, beginning)

@@ -113,7 +113,7 @@ def test_canceling_the_pipeline_or_a_step_stops_all(himl: Himl, project: Path, t
 
 
 @POSIX
-def test_a_pipeline_whose_keeper_is_killed_goes_on_with_the_steps_that_are_missing(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_resume_after_killed_keeper_runs_only_missing_steps(himl: Himl, project: Path, tmp_path: Path) -> None:
     """Its running step ends by itself; steps that are completed are not run again."""
     write_pipeline(project, {"train.py": NOTING}, *(step("train.py", name=name) for name in "abc"))
     notes = notes_folder(tmp_path, holds=True)
@@ -128,7 +128,7 @@ def test_a_pipeline_whose_keeper_is_killed_goes_on_with_the_steps_that_are_missi
     assert lines(notes / "ends") == [f"{parent}_step{number}" for number in (1, 2, 3)]
 
 
-def test_resuming_a_pipeline_runs_the_failed_step_again_and_the_rest(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_resume_of_pipeline_runs_failed_step_and_later_ones(himl: Himl, project: Path, tmp_path: Path) -> None:
     broken = NOTING + "\nif (notes / 'broken').exists() and name.endswith('step2'): raise SystemExit(4)\n"
     write_pipeline(project, {"train.py": broken}, *(step("train.py", name=name) for name in "abc"))
     notes = notes_folder(tmp_path)

@@ -36,7 +36,7 @@ def latest(himl: Himl) -> str:
 
 @POSIX
 @pytest.mark.parametrize("seed", range(3))
-def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(himl: Himl, project: Path, tmp_path: Path, seed: int) -> None:
+def test_repeatedly_killed_training_resumes_to_same_loss_curve(himl: Himl, project: Path, tmp_path: Path, seed: int) -> None:
     moments = random.Random(seed)
     write_files(project, {"train.py": TRAIN})
     notes = notes_folder(tmp_path, holds=True)
@@ -61,7 +61,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_happen
     assert len(words(notes / "epochs")) <= EPOCHS + 2  # what was torn, or not noted yet, is trained once more, and nothing else
 
 
-def test_the_first_try_begins_anew_and_outside_of_a_job_there_is_nothing(himl: Himl, project: Path) -> None:
+def test_recovery_checkpoint_is_none_on_first_try(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "from himl_cli.job import recovery_checkpoint\nprint(recovery_checkpoint())\n"})
     assert himl.ok("submit", "train.py").stdout == "None\n"
 

@@ -129,7 +129,7 @@ def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorksp
 
 
 @posix
-def test_ctrl_c_while_the_rest_is_sent_leaves_that_to_the_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_ctrl_c_after_job_end_leaves_upload_to_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     with azure_project.stage.holding("PUT .*best.txt"), himl.start(*SUBMIT) as waiting:
         until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
         os.kill(waiting.pid, signal.SIGINT)
@@ -142,7 +142,7 @@ def test_ctrl_c_while_the_rest_is_sent_leaves_that_to_the_background(himl: Himl,
 
 
 @posix
-def test_a_submit_that_is_killed_before_the_job_starts_leaves_a_failed_run(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_submit_killed_before_job_start_leaves_failed_run(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     """The last answer before the job starts does not come."""
     with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
         until(lambda: bool(azure_project.state.runs))

@@ -43,7 +43,7 @@ def test_a_service_that_is_away_for_a_while_loses_nothing(himl: Himl, azure_proj
     assert said.count("is told now") == 1
 
 
-def test_a_refusal_is_said_and_what_is_left_is_told_once_that_is_allowed(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+def test_refused_metrics_are_reported_and_sent_once_allowed(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
     until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     azure_project.stage.faults.add(Status(403, code="AuthorizationFailed", message="You shall not write."), "/metric/", times=None)
@@ -131,7 +131,7 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
 
 
 @posix
-def test_ctrl_c_while_it_is_submitted_cancels_what_nobody_waits_for(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+def test_ctrl_c_during_submission_with_no_wait_cancels_run(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
         with azure_project.stage.holding("POST .*/history/.*/events"):
             until(lambda: azure_project.state.runs)

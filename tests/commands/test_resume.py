@@ -134,7 +134,7 @@ def test_a_trial_is_resumed_with_its_sweep(himl: Himl, project: Path) -> None:
     assert (refused.code, f"himl submit --resume {run}" in refused.stderr) == (2, True)
 
 
-def test_resuming_a_sweep_runs_the_trials_that_failed_and_those_that_were_not_started(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_resume_of_sweep_runs_failed_and_unstarted_trials(himl: Himl, project: Path, tmp_path: Path) -> None:
     script = NOTING + "\nif (notes / 'broken').exists() and sys.argv[2] != '0': raise SystemExit(4)\n"
     write_files(project, {"train.py": script})
     notes = notes_folder(tmp_path)
@@ -191,7 +191,7 @@ if (Path(os.environ["NOTES"]) / "broken").exists():
 @POSIX
 @pytest.mark.parametrize("who", ["keeper", "all"])
 @pytest.mark.parametrize("chance", range(2))
-def test_killing_a_sweep_at_any_moment_loses_no_result_and_resume_finishes_it(himl: Himl, project: Path, tmp_path: Path, who: str, chance: int) -> None:
+def test_resume_after_killed_sweep_completes_with_no_result_lost(himl: Himl, project: Path, tmp_path: Path, who: str, chance: int) -> None:
     """Trials whose supervisor lives end by themselves, and are run once; the end of a trial that is on record stays. The last trial never ends by itself."""
     last_one_waits = NOTING.replace('(notes / "hold").exists()', '(notes / "hold").exists() and sys.argv[2] == "11"')
     write_files(project, {"train.py": last_one_waits})
@@ -220,7 +220,7 @@ def test_killing_a_sweep_at_any_moment_loses_no_result_and_resume_finishes_it(hi
 
 
 @pytest.mark.parametrize("many", ["trial", "step"])
-def test_one_that_cannot_be_started_again_is_not_told_as_its_earlier_try_ended(himl: Himl, project: Path, many: str) -> None:
+def test_failed_restart_on_resume_does_not_repeat_earlier_error(himl: Himl, project: Path, many: str) -> None:
     step = {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}
     write_files(project, {"train.py": "print('of the first try')\nraise SystemExit(9)", "p.json": json.dumps({"step1": step})})
     submitted = himl("submit", *(("train.py", "--sweep", "n=1,2") if many == "trial" else ("p.json",)))
@@ -272,9 +272,7 @@ for step in range(int(os.environ["FROM"]), 6):
 
 
 @pytest.mark.parametrize(("begin", "earlier", "best"), [("0", [], 1), ("2", [100.0, 100.0], 0)])
-def test_what_a_later_try_logs_takes_the_place_of_what_the_one_before_logged_from_there_on(
-    himl: Himl, project: Path, begin: str, earlier: list[float], best: int
-) -> None:
+def test_later_try_replaces_metrics_from_its_first_step_on(himl: Himl, project: Path, begin: str, earlier: list[float], best: int) -> None:
     """Of a script that begins anew nothing of the first try is left, of one that goes on the steps before that; also where the best trial is chosen."""
     write_files(project, {"train.py": TWO_TRIES})
     first = himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", "--goal", "maximize", env={"FROM": begin})

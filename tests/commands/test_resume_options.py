@@ -20,7 +20,7 @@ if not os.path.exists(mark):
 """
 
 
-def test_a_failed_trial_is_exit_code_1_and_resume_does_what_is_missing(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_sweep_with_failed_trial_exits_1_and_resume_completes_it(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_files(project, {"once.py": FAILS_ONCE})
     marks = tmp_path / "marks"
     write_files(marks, {"0": "", "2": ""})

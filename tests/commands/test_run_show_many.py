@@ -49,7 +49,7 @@ def table(text: str, header: str = "TRIAL") -> list[list[str]]:
     return [line.split() for line in lines[begin:]]
 
 
-def test_trials_in_a_pipe_are_a_row_each_best_first_with_whole_ids(himl: Himl, recorded: RecordedRuns) -> None:
+def test_trials_in_pipe_are_rows_best_first_with_full_ids(himl: Himl, recorded: RecordedRuns) -> None:
     add_sweep_here(recorded, 4, failed=(1,))
     shown = himl.ok("runs", "show", SWEEP).stdout
     assert "Trials: 3 Completed, 1 Failed\n" in shown
@@ -106,7 +106,7 @@ def test_a_trial_s_own_page_says_its_values_and_its_parent(himl: Himl, recorded:
 
 @posix
 @pytest.mark.parametrize(("count", "rows"), [(3, 3), (30, 30), (300, 35)])
-def test_on_a_terminal_of_80_columns_a_table_fits_and_says_what_it_leaves_out(himl: Himl, project: Path, recorded: RecordedRuns, count: int, rows: int) -> None:
+def test_trial_table_fits_80_columns_and_counts_omitted_rows(himl: Himl, project: Path, recorded: RecordedRuns, count: int, rows: int) -> None:
     add_sweep_here(recorded, count, failed=(1,))
     terminal = Terminal([str(himl.program), "runs", "show", SWEEP], cwd=project, columns=80)
     assert terminal.finish() == 0
@@ -122,7 +122,7 @@ def test_on_a_terminal_of_80_columns_a_table_fits_and_says_what_it_leaves_out(hi
 
 
 @posix
-def test_many_hyperparameters_leave_the_metric_and_the_state_on_the_screen(himl: Himl, project: Path, recorded: RecordedRuns) -> None:
+def test_many_hyperparameters_keep_metric_and_status_columns(himl: Himl, project: Path, recorded: RecordedRuns) -> None:
     recorded.add(SWEEP, tags={MANY: "sweep", PRIMARY_METRIC: "val/loss", GOAL: "minimize"}, exit_code=0)
     for index in range(3):
         values = {f"hyperparameter_{number}": f"value-{number}-{index}" for number in range(9)}
@@ -188,7 +188,7 @@ def test_json_has_what_is_below_a_step(himl: Himl, recorded: RecordedRuns) -> No
     assert children["pipe_join"]["tags"][STEP_AFTER] == "left,right"
 
 
-def test_steps_that_wait_for_each_other_in_a_circle_are_shown_all_the_same(himl: Himl, recorded: RecordedRuns) -> None:
+def test_pipeline_steps_with_circular_order_are_all_shown(himl: Himl, recorded: RecordedRuns) -> None:
     recorded.add("pipe", tags={MANY: "pipeline"})
     recorded.add("pipe_a", parent="pipe", tags={STEP: "a", STEP_AFTER: "b"})
     recorded.add("pipe_b", parent="pipe", tags={STEP: "b", STEP_AFTER: "a"})

@@ -151,7 +151,7 @@ def test_the_cache_is_the_users_alone_and_has_no_key_or_password(himl: Himl, see
         ("submit", "train.py", "--env_var", "HIDDEN"),
     ],
 )
-def test_a_slip_of_the_command_line_does_not_repeat_the_secret_in_it(himl: Himl, project: Path, arguments: tuple[str, ...], form: str) -> None:
+def test_usage_error_does_not_repeat_secret_arguments(himl: Himl, project: Path, arguments: tuple[str, ...], form: str) -> None:
     write_files(project, {"train.py": ""})
     outcome = himl(*arguments, form)
     assert outcome.code == 2
@@ -163,7 +163,7 @@ def test_a_slip_of_the_command_line_does_not_repeat_the_secret_in_it(himl: Himl,
 @pytest.mark.parametrize(
     "value", ["*HIDDEN", "!HIDDEN x", "!h!HIDDEN x", "&HIDDEN x\n  b: &HIDDEN y\n  c: [", "'HIDDEN", "[HIDDEN", "HIDDEN: x", "!x\n    HIDDEN", "@HIDDEN"]
 )
-def test_a_slip_of_a_settings_file_does_not_repeat_the_secret_in_it(himl: Himl, project: Path, value: str, form: str) -> None:
+def test_settings_file_error_does_not_repeat_secret_values(himl: Himl, project: Path, value: str, form: str) -> None:
     write_files(project, {"settings.yml": f"variables:\n  tenant_id: t\n  application_key: {value}\n"})
     outcome = himl("init", "--from", "settings.yml", form)
     assert outcome.code == 2

@@ -22,7 +22,7 @@ def experiment_of(himl: Himl, *arguments: str, env: dict[str, str] | None = None
     return experiment
 
 
-def test_flags_win_over_variables_over_private_over_shared_settings(himl: Himl, project: Path) -> None:
+def test_flag_beats_variable_beats_private_beats_shared_settings(himl: Himl, project: Path) -> None:
     assert experiment_of(himl, "train.py") == "train"
     write_files(project, {"pyproject.toml": "[tool.himl.submit]\nexperiment = 'from_pyproject'\n"})
     assert experiment_of(himl, "train.py") == "from_pyproject"
@@ -95,7 +95,7 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Pa
         ("processes_per_node = 1025", "--processes_per_node can be 1,024 at most, not 1,025."),
     ],
 )
-def test_a_value_that_fits_the_type_only_is_told_with_its_place_too(himl: Himl, project: Path, content: str, complaint: str) -> None:
+def test_invalid_setting_of_right_type_is_reported_with_source(himl: Himl, project: Path, content: str, complaint: str) -> None:
     write_files(project, {"himl.toml": f"[submit]\n{content}\n"})
     outcome = himl("submit", "train.py")
     said = outcome.stderr.splitlines()[0]
@@ -195,7 +195,7 @@ def test_the_settings_of_azure_are_shown_and_secrets_are_masked(himl: Himl, proj
     assert rows["pip_extra_index_url"] == ("https://***@pypi.example.org/simple", "command line")
 
 
-def test_secrets_within_docker_args_are_masked_and_the_rest_is_shown(himl: Himl, project: Path) -> None:
+def test_secrets_in_docker_args_are_masked_and_rest_is_shown(himl: Himl, project: Path) -> None:
     write_files(project, {"environment.yml": "name: x\ndependencies:\n- python=3.11\n"})
     options = ("--docker_args", "-e STORAGE_KEY=hunter2 --password hunter8 --gpus all", "--env_var", "STORAGE_KEY=hunter2")
     rows = {row["option"]: row["value"] for row in himl.ok("submit", "--show_settings", "--json", *options).json()}

@@ -30,7 +30,7 @@ def test_a_job_goes_its_whole_way(himl: Himl, running: StagedWorkspace, project:
     assert (project / "outputs" / run_id / "outputs" / "best.txt").read_text() == "0.9"
 
 
-def test_without_waiting_the_run_its_experiment_and_its_page_are_printed(himl: Himl, azure_project: StagedWorkspace) -> None:
+def test_submit_without_wait_prints_run_experiment_and_url(himl: Himl, azure_project: StagedWorkspace) -> None:
     outcome = himl.ok(*SUBMIT, "--", "--epochs", "3")
     run_id, experiment, studio = outcome.stdout.splitlines()
     assert experiment == "Experiment  train"
@@ -74,7 +74,7 @@ def test_a_dry_run_says_that_a_private_wheel_is_not_in_the_text(himl: Himl, proj
     assert "'own-1.0-py3-none-any.whl' is put into the image by himl submit" in outcome.stderr
 
 
-def test_secrets_of_a_job_reach_neither_the_terminal_nor_a_file_here(himl: Himl, azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_job_secrets_reach_neither_terminal_nor_local_files(himl: Himl, azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     index = "https://ada:marked-secret@pypi.example.org/simple"
     options = ("--env_var", "API_TOKEN=marked-secret", "--pip_extra_index_url", index, "-v")
     for _ in range(2):  # the second time from what was kept of the first
@@ -122,7 +122,8 @@ def test_a_cluster_that_does_not_exist_names_those_that_do(himl: Himl, azure_pro
     assert not azure_project.requests("^PUT")
 
 
-def test_a_cluster_whose_last_change_failed_is_sent_the_job_with_a_word_of_warning(himl: Himl, azure_project: StagedWorkspace) -> None:
+def test_submit_to_failed_cluster_warns_but_sends_job(himl: Himl, azure_project: StagedWorkspace) -> None:
+    """A cluster that is being deleted is refused."""
     errors = [{"code": "ClusterCoreQuotaReached", "message": "The quota of this family is reached."}]
     azure_project.state.computes["cpu-cluster"] |= {"state": "Failed", "errors": errors}
     sent = himl.ok(*SUBMIT, "--", "--epochs", "3")
@@ -132,7 +133,7 @@ def test_a_cluster_whose_last_change_failed_is_sent_the_job_with_a_word_of_warni
     assert himl(*SUBMIT).code == 2
 
 
-def test_settings_send_jobs_to_a_cluster_and_flags_keep_them_here(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_cluster_in_settings_is_used_unless_flag_says_local(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     """What settings say about the other place is passed over; what was typed and does not fit is said."""
     settings = 'cluster = "cpu-cluster"\npython = "python3"\nnum_nodes = 2\nshm_size = "8g"\nfollow = false\nenv_var = {COLOUR = "red"}\n'
     write_files(project, {"himl.toml": f"[submit]\n{settings}"})
@@ -152,7 +153,7 @@ def test_a_job_that_runs_here_gets_its_input_from_azure(himl: Himl, azure_projec
     assert not azure_project.requests("^PUT")
 
 
-def test_a_default_datastore_that_only_azure_has_does_not_hinder_a_job_here(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_azure_only_default_datastore_does_not_stop_local_job(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     azure_project.add_datastore("lake")
     write_files(project, {"himl.toml": "[submit]\ndefault_datastore = 'lake'\n", "train.py": "print('ran')"})
     assert himl.ok("submit", "train.py", "--output", "y=preds").stdout == "ran\n"

@@ -49,7 +49,7 @@ def test_inputs_lie_at_their_targets_for_every_rank(himl: Himl, running: StagedW
         assert himl.ok("runs", "logs", sent.stdout.strip(), "--file", f"std_log_process_{rank}.txt").stdout == "A A in/scans\n"
 
 
-def test_a_target_that_is_taken_ends_the_job_and_the_log_says_why(himl: Himl, running: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_occupied_input_target_fails_job_with_reason_in_log(himl: Himl, running: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     running.put_blobs("workspaceblobstore", {"scans/a.txt": b"A"})
     taken = tmp_path / "taken"
     write_files(taken, {"own.txt": "mine"})
@@ -77,7 +77,7 @@ def test_the_launcher_s_log_is_not_taken_for_the_script_s(himl: Himl, running: S
     assert himl.ok("runs", "logs", run_id, "--file", "mpi_log.txt").stdout != ""
 
 
-def test_keys_are_found_where_the_service_tells_them_in_upper_case(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
+def test_input_and_output_names_are_found_in_upper_case(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
     lab.put_blobs("workspaceblobstore", {"scans/a.txt": b"A"})
     script = "from himl_cli.job import inputs, outputs\n(outputs()['made'] / 'b.txt').write_text((inputs()['scans'] / 'a.txt').read_text() * 2)\n"
     write_files(project, {"train.py": script})
@@ -86,7 +86,7 @@ def test_keys_are_found_where_the_service_tells_them_in_upper_case(himl: Himl, l
     assert lab.get_blob("workspaceblobstore", "doubled/b.txt") == b"AA"
 
 
-def test_a_file_and_a_module_that_were_not_sent_are_told_with_the_way_to_them(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+def test_unsent_file_and_module_get_hints_that_work(himl: Himl, running: StagedWorkspace, project: Path) -> None:
     write_files(project, {"train.py": "print(open('outputs/a.txt').read())", "outputs/a.txt": "there", "jobs/environment.yml": "dependencies:\n- pip\n"})
     hint = himl(*SUBMIT, "--wait").stderr.splitlines()[-1]
     assert "make it data of the job, himl datastore upload outputs outputs, then --input outputs, and read it in the folder that" in hint

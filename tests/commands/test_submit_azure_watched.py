@@ -44,7 +44,8 @@ def test_waiting_says_how_it_went_and_prints_no_log(himl: Himl, running: StagedW
     assert (quiet.stdout.strip() in running.state.runs, quiet.stderr) == (True, "")
 
 
-def test_a_job_that_fails_is_exit_1_with_the_last_lines_of_its_log(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+def test_failed_job_exits_1_and_prints_last_log_lines(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    """With --follow, which has printed the log already, the lines are not repeated."""
     write_files(project, {"train.py": "import sys\nfor n in range(40): print('line', n)\nsys.exit(7)\n"})
     waited = himl(*SUBMIT, "--wait")
     assert waited.code == 1
@@ -95,7 +96,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_cancel(himl: Himl, held: 
 
 
 @posix
-def test_a_quiet_submit_that_is_interrupted_while_it_waits_prints_the_id(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
+def test_interrupted_quiet_wait_prints_run_id_and_job_goes_on(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
     """`run=$(himl submit -q --wait ...)` has it then, and can go on with the job."""
     with himl.start(*SUBMIT, "--wait", "-q", "--", "--epochs", "3") as waiting:
         until(lambda: azure_project.requests("GET .*/history/.*/runs/"))
@@ -108,9 +109,7 @@ def test_a_quiet_submit_that_is_interrupted_while_it_waits_prints_the_id(himl: H
 
 
 @posix
-def test_certificate_authorities_that_vanish_while_a_job_is_watched_are_named_and_the_run_too(
-    himl: Himl, held: JobRunner, azure_project: StagedWorkspace, project: Path
-) -> None:
+def test_missing_ca_bundle_while_following_is_named_and_retried(himl: Himl, held: JobRunner, azure_project: StagedWorkspace, project: Path) -> None:
     """It is borne with, as a network that is away: the file may be about to be replaced."""
     bundle = project / "authorities.pem"
     bundle.write_bytes(Path(azure_project.environment()["REQUESTS_CA_BUNDLE"]).read_bytes())
@@ -158,7 +157,7 @@ def test_waiting_outlives_a_service_that_is_away_for_a_while(himl: Himl, running
     assert outcome.stderr.count("Still trying") == 1
 
 
-def test_a_log_that_the_service_writes_anew_each_time_is_followed(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_follow_prints_log_rewritten_in_full_without_repeats(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     write_files(project, {"train.py": "import time\nfor n in range(4):\n    print('line', n, flush=True); time.sleep(0.7)\n"})
     with azure_project.run_jobs(whole_logs=True):
         assert himl.ok(*SUBMIT, "--follow").stdout == "line 0\nline 1\nline 2\nline 3\n"

@@ -30,7 +30,8 @@ def test_what_is_interrupted_once_a_run_is_made_says_its_id() -> None:
     assert caught.value.hint == "To cancel it: himl runs cancel train_7"
 
 
-def test_what_is_interrupted_before_is_left_to_whoever_knows_what_was_under_way() -> None:
+def test_interrupt_before_run_is_made_passes_through_unchanged() -> None:
+    """Callers that know what was under way handle it."""
     with pytest.raises(KeyboardInterrupt):
         interrupted()
 
@@ -41,7 +42,7 @@ def test_a_job_that_was_created_is_named_by_who_reads_the_answer() -> None:
     assert caught.value.hint == "To stop it: himl runs cancel train_7"
 
 
-def test_what_is_interrupted_right_when_the_run_is_noted_says_its_id_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_while_run_is_noted_names_run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for the file may interrupt at once: Python then raises it where the file has just got its name."""
     replace = os.replace
 

@@ -75,7 +75,7 @@ def test_trials_get_their_values(himl: Himl, line: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its PATH has more that is needed")
 @pytest.mark.usefixtures("script")
-def test_without_bash_plain_words_run_and_a_line_for_it_is_refused(himl: Himl, project: Path) -> None:
+def test_plain_command_runs_without_bash_but_shell_line_fails(himl: Himl, project: Path) -> None:
     env = {"PATH": str(project / "nothing")}
     assert himl.ok("submit", "--command", "python lab/train.py --a 'b c'", env=env).stdout == "['--a', 'b c'] None False\n"
     done = himl("submit", "--command", "cd lab && python train.py", env=env)
@@ -130,7 +130,7 @@ def test_what_a_job_may_be_given_reaches_the_service(himl: Himl, azure_project: 
     assert [name.rpartition("/")[2] for name in azure_project.blob_names("workspaceblobstore", "himl-environments/")] == ["Dockerfile"]
 
 
-def test_what_is_wrong_with_it_is_said_before_the_service_is_asked(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_bad_options_are_refused_before_any_service_request(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     private = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
     write_files(
         project, {"image/Dockerfile": "FROM x\n", "id_rsa": private, "empty/a.txt": "", ".gitignore": "Dockerfile.own\n", "image/Dockerfile.own": "FROM x"}

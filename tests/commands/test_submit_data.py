@@ -71,7 +71,7 @@ def test_a_job_on_a_cluster_reads_and_writes_there(scans: StagedWorkspace, himl:
     assert set(scans.state.assets["data"]) >= {"scans", "maps"}
 
 
-def test_unknown_data_on_a_cluster_ends_before_anything_is_uploaded(stage: Stage, scans: StagedWorkspace, himl: Himl) -> None:
+def test_unknown_data_or_cluster_fails_before_any_upload(stage: Stage, scans: StagedWorkspace, himl: Himl) -> None:
     done = himl("submit", "train.py", "--cluster", "cpu-cluster", "--input", "scans=scans:7", "--output", "maps=maps")
     assert done.code == 3
     done = himl("submit", "train.py", "--cluster", "cpu-clutser", "--input", "scans=scans", "--output", "maps=maps")

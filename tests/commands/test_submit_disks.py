@@ -40,7 +40,7 @@ def test_a_running_job_is_running_for_who_may_only_read(himl: Himl, project: Pat
     assert seen == ["Running"]
 
 
-def test_a_job_that_succeeded_stays_so_when_its_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:
+def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:
     """In place, and the place where outputs are kept is taken by a file."""
     script = "import os, pathlib\nrun = os.environ['AZUREML_RUN_ID']\n(pathlib.Path('.himl/runs') / run / 'code' / 'outputs').write_text('in the way')\n"
     write_files(project, {"train.py": script + "pathlib.Path('outputs/new').write_text('n')\n"})

@@ -58,7 +58,7 @@ def test_killing_supervisor_and_shim_together_leaves_no_script(himl: Himl, proje
 
 
 @POSIX
-def test_a_supervisor_that_is_told_to_terminate_ends_the_job_and_records_it(himl: Himl, project: Path) -> None:
+def test_sigterm_to_supervisor_ends_job_and_records_failure(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
     process = started(himl, project)
     os.kill(supervisor_of(project), signal.SIGTERM)
@@ -194,7 +194,7 @@ def unrecorded(himl: Himl, project: Path) -> tuple[subprocess.Popen[bytes], Path
 
 
 @POSIX
-def test_what_a_start_left_that_was_killed_before_its_record_is_removed_by_the_next(himl: Himl, project: Path) -> None:
+def test_next_submit_removes_leftovers_of_killed_start(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print('up')"})
     himl.ok("submit", "train.py")
     with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as database:

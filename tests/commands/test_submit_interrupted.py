@@ -28,7 +28,7 @@ def test_interrupting_a_waiting_submit_cancels_the_job(himl: Himl, project: Path
 
 
 @POSIX
-def test_a_quiet_submit_that_is_interrupted_prints_the_id_all_the_same(himl: Himl, project: Path) -> None:
+def test_interrupted_quiet_submit_still_prints_run_id(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time\nprint('up', flush=True); time.sleep(600)\n"})
     process = himl.start("submit", "train.py", "-q")
     assert process.stderr is not None
@@ -39,7 +39,7 @@ def test_a_quiet_submit_that_is_interrupted_prints_the_id_all_the_same(himl: Him
 
 
 @POSIX
-def test_ctrl_c_on_a_script_that_ignores_signals_ends_it_by_sigkill(himl: Himl, project: Path) -> None:
+def test_ctrl_c_kills_script_that_ignores_signals(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": STUBBORN})
     process = started(himl, project)
     begun = time.monotonic()
@@ -64,7 +64,7 @@ def test_sigterm_follows_a_sigint_that_is_ignored(himl: Himl, project: Path) -> 
 
 
 @POSIX
-def test_ctrl_c_reaches_a_script_that_writes_faster_than_anybody_reads(himl: Himl, project: Path) -> None:
+def test_ctrl_c_cancels_script_while_output_pipe_is_full(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time\nprint('up', flush=True)\nfor _ in range(20_000):\n    print('x' * 5000)\ntime.sleep(600)\n"})
     process = started(himl, project)
     time.sleep(0.5)  # until the pipe is full, and the waiting submit held up by it
@@ -89,7 +89,7 @@ def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
 
 
 @POSIX
-def test_a_second_ctrl_c_stops_waiting_and_says_that_the_run_is_still_ending(himl: Himl, project: Path) -> None:
+def test_second_ctrl_c_stops_waiting_for_run_to_end(himl: Himl, project: Path) -> None:
     script = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
     write_files(project, {"train.py": script})
     process = started(himl, project)

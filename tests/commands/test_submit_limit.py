@@ -31,7 +31,8 @@ def test_a_job_that_ran_too_long_says_so(running: StagedWorkspace, himl: Himl) -
     assert "--max_run_duration" in himl.ok("runs", "show", run_id, "--json").json()["reason"]
 
 
-def test_less_than_a_minute_is_a_minute_since_the_service_takes_it_for_60_days(running: StagedWorkspace, himl: Himl) -> None:
+def test_run_limit_below_a_minute_is_raised_to_one_minute(running: StagedWorkspace, himl: Himl) -> None:
+    """The service reads a limit below a minute as 60 days."""
     done = himl(*SUBMIT, "5s", "--wait")
     said = " ".join(done.stderr.split())
     assert done.code == 1

@@ -27,7 +27,7 @@ def test_options_that_do_nothing_are_said(himl: Himl, project: Path) -> None:
 
 
 @pytest.mark.parametrize("argument", ["${{inputs.a-b}}", "x${{ outputs.data }}", "${{inputs.ä}}"])
-def test_a_placeholder_that_names_nothing_is_refused_whatever_its_key(himl: Himl, project: Path, argument: str) -> None:
+def test_placeholder_of_unknown_data_is_refused_for_any_name(himl: Himl, project: Path, argument: str) -> None:
     write_files(project, {"train.py": ""})
     outcome = himl("submit", "train.py", "--", argument)
     assert (outcome.code, "names no" in outcome.stderr) == (2, True)
@@ -138,7 +138,7 @@ def test_a_narrow_terminal_shows_settings_in_full(himl: Himl, project: Path) -> 
     assert "…" not in shown
 
 
-def test_settings_are_shown_with_their_sources_and_secrets_masked(himl: Himl, project: Path) -> None:
+def test_show_settings_prints_sources_and_masks_secrets(himl: Himl, project: Path) -> None:
     write_files(project, {"himl.toml": '# lab\n[submit]\nexperiment = "from_file"\n'})
     outcome = himl.ok("submit", "--show_settings", "--json", "--env_var", "API_TOKEN=marked", "--env_var", "N=1", env={"HIML_SUBMIT_DESCRIPTION": "words"})
     shown = {row["option"]: (row["value"], row["source"]) for row in outcome.json()}

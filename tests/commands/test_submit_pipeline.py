@@ -278,7 +278,7 @@ def test_a_folder_that_a_step_before_it_makes_need_not_be_there(himl: Himl, fold
     assert (folder / "got" / "outputs" / "read_0.txt").read_text() == "11"
 
 
-def test_a_datastore_that_the_file_names_counts_before_the_container_of_the_dotenv(himl: Himl, lab: StagedWorkspace, folder: Path) -> None:
+def test_datastore_in_pipeline_file_beats_dotenv_container(himl: Himl, lab: StagedWorkspace, folder: Path) -> None:
     """As in DeepSeismic, where the first step named the datastore of all."""
     lab.add_datastore("seismic", container="named")
     lab.put_blobs("seismic", {"raw/seed.txt": b"40", "later/n.txt": b"5"})

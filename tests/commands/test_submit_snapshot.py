@@ -22,7 +22,8 @@ def large_file(path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize(("files", "named"), [({}, ".gitignore"), ({".gitignore": "*.log\n"}, ".gitignore"), ({".amlignore": "*.log\n"}, ".amlignore")])
-def test_a_large_snapshot_warns_with_the_biggest_folders_and_the_file_to_write(himl: Himl, project: Path, files: dict[str, str], named: str) -> None:
+def test_large_snapshot_warning_names_folders_and_ignore_file(himl: Himl, project: Path, files: dict[str, str], named: str) -> None:
+    """Folders come largest first; the ignore file is the one that already counts, else .gitignore."""
     write_files(project, {"train.py": "", "small/a": "1", **files})
     large_file(project / "data" / "a.bin", LARGE_SNAPSHOT_BYTES)
     large_file(project / "models" / "a.ckpt", 1 << 20)
@@ -79,7 +80,7 @@ def test_a_script_among_downloads_is_told_why_it_is_left_out(himl: Himl, project
     assert (outcome.code, "himl downloaded files to 'got'" in outcome.stderr) == (2, True)
 
 
-def test_the_snapshot_s_size_is_said_and_a_large_one_is_warned_of(himl: Himl, project: Path) -> None:
+def test_snapshot_size_is_shown_with_warning_if_large(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "", "lib/net.py": ""})
     assert "2 files" in himl.ok("submit", "train.py").stderr
     with (project / "lib" / "weights.bin").open("wb") as stream:
@@ -115,7 +116,7 @@ def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, targe
     assert (runs, list((project / ".himl" / "runs").rglob("net.py")) != []) == ([], True)
 
 
-def test_a_secret_that_is_asked_for_is_sent_by_option_and_by_setting(himl: Himl, project: Path) -> None:
+def test_include_secret_sends_file_by_option_and_by_setting(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print(open('.env').read(), end='')", ".env": "A=1", "b.env": "B=2"})
     outcome = himl.ok("submit", "train.py", "--include_secret", "/.env")
     assert (outcome.stdout, "One file that may hold secrets is left out: 'b.env'." in outcome.stderr) == ("A=1", True)

@@ -34,7 +34,7 @@ def test_a_rank_that_lacks_a_module_has_its_python_named(himl: Himl, project: Pa
     assert outcome.stderr.splitlines()[-1].endswith(f" --file std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
 
 
-def test_a_run_whose_record_is_broken_is_told_as_failed_all_the_same(himl: Himl, project: Path) -> None:
+def test_failed_run_with_broken_record_still_gets_log_hint(himl: Himl, project: Path) -> None:
     write_files(project, {"lacks.py": "import pathlib\npathlib.Path('../job.json').write_text('{')\n" + LACKS})
     outcome = himl("submit", "lacks.py")
     assert outcome.stderr.splitlines()[-1] == f"hint: Its output: himl runs logs {latest(himl)['id']}"
@@ -49,7 +49,7 @@ def test_verbose_says_what_was_decided_and_no_secret(himl: Himl, project: Path) 
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("-q",)])
-def test_what_is_said_after_broken_off_output_stands_on_its_own_line(himl: Himl, project: Path, options: tuple[str, ...]) -> None:
+def test_error_after_unfinished_output_starts_on_new_line(himl: Himl, project: Path, options: tuple[str, ...]) -> None:
     write_files(project, {"train.py": "import sys; sys.stdout.write('no newline'); sys.exit(3)"})
     talk = himl("submit", "train.py", *options).stderr.splitlines()
     assert [line for line in talk if line.startswith(("error:", '{"error"'))]
@@ -115,7 +115,7 @@ def hint_of(himl: Himl, *words: str) -> str:
     return outcome.stderr.splitlines()[-1]
 
 
-def test_a_module_outside_of_the_snapshot_is_told_with_the_options_that_bring_it(himl: Himl, project: Path) -> None:
+def test_module_outside_snapshot_is_hinted_with_needed_options(himl: Himl, project: Path) -> None:
     write_files(project, {"jobs/train.py": "from tools import net", "tools/net.py": "", "jobs/pyproject.toml": ""})
     hint = hint_of(himl, "jobs/train.py")
     assert f"; 'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in hint
@@ -152,7 +152,7 @@ def test_a_module_that_is_not_there(himl: Himl, project: Path, name: str, code: 
         himl.ok("submit", "-m", works, "--dry_run")
 
 
-def test_a_module_that_only_the_cluster_may_have_is_told_before_it_is_sent(himl: Himl, project: Path) -> None:
+def test_dry_run_notes_module_that_only_cluster_may_have(himl: Himl, project: Path) -> None:
     write_files(project, {"lab/train.py": ""})
     show = ("--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
     assert f"Module 'no.such' is not in '{project}': the job needs it in its environment." in himl.ok("submit", "-m", "no.such", *show).stderr
@@ -163,7 +163,7 @@ READS = "from pathlib import Path\nprint(open({}).read())"
 
 
 @pytest.mark.parametrize("path", ["'outputs/a.txt'", "Path(__file__).parent / 'outputs' / 'a.txt'", "'./data/raw/a.txt'", "'a.env'"])
-def test_a_file_of_the_project_that_is_not_sent_is_told_with_the_way_to_it(himl: Himl, project: Path, path: str) -> None:
+def test_unsent_project_file_gets_hint_to_run_in_place(himl: Himl, project: Path, path: str) -> None:
     write_files(project, {"train.py": READS.format(path), ".gitignore": "data/\n", **dict.fromkeys(["outputs/a.txt", "data/raw/a.txt", "a.env"], "there")})
     hint = hint_of(himl, "train.py")
     assert f"a.txt' lies in '{project}', and is not sent: --in_place runs the job where it lies".replace("a.txt", path.strip("'")[-5:]) in hint

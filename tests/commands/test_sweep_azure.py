@@ -55,7 +55,7 @@ def test_a_sweep_whose_trials_all_fail_fails(lab: StagedWorkspace, himl: Himl) -
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_failed_trial_is_told_whatever_the_sweep_says_of_itself(lab: StagedWorkspace, himl: Himl, *, fails: bool) -> None:
+def test_wait_exits_1_for_failed_trial_of_completed_sweep(lab: StagedWorkspace, himl: Himl, *, fails: bool) -> None:
     with lab.run_jobs(fails_with_a_trial=fails):
         done = himl("submit", "train.py", *SWEEP, "--sweep", "lr=0.1", "--sweep", "name=good,fails", "--wait", "-q")
     run_id = done.stdout.split()[0]

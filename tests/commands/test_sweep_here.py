@@ -61,7 +61,7 @@ def test_a_placeholder_takes_the_value_where_it_stands(himl: Himl, project: Path
     assert seen(project, f"{parent}_1")[0] == ["--rate=1", "--last"]
 
 
-def test_a_random_sweep_with_a_seed_draws_the_same_again_and_without_one_anew(himl: Himl, project: Path) -> None:
+def test_random_sweep_repeats_values_only_with_seed(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "", "data.txt": ""})
     options = ("--sweep", "lr=loguniform(-6,-1)", "--sweep", "seed=randint(1000)", "--max_trials", "4", "--max_concurrent", "4")
     first = sweep(himl, *options)
@@ -134,7 +134,7 @@ def test_a_failing_trial_fails_the_sweep_after_all_others(himl: Himl, project: P
     assert "exit code 3; its last line: boom (2 of 4 ended)" in log_of(project, parent)
 
 
-def test_after_three_failures_at_the_start_no_more_trials_are_started(himl: Himl, project: Path) -> None:
+def test_sweep_starts_no_more_trials_after_three_early_failures(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "raise SystemExit(1)"})
     parent = sweep(himl, "--sweep", "n=1,2,3,4,5,6", code=1)
     assert statuses(himl, parent) == ["Failed"] * 3
@@ -210,7 +210,7 @@ def test_crossval_and_seeds_pass_their_number(himl: Himl, project: Path) -> None
     assert seen(project, f"{seeds}_0")[0] == ["--random_seed", "0"]
 
 
-def test_a_failed_trial_is_the_best_only_where_no_other_has_a_value(himl: Himl, project: Path) -> None:
+def test_failed_trial_is_best_only_if_no_other_has_a_value(himl: Himl, project: Path) -> None:
     script = LOSS_OF_LR + "import os\nsys.exit(lr < float(os.environ['FAILS_BELOW']))\n"
     write_files(project, {"train.py": script})
     parent = sweep(himl, "--sweep", "lr=0.25,0.5,1", code=1, FAILS_BELOW="0.3")
@@ -244,7 +244,7 @@ def test_no_file_holds_the_variables(himl: Himl, project: Path) -> None:
     assert not [path for path in files if b"very-secret-1" in path.read_bytes()]
 
 
-def test_every_trial_starts_from_the_checkpoint_as_it_was_when_the_sweep_began(himl: Himl, project: Path) -> None:
+def test_every_trial_starts_from_checkpoint_of_sweep_start(himl: Himl, project: Path) -> None:
     """Also those that are started later, and again: from the parent's folder."""
     script = """
 import os, sys

@@ -19,7 +19,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 
 
 @POSIX
-def test_a_trial_that_cannot_be_asked_to_stop_keeps_no_other_from_it(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2", "--max_concurrent", "2", env={"NOTES": str(notes)})
@@ -88,7 +88,7 @@ def test_canceling_one_trial_lets_the_others_go_on(himl: Himl, project: Path, tm
 
 
 @POSIX
-def test_a_killed_keeper_loses_no_result_and_its_trials_can_be_canceled(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_killed_keeper_leaves_trials_running_and_cancelable(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
@@ -110,7 +110,7 @@ def test_a_killed_keeper_loses_no_result_and_its_trials_can_be_canceled(himl: Hi
 
 
 @POSIX
-def test_a_keeper_that_is_told_to_terminate_ends_its_trials_and_records_it(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_sigterm_to_keeper_ends_trials_and_records_failure(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2,3", "--max_concurrent", "2", env={"NOTES": str(notes)})
@@ -124,7 +124,7 @@ def test_a_keeper_that_is_told_to_terminate_ends_its_trials_and_records_it(himl:
 
 
 @POSIX
-def test_waiting_for_a_sweep_whose_keeper_is_killed_says_how_to_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_wait_for_sweep_with_killed_keeper_hints_at_resume(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     process = himl.start("submit", "train.py", "--sweep", "n=1,2", env={"NOTES": str(notes)})
@@ -139,7 +139,7 @@ def test_waiting_for_a_sweep_whose_keeper_is_killed_says_how_to_go_on(himl: Himl
 
 
 @POSIX
-def test_a_trial_whose_supervisor_is_killed_has_failed_and_the_others_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_killed_supervisor_fails_its_trial_and_others_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--sweep", "n=1,2", env={"NOTES": str(notes)})
@@ -153,7 +153,7 @@ def test_a_trial_whose_supervisor_is_killed_has_failed_and_the_others_go_on(himl
     assert show(himl, parent)["reason"] == "1 of 2 trials failed"
 
 
-def test_a_disk_that_fills_while_trials_run_leaves_the_sweep_with_its_end(himl: Himl, small_disk: SmallDisk) -> None:
+def test_full_disk_during_trials_still_records_sweep_failure(himl: Himl, small_disk: SmallDisk) -> None:
     """Once there is room again, it can be resumed."""
     write_script = (
         'printf \'import os, sys\\nwith open("outputs/x", "wb") as s: s.write(b"x" * (9000000 if os.path.exists(os.environ["FILL"]) else 1))\\n\' > train.py'

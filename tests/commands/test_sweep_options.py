@@ -112,7 +112,7 @@ def test_a_sweep_cannot_be_recorded_in_azure_whoever_says_so(himl: Himl, lab: St
     assert not lab.stage.log.all()
 
 
-def test_a_grid_gives_each_trial_its_values_behind_the_script_s_arguments(himl: Himl) -> None:
+def test_grid_values_follow_script_arguments_of_each_trial(himl: Himl) -> None:
     outcome = himl.ok("submit", "train.py", "--sweep", "lr=0.10,1", "--sweep", 'layers="64,32",7', "--max_concurrent", "4", "--", "--epochs", "5")
     assert arguments_of_trials(himl) == [f"--epochs 5 --lr {lr} --layers {layers}" for lr in ("0.1", "1") for layers in ("64,32", "7")]
     assert outcome.stderr.splitlines()[0] == 'Sweep: lr=0.1,1 layers="64,32",7, grid, 4 trials, minimize val/loss.'
@@ -129,7 +129,8 @@ def test_cross_validation_and_seeds(himl: Himl) -> None:
     assert arguments_of_trials(himl) == ["--seed 0", "--seed 1"]
 
 
-def test_sweeps_in_settings_as_lists_and_lines_and_a_typed_one_wins(himl: Himl, project: Path) -> None:
+def test_sweep_in_settings_takes_lists_and_options_override_it(himl: Himl, project: Path) -> None:
+    """--crossval and --in_place take its place; in a variable, each line is one hyperparameter."""
     write_files(project, {"himl.toml": "[submit]\nmax_concurrent = 4\n[submit.sweep]\nlr = [0.1, 0.01]\nopt = 'adam,sgd'\n"})
     himl.ok("submit", "train.py")
     assert arguments_of_trials(himl) == [f"--lr {lr} --opt {opt}" for lr in ("0.1", "0.01") for opt in ("adam", "sgd")]
@@ -140,7 +141,7 @@ def test_sweeps_in_settings_as_lists_and_lines_and_a_typed_one_wins(himl: Himl, 
     assert arguments_of_trials(himl) == ["--n 1 --name a b", "--n 2 --name a b"]
 
 
-def test_json_and_quiet_give_the_parent_and_the_log_goes_to_stderr(himl: Himl) -> None:
+def test_json_and_quiet_print_parent_run_and_log_to_stderr(himl: Himl) -> None:
     outcome = himl.ok("submit", "train.py", "--crossval", "2", "--json")
     run = outcome.json()
     assert (run["status"], run["parent"], run["tags"]["himl.many"]) == ("Completed", None, "crossval")
@@ -158,7 +159,7 @@ def test_the_best_trials_are_shown_at_the_end_best_first(himl: Himl, project: Pa
     assert ["best" in row.split() for row in table[1:]] == [True, False, False]
 
 
-def test_early_stopping_that_settings_tell_of_counts_for_searches_alone(himl: Himl, project: Path) -> None:
+def test_early_stop_in_settings_is_ignored_by_crossval(himl: Himl, project: Path) -> None:
     write_files(project, {"himl.toml": "[submit]\nearly_stop = 'median'\n"})
     told = himl.ok("submit", "train.py", "--crossval", "2").stderr
     assert told.splitlines()[0] == "Cross-validation: crossval_index=0,1, 2 runs, mean of val/loss."
@@ -172,7 +173,7 @@ def test_a_secret_that_is_swept_is_named_and_not_shown(himl: Himl, project: Path
     himl.ok("submit", "train.py", "--sweep", "token_count=1,2")
 
 
-def test_the_yaml_of_a_sweep_here_runs_one_trial_at_a_time_as_the_sweep_does(himl: Himl, project: Path) -> None:
+def test_dry_run_yaml_of_local_sweep_runs_one_trial_at_a_time(himl: Himl, project: Path) -> None:
     text = himl.ok("submit", "train.py", "--sweep", "lr=1,2", "--dry_run").stdout
     assert "max_concurrent_trials: 1\n" in text
     write_files(project, {"job.yml": text})
@@ -180,7 +181,7 @@ def test_the_yaml_of_a_sweep_here_runs_one_trial_at_a_time_as_the_sweep_does(him
     assert "2 trials, 1 at once" in again.stdout
 
 
-def test_a_sweep_on_a_cluster_is_waited_for_with_counts_and_ends_with_the_best(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+def test_wait_for_cluster_sweep_prints_counts_and_best_first(himl: Himl, running: StagedWorkspace, project: Path) -> None:
     write_files(project, {"log.py": LOGGING_THERE})
     outcome = himl.ok("submit", "log.py", "--cluster", "cpu-cluster", "--sweep", "lr=0.3,0.06", "--max_concurrent", "1", "--wait")
     assert " of 2 trials ended." in outcome.stderr
@@ -231,7 +232,8 @@ def test_interrupting_a_submit_that_waits_cancels_the_sweep(himl: Himl, project:
     assert json.loads(himl.ok("runs", "list", "--status", "Running", "--json").stdout) == []
 
 
-def test_a_random_search_on_a_cluster_is_sent_with_the_seed_that_is_told(himl: Himl, lab: StagedWorkspace) -> None:
+def test_dry_run_of_cluster_random_sweep_prints_its_seed(himl: Himl, lab: StagedWorkspace) -> None:
+    """The seed that is printed is that of the YAML."""
     options = ("--cluster", "cpu-cluster", "--sweep", "lr=uniform(0,1)", "--max_trials", "3", "--dry_run")
     outcome = himl.ok("submit", "train.py", *options)
     (seed,) = re.findall(r"^  seed: (\d+)$", outcome.stdout, re.MULTILINE)

@@ -83,7 +83,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
 
 
 @posix
-def test_runs_of_a_service_are_fetched_as_they_grow_and_left_alone_once_they_ended(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+def test_growing_runs_are_fetched_again_but_ended_ones_are_not(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
     with serving(himl, tmp_path, "--experiment", "train", "--num_runs", "all") as board:
         board.shows("Done-train_1_aa", [1.0, 0.5, 0.25, 0.125])
         board.shows("Going_on-train_2_bb", [1.0, 0.5])
@@ -100,9 +100,7 @@ def test_runs_of_a_service_are_fetched_as_they_grow_and_left_alone_once_they_end
 
 
 @posix
-def test_what_is_here_is_shown_while_the_rest_is_waited_for_and_ctrl_c_does_not_wait(
-    himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path
-) -> None:
+def test_local_copies_show_during_stalled_fetch_and_ctrl_c_works(himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     himl.ok("tb", "train_1_aa", "--sync_only", "--run_logs_dir", "copies")
     seeded.stage.faults.add(Stall(60.0), r"GET .*prefix=.*train_[12]_", times=None)
     with serving(himl, tmp_path, "train_1_aa", "train_2_bb", "--run_logs_dir", "copies") as board:
@@ -125,7 +123,7 @@ def test_a_file_that_became_another_one_is_shown_as_it_is_now(himl: Himl, seeded
 
 
 @posix
-def test_a_service_that_refuses_for_a_while_is_said_once_and_outlived(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+def test_refusing_service_is_reported_once_and_retried(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
     with serving(himl, tmp_path, "train_2_bb") as board:
         board.shows("Going_on-train_2_bb", [1.0, 0.5])
         seeded.stage.faults.add(Status(403, code="Forbidden", message="Not now."), r"/history/.*train_2_bb", times=None)
@@ -142,7 +140,8 @@ def test_a_service_that_refuses_for_a_while_is_said_once_and_outlived(himl: Himl
 
 
 @posix
-def test_runs_join_while_it_runs_and_a_sign_in_that_is_gone_is_said_once_and_outlived(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    """The expired secret is reported once; meanwhile, event files that grow are still fetched."""
     run = seeded.state.runs["train_2_bb"]
     with serving(himl, tmp_path, "train_2_bb", "hunt") as board:
         board.shows("Going_on-train_2_bb", [1.0, 0.5])
@@ -196,7 +195,7 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
 
 
 @posix
-def test_the_browser_is_opened_and_a_killed_himl_takes_tensorboard_with_it(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_open_starts_browser_and_killed_himl_ends_tensorboard(himl: Himl, project: Path, tmp_path: Path) -> None:
     RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path / "opened"}"\n')
@@ -268,7 +267,7 @@ def test_bytes_that_stay_damaged_are_exit_6_and_not_kept(himl: Himl, seeded: Sta
 
 
 @posix
-def test_bytes_that_are_damaged_for_a_while_are_said_once_and_outlived(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+def test_damaged_bytes_are_reported_once_and_fetched_again(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
     with serving(himl, tmp_path, "train_2_bb") as board:
         board.shows("Going_on-train_2_bb", [1.0, 0.5])
         seeded.stage.faults.add(FlipByte(-1), rf"GET .*train_2_bb/logs/{NAME}", times=None)

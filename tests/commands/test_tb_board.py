@@ -74,7 +74,7 @@ def test_a_tensorboard_that_dies_is_one_clear_error(himl: Himl, tmp_path: Path, 
     assert left_in(tmp_path) == []
 
 
-def test_a_data_server_that_dies_is_started_again_at_the_same_port(himl: Himl, tmp_path: Path, mark: str) -> None:
+def test_dead_data_server_is_restarted_on_same_port(himl: Himl, tmp_path: Path, mark: str) -> None:
     """It has all that was read in memory: it is what is killed first where that runs out."""
     if not Path("/proc").is_dir():
         pytest.skip("finds the data server by /proc")
@@ -116,7 +116,7 @@ if "himl_cli.services.tensorboard.program" in sys.orig_argv and "--port={port}" 
 """Holds up a TensorBoard that is to have this port, as a module that Python imports when it starts."""
 
 
-def test_a_port_that_is_taken_while_tensorboard_comes_up_moves_on_and_says_so(himl: Himl, tmp_path: Path, mark: str) -> None:
+def test_port_taken_during_start_is_reported_and_replaced(himl: Himl, tmp_path: Path, mark: str) -> None:
     with taken() as port:
         pass
     is_started, may_go_on, is_over = tmp_path / "started", tmp_path / "go on", threading.Event()
@@ -170,7 +170,7 @@ def test_with_closed_streams_and_nohup_it_goes_on(himl: Himl, tmp_path: Path, ma
         assert board.talk == LAST
 
 
-def test_a_folder_that_another_user_s_tensorboard_left_does_not_matter(himl: Himl, tmp_path: Path, mark: str) -> None:
+def test_unwritable_tensorboard_info_folder_is_ignored(himl: Himl, tmp_path: Path, mark: str) -> None:
     """TensorBoard notes where it runs in a folder that all users share; a file in its place cannot be written by anybody."""
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp" / ".tensorboard-info").write_text("")

@@ -68,9 +68,7 @@ def free_port() -> int:
         return int(anywhere.getsockname()[1])
 
 
-def test_runs_of_here_and_there_are_curves_and_a_later_one_comes_with_a_reload(
-    himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, page: Page
-) -> None:
+def test_local_and_azure_runs_show_and_new_one_after_reload(himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, page: Page) -> None:
     azure = azure_environment
     azure.write_config(project)
     azure.put_artifact(azure.add_run("train_1_aa", "train", display_name="Slow start"), f"logs/{NAME}", event_bytes(SLOW))

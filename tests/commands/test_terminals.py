@@ -147,7 +147,7 @@ def test_what_a_command_prints_into_a_pipe_is_plain(himl: Himl, lab: Path, monke
 
 
 @pytest.mark.parametrize("name", AZURE_VIEWS)
-def test_what_a_command_shows_of_azure_fits_a_narrow_terminal_and_is_plain_in_a_pipe(
+def test_azure_output_fits_narrow_terminal_and_is_plain_in_pipe(
     azure_environment: StagedWorkspace, himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     azure_environment.write_config(project)

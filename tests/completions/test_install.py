@@ -86,7 +86,7 @@ def test_a_home_folder_that_is_no_utf_8_is_written_as_it_is(himl: Himl, tmp_path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="start files of POSIX shells")
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_a_shell_that_does_not_answer_is_ended_with_what_it_started(
+def test_unresponsive_shell_is_ended_with_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str, require_program: Callable[[str], str]
 ) -> None:
     require_program(shell)

@@ -83,7 +83,7 @@ def test_an_answer_has_an_end(recorded: RecordedRuns, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("prefix", "count"), [("", MOST), ("many_", MOST), ("nothing", 0), ("many_1772366400_00000000", 1)])
-def test_among_a_hundred_thousand_runs_none_is_missed_for_lack_of_time(recorded: RecordedRuns, tmp_path: Path, prefix: str, count: int) -> None:
+def test_completion_misses_no_name_among_100000_runs(recorded: RecordedRuns, tmp_path: Path, prefix: str, count: int) -> None:
     recorded.add_many(100_000)
     assert len(completion_names(tmp_path / ".himl", "runs", prefix)) == count
     assert completion_names(tmp_path / ".himl", "experiments", "m") == ["many"]

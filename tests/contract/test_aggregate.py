@@ -60,7 +60,7 @@ def same(found: object, wanted: object) -> bool:
     return repr(found) == repr(wanted)
 
 
-def test_children_stand_side_by_side_in_the_order_of_their_numbers(workspace: Seen) -> None:
+def test_children_are_listed_in_order_of_their_numbers(workspace: Seen) -> None:
     parent = start_sweep(workspace, [{"lr": 0.1, "depth": 2}, {"lr": 0.01, "depth": 2}, {"lr": 0.001, "depth": 2}])
     for number in range(3):
         workspace.log(f"{PARENT}_{number}", [writing.scalar("loss", 10 * number + step, step) for step in range(3)])
@@ -84,7 +84,7 @@ def test_a_child_that_failed_or_lacks_a_metric_shifts_nothing(workspace: Seen) -
     assert found.children[1].run.status is RunStatus.failed
 
 
-def test_the_last_value_is_that_of_the_highest_step_and_of_those_the_latest(workspace: Seen) -> None:
+def test_last_value_is_latest_value_at_highest_step(workspace: Seen) -> None:
     logged = [(5, 0.5), (9, 0.9), (1, 0.1), (9, 0.99), (3, 0.3), (3, 0.33)]
     found = read_one(workspace, [writing.scalar("loss", value, step) for step, value in logged])
     assert found.last == {"loss": 0.99}
@@ -157,7 +157,7 @@ def test_parameters_come_along(workspace: Seen) -> None:
     assert [child.label for child in gathered(workspace, parent, child_arg="optimizer").children] == ["adam [0]", "adam [1]"]
 
 
-def test_what_a_script_nested_counts_where_the_run_has_nothing_of_that_name(workspace: Seen) -> None:
+def test_nested_run_metrics_fill_in_where_run_has_none(workspace: Seen) -> None:
     parent = start_sweep(workspace, [{"fold": 0}, {"fold": 1}])
     for number in range(2):
         nested = workspace.start_run(Run(f"nested_{number}", "sweep", parent=f"{PARENT}_{number}")).id

@@ -121,7 +121,7 @@ def store(seeded: Opened) -> BlobStore:
     return seeded[0]
 
 
-def test_list_gives_all_blobs_sorted_as_plain_strings_with_their_sizes(store: BlobStore) -> None:
+def test_list_returns_sorted_blob_names_with_sizes(store: BlobStore) -> None:
     assert [(blob.name, blob.size) for blob in listed(store)] == [(name, len(BODIES[name])) for name in sorted(BODIES)]
 
 
@@ -188,7 +188,7 @@ def test_what_changed_since_it_was_listed_is_not_delivered(seeded: Opened) -> No
     assert named(store, "outputs/c0").etag != before.etag
 
 
-def test_what_changes_while_it_is_fetched_is_delivered_as_it_was_listed_or_not_at_all(seeded: Opened) -> None:
+def test_blob_changed_during_fetch_is_old_content_or_error(seeded: Opened) -> None:
     """A folder cannot keep what it held; a service that keeps a version for whoever is reading it may still deliver that."""
     store, put = seeded
 
@@ -266,7 +266,7 @@ def test_store_keeps_the_md5_of_a_file_that_came_without_one(writable: BlobStore
 
 
 @pytest.mark.parametrize("when", [0, 20 << 20], ids=["while it is read", "when all of it was sent"])
-def test_store_keeps_nothing_of_a_file_without_promised_md5_that_changes_meanwhile(writable: BlobStore, tmp_path: Path, when: int) -> None:
+def test_store_drops_file_without_md5_that_changes_meanwhile(writable: BlobStore, tmp_path: Path, when: int) -> None:
     class Disturbing(Stored):
         def advance(self, request: StoreRequest, amount: int) -> None:
             super().advance(request, amount)
@@ -291,7 +291,7 @@ def test_store_replaces_what_it_was_told_to_and_nothing_else(writable: BlobStore
     assert writable.stat("outputs/gone") is None
 
 
-def test_store_takes_it_for_done_where_the_very_content_is_there_already(writable: BlobStore, tmp_path: Path) -> None:
+def test_store_counts_identical_existing_content_as_done(writable: BlobStore, tmp_path: Path) -> None:
     sink = Stored()
     writable.store([replace(sending(tmp_path / "1", "outputs/c0", BODIES["outputs/c0"]), replaces="")], sink, workers=1)
     assert ({*sink.blobs}, sink.errors) == ({"outputs/c0"}, {})
@@ -306,7 +306,7 @@ def test_store_refuses_names_that_cannot_be(writable: BlobStore, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["outputs/a/below_a_file", "outputs/c"])
-def test_a_name_that_is_a_folder_of_others_or_below_a_file_is_refused_by_folders_and_kept_by_azure(writable: BlobStore, tmp_path: Path, name: str) -> None:
+def test_folder_and_file_name_conflict_fails_only_in_folders(writable: BlobStore, tmp_path: Path, name: str) -> None:
     """A container has no folders: there, both names can be."""
     sink = Stored()
     writable.store([sending(tmp_path / "1", name, b"x")], sink, workers=1)

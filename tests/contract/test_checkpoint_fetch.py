@@ -94,7 +94,7 @@ def place(request: pytest.FixtureRequest, project: Path, tmp_path: Path) -> Iter
         yield Place(workspace, tmp_path / "here")
 
 
-def test_the_last_of_the_newest_try_comes_once_and_keeps_its_name(place: Place) -> None:
+def test_last_checkpoint_of_newest_try_is_fetched_once(place: Place) -> None:
     first = place.fetch("train_1_aa")
     assert first.path == place.folder / "checkpoints" / "train_1_aa" / RETRY / "last.ckpt"
     assert first.path.read_bytes() == b"the second try"
@@ -142,7 +142,7 @@ def test_a_folder_of_a_run_keeps_its_names(place: Place) -> None:
     assert (outputs.path.name, (outputs.path / "checkpoints" / "last.ckpt" / "latest").read_bytes()) == ("outputs", b"1")
 
 
-def test_a_file_here_that_was_changed_is_left_unless_it_is_to_be_replaced(place: Place) -> None:
+def test_changed_local_checkpoint_is_replaced_only_on_overwrite(place: Place) -> None:
     path = place.fetch("train_1_aa:epoch=1.ckpt").path
     path.write_bytes(b"my own work")
     with pytest.raises(TransferIncomplete, match=r"Left as it is, because it differs: 'epoch=1.ckpt'") as caught:
@@ -167,7 +167,7 @@ def test_a_path_here_is_given_back_as_it_is(place: Place) -> None:
     assert (found.shown, found.status, found.size) == ("train_1_aa", "local", 19)
 
 
-def test_a_checkpoint_that_was_cut_off_when_it_was_written_is_an_error_and_stays(place: Place) -> None:
+def test_truncated_checkpoint_is_error_and_stays_on_disk(place: Place) -> None:
     for _ in range(2):
         with pytest.raises(IntegrityFailed, match="is as it lies in the run, but was not written to its end"):
             place.fetch("sharded_1_aa:last.ckptx")
@@ -183,7 +183,7 @@ def test_a_path_in_a_run_may_be_written_as_paths_are(place: Place) -> None:
         assert place.fetch(f"train_1_aa:{path}").path.read_bytes() == b"the first try"
 
 
-def test_files_of_a_fetched_folder_that_the_run_does_not_have_are_named(place: Place) -> None:
+def test_fetch_names_local_files_that_run_no_longer_has(place: Place) -> None:
     said: list[Event] = []
     request = CheckpointRequest("sharded_1_aa:last.ckpt/", root=place.folder)
     for _ in range(2):

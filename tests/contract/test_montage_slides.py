@@ -180,7 +180,7 @@ def test_a_name_that_leads_out_of_the_datastore_is_refused(workspace: Workspace)
         pass
 
 
-def test_a_datastore_that_is_not_there_is_told_with_those_that_are(workspace: Workspace) -> None:
+def test_missing_datastore_error_names_existing_ones(workspace: Workspace) -> None:
     default = workspace.datastores()[0].name
     with pytest.raises(NotFound, match="nowhere") as caught:
         workspace.datastore("nowhere")

@@ -40,7 +40,7 @@ ADDRESSES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", ADDRESSES)
-def test_what_came_from_an_address_comes_from_there_again_without_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_install_from_address_is_repeated_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     record, address = ADDRESSES[case]
     monkeypatch.syspath_prepend(write_record(tmp_path, json.dumps(record)))
     assert install_command("v1") == f"pip install {QUOTE}himl-cli[v1] @ {address}{QUOTE}"
@@ -89,7 +89,7 @@ BROKEN: dict[str, str | bytes | None] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_whatever_else_is_written_there_the_package_is_meant_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_broken_install_record_falls_back_to_package_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     monkeypatch.syspath_prepend(write_record(tmp_path, BROKEN[case]))
     assert (install_command("v1"), install_command(options="-U")) == (NAMED, "pip install -U himl-cli")
     assert update_hint() == "Update himl: pip install -U himl-cli"

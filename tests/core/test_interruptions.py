@@ -21,7 +21,8 @@ def two_hangups(survived: list[bool]) -> None:
         survived.append(True)
 
 
-def test_the_end_of_the_terminal_is_an_end_once_and_the_rest_of_it_is_passed_over() -> None:
+def test_repeated_hangup_interrupts_only_once() -> None:
+    """The SIGHUPs after the first one, while cleaning up, are ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     survived: list[bool] = []
     try:

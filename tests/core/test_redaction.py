@@ -102,6 +102,6 @@ def test_a_long_text_takes_no_long_time(part: str, mask: Callable[[str], str]) -
         mask(part * (LONG // len(part)))
 
 
-def test_a_document_is_masked_by_the_shape_of_its_texts_and_by_their_names() -> None:
+def test_mask_document_masks_by_text_shape_and_key_name() -> None:
     document = {"api_key": "HIDDEN", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Bearer HIDDEN"], "nodes": 2}
     assert mask_document(document) == {"api_key": "***", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=***"}, "Bearer ***"], "nodes": 2}

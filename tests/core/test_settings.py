@@ -32,7 +32,7 @@ def test_private_settings_win_key_by_key(project: Path) -> None:
     assert values(project, "azure") == {"tenant_id": "t"}
 
 
-def test_pyproject_counts_where_it_has_our_table_and_there_is_no_himl_toml(project: Path) -> None:
+def test_pyproject_settings_count_only_without_himl_toml(project: Path) -> None:
     write_files(project, {"pyproject.toml": "[project]\nname='x'\n\n[tool.himl.submit]\ncluster = 'gpu'\n"})
     assert values(project) == {"cluster": "gpu"}
     assert section_settings(project, "submit")["cluster"].line == 5
@@ -113,7 +113,7 @@ def test_a_file_that_is_too_much_is_refused_at_once(project: Path, content: str,
         section_settings(project, "submit")
 
 
-def test_texts_and_comments_may_be_as_dotted_and_as_long_as_they_like(project: Path) -> None:
+def test_settings_may_hold_long_dotted_texts_and_comments(project: Path) -> None:
     long = "a." * 300 + "0" * 400
     write_files(project, {"himl.toml": f'# {long}\n[submit]\na = \'{long}\'\nb = "{long} \\" {long}"\nc = """\n{long}\n"""\n'})
     assert values(project) == {"a": long, "b": f'{long} " {long}', "c": f"{long}\n"}

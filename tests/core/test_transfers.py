@@ -34,7 +34,7 @@ def test_one_file_is_named_once() -> None:
     assert str(problem(TransferResult(failed=(Failure("a", "No connection.", "service_failed"),)))) == "Failed: 'a'. No connection."
 
 
-def test_of_several_causes_the_first_is_told_and_the_rest_counted_once_they_were_listed() -> None:
+def test_several_causes_show_first_or_count_if_already_listed() -> None:
     result = TransferResult(failed=(Failure("a", "No connection.", "service_failed", "Online?"), Failure("b", "Archived.", "service_failed", "Thaw it.")))
     assert not result.is_told_by_problem
     assert str(problem(result)) == "Failed, for 2 reasons: 'a', 'b'. First: No connection."
@@ -42,7 +42,7 @@ def test_of_several_causes_the_first_is_told_and_the_rest_counted_once_they_were
     assert problem(result).hint == "Run the command again: complete files are skipped, partial ones resumed."
 
 
-def test_the_hint_of_a_passing_fault_adds_that_nothing_is_done_twice() -> None:
+def test_retry_hint_adds_that_complete_files_are_skipped() -> None:
     error = problem(TransferResult(failed=(Failure("a", "Too busy.", "service_failed", "Try again later."),)))
     assert isinstance(error, ServiceFailed)
     assert error.hint == "Try again later. Complete files are skipped then, partial ones resumed."
@@ -61,7 +61,7 @@ def test_what_differs_is_named_in_its_number(names: tuple[str, ...], hint: str) 
     assert problem(TransferResult(differing=names)).hint == hint
 
 
-def test_more_than_a_few_or_of_several_kinds_are_not_all_told_by_the_error() -> None:
+def test_error_names_all_files_only_if_few_and_of_one_kind() -> None:
     assert TransferResult(differing=("a", "b", "c")).is_told_by_problem
     assert not TransferResult(differing=("a", "b", "c", "d")).is_told_by_problem
     assert not TransferResult(differing=("a",), refused=(Refused("b", "why"),)).is_told_by_problem

@@ -91,7 +91,7 @@ def test_a_block_that_fails_is_noticed(chain: Chain, fence: str) -> None:
     assert "page.md" in str(caught.value) or not isinstance(caught.value, AssertionError)
 
 
-def test_a_command_that_goes_on_is_ended_once_it_said_what_it_should(chain: Chain) -> None:
+def test_endless_command_is_ended_after_expected_output(chain: Chain) -> None:
     endless = "import signal, sys, time; signal.signal(2, lambda *_: sys.exit()); print('up', flush=True); time.sleep(60)"
     run(chain, f'until=up ```sh\npython -c "{endless}"', "answer=y ```sh\nread word; [ $word = y ]", "exit=2 ```sh\nexit 2")
 

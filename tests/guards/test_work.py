@@ -25,7 +25,7 @@ SLACK, TWICE = 1.15, 2.1
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_is_no_more_work_than_it_was_and_grows_with_its_size(name: str, tmp_path: Path) -> None:
+def test_job_call_count_stays_as_measured_and_grows_with_size(name: str, tmp_path: Path) -> None:
     """On a Python whose calls were not measured, the growth alone is compared."""
     variables = {**os.environ, "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-m", "tests.guards.jobs", name, str(tmp_path)]

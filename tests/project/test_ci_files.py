@@ -45,7 +45,7 @@ def test_the_steps_train_and_bring_the_results(lab: Lab, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["github-actions.yml", "azure-pipelines.yml", "a principal"])
-def test_a_wrong_secret_ends_the_step_with_4_and_the_log_says_what_is_wrong(lab: Lab, name: str) -> None:
+def test_wrong_secret_ends_step_with_code_4_and_logs_cause(lab: Lab, name: str) -> None:
     machine = lab.machine(name)
     lab.principal.secret = "another one since"
     code, said = machine.run(steps_of(name)["Train"] if name in FILES else PLAIN)

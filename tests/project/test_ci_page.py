@@ -13,7 +13,7 @@ CALL = re.compile(r"\b(himl (?:doctor|submit|download|runs)\b[^>\n|]*)")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_only_the_scripts_that_need_it_get_the_secret_and_expressions_stand_in_none(name: str) -> None:
+def test_scripts_hold_no_expressions_and_only_needed_secrets(name: str) -> None:
     """An expression in a script is put there as text before bash reads it: a branch called `$(…)` would run."""
     steps = steps_of(name)
     assert list(steps) == ["Install himl", "Train", "Cancel the job"]
@@ -34,7 +34,7 @@ def test_the_page_names_every_file_and_variable() -> None:
     assert [name for name in VARIABLES if f"`{name}`" not in text] == []
 
 
-def test_every_himl_command_of_page_and_files_exists_with_its_options() -> None:
+def test_himl_commands_of_ci_page_and_files_are_valid() -> None:
     shell = [re.sub(r"^#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE) for path in EXAMPLES.glob("*.sh")]
     scripts = [*shell, *(step.script for name in FILES for step in steps_of(name).values())]
     commands = [*himl_commands(page("ci.md")), *(call for script in scripts for call in CALL.findall(script))]

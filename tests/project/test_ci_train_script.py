@@ -19,7 +19,7 @@ from tests.running import Himl, write_files
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are for bash")
 
 
-def test_a_job_that_fails_ends_the_script_with_the_end_of_its_log(lab: Lab) -> None:
+def test_failed_job_ends_script_with_end_of_its_log(lab: Lab) -> None:
     write_files(lab.project, {"train.py": "import sys\nprint('out of ideas')\nsys.exit(7)\n"})
     with lab.azure.run_jobs():
         code, said = lab.machine("a principal").run(PLAIN)

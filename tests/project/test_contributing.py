@@ -98,7 +98,7 @@ def test_the_levels_are_those_of_the_import_contracts() -> None:
     assert re.findall(r"`([^`]+)`", found[1]) == [re.sub("[()]", "", layer) for layer in re.findall('"([^"]+)"', layers[1])]
 
 
-def test_every_capability_of_a_workspace_is_on_the_page_of_backends() -> None:
+def test_backends_page_lists_every_workspace_capability() -> None:
     text = (DOCS / "contributing" / "adding-a-backend.md").read_text(encoding="utf-8").partition("| capability |")[2].partition("\n\n")[0]
     listed = [name for row in text.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     own = [value for value in vars(base).values() if inspect.isclass(value) and value.__module__ == base.__name__]

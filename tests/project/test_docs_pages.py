@@ -56,7 +56,7 @@ def test_the_pages_of_commands_are_as_the_commands_are() -> None:
     assert cli_pages.stale(cli_pages.FOLDER) == []
 
 
-def test_a_page_that_is_changed_missing_or_left_over_is_told_and_mended(tmp_path: Path) -> None:
+def test_changed_missing_and_leftover_pages_are_found_and_fixed(tmp_path: Path) -> None:
     folder = tmp_path / "cli"
     cli_pages.write(folder)
     assert cli_pages.stale(folder) == []

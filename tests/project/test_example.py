@@ -45,7 +45,7 @@ def test_it_learns_and_writes_what_it_learned(trained: Path) -> None:
     assert right / 360 == pytest.approx(results["test_accuracy"], abs=1e-4)
 
 
-def test_a_checkpoint_is_kept_of_each_epoch_and_last_is_the_newest(trained: Path) -> None:
+def test_example_keeps_each_epoch_checkpoint_and_newest_as_last(trained: Path) -> None:
     checkpoints = trained / "outputs" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == [*(f"epoch={epoch}.ckpt" for epoch in (1, 2, 3, 4)), "last.ckpt"]
     assert joblib.load(checkpoints / "last.ckpt")["epoch"] == 4
@@ -67,7 +67,7 @@ def test_the_seed_decides_the_result(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_on_a_cluster_it_gets_what_it_imports_and_the_way_to_mlflow_there(himl: Himl) -> None:
+def test_example_environment_on_cluster_has_imports_and_mlflow(himl: Himl) -> None:
     """By the command of the README; azureml-mlflow is what knows the address that Azure ML tells MLflow."""
     requirements = EXAMPLE.with_name("requirements-cluster.txt")
     shown = himl.ok("submit", str(EXAMPLE), "--cluster", "gpu", "--requirements", str(requirements), "--dry_run").stdout

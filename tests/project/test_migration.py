@@ -88,7 +88,7 @@ def test_a_program_that_has_no_counterpart_is_no_command(row: Row) -> None:
     assert words & {word for shape in shapes().values() for word in shape.path} == set()
 
 
-def test_the_old_names_of_options_are_those_that_the_program_knows() -> None:
+def test_documented_old_option_names_equal_known_ones() -> None:
     table = {name.lstrip("-"): row.said.strip("`-") for name, row in each("### Old names of options")}
     assert table == HIML_OLD_NAMES
 
@@ -103,7 +103,7 @@ def test_every_option_of_before_is_there_or_said_to_be_another(heading: str) -> 
 
 
 @pytest.mark.parametrize("command", ONLY_LINKED)
-def test_programs_that_are_only_linked_to_take_all_options_of_before(command: str) -> None:
+def test_linked_programs_accept_all_old_options(command: str) -> None:
     assert [name for name in ONLY_LINKED[command].split() if not accepts(command, f"--{name}")] == []
 
 
@@ -112,7 +112,7 @@ def test_every_function_of_health_azure_is_in_the_tables() -> None:
 
 
 @pytest.mark.parametrize(("name", "row"), each("## health_azure"), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_name_of_health_azure_is_there_with_its_arguments_or_not_at_all(name: str, row: Row) -> None:
+def test_health_azure_name_has_old_arguments_or_is_absent(name: str, row: Row) -> None:
     assert row.is_same is not row.is_absent
     assert (name in himl_cli.__all__) is row.is_same
     if name in FUNCTIONS:
@@ -120,7 +120,7 @@ def test_a_name_of_health_azure_is_there_with_its_arguments_or_not_at_all(name: 
         assert list(inspect.signature(getattr(himl_cli, name)).parameters)[: len(old)] == old
 
 
-def test_every_public_name_of_the_released_package_is_here_or_answered() -> None:
+def test_released_public_names_exist_or_are_listed_as_absent() -> None:
     others = dict(each("### Other names of the package"))
     assert [name for name in others if name in himl_cli.__all__] == []
     assert all(row.is_absent for row in others.values())
@@ -168,7 +168,7 @@ def test_what_is_said_to_be_in_the_package_is_there() -> None:
 
 
 @pytest.mark.parametrize(("name", "row"), each("### Functions"), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_function_of_innereye_s_has_the_counterpart_that_is_said(name: str, row: Row) -> None:
+def test_innereye_function_has_documented_counterpart(name: str, row: Row) -> None:
     assert (name in himl_cli.__all__) is not row.is_absent
     assert row.is_absent or row.said == f"`himl_cli.{name}`"
     assert [option for option in options_in(row.said) if not accepts(SUBMIT, option)] == []
@@ -209,7 +209,7 @@ def test_innereye_s_settings_go_where_the_table_says(himl: Himl) -> None:
     check_taken(each("### settings.yml"), INNEREYE_SETTINGS, *taken_over(himl, "settings.yml", text))
 
 
-def test_what_is_left_out_of_innereye_s_settings_is_said_with_what_to_do(himl: Himl) -> None:
+def test_init_gives_reasons_for_unsupported_innereye_settings(himl: Himl) -> None:
     write_files(himl.folder, {"settings.yml": "variables:\n" + "".join(f"  {name}: {json.dumps(value)}\n" for name, value in INNEREYE_SETTINGS.items())})
     left = himl.ok("init", "--from", "settings.yml", "--json").json()["left_out"]
     assert len(left) > 20
@@ -229,7 +229,7 @@ def test_the_example_of_settings_is_taken_over(himl: Himl) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs sed")
-def test_the_command_that_renames_imports_does_it_in_the_whole_project(tmp_path: Path) -> None:
+def test_import_rename_command_changes_whole_project(tmp_path: Path) -> None:
     (command,) = re.findall(r"^grep .*?(?=^python )", PAGE, flags=re.MULTILINE | re.DOTALL)
     (before,) = (block for block in blocks(PAGE, "python") if "health_azure" in block)
     ours, others = ("train.py", "a folder/lungs.py"), (".venv/lib/theirs.py", "notes.md", "net.py")

@@ -73,7 +73,7 @@ def test_runs_on_azure_ml_are_found_in_the_same_way(tool: Path, azure_environmen
     assert said(tool, "--config_file", str(config), "--run_recovery_ids", "digits:digits_3_cc", "-q").stdout == "digits_3_cc\n"
 
 
-def test_a_job_that_really_ran_is_found_by_the_file_that_submit_wrote(tool: Path, himl: Himl, project: Path) -> None:
+def test_finished_job_is_found_by_file_written_by_submit(tool: Path, himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print('trained')\n"})
     run_id = himl.ok("submit", "train.py", "-q").stdout.strip()
     (row,) = json.loads(said(tool, "--json").stdout)

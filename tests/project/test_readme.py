@@ -78,7 +78,7 @@ def test_the_readme_s_table_names_every_command() -> None:
     assert named >= {words for words, shape in shapes().items() if not shape.children}
 
 
-def test_the_readme_is_short_and_its_first_screen_tells_the_story() -> None:
+def test_readme_is_short_and_first_screen_has_key_parts_in_order() -> None:
     lines = text_of("README.md").splitlines()
     assert len(lines) <= 125
     assert all(len(line) <= 80 for line in lines if not line.startswith(("|", "  <")))
@@ -102,7 +102,7 @@ def section(name: str, heading: str) -> str:
     return text_of(name).partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-def test_the_first_job_of_the_readme_needs_no_more_than_the_checkout() -> None:
+def test_first_readme_job_needs_only_the_checkout() -> None:
     install = section("README.md", "Install")
     (script,) = re.findall(r"^himl submit (\S+)", install, flags=re.MULTILINE)
     (requirements,) = re.findall(r"^pip install \. -r (\S+)", install, flags=re.MULTILINE)

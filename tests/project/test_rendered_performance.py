@@ -46,7 +46,7 @@ def test_the_document_is_what_the_results_make() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == render(RESULTS), "to write it anew: python -m benchmarks.report"
 
 
-def test_one_machine_is_told_once_and_of_several_each_with_what_was_measured_there(results: Path) -> None:
+def test_machine_is_shown_once_and_several_with_their_benchmarks(results: Path) -> None:
     one = rendered(results, "{{machine}}")
     path = results / "runs_list.jsonl"
     path.with_name("tb.jsonl").write_text(path.read_text().replace('"bench":"runs_list"', '"bench":"tb"').replace('"cpu":"', '"cpu":"Other '))
@@ -59,7 +59,7 @@ def test_the_results_are_those_of_all_benchmarks_run_in_full() -> None:
     assert commands == {bench: f"python -m benchmarks.{bench}" for bench in BENCHES}
 
 
-def test_every_aim_is_judged_and_one_that_is_missed_has_its_cause() -> None:
+def test_every_aim_is_judged_and_missed_ones_have_a_cause() -> None:
     for verdict in verdicts(read_results(RESULTS)):
         assert verdict.value is not None, f"{verdict.aim.text}: {verdict.why}"
         assert verdict.is_kept or verdict.aim.cause, f"{verdict.aim.text}: {verdict.value}"
@@ -130,7 +130,7 @@ def test_aims_are_judged_by_medians(results: Path) -> None:
     assert judge(aim(0.0, minus=True), found).value == -0.25
 
 
-def test_an_aim_without_figures_is_not_kept_and_says_what_is_lacking(results: Path) -> None:
+def test_aim_without_figures_is_not_kept_and_states_reason(results: Path) -> None:
     found = read_results(results)
     for numerator, why in (("a peer", "a peer, 2,000 runs: it cannot be had"), ("nobody", "nobody, 2,000 runs: not measured")):
         verdict = judge(aim(9.0, numerator=numerator), found)

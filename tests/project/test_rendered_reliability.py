@@ -38,7 +38,7 @@ def test_the_document_is_what_the_results_make() -> None:
 
 
 @pytest.mark.parametrize("name", MAKES)
-def test_every_script_and_module_that_a_document_of_figures_names_is_there(name: str) -> None:
+def test_scripts_and_modules_named_in_figure_documents_exist(name: str) -> None:
     text = (PROJECT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     scripts, modules = set(re.findall(r"scripts/\w+", text)), set(re.findall(r"python -m ((?:stress|benchmarks)[\w.]*\w)", text))
     assert MAKES[name] in scripts

@@ -73,7 +73,7 @@ def test_a_python_that_is_too_old_is_as_none(checkout: Path, bare_path: Path) ->
     assert done.stderr.startswith("No Python 3.10 to 3.14 on PATH.")
 
 
-def test_without_the_venv_module_they_say_the_line_that_installs_it(checkout: Path, bare_path: Path) -> None:
+def test_missing_venv_module_error_names_install_command(checkout: Path, bare_path: Path) -> None:
     add_python(bare_path, "import sys\nsys.modules['ensurepip'] = None\n")
     done = run(checkout / "scripts" / "demo", bare_path)
     assert done.returncode == 1

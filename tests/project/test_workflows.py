@@ -75,7 +75,7 @@ def test_a_step_runs_one_script_of_ours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_other_step_is_a_tool_of_the_service_at_a_fixed_version(name: str) -> None:
+def test_steps_without_script_are_actions_at_fixed_versions(name: str) -> None:
     others = [step.get("uses") or step.get("task") for step in steps(workflow(name)) if "run" not in step and "bash" not in step]
     assert others
     assert all(re.fullmatch(r"[\w/-]+@(v\d+|\d+|[0-9a-f]{40})", str(each)) for each in others)
@@ -116,7 +116,7 @@ def test_the_pages_that_ci_has_built_are_kept() -> None:
     assert "step scripts/docs\n" in (PROJECT / ".ci/run").read_text(encoding="utf-8")
 
 
-def test_a_release_is_tested_checked_and_then_published_without_a_token() -> None:
+def test_release_is_tested_then_published_without_token() -> None:
     document = workflow(".github/workflows/release.yml")
     assert document[True] == {"push": {"tags": ["v*"]}}
     assert document["permissions"] == {"contents": "read"}
@@ -132,7 +132,8 @@ def test_a_release_is_tested_checked_and_then_published_without_a_token() -> Non
     assert "secrets." not in (PROJECT / ".github/workflows/release.yml").read_text(encoding="utf-8")
 
 
-def test_what_may_sign_in_at_the_index_runs_nothing_but_actions_that_cannot_change() -> None:
+def test_publish_job_runs_only_actions_pinned_by_commit() -> None:
+    """Only this job may sign in at the package index."""
     build, publish = jobs(workflow(".github/workflows/release.yml"))
     assert "permissions" not in build
     assert publish["permissions"] == {"id-token": "write"}
@@ -173,7 +174,7 @@ def another_python() -> str:
 
 
 @posix
-def test_a_python_that_is_not_there_is_said_with_a_status_of_its_own(in_copy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_missing_python_is_error_with_exit_status_77(in_copy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = in_copy("scripts/test-set", "newest", another_python(), "--smoke")
     assert done.returncode == 77
     assert done.stderr == f"No Python {another_python()}, neither on PATH nor among those that pyenv keeps: the set 'newest' was not tested on it.\n"
@@ -201,7 +202,7 @@ def released(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "tests.released", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=100)
 
 
-def test_a_tag_that_agrees_with_version_and_changelog_is_released(tmp_path: Path) -> None:
+def test_tag_matching_version_and_changelog_is_released(tmp_path: Path) -> None:
     (tmp_path / "changes.md").write_text(f"# Changelog\n\n## {__version__} (2026-12-01)\n\n## 0.0.1 (2025-01-01)\n")
     done = released(f"v{__version__}", tmp_path / "changes.md")
     assert (done.returncode, done.stderr) == (0, "")

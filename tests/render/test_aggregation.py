@@ -43,7 +43,7 @@ def test_a_long_name_of_a_metric_takes_no_room_from_the_runs() -> None:
 
 
 @pytest.mark.usefixtures("columns")
-def test_numbers_in_labels_have_six_digits_as_long_as_labels_stay_different() -> None:
+def test_label_numbers_have_six_digits_unless_ambiguous() -> None:
     long = {"lr=0.033234493303921135, degree=5": {"loss": 1.0}, "lr=1.2345678901e-05": {"loss": 1.0}, "v1.2345678901": {"loss": 1.0}}
     head = next(iter(table_lines(aggregation(long), None)))
     assert head.split("  ")[1:] == ["lr=0.0332345, degree=5", "lr=1.23457e-05", "v1.2345678901"]

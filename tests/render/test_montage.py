@@ -31,7 +31,7 @@ FILES = [
 ]
 
 
-def test_files_with_their_pixels_and_sizes_then_one_line_of_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+def test_montage_lists_files_with_sizes_then_one_summary_line(capfd: pytest.CaptureFixture[str]) -> None:
     print_montage(Output(), result([cell(f"s{number}") for number in range(200)]), FILES)
     said = capfd.readouterr()
     assert said.err == ""

@@ -94,7 +94,7 @@ def test_a_narrow_terminal_has_the_numbers_and_no_bar(tmp_path: Path, columns: i
 
 
 @posix
-def test_names_that_would_command_a_terminal_are_cleaned_there_and_raw_for_programs(tmp_path: Path) -> None:
+def test_control_characters_are_cleaned_only_for_terminals(tmp_path: Path) -> None:
     code = "from himl_cli.render.output import *\nfor how in (lambda o, n: o.table(n, (), quiet=str), lambda o, n: o.result(n, human='', quiet=n)):\n"
     code += "    how(Output(Format.quiet), ['ok\\x1b[31mred', 'two\\nlines'])"
     terminal = Terminal([sys.executable, "-c", code], cwd=tmp_path)

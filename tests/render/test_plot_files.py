@@ -19,7 +19,7 @@ def test_one_figure_is_written_where_it_was_asked_for(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["sweep.png"]
 
 
-def test_families_whose_names_are_alike_in_files_get_files_of_their_own(tmp_path: Path) -> None:
+def test_families_with_similar_file_names_get_separate_files(tmp_path: Path) -> None:
     runs = together(child(0, {}, last={"a b": 1.0, "a:b": 2.0, "A_B": 3.0, "…": 4.0}))
     names = [path.name for path in save_plots(runs, tmp_path / "m.svg")]
     assert sorted(names) == sorted(["m-A_B.svg", "m-a_b_2.svg", "m-a_b_3.svg", "m-metric.svg"])
@@ -55,7 +55,7 @@ def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch
     assert re.fullmatch(r"Install it: pip install .*\[plot\].*", caught.value.hint)
 
 
-def test_a_place_that_cannot_be_written_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
+def test_unwritable_plot_path_is_error_and_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "x.png").mkdir()
     with pytest.raises(DiskFailed, match="Cannot write"):
         save_plots(sweep(3), tmp_path / "x.png")

@@ -34,14 +34,14 @@ def test_the_mean_is_taken_at_the_steps_that_runs_have_in_common() -> None:
     assert both.high[0] - both.mean[0] == pytest.approx(math.sqrt(2))
 
 
-def test_the_few_that_went_on_longest_are_not_passed_off_as_the_mean_of_all() -> None:
+def test_mean_ends_where_only_longest_runs_continue() -> None:
     curves = [Curve(i, np.arange(10 if i else 100), np.full(10 if i else 100, 1.0)) for i in range(4)]
     found = spread_of(curves)
     assert found is not None
     assert found.steps.max() == 9
 
 
-def test_where_runs_are_missing_the_mean_is_dashed_and_that_is_said() -> None:
+def test_mean_is_dashed_and_labelled_where_runs_are_missing() -> None:
     runs = together(*(child(i, {"loss": decaying(0.1, 20 if i else 12)}, {"lr": i}) for i in range(4)))
     assert "mean where runs are missing (ended, or NaN)" in legend(figures(runs)["loss"])
     assert "mean where runs are missing (ended, or NaN)" not in legend(figures(sweep(4))["loss"])
@@ -66,7 +66,7 @@ def test_values_over_decades_are_shown_on_a_logarithmic_axis() -> None:
     assert not limits_of([0.0001, *np.linspace(0.2, 1.0, 40)]).is_log  # a score that begins near 0
 
 
-def test_curves_of_very_many_runs_are_drawn_with_few_points_each_peaks_and_gaps_kept() -> None:
+def test_curves_of_many_runs_are_thinned_keeping_peaks_and_gaps() -> None:
     def curve(index: int) -> Points:
         return [(step, 9.0 if step == 700 else math.nan if step == 300 else math.sin(step + index)) for step in range(2000)]
 

@@ -13,7 +13,7 @@ from himl_cli.render.plot_data import families_of, names_of
 from tests.render.plotted import child, decaying, figures, legend, scheme, sweep, texts, together
 
 
-def test_each_family_of_metrics_is_a_figure_and_each_metric_a_panel(tmp_path: Path) -> None:
+def test_each_metric_family_is_a_figure_and_each_metric_a_panel(tmp_path: Path) -> None:
     runs = together(*(child(i, {"train/loss": decaying(0.1), "val/loss": decaying(0.2)}, {"lr": i / 10}, {"test/auc": 0.7 + i / 10}) for i in range(3)))
     assert [path.name for path in save_plots(runs, tmp_path / "all.svg")] == ["all-auc.svg", "all-loss.svg"]
     assert {name: [axes.get_title(loc="left") for axes in figure.axes] for name, figure in figures(runs).items()} == {
@@ -30,7 +30,7 @@ def test_a_family_of_many_metrics_goes_on_in_another_figure() -> None:
     assert [axes.get_title(loc="left") for axes in drawn["dice (2)"].axes] == ["class_12/dice", "class_13/dice"]
 
 
-def test_few_runs_are_named_by_the_hyperparameters_in_which_they_differ_and_look_unlike_each_other() -> None:
+def test_few_runs_have_names_by_differences_and_distinct_looks() -> None:
     runs = together(*(child(i, {"loss": decaying(0.1 * i)}, {"lr": 10.0**-i, "batch": 32}) for i in range(12)))
     figure = figures(runs)["loss"]
     assert legend(figure)[:3] == ["lr=1", "lr=0.1", "lr=0.01"]
@@ -45,7 +45,8 @@ def test_runs_that_would_be_called_alike_are_told_by_their_ids() -> None:
 
 
 @pytest.mark.parametrize("count", [30, 300])
-def test_many_runs_are_coloured_by_the_hyperparameter_that_tells_most_and_the_best_are_named(count: int) -> None:
+def test_many_runs_are_coloured_by_main_hyperparameter(count: int) -> None:
+    """The hyperparameter that explains most gives the colours; the best runs are named in the legend."""
     runs = sweep(count)
     figure = figures(runs)["loss"]
     assert figure.axes[-1].get_ylabel() == "lr (log scale)"
@@ -66,7 +67,7 @@ def test_categories_get_a_colour_each() -> None:
     assert {"model=resnet", "model=unet", "model=vit"} <= {*legend(figures(runs)["loss"])}
 
 
-def test_many_folds_or_seeds_are_grey_since_their_numbers_tell_nothing() -> None:
+def test_many_folds_or_seeds_are_drawn_in_one_colour() -> None:
     found = scheme(together(*(child(i, {"val/loss": decaying(0.1)}, {"random_seed": i}) for i in range(20))))
     assert found.scale is None
     assert len({look.colour for look in found.looks.values()}) == 1
@@ -108,7 +109,7 @@ def test_hundreds_of_single_values_are_a_cloud() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mean, middle half of the runs"]
 
 
-def test_names_are_shown_as_they_are_and_no_formula_is_made_of_them(tmp_path: Path) -> None:
+def test_names_in_plots_are_not_parsed_as_formulas(tmp_path: Path) -> None:
     runs = together(*(child(i, {"val/a$b_c$^2": decaying(0.1)}, {"x_$i$": f"\\frac{{1}}{{{i}}} & <b>\n次"}) for i in range(2)))
     (path,) = save_plots(runs, tmp_path / "names.svg")
     shown = texts(path)
@@ -116,7 +117,7 @@ def test_names_are_shown_as_they_are_and_no_formula_is_made_of_them(tmp_path: Pa
     assert "x_$i$=\\frac{1}{0} & <b> 次" in shown
 
 
-def test_long_names_are_shortened_and_nothing_lies_outside_the_picture(tmp_path: Path) -> None:
+def test_long_names_are_shortened_to_fit_in_picture(tmp_path: Path) -> None:
     runs = together(*(child(i, {"loss": decaying(0.1), "b/loss": [(0, 0.1)]}, {"path": "/data/" + "x" * 300 + str(i)}) for i in range(9)))
     figure = figures(runs)["loss"]
     save_plots(runs, tmp_path / "long.svg")

@@ -56,7 +56,7 @@ def test_things_are_counted_with_their_rate_and_the_time_left(tmp_path: Path, co
 
 
 @posix
-def test_the_bar_is_gone_at_the_end_and_a_notice_stays_in_one_line_without_its_control_characters(tmp_path: Path) -> None:
+def test_bar_is_wiped_at_end_and_notice_stays_as_clean_line(tmp_path: Path) -> None:
     screen = shown(tmp_path, 80).screen
     assert "[31mred level 7 is missing\n" in screen
     assert "\x1b[31m" not in screen
@@ -123,7 +123,7 @@ print("done")
 
 
 @posix
-def test_a_thread_that_is_still_at_work_draws_nothing_after_the_end(tmp_path: Path) -> None:
+def test_late_thread_draws_nothing_after_end_of_bar(tmp_path: Path) -> None:
     terminal = Terminal([sys.executable, "-c", LATE], cwd=tmp_path)
     assert terminal.finish() == 0
     assert terminal.screen.count("\x1b[?25l") == terminal.screen.count("\x1b[?25h") == 1, "the cursor is shown again"

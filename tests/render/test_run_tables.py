@@ -26,7 +26,7 @@ def test_the_workspace_is_a_column_once_there_are_two() -> None:
 
 
 @pytest.mark.parametrize(("named", "kept"), [(1, "EXPERIMENT"), (4, "DISPLAY NAME")])
-def test_of_the_experiment_and_a_name_that_most_runs_lack_the_experiment_is_kept(named: int, kept: str) -> None:
+def test_narrow_table_keeps_experiment_over_rare_display_name(named: int, kept: str) -> None:
     runs = [
         Run(f"train_177236640{number}_0a1b2c3d", "a_long_experiment", RunStatus.completed, NOON, started=NOON, display_name="a long name" * (number < named))
         for number in range(4)

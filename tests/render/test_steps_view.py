@@ -26,13 +26,13 @@ def test_many_layers_in_which_each_step_waits_for_several() -> None:
     assert max(len(line) - len(line.lstrip()) for line in found) == first + 2 * (layers - 1)
 
 
-def test_a_step_stands_below_the_last_of_those_that_it_waited_for() -> None:
+def test_step_is_shown_below_last_step_it_depends_on() -> None:
     found = tree({"a": [], "b": ["a"], "c": ["b"], "d": ["a", "c"]})
     assert [line.strip() for line in found] == ["a", "b", "c", "d"]
     assert [len(line) - len(line.lstrip()) for line in found] == sorted(len(line) - len(line.lstrip()) for line in found)
 
 
-def test_steps_that_wait_for_each_other_in_a_circle_are_all_there_and_leave_the_others_in_place() -> None:
+def test_steps_in_cycle_are_all_shown_and_others_keep_place() -> None:
     found = tree({"a": [], "x": ["y"], "y": ["x"], "b": ["a", "x"]})
     assert sorted(line.strip() for line in found) == ["a", "b", "x", "y"]
     places = {line.strip(): place for place, line in enumerate(found)}

@@ -11,14 +11,15 @@ def trials(*values: float | None) -> list[TrialView]:
     return [TrialView(run(f"sweep_{number}", tags={"himl.trial": str(number)}), {"fold": number}, value) for number, value in enumerate(values)]
 
 
-def test_why_the_best_is_not_the_one_with_the_best_last_value_is_told_at_the_end_of_a_submit_too() -> None:
+def test_best_value_note_is_shown_after_submit_too() -> None:
+    """The note says why the best trial is not the one with the best last value."""
     view = SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_1")
     told = "The best value at any step is that of sweep_1; the table has last values."
     assert list(best_lines(view))[-1] == told
     assert list(trials_view(view))[-1] == told
 
 
-def test_folds_come_in_their_order_with_mean_and_spread_and_none_is_the_best() -> None:
+def test_folds_are_ordered_with_mean_and_std_and_no_best() -> None:
     view = SweepView("loss", "minimize", trials(3.0, 1.0, None, 2.0, 4.0, 5.0, 6.0), is_repeated=True)
     for lines in (list(best_lines(view)), list(trials_view(view))):
         assert lines[-1] == "loss: mean 3.5, std 1.87083 of 6 runs"

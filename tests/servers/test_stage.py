@@ -47,7 +47,7 @@ def test_two_workspaces_do_not_see_each_other(stage: Stage) -> None:
     assert ask(stage, "GET", f"{ARM}{other.state.path}{VERSION}", token=token_for(stage, one.state.principal)).status == 401
 
 
-def test_workspaces_end_with_their_test_and_leave_nothing_in_their_accounts(stage: Stage) -> None:
+def test_workspaces_and_their_blobs_are_gone_after_test(stage: Stage) -> None:
     with stage.own_workspaces():
         gone = stage.workspace()
         gone.put_artifact(gone.add_run("a_run"), "outputs/a", b"content")
@@ -114,7 +114,7 @@ def test_a_host_that_nobody_plays_cannot_be_reached(stage: Stage, host: str) -> 
     stage.log.expect_unknown(host)
 
 
-def test_requests_are_recorded_with_their_sizes_and_without_their_secrets(azure: StagedWorkspace) -> None:
+def test_requests_are_logged_with_sizes_and_without_secrets(azure: StagedWorkspace) -> None:
     stage = azure.stage
     azure.put_blob("workspaceblobstore", "a b.bin", b"x" * 1000)
     link = azure.state.storage.blob_link(azure.state.default_datastore.container, "a b.bin", permissions="rw")
@@ -130,7 +130,7 @@ def test_requests_are_recorded_with_their_sizes_and_without_their_secrets(azure:
     assert all(secret not in text for secret in (signature, token, azure.state.principal.secret))
 
 
-def test_other_processes_set_faults_and_read_requests_by_the_proxys_own_port(azure: StagedWorkspace) -> None:
+def test_other_processes_set_faults_and_read_requests_by_proxy(azure: StagedWorkspace) -> None:
     stage = azure.stage
     connection = http.client.HTTPConnection("127.0.0.1", stage.port, timeout=60)
     try:
@@ -154,7 +154,7 @@ def test_faults_are_counted_and_may_be_skipped(azure: StagedWorkspace) -> None:
     assert [ask(azure.stage, "GET", ARM + azure.state.path + VERSION, token=token).status for _ in range(5)] == [200, 503, 503, 200, 200]
 
 
-def test_the_vendors_client_moves_blobs_with_the_key_and_with_an_identity(azure_environment: StagedWorkspace) -> None:
+def test_azure_client_moves_blobs_by_key_and_by_identity(azure_environment: StagedWorkspace) -> None:
     azure, state = azure_environment, azure_environment.state
     principal, container, body = state.principal, state.default_datastore.container, bytes(range(256)) * 40_000
     with ClientSecretCredential(principal.tenant, principal.client_id, principal.secret) as identity:
@@ -166,7 +166,7 @@ def test_the_vendors_client_moves_blobs_with_the_key_and_with_an_identity(azure_
     assert azure.blob_names("workspaceblobstore") == ["by identity/ü %#?", "by key"]
 
 
-def test_started_by_hand_it_prints_what_points_himl_at_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_stage_program_prints_himl_variables_and_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.servers.azureml", "--runs", "5", "--env_file", str(tmp_path / "env")]
     mark = uuid.uuid4().hex
     environment = {**os.environ, MARK: mark}

@@ -32,7 +32,7 @@ def refused(stage: Stage, url: str, token: str) -> str:
     return str(answer.json["error"]["code"])
 
 
-def test_a_secret_gives_a_token_that_says_for_whom_and_until_when(azure: StagedWorkspace) -> None:
+def test_secret_gives_token_with_audience_tenant_and_expiry(azure: StagedWorkspace) -> None:
     begun = time.time()
     granted = sign_in(azure.stage, azure.state.principal).json
     ended = time.time()
@@ -107,7 +107,7 @@ def test_the_data_plane_has_an_error_form_of_its_own(azure: StagedWorkspace) -> 
     assert (answer.status, answer.json["error"]["innerError"]["code"]) == (404, "NotFoundError")
 
 
-def test_a_jobs_own_token_is_good_on_the_data_plane_of_its_workspace_only(azure: StagedWorkspace) -> None:
+def test_job_token_is_valid_only_on_its_workspace_data_plane(azure: StagedWorkspace) -> None:
     stage, other = azure.stage, azure.stage.workspace()
     token = azure.job_environment(azure.add_run("job_1"))["AZUREML_RUN_TOKEN"]
     assert ask(stage, "GET", f"https://{azure.state.data_plane_host}/history/v1.0{azure.state.path}/runs/job_1", token=token).status == 200
@@ -115,7 +115,7 @@ def test_a_jobs_own_token_is_good_on_the_data_plane_of_its_workspace_only(azure:
     assert refused(stage, ARM + azure.state.path + VERSION, token) == "InvalidAuthenticationToken"
 
 
-def test_a_managed_identity_gets_its_token_from_the_jobs_endpoint(azure: StagedWorkspace) -> None:
+def test_managed_identity_gets_token_from_job_endpoint(azure: StagedWorkspace) -> None:
     identity = azure.add_principal()
     environment = azure.identity_environment(identity)
     connection = http.client.HTTPConnection("127.0.0.1", azure.stage.port, timeout=60)
@@ -129,7 +129,7 @@ def test_a_managed_identity_gets_its_token_from_the_jobs_endpoint(azure: StagedW
     assert ask(azure.stage, "GET", ARM + azure.state.path + VERSION, token=token).status == 200
 
 
-def test_storage_takes_an_identity_by_its_role_and_nobody_without_credentials(azure: StagedWorkspace) -> None:
+def test_storage_checks_role_of_identity_and_refuses_anonymous(azure: StagedWorkspace) -> None:
     stage, state = azure.stage, azure.state
     azure.put_blob("workspaceblobstore", "a", b"content")
     url, version = state.storage.url(state.default_datastore.container, "a"), {"x-ms-version": "2021-12-02"}
@@ -176,7 +176,7 @@ def test_long_answers_are_compressed_for_those_who_can_read_it(azure: StagedWork
         assert ask(azure.stage, "GET", url, token=token).json[key] == value
 
 
-def test_signatures_for_tls_only_are_accepted_and_changed_ones_are_not(azure: StagedWorkspace) -> None:
+def test_https_only_sas_is_accepted_and_changed_one_refused(azure: StagedWorkspace) -> None:
     azure.put_blob("workspaceblobstore", "a b/ü", b"content")
     storage, container = azure.state.storage, azure.state.default_datastore.container
     until = datetime.now(timezone.utc) + timedelta(minutes=5)

@@ -74,7 +74,7 @@ def test_a_failing_command_is_told_as_the_service_tells_it(running: StagedWorksp
     assert running.artifacts(run.run_id)["outputs/part"] == b"1\n"
 
 
-def test_the_job_sees_its_own_environment_and_nothing_of_the_tests(running: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_sees_only_its_own_environment(running: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIML_TENANT_ID", "leaks")
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "leaks")
     ended(running, "env; python -c 'import sys; print(sys.executable)'", environmentVariables={"EPOCHS": "3", "AZUREML_RUN_ID": "another"})

@@ -63,7 +63,7 @@ def test_a_status_comes_with_its_code_and_when_to_ask_again(azure: StagedWorkspa
     assert ask(azure.stage, "GET", link).body == BODY
 
 
-def test_a_status_of_the_control_plane_has_its_form_and_reads_the_whole_request(azure: StagedWorkspace) -> None:
+def test_status_fault_has_service_form_and_reads_whole_request(azure: StagedWorkspace) -> None:
     token = token_for(azure.stage, azure.state.principal)
     azure.stage.faults.add(Status(429, retry_after=1, code="TooManyRequests", message="Slow down."), "listSecrets")
     answer = ask(azure.stage, "POST", f"{ARM}{azure.state.path}/datastores/{STORE}/listSecrets{VERSION}", token=token, body=b"{}" * 10_000)
@@ -87,7 +87,7 @@ def test_a_reset_comes_within_the_body(azure: StagedWorkspace, link: str, after:
     assert ask(azure.stage, "GET", link).body == BODY
 
 
-def test_an_answer_may_be_lost_though_the_request_was_carried_out(azure: StagedWorkspace, link: str) -> None:
+def test_reset_loses_response_of_completed_request(azure: StagedWorkspace, link: str) -> None:
     azure.stage.faults.add(Reset(), "^PUT")
     with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
         put(azure, link, b"new")

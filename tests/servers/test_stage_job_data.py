@@ -82,7 +82,7 @@ def test_versions_that_know_no_path_pass_over_it(running: StagedWorkspace) -> No
     assert printed(running) == "A"
 
 
-def test_variables_hold_paths_and_never_a_reference_that_stood_in_them(running: StagedWorkspace) -> None:
+def test_environment_variables_keep_references_unexpanded(running: StagedWorkspace) -> None:
     ended(running, 'printf %s "$MINE"', inputs={"d": folder(f"{SHORT}scans")}, environmentVariables={"MINE": "${{inputs.d}}"})
     assert printed(running) == "${{inputs.d}}"
 
@@ -131,7 +131,7 @@ def test_an_output_is_registered_as_the_next_version_of_its_name(running: Staged
     assert (shown["assetName"], shown["assetVersion"]) == ("masks", None)
 
 
-def test_an_output_is_not_registered_under_the_name_of_data_of_another_type(running: StagedWorkspace) -> None:
+def test_output_is_not_registered_as_data_of_another_type(running: StagedWorkspace) -> None:
     running.add_data("masks", "https://example.org/x.csv", "1", kind="uri_file")
     ended(running, "echo 1 > ${{outputs.o}}/x", outputs={"o": output(uri=f"{SHORT}masks/", assetName="masks")})
     assert running.blob_names(DEFAULT, "masks/") == ["masks/x"]

@@ -84,7 +84,7 @@ def test_a_name_that_no_job_can_have_is_refused(azure: StagedWorkspace) -> None:
     assert [call(azure, "PUT", f"/jobs/{name}", {"properties": COMMAND}).status for name in ("-a", "a.b", "a" * 256)] == [400] * 3
 
 
-def test_a_list_has_root_jobs_newest_first_in_pages_without_archived_ones(azure: StagedWorkspace) -> None:
+def test_job_list_pages_active_root_jobs_newest_first(azure: StagedWorkspace) -> None:
     for number in range(5):
         azure.add_run(f"run_{number}", hidden=number == 2)
     azure.add_run("child", parent="run_0")

@@ -78,7 +78,7 @@ def test_all_runs_of_one_root_are_found_at_once(swept: StagedWorkspace) -> None:
     assert {*search(swept, filter="tags.mlflow.rootRunId = 'sweep_1'")} == {"sweep_1", "sweep_1_0", "sweep_1_1", "sweep_1_2", "fold"}
 
 
-def test_tags_of_the_source_are_dropped_when_a_run_is_made_and_kept_afterwards(azure: StagedWorkspace) -> None:
+def test_source_tags_are_dropped_on_create_and_kept_later(azure: StagedWorkspace) -> None:
     experiment = azure.state.experiment("tuning").experiment_id
     source = {"key": "mlflow.source.name", "value": "train.py"}
     run = mlflow(azure, "POST", "runs/create", {"experiment_id": experiment, "tags": [source, {"key": "kind", "value": "a"}]}).json["run"]
@@ -95,7 +95,7 @@ def test_a_search_may_lack_metrics_that_a_run_has(swept: StagedWorkspace) -> Non
     assert mlflow(swept, "GET", "runs/get?run_id=sweep_1_0").json["run"]["data"]["metrics"]
 
 
-def test_last_values_and_odd_names_and_words_for_what_is_no_number(swept: StagedWorkspace) -> None:
+def test_search_gives_last_values_with_odd_names_and_nan(swept: StagedWorkspace) -> None:
     runs = mlflow(swept, "POST", "runs/search", {"experiment_ids": [swept.state.experiment("tuning").experiment_id]}).json["runs"]
     last = {run["info"]["run_id"]: {one["key"]: one["value"] for one in run["data"]["metrics"]} for run in runs}
     assert last["sweep_1_1"] == {"accuracy": "NaN"}
@@ -118,7 +118,7 @@ def test_a_curve_comes_in_pages_and_a_workspace_may_limit_them(swept: StagedWork
     assert mlflow(swept, "GET", f"metrics/get-history?run_id=sweep_1_2&metric_key={quote(ODD, safe='')}").json["metrics"][0]["value"] == 1e300
 
 
-def test_curves_of_many_runs_at_once_where_the_workspace_has_them(swept: StagedWorkspace) -> None:
+def test_bulk_history_is_served_only_where_workspace_has_it(swept: StagedWorkspace) -> None:
     path = "metrics/get-history-bulk?metric_key=accuracy&run_id=sweep_1_0&run_id=sweep_1_2"
     assert mlflow(swept, "GET", path).status == 404
     swept.state.bulk_history = True

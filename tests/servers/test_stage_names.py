@@ -22,7 +22,7 @@ def put(azure: StagedWorkspace, path: str) -> Answer:
     ("sent", "name"),
     [("file.", "file"), ("file...", "file"), ("dir./x.y", "dir/x.y"), ("a%5Cb", "a/b"), ("%41.", "A"), ("a%25/b%3F.", "a%/b?"), (".a/b c", ".a/b c")],
 )
-def test_dots_at_the_end_of_a_part_are_dropped_and_a_backslash_is_a_slash(azure: StagedWorkspace, sent: str, name: str) -> None:
+def test_trailing_dots_are_dropped_and_backslash_becomes_slash(azure: StagedWorkspace, sent: str, name: str) -> None:
     azure.put_blob(STORE, name, b"old")
     assert put(azure, quote(sent, safe="/%")).status == 201
     assert azure.blob_names(STORE) == [name]

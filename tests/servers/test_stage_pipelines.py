@@ -63,7 +63,7 @@ def printed(azure: StagedWorkspace, run: Run) -> str:
     return azure.artifacts(run.run_id)["user_logs/std_log.txt"].decode()
 
 
-def test_steps_run_one_after_the_other_and_pass_data_through_storage(azure: StagedWorkspace) -> None:
+def test_steps_run_in_order_and_pass_data_through_storage(azure: StagedWorkspace) -> None:
     steps = ran(azure, {"take": taking(azure), "make": making(azure)})
     assert printed(azure, steps["take"]) == "hello\n"
     make = steps["make"]
@@ -95,7 +95,7 @@ def test_a_step_comes_without_properties_from_resource_manager(azure: StagedWork
     assert (pipeline["status"], pipeline["jobs"]["make"]["name"]) == ("Completed", "make")
 
 
-def test_inputs_and_outputs_of_the_pipeline_are_those_of_its_steps(azure: StagedWorkspace) -> None:
+def test_pipeline_inputs_and_outputs_are_bound_to_steps(azure: StagedWorkspace) -> None:
     make = making(azure) | {"outputs": {"made": {"type": "literal", "value": "${{parent.outputs.all}}"}}}
     make["inputs"] = {"word": {"job_input_type": "literal", "value": "${{parent.inputs.word}}"}}
     ran(azure, {"make": make}, inputs={"word": {"jobInputType": "literal", "value": "bye"}}, outputs={"all": {"jobOutputType": "uri_folder"}})
@@ -103,7 +103,7 @@ def test_inputs_and_outputs_of_the_pipeline_are_those_of_its_steps(azure: Staged
     assert azure.state.runs["pipe"].outputs["all"].uri.endswith("/azureml/pipe/all/")
 
 
-def test_a_part_of_the_command_is_left_out_with_its_optional_input(azure: StagedWorkspace) -> None:
+def test_unset_optional_input_drops_its_command_part(azure: StagedWorkspace) -> None:
     fields = {"inputs": {"a": {"type": "string"}, "b": {"type": "string", "optional": True}}}
     id = component(azure, "echo ${{inputs.a}} $[[and ${{inputs.b}}]]", "o", **fields)
     given = {"a": {"job_input_type": "literal", "value": "one"}}
@@ -113,7 +113,7 @@ def test_a_part_of_the_command_is_left_out_with_its_optional_input(azure: Staged
     assert [printed(azure, steps[name]).split() for name in ("one", "two")] == [["one"], ["one", "and", "two"]]
 
 
-def test_a_failing_step_stops_the_rest_unless_the_pipeline_goes_on(azure: StagedWorkspace) -> None:
+def test_failed_step_stops_pipeline_unless_set_to_continue(azure: StagedWorkspace) -> None:
     failing = taking(azure, command="cat ${{inputs.made}}/none.txt", version="fails")
     after = {"name": "after", "type": "command", "componentId": component(azure, "sleep 100", "sleep")}
     steps = ran(azure, {"make": making(azure), "take": failing, "after": after}, "Failed")
@@ -140,7 +140,7 @@ def test_a_cancelation_ends_all_steps(azure: StagedWorkspace) -> None:
     assert child.status == "Canceled"
 
 
-def test_a_step_is_canceled_by_run_history_and_not_by_resource_manager(azure: StagedWorkspace) -> None:
+def test_step_is_canceled_by_run_history_not_resource_manager(azure: StagedWorkspace) -> None:
     sleep = {"name": "sleep", "type": "command", "componentId": component(azure, "sleep 100", "sleep")}
     with azure.run_jobs():
         put_pipeline(azure, {"sleep": sleep})
@@ -164,7 +164,7 @@ def wait_for_step(azure: StagedWorkspace, name: str, status: str) -> Run:
     raise AssertionError(f"{name} is not {status}")
 
 
-def test_an_earlier_step_s_results_are_taken_unless_that_is_not_wanted(azure: StagedWorkspace) -> None:
+def test_step_reuses_earlier_results_unless_forced_to_rerun(azure: StagedWorkspace) -> None:
     first = ran(azure, {"make": making(azure)})["make"]
     azure.state.runs["earlier"] = azure.state.runs.pop("pipe")
     again = ran(azure, {"make": making_again(azure)})["make"]

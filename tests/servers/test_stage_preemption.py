@@ -87,7 +87,7 @@ def test_a_trial_is_preempted_like_any_job(azure: StagedWorkspace) -> None:
     assert (statuses(azure), [trial.attempt for trial in trials(azure)]) == (["Completed"] * 2, [2, 1])
 
 
-def test_on_a_new_disk_nothing_of_it_is_there_and_each_try_is_kept_by_itself(azure: StagedWorkspace) -> None:
+def test_preempted_job_on_new_disk_keeps_outputs_of_each_try(azure: StagedWorkspace) -> None:
     places: set[str] = set()
 
     def one_more() -> bool:

@@ -79,7 +79,7 @@ def test_truncation_ranks_those_that_came_as_far() -> None:
     assert [name for name in series if is_ended(policy, name, 2, series, maximize=True)] == ["b"]
 
 
-def test_a_policy_looks_at_multiples_of_its_interval_after_its_delay() -> None:
+def test_policy_is_evaluated_at_interval_multiples_after_delay() -> None:
     policy = {"evaluationInterval": 2, "delayEvaluation": 3}
     assert [interval for interval in range(1, 9) if is_looked_at(policy, interval)] == [4, 6, 8]
 

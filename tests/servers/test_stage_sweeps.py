@@ -20,7 +20,7 @@ def printed(azure: StagedWorkspace, index: int) -> str:
     return azure.artifacts(f"sweep_1_{index}")["user_logs/std_log.txt"].decode()
 
 
-def test_a_grid_is_run_point_by_point_with_its_values_in_command_and_environment(running: StagedWorkspace) -> None:
+def test_grid_runs_each_point_with_values_in_command_and_env(running: StagedWorkspace) -> None:
     swept(running, "echo ${{search_space.lr}} ${{ search_space.depth }} $AZUREML_SWEEP_lr $AZUREML_SWEEP_depth $AZUREML_RUN_ID")
     assert values(running) == [{"lr": lr, "depth": depth} for lr in (0.1, 0.01) for depth in (3, 5)]
     assert [printed(running, index) for index in range(4)] == [
@@ -30,7 +30,7 @@ def test_a_grid_is_run_point_by_point_with_its_values_in_command_and_environment
     assert running.state.runs["sweep_1"].tags["_aml_system_sweep_1_2"] == '{"lr": 0.01, "depth": 3}'
 
 
-def test_a_sweep_runs_at_once_and_says_of_itself_what_the_service_says(azure: StagedWorkspace) -> None:
+def test_new_sweep_is_running_with_service_tags(azure: StagedWorkspace) -> None:
     answer = put_sweep(azure, "echo ${{search_space.lr}}", earlyTermination={"policyType": "Bandit", "slackFactor": 0.1, "evaluationInterval": 2})
     told = answer.json["properties"]
     assert (answer.status, told["status"], told["objective"]["goal"], "Tracking" in told["services"]) == (201, "Running", "Maximize", False)
@@ -196,7 +196,7 @@ def test_what_cannot_be_swept_is_refused(azure: StagedWorkspace, change: dict[st
     assert azure.state.runs == {}
 
 
-def test_a_sweep_that_is_sent_twice_is_refused_and_keeps_its_tags(azure: StagedWorkspace) -> None:
+def test_sweep_sent_twice_is_refused_and_keeps_its_tags(azure: StagedWorkspace) -> None:
     submit_sweep(azure, "true", RATES)
     before = dict(azure.state.runs["sweep_1"].tags)
     again = put_sweep(azure, "true", RATES)

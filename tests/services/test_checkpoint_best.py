@@ -98,7 +98,8 @@ class WithoutMd5s(ListedFiles):
 
 
 @pytest.mark.parametrize(("size", "taken"), [(8, "epoch=3-val_loss=0.12.ckpt"), (9, None)])
-def test_without_md5s_the_one_with_a_value_goes_before_one_of_its_size(runs: RecordedRuns, size: int, taken: str | None) -> None:
+def test_best_without_md5_prefers_name_with_metric_value(runs: RecordedRuns, size: int, taken: str | None) -> None:
+    """Only where the sizes are equal; otherwise both count as the best, which is an error."""
     runs.add(RUN)
     sizes = {"best.ckpt": size, "epoch=2-val_loss=0.20.ckpt": 8, "epoch=3-val_loss=0.12.ckpt": 8}
     blobs = [BlobInfo(f"{HERE}/{each}", number, "etag", None, None) for each, number in sizes.items()]

@@ -44,7 +44,7 @@ def test_the_last(runs: RecordedRuns, names: list[str], last: str) -> None:
     assert name(runs) == last
 
 
-def test_two_that_may_be_the_last_are_told_and_equal_ones_are_one(runs: RecordedRuns) -> None:
+def test_ambiguous_last_is_refused_unless_files_are_equal(runs: RecordedRuns) -> None:
     add(
         runs,
         "last.ckpt",

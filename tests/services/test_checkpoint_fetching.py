@@ -43,7 +43,7 @@ def test_a_rank_that_was_told_nothing_finds_the_path_by_itself(project: Path) ->
     assert first.path == project / "here" / RUN / "best.ckpt"
 
 
-def test_the_ranks_meet_in_the_folder_that_the_checkpoint_goes_to_and_keys_hold_no_more_than_is_asked_for(project: Path) -> None:
+def test_ranks_share_checkpoint_folder_and_key_per_request(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add(RUN, files={f"{HERE}/last.ckpt": "last"})
     seen: list[tuple[Path, str]] = []

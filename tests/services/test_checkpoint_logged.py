@@ -29,7 +29,7 @@ def test_the_best_by_what_was_logged_for_its_epoch(runs: RecordedRuns) -> None:
     assert "val/loss" in caught.value.hint
 
 
-def test_lightnings_steps_are_told_by_the_epochs_logged_beside_them(runs: RecordedRuns) -> None:
+def test_lightning_step_is_matched_to_epoch_logged_with_it(runs: RecordedRuns) -> None:
     add(runs, "epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt", "epoch=2-step=25.ckpt", "epoch=2-step=30.ckpt")
     log(runs, "epoch", {9: 0, 19: 1, 24: 2, 29: 2})
     log(runs, "val_loss", {9: 0.5, 19: 0.3, 24: 0.1, 29: 0.2})
@@ -79,7 +79,8 @@ def test_epochs_logged_without_steps_tell_nothing_of_other_steps(runs: RecordedR
         found(runs, None, "val_loss")
 
 
-def test_one_step_logged_twice_is_refused_only_where_a_checkpoint_is_of_it(runs: RecordedRuns) -> None:
+def test_conflicting_metric_is_refused_at_checkpoint_step(runs: RecordedRuns) -> None:
+    """At a step without a checkpoint, or with equal values, it does no harm."""
     add(runs, "epoch=0.ckpt", "epoch=1.ckpt")
     log(runs, "val_loss", {0: 0.9, 1: 0.1, 2: 0.3})
     runs.log(RUN, [("val_loss", 0.05, 2, 5)])

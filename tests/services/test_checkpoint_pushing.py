@@ -98,7 +98,8 @@ def test_what_is_as_it_was_is_named_and_pushed_all_the_same(request: pytest.Fixt
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS symbolic links")
-def test_of_a_folder_hidden_files_and_secrets_stay_here_and_links_out_of_it_are_refused(runs: RecordedRuns, project: Path) -> None:
+def test_pushed_folder_skips_hidden_and_secret_files(runs: RecordedRuns, project: Path) -> None:
+    """Links that lead out of the folder are refused."""
     write_files(project, {
         "new/last.ckpt": "new", "new/deep/himl.private.toml": "secret", "new/prod.env": "secret", "new/deep/.git/config": "secret", "new/.cache": "x",
         "new/.himl-transfer.db": "x", "new/dcp/.metadata": "of torch.distributed.checkpoint", "secret.txt": "secret",
@@ -120,7 +121,7 @@ class Unended(LocalWorkspace):
         raise ServiceFailed("The service is away.", hint="Try again later.")
 
 
-def test_a_run_that_has_all_files_and_could_not_be_ended_is_named(runs: RecordedRuns, project: Path) -> None:
+def test_push_error_names_run_that_could_not_be_ended(runs: RecordedRuns, project: Path) -> None:
     write_files(project, {"last.ckpt": "new"})
     with pytest.raises(ServiceFailed) as caught:
         push_checkpoints(paths("last.ckpt"), RUN, Unended(project / ".himl"), project)

@@ -24,7 +24,7 @@ def test_where_it_goes_in_a_new_job(runs: RecordedRuns) -> None:
     assert found(runs, source=f"{RUN}:sub/").by_place == {f"{HERE}/x": f"{HERE}/sub/x"}
 
 
-def test_checkpoints_beside_more_files_than_a_page_of_the_list_has_are_found(runs: RecordedRuns) -> None:
+def test_checkpoint_is_found_beyond_first_page_of_files(runs: RecordedRuns) -> None:
     others = [f"outputs/predictions/{number}" for number in range(1000)]
     add(runs, "last.ckpt", *others, f"{RETRY}/last.ckpt")
     assert found(runs).names == [f"{RETRY}/last.ckpt"]
@@ -55,7 +55,7 @@ def test_what_can_only_be_a_path_is_missed_at_once(project: Path, text: str) -> 
 
 
 @pytest.mark.parametrize("text", ["s3://bucket/hush", "https:/example.org/hush", " azureml://hush"])
-def test_what_is_meant_as_an_address_and_is_none_is_refused_and_not_shown(project: Path, text: str) -> None:
+def test_malformed_address_is_refused_without_showing_it(project: Path, text: str) -> None:
     with pytest.raises(BadUsage, match="is an address that cannot be read") as caught:
         kind_of(text, project)
     assert "hush" not in f"{caught.value} {caught.value.hint}"

@@ -43,7 +43,8 @@ def test_no_job_starts_from_what_is_empty_or_torn(project: Path, source: str, ki
         bring_checkpoint(source, runs.workspace, SPEC, project, ignore, no_address)
 
 
-def test_a_folder_of_many_files_is_one_part_of_the_command_and_said_to_change_while_its_run_goes_on(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_job_start_from_folder_of_running_run_gives_notice(azure_environment: StagedWorkspace, project: Path) -> None:
+    """The folder is one entry of the command however many files it has; an empty one is refused."""
     azure, said = azure_environment, list[Event]()
     files = {f"{HERE}/shards.ckpt/{number}.pt": b"weights" for number in range(40)}
     azure.put_artifacts(azure.add_run("early", "train", status=RunStatus.running.value), {**files, f"{HERE}/none/a.pt": b""})

@@ -17,7 +17,7 @@ def runs(project: Path) -> RecordedRuns:
     return RecordedRuns(project)
 
 
-def test_a_sweep_stands_for_its_best_trial_only_where_the_best_is_asked_for(runs: RecordedRuns) -> None:
+def test_sweep_resolves_to_best_trial_only_for_select_best(runs: RecordedRuns) -> None:
     runs.add("sweep_1_aa", tags={MANY: "sweep", BEST_TRIAL: "sweep_1_aa_1"})
     for number in range(2):
         files = {f"{HERE}/best.ckpt": str(number), f"{HERE}/last.ckpt": str(number)}
@@ -30,7 +30,8 @@ def test_a_sweep_stands_for_its_best_trial_only_where_the_best_is_asked_for(runs
     assert caught.value.hint == "Name its best trial, himl checkpoint fetch sweep_1_aa_1, or add --select best."
 
 
-def test_of_a_sweep_nobody_wrote_the_best_of_the_best_by_the_last_values_is_taken(runs: RecordedRuns) -> None:
+def test_best_trial_is_computed_from_last_metric_values(runs: RecordedRuns) -> None:
+    """For sweeps whose record does not name a best trial."""
     runs.add("sweep_1_aa", tags={MANY: "sweep", PRIMARY_METRIC: "val_acc", GOAL: "maximize"})
     for number, value in enumerate((0.5, 0.9)):
         trial = runs.add(f"sweep_1_aa_{number}", parent="sweep_1_aa", tags={HYPERPARAMETERS: '{"lr": 0.1}'}, files={f"{HERE}/best.ckpt": str(number)})
@@ -57,7 +58,7 @@ def test_folds_have_no_best_one(runs: RecordedRuns) -> None:
     assert found(runs, source="folds_1_aa_1").names == [f"{HERE}/last.ckpt"]
 
 
-def test_of_the_best_trial_the_last_is_taken_where_no_name_says_best(runs: RecordedRuns) -> None:
+def test_last_of_best_trial_is_used_if_none_is_named_best(runs: RecordedRuns) -> None:
     runs.add("sweep_1_aa", tags={MANY: "sweep", BEST_TRIAL: "sweep_1_aa_0"})
     runs.add("sweep_1_aa_0", parent="sweep_1_aa", tags={HYPERPARAMETERS: "{}"}, files={f"{HERE}/last.ckpt": "x", f"{HERE}/recovery_1.ckpt": "y"})
     taken = found(runs, "best", source="sweep_1_aa")

@@ -50,7 +50,7 @@ def test_the_highest_epoch_is_gone_on_from(names: list[str], best: str | None) -
     assert [*best_first(f"{HERE}/{name}" for name in names)][:1] == ([f"{HERE}/{best}"] if best else [])
 
 
-def test_later_tries_have_folders_of_their_own_and_the_highest_epoch_of_all_tries_counts() -> None:
+def test_highest_epoch_across_retry_folders_is_chosen_first() -> None:
     names = [f"{HERE}/recovery_epoch=5.ckpt", "outputs/retry_001/checkpoints/recovery_epoch=7.ckpt", "outputs/retry_002/checkpoints/recovery_epoch=6.ckpt"]
     assert best_first(names)[0] == names[1]
     same = [f"{HERE}/recovery_epoch=7-v3.ckpt", "outputs/retry_002/checkpoints/recovery_epoch=7.ckpt", "outputs/retry_010/checkpoints/recovery_epoch=7.ckpt"]
@@ -81,7 +81,7 @@ def test_a_file_that_ends_too_early_is_not_whole(tmp_path: Path, content: bytes,
         assert not is_whole(path) or (ending == "ckpt" and size < 4), size
 
 
-def test_folders_count_as_checkpoints_once_all_their_files_are_whole(tmp_path: Path) -> None:
+def test_checkpoint_folder_counts_once_all_files_are_whole(tmp_path: Path) -> None:
     folder = tmp_path / HERE / "recovery_epoch=4.ckpt"
     folder.mkdir(parents=True)
     assert on_disk(tmp_path) is None

@@ -68,7 +68,7 @@ def test_a_folder_that_is_named_or_in_a_datastore_here_stays(here: LocalWorkspac
     assert bring_inputs(spec, here, not_to_be_asked, ignore) == spec
 
 
-def test_without_an_azure_workspace_what_is_not_here_stays_as_it_is(here: LocalWorkspace) -> None:
+def test_missing_dataset_is_unchanged_without_azure(here: LocalWorkspace) -> None:
     spec = job(DataSpec("a", "mnist"), default="lake")
     assert bring_inputs(spec, here, lambda: None, ignore) == spec
 

@@ -26,7 +26,7 @@ def test_this_installation_is_in_order() -> None:
     assert (found["python"], found["packages"]) == (CheckState.passed, CheckState.passed)
 
 
-def test_packages_that_are_missing_or_of_a_wrong_version_are_named() -> None:
+def test_missing_and_mismatched_packages_are_named() -> None:
     lines = ["no-such-package (>=1)", "typer>=0.28,<0.29", "rich>=999", "pytest<1", "absent-too; extra == 'plot'"]
     packages, extras = list(installation_checks(lines))[1:]
     assert packages.state is CheckState.failed
@@ -80,7 +80,7 @@ def test_a_damaged_local_record_is_a_failed_check(project: Path) -> None:
     assert "is damaged" in checks[-1].message
 
 
-def test_a_sign_in_that_cannot_be_used_is_a_failed_check_and_the_next_workspace_is_looked_at(project: Path) -> None:
+def test_sign_in_failure_is_reported_and_checks_continue(project: Path) -> None:
     def refused() -> Workspace:
         raise NotAllowed("No password.", hint="Set it.")
 

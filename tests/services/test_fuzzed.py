@@ -121,7 +121,7 @@ def test_a_datastore_that_has_no_address_is_none(odd: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("odd", [{"containerName": ""}, {"accountName": "a/b"}, {"accountName": "\ud800"}, {"endpoint": "x y"}])
-def test_a_datastore_without_an_address_is_a_failure_of_the_service(odd: dict[str, str]) -> None:
+def test_invalid_datastore_address_raises_service_failed(odd: dict[str, str]) -> None:
     properties = {"datastoreType": "AzureBlob", "accountName": "a", "containerName": "c", "endpoint": "core.windows.net", "protocol": "https"}
     assert DatastoreRecord.from_arm({"name": "d", "properties": properties}).account == "a"
     with pytest.raises(ServiceFailed, match="the datastore has another form"), understood("https://management.azure.com", "the datastore"):

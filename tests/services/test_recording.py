@@ -85,7 +85,7 @@ def test_a_note_that_is_lost_repeats_nothing(recorded: RecordedRuns, here: Local
     assert values(there)[ID, "loss"] == [(number, float(number)) for number in range(5000)]
 
 
-def test_points_of_other_runs_are_left_out_and_nothing_is_missed_when_those_are_deleted(recorded: RecordedRuns, here: LocalWorkspace) -> None:
+def test_points_of_other_runs_are_excluded_even_if_deleted(recorded: RecordedRuns, here: LocalWorkspace) -> None:
     recorded.add(ID)
     recorded.add("other_1_bb")
     recorded.log(ID, [("loss", 1.0, 0, 0)])
@@ -161,7 +161,7 @@ def test_other_files_are_told_once_they_stay_as_they_are(
     assert not mirror.update()
 
 
-def test_a_file_that_never_stays_as_it_is_is_told_each_minute_and_at_the_end(
+def test_changing_file_is_sent_each_minute_and_at_end(
     recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, clock: Clock
 ) -> None:
     recorded.add(ID, files={"outputs/events": ""})
@@ -189,7 +189,7 @@ def test_a_run_that_is_deleted_meanwhile_has_failed(here: LocalWorkspace, there:
     assert there.run(ID).reason == "its record was deleted on the machine where it ran, before all of it was told"
 
 
-def test_a_run_that_has_ended_waits_for_the_next_command_where_nothing_arrives(
+def test_ended_run_is_sent_by_next_command_after_outage(
     recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
 ) -> None:
     recorded.add(ID, files={"outputs/a.txt": "a"})

@@ -67,9 +67,7 @@ def test_a_right_that_is_missing_puts_the_rest_off(
     assert file.read() is None
 
 
-def test_a_right_that_comes_back_while_the_run_goes_on_needs_no_command(
-    here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
-) -> None:
+def test_recording_resumes_once_permission_returns(here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile) -> None:
     here.start_run(Run(ID, "train"))
     here.log(ID, [writing.scalar("loss", 0.5)])
     azure_environment.stage.faults.add(REFUSED, "/metric/", times=None)
@@ -139,7 +137,7 @@ def test_a_metric_that_is_not_taken_keeps_back_no_other(
     assert "Metric 'bad' was not taken (2 points, the first at step 0): " in caplog.text
 
 
-def test_a_metric_of_which_nothing_is_taken_is_not_tried_point_by_point(
+def test_fully_refused_metric_is_not_retried_point_by_point(
     recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorded.add(ID)
@@ -166,7 +164,7 @@ def test_what_is_no_note_is_set_aside(here: LocalWorkspace, there: AzureWorkspac
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a folder cannot be closed there")
-def test_a_note_that_cannot_be_replaced_for_a_moment_is_replaced_after_it(tmp_path: Path) -> None:
+def test_mirror_note_write_retries_after_permission_error(tmp_path: Path) -> None:
     """On Windows that is so while somebody reads it."""
     file = MirrorFile(tmp_path, ID)
     file.begin(MirrorState(ID, {}))

@@ -30,7 +30,7 @@ def test_a_service_is_asked_seldom_and_a_run_kept_here_often(project: Path) -> N
     assert both.home_of("train_1_aa").poll_interval == runs.workspace.home_of("train_1_aa").poll_interval
 
 
-def test_a_log_is_found_by_the_last_part_of_its_name_unless_several_have_it(project: Path) -> None:
+def test_log_is_found_by_base_name_unless_ambiguous(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("train_1_aa", files={"logs/deep/a.log": "a", "logs/one/b.log": "1", "user_logs/two/b.log": "2"})
     assert b"".join(read_log(runs.workspace, "train_1_aa", "a.log")) == b"a"
@@ -47,7 +47,7 @@ def test_a_log_of_a_run_that_has_ended_is_given_once(project: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [ServiceFailed("Away.", hint="Try again."), BadUsage("No such file."), OSError("odd"), PermissionError(13, "Denied", "x")])
-def test_whatever_ends_the_watching_names_the_run_and_how_to_cancel_it(failure: Exception) -> None:
+def test_error_while_following_names_run_and_cancel_command(failure: Exception) -> None:
     with pytest.raises(type(failure)) as caught, watching("train_1_aa"):
         raise failure
     told = as_himl_error(caught.value)
@@ -65,7 +65,7 @@ def test_what_is_said_of_the_run_itself_stays_as_it_is(failure: HimlError) -> No
 TRIED = {"user_logs/std_log.txt": "one\n", "user_logs/retry_001/std_log.txt": "two\n", "user_logs/retry_010/std_log.txt": "eleven\n"}
 
 
-def test_the_log_of_the_last_try_is_read_unless_another_is_asked_for(project: Path) -> None:
+def test_log_of_last_try_is_read_by_default(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("train_1_aa", files={**TRIED, "user_logs/retry_010/std_log_process_1.txt": "other\n"})
     told: list[Event] = []

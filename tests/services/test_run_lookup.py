@@ -64,7 +64,7 @@ def test_without_a_selector_the_nearest_latest_run_file_counts(recorded: Recorde
     assert found(recorded, cwd=deep) == ["mid_2_bb"]
 
 
-def test_a_named_latest_run_file_is_relative_to_where_the_user_is(recorded: RecordedRuns) -> None:
+def test_latest_run_file_option_is_relative_to_cwd(recorded: RecordedRuns) -> None:
     (recorded.folder / "runs.txt").write_text("my_exp:mid_2_bb")
     assert found(recorded, RunSelection(latest_run_file="runs.txt")) == ["mid_2_bb"]
     assert found(recorded, RunSelection(latest_run_file=str(recorded.folder / "runs.txt"))) == ["mid_2_bb"]
@@ -82,7 +82,7 @@ def test_an_unknown_run_names_similar_ones(recorded: RecordedRuns) -> None:
     assert "old_1_aa" in caught.value.hint
 
 
-def test_an_unknown_run_of_a_named_experiment_names_similar_ones_of_that(recorded: RecordedRuns) -> None:
+def test_unknown_run_suggests_runs_of_named_experiment(recorded: RecordedRuns) -> None:
     """Among all runs, others are nearer."""
     for number in range(5):
         recorded.add(f"train_1_a{number}", experiment="noise")
@@ -172,7 +172,7 @@ def test_selections_that_contradict_themselves(recorded: RecordedRuns, selection
         found(recorded, selection)
 
 
-def test_the_experiment_in_a_latest_run_file_may_have_spaces_and_a_run_id_may_not(tmp_path: Path) -> None:
+def test_latest_run_file_allows_spaces_in_experiment_only(tmp_path: Path) -> None:
     path = tmp_path / "most_recent_run.txt"
     path.write_text("my exp:run_1\n")
     assert read_latest_run_file(path) == ("run_1", "my exp")

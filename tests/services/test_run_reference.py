@@ -50,7 +50,8 @@ def test_what_is_no_reference(text: str) -> None:
         ("train_1772366400_0a1b2c3d", ("train", "train_1772366400_0a1b2c3d")),
     ],
 )
-def test_recovery_ids_split_by_hi_mls_rule_and_names_may_have_dashes(text: str, expected: tuple[str, str]) -> None:
+def test_recovery_id_is_split_into_experiment_and_run_id(text: str, expected: tuple[str, str]) -> None:
+    """By the rule of hi-ml; the experiment may have dashes."""
     assert split_recovery_id(text) == expected
 
 

@@ -79,7 +79,7 @@ def test_a_service_that_is_down_loses_nothing(workspace: AzureWorkspace, azure: 
     assert logged(azure) == [1.0, 2.0]
 
 
-def test_what_a_service_missed_while_it_was_down_is_sent_by_itself(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_logged_during_outage_are_sent_automatically(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
     writer = RunWriter(workspace, RUN, pauses=(0.05, 0.1))
     azure.stage.faults.add(Status(503), BATCH, times=3)
     moment = threading.Event()
@@ -132,9 +132,7 @@ def test_an_entry_that_is_refused_does_not_take_others_with_it(workspace: AzureW
     assert writer.left == 0
 
 
-def test_a_metric_that_is_refused_among_others_is_named_in_a_warning(
-    workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_refused_metric_among_others_is_named_in_warning(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
     writer = RunWriter(workspace, RUN)
     writer.add(writing.scalar("loss", 2.0))
     writer.flush()
@@ -219,7 +217,7 @@ def program(how: str, project: Path) -> tuple[str, Any]:
     return run_id, json.loads(shown.stdout)
 
 
-def test_a_program_that_just_ends_leaves_its_metrics_and_a_failed_run(project: Path) -> None:
+def test_exit_without_complete_keeps_metrics_and_fails_run(project: Path) -> None:
     _, shown = program("ends", project)
     assert (shown["status"], [metric["value"] for metric in shown["metrics"]]) == ("Failed", [0.5])
     assert "neither complete() nor fail() was called" in str(shown["reason"])

@@ -28,7 +28,7 @@ def test_innereye_s_names_and_himl_s_options(project: Path) -> None:
     }
 
 
-def test_what_is_empty_a_default_or_a_place_holder_is_passed_over(project: Path) -> None:
+def test_import_skips_empty_default_and_placeholder_values(project: Path) -> None:
     got = taken(project, {"settings.yml": innereye(cluster="", node_count=1, tenant_id="$(tenant)", resource_group=" rg ") + "  wait_for_completion: false\n"})
     assert (got.public, got.private, got.workspace, got.left_out) == ({}, {}, {"resource_group": "rg"}, [])
 
@@ -147,6 +147,7 @@ def test_a_json_file_is_read_by_those_who_know_it(project: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".env.example", "prod.env.sample"])
-def test_a_sample_which_is_sent_with_jobs_is_not_taken_for_settings(project: Path, name: str) -> None:
+def test_dotenv_sample_file_is_not_imported_as_settings(project: Path, name: str) -> None:
+    """Samples are sent with jobs, so they must not hold settings."""
     with pytest.raises(BadUsage, match="does not know this kind of file"):
         taken(project, {name: "SUBSCRIPTION_ID=s\n"}, name)

@@ -46,13 +46,13 @@ def test_rules_of_the_repository_above_the_root_hold(project: Path) -> None:
     assert sent(project / "sub") == {"train.py"}
 
 
-def test_the_repository_s_own_list_and_all_folders_between_it_and_the_root_hold(project: Path) -> None:
+def test_git_exclude_and_parent_gitignore_files_are_applied(project: Path) -> None:
     ignores = {".git/info/exclude": "*.own\n!b.mid\n", ".gitignore": "*.top\n", "mid/.gitignore": "!a.top\n*.mid\n", "mid/sub/.gitignore": "*.low\n"}
     write_files(project, {**ignores, **dict.fromkeys([f"mid/sub/{name}" for name in ("a.own", "a.top", "b.top", "b.mid", "c.low", "train.py")], "")})
     assert sent(project / "mid" / "sub") == {".gitignore", "a.top", "train.py"}
 
 
-def test_without_a_repository_what_lies_above_the_root_does_not_count(project: Path) -> None:
+def test_gitignore_above_root_is_ignored_outside_repository(project: Path) -> None:
     write_files(project, {".gitignore": "*\n", "sub/train.py": ""})
     assert sent(project / "sub") == {"train.py"}
 
@@ -132,13 +132,13 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("rules", [".gitignore", ".amlignore"])
-def test_keys_credentials_tokens_and_histories_are_never_sent_whatever_the_rules_say(project: Path, rules: str) -> None:
+def test_credential_files_are_not_sent_whatever_the_rules(project: Path, rules: str) -> None:
     write_files(project, {**PRIVATE, rules: "!*\n", "train.py": ""})
     report = take_snapshot(project)
     assert (set(report.snapshot.files), set(report.secrets)) == ({rules, "train.py"}, set(PRIVATE))
 
 
-def test_public_keys_and_files_that_are_only_called_like_secrets_are_sent(project: Path) -> None:
+def test_public_keys_and_files_named_like_secrets_are_sent(project: Path) -> None:
     write_files(project, HARMLESS)
     report = take_snapshot(project)
     assert (set(report.snapshot.files), report.secrets) == (set(HARMLESS), [])
@@ -215,7 +215,7 @@ def test_ignored_folders_by_name_and_by_path(project: Path) -> None:
     assert sent(project, ("data", "b/c/")) == {"c", "train.py"}
 
 
-def test_ignored_folders_by_absolute_paths_and_by_way_of_folders_above(project: Path) -> None:
+def test_ignored_folders_accept_absolute_and_parent_paths(project: Path) -> None:
     write_files(project, dict.fromkeys(["data/x", "lib/data/x", "raw/x", "train.py"], ""))
     outside = project.with_name("elsewhere")
     (outside / "lib").mkdir(parents=True)
@@ -259,7 +259,7 @@ def test_links_loops_sockets_and_pipes(project: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
-def test_links_that_are_ignored_or_lead_nowhere_or_to_themselves_do_no_harm(project: Path) -> None:
+def test_ignored_broken_and_circular_links_are_skipped(project: Path) -> None:
     write_files(project, {".gitignore": "ignored*\n", "train.py": ""})
     (project / "ignored").symlink_to("nowhere")
     (project / "ignored_loop").symlink_to(".")
@@ -285,7 +285,7 @@ def test_a_large_snapshot_names_what_is_large(project: Path) -> None:
 
 
 @pytest.mark.parametrize("marker", ["pyproject.toml", "environment.yml", ".git/HEAD"])
-def test_the_root_is_the_nearest_folder_that_looks_like_a_project(project: Path, marker: str) -> None:
+def test_root_is_nearest_folder_with_project_marker(project: Path, marker: str) -> None:
     write_files(project, {marker: "", "a/b/train.py": ""})
     assert find_snapshot_root(project / "a" / "b") == project
 

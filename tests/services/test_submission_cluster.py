@@ -52,7 +52,7 @@ def test_what_counts_on_a_cluster_is_in_the_job(there: SubmitRequest) -> None:
     assert (spec.environment.name, spec.environment.version) == ("lab", "3")
 
 
-def test_the_environment_is_that_of_the_nearest_conda_file_and_that_is_said(there: SubmitRequest, project: Path) -> None:
+def test_cluster_job_uses_nearest_conda_file_and_reports_it(there: SubmitRequest, project: Path) -> None:
     job = prepare_job(replace(there, environment=None))
     assert job.spec.environment is not None
     assert "python=3.11" in job.spec.environment.conda
@@ -60,7 +60,7 @@ def test_the_environment_is_that_of_the_nearest_conda_file_and_that_is_said(ther
 
 
 @pytest.mark.parametrize("entry", [{"target": "train.py"}, {"target": None, "module": "lab.fit"}])
-def test_a_script_that_needs_himl_in_an_environment_without_it_is_remarked(there: SubmitRequest, project: Path, entry: dict[str, Any]) -> None:
+def test_import_of_himl_gives_remark_if_environment_lacks_it(there: SubmitRequest, project: Path, entry: dict[str, Any]) -> None:
     write_files(project, {"train.py": "import himl_cli\n", "lab/fit.py": "from himl_cli.job import inputs\n"})
     remarks = prepare_job(replace(there, environment=None, **entry)).remarks
     assert any("himl-cli" in remark for remark in remarks)
@@ -111,7 +111,7 @@ def test_what_settings_say_about_the_other_place_is_passed_over(there: SubmitReq
     assert here.remarks == ["Passed over, since the job runs here and not on a cluster: --shm_size, num_nodes = 4."]
 
 
-def test_an_environment_that_is_typed_wins_over_another_in_the_settings(there: SubmitRequest) -> None:
+def test_environment_option_overrides_other_in_settings(there: SubmitRequest) -> None:
     both = replace(there, conda_env=("environment.yml",))
     by_name = prepare_job(replace(both, typed=frozenset({"environment"}))).spec.environment
     by_file = prepare_job(replace(both, typed=frozenset({"conda_env"}))).spec.environment

@@ -35,7 +35,8 @@ def contents(folder: Path) -> Mapping[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*tfevents*")}
 
 
-def test_a_listing_that_is_older_than_another_himl_s_copy_makes_no_second_file(tmp_path: Path) -> None:
+def test_stale_listing_does_not_create_second_copy(tmp_path: Path) -> None:
+    """Another himl process has already copied more of the file than the listing shows."""
     one, other = GrowingCopy(tmp_path / NAME), GrowingCopy(tmp_path / NAME)
     bring(one, ORIGINAL[:1000], "a")
     assert bring(other, ORIGINAL[:1000], "a") is None
@@ -45,7 +46,8 @@ def test_a_listing_that_is_older_than_another_himl_s_copy_makes_no_second_file(t
     assert contents(tmp_path) == {NAME: ORIGINAL}
 
 
-def test_a_later_file_that_another_himl_has_more_of_is_waited_for(tmp_path: Path) -> None:
+def test_longer_second_copy_of_other_process_is_kept(tmp_path: Path) -> None:
+    """A process that has seen less of the replaced original waits until it has grown past the copy."""
     one, other = GrowingCopy(tmp_path / NAME), GrowingCopy(tmp_path / NAME)
     new = ORIGINAL[::-1]
     for copy in (one, other):
@@ -56,7 +58,7 @@ def test_a_later_file_that_another_himl_has_more_of_is_waited_for(tmp_path: Path
     assert contents(tmp_path) == {NAME: ORIGINAL, f"{NAME}.himl2": new[:900]}
 
 
-def test_a_file_that_became_shorter_while_no_himl_looked_is_another_one(tmp_path: Path) -> None:
+def test_file_found_shorter_after_restart_gets_second_copy(tmp_path: Path) -> None:
     bring(GrowingCopy(tmp_path / NAME), ORIGINAL, "a")
     copy = GrowingCopy(tmp_path / NAME)
     bring(copy, ORIGINAL[::-1][:300], "b")
@@ -76,7 +78,7 @@ def test_a_file_replaced_by_one_of_its_size_is_noticed(tmp_path: Path, is_anew: 
     assert contents(tmp_path) == {NAME: ORIGINAL, f"{NAME}.himl2": ORIGINAL[::-1]}
 
 
-def test_names_that_differ_in_capitals_only_are_kept_apart_and_the_same_after_a_restart() -> None:
+def test_names_differing_in_case_get_stable_distinct_copies() -> None:
     names = [f"A/{NAME}", f"a/{NAME}", f"b/{NAME}", f"b/{NAME}.himl2", f"b/{NAME}.v2"]
     first: dict[str, str] = {}
     again: dict[str, str] = {}

@@ -59,7 +59,7 @@ class Watched:
         self.until(lambda: path.exists() and path.read_bytes() == content)
 
 
-def test_a_run_that_stalls_holds_up_neither_the_others_nor_those_that_join(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_stalled_run_does_not_delay_other_or_new_runs(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     grows = azure.add_run("train_1", "train", status="Running")
     azure.add_run("train_2", "train", status="Running")
     azure.state.storage.append("azureml", f"{grows.artifact_prefix}logs/{NAME}", SHORT)
@@ -91,7 +91,7 @@ def test_bytes_that_come_after_the_end_of_a_run_are_shown(azure: StagedWorkspace
     assert (source.is_done, source.files[NAME].read_bytes()) == (True, LONG)
 
 
-def test_an_experiment_whose_newest_run_has_nothing_to_show_is_waited_for(project: Path) -> None:
+def test_experiment_without_event_files_waits_for_new_run(project: Path) -> None:
     here = RecordedRuns(project)
     here.add("train_1")
     watched = Watched(here.workspace, project, experiment="train")
@@ -102,7 +102,7 @@ def test_an_experiment_whose_newest_run_has_nothing_to_show_is_waited_for(projec
 
 
 @pytest.mark.parametrize("status", ["Completed", "Running"])
-def test_runs_that_have_nothing_and_that_none_can_join_are_the_end(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, status: str) -> None:
+def test_named_run_without_event_files_ends_with_not_found(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, status: str) -> None:
     """Also one that is deleted before anybody could look at it."""
     azure.add_run("train_1", "train", status=status)
     with azure.stage.holding(r"GET .*prefix=.*train_1", times=None if status == "Running" else 0):
@@ -126,7 +126,7 @@ def test_a_name_that_no_file_here_can_have_is_said_once(azure: StagedWorkspace, 
     assert "not shown" in str(said)
 
 
-def test_a_list_is_read_no_further_than_asking_run_by_run_would_cost(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_run_list_reading_stops_at_cost_of_single_requests(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     """Three runs lie at the bottom of a large experiment."""
     for number in range(320):
         azure.add_run(f"train_{number}", "train", status="Running" if number < 3 else "Completed")

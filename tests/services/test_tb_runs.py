@@ -107,7 +107,8 @@ def test_an_older_run_that_comes_to_meet_the_conditions_joins(azure: StagedWorks
     assert (seen.ids, seen.open()) == (["train_2", "train_0", "train_1"], ["train_0", "train_1"])
 
 
-def test_three_hundred_runs_cost_one_request_a_look_and_none_once_they_have_ended(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_renewing_300_runs_takes_one_request(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+    """Once all runs have ended, none of them is left to ask for."""
     begun = now() - timedelta(hours=1)
     for number in range(300):
         azure.add_run(f"train_{number}", "train", status="Running" if number % 100 == 0 else "Completed", created=begun + timedelta(seconds=number))
@@ -197,9 +198,7 @@ def test_a_file_that_names_a_run_that_has_ended_costs_no_request(azure: StagedWo
     assert asked(azure, seen.renew) == []
 
 
-def test_runs_of_here_cost_no_request_where_a_service_is_configured_too(
-    azure: StagedWorkspace, workspace: AzureWorkspace, project: Path, tmp_path: Path
-) -> None:
+def test_local_runs_need_no_request_to_configured_service(azure: StagedWorkspace, workspace: AzureWorkspace, project: Path, tmp_path: Path) -> None:
     here = RecordedRuns(project)
     for number in range(4):
         here.add(f"here_{number}", status=RunStatus.running)

@@ -61,7 +61,7 @@ def received(azure: StagedWorkspace, wanted: int) -> int:
         time.sleep(0.01)
 
 
-def test_only_new_bytes_of_a_log_that_grows_are_asked_for_and_added_in_place(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_growing_log_is_copied_in_place_by_new_bytes_only(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     run = azure.add_run(RUN, "train", status="Running", display_name="First try")
     blob = run.artifact_prefix + f"logs/fold 0/{NAME}"
     azure.state.storage.append("azureml", blob, SHORT)
@@ -134,7 +134,7 @@ def test_two_himl_that_copy_the_same_run_do_each_other_no_harm(azure: StagedWork
     assert sorted(path.name for path in (tmp_path / RUN).iterdir()) == [NAME, f"{NAME}.himl2"]
 
 
-def test_a_file_that_changes_at_each_look_is_looked_at_again_in_the_next_round(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_file_changing_during_copy_is_copied_in_next_round(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     azure.add_run(RUN, "train")
     put(azure, f"outputs/{NAME}", LONG)
     source = source_of(workspace, tmp_path)
@@ -153,7 +153,7 @@ def test_names_that_leave_the_folder_are_left_out(azure: StagedWorkspace, worksp
     assert [path.relative_to(tmp_path / "copies").as_posix() for path in (tmp_path / "copies").rglob("*tfevents*")] == [f"{RUN}/ok/{NAME}"]
 
 
-def test_several_runs_are_looked_at_and_one_that_failed_does_not_stop_the_others(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_sync_of_several_runs_continues_after_one_fails(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
     for number in range(12):
         azure.put_artifact(azure.add_run(f"train_{number}", "train", status="Running"), f"logs/{NAME}", SHORT)
     (tmp_path / "train_5").write_text("a file where the folder is to be")

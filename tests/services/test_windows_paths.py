@@ -91,7 +91,7 @@ def test_folders_in_a_job_and_in_a_store_have_slashes(project: Path) -> None:
     assert (project / ".himl" / "datastores" / "local" / "models" / "best" / "last.ckpt").read_text() == "w"
 
 
-def test_a_path_with_backslashes_stands_in_single_quotes_in_settings(himl: Himl, project: Path) -> None:
+def test_path_with_backslashes_needs_single_quotes_in_toml(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "", "himl.toml": "[submit]\r\ninput = ['scans,local=C:\\data\\scans']\r\n"})
     assert "scans,local=C:\\data\\scans" in himl.ok("submit", "train.py", "--show_settings").stdout
     write_files(project, {"himl.toml": '[submit]\r\ninput = ["scans,local=C:\\data\\scans"]\r\n'})
@@ -151,7 +151,7 @@ def test_an_ignored_folder_whose_name_really_has_a_backslash(project: Path) -> N
     assert (list(report.snapshot.files), report.missed) == (["a/b/x", "train.py"], [])
 
 
-def test_ignored_folders_with_backslashes_as_options_in_settings_and_of_scripts(himl: Himl, project: Path) -> None:
+def test_ignored_folders_option_and_setting_take_backslashes(himl: Himl, project: Path) -> None:
     listing = "import os; print(sorted(f'{folder}/{name}' for folder, _, names in os.walk('.') for name in names if name == 'x'))"
     write_files(project, {"train.py": listing, "data/raw/x": "", "data/kept/x": ""})
     expected = str(["./data/kept/x"]) if sys.platform != "win32" else str([".\\data\\kept/x"])

@@ -69,7 +69,7 @@ def test_what_is_too_much_or_no_value_is_refused_at_once(text: str, complaint: s
     ],
     ids=["an own value", "a merge of a merge", "two at once", "an alias", "two halves", "a long number", "10,000 by aliases", "98 levels"],
 )
-def test_aliases_merges_and_long_values_that_people_write_are_read(text: str, meant: Any) -> None:
+def test_yaml_aliases_merges_and_long_values_are_read(text: str, meant: Any) -> None:
     found = parse_mapping(text, PATH)
     assert meant is None or found == meant
 
@@ -78,7 +78,7 @@ def test_a_key_that_stands_twice_is_still_refused_beside_a_merge() -> None:
     assert "line 4: the key 'x' stands here a second time" in refusal("a: &a {x: 1}\nb:\n  x: 1\n  x: 2\n  <<: *a\n")
 
 
-def test_a_job_with_aliases_is_prepared_and_shown_with_what_they_stand_for(project: Path) -> None:
+def test_job_aliases_are_expanded_when_prepared_and_shown(project: Path) -> None:
     shared = "x-base: &base {A: '1', B: '2'}\n".replace("x-base", "tags")
     write_files(project, {"job.yml": f"{shared}command: echo ${{{{inputs.n}}}}\nenvironment_variables:\n  <<: *base\n  B: '3'\ninputs: {{n: &n 4, m: *n}}\n"})
     prepared = prepare_document(SubmitRequest(cwd=project, target="job.yml"), {})

@@ -74,7 +74,7 @@ def test_a_table_has_each_cell_the_sums_and_what_was_not_met(tmp_path: Path) -> 
     assert "Exit codes of those reported: `5` (1), `6` (1). The longest call took\n3 min" in text
 
 
-def test_fuzzing_is_told_by_its_targets_with_the_examples_of_each(tmp_path: Path) -> None:
+def test_fuzzing_table_lists_targets_with_example_counts(tmp_path: Path) -> None:
     text = render(made(tmp_path))
     assert "takes 22,345 made-up texts" in text
     assert "| settings | toml | 17,345 | 2 / 0 / 0 | 0 |\n" in text
@@ -100,7 +100,7 @@ def test_the_first_lines_say_that_nothing_was_lost(tmp_path: Path) -> None:
     assert said[2] == "In 1 further cases what was to go wrong did not come about; they are counted apart."
 
 
-def test_the_first_lines_say_what_was_lost_and_how_to_see_it_again(tmp_path: Path) -> None:
+def test_first_lines_name_lost_cases_and_command_to_repeat(tmp_path: Path) -> None:
     lines = render(made(tmp_path, {**RESULTS, "faults": {**MATRIX, "list/token": [SURVIVED, LOST]}})).splitlines()
     assert lines[2].startswith("**1 of 30 cases lost something.** Of the others, 26 ended")
     assert lines[4] == "- `faults/list/token/01`: 'x|y' has other bytes from byte 7 on (`python -m stress --case faults/list/token/01 --seed 8`)"
@@ -113,7 +113,7 @@ def test_a_run_that_was_not_all_is_said_to_be_none(tmp_path: Path) -> None:
     assert "\n**Not all of it was run**: kills, load.\n" in render(tmp_path)
 
 
-def test_each_part_is_told_with_its_command_commit_and_time_and_the_machine_once(tmp_path: Path) -> None:
+def test_each_part_shows_command_and_commit_machine_shown_once(tmp_path: Path) -> None:
     text = render(made(tmp_path))
     assert "| faults | 16 | `scripts/stress --full --seed 8` | 0123456789 | 2026-03-01 12:34 | 35 min |" in text
     assert text.count("- A Processor, 2 cores, 23 GiB of memory, ext4, Linux 6.1; azurite 3.35.0, python 3.11.7\n") == 1

@@ -26,7 +26,7 @@ def test_there_are_thirty_thousand_random_requests() -> None:
     assert sum(case.cell == "endpoint/requests/tracked" for case in endpoint_cases()) == 30
 
 
-def test_requests_follow_from_the_numbers_and_few_of_them_are_right() -> None:
+def test_drawn_requests_are_reproducible_and_few_are_valid() -> None:
     drawn = [draw(door(5000, "0a" * 24), random.Random(number), number) for number in range(400)]
     assert drawn[:20] == [draw(door(5000, "0a" * 24), random.Random(number), number) for number in range(20)]
     assert 20 < sum(200 in one.answers for one in drawn) < 120

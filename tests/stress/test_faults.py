@@ -64,7 +64,7 @@ def test_each_cell_that_has_a_meaning_has_all_its_cases() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_something_can_be_drawn_for_each_cell_and_it_follows_from_the_numbers(fault: Fault, command: str) -> None:
+def test_each_fault_cell_has_reproducible_draws(fault: Fault, command: str) -> None:
     if command in fault.lacks:
         assert 0 in fault.documented(command)
         return

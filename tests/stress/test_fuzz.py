@@ -49,7 +49,7 @@ def test_only_a_documented_refusal_in_one_line_is_let_pass(text: str, wrong: str
     assert bool(Trial(Target("a/b", st.text, read)).complaint(text)) == bool(wrong)
 
 
-def test_what_takes_too_long_is_ended_though_it_catches_every_exception() -> None:
+def test_time_limit_ends_code_that_catches_every_exception() -> None:
     def spin(seconds: float) -> None:
         end = time.process_time() + seconds
         while time.process_time() < end:
@@ -62,7 +62,7 @@ def test_what_takes_too_long_is_ended_though_it_catches_every_exception() -> Non
         spin(60.0)
 
 
-def test_the_smallest_example_is_told_and_the_same_by_the_same_seed() -> None:
+def test_fuzz_reports_smallest_example_reproducibly_by_seed() -> None:
     def parse(number: int) -> None:
         if number > 700:
             raise ValueError("too much")

@@ -30,7 +30,7 @@ def test_the_exact_bytes_are_no_difference() -> None:
     ],
 )
 @pytest.mark.parametrize("is_done", [True, False])
-def test_a_wrong_byte_at_a_final_name_is_seen_whether_the_call_failed_or_not(name: str, content: bytes, said: str, is_done: bool) -> None:
+def test_wrong_bytes_are_found_whether_or_not_call_failed(name: str, content: bytes, said: str, is_done: bool) -> None:
     assert differences(WANTED, {**WANTED, name: content}, is_done=is_done) == [said]
 
 
@@ -48,7 +48,7 @@ def test_what_grows_may_end_early_only_where_the_call_failed() -> None:
     assert len(differences(WANTED, begun, is_done=False)) == 1
 
 
-def test_a_call_that_did_it_survived_and_one_that_says_that_it_did_not_has_reported() -> None:
+def test_completed_call_counts_as_survived_failed_as_reported() -> None:
     assert judge(DONE, CODES, []).outcome is Outcome.survived
     assert judge(REFUSED, CODES, []).outcome is Outcome.reported
     assert judge(Ended(5, "2 of 3 files", "himl: failed"), CODES, [], prints_on_failure=True).outcome is Outcome.reported

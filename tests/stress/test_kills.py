@@ -40,7 +40,7 @@ def test_each_signal_is_tried_at_each_command_equally_often() -> None:
     assert {case.cell for case in cases} == {f"kills/{command}/{number.name}" for command in COMMANDS for number in SIGNALS}
 
 
-def test_the_moments_are_spread_over_the_whole_life_of_a_command_and_a_tenth_gets_a_second_signal() -> None:
+def test_kill_moments_are_uniform_and_tenth_get_second_signal() -> None:
     drawn = [draw(TERM, (HIML, GROUP), 2.0, random.Random(number)) for number in range(1000)]
     moments = [blows[0].after for blows in drawn]
     assert max(moments) <= BEYOND * 2.0
@@ -66,7 +66,7 @@ def test_what_a_signal_may_lead_to(number: signal.Signals, victim: str, codes: s
 
 
 @pytest.mark.parametrize("code", [-2, 1])
-def test_ctrl_c_while_the_interpreter_comes_up_may_end_in_its_traceback(code: int) -> None:
+def test_ctrl_c_during_interpreter_start_may_end_in_traceback(code: int) -> None:
     said = f"Fatal Python error: init_import_site: no\n{TRACEBACK}" if code == 1 else TRACEBACK
     ended = Ended(code, "", said.format("/usr/lib/python3.11/site.py"))
     assert judge_first(ended, struck(INT), [], []).outcome is Outcome.reported
@@ -108,7 +108,8 @@ def test_what_the_next_call_cannot_put_right_is_lost(ended: Ended | None, orphan
     assert judge_then(REPORTED, DONE, [], []) == REPORTED
 
 
-def test_only_a_command_that_ended_by_itself_has_waited_for_its_work() -> None:
+def test_only_command_ended_by_itself_counts_as_waited_for() -> None:
+    """A command that died of a signal or got a second one did not wait for its work."""
     assert is_waited_for(INTERRUPTED, struck(INT))
     assert not is_waited_for(Ended(-9, "", ""), struck(KILL))
     assert not is_waited_for(INTERRUPTED, struck(INT) * 2)

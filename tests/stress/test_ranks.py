@@ -27,7 +27,7 @@ def launch(*ends: tuple[int | None, str, str, float]) -> Launch:
     return Launch({rank: RankEnd(1, 100.0, 100.0 + seconds, code, stdout, stderr) for rank, (code, stdout, stderr, seconds) in enumerate(ends)})
 
 
-def test_ranks_that_all_say_the_same_survived_and_those_that_all_fail_have_reported() -> None:
+def test_agreeing_ranks_count_as_survived_failed_as_reported() -> None:
     assert judge_launch(launch((0, DONE, "", 1), (0, DONE, "waits", 2)), []).outcome is Outcome.survived
     assert judge_launch(launch((5, "", "no", 1), (5, "", "no", 2)), [], documented={0, 5}).outcome is Outcome.reported
     assert judge_launch(launch((-9, "", "", 1), (1, "", "died", 2)), [], documented={1}, but={0}).outcome is Outcome.reported
@@ -51,7 +51,7 @@ def test_all_else_is_lost(ends: list[tuple[int | None, str, str, float]], proble
     assert (verdict.outcome, verdict.why) == (Outcome.lost, said)
 
 
-def test_a_rank_that_was_done_before_the_bytes_were_there_took_another_outcome() -> None:
+def test_rank_that_ends_before_all_bytes_arrive_is_reported() -> None:
     early = launch((0, DONE, "", 5), (0, DONE, "", 2), (-9, "", "", 1))
     assert ended_early(early, 104.5) == ["rank 1 ended 2.50 s before all bytes were there"]
     assert ended_early(early, 104.5, but={1}) == []
@@ -66,7 +66,7 @@ def test_each_byte_is_moved_once_and_no_other() -> None:
     ]
 
 
-def test_all_orders_are_run_and_rank_0_has_each_place_in_each_cell() -> None:
+def test_all_rank_orders_run_and_rank_0_has_each_place_per_cell() -> None:
     assert ALL % CASES == 0
     parts = [order for number in (0, 1, CASES - 1) for order in orders(number * (ALL // CASES), ALL // CASES)]
     assert len(set(parts)) == len(parts) == 3 * ALL // CASES

@@ -40,7 +40,7 @@ def test_a_file_begins_with_the_run_and_has_the_cases_in_order(tmp_path: Path) -
     assert records[-1].result == Result(Outcome.lost, 0, 1.23, 1, None, "exit code 0, but 'x' is lacking", {"met": "FlipByte(at=1)"})
 
 
-def test_what_was_done_is_kept_though_the_run_is_broken_off_and_counts_as_no_result(tmp_path: Path) -> None:
+def test_interrupted_run_keeps_records_but_is_no_result(tmp_path: Path) -> None:
     path = written(tmp_path).path
     assert len(path.read_text().splitlines()) == 1 + len(RECORDS)
     with pytest.raises(ValueError, match=r"'faults\.jsonl' has no meta line of a run that came to its end"):
@@ -57,7 +57,7 @@ def test_a_line_that_is_no_case_is_refused(tmp_path: Path, line: str) -> None:
         read_records(file.path)
 
 
-def test_the_table_counts_each_cell_and_the_totals_leave_out_what_was_not_met() -> None:
+def test_table_counts_each_cell_and_totals_omit_unmet_cases() -> None:
     assert table(RECORDS) == [
         "           list     tb",
         "flip          -  0/0/1",
@@ -82,7 +82,7 @@ def test_the_machine_is_told_without_its_names(tmp_path: Path) -> None:
     assert str(Path.home()) not in told
 
 
-def test_results_that_a_run_has_written_are_no_change_of_its_source(tmp_path: Path, git: Callable[..., str]) -> None:
+def test_result_files_do_not_make_source_dirty(tmp_path: Path, git: Callable[..., str]) -> None:
     (tmp_path / "stress" / "results").mkdir(parents=True)
     (tmp_path / "a.py").write_text("a = 1\n")
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):

@@ -51,7 +51,7 @@ def test_what_is_large_is_left_to_a_full_run() -> None:
     assert part.chosen(8, full=True) == CASES
 
 
-def test_each_part_has_cases_of_its_name_each_with_an_id_of_its_own() -> None:
+def test_each_part_has_cases_with_unique_ids_and_its_name() -> None:
     for part in PARTS:
         cases = part.cases()
         assert len({case.id for case in cases}) == len(cases) > 0
@@ -60,7 +60,7 @@ def test_each_part_has_cases_of_its_name_each_with_an_id_of_its_own() -> None:
     assert len(cases_by_id()) == sum(len(part.cases()) for part in PARTS)
 
 
-def test_a_part_that_there_is_not_is_refused_by_the_names_there_are() -> None:
+def test_unknown_part_is_refused_with_known_names() -> None:
     assert parts_named([]) == list(PARTS)
     with pytest.raises(ValueError, match=r"^There is no part 'fault'; there are: faults"):
         parts_named(["fault"])

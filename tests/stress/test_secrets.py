@@ -62,7 +62,7 @@ def test_a_token_is_known_by_its_form() -> None:
     assert Marks().found(b"Bearer " + TOKEN.encode()) == ["token"]
 
 
-def test_files_but_the_users_own_are_searched_and_the_cache_may_hold_what_ends_by_itself(tmp_path: Path) -> None:
+def test_secret_search_allows_user_files_and_sas_in_cache(tmp_path: Path) -> None:
     marks = marked()
     marks.add("signature", "abcdefghijklmnop")
     home = tmp_path / "home"
@@ -99,14 +99,12 @@ def test_files_but_the_users_own_are_searched_and_the_cache_may_hold_what_ends_b
         (-9, "", [], True, Outcome.lost, "exit code -9, documented: 0, 1"),
     ],
 )
-def test_only_what_leaks_nothing_and_ends_as_documented_is_not_lost(
-    code: int, stderr: str, leaks: list[str], *, is_met: bool, expected: Outcome, why: str
-) -> None:
+def test_verdict_is_lost_on_leak_or_undocumented_end(code: int, stderr: str, leaks: list[str], *, is_met: bool, expected: Outcome, why: str) -> None:
     outcome, said = verdict(Left(code, b"", stderr.encode()), Search(leaks), DOCUMENTED, is_met=is_met)
     assert (outcome, said.startswith(why)) == (expected, True)
 
 
-def test_each_command_meets_each_of_its_channels_in_both_forms_and_with_each_fault() -> None:
+def test_cases_cover_all_channels_forms_and_faults() -> None:
     ids = {case.id for case in secret_cases()}
     assert len(ids) == len(secret_cases())
     assert {channel for command in COMMANDS for channel in command.channels} == set(CHANNELS)

@@ -26,7 +26,7 @@ def world(stage: Stage, tmp_path: Path) -> World:
     return World(stage, tmp_path / "world", forked(PROGRAM))
 
 
-def test_a_case_sees_a_folder_and_a_home_of_its_own_that_are_gone_afterwards(world: World) -> None:
+def test_each_case_has_own_folder_and_home_removed_afterwards(world: World) -> None:
     seen: list[Path] = []
 
     def run(world: World, dice: random.Random) -> Result:
@@ -44,7 +44,7 @@ def test_a_case_sees_a_folder_and_a_home_of_its_own_that_are_gone_afterwards(wor
     assert not world.stage.faults.meet("GET management.azure.com/").actions
 
 
-def test_what_fails_outside_of_what_is_judged_is_lost_and_told_without_paths_of_the_machine(world: World) -> None:
+def test_harness_error_counts_as_lost_and_hides_machine_paths(world: World) -> None:
     def run(world: World, dice: random.Random) -> Result:
         raise RuntimeError(f"no such thing in {world.folder}/x")
 
@@ -65,7 +65,7 @@ def test_what_is_shared_is_made_once(world: World) -> None:
     assert made[0] == made[1]
 
 
-def test_blobs_are_compared_by_bytes_and_by_the_md5_that_is_stored(world: World) -> None:
+def test_blobs_are_compared_by_bytes_and_stored_md5(world: World) -> None:
     storage = world.stage.workspace().state.storage
     storage.make_container("made")
     wanted = {"a.bin": b"a" * 100, "sub/b.bin": b""}
@@ -107,7 +107,7 @@ def test_what_there_is_not_is_refused(capsys: pytest.CaptureFixture[str], argume
     assert printed.err.startswith(said)
 
 
-def test_where_there_is_no_time_no_case_is_begun_and_that_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_zero_minutes_start_no_case_and_print_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--seed", "4", "--minutes", "0", "--results", str(tmp_path)]) == 0
     assert "cases were not begun: the time was over." in capsys.readouterr().out
     meta, records = read_records(tmp_path / "faults.jsonl")

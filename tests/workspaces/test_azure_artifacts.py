@@ -35,9 +35,8 @@ def test_a_warm_download_lists_with_its_second_request(stage: Stage, azure_envir
     assert len(stage.log.all()) <= 2
 
 
-def test_without_rights_to_storage_the_services_links_are_used_and_the_next_time_at_once(
-    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_storage_rights_signed_links_are_used(stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second download uses the service's links at once, without trying storage first."""
     azure = azure_environment
     files = {f"outputs/{number}": bytes([number]) * number for number in range(7)}
     azure.put_artifacts(azure.add_run("run_1", "demo"), files)
@@ -52,7 +51,7 @@ def test_without_rights_to_storage_the_services_links_are_used_and_the_next_time
         assert len(stage.log.find("/prefix/contentinfo/")) == 3
 
 
-def test_the_files_are_listed_otherwise_where_the_service_takes_no_empty_prefix(
+def test_artifacts_are_listed_if_empty_prefix_is_rejected(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     azure = azure_environment
@@ -82,9 +81,8 @@ def test_the_services_links_count_where_the_accounts_keys_do_not(
     assert statuses[-1] in (200, 206)
 
 
-def test_in_a_job_the_run_token_is_enough_and_resource_manager_is_not_asked(
-    stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_job_artifacts_need_only_the_run_token(stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resource Manager gets no request."""
     from himl_cli.workspaces.azure.config import address_of_job, azure_settings
     from himl_cli.workspaces.azure.connection import Connection
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
@@ -140,7 +138,8 @@ def test_a_firewall_is_said_where_neither_way_works(azure_environment: StagedWor
         listed(workspace.run_files("run_1"))
 
 
-def test_a_log_that_grows_is_fetched_as_it_was_listed_and_read_to_its_present_end(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_growing_log_is_fetched_at_its_listed_size(azure_environment: StagedWorkspace, project: Path) -> None:
+    """Reading it gives everything up to its current end."""
     azure = azure_environment
     run = azure.add_run("run_1", "demo", status="Running")
     azure.append_log(run, "epoch 1\n")
@@ -156,7 +155,7 @@ def test_a_log_that_grows_is_fetched_as_it_was_listed_and_read_to_its_present_en
     assert (sink.bodies, sink.errors) == ({(LOG, 0): b"epoch 1\n"}, {})
 
 
-def test_a_log_that_became_shorter_or_a_file_that_changed_is_not_taken_for_one_that_grew(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_shortened_log_and_changed_file_are_reported_as_changed(azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     run = azure.add_run("run_1", "demo")
     azure.put_artifacts(run, {"outputs/a": b"1", LOG: b"epoch 1\n"})
@@ -169,7 +168,7 @@ def test_a_log_that_became_shorter_or_a_file_that_changed_is_not_taken_for_one_t
     assert {name: type(error) for name, error in sink.errors.items()} == {"outputs/a": BlobChanged, LOG: BlobChanged}
 
 
-def test_a_link_whose_time_is_over_is_asked_for_again_with_those_of_its_folder(
+def test_expired_links_are_renewed_per_folder_in_one_request(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     azure = azure_environment
@@ -221,7 +220,7 @@ def test_links_of_another_form_are_the_services_failure(
 
 
 @pytest.mark.parametrize("name", ["outputs/a.", "outputs/a\\b"])
-def test_a_name_that_no_link_can_mean_is_named_and_no_empty_file_stands_for_it(
+def test_file_name_without_valid_link_fails_and_leaves_no_file(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     azure = azure_environment
@@ -238,7 +237,7 @@ def test_a_name_that_no_link_can_mean_is_named_and_no_empty_file_stands_for_it(
     assert str(result.problem()).startswith(f"'{name}' cannot be asked for: Azure Storage ")
 
 
-def test_a_size_that_is_none_of_the_file_is_noticed_and_the_whole_file_comes(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_fetch_with_wrong_listed_size_raises_blob_changed(azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     azure.put_blob("workspaceblobstore", "a", b"0123456789", md5=False)
     with opened(azure, project) as workspace:

@@ -21,7 +21,7 @@ def test_questions_are_asked_at_once(at_once: int) -> None:
     assert sorted(ask_all(lambda _: together.wait(), range(at_once), at_once=at_once)) == list(range(at_once))
 
 
-def test_the_first_error_is_raised_and_what_was_not_begun_is_dropped() -> None:
+def test_first_error_is_raised_and_pending_calls_are_dropped() -> None:
     asked: list[int] = []
     slow = threading.Event()
 

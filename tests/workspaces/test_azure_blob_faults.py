@@ -78,7 +78,7 @@ def test_what_arrived_of_a_small_blob_before_a_break_is_kept_too(stage: Stage, a
 
 
 @pytest.mark.parametrize("fault", [Reset(), Truncate(after=0), Status(500), Status(503)], ids=str)
-def test_a_fault_that_stays_ends_in_service_failed_after_the_tries_there_are(stage: Stage, azure: StagedWorkspace, fault: Action) -> None:
+def test_permanent_fault_fails_after_all_retries(stage: Stage, azure: StagedWorkspace, fault: Action) -> None:
     stage.faults.add(fault, GET, times=None)
     store, sink = hasty_store(azure), Received()
     blob = named(store, "big")
@@ -123,9 +123,7 @@ def test_the_end_of_a_blob_that_became_shorter_is_blob_changed(azure: StagedWork
     [(FlipByte(1000), "integrity_failed"), (WrongMd5(), "integrity_failed"), (ChangeEtag(), "service_failed"), (Status(500), "service_failed")],
     ids=["a flipped byte", "a wrong MD5", "a changed ETag", "errors for ever"],
 )
-def test_a_download_that_cannot_be_right_leaves_nothing_and_the_next_one_succeeds(
-    stage: Stage, azure: StagedWorkspace, tmp_path: Path, fault: Action, code: str
-) -> None:
+def test_damaged_download_leaves_no_file_and_next_succeeds(stage: Stage, azure: StagedWorkspace, tmp_path: Path, fault: Action, code: str) -> None:
     azure.put_blob(DEFAULT, "good", b"good")
     stage.faults.add(fault, GET, times=None)
     store = hasty_store(azure)
@@ -174,7 +172,7 @@ def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, azure: StagedWorkspace)
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_refusal_that_no_new_signature_mends_is_asked_about_once(stage: Stage, azure: StagedWorkspace) -> None:
+def test_permission_error_is_not_retried_with_new_signature(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Status(403, code="AuthorizationPermissionMismatch"), GET, times=None)
     store, sink = hasty_store(azure), Received()
     blob = named(store, "big")
@@ -185,7 +183,7 @@ def test_a_refusal_that_no_new_signature_mends_is_asked_about_once(stage: Stage,
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_after_a_fork_the_child_makes_a_connection_of_its_own_and_the_parent_keeps_its() -> None:
+def test_forked_child_opens_its_own_connection() -> None:
     """As the workers of a data loader do; on a connection that both used each would get the other's answers."""
     program = """if True:
         import os, sys

@@ -23,14 +23,14 @@ def in_order(names: Sequence[str]) -> list[BlobInfo]:
 
 
 @given(st.sets(NAMES))
-def test_names_in_the_order_of_utf_16_come_out_in_that_of_plain_strings(names: set[str]) -> None:
+def test_names_in_utf16_order_are_resorted_as_plain_strings(names: set[str]) -> None:
     given_order = sorted(names, key=lambda name: name.encode("utf-16-be"))
     assert [blob.name for blob in in_plain_order(in_order(given_order))] == sorted(names)
 
 
 @given(PATHS, st.integers(0, 5))
 @example(["a/a.", "a/a/0"], 1)
-def test_names_in_the_order_of_folders_come_out_in_that_of_plain_strings(paths: list[str], held: int) -> None:
+def test_names_in_folder_order_are_resorted_as_plain_strings(paths: list[str], held: int) -> None:
     names = {name for name in paths if not any(other.startswith(name + "/") for other in paths)}
 
     def has_rivals(folder: str) -> bool:
@@ -61,7 +61,7 @@ def xml(*blobs: str, marker: str = "") -> bytes:
     return f'\ufeff<?xml version="1.0" encoding="utf-8"?><EnumerationResults>{listing}</EnumerationResults>'.encode()
 
 
-def test_a_page_of_a_hierarchical_account_is_known_and_its_directories_are_left_out() -> None:
+def test_listing_of_hierarchical_account_omits_directories() -> None:
     folder = "<Blob><Name>r/a</Name><Properties><Content-Length>0</Content-Length><ResourceType>directory</ResourceType></Properties></Blob>"
     file = "<Blob><Name>r/a/b</Name><Properties><Content-Length>3</Content-Length><ResourceType>file</ResourceType></Properties></Blob>"
     page = listed_page(xml(folder, file, marker="next"), "r/")

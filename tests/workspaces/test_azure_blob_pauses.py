@@ -20,7 +20,7 @@ from tests.workspaces.big_blob import BODY, GET
 from tests.workspaces.big_blob import azure as azure
 
 
-def test_a_service_that_is_down_is_not_asked_to_the_end_for_each_blob(stage: Stage, azure: StagedWorkspace) -> None:
+def test_service_outage_limits_retries_across_blobs(stage: Stage, azure: StagedWorkspace) -> None:
     azure.put_blobs(DEFAULT, {f"many/{number:02}": b"x" for number in range(40)})
     store, sink = hasty_store(azure), Received()
     blobs = listed(store, "many/")
@@ -61,7 +61,7 @@ def test_milliseconds_to_wait_count_as_the_other_services_do(stage: Stage, azure
     assert time.monotonic() - started >= 0.65
 
 
-def test_a_service_that_asks_for_a_longer_wait_is_not_asked_again(stage: Stage, azure: StagedWorkspace) -> None:
+def test_too_long_retry_after_fails_without_retry(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Status(503, retry_after=3600), GET, times=None)
     store, sink = hasty_store(azure), Received()
     blob = named(store, "big")
@@ -70,7 +70,7 @@ def test_a_service_that_asks_for_a_longer_wait_is_not_asked_again(stage: Stage, 
     assert len(stage.log.find(GET)) == 1
 
 
-def test_a_service_that_stays_silent_is_given_up_after_three_tries(stage: Stage, azure: StagedWorkspace) -> None:
+def test_unresponsive_service_fails_after_three_tries(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(Stall(120), GET, times=None)
     blob, sink = named(hasty_store(azure), "big"), Received()
     hasty_store(azure, stall=1).fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)

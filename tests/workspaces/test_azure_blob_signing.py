@@ -38,7 +38,7 @@ def is_complete(sink: Received) -> bool:
     return not sink.errors and {name: body for (name, _), body in sink.bodies.items()} == FILES
 
 
-def test_a_datastores_signature_is_kept_and_its_account_key_is_not(stage: Stage, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_cache_keeps_datastore_signature_but_not_account_key(stage: Stage, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     azure = azure_environment
     azure.put_blobs(DEFAULT, FILES)
     assert is_complete(fetched(azure, project, DEFAULT))
@@ -62,9 +62,7 @@ def test_a_sas_that_ends_during_a_transfer_is_renewed(stage: Stage, azure_enviro
 
 
 @pytest.mark.parametrize("credentials", ["AccountKey", "Sas"])
-def test_a_signature_that_is_refused_is_renewed_once_and_the_sink_sees_nothing(
-    stage: Stage, azure_environment: StagedWorkspace, project: Path, credentials: str
-) -> None:
+def test_refused_signature_is_renewed_once_without_errors(stage: Stage, azure_environment: StagedWorkspace, project: Path, credentials: str) -> None:
     azure = azure_environment
     azure.add_datastore("signed", credentials=credentials, sas_permissions="rl")
     azure.put_blobs("signed", FILES)
@@ -73,9 +71,7 @@ def test_a_signature_that_is_refused_is_renewed_once_and_the_sink_sees_nothing(
     assert len(stage.log.find(SECRETS)) == 2
 
 
-def test_a_signature_that_is_refused_for_ever_is_an_error_and_asked_about_a_few_times_only(
-    stage: Stage, azure_environment: StagedWorkspace, project: Path
-) -> None:
+def test_permanently_refused_signature_fails_after_few_renewals(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     azure.put_blobs(DEFAULT, FILES)
     stage.faults.add(ExpireSas(), "GET .*/f/", times=None)
@@ -139,7 +135,7 @@ def test_without_the_right_to_secrets_the_own_sign_in_is_used(
     assert is_complete(fetched(azure_environment, project, DEFAULT))
 
 
-def test_an_account_that_takes_no_keys_is_read_by_the_own_sign_in(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_account_without_key_access_is_read_with_user_sign_in(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.put_blobs(DEFAULT, FILES)
     azure_environment.state.storage.takes_keys = False
     assert is_complete(fetched(azure_environment, project, DEFAULT))
@@ -205,7 +201,7 @@ def test_the_end_of_a_sas_is_read_in_every_form_that_it_has(ends: str, known: bo
     assert sas_expiry(f"sv=1&se={ends}") == (1893456000.0 if known else 0)
 
 
-def test_a_new_signature_that_is_refused_at_once_is_not_renewed_again() -> None:
+def test_fresh_signature_refused_at_once_is_not_renewed_again() -> None:
     class Counting(Signer):
         made = 0
 
@@ -238,7 +234,7 @@ def test_the_end_of_a_sas_is_one_moment_however_it_is_written(ends: str) -> None
     assert sas_expiry(f"?sv=2023-11-03&se={ends}&sig=x") == 1893492000.0
 
 
-def test_a_datastore_that_was_registered_anew_is_read_where_it_is_now(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_reregistered_datastore_is_read_from_new_container(azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     azure.add_datastore("data", container="first-place")
     azure.put_blob("data", "old", b"1")
@@ -249,7 +245,7 @@ def test_a_datastore_that_was_registered_anew_is_read_where_it_is_now(azure_envi
         assert [blob.name for blob in listed(workspace.datastore("data"))] == ["new"]
 
 
-def test_a_busy_resource_manager_is_not_taken_for_a_missing_right(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_busy_resource_manager_is_not_a_permission_error(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
     stage.faults.add(Status(429, retry_after=3600), SECRETS, times=None)
     with opened(azure_environment, project) as workspace, pytest.raises(ServiceFailed):
         listed(workspace.datastore())
@@ -262,9 +258,8 @@ def test_no_secret_is_in_what_python_shows_of_our_records() -> None:
     assert "hidden" not in f"{signature!r} {signed!r} {exchange!r}"
 
 
-def test_a_sas_of_the_datastore_whose_time_is_over_is_named_with_its_end_before_storage_is_asked(
-    stage: Stage, azure_environment: StagedWorkspace, project: Path
-) -> None:
+def test_expired_datastore_sas_fails_with_its_end_time(stage: Stage, azure_environment: StagedWorkspace, project: Path) -> None:
+    """It fails before any request to storage."""
     azure_environment.add_datastore("old", credentials="Sas", sas_seconds=-100)
     ended = datetime.fromtimestamp(time.time() - 100, timezone.utc)
     for _ in range(2):
@@ -304,7 +299,7 @@ def test_that_a_sas_is_over_is_not_asked_about_for_each_file(stage: Stage, azure
         ("None", "your own sign-in", "tenant"),
     ],
 )
-def test_what_is_refused_although_it_was_got_anew_is_told_so_with_a_way_out(
+def test_credential_refused_after_renewal_fails_with_hint(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, credentials: str, what: str, way_out: str
 ) -> None:
     azure = azure_environment

@@ -38,7 +38,7 @@ def test_an_upload_that_fails_leaves_what_had_the_name(stage: Stage, azure: Stag
     assert (azure.blob_names(DEFAULT), azure.get_blob(DEFAULT, "big")) == (["big"], BODY)
 
 
-def test_a_second_upload_of_a_large_file_sends_only_the_blocks_that_are_missing(stage: Stage, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_repeated_upload_sends_only_missing_blocks(stage: Stage, azure: StagedWorkspace, tmp_path: Path) -> None:
     large = hashlib.shake_128(b"seed").digest(4 * BLOCK + 17)
     sink = Stored()
     stage.faults.add(Status(400, code="InvalidInput"), "PUT .*comp=block&", times=None, skip=3)
@@ -55,7 +55,7 @@ def test_a_second_upload_of_a_large_file_sends_only_the_blocks_that_are_missing(
 
 
 @pytest.mark.parametrize("size", [100, 9 << 20], ids=["small", "large"])
-def test_an_upload_whose_answer_was_lost_is_not_taken_for_somebody_elses(stage: Stage, azure: StagedWorkspace, tmp_path: Path, size: int) -> None:
+def test_upload_with_lost_response_counts_as_own_upload(stage: Stage, azure: StagedWorkspace, tmp_path: Path, size: int) -> None:
     """It is told to replace nothing, and then finds what it stored itself."""
     stage.faults.add(Reset(), "PUT .*/new(?!.*comp=block&)")
     sink, body = Stored(), hashlib.shake_128(b"seed").digest(size)

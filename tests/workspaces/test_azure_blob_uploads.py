@@ -31,9 +31,7 @@ from tests.servers.azureml.stage import Stage
         ("a//b", "slash"),
     ],
 )
-def test_a_name_that_the_service_would_change_is_refused_with_the_reason(
-    stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path, name: str, why: str
-) -> None:
+def test_upload_refuses_names_that_storage_would_change(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path, name: str, why: str) -> None:
     """It drops dots at the end of folders and names, and takes backslashes for slashes: another file would be overwritten."""
     azure_environment.put_blobs(DEFAULT, {"file": b"1", "dir/x": b"1", "a/b": b"1"})
     sink, store = Stored(), hasty_store(azure_environment)
@@ -73,7 +71,7 @@ def test_a_file_whose_blocks_are_all_there_is_only_listed(stage: Stage, azure_en
     assert before == len(stage.log.find("PUT .*comp=block&")) == 4
 
 
-def test_a_blob_that_cannot_be_made_of_blocks_nor_sent_whole_is_an_error(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_large_upload_over_blob_without_blocks_fails_with_hint(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     stage.faults.add(Status(409, code="BlobOperationNotSupported"), "PUT .*/lake", times=None)
     sink = Stored()
     hasty_store(azure_environment).store([sending(tmp_path / "1", "lake", bytes(9 << 20))], sink, workers=4)
@@ -89,7 +87,7 @@ def first_of(reader: BlockReader) -> Block:
     return block
 
 
-def test_a_file_that_is_not_read_to_its_end_gives_back_the_memory_that_was_set_aside_for_it(tmp_path: Path) -> None:
+def test_closing_block_reader_early_releases_its_memory(tmp_path: Path) -> None:
     memory = MemoryBudget(3 * BLOCK)
     reader = BlockReader(sending(tmp_path / "1", "x", bytes(10 * BLOCK)), memory)
     block = first_of(reader)
@@ -107,7 +105,7 @@ def test_whatever_ends_the_reading_of_a_file_is_heard_of(tmp_path: Path) -> None
     assert reader.is_through
 
 
-def test_what_was_stored_between_listing_and_upload_is_left_as_it_is(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_upload_keeps_blob_stored_after_the_listing(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     (tmp_path / "up").mkdir()
     (tmp_path / "up" / "a").write_bytes(b"ours")
 

@@ -63,7 +63,7 @@ def test_odd_names_are_stored_listed_described_read_and_fetched(azure_environmen
     assert {name: azure_environment.get_blob(DEFAULT, name) for name in bodies} == bodies
 
 
-def test_names_that_climb_are_refused_by_name_and_the_rest_arrives(tmp_path: Path) -> None:
+def test_download_refuses_path_traversal_names(tmp_path: Path) -> None:
     """What a service sends is untrusted."""
     climbing = ["../evil", "..", "a/../../evil", "/evil", "/tmp/evil", "a//b", "good/./x", "./x", "good/../x"]
     with storage_that_lists([*climbing, "good/file"], b"x") as store:
@@ -74,7 +74,7 @@ def test_names_that_climb_are_refused_by_name_and_the_rest_arrives(tmp_path: Pat
     assert files_below(tmp_path) == ["in/out/good/file"]
 
 
-def test_a_blob_that_is_a_folder_of_others_too_is_refused_by_name(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_download_refuses_blob_that_is_also_a_folder(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     azure_environment.put_blobs(DEFAULT, dict.fromkeys(["same", "same/below", "Case", "case"], b"x"))
     result = download(hasty_store(azure_environment), DownloadRequest(tmp_path / "out"))
     assert [one.name for one in result.refused][:1] == ["same"]
@@ -124,7 +124,7 @@ def test_a_listing_that_does_not_end_is_an_error() -> None:
         listed(store)
 
 
-def test_a_page_that_fails_midway_is_asked_for_again_and_an_endless_failure_is_an_error(stage: Stage, azure_environment: StagedWorkspace) -> None:
+def test_failed_listing_page_is_retried_and_fails_if_it_persists(stage: Stage, azure_environment: StagedWorkspace) -> None:
     azure_environment.put_blobs(DEFAULT, {f"{number}": b"" for number in range(9)})
     stage.faults.add(SmallPages(4), "comp=list", times=None)
     stage.faults.add(Status(503), "comp=list.*marker=", times=2)
@@ -168,7 +168,8 @@ def test_a_blob_without_md5_says_so(azure_environment: StagedWorkspace) -> None:
     assert sink.md5s[("a", 0)] in (None, hashlib.md5(b"1").digest())  # some services make one up for the answer
 
 
-def test_a_large_file_keeps_its_md5_and_media_type_and_sends_each_byte_with_an_md5(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_upload_stores_md5_and_media_type(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+    """Every upload request carries an MD5 of its own."""
     body = hashlib.shake_128(b"seed").digest(20 << 20)
     sink = Stored()
     hasty_store(azure_environment).store([sending(tmp_path / "1", "m/log.txt", body), sending(tmp_path / "2", "m/small.json", b"{}")], sink, workers=4)
@@ -190,7 +191,7 @@ def test_a_wrong_bundle_of_authorities_is_named(azure_environment: StagedWorkspa
         listed(hasty_store(azure_environment))
 
 
-def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrusted_certificate_fails_with_ca_bundle_hint(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ServiceFailed, match="is not trusted") as caught:
@@ -198,7 +199,7 @@ def test_a_certificate_that_is_not_trusted_is_named_and_not_tried_again(azure_en
     assert "REQUESTS_CA_BUNDLE" in caught.value.hint
 
 
-def test_a_proxy_that_is_not_there_is_named_without_its_password_after_a_few_tries(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_proxy_error_hides_its_password(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://user:hidden@127.0.0.1:9")
     started = time.monotonic()
@@ -210,7 +211,7 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password_after_a_few_tri
     assert "hidden" not in str(caught.value)
 
 
-def test_a_proxy_that_does_not_answer_is_given_up_after_three_tries_of_which_each_is_said(
+def test_unresponsive_proxy_fails_after_three_logged_tries(
     azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = azure_environment.state.storage

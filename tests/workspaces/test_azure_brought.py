@@ -72,9 +72,7 @@ def test_a_copy_that_fails_ends_the_job_with_a_word(node: Callable[..., subproce
     assert err.endswith(f"himl: cannot bring {PLACE}.\n")
 
 
-def test_all_files_of_a_folder_are_brought_by_one_command_and_those_of_another_try_stay(
-    folder_node: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_folder_copy_brings_all_files_and_keeps_existing_ones(folder_node: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     names = [*(f"deep/shard {number}.pt" for number in range(30)), "it's $HOME.ckpt", ".metadata", "last.ckpt"]
     write_files(tmp_path / "input", dict.fromkeys(names, "weights"))
     write_files(tmp_path / "work/outputs/check points", {"last.ckpt": "reached"})
@@ -85,7 +83,7 @@ def test_all_files_of_a_folder_are_brought_by_one_command_and_those_of_another_t
     assert there == dict.fromkeys(names, "weights") | {"last.ckpt": "reached"}
 
 
-def test_a_folder_that_cannot_be_read_or_copied_ends_the_job_with_a_word(folder_node: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_failed_folder_copy_ends_job_with_message(folder_node: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     write_files(tmp_path, {"work/outputs/check points/deep": "a file where a folder is to be", "input/deep/a.pt": "weights"})
     for _ in range(2):
         rank = folder_node()
@@ -95,5 +93,5 @@ def test_a_folder_that_cannot_be_read_or_copied_ends_the_job_with_a_word(folder_
         shutil.rmtree(tmp_path / "input", ignore_errors=True)
 
 
-def test_a_job_without_such_files_has_nothing_in_front_of_its_command() -> None:
+def test_job_without_files_to_copy_has_no_copy_commands() -> None:
     assert copy_commands({}) == ""

@@ -67,7 +67,7 @@ def test_what_is_damaged_in_each_try_ends_where_the_range_begins(stage: Stage, a
     assert len(ranges(stage)) == 1 + 3
 
 
-def test_a_range_that_broke_off_is_gone_on_with_and_checked_as_a_whole(stage: Stage, azure: StagedWorkspace) -> None:
+def test_broken_range_is_resumed_and_checked_as_a_whole(stage: Stage, azure: StagedWorkspace) -> None:
     stage.faults.add(FlipByte(1000), GET)
     stage.faults.add(Truncate(after=3_000_000), GET)
     sink = fetched(azure)

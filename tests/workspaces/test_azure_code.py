@@ -123,7 +123,7 @@ def test_other_code_is_uploaded_anew(azure_environment: StagedWorkspace, connect
     assert len(registered(azure_environment)) == 2
 
 
-def test_code_that_another_account_uploaded_is_not_taken_from_this_machine(
+def test_cached_code_upload_is_not_reused_for_another_account(
     azure_environment: StagedWorkspace, project: Path, connection: Connection, code: Snapshot, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ensured(connection, code, ignore)
@@ -206,7 +206,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_registered(azure_environmen
     assert registered(azure_environment) == []
 
 
-def test_a_file_that_changes_before_its_turn_is_named_as_in_the_snapshot(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+def test_file_changed_during_code_upload_is_named_in_error(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
     snapshot = write_code(tmp_path / "code", {f"lab/{number:03}.py": "x" for number in range(200)})
 
     def write(event: Event) -> None:
@@ -252,7 +252,7 @@ def test_nothing_to_send_is_said(connection: Connection, tmp_path: Path, stage: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot be on Windows")
 @pytest.mark.parametrize(("name", "why"), [("notes.", "drops the dot"), ("a\\b.py", "backslash"), ("a\nb", "control character")])
-def test_a_name_that_storage_would_change_is_refused_before_anything_is_sent(
+def test_code_with_invalid_file_name_is_refused_before_upload(
     stage: Stage, azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path, name: str, why: str
 ) -> None:
     snapshot = write_code(tmp_path / "code", {name: "x", "train.py": ""})
@@ -270,9 +270,7 @@ def test_a_name_that_is_no_text_is_refused(connection: Connection, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["my code", "größe", "a%b"])
-def test_a_folder_whose_name_would_have_to_be_quoted_is_called_otherwise(
-    azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path, name: str
-) -> None:
+def test_code_folder_with_special_characters_is_renamed_to_code(azure_environment: StagedWorkspace, connection: Connection, tmp_path: Path, name: str) -> None:
     ensured(connection, write_code(tmp_path / name, FILES), ignore)
     (properties,) = registered(azure_environment)
     assert str(properties["codeUri"]).endswith("/code")
@@ -295,7 +293,8 @@ def test_code_that_is_not_complete_is_not_used(azure_environment: StagedWorkspac
     assert found(connection, code) == ""
 
 
-def test_the_hash_is_of_names_sizes_and_contents_in_order_of_lower_case(tmp_path: Path) -> None:
+def test_code_hash_covers_names_sizes_and_contents(tmp_path: Path) -> None:
+    """Names are sorted without regard to case."""
     snapshot = write_code(tmp_path, {"b.py": "22", "A.py": "1", "a/é": ""})
     told = "3" + "#A.py#1" + "#a/é#0" + "#b.py#2" + "1" + "22"
     assert fingerprint(snapshot)[0] == hashlib.sha256(told.encode()).hexdigest()

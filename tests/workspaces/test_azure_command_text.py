@@ -80,7 +80,7 @@ def laid_out(target: str, folder: Path, bash: str, ranks: int = 1) -> list[tuple
 
 
 @pytest.mark.parametrize("target", ["data", "deep/er/data/", "a b/it's $HOME", "-x", "../beside", "{absolute}/deep/data"])
-def test_an_input_lies_where_it_was_asked_for_whichever_rank_is_first(tmp_path: Path, require_program: Callable[[str], str], target: str) -> None:
+def test_input_is_linked_at_its_target_for_all_ranks(tmp_path: Path, require_program: Callable[[str], str], target: str) -> None:
     folder = tmp_path / "wd"
     folder.mkdir()
     target = target.replace("{absolute}", str(tmp_path))

@@ -94,7 +94,7 @@ ERRORS = [{"code": "ClusterResizeFailed", "message": "Quota of this family\nis u
 
 
 @pytest.mark.parametrize(("errors", "words"), [(ERRORS, ": Quota of this family is used up"), (None, "")])
-def test_one_whose_last_change_failed_takes_jobs_and_its_error_is_told(
+def test_compute_in_failed_state_gives_notice_and_takes_jobs(
     azure_environment: StagedWorkspace, connection: Connection, errors: list[dict[str, str]] | None, words: str
 ) -> None:
     azure_environment.state.computes["gpu-cluster"] |= {"state": "Failed", "errors": errors}

@@ -100,7 +100,7 @@ def test_a_config_in_another_encoding_is_told_so(write: Callable[..., Path]) -> 
         address_from_config(path)
 
 
-def test_the_nearest_config_is_found_upward_and_others_are_passed_over(write: Callable[..., Path], project: Path) -> None:
+def test_config_search_finds_nearest_valid_parent_config(write: Callable[..., Path], project: Path) -> None:
     deep = project / "a" / "b" / "c"
     deep.mkdir(parents=True)
     assert find_config(deep) is None

@@ -89,7 +89,8 @@ def test_a_place_of_discovery_that_is_no_address_is_a_failure(azure_environment:
         connection.record()
 
 
-def test_the_address_of_the_services_is_discovered_where_the_record_lacks_it(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_missing_service_address_is_found_by_discovery(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    """The discovery request carries no token."""
     azure_environment.state.tells_tracking = False
     with connected(azure_environment, project) as connection:
         assert connection.record().data_plane == "https://eastus.api.azureml.ms"
@@ -179,7 +180,7 @@ print(first, sorted(name for name in heavy if name in sys.modules))
 """
 
 
-def test_a_warm_call_makes_one_request_and_imports_nothing_that_signs_in(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_cached_call_makes_one_request_without_auth_imports(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     azure_environment.add_run("run_1", "exp")
     azure_environment.write_config(project)
     with connected(azure_environment, project) as connection:

@@ -54,9 +54,7 @@ def test_what_cannot_be_a_datastores_name_is_not_asked_for(stage: Stage, azure_e
     [("AzureFile", "a file share", "azcopy"), ("AzureDataLakeGen1", "Azure Data Lake Gen1", "Gen2"), ("OneLake", "OneLake", "azcopy")],
     ids=["file share", "gen1", "onelake"],
 )
-def test_a_kind_that_is_not_supported_says_so_and_names_a_way_out(
-    azure_environment: StagedWorkspace, project: Path, kind: str, called: str, way_out: str
-) -> None:
+def test_unsupported_datastore_kind_fails_with_hint(azure_environment: StagedWorkspace, project: Path, kind: str, called: str, way_out: str) -> None:
     azure_environment.add_datastore("odd", kind=kind)
     with (
         connected(azure_environment, project) as connection,
@@ -68,7 +66,7 @@ def test_a_kind_that_is_not_supported_says_so_and_names_a_way_out(
 
 @pytest.mark.parametrize("kind", ["AzureBlob", "AzureDataLakeGen2"])
 @pytest.mark.parametrize("credentials", ["AccountKey", "Sas", "None"])
-def test_every_kind_of_container_and_credentials_is_read_and_written(
+def test_each_datastore_kind_and_credential_reads_and_writes(
     azure_environment: StagedWorkspace, project: Path, tmp_path: Path, kind: str, credentials: str
 ) -> None:
     azure = azure_environment
@@ -153,13 +151,14 @@ def record(**fields: str) -> DatastoreRecord:
     return DatastoreRecord(**{**plain, **fields})  # type: ignore[arg-type]
 
 
-def test_the_endpoint_is_the_records_else_the_clouds_and_always_tls_but_for_an_emulator_here() -> None:
+def test_datastore_url_uses_own_or_cloud_endpoint_with_tls() -> None:
+    """Plain http is kept for an emulator on localhost alone."""
     assert record().url(US_GOVERNMENT) == "https://acct.blob.core.usgovcloudapi.net/c"
     assert record(endpoint="core.example.net", protocol="http").url(PUBLIC) == "https://acct.blob.core.example.net/c"
     assert record(endpoint="localhost:10000", protocol="http").url(PUBLIC) == "http://acct.blob.localhost:10000/c"
 
 
-def test_of_two_datastores_of_a_container_the_one_with_a_secret_is_taken(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_container_uri_prefers_datastore_with_secret(azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     azure.add_datastore("a_without", credentials="None", container="shared")
     azure.add_datastore("with_secret", credentials="AccountKey", container="shared")
@@ -190,7 +189,7 @@ ODD = ["[]", '""', "{}", '{"value": [{}]}', '{"value": [[]]}', '{"value": 1}', '
     ],
     ids=["the list", "one", "its secret"],
 )
-def test_an_answer_about_datastores_that_has_another_form_is_the_services_failure(
+def test_malformed_datastore_response_raises_service_failed(
     stage: Stage, azure_environment: StagedWorkspace, project: Path, asked: str, use_of: Callable[[Datastores], object], answer: str
 ) -> None:
     stage.faults.add(Page(answer, content_type="application/json"), asked, times=None)

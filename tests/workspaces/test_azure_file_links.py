@@ -86,7 +86,7 @@ def test_when_its_time_is_over_it_opens_nothing(azure: StagedWorkspace, project:
 
 
 @pytest.mark.parametrize("why", ["the account takes no keys", "its secret may not be read", "it is registered without one", "it is registered with a SAS"])
-def test_without_the_accounts_key_it_is_signed_by_ones_own_sign_in_for_a_week(
+def test_link_without_account_key_is_signed_by_user_for_a_week(
     azure: StagedWorkspace, project: Path, run: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why == "the account takes no keys":
@@ -154,7 +154,7 @@ def test_a_clock_that_is_far_off_is_said(azure: StagedWorkspace, project: Path, 
         workspace.link(run, BEST, days=1)
 
 
-def test_the_doubles_keys_of_an_identity_are_those_of_the_service(azure: StagedWorkspace, run: str) -> None:
+def test_fake_storage_user_delegation_key_signs_valid_sas(azure: StagedWorkspace, run: str) -> None:
     """The vendor's own client asks for one, and what it signs with it opens a file."""
     from azure.identity import ClientSecretCredential
 

@@ -62,7 +62,7 @@ def test_of_many_versions_the_newest_are_named(azure_environment: StagedWorkspac
         resolve.inputs(DataSpec("k", "mnist", "77"))
 
 
-def test_a_version_of_a_name_that_nobody_registered_is_not_looked_for_as_a_folder(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_unregistered_name_with_version_is_not_used_as_folder(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     azure_environment.put_blob(DEFAULT, "mnist/a", b"1")
     register(azure_environment, "mnist2")
     with pytest.raises(NotFound, match=r"no data asset 'mnist' in workspace .*, in any version") as caught:
@@ -83,7 +83,7 @@ def test_what_lies_where_it_was_said_is_not_talked_about(azure_environment: Stag
     assert resolve.said == []
 
 
-def test_data_outside_of_datastores_is_told_without_its_signature(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_notice_about_external_data_hides_its_signature(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     register(azure_environment, "web", uri="https://example.org/data.csv?sig=secret", kind="uri_file")
     resolve.inputs(DataSpec("k", "web", datastore="lake"))
     assert "https://example.org/data.csv'" in resolve.said[0]

@@ -41,7 +41,7 @@ def hosts(stage: Stage) -> set[str]:
     return {seen.host for seen in stage.log.all()}
 
 
-def test_the_default_one_is_read_and_written_with_the_run_token_alone(connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path) -> None:
+def test_run_token_reads_and_writes_default_datastore(connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path) -> None:
     job.put_blob(DEFAULT, "data/a", b"1")
     store, sink = Datastores(connection).open(), Stored()
     assert b"".join(store.read("data/a")) == b"1"
@@ -71,7 +71,7 @@ def test_all_are_listed_page_by_page_the_default_one_first(connection: Connectio
     assert len(stage.log.find(r"GET .*/datastore/v1\.0/.*/datastores\b")) == 3
 
 
-def test_an_unknown_one_and_an_unsupported_one_are_told_as_elsewhere(connection: Connection, job: StagedWorkspace) -> None:
+def test_unknown_and_unsupported_datastores_fail_with_reason(connection: Connection, job: StagedWorkspace) -> None:
     stores = Datastores(connection)
     with pytest.raises(NotFound, match=f"No datastore 'workspaceblobstor' .* there are: {DEFAULT}, ") as caught:
         stores.open("workspaceblobstor")
@@ -111,7 +111,7 @@ def test_an_identity_goes_on_where_the_run_token_is_refused(
         assert stores.infos()[0].name == DEFAULT
 
 
-def test_a_service_principal_with_a_tenant_that_cannot_be_is_told(connection: Connection, job: StagedWorkspace) -> None:
+def test_datastore_with_invalid_tenant_fails_to_sign_in(connection: Connection, job: StagedWorkspace) -> None:
     nobody = job.add_principal(tenant="no tenant!")
     job.add_datastore("data", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=nobody)
     with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is no id"):

@@ -25,7 +25,7 @@ def test_a_folder_of_the_default_datastore_is_registered(azure_environment: Stag
     assert Resolver(resolve.connection).inputs(DataSpec("k", "scans")) == given
 
 
-def test_what_is_said_to_be_a_folder_is_one_whatever_is_registered(stage: Stage, azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_folder_input_ignores_registered_data_of_same_name(stage: Stage, azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     azure_environment.put_blobs(DEFAULT, {"scans/a": b"1", "mixed/a": b"1", "new/a": b"1", "scans:3/a": b"1"})
     azure_environment.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/mixed/")
     names = ("scans", "new", "scans:3")
@@ -34,7 +34,7 @@ def test_what_is_said_to_be_a_folder_is_one_whatever_is_registered(stage: Stage,
     assert (resolve.said, stage.log.find("/data/")) == ([], [])
 
 
-def test_a_folder_that_is_not_there_is_told_though_a_dataset_is_called_so(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_missing_folder_fails_despite_data_asset_of_same_name(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     azure_environment.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/mixed/")
     with pytest.raises(NotFound, match=f"no folder 'scans' in datastore '{DEFAULT}'"):
         resolve.inputs(DataSpec("k", "scans", datastore=DEFAULT, is_folder=True))
@@ -73,7 +73,7 @@ def test_a_name_that_goes_on_is_another_folder(azure_environment: StagedWorkspac
     assert f"himl datastore upload FOLDER scans --datastore {DEFAULT}" in caught.value.hint
 
 
-def test_a_folder_that_another_one_registered_meanwhile_is_that_asset(stage: Stage, azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_folder_registered_concurrently_is_used_as_data_asset(stage: Stage, azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     azure_environment.put_blob(DEFAULT, "scans/a", b"1")
     register(azure_environment, "scans", ["1", "2"])
     stage.faults.add(Status(404, code="UserError", message="It is not there yet."), "GET .*/data/scans")
@@ -97,7 +97,7 @@ def test_a_large_folder_is_looked_at_not_listed(stage: Stage, azure_environment:
     assert "maxresults=1" in asked.query
 
 
-def test_what_is_registered_counts_before_a_folder_and_that_is_said(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_registered_data_wins_over_folder_with_notice(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     azure_environment.add_datastore("lake")
     azure_environment.put_blob("lake", "scans/a", b"1")
     register(azure_environment, "scans")
@@ -113,6 +113,6 @@ def test_what_is_no_folder_of_a_datastore_is_refused_unasked(stage: Stage, resol
     assert not stage.log.find(r"management\.azure\.com")
 
 
-def test_a_folder_of_this_machine_counts_for_nothing_on_a_cluster(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
+def test_local_folder_of_input_is_ignored_on_cluster(azure_environment: StagedWorkspace, resolve: Resolver) -> None:
     register(azure_environment, "mnist")
     assert resolve.inputs(DataSpec("k", "mnist", local="/nowhere"))["k"].path == data_id(azure_environment, "mnist", "1")

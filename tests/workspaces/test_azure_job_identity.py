@@ -50,7 +50,7 @@ def opened(project: Path) -> Connection:
     return Connection.open(address, settings=azure_settings(project))
 
 
-def test_run_history_is_read_with_the_run_token_and_nothing_else_is_asked(connection: Connection, job: StagedWorkspace, stage: Stage) -> None:
+def test_run_token_alone_reads_run_history(connection: Connection, job: StagedWorkspace, stage: Stage) -> None:
     assert connection.in_job
     assert connection.rest.get(connection.service("history", "/runs/run_1"))["runId"] == "run_1"
     assert [seen.host for seen in stage.log.all()] == ["eastus.api.azureml.ms"]
@@ -104,7 +104,7 @@ def test_a_submitters_identity_that_is_switched_off_is_not_asked(job: StagedWork
         connection.rest.get(connection.arm(), params=API)
 
 
-def test_the_assigned_identity_of_a_managed_job_is_asked_for_by_its_id(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_uses_its_assigned_managed_identity_by_client_id(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = job.add_principal()
     for name, value in job.identity_environment(identity).items():
         monkeypatch.setenv(name, value)
@@ -154,9 +154,7 @@ def test_an_answer_without_a_new_run_token_is_told(azure: StagedWorkspace, stage
         connection.rest.get(connection.service("history", "/runs/run_1"))
 
 
-def test_a_run_token_is_renewed_while_another_thread_asks_for_the_workspace(
-    azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_token_renewal_does_not_deadlock_with_record_request(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the two wants what the other holds: neither may wait for ever."""
     set_job(azure, monkeypatch, seconds=60)
     for name, value in azure.identity_environment(azure.add_principal()).items():

@@ -34,13 +34,13 @@ def test_an_output_goes_to_the_datastore_that_is_named(azure_environment: Staged
     assert resolve.outputs(item)["k"].path == "azureml://datastores/workspacefilestore/paths/maps/"
 
 
-def test_an_output_below_folders_is_not_registered_and_that_is_said(resolve: Resolver) -> None:
+def test_output_with_nested_path_is_not_registered_with_notice(resolve: Resolver) -> None:
     assert resolve.outputs(DataSpec("k", "team/maps"))["k"] == JobData(f"azureml://datastores/{DEFAULT}/paths/team/maps/", "rw_mount", asset_name=None)
     assert resolve.said == ["Output 'k': no data asset can be called 'team/maps', so the folder is not registered."]
 
 
 @pytest.mark.parametrize("kind", ["uri_file", "mltable"])
-def test_an_output_named_as_data_of_another_type_is_not_registered_and_that_is_said(azure_environment: StagedWorkspace, resolve: Resolver, kind: str) -> None:
+def test_output_named_like_data_of_other_type_is_not_registered(azure_environment: StagedWorkspace, resolve: Resolver, kind: str) -> None:
     register(azure_environment, "mnist", kind=kind)
     register(azure_environment, "preds")
     given = resolve.outputs(DataSpec("a", "mnist"), DataSpec("b", "preds"), DataSpec("c", "new"))

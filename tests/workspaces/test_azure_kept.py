@@ -27,7 +27,8 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_what_was_put_is_there_in_another_process_until_it_is_forgotten(folder: Path) -> None:
+def test_cached_value_is_shared_until_forgotten(folder: Path) -> None:
+    """Other keys and kinds do not see it, and forgetting twice is no error."""
     DiskCache(folder).put("tokens", "key", {"a": [1, "é"]}, seconds=60)
     assert DiskCache(folder).get("tokens", "key") == {"a": [1, "é"]}
     assert DiskCache(folder).get("tokens", "other") is None

@@ -29,7 +29,7 @@ def names(azure: StagedWorkspace, folder: Path, run: str = "") -> list[str]:
         return [blob.name for blob in listed(workspace.run_files(run) if run else workspace.datastore(DEFAULT))]
 
 
-def test_a_signature_that_one_account_got_is_not_used_for_another(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_signature_is_not_used_for_another_account(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     azure.put_blob(DEFAULT, "secret plans", b"1")
     sign_in(monkeypatch, azure)
     assert names(azure, project) == ["secret plans"]
@@ -50,7 +50,7 @@ def test_what_is_kept_of_storage_belongs_to_one_cloud(azure: StagedWorkspace, pr
     assert all(f" {PUBLIC.name} " in key for key in kept)
 
 
-def test_where_one_workspaces_files_lie_is_not_taken_for_anothers(stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_storage_location_is_separate_per_workspace(stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = stage.workspace()
     for staged, name in ((azure, "ours"), (other, "theirs")):
         staged.put_blob(DEFAULT, name, b"1")
@@ -61,9 +61,8 @@ def test_where_one_workspaces_files_lie_is_not_taken_for_anothers(stage: Stage, 
             assert (names(staged, project), names(staged, project, "run_1")) == ([name], [f"outputs/{name}"])
 
 
-def test_that_one_account_may_not_read_the_storage_does_not_send_another_the_long_way(
-    stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_storage_refusal_is_separate_per_account(stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other account reads storage directly, without the service's links."""
     azure.put_artifacts(azure.add_run("run_1", "demo"), {"outputs/a": b"1"})
     sign_in(monkeypatch, azure, azure.add_principal({Right.READ}))
     assert names(azure, project, "run_1") == ["outputs/a"]

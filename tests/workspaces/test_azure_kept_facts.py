@@ -32,7 +32,7 @@ def answer_with(stage: Stage, word: str) -> None:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_what_is_kept_for_one_account_workspace_or_cloud_reaches_no_other(
+def test_cache_is_separate_per_account_workspace_and_cloud(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     def told(who: tuple[Mapping[str, str], Mapping[str, str]]) -> str:

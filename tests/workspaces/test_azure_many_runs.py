@@ -54,7 +54,7 @@ def test_two_hundred_trials_cost_a_handful_of_requests(azure_environment: Staged
     assert len(asked(azure_environment)) <= 6 + 200 // azure_environment.state.page_size
 
 
-def test_points_of_all_cost_a_request_a_metric_where_the_service_can(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
+def test_bulk_history_takes_one_request_per_metric(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
     swept(azure_environment, 60)
     azure_environment.state.bulk_history = True
     runs = children(workspace)
@@ -82,7 +82,7 @@ def test_more_points_than_fit_into_an_answer_all_come(azure_environment: StagedW
     assert {len(results.series["loss"].values) for results in found.values()} == {9000}
 
 
-def test_a_service_that_gives_less_at_once_is_asked_for_more_pages(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
+def test_metric_history_in_small_pages_is_read_completely(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
     azure_environment.state.most_history = 999
     azure_environment.state.page_size = 3
     swept(azure_environment, 8, ["loss"], points=7)
@@ -160,7 +160,7 @@ def test_runs_that_never_began_are_not_asked_for_metrics(azure_environment: Stag
     assert sum("/list" in line for line in asked(azure_environment)) <= 8
 
 
-def test_runs_that_mlflow_does_not_know_are_read_from_the_metric_service(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
+def test_runs_unknown_to_mlflow_are_read_from_metric_service(azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
     swept(azure_environment, 1, ["loss"])
     for route in ("/runs/search", "/runs/get"):
         azure_environment.stage.faults.add(Status(404, code="UserError", message="no such run"), route, times=None)

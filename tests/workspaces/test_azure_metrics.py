@@ -57,7 +57,8 @@ def test_numbers_that_are_none_are_told_as_they_are(workspace: AzureWorkspace, a
     assert math.isnan(values[4])
 
 
-def test_lists_tables_and_flags_are_numbers_by_row_and_images_and_words_are_none(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_list_table_and_flag_metrics_become_number_series(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    """Images and words are left out."""
     run = azure.add_run("r1")
     azure.add_metric(run, "list", [1, 2, 3], kind="azureml.v1.list")
     azure.add_metric(run, "flag", [True])
@@ -124,9 +125,10 @@ def test_what_a_sweep_or_a_pipeline_started_is_not_nested(workspace: AzureWorksp
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_of_very_many_nested_runs_the_newest_are_taken_in_bounded_requests_and_that_is_said(
+def test_metrics_cover_only_newest_nested_runs_with_warning(
     workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture, depth: int
 ) -> None:
+    """At most four requests list the nested runs."""
     azure.add_metric(azure.add_run("top"), "loss", [1.0])
     parent = "top" if depth == 1 else azure.add_run("between", parent="top").run_id
     for number, time in zip(range(MOST_NESTED + 40), times(), strict=False):
@@ -162,7 +164,7 @@ def test_a_step_or_a_trial_may_have_nested_runs(workspace: AzureWorkspace, azure
     assert [metric.run for metric in workspace.metrics("step")] == ["nested"]
 
 
-def test_a_metric_service_that_has_not_heard_of_the_run_has_no_metrics(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_run_unknown_to_metric_service_has_no_metrics(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("r1")
     azure.stage.faults.add(Status(404, code="UserError"), match="/metric/.*/list")
     assert workspace.metrics("r1") == []
@@ -173,7 +175,7 @@ def test_parameters_are_those_of_the_run_history_and_of_mlflow(workspace: AzureW
     assert workspace.parameters("r1") == {"lr": "0.1", "name": "größe"}
 
 
-def test_parameters_of_a_run_that_mlflow_does_not_know_are_those_of_the_run_history(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_parameters_come_from_run_history_if_mlflow_lacks_run(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     run = azure.add_run("r1", parameters={"lr": "0.1"})
     run.parameters |= {"layers": [1, 2], "none": None}  # type: ignore[dict-item]  # what a client may have sent as JSON
     azure.stage.faults.add(Status(404, code="RESOURCE_DOES_NOT_EXIST"), match="/runs/get")

@@ -70,9 +70,7 @@ def test_the_datastore_of_a_container_is_found(workspace: AzureWorkspace, azure:
     assert azure.requests("^PUT") == []
 
 
-def test_a_container_is_registered_once_and_its_key_is_shown_nowhere(
-    workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_container_is_registered_once_and_its_key_stays_hidden(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     storage = azure.state.second_storage
     storage.make_container("seismic-data")
@@ -99,7 +97,7 @@ def test_a_container_without_a_good_key_is_not_registered(workspace: AzureWorksp
     assert key not in str(caught.value) or not key
 
 
-def test_a_refusal_for_another_reason_is_told_in_the_services_words_without_the_key(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_refused_registration_shows_service_message_without_key(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     storage = azure.state.second_storage
     refusal = Status(400, code="ValidationError", message=f"Data stores of this kind are blocked by a policy. Key: {storage.key}")
     azure.stage.faults.add(refusal, "PUT .*/datastores/")
@@ -115,7 +113,8 @@ def test_a_registered_datastore_is_as_recorded(workspace: AzureWorkspace, azure:
     assert (told["serviceDataAccessAuthIdentity"], told["tags"], told["credentials"]) == ("None", {}, {"credentialsType": "AccountKey"})
 
 
-def test_a_name_that_no_datastore_has_is_refused_where_one_has_to_be_registered(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_invalid_name_for_new_datastore_is_refused(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    """A container that is registered already is used under the name it has."""
     storage = azure.state.second_storage
     spec = ContainerSpec(storage.account, "seismic-data", storage.key, name="my-store")
     with pytest.raises(BadUsage, match="No datastore can be called 'my-store'"):

@@ -30,7 +30,7 @@ def environment(azure: StagedWorkspace, project: Path, monkeypatch: pytest.Monke
     return kept | {"HIML_TENANT_ID": azure.state.tenant, "PATH": os.defpath, "SSH_TTY": "/dev/pts/9"}
 
 
-def test_a_person_at_a_terminal_without_a_browser_gets_a_code_once(himl: Himl, stage: Stage, project: Path, environment: Mapping[str, str]) -> None:
+def test_terminal_without_browser_shows_device_code_once(himl: Himl, stage: Stage, project: Path, environment: Mapping[str, str]) -> None:
     terminal = Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment)
     terminal.wait_for(f"https://microsoft.com/devicelogin in any browser and enter the code {USER_CODE}.")
     assert terminal.finish() == 0
@@ -41,7 +41,7 @@ def test_a_person_at_a_terminal_without_a_browser_gets_a_code_once(himl: Himl, s
     assert (USER_CODE in again.screen, sign_ins(stage)) == (False, asked)
 
 
-def test_what_a_person_signed_in_serves_programs_without_a_terminal_too(himl: Himl, project: Path, environment: Mapping[str, str]) -> None:
+def test_interactive_sign_in_is_reused_without_terminal(himl: Himl, project: Path, environment: Mapping[str, str]) -> None:
     refused = himl("runs", "list", env=environment)
     assert refused.code == 4
     assert "browser and device code (no terminal)" in refused.stderr
@@ -50,9 +50,10 @@ def test_what_a_person_signed_in_serves_programs_without_a_terminal_too(himl: Hi
     assert (outcome.code, "run_1" in outcome.stdout) == (0, True)
 
 
-def test_a_person_is_asked_again_where_a_service_wants_a_stronger_sign_in(
+def test_claims_challenge_asks_for_new_interactive_sign_in(
     himl: Himl, azure: StagedWorkspace, stage: Stage, project: Path, environment: Mapping[str, str]
 ) -> None:
+    """Without a terminal the command fails with exit code 4."""
     assert Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment).finish() == 0
     azure.state.principal.claims_wanted = '{"access_token":{"acrs":{"essential":true,"value":"p1"}}}'
     refused = himl("runs", "list", env=environment)

@@ -39,7 +39,7 @@ def test_steps_that_share_no_data_run_in_their_order(workspace: AzureWorkspace, 
     assert list(jobs["step1"]["outputs"]) == ["numbers"]
 
 
-def test_a_folder_has_to_be_there_for_the_first_step_and_may_be_made_for_the_others(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_missing_folder_is_refused_for_first_pipeline_step_only(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     reader = StepSpec("reader", "", step_job(tmp_path / "a", "print(1)", inputs=[DataSpec("d", "x", datastore="workspaceblobstore")]), waits_for=["step1"])
     with pytest.raises(NotFound, match=r"^reader: Input 'd': no folder 'x' in datastore 'workspaceblobstore'"):
         workspace.submit_pipeline(pipeline_of(reader, prepare(tmp_path)), notify=ignore)
@@ -50,7 +50,7 @@ def test_a_folder_has_to_be_there_for_the_first_step_and_may_be_made_for_the_oth
     assert sent(azure, run.id)["jobs"]["reader"]["inputs"]["d"]["uri"] == "azureml://datastores/workspaceblobstore/paths/x/"
 
 
-def test_a_folder_of_the_default_datastore_is_not_the_data_asset_of_its_name(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_step_input_with_datastore_is_folder_not_data_asset(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     azure.put_blob("workspaceblobstore", "volumes/1.npy", b"x")
     azure.add_data("volumes", "azureml://datastores/workspaceblobstore/paths/elsewhere/")
     kinds = {"folder": "workspaceblobstore", "asset": None}

@@ -118,9 +118,7 @@ def test_every_field_of_a_step_reaches_the_service(workspace: AzureWorkspace, az
     assert all(seen.headers.get("x-azureml-token") for seen in azure.stage.log.find(r"PUT .*/jobs/"))
 
 
-def test_steps_of_one_folder_share_code_and_environment_and_each_input_is_looked_for_once(
-    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
-) -> None:
+def test_steps_of_same_folder_share_code_environment_and_inputs(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     azure.put_blob("workspaceblobstore", "volumes/1.npy", b"x")
     inputs = [DataSpec("data", "volumes")]
     steps = [StepSpec(f"step{n}", "the same", step_job(tmp_path / "all", "print(1)", arguments=[str(n)], inputs=inputs)) for n in range(3)]
@@ -151,7 +149,7 @@ def test_an_input_without_a_folder_is_the_whole_datastore(workspace: AzureWorksp
     assert azure.artifacts(steps_of(workspace, run.id)["one"].id)["user_logs/std_log.txt"] == b"['a.npy']\n"
 
 
-def test_a_folder_of_a_named_datastore_is_that_folder_whatever_is_registered(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_step_input_in_named_datastore_ignores_registered_data(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     azure.add_datastore("seismic")
     azure.put_blob("seismic", "volumes/1.npy", b"x")
     azure.add_data("volumes", "azureml://datastores/workspaceblobstore/paths/elsewhere/")
@@ -175,7 +173,7 @@ def test_a_folder_of_a_named_datastore_is_that_folder_whatever_is_registered(wor
         ({"arguments": ["${{inputs.none}}"]}, BadUsage, "^step2: '.*inputs.none.*' names no input"),
     ],
 )
-def test_what_is_wrong_with_a_step_stops_the_pipeline_before_anything_is_made(
+def test_invalid_step_fails_pipeline_before_any_change(
     workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path, fields: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     wrong = StepSpec("step2", "", step_job(tmp_path / "wrong", "print(1)", **fields))
@@ -249,7 +247,7 @@ def test_canceling_stops_all_steps_or_one(workspace: AzureWorkspace, azure: Stag
     assert {step.status for step in steps_of(workspace, other.id).values()} == {RunStatus.canceled}
 
 
-def test_a_step_that_ran_before_is_not_run_again_and_its_files_are_found(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_reused_step_is_not_rerun_and_its_files_are_readable(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     spec = pipeline_of(prepare(tmp_path), train(tmp_path))
     with azure.run_jobs():
         runs = [workspace.submit_pipeline(spec, notify=ignore) for _ in range(1)]

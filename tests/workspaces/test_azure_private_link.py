@@ -36,7 +36,7 @@ def test_resource_managers_502_is_not_asked_again(azure_environment: StagedWorks
 
 @pytest.mark.parametrize("status", [400, 403, 409, 500, 503])
 @pytest.mark.parametrize(("code", "message"), [("PublicNetworkAccessDisabled", "No."), ("UserError", "Use a private endpoint.")])
-def test_words_and_codes_of_a_closed_network_count_with_any_status(
+def test_private_network_error_is_recognized_with_any_status(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, status: int, code: str, message: str
 ) -> None:
     stage.faults.add(Status(status, code=code, message=message), "/runs/", times=None)

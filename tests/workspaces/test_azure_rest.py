@@ -127,7 +127,7 @@ def test_each_wrong_part_of_the_address_has_its_own_sentence(
     assert caught.value.exit_code == 3
 
 
-def test_a_missing_role_is_told_by_its_action_in_one_short_sentence(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_role_error_names_the_required_action(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in azure_environment.environment(azure_environment.add_principal({Right.STORAGE_READ})).items():
         monkeypatch.setenv(name, value)
     with connected(azure_environment, project) as connection, pytest.raises(NotAllowed) as caught:
@@ -153,7 +153,7 @@ def test_a_firewall_is_told_as_one(connection: Connection, stage: Stage, fault: 
     assert "VPN" in caught.value.hint
 
 
-def test_a_clock_that_is_off_is_told_where_the_sign_in_is_refused(connection: Connection, azure: StagedWorkspace, stage: Stage) -> None:
+def test_refused_sign_in_with_clock_skew_reports_the_skew(connection: Connection, azure: StagedWorkspace, stage: Stage) -> None:
     azure.state.principal.revoked_before = time.time() + 1e6
     stage.faults.add(WrongDate(7200), RUN, times=None)
     with pytest.raises(NotAllowed, match=r"This machine's clock is 2 hours behind the service's\.") as caught:

@@ -19,7 +19,7 @@ def contents(store: BlobStore) -> dict[str, bytes]:
     return {blob.name: b"".join(store.read(blob.name)) for page in store.list() for blob in page}
 
 
-def test_files_of_a_run_that_was_seen_ask_the_run_history_nothing_more(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_files_of_known_run_need_no_run_history_request(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.put_artifacts(azure.add_run("r1"), {"outputs/a": b"1", "user_logs/std_log.txt": b"hello"})
     workspace.run("r1")
     azure.stage.log.clear()
@@ -28,9 +28,10 @@ def test_files_of_a_run_that_was_seen_ask_the_run_history_nothing_more(workspace
 
 
 @pytest.mark.parametrize(("key", "services"), [("default", ["/runs/r1"]), ("model", ["/runs/r1", "/rundata", "/batchGetResolvedUris"])])
-def test_files_cost_a_request_and_their_list_once_the_workspace_was_seen_and_the_place_of_an_output_two_more(
+def test_run_files_take_one_service_request_and_outputs_three(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, key: str, services: list[str]
 ) -> None:
+    """Besides these, storage lists the files with one request."""
     run = azure.add_run("r1")
     azure.put_artifacts(run, {"a": b"1"})
     azure.add_output(run, "model", {"a": b"2"})
@@ -71,13 +72,13 @@ def test_an_output_that_is_one_file_is_that_file_alone(workspace: AzureWorkspace
     assert contents(workspace.output_files("r1", "model")) == {"weights": b"1"}
 
 
-def test_an_output_whose_asset_was_deleted_is_found_by_its_definition(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_output_with_deleted_asset_is_found_by_run_definition(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_output(azure.add_run("r1"), "model", {"a": b"1"})
     azure.stage.faults.add(Status(404, code="UserError"), match="batchGetResolvedUris")
     assert contents(workspace.output_files("r1", "model")) == {"a": b"1"}
 
 
-def test_an_output_whose_asset_is_gone_and_whose_definition_tells_no_place_says_so(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_output_with_deleted_asset_and_no_path_is_not_found(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_output(azure.add_run("root", run_type="azureml.PipelineRun"), "model", {"a": b""})
     azure.stage.faults.add(Status(404, code="UserError"), match="batchGetResolvedUris")
     with pytest.raises(NotFound, match="gone"):
@@ -85,7 +86,7 @@ def test_an_output_whose_asset_is_gone_and_whose_definition_tells_no_place_says_
 
 
 @pytest.mark.parametrize("run_type", ["azureml.scriptrun", "azureml.StepRun", "azureml.PipelineRun"])
-def test_an_output_is_found_where_only_the_data_of_the_run_tells_it(workspace: AzureWorkspace, azure: StagedWorkspace, run_type: str) -> None:
+def test_output_is_found_from_run_data_alone(workspace: AzureWorkspace, azure: StagedWorkspace, run_type: str) -> None:
     """In the record of the run it is null, and the definition shows where it was meant to go, or (that of a pipeline) nothing."""
     azure.add_output(azure.add_run("r1", run_type=run_type), "model", {"x/y": b"1"}, path="somewhere/else/")
     workspace.run("r1")
@@ -94,7 +95,7 @@ def test_an_output_is_found_where_only_the_data_of_the_run_tells_it(workspace: A
     assert len(azure.requests("/history/")) == 1
 
 
-def test_an_output_of_a_pipeline_is_named_before_its_place_is_known(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_pipeline_output_without_known_path_is_still_named(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("root", status="Running", run_type="azureml.PipelineRun", definition={"JobType": "Pipeline", "Outputs": {"model": {"Uri": None}}})
     with pytest.raises(NotFound, match="does not tell where output 'model' of run 'root' lies"):
         workspace.output_files("root", "model")
@@ -103,7 +104,7 @@ def test_an_output_of_a_pipeline_is_named_before_its_place_is_known(workspace: A
 
 
 @pytest.mark.parametrize("kind", ["CustomModel", "MLFlowModel", "TritonModel"])
-def test_an_output_that_is_a_model_is_found_by_the_registry_of_models(workspace: AzureWorkspace, azure: StagedWorkspace, kind: str) -> None:
+def test_model_output_is_found_in_model_registry(workspace: AzureWorkspace, azure: StagedWorkspace, kind: str) -> None:
     azure.add_output(azure.add_run("r1"), "model", {"MLmodel": b"1"}, path="somewhere/", kind=kind)
     assert contents(workspace.output_files("r1", "model")) == {"MLmodel": b"1"}
     assert len(azure.requests("/modelregistry/")) == 1
@@ -116,7 +117,7 @@ def test_a_model_that_is_one_file_is_that_file_alone(workspace: AzureWorkspace, 
     assert contents(workspace.output_files("r1", "model")) == {"model.pt": b"1"}
 
 
-def test_the_place_of_the_only_asset_asked_for_is_taken_by_whatever_name_it_comes(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_output_asset_id_is_matched_regardless_of_case(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     """The service may spell the id in another case than the run does."""
     run = azure.add_run("r1", definition={})
     output = azure.add_output(run, "model", {"a": b"1"}, path="somewhere/")
@@ -125,7 +126,7 @@ def test_the_place_of_the_only_asset_asked_for_is_taken_by_whatever_name_it_come
     assert contents(workspace.output_files("r1", "model")) == {"a": b"1"}
 
 
-def test_an_output_of_a_step_that_reused_anothers_results_is_that_ones(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_reused_step_gives_outputs_of_the_original_step(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     first = azure.add_run("first", run_type="azureml.StepRun")
     azure.add_output(first, "model", {"a": b"1"})
     reused = {"azureml.isreused": "true", "azureml.reusedrunid": "first"}
@@ -136,7 +137,7 @@ def test_an_output_of_a_step_that_reused_anothers_results_is_that_ones(workspace
         workspace.output_files("again", "nope")
 
 
-def test_an_output_of_a_step_whose_earlier_run_was_deleted_is_where_that_one_left_it(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_reused_step_output_is_found_after_original_is_deleted(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.put_blobs("workspaceblobstore", {"azureml/first/model/a": b"1"})
     reused = {"azureml.isreused": "true", "azureml.reusedrunid": "first"}
     meant = {"uri": {"path": "azureml://datastores/workspaceblobstore/paths/azureml/{name}/model/"}}
@@ -144,7 +145,7 @@ def test_an_output_of_a_step_whose_earlier_run_was_deleted_is_where_that_one_lef
     assert contents(workspace.output_files("again", "model")) == {"a": b"1"}
 
 
-def test_outputs_of_a_run_that_is_not_there_are_those_of_an_unknown_run(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_output_of_unknown_run_raises_run_not_found(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("train_1_aa", "train")
     for key in ("model", "default"):
         with pytest.raises(RunNotFound) as caught:
@@ -173,9 +174,7 @@ def test_an_unknown_output_names_those_there_are(workspace: AzureWorkspace, azur
         ({"dataPath": {"datastoreName": "workspaceblobstore", "relativePath": None}}, "dataset/r1/model/"),
     ],
 )
-def test_an_output_of_a_run_that_tells_no_assets_is_found_by_its_definition(
-    workspace: AzureWorkspace, azure: StagedWorkspace, location: dict[str, object], place: str
-) -> None:
+def test_output_without_asset_is_found_by_run_definition(workspace: AzureWorkspace, azure: StagedWorkspace, location: dict[str, object], place: str) -> None:
     azure.put_blobs("workspaceblobstore", {f"{place}a": b"1"})
     azure.add_run("r1", definition={"outputData": {"model": {"outputLocation": location, "mechanism": "Mount"}}})
     assert contents(workspace.output_files("r1", "model")) == {"a": b"1"}
@@ -183,7 +182,7 @@ def test_an_output_of_a_run_that_tells_no_assets_is_found_by_its_definition(
         workspace.output_files("r1", "other")
 
 
-def test_an_output_of_batch_scoring_is_found_by_its_data_reference(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_batch_scoring_output_is_found_by_data_reference(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     """So are those of steps of azureml-core; `outputs` is null then."""
     azure.put_blobs("workspaceblobstore", {"azureml/r1/score/a": b"1"})
     store = {"dataStoreName": "workspaceblobstore", "pathOnCompute": None}
@@ -201,9 +200,7 @@ def test_an_output_of_batch_scoring_is_found_by_its_data_reference(workspace: Az
         {"Uri": None, "DatastoreId": "/subscriptions/s/workspaces/w/datastores/workspaceblobstore", "PathOnDatastore": "azureml/{name}/model"},
     ],
 )
-def test_an_output_of_a_pipeline_that_tells_no_assets_is_found_by_its_binding(
-    workspace: AzureWorkspace, azure: StagedWorkspace, bound: dict[str, object]
-) -> None:
+def test_pipeline_output_without_asset_is_found_by_binding(workspace: AzureWorkspace, azure: StagedWorkspace, bound: dict[str, object]) -> None:
     azure.put_blobs("workspaceblobstore", {"azureml/root/model/a": b"1"})
     definition = {"JobType": "Pipeline", "Outputs": {"model": {"Uri": None}}, "OutputBindings": {"model": bound}}
     azure.add_run("root", run_type="azureml.PipelineRun", definition=definition)

@@ -15,7 +15,8 @@ from tests.servers.azureml.faults import Meanwhile, Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 
 
-def test_the_newest_runs_of_a_workspace_cost_two_requests_and_the_names_of_experiments_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_newest_runs_of_workspace_take_two_requests(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    """The names of experiments are requested once and cached."""
     for number, time in zip(range(30), times(), strict=False):
         azure.add_run(str(number), f"e{number % 3}", created=time)
         azure.add_run(f"child{number}", f"e{number % 3}", created=time, parent=str(number))
@@ -26,7 +27,7 @@ def test_the_newest_runs_of_a_workspace_cost_two_requests_and_the_names_of_exper
     assert len(azure.requests()) == 2
 
 
-def test_names_of_experiments_that_are_not_known_are_asked_for_at_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_unknown_experiment_names_are_requested_concurrently(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     for number in range(4):
         azure.add_run(str(number), f"e{number}")
     together = threading.Barrier(4, timeout=60)
@@ -43,14 +44,14 @@ def test_a_deleted_experiment_costs_its_name_and_no_run(workspace: AzureWorkspac
     assert {run.id: run.experiment for run in workspace.runs(RunQuery())} == {"run_1": "here", "run_2": gone}
 
 
-def test_the_newest_run_of_a_workspace_comes_by_its_time_not_by_its_experiment(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_runs_of_workspace_are_sorted_by_time_not_experiment(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     now = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
     azure.add_run("later", "a", created=now + timedelta(hours=1))
     azure.add_run("earlier", "b", created=now)
     assert ids(workspace, RunQuery()) == ["later", "earlier"]
 
 
-def test_a_workspace_whose_index_does_not_answer_is_listed_by_its_jobs(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_runs_are_listed_from_jobs_if_index_is_missing(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.state.page_size = 4
     add_many(azure, 10)
     azure.add_run("child", "many", parent="9")
@@ -79,16 +80,14 @@ def test_an_empty_index_is_checked_by_the_list_of_jobs(workspace: AzureWorkspace
     assert len(azure.requests("/index/")) == 1
 
 
-def test_a_list_that_no_run_of_the_index_meets_is_not_checked_by_jobs(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_no_match_in_index_needs_no_request_for_jobs(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     add_many(azure, 3)
     assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == []
     assert azure.requests("/jobs") == []
 
 
 @pytest.mark.parametrize("query", [RunQuery(statuses=[RunStatus.failed]), RunQuery(tags={"team": "blue"}), RunQuery(tags={"team name": "blue"})])
-def test_old_runs_of_a_workspace_are_picked_by_the_index_and_new_ones_by_their_records(
-    workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery
-) -> None:
+def test_filter_uses_index_for_old_runs_and_records_for_new(workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery) -> None:
     add_many(azure, 1000)
     for number in (5, 950):
         azure.state.runs[str(number)].status = "Failed"
@@ -103,7 +102,7 @@ def test_old_runs_of_a_workspace_are_picked_by_the_index_and_new_ones_by_their_r
 
 
 @pytest.mark.parametrize("fault", [Page('{"value": [], "continuationToken": null}', content_type="application/json"), Status(400, code="UserError")])
-def test_an_index_that_does_not_know_or_take_conditions_hides_no_run(workspace: AzureWorkspace, azure: StagedWorkspace, fault: Page | Status) -> None:
+def test_index_rejecting_or_ignoring_filter_hides_no_run(workspace: AzureWorkspace, azure: StagedWorkspace, fault: Page | Status) -> None:
     add_many(azure, 250)
     for number in (5, 200):
         azure.state.runs[str(number)].status = "Failed"
@@ -111,27 +110,27 @@ def test_an_index_that_does_not_know_or_take_conditions_hides_no_run(workspace: 
     assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == ["200", "5"]
 
 
-def test_the_record_of_a_run_is_asked_for_once_though_the_index_names_it_twice(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_run_listed_twice_in_index_is_requested_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     add_many(azure, 150)
     azure.state.runs["140"].status = "Failed"
     assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == ["140"]
     assert (len(azure.requests("/index/")), len(azure.requests("batchrundata"))) == (2, 1)
 
 
-def test_conditions_on_few_runs_of_a_workspace_are_not_asked_of_the_index(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_filter_on_few_runs_takes_one_index_request(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     add_many(azure, 100)
     assert ids(workspace, RunQuery(statuses=[RunStatus.failed])) == []
     assert len(azure.requests("/index/")) == 1
 
 
-def test_a_record_that_the_batch_failed_to_give_is_asked_for_by_itself(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_record_missing_in_batch_is_requested_separately(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     add_many(azure, 3)
     azure.stage.faults.add(Page('{"successfulResults": {}, "failedResults": {"1": {}}}', content_type="application/json"), match="batchrundata")
     assert ids(workspace, RunQuery()) == newest(3, of=3)
 
 
 @pytest.mark.parametrize("status", [404, 400])
-def test_a_service_without_the_batch_of_records_gives_each_by_itself(workspace: AzureWorkspace, azure: StagedWorkspace, status: int) -> None:
+def test_records_are_requested_singly_if_batch_is_unsupported(workspace: AzureWorkspace, azure: StagedWorkspace, status: int) -> None:
     add_many(azure, 12)
     azure.stage.faults.add(Status(status, code="UserError"), match="batchrundata", times=None)
     assert ids(workspace, RunQuery()) == newest(12, of=12)

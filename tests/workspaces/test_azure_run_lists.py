@@ -26,7 +26,7 @@ STATES = {
 }
 
 
-def test_of_a_hundred_thousand_runs_only_the_page_that_is_needed_is_asked_for(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_run_list_of_100000_runs_requests_only_needed_page(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.state.page_size = 1000
     add_many(azure, 100_000)
     assert ids(workspace, RunQuery("many", limit=20)) == newest(20, of=100_000)
@@ -64,7 +64,7 @@ def test_archived_runs_are_left_out_without_a_page_more(workspace: AzureWorkspac
     assert workspace.run("29").id == "29"
 
 
-def test_hundreds_of_archived_runs_before_the_wanted_one_take_few_pages(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_hundreds_of_archived_runs_are_skipped_in_few_requests(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     add_many(azure, 400)
     for number in range(1, 400):
         azure.state.runs[str(number)].hidden = True
@@ -176,7 +176,8 @@ def test_runs_that_are_made_while_the_list_is_read_repeat_none(workspace: AzureW
 
 
 @pytest.mark.parametrize("query", [RunQuery("many", tags={"fold": "1"}), RunQuery(parent="0", statuses=[RunStatus.failed])])
-def test_a_filter_that_the_run_history_does_not_take_is_checked_here(workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery) -> None:
+def test_filter_refused_by_run_history_is_applied_locally(workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery) -> None:
+    """A service that refuses every form of the request is an error."""
     add_many(azure, 150)
     azure.add_run("wanted", "many", status="Failed", tags={"fold": "1"}, parent=query.parent)
     azure.add_run("other", "many", tags={"fold": "2"}, parent=query.parent)
@@ -203,7 +204,7 @@ def test_a_list_survives_a_moment_of_trouble_and_tells_a_refusal(workspace: Azur
         ids(workspace, query)
 
 
-def test_a_workspace_that_is_gone_is_no_experiment_that_is_not_there(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_deleted_workspace_raises_workspace_not_found(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     add_many(azure, 1)
     assert ids(workspace, RunQuery("many")) == ["0"]
     kept = azure.stage.azure.workspaces

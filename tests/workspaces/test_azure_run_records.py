@@ -140,7 +140,7 @@ def test_the_command_is_what_himl_was_told_to_run() -> None:
     assert record(tags={}, scriptName="train.py").command == "train.py"
 
 
-def test_a_long_reason_is_cut_and_one_of_a_run_that_completed_is_not_told() -> None:
+def test_run_reason_is_truncated_and_empty_for_completed_runs() -> None:
     body = {"error": {"message": "x" * 5000}}
     assert len(record(status="Failed", error=body).reason) == 500
     assert record(status="Completed", error=body).reason == ""
@@ -174,18 +174,18 @@ def test_ids_as_the_service_makes_them_are_asked_for(run_id: str) -> None:
         (RunQuery(parent="p", statuses=list(RunStatus)), ""),
     ],
 )
-def test_the_run_history_is_asked_in_words_that_are_sure_to_survive(query: RunQuery, expected: str) -> None:
+def test_history_filter_holds_only_safe_conditions(query: RunQuery, expected: str) -> None:
     assert history_filter(query) == expected
 
 
-def test_runs_that_have_not_ended_are_asked_for_by_what_they_are_not() -> None:
+def test_filter_for_running_runs_excludes_other_states() -> None:
     condition = history_condition([RunStatus.running])
     assert condition.startswith("Status ne NotStarted and ")
     assert "Running" not in condition
     assert "Status ne Completed" in condition
 
 
-def test_the_index_is_asked_for_runs_of_their_own_that_were_not_archived() -> None:
+def test_index_query_selects_unarchived_root_runs() -> None:
     assert ROOTS_IN_INDEX == [
         {"field": "type", "operator": "eq", "values": ["runs"]},
         {"field": "annotations/archived", "operator": "eq", "values": ["false"]},
@@ -193,7 +193,7 @@ def test_the_index_is_asked_for_runs_of_their_own_that_were_not_archived() -> No
     ]
 
 
-def test_the_index_is_asked_for_tags_only_that_are_sure_to_survive() -> None:
+def test_index_conditions_hold_only_plain_tags() -> None:
     assert index_conditions(RunQuery(tags={"team": "blue", "a b": "1"}, statuses=[RunStatus.failed])) == [
         {"field": "annotations/status", "operator": "eq", "values": ["Failed"]},
         {"field": "annotations/tags/team", "operator": "eq", "values": ["blue"]},

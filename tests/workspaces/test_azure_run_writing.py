@@ -48,7 +48,7 @@ def test_files_cost_a_request_each_and_one_for_fifty_names(workspace: AzureWorks
     assert len(azure.requests()) == 123
 
 
-def test_a_name_that_the_service_has_already_gets_a_link_of_its_own(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_existing_artifact_name_is_overwritten_by_its_own_link(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     """The real service answers so for a name that is taken; azureml-core's users know it as `Resource Conflict`."""
     store(workspace, tmp_path, {"log #1.txt": b"old"})
     azure.stage.faults.add(Status(409, code="UserError", message="Resource Conflict: ArtifactId already exists."), r"POST .*/batch/metadata/", times=None)
@@ -90,7 +90,7 @@ def test_a_start_whose_answer_is_lost_makes_one_run(workspace: AzureWorkspace, a
     assert azure.state.runs["train_2_bb"].tags == {"a": "b"}
 
 
-def test_a_start_that_was_cut_short_goes_on_when_it_is_asked_for_again(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_interrupted_run_start_is_completed_by_repeated_start(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.stage.faults.add(Status(403, code="AuthorizationFailed"), r"POST .*/events", times=1)
     with pytest.raises(NotAllowed):
         workspace.start_run(Run("train_2_bb", "new"))

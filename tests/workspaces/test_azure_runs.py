@@ -40,7 +40,7 @@ def test_a_record_tells_all_that_the_run_history_knows(workspace: AzureWorkspace
 
 
 @pytest.mark.parametrize("run_id", ["train_1_ab", "train_1"])
-def test_an_unknown_id_shows_near_ones_of_the_experiment_that_it_names(workspace: AzureWorkspace, azure: StagedWorkspace, run_id: str) -> None:
+def test_unknown_run_id_suggests_runs_of_its_experiment(workspace: AzureWorkspace, azure: StagedWorkspace, run_id: str) -> None:
     for name in ("train_1_aa", "train_22_bb"):
         azure.add_run(name, "train")
     azure.add_run("train_1_ac", "elsewhere")
@@ -51,7 +51,7 @@ def test_an_unknown_id_shows_near_ones_of_the_experiment_that_it_names(workspace
     assert len(azure.requests(DATA_PLANE)) == 2
 
 
-def test_an_unknown_id_that_names_no_experiment_shows_near_ones_of_the_workspace(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_unknown_run_id_suggests_similar_runs_of_workspace(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     for number in range(3):
         azure.add_run(f"wheat_fowl_03wx{number}", f"e{number}")
     with pytest.raises(RunNotFound) as caught:
@@ -89,7 +89,7 @@ def test_who_may_not_read_hears_it(azure: StagedWorkspace, project: Path, monkey
         workspace.run("r1")
 
 
-def test_a_service_that_fails_for_a_moment_is_asked_again_and_one_that_fails_for_good_is_named(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_run_request_is_retried_and_permanent_failure_is_error(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("r1")
     azure.stage.faults.add(Status(503, retry_after=0), match=r"GET .*/runs/r1", times=2)
     assert workspace.run("r1").id == "r1"
@@ -138,7 +138,7 @@ def test_a_run_that_has_ended_is_left_alone(workspace: AzureWorkspace, azure: St
 
 
 @pytest.mark.parametrize("status", [404, 400, 409])
-def test_what_resource_manager_refuses_to_stop_is_left_to_the_run_history(workspace: AzureWorkspace, azure: StagedWorkspace, status: int) -> None:
+def test_cancel_refused_by_resource_manager_uses_run_history(workspace: AzureWorkspace, azure: StagedWorkspace, status: int) -> None:
     azure.add_run("r1", status="Running")
     azure.stage.faults.add(Status(status, code="UserError"), match=r"POST management\.azure\.com.*/cancel")
     assert workspace.cancel("r1") is True
@@ -146,7 +146,7 @@ def test_what_resource_manager_refuses_to_stop_is_left_to_the_run_history(worksp
 
 
 @pytest.mark.parametrize("in_job", [False, True])
-def test_a_run_whose_command_has_ended_cannot_be_stopped_and_that_is_said(azure_environment: StagedWorkspace, project: Path, in_job: bool) -> None:
+def test_cancel_of_finalizing_run_fails_with_its_state(azure_environment: StagedWorkspace, project: Path, in_job: bool) -> None:
     azure = azure_environment
     run = azure.add_run("r1", status="Finalizing")
     with pytest.MonkeyPatch.context() as patch:
@@ -159,7 +159,7 @@ def test_a_run_whose_command_has_ended_cannot_be_stopped_and_that_is_said(azure_
 
 
 @pytest.mark.parametrize(("state", "answer"), [("CancelRequested", True), ("Canceled", True), ("Completed", False)])
-def test_a_refusal_to_stop_a_run_that_needs_no_stop_any_more_is_none(workspace: AzureWorkspace, azure: StagedWorkspace, state: str, answer: bool) -> None:
+def test_refused_cancel_of_ended_or_stopping_run_is_no_error(workspace: AzureWorkspace, azure: StagedWorkspace, state: str, answer: bool) -> None:
     run = azure.add_run("r1", status="Running")
     azure.stage.faults.add(Status(400, code="UserError"), match=r"POST management\.azure\.com.*/cancel")
     azure.stage.faults.add(Meanwhile(lambda: setattr(run, "status", state)), match=r"POST management\.azure\.com.*/cancel")
@@ -175,7 +175,7 @@ def test_a_run_that_nobody_agrees_to_stop_says_so(workspace: AzureWorkspace, azu
         workspace.cancel("r1")
 
 
-def test_a_service_that_is_busy_when_a_run_is_to_stop_is_no_refusal(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_cancel_with_busy_service_raises_service_failed(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("r1", status="Running")
     azure.stage.faults.add(Status(503, retry_after=0), match=r"POST management\.azure\.com.*/cancel", times=None)
     with pytest.raises(ServiceFailed, match="503"):
@@ -183,7 +183,7 @@ def test_a_service_that_is_busy_when_a_run_is_to_stop_is_no_refusal(workspace: A
     assert azure.state.runs["r1"].status == "Running"
 
 
-def test_a_run_that_ended_while_it_was_asked_to_stop_was_not_stopped(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_cancel_of_run_that_completes_meanwhile_returns_false(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     run = azure.add_run("r1", status="Running")
     workspace.run("r1")
     azure.stage.faults.add(Meanwhile(lambda: setattr(run, "status", "Completed")), match=r"GET .*/runs/r1")

@@ -125,7 +125,7 @@ def test_the_vendors_libraries_say_nothing(azure_environment: StagedWorkspace, p
     assert not overheard.of("azure.", "msal", "urllib3")
 
 
-def test_what_is_kept_holds_no_password_and_the_tokens_lie_where_only_the_user_reads(azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_cache_has_no_password_and_token_file_is_private(azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     with connected(azure_environment, project) as connection:
         connection.record()
         [token, _] = tokens_of(connection)

@@ -31,7 +31,7 @@ def test_a_service_principal_of_the_variables_signs_in(azure_environment: Staged
     assert 86_000 < signed_in.expires - time.time() < 86_400
 
 
-def test_a_service_principal_of_the_private_file_signs_in_and_variables_win(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_principal_variables_override_settings_file(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     principal = unsigned.state.principal
     path = write_settings(
         project,
@@ -55,7 +55,7 @@ def test_a_service_principal_of_the_private_file_signs_in_and_variables_win(unsi
         ({"service_principal_id": "i"}, r"no tenant_id and no service_principal_password\."),
     ],
 )
-def test_a_partly_set_service_principal_is_told_by_its_missing_part(
+def test_incomplete_service_principal_error_names_missing_keys(
     unsigned: StagedWorkspace, stage: Stage, project: Path, given: dict[str, str], missing: str
 ) -> None:
     write_settings(project, given)
@@ -132,7 +132,7 @@ def test_each_refusal_has_its_own_sentence(
     [("tenant_id", "no tenant!", "tenant_id in {}:2"), ("tenant_id", NOBODY, "tenant_id in {}:2"),
      ("service_principal_id", NOBODY, "service_principal_id in {}:3"), ("service_principal_password", "s3cr3t", "service_principal_password in {}:4")],
 )  # fmt: skip
-def test_a_value_that_came_from_a_file_is_named_by_its_place_there(unsigned: StagedWorkspace, project: Path, key: str, value: str, named: str) -> None:
+def test_wrong_setting_hint_names_its_file_and_line(unsigned: StagedWorkspace, project: Path, key: str, value: str, named: str) -> None:
     principal = unsigned.state.principal
     values = {"tenant_id": principal.tenant, "service_principal_id": principal.client_id, "service_principal_password": principal.secret}
     path = write_settings(project, values | {key: value})
@@ -162,7 +162,7 @@ def test_what_was_tried_is_named_when_nothing_signs_in(unsigned: StagedWorkspace
     assert not stage.log.all()
 
 
-def test_the_vendors_variables_sign_in_too_and_a_missing_one_is_named(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_azure_variables_sign_in_and_missing_one_is_named(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     principal = unsigned.state.principal
     monkeypatch.setenv("AZURE_CLIENT_SECRET", principal.secret)
     monkeypatch.setenv("AZURE_CLIENT_ID", principal.client_id)
@@ -205,14 +205,14 @@ def test_all_that_applies_is_tried_in_order_and_named(unsigned: StagedWorkspace,
     assert "az login" in caught.value.hint
 
 
-def test_a_place_of_sign_in_out_of_reach_is_a_failure_of_the_network(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_unreachable_login_host_raises_service_failed(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     stage.faults.add(Reset(), "login", times=None)
     with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"login\.microsoftonline\.com"):
         connection.record()
 
 
 @pytest.mark.parametrize("where", ["login", "openid-configuration", "POST .*/token"])
-def test_a_place_of_sign_in_that_stalls_is_given_up_in_bounded_time(azure_environment: StagedWorkspace, stage: Stage, where: str) -> None:
+def test_stalled_login_host_fails_in_bounded_time(azure_environment: StagedWorkspace, stage: Stage, where: str) -> None:
     principal, policy = azure_environment.state.principal, RetryPolicy(attempts=4, first=0.01, total=0.9, read_timeout=0.8)
     assert 30 <= SIGN_IN_POLICY.total + CONNECT_SECONDS + SIGN_IN_POLICY.read_timeout <= 41, "so long at most, then"
     stage.faults.add(Stall(60), where, times=None)

@@ -56,7 +56,8 @@ def sent(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
     return job
 
 
-def test_a_first_submit_looks_before_it_uploads_and_a_second_one_asks_twice(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_first_submit_checks_before_upload(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    """A second submit makes two requests: it checks the compute and creates the job."""
     first = workspace.submit(cluster_spec(project), notify=ignore)
     looked, made = asked(azure)[:3], asked(azure)[3:]
     azure.stage.log.clear()
@@ -140,14 +141,14 @@ def test_a_job_that_acts_as_the_user_gets_a_token_of_his(
         assert headers["x-azureml-token"] not in caplog.text
 
 
-def test_an_unknown_cluster_names_those_that_exist_and_nothing_is_made(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_unknown_cluster_lists_existing_ones_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     with pytest.raises(NotFound, match=r"No compute 'cpu-clutser'.*there are: cpu-cluster, gpu-cluster") as caught:
         workspace.submit(cluster_spec(project, cluster="cpu-clutser"), notify=ignore)
     assert "cpu-cluster" in caught.value.hint
     assert azure.requests(CHANGES) == []
 
 
-def test_data_that_is_not_there_stops_the_job_before_anything_is_made(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_missing_input_data_fails_submit_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         workspace.submit(cluster_spec(project, inputs=[DataSpec("INPUT_0", "nowhere")]), notify=ignore)
     assert azure.requests(r"^PUT|startPendingUpload") == []
@@ -157,7 +158,7 @@ def test_data_that_is_not_there_stops_the_job_before_anything_is_made(workspace:
     ("name", "version", "words"),
     [("troch", None, "No environment 'troch'"), ("troch", "2", "No environment 'troch'"), ("torch", "9", "no version '9'.*there are: 1, 2")],
 )
-def test_an_unknown_environment_names_what_is_near_and_nothing_is_made(
+def test_unknown_environment_suggests_near_one_before_any_change(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, name: str, version: str | None, words: str
 ) -> None:
     register(azure, "torch", "1", "2")

@@ -56,7 +56,7 @@ def test_a_job_that_was_not_created_is_not_reported_as_one(hasty: AzureWorkspace
     assert len(azure.requests(LOOK)) == 1
 
 
-def test_where_nobody_knows_whether_there_is_a_job_that_is_said_with_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_submit_with_unknown_outcome_reports_the_job_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     azure.stage.faults.add(Reset(), rf"{JOB}|{LOOK}", times=None)
     with pytest.raises(ServiceFailed, match="It is not known whether job '") as caught:
         hasty.submit(cluster_spec(project), notify=ignore)
@@ -85,7 +85,7 @@ def test_a_job_that_is_refused_for_what_it_says_is_sent_once(hasty: AzureWorkspa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_before_the_job_is_created_leaves_nothing(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, Moved):
             os.kill(os.getpid(), number)
@@ -150,7 +150,7 @@ def test_an_answer_that_is_not_understood_names_the_job(hasty: AzureWorkspace, a
     assert "himl runs show sent_" in caught.value.hint
 
 
-def test_a_right_that_was_taken_while_an_answer_was_lost_hides_no_job(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_job_with_lost_response_is_found_despite_refused_retry(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     azure.stage.faults.add(Reset(), JOB)
     azure.stage.faults.add(Status(403, code="AuthorizationFailed"), JOB, times=None, skip=1)
     run = hasty.submit(cluster_spec(project), notify=ignore)

@@ -59,7 +59,7 @@ def test_the_image_is_built_from_a_folder_that_has_the_wheel(workspace: AzureWor
     assert yaml.safe_load(files["conda.yml"])["dependencies"][1] == {"pip": [f"./{WHEEL}"]}
 
 
-def test_without_a_conda_file_the_image_s_own_python_gets_the_wheel(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_wheel_without_conda_file_is_installed_in_image_python(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     run = workspace.submit(cluster_spec(project, environment=with_wheel(project, conda=False)), notify=ignore)
     files = context_files(azure, registered(azure, run.id))
     assert sorted(files) == ["Dockerfile", WHEEL]

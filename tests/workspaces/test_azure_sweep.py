@@ -142,13 +142,13 @@ def record(**fields: Any) -> Run:
     return as_run(raw, experiment="train", address=ADDRESS)
 
 
-def test_the_services_notes_in_tags_are_left_out_in_all_their_forms() -> None:
+def test_service_tags_of_sweep_are_hidden_and_user_tags_kept() -> None:
     notes = {"max_total_jobs": "4", "generator_config": "{}", "r1_0": '{"lr": 0.1}'}
     tags = {**notes, **{f"_aml_system_{name}": value for name, value in notes.items()}, "r1_x": "mine", "max": "mine", "r2_0": "mine"}
     assert record(tags=tags).tags == {"max": "mine", "r1_x": "mine", "r2_0": "mine"}
 
 
-def test_hyperparameters_of_a_trial_are_kept_whatever_stands_beside_them() -> None:
+def test_trial_keeps_hyperparameters_tag() -> None:
     tags = {"hyperparameters": '{"--lr": 0.1}', "_aml_system_hyperparameters": '{"--lr": 0.1}'}
     trial = record(runId="p_12", parentRunId="p", tags=tags)
     assert trial.tags == {"hyperparameters": '{"--lr": 0.1}', "himl.trial": "12"}
@@ -171,7 +171,7 @@ def test_a_pipeline_is_known_by_its_type() -> None:
     assert record(runType="azureml.StepRun").tags == {}
 
 
-def test_names_that_azure_ml_does_not_take_are_refused_before_any_request(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_invalid_hyperparameter_names_fail_before_any_request(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     for name in ("optimizer.lr", "1st", "größe", "a-b"):
         with pytest.raises(BadUsage, match="Azure ML takes letters"):
             workspace.submit(cluster_spec(project, sweep=SweepSpec({name: choice(1)})), notify=ignore)
@@ -201,7 +201,7 @@ def test_a_sweep_needs_no_sdk_and_a_second_one_two_requests(azure_environment: S
 
 
 @pytest.mark.parametrize(("place", "requests"), [("tag", 1), ("system_tag", 1), ("sweep", 2), ("old_sweep", 2)])
-def test_values_of_trials_are_found_wherever_the_service_keeps_them(workspace: AzureWorkspace, azure: StagedWorkspace, place: str, requests: int) -> None:
+def test_trial_values_are_read_from_tags_or_sweep(workspace: AzureWorkspace, azure: StagedWorkspace, place: str, requests: int) -> None:
     rates: list[dict[str, Scalar]] = [{"lr": rate, "name": "a b"} for rate in (0.1, 0.2, 0.3)]
     add_sweep(azure, "tune", rates, manner=Manner(values_in=place))
     assert hyperparameters_of(workspace.run("tune_2").tags) == rates[2]
@@ -213,7 +213,7 @@ def test_values_of_trials_are_found_wherever_the_service_keeps_them(workspace: A
     assert [name for name in workspace.run("tune").tags if name.startswith(("_aml", "tune"))] == []
 
 
-def test_a_trial_whose_values_nobody_tells_is_known_by_its_number(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_trial_without_known_values_keeps_its_number(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     sweep = add_sweep(azure, "tune", [{"lr": 0.1}], manner=Manner(values_in="sweep"))
     sweep.tags.clear()
     assert workspace.run("tune_0").tags == {"himl.trial": "0"}

@@ -55,7 +55,7 @@ def test_threads_share_one_sign_in(azure_environment: StagedWorkspace, stage: St
     assert (len(tokens), sign_ins(stage)) == (1, 1)
 
 
-def test_a_token_that_the_service_rejects_is_renewed_once_for_all_threads(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_rejected_token_is_renewed_once_for_all_threads(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     with connected(azure_environment, project) as connection:
         connection.record()
     azure_environment.state.principal.revoked_before = time.time()
@@ -85,7 +85,7 @@ def test_a_token_is_renewed_before_it_ends(azure_environment: StagedWorkspace, s
     assert sign_ins(stage) == 2
 
 
-def test_a_token_that_another_process_got_meanwhile_serves_here_too(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_token_from_another_process_is_reused(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     """Such as that of a person who signed in again, which a process without a terminal cannot ask for."""
     azure_environment.state.principal.token_seconds = 2
     with connected(azure_environment, project) as connection, connected(azure_environment, project) as other:
@@ -96,7 +96,7 @@ def test_a_token_that_another_process_got_meanwhile_serves_here_too(azure_enviro
     assert sign_ins(stage) == 2
 
 
-def test_a_token_that_never_lives_long_serves_for_half_of_its_life(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_short_lived_token_is_reused_between_calls(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     azure_environment.state.principal.token_seconds = 590
     for _ in range(3):
         with connected(azure_environment, project) as connection:
@@ -106,7 +106,7 @@ def test_a_token_that_never_lives_long_serves_for_half_of_its_life(azure_environ
 
 
 @pytest.mark.parametrize(("life", "left"), [(86_400, 300), (3600, 300), (600, 300), (400, 200), (10, 5)])
-def test_a_token_is_replaced_five_minutes_before_its_end_or_at_half_of_its_life(life: float, left: float) -> None:
+def test_token_renews_five_minutes_before_end_or_at_half_life(life: float, left: float) -> None:
     token = Token("x", expires=1000 + life, credential="c", obtained=1000)
     assert token.renew_at == 1000 + life - left
 
@@ -115,7 +115,7 @@ def test_a_token_does_not_show_itself() -> None:
     assert "s3cr3t" not in repr(Token("s3cr3t", 1.0, "c"))
 
 
-def test_a_token_kept_for_one_cloud_or_principal_is_given_to_no_other(
+def test_cached_token_is_separate_per_cloud_and_principal(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One home folder, one scope: whoever differs in anything that decides who is signed in gets a token of their own."""
@@ -136,7 +136,7 @@ def test_a_token_kept_for_one_cloud_or_principal_is_given_to_no_other(
     assert (len(set(seen.values())), sign_ins(stage)) == (6, 6)
 
 
-def test_what_is_kept_of_a_managed_identity_is_for_this_machine_alone() -> None:
+def test_managed_identity_cache_key_includes_machine_name() -> None:
     """Machines with different identities may share a home folder."""
     assert platform.node() in managed_identity("a").identity
     assert managed_identity("a").identity != managed_identity("b").identity
@@ -162,14 +162,14 @@ print([source.name for source in user_sources(settings, PUBLIC, "s")], kept.get(
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows")
 @pytest.mark.usefixtures("unsigned")
-def test_a_user_without_a_home_folder_is_no_error_and_nothing_is_kept() -> None:
+def test_user_without_home_folder_runs_without_cache() -> None:
     """A container that runs with a user id that nobody knows."""
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
     outcome = subprocess.run([sys.executable, "-c", NOBODY], env=environment, capture_output=True, text=True, check=False)
     assert outcome.stdout == "['environment variables', 'Azure CLI', 'browser and device code'] None False\n", outcome.stderr
 
 
-def test_a_token_that_is_still_good_serves_when_it_cannot_be_renewed(
+def test_valid_token_is_used_with_warning_if_renewal_fails(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for seconds in (4, 40):  # the second for a machine that is too slow for the first

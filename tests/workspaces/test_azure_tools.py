@@ -41,7 +41,7 @@ def log_in(tmp_path: Path) -> Callable[[str], None]:
     return write
 
 
-def test_it_is_asked_for_the_account_of_the_workspaces_subscription(az: Az, azure: StagedWorkspace, project: Path) -> None:
+def test_azure_cli_token_is_requested_for_workspace_subscription(az: Az, azure: StagedWorkspace, project: Path) -> None:
     az.answer(NOT_SIGNED_IN, subscription=token_of(azure.state.principal))
     with connected(azure, project) as connection:
         signed_in = connection.sign_in()
@@ -51,7 +51,7 @@ def test_it_is_asked_for_the_account_of_the_workspaces_subscription(az: Az, azur
     assert "--resource https://management.azure.com" in az.asked[0]
 
 
-def test_an_account_that_does_not_see_the_subscription_is_used_all_the_same(az: Az, azure: StagedWorkspace, project: Path) -> None:
+def test_azure_cli_is_retried_without_unknown_subscription(az: Az, azure: StagedWorkspace, project: Path) -> None:
     az.answer(token_of(azure.state.principal), subscription=NO_SUCH_SUBSCRIPTION)
     with connected(azure, project) as connection:
         connection.record()

@@ -121,7 +121,7 @@ def test_a_list_of_jobs_of_another_form_is_a_failure_too(workspace: AzureWorkspa
         list(workspace.runs(RunQuery()))
 
 
-def test_the_commands_end_with_five_and_do_not_say_that_there_are_no_runs(himl: Himl, azure: StagedWorkspace, project: Path) -> None:
+def test_malformed_run_response_ends_commands_with_exit_code_5(himl: Himl, azure: StagedWorkspace, project: Path) -> None:
     azure.write_config(project)
     stage_run(azure)
     azure.stage.faults.add(page("{}"), "/history/|/index/", times=None)

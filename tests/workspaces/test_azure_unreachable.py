@@ -104,7 +104,7 @@ def test_a_name_that_is_not_known_is_told_so(azure_environment: StagedWorkspace,
     assert (error.exit_code, "VPN" in error.hint) == (5, True)
 
 
-def test_a_certificate_of_an_unknown_authority_is_told_with_the_way_out(
+def test_untrusted_login_certificate_fails_with_ca_bundle_hint(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in CA_VARIABLES:
@@ -126,16 +126,14 @@ def test_each_usual_variable_for_certificates_counts(
         assert connection.record().location == "eastus"
 
 
-def test_certificates_that_do_not_exist_are_told_by_their_variable(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ca_bundle_error_names_its_variable(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     error = failure(azure_environment, project)
     assert isinstance(error, BadUsage)
     assert str(error) == "REQUESTS_CA_BUNDLE names '/nowhere/ca.pem', which does not exist."
 
 
-def test_a_file_of_certificates_that_holds_none_is_told_by_its_variable(
-    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ca_bundle_without_certificates_error_names_variable(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = project / "ca.pem"
     path.write_text("nothing")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))

@@ -45,7 +45,7 @@ def test_azure_identity_signs_in_by_it(principal: Principal) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "number"), [(300, "AADSTS70021"), (-1, "AADSTS700024")])
-def test_azure_identity_is_refused_what_is_not_trusted_or_too_old(principal: Principal, token_file: Path, seconds: float, number: str) -> None:
+def test_azure_identity_fails_with_foreign_or_expired_assertion(principal: Principal, token_file: Path, seconds: float, number: str) -> None:
     token_file.write_text("foreign" if seconds > 0 else principal.new_assertion(seconds=seconds))
     with WorkloadIdentityCredential() as credential, pytest.raises(ClientAuthenticationError, match=f"{number}:"):
         credential.get_token(SCOPE)
@@ -93,7 +93,7 @@ def test_it_is_not_tried_where_no_token_is_named(azure_environment: StagedWorksp
 
 @pytest.mark.parametrize("missing", [["AZURE_TENANT_ID"], ["AZURE_CLIENT_ID"], ["AZURE_TENANT_ID", "AZURE_CLIENT_ID"]])
 @pytest.mark.usefixtures("token_file")
-def test_where_an_id_lacks_it_is_not_tried_and_the_variable_named(
+def test_workload_identity_without_ids_names_missing_variables(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str]
 ) -> None:
     for name in missing:

@@ -49,7 +49,7 @@ def fetch(store: RunFiles | DatastoreFolder, *requests: FetchRequest) -> Receive
     return sink
 
 
-def test_a_run_shows_its_own_files_and_what_it_logged_in_one_sorted_list(run: tuple[RunFiles, Path, Path]) -> None:
+def test_run_files_merge_output_folders_and_artifacts_sorted(run: tuple[RunFiles, Path, Path]) -> None:
     store, folder, code = run
     for path in (
         "code/outputs/m.ckpt",
@@ -91,7 +91,7 @@ def test_a_file_that_is_stored_replaces_the_one_that_is_shown(run: tuple[RunFile
 
 
 @pytest.mark.parametrize(("name", "may_grow"), [("user_logs/std_log.txt", True), ("logs/events", True), ("outputs/log", False)])
-def test_logs_may_grow_while_they_are_fetched_other_files_may_not(run: tuple[RunFiles, Path, Path], name: str, may_grow: bool) -> None:
+def test_only_logs_may_grow_while_they_are_fetched(run: tuple[RunFiles, Path, Path], name: str, may_grow: bool) -> None:
     store, folder, code = run
     path = (folder if name.startswith("user") else code) / name
     path.write_bytes(b"line 1\n")
@@ -138,7 +138,7 @@ def test_a_file_that_is_replaced_while_it_is_fetched_has_changed(run: tuple[RunF
     assert sink.md5s == {}
 
 
-def test_the_md5_of_a_resumed_or_ranged_fetch_is_that_of_the_whole_source(run: tuple[RunFiles, Path, Path]) -> None:
+def test_resumed_and_ranged_fetches_report_md5_of_whole_file(run: tuple[RunFiles, Path, Path]) -> None:
     store, _, code = run
     body = bytes(range(256)) * 20_000
     (code / "outputs" / "big").write_bytes(body)
@@ -158,7 +158,7 @@ def test_a_recorded_md5_holds_until_the_file_changes(datastore: DatastoreFolder,
     assert datastore.md5(named(datastore, "models/x")) == hashlib.md5(b"changed, longer").digest()
 
 
-def test_a_file_that_rotted_in_the_store_is_delivered_with_the_md5_it_was_stored_with(datastore: DatastoreFolder, tmp_path: Path) -> None:
+def test_corrupted_stored_file_is_fetched_with_its_original_md5(datastore: DatastoreFolder, tmp_path: Path) -> None:
     store_body(datastore, tmp_path / "x", "x", b"content")
     before = (tmp_path / "data/x").stat()
     (tmp_path / "data/x").write_bytes(b"c0ntent")
@@ -206,7 +206,7 @@ def test_names_that_are_not_utf_8_are_stored_listed_and_fetched(datastore: Datas
 
 
 @posix_names
-def test_a_folder_that_cannot_be_read_is_an_error_and_no_empty_list(datastore: DatastoreFolder, tmp_path: Path) -> None:
+def test_listing_unreadable_folder_raises_disk_failed(datastore: DatastoreFolder, tmp_path: Path) -> None:
     locked = tmp_path / "data/locked"
     locked.mkdir()
     locked.chmod(0)

@@ -53,7 +53,7 @@ def test_what_stands_around_does_not_change_that(value: str) -> None:
         (f"echo \\{LINE}", "\\"),
     ],
 )
-def test_where_no_quotes_can_be_given_only_plain_values_may_stand(line: str, sign: str) -> None:
+def test_unquotable_placeholder_accepts_only_plain_values(line: str, sign: str) -> None:
     assert fill_command(line, {"inputs": {"x": "/data/plain-1.5"}}) == line.replace(LINE, "/data/plain-1.5")
     with pytest.raises(BadUsage) as caught:
         fill_command(line, {"inputs": {"x": "/my data"}})

@@ -32,7 +32,7 @@ def test_arguments_stand_behind_the_line_for_bash_as_on_azure_ml(tmp_path: Path)
     assert job_command(order)[1:] == ["-c", """python a.py --data '/my data' 'it'"'"'s' --api_key sesame"""]
 
 
-def test_a_folder_that_cannot_stand_in_the_line_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_input_folder_that_cannot_be_quoted_is_refused(tmp_path: Path) -> None:
     spec = line("cat <<EOF\n${{inputs.d}}\nEOF", inputs=[DataSpec("d", "x", local=str(tmp_path))])
     resolve_folders(spec, tmp_path, "run", pass_over)
     (tmp_path / "my data").mkdir()

@@ -135,7 +135,7 @@ print(*gone)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")
-def test_files_of_a_run_are_removed_in_the_order_in_which_they_lie_on_the_disk(tmp_path: Path) -> None:
+def test_run_files_are_removed_in_inode_order(tmp_path: Path) -> None:
     """A disk that is not in memory takes many times as long in the order of their folder."""
     for number in range(400):
         (tmp_path / "run" / str(number % 2)).mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def test_files_that_hold_no_records_are_passed_over(recorded: RecordedRuns, proj
     assert last(recorded.workspace)["sweep_0"]["word"] == "yes"
 
 
-def test_a_nested_run_that_its_script_tagged_like_a_trial_is_nested_for_show_and_aggregate(project: Path) -> None:
+def test_nested_run_with_hyperparameters_tag_is_not_a_trial(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("job")
     runs.add("inner", parent="job", tags={"hyperparameters": '{"lr": 0.1}'})

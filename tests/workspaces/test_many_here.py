@@ -28,7 +28,7 @@ def metrics(tmp_path: Path) -> MetricStore:
     return MetricStore(Database(tmp_path / "workspace.db", create=True))
 
 
-def test_of_very_many_runs_what_came_after_their_places_is_read_in_the_order_logged(metrics: MetricStore) -> None:
+def test_new_metric_values_of_many_runs_come_in_logged_order(metrics: MetricStore) -> None:
     metrics.log("r39999", [("loss", 1.0, 0, 0), ("other", 9.0, 0, 0)])
     metrics.log("r0", [("loss", 2.0, 0, 0), ("loss", 3.0, 1, 0)])
     metrics.log("r39999", [("loss", 4.0, 1, 0)])
@@ -55,7 +55,7 @@ def logged(tmp_path: Path) -> list[str]:
     return [line.split(" ", 1)[1] for line in (tmp_path / "r" / "user_logs" / "std_log.txt").read_text().splitlines()]
 
 
-def test_a_child_that_comes_up_after_it_was_asked_to_stop_is_asked_again(tmp_path: Path) -> None:
+def test_cancel_is_repeated_for_child_that_starts_late(tmp_path: Path) -> None:
     stopping = Outcome(RunStatus.failed, reason=TERMINATED)
     children, folder = children_of_a_sweep(tmp_path, stopping), RunFolder(tmp_path / "r_0")
     folder.path.mkdir()

@@ -31,7 +31,7 @@ def draws(found: SearchRange, count: int, seed: int = 0) -> list[float]:
     return [float(value["x"]) for value in values if value is not None]
 
 
-def test_a_grid_is_every_combination_once_the_last_changing_fastest() -> None:
+def test_grid_yields_each_combination_once_last_key_fastest() -> None:
     sampler = make_sampler(spec("grid", {"lr": choice(0.1, 0.01), "depth": choice(1, 2, 3)}, 6))
     given_values = [sampler(index, ()) for index in range(6)]
     assert given_values == [{"lr": lr, "depth": depth} for lr, depth in itertools.product((0.1, 0.01), (1, 2, 3))]
@@ -56,7 +56,7 @@ def test_random_values_depend_on_seed_number_and_name_alone(seed: int, index: in
     assert together["lr"] == alone["lr"]
 
 
-def test_random_values_differ_from_trial_to_trial_and_from_seed_to_seed() -> None:
+def test_random_values_differ_between_trials_and_seeds() -> None:
     uniform = SearchRange(Draw.uniform, (0, 1))
     assert len(set(draws(uniform, 200))) == 200
     assert draws(uniform, 20, seed=1) != draws(uniform, 20, seed=2)
@@ -86,7 +86,7 @@ def test_randint_gives_whole_numbers_below_n(n: int, seed: int) -> None:
         (SearchRange(Draw.choice, (0, 10)), 5.0, 5.0),
     ],
 )
-def test_many_values_have_the_mean_and_the_deviation_of_their_distribution(found: SearchRange, mean: float, deviation: float) -> None:
+def test_random_values_match_mean_and_deviation(found: SearchRange, mean: float, deviation: float) -> None:
     values = draws(found, 4000)
     assert fmean(values) == pytest.approx(mean, abs=4 * deviation / math.sqrt(4000))
     assert stdev(values) == pytest.approx(deviation, rel=0.06)
@@ -100,7 +100,7 @@ def test_of_log_distributions_the_arguments_are_exponents(draw: Draw) -> None:
 
 @pytest.mark.parametrize("draw", [Draw.quniform, Draw.qloguniform, Draw.qnormal, Draw.qlognormal])
 @pytest.mark.parametrize("step", [2, 0.1, 16])
-def test_stepped_values_are_multiples_of_the_step_and_whole_where_it_is(draw: Draw, step: float) -> None:
+def test_quantized_values_are_multiples_of_step_and_of_its_type(draw: Draw, step: float) -> None:
     arguments: Sequence[float] = {Draw.quniform: (1, 99), Draw.qloguniform: (0, 5), Draw.qnormal: (30, 9), Draw.qlognormal: (3, 0.5)}[draw]
     sampler = make_sampler(spec("random", {"x": SearchRange(draw, (*arguments, step))}, 100))
     values = [value["x"] for index in range(100) if (value := sampler(index, ())) is not None]
@@ -125,7 +125,7 @@ def searched(space: dict[str, SearchRange], trials: int, stop_at: int | None = N
 
 
 @pytest.mark.parametrize("goal", ["minimize", "maximize"])
-def test_bayesian_search_comes_near_the_best_value_and_is_reproducible(goal: str) -> None:
+def test_bayesian_search_converges_and_is_reproducible(goal: str) -> None:
     space = {"x": SearchRange(Draw.uniform, (-5, 5)), "kind": choice("a", "b")}
     trials = searched(space, 40, goal=goal)
     assert min(abs(float(trial.values["x"]) - 0.3) for trial in trials[20:]) < 0.3
@@ -133,7 +133,7 @@ def test_bayesian_search_comes_near_the_best_value_and_is_reproducible(goal: str
     assert [trial.values for trial in searched(space, 40, goal=goal)] == [trial.values for trial in trials]
 
 
-def test_a_bayesian_search_that_goes_on_learns_from_the_trials_before() -> None:
+def test_resumed_bayesian_search_learns_from_earlier_trials() -> None:
     space = {
         "x": SearchRange(Draw.quniform, (-5, 5, 0.1)),
         "n": SearchRange(Draw.randint, (8,)),
@@ -150,7 +150,7 @@ def test_a_bayesian_search_that_goes_on_learns_from_the_trials_before() -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 15])
-def test_a_bayesian_search_that_goes_on_draws_what_it_would_have_drawn(stop_at: int) -> None:
+def test_resumed_bayesian_search_draws_the_same_values(stop_at: int) -> None:
     space = {"x": SearchRange(Draw.uniform, (-5, 5)), "lr": SearchRange(Draw.loguniform, (-9, -2))}
     whole = searched(space, 20)
     resumed = searched(space, 20, past=searched(space, 20, stop_at=stop_at))
@@ -158,7 +158,7 @@ def test_a_bayesian_search_that_goes_on_draws_what_it_would_have_drawn(stop_at: 
     assert len({trial.values["x"] for trial in resumed}) == 20
 
 
-def test_trials_at_work_are_known_to_a_bayesian_search_that_goes_on() -> None:
+def test_resumed_bayesian_search_accounts_for_running_trials() -> None:
     """They count as bad ones, so that others keep away from them, whoever started them."""
     space = {"x": SearchRange(Draw.uniform, (-5, 5))}
     before = searched(space, 40, stop_at=20)
@@ -176,7 +176,7 @@ def test_trials_at_work_are_known_to_a_bayesian_search_that_goes_on() -> None:
     assert resumed(27, ended) is not None
 
 
-def test_trials_without_a_value_and_running_ones_do_not_stop_a_bayesian_search() -> None:
+def test_bayesian_search_continues_despite_trials_without_value() -> None:
     sampler = make_sampler(spec("bayesian", {"x": SearchRange(Draw.uniform, (0, 1))}, 10))
     past: list[Trial] = []
     for index, metric in enumerate([(), (math.nan,), (math.inf, 0.5), (1.0,)]):

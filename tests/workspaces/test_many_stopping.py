@@ -38,7 +38,7 @@ def trials(*metrics: Sequence[float], over: Sequence[int] = ()) -> list[Trial]:
         ("maximize", -1.0, -1.19, -1.21),
     ],
 )
-def test_bandit_with_a_factor_stops_what_is_worse_than_the_best_by_more(goal: str, best: float, kept: float, stopped: float) -> None:
+def test_bandit_stops_trials_beyond_slack_factor_of_best(goal: str, best: float, kept: float, stopped: float) -> None:
     found = trials_to_stop(EarlyStop("bandit", slack_factor=0.2), goal, trials([best], [kept], [stopped], over=[0]))
     assert list(found) == [2]
     assert "stopped early by bandit at interval 1" in found[2]
@@ -50,7 +50,7 @@ def test_bandit_with_an_amount(goal: str, kept: float, stopped: float) -> None:
     assert list(trials_to_stop(EarlyStop("bandit", slack_amount=0.25), goal, trials([1.0], [kept], [stopped]))) == [2]
 
 
-def test_a_trial_is_judged_by_its_best_value_so_far_against_the_others_at_the_same_interval() -> None:
+def test_bandit_compares_best_values_at_the_same_interval() -> None:
     policy = EarlyStop("bandit", slack_factor=0.1)
     was_good = trials([0.5, 0.4, 0.1], [0.43, 9.0])
     assert trials_to_stop(policy, "minimize", was_good) == {}, "the first had 0.4 at interval 2, not yet 0.1"
@@ -73,7 +73,7 @@ def test_median_compares_the_best_value_with_the_averages_of_all() -> None:
     assert trials_to_stop(EarlyStop("median"), "minimize", trials([5.0, 6.0])) == {}, "alone it is its own median"
 
 
-def test_trials_that_were_stopped_before_the_interval_count_for_the_median_with_what_they_had() -> None:
+def test_median_includes_values_of_earlier_stopped_trials() -> None:
     found = trials_to_stop(EarlyStop("median"), "minimize", trials([9.0], [9.0], [5.0, 5.0, 5.0], over=[0, 1]))
     assert found == {}
 
@@ -86,7 +86,8 @@ def test_truncation_stops_the_worst_of_those_that_came_as_far() -> None:
     assert trials_to_stop(EarlyStop("truncation", truncation_percentage=30), "minimize", trials([0.1], [0.2], [0.3])) == {}
 
 
-def test_those_who_were_stopped_are_not_replaced_by_the_next_worst_at_the_same_interval() -> None:
+def test_truncation_counts_already_stopped_trials() -> None:
+    """It does not stop the next worst trials at the same interval in their place."""
     policy = EarlyStop("truncation", truncation_percentage=40)
     assert trials_to_stop(policy, "minimize", trials([0.1], [0.5], [0.3], [0.4], [0.2], over=[1, 3])) == {}
 
@@ -100,7 +101,7 @@ def test_values_that_are_no_numbers_never_win_and_never_stop(odd: float, goal: s
 
 
 @given(policy=POLICIES, goal=st.sampled_from(["minimize", "maximize"]), metrics=METRICS)
-def test_no_metric_brings_a_policy_down_and_the_best_trial_goes_on(policy: EarlyStop, goal: str, metrics: list[tuple[list[float], bool]]) -> None:
+def test_early_stop_handles_any_metric_and_keeps_best_trial(policy: EarlyStop, goal: str, metrics: list[tuple[list[float], bool]]) -> None:
     all_trials = [Trial(index, {}, tuple(metric), is_over=is_over) for index, (metric, is_over) in enumerate(metrics)]
     found = trials_to_stop(policy, goal, all_trials)
     assert all(not all_trials[index].is_over and index < len(all_trials) for index in found)
@@ -121,7 +122,7 @@ def test_goals_are_mirrors(policy: EarlyStop, metrics: list[tuple[list[float], b
     assert set(trials_to_stop(policy, "minimize", low)) == set(trials_to_stop(policy, "maximize", high))
 
 
-def test_truncation_passes_over_those_that_did_not_come_as_far_but_not_over_finished_ones() -> None:
+def test_truncation_skips_shorter_trials_but_counts_ended_ones() -> None:
     policy = EarlyStop("truncation", truncation_percentage=50)
     assert list(trials_to_stop(policy, "maximize", trials([0.1], [0.3, 0.2], [0.4, 0.4], over=[0]))) == [1]
     assert trials_to_stop(policy, "maximize", trials([0.1, 0.1], [0.3, 0.2], over=[0])) == {}, "the finished one is the worst"
@@ -131,7 +132,7 @@ WIRE = {"bandit": "Bandit", "median": "MedianStopping", "truncation": "Truncatio
 
 
 @given(policy=POLICIES, goal=st.sampled_from(["minimize", "maximize"]), metrics=METRICS)
-def test_trials_are_stopped_here_as_they_are_in_the_double_of_azure_ml(policy: EarlyStop, goal: str, metrics: list[tuple[list[float], bool]]) -> None:
+def test_early_stop_decides_like_the_fake_azure_ml(policy: EarlyStop, goal: str, metrics: list[tuple[list[float], bool]]) -> None:
     fields = {"slackFactor": policy.slack_factor, "slackAmount": policy.slack_amount, "truncationPercentage": policy.truncation_percentage}
     wire = {"policyType": WIRE[policy.policy], **fields}
     series = {str(index): metric for index, (metric, _) in enumerate(metrics)}

@@ -274,13 +274,13 @@ def test_a_nasty_value_is_understood_or_told(parse: Callable[[Any], object]) -> 
 
 
 @pytest.mark.parametrize("length", ["abc", "9" * 5000, "-5", "1e3", "", "٣", "9" * 19])
-def test_a_list_that_lies_about_a_size_is_told_with_the_name_of_the_blob(length: str) -> None:
+def test_listing_with_invalid_blob_size_names_the_blob(length: str) -> None:
     with pytest.raises(ServiceFailed, match=r"^The list of blobs that storage sent has .{1,30} for the size of 'models/a\.pt'\.$") as caught:
         listed_page(LISTING.format(BLOB.format("models/a.pt", length, "", "")).encode(), "")
     assert caught.value.hint
 
 
-def test_what_is_kept_and_was_written_by_others_counts_as_nothing(tmp_path: Path) -> None:
+def test_malformed_cache_file_does_not_crash_cache_read(tmp_path: Path) -> None:
     kept = DiskCache(tmp_path)
     kept.put("tokens", "a", "x", seconds=60)
     (path,) = (tmp_path / "v1" / "tokens").iterdir()

@@ -54,7 +54,7 @@ def test_the_nearest_of_both_kinds_count(project: Path) -> None:
     assert meant(deep) == ("nearer", deep / ".himl")
 
 
-def test_a_config_file_goes_before_the_variables_and_a_job_before_both(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace_precedence_is_job_then_config_then_variables(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, VARIABLES)
     assert meant(project) == ("variables", None)
     write_config(project)
@@ -75,9 +75,7 @@ def test_what_is_named_says_which(project: Path, tmp_path: Path, monkeypatch: py
         meant(project, spec="local", config_file=str(other))
 
 
-def test_inside_a_job_its_own_workspace_is_used_whatever_file_is_named(
-    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_inside_job_named_config_file_is_ignored_with_warning(project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     other = write_config(project, "named")
     set_all(monkeypatch, JOB)
     assert meant(project, config_file=str(other)) == ("job", None)
@@ -124,7 +122,7 @@ def test_a_cluster_needs_an_azure_workspace_and_gets_it(project: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "said"), [("{bad", "line 1"), ('{"workspace_name": "w"}', "does not say subscription_id and resource_group")])
-def test_a_config_that_cannot_be_used_is_named_where_azure_is_needed(project: Path, content: str, said: str) -> None:
+def test_unusable_config_is_named_if_azure_is_required(project: Path, content: str, said: str) -> None:
     write_files(project, {"config.json": content})
     for ask in (lambda: open_for_jobs(None, None, start=project, on_cluster=True), lambda: azure_to_record_in(None, None, start=project)):
         with pytest.raises(BadUsage, match=r"no config\.json can be used") as caught:
@@ -142,7 +140,7 @@ def test_a_config_that_cannot_be_read_is_named_too(project: Path) -> None:
         open_for_jobs(None, None, start=project, on_cluster=True)
 
 
-def test_a_config_that_was_passed_over_is_told_where_runs_are_listed_here_alone(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_config_gives_warning_if_only_local_runs_open(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_for_jobs(None, None, start=project)
     (project / ".himl").mkdir()
     open_runs(None, None, start=project)
@@ -152,7 +150,7 @@ def test_a_config_that_was_passed_over_is_told_where_runs_are_listed_here_alone(
     assert [record.getMessage().startswith(f"Passed over: '{project / 'config.json'}'") for record in caplog.records if record.levelname == "WARNING"] == [True]
 
 
-def test_jobs_that_run_here_are_recorded_here_also_beside_an_azure_config(project: Path) -> None:
+def test_local_jobs_are_recorded_locally_despite_azure_config(project: Path) -> None:
     deep = project / "a" / "b"
     deep.mkdir(parents=True)
     assert folder_for_jobs(deep) == deep / ".himl"

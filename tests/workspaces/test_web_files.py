@@ -71,7 +71,7 @@ def test_an_empty_one_and_one_of_some_size(web: FileServer, folder: Path, body: 
     assert (folder / "last.ckpt").read_bytes() == body
 
 
-def test_the_second_time_costs_one_request_also_with_another_signature(web: FileServer, folder: Path) -> None:
+def test_repeated_download_with_new_signature_takes_one_request(web: FileServer, folder: Path) -> None:
     web.put("/last.ckpt", LARGE, headers={"x-ms-blob-content-md5": base64.b64encode(hashlib.md5(LARGE).digest()).decode()})
     brought(web("/last.ckpt", SECRET), folder)
     before = len(web.seen)
@@ -99,7 +99,7 @@ def test_what_was_broken_off_is_resumed(web: FileServer, folder: Path, how: dict
 
 
 @pytest.mark.parametrize("how", [{"ranges": False}, {"etag": "", "modified": ""}], ids=["no ranges", "nothing to tell changes by"])
-def test_a_stream_that_breaks_off_is_an_error_and_begins_anew_the_next_time(web: FileServer, folder: Path, how: dict[str, object]) -> None:
+def test_unresumable_broken_download_restarts_from_zero(web: FileServer, folder: Path, how: dict[str, object]) -> None:
     web.put("/last.ckpt", MIDDLE, **how)
     web.cuts = [2 * MIB]
     error = failure(web("/last.ckpt"), folder)
@@ -170,7 +170,8 @@ def test_a_link_whose_time_is_over_says_so(web: FileServer, folder: Path) -> Non
     assert "himl checkpoint url" in error.hint
 
 
-def test_redirections_are_followed_and_asked_for_again_when_their_link_is_over(web: FileServer, folder: Path) -> None:
+def test_redirect_is_requested_again_when_its_link_expires(web: FileServer, folder: Path) -> None:
+    """The query of the first address is sent to no other one."""
     web.put("/resolve/model.ckpt", b"", moved_to="/signed/1?sig=first")
     web.put("/signed/1", LARGE)
 

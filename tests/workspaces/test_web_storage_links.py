@@ -25,7 +25,7 @@ def storage(azure_environment: StagedWorkspace) -> Storage:
     return azure_environment.state.storage
 
 
-def test_a_large_one_comes_checked_and_a_new_link_to_it_costs_a_byte(storage: Storage, stage: Stage, tmp_path: Path) -> None:
+def test_large_file_is_verified_and_new_link_fetches_one_byte(storage: Storage, stage: Stage, tmp_path: Path) -> None:
     storage.put("azureml", NAME, LARGE)
     first = download(open_address(storage.blob_link("azureml", NAME)), DownloadRequest(tmp_path))
     assert (first.problem(), first.unverified) == (None, 0)

@@ -47,7 +47,7 @@ def wheel(project: Path, name: str = "mine-1.0-py3-none-any.whl") -> str:
 
 
 @pytest.mark.parametrize("name", ["environment.yml", "environment.yaml"])
-def test_the_nearest_conda_file_up_to_the_snapshot_root_is_taken_and_said(project: Path, name: str) -> None:
+def test_nearest_conda_file_is_chosen_and_reported(project: Path, name: str) -> None:
     write_files(project, {name: PLAIN, "a/b/train.py": "", "../environment.yml": "dependencies: [wrong]"})
     notices: list[str] = []
     spec = chosen(project, project / "a" / "b", notices)

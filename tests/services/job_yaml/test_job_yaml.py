@@ -156,7 +156,7 @@ def test_what_a_dry_run_shows_has_the_changes(folder: Path) -> None:
     assert content["environment_variables"] == {"API_KEY": "***"}
 
 
-def test_what_a_dry_run_shows_has_folders_of_code_as_any_client_finds_them(folder: Path) -> None:
+def test_dry_run_shows_code_folders_with_forward_slashes(folder: Path) -> None:
     """Of a command, a sweep's trial, and each step of a pipeline; what else stands beside them stays."""
     written, found = "..\\code\\new", "../code/new"
     steps = {

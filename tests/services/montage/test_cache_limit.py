@@ -11,7 +11,7 @@ from himl_cli.services.montage.stored import GB, cache_limit
 from tests.running import write_files
 
 
-def test_the_variable_wins_over_settings_and_settings_over_the_default(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_limit_variable_overrides_setting_and_default(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_limit(project) == 20 * GB
     write_files(project, {"himl.toml": "[montage]\ncache_gb = 1.5\n"})
     assert cache_limit(project) == 1_500_000_000

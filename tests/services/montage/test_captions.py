@@ -137,11 +137,11 @@ def test_letters_shrink_to_half_before_a_text_is_shortened() -> None:
     assert tail.endswith("DX1: metastasis")
 
 
-def test_letters_shrink_further_where_half_the_size_has_no_room_even_for_an_ellipsis() -> None:
+def test_letters_shrink_below_half_if_ellipsis_has_no_room() -> None:
     assert said(entry("®00"), cell_with((60, 59))) == ("®00", LEAST_LETTERS)
 
 
-def test_the_label_stays_and_loses_its_end_only_where_it_is_long_itself() -> None:
+def test_long_slide_id_is_shortened_before_label() -> None:
     cell = cell_with((200, 20))
     assert said(entry("i" * 200, "tumour"), cell)[0].endswith("iii: tumour")
     text, _ = said(entry("abcdefgh" * 9, "tumour " * 30), cell)
@@ -224,7 +224,8 @@ def test_several_threads_draw_what_one_draws() -> None:
         assert list(pool.map(drawn, slides)) == alone
 
 
-def test_the_font_is_of_the_version_that_the_predecessor_drew_with() -> None:
+def test_bundled_caption_font_is_dejavu_2_37() -> None:
+    """The predecessor drew its captions with this version."""
     folder = files("himl_cli.services.montage").joinpath("fonts")
     assert "Version 2.37".encode("utf-16-be") in folder.joinpath("DejaVuSans.ttf").read_bytes()
     assert "Bitstream Vera Fonts Copyright" in folder.joinpath("LICENSE").read_text("utf-8")

@@ -172,7 +172,7 @@ def test_any_number_of_slides(count: int, slides: Slides, tmp_path: Path) -> Non
     assert np.array_equal(cut(pixels(result), last), resized(slide_picture(1, (24, 18)), last.size, quick()))
 
 
-def test_files_of_an_earlier_montage_are_not_left_beside_a_new_one(slides: Slides, tmp_path: Path) -> None:
+def test_new_montage_removes_files_of_earlier_montage(slides: Slides, tmp_path: Path) -> None:
     make_montage(request(tmp_path, formats=tuple(ImageFormat)), slides.entries, slides.place, ignore)
     heard: list[Event] = []
     make_montage(request(tmp_path), slides.entries[:2], slides.place, heard.append)

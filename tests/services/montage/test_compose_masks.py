@@ -20,7 +20,7 @@ from tests.services.montage.composed import slides as slides
 from tests.slides import reduced, write_mask
 
 
-def test_masks_stand_beside_their_slides_in_colours_that_tell_labels_apart(slides: Slides, tmp_path: Path) -> None:
+def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, tmp_path: Path) -> None:
     labels = write_mask(slides.folder / "mask.tiff", seed=0, size=SIZES[0])
     entries = [replace(slides.entries[0], mask="mask.tiff"), slides.entries[1]]
     result = make_montage(request(tmp_path), entries, slides.place, ignore)

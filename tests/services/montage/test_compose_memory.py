@@ -33,7 +33,7 @@ print(after(500, 1, "small.tiff"), after(500, 1, "giant.tiff"), after(8_000, 400
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_memory_grows_neither_with_the_number_of_slides_nor_with_their_size(tmp_path: Path) -> None:
+def test_memory_is_independent_of_slide_count_and_size(tmp_path: Path) -> None:
     """The giant has 134 MB of pixels, each 400 small ones have 72 MB: fewer than their cells, so that they are what is held.
 
     The first montage is of one small slide: what is imported for it is not counted.

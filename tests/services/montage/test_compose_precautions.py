@@ -57,7 +57,7 @@ def refused(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query
 
 @pytest.mark.parametrize("name", ["montage.png", "montage.jpg", "montage_files/mine.png", "montage_files/3/mine.png"])
 @pytest.mark.parametrize("formats", [PNG, ALL])
-def test_a_slide_that_has_the_name_of_the_montages_files_is_not_lost(name: str, formats: Sequence[ImageFormat], folder: Path) -> None:
+def test_slide_named_like_montage_file_is_refused_and_kept(name: str, formats: Sequence[ImageFormat], folder: Path) -> None:
     """Nor where this montage has no such file: the next one would take it for a part of this."""
     slide(folder, name)
     (folder / "montage.dzi").write_text("<Image/>")
@@ -106,7 +106,7 @@ def test_masks_and_lists_are_not_lost_either(folder: Path) -> None:
     assert "montage.csv' is a list of slides" in refused(folder, folder, exclude=folder / "montage.csv", csv="dataset.csv")
 
 
-def test_the_record_of_an_earlier_montage_may_say_which_slides_are_meant(folder: Path) -> None:
+def test_record_of_earlier_montage_works_as_include_list(folder: Path) -> None:
     made(folder, folder, ALL)
     made(folder, folder, ALL, include=folder / "montage.csv")
     assert sorted(os.listdir(folder)) == ["a.png", "index.html", "montage.csv", "montage.dzi", "montage.jpg", "montage.png", "montage_files"]
@@ -119,14 +119,15 @@ def test_a_folder_in_the_place_of_a_file_is_kept(name: str, folder: Path) -> Non
     assert refused(folder, folder, ALL) == f"'{folder / name}' is a folder, and a montage has a file of that name."
 
 
-def test_a_folder_that_would_be_taken_for_an_earlier_file_is_kept(folder: Path) -> None:
+def test_folder_named_like_earlier_montage_file_is_kept(folder: Path) -> None:
     made(folder, folder)
     (folder / "montage.jpg").mkdir()
     (folder / "montage.jpg" / "precious.txt").write_text("data")
     assert "montage.jpg' is a folder" in refused(folder, folder)
 
 
-def test_what_lies_where_the_page_and_the_tiles_go_is_kept_unless_it_is_a_pyramids(folder: Path) -> None:
+def test_foreign_page_and_tile_folder_are_never_overwritten(folder: Path) -> None:
+    """What an earlier montage with a montage.dzi wrote there is replaced."""
     (folder / "montage_files").write_text("mine")
     assert "montage_files' is a file, and a montage has a folder of that name." in refused(folder, folder, DZI)
     (folder / "montage_files").unlink()

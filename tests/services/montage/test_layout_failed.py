@@ -90,7 +90,7 @@ def test_it_says_why_as_far_as_there_is_room(style: LayoutStyle) -> None:
     assert not has_ink(painted(cell_of(style, 30), style))
 
 
-def test_a_reason_of_one_endless_word_and_odd_characters_is_broken() -> None:
+def test_long_failure_reason_is_wrapped_and_escaped() -> None:
     title, *lines = shown(cell_of(LayoutStyle.fit, 400), LayoutStyle.fit, "x" * 90 + "\n\udcff\x00")
     assert title == "not read"
     assert "".join(lines).replace(" ", "") == "x" * 90 + r"\xff\x00"

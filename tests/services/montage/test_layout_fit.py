@@ -89,7 +89,7 @@ def test_no_other_number_of_columns_comes_much_nearer(has_masks: bool) -> None:
     assert off[layout.columns] < min(off.values()) * 1.1
 
 
-def test_of_shapes_as_good_the_one_with_fewest_empty_cells_is_taken() -> None:
+def test_fit_layout_prefers_shape_with_fewest_empty_cells() -> None:
     """7 x 5 are a little nearer to 16:9 than 8 x 4, and leave five cells empty."""
     layout = fit_layout([1.18] * 30, has_masks=False, width=3000)
     assert (layout.columns, layout.rows) == (8, 4)
@@ -113,7 +113,7 @@ def test_odd_forms_are_bounded(aspect: float, form: float) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 200, 5000])
 @pytest.mark.parametrize("has_masks", [False, True])
-def test_a_width_that_is_too_small_is_refused_with_the_one_that_will_do(count: int, has_masks: bool) -> None:
+def test_too_small_width_is_refused_with_smallest_valid_one(count: int, has_masks: bool) -> None:
     with pytest.raises(BadUsage, match="A picture 2 pixels wide has no room for") as raised:
         fit_layout([1.4] * count, has_masks=has_masks, width=2)
     found = re.search(r"--width must be at least (\d+)\.", raised.value.hint)
@@ -134,7 +134,7 @@ def test_without_a_width_slides_fill_their_cells_one_to_one(count: int, size: tu
     assert layout.size[0] <= DEFAULT_WIDTH
 
 
-def test_without_a_width_the_picture_is_as_wide_as_the_slides_need() -> None:
+def test_default_width_follows_median_slide_size() -> None:
     """Those of the benchmark have 2,000 x 1,500 pixels at level 1; the median one counts; small ones have cells in which captions can be read."""
     assert fit_layout([4 / 3] * 200, has_masks=False, sizes=[(2000, 1500)] * 200).size[0] == 34_612
     assert fit_layout([4 / 3] * 4, has_masks=False, sizes=[(400, 300)] * 4).size[0] == 1228
@@ -153,7 +153,7 @@ def test_there_are_slides() -> None:
         fit_layout([], has_masks=False, width=100)
 
 
-def test_letters_grow_with_the_cell_and_the_remark_says_where_there_are_none() -> None:
+def test_caption_grows_with_cell_and_missing_one_is_noted() -> None:
     sizes = []
     for width in (2000, 8000, 15_000, 200_000):
         caption = fit_layout([1.4] * 20, has_masks=False, width=width).cells[0].caption

@@ -114,7 +114,7 @@ def test_columns_and_sizes(count: int, columns: int, with_masks: int) -> None:
         assert (last.box.x, last.box.y) == (line + last.column * (wide * pictures + line), line + last.row * (wide // 2 + line))
 
 
-def test_a_width_that_is_too_small_is_refused_with_the_one_that_will_do() -> None:
+def test_too_small_width_is_refused_with_smallest_valid_one() -> None:
     with pytest.raises(BadUsage, match="A picture 375 pixels wide has no room for 5,000 slides") as raised:
         himl_layout(5000, has_masks=False, width=375)
     assert "at least 376." in raised.value.hint

@@ -76,7 +76,8 @@ class TestFolders:
         assert [slide.image for slide in folder.slides()] == [*mine, "sub/montage_files/1/0_0.jpg"]
 
     @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there, and there are no pipes")
-    def test_what_has_the_name_of_a_slide_and_is_no_file_is_one_that_fails(self, folder: Folder) -> None:
+    def test_broken_links_and_pipes_named_as_slides_are_listed(self, folder: Folder) -> None:
+        """They become slides that fail, so that they are not missed without a word."""
         folder.lay("a.tiff", "notes.txt")
         (folder.root / "dead.tiff").symlink_to("nowhere")
         (folder.root / "dead.txt").symlink_to("nowhere")

@@ -75,9 +75,7 @@ def test_what_names_the_data(project: Path, sent: Path, dataset: str, name: str,
     ("dataset", "name", "is_folder"),
     [("slides", "slides", True), ("/slides/a", "slides/a", True), ("./slides", "slides", True), ("tiles:3", "tiles", False), ("tiles:3/", "tiles:3", True)],
 )
-def test_with_a_datastore_a_name_is_a_folder_of_that_and_a_version_that_of_a_dataset(
-    project: Path, sent: Path, dataset: str, name: str, is_folder: bool
-) -> None:
+def test_name_is_datastore_folder_unless_it_has_version(project: Path, sent: Path, dataset: str, name: str, is_folder: bool) -> None:
     (found,) = prepared(project, sent, dataset, datastore="lab").spec.inputs
     assert (found.name, found.version, found.is_folder) == (name, None if is_folder else "3", is_folder)
 
@@ -118,7 +116,7 @@ def test_the_way_out_can_be_typed_as_it_is_said(project: Path, sent: Path) -> No
     )
 
 
-def test_a_folder_that_was_uploaded_is_meant_where_a_datastore_is_named(project: Path, sent: Path) -> None:
+def test_uploaded_folder_is_read_from_named_datastore(project: Path, sent: Path) -> None:
     write_files(project, {"slides/a.tif": "a"})
     assert prepared(project, sent, datastore="lab").spec.inputs == [DataSpec("slides", "slides", datastore="lab", mode="mount", is_folder=True)]
 
@@ -137,7 +135,8 @@ def test_lists_are_sent_and_nothing_else(project: Path, sent: Path) -> None:
     assert job.report is None
 
 
-def test_without_lists_the_command_is_sent_for_a_job_needs_a_file(project: Path, sent: Path) -> None:
+def test_snapshot_without_lists_holds_command_file(project: Path, sent: Path) -> None:
+    """A job needs at least one file."""
     write_files(project, {"train.py": ""})
     job = prepared(project, sent, options=["--level=0"])
     assert files(job) == {"command.txt": f"himl {shlex.join(job.spec.arguments)}\n"}
@@ -194,7 +193,8 @@ def dependencies(job: PreparedJob) -> str:
     return job.spec.environment.conda
 
 
-def test_without_a_conda_file_the_environment_is_this_version_of_himl(project: Path, sent: Path) -> None:
+def test_default_environment_installs_this_himl_version(project: Path, sent: Path) -> None:
+    """A conda file of the project is not used unless it is named."""
     write_files(project, {"environment.yml": "dependencies:\n- python=3.9\n- pandas\n"})
     job = prepared(project, sent)
     assert f"himl-cli[montage]=={__version__}" in dependencies(job)

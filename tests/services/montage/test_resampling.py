@@ -77,7 +77,7 @@ def test_where_the_quick_package_is_missing_pillow_resizes() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
-def test_a_picture_of_the_same_proportions_equals_one_resize_of_pillow() -> None:
+def test_resize_at_same_aspect_ratio_equals_pillow() -> None:
     pixels = picture((2000, 1500))
     expected = np.asarray(Image.fromarray(pixels).resize((1052, 789), Image.Resampling.BICUBIC))
     assert difference(fed(Resampler((2000, 1500), (1052, 789)), cut(pixels, [256])), expected) == 0

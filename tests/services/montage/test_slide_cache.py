@@ -32,7 +32,7 @@ sys.stdin.read()
 """
 
 
-def test_only_what_is_expected_is_downloaded_and_it_is_deleted_in_the_end(store: BlobStore) -> None:
+def test_only_expected_slides_are_downloaded_then_deleted(store: BlobStore) -> None:
     events: list[Event] = []
     with opened(store, expected=["03.tif", "05.tif"], events=events) as place:
         assert [read(place, name) for name in ("05.tif", "03.tif")] == [BODIES[NAMES[5]], BODIES[NAMES[3]]]
@@ -73,7 +73,7 @@ def test_slides_that_were_used_once_may_be_used_again(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 50 * KB, 150 * KB])
-def test_one_slide_at_a_time_is_downloaded_however_small_the_limit(store: BlobStore, limit: int) -> None:
+def test_one_slide_is_downloaded_despite_tiny_cache_limit(store: BlobStore, limit: int) -> None:
     with opened(store, limit) as place:
         for name in NAMES:
             assert read(place, name) == BODIES[name]
@@ -101,7 +101,7 @@ def test_a_slide_that_is_shown_twice_is_downloaded_once(store: BlobStore) -> Non
     assert fetched(events) == [NAMES[0], NAMES[1]]
 
 
-def test_files_that_several_slides_share_stay_while_one_uses_them(folder: Path, tmp_path: Path) -> None:
+def test_shared_slide_files_stay_cached_while_in_use(folder: Path, tmp_path: Path) -> None:
     write_files(folder, {f"slides/{name}.dcm": name.encode() * 10 for name in "abc"})
     database = Database(tmp_path / "second.db", create=True)
     with opened(listed(folder, database), 0, expected=["a.dcm", "b.dcm"]) as place:
@@ -123,7 +123,7 @@ def test_names_that_differ_in_case_only_are_two_slides(folder: Path, tmp_path: P
     database.close()
 
 
-def test_what_a_killed_himl_left_is_deleted_and_what_another_one_uses_is_not(store: BlobStore) -> None:
+def test_cache_of_other_process_is_deleted_only_if_it_died(store: BlobStore) -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -207,7 +207,7 @@ def test_a_plain_picture_may_be_larger_than_pillow_would_have_it(tmp_path: Path)
     assert len(first) < 500
 
 
-def test_a_plain_picture_of_more_than_memory_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_oversized_plain_image_is_refused_before_decoding(tmp_path: Path) -> None:
     path = tmp_path / "slide.bmp"
     Image.new("L", (10, 10)).save(path)
     content = path.read_bytes()

@@ -44,7 +44,7 @@ def test_the_size_of_a_jpeg_is_read_from_its_header(way: str) -> None:
     assert stored_size(jpeg_of(slide_picture(0, SIZE), **WAYS[way])) == SIZE
 
 
-def test_what_stands_in_front_of_and_behind_a_jpeg_does_not_count(tmp_path: Path) -> None:
+def test_jpeg_with_profile_and_trailing_zeros_is_read(tmp_path: Path) -> None:
     """Cameras put films there; profiles have zeros."""
     path = tmp_path / "slide.jpg"
     Image.fromarray(slide_picture(0)).save(path, quality=95, icc_profile=bytes(5000))

@@ -68,7 +68,7 @@ def test_each_format_is_read_by_what_reads_it_best(tmp_path: Path, kind: str, ba
 
 
 @pytest.mark.parametrize("kind", OPENSLIDE_READS)
-def test_levels_have_the_same_numbers_and_pixels_through_tifffile_and_openslide(tmp_path: Path, kind: str) -> None:
+def test_tifffile_and_openslide_read_same_levels_and_pixels(tmp_path: Path, kind: str) -> None:
     path = write_kind(kind, tmp_path)
     sizes = facts(path, Backend.tifffile)[1]
     assert facts(path, Backend.openslide) == ("openslide", sizes)
@@ -76,7 +76,7 @@ def test_levels_have_the_same_numbers_and_pixels_through_tifffile_and_openslide(
         assert difference(read(path, level, Backend.tifffile), read(path, level, Backend.openslide)) < 0.3
 
 
-def test_levels_below_the_first_page_are_there_where_openslide_sees_none(tmp_path: Path) -> None:
+def test_subifd_levels_are_read_where_openslide_finds_none(tmp_path: Path) -> None:
     path = tmp_path / "slide.tiff"
     made = write_tiff(path, slide_picture(1), levels=3, subifds=True, compression="deflate")
     assert facts(path, Backend.openslide)[1] == [SIZE]
@@ -127,7 +127,7 @@ def test_an_svs_that_openslide_refuses_is_read_by_tifffile(tmp_path: Path) -> No
     assert difference(read(path), slide_picture(1)) < 6
 
 
-def test_a_level_of_no_whole_factor_comes_through_openslide_in_one_piece_and_exact(tmp_path: Path) -> None:
+def test_openslide_reads_fractional_downsample_exactly(tmp_path: Path) -> None:
     path = tmp_path / "slide.tiff"
     made = write_tiff(path, slide_picture(1, (2001, 1501)), levels=2, factor=4, compression="deflate")
     assert difference(read(path, 1, Backend.openslide), made[1]) == 0
@@ -187,7 +187,7 @@ def _open_files(path: Path) -> int:
     return sum(handle.resolve() == path.resolve() for handle in handles.iterdir()) if handles.is_dir() else 0
 
 
-def test_backends_that_are_there_pass_and_others_name_what_to_install() -> None:
+def test_backend_check_passes_or_names_package_to_install() -> None:
     for backend in (Backend.auto, Backend.tifffile, Backend.openslide):
         check_backend(backend)
     try:

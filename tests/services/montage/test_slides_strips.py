@@ -33,7 +33,7 @@ def test_the_level_asked_for_or_the_coarsest_that_fills_the_cell(asked: int | No
     assert level_for(LEVELS, asked, wanted) == (level, "")
 
 
-def test_a_missing_level_gives_way_to_the_nearest_and_that_is_said() -> None:
+def test_missing_level_is_replaced_by_nearest_and_reported() -> None:
     assert level_for(LEVELS, 7, (1, 1)) == (2, "level 7 is missing (levels 0 to 2 are there): level 2 was read")
     assert level_for(LEVELS[:1], 1, (1, 1)) == (0, "level 1 is missing (level 0 is the only one): level 0 was read")
 

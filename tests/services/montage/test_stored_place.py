@@ -120,7 +120,7 @@ def test_a_name_that_no_disk_takes_fails_alone() -> None:
         assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be kept here: it has '.' or '..' in it"
 
 
-def test_whoever_waits_is_let_go_when_it_is_stopped_and_nothing_half_has_a_name(azure_environment: StagedWorkspace) -> None:
+def test_stop_ends_waiting_reader_and_leaves_no_half_file(azure_environment: StagedWorkspace) -> None:
     store = azure_place(azure_environment)
     azure_environment.stage.faults.add(Stall(120.0, after=50 * KB), r"GET .*/slides/\d\d", times=None)
     outcomes: list[HimlError] = []

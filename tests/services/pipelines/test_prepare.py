@@ -73,7 +73,7 @@ def test_steps_are_ordered_by_their_data(folder: Path) -> None:
     assert not found.data
 
 
-def test_files_are_looked_for_beside_the_json_then_in_the_current_folder(folder: Path) -> None:
+def test_step_files_are_searched_beside_json_then_in_cwd(folder: Path) -> None:
     write_files(folder, {"jobs/prep/prep.py": ""})
     (folder / "jobs" / "pipeline.json").write_text(json.dumps({"step1": PREPARE, "step2": TRAIN}))
     steps = prepare_pipeline(SubmitRequest(cwd=folder, target="jobs/pipeline.json"), {}).spec.steps
@@ -89,7 +89,7 @@ def test_what_is_passed_over_is_said(folder: Path) -> None:
     assert "step3 names no input" not in remarks  # step2, before it, makes nothing
 
 
-def test_a_step_that_names_no_input_reads_what_the_step_before_it_makes(folder: Path) -> None:
+def test_step_without_input_reads_output_of_previous_step(folder: Path) -> None:
     unnamed = {**TRAIN, "input_dataset_name": None}
     found = prepared(folder, {"step1": PREPARE, "step2": {**unnamed, "output": "model"}, "step3": unnamed, "step4": unnamed})
     takes = {step.key: dict(step.takes) for step in found.spec.steps}

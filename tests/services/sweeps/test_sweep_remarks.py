@@ -30,7 +30,7 @@ def test_what_many_copies_of_a_large_snapshot_take_is_told() -> None:
     assert "300 x 300.0 MB, about 90.3 GB of disk" in said
 
 
-def test_what_loguniform_gives_is_said_and_how_to_write_what_was_probably_meant() -> None:
+def test_loguniform_range_is_shown_with_correction() -> None:
     (_, said) = sweep_remarks(sweep("lr=loguniform(-9,-2)", max_trials=3), ())
     assert said == "lr: 0.000123 to 0.135, since the arguments of loguniform are exponents of e, as Azure ML has them."
     (_, warned) = sweep_remarks(sweep("lr=loguniform(0.0001,0.1)", max_trials=3), ())

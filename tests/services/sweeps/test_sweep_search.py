@@ -12,7 +12,7 @@ from himl_cli.services.submission.sweeps import check_sweep, sweep_text, with_se
 from tests.services.sweeps.asked import refusal, sweep
 
 
-def test_lists_make_a_grid_of_all_points_and_distributions_a_random_search() -> None:
+def test_lists_give_grid_and_distributions_random_search() -> None:
     grid = sweep("lr=0.1,0.01", "depth=1,2,3", max_concurrent=50)
     assert (grid.sampling, grid.max_trials, grid.max_concurrent, grid.kind) == ("grid", 6, 6, "sweep")
     assert sweep("lr=0.1,0.01", max_trials=50).max_trials == 2
@@ -151,7 +151,7 @@ def test_cross_validation_and_seeds_are_sweeps_of_one_list() -> None:
     assert "--crossval_arg 'a b' cannot be an argument's name." in refusal(crossval=3, crossval_arg="a b")
 
 
-def test_a_sweep_that_was_made_elsewhere_is_checked_in_the_same_way() -> None:
+def test_sweep_spec_built_in_code_is_validated() -> None:
     with pytest.raises(BadUsage, match="low is to be less than high"):
         check_sweep(SweepSpec({"x": SearchRange(Draw.uniform, (1, 0))}, "random", 3), on_cluster=False)
     with pytest.raises(BadUsage, match="not both"):
@@ -160,7 +160,8 @@ def test_a_sweep_that_was_made_elsewhere_is_checked_in_the_same_way() -> None:
         check_sweep(SweepSpec({}), on_cluster=True)
 
 
-def test_a_seed_is_drawn_where_whoever_draws_the_values_takes_one() -> None:
+def test_seed_is_drawn_only_where_sampler_accepts_one() -> None:
+    """Azure ML takes none for SDK v1 and bayesian sampling, and a grid needs none."""
     drawing = sweep("x=uniform(0,1)", max_trials=3)
     assert len({with_seed(drawing, on_cluster=False).seed for _ in range(9)} - {None}) > 1
     assert with_seed(drawing, on_cluster=True).seed is not None

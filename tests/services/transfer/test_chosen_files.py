@@ -51,7 +51,7 @@ def test_names_that_fall_together_after_stripping_are_named(tmp_path: Path) -> N
     assert isinstance(result.problem(), TransferIncomplete)
 
 
-def test_a_prefix_that_matches_nothing_names_what_there_is_and_makes_nothing(tmp_path: Path) -> None:
+def test_unmatched_prefix_suggests_near_one_creates_no_folder(tmp_path: Path) -> None:
     store = MemoryStore({"outputs/a": b"", "logs/b": b""})
     with pytest.raises(NotFound, match="No file in the store starts with 'output/'") as caught:
         download(store, DownloadRequest(tmp_path / "out", Filters("output/")))
@@ -59,7 +59,7 @@ def test_a_prefix_that_matches_nothing_names_what_there_is_and_makes_nothing(tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_filters_that_let_nothing_through_are_an_error_and_an_empty_store_is_none(tmp_path: Path) -> None:
+def test_filters_without_match_fail_but_empty_store_passes(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="passes --include and --exclude"):
         download(MemoryStore({"a": b""}), DownloadRequest(tmp_path / "out", Filters(include=("*.ckpt",))))
     assert numbers(download(MemoryStore(), DownloadRequest(tmp_path / "out"))) == (0, 0, 0)

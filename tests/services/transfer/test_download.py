@@ -112,7 +112,8 @@ def test_a_blob_that_changes_midway_is_fetched_as_it_is_then(tmp_path: Path) -> 
     assert isinstance(result.problem(), ServiceFailed)
 
 
-def test_the_bytes_of_the_result_are_those_of_the_files_that_arrived(tmp_path: Path) -> None:
+def test_result_counts_bytes_of_complete_files_only(tmp_path: Path) -> None:
+    """Bytes of repeated attempts and of failed files are not counted."""
     sizes = {"small": 100, "middle": SMALL + 5, "large": LARGE + 5}
     store = MemoryStore({name: pattern(size) for name, size in sizes.items()} | {"never": b"x" * 50}, damage=dict.fromkeys(sizes, 1) | {"never": 99})
     result = download(store, DownloadRequest(tmp_path))

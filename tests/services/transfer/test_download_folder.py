@@ -25,7 +25,7 @@ def test_an_output_folder_that_is_a_file_is_a_usage_error(tmp_path: Path) -> Non
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_names_that_climb_or_cannot_be_are_refused_and_the_others_kept(tmp_path: Path) -> None:
+def test_unsafe_names_are_refused_and_others_downloaded(tmp_path: Path) -> None:
     bad = ["../evil", "a/../../evil", "/etc/evil", "a//b", "C:/evil", "..\\evil", "a\nb", "n" * 256, "x/.himl-transfer.db", "a/.b.himl-part", "a\0b"]
     store = MemoryStore({**dict.fromkeys(bad, b"evil"), "good": b"good", "b" * 255: b"long"})
     result = download(store, DownloadRequest(tmp_path / "out" / "here"))
@@ -56,7 +56,7 @@ def test_a_planted_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".himl-transfer.db", ".himl-transfer.db-wal", ".himl-transfer.db-journal", ".himl-transfer.lock"])
-def test_a_link_that_is_called_as_what_himl_keeps_is_not_followed(tmp_path: Path, name: str) -> None:
+def test_planted_link_named_like_state_file_is_not_followed(tmp_path: Path, name: str) -> None:
     outside, target = tmp_path / "outside", tmp_path / "out"
     write_files(tmp_path, {"outside/empty": b"", "out/x": b""})
     try:
@@ -67,7 +67,7 @@ def test_a_link_that_is_called_as_what_himl_keeps_is_not_followed(tmp_path: Path
     assert files_in(outside) == {"empty": b""}
 
 
-def test_a_name_that_is_both_file_and_folder_is_named_and_its_folder_kept(tmp_path: Path) -> None:
+def test_name_of_both_file_and_folder_keeps_folder(tmp_path: Path) -> None:
     store = MemoryStore({"a": b"file", "a-b": b"1", "a/b": b"2", "a/b/c": b"3", "marker": b"", "marker/x": b"4", "dir/": b"", "dir/y": b"5"})
     result = download(store, DownloadRequest(tmp_path))
     assert files_in(tmp_path) == {"a-b": b"1", "a/b/c": b"3", "marker/x": b"4", "dir/y": b"5"}

@@ -55,7 +55,7 @@ def test_whoever_is_interrupted_can_still_stop_the_reading(tmp_path: Path) -> No
     assert ends(reader.close)
 
 
-def test_whoever_is_interrupted_can_still_let_a_file_go_whose_md5_is_awaited(tmp_path: Path) -> None:
+def test_interrupted_wait_for_md5_can_still_be_cancelled(tmp_path: Path) -> None:
     (tmp_path / "1").write_bytes(b"x")
     digest = FileDigest(str(tmp_path / "1"), 1, SimpleQueue())
     digest.written(0, 1)

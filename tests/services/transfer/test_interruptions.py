@@ -56,7 +56,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path, size: int) -> No
     assert store.moved <= PIECE + 4, "only what is missing of the large file, and the last one"
 
 
-def test_after_a_killed_download_files_are_trusted_only_by_their_content(tmp_path: Path) -> None:
+def test_files_of_killed_download_are_verified_by_content(tmp_path: Path) -> None:
     store = MemoryStore({**bodies(600), "z": b"last"})
     source = """
     def tell(request, offset):

@@ -93,7 +93,7 @@ def test_ordinary_names_pass(name: str) -> None:
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=300))
-def test_the_partial_name_fits_and_differs_for_different_long_names(base: str) -> None:
+def test_partial_file_name_fits_limit_and_is_unique(base: str) -> None:
     assert len(part_name(base, "0a1b2c3d").encode()) <= 255
     assert (part_name(base, "m").startswith("."), part_name(base, "m").endswith(".himl-part")) == (True, True)
     assert part_name(base + "x" * 300, "m") != part_name(base + "y" * 300, "m")

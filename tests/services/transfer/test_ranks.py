@@ -108,7 +108,7 @@ def test_every_order_of_three_ranks_also_when_they_come_late(tmp_path: Path, ord
     assert (said, acted(tmp_path)) == ({str(rank): [["ok", 1]] for rank in range(3)}, ["0 x"])
 
 
-def test_a_failure_is_everybodys_failure_with_its_words_and_exit_code(tmp_path: Path) -> None:
+def test_failure_of_rank_zero_is_raised_on_all_ranks(tmp_path: Path) -> None:
     said = launch(tmp_path, [1, 0, 2], {"steps": [{"say": "fail", "key": "k"}]})
     assert said == {str(rank): [["not_found", "nothing there", "look elsewhere", 3]] for rank in range(3)}
 
@@ -136,7 +136,7 @@ def test_the_wait_for_a_rank_0_that_never_begins_is_bounded(tmp_path: Path) -> N
     assert "One launcher has to start all ranks" in said["1"][0][2]
 
 
-def test_an_earlier_call_of_the_same_launch_is_not_taken_for_another(tmp_path: Path) -> None:
+def test_later_call_does_not_reuse_outcome_of_earlier_call(tmp_path: Path) -> None:
     for rank in "01":
         rank_zero_only(tmp_path, "k", TransferResult, environment={"LOCAL_RANK": rank})
     with pytest.raises(HimlError, match=r"local rank 1 \(LOCAL_RANK\)\.$"):
@@ -162,14 +162,14 @@ def test_the_outcome_of_an_earlier_launch_does_not_count(tmp_path: Path, variabl
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS /proc to know when a rank began")
 @pytest.mark.parametrize(("again", "variables"), [([1, 0, 2], {}), ([2, 1, 0], {}), ([0, 1, 2], {}), ([1, 0, 2], {"SLURM_LOCALID": "0"})])
-def test_a_launcher_that_starts_twice_gets_the_outcome_of_each_launch(tmp_path: Path, again: list[int], variables: dict[str, str]) -> None:
+def test_second_launch_of_launcher_gets_its_own_outcome(tmp_path: Path, again: list[int], variables: dict[str, str]) -> None:
     """Rank 1 of the first launch died before it came to this. The launcher may itself be a rank, as a batch script of SLURM is."""
     said = launches(tmp_path, [[0, 2], again], {"steps": [{"say": "x", "key": "k"}]}, pause=0.3, variables=variables)
     assert said == [{rank: [["ok", 1]] for rank in "02"}, {rank: [["ok", 101]] for rank in "012"}]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS /proc to know when a rank began")
-def test_a_rank_that_was_started_when_all_was_over_acts_for_itself_and_the_others_go_along_with_it(tmp_path: Path) -> None:
+def test_late_rank_acts_itself_and_other_late_ranks_follow(tmp_path: Path) -> None:
     """Nothing tells it from the first rank of another launch, so it takes no outcome that may be that of an earlier one."""
     said = launches(tmp_path, [[0], [2], [1]], {"steps": [{"say": "x", "key": "k"}], "wait": 0.3})
     assert said == [{"0": [["ok", 1]]}, {"2": [["ok", 101]]}, {"1": [["ok", 201]]}]

@@ -37,7 +37,7 @@ def test_an_interrupted_file_is_resumed(tmp_path: Path, size: int, error: type[B
     assert store.moved <= 2 * PIECE + 1
 
 
-def test_of_pieces_that_were_under_way_only_what_is_missing_comes_again(tmp_path: Path) -> None:
+def test_resume_fetches_only_missing_bytes_of_begun_pieces(tmp_path: Path) -> None:
     """On a slow line many pieces are begun and none is through."""
     store = MemoryStore({"big": pattern(LARGE + 2 * PIECE)}, shuffle=True)
     begun: set[int] = set()
@@ -89,7 +89,7 @@ def test_a_damaged_partial_file_is_noticed_and_fetched_again(tmp_path: Path) -> 
     assert files_in(tmp_path) == store.bodies
 
 
-def test_what_differs_here_stays_and_is_listed_unless_it_may_be_replaced(tmp_path: Path) -> None:
+def test_differing_file_is_kept_and_listed_unless_overwrite(tmp_path: Path) -> None:
     store = MemoryStore({"same": b"one", "edited": b"two", "longer": b"three", "new": b"4"})
     for name, body in {"same": b"one", "edited": b"TWO", "longer": b"three and more"}.items():
         (tmp_path / name).write_bytes(body)
@@ -103,7 +103,7 @@ def test_what_differs_here_stays_and_is_listed_unless_it_may_be_replaced(tmp_pat
     assert (numbers(replaced), replaced.problem(), files_in(tmp_path)) == ((2, 2, 0), None, store.bodies)
 
 
-def test_a_file_fetched_earlier_is_renewed_when_its_source_grew_but_not_when_it_was_edited_here(tmp_path: Path) -> None:
+def test_download_renews_grown_source_but_keeps_local_edit(tmp_path: Path) -> None:
     store = MemoryStore({"log": b"line 1\n", "notes": b"first"})
     download(store, DownloadRequest(tmp_path))
     (tmp_path / "notes").write_bytes(b"my own")
@@ -114,13 +114,13 @@ def test_a_file_fetched_earlier_is_renewed_when_its_source_grew_but_not_when_it_
     assert (numbers(result), result.differing) == ((1, 0, 0), ("notes",))
 
 
-def test_the_file_of_another_place_is_not_taken_for_an_older_version(tmp_path: Path) -> None:
+def test_file_downloaded_from_other_origin_is_not_replaced(tmp_path: Path) -> None:
     download(MemoryStore({"metrics": b"of run 1"}, origin="run 1"), DownloadRequest(tmp_path))
     result = download(MemoryStore({"metrics": b"of run 2"}, origin="run 2"), DownloadRequest(tmp_path))
     assert (files_in(tmp_path), result.differing) == ({"metrics": b"of run 1"}, ("metrics",))
 
 
-def test_a_file_here_is_compared_by_its_bytes_when_the_service_knows_no_md5(tmp_path: Path) -> None:
+def test_local_file_is_compared_by_bytes_without_stored_md5(tmp_path: Path) -> None:
     store = MemoryStore({"same": b"1234", "other": b"5678"}, md5_in="")
     (tmp_path / "same").write_bytes(b"1234")
     (tmp_path / "other").write_bytes(b"....")
@@ -138,7 +138,7 @@ def test_a_lost_or_damaged_state_file_costs_no_file(tmp_path: Path) -> None:
     assert store.moved == moved
 
 
-def test_after_a_clean_end_size_and_time_vouch_for_a_file_which_is_not_read_again(tmp_path: Path) -> None:
+def test_repeated_download_trusts_size_and_modified_time(tmp_path: Path) -> None:
     store = MemoryStore({"a": b"content"})
     download(store, DownloadRequest(tmp_path))
     rewritten_unnoticeably(tmp_path / "a", b"c0ntent")

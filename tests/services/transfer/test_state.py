@@ -48,7 +48,7 @@ def without_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("damage", [{}, {"outputs/00001.bin": 99}])
-def test_nothing_but_the_files_is_in_the_target_folder_after_an_end(tmp_path: Path, damage: dict[str, int]) -> None:
+def test_target_folder_holds_only_downloaded_files_at_end(tmp_path: Path, damage: dict[str, int]) -> None:
     store = MemoryStore({**bodies(5), "outputs/big": pattern(LARGE + 1)}, damage=damage)
     result = rank_zero_only(
         tmp_path / "out", "k", lambda: download(store, DownloadRequest(tmp_path / "out")), environment={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
@@ -73,7 +73,7 @@ def test_all_ways_to_a_folder_share_its_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["moved", "cleared"])
-def test_where_the_target_moved_or_the_cache_was_cleared_files_are_checked_by_md5_and_go_on(tmp_path: Path, what: str) -> None:
+def test_moved_target_or_cleared_cache_is_resumed_by_md5(tmp_path: Path, what: str) -> None:
     store = MemoryStore({"a": b"content", "b": b"1", "big": pattern(2 * SMALL)})
     downloaded(MemoryStore({"a": b"content", "b": b"1"}), tmp_path / "old")
     store.before_piece = stopping_after(SMALL, KeyboardInterrupt())
@@ -92,7 +92,7 @@ def test_where_the_target_moved_or_the_cache_was_cleared_files_are_checked_by_md
     assert names_in(folder) == store.bodies.keys()
 
 
-def test_without_a_cache_files_come_all_the_same_and_it_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_without_usable_cache_works_and_warns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_cache(tmp_path, monkeypatch)
     store = MemoryStore({**bodies(3), "big": pattern(2 * SMALL)})
     store.before_piece = stopping_after(SMALL, ServiceFailed("no more"))
@@ -112,7 +112,7 @@ def test_without_a_cache_files_come_all_the_same_and_it_is_said_once(tmp_path: P
     assert [text.partition(":")[0] for text in said] == ["What is fetched is not remembered, since himl's cache cannot be used"]
 
 
-def test_downloads_that_know_nothing_of_one_another_do_not_share_a_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrelated_downloads_do_not_share_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, others = MemoryStore({"big": pattern(2 * SMALL)}), MemoryStore({"big": b"x" * 2 * SMALL})
     met: list[set[str]] = []
 
@@ -164,7 +164,7 @@ def test_the_state_of_folders_that_are_gone_for_long_is_removed(tmp_path: Path) 
     assert {name for name, entry in entries.items() if entry.exists()} == {"stays", "gone", "elsewhere"}
 
 
-def test_a_folder_that_was_downloaded_is_no_part_of_a_snapshot_and_one_made_anew_in_its_place_is(tmp_path: Path) -> None:
+def test_snapshot_skips_downloaded_folder_unless_recreated(tmp_path: Path) -> None:
     project = tmp_path / "project"
     write_files(project, {"train.py": "", "data/mine.py": ""})
     downloaded(MemoryStore({"a/b": b"1"}), project / "data")

@@ -58,7 +58,7 @@ def test_one_file_goes_below_the_prefix_under_its_name(local: Path) -> None:
     assert (left.differing, replaced.files, store.bodies) == (("models/c.txt",), 1, {"models/c.txt": b"333"})
 
 
-def test_what_differs_there_stays_and_is_listed_unless_it_may_be_replaced(local: Path) -> None:
+def test_differing_blob_is_kept_and_listed_unless_overwrite(local: Path) -> None:
     store = MemoryStore({"p/a": b"X", "p/a-0": b"", "p/a-1": b"", "p/a-b": b"longer", "p/b": b"", "p/sub/b": b"", "p/sub/c.txt": b"333"})
     left = upload(store, UploadRequest(local, "p"))
     kept = dict(store.bodies)
@@ -69,7 +69,8 @@ def test_what_differs_there_stays_and_is_listed_unless_it_may_be_replaced(local:
     assert (replaced.files, replaced.skipped, replaced.problem(), store.bodies["p/a"]) == (2, 2, None, b"1")
 
 
-def test_a_blob_of_unknown_content_counts_as_differing_and_without_validation_by_size(local: Path) -> None:
+def test_blob_without_md5_differs_unless_validation_is_off(local: Path) -> None:
+    """Without validation its size is compared."""
     store = MemoryStore({"p/a": b"1"}, md5_in="")
     assert upload(store, UploadRequest(local, "p")).differing == ("p/a",)
     by_size = upload(store, UploadRequest(local, "p", validate=False))
@@ -179,7 +180,7 @@ def test_links_pipes_workspaces_and_state_files_do_no_harm(local: Path) -> None:
     assert {*store.bodies} == {"p/a", "p/a-b", "p/sub/c.txt", "p/sub/d"}
 
 
-def test_large_files_are_left_to_the_store_to_digest_so_that_they_are_read_once(tmp_path: Path) -> None:
+def test_large_upload_is_digested_by_store_and_read_once(tmp_path: Path) -> None:
     class Noting(MemoryStore):
         def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
             self.asked = [*requests]

@@ -37,7 +37,7 @@ def test_a_job_is_told_its_server_its_run_and_to_be_silent(tmp_path: Path) -> No
         ({"no_proxy": "*"}, ("*", "*")),
     ],
 )
-def test_the_loopback_address_is_added_to_the_hosts_without_proxy(tmp_path: Path, base: dict[str, str], expected: tuple[str, str]) -> None:
+def test_loopback_address_is_added_to_no_proxy(tmp_path: Path, base: dict[str, str], expected: tuple[str, str]) -> None:
     found = variables(base, tmp_path)
     assert (found["NO_PROXY"], found["no_proxy"]) == expected
 
@@ -47,14 +47,14 @@ def test_the_loopback_address_is_added_to_the_hosts_without_proxy(tmp_path: Path
     [("default login a password b", True), ("machine 127.0.0.1 login a password b", True), ("machine github.com login a password b", False)],
 )
 @pytest.mark.parametrize("name", [".netrc", "_netrc", "elsewhere"])
-def test_the_secret_is_in_the_path_only_where_netrc_would_replace_the_token(tmp_path: Path, name: str, text: str, is_in_path: bool) -> None:
+def test_secret_is_in_uri_path_only_if_netrc_matches(tmp_path: Path, name: str, text: str, is_in_path: bool) -> None:
     base = {"NETRC": str(tmp_path / name)} if name == "elsewhere" else {}
     assert variables(base, tmp_path)["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5"
     (tmp_path / name).write_text(text)
     assert variables(base, tmp_path)["MLFLOW_TRACKING_URI"] == ("http://127.0.0.1:5/s3" if is_in_path else "http://127.0.0.1:5")
 
 
-def test_the_secret_is_a_password_where_a_credentials_file_would_replace_the_token(tmp_path: Path) -> None:
+def test_secret_is_sent_as_password_if_credentials_file_exists(tmp_path: Path) -> None:
     assert "MLFLOW_TRACKING_PASSWORD" not in variables({}, tmp_path)
     (tmp_path / ".mlflow").mkdir()
     (tmp_path / ".mlflow" / "credentials").touch()
@@ -68,7 +68,7 @@ def test_credentials_of_other_servers_are_dropped(job: TrackedJob) -> None:
     assert seen["MLFLOW_RUN_ID"] == JOB
 
 
-def test_an_experiment_has_one_number_and_never_that_of_the_default_one() -> None:
+def test_experiment_number_is_stable_and_never_zero() -> None:
     numbers = [experiment_number(name) for name in ("train", "train", "évaluation", "")]
     assert numbers[0] == numbers[1]
     assert len(set(numbers)) == 3

@@ -107,7 +107,7 @@ def test_a_parent_that_is_not_of_this_job_is_not_taken(job: TrackedJob) -> None:
     assert [job.run(run_id).parent for run_id in (child, inner, stray)] == [JOB, child, JOB]
 
 
-def test_a_deleted_child_is_hidden_can_be_restored_and_is_removed_at_the_end(job: TrackedJob) -> None:
+def test_deleted_child_run_is_restorable_until_server_closes(job: TrackedJob) -> None:
     kept, gone = job.new_child("kept"), job.new_child("gone")
     inner = job.new_child("inner", {"mlflow.parentRunId": gone})
     for run_id in (kept, gone, inner):
