@@ -22,9 +22,9 @@ from benchmarks.blobs.himl_workspace import HimlWorkspace, himl_workspace
 from benchmarks.measure import HIML, clean_environment
 from benchmarks.peers import peer_python
 from benchmarks.spent import Spent, spend
-from tests.clients import AZUREML_CORE
 from tests.servers.azureml.faults import Latency
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.clients import AZUREML_CORE
 
 CHILD_BY_CHILD = str(Path(__file__).with_name("aggregating") / "child_by_child.py")
 SWEEP = "sweep_1750000000_0a1b2c3d"

@@ -21,7 +21,7 @@ from benchmarks.measure import HIML, clean_environment
 from benchmarks.montages.made_slides import make_slides
 from benchmarks.peers import peer_python
 from benchmarks.spent import Spent, median, spend
-from tests.clients import HI_ML_CPATH
+from tests.support.clients import HI_ML_CPATH
 
 PREDECESSOR_PROGRAM = str(Path(__file__).with_name("montages") / "predecessor.py")
 SLIDES, PATTERN = 200, "*.tiff"

@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 from benchmarks.raw import Raw
-from tests.clients import PythonMissing, client_python
+from tests.support.clients import PythonMissing, client_python
 
 VERSIONS_OF = "from importlib.metadata import version; import sys; print('\\n'.join(version(name) for name in sys.argv[1:]))"
 
 
 def peer_python(raw: Raw, environment: str, candidate: str, *packages: str) -> Path | None:
-    """The Python of the *environment* of `tests.clients`, made where it is not there; notes the versions of *packages* in it.
+    """The Python of the *environment* of `tests.support.clients`, made where it is not there; notes the versions of *packages* in it.
 
     None, and *candidate* noted as left out, where it cannot be had.
     """

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.measure import Timing
 from benchmarks.spent import Spent
-from tests.machine import machine, source, versions
+from tests.support.machine import machine, source, versions
 
 FIGURES = ("wall", "cpu", "memory", "requests", "bytes")
 DIGITS = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import raw
 from benchmarks.measure import HIML, print_timings, take_turns
 from benchmarks.peers import peer_python
-from tests.clients import HI_ML_CPATH
+from tests.support.clients import HI_ML_CPATH
 
 SCENARIO = "help"
 BASELINE = 'python -c "import typer"'

@@ -31,7 +31,7 @@ from benchmarks.measure import HIML, clean_environment
 from benchmarks.peers import peer_python
 from benchmarks.tensorboards.grown_runs import EXPERIMENT, GrownRuns
 from benchmarks.tensorboards.told import told
-from tests.clients import AZUREML_TENSORBOARD
+from tests.support.clients import AZUREML_TENSORBOARD
 
 WATCHERS = str(Path(__file__).with_name("tensorboards") / "azureml_watchers.py")
 WHOLE_FILES = str(Path(__file__).with_name("tensorboards") / "whole_files.py")

@@ -17,7 +17,7 @@ from stress.mended import run_mended
 from stress.plan import PARTS, Part, cases_by_id, parts_named, seconds_for
 from stress.records import Record, RecordFile, lost
 from stress.report import lost_lines, table, totals
-from tests.machine import ROOT, machine, source, versions
+from tests.support.machine import ROOT, machine, source, versions
 
 RESULTS, SAMPLED = Path(__file__).with_name("results"), ROOT / ".cache" / "stress"
 SEEDS = 1_000_000

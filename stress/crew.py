@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stress.records import Outcome, Record, Result, parse_record
 from stress.worker import LOG
-from tests.machine import ROOT
+from tests.support.machine import ROOT
 
 HUNG = 3600.0
 """Seconds after which a worker that says nothing of its case is ended; a case's commands have limits of their own, far below."""

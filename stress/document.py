@@ -18,7 +18,7 @@ from typing import Any
 
 from stress.records import Outcome, Record, lost, read_records
 from stress.tables import figure, figures_of, listed, matrix, table, total
-from tests.machine import ROOT
+from tests.support.machine import ROOT
 
 RESULTS, TEMPLATE = Path(__file__).with_name("results"), Path(__file__).with_name("reliability.md.in")
 DOCUMENT = ROOT / "docs" / "reliability.md"

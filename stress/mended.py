@@ -14,7 +14,7 @@ from typing import Any
 from stress.crew import Crew
 from stress.records import Outcome, Record, lost, read_records, write_records
 from stress.report import lost_lines
-from tests.machine import source
+from tests.support.machine import source
 
 
 def run_mended(results: Path, workers: int) -> list[Record]:

@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.forked_himl import PROGRAM, ForkedHiml
-from tests.running import Himl, Outcome
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage, running_stage
+from tests.support.forked_himl import PROGRAM, ForkedHiml
+from tests.support.running import Himl, Outcome
 
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "COMSPEC", "PATHEXT")
 """The variables of this machine that a case may see."""

@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.azure_stage import azure as azure
-from tests.azure_stage import azure_environment as azure_environment
-from tests.azure_stage import shared_stage as shared_stage
-from tests.azure_stage import stage as stage
-from tests.forked_himl import FORKED, PROGRAM, forked
-from tests.leftovers import MARK, processes_marked, stop
-from tests.running import Himl
-from tests.special_folders import SmallDisk, made_read_only, mounted_small_disk
-from tests.spreading import group_of, spread
-from tests.web_files import shared_web as shared_web
-from tests.web_files import web as web
+from tests.support.fixtures import azure as azure
+from tests.support.fixtures import azure_environment as azure_environment
+from tests.support.fixtures import shared_stage as shared_stage
+from tests.support.fixtures import shared_web as shared_web
+from tests.support.fixtures import stage as stage
+from tests.support.fixtures import web as web
+from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
+from tests.support.forked_himl import FORKED, PROGRAM, forked
+from tests.support.processes import MARK, processes_marked, stop
+from tests.support.running import Himl
+from tests.support.spreading import group_of, spread
 
 settings.register_profile("himl", deadline=None)  # these machines are shared: a slow moment is no failure
 settings.load_profile("himl")

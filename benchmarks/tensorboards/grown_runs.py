@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from tests.event_files import NAME, event_bytes
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Run
+from tests.support.tensorboard import NAME, event_bytes
 
 EXPERIMENT = "train"
 

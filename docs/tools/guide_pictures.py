@@ -26,11 +26,10 @@ import numpy as np
 from PIL import Image
 
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY
-from tests.browser import OPTIONS, chromium
-from tests.event_files import NAME, event_bytes
-from tests.recorded_runs import RecordedRuns
-from tests.slide_files import write_tiff
-from tests.slide_pictures import mask_picture, slide_picture
+from tests.support.browser import OPTIONS, chromium
+from tests.support.runs import RecordedRuns
+from tests.support.slides import mask_picture, slide_picture, write_tiff
+from tests.support.tensorboard import NAME, event_bytes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from tests.terminal import Terminal
+from tests.support.terminals import Terminal
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = 80

@@ -14,7 +14,7 @@ from stress.endpoint.targets import TARGETS, Kept, Target
 from stress.endpoint.watch import Watch
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.local_jobs import is_sound_file
+from tests.support.processes import is_sound_file
 
 NUMBERS = {("requests", "tracked"): 30}
 """How many cases a cell has, if not one."""

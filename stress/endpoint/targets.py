@@ -16,9 +16,9 @@ from pathlib import Path
 
 from stress.gauges import Gauge
 from stress.world import World
-from tests.local_jobs import processes_below, supervisor_of
-from tests.machine import ROOT
-from tests.running import write_files
+from tests.support.machine import ROOT
+from tests.support.processes import processes_below, supervisor_of
+from tests.support.running import write_files
 from tests.workspaces.tracking.tracked_job import API, JOB
 
 SECONDS_TO_BEGIN = 60.0

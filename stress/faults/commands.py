@@ -14,10 +14,10 @@ from stress.faults.judge import Ended, differences
 from stress.faults.places import COMMIT, CONTROL, FETCH, JOB, KEYS, LISTING, PAGES, PUT, RESOURCE, SERVICE, SIGN_IN, Place
 from stress.faults.stock import CHECKPOINT, CURVES, FILES, LISTED, Stock
 from stress.world import World
-from tests.running import write_files
 from tests.servers.azureml.jobs.code import code_place
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.state import Run
+from tests.support.running import write_files
 
 Weighted = Sequence[tuple[Place, int]]
 FIRST: Weighted = ((SIGN_IN, 1), (RESOURCE, 1), (KEYS, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tests.event_files import NAME, event_bytes
+from tests.support.tensorboard import NAME, event_bytes
 
 MANY, MOST = 40, 300_000
 MIDDLE, LARGE = 6 << 20, 34 << 20

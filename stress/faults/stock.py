@@ -8,9 +8,9 @@ from pathlib import Path
 
 from stress.faults.files import checkpoint_bytes, event_files, moved_files
 from stress.world import World
-from tests.many_runs import add_many
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import add_many
+from tests.support.running import write_files
 
 FILES, CHECKPOINT = "files_1_aa", "trained_1_bb"
 CURVES = ("curves_1_cc", "curves_2_dd", "curves_3_ee")

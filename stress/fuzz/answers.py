@@ -18,9 +18,9 @@ from stress.faults.judge import Ended, judge
 from stress.faults.stock import CHECKPOINT, CURVES, FILES, Stock
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.running import write_files
 from tests.servers.azureml.faults import Page
 from tests.servers.azureml.log import Seen
+from tests.support.running import write_files
 
 A_COMMAND, CALLS = 20, 4
 """Cases of each command, and calls of each case."""
@@ -130,7 +130,7 @@ def _recorded(world: World) -> Mapping[str, Any]:
     from himl_cli.core.runs import RunQuery
     from himl_cli.workspaces.azure.responses import Response
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
-    from tests.azure_connections import connected
+    from tests.support.azure import connected
 
     staged = world.lasting("stock", Stock).staged
     found: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from stress.fuzz.strategies import damaged, texts
 from stress.fuzz.target import Target, written
 from stress.fuzz.workspace import JOB
-from tests.user_cache import state_of
+from tests.support.folders import state_of
 
 
 @cache

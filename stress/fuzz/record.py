@@ -14,10 +14,10 @@ from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from stress.fuzz.replies import ASKED, RECORDED, RUN, SWEEP, line_of
 from stress.fuzz.workspace import ADDRESS
-from tests.azure_connections import connected
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import running_stage
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.azure import connected
 
 
 def main() -> None:

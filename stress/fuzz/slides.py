@@ -11,8 +11,7 @@ from himl_cli.services.montage.slides import open_slide
 from himl_cli.services.montage.tiff import stored_size
 from stress.fuzz.strategies import damaged
 from stress.fuzz.target import Target, written
-from tests.slide_files import write_svs, write_tiff
-from tests.slide_pictures import slide_picture
+from tests.support.slides import slide_picture, write_svs, write_tiff
 
 SIZE = (96, 64)
 LARGEST = 4_000_000

@@ -20,7 +20,7 @@ from stress.kills.local_run import Here
 from stress.kills.victims import ALL, GROUP, HIML, Blow, Started, Struck
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.leftovers import MARK, processes_marked
+from tests.support.processes import MARK, processes_marked
 
 A_CELL = 50
 """Cases of each signal at each command: 50 are 200 a signal over the four commands, 200 are 200 a signal at each of them."""

@@ -14,7 +14,7 @@ from stress.faults.commands import Attempt, Download, Submit, Upload
 from stress.faults.judge import Ended
 from stress.faults.stock import Stock
 from stress.world import World
-from tests.local_jobs import is_sound_file
+from tests.support.processes import is_sound_file
 
 AT_REST = frozenset({".himl-lock", ".gitignore"})
 """Names that begin with a dot and are there as well after a call that nobody killed."""

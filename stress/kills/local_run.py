@@ -14,8 +14,8 @@ from stress.faults.judge import Ended, differences
 from stress.kills.commands import Killed, count_temporary
 from stress.kills.victims import ALL, GROUP, HIML, SHIM, SUPERVISOR
 from stress.world import World
-from tests.local_jobs import is_sound
-from tests.running import write_files
+from tests.support.processes import is_sound
+from tests.support.running import write_files
 
 STEPS = 20
 SCRIPT = f"""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stress.faults.judge import Ended
-from tests.forked_himl import PROGRAM
-from tests.leftovers import processes_marked
+from tests.support.forked_himl import PROGRAM
+from tests.support.processes import processes_marked
 
 HIML, GROUP, SUPERVISOR, SHIM, ALL = "himl", "group", "supervisor", "shim", "all"
 """Who gets a signal: the command's process, its process group as by a terminal, the two that look after a job here, or everything."""

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from stress.load.measured import Measured, growth_wrong, measured
 from stress.records import Outcome, Result
 from stress.world import World
-from tests.forked_himl import PROGRAM
 from tests.servers.azureml.seeding import ARTIFACTS, StagedWorkspace
 from tests.servers.azureml.storage import Storage
+from tests.support.forked_himl import PROGRAM
 
 MOST, GROWTH = 150.0, 16.0
 """MiB that a listing may take, and how many more for ten times as many blobs."""

@@ -13,11 +13,10 @@ from pathlib import Path
 from stress.gauges import Gauge, slope
 from stress.records import Outcome, Result
 from stress.world import World
-from tests.boards import Board, serving
-from tests.event_files import NAME, event_bytes
-from tests.forked_himl import PROGRAM
-from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.forked_himl import PROGRAM
+from tests.support.running import Himl
+from tests.support.tensorboard import NAME, Board, event_bytes, serving
 
 RUNS, GROWING = 20, 5
 EACH, SETTLED = 10, 0.25

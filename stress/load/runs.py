@@ -10,10 +10,10 @@ from pathlib import Path
 
 from stress.records import Outcome, Result
 from stress.world import World
-from tests.local_jobs import is_sound, processes_below
-from tests.recorded_runs import RecordedRuns
-from tests.running import Outcome as Ended
-from tests.running import write_files
+from tests.support.processes import is_sound, processes_below
+from tests.support.running import Outcome as Ended
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 TRIES = 3
 DELETED, COMPARED = 20, 200

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from stress.load.measured import growth_wrong, measured
 from stress.records import Outcome, Result
 from stress.world import World
-from tests.machine import ROOT
+from tests.support.machine import ROOT
 
 GROWTH = 6.0
 """MiB for ten times as many blobs."""

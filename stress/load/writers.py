@@ -17,9 +17,9 @@ from typing import Any
 from himl_cli.workspaces.local.run_store import Database
 from stress.records import Outcome, Result
 from stress.world import World
-from tests.local_jobs import is_sound_file
-from tests.machine import ROOT
-from tests.recorded_runs import RecordedRuns
+from tests.support.machine import ROOT
+from tests.support.processes import is_sound_file
+from tests.support.runs import RecordedRuns
 
 TURNS = 200
 SECONDS = 900.0

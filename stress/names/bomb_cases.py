@@ -14,7 +14,7 @@ from stress.names.judge import judge, raw_signs
 from stress.names.tree import changes, tree_of
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.running import write_files
+from tests.support.running import write_files
 
 A_CELL = 4
 LONGEST_SAID = 4000

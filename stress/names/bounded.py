@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stress.faults.judge import Ended
-from tests.forked_himl import PROGRAM
+from tests.support.forked_himl import PROGRAM
 
 SECONDS = 5.0
 """Of processor time."""

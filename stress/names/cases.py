@@ -24,8 +24,8 @@ from stress.names.planted import INSIDE, PLANTS, Outside, Plant
 from stress.names.tree import changes, tree_of
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.forked_himl import PROGRAM
-from tests.terminal import Terminal
+from tests.support.forked_himl import PROGRAM
+from tests.support.terminals import Terminal
 
 A_CELL = 4
 MORE = re.compile(r" and (\d+) more\b")

@@ -18,8 +18,8 @@ from stress.ranks.source import COMMANDS, Source
 from stress.ranks.starting import RANKS
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.forked_himl import PROGRAM
 from tests.servers.azureml.faults import Latency, Status
+from tests.support.forked_himl import PROGRAM
 
 A_CELL = 16
 """Each place of rank 0 twice."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from stress.ranks.starting import RANKS
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.machine import ROOT
+from tests.support.machine import ROOT
 
 CASES = 240
 ALL = math.factorial(RANKS)

@@ -17,9 +17,9 @@ from stress.secrets.marks import Marks
 from stress.secrets.searching import Search
 from stress.secrets.suite import suite_cases
 from stress.world import World
-from tests.running import Outcome as Left
 from tests.servers.azureml.faults import Action, ExpireSas, Reset, Status
 from tests.servers.azureml.issued import listening
+from tests.support.running import Outcome as Left
 
 PASSING = 0.5
 """Share of the cases whose fault passes after a few requests."""

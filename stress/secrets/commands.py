@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from stress.secrets.lab import Call, Lab
-from tests.event_files import NAME, event_bytes
-from tests.forked_himl import PROGRAM
-from tests.recorded_runs import RecordedRuns
-from tests.running import Outcome
 from tests.servers.azureml.seeding import DEFAULT
+from tests.support.forked_himl import PROGRAM
+from tests.support.running import Outcome
+from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import NAME, event_bytes
 
 RUN, OTHER = "train_1_aa", "train_2_bb"
 TRAIN = """
@@ -144,7 +144,7 @@ def _resume(lab: Lab) -> None:
 
 def _montage(*words: str) -> Callable[[Lab], None]:
     def set_up(lab: Lab) -> None:
-        from tests.slides import write_kind
+        from tests.support.slides import write_kind
 
         _azure(lab)
         folder = lab.world.folder.with_name(f"{lab.world.folder.name}_slides")

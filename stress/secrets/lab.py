@@ -16,9 +16,9 @@ from stress.secrets.marks import Marks
 from stress.secrets.searching import Search
 from stress.secrets.watching import Shown, watching
 from stress.world import World
-from tests.leftovers import MARK, processes_marked, stop
-from tests.running import Outcome, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.processes import MARK, processes_marked, stop
+from tests.support.running import Outcome, write_files
 
 TYPED = "typed"
 """Kinds of secrets that the user gives begin so: what he typed he may find where it belongs, in the job's arguments and variables."""

@@ -26,9 +26,9 @@ from himl_cli.services.submission.snapshot import PRIVATE_NAMES, is_dotenv_name
 from stress.secrets.marks import Marks
 from stress.secrets.searching import Search
 from stress.secrets.watching import Watcher, watching
-from tests.forked_himl import PROGRAM
-from tests.running import Himl, Outcome
 from tests.servers.azureml.issued import listening
+from tests.support.forked_himl import PROGRAM
+from tests.support.running import Himl, Outcome
 
 SAYS_LITTLE = {"-v", "--verbose", "-h", "--help", "--version"}
 OWN_SETTINGS = {*PRIVATE_NAMES, "settings.yml"}

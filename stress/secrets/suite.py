@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stress.records import Case, Outcome, Result
 from stress.world import World
-from tests.machine import ROOT
+from tests.support.machine import ROOT
 
 TESTS, CASES = ROOT / "tests" / "commands", 8
 LIMIT = 3000.0

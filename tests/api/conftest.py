@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.runs import RunStatus
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 FILES = {"outputs/model.bin": "m" * 10, "outputs/checkpoints/last.ckpt": "last", "outputs/checkpoints_old/last.ckpt": "old", "user_logs/std_log.txt": "hello\n"}
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.forked_himl import PROGRAM, forked
-from tests.forking_himl import TOLERATED
+from tests.support.forked_himl import PROGRAM, forked
+from tests.support.forking_himl import TOLERATED
 
 shows_hints = pytest.mark.skipif(sys.version_info < (3, 11), reason="tracebacks show hints from Python 3.11 on")
 SAY = """

@@ -29,9 +29,9 @@ from himl_cli.core.logged import Logged
 from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.runs import RecordedRuns
 
 COMPLETED = RunEnd(RunStatus.completed)
 PARENT = "crossval_1_aa"

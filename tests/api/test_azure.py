@@ -15,10 +15,10 @@ from himl_cli import Run, fetch_run, get_workspace
 from himl_cli.core.errors import IntegrityFailed, NotAllowed, RunNotFound
 from tests.api.places import arrived
 from tests.api.ranks import local_ranks, run_ranks
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
 from tests.servers.azureml.faults import FlipByte
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 FILES = {"outputs/checkpoints/last.ckpt": b"last", "outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": b"hello\n"}
 TEXTS = {name: content.decode() for name, content in FILES.items()}

@@ -12,9 +12,9 @@ from himl_cli import checkpoint_url, create_aml_run_object, download_files_from_
 from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from tests.api.places import arrived
 from tests.api.scripts import run_script
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modify_checkpoint"
 CHECKPOINTS = {"outputs/checkpoints/epoch=0-val_loss=0.5.ckpt": b"zero", "outputs/checkpoints/last.ckpt": b"one"}

@@ -20,10 +20,10 @@ from himl_cli.core.errors import BadUsage, RunNotFound, TransferIncomplete
 from tests.api.places import arrived
 from tests.api.ranks import SAY, local_ranks, run_ranks
 from tests.api.scripts import run_script
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.web import FileServer
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 SECRET = "sig=zZtop5ecret"
 

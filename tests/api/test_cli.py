@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.api.scripts import run_script
-from tests.recorded_runs import RecordedRuns
-from tests.terminal import Terminal
+from tests.support.runs import RecordedRuns
+from tests.support.terminals import Terminal
 
 BY_TYPER = """
 from himl_cli import cli

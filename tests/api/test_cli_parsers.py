@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from himl_cli import cli
 from himl_cli.core.errors import BadUsage
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 
 def test_the_workspace_and_the_runs_that_are_meant(project: Path, local_runs: RecordedRuns) -> None:

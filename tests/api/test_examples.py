@@ -13,8 +13,8 @@ import pytest
 
 from himl_cli import fetch_run
 from tests.api.scripts import run_script
-from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "hi_ml"
 PAGE = Path(__file__).parents[2] / "docs" / "examples" / "hi_ml.md"

@@ -22,9 +22,9 @@ from himl_cli import (
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from tests.api.conftest import FILES
 from tests.api.places import arrived
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
-from tests.terminal import Terminal
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
+from tests.support.terminals import Terminal
 
 
 def stored(runs: RecordedRuns) -> dict[str, str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.api.open_workspace import azure_names
-from tests.clients import HIML_V1, client_python
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.clients import HIML_V1, client_python
 
 ML_CLIENT = """
 import json, sys

@@ -23,8 +23,8 @@ from tests.api.scripts import write_script
 from tests.api.sent_scripts import CLUSTER, HERE, job_of, send
 from tests.api.test_submit_v1 import lab as lab
 from tests.azure.conftest import client_python
-from tests.clients import HIML_V1
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.clients import HIML_V1
 
 SEEDS = """import warnings
 warnings.simplefilter("ignore")

@@ -15,8 +15,8 @@ import pytest
 from himl_cli import is_local_rank_zero, torch_barrier
 from himl_cli.core.processes import RANKS
 from tests.api.ranks import SAY, local_ranks, run_ranks
-from tests.recorded_runs import RecordedRuns
-from tests.user_cache import meetings
+from tests.support.folders import meetings
+from tests.support.runs import RecordedRuns
 
 DOWNLOAD = """
 say(said(lambda: himl_cli.download_files_from_run_id("train_1_aa", sys.argv[1], "outputs/checkpoints/")))

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
 
 LOGGING = """
 import json, sys

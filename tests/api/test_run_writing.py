@@ -14,8 +14,8 @@ import pytest
 
 from himl_cli import HimlError, Run, Workspace, create_aml_run_object, fetch_run, get_workspace
 from himl_cli.core.errors import BadUsage
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 Start = Callable[..., Run]

@@ -25,9 +25,8 @@ from himl_cli import (
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, RunNotFound
 from himl_cli.core.runs import RunStatus
 from tests.api.places import arrived
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import RecordedRuns
 
 JOB = {
     "AZUREML_RUN_ID": "r",

@@ -12,8 +12,8 @@ import pytest
 
 from tests.api.ranks import local_ranks
 from tests.api.scripts import run_script, said, write_script
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import write_files
 
 READ = "say(found=[folder and {path.name: path.read_text() for path in folder.iterdir() if path.is_file()} for folder in info.input_datasets])"
 

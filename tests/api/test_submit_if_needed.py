@@ -11,8 +11,8 @@ from tests.api.ranks import local_ranks
 from tests.api.scripts import run_script, write_script
 from tests.api.sent_scripts import CLUSTER, CONDA, HERE, job_of, send, sent
 from tests.api.sent_scripts import lab as lab
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import write_files
 
 LIST = "print(sorted(path.as_posix() for path in Path('.').rglob('*') if path.is_file()), sys.argv)"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.api.scripts import run_script, said, write_script
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
 
 HEAVY = ("azure", "azureml", "yaml", "pycurl", "requests", "msgspec", "rich", "typer", "mlflow", "msal", "pathspec")
 CALL = 'compute_cluster_name="gpu", input_datasets=["a", DatasetConfig("b", local_folder="here")], output_datasets=["c"], submit_to_azureml=True'

@@ -10,8 +10,8 @@ import pytest
 
 from himl_cli import submit_to_azure_if_needed
 from tests.api.scripts import run_script, said, write_script
-from tests.hi_ml_wheel import signature
-from tests.running import Himl, write_files
+from tests.support.hi_ml_wheel import signature
+from tests.support.running import Himl, write_files
 
 ALL = """
 say(inputs=info.input_datasets, outputs=info.output_datasets, run=info.run, azure=info.is_running_in_azure_ml, out=info.output_folder, logs=info.logs_folder)

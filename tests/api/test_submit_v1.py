@@ -12,8 +12,8 @@ import pytest
 from himl_cli.core.installation import install_command
 from tests.api.scripts import run_script, write_script
 from tests.azure.conftest import client_python
-from tests.clients import HIML_V1
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.clients import HIML_V1
 
 CONDA = "name: lab\ndependencies:\n- python=3.11\n- pip:\n  - himl-cli\n"
 

@@ -14,8 +14,8 @@ import pytest
 from tests.api.scripts import run_script, write_script
 from tests.api.sent_scripts import CLUSTER, HERE, send, sent
 from tests.api.sent_scripts import lab as lab
-from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl
 
 
 def test_waiting_shows_the_log_and_ends_well(lab: StagedWorkspace, project: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.ranks import local_ranks, run_ranks
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 TORCH = importlib.util.find_spec("torch")
 pytestmark = pytest.mark.skipif(TORCH is None, reason="NEEDS PyTorch (pip install torch) for its distributed barrier")

@@ -9,8 +9,8 @@ import pytest
 
 from himl_cli import Datastore, HimlError, Workspace, get_workspace
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 CONFIG = {"subscription_id": "11111111-2222-3333-4444-555555555555", "resource_group": "team", "workspace_name": "lab"}
 OTHER = {**CONFIG, "workspace_name": "other"}

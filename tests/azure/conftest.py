@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import clients
 from tests.azure.lab import Lab, fill
 from tests.conftest import lacking
-from tests.running import Himl
+from tests.support import clients
+from tests.support.running import Himl
 
 if TYPE_CHECKING:
     from tests.servers.azureml.stage import Stage

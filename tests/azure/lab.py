@@ -12,9 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.leftovers import MARK
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Run, now
+from tests.support.processes import MARK
 
 PROGRAMS = Path(__file__).with_name("programs")
 EXPERIMENT = "lungs"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from starlette.routing import Route
 
-from tests import clients
 from tests.azure.lab import BEST, RUNNING, SWEEP, Lab, fill
 from tests.servers.azureml.app import CONTROL_PLANE, DATA_PLANE, routes_of
 from tests.servers.azureml.log import Seen
 from tests.servers.azureml.stage import running_stage
+from tests.support import clients
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "azure-double.md"
 BEGIN, END = "<!-- routes: begin -->", "<!-- routes: end -->"

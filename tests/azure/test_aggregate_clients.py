@@ -10,11 +10,11 @@ import pytest
 
 from tests.azure.conftest import client_python
 from tests.azure.lab import Lab
-from tests.clients import AZUREML_CORE, AZUREML_MLFLOW
-from tests.running import Himl
 from tests.servers.azureml.seeding import Number, StagedWorkspace
 from tests.servers.azureml.state import Point, Run
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.clients import AZUREML_CORE, AZUREML_MLFLOW
+from tests.support.running import Himl
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 SWEEP, EXPERIMENT = "bold_kite_sweep", "tuning"

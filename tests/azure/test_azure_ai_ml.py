@@ -11,7 +11,7 @@ import pytest
 
 from tests.azure.conftest import AZURE_AI_ML, Heard, Visit
 from tests.azure.lab import BEST, DATA, FAILED, FILES, PREDICTIONS, ROOTS, RUNNING, SWEEP, TRIALS, WEIGHTS, Lab, digests, digests_below, fill
-from tests.running import Himl
+from tests.support.running import Himl
 
 if TYPE_CHECKING:
     from tests.servers.azureml.seeding import StagedWorkspace

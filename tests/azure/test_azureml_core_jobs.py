@@ -9,8 +9,8 @@ import pytest
 
 from tests.azure.conftest import client_python
 from tests.azure.lab import Lab, fill
-from tests.clients import AZUREML_CORE
 from tests.servers.azureml.stage import Stage
+from tests.support.clients import AZUREML_CORE
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 

@@ -13,11 +13,11 @@ from himl_cli.core.jobs import Snapshot
 from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.azure.jobs.assets import fingerprint
 from tests.azure.lab import Lab
-from tests.azure_connections import connected
-from tests.azure_jobs import ensured
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected
+from tests.support.azure_jobs import ensured
+from tests.support.running import write_files
 
 CODE: dict[str, str | bytes] = {
     "train.py": "print(1)\n",

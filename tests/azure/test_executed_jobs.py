@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import clients
 from tests.azure.conftest import Heard, client_python
 from tests.azure.lab import Lab
-from tests.running import Himl
+from tests.support import clients
+from tests.support.running import Himl
 
 if TYPE_CHECKING:
     from tests.servers.azureml.stage import Stage

@@ -8,8 +8,8 @@ import pytest
 
 from tests.azure.conftest import client_python
 from tests.azure.lab import fill
-from tests.clients import HIML_V1
 from tests.servers.azureml.stage import Stage
+from tests.support.clients import HIML_V1
 
 
 @pytest.mark.timeout(1800)  # the first use of a client builds its environment

@@ -18,9 +18,9 @@ from himl_cli.workspaces.azure.jobs.body import command_line
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.resolve import job_yaml
-from tests.azure_jobs import MADE, cluster_spec, snapshot_of
-from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.azure_jobs import MADE, cluster_spec, snapshot_of
 
 OWN = ("displayName", "tags", "properties")  # compared by themselves: a name that is made up, a tag with the run's id, facts of git
 

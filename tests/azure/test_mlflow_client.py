@@ -9,8 +9,8 @@ import pytest
 
 from tests.azure.conftest import Heard, Visit
 from tests.azure.lab import BEST, EXPERIMENT, FAILED, FILES, LOSS, ROOTS, RUNNING, TRIALS, Lab, digests, digests_below
-from tests.clients import AZUREML_MLFLOW
-from tests.running import Himl
+from tests.support.clients import AZUREML_MLFLOW
+from tests.support.running import Himl
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 STATUSES = {"Running": "RUNNING", "Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED", "Queued": "SCHEDULED"}

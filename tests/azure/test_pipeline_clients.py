@@ -12,11 +12,11 @@ import pytest
 from himl_cli.core.events import ignore
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests import clients
 from tests.azure.conftest import AZURE_AI_ML, client_python
 from tests.azure.lab import Lab
-from tests.azure_pipelines import pipeline_of, prepare, train
-from tests.azure_workspaces import opened
+from tests.support import clients
+from tests.support.azure import opened
+from tests.support.azure_jobs import pipeline_of, prepare, train
 
 if TYPE_CHECKING:
     from tests.servers.azureml.stage import Stage

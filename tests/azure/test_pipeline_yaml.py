@@ -16,9 +16,9 @@ from himl_cli.core.jobs import DataSpec, EnvironmentSpec, StepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.resolve import job_yaml
-from tests.azure_pipelines import pipeline_of, prepare, step_job, train
-from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.azure_jobs import pipeline_of, prepare, step_job, train
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import notes_folder
-from tests.running import Himl, write_files
 from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.training import TRAIN, undisturbed
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.sweeps import RESUMABLE_TRAIN, notes_folder, undisturbed
 
 ENVIRONMENT = "dependencies:\n- python=3.11\n- pip:\n  - himl-cli\n"
 LOOKS = """
@@ -44,7 +42,7 @@ on_either_disk = pytest.mark.parametrize("jobs", ["new", "restored"], indirect=T
 def test_preempted_training_logs_same_metrics_as_undisturbed(
     himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path, seed: int
 ) -> None:
-    write_files(project, {"train.py": TRAIN})
+    write_files(project, {"train.py": RESUMABLE_TRAIN})
     notes = notes_folder(tmp_path, holds=True)
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={notes.as_posix()}").stdout.strip()
     until(lambda: (notes / "epochs").exists() and len((notes / "epochs").read_text().splitlines()) > 1)

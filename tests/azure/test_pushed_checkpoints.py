@@ -8,9 +8,9 @@ import pytest
 
 from tests.azure.conftest import client_python
 from tests.azure.lab import Lab
-from tests.clients import AZUREML_CORE
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.clients import AZUREML_CORE
+from tests.support.running import Himl, write_files
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from tests.nasty_texts import SECONDS, within
 from tests.servers.azureml.answers import ServiceError
 from tests.servers.azureml.history_query import RunQuery, page_of
 from tests.servers.azureml.state import Experiment, Run
+from tests.support.hostile_texts import SECONDS, within
 
 BEGUN = datetime(2026, 3, 1, tzinfo=timezone.utc)
 

@@ -20,7 +20,7 @@ from himl_cli.workspaces.azure.jobs.assets import build_request, image_request
 from himl_cli.workspaces.azure.jobs.body import component_request, job_request, pipeline_nodes, pipeline_request
 from himl_cli.workspaces.azure.jobs.data_assets import JobData
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
-from tests.azure_sweeps import SWEEPS
+from tests.support.azure_jobs import SWEEPS
 
 ADDRESS = WorkspaceAddress("11111111-2222-3333-4444-555555555555", "group", "lab", PUBLIC, "a test")
 CODE, ENVIRONMENT = f"{ADDRESS.path}/codes/c0de/versions/1", f"{ADDRESS.path}/environments/torch/versions/7"

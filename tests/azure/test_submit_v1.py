@@ -13,8 +13,8 @@ from tests.azure.v1_project import CONDA, TRAIN, definition_of, found_by, submit
 from tests.azure.v1_project import himl as himl
 from tests.azure.v1_project import lab as lab
 from tests.azure.v1_project import running as running
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 

@@ -12,11 +12,10 @@ from himl_cli.core.installation import install_command
 from tests.azure.v1_project import himl as himl
 from tests.azure.v1_project import lab as lab
 from tests.azure.v1_project import refused, submitted
-from tests.running import Himl
 from tests.servers.azureml.faults import Latency, Reset, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.waiting import until
+from tests.support.running import Himl, until
 
 ELSEWHERE = "azureml://registries/azureml/environments"
 

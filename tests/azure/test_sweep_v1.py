@@ -13,9 +13,9 @@ from tests.azure.v1_project import himl as himl
 from tests.azure.v1_project import lab as lab
 from tests.azure.v1_project import refused, submitted
 from tests.azure.v1_project import running as running
-from tests.clients import HIML_V1
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.clients import HIML_V1
+from tests.support.running import Himl, write_files
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 

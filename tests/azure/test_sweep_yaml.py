@@ -12,9 +12,8 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.resolve import job_yaml
 from tests.azure.test_job_yaml import check_same
 from tests.azure.test_job_yaml import workspace as workspace
-from tests.azure_jobs import cluster_spec
-from tests.azure_sweeps import SWEEPS
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure_jobs import SWEEPS, cluster_spec
 
 
 @pytest.mark.parametrize("fields", SWEEPS.values(), ids=list(SWEEPS))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import clients
 from tests.azure.conftest import Heard, client_python
 from tests.azure.lab import EXPERIMENT, SWEEP, Lab
-from tests.running import Himl
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support import clients
+from tests.support.running import Himl
 
 if TYPE_CHECKING:
     from tests.servers.azureml.stage import Stage

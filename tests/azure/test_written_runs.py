@@ -12,8 +12,8 @@ from himl_cli.core.runs import Run as RunRecord
 from himl_cli.workspaces.base import RunRecorder
 from tests.azure.conftest import client_python
 from tests.azure.lab import EXPERIMENT, Lab
-from tests.clients import AZUREML_CORE, AZUREML_MLFLOW
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.clients import AZUREML_CORE, AZUREML_MLFLOW
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 

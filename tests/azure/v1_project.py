@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.azure.conftest import client_python
-from tests.clients import HIML_V1
-from tests.forked_himl import forked
-from tests.running import Himl, Outcome, write_files
 from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.clients import HIML_V1
+from tests.support.forked_himl import forked
+from tests.support.running import Himl, Outcome, write_files
 
 CONDA = "name: lab\ndependencies:\n- python=3.11\n- pip:\n  - himl-cli\n"
 TRAIN = """

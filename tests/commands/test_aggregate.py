@@ -16,12 +16,12 @@ from himl_cli.core.logged import Logged
 from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
-from tests.terminal import Terminal
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns
+from tests.support.terminals import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 COMPLETED = RunEnd(RunStatus.completed)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, Outcome
 from tests.servers.azureml.faults import WrongDate
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, Outcome
 
 CHECKS = ["curl", "sign-in", "clock", "workspace", "datastore"]
 PRINCIPAL = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD")

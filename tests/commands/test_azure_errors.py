@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import ChangeEtag, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.running import Himl, write_files
 
 NOBODY = "00000000-1111-2222-3333-444444444444"
 

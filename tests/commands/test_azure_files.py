@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Drip
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.user_cache import transfers
-from tests.waiting import until
+from tests.support.folders import transfers
+from tests.support.running import Himl, until, write_files
 
 HEAVY = ["azure.ai", "azureml", "mlflow"]
 LOADED = """

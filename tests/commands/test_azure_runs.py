@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
 from tests.servers.azureml.log import Seen
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.terminal import Terminal
-from tests.waiting import until
+from tests.support.running import Himl, until
+from tests.support.runs import RecordedRuns
+from tests.support.terminals import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal or signals")
 NOON = datetime(2025, 2, 1, 12, 0, 0, tzinfo=timezone.utc)  # of an earlier year: such days take the same room whenever the tests run

@@ -13,13 +13,12 @@ from threading import Event
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import WrongMd5
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.servers.web import FileServer
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import RecordedRuns
 
 HERE = "outputs/checkpoints"
 RUN = "train_1_aa"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.runs import FROM_RUN
-from tests.running import Himl, write_files
 from tests.servers.web import FileServer
+from tests.support.running import Himl, write_files
 
 MAKES = """
 from pathlib import Path

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.runs import FROM_RUN
-from tests.running import Himl, write_files
 from tests.servers.azureml.log import Seen
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.running import Himl, write_files
 
 LAST = os.urandom(300_000)
 SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "-q")

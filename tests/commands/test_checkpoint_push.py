@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import RecordedRuns
 
 MAKES = """
 from pathlib import Path

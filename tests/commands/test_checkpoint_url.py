@@ -13,11 +13,11 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.services.checkpoints.source import link_checkpoint
-from tests.azure_workspaces import opened
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 FILES = {
     "outputs/checkpoints/last.ckpt": b"last",

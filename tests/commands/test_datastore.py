@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 FILES = {"train.csv": b"a,b\n1,2\n", "images/1.png": b"one", "images/2.png": b"two"}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
-from tests.terminal import Terminal
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns
+from tests.support.terminals import Terminal
 
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 

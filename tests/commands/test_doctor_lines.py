@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 import pytest
 
 import himl_cli
-from tests.broken_workspaces import (
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, Outcome
+from tests.support.runs import RecordedRuns
+from tests.support.workspaces import (
     Break,
     Variables,
     a_clock_behind,
@@ -32,9 +35,6 @@ from tests.broken_workspaces import (
     storage_out_of_reach,
     wrong,
 )
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, Outcome
-from tests.servers.azureml.seeding import StagedWorkspace
 
 Test = TypeVar("Test", bound=Callable[..., None])
 

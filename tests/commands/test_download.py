@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 FILES = {
     "outputs/results.json": b"{}",

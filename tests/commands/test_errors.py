@@ -15,8 +15,8 @@ import typer.main
 
 from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 CASES: list[tuple[list[str], int, str]] = [
     (["dowload"], 2, "No such command 'dowload'. Did you mean 'download'?"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster_project import SUBMIT
-from tests.cluster_project import azure_project as azure_project
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import SUBMIT
+from tests.support.azure import azure_project as azure_project
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 OLD_NAME = "No run is of an experiment 'lab-exp'; this is experiment 'lab_exp'.\n"
 ON_CLUSTER = ("--cluster", "cpu-cluster", "--docker_image", "docker.io/python:3.11")

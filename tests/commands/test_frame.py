@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import himl_cli
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns
 
 
 @pytest.fixture

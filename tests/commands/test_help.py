@@ -11,9 +11,9 @@ import typer.main
 
 from himl_cli.app import COMMANDS, app
 from himl_cli.commands.completion import app_shape
-from tests.forked_himl import PROGRAM, forked
-from tests.running import Himl
-from tests.terminal import Terminal
+from tests.support.forked_himl import PROGRAM, forked
+from tests.support.running import Himl
+from tests.support.terminals import Terminal
 
 HEAVY = ["rich", "pydantic", "msgspec", "azure", "mlflow", "tensorboard", "importlib.metadata", "sqlite3", "asyncio", "numpy", "PIL", "tifffile", "openslide"]
 ASK = """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, Outcome, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, Outcome, write_files
+from tests.support.runs import RecordedRuns
 
 SCRIPT = "import sys\nprint('args', *sys.argv[1:])\n"
 OF_SUBMIT = {

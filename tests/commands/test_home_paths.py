@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl
+from tests.support.running import Himl
 
 NOBODY = "~nobody_at_all/x"
 ROOT_ONLY = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows")

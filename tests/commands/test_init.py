@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
 
 IDS = {"subscription_id": "0a1b2c3d-0000-4000-8000-000000000001", "resource_group": "team", "workspace_name": "lab"}
 FLAGS = [part for key, value in IDS.items() for part in (f"--{key}", value)]

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from himl_cli.services.montage.threads import cores
-from tests.montages import SEEDS, difference, four_slides, left_in, picture_box, pixels_of, rows_of
-from tests.running import Himl, write_files
-from tests.slides import SIZE, mask_picture, not_utf8_name, slide_picture, write_broken, write_mask, write_tiff
+from tests.support.montages import SEEDS, difference, four_slides, left_in, picture_box, pixels_of, rows_of
+from tests.support.running import Himl, write_files
+from tests.support.slides import SIZE, mask_picture, not_utf8_name, slide_picture, write_broken, write_mask, write_tiff
 
 WIDTH = 900
 

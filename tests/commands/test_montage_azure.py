@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.azure_blobs import DEFAULT
-from tests.montages import four_slides, rows_of
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.wheels import WHEEL, write_wheel
+from tests.support.azure import DEFAULT
+from tests.support.clients import WHEEL, write_wheel
+from tests.support.montages import four_slides, rows_of
+from tests.support.running import Himl, write_files
 
 WIDTH = "--width=600"
 CLUSTER = ("--cluster", "cpu-cluster", "--private_wheel", WHEEL)

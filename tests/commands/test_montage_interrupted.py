@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.montages import left_in, rows_of
-from tests.running import Himl, write_files
-from tests.slides import slide_picture, write_tiff
-from tests.terminal import Terminal
+from tests.support.montages import left_in, rows_of
+from tests.support.running import Himl, write_files
+from tests.support.slides import slide_picture, write_tiff
+from tests.support.terminals import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and terminals of POSIX")
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser import browser as browser
-from tests.browser import page as page
-from tests.montage_page import TRUNCATED, PageOnDisk, found, opened, ordinary, page_on_disk, query, says
+from tests.support.browser import browser as browser
+from tests.support.browser import page as page
+from tests.support.montages import TRUNCATED, PageOnDisk, found, opened, ordinary, page_on_disk, query, says
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

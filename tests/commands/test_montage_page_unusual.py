@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser import browser as browser
-from tests.browser import page as page
-from tests.montage_page import TRUNCATED, Looking, cell, found, opened, ordinary, page_on_disk, query, says
-from tests.waiting import until
+from tests.support.browser import browser as browser
+from tests.support.browser import page as page
+from tests.support.montages import TRUNCATED, Looking, cell, found, opened, ordinary, page_on_disk, query, says
+from tests.support.running import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.installation import install_command
-from tests.montages import four_slides, left_in
-from tests.running import Himl, write_files
+from tests.support.montages import four_slides, left_in
+from tests.support.running import Himl, write_files
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, Outcome, write_files
+from tests.support.running import Himl, Outcome, write_files
 
 NESTED, LONG = "[" * 3000 + "]" * 3000, "9" * 5000
 

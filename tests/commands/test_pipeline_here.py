@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.many_here import KEEPER, NOTING, children, kill, lines, log_of, notes_folder, pids, show
-from tests.running import Himl, write_files
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.sweeps import KEEPER, NOTING, children, kill, lines, log_of, notes_folder, pids, show
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 

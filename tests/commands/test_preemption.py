@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.resolve import open_runs
-from tests.many_here import SUPERVISOR, kill, notes_folder, show
-from tests.running import Himl, write_files
-from tests.training import EPOCHS, TRAIN, undisturbed
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.sweeps import EPOCHS, RESUMABLE_TRAIN, SUPERVISOR, kill, notes_folder, show, undisturbed
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 
@@ -38,7 +36,7 @@ def latest(himl: Himl) -> str:
 @pytest.mark.parametrize("seed", range(3))
 def test_repeatedly_killed_training_resumes_to_same_loss_curve(himl: Himl, project: Path, tmp_path: Path, seed: int) -> None:
     moments = random.Random(seed)
-    write_files(project, {"train.py": TRAIN})
+    write_files(project, {"train.py": RESUMABLE_TRAIN})
     notes = notes_folder(tmp_path, holds=True)
     env = {"NOTES": str(notes)}
     himl.ok("submit", "train.py", "--no_wait", env=env)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.azure_workspaces import opened
-from tests.recorded_in_azure import SUBMIT, TRAIN, kill_recorder, log_there, pid_of, points, posix, proc, the_run, wait_until_told
-from tests.recorded_in_azure import azure_project as azure_project
-from tests.recorded_in_azure import go as go
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.waiting import until
+from tests.support.azure import opened
+from tests.support.recorded_in_azure import SUBMIT, TRAIN, kill_recorder, log_there, pid_of, points, posix, proc, the_run, wait_until_told
+from tests.support.recorded_in_azure import azure_project as azure_project
+from tests.support.recorded_in_azure import go as go
+from tests.support.running import Himl, until, write_files
 
 
 def test_a_job_here_is_seen_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:

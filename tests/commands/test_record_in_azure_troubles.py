@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.processes import is_held
-from tests.recorded_in_azure import SUBMIT, kill_recorder, log_there, note_of, points, posix, proc, the_run, wait_until_told
-from tests.recorded_in_azure import azure_project as azure_project
-from tests.recorded_in_azure import go as go
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.waiting import until
+from tests.support.recorded_in_azure import SUBMIT, kill_recorder, log_there, note_of, points, posix, proc, the_run, wait_until_told
+from tests.support.recorded_in_azure import azure_project as azure_project
+from tests.support.recorded_in_azure import go as go
+from tests.support.running import Himl, until, write_files
 
 
 def status_here(himl: Himl, run_id: str) -> str:

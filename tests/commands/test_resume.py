@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
-from tests.running import Himl, write_files
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.sweeps import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.swept_project import lab as lab
-from tests.swept_project import script as script
+from tests.support.running import Himl, write_files
+from tests.support.sweeps import lab as lab
+from tests.support.sweeps import script as script
 
 FAILS_ONCE = """
 import os, sys

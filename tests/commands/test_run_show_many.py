@@ -13,11 +13,11 @@ import pytest
 
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, STEP, STEP_AFTER, SWEPT, TRIAL, Scalar, values_text
 from himl_cli.core.runs import RunStatus
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
-from tests.terminal import Terminal
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns
+from tests.support.terminals import Terminal
 
 SWEEP = "train_1772366400_0a1b2c3d"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
-from tests.terminal import Terminal
-from tests.three_runs import posix
-from tests.three_runs import recorded as recorded
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns, posix
+from tests.support.runs import recorded as recorded
+from tests.support.terminals import Terminal
 
 JSON_KEYS = ["id", "experiment", "display_name", "status", "started", "duration", "tags"]
 

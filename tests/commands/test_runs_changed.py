@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
-from tests.terminal import Terminal
-from tests.three_runs import posix
-from tests.three_runs import recorded as recorded
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns, posix
+from tests.support.runs import recorded as recorded
+from tests.support.terminals import Terminal
 
 SCRIPT = """
 import sys, time

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, Outcome, write_files
 from tests.servers.azureml.faults import Action, ExpireSas, Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, Outcome, write_files
 
 JWT = re.compile(rb"eyJ[\w-]{8,}\.[\w-]{4,}")
 SIGNATURE = re.compile(rb"[?&]sig=(?!\*\*\*)[^&\s\"']{8,}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
 
 
 @pytest.fixture(autouse=True)

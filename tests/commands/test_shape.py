@@ -14,7 +14,7 @@ from himl_cli.app import COMMANDS, app
 from himl_cli.commands.completion import app_shape
 from himl_cli.commands.groups import command, group
 from himl_cli.core.command_shape import CommandShape, ParameterShape
-from tests.running import Himl
+from tests.support.running import Himl
 
 SHAPE = app_shape(typer.main.get_command(app))
 ALL = {each.words: each for each in SHAPE.walk()}

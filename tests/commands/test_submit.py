@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.running import Himl, write_files
-from tests.submitted_here import POSIX, latest
-from tests.terminal import Terminal
+from tests.support.running import Himl, write_files
+from tests.support.runs import POSIX, latest
+from tests.support.terminals import Terminal
 
 SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': dict(os.environ), 'python': sys.executable}))"
 

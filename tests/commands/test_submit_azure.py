@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from zipfile import ZipFile
 
-from tests.cluster_project import CONDA, SUBMIT, TRAIN
-from tests.cluster_project import azure_project as azure_project
-from tests.cluster_project import running as running
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import CONDA, SUBMIT, TRAIN
+from tests.support.azure import azure_project as azure_project
+from tests.support.azure import running as running
+from tests.support.running import Himl, write_files
 
 
 def test_a_job_goes_its_whole_way(himl: Himl, running: StagedWorkspace, project: Path) -> None:

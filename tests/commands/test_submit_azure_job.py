@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
 
 TRAIN = "import sys\nprint('trained', *sys.argv[1:])\n"
 SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster")

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster_project import SUBMIT
-from tests.cluster_project import azure_project as azure_project
-from tests.cluster_project import running as running
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.jobs.runner import JobRunner
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.waiting import until
+from tests.support.azure import SUBMIT
+from tests.support.azure import azure_project as azure_project
+from tests.support.azure import running as running
+from tests.support.running import Himl, until, write_files
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 

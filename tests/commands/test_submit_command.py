@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster_project import SUBMIT
-from tests.cluster_project import azure_project as azure_project
-from tests.cluster_project import running as running
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import SUBMIT
+from tests.support.azure import azure_project as azure_project
+from tests.support.azure import running as running
+from tests.support.running import Himl, write_files
 
 TRAIN = "import os, sys; print(sys.argv[1:], os.environ.get('RANK'), os.path.exists('.himl'))\n"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk1 ada@lab"

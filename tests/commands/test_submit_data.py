@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.running import Himl, write_files
 
 DEFAULT = "workspaceblobstore"
 SCRIPT = """

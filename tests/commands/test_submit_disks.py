@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import lacking
-from tests.local_jobs import is_sound
-from tests.running import Himl, write_files
-from tests.special_folders import SmallDisk, made_read_only
-from tests.submitted_here import POSIX, runs, started
+from tests.support.folders import SmallDisk, made_read_only
+from tests.support.processes import is_sound
+from tests.support.running import Himl, write_files
+from tests.support.runs import POSIX, runs, started
 
 
 @POSIX

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.leftovers import MARK
-from tests.local_jobs import command_of, is_sound, processes_below, supervisor_of
-from tests.running import Himl, write_files
-from tests.submitted_here import POSIX, STUBBORN, runs, started, status
-from tests.waiting import until
+from tests.support.processes import MARK, command_of, is_sound, processes_below, supervisor_of
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import POSIX, STUBBORN, runs, started, status
 
 
 def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project: Path) -> None:

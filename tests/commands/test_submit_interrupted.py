@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.local_jobs import processes_below
-from tests.running import Himl, write_files
-from tests.submitted_here import POSIX, STUBBORN, started, status
-from tests.waiting import until
+from tests.support.processes import processes_below
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import POSIX, STUBBORN, started, status
 
 
 @POSIX

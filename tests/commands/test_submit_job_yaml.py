@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
 
 TRAIN = """
 import argparse, os, pathlib

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.azure_jobs import CONDA
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure_jobs import CONDA
+from tests.support.running import Himl, write_files
 
 SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "--max_run_duration")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
-from tests.submitted_here import latest
-from tests.terminal import Terminal
+from tests.support.running import Himl, write_files
+from tests.support.runs import latest
+from tests.support.terminals import Terminal
 
 
 def test_an_empty_target_is_nothing_to_run(himl: Himl) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pipeline"
 

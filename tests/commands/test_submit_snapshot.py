@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
 
 SHOW = ("submit", "train.py", "--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
 

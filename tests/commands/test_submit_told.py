@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, write_files
-from tests.submitted_here import latest
+from tests.support.running import Himl, write_files
+from tests.support.runs import latest
 
 LACKS = "import no_such_package"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import children, log_of, notes_folder, show, statuses
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
+from tests.support.sweeps import children, log_of, notes_folder, show, statuses
 
 ARGUMENTS = "import json, os, sys\nopen('outputs/seen.json', 'w').write(json.dumps([sys.argv[1:], dict(os.environ), open('data.txt').read()]))\n"
 LOSS_OF_LR = "import sys\nfrom himl_cli import RUN_CONTEXT\nlr = float(sys.argv[2])\nfor step in range(3):\n    RUN_CONTEXT.log('val/loss', lr * (3 - step))\n"

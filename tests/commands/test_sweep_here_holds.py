@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_here import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
-from tests.running import Himl, Outcome, write_files
-from tests.special_folders import SmallDisk
-from tests.waiting import until
+from tests.support.folders import SmallDisk
+from tests.support.running import Himl, Outcome, until, write_files
+from tests.support.sweeps import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Himl, Outcome, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.sweeping import LOG
-from tests.swept_project import lab as lab
-from tests.swept_project import script as script
-from tests.waiting import until
+from tests.support.running import Himl, Outcome, until, write_files
+from tests.support.sweeps import lab as lab
+from tests.support.sweeps import script as script
 
 LOGGING = """
 import argparse, mlflow

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import is_closed, serving
-from tests.event_files import NAME, WRITER, event_bytes, scalars
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.azureml.faults import FlipByte, Page, Stall, Status
 from tests.servers.azureml.jobs.sweeps.trials import add_trial
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
-from tests.waiting import until
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import NAME, WRITER, event_bytes, is_closed, scalars, serving
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 

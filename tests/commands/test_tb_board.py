@@ -16,12 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import DIRECT, is_closed, serving
-from tests.event_files import NAME, event_bytes
-from tests.leftovers import MARK, processes_marked
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
-from tests.waiting import until
+from tests.support.processes import MARK, processes_marked
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import DIRECT, NAME, event_bytes, is_closed, serving
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.boards import serving
-from tests.browser import browser as browser
-from tests.browser import page as page
-from tests.event_files import NAME, event_bytes
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
-from tests.waiting import until
+from tests.support.browser import browser as browser
+from tests.support.browser import page as page
+from tests.support.running import Himl, until
+from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import NAME, event_bytes, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

@@ -17,11 +17,10 @@ from rich.text import Text
 from docs.tools.terminal import settled
 from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
-from tests.forked_himl import PROGRAM
-from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.terminal import Terminal
-from tests.terminal_views import RUN, VIEWS, View, make_world
+from tests.support.forked_himl import PROGRAM
+from tests.support.running import Himl
+from tests.support.terminals import RUN, VIEWS, Terminal, View, make_world
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.event_files import WRITER, scalars
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
+from tests.support.tensorboard import WRITER, scalars
 
 TRAIN = f"""
 import argparse, pathlib

@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.forked_himl import PROGRAM
-from tests.terminal import Terminal
+from tests.support.forked_himl import PROGRAM
+from tests.support.terminals import Terminal
 
 SCRIPTS = Path(__file__).parents[2] / "completions"
 PATIENCE = 100.0

@@ -12,9 +12,9 @@ import pytest
 
 from himl_cli.commands.complete import AZURE_OPTIONS
 from himl_cli.commands.groups import HIML_OLD_NAMES
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns
 
 LOADED = """
 import json, sys

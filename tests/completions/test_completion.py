@@ -11,8 +11,8 @@ import pytest
 
 from himl_cli.render.completions import FILES
 from tests.completions.shells import PATIENCE, SCRIPTS, variables
-from tests.running import Himl
-from tests.terminal import Terminal
+from tests.support.running import Himl
+from tests.support.terminals import Terminal
 
 HOMES = {"bash": ".bashrc", "zsh": ".zshrc"}
 TYPED = {

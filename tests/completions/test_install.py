@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from himl_cli.services.completion_files import MARK, POWERSHELL_LINE, place_of
-from tests.azure_connections import write_program
-from tests.leftovers import MARK as LEFT
-from tests.leftovers import processes_marked
-from tests.running import Himl, Outcome
+from tests.support.azure import write_program
+from tests.support.processes import MARK as LEFT
+from tests.support.processes import processes_marked
+from tests.support.running import Himl, Outcome
 
 POWERSHELL = """
 import os, sys

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.local.completion_names import EXPERIMENTS, FEW, MOST, NEWEST, completion_names
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 HOSTILE = [
     "a b",

@@ -18,7 +18,7 @@ from himl_cli.render.completions import powershell_quoted
 from himl_cli.services.completion_files import ASK_POWERSHELL, POWERSHELL_LINE
 from tests.completions.shells import SCRIPTS, variables
 from tests.conftest import lacking
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 SCRIPT = SCRIPTS / "himl.ps1"
 ASK = """

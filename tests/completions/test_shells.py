@@ -11,7 +11,7 @@ import pytest
 from himl_cli.app import COMMANDS
 from himl_cli.core.runs import RunStatus
 from tests.completions.shells import SCRIPTS, Fish, TypedShell, started, values
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 

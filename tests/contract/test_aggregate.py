@@ -15,7 +15,7 @@ from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.aggregate import aggregate, children_chosen
 from himl_cli.workspaces.base import Workspace
-from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
+from tests.support.workspaces import COMPLETED, Seed, Seen, azure, local
 
 PARENT = "sweep_1_aa"
 

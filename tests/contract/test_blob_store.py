@@ -17,10 +17,10 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.run_store import Database
-from tests.azure_workspaces import opened as opened_workspace
-from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened as opened_workspace
+from tests.support.stores import Received, Stored, listed, named, sending
 
 BODIES = {
     "outputs/a": b"1",

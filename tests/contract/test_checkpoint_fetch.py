@@ -17,10 +17,10 @@ from himl_cli.core.runs import FetchedCheckpoint
 from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
 from himl_cli.services.checkpoints.select import choice_of
 from himl_cli.workspaces.base import BlobStore, Workspace
-from tests.azure_workspaces import opened
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 HERE, RETRY = "outputs/checkpoints", "outputs/retry_001/checkpoints"
 WEIGHTS = bytes(range(256)) * 100

@@ -15,9 +15,9 @@ from himl_cli.core.montage import SlideFolder, SlideUnreadable
 from himl_cli.services.montage.query import SlideQuery, list_slides
 from himl_cli.services.montage.stored import open_stored
 from himl_cli.workspaces.base import Workspace
-from tests import both_workspaces
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support import workspaces
+from tests.support.running import write_files
 
 FILES: Mapping[str, bytes] = {
     "lists/picked.csv": b"image,slide_id,mask\n../slides/a.tif,A,../slides/masks/a.png\n",
@@ -42,7 +42,7 @@ LIMIT = 1_000_000_000
 def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workspace]:
     folder = tmp_path / "lab"
     folder.mkdir()
-    with getattr(both_workspaces, request.param)(request, folder) as opened:
+    with getattr(workspaces, request.param)(request, folder) as opened:
         if request.param == "local":
             write_files(folder / ".himl" / "datastores" / "local", FILES)
         else:

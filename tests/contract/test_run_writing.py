@@ -15,8 +15,8 @@ from himl_cli.core.logged import Logged, LoggedKind, LoggedRow
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.base import RunRecorder
-from tests.blob_sinks import Stored
-from tests.both_workspaces import COMPLETED, Seed, Seen, azure, local
+from tests.support.stores import Stored
+from tests.support.workspaces import COMPLETED, Seed, Seen, azure, local
 
 
 @pytest.fixture(params=[local, azure], ids=["local", "azure"])

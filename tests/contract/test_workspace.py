@@ -15,9 +15,9 @@ from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.runs.writing import check_deletable, delete_runs
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
-from tests.azure_workspaces import opened
-from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.runs import RecordedRuns
 
 BAD_IDS = ["nope", "..", "", "../train_1_aa", "/", "a\0b", "x" * 500]
 

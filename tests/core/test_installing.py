@@ -11,8 +11,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import environment_hint, find_source, install_command, requirement_elsewhere, update_hint
-from tests.running import Himl
-from tests.wheels import write_record
+from tests.support.clients import write_record
+from tests.support.running import Himl
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 QUOTE = '"' if sys.platform == "win32" else "'"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact
-from tests.nasty_texts import LONG, SECONDS, within
+from tests.support.hostile_texts import LONG, SECONDS, within
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.settings import lines_of, section_settings
-from tests.nasty_texts import SECONDS, within
-from tests.running import write_files
+from tests.support.hostile_texts import SECONDS, within
+from tests.support.running import write_files
 
 
 def values(folder: Path, section: str = "submit") -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A program `himl` for PATH that costs little: it asks the tests for a copy of a process that has himl's imports behind it (`tests/forked_himl.py`).
+"""A program `himl` for PATH that costs little: it asks the tests for a copy of a process that has himl's imports behind it (`tests/support/forked_himl.py`).
 
 With the variable STARTED set, and wherever a copy would not be the same, the installed program is started.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.forked_himl import PROGRAM, forked
+from tests.support.forked_himl import PROGRAM, forked
 
 STARTED = "DOCUMENTS_START_HIML"
 SOURCE = """\

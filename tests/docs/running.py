@@ -24,7 +24,7 @@ from tests.docs.blocks import PRELUDES, Block
 from tests.docs.program import STARTED
 from tests.docs.shown import commands_of, differences
 from tests.docs.worlds import World
-from tests.terminal import Terminal
+from tests.support.terminals import Terminal
 
 PATIENCE = 240
 TOML = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")

@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.azure_tools import Az, token_of
 from tests.docs import worlds
 from tests.docs.blocks import Block, chains, read
 from tests.docs.pages import NOT_YET, pages
 from tests.docs.program import program
 from tests.docs.running import Chain
 from tests.docs.worlds import World
+from tests.support.azure import Az, token_of
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for bash"), pytest.mark.timeout(600)]
 

@@ -15,8 +15,8 @@ from tests.docs.program import STARTED, program
 from tests.docs.running import Chain
 from tests.docs.shown import commands_of, differences
 from tests.docs.worlds import World
-from tests.forked_himl import PROGRAM
-from tests.running import Himl
+from tests.support.forked_himl import PROGRAM
+from tests.support.running import Himl
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for bash")
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from himl_cli.core.runs import RunStatus
 from tests.docs.blocks import ROOT
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
-from tests.wheels import WHEEL, write_wheel
+from tests.support.clients import WHEEL, write_wheel
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 if TYPE_CHECKING:
     from tests.servers.azureml.seeding import StagedWorkspace
@@ -132,7 +132,7 @@ def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
 
     Montages are made narrower than they are there.
     """
-    from tests.montages import four_slides  # numpy and Pillow, which other worlds do not need
+    from tests.support.montages import four_slides  # numpy and Pillow, which other worlds do not need
 
     world = azure(folder, staged, az)
     found = four_slides(folder / "slides")
@@ -160,7 +160,7 @@ def _points(rate: str) -> list[tuple[str, float, int, int]]:
 
 
 def _curves() -> dict[str, bytes]:
-    from tests.event_files import NAME, event_bytes  # TensorBoard's writer takes a second to import
+    from tests.support.tensorboard import NAME, event_bytes  # TensorBoard's writer takes a second to import
 
     return {f"logs/{NAME}": event_bytes(LOSSES)}
 

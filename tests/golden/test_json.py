@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from tests.golden.documents import compare
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.web import FileServer
-from tests.submitted_here import POSIX
-from tests.three_runs import recorded as recorded
+from tests.support.running import Himl, write_files
+from tests.support.runs import POSIX, RecordedRuns
+from tests.support.runs import recorded as recorded
 
 SCRIPT = "import pathlib, sys\nprint('epoch 1')\npathlib.Path('outputs/best.txt').write_text('0.9')\nsys.exit(int((sys.argv[1:] or ['0'])[0]))\n"
 DOCUMENTS: dict[str, list[str]] = {

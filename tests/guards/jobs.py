@@ -101,7 +101,7 @@ def listing(folder: Path, size: int) -> Callable[[], object]:
 
 def runs_list(folder: Path, size: int) -> Callable[[], object]:
     """`himl runs list` of as many local runs."""
-    from tests.recorded_runs import RecordedRuns
+    from tests.support.runs import RecordedRuns
 
     place = folder / f"runs_{size}"
     RecordedRuns(place).add_many(size)
@@ -110,7 +110,7 @@ def runs_list(folder: Path, size: int) -> Callable[[], object]:
 
 def aggregate(folder: Path, size: int) -> Callable[[], object]:
     """`himl runs aggregate` of as many trials with METRICS metrics of POINTS points each."""
-    from tests.recorded_runs import RecordedRuns
+    from tests.support.runs import RecordedRuns
 
     place = folder / f"aggregate_{size}"
     recorded = RecordedRuns(place)
@@ -127,7 +127,7 @@ def montage(folder: Path, size: int) -> Callable[[], object]:
     from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
     from himl_cli.services.montage.compose import make_montage
     from himl_cli.services.montage.query import LocalFolder
-    from tests.slides import slide_picture, write_tiff
+    from tests.support.slides import slide_picture, write_tiff
 
     slides = folder / f"slides_{size}"
     slides.mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 CODE = """
 import json, os, sys

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.event_files import NAME, event_bytes
-from tests.many_runs import add_many
-from tests.running import Himl, write_files
 from tests.servers.azureml.log import Seen
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.azure import add_many
+from tests.support.running import Himl, write_files
+from tests.support.tensorboard import NAME, event_bytes
 
 HOMES = ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA")
 TRAINED, SWEEP, CURVES = "trained_1_aa", "tuned_1_bb", "curves_1_cc"

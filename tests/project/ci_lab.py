@@ -16,12 +16,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.azure_tools import Az, token_of
-from tests.ci_files import DEVOPS_BASH, EXAMPLES, Machine, Step, document
-from tests.running import write_files
 from tests.servers.azureml.issued import listening
 from tests.servers.azureml.principals import Principal
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import Az, token_of
+from tests.support.ci_files import DEVOPS_BASH, EXAMPLES, Machine, Step, document
+from tests.support.running import write_files
 
 TRAIN = """
 import pathlib, sys

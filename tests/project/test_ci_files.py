@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from tests.azure_connections import sign_ins
-from tests.ci_files import FILES, GITHUB_BASH, Step, steps_of
-from tests.documents import blocks, page
 from tests.project.ci_lab import PLAIN, Lab, check_said
 from tests.project.ci_lab import lab as lab
+from tests.support.azure import sign_ins
+from tests.support.ci_files import FILES, GITHUB_BASH, Step, steps_of
+from tests.support.documents import blocks, page
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are for bash")
 SIGNED_BY = {"github-actions-oidc.yml": "workload identity", "azure-pipelines-oidc.yml": "Azure CLI", "a federated token": "workload identity"}

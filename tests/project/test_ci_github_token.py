@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from tests.ci_files import DEVOPS_BASH, Machine, Step
 from tests.project.ci_lab import Lab, check_said, write_program
 from tests.project.ci_lab import lab as lab
+from tests.support.ci_files import DEVOPS_BASH, Machine, Step
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are for bash")
 UNTIL_ANOTHER = 'first="$(cat "$AZURE_FEDERATED_TOKEN_FILE")"; until [ "$(cat "$AZURE_FEDERATED_TOKEN_FILE")" != "$first" ]; do sleep 0.05; done; exit 9'

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.ci_files import FILES, VARIABLES, Machine, steps_of
+from tests.support.ci_files import FILES, VARIABLES, Machine, steps_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are for bash")
 

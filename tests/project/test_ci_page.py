@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.ci_files import CANCELED, EXAMPLES, FILES, VARIABLES, steps_of
-from tests.documents import himl_commands, page, wrong_with
+from tests.support.ci_files import CANCELED, EXAMPLES, FILES, VARIABLES, steps_of
+from tests.support.documents import himl_commands, page, wrong_with
 
 CALL = re.compile(r"\b(himl (?:doctor|submit|download|runs)\b[^>\n|]*)")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.ci_files import EXAMPLES, Machine
 from tests.project.ci_lab import PLAIN, TRAIN, Lab, check_said, write_program
 from tests.project.ci_lab import lab as lab
-from tests.running import Himl, write_files
+from tests.support.ci_files import EXAMPLES, Machine
+from tests.support.running import Himl, write_files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are for bash")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces import base
-from tests.documents import DOCS, torn_rows
+from tests.support.documents import DOCS, torn_rows
 
 ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"

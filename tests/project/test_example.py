@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.running import Himl
+from tests.support.running import Himl
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train.py"
 

@@ -1,4 +1,4 @@
-"""The copies of `himl` that most tests run are the program: `tests/forked_himl.py`."""
+"""The copies of `himl` that most tests run are the program: `tests/support/forked_himl.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked_himl import PROGRAM, forked
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
+from tests.support.forked_himl import PROGRAM, forked
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or os.environ.get("HIML_TEST_START") == "1", reason="no copies are made")
 

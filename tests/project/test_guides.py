@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import himl_cli
-from tests.documents import blocks, himl_commands, page, wrong_with
-from tests.running import Himl, write_files
+from tests.support.documents import blocks, himl_commands, page, wrong_with
+from tests.support.running import Himl, write_files
 
 GUIDES = ("migration.md", "datasets.md", "azure-set-up.md", "service-principals.md", "mounting.md", "doctor.md")
 MODULES = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(Path(himl_cli.__file__).parent.rglob("*.py"))]

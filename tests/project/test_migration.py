@@ -21,9 +21,7 @@ from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
 from himl_cli.services.submission.data import parse_data
 from himl_cli.workspaces.azure.config import find_config
-from tests.documents import Row, accepts, blocks, page, rows, shapes, without_blocks
-from tests.hi_ml_wheel import public_names
-from tests.names_before import (
+from tests.support.documents import (
     COMMANDS,
     CONTAINER,
     DEEPSEISMIC_SETTINGS,
@@ -35,8 +33,16 @@ from tests.names_before import (
     ONLY_LINKED,
     OPTIONS,
     SUBMIT,
+    Row,
+    accepts,
+    blocks,
+    page,
+    rows,
+    shapes,
+    without_blocks,
 )
-from tests.running import Himl, write_files
+from tests.support.hi_ml_wheel import public_names
+from tests.support.running import Himl, write_files
 
 PAGE = page("migration.md")
 

@@ -11,9 +11,9 @@ import pytest
 
 from himl_cli.core.runs import RunStatus
 from tests.api.scripts import run_script
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_tool"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli import __version__
-from tests.packaged import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
+from tests.support.packaged import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
 
 PACKAGE = {"himl_cli/__init__.py": b"version", "himl_cli/py.typed": b""}
 WHEEL = f"himl_cli-{__version__}-py3-none-any.whl"

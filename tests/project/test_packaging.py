@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from himl_cli import __version__
 from tests.project.test_workflows import CLAIMED_LATER, pairs, workflow
-from tests.released import CHANGELOG, newest_entry
+from tests.support.released import CHANGELOG, newest_entry
 
 PROJECT = Path(__file__).parents[2]
 BY_DATE = {"certifi", "packaging", "tifffile", "imagecodecs", "furo"}  # their versions are dates, a bound on the next major means nothing

@@ -11,7 +11,7 @@ import pytest
 from rich.text import Text
 
 from docs.tools.terminal import COLUMNS, COMMANDS, DARK, LIGHT, PICTURES, SVG, captured, drawn, fixed, lines_of, settled
-from tests.terminal import Terminal
+from tests.support.terminals import Terminal
 
 NUMBER = re.compile(r"(\d+\.\d+)(?: ([KM]B))?")
 BYTES = {"KB": 1e3, "MB": 1e6, "": 1.0}

@@ -15,8 +15,8 @@ import typer.main
 from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
 from himl_cli.core.command_shape import CommandShape
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ("azure", "submit", "many-runs", "pipelines", "preemption", "checkpoints", "tensorboard", "montage")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.spreading import group_of, spread
+from tests.support.spreading import group_of, spread
 
 
 def test_each_part_begins_with_a_group_and_goes_on_in_order() -> None:

@@ -199,7 +199,7 @@ def test_a_set_that_is_none_is_refused(in_copy: Callable[..., subprocess.Complet
 
 
 def released(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tests.released", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=100)
+    return subprocess.run([sys.executable, "-m", "tests.support.released", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=100)
 
 
 def test_tag_matching_version_and_changelog_is_released(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from himl_cli.render.output import GAP, as_table, fitted, folded
 from himl_cli.render.results import FILE_COLUMNS
 from himl_cli.services.transfer.plan import Filters, list_files
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 
 @given(st.text(alphabet="ab' (", max_size=80), st.integers(5, 40))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.terminal import Terminal
+from tests.support.terminals import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 

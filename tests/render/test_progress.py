@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.render.bars import rate
-from tests.terminal import Terminal
+from tests.support.terminals import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 

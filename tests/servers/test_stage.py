@@ -14,12 +14,12 @@ import pytest
 from azure.identity import ClientSecretCredential
 from azure.storage.blob import BlobServiceClient
 
-from tests.leftovers import MARK, processes_marked
 from tests.servers.asking import ARM, VERSION, ask, token_for
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.servers.azureml.storage import Storage
+from tests.support.processes import MARK, processes_marked
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

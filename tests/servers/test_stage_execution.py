@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.leftovers import MARK, processes_marked
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.servers.submitting import call, ended, printed, submit
-from tests.waiting import until
+from tests.support.processes import MARK, processes_marked
+from tests.support.running import until
 
 SLEEP = "trap 'echo asked to end; exit 3' TERM; echo begun; while true; do sleep 0.05; done"
 

@@ -9,7 +9,7 @@ from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.submitting import call, printed, submit
 from tests.servers.sweeping import LOG, LOGS, limits, statuses, submit_sweep, trials
 from tests.servers.test_stage_execution import appears
-from tests.waiting import until
+from tests.support.running import until
 
 COUNTS = """
 trap 'echo heard >> outputs/heard' TERM

@@ -11,7 +11,7 @@ from tests.servers.azureml.jobs.sweeps.policies import is_ended, is_looked_at
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.submitting import call
 from tests.servers.sweeping import LOGS, RATES, limits, statuses, submit_sweep, swept
-from tests.waiting import until
+from tests.support.running import until
 
 WAITS = "touch outputs; sleep 600"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.submitting import call
 from tests.servers.sweeping import LOGS, RATES, limits, put_sweep, statuses, submit_sweep, swept, trials, values
-from tests.waiting import until
+from tests.support.running import until
 
 RANDOM = {"samplingAlgorithmType": "Random", "seed": 7}
 BAYESIAN = {"samplingAlgorithmType": "Bayesian"}

@@ -9,9 +9,8 @@ import pytest
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.select import Candidates, candidates_of, choice_of, choose
-from tests.kept_checkpoints import HERE, RETRY, RUN, add, found, name
-from tests.listed_files import ListedFiles
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import HERE, RETRY, RUN, RecordedRuns, add, found, name
+from tests.support.stores import ListedFiles
 
 
 @pytest.fixture

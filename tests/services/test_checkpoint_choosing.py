@@ -10,8 +10,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.runs import FROM_RUN, PUSHED
 from himl_cli.services.checkpoints.select import choice_of
-from tests.kept_checkpoints import CREATED, HERE, RETRY, RUN, add, found, name
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import CREATED, HERE, RETRY, RUN, RecordedRuns, add, found, name
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from himl_cli.core.events import Notify, ignore
 from himl_cli.core.runs import Choice
 from himl_cli.services.checkpoints.fetch import CheckpointRequest, fetch_checkpoint
 from himl_cli.workspaces.base import BlobStore, Workspace
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 HERE = "outputs/checkpoints"
 RUN = "train_1_aa"

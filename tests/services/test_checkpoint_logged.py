@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
-from tests.kept_checkpoints import HERE, RETRY, RUN, add, found, log, name
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import HERE, RETRY, RUN, RecordedRuns, add, found, log, name
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.checkpoints.push import push_checkpoints
 from himl_cli.services.checkpoints.source import find_local
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.both_workspaces import Seed, azure, local
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
+from tests.support.workspaces import Seed, azure, local
 
 RUN = "train_1772366400_0a1b2c3d"
 FILES: dict[str, str | bytes] = {"outputs/checkpoints/last.ckpt": "old", "outputs/checkpoints/part/weights.pt": "old", "logs/notes.ckpt": "old"}

@@ -8,8 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.services.checkpoints.source import kind_of
-from tests.kept_checkpoints import HERE, RETRY, RUN, add, found
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import HERE, RETRY, RUN, RecordedRuns, add, found
 
 
 @pytest.fixture

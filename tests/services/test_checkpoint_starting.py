@@ -13,11 +13,11 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.services.checkpoints.fetch import INPUT, bring_checkpoint, refer_to_checkpoint
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_environment
-from tests.azure_workspaces import opened
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import opened
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
 
 HERE = "outputs/checkpoints"
 SPEC = JobSpec("lab", Entry(EntryKind.script, "train.py"), Snapshot(Path(), (), 0))

@@ -8,8 +8,7 @@ import pytest
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
-from tests.kept_checkpoints import HERE, found
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import HERE, RecordedRuns, found
 
 
 @pytest.fixture

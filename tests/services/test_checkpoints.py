@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.services.checkpoints.names import Kind, best_first, is_whole, on_disk, rank_of
-from tests.running import write_files
+from tests.support.running import write_files
 
 HERE = "outputs/checkpoints"
 

@@ -15,12 +15,11 @@ from himl_cli.services.submission.data import bring_dataset, bring_inputs
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.api.ranks import local_ranks, run_ranks
-from tests.azure_blobs import DEFAULT
-from tests.azure_workspaces import opened
-from tests.running import write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, opened
+from tests.support.running import write_files
 
 FILES = {"a.png": b"1", "deep/b.png": b"22", "größe ü.txt": "ß".encode()}
 

@@ -12,7 +12,7 @@ from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts
 from himl_cli.services.doctor import checkup, installation_checks, requirements, verdict
 from himl_cli.workspaces.base import FoundWorkspace, Workspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 HERE = WorkspaceFacts("local", "local", "'here'")
 

@@ -30,7 +30,7 @@ from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.tracking.protocol import RequestError, parse_filter
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.user_cache import state_of
+from tests.support.folders import state_of
 
 RUN = "train_1700000000_0badcafe"
 DEEP = "[" * 50_000

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.services.submission.snapshot import parse_rules, take_snapshot, verdict
-from tests.nasty_texts import SECONDS, within
+from tests.support.hostile_texts import SECONDS, within
 
 NAMES = ["a", "b", "ab", "data", "x.py", "#c", "!d", "e f", "f[1]", "ä.txt", "b.log"]
 PARTS = ["a", "b", "ab", "data", "x.py", "*.py", "*.log", "*", "**", "?", "??", "a*", "*b", "a**", "**b", "ä*", "\\a", "e\\ f", "f\\[1]", "f[1]"]

@@ -36,7 +36,7 @@ from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.config import address_from_config, names_workspace
 from himl_cli.workspaces.local.logged_values import read_logged_files, read_texts
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
-from tests.nasty_texts import DAMAGED, framed, garbage, naming, stands
+from tests.support.hostile_texts import DAMAGED, framed, garbage, naming, stands
 
 
 @dataclass(frozen=True)

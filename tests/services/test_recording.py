@@ -17,17 +17,16 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from himl_cli.workspaces.retry import RetryPolicy
-from tests.azure_workspaces import opened
-from tests.recorded_runs import RecordedRuns
-from tests.running import write_files
 from tests.servers.azureml.faults import ResetUpload, Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.told_runs import ID, QUICK, content, record, told_of, values
-from tests.told_runs import file as file
-from tests.told_runs import here as here
-from tests.told_runs import recorded as recorded
-from tests.told_runs import there as there
-from tests.waiting import until
+from tests.support.azure import opened
+from tests.support.recorded_in_azure import ID, QUICK, content, record, told_of, values
+from tests.support.recorded_in_azure import file as file
+from tests.support.recorded_in_azure import here as here
+from tests.support.recorded_in_azure import recorded as recorded
+from tests.support.recorded_in_azure import there as there
+from tests.support.running import until, write_files
+from tests.support.runs import RecordedRuns
 
 
 def test_all_of_a_run_arrives(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:

@@ -16,16 +16,16 @@ from himl_cli.services.runs.mirror import Mirror, Timing, put_off, send_values
 from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, SentRun, unfinished
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.steps import at_each_step
-from tests.told_runs import ID, QUICK, record, values
-from tests.told_runs import file as file
-from tests.told_runs import here as here
-from tests.told_runs import recorded as recorded
-from tests.told_runs import there as there
-from tests.waiting import until
+from tests.support.processes import at_each_step
+from tests.support.recorded_in_azure import ID, QUICK, record, values
+from tests.support.recorded_in_azure import file as file
+from tests.support.recorded_in_azure import here as here
+from tests.support.recorded_in_azure import recorded as recorded
+from tests.support.recorded_in_azure import there as there
+from tests.support.running import until
+from tests.support.runs import RecordedRuns
 
 REFUSED = Status(403, code="AuthorizationFailed", message="You shall not write.")
 NO_NOTES = (

@@ -12,8 +12,8 @@ from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, Servi
 from himl_cli.core.events import Event, Notice
 from himl_cli.services.runs.logs import follow_log, last_lines, read_log, watching
 from himl_cli.workspaces.resolve import JoinedWorkspace, open_workspace
-from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.runs import RecordedRuns
 
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.runs import RunSelection, RunStatus
 from himl_cli.services.runs.lookup import check_selection, find_runs, nearest_latest_run_file, read_latest_run_file
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import parse_dotenv
 from himl_cli.services.project_setup import TakenSettings, read_settings
-from tests.running import write_files
+from tests.support.running import write_files
 
 
 def taken(project: Path, files: dict[str, str], name: str = "settings.yml") -> TakenSettings:

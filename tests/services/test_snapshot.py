@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
-from tests.running import write_files
+from tests.support.running import write_files
 
 
 def sent(root: Path, ignored: tuple[str, ...] = ()) -> set[str]:

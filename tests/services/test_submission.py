@@ -15,7 +15,7 @@ from himl_cli.core.runs import friendly_experiment
 from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import SubmitRequest, choose_experiment, find_python, parse_duration
-from tests.running import write_files
+from tests.support.running import write_files
 
 
 @pytest.fixture

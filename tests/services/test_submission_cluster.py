@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import SubmitRequest, check_size
-from tests.running import write_files
+from tests.support.running import write_files
 
 
 @pytest.fixture

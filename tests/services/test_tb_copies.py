@@ -13,7 +13,7 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.tensorboard.copies import OVERLAP, GrowingCopy, ShownFolder, copy_name
 from himl_cli.services.tensorboard.shown_runs import permanent_name
-from tests.event_files import NAME
+from tests.support.tensorboard import NAME
 
 THEN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
 ORIGINAL = bytes(range(256)) * 8

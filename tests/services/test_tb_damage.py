@@ -14,10 +14,10 @@ from himl_cli.services.tensorboard.copies import OVERLAP, EventSource
 from himl_cli.services.tensorboard.server import sync_once
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_workspaces import opened
-from tests.event_files import NAME, event_bytes
 from tests.servers.azureml.faults import Action, ChangeEtag, FlipByte, Truncate, WrongMd5
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.tensorboard import NAME, event_bytes
 
 RUN = "train_1_aa"
 GET = rf"GET .*{RUN}/logs/{NAME}"

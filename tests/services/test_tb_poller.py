@@ -18,10 +18,10 @@ from himl_cli.services.tensorboard.server import Poller
 from himl_cli.services.tensorboard.shown_runs import AT_ONCE, SelectedRuns, call_each
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
-from tests.azure_workspaces import opened
-from tests.event_files import NAME, event_bytes
-from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import NAME, event_bytes
 
 LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
 SHORT = event_bytes([1.0, 0.5])

@@ -18,13 +18,13 @@ from himl_cli.services.tensorboard.shown_runs import SelectedRuns, readable_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
-from tests.azure_workspaces import opened
-from tests.event_files import NAME, event_bytes
-from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.jobs.sweeps.trials import add_trial
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import now
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.azure import opened
+from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import NAME, event_bytes
 
 EVENTS = event_bytes([1.0])
 

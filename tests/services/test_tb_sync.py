@@ -18,11 +18,11 @@ from himl_cli.services.tensorboard.server import sync_once
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns, readable_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
-from tests.azure_workspaces import opened
-from tests.event_files import NAME, event_bytes, scalars
-from tests.recorded_runs import RecordedRuns
 from tests.servers.azureml.faults import ChangeEtag
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import NAME, event_bytes, scalars
 
 LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
 SHORT = event_bytes([1.0, 0.5])

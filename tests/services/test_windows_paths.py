@@ -24,9 +24,8 @@ from himl_cli.services.tensorboard.copies import EventFinder
 from himl_cli.workspaces.local.file_blobs import safe_parts
 from himl_cli.workspaces.local.run_store import file_system_of
 from himl_cli.workspaces.resolve import find_workspaces
-from tests.kept_checkpoints import RUN, add, found
-from tests.recorded_runs import RecordedRuns
-from tests.running import Himl, write_files
+from tests.support.running import Himl, write_files
+from tests.support.runs import RUN, RecordedRuns, add, found
 
 POSIX_NAMES = pytest.mark.skipif(sys.platform == "win32", reason="no name has a backslash there")
 PATHS = ["C:\\data\\scans", "C:/data/scans", "\\\\server\\share\\scans", ".\\scans", "D:", "C:\\größe und mehr"]

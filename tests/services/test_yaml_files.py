@@ -11,8 +11,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.yaml_files import LARGEST, MOST_VALUES, parse_mapping
-from tests.nasty_texts import SECONDS, within
-from tests.running import Himl, write_files
+from tests.support.hostile_texts import SECONDS, within
+from tests.support.running import Himl, write_files
 
 PATH = Path("job.yml")
 MERGES = "a: &a0 {x: 1}\n" + "".join(f"k{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))

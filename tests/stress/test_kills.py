@@ -21,7 +21,7 @@ from stress.kills.judge import documented, judge_first, judge_then
 from stress.kills.local_run import FIELDS, LOG, METRICS, OUTPUTS, wrong_metrics, wrong_run
 from stress.kills.victims import ALL, GROUP, HIML, SHIM, SUPERVISOR, Struck, heeding_interrupts
 from stress.records import Outcome
-from tests.running import write_files
+from tests.support.running import write_files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the cases need /proc")
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT

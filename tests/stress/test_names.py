@@ -17,7 +17,7 @@ from stress.names.judge import file_problems, is_named, judge, places_of, raw_si
 from stress.names.kinds import KINDS
 from stress.names.tree import changes, tree_of
 from stress.records import Outcome
-from tests.running import write_files
+from tests.support.running import write_files
 
 GOOD, EVIL = Blob("plain/one.bin", b"1"), Blob("../escaped", b"2")
 

@@ -16,7 +16,7 @@ from stress.ranks.launching import Launch, Launcher, RankEnd
 from stress.ranks.orders import ALL, CASES
 from stress.ranks.starting import RANKS, orders
 from stress.records import Outcome
-from tests.machine import ROOT
+from tests.support.machine import ROOT
 
 DONE = "Downloaded 3 files.\n"
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the stress of ranks is Linux's")

@@ -10,7 +10,7 @@ import pytest
 
 from stress.records import Outcome, Record, RecordFile, Result, lost, read_records
 from stress.report import lost_lines, table, totals
-from tests.machine import machine, source, versions
+from tests.support.machine import machine, source, versions
 
 META = {"part": "faults", "full": False, "seed": 8}
 RECORDS = [

@@ -21,8 +21,8 @@ from stress.secrets.plugin import without_log
 from stress.secrets.searching import CACHE, Search
 from stress.secrets.suite import CASES, TESTS, shares
 from stress.secrets.watching import watching
-from tests.running import Outcome as Left
-from tests.waiting import until
+from tests.support.running import Outcome as Left
+from tests.support.running import until
 
 SECRET = "p/w+d=ä?secret"
 TOKEN = "eyJhbGciOiAibm9uZSIsICJ0eXAiOiAiSldUIn0.eyJhdWQiOiAiYSIsICJzdWIiOiAiYiJ9.c2lnbmF0dXJl"

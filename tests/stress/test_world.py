@@ -13,10 +13,10 @@ from stress.records import Case, Outcome, Result, parse_record, read_records
 from stress.sampling import dice_for
 from stress.worker import run_case
 from stress.world import World
-from tests.forked_himl import PROGRAM, forked
-from tests.running import write_files
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.stage import Stage
+from tests.support.forked_himl import PROGRAM, forked
+from tests.support.running import write_files
 
 PROJECT = Path(__file__).parents[2]
 

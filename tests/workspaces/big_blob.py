@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import DEFAULT
 
 BODY = bytes(range(256)) * 8_000
 GET = r"GET .*/big"

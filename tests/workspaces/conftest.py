@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_connections import SIGN_IN
-from tests.azure_workspaces import opened
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import SIGN_IN, opened
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from himl_cli.core.jobs import DataSpec
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.data_assets import JobData, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
-from tests.azure_blobs import DEFAULT
-from tests.azure_connections import connected
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import DEFAULT, connected
 
 
 class Resolver:

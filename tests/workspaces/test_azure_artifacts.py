@@ -13,13 +13,12 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from tests.azure_blobs import use
-from tests.azure_workspaces import opened
-from tests.blob_sinks import Received, listed, named
 from tests.servers.azureml.faults import ExpireSas, Page, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import opened, use
+from tests.support.stores import Received, listed, named
 
 LOG = "user_logs/std_log.txt"
 

@@ -18,12 +18,12 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BlobChanged, NotAllowed, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from tests.azure_blobs import DEFAULT, HASTY, PATIENT, hasty_store, storage_that_lists
-from tests.blob_sinks import Received, listed, named
 from tests.servers.azureml.faults import Action, ChangeEtag, FlipByte, Meanwhile, Reset, Stall, Status, Truncate, WrongMd5
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.waiting import until
+from tests.support.azure import DEFAULT, HASTY_STORE, PATIENT, hasty_store, storage_that_lists
+from tests.support.running import until
+from tests.support.stores import Received, listed, named
 from tests.workspaces.big_blob import BODY, GET
 from tests.workspaces.big_blob import azure as azure
 
@@ -85,7 +85,9 @@ def test_permanent_fault_fails_after_all_retries(stage: Stage, azure: StagedWork
     store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
     assert isinstance(sink.errors["big"], ServiceFailed)
     assert (sink.bodies, sink.md5s) == ({}, {})
-    assert HASTY.attempts <= len(stage.log.find(GET)) <= HASTY.attempts + 1  # libcurl repeats by itself what was sent on a connection that was closed already
+    assert (
+        HASTY_STORE.attempts <= len(stage.log.find(GET)) <= HASTY_STORE.attempts + 1
+    )  # libcurl repeats by itself what was sent on a connection that was closed already
 
 
 def test_a_changed_etag_is_blob_changed_at_once(stage: Stage, azure: StagedWorkspace) -> None:

@@ -10,12 +10,12 @@ import pytest
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.workspaces.retry import RetryPolicy
-from tests.azure_blobs import DEFAULT, HASTY, hasty_store
-from tests.blob_sinks import Received, listed, named
 from tests.servers.azureml.faults import Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.waiting import until
+from tests.support.azure import DEFAULT, HASTY_STORE, hasty_store
+from tests.support.running import until
+from tests.support.stores import Received, listed, named
 from tests.workspaces.big_blob import BODY, GET
 from tests.workspaces.big_blob import azure as azure
 
@@ -27,7 +27,7 @@ def test_service_outage_limits_retries_across_blobs(stage: Stage, azure: StagedW
     stage.faults.add(Status(500), "GET .*/many/", times=None)
     store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
     assert len(sink.errors) == 40
-    assert len(stage.log.find("GET .*/many/")) <= 8 * HASTY.attempts + 32 * 2
+    assert len(stage.log.find("GET .*/many/")) <= 8 * HASTY_STORE.attempts + 32 * 2
 
 
 def test_retry_after_is_waited_for(stage: Stage, azure: StagedWorkspace) -> None:

@@ -13,13 +13,12 @@ from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.storage.curl import CurlRequest
 from himl_cli.workspaces.azure.storage.signing import Signature, Signed, Signer, sas_expiry
-from tests.azure_blobs import DEFAULT, use
-from tests.azure_workspaces import opened
-from tests.blob_sinks import Received, Stored, listed, sending
 from tests.servers.azureml.faults import ExpireSas, Latency, Meanwhile, Status, WrongDate
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, opened, use
+from tests.support.stores import Received, Stored, listed, sending
 
 FILES = {f"f/{number:02}": bytes([number]) * 1000 for number in range(12)}
 SECRETS = r"POST .*/listSecrets\?api-version=2025-12-01"

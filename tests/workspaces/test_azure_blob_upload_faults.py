@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.storage.blob_upload import BLOCK
-from tests.azure_blobs import DEFAULT, hasty_store
-from tests.blob_sinks import Stored, sending
 from tests.servers.azureml.faults import Action, Latency, Reset, ResetUpload, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.waiting import until
+from tests.support.azure import DEFAULT, hasty_store
+from tests.support.running import until
+from tests.support.stores import Stored, sending
 from tests.workspaces.big_blob import BODY
 from tests.workspaces.big_blob import azure as azure
 

@@ -13,11 +13,11 @@ from himl_cli.core.events import Event, Planned
 from himl_cli.services.transfer.plan import UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, Block, BlockReader, MemoryBudget
-from tests.azure_blobs import DEFAULT, hasty_store
-from tests.blob_sinks import Stored, sending
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, hasty_store
+from tests.support.stores import Stored, sending
 
 
 @pytest.mark.parametrize(

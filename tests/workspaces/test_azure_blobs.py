@@ -18,12 +18,12 @@ from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.signing import SasSigner
 from himl_cli.workspaces.retry import RetryPolicy
-from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
-from tests.blob_sinks import Received, Stored, listed, named, sending
 from tests.servers.azureml.faults import SmallPages, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.waiting import until
+from tests.support.azure import DEFAULT, hasty_store, storage_that_lists
+from tests.support.running import until
+from tests.support.stores import Received, Stored, listed, named, sending
 
 ODD_NAMES = [
     "a",

@@ -1,4 +1,4 @@
-"""The bodies of the requests that create jobs, and what they refer to, are those of the golden files (`tests/golden_files.py` writes them)."""
+"""The bodies of the requests that create jobs, and what they refer to, are those of the golden files (`tests/support/documents.py` writes them)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ import pytest
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, PipelineSpec, StepSpec
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_jobs import CONDA, cluster_spec, snapshot_of
-from tests.azure_pipelines import PREPARE, pipeline_of, prepare, step_job, train
-from tests.azure_sweeps import SWEEPS
-from tests.golden_files import check_golden
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure_jobs import CONDA, PREPARE, SWEEPS, cluster_spec, pipeline_of, prepare, snapshot_of, step_job, train
+from tests.support.documents import check_golden
 
 IMAGE = "docker.io/base:1"
 GIT = {"build_source_repository": "https://git/x.git", "build_branch": "main", "build_source_id": "c0ffee", "build_source_dirty": "true"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.jobs.body import copy_commands
-from tests.running import write_files
+from tests.support.running import write_files
 
 PLACE = "outputs/checkpoints/it's a file.ckpt"
 

@@ -10,11 +10,11 @@ import pytest
 
 from himl_cli.core.blobs import MOST_CHECKED, FetchRequest
 from himl_cli.core.errors import IntegrityFailed, ServiceFailed
-from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
-from tests.blob_sinks import Received, listed, named
 from tests.servers.azureml.faults import Action, FlipByte, Reset, Status, Truncate, WrongMd5
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, hasty_store, storage_that_lists
+from tests.support.stores import Received, listed, named
 
 BODY = random.Random(8).randbytes(2 * MOST_CHECKED + 1_000_000)
 GET = r"GET .*/big"

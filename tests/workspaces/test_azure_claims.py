@@ -14,11 +14,10 @@ from azure.core.exceptions import ClientAuthenticationError
 from himl_cli.core.errors import NotAllowed
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.service_errors import STRONGER, claims_of, reason_of
-from tests.azure_connections import SIGN_IN, connected, sign_ins
-from tests.azure_tools import Az, token_of
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import SIGN_IN, Az, connected, sign_ins, token_of
 
 SECOND_FACTOR = '{"access_token":{"acrs":{"essential":true,"value":"p1"}}}'
 ENCODED = base64.b64encode(SECOND_FACTOR.encode()).decode()

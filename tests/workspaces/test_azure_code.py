@@ -19,13 +19,13 @@ from himl_cli.core.events import Event, Finished, Moved, Planned, ignore
 from himl_cli.core.jobs import Snapshot
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import JobCode, fingerprint
-from tests.azure_connections import connected
-from tests.azure_jobs import ensured
-from tests.running import write_files
 from tests.servers.azureml.faults import Page, Reset, ResetUpload, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected
+from tests.support.azure_jobs import ensured
+from tests.support.running import write_files
 
 FILES: dict[str, str | bytes] = {"train.py": "print(1)\n", "lab/model.py": "x = 1\n", "lab/__init__.py": b"", "größe ü #1.txt": "ß"}
 LARGE = 9 << 20  # more than goes in one request

@@ -11,10 +11,10 @@ from himl_cli.core.errors import BadUsage, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.job_submission import check_compute
-from tests.azure_connections import connected
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 
 from himl_cli.core.errors import ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure.connection import WorkspaceRecord
-from tests.azure_connections import address_of, connected
 from tests.servers.azureml.faults import FlipByte, Page
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import address_of, connected
 
 GET_WORKSPACE = r"GET management\.azure\.com/subscriptions"
 

@@ -11,13 +11,12 @@ from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.config import PUBLIC, US_GOVERNMENT, WorkspaceAddress
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import DataLocation, Datastores, parse_data_uri
-from tests.azure_blobs import DEFAULT
-from tests.azure_connections import connected
-from tests.blob_sinks import Stored, listed, sending
 from tests.servers.azureml.faults import Page
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, connected
+from tests.support.stores import Stored, listed, sending
 
 HERE = WorkspaceAddress("sub", "group", "name", PUBLIC, "a test")
 LONG = "azureml://subscriptions/SUB/resourcegroups/Group/workspaces/name/datastores/d/paths/a/b/"

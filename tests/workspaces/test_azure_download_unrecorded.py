@@ -10,10 +10,10 @@ import pytest
 from himl_cli.core.errors import IntegrityFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from tests.azure_blobs import DEFAULT, hasty_store
 from tests.servers.azureml.faults import FlipByte
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, hasty_store
 
 DICE = random.Random(11)
 BODIES = {name: DICE.randbytes(size) for name, size in {"small": 3_000, "in_one": 6_000_000, "in_pieces": 34_000_000}.items()}

@@ -13,11 +13,10 @@ from azure.storage.blob import BlobClient, BlobServiceClient, generate_blob_sas
 
 from himl_cli.core.errors import NotAllowed, NotFound, RunNotFound
 from himl_cli.core.runs import SignedLink
-from tests.azure_blobs import use
-from tests.azure_workspaces import opened, opened_in_job
 from tests.servers.azureml.faults import WrongDate
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened, opened_in_job, use
 
 BEST, LAST = "outputs/checkpoints/best epoch=3+.ckpt", "outputs/checkpoints/last.ckpt"
 SOON = 1.5 / 86400

@@ -11,10 +11,10 @@ from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec
 from himl_cli.workspaces.azure.jobs.data_assets import JobData, resolve_inputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
-from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.faults import Page, Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT
 from tests.workspaces.resolved_data import Resolver, data_id, register
 from tests.workspaces.resolved_data import resolve as resolve
 

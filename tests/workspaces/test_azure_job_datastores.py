@@ -11,12 +11,11 @@ from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.config import address_of_job, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.storage.datastores import Datastores
-from tests.azure_blobs import DEFAULT
-from tests.azure_connections import SIGN_IN
-from tests.blob_sinks import Stored, listed, sending
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, SIGN_IN
+from tests.support.stores import Stored, listed, sending
 
 
 @pytest.fixture

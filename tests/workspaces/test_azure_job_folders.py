@@ -7,10 +7,10 @@ import pytest
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import DataSpec
 from himl_cli.workspaces.azure.jobs.data_assets import JobData
-from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT
 from tests.workspaces.resolved_data import Resolver, data_id, register
 from tests.workspaces.resolved_data import resolve as resolve
 

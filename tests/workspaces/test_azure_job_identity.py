@@ -14,11 +14,11 @@ import pytest
 from himl_cli.core.errors import NotAllowed
 from himl_cli.workspaces.azure.config import address_of_job, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
-from tests.azure_connections import SIGN_IN
 from tests.servers.azureml.faults import Latency, Page, Status
 from tests.servers.azureml.principals import Principal, make_token
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import SIGN_IN
 
 API = {"api-version": "2024-10-01"}
 

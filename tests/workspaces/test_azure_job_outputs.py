@@ -7,9 +7,9 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec
 from himl_cli.workspaces.azure.jobs.data_assets import JobData
-from tests.azure_blobs import DEFAULT
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT
 from tests.workspaces.resolved_data import Resolver, register
 from tests.workspaces.resolved_data import resolve as resolve
 

@@ -9,12 +9,11 @@ import pytest
 
 from himl_cli.core.errors import NotAllowed
 from himl_cli.workspaces.azure.config import PUBLIC
-from tests.azure_blobs import DEFAULT
-from tests.azure_workspaces import opened
-from tests.blob_sinks import listed
 from tests.servers.azureml.principals import Principal, Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import DEFAULT, opened
+from tests.support.stores import listed
 
 
 def sign_in(environment: pytest.MonkeyPatch, azure: StagedWorkspace, principal: Principal | None = None) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.run_history import experiment_name
-from tests.azure_connections import connected
 from tests.servers.azureml.faults import Page
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected
 
 EXPERIMENT = "44444444-5555-6666-7777-888888888888"
 KINDS: dict[str, Callable[[Connection], str]] = {

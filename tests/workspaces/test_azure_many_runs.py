@@ -11,10 +11,10 @@ import pytest
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_workspaces import opened
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.azure import opened
 
 SERVICES = r"/(mlflow|metric|history)/"
 NAMES = [f"metric {number}" for number in range(10)]

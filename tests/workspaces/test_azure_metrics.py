@@ -13,10 +13,10 @@ import pytest
 from himl_cli.core.logged import Metric
 from himl_cli.workspaces.azure.run_metrics import MOST_NESTED
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.many_runs import times
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Point
+from tests.support.azure import times
 
 READS = r"/metric/"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.azure_connections import SIGN_IN, sign_ins
-from tests.running import Himl
 from tests.servers.azureml.device_code import USER_CODE
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.terminal import Terminal
+from tests.support.azure import SIGN_IN, sign_ins
+from tests.support.running import Himl
+from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals are POSIX's here")
 

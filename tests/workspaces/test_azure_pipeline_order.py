@@ -11,8 +11,8 @@ from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import DataSpec, StepSpec
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_pipelines import pipeline_of, prepare, sent, step_job, steps_of
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure_jobs import pipeline_of, prepare, sent, step_job, steps_of
 
 
 def test_steps_that_share_no_data_run_in_their_order(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:

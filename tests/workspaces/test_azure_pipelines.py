@@ -13,10 +13,10 @@ from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, StepSpec
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_pipelines import FAILING, pipeline_of, prepare, sent, step_job, steps_of, train
 from tests.servers.azureml.faults import Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
-from tests.waiting import until
+from tests.support.azure_jobs import FAILING, pipeline_of, prepare, sent, step_job, steps_of, train
+from tests.support.running import until
 
 
 def test_a_pipeline_runs_and_data_goes_from_step_to_step(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import NotAllowed
-from tests.azure_connections import connected, sign_ins
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected, sign_ins
 
 FIREWALL = r"The firewall of workspace .* lets nobody in from this network \({} answered {}\)"
 API = {"api-version": "2024-10-01"}

@@ -14,11 +14,11 @@ import pytest
 from himl_cli.core.errors import NotAllowed, ServiceFailed, WorkspaceNotFound
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from tests.azure_connections import connected
 from tests.servers.azureml.faults import Page, Reset, Status, Truncate, WrongDate
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected
 
 API = {"api-version": "2024-10-01"}
 RUN = r"/runs/run_1"

@@ -10,9 +10,9 @@ import pytest
 from himl_cli.core.errors import NotFound, RunNotFound
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import BlobStore
-from tests.azure_workspaces import opened, opened_in_job
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened, opened_in_job
 
 
 def contents(store: BlobStore) -> dict[str, bytes]:

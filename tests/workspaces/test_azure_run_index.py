@@ -10,9 +10,9 @@ import pytest
 
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.many_runs import add_many, ids, newest, times
 from tests.servers.azureml.faults import Meanwhile, Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import add_many, ids, newest, times
 
 
 def test_newest_runs_of_workspace_take_two_requests(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:

@@ -12,9 +12,9 @@ import pytest
 from himl_cli.core.errors import NotAllowed, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.many_runs import add_many, ids, newest, times
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import add_many, ids, newest, times
 
 QUERIES = r"runs:query"
 STATES = {

@@ -13,11 +13,11 @@ from himl_cli.core.errors import NotAllowed
 from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_workspaces import opened
-from tests.blob_sinks import Stored
 from tests.servers.azureml.faults import Reset, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened
+from tests.support.stores import Stored
 
 RUN = "train_1_aa"
 PLACE = f"ExperimentRun/dcid.{RUN}"

@@ -9,10 +9,10 @@ import pytest
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_workspaces import opened, opened_in_job
 from tests.servers.azureml.faults import Meanwhile, Status
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import opened, opened_in_job
 
 DATA_PLANE = r"api\.azureml\.ms/"
 

@@ -13,11 +13,11 @@ import pytest
 
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.azure.connection import Connection
-from tests.azure_connections import connected
-from tests.running import Himl
 from tests.servers.azureml.faults import Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected
+from tests.support.running import Himl
 
 API = {"api-version": "2024-10-01"}
 

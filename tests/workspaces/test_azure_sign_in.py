@@ -14,10 +14,10 @@ from himl_cli.workspaces.azure.credentials import SIGN_IN as SIGN_IN_POLICY
 from himl_cli.workspaces.azure.credentials import Chain, Credential, Source
 from himl_cli.workspaces.azure.http import CONNECT_SECONDS
 from himl_cli.workspaces.retry import RetryPolicy
-from tests.azure_connections import connected, sign_ins, write_settings
 from tests.servers.azureml.faults import Reset, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected, sign_ins, write_settings
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 

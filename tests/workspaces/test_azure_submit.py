@@ -18,11 +18,11 @@ from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_jobs import CONDA, FILES, MADE, cluster_spec, snapshot_of
 from tests.servers.azureml.answers import time_text
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import now
+from tests.support.azure_jobs import CONDA, FILES, MADE, cluster_spec, snapshot_of
 
 UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
 UNCHANGED_ENVIRONMENT = "Environment unchanged since an earlier submit: not registered again."

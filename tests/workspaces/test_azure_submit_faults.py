@@ -14,11 +14,11 @@ from himl_cli.core.errors import Interrupted, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Moved, ignore
 from himl_cli.workspaces.azure.service_errors import ServiceRefused
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_connections import connected
-from tests.azure_jobs import CONDA, cluster_spec, snapshot_of
-from tests.running import Himl
 from tests.servers.azureml.faults import Meanwhile, Page, Reset, ResetUpload, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import connected
+from tests.support.azure_jobs import CONDA, cluster_spec, snapshot_of
+from tests.support.running import Himl
 
 JOB = r"PUT .*/jobs/"
 LOOK = r"GET .*/jobs/"

@@ -13,9 +13,9 @@ from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_jobs import cluster_spec
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
+from tests.support.azure_jobs import cluster_spec
 
 WHEEL = "lab_own-1.0-py3-none-any.whl"
 

@@ -20,11 +20,10 @@ from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.body import command_line
 from himl_cli.workspaces.azure.run_records import as_run
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.azure_jobs import cluster_spec
-from tests.azure_sweeps import SWEEPS
 from tests.servers.azureml.jobs.manner import Manner
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.support.azure_jobs import SWEEPS, cluster_spec
 from tests.workspaces.test_azure_command_text import seen_by_script
 from tests.workspaces.test_azure_submit import LOADED, asked
 

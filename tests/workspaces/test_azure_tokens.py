@@ -15,10 +15,10 @@ import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.workspaces.azure.credentials import Token, managed_identity
-from tests.azure_connections import connected, sign_ins
 from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import connected, sign_ins
 
 
 def test_a_token_is_kept_for_the_next_call_and_for_nobody_else(

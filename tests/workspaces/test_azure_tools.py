@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import NotAllowed
-from tests.azure_connections import SIGN_IN, connected
-from tests.azure_tools import Az, token_of
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.azure import SIGN_IN, Az, connected, token_of
 
 NOT_SIGNED_IN = {"error": "ERROR: Please run 'az login' to setup account.\n"}
 NO_SUCH_SUBSCRIPTION = {"error": "ERROR: The subscription of '2ab3' doesn't exist in cloud 'AzureCloud'.\n"}

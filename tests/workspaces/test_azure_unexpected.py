@@ -11,9 +11,9 @@ import pytest
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.running import Himl
 from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.running import Himl
 
 Ask = Callable[[AzureWorkspace], object]
 

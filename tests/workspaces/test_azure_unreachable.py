@@ -15,10 +15,10 @@ from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
 from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.retry import CONTROL_PLANE
-from tests.azure_connections import address_of, connected
 from tests.servers.azureml.faults import Stall
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import address_of, connected
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 

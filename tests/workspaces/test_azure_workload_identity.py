@@ -9,11 +9,11 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import WorkloadIdentityCredential
 
 from himl_cli.core.errors import NotAllowed
-from tests.azure_connections import SIGN_IN, connected, sign_ins
-from tests.running import Himl
 from tests.servers.azureml.principals import Principal, read_token
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
+from tests.support.azure import SIGN_IN, connected, sign_ins
+from tests.support.running import Himl
 
 SCOPE = "https://management.azure.com/.default"
 

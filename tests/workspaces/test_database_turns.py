@@ -13,7 +13,7 @@ import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.workspaces.local.run_store import Database, RunStore
-from tests.steps import Step, at_each_step
+from tests.support.processes import Step, at_each_step
 
 WAITING, LONG, SHORT = 8, 0.8, 0.05
 

@@ -11,7 +11,7 @@ from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.runs.writing import delete_runs
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 
 @pytest.fixture

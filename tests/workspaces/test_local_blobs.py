@@ -15,7 +15,7 @@ from himl_cli.core.errors import BlobChanged, DiskFailed
 from himl_cli.core.files import walk_files
 from himl_cli.workspaces.local.file_blobs import PAGE, DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.run_store import Database
-from tests.blob_sinks import Received, Stored, listed, named
+from tests.support.stores import Received, Stored, listed, named
 
 posix_names = pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX file names and links")
 

@@ -14,7 +14,7 @@ from himl_cli.core.processes import ProcessLock
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.running import write_files
+from tests.support.running import write_files
 
 
 def line(text: str, **more: Any) -> JobSpec:

@@ -9,7 +9,7 @@ import pytest
 
 from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 MANY = 1100  # more than are asked for at once
 

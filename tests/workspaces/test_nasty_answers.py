@@ -33,7 +33,7 @@ from himl_cli.workspaces.azure.storage.container import listed_level, listed_pag
 from himl_cli.workspaces.azure.storage.curl import CurlResponse
 from himl_cli.workspaces.azure.storage.datastores import parse_data_uri
 from himl_cli.workspaces.azure.storage.signing import Signature, sas_expiry
-from tests.nasty_texts import NASTY, framed, garbage, naming, stands
+from tests.support.hostile_texts import NASTY, framed, garbage, naming, stands
 
 URL = "https://eastus.api.azureml.ms/history/runs"
 HERE = WorkspaceAddress("00000000-0000-0000-0000-000000000000", "group", "lab", PUBLIC, "test")

@@ -11,7 +11,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import JoinedWorkspace, azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
-from tests.running import write_files
+from tests.support.running import write_files
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 VARIABLES = {"HIML_SUBSCRIPTION_ID": SUBSCRIPTION, "HIML_RESOURCE_GROUP": "by", "HIML_WORKSPACE_NAME": "variables"}

@@ -16,10 +16,10 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.web import WebFile
-from tests.azure_blobs import HASTY, PATIENT
-from tests.blob_sinks import Received, listed, named
 from tests.servers.web import Asked, FileServer, serving_files
-from tests.user_cache import transfers
+from tests.support.azure import HASTY_STORE, PATIENT
+from tests.support.folders import transfers
+from tests.support.stores import Received, listed, named
 
 MIB = 1 << 20
 SMALL, MIDDLE, LARGE = os.urandom(3000), os.urandom(6 * MIB), os.urandom(36 * MIB)
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(address: str) -> WebFile:
-    return WebFile(address, pool=CurlPool(PATIENT, PATIENT), policy=HASTY)
+    return WebFile(address, pool=CurlPool(PATIENT, PATIENT), policy=HASTY_STORE)
 
 
 def brought(address: str, folder: Path) -> TransferResult:
@@ -160,7 +160,7 @@ def test_refusals_name_the_address_without_its_secret(web: FileServer, folder: P
     error = failure(web("/last.ckpt", SECRET), folder)
     assert (type(error).__mro__[1] if kind is NotFound else type(error), words in str(error)) == (kind, True)
     assert "secret" not in f"{error}{error.hint}"
-    assert len(web.seen) == (HASTY.attempts if status >= 500 else 1)
+    assert len(web.seen) == (HASTY_STORE.attempts if status >= 500 else 1)
 
 
 def test_a_link_whose_time_is_over_says_so(web: FileServer, folder: Path) -> None:

@@ -14,7 +14,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.services.submission.environment import DEFAULT_IMAGE, choose_environment
 from himl_cli.services.submission.request import SubmitRequest
-from tests.running import write_files
+from tests.support.running import write_files
 
 PLAIN = "channels: [conda-forge]\ndependencies: [python=3.11, pip, pip: [torch]]\n"
 INDEX = "https://me:hunter2@index.example/simple"

@@ -12,7 +12,7 @@ import yaml
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.submission.environment import choose_environment
 from himl_cli.services.submission.request import SubmitRequest
-from tests.running import write_files
+from tests.support.running import write_files
 
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -12,7 +12,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Draw, EarlyStop, Entry, EntryKind, JobSpec, SearchRange, StepOutput, SweepSpec
 from himl_cli.services.submission.job_yaml import PreparedDocument, changed_yaml, prepare_document
 from himl_cli.services.submission.request import SubmitRequest
-from tests.running import write_files
+from tests.support.running import write_files
 
 COMMAND: dict[str, Any] = {"type": "command", "command": "python fit.py", "code": "src", "environment": "azureml:lab@latest", "compute": "local"}
 SWEEP: dict[str, Any] = {

@@ -13,7 +13,7 @@ from PIL import Image
 
 from himl_cli.core.montage import Box, CellOutcome, ImageFormat, MontageRequest, MontageResult, SlideEntry
 from himl_cli.services.montage.query import LocalFolder
-from tests.slides import slide_picture, write_tiff
+from tests.support.slides import slide_picture, write_tiff
 
 Pixels: TypeAlias = NDArray[np.uint8]
 SIZES = [(600, 430), (430, 600), (900, 300), (500, 500), (300, 200)]

@@ -15,8 +15,8 @@ from himl_cli.services.montage.stored import open_stored
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 from himl_cli.workspaces.local.run_store import Database
-from tests.listed_files import ListedFiles
-from tests.running import write_files
+from tests.support.running import write_files
+from tests.support.stores import ListedFiles
 
 KB = 1000
 NAMES = [f"slides/{number:02}.tif" for number in range(10)]

@@ -8,7 +8,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.montage.stored import GB, cache_limit
-from tests.running import write_files
+from tests.support.running import write_files
 
 
 def test_cache_limit_variable_overrides_setting_and_default(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,10 @@ from himl_cli.core.montage import ImageFormat, LayoutStyle, SlideEntry
 from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.resampling import quick
 from himl_cli.services.montage.slides import PALETTE
-from tests.montages import resized
 from tests.services.montage.composed import SIZES, Slides, box_of, cut, pixels, request
 from tests.services.montage.composed import slides as slides
-from tests.slides import not_utf8_name, slide_picture, write_broken, write_mask
+from tests.support.montages import resized
+from tests.support.slides import not_utf8_name, slide_picture, write_broken, write_mask
 
 
 def test_each_slide_lies_in_its_cell_with_its_proportions(slides: Slides, tmp_path: Path) -> None:

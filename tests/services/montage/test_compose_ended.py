@@ -20,8 +20,8 @@ from himl_cli.core.events import Counting, Event, ignore
 from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.query import LocalFolder
-from tests.slides import slide_picture, write_tiff
-from tests.special_folders import SmallDisk
+from tests.support.folders import SmallDisk
+from tests.support.slides import slide_picture, write_tiff
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """

@@ -16,9 +16,9 @@ from himl_cli.core.montage import SlideUnreadable
 from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.query import LocalFolder
 from himl_cli.services.montage.resampling import quick
-from tests.montages import resized
 from tests.services.montage.composed import Slides, box_of, cut, pixels, request
 from tests.services.montage.composed import slides as slides
+from tests.support.montages import resized
 
 
 @dataclass

@@ -17,8 +17,8 @@ from himl_cli.services.montage.compose import HELD_BYTES, make_montage
 from himl_cli.services.montage.query import LocalFolder
 from himl_cli.services.montage.resampling import quick
 from himl_cli.services.montage.slides import LARGE
-from tests.montages import resized
-from tests.slides import slide_picture, write_giant
+from tests.support.montages import resized
+from tests.support.slides import slide_picture, write_giant
 
 TILE = 512
 

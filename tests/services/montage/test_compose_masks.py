@@ -14,10 +14,10 @@ from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.layout import fit_layout, fitted
 from himl_cli.services.montage.resampling import quick
 from himl_cli.services.montage.slides import PALETTE
-from tests.montages import resized
 from tests.services.montage.composed import SIZES, Slides, box_of, cut, pixels, request
 from tests.services.montage.composed import slides as slides
-from tests.slides import reduced, write_mask
+from tests.support.montages import resized
+from tests.support.slides import reduced, write_mask
 
 
 def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slides import slide_picture, write_giant, write_tiff
+from tests.support.slides import slide_picture, write_giant, write_tiff
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """

@@ -18,7 +18,7 @@ from himl_cli.core.montage import ImageFormat, MontageRequest, SlideEntry
 from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.files import earlier_files
 from himl_cli.services.montage.query import LocalFolder, SlideQuery, list_slides, local_lists
-from tests.slides import slide_picture
+from tests.support.slides import slide_picture
 
 PNG, DZI, ALL = (ImageFormat.png,), (ImageFormat.dzi,), tuple(ImageFormat)
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")

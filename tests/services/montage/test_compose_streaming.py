@@ -16,7 +16,7 @@ from himl_cli.services.montage.layout import fit_layout, himl_layout
 from himl_cli.services.montage.query import LocalFolder
 from himl_cli.services.montage.slides import Setting, find_sources
 from himl_cli.services.montage.threads import Pool
-from tests.slides import slide_picture, write_mask, write_tiff, zero_tiles
+from tests.support.slides import slide_picture, write_mask, write_tiff, zero_tiles
 
 Pixels: TypeAlias = NDArray[np.uint8]
 SIZE = (700, 500)

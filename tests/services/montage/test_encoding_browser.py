@@ -14,9 +14,9 @@ from PIL import Image
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.encoding import JpegFile, PngFile
 from himl_cli.services.montage.threads import Pool
-from tests.browser import browser as browser
-from tests.browser import page as page
 from tests.services.montage.banded import put, shades
+from tests.support.browser import browser as browser
+from tests.support.browser import page as page
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

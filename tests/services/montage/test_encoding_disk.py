@@ -16,7 +16,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.services.montage.encoding import JpegFile, PngFile
 from himl_cli.services.montage.threads import Pool
 from tests.services.montage.banded import busy_pool, put, shades
-from tests.special_folders import SmallDisk
+from tests.support.folders import SmallDisk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

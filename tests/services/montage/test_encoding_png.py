@@ -16,8 +16,8 @@ from PIL import Image
 from himl_cli.core.montage import Size
 from himl_cli.services.montage.encoding import PngFile, combined_adler32
 from himl_cli.services.montage.threads import Pool
-from tests.peaks import peak_of
 from tests.services.montage.banded import busy_pool, by_vips, put, shades
+from tests.support.processes import peak_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,7 +23,7 @@ from himl_cli.core.montage import Backend, Box, ImageFormat, LayoutStyle, Montag
 from himl_cli.services.montage.compose import make_montage
 from himl_cli.services.montage.layout import himl_layout, himl_order
 from himl_cli.services.montage.query import LocalFolder
-from tests.montages import nearest, resized
+from tests.support.montages import nearest, resized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

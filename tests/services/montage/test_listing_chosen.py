@@ -9,9 +9,9 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import SlideEntry
-from tests.nasty_texts import SECONDS, within
 from tests.services.montage.listed import Folder, refused
 from tests.services.montage.listed import folder as folder
+from tests.support.hostile_texts import SECONDS, within
 
 
 class TestLists:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.montage.query import HEADERS, Pattern, parse_ids, read_ids, read_table
-from tests.nasty_texts import SECONDS, within
+from tests.support.hostile_texts import SECONDS, within
 
 NAME = "dataset.csv"
 values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.text("a,;\t\" \r\n'é", max_size=6)

@@ -17,8 +17,8 @@ from himl_cli.services.montage.cluster import ClusterMontage, check_data, prepar
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 from himl_cli.workspaces.local.run_store import Database
-from tests.running import write_files
-from tests.wheels import WHEEL, write_record, write_wheel
+from tests.support.clients import WHEEL, write_record, write_wheel
+from tests.support.running import write_files
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from PIL import Image
 from himl_cli.core.montage import Size
 from himl_cli.services.montage import resampling
 from himl_cli.services.montage.resampling import Bicubic, Resampler, as_pillow, quick
-from tests.montages import nearest, resized
 from tests.services.montage.resampled import WAYS, by_pillow, cut, difference, fed, picture
-from tests.slides import slide_picture
+from tests.support.montages import nearest, resized
+from tests.support.slides import slide_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,8 +17,8 @@ import pytest
 from himl_cli.core.montage import Size
 from himl_cli.services.montage import resampling
 from himl_cli.services.montage.resampling import Bicubic, Resampler, as_pillow, quick, resized
-from tests.peaks import peak_of
 from tests.services.montage.resampled import WAYS, by_pillow, cut, difference, fed, picture, pull
+from tests.support.processes import peak_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,12 +14,11 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.run_store import Database
-from tests.running import write_files
 from tests.services.montage.stored_slides import BODIES, KB, NAMES, cache, cached, fetched, listed, opened, read, size
 from tests.services.montage.stored_slides import folder as folder
 from tests.services.montage.stored_slides import store as store
-from tests.special_folders import SmallDisk
-from tests.waiting import until
+from tests.support.folders import SmallDisk
+from tests.support.running import until, write_files
 
 KILLED = """
 import os, signal, sys

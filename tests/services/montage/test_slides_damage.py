@@ -20,7 +20,7 @@ from himl_cli.core.montage import Backend, SlideUnreadable
 from himl_cli.services.montage.readers import LARGEST
 from himl_cli.services.montage.slides import open_slide
 from tests.services.montage.test_slides_kinds import difference, read
-from tests.slides import BROKEN, leave_out_tiles, overwrite_tags, segments, slide_picture, write_broken, write_giant, write_kind, write_tiff
+from tests.support.slides import BROKEN, leave_out_tiles, overwrite_tags, segments, slide_picture, write_broken, write_giant, write_kind, write_tiff
 
 REASONS = {
     "missing": "it does not exist",

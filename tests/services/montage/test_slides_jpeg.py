@@ -14,7 +14,7 @@ from PIL import Image
 
 from himl_cli.services.montage.tiff import stored_size
 from tests.services.montage.test_slides_kinds import difference, read
-from tests.slides import slide_picture, write_tiff
+from tests.support.slides import slide_picture, write_tiff
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "baseline": {},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Backend, Size, SlideUnreadable
 from himl_cli.services.montage.slides import check_backend, open_slide
-from tests.slides import KINDS, SIZE, not_utf8_name, pyramid, slide_picture, write_kind, write_svs, write_tiff
+from tests.support.slides import KINDS, SIZE, not_utf8_name, pyramid, slide_picture, write_kind, write_svs, write_tiff
 
 WHITE = (255, 255, 255)
 OPENSLIDE_READS = ["jpeg-pyramid", "lzw-predictor", "uncompressed-pyramid", "factor-4-pyramid", "bigtiff", "ycbcr-subsampled", "rgba", "cmyk", "planar"]

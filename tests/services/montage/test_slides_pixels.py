@@ -13,7 +13,7 @@ from PIL import Image
 from himl_cli.core.montage import Backend, Colour
 from himl_cli.services.montage.slides import open_slide
 from tests.services.montage.test_slides_kinds import difference
-from tests.slides import mask_picture, over, slide_picture, with_alpha, write_mask, write_svs, write_tiff
+from tests.support.slides import mask_picture, over, slide_picture, with_alpha, write_mask, write_svs, write_tiff
 
 BLUE: Colour = (20, 60, 200)
 

@@ -10,7 +10,7 @@ from himl_cli.core.montage import Backend, Size
 from himl_cli.services.montage.slides import level_for, open_slide
 from himl_cli.services.montage.tiff import STRIP_BYTES, Level, level_pages
 from tests.services.montage.test_slides_kinds import difference
-from tests.slides import SIZE, slide_picture, write_tiff
+from tests.support.slides import SIZE, slide_picture, write_tiff
 
 LEVELS: list[Size] = [(8000, 6000), (2000, 1500), (500, 375)]
 

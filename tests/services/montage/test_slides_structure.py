@@ -21,7 +21,7 @@ from himl_cli.core.montage import Backend, SlideUnreadable
 from himl_cli.services.montage.slides import open_slide
 from himl_cli.services.montage.tiff import stored_size
 from tests.services.montage.test_slides_kinds import difference, read
-from tests.slides import leave_out_tiles, overwrite_tags, segments, slide_picture, write_tiff, zero_tiles
+from tests.support.slides import leave_out_tiles, overwrite_tags, segments, slide_picture, write_tiff, zero_tiles
 
 
 def write_grey(path: Path, samples: NDArray[Any], **options: Any) -> Path:

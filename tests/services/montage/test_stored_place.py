@@ -13,11 +13,11 @@ from himl_cli.core.errors import HimlError, Interrupted, NotAllowed, ServiceFail
 from himl_cli.core.montage import SlideFolder, SlideUnreadable
 from himl_cli.services.montage.stored import HOPELESS
 from himl_cli.workspaces.base import BlobStore
-from tests.azure_blobs import DEFAULT, hasty_store, storage_that_lists
 from tests.servers.azureml.faults import Drip, Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.services.montage.stored_slides import BODIES, KB, LARGE, NAMES, cached, opened, read
-from tests.waiting import until
+from tests.support.azure import DEFAULT, hasty_store, storage_that_lists
+from tests.support.running import until
 
 
 def azure_place(azure: StagedWorkspace, names: Sequence[str] = NAMES) -> BlobStore:

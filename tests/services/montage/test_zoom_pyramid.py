@@ -18,7 +18,7 @@ import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.services.montage.pyramid import DeepZoom, Tiling
-from tests.special_folders import SmallDisk
+from tests.support.folders import SmallDisk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

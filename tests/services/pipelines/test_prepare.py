@@ -12,7 +12,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, DataSpec, Entry, EntryKind, StepOutput
 from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pipeline, with_named_datastores
 from himl_cli.services.submission.request import SubmitRequest
-from tests.running import write_files
+from tests.support.running import write_files
 
 ARGUMENTS = ["--splits", "splits", "--train_data_paths", "normalized_data/file.npy", "--label_paths", "label.npy"]
 DEEPSEISMIC = {

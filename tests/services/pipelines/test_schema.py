@@ -12,8 +12,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.pipelines import prepare_pipeline
 from himl_cli.services.submission.request import SubmitRequest
-from tests.nasty_texts import SECONDS, within
-from tests.running import write_files
+from tests.support.hostile_texts import SECONDS, within
+from tests.support.running import write_files
 
 STEP = {"type": "PythonScriptStep", "script": "fit.py", "source_directory": "src"}
 

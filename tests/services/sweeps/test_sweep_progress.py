@@ -9,7 +9,7 @@ import pytest
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunStatus
 from himl_cli.services.runs.logs import sweep_progress
-from tests.recorded_runs import RecordedRuns
+from tests.support.runs import RecordedRuns
 
 
 class Told:

@@ -11,9 +11,9 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.state import TransferState
-from tests.running import write_files
 from tests.services.transfer.arrived import files_in, numbers
 from tests.services.transfer.stores import MemoryStore
+from tests.support.running import write_files
 
 
 def test_an_output_folder_that_is_a_file_is_a_usage_error(tmp_path: Path) -> None:

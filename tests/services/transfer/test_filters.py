@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.transfer.plan import Filters
-from tests.nasty_texts import SECONDS, within
+from tests.support.hostile_texts import SECONDS, within
 
 
 @pytest.mark.parametrize(

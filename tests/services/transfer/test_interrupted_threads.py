@@ -14,7 +14,7 @@ import pytest
 
 from himl_cli.services.transfer.local_files import FileDigest
 from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, BlockReader, MemoryBudget
-from tests.blob_sinks import sending
+from tests.support.stores import sending
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a timer's signals need POSIX")
 STRIKES = 300

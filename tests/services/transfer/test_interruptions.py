@@ -14,7 +14,7 @@ from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
 from himl_cli.services.transfer.plan import DownloadRequest
 from tests.services.transfer.arrived import files_in, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
-from tests.special_folders import SmallDisk
+from tests.support.folders import SmallDisk
 
 ROOT = Path(__file__).parents[3]
 HEADER = """

@@ -21,7 +21,7 @@ from himl_cli.core.blobs import Failure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, NotFound
 from himl_cli.core.processes import RANKS, local_rank
 from himl_cli.services.transfer.ranks import IDLE_SECONDS, rank_zero_only
-from tests.user_cache import meetings
+from tests.support.folders import meetings
 
 ROOT = Path(__file__).parents[3]
 RANK = """

@@ -12,7 +12,7 @@ from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
 from himl_cli.services.transfer.plan import DownloadRequest
 from tests.services.transfer.arrived import files_in, numbers, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
-from tests.user_cache import state_of
+from tests.support.folders import state_of
 
 
 @pytest.mark.parametrize("size", [SMALL + PIECE, LARGE + 2 * PIECE])

@@ -19,10 +19,10 @@ from himl_cli.services.transfer.download import LARGE, SMALL, download
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.state import KEPT_DAYS
-from tests.running import write_files
 from tests.services.transfer.arrived import files_in, numbers, rewritten_unnoticeably
 from tests.services.transfer.stores import MemoryStore, bodies, pattern
-from tests.user_cache import meetings, state_of, transfers
+from tests.support.folders import meetings, state_of, transfers
+from tests.support.running import write_files
 
 
 def names_in(folder: Path) -> set[str]:

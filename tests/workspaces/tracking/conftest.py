@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import clients
+from tests.support import clients
 from tests.workspaces.tracking.tracked_job import TrackedJob, tracked_job
 
 

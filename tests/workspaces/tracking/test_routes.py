@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from himl_cli.core.runs import RunStatus
-from tests.special_folders import SmallDisk
+from tests.support.folders import SmallDisk
 from tests.workspaces.tracking.tracked_job import INVALID, JOB, MISSING, TrackedJob, tracked_job
 
 

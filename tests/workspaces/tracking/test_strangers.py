@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.local.tracking.tracking_server import Limits
-from tests.waiting import until
+from tests.support.running import until
 from tests.workspaces.tracking.tracked_job import API, JOB, TrackedJob, tracked_job
 
 GET_RUN = f"{API}runs/get?run_id={JOB}"

@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.leftovers import MARK
 from tests.servers.azureml.state import Run, Workspace
+from tests.support.processes import MARK
 
 OF_THE_MACHINE = ("SYSTEMROOT", "COMSPEC", "PATHEXT", "WINDIR", "LD_LIBRARY_PATH", MARK)
 

@@ -1,0 +1,247 @@
+"""Workspaces of the double of Azure ML: opened, connected to, filled; their containers as stores; the program `az`; projects that submit to them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pytest
+
+from himl_cli.core.runs import RunQuery
+from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress, address_of_job, azure_settings, current_cloud
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.storage.container import AzureBlobs
+from himl_cli.workspaces.azure.storage.curl import CurlPool
+from himl_cli.workspaces.azure.storage.signing import SasSigner
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
+from tests.servers.azureml.principals import Principal, Right, make_token
+from tests.servers.azureml.seeding import StagedWorkspace
+from tests.servers.azureml.stage import Stage
+from tests.support.running import write_files
+
+
+@contextmanager
+def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
+    """The workspace, as a command in *folder* sees it; the variables of `staged.environment()` have to be set."""
+    state = staged.state
+    yield from _open(WorkspaceAddress(state.subscription, state.group, state.name, PUBLIC, "a test"), folder, policy)
+
+
+@contextmanager
+def opened_in_job(folder: Path) -> Iterator[AzureWorkspace]:
+    """The workspace, as a command in a job sees it; the variables of `staged.job_environment(run)` have to be set."""
+    address = address_of_job()
+    assert address is not None
+    yield from _open(address, folder)
+
+
+def _open(address: WorkspaceAddress, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
+    workspace = AzureWorkspace(Connection.open(address, settings=azure_settings(folder), policy=policy))
+    try:
+        yield workspace
+    finally:
+        workspace.close()
+
+
+HASTY = replace(CONTROL_PLANE, first=0.01)
+SIGN_IN = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+
+
+def address_of(staged: StagedWorkspace, **other: Any) -> WorkspaceAddress:
+    """Where *staged* is; fields in *other* say otherwise."""
+    state = staged.state
+    fields = {"subscription_id": state.subscription, "resource_group": state.group, "name": state.name, "source": "a test"} | other
+    return WorkspaceAddress(cloud=current_cloud(), **fields)
+
+
+@contextmanager
+def connected(staged: StagedWorkspace, folder: Path, **other: Any) -> Iterator[Connection]:
+    """A connection as a command in *folder* makes it, from the variables and settings that are in force, but with short waits."""
+    with Connection.open(address_of(staged, **other), settings=azure_settings(folder), policy=HASTY) as connection:
+        yield connection
+
+
+def sign_ins(stage: Stage) -> int:
+    """How many tokens were asked of the identity service."""
+    return len(stage.log.find(r"POST login\.[^ ]*/token"))
+
+
+def write_program(folder: Path, name: str, source: str) -> Path:
+    """A program called *name* in *folder*, made of Python *source*, that can be found on PATH."""
+    folder.mkdir(exist_ok=True)
+    script = folder / f"{name}.py"
+    script.write_text(source)
+    if sys.platform == "win32":
+        (folder / f"{name}.cmd").write_text(f'@"{sys.executable}" "{script}" %*\n')
+    else:
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{script}" "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def write_settings(folder: Path, values: Mapping[str, Any], name: str = "himl.private.toml") -> Path:
+    """An `[azure]` section in a settings file."""
+    path = folder / name
+    path.write_text("[azure]\n" + "".join(f'{key} = "{value}"\n' if isinstance(value, str) else f"{key} = {value}\n" for key, value in values.items()))
+    return path
+
+
+HASTY_STORE = RetryPolicy(attempts=4, first=0.01, longest=0.02, longest_asked=2.0)
+PATIENT = 60.0  # seconds: longer than the double takes for an answer on any machine
+DEFAULT = "workspaceblobstore"
+
+
+def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy = HASTY_STORE, stall: float = 120.0) -> AzureBlobs:
+    """The default datastore's container, by a SAS of the test's own; a request without progress is given up after *stall* seconds."""
+    storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
+    signer = SasSigner(storage.container_sas(container, permissions="rcwl"))
+    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", pool=CurlPool(PATIENT, stall), policy=retries)
+
+
+def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Right]) -> None:
+    """Let an application with *rights* be the one that signs in."""
+    for name, value in azure.environment(azure.add_principal(rights)).items():
+        environment.setenv(name, value)
+
+
+@contextmanager
+def storage_that_lists(
+    names: Sequence[str], body: bytes, *, content_range: str = "", marker: str = "", connections: list[int] | None = None, tells_md5: bool = True
+) -> Iterator[AzureBlobs]:
+    """A storage service that lists *names*, whatever they are, and answers every request for one of them with *body*.
+
+    It knows nothing of ranges; with *content_range* it says that what it sends is one. With *marker* there is always another page.
+    Each connection adds the port it comes from to *connections*. Without *tells_md5* its answers have no `Content-MD5`.
+    """
+    md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
+    properties = f"<Properties><Content-Length>{len(body)}</Content-Length><Etag>0x1</Etag><Content-MD5>{md5}</Content-MD5></Properties>"
+    blobs = "".join(f"<Blob><Name>{escape(name)}</Name>{properties}</Blob>" for name in sorted(names))
+    listing = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>".encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            if connections is not None:
+                connections.append(self.client_address[1])
+
+        def do_GET(self) -> None:
+            content = listing if "comp=list" in self.path else body
+            is_range = bool(content_range) and content is body
+            self.send_response(206 if is_range else 200)
+            for name, value in {"ETag": '"0x1"', "Content-MD5": md5 if tells_md5 else "", "Content-Length": str(len(content))}.items():
+                if value:
+                    self.send_header(name, value)
+            if is_range:
+                self.send_header("Content-Range", content_range)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        store = AzureBlobs(f"http://127.0.0.1:{server.server_port}/account/container", SasSigner("sig=x"), label="the store", policy=HASTY_STORE)
+        try:
+            yield store
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+AZ = """
+import json, pathlib, sys
+folder, arguments = pathlib.Path(__file__).parent, sys.argv[1:]
+with open(folder / "asked.txt", "a") as file:
+    file.write(" ".join(arguments) + "\\n")
+answers = json.loads((folder / "answers.json").read_text())
+answer = answers["subscription" if "--subscription" in arguments else "plain"]
+sys.stderr.write(answer.get("error", ""))
+if "token" not in answer:
+    sys.exit(1)
+print(json.dumps({"accessToken": answer["token"], "expires_on": answer["expires"], "tokenType": "Bearer"}))
+"""
+
+
+class Az:
+    """The program: what it answers, and what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = write_program(folder, "az", AZ)
+
+    def answer(self, plain: Mapping[str, object], subscription: Mapping[str, object] | None = None) -> None:
+        """With and without `--subscription`."""
+        content = {"plain": plain, "subscription": plain if subscription is None else subscription}
+        (self.folder / "answers.json").write_text(json.dumps(content))
+
+    @property
+    def asked(self) -> list[str]:
+        """The command lines so far."""
+        path = self.folder / "asked.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+def token_of(principal: Principal) -> dict[str, object]:
+    text, seconds = make_token(principal, "https://management.azure.com")
+    return {"token": text, "expires": int(time.time() + seconds)}
+
+
+def times() -> Iterator[datetime]:
+    start = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+    return (start + timedelta(seconds=number) for number in range(1_000_000))
+
+
+def add_many(azure: StagedWorkspace, count: int, experiment: str = "many") -> None:
+    """Runs `0` (the oldest) to `count - 1`."""
+    for number, created in zip(range(count), times(), strict=False):
+        azure.add_run(str(number), experiment, created=created)
+
+
+def ids(workspace: AzureWorkspace, query: RunQuery) -> list[str]:
+    return [run.id for run in workspace.runs(query)]
+
+
+def newest(count: int, *, of: int) -> list[str]:
+    return [str(of - 1 - number) for number in range(count)]
+
+
+TRAIN = """
+import os, pathlib, sys
+print("epochs", sys.argv[2], os.environ["COLOUR"], flush=True)
+pathlib.Path("outputs").mkdir(exist_ok=True)
+pathlib.Path("outputs/best.txt").write_text("0.9")
+"""
+CONDA = "name: lab\ndependencies:\n- python=3.11\n- pip\n- pip:\n  - mlflow-skinny\n"
+SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "--env_var", "COLOUR=blue")
+
+
+@pytest.fixture
+def azure_project(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    """A project with a script and an environment, and the config.json of a workspace."""
+    azure_environment.write_config(project)
+    write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
+    return azure_environment
+
+
+@pytest.fixture
+def running(azure_project: StagedWorkspace) -> Iterator[StagedWorkspace]:
+    """As `azure_project`, and the jobs are run."""
+    with azure_project.run_jobs():
+        yield azure_project

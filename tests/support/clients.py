@@ -1,0 +1,148 @@
+"""Python environments that hold one client each, made on demand and kept below `.cache/clients`; a wheel of himl.
+
+MLflow's own clients, old and new; and for Azure ML the vendor's: azureml-core, and MLflow with azureml-mlflow. The third
+of the vendor's, azure-ai-ml, is in the environment of the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from pathlib import Path
+
+from filelock import FileLock
+
+from himl_cli import __version__
+
+ENVIRONMENT = dict(os.environ)
+"""As it was before any test set a variable: an environment may be built in the middle of a test that sends everything to a double."""
+
+KEEP_BYTECODE = "import sys; sys.dont_write_bytecode = False\n"
+"""A line of a `.pth` file, which each start of an environment heeds, in place of the PYTHONDONTWRITEBYTECODE of the tests."""
+
+PROJECT = Path(__file__).resolve().parents[2]
+CACHE = PROJECT / ".cache" / "clients"
+SECONDS_TO_BUILD = 1800
+
+
+def required_by_himl(extra: str) -> tuple[str, ...]:
+    """What the project asks for, with an *extra*: an environment is built anew when that changes."""
+    project = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return (*project["dependencies"], *project["optional-dependencies"][extra])
+
+
+AZUREML_CORE, AZUREML_MLFLOW, AZUREML_TENSORBOARD = "azureml-core", "azureml-mlflow", "azureml-tensorboard"
+HI_ML_CPATH = "hi-ml-cpath"
+"""The predecessor's montages, with the versions that it pins itself: 4 GB, for the benchmark only."""
+HIML_V1 = "himl-v1"
+"""himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
+REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
+    "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow", "opentelemetry-sdk<1.40"),  # with later ones it traces nothing
+    "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
+    AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
+    AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
+    HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
+    HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
+    AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
+}
+NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11), HI_ML_CPATH: (3, 9)}  # nobody maintains it since
+OLDEST_PYTHON = (3, 9)
+SKINNY = "skinny3"  # mlflow-skinny, which the environment of the tests holds
+FULL = ("mlflow2", "mlflow3")
+ALL = (SKINNY, *FULL)
+
+
+class PythonMissing(Exception):
+    """No Python here that the client runs on; the text names the ones that would do."""
+
+
+def client_python(name: str) -> Path:
+    """The interpreter of the client called *name*, built first where it is not there. Raises CalledProcessError when that fails, PythonMissing."""
+    if name == SKINNY:
+        return Path(sys.executable)
+    requirements = REQUIREMENTS[name]
+    base = _base_python(name)
+    version = _version_of(base)
+    folder = CACHE / f"{name}-{hashlib.sha256(' '.join((version, KEEP_BYTECODE, *requirements)).encode()).hexdigest()[:12]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock", timeout=SECONDS_TO_BUILD):
+        complete = folder / "complete"
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _build(base, folder, requirements)
+            complete.touch()
+    return _python_of(folder)
+
+
+def _base_python(name: str) -> str:
+    """The Python of the tests, or where that is too new for the client the newest one on PATH that is not."""
+    newest = NEWEST_PYTHON.get(name, sys.version_info[:2])
+    if sys.version_info[:2] <= newest:
+        return sys.executable
+    wanted = [f"{newest[0]}.{minor}" for minor in range(newest[1], OLDEST_PYTHON[1] - 1, -1)]
+    for version in wanted:
+        for found in _candidates(version):
+            if _version_of(found) == version:
+                return found
+    raise PythonMissing(f"Python {' or '.join(wanted)} for {name}")
+
+
+def _candidates(version: str) -> list[str]:
+    """Programs that may be this Python: on PATH, or among those that pyenv keeps."""
+    on_path = shutil.which(f"python{version}")
+    kept = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    return [*([on_path] if on_path else []), *(str(folder / "bin" / "python") for folder in sorted(kept.glob(f"{version}.*"), reverse=True))]
+
+
+def _version_of(python: str) -> str:
+    """`3.11`; empty where it does not run, as a version manager's shim may not."""
+    program = "import sys; print('%d.%d' % sys.version_info[:2])"
+    return subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=100, check=False).stdout.strip()
+
+
+def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
+    """An environment of *requirements*, of which a module is compiled when it is first imported: tests import a quarter of them."""
+    python = str(_python_of(folder))
+    uv = shutil.which("uv")
+    if uv:
+        _run(uv, "venv", "--quiet", "--python", base, str(folder))
+        _run(uv, "pip", "install", "--quiet", "--python", python, *requirements)
+    else:
+        _run(base, "-m", "venv", str(folder))
+        _run(python, "-m", "pip", "install", "--quiet", "--no-compile", "--upgrade", "pip")
+        _run(python, "-m", "pip", "install", "--quiet", "--no-compile", *requirements)
+    places = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, timeout=100, check=True)
+    (Path(places.stdout.strip()) / "keep_bytecode.pth").write_text(KEEP_BYTECODE, encoding="utf-8")
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, timeout=SECONDS_TO_BUILD, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+
+
+def _python_of(folder: Path) -> Path:
+    return folder / "Scripts" / "python.exe" if sys.platform == "win32" else folder / "bin" / "python"
+
+
+WHEEL = f"himl_cli-{__version__}-py3-none-any.whl"
+
+
+def write_wheel(folder: Path, name: str = WHEEL) -> None:
+    """One that holds next to nothing, in *folder*."""
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        archive.writestr("himl_cli/__init__.py", "")
+
+
+def write_record(folder: Path, record: str | bytes | None) -> Path:
+    """Metadata of himl-cli in *folder*, which Python finds before any other when it looks there first; *record* is its direct_url.json, None for an index."""
+    place = folder / "himl_cli-99.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: himl-cli\nVersion: 99\n")
+    if record is not None:
+        (place / "direct_url.json").write_bytes(record if isinstance(record, bytes) else record.encode())
+    return folder

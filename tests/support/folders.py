@@ -1,0 +1,92 @@
+"""Folders that misbehave (a small disk, a read-only folder), and where himl keeps its cache of downloads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+IN_NAMESPACE = 'mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"'
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A folder on a tiny file system. Without root it exists only for commands that are run with `prefix`, each with a fresh one."""
+
+    folder: Path
+    prefix: Sequence[str]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the test itself and all commands see the same disk."""
+        return not self.prefix
+
+
+@contextmanager
+def mounted_small_disk(folder: Path, *, kib: int) -> Iterator[SmallDisk | None]:
+    """A tmpfs of *kib* KiB at *folder*; None where that cannot be had."""
+    folder.mkdir()
+    size = f"size={kib}k"
+    if sys.platform != "linux":
+        yield None
+    elif _works(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]):
+        try:
+            yield SmallDisk(folder, ())
+        finally:
+            _unmount(folder)
+    elif _works(["unshare", "-rm", "sh", "-c", IN_NAMESPACE, str(folder), size, "true"]):
+        yield SmallDisk(folder, ("unshare", "-rm", "sh", "-c", IN_NAMESPACE, str(folder), size))
+    else:
+        yield None
+
+
+def made_read_only(folder: Path) -> Callable[[], None] | None:
+    """Make *folder* and all below it unwritable for this user; gives what undoes it, or None where it cannot be done."""
+    if sys.platform == "win32":
+        return None
+    if os.geteuid() != 0:
+        modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*")) if not path.is_symlink()}
+        for path, mode in modes.items():
+            path.chmod(mode & ~0o222)
+        return lambda: _restore(modes)
+    if sys.platform != "linux" or not _works(["mount", "--bind", str(folder), str(folder)]):
+        return None
+    if not _works(["mount", "-o", "remount,ro,bind", str(folder)]):
+        _unmount(folder)
+        return None
+    return lambda: _unmount(folder)
+
+
+def _restore(modes: Mapping[Path, int]) -> None:
+    for path, mode in modes.items():
+        path.chmod(mode)
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _works(command: list[str]) -> bool:
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def state_of(folder: Path) -> Path:
+    """The file that has the state of downloads to *folder*."""
+    target = os.fsencode(os.path.realpath(folder))
+    (entry,) = (path.parent for path in transfers().glob("*/target") if path.read_bytes().split(b"\n", 1)[1] == target)
+    return entry / "state.db"
+
+
+def transfers() -> Path:
+    return platformdirs.user_cache_path("himl", appauthor=False) / "transfers"
+
+
+def meetings() -> Path:
+    return platformdirs.user_cache_path("himl", appauthor=False) / "ranks"

@@ -1,0 +1,82 @@
+"""What a wheel and a source archive have to hold, and nothing else.
+
+`python -m tests.support.packaged FOLDER` looks at the two in FOLDER, and ends with 1 where something is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from himl_cli import __version__
+
+PROJECT = Path(__file__).parents[2]
+LARGEST_WHEEL = 2_000_000
+LARGEST_SOURCES = 8_000_000
+LICENSES = ("LICENSE", "himl_cli/services/montage/fonts/LICENSE", "himl_cli/services/montage/assets/openseadragon-LICENSE.txt")
+METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", *(f"licenses/{name}" for name in LICENSES)}
+NEEDED = "PKG-INFO pyproject.toml README.md CHANGELOG.md LICENSE requirements-dev.lock requirements-oldest.lock docs/design.md tests/conftest.py"
+IN_SOURCES = (*NEEDED.split(), "scripts/test", ".ci/run")
+LEFT_OUT = (".cache", ".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
+
+
+def main() -> int:
+    (wheel,), (sources,) = [[*Path(sys.argv[1]).glob(pattern)] for pattern in ("*.whl", "*.tar.gz")]
+    told = [f"{wheel.name}: {problem}" for problem in wheel_problems(wheel, PROJECT)]
+    told += [f"{sources.name}: {problem}" for problem in source_problems(sources, PROJECT)]
+    sizes = "; ".join(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB" for path in (wheel, sources))
+    print("\n".join(told) or f"{sizes}; contents as they should be")
+    return bool(told)
+
+
+def wheel_problems(wheel: Path, project: Path) -> Iterator[str]:
+    """Of the package in *project*, each file with its bytes and no other; beside it the metadata and the licences."""
+    if not wheel.name.startswith(f"himl_cli-{__version__}-py3-none-any"):
+        yield f"its name does not say {__version__}, for every platform"
+    if wheel.stat().st_size > LARGEST_WHEEL:
+        yield f"larger than {LARGEST_WHEEL:,} bytes"
+    about = f"himl_cli-{__version__}.dist-info/"
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+    yield from _differing("metadata", dict.fromkeys(METADATA), {name.removeprefix(about): None for name in held if name.startswith(about)})
+    yield from _differing("package", package_files(project), {name: content for name, content in held.items() if not name.startswith(about)})
+
+
+def source_problems(sources: Path, project: Path) -> Iterator[str]:
+    """What tests and documents need, the whole package, and no traces of work."""
+    if sources.name != f"himl_cli-{__version__}.tar.gz":
+        yield f"its name does not say {__version__}"
+    if sources.stat().st_size > LARGEST_SOURCES:
+        yield f"larger than {LARGEST_SOURCES:,} bytes"
+    top = f"himl_cli-{__version__}/"
+    with tarfile.open(sources) as archive:
+        names = archive.getnames()
+    if strange := [name for name in names if not name.startswith(top) or ".." in name.split("/")]:
+        yield f"outside of {top}: {', '.join(strange[:5])}"
+    held = {name.removeprefix(top) for name in names}
+    if missing := sorted({*IN_SOURCES, *package_files(project)} - held):
+        yield f"lacks {', '.join(missing[:5])}"
+    if traces := [name for name in sorted(held) if set(name.split("/")) & set(LEFT_OUT) or name.endswith(".pyc")]:
+        yield f"holds {', '.join(traces[:5])}"
+
+
+def package_files(project: Path) -> Mapping[str, bytes | None]:
+    """The files of the package by name, as a wheel names them."""
+    paths = [path for path in (project / "himl_cli").rglob("*") if path.is_file() and not {*LEFT_OUT, "ruff.toml"} & set(path.parts)]
+    return {path.relative_to(project).as_posix(): path.read_bytes() for path in paths}
+
+
+def _differing(what: str, wanted: Mapping[str, bytes | None], held: Mapping[str, bytes | None]) -> Iterator[str]:
+    if missing := sorted(set(wanted) - set(held)):
+        yield f"{what}: lacks {', '.join(missing[:5])}"
+    if strange := sorted(set(held) - set(wanted)):
+        yield f"{what}: holds {', '.join(strange[:5])}"
+    if other := sorted(name for name in set(wanted) & set(held) if wanted[name] != held[name]):
+        yield f"{what}: other bytes in {', '.join(other[:5])}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
