@@ -15,8 +15,8 @@ import typer
 import typer.main
 
 from himl_cli import __version__
-from himl_cli.commands.error_handler import EdgedGroup
-from himl_cli.commands.groups import OTHER_WORDS, group, normalized
+from himl_cli.commands.error_handler import EdgedGroup, report_failure
+from himl_cli.commands.groups import OTHER_WORDS, before_double_dash, group, normalized
 from himl_cli.core.errors import Interrupted
 from himl_cli.render.output import stand_in_for_closed_streams
 
@@ -124,13 +124,14 @@ def himl(
 
 
 def main() -> None:
-    """Run himl. Ctrl-C just before its error edge, just behind it or when it is through is no traceback either."""
+    """Run himl. Ctrl-C just before its error edge or just behind it is said like any other."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         stand_in_for_closed_streams()
         typer.main.get_command(app)()
     except KeyboardInterrupt:
-        sys.exit(Interrupted.exit_code)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.exit(report_failure(Interrupted("Interrupted."), before_double_dash(sys.argv[1:])))
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -136,12 +136,20 @@ def home_folder() -> Path | None:
         return None
 
 
+def expand_user(text: str) -> str:
+    """The path *text* with its home folder in place of `~` or `~user`; as it is for what can be nobody's name."""
+    try:
+        return os.path.expanduser(text)
+    except ValueError:  # a NUL, or half a pair of Unicode surrogates, as documents may have them
+        return text
+
+
 def expand_home(text: str | Path, what: str = "file") -> Path:
     """The path *text* with its home folder in place of `~` or `~user`. Raises NotFound for a *what* in the home folder
     of nobody."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         raise NotFound(
             f"There is no {what} '{text}': no such user has a home folder here.",
             hint="Write ./~ for a name that begins so.",

@@ -63,6 +63,7 @@ def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
     return f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
+LONGEST_GLOB = 1000  # characters: the time to read one grows with their square
 NAMED = 3  # names that a sentence says one by one
 
 

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from himl_cli.services.transfer.plan import LONGEST_GLOB
+from himl_cli.core.text import LONGEST_GLOB
 
 REFUSED, NOT_FOUND, FAILED, BROKEN = frozenset({2}), frozenset({3}), frozenset({5}), frozenset({6})
 DONE = frozenset({0})

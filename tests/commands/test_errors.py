@@ -116,6 +116,16 @@ def test_a_damaged_record_is_named(himl: Himl, project: Path) -> None:
     assert "workspace.db' is damaged" in outcome.stderr
 
 
+def test_damaged_column_name_is_damage(project: Path, recorded: RecordedRuns) -> None:
+    path = project / ".himl" / "workspace.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(path.read_bytes().replace(b"display_name", b"\x80isplay_name"))
+    outcome = _himl(project, "runs", "list")
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert "workspace.db' is damaged: it holds what himl does not write." in outcome.stderr.splitlines()[0]
+
+
 @pytest.mark.usefixtures("recorded")
 def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path) -> None:
     """A library that fails in its own way stands for whatever nobody thought of."""

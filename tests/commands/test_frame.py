@@ -14,6 +14,8 @@ import himl_cli
 from tests.support.running import Himl
 from tests.support.runs import RecordedRuns
 
+STOPPED = "error: Interrupted.\n"
+
 
 @pytest.fixture
 def himl(started_himl: Himl) -> Himl:
@@ -39,19 +41,23 @@ def test_python_m_is_the_same_program(project: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such end by a signal")
 @pytest.mark.parametrize(
-    ("moment", "code"),
+    ("moment", "code", "said"),
     [
-        ("atexit.register(interrupt)", -signal.SIGINT),
-        ("sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'stand_in_for_closed_streams' and event == 'call' and interrupt())", 130),
-        ("sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'run_at_edge' and event == 'return' and interrupt())", 130),
+        ("atexit.register(interrupt)", -signal.SIGINT, ""),
+        (
+            "sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'stand_in_for_closed_streams' and event == 'call' and interrupt())",
+            130,
+            STOPPED,
+        ),
+        ("sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'run_at_edge' and event == 'return' and interrupt())", 130, STOPPED),
     ],
     ids=["when it is through", "before the edge", "behind the edge"],
 )
-def test_ctrl_c_at_the_very_begin_or_end_is_no_traceback(project: Path, moment: str, code: int) -> None:
+def test_ctrl_c_at_the_very_begin_or_end_is_no_traceback(project: Path, moment: str, code: int, said: str) -> None:
     interrupt = "interrupt = lambda: (sys.setprofile(None), signal.raise_signal(signal.SIGINT))"
     script = f"import atexit, signal, sys\nfrom himl_cli.__main__ import main\n{interrupt}\n{moment}\nmain()"
     done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, cwd=project)
-    assert (done.returncode, done.stderr) == (code, "")
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 @pytest.mark.usefixtures("recorded")

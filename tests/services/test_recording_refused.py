@@ -35,6 +35,8 @@ NO_NOTES = (
     "{}",
     '{"run_id": "a", "place": {}}',
     '{"run_id": "a", "place": {"start": 3}, "runs": {}}',
+    '{"run_id": "a", "place": {}, "not_before": {}, "runs": {}}',
+    '{"run_id": "a", "place": {}, "runs": {"a": {"last_point": "1"}}}',
     '{"runs": {"a": 1}}',
     "\udcff",
 )

@@ -41,6 +41,12 @@ def test_folders_of_data_keep_drive_and_backslashes(path: str) -> None:
     assert (written.key, written.name, written.local) == ("OUTPUT_0", "masks", path)
 
 
+@pytest.mark.parametrize("name", ["~\ud800", "~a\0b"])
+def test_data_named_by_a_home_of_nobody_is_refused(name: str) -> None:
+    with pytest.raises(BadUsage, match="is a path, and no dataset's name"):
+        parse_data("input", [name])
+
+
 @pytest.mark.parametrize("target", [".\\", ".", "./", ".\\\\"])
 def test_the_scripts_own_folder_is_no_target(target: str) -> None:
     with pytest.raises(BadUsage, match=r"target=\. is refused"):

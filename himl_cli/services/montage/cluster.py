@@ -13,6 +13,7 @@ from pathlib import Path, PureWindowsPath
 
 from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.files import expand_user
 from himl_cli.core.installation import PACKAGE, environment_hint, requirement_elsewhere
 from himl_cli.core.jobs import DataSpec
 from himl_cli.services.montage.query import INCLUDE, image_pattern, no_ids, read_ids
@@ -134,7 +135,7 @@ def _check_is_no_path(montage: ClusterMontage) -> None:
     """Raises for what is a path of this machine, or could be: BadUsage for one that is there, saying how the folder or
     CSV comes to a datastore, else NotFound. A folder that also holds the current one or the user's home is not
     named."""
-    cwd, cluster, text = montage.job.cwd, str(montage.job.cluster), os.path.expanduser(montage.dataset)
+    cwd, cluster, text = montage.job.cwd, str(montage.job.cluster), expand_user(montage.dataset)
     path = cwd / text
     if os.path.exists(path):
         source, csv = (text, "") if path.is_dir() else (os.path.dirname(text), f"/{path.name}")

@@ -22,7 +22,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import walk_files
 from himl_cli.core.montage import SlideEntry, SlideFolder, SlideUnreadable
-from himl_cli.core.text import listed, read_text
+from himl_cli.core.text import LONGEST_GLOB, listed, read_text
 from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, plain
 from himl_cli.services.submission.snapshot import fits
 
@@ -200,6 +200,8 @@ class Pattern:
             raise BadUsage(
                 "--image_glob has no pattern.", hint="Write one such as '**/*.tiff', or leave --image_glob out."
             )
+        if len(text) > LONGEST_GLOB:
+            raise BadUsage(f"--image_glob has {len(text):,} characters, and {LONGEST_GLOB:,} is the most.")
         if ".." in parts:
             raise BadUsage(
                 f"--image_glob '{text}' leaves the folder.",

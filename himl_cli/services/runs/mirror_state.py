@@ -134,6 +134,10 @@ class MirrorFile:
             state = MirrorState(**fields, runs=runs)
             if not all(isinstance(value, str) for value in state.place.values()):
                 raise TypeError("its place is none")
+            for record, default in ((state, MirrorState("", {})), *((sent, SentRun()) for sent in runs.values())):
+                for name, value in vars(default).items():
+                    if not isinstance(getattr(record, name), (int, float) if name == "not_before" else type(value)):
+                        raise TypeError(f"its {name} is none")
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise DamagedState(f"'{self.path}' is damaged: {err}.") from err
         return state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 import time
@@ -17,7 +16,7 @@ from typing import Any
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import cache_of, expand_home, walk_files
+from himl_cli.core.files import cache_of, expand_home, expand_user, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.text import named
 from himl_cli.services.submission.request import refuse
@@ -70,7 +69,7 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
             ),
         )
         options[option] = value
-    path, last = os.path.expanduser(name), re.split(r"[/\\]", name.rstrip("/\\."))[-1] or "data"
+    path, last = expand_user(name), re.split(r"[/\\]", name.rstrip("/\\."))[-1] or "data"
     shown = f"{key}={last}" if equals else last
     upload = f"himl datastore upload {shlex.quote(path)} {shlex.quote(last)}, then " if kind == "input" else ""
     there = f"On a cluster: {upload}--{kind} {shlex.quote(shown)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import expand_user
 from himl_cli.core.jobs import HERE, PLACEHOLDER, USUAL_DATASTORE, DataSpec
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import as_found, did_you_mean, read_text, shorten
@@ -224,7 +225,7 @@ def _data_at(item: Part, key: str) -> DataSpec:
 
 def local_path(part: Part, path: str) -> Path:
     """A path of this machine, relative to the file's folder, with `/` or `\\`."""
-    return (part.folder / os.path.expanduser(as_found(part.folder, path.removeprefix("file:")))).absolute()
+    return (part.folder / expand_user(as_found(part.folder, path.removeprefix("file:")))).absolute()
 
 
 # Components and commands

@@ -19,6 +19,7 @@ from himl_cli.core.blobs import BlobInfo, Failure, Refused, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound
 from himl_cli.core.events import Notify, Planned
 from himl_cli.core.files import STATE_NAME
+from himl_cli.core.text import LONGEST_GLOB
 from himl_cli.services.transfer.local_files import UnsafeName, disk_error, folded, md5_of, safe_relative
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
@@ -29,7 +30,6 @@ JUNCTION = 0xA0000003  # Windows' IO_REPARSE_TAG_MOUNT_POINT
 # So many files that were refused in the same words, and none that went through, settle that the rest would be refused
 # too.
 REFUSALS = 64
-LONGEST_GLOB = 1000
 SHOWN = 6
 
 

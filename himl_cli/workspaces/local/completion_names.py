@@ -47,7 +47,10 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     found: list[str] = []
     uri = f"{path.absolute().as_uri()}?{how}"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as connection:
+    with (
+        suppress(sqlite3.Error, UnicodeDecodeError),
+        closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as connection,
+    ):
         deadline = time.monotonic() + 0.08  # what was found until then has to do
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 20_000)
         names = _runs(connection, prefix) if kind == "runs" else _experiments(connection, prefix)

@@ -176,11 +176,12 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about *path* into ours."""
     try:
         yield
-    except sqlite3.Error as err:
+    except (sqlite3.Error, UnicodeDecodeError) as err:  # the latter of a damaged schema
         text = str(err)
         table = (
             (("locked",), f"'{path}' is busy: other processes kept writing to it.", "Try again when they are done."),
             (("not a database", "malformed"), f"'{path}' is damaged: {text}.", _hint_of_damage(path)),
+            (("can't decode",), f"'{path}' is damaged: it holds what himl does not write.", _hint_of_damage(path)),
             (("readonly", "unable to open"), f"Cannot write '{path}': {text}.", CHECK_PERMISSIONS),
             (("full",), f"No space left to write '{path}'.", FREE_SPACE),
             (("",), f"Cannot use '{path}': {text}.", ""),
