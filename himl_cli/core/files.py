@@ -147,13 +147,13 @@ def expand_user(text: str) -> str:
 def expand_home(text: str | Path, what: str = "file") -> Path:
     """The path *text* with its home folder in place of `~` or `~user`. Raises NotFound for a *what* in the home folder
     of nobody."""
-    try:
-        return Path(text).expanduser()
-    except (RuntimeError, ValueError):
+    path = expand_user(str(text))
+    if path.startswith("~"):
         raise NotFound(
             f"There is no {what} '{text}': no such user has a home folder here.",
             hint="Write ./~ for a name that begins so.",
-        ) from None
+        )
+    return Path(path)
 
 
 def named_folder(spec: str) -> Path:

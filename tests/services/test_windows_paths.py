@@ -11,6 +11,7 @@ import pytest
 
 from himl_cli import DatasetConfig, get_workspace
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.files import expand_home
 from himl_cli.core.text import as_found
 from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.montage.query import Pattern
@@ -39,6 +40,13 @@ def test_folders_of_data_keep_drive_and_backslashes(path: str) -> None:
     assert (bare.key, bare.name, bare.version, bare.local) == ("INPUT_0", "", None, path)
     (written,) = parse_data("output", [f"masks,local={path}"])
     assert (written.key, written.name, written.local) == ("OUTPUT_0", "masks", path)
+
+
+def test_home_of_nobody_is_refused_with_a_spelling_that_works() -> None:
+    for name in ("~nobody-at-all/x", "~a\0b"):
+        with pytest.raises(NotFound, match="no such user has a home folder here"):
+            expand_home(name)
+    assert expand_home("./~nobody-at-all/x") == Path("~nobody-at-all/x")
 
 
 @pytest.mark.parametrize("name", ["~\ud800", "~a\0b"])

@@ -133,11 +133,11 @@ class MirrorFile:
             runs = {run_id: SentRun(**sent) for run_id, sent in fields.pop("runs").items()}
             state = MirrorState(**fields, runs=runs)
             if not all(isinstance(value, str) for value in state.place.values()):
-                raise TypeError("its place is none")
+                raise TypeError("its place is of another type")
             for record, default in ((state, MirrorState("", {})), *((sent, SentRun()) for sent in runs.values())):
                 for name, value in vars(default).items():
                     if not isinstance(getattr(record, name), (int, float) if name == "not_before" else type(value)):
-                        raise TypeError(f"its {name} is none")
+                        raise TypeError(f"its {name} is of another type")
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise DamagedState(f"'{self.path}' is damaged: {err}.") from err
         return state

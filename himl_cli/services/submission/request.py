@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import expand_user
 from himl_cli.core.jobs import (
     DISTRIBUTIONS,
     HERE,
@@ -440,7 +441,7 @@ def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> 
         prefixes.append(own_prefix)
     names = ("python.exe", "Scripts/python.exe") if sys.platform == "win32" else ("bin/python", "bin/python3")
     commands = [*(str(prefix / name) for prefix in prefixes for name in names), "python3", "python"]
-    commands = [os.path.expanduser(asked)] if asked else commands
+    commands = [expand_user(asked)] if asked else commands
     found = next(filter(None, (shutil.which(each, path=env.get("PATH")) for each in commands)), None)
     if found is None:
         raise BadUsage(

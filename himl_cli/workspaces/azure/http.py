@@ -48,7 +48,7 @@ BUSY, FAILING = {429, 503}, {408, 500, 502, 504}
 AT_ONCE = 8
 # Where thousands of small answers are read; as many connections are kept open.
 MANY_AT_ONCE = 32
-IMPORTING = threading.Lock()
+IMPORT_LOCK = threading.Lock()
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -140,7 +140,7 @@ def load_azure_core() -> None:
     meet one half made. The loggers: azure-identity warns of every credential that does not apply, azure-core logs a
     line a request, msal its cache: what they would log is told by our own errors.
     """
-    with IMPORTING:
+    with IMPORT_LOCK:
         from azure.core.pipeline.transport import RequestsTransport  # noqa: F401
     for name in ("azure.core", "azure.identity", "msal", "urllib3.connectionpool"):
         logger = logging.getLogger(name)

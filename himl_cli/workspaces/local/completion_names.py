@@ -44,9 +44,9 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     """
     path = folder / "workspace.db"
     # Read as a file that nobody changes where nobody has it open: else SQLite would make files beside it
-    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     found: list[str] = []
-    uri = f"{path.absolute().as_uri()}?{how}"
+    uri = f"{path.absolute().as_uri()}?{mode}"
     with (
         suppress(sqlite3.Error, UnicodeDecodeError),
         closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as connection,

@@ -33,8 +33,8 @@ class RunFolder:
     """`path` is `.himl/runs/<run_id>`, in the folder `workspace`.
 
     `code` is the snapshot: where the script runs, and its `outputs/` and `logs/` grow. `artifacts` are what was logged
-    through MLflow; it shows at the root of the run's artifacts. `lock` is held by the supervisor as long as it lives;
-    the operating system frees it, whatever happens.
+    through MLflow; it shows at the root of the run's artifacts. `lock` is held by the supervisor until the end is on
+    record; the operating system frees it, whatever happens.
     """
 
     def __init__(self, path: Path) -> None:
