@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.state import Run, now
+from tests.support.folders import contents
 from tests.support.processes import MARK
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -98,5 +99,4 @@ def digests(files: Mapping[str, bytes]) -> dict[str, str]:
 
 def digests_below(folder: Path) -> dict[str, str]:
     """SHA-256 of each file below *folder*, by its path with `/`."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return digests({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
+    return digests(contents(folder))

@@ -12,7 +12,7 @@ import pytest
 from tests.servers.azureml.faults import Drip
 from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
 from tests.servers.azureml.stage import Stage
-from tests.support.folders import transfers
+from tests.support.folders import contents, files_below, transfers
 from tests.support.running import Himl, until, write_files
 
 HEAVY = ["azure.ai", "azureml", "mlflow"]
@@ -40,7 +40,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Names and contents of what was written, himl's own small state file aside."""
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = contents(folder)
     return {name: content for name, content in files.items() if not name.split("/")[-1].startswith(".himl")}
 
 
@@ -186,4 +186,4 @@ def test_a_download_that_was_stopped_goes_on_from_what_came(azure_environment: S
 
 def on_disk(folder: Path) -> int:
     """Bytes that the files in *folder* really take: holes do not count."""
-    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_blocks * 512 for path in files_below(folder))

@@ -8,6 +8,7 @@ import pytest
 
 from himl_cli.core.runs import FROM_RUN
 from tests.servers.web import FileServer
+from tests.support.folders import contents
 from tests.support.running import Himl, write_files
 
 MAKES = """
@@ -132,7 +133,7 @@ def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, proje
     assert len(web.seen) == asked + 1
     assert himl.ok("runs", "show", run, "--json").json()["tags"][FROM_RUN] == address
     assert f"Began with    {address}\n" in himl.ok("runs", "show", run).stdout
-    kept = b"".join(path.read_bytes() for path in project.parent.rglob("*") if path.is_file())
+    kept = b"".join(contents(project.parent).values())
     assert b"localhost" in kept
     assert b"hush" not in kept
     assert "hush" not in first.stderr

@@ -16,6 +16,7 @@ from himl_cli.services.checkpoints.source import link_checkpoint
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.support.azure import opened
+from tests.support.folders import files_with
 from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns
 
@@ -134,5 +135,5 @@ def test_the_signature_is_in_no_log_and_in_no_file(himl: Himl, azure: StagedWork
         signature = parse_qs(urlsplit(outcome.stdout.strip()).query)["sig"][0]
         for secret in (signature, urllib.parse.quote(signature, safe=""), azure.state.storage.key, "eyJ"):
             assert secret not in outcome.stderr
-            kept = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+            kept = files_with(tmp_path, secret)
             assert kept == [] or secret == "eyJ"  # tokens are in the cache, for their user alone

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.support.folders import contents
 from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns
 
@@ -24,7 +25,7 @@ def store(project: Path) -> Path:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".himl-" not in path.name}
+    return {name: content for name, content in contents(folder).items() if ".himl-" not in PurePosixPath(name).name}
 
 
 def test_a_folder_goes_up_and_comes_back(himl: Himl, project: Path, store: Path) -> None:

@@ -15,6 +15,7 @@ from tests.servers.azureml.faults import Stall, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.support.azure import DEFAULT
 from tests.support.clients import WHEEL, write_wheel
+from tests.support.folders import contents
 from tests.support.montages import four_slides, rows_of
 from tests.support.running import Himl, write_files
 
@@ -36,8 +37,7 @@ def lab(azure_environment: StagedWorkspace, project: Path, slides: Path) -> Stag
     """A workspace with the slides in the folder `scans` of its default datastore, and a project that names it."""
     azure_environment.write_config(project)
     write_wheel(project)
-    files = (path for path in slides.rglob("*") if path.is_file())
-    azure_environment.put_blobs(DEFAULT, {f"scans/{path.relative_to(slides).as_posix()}": path.read_bytes() for path in files})
+    azure_environment.put_blobs(DEFAULT, {f"scans/{name}": content for name, content in contents(slides).items()})
     return azure_environment
 
 
@@ -133,8 +133,7 @@ def test_ctrl_c_while_slides_come_leaves_nothing(started_himl: Himl, lab: Staged
 
 
 def test_a_local_datastore_is_read_where_it_lies(himl: Himl, project: Path, slides: Path) -> None:
-    files = (path for path in slides.rglob("*") if path.is_file())
-    write_files(project / ".himl" / "datastores" / "lab" / "scans", {path.relative_to(slides).as_posix(): path.read_bytes() for path in files})
+    write_files(project / ".himl" / "datastores" / "lab" / "scans", contents(slides))
     himl.ok("montage", "scans", "--datastore", "lab", WIDTH, "--output_path", "there", "--workspace", "local")
     himl.ok("montage", slides, WIDTH, "--output_path", "here")
     assert same(project / "there", project / "here")

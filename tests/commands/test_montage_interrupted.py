@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import files_below
 from tests.support.montages import left_in, rows_of
 from tests.support.running import Himl, write_files
 from tests.support.slides import slide_picture, write_tiff
@@ -52,7 +53,7 @@ def bytes_of(path: Path) -> int:
 def in_the_middle(process: subprocess.Popen[bytes], folder: Path, least: int = 200_000) -> None:
     """Until some of the picture is written; fails the test if it is complete before that."""
     deadline = time.monotonic() + 60
-    while not any(bytes_of(path) > least for path in folder.rglob("montage.*") if ".himl" in str(path)):
+    while not any(bytes_of(path) > least for path in files_below(folder) if path.name.startswith("montage.") and ".himl" in str(path)):
         assert process.poll() is None, "it ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import files_with
 from tests.support.running import Himl, until, write_files
 from tests.support.sweeps import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
 
@@ -98,8 +99,7 @@ def test_a_secret_among_the_arguments_is_not_kept(himl: Himl, project: Path) -> 
     run = latest(himl)
     refused = himl("submit", "--resume", run)
     assert (refused.code, "its arguments hold a secret" in refused.stderr, "--api_key" in refused.stderr) == (2, True, True)
-    files = [path for path in (project / ".himl" / "runs" / run).rglob("*") if path.is_file()]
-    assert not [path for path in files if b"sesame-open-1" in path.read_bytes()]
+    assert files_with(project / ".himl" / "runs" / run, "sesame-open-1") == []
 
 
 def test_other_arguments_are_refused_and_the_same_ones_are_not(himl: Himl, project: Path) -> None:

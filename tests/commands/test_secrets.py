@@ -12,6 +12,7 @@ import pytest
 
 from tests.servers.azureml.faults import Action, ExpireSas, Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.folders import files_below
 from tests.support.running import Himl, Outcome, write_files
 
 JWT = re.compile(rb"eyJ[\w-]{8,}\.[\w-]{4,}")
@@ -71,7 +72,7 @@ def said(outcome: Outcome) -> bytes:
 def files_outside_the_cache(*roots: Path) -> Iterator[Path]:
     cache = cache_folder()
     for root in roots:
-        yield from (path for path in root.rglob("*") if path.is_file() and cache not in path.parents)
+        yield from (path for path in files_below(root) if cache not in path.parents)
 
 
 def cache_folder() -> Path:
@@ -133,7 +134,7 @@ def test_the_cache_is_the_users_alone_and_has_no_key_or_password(himl: Himl, see
     himl.ok("download", "train_1_aa")
     himl.ok("datastore", "list", "--datastore", "signed")
     himl.ok("datastore", "list", "--datastore", "lake")
-    kept = [path for path in cache_folder().rglob("*") if path.is_file()]
+    kept = files_below(cache_folder())
     assert kept
     assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
     assert {stat.S_IMODE(folder.stat().st_mode) for path in kept for folder in path.parents if cache_folder() in folder.parents} == {0o700}

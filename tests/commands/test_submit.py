@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.folders import files_below, files_with
 from tests.support.running import Himl, write_files
 from tests.support.runs import POSIX, latest
 from tests.support.terminals import Terminal
@@ -65,8 +66,7 @@ def test_a_tracking_server_of_the_user_s_own_is_left_to_him(himl: Himl, project:
 def test_variables_given_to_a_job_are_in_no_file(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
     himl.ok("submit", "train.py", "--env_var", "API_TOKEN=marked-secret", "--", "--password", "marked-secret")
-    found = [path for path in (project / ".himl").rglob("*") if path.is_file() and b"marked-secret" in path.read_bytes()]
-    assert found == []
+    assert files_with(project / ".himl", "marked-secret") == []
 
 
 def test_a_module_and_a_shell_script(himl: Himl, project: Path, require_program: Callable[[str], str]) -> None:
@@ -237,7 +237,7 @@ def test_in_place_keeps_what_is_new_and_changed(himl: Himl, project: Path) -> No
     outcome = himl.ok("submit", "train.py", "--in_place")
     assert outcome.stdout == f"{project}\n"
     kept = project / ".himl" / "runs" / latest(himl)["id"] / "code"
-    assert {path.relative_to(kept).as_posix(): path.read_text() for path in kept.rglob("*") if path.is_file()} == {
+    assert {path.relative_to(kept).as_posix(): path.read_text() for path in files_below(kept)} == {
         "outputs/new.txt": "n",
         "outputs/old.txt": "changed",
     }

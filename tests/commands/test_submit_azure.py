@@ -9,6 +9,7 @@ from tests.servers.azureml.seeding import StagedWorkspace
 from tests.support.azure import CONDA, SUBMIT, TRAIN
 from tests.support.azure import azure_project as azure_project
 from tests.support.azure import running as running
+from tests.support.folders import files_with
 from tests.support.running import Himl, write_files
 
 
@@ -82,7 +83,7 @@ def test_job_secrets_reach_neither_terminal_nor_local_files(himl: Himl, azure_pr
         assert "marked-secret" not in outcome.stdout + outcome.stderr
     sent = [(run.job or {})["environmentVariables"]["API_TOKEN"] for run in azure_project.state.runs.values()]
     assert sent == ["marked-secret"] * 2
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"marked-secret" in path.read_bytes()] == []
+    assert files_with(tmp_path, "marked-secret") == []
     assert "marked-secret" not in str([run.tags for run in azure_project.state.runs.values()])
 
 

@@ -14,6 +14,7 @@ from tests.servers.azureml.seeding import StagedWorkspace
 from tests.support.azure import SUBMIT
 from tests.support.azure import azure_project as azure_project
 from tests.support.azure import running as running
+from tests.support.folders import files_with
 from tests.support.running import Himl, write_files
 
 TRAIN = "import os, sys; print(sys.argv[1:], os.environ.get('RANK'), os.path.exists('.himl'))\n"
@@ -99,7 +100,7 @@ def test_what_does_not_go_together_is_refused(himl: Himl, project: Path) -> None
 
 def test_secrets_in_it_are_not_kept(himl: Himl, script: Path, tmp_path: Path) -> None:
     himl.ok("submit", "--command", "python lab/train.py --password marked-secret", "-v")
-    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"marked-secret" in path.read_bytes()]
+    kept = files_with(tmp_path, "marked-secret")
     assert [path.name for path in kept] == ["std_log.txt"]  # the script printed it
     for shown in ("--dry_run", "--show_settings"):
         done = himl.ok("submit", "--command", "python x.py --password marked-secret", shown)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.azureml.seeding import StagedWorkspace
+from tests.support.folders import contents
 from tests.support.running import Himl, write_files
 from tests.support.tensorboard import WRITER, scalars
 
@@ -74,7 +75,7 @@ def check_results(himl: Himl, azure: StagedWorkspace, folder: Path, run_id: str)
 
     copies = Path(himl.ok("tb", run_id, "--sync_only", "-q", "--run_logs_dir", "curves").stdout.strip())
     stored = {name.removeprefix("logs/"): content for name, content in azure.artifacts(run_id).items() if "tfevents" in name}
-    assert {path.relative_to(copies).as_posix(): path.read_bytes() for path in copies.rglob("*") if path.is_file()} == stored
+    assert contents(copies) == stored
     assert copies == folder / "curves" / f"Whole_way-{run_id}"
     assert scalars(copies / "train") == list(enumerate(LOSSES))
     assert scalars(copies / "val") == [(step, 2 * loss) for step, loss in enumerate(LOSSES)]

@@ -19,6 +19,7 @@ from himl_cli.services.checkpoints.select import choice_of
 from himl_cli.workspaces.base import BlobStore, Workspace
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.support.azure import opened
+from tests.support.folders import files_below
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
@@ -125,7 +126,7 @@ def test_one_content_is_no_ambiguity_and_two_are(place: Place) -> None:
 def test_a_checkpoint_that_is_a_folder_comes_whole_and_alone(place: Place) -> None:
     sharded = place.fetch("sharded_1_aa", folder="out")
     assert sharded.path == place.folder / "out" / "last.ckpt"
-    assert {path.relative_to(sharded.path).as_posix(): path.stat().st_size for path in sharded.path.rglob("*") if path.is_file()} == {
+    assert {path.relative_to(sharded.path).as_posix(): path.stat().st_size for path in files_below(sharded.path)} == {
         "latest": 1,
         "1/model.pt": len(WEIGHTS),
     }

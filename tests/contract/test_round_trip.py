@@ -19,6 +19,7 @@ from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequ
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import BlobStore
 from tests.contract.test_blob_store import azure_datastore, datastore
+from tests.support.folders import contents
 
 SIGNS = st.sampled_from("ab.C: \\\n\t\r\x1b\x7f\x85\u2028\u202eé\u0301%?*#&+~'\"<>|\U0001f600")
 LETTERS = SIGNS | st.characters(exclude_characters="/\0", exclude_categories=["Cs"])
@@ -65,7 +66,7 @@ def test_what_upload_takes_download_gives_back(store: BlobStore, names: set[str]
         kept_out = {one.name for one in up.refused} | {one.name for one in up.failed}
         taken = {name for name in seen if f"{prefix}/{name}" not in kept_out}
         down = download(store, DownloadRequest(back, Filters(f"{prefix}/"), strip_prefix=True)) if taken else None
-        came = {path.relative_to(back).as_posix(): path.read_bytes() for path in back.rglob("*") if path.is_file()}
+        came = contents(back)
         assert came == {name: name.encode() for name in taken}
         assert down is None or down.problem() is None
         assert up.files == len(taken)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.runs import RunStatus
 from tests.docs.blocks import ROOT
 from tests.support.clients import WHEEL, write_wheel
+from tests.support.folders import contents
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
@@ -137,7 +138,7 @@ def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
     world = azure(folder, staged, az)
     found = four_slides(folder / "slides")
     (found / "dataset.csv").write_text("image,slide_id,label\nb.svs,B,two\na.tiff,A,one\n")
-    staged.put_blobs("lab", {f"scans/{path.relative_to(found).as_posix()}": path.read_bytes() for path in found.rglob("*") if path.is_file()})
+    staged.put_blobs("lab", {f"scans/{name}": content for name, content in contents(found).items()})
     write_wheel(folder)
     narrower = {"himl montage": "himl montage --width 600", "--width 20000": "--width 2000"}
     return replace(world, names={**world.names, **narrower, "FILE": WHEEL})

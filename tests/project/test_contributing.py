@@ -12,6 +12,7 @@ import pytest
 
 from himl_cli.workspaces import base
 from tests.support.documents import DOCS, torn_rows
+from tests.support.folders import files_below
 
 ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"
@@ -128,7 +129,7 @@ def test_scripts_that_are_named_exist_and_contributing_is_short() -> None:
 @cache
 def words_of_the_code() -> set[str]:
     folders = ("himl_cli", "tests", "stress", "docs/tools", "scripts", ".ci")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix in ("", ".py")]
+    files = [path for folder in folders for path in files_below(ROOT / folder) if path.suffix in ("", ".py")]
     return {word for path in files if path.name != Path(__file__).name for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
 
 

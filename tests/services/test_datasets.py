@@ -50,7 +50,7 @@ def job(*inputs: DataSpec, default: str | None = None) -> JobSpec:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return contents(folder)
 
 
 def not_to_be_asked() -> None:

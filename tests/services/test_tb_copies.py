@@ -13,6 +13,7 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.tensorboard.copies import OVERLAP, GrowingCopy, ShownFolder, copy_name
 from himl_cli.services.tensorboard.shown_runs import permanent_name
+from tests.support.folders import files_below
 from tests.support.tensorboard import NAME
 
 THEN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
@@ -32,7 +33,7 @@ def bring(copy: GrowingCopy, content: bytes, etag: str, *, modified: datetime | 
 
 
 def contents(folder: Path) -> Mapping[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.rglob("*tfevents*")}
+    return {path.name: path.read_bytes() for path in files_below(folder) if "tfevents" in path.name}
 
 
 def test_stale_listing_does_not_create_second_copy(tmp_path: Path) -> None:

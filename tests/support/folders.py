@@ -1,4 +1,4 @@
-"""Folders that misbehave (a small disk, a read-only folder), and where himl keeps its cache of downloads."""
+"""What files a folder holds, folders that misbehave (a small disk, a read-only folder), and where himl keeps its cache of downloads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,32 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 IN_NAMESPACE = 'mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"'
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All of them, while others write, rename and remove there, too (pathlib's rglob raises where a folder goes meanwhile)."""
+    return [path for above, _, names in os.walk(folder) for path in sorted(Path(above, name) for name in names) if path.is_file()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What each file below *folder* holds, by its path there; one that goes while it is read is left out."""
+    found = {}
+    for path in files_below(folder):
+        with suppress(FileNotFoundError):
+            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
+
+
+def files_with(folder: Path, text: str) -> list[Path]:
+    """Those below *folder* that hold *text*."""
+    return [folder / name for name, content in contents(folder).items() if text.encode() in content]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from PIL import Image
 from himl_cli.core.montage import Box, CellOutcome, Size
 from himl_cli.services.montage.pyramid import DeepZoom, write_page
 from himl_cli.services.montage.resampling import Bicubic, as_pillow
+from tests.support.folders import files_below
 from tests.support.running import until
 from tests.support.slides import write_kind
 
@@ -77,7 +78,7 @@ def difference(montage: NDArray[np.uint8], row: Row, source: NDArray[np.uint8]) 
 
 def left_in(folder: Path) -> list[str]:
     """The files below it, hidden ones too."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in files_below(folder))
 
 
 Colour = tuple[int, int, int]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from himl_cli import __version__
+from tests.support.folders import files_below
 
 PROJECT = Path(__file__).parents[2]
 LARGEST_WHEEL = 2_000_000
@@ -65,7 +66,7 @@ def source_problems(sources: Path, project: Path) -> Iterator[str]:
 
 def package_files(project: Path) -> Mapping[str, bytes | None]:
     """The files of the package by name, as a wheel names them."""
-    paths = [path for path in (project / "himl_cli").rglob("*") if path.is_file() and not {*LEFT_OUT, "ruff.toml"} & set(path.parts)]
+    paths = [path for path in files_below(project / "himl_cli") if not {*LEFT_OUT, "ruff.toml"} & set(path.parts)]
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in paths}
 
 

@@ -22,6 +22,7 @@ from tests.servers.azureml.faults import SmallPages, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.support.azure import DEFAULT, hasty_store, storage_that_lists
+from tests.support.folders import contents
 from tests.support.running import until
 from tests.support.stores import Received, Stored, listed, named, sending
 
@@ -71,14 +72,14 @@ def test_download_refuses_path_traversal_names(tmp_path: Path) -> None:
         result = download(store, DownloadRequest(tmp_path / "in" / "out"))
     assert sorted(one.name for one in result.refused) == sorted(climbing)
     assert (result.files, result.failed) == (1, ())
-    assert files_below(tmp_path) == ["in/out/good/file"]
+    assert names_below(tmp_path) == ["in/out/good/file"]
 
 
 def test_download_refuses_blob_that_is_also_a_folder(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     azure_environment.put_blobs(DEFAULT, dict.fromkeys(["same", "same/below", "Case", "case"], b"x"))
     result = download(hasty_store(azure_environment), DownloadRequest(tmp_path / "out"))
     assert [one.name for one in result.refused][:1] == ["same"]
-    there = {*files_below(tmp_path)}
+    there = {*names_below(tmp_path)}
     named_or_kept = {one.removeprefix("out/") for one in there} | {one.name for one in result.refused}
     assert named_or_kept == {"same", "same/below", "Case", "case"}
     assert len(there) + len(result.refused) == 4
@@ -88,16 +89,15 @@ def test_odd_names_arrive_on_the_disk_or_are_refused_by_name(azure_environment: 
     azure_environment.put_blobs(DEFAULT, {name: name[:9].encode() for name in ODD_NAMES})
     result = download(hasty_store(azure_environment), DownloadRequest(tmp_path / "out"))
     refused = {one.name for one in result.refused}
-    there = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    there = contents(tmp_path / "out")
     assert {name: there.get(name) for name in ODD_NAMES if name not in refused} == {name: name[:9].encode() for name in ODD_NAMES if name not in refused}
     assert refused >= {"a", "x" * 1024}
     assert result.failed == ()
 
 
-def files_below(folder: Path) -> list[str]:
+def names_below(folder: Path) -> list[str]:
     """All but what lies in the home folder."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if not name.startswith("home/"))
+    return sorted(name for name in contents(folder) if not name.startswith("home/"))
 
 
 def test_a_listing_of_many_pages_is_whole_and_asked_a_page_ahead(stage: Stage, azure_environment: StagedWorkspace) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.jobs.body import copy_commands
+from tests.support.folders import files_below
 from tests.support.running import write_files
 
 PLACE = "outputs/checkpoints/it's a file.ckpt"
@@ -79,7 +80,7 @@ def test_folder_copy_brings_all_files_and_keeps_existing_ones(folder_node: Calla
     ranks = [folder_node(LOCAL_RANK=str(number)) for number in (1, 0)]
     assert [rank.communicate() for rank in ranks] == [("begun\n", "")] * 2
     place = tmp_path / "work/outputs/check points"
-    there = {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
+    there = {path.relative_to(place).as_posix(): path.read_text() for path in files_below(place)}
     assert there == dict.fromkeys(names, "weights") | {"last.ckpt": "reached"}
 
 

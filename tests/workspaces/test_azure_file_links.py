@@ -17,6 +17,7 @@ from tests.servers.azureml.faults import WrongDate
 from tests.servers.azureml.principals import Right
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.support.azure import opened, opened_in_job, use
+from tests.support.folders import contents
 
 BEST, LAST = "outputs/checkpoints/best epoch=3+.ckpt", "outputs/checkpoints/last.ckpt"
 SOON = 1.5 / 86400
@@ -69,9 +70,9 @@ def test_it_opens_that_one_file_for_reading_and_nothing_else(azure: StagedWorksp
 
 def test_what_may_be_read_of_it_is_kept_nowhere(azure: StagedWorkspace, project: Path, run: str, tmp_path: Path) -> None:
     signature = terms(link(azure, project, run).url)["sig"][0]
-    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert contents
-    assert not any(secret.encode() in content for content in contents for secret in (azure.state.storage.key, signature))
+    written = [*contents(tmp_path).values()]
+    assert written
+    assert not any(secret.encode() in content for content in written for secret in (azure.state.storage.key, signature))
 
 
 @pytest.mark.parametrize("takes_keys", [True, False])

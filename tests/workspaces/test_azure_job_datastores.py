@@ -15,6 +15,7 @@ from tests.servers.azureml.faults import Page, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.support.azure import DEFAULT, SIGN_IN
+from tests.support.folders import files_below, files_with
 from tests.support.stores import Stored, listed, sending
 
 
@@ -130,7 +131,6 @@ def test_no_secret_is_in_what_is_kept_or_said(connection: Connection, job: Stage
     caplog.set_level("DEBUG")
     listed(Datastores(connection).open())
     key = job.state.storage.key
-    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
-    assert kept
-    assert not [path for path in kept if key.encode() in path.read_bytes()]
+    assert files_below(tmp_path / "home")
+    assert files_with(tmp_path / "home", key) == []
     assert key not in caplog.text

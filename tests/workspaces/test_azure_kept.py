@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.connection import DiskCache
+from tests.support.folders import files_below
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's; on Windows the profile's access list counts")
 
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return files_below(folder)
 
 
 def test_cached_value_is_shared_until_forgotten(folder: Path) -> None:

@@ -17,6 +17,7 @@ from tests.servers.azureml.faults import Reset, Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.support.azure import connected
+from tests.support.folders import files_with
 from tests.support.running import Himl
 
 API = {"api-version": "2024-10-01"}
@@ -130,9 +131,8 @@ def test_cache_has_no_password_and_token_file_is_private(azure_environment: Stag
         connection.record()
         [token, _] = tokens_of(connection)
     secret = azure_environment.state.principal.secret
-    files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
-    assert not [path for path in files if secret.encode() in path.read_bytes()]
-    holders = [path for path in files if token.encode() in path.read_bytes()]
+    assert files_with(tmp_path / "home", secret) == []
+    holders = files_with(tmp_path / "home", token)
     assert len(holders) == 1
     if os.name != "nt":
         assert {path.stat().st_mode & 0o777 for path in holders} == {0o600}

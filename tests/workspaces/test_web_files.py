@@ -18,7 +18,7 @@ from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.web import WebFile
 from tests.servers.web import Asked, FileServer, serving_files
 from tests.support.azure import HASTY_STORE, PATIENT
-from tests.support.folders import transfers
+from tests.support.folders import files_below, transfers
 from tests.support.stores import Received, listed, named
 
 MIB = 1 << 20
@@ -271,7 +271,7 @@ def test_no_query_is_written_anywhere(web: FileServer, folder: Path, caplog: pyt
     web.cuts = [50_000] * 1000
     error = failure(web("/last.ckpt", SECRET), folder)
     folders = (folder, transfers())
-    written = b"".join(path.read_bytes() for top in folders for path in top.rglob("*") if path.is_file() and path.stat().st_size < MIB)
+    written = b"".join(path.read_bytes() for top in folders for path in files_below(top) if path.stat().st_size < MIB)
     assert b"localhost" in written
     assert "secret" not in f"{error} {error.hint} {caplog.text}"
     assert b"secret" not in written

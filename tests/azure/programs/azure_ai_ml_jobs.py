@@ -38,8 +38,20 @@ pathlib.Path(args.out, "mask.txt").write_text("mask")
 CONDA = {"channels": ["conda-forge"], "dependencies": ["python=3.11", {"pip": ["mlflow-skinny", "azureml-mlflow"]}]}
 
 
-def streamed(client: MLClient, name: str) -> str:
-    text = io.StringIO()
+class Shown(io.StringIO):
+    """Output of the client. It is flushed once the client has seen the job at work; then the file *seen* is there."""
+
+    def __init__(self, seen: Path | None) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def flush(self) -> None:
+        if self._seen is not None:
+            self._seen.touch()
+
+
+def streamed(client: MLClient, name: str, seen: Path | None = None) -> str:
+    text = Shown(seen)
     with contextlib.redirect_stdout(text):
         try:
             client.jobs.stream(name)
@@ -76,10 +88,11 @@ def train(client: MLClient, folder: Path) -> dict[str, Any]:
     return {"id": sent.name, "status": client.jobs.get(sent.name).status, "log": log, "files": below(folder / "down"), "masks": [masks.version, masks.path]}
 
 
-def fail(client: MLClient) -> dict[str, str]:
-    """A registered environment by its label, two nodes with MPI, and an identity; the script fails."""
+def fail(client: MLClient, folder: Path) -> dict[str, str]:
+    """A registered environment by its label, two nodes with MPI, and an identity; the script fails, not before the client sees it at work (or shows no log)."""
+    seen = folder / "seen"
     job = command(
-        command="echo rank $OMPI_COMM_WORLD_RANK; exit $OMPI_COMM_WORLD_RANK",
+        command=f"for i in $(seq 600); do [ -e '{seen}' ] && break; sleep 0.1; done; echo rank $OMPI_COMM_WORLD_RANK; exit $OMPI_COMM_WORLD_RANK",
         environment="torch@latest",
         compute="cpu-cluster",
         distribution=MpiDistribution(process_count_per_instance=1),
@@ -89,7 +102,7 @@ def fail(client: MLClient) -> dict[str, str]:
     )
     job.set_limits(timeout=600)
     sent = client.jobs.create_or_update(job)
-    return {"id": sent.name, "log": streamed(client, sent.name), "status": client.jobs.get(sent.name).status}
+    return {"id": sent.name, "log": streamed(client, sent.name, seen), "status": client.jobs.get(sent.name).status}
 
 
 def build(client: MLClient, folder: Path) -> str:
@@ -127,7 +140,7 @@ def main() -> None:
         (folder / name).write_text(text, encoding="utf-8")
     client.environments.create_or_update(Environment(name="torch", image="docker.io/python:3.11"))
     client.data.create_or_update(Data(name="scans", path="azureml://datastores/workspaceblobstore/paths/scans/", type="uri_folder"))
-    found = {"train": train(client, folder), "fail": fail(client), "build": build(client, folder), "sweep": sweep(client), "twice": twice(client)}
+    found = {"train": train(client, folder), "fail": fail(client, folder), "build": build(client, folder), "sweep": sweep(client), "twice": twice(client)}
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import platformdirs
 import pytest
@@ -15,6 +15,7 @@ from himl_cli.services.montage.stored import open_stored
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder
 from himl_cli.workspaces.local.run_store import Database
+from tests.support.folders import contents, files_below
 from tests.support.running import write_files
 from tests.support.stores import ListedFiles
 
@@ -30,18 +31,13 @@ def cache() -> Path:
 
 def cached() -> dict[str, bytes]:
     """What slides the cache holds, by file name; those that go, or get another name, while it is looked at are left out."""
-    found = {}
-    for path in cache().rglob("*"):
-        if path.suffix in (".tif", ".dcm", ".himl-part"):
-            with suppress(FileNotFoundError):
-                found[path.name] = path.read_bytes()
-    return found
+    return {PurePosixPath(name).name: content for name, content in contents(cache()).items() if name.endswith((".tif", ".dcm", ".himl-part"))}
 
 
 def size() -> int:
     """Bytes of slides in the cache. A file that gets another name meanwhile counts once."""
     found = {}
-    for path in cache().rglob("*"):
+    for path in files_below(cache()):
         if path.suffix in (".tif", ".dcm", ".himl-part"):
             with suppress(FileNotFoundError):
                 told = path.stat()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.services.montage.query import HEADERS, Pattern, parse_ids, read_ids, read_table
+from tests.support.folders import files_below
 from tests.support.hostile_texts import SECONDS, within
 
 NAME = "dataset.csv"
@@ -192,7 +193,7 @@ def tree() -> Iterator[Path]:
 def test_patterns_match_what_path_glob_finds(tree: Path, parts: list[str]) -> None:
     glob = "/".join(parts)
     pattern = Pattern(glob)
-    names = [path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()]
+    names = [path.relative_to(tree).as_posix() for path in files_below(tree)]
     found = {path.relative_to(tree).as_posix() for path in tree.glob(glob) if path.is_file()}
     assert {name for name in names if pattern.matches(name)} == found
 

@@ -17,6 +17,7 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingServer
+from tests.support.folders import files_below
 
 SCRIPTS = Path(__file__).with_name("scripts")
 JOB = "train_1700000000_0badcafe"
@@ -54,7 +55,7 @@ class TrackedJob:
 
     def files(self, run_id: str = JOB) -> set[str]:
         folder = self.artifacts(run_id)
-        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        return {path.relative_to(folder).as_posix() for path in files_below(folder)}
 
     def run(self, run_id: str = JOB) -> Run:
         found = self.store.get(run_id)
