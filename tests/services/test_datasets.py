@@ -19,6 +19,7 @@ from tests.servers.azureml.faults import Status
 from tests.servers.azureml.seeding import StagedWorkspace
 from tests.servers.azureml.stage import Stage
 from tests.support.azure import DEFAULT, opened
+from tests.support.folders import contents
 from tests.support.running import write_files
 
 FILES = {"a.png": b"1", "deep/b.png": b"22", "größe ü.txt": "ß".encode()}
@@ -47,10 +48,6 @@ def register(azure: StagedWorkspace, name: str, path: str, version: str = "1", *
 
 def job(*inputs: DataSpec, default: str | None = None) -> JobSpec:
     return JobSpec("lab", Entry(EntryKind.script, "train.py"), Snapshot(Path(), (), 0), inputs=inputs, default_datastore=default)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return contents(folder)
 
 
 def not_to_be_asked() -> None:
