@@ -124,7 +124,7 @@ def himl(
 
 
 def main() -> None:
-    """Run himl. Ctrl-C just before its error edge or just behind it is said like any other."""
+    """Run himl. Ctrl-C just before or after the error handler is reported like any other."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         stand_in_for_closed_streams()

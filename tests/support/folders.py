@@ -17,12 +17,12 @@ IN_NAMESPACE = 'mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"'
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All of them, while others write, rename and remove there, too (pathlib's rglob raises where a folder goes meanwhile)."""
+    """All files below *folder*, also while other processes change it (pathlib's rglob raises where a folder is removed meanwhile)."""
     return [path for above, _, names in os.walk(folder) for path in sorted(Path(above, name) for name in names) if path.is_file()]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What each file below *folder* holds, by its path there; one that goes while it is read is left out."""
+    """The bytes of each file below *folder*, by its relative path; a file that is removed meanwhile is left out."""
     found = {}
     for path in files_below(folder):
         with suppress(FileNotFoundError):

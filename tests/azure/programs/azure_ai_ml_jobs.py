@@ -39,7 +39,7 @@ CONDA = {"channels": ["conda-forge"], "dependencies": ["python=3.11", {"pip": ["
 
 
 class Shown(io.StringIO):
-    """Output of the client. It is flushed once the client has seen the job at work; then the file *seen* is there."""
+    """Output of the client, which flushes it once it has seen the job running; the file *seen* is made then."""
 
     def __init__(self, seen: Path | None) -> None:
         super().__init__()
@@ -89,8 +89,8 @@ def train(client: MLClient, folder: Path) -> dict[str, Any]:
 
 
 def fail(client: MLClient, folder: Path) -> dict[str, str]:
-    """A registered environment by its label, two nodes with MPI, and an identity; the script fails, not before the client sees it at work (or shows no log)."""
-    seen = folder / "seen"
+    """A registered environment by its label, two nodes with MPI, and an identity; the script waits for the client, then fails."""
+    seen = folder / "seen"  # the client shows no log of a job that ended before it looked
     job = command(
         command=f"for i in $(seq 600); do [ -e '{seen}' ] && break; sleep 0.1; done; echo rank $OMPI_COMM_WORLD_RANK; exit $OMPI_COMM_WORLD_RANK",
         environment="torch@latest",
