@@ -1,62 +1,149 @@
-"""Whole-process timings, side by side: candidates take turns, so that a slow minute of the machine hits all alike."""
+"""Timing processes, keeping what they took; a workspace in the double of Azure ML; finding what himl is compared with. Linux and macOS only."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
-import statistics
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-HIML = str(Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl"))
+from benchmarks import report
+from benchmarks.raw import Raw
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import running_stage
+from tests.azureml_double.state import Datastore
+from tests.azureml_double.storage import Storage
+from tests.support.clients import PythonMissing, client_python
+from tests.support.machine import machine, source, versions
 
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one candidate over all rounds."""
-
-    name: str
-    seconds: Sequence[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+HIML = str(Path(sys.executable).with_name("himl"))
+PROGRAMS = str(Path(__file__).with_name("programs.py"))
+"""What of the peers is called from Python: `PROGRAMS NAME ARGUMENTS...`, by the Python of an environment that has the peer."""
+STARTER = str(Path(__file__).with_name("run_and_wait.py"))
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+ACCOUNT, CONTAINER = "devstoreaccount1", "bench"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # the emulator's, known to everybody
+VERSIONS_OF = "from importlib.metadata import version; import sys; print('\\n'.join(version(name) for name in sys.argv[1:]))"
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without settings that change what is measured: himl's, and one that has Python compile our modules each time anew."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("HIML_") and name != "PYTHONDONTWRITEBYTECODE"}
+    """The environment without what would change what is measured: settings of himl and its peers, and one that has Python compile modules each time anew."""
+    foreign = ("HIML_", "AZURE_", "RCLONE_", "AZCOPY_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def time_command(command: Sequence[str], folder: Path) -> float:
-    """Seconds that *command* takes in *folder*, output discarded. Raises SystemExit with what it said when it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    seconds = time.perf_counter() - start
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr.decode(errors='replace')}")
-    return seconds
+def spend(command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> dict[str, float]:
+    """Run *command*: seconds of wall clock and of all its processors, bytes of resident memory at the peak, with those that it waited for.
+
+    Where its last line of output is a JSON object with `wall` and `cpu`, these count instead of the whole process's. Raises SystemExit where it fails.
+    """
+    done = subprocess.run([sys.executable, "-S", STARTER, *command], env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    first, _, said = done.stdout.decode(errors="replace").partition("\n")
+    wall, cpu, memory, code = first.split()
+    if int(code) != 0:
+        sys.exit(f"{' '.join(command)}: exit code {code}\n{said[-4000:]}")
+    last = said.strip().rpartition("\n")[2]
+    own: dict[str, float] = json.loads(last) if last.startswith('{"wall"') else {}
+    return {"wall": float(wall), "cpu": float(cpu), **own, "memory": int(memory) * RSS_UNIT}
 
 
-def take_turns(candidates: Mapping[str, Sequence[str]], *, rounds: int, folder: Path) -> dict[str, Timing]:
-    """Run every candidate once unmeasured, then *rounds* times in turns, every other round backwards."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+def turns(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Each name in each round, counted from 1; every other round backwards, so that a slow minute of the machine hits all alike."""
+    order = list(names)
+    for number in range(1, rounds + 1):
+        for name in order[:: 1 if number % 2 else -1]:
+            yield number, name
+
+
+def take_turns(record: Raw, scenario: str, candidates: Mapping[str, Sequence[str]], rounds: int, folder: Path) -> None:
+    """Run every candidate once unmeasured, then *rounds* times in turns; their wall times are kept."""
+    environment = clean_environment()
     for command in candidates.values():
-        time_command(command, folder)
-    for number in range(rounds):
-        for name in list(candidates)[:: -1 if number % 2 else 1]:
-            seconds[name].append(time_command(candidates[name], folder))
-    return {name: Timing(name, values) for name, values in seconds.items()}
+        spend(command, environment, folder)
+    for number, name in turns(candidates, rounds):
+        record.add(scenario, name, number, wall=spend(candidates[name], environment, folder)["wall"])
 
 
-def print_timings(timings: Mapping[str, Timing], *, baseline: str) -> None:
-    """A row a candidate: median and extremes in milliseconds, and the median as a multiple of the baseline's."""
-    unit = timings[baseline].median
-    width = max(map(len, timings))
-    print(f"{'':{width}}  {'median':>9} {'min':>9} {'max':>9}  ratio")
-    for timing in timings.values():
-        figures = " ".join(f"{value * 1000:6.0f} ms" for value in (timing.median, min(timing.seconds), max(timing.seconds)))
-        print(f"{timing.name:{width}}  {figures}  {timing.median / unit:5.2f}")
+def new_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--raw", type=Path, metavar="FILE", help="write every single figure there, as JSON lines")
+    return parser
+
+
+@contextmanager
+def recording(bench: str, path: Path | None) -> Iterator[Raw]:
+    """Collects figures; they are shown, and written to *path* (None: nowhere), when the context ends well."""
+    path, typed = path.absolute() if path else None, sys.argv[1:]
+    if "--raw" in typed:  # a path of this machine is of no use to others
+        del typed[typed.index("--raw") : typed.index("--raw") + 2]
+    command = shlex.join(["python", "-m", f"benchmarks.{bench}", *typed])
+    begun, started = time.monotonic(), datetime.now(timezone.utc)
+    about: dict[str, Any] = {"machine": machine(Path(tempfile.gettempdir())), "versions": versions(), "peers": {}, "missing": {}}
+    raw = Raw(bench, {"bench": bench, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}", "seconds": 0.0, "command": command, **source(), **about})
+    yield raw
+    raw.meta["seconds"] = round(time.monotonic() - begun, 1)
+    for scenario in dict.fromkeys(one.scenario for one in raw.rounds):
+        print(report.scenario({bench: raw}, bench, scenario), end="\n\n", flush=True)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in raw.lines()), encoding="utf-8")
+
+
+def peer_python(record: Raw, environment: str, candidate: str, *packages: str) -> str:
+    """The Python of the *environment* of `tests.support.clients`, made where it is not there; notes the versions of *packages* in it.
+
+    Empty, and *candidate* noted as left out, where it cannot be had.
+    """
+    try:
+        python = str(client_python(environment))
+        said = subprocess.run([python, "-c", VERSIONS_OF, *packages], stdout=subprocess.PIPE, text=True, check=True).stdout
+    except (PythonMissing, subprocess.SubprocessError, OSError) as e:
+        is_missing = isinstance(e, PythonMissing)
+        record.leave_out(candidate, f"it needs {e}" if is_missing else f"its environment cannot be made ({type(e).__name__})")
+        return ""
+    record.name_peers(**dict(zip(packages, said.split(), strict=True)))
+    return python
+
+
+@dataclass(frozen=True)
+class HimlWorkspace:
+    """`home` holds what the command remembers between calls."""
+
+    staged: StagedWorkspace
+    home: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """A clean environment with variables that point `himl` and the vendor's clients at the workspace."""
+        state = self.staged.state
+        place = {"HIML_SUBSCRIPTION_ID": state.subscription, "HIML_RESOURCE_GROUP": state.group, "HIML_WORKSPACE_NAME": state.name}
+        return {**clean_environment(), **self.staged.environment(), **place, "XDG_CACHE_HOME": str(self.home), **more}
+
+    def spend(self, command: list[str], environment: dict[str, str], folder: Path | None = None) -> dict[str, float]:
+        """What a call took, its requests too, by the names of figures; `staged.stage.log` has them."""
+        log = self.staged.stage.log
+        log.clear()
+        return {**spend(command, environment, folder), "requests": len(log.all())}
+
+    def datastore(self, port: int) -> str:
+        name = f"port_{port}"
+        storage = Storage(ACCOUNT, KEY, f"http://127.0.0.1:{port}", suffix=f"blob.localhost:{port}", protocol="http")
+        self.staged.state.datastores.setdefault(name, Datastore(name, CONTAINER, storage))
+        return name
+
+
+@contextmanager
+def himl_workspace(folder: Path) -> Iterator[HimlWorkspace]:
+    (folder / "double").mkdir(parents=True)
+    with running_stage(folder / "double") as stage:
+        yield HimlWorkspace(stage.workspace("benchmark"), folder / "cache")

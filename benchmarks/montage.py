@@ -7,97 +7,90 @@ be installed, hi-ml-cpath is left out.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks import raw
-from benchmarks.measure import HIML, clean_environment
-from benchmarks.montages.made_slides import make_slides
-from benchmarks.peers import peer_python
-from benchmarks.spent import Spent, median, spend
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.measure import HIML, PROGRAMS, clean_environment, new_parser, peer_python, recording, spend, turns
 from tests.support.clients import HI_ML_CPATH
 
-PREDECESSOR_PROGRAM = str(Path(__file__).with_name("montages") / "predecessor.py")
-SLIDES, PATTERN = 200, "*.tiff"
+PATTERN = "*.tiff"
 OURS, SAME_PICTURE, THEIRS = "himl montage", "himl montage --layout hi-ml", "hi-ml-cpath 0.5.2"
 WIDTHS = (20_000, 60_000)
-PICTURES = ("png", "jpg")
+FINEST = (4000, 3000)
+"""Width and height of level 0 in pixels; each further level has half of both, so level 1 has 2000 x 1500."""
+LEVELS, TILE = 3, 256
+EOSIN, HAEMATOXYLIN = np.array([214, 122, 176], np.float32), np.array([92, 58, 138], np.float32)
 
 
-def commands(slides: Path, result: Path, width: int, workers: int, python: str | None) -> dict[str, list[str]]:
-    """The command of each candidate."""
-    ours = [HIML, "montage", str(slides), "--image_glob", PATTERN, "--width", str(width), "--workers", str(workers), "--output_path", str(result), "-q"]
-    found = {OURS: ours, SAME_PICTURE: [*ours, "--layout", "hi-ml"]}
-    if python is not None:
-        found[THEIRS] = [python, PREDECESSOR_PROGRAM, str(slides), PATTERN, str(width), str(workers), str(result)]
-    return found
+def make_slides(folder: Path, count: int, seed: int) -> None:
+    """Write slides called `slide_000.tiff`, ... into *folder*: tiled JPEG TIFFs, tissue-like, the same for the same seed."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    base = [_texture(random, (900, 0.6), (300, 0.3), (80, 0.1)), _texture(random, (40, 0.4), (12, 0.45), (5, 0.15))]  # where tissue is, and how dark its grain
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda number: _write(folder / f"slide_{number:03}.tiff", _slide(base, seed, number)), range(count)))
 
 
-class Contest:
-    """The candidates at one width after the other; *rounds* says how often each has its turn."""
+def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[np.float32]:
+    """A value from 0 to 1 for each pixel of level 0: noise that is smooth over so many pixels, by weight."""
 
-    def __init__(self, slides: Path, scratch: Path, workers: int, rounds: Mapping[str, int], python: str | None, record: raw.Raw) -> None:
-        self._slides, self._scratch, self._workers = slides, scratch, workers
-        self._rounds, self._python, self._record = rounds, python, record
+    def noise(cell: int) -> NDArray[np.float32]:
+        coarse = random.random((FINEST[1] // cell + 2, FINEST[0] // cell + 2), dtype=np.float32)
+        return np.asarray(Image.fromarray(coarse).resize(FINEST, Image.Resampling.BICUBIC))
 
-    def at(self, width: int) -> None:
-        """What each spends, in turns, every other round backwards; and what its pictures have in bytes."""
-        result = self._scratch / "result"
-        ways = commands(self._slides, result, width, self._workers, self._python)
-        found: dict[str, list[Spent]] = {name: [] for name in ways}
-        sizes: dict[str, dict[str, int]] = {}
-        for number in range(max(self._rounds[name] for name in ways)):
-            for name in [one for one in list(ways)[:: -1 if number % 2 else 1] if number < self._rounds[one]]:
-                found[name].append(spend(ways[name], {**clean_environment(), "TMPDIR": str(self._scratch)}))
-                sizes[name] = {kind: (result / f"montage.{kind}").stat().st_size for kind in PICTURES}
-                self._keep(width, name, number + 1, found[name][-1], sizes[name])
-                shutil.rmtree(result)
-                os.sync()
-        show(width, {name: median(spent) for name, spent in found.items()}, sizes)
-
-    def _keep(self, width: int, name: str, number: int, spent: Spent, sizes: Mapping[str, int]) -> None:
-        scenario = f"{width:,} wide"
-        self._record.add(scenario, name, number, **asdict(spent))
-        for kind, size in sizes.items():
-            self._record.add(f"{scenario}, {kind}", name, number, bytes=size)
+    return np.asarray(sum(noise(cell) * weight for cell, weight in parts))
 
 
-def show(width: int, medians: Mapping[str, Spent], sizes: Mapping[str, Mapping[str, int]]) -> None:
-    theirs = medians.get(THEIRS)
-    print(f"\n{SLIDES} slides, width {width:,}{'':13} {'wall s':>8} {'CPU s':>8} {'peak MB':>9} {'PNG MB':>8} {'JPG MB':>8} {'times as fast':>14}")
-    for name, spent in medians.items():
-        ratio = f"{theirs.wall / spent.wall:14.1f}" if theirs else f"{'':14}"
-        png, jpg = (sizes[name][kind] / 1e6 for kind in PICTURES)
-        print(f"{name:34} {spent.wall:8.2f} {spent.cpu:8.2f} {spent.memory / 1e6:9.0f} {png:8.0f} {jpg:8.0f} {ratio}")
+def _slide(base: Sequence[NDArray[np.float32]], seed: int, number: int) -> NDArray[np.uint8]:
+    random = np.random.default_rng([seed, number])
+    shape, grain = (np.roll(part, tuple(random.integers(0, 3000, 2)), (0, 1)) for part in base)
+    tissue = np.clip((shape - 0.5) * 12, 0, 1)[..., None]
+    stain = EOSIN + (HAEMATOXYLIN - EOSIN) * np.clip((grain[..., None] - 0.35) * 3, 0, 1)
+    speckle = random.integers(-3, 4, (*grain.shape, 1), dtype=np.int8)
+    return np.clip(244 + (stain - 244) * tissue + speckle, 0, 255).astype(np.uint8)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of himl")
+def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
+    picture, options = Image.fromarray(pixels), {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 85}, "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        for level in range(LEVELS):
+            file.write(np.asarray(picture.reduce(2**level)), tile=(TILE, TILE), subfiletype=1 if level else 0, **options)
+
+
+if __name__ == "__main__":
+    parser = new_parser(__doc__, 3)
     parser.add_argument("--their_rounds", type=int, default=1, help="of hi-ml-cpath, which takes minutes each")
     parser.add_argument("--width", type=int, action="append", help="repeated: several; default: 20,000 and 60,000")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads of himl, processes of hi-ml-cpath")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--count", type=int, default=200, help="how many slides are made")
     parser.add_argument("--slides", type=Path, help="a folder to keep the slides in, and to find them again")
-    raw.add_option(parser)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, raw.recording("montage", args.raw) as record:
+    with tempfile.TemporaryDirectory() as name, recording("montage", args.raw) as record:
         python = peer_python(record, HI_ML_CPATH, THEIRS, "hi-ml-cpath", "pillow")
-        slides = args.slides or Path(name) / "slides"
+        slides, result = args.slides or Path(name, "slides"), Path(name, "result")
         if not slides.is_dir():
-            make_slides(slides, SLIDES, args.seed)
-        print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {args.workers} workers, seed {args.seed}")
-        rounds = {OURS: args.rounds, SAME_PICTURE: args.rounds, THEIRS: args.their_rounds}
-        contest = Contest(slides, Path(name), args.workers, rounds, str(python) if python else None, record)
+            make_slides(slides, args.count, args.seed)
         for width in args.width or WIDTHS:
-            contest.at(width)
-
-
-if __name__ == "__main__":
-    main()
+            size = ["--width", str(width), "--workers", str(args.workers), "--output_path", str(result)]
+            ours = [HIML, "montage", str(slides), "--image_glob", PATTERN, *size, "-q"]
+            theirs = [python, PROGRAMS, "montage", str(slides), PATTERN, str(width), str(args.workers), str(result)]
+            commands = {OURS: ours, SAME_PICTURE: [*ours, "--layout", "hi-ml"], **({THEIRS: theirs} if python else {})}
+            for number, candidate in turns(commands, max(args.rounds, args.their_rounds)):
+                if number > (args.their_rounds if candidate == THEIRS else args.rounds):
+                    continue
+                spent = spend(commands[candidate], {**clean_environment(), "TMPDIR": name})
+                record.add(f"{width:,} wide", candidate, number, **spent)
+                for kind in ("png", "jpg"):
+                    record.add(f"{width:,} wide, {kind}", candidate, number, bytes=(result / f"montage.{kind}").stat().st_size)
+                shutil.rmtree(result)
+                os.sync()

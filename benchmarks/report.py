@@ -1,4 +1,4 @@
-"""docs/performance.md: `benchmarks/performance.md.in` with the figures of the raw results in its placeholders.
+"""docs/performance.md: `benchmarks/performance.md.in` with the figures of the raw results in its placeholders, as Markdown tables and texts.
 
 `python -m benchmarks.report` writes it; with `--check` it only says whether the document is what the results make. A placeholder is `{{NAME ARGUMENT | ...}}`;
 `PLACEHOLDERS` has what there is. A figure that was not taken is rendered as `not measured`.
@@ -7,21 +7,120 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import tables
-from benchmarks.aims import AIMS, Aim, Verdict, judge, median
-from benchmarks.raw import Raw, RawError, read_raw
-from benchmarks.tables import NOT_MEASURED, Results
+from benchmarks.aims import AIMS, Verdict, judge
+from benchmarks.raw import FIGURES, RawError, Results, read_results
 
 TEMPLATE, RESULTS = Path(__file__).with_name("performance.md.in"), Path(__file__).with_name("results")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^{}]*)\}\}")
 NO_CAUSE = "The cause is not known."
+NOT_MEASURED, NOTHING = "not measured", "–"
+TITLES = {"wall": ["wall", "least to most"], "cpu": ["CPU"], "memory": ["peak memory"], "requests": ["requests"], "bytes": ["bytes"]}
+
+
+def shown(figure: str, value: float | None, lacking: str = NOTHING) -> str:
+    """With its unit: `2.10 ms`, `41 ms`, `1.83 s`, `108 MB`, `24,251,520`."""
+    if value is None:
+        return lacking
+    if figure in ("wall", "cpu"):
+        milliseconds = value * 1000
+        return f"{value:,.2f} s" if abs(value) >= 1 else f"{milliseconds:.0f} ms" if abs(milliseconds) >= 10 else f"{milliseconds:.2f} ms"
+    return f"{value / 1e6:,.0f} MB" if figure == "memory" else f"{value:,.0f}"
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def scenario(results: Results, bench: str, name: str, baseline: str = "") -> str:
+    """A row a candidate: rounds, the median of each figure that was taken, the extremes of the time; and the times of *baseline* (default: the first one)."""
+    raw = results.get(bench)
+    candidates = raw.candidates(name) if raw else []
+    if raw is None or not candidates:
+        return f"{name}: {NOT_MEASURED}."
+    unit_of = baseline or candidates[0]
+    figures = [figure for figure in FIGURES if any(raw.values(name, candidate, figure) for candidate in candidates)]
+    rows = []
+    for candidate in candidates:
+        cells = [candidate, str(sum((one.scenario, one.candidate) == (name, candidate) for one in raw.rounds))]
+        for figure in figures:
+            found = raw.values(name, candidate, figure)
+            cells.append(shown(figure, raw.median(name, candidate, figure)))
+            if figure == "wall":
+                cells.append(f"{shown(figure, min(found))} to {shown(figure, max(found))}" if len(found) > 1 else NOTHING)
+        own, unit = (raw.median(name, one, figures[0]) for one in (candidate, unit_of))
+        rows.append([*cells, NOTHING if own is None or not unit else f"{own / unit:.2f}"])
+    return table([name, "rounds", *(title for figure in figures for title in TITLES[figure]), f"times {unit_of}"], rows)
+
+
+def matrix(results: Results, bench: str, *names: str) -> str:
+    """A row a candidate, a column a scenario: medians of wall and, in brackets, processor time; last the most memory of all."""
+    raw = results.get(bench)
+    if raw is None:
+        return f"{bench}: {NOT_MEASURED}."
+    rows = []
+    for candidate in raw.candidates(*names):
+        row, peaks = [candidate], list[float]()
+        for name in names:
+            wall, cpu, memory = (raw.median(name, candidate, figure) for figure in ("wall", "cpu", "memory"))
+            row.append(shown("wall", wall) if wall is None or cpu is None else f"{shown('wall', wall)} ({shown('cpu', cpu)})")
+            peaks += [memory] if memory is not None else []
+        rows.append([*row, shown("memory", max(peaks, default=None))])
+    return table(["wall (CPU)", *names, "peak memory"], rows)
+
+
+def facts(results: Results, bench: str, *names: str) -> str:
+    raw = results.get(bench)
+    if raw is None or not raw.facts:
+        return f"{bench}: {NOT_MEASURED}."
+    found = {(one.scenario, one.candidate): {True: "yes", False: "**no**"}[one.value] if isinstance(one.value, bool) else f"{one.value:,}" for one in raw.facts}
+    candidates = dict.fromkeys(one.candidate for one in raw.facts if one.scenario in names)
+    return table(["", *names], [[candidate, *(found.get((name, candidate), NOTHING) for name in names)] for candidate in candidates])
+
+
+def machines(results: Results) -> str:
+    """The machine of all results; where they were not made on one, each with what was measured on it."""
+    found: dict[str, list[str]] = {}
+    for bench, raw in results.items():
+        name = "{cpu}, {cores} cores, {memory_gib} GiB of memory, {disk}, {system}".format(**raw.meta["machine"])
+        found.setdefault(name, []).append(f"`{bench}`")
+    if len(found) > 1:
+        return "; ".join(f"{machine} ({', '.join(benches)})" for machine, benches in found.items())
+    return next(iter(found), NOT_MEASURED)
+
+
+def versions(results: Results) -> str:
+    """himl's own environment, then the peers; a name with several versions where the results do not agree."""
+    found: dict[str, dict[str, None]] = {}
+    for raw in results.values():
+        for name, version in {**raw.meta["versions"], **raw.meta["peers"]}.items():
+            found.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(found[name])}" for name in sorted(found, key=str.lower)) or NOT_MEASURED
+
+
+def runs(results: Results) -> str:
+    """A row a benchmark: its command, when, how long, of which commit, and the first digits of its raw file's SHA-256."""
+    rows = []
+    for bench, raw in results.items():
+        meta, link = raw.meta, f"[{bench}](../benchmarks/results/{bench}.jsonl)"
+        commit = f"{meta['commit'][:12]}{' and changes' if meta['dirty'] else ''}"
+        rows.append([link, f"`{meta['command']}`", meta["started"], f"{meta['seconds']:,.0f} s", commit, meta["digest"]])
+    return table(["raw figures", "command", "begun", "took", "commit", "SHA-256"], rows) if rows else NOT_MEASURED
+
+
+def _lines(lines: Iterable[str], nothing: str = "None.") -> str:
+    return "\n".join(lines) or nothing
+
+
+def left_out(results: Results) -> str:
+    every = [(bench, *one) for bench, raw in results.items() for one in raw.meta["missing"].items()]
+    return _lines((f"- `{bench}`: {name}: {why}." for bench, name, why in every), "None: every peer was measured.")
 
 
 class ReportError(Exception):
@@ -33,24 +132,11 @@ def render(results: Path, template: Path = TEMPLATE) -> str:
     return _filled(template.read_text(encoding="utf-8"), read_results(results))
 
 
-def read_results(folder: Path) -> Results:
-    """By benchmark. Raises RawError."""
-    found: dict[str, Raw] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        raw = read_raw(path)
-        if raw.bench != path.stem:
-            raise RawError(f"'{path.name}' holds the figures of '{raw.bench}'")
-        raw.meta["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        found[raw.bench] = raw
-    return found
-
-
 def verdicts(results: Results) -> list[Verdict]:
     return [judge(aim, results) for aim in AIMS]
 
 
 def verdict_lines(folder: Path) -> list[str]:
-    """A line for each aim of which something was measured."""
     results = read_results(folder)
     return ["", *(f"{_judged(one):18} {_value(one):>9}  {one.aim.bench}: {one.aim.text}" for one in verdicts(results) if one.aim.bench in results)]
 
@@ -68,42 +154,29 @@ def _filled(text: str, results: Results) -> str:
     return PLACEHOLDER.sub(value, text)
 
 
+def _judged(verdict: Verdict) -> str:
+    return "not judged" if verdict.value is None else "kept" if verdict.is_kept else "**missed**"
+
+
 def _aims(results: Results, bench: str = "") -> str:
-    """A row for each aim, of one benchmark or of all."""
-    rows = [
-        [*([] if bench else [f"`{one.aim.bench}`"]), one.aim.text, _value(one), _judged(one)]
-        for one in verdicts(results)
-        if not bench or one.aim.bench == bench
-    ]
-    return tables.table([*([] if bench else ["benchmark"]), "aim", "here", ""], rows)
+    rows = [[f"`{one.aim.bench}`", one.aim.text, _value(one), _judged(one)] for one in verdicts(results) if bench in ("", one.aim.bench)]
+    first = 1 if bench else 0
+    return table(["benchmark", "aim", "here", ""][first:], [row[first:] for row in rows])
 
 
 def _missed(results: Results) -> str:
-    """Each aim that is missed, with its cause."""
     missed = [one for one in verdicts(results) if one.value is not None and not one.is_kept]
-    lines = [f"- **{_sentence(one.aim)}** Here: {_value(one)}. {_filled(one.aim.cause or NO_CAUSE, results)}" for one in missed]
-    return "\n".join(lines) if lines else "None."
+    return _lines(f"- **{one.aim.bench}, {one.aim.text}.** Here: {_value(one)}. {_filled(one.aim.cause or NO_CAUSE, results)}" for one in missed)
 
 
 def _not_judged(results: Results) -> str:
-    """Each aim for which a figure is lacking, and which."""
-    lines = [f"- {_sentence(one.aim)} Lacking: {one.why}." for one in verdicts(results) if one.value is None]
-    return "\n".join(lines) if lines else "None."
+    return _lines(f"- {one.aim.bench}, {one.aim.text}. Lacking: {one.why}." for one in verdicts(results) if one.value is None)
 
 
 def _count_aims(results: Results, which: str) -> str:
-    """How many aims there are: `all`, `kept`, `missed` or `lacking`."""
     judged = verdicts(results)
     counts = {"all": len(judged), "kept": sum(one.is_kept for one in judged), "lacking": sum(one.value is None for one in judged)}
     return str({**counts, "missed": counts["all"] - counts["kept"] - counts["lacking"]}[which])
-
-
-def _sentence(aim: Aim) -> str:
-    return f"{aim.bench}, {aim.text}."
-
-
-def _judged(verdict: Verdict) -> str:
-    return "not judged" if verdict.value is None else "kept" if verdict.is_kept else "**missed**"
 
 
 def _value(verdict: Verdict) -> str:
@@ -112,32 +185,30 @@ def _value(verdict: Verdict) -> str:
         return NOT_MEASURED
     if aim.denominator:
         return f"{value:.3f}" if aim.figure == "bytes" and value < 2 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
-    return f"{'+' if aim.minus and value >= 0 else ''}{tables.shown(aim.figure, value)}"
+    return f"{'+' if aim.minus and value >= 0 else ''}{shown(aim.figure, value)}"
 
 
 def _figure(figure: str) -> Callable[..., str]:
-    def one(results: Results, bench: str, scenario: str, candidate: str) -> str:
-        value = median(results[bench], scenario, candidate, figure) if bench in results else None
-        return NOT_MEASURED if value is None else tables.shown(figure, value)
+    return lambda results, *place: shown(figure, _median(results, figure, *place), NOT_MEASURED)
 
-    return one
+
+def _median(results: Results, figure: str, bench: str, scenario: str, candidate: str) -> float | None:
+    return results[bench].median(scenario, candidate, figure) if bench in results else None
 
 
 def _ratio(results: Results, figure: str, bench: str, scenario: str, above: str, below: str) -> str:
-    if bench not in results:
-        return NOT_MEASURED
-    first, second = (median(results[bench], scenario, candidate, figure) for candidate in (above, below))
+    first, second = (_median(results, figure, bench, scenario, candidate) for candidate in (above, below))
     return NOT_MEASURED if first is None or second is None else f"{first / second:.2f}"
 
 
 PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
-    "machine": tables.machines,
-    "versions": tables.versions,
-    "runs": tables.runs,
-    "left_out": tables.left_out,
-    "table": tables.scenario,
-    "matrix": tables.matrix,
-    "facts": tables.facts,
+    "machine": machines,
+    "versions": versions,
+    "runs": runs,
+    "left_out": left_out,
+    "table": scenario,
+    "matrix": matrix,
+    "facts": facts,
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,
@@ -148,7 +219,6 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the document, or say whether it is what it should be; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Render docs/performance.md from benchmarks/results.")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 where the document differs from its results")
     args = parser.parse_args(arguments)

@@ -6,7 +6,6 @@ client, the route and SQLite is the ratio. Needs MLflow in the environment of hi
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
@@ -20,14 +19,12 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from benchmarks import raw
+from benchmarks.measure import new_parser, recording
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
-MEDIAN, SLOWEST = "a call", "the slowest call of a hundred"
-BARE, LOGGED = "bare POST", "mlflow.log_metric"
 JOB = "benchmark_1700000000_00000000"
 SCRIPT = """
 import json, sys, time
@@ -44,8 +41,6 @@ print(json.dumps(seconds))
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Reads the body and answers `{}` in one write."""
-
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -59,23 +54,20 @@ class Echo(BaseHTTPRequestHandler):
 
 def time_log_metric(calls: int) -> list[float]:
     """Seconds of each call of a script that logs to a job's server."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with closing(Database(folder / "workspace.db", create=True)) as database:
-            RunStore(database).add(Run(JOB, "benchmark"), status=RunStatus.running, started=now_ms())
-            with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: folder / run_id, new_child_id=lambda: "unused")) as server:
-                server.serve()
-                env = server.environment(os.environ)
-                done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=folder, stdout=subprocess.PIPE, check=True)
-            kept = MetricStore(database).metrics([JOB], name="loss")[0]
-            if len(kept.points) != calls:
-                raise SystemExit(f"{calls} values were logged, {len(kept.points)} were kept")
-            found: list[float] = json.loads(done.stdout.splitlines()[-1])
-            return found
+    with tempfile.TemporaryDirectory() as name, closing(Database(Path(name, "workspace.db"), create=True)) as database:
+        RunStore(database).add(Run(JOB, "benchmark"), status=RunStatus.running, started=now_ms())
+        with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: Path(name, run_id), new_child_id=lambda: "unused")) as server:
+            server.serve()
+            env = server.environment(os.environ)
+            done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=name, stdout=subprocess.PIPE, check=True)
+        kept = len(MetricStore(database).metrics([JOB], name="loss")[0].points)
+        if kept != calls:
+            sys.exit(f"{calls} values were logged, {kept} were kept")
+        found: list[float] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
 
 def time_bare_post(calls: int) -> list[float]:
-    """Seconds of each POST of a metric's bytes over one connection."""
     seconds = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -90,30 +82,13 @@ def time_bare_post(calls: int) -> list[float]:
     return seconds
 
 
-def slowest(seconds: list[float]) -> float:
-    """The 99th percentile."""
-    return statistics.quantiles(seconds, n=100)[98]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3)
-    raw.add_option(parser)
-    args = parser.parse_args()
-    found: dict[str, list[float]] = {BARE: [], LOGGED: []}
-    with raw.recording("tracking", args.raw) as record:
-        for number in range(1, args.rounds + 1):  # in turns, so that a slow minute of the machine hits both
-            for name, call in ((BARE, time_bare_post), (LOGGED, time_log_metric)):
-                seconds = call(args.calls)
-                record.add(MEDIAN, name, number, wall=statistics.median(seconds))
-                record.add(SLOWEST, name, number, wall=slowest(seconds))
-                found[name] += seconds
-    unit = statistics.median(found[BARE])
-    for name, seconds in found.items():
-        median = statistics.median(seconds)
-        print(f"{name:18} median {median * 1000:6.2f} ms   99th percentile {slowest(seconds) * 1000:6.2f} ms   ratio {median / unit:5.2f}")
-
-
 if __name__ == "__main__":
-    main()
+    parser = new_parser(__doc__, 3)
+    parser.add_argument("--calls", type=int, default=500)
+    args = parser.parse_args()
+    with recording("tracking", args.raw) as record:
+        for number in range(1, args.rounds + 1):  # in turns, so that a slow minute of the machine hits both
+            for name, call in (("bare POST", time_bare_post), ("mlflow.log_metric", time_log_metric)):
+                seconds = call(args.calls)
+                record.add("a call", name, number, wall=statistics.median(seconds))
+                record.add("the slowest call of a hundred", name, number, wall=statistics.quantiles(seconds, n=100)[98])

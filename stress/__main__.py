@@ -7,47 +7,50 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from stress.crew import Crew, WorkerFailed
-from stress.mended import run_mended
-from stress.plan import PARTS, Part, cases_by_id, parts_named, seconds_for
-from stress.records import Record, RecordFile, lost
-from stress.report import lost_lines, table, totals
+from stress.document import matrix
+from stress.plan import PARTS, Crew, Part, WorkerFailed, cases_by_id
+from stress.records import SHOWN, Outcome, Record, RecordFile, lost, read_parts, write_part
 from tests.support.machine import ROOT, machine, source, versions
 
 RESULTS, SAMPLED = Path(__file__).with_name("results"), ROOT / ".cache" / "stress"
-SEEDS = 1_000_000
 WORKERS, MINUTES = 8, 15.0
-SAID_EACH = 30.0
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+SECONDS_BETWEEN_LINES = 30.0
+StartCrew = Callable[[int], Crew]  # with workers for cases of this seed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what *arguments* (default: those of the process) say; the exit code."""
     args = _parser().parse_args(arguments)
-    try:
-        parts, seed = parts_named(args.only), secrets.randbelow(SEEDS) if args.seed is None else args.seed
-        _check_cases(args.case)
-        if args.mended:
-            return FAILED if lost(run_mended(args.results or RESULTS, args.workers)) else 0
-    except ValueError as e:
-        print(e, file=sys.stderr)
-        return USAGE
-    print(f"seed {seed}", flush=True)
+    args.seed = secrets.randbelow(1_000_000) if args.seed is None else args.seed
     with tempfile.TemporaryDirectory(prefix="himl-stress-", ignore_cleanup_errors=True) as folder:
-        crew = Crew(Path(folder), seed, args.workers)
+
+        def crew(seed: int) -> Crew:
+            return Crew(Path(tempfile.mkdtemp(dir=folder)), seed, args.workers)
+
         try:
-            records = _run_cases(crew, args.case, seed) if args.case else _run_parts(crew, parts, seed, args)
+            if unknown := [name for name in args.only if name not in {part.name for part in PARTS}]:
+                raise ValueError(f"There is no part '{unknown[0]}'; there are: {', '.join(part.name for part in PARTS)}.")
+            known = cases_by_id() if args.case else {}
+            if unknown := [case_id for case_id in args.case if case_id not in known]:
+                raise ValueError(f"There is no case '{unknown[0]}'; there are {len(known):,} from '{next(iter(known))}' on.")
+            if args.mended:
+                return int(bool(lost(run_mended(args.results or RESULTS, crew))))
+            print(f"seed {args.seed}", flush=True)
+            records = _run_cases(crew(args.seed), args.case, args.seed) if args.case else _run_parts(crew, args)
+        except ValueError as e:
+            print(e, file=sys.stderr)
+            return 2
         except WorkerFailed as e:
             print(f"A worker could not begin:\n{e}", file=sys.stderr)
-            return FAILED
+            return 1
         except KeyboardInterrupt:
-            return INTERRUPTED
-    return FAILED if lost(records) else 0
+            return 130
+    return int(bool(lost(records)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,27 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--go_on", action="store_true", help="with --full --only PART and its seed: what is missing of a run that was ended")
     parser.add_argument("--mended", action="store_true", help="those that were lost in the last full run, again; they keep what was lost")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the raw results go (default: .cache/stress, with --full stress/results)")
-    parser.add_argument("--workers", type=_count, default=WORKERS, metavar="N", help=f"how many cases at a time (default {WORKERS})")
+    parser.add_argument("--workers", type=int, default=WORKERS, metavar="N", help=f"how many cases at a time (default {WORKERS})")
     parser.add_argument("--minutes", type=float, help=f"begin no case after so many (default {MINUTES:.0f}, with --full as long as it takes)")
     return parser
 
 
-def _count(text: str) -> int:
-    """A number from 1 on. Raises ArgumentTypeError."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"takes a number from 1 on, got '{text}'")
-    return int(text)
-
-
-def _check_cases(ids: Sequence[str]) -> None:
-    known = cases_by_id()
-    for case_id in ids:
-        if case_id not in known:
-            raise ValueError(f"There is no case '{case_id}'; there are {len(known):,} from '{next(iter(known))}' on.")
-
-
 def _run_cases(crew: Crew, ids: Sequence[str], seed: int) -> list[Record]:
-    """Run single cases, each told when it is over."""
     records: list[Record] = []
 
     def tell(record: Record) -> None:
@@ -91,50 +79,91 @@ def _run_cases(crew: Crew, ids: Sequence[str], seed: int) -> list[Record]:
     return records
 
 
-def _run_parts(crew: Crew, parts: Sequence[Part], seed: int, args: argparse.Namespace) -> list[Record]:
-    """Run each part after the other, write its file and print what came of it."""
+def _run_parts(crew: StartCrew, args: argparse.Namespace) -> list[Record]:
+    parts = [part for part in PARTS if not args.only or part.name in args.only]
     minutes = args.minutes if args.minutes is not None else None if args.full else MINUTES
     end = None if minutes is None else time.monotonic() + minutes * 60
     records: list[Record] = []
     for number, part in enumerate(parts):
-        now = time.monotonic()
-        deadline = None if end is None else now + seconds_for(part, parts[number:], max(0.0, end - now))
-        records += _run_part(crew, part, seed, args, deadline)
+        now, share = time.monotonic(), part.share / sum(one.share for one in parts[number:])
+        records += _run_part(crew, part, args, None if end is None else now + max(0.0, end - now) * share)
     return records
 
 
-def _run_part(crew: Crew, part: Part, seed: int, args: argparse.Namespace, deadline: float | None) -> list[Record]:
+def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: float | None) -> list[Record]:
     folder = args.results or (RESULTS if args.full else SAMPLED)
-    file = RecordFile.to_go_on(folder / f"{part.name}.jsonl", source()) if args.go_on else RecordFile(folder, _meta(part, seed, full=args.full))
-    records, known = list(file.records), {record.id for record in file.records}
-    cases = [case.id for case in part.chosen(file.seed, full=args.full) if case.id not in known]
+    if args.go_on:
+        file = RecordFile.to_go_on(folder / f"{part.name}.jsonl", source())
+    else:
+        command = f"scripts/stress{' --full' if args.full else ''} --seed {args.seed}"
+        started = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        about = {"machine": machine(Path(tempfile.gettempdir())), "versions": versions(), **source()}
+        file = RecordFile(folder, {"part": part.name, "full": False, "seed": args.seed, "command": command, "started": started, **about})
+    seed, known = file.meta["seed"], {record.id for record in file.records}
+    cases = [case.id for case in part.chosen(seed, full=args.full) if case.id not in known]
     print(f"{part.title}: {len(cases):,} cases", flush=True)
     begun = said = time.monotonic()
 
     def tell(record: Record) -> None:
         nonlocal said
-        records.append(record)
         file.add(record)
         for line in lost_lines([record], seed):
             print(line, flush=True)
-        if time.monotonic() - said > SAID_EACH:
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            print(f"{len(records) - len(known):,} of {len(cases):,} after {said - begun:.0f} s", flush=True)
+            print(f"{len(file.records) - len(known):,} of {len(cases):,} after {said - begun:.0f} s", flush=True)
 
-    left = crew.run(cases, tell, deadline, part.at_once)
-    file.finish(time.monotonic() - begun, full=args.full and not left)
-    print("\n".join(["", *table(records), "", totals(records)]))
+    left = crew(seed).run(cases, tell, deadline, part.at_once)
+    path = file.finish(time.monotonic() - begun, full=args.full and not left)
+    print("", *([matrix(file.records), ""] if file.records else []), totals(file.records), sep="\n")
     if left:
         print(f"{len(left):,} cases were not begun: the time was over.")
-    print(f"{time.monotonic() - begun:.0f} s; raw results: {file.path}\n", flush=True)
-    return records
+    print(f"{time.monotonic() - begun:.0f} s; raw results: {path}\n", flush=True)
+    return file.records
 
 
-def _meta(part: Part, seed: int, *, full: bool) -> dict[str, Any]:
-    command = f"scripts/stress{' --full' if full else ''} --seed {seed}"
-    started = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    about = {"machine": machine(Path(tempfile.gettempdir())), "versions": versions()}
-    return {"part": part.name, "full": False, "seed": seed, "command": command, "started": started, **source(), **about}
+def run_mended(results: Path, crew: StartCrew) -> list[Record]:
+    """Run the lost cases of all parts in *results* again, by their seeds; all that were run.
+
+    The new record stands in the place of the old one, and the part's meta line keeps what it was and which commit is right:
+    `"mended": {ID: {"why": …, "commit": …, "dirty": …}}`.
+    """
+    found: list[Record] = []
+    for meta, records in read_parts(results).values():
+        if before := {record.id: record for record in lost(records)}:
+            print(f"{meta['part']}: {len(before):,} cases again, seed {meta['seed']}", flush=True)
+            again: list[Record] = []
+            crew(meta["seed"]).run([*before], again.append)
+            print(*lost_lines(again, meta["seed"]), sep="\n", flush=True)
+            now = {record.id: record for record in again}
+            write_part(results, with_mended(meta, before, now, source()), [now.get(record.id, record) for record in records])
+            found += again
+    return found
+
+
+def with_mended(meta: dict[str, Any], before: dict[str, Record], now: dict[str, Record], commit: dict[str, Any]) -> dict[str, Any]:
+    """The meta line with those that are lost no more; of one that is mended a second time the first reason stays."""
+    known: dict[str, Any] = dict(meta.get("mended", {}))
+    for case_id, record in now.items():
+        if not record.is_lost:
+            known[case_id] = {"why": known.get(case_id, {}).get("why", before[case_id].result.why), **commit}
+    return {**meta, "mended": known}
+
+
+def totals(records: Sequence[Record]) -> str:
+    """One line: how many cases, and how they ended. Those in which nothing went wrong are no part of what was injected."""
+    counts = Counter(record.result.outcome for record in records)
+    said = ", ".join(f"{counts[outcome]:,} {outcome.value}" for outcome in SHOWN)
+    not_met = counts[Outcome.not_met]
+    return f"{len(records) - not_met:,} injected: {said}" + (f"; {not_met:,} cases in which it was not met" if not_met else "")
+
+
+def lost_lines(records: Sequence[Record], seed: int) -> list[str]:
+    lines = []
+    for record in lost(records):
+        lines += [f"LOST {record.id}: {record.result.why}", *(f"     {name}: {value}" for name, value in record.result.facts.items())]
+        lines.append(f"     python -m stress --case {record.id} --seed {seed}")
+    return lines
 
 
 if __name__ == "__main__":

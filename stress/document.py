@@ -1,37 +1,30 @@
-"""`python -m stress.document` writes docs/reliability.md from the raw results and stress/reliability.md.in; with `--check` it compares.
+"""`python -m stress.document` writes docs/reliability.md from the raw results and stress/reliability.md.in; a test of the project compares.
 
-The template has the prose, and a name in braces wherever a figure or a table goes: `{faults.lost}`; `{faults.tb:lost}` is of the cases whose ids
-have `tb` in the second place alone, `{faults.-tb:lost}` of the others.
+The template has the prose, and a name in braces wherever a figure or a table goes: `{faults.lost}`; `{ranks.orders:sum.orders}` is of the cases whose ids
+have `orders` in the second place alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from stress.records import Outcome, Record, lost, read_records
-from stress.tables import figure, figures_of, listed, matrix, table, total
+from stress import records as raw
+from stress.records import SHOWN, Outcome, Record
 from tests.support.machine import ROOT
 
 RESULTS, TEMPLATE = Path(__file__).with_name("results"), Path(__file__).with_name("reliability.md.in")
-DOCUMENT = ROOT / "docs" / "reliability.md"
-DIFFERENT = 1
-SHOWN_OF_A_COMMIT, SHOWN_OF_A_REASON = 10, 200
-SECONDS_SHOWN, MINUTES_SHOWN = 100, 100
-_PLACE = re.compile(r"\{([a-z_]+(?:\.(?:-?[a-z_]+:)?[a-z_.]+)?)\}")
+NOTHING = "–"
+_PLACE = re.compile(r"\{([a-z_]+)(?:\.(?:([a-z_]+):)?([a-z_.]+))?\}")
 
 
 @dataclass(frozen=True)
 class PartResults:
-    """What came of one part: the meta line of its file and its cases."""
-
     meta: Mapping[str, Any]
     records: Sequence[Record]
 
@@ -39,100 +32,63 @@ class PartResults:
     def name(self) -> str:
         return str(self.meta["part"])
 
-    @property
-    def injected(self) -> Sequence[Record]:
-        """The cases in which there was something to withstand."""
-        return [record for record in self.records if record.result.outcome is not Outcome.not_met]
-
-    def of(self, column: str) -> PartResults:
-        """The cases of one column. Raises ValueError where there is none."""
-        records = [record for record in self.records if record.id.split("/")[1] == column]
-        if not records:
-            raise ValueError(f"it has no cases of '{column}'")
-        return PartResults(self.meta, records)
-
-    def without(self, column: str) -> PartResults:
-        return PartResults(self.meta, [record for record in self.records if record.id.split("/")[1] != column])
-
-    def value(self, name: str) -> str:
-        """What stands for *name* in the template. Raises ValueError for a name that there is not, or a fact that no case has."""
-        column, _, inner = name.partition(":")
-        if inner:
-            return (self.without(column[1:]) if column.startswith("-") else self.of(column)).value(inner)
-        known = {outcome.name: outcome for outcome in Outcome}
-        if name in known:
-            return figure(sum(record.result.outcome is known[name] for record in self.records))
-        if name.startswith("sum."):
-            return figure(total(self.records, name.removeprefix("sum.")))
-        if name not in _VALUES:
-            raise ValueError(f"a part has no '{name}'")
-        return str(_VALUES[name](self))
+    def value(self, column: str, name: str) -> str:
+        """What stands for *name*, of cases of *column* alone where there is one. Raises ValueError for a name or fact that there is not."""
+        records = [one for one in self.records if column in ("", one.id.split("/")[1])]
+        if name in Outcome.__members__:
+            return figure(sum(record.result.outcome is Outcome[name] for record in records))
+        values = _values(records, name.removeprefix("sum."))
+        if not records or (not values if name.startswith("sum.") else name not in _VALUES):
+            raise ValueError(f"The document needs '{name}' of '{self.name}.{column}', and there is none.")
+        return figure(sum(values)) if name.startswith("sum.") else _VALUES[name](records)
 
 
-_VALUES: Mapping[str, Callable[[PartResults], object]] = {
-    "cases": lambda part: figure(len(part.records)),
-    "injected": lambda part: figure(len(part.injected)),
-    "took": lambda part: duration(part.meta["seconds"]) + (" since it went on" if "went_on" in part.meta else ""),
-    "seed": lambda part: part.meta["seed"],
-    "command": lambda part: part.meta["command"],
-    "codes": lambda part: codes(part.records),
-    "longest": lambda part: duration(max(record.result.seconds for record in part.records)),
-    "by_command": lambda part: matrix(part.records, ""),
-    "by_target": lambda part: listed(part.records, heads=("group", "target"), sums=["examples"]),
-    "by_channel": lambda part: listed(part.records, heads=("command", "channel"), sums=["marks", "files", "processes"]),
-    "by_attack": lambda part: listed(part.records, heads=("attack", "server"), sums=["sent"], peaks=["threads", "handles", "growth_mib", "own_longest_wait"]),
-    "figures": lambda part: figures_of(part.records),
+_VALUES: Mapping[str, Callable[[Sequence[Record]], str]] = {
+    "codes": lambda records: codes(records),
+    "longest": lambda records: duration(max(record.result.seconds for record in records)),
+    "by_command": lambda records: matrix(records),
+    "by_target": lambda records: listed(records, ("group", "target"), ["examples"]),
+    "by_channel": lambda records: listed(records, ("command", "channel"), ["marks", "files", "processes"]),
+    "by_attack": lambda records: listed(records, ("attack", "server"), ["sent"], ["threads", "handles", "growth_mib", "own_longest_wait"]),
+    "figures": lambda records: figures_of(records),
 }
 
 
 def read_parts(results: Path) -> dict[str, PartResults]:
-    """The parts that have a file in *results*, by their names. Raises ValueError where there is none, or one that is not whole."""
-    parts = [PartResults(*read_records(path)) for path in sorted(results.glob("*.jsonl"))]
-    if not parts:
-        raise ValueError(f"There are no raw results in '{results.name}': 'scripts/stress --full' makes them.")
-    return {part.name: part for part in parts}
+    return {name: PartResults(*part) for name, part in raw.read_parts(results).items()}
 
 
 def render(results: Path, template: Path = TEMPLATE) -> str:
-    """The document of the raw results in *results*. Raises ValueError where they lack what the template asks for."""
     parts = read_parts(results)
-    whole = {
-        "verdict": lambda: verdict(list(parts.values())),
-        "mended": lambda: mended(list(parts.values())),
-        "runs": lambda: runs(list(parts.values())),
-        "machines": lambda: machines(list(parts.values())),
-        "seed": lambda: ", ".join(dict.fromkeys(part.value("seed") for part in parts.values())),
+    whole: Mapping[str, Callable[[Sequence[PartResults]], str]] = {
+        "verdict": verdict,
+        "mended": mended,
+        "runs": runs,
+        "machines": machines,
+        "seed": lambda parts: ", ".join(dict.fromkeys(str(part.meta["seed"]) for part in parts)),
     }
 
     def value(place: re.Match[str]) -> str:
-        part, _, name = place[1].partition(".")
+        part, column, name = place.groups("")
         if not name and part in whole:
-            return whole[part]()
+            return whole[part](list(parts.values()))
         if part not in parts:
-            raise ValueError(f"The document needs '{place[1]}', and there are no results of a part '{part}': 'scripts/stress --full' makes them.")
-        try:
-            return parts[part].value(name)
-        except ValueError as e:
-            raise ValueError(f"The document needs '{place[1]}', but {e}.") from e
+            raise ValueError(f"The document needs '{part}.{name}', and there are no results of a part '{part}': 'scripts/stress --full' makes them.")
+        return parts[part].value(column, name)
 
     return _PLACE.sub(value, template.read_text(encoding="utf-8"))
 
 
 def verdict(parts: Sequence[PartResults]) -> str:
-    """How it ended in all: first what was lost, each with its reason and the command that shows it again."""
-    records = [record for part in parts for record in part.records]
-    counts = Counter(record.result.outcome for record in records)
+    records = [(part.meta["seed"], record) for part in parts for record in part.records]
+    counts = Counter(record.result.outcome for _, record in records)
     injected = len(records) - counts[Outcome.not_met]
     ends = f"{counts[Outcome.survived]:,} ended as if nothing had been, {counts[Outcome.reported]:,} with a documented exit code and its line, nothing lost."
+    said = [f"**Nothing was lost.** Of {injected:,} cases, {ends}"]
     if counts[Outcome.lost]:
-        seeds = {part.name: part.meta["seed"] for part in parts}
         said = [f"**{counts[Outcome.lost]:,} of {injected:,} cases lost something.** Of the others, {ends}", ""]
-        said += [
-            f"- `{one.id}`: {' '.join(one.result.why.split())} (`python -m stress --case {one.id} --seed {seeds[one.id.partition('/')[0]]}`)"
-            for one in lost(records)
-        ]
-    else:
-        said = [f"**Nothing was lost.** Of {injected:,} cases, {ends}"]
+        losses = [(seed, one.id, " ".join(one.result.why.split())) for seed, one in records if one.is_lost]
+        said += [f"- `{case_id}`: {why} (`python -m stress --case {case_id} --seed {seed}`)" for seed, case_id, why in losses]
     if counts[Outcome.not_met]:
         said += ["", f"In {counts[Outcome.not_met]:,} further cases what was to go wrong did not come about; they are counted apart."]
     if samples := [part.name for part in parts if not part.meta["full"]]:
@@ -141,83 +97,114 @@ def verdict(parts: Sequence[PartResults]) -> str:
 
 
 def mended(parts: Sequence[PartResults]) -> str:
-    """The cases that were lost at first and run again after a mend: what was lost, and the commit that was right."""
-    again = [(case_id, told) for part in parts for case_id, told in part.meta.get("mended", {}).items()]
-    if not again:
-        return "No case was lost at first and run again."
-    return "\n".join(
-        ["These were lost in the first run, and run again once the cause was mended:", ""]
-        + [f"- `{case_id}`, right with commit {_commit(told)}. It said: `{_as_code(told['why'])}`" for case_id, told in again]
-    )
-
-
-def _as_code(why: str) -> str:
-    return shorten(" ".join(why.replace("`", "'").split()), SHOWN_OF_A_REASON)
+    lines = []
+    for case_id, told in (pair for part in parts for pair in part.meta.get("mended", {}).items()):
+        why = shorten(" ".join(told["why"].replace("`", "'").split()), 200)
+        lines.append(f"- `{case_id}`, right with commit {_commit(told)}. It said: `{why}`")
+    head = ["These were lost in the first run, and run again once the cause was mended:", ""]
+    return "\n".join([*head, *lines]) if lines else "No case was lost at first and run again."
 
 
 def runs(parts: Sequence[PartResults]) -> str:
-    """A line for each part: what was run, when, of which commit, and how long it took."""
-    lines = [[part.name, part.value("cases"), f"`{part.value('command')}`", _commit(part.meta), _begun(part.meta), part.value("took")] for part in parts]
+    lines = []
+    for part in parts:
+        begun = part.meta["started"][: len("2026-01-01T00:00")].replace("T", " ")
+        took = duration(part.meta["seconds"]) + (" since it went on" if "went_on" in part.meta else "")
+        lines.append([part.name, figure(len(part.records)), f"`{part.meta['command']}`", _commit(part.meta), begun, took])
     return table(["part", "cases", "command", "commit", "begun (UTC)", "took"], lines)
 
 
 def machines(parts: Sequence[PartResults]) -> str:
-    """A list of the machines, each with its versions and the parts that ran there; all of them on one is the usual case."""
     where: dict[str, list[str]] = {}
     for part in parts:
-        where.setdefault(_place(part.meta["machine"], part.meta["versions"]), []).append(part.name)
+        machine, versions = part.meta["machine"], ", ".join(f"{name} {version}" for name, version in sorted(part.meta["versions"].items()))
+        facts = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory, {machine['disk']}, {machine['system']}"
+        where.setdefault(f"{facts}; {versions}", []).append(part.name)
     return "\n".join(f"- {place}" if len(where) == 1 else f"- {', '.join(names)}: {place}" for place, names in where.items())
 
 
 def codes(records: Sequence[Record]) -> str:
-    """The exit codes of what was reported, and how often each came: `4` (12), `5` (340)."""
-    counts = Counter(record.result.code for record in records if record.result.outcome is Outcome.reported)
-    known = sorted((code, count) for code, count in counts.items() if code is not None)
-    return ", ".join(f"`{code}` ({count:,})" for code, count in known) or "none"
+    """`4` (12), `5` (340)."""
+    counts = Counter(one.result.code for one in records if one.result.outcome is Outcome.reported and one.result.code is not None)
+    return ", ".join(f"`{code}` ({count:,})" for code, count in sorted(counts.items())) or "none"
 
 
 def duration(seconds: float) -> str:
     """12.3 s, 35 min, 2 h 5 min."""
-    if seconds < SECONDS_SHOWN:
-        return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < MINUTES_SHOWN else f"{minutes // 60} h {minutes % 60} min"
+    return f"{seconds:.1f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _commit(meta: Mapping[str, Any]) -> str:
-    """The commit; where a run was ended and went on, those of the cases from there on."""
     later = [f", from case {one['after'] + 1:,} on {_commit(one)}" for one in meta.get("went_on", [])]
-    return f"{meta['commit'][:SHOWN_OF_A_COMMIT]}{' and changes' if meta['dirty'] else ''}{''.join(later)}"
+    return f"{meta['commit'][:10]}{' and changes' if meta['dirty'] else ''}{''.join(later)}"
 
 
-def _begun(meta: Mapping[str, Any]) -> str:
-    return str(meta["started"])[: len("2026-01-01T00:00")].replace("T", " ")
+def matrix(records: Sequence[Record]) -> str:
+    """Rows by what stands third in the ids, columns by what stands second, each cell survived / reported / lost; the sums, and what was not met."""
+    cells = _by_cell(records)
+    columns, rows = (sorted(set(names)) for names in zip(*cells, strict=True))
+    lines = [[row, *(_ends(cells.get((column, row), []))[0] for column in columns), *_ends([one for one in records if _cell(one)[1] == row])] for row in rows]
+    sums = ["sum", *(_ends([one for one in records if _cell(one)[0] == column])[0] for column in columns), *_ends(records)]
+    return table(["", *columns, "sum", "not met"], [*lines, sums])
 
 
-def _place(machine: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
-    facts = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory, {machine['disk']}, {machine['system']}"
-    return f"{facts}; {', '.join(f'{name} {version}' for name, version in sorted(versions.items()))}"
+def listed(records: Sequence[Record], heads: tuple[str, str], sums: Sequence[str], peaks: Sequence[str] = ()) -> str:
+    """A line for each cell: what stands second and third in its ids, the facts *sums* added up, the largest of each of *peaks*, survived / reported / lost."""
+
+    def figures(alike: Sequence[Record]) -> list[str]:
+        merges: list[tuple[str, Callable[[Sequence[Any]], Any]]] = [*((name, sum) for name in sums), *((name, max) for name in peaks)]
+        return [figure(merge(values)) if (values := _values(alike, name)) else NOTHING for name, merge in merges]
+
+    lines = [[*cell, *figures(alike), *_ends(alike)] for cell, alike in _by_cell(records).items()]
+    head = [*heads, *sums, *(f"most {name}" for name in peaks), "survived / reported / lost", "not met"]
+    return table([name.replace("_", " ") for name in head], [*lines, ["sum", "", *figures(records), *_ends(records)]])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the document, or compare it; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m stress.document", description="The document of the raw results of stress.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the document is not what the results give")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the raw results are (default: stress/results)")
-    parser.add_argument("--output", type=Path, default=DOCUMENT, metavar="FILE", help="the document (default: docs/reliability.md)")
-    args = parser.parse_args(arguments)
-    try:
-        text = render(args.results)
-    except ValueError as e:
-        print(e, file=sys.stderr)
-        return DIFFERENT
-    if not args.check:
-        args.output.write_text(text, encoding="utf-8", newline="\n")
-    elif not args.output.is_file() or args.output.read_text(encoding="utf-8") != text:
-        print(f"'{args.output.name}' is not what the raw results give; 'python -m stress.document' writes it.", file=sys.stderr)
-        return DIFFERENT
-    return 0
+def figures_of(records: Sequence[Record]) -> str:
+    """A line for each fact of each case, by the ids of the cases, without a number that only says that it is the first."""
+    lines: list[list[str]] = []
+    for record in records:
+        words = [figure(int(word)) if word.isdecimal() and len(word) > 3 else word for word in record.id.removesuffix("/00").split("/")[1:]]
+        facts = sorted(record.result.facts.items())
+        lines += [[" ".join(words) if not number else "", name.replace("_", " "), figure(value)] for number, (name, value) in enumerate(facts)]
+    return table(["case", "figure", "value"], lines)
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table whose columns but the first stand to the right where they hold nothing but figures."""
+    rows = [[text.replace("\n", " ").replace("|", "\\|") for text in line] for line in lines]
+    marks = ["---:" if number and not any(sign.isalpha() for row in rows for sign in row[number]) else "---" for number in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(head), marks, *rows])
+
+
+def figure(value: Any) -> str:
+    if isinstance(value, float):
+        value = round(value, 2 if abs(value) < 100 else None)
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+def _values(records: Iterable[Record], name: str) -> list[Any]:
+    return [record.result.facts[name] for record in records if name in record.result.facts]
+
+
+def _cell(record: Record) -> tuple[str, str]:
+    _, column, *row = record.id.split("/")
+    return column, "/".join(row[:-1])
+
+
+def _by_cell(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    cells: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        cells.setdefault(_cell(record), []).append(record)
+    return cells
+
+
+def _ends(records: Sequence[Record]) -> tuple[str, str]:
+    """How many survived / reported / lost, and how many were not met."""
+    counts = Counter(record.result.outcome for record in records)
+    return " / ".join(f"{counts[outcome]:,}" for outcome in SHOWN) if records else NOTHING, f"{counts[Outcome.not_met]:,}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    (ROOT / "docs" / "reliability.md").write_text(render(RESULTS), encoding="utf-8", newline="\n")

@@ -1,25 +1,25 @@
-"""What a case is, what came of it, and the files that keep that: JSON lines, the first of them about the run itself.
+"""What a case is, what came of it, and the files that keep that: JSON lines, the first of each part about its run, gzipped in one file.
 
-    {"kind":"meta","part":"faults","full":true,"seed":8,...,"seconds":2100.0}
-    {"kind":"case","id":"faults/download/reset/07","outcome":"survived","code":0,"seconds":1.4,"hits":2,"again":0,"why":"","facts":{}}
-
-A file whose meta line has no `seconds` is one of a run that did not come to its end.
+A part that runs has a file `PART.jsonl` beside it, whose meta line has no `seconds`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.core.files import write_atomic
+from himl_cli.core.files import atomic_replacement
 
 if TYPE_CHECKING:
     from stress.world import World
+
+PACKED = "results.jsonl.gz"
 
 
 class Outcome(str, Enum):
@@ -31,13 +31,14 @@ class Outcome(str, Enum):
     not_met = "not met"
 
 
+SHOWN = (Outcome.survived, Outcome.reported, Outcome.lost)
+
+
 @dataclass(frozen=True)
 class Result:
-    """What came of a case.
+    """`code` is the command's exit code (None: it did not end), `again` that of the same command once nothing is in its way (None: not called).
 
-    `code` is the command's exit code (None: it did not end), `again` that of the same command once nothing is in its way (None: not
-    called). `seconds` are those of the first call. `hits` counts what went wrong on the way. `why` is said of lost ones; `facts` are
-    further values, small.
+    `seconds` are those of the first call. `hits` counts what went wrong on the way. `why` is said of lost ones; `facts` are further, small values.
     """
 
     outcome: Outcome
@@ -64,8 +65,6 @@ class Case:
 
 @dataclass(frozen=True)
 class Record:
-    """A case that has been run."""
-
     id: str
     result: Result
 
@@ -73,79 +72,74 @@ class Record:
         values = asdict(self.result) | {"outcome": self.result.outcome.value, "seconds": round(self.result.seconds, 2)}
         return _line({"kind": "case", "id": self.id, **values})
 
+    @property
+    def is_lost(self) -> bool:
+        return self.result.outcome is Outcome.lost
+
 
 class RecordFile:
-    """One part's file in *folder*, which is made where it is not there; it grows with each case, and `finish` puts it in order."""
+    """The file of a part that runs, in *folder*: each record is there as soon as its case is over."""
 
-    def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, meta: Mapping[str, Any], records: Iterable[Record] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{meta['part']}.jsonl"
-        self._meta = {"kind": "meta", **meta}
-        self._records: list[Record] = []
-        self.path.write_text(_line(self._meta), encoding="utf-8")
+        self.meta, self.records = {"kind": "meta", **meta}, list(records)
+        self.path.write_text("".join([_line(self.meta), *(record.as_line() for record in self.records)]), encoding="utf-8")
 
     @classmethod
     def to_go_on(cls, path: Path, commit: Mapping[str, Any]) -> RecordFile:
-        """The file of a run that was ended before it was through; its `records` are kept, and the meta line tells of which *commit* the others are.
-
-        Raises ValueError for a file that is none, or that is whole.
-        """
-        documents = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not documents or documents[0].get("kind") != "meta" or "seconds" in documents[0]:
-            raise ValueError(f"'{path.name}' is no file of a run that was ended before it was through")
-        records = [_record(document) for document in documents[1:]]
-        meta = {**documents[0], "went_on": [*documents[0].get("went_on", []), {**commit, "after": len(records)}]}
-        file = cls(path.parent, meta)
-        for record in records:
-            file.add(record)
-        return file
-
-    @property
-    def records(self) -> Sequence[Record]:
-        return self._records
-
-    @property
-    def seed(self) -> int:
-        return int(self._meta["seed"])
+        """The file of a run that was ended; its meta line tells of which *commit* the other cases are. Raises ValueError where there is none."""
+        if not path.exists():
+            raise ValueError(f"There is no '{path.name}' of a run that was ended before it was through.")
+        ((meta, records),) = _parts(path.read_text(encoding="utf-8"))
+        return cls(path.parent, {**meta, "went_on": [*meta.get("went_on", []), {**commit, "after": len(records)}]}, records)
 
     def add(self, record: Record) -> None:
-        self._records.append(record)
+        self.records.append(record)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(record.as_line())
 
-    def finish(self, seconds: float, *, full: bool) -> None:
-        """Write it anew: how long it took and whether it is all of the part, then the cases by their ids."""
-        write_records(self.path, {**self._meta, "seconds": round(seconds, 1), "full": full}, self._records)
+    def finish(self, seconds: float, *, full: bool) -> Path:
+        packed = write_part(self.path.parent, {**self.meta, "seconds": round(seconds, 1), "full": full}, self.records)
+        self.path.unlink()
+        return packed
 
 
-def write_records(path: Path, meta: Mapping[str, Any], records: Iterable[Record]) -> None:
-    """Write a part's file anew, whole or not at all: *meta*, then the cases by their ids."""
-    write_atomic(path, "".join([_line(meta), *(record.as_line() for record in sorted(records, key=lambda one: one.id))]))
+def write_part(folder: Path, meta: dict[str, Any], records: Iterable[Record]) -> Path:
+    parts = {**(read_parts(folder) if (folder / PACKED).exists() else {}), meta["part"]: ({"kind": "meta", **meta}, sorted(records, key=lambda one: one.id))}
+    lines = [line for _, (about, cases) in sorted(parts.items()) for line in (_line(about), *(case.as_line() for case in cases))]
+    with atomic_replacement(folder / PACKED) as temporary:
+        Path(temporary).write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    return folder / PACKED
 
 
-def read_records(path: Path) -> tuple[dict[str, Any], list[Record]]:
-    """The meta line of a part's file, and its cases. Raises ValueError for a file that is none, or not whole."""
-    documents = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if not documents or documents[0].get("kind") != "meta" or "seconds" not in documents[0]:
-        raise ValueError(f"'{path.name}' has no meta line of a run that came to its end")
-    return documents[0], [_record(document) for document in documents[1:]]
+def read_parts(folder: Path) -> dict[str, tuple[dict[str, Any], list[Record]]]:
+    """The meta lines and cases of finished parts in *folder* by their names. Raises ValueError where there is none, or a line is no case."""
+    if not (folder / PACKED).exists():
+        raise ValueError(f"There are no raw results in '{folder.name}': 'scripts/stress --full' makes them.")
+    return {meta["part"]: (meta, records) for meta, records in _parts(gzip.decompress((folder / PACKED).read_bytes()).decode())}
 
 
-def parse_record(line: str) -> Record:
-    """As `Record.as_line` gave it. Raises ValueError."""
-    return _record(json.loads(line))
-
-
-def lost(records: Iterable[Record]) -> Sequence[Record]:
-    return [record for record in records if record.result.outcome is Outcome.lost]
-
-
-def _record(document: dict[str, Any]) -> Record:
+def parse_record(document: dict[str, Any]) -> Record:
     values = {name: value for name, value in document.items() if name not in ("kind", "id", "outcome")}
     try:
         return Record(document["id"], Result(outcome=Outcome(document["outcome"]), **values))
     except (KeyError, TypeError) as e:
         raise ValueError(f"not the line of a case: {document}") from e
+
+
+def lost(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.is_lost]
+
+
+def _parts(text: str) -> list[tuple[dict[str, Any], list[Record]]]:
+    parts: list[tuple[dict[str, Any], list[Record]]] = []
+    for document in map(json.loads, text.splitlines()):
+        if document.get("kind") == "meta":
+            parts.append((document, []))
+        else:
+            parts[-1][1].append(parse_record(document))
+    return parts
 
 
 def _line(document: Mapping[str, Any]) -> str:

@@ -1,40 +1,52 @@
-"""Where a case runs: a double of Azure ML with its Azurite, a himl with its imports behind it, and a folder, home and cache of the case's own."""
+"""Where a case runs, and how what it leaves is judged: on this disk, in a storage account, by exit code and words.
+
+A world has a double of Azure ML with its Azurite, a himl with its imports behind it, and a folder, home and cache of the case's own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+import subprocess
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.stage import Stage, running_stage
+from stress.records import Outcome, Result
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage, running_stage
+from tests.azureml_double.storage import Storage
+from tests.support import running
 from tests.support.forked_himl import PROGRAM, ForkedHiml
-from tests.support.running import Himl, Outcome
 
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "COMSPEC", "PATHEXT")
-"""The variables of this machine that a case may see."""
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "COMSPEC", "PATHEXT")  # the variables of this machine that a case may see
 FIXED = {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 CACHES = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA")
-LIMIT = 400.0
-"""Seconds after which a command counts as one that hangs: twice what the longest series of tries takes."""
+LIMIT = 400.0  # seconds after which a command counts as one that hangs: twice what the longest series of tries takes
+NAMED, SAID = 5, 160
 _IDS = re.compile(r"(…/)?case_[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}")
-
+_ESCAPED = re.compile(r"Traceback \(most recent call last\)|Exception ignored|this is a bug in himl", re.IGNORECASE)
 Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    stdout: str
+    stderr: str
 
 
 class World:
     """What `running_world` makes. `folder` is the running case's own, empty when it begins; `stage` is shared by the cases, one at a time."""
 
     def __init__(self, stage: Stage, place: Path, himl: ForkedHiml) -> None:
-        self.stage = stage
-        self.place = place
-        self.folder = place
-        self._himl = himl
+        self.stage, self.place, self.folder, self._himl = stage, place, place, himl
         self._kept: dict[str, Any] = {}
 
     @contextmanager
@@ -60,36 +72,51 @@ class World:
 
     @property
     def home(self) -> Path:
-        """The case's home folder, in which all caches lie."""
         return self.folder / "home"
 
+    @property
+    def project(self) -> Path:
+        return self.folder / "project"
+
     def begin_with(self, memory: Path | None) -> None:
-        """Give the case the home folder *memory*, or an empty one."""
-        shutil.rmtree(self.home)
-        if memory is not None:
-            shutil.copytree(memory, self.home)
-        else:
+        shutil.rmtree(self.home, ignore_errors=True)
+        if memory is None:
             self.home.mkdir()
+        else:
+            shutil.copytree(memory, self.home)
 
     def environment(self, staged: StagedWorkspace | None = None) -> dict[str, str]:
-        """What a command of this case sees, the way to the double included; with *staged*, who signs in."""
         homes = {name: str(self.home) for name in ("HOME", "USERPROFILE")} | {name: str(self.home / name.lower()) for name in CACHES}
         temporary = {name: str(self.folder / "tmp") for name in ("TMPDIR", "TEMP", "TMP")}
         return {**FIXED, **homes, **temporary, **(staged.environment() if staged else self.stage.environment())}
 
-    def himl(self, *arguments: str | Path, cwd: Path, env: Mapping[str, str], limit: float = LIMIT) -> Outcome:
-        """Run the program. Raises subprocess.TimeoutExpired after *limit* seconds."""
-        return Himl(PROGRAM, cwd, self._himl)(*arguments, env=env, timeout=limit)
+    def himl(self, *arguments: str | Path, cwd: Path, env: Mapping[str, str], limit: float = LIMIT) -> running.Outcome:
+        return running.Himl(PROGRAM, cwd, self._himl)(*arguments, env=env, timeout=limit)
+
+    def call(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], limit: float = LIMIT) -> Ended | None:
+        with suppress(subprocess.TimeoutExpired):
+            done = self.himl(*arguments, cwd=cwd, env=env, limit=limit)
+            return Ended(done.code, done.stdout, done.stderr)
+        return None
+
+    def hits(self) -> int:
+        return sum(len(seen.faults) for seen in self.stage.log.all())
+
+    def check_requests(self) -> None:
+        unknown = self.stage.log.unknown()
+        assert not unknown, f"the double was asked what it does not play: {unknown}"
+
+    def result(self, problems: Sequence[str], code: int | None, seconds: float, hits: int, facts: Mapping[str, Any]) -> Result:
+        """That of a case that is lost for any of *problems*, and survived without one."""
+        return Result(Outcome.lost if problems else Outcome.survived, code, seconds, hits, why=self.tidy("; ".join(problems[:5])), facts=facts)
 
     def tidy(self, text: str) -> str:
-        """*text* without paths of this machine and ids of this run."""
         for path, short in ((self.place, "…"), (Path(__file__).parent.parent, "himl")):
             text = text.replace(str(path), short)
         return _IDS.sub("…", text)
 
 
 def leave_only_ours() -> None:
-    """Let this process forget the variables of this machine that might reach a command."""
     for name in set(os.environ) - set(PASSED_ON):
         del os.environ[name]
     os.environ.update({name: value for name, value in FIXED.items() if name.startswith("PYTHON")})
@@ -97,9 +124,170 @@ def leave_only_ours() -> None:
 
 @contextmanager
 def running_world(place: Path) -> Iterator[World]:
-    """A world below *place*, as long as the context lasts. Raises AzuriteFailed."""
     with ExitStack() as stack:
         (place / "stage").mkdir(parents=True)
         himl = ForkedHiml(PROGRAM)
         stack.callback(himl.close)
         yield World(stack.enter_context(running_stage(place / "stage")), place, himl)
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What the process *pid* takes, in MiB, by /proc (Linux). All raise OSError once it is gone."""
+
+    pid: int
+
+    @property
+    def resident(self) -> float:
+        return self._figure("VmRSS") / 1024
+
+    @property
+    def peak(self) -> float:
+        return self._figure("VmHWM") / 1024
+
+    @property
+    def threads(self) -> int:
+        return self._figure("Threads")
+
+    @property
+    def handles(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def _figure(self, name: str) -> int:
+        found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        if found is None:  # a zombie has no memory
+            raise ProcessLookupError(f"process {self.pid} has ended")
+        return int(found[1])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a program ended (None: it had to be ended), the processor's seconds and those that it took, and the most MiB that it had in memory."""
+
+    ended: Ended | None
+    cpu: float
+    wall: float
+    peak: float
+
+
+def measured(command: Sequence[str], out: Path, cwd: Path, env: Mapping[str, str], limit: float) -> Measured:
+    begun, peak, is_late = time.monotonic(), 0.0, False
+    errors = out.with_suffix(".err")
+    with out.open("wb") as printed, errors.open("wb") as said:
+        process = subprocess.Popen(command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=printed, stderr=said, start_new_session=True)
+        try:
+            while True:
+                with suppress(OSError):  # it ended meanwhile
+                    peak = max(peak, Gauge(process.pid).peak)
+                pid, status, spent = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    break
+                if time.monotonic() - begun > limit:
+                    is_late = True
+                    process.kill()
+                time.sleep(0.01)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                process.wait()
+    ended = None if is_late else Ended(process.returncode, *(path.read_text("utf-8", "backslashreplace") for path in (out, errors)))
+    return Measured(ended, spent.ru_utime + spent.ru_stime, time.monotonic() - begun, peak)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: Outcome
+    why: str = ""
+
+    @property
+    def is_lost(self) -> bool:
+        return self.outcome is Outcome.lost
+
+    def unless_lost(self, outcome: Outcome) -> Outcome:
+        return Outcome.lost if self.is_lost else outcome
+
+
+def lost(why: str) -> Verdict:
+    return Verdict(Outcome.lost, why)
+
+
+def differences(wanted: Mapping[str, bytes], found: Mapping[str, bytes], *, is_done: bool, grows: bool = False) -> list[str]:
+    """What is wrong with what stands at final names: other bytes than *wanted*, names that nobody wanted, and (*is_done*) names that lack.
+
+    What *grows* may end early as long as it is not done.
+    """
+    wrong = [f"{name!r} is lacking" for name in sorted(wanted.keys() - found.keys())] if is_done else []
+    for name, content in sorted(found.items()):
+        if name not in wanted:
+            wrong.append(f"{name!r} should not be there")
+        elif content != wanted[name] and not (grows and not is_done and wanted[name].startswith(content)):
+            pairs = enumerate(zip(wanted[name], content, strict=False))
+            same = next((at for at, (one, other) in pairs if one != other), min(len(wanted[name]), len(content)))
+            wrong.append(f"{name!r} has {len(content):,} bytes of {len(wanted[name]):,}, other ones from byte {same:,} on")
+    return wrong
+
+
+def file_differences(wanted: Mapping[str, bytes], folder: Path, *, is_done: bool) -> list[str]:
+    """As `differences` for the files below *folder*; of those that are not final, a call that is done leaves none."""
+    parts = {path for path in folder.rglob("*.himl-part") if path.name.startswith(".")}
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path not in parts}
+    return differences(wanted, found, is_done=is_done) + ([f"{path.name!r} is left" for path in parts] if is_done else [])
+
+
+def wrong_blobs(storage: Storage, container: str, prefix: str, wanted: Mapping[str, bytes], *, is_done: bool) -> list[str]:
+    """What is wrong with the blobs below *prefix*: as `differences`, and with the MD5s that are stored with them."""
+    blobs = list(storage.list(container, prefix))
+    found = {blob.name.removeprefix(prefix): storage.get(container, blob.name) for blob in blobs}
+    wrong = differences(wanted, found, is_done=is_done)
+    for blob in blobs:
+        name, md5 = blob.name.removeprefix(prefix), blob.content_settings.content_md5
+        if bytes(md5 or b"") != hashlib.md5(found[name]).digest():
+            wrong.append(f"{name!r} is stored with another MD5 than that of its bytes, or with none")
+    return wrong
+
+
+def judge(
+    ended: Ended | None, documented: Set[int], problems: Sequence[str], *, prints: bool = False, orphans: Sequence[str] = (), is_before_himl: bool = False
+) -> Verdict:
+    """The outcome of one call (None: it did not end) that left *problems*, and processes that should be gone (*orphans*).
+
+    A failure leaves stdout empty, unless the command *prints* there what was done. What ends *is_before_himl* does so in the interpreter's way.
+    """
+    if ended is None:
+        return lost("hangs")
+    if _ESCAPED.search(ended.stderr) and not is_before_himl:
+        return lost(f"exit code {ended.code}, a failure that himl does not know: {last_line(ended.stderr)}")
+    if ended.code not in documented and not is_before_himl:
+        return lost(f"exit code {ended.code}, documented: {', '.join(map(str, sorted(documented)))}: {last_line(ended.stderr)}")
+    if orphans:
+        return lost(f"exit code {ended.code}, but {len(orphans)} processes go on: {orphans[0][:300]}")
+    if problems:
+        return lost(f"exit code {ended.code}, but {'; '.join(problems[:NAMED])}")
+    if ended.code == 0:
+        return Verdict(Outcome.survived)
+    if ended.code > 0 and not ended.stderr.strip():
+        return lost(f"exit code {ended.code} without a word")
+    if ended.stdout and not prints:
+        return lost(f"exit code {ended.code}, and yet on stdout: {ended.stdout[:200]!r}")
+    return Verdict(Outcome.reported)
+
+
+def judge_again(first: Verdict, ended: Ended | None, problems: Sequence[str], orphans: Sequence[str] = ()) -> Verdict:
+    """*first*, unless the same command with nothing in its way does not do all that it should, without having to wait for anybody."""
+    if ended is None:
+        return lost("the next call hangs")
+    if ended.code != 0:
+        return lost(f"the next call: exit code {ended.code}: {last_line(ended.stderr)}")
+    if "waiting for it" in ended.stderr:
+        return lost(f"the next call waits: {ended.stderr.strip()[:300]}")
+    if problems:
+        return lost(f"the next call: {'; '.join(problems[:NAMED])}")
+    if orphans:
+        return lost(f"after the next call {len(orphans)} processes go on: {orphans[0][:300]}")
+    return first
+
+
+def last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if not line.startswith("hint:")]
+    return lines[-1][:300] if lines else "(nothing on stderr)"

@@ -31,6 +31,8 @@ settings.register_profile("himl", deadline=None)  # these machines are shared: a
 settings.load_profile("himl")
 
 NEEDS = "NEEDS "
+SLOW_FOLDERS = ("tests/azure/", "tests/docs/", "tests/project/", "tests/stress/", "tests/workspaces/tracking/")
+"""What `--quick` leaves out, with tests of a browser and those that may build a client's environment."""
 FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_")
 RANK_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID"}
 FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "VIRTUAL_ENV", "CONDA_PREFIX", "SSH_CONNECTION"}
@@ -75,8 +77,8 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def himl(project: Path) -> Himl:
-    """The installed `himl` program, run as users run it, but that its imports are done once (HIML_TEST_START=1: for each call)."""
-    return Himl(PROGRAM, project, forked(PROGRAM))
+    """The app as users see it, in this process (HIML_TEST_START=1: the installed program, started for each call)."""
+    return Himl(PROGRAM, project, forked(PROGRAM), in_process=True)
 
 
 @pytest.fixture
@@ -159,9 +161,17 @@ def pytest_xdist_auto_num_workers() -> int:
     return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 2
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out the tests of real clients, a browser, MLflow, the documents and whole projects")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Processes of xdist begin with the tests that may take minutes, so that at the end none is left alone with them."""
+    if config.getoption("--quick"):
+        slow = {item for item in items if item.nodeid.startswith(SLOW_FOLDERS) or group_of(item) or "browser" in getattr(item, "fixturenames", ())}
+        config.hook.pytest_deselected(items=list(slow))
+        items[:] = [item for item in items if item not in slow]
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     if processes > 1:
         items[:] = spread(items, [group_of(item) for item in items], processes)

@@ -1,6 +1,6 @@
-"""The cases of fuzzing: each parser with so many examples, drawn by numbers that the seed gives.
+"""Garbage in place of all that comes from outside: each parser with so many examples, drawn by numbers that the seed gives, and whole commands.
 
-For Linux, as `trying.py` is.
+For Linux, as `trying.py` is. Neither Hypothesis nor the parsers are imported here: the list of cases is asked for often.
 """
 
 from __future__ import annotations
@@ -9,68 +9,84 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.context import ForkServerContext
-from pathlib import Path
 
-from stress.fuzz import names
-from stress.fuzz.answers import answer_cases
-from stress.fuzz.tried import Tried
 from stress.records import Case, Outcome, Result
 from stress.world import World
 
-A_TARGET, EXAMPLES = 8, 250
-"""Cases of each target, and examples of each case."""
-PATIENCE = 900.0
-"""Seconds for a case; its examples have bounds of their own, in processor time."""
+A_TARGET, EXAMPLES, A_COMMAND = 8, 250, 20  # cases of each target, examples of each of these, and cases of each whole command
+PATIENCE = 900.0  # seconds for a case; its examples have bounds of their own, in processor time
 SECONDS_TO_END = 10.0
-IMPORTED = ("stress.plan", "stress.fuzz.trying", "stress.fuzz.warm")
+COMMANDS = ("list", "show", "aggregate", "tag", "download", "tb", "checkpoint", "datastore", "submit")
+_GROUPS = {
+    "typed": (
+        "reference recovery_id studio_url workspace_id call space early_stop sampling input output duration size pip_line pattern checkpoint_rank "
+        "checkpoint_name storage_uri redaction address sweep filters ignore_rules file_name pairs count status"
+    ),
+    "files": (
+        "settings settings_of_submit settings_of_azure pyproject yaml job prepared_job component dotenv pipeline_variables innereye conda requirements "
+        "python_version ids latest_run toml_values job_values component_values conda_values innereye_values config pipeline table complaint"
+    ),
+    "wire": "time wait sas md5 size status challenge hyperparameters head listing level storage_error failure token json number sweep_tags workspace",
+    "state": "transfer workspace rows run_records order note logged kept checkpoint brought script search_filter search_order request",
+    "slides": "tiff picture stored_size",
+    "replies": (
+        "runs runs_of_experiment children run tag cancel metrics values parameters results run_files output_files datastores datastore has_cluster describe"
+    ),
+}
+TARGETS = tuple(f"{group}/{name}" for group, names in _GROUPS.items() for name in names.split())
+
+
+@dataclass(frozen=True)
+class Tried:
+    """`why` is empty where the parser took or refused all as it should; `is_met` is false where all were refused of one that is to take some."""
+
+    examples: int
+    refused: int
+    why: str = ""
+    is_met: bool = True
 
 
 def fuzz_cases() -> list[Case]:
-    """Those of whole commands, then those of all parsers."""
-    return [*answer_cases(), *(Case(f"fuzz/{target}/{number:02d}", _run(target)) for target in names.TARGETS for number in range(A_TARGET))]
+    commands = [Case(f"fuzz/answers/{command}/{number:02d}", partial(_run_command, command)) for command in COMMANDS for number in range(A_COMMAND)]
+    return [*commands, *(Case(f"fuzz/{target}/{number:02d}", partial(_run, target)) for target in TARGETS for number in range(A_TARGET))]
 
 
-def _run(target: str) -> Callable[[World, random.Random], Result]:
-    def run(world: World, dice: random.Random) -> Result:
-        begun = time.monotonic()
-        code, tried = _tried(world, target, dice.getrandbits(64))
-        seconds = time.monotonic() - begun
-        return Result(_outcome(tried), code, seconds, tried.refused, why=world.tidy(tried.why), facts={"examples": tried.examples})
+def _run_command(command: str, world: World, dice: random.Random) -> Result:
+    from stress.fuzz import replies
 
-    return run
+    return replies.run(command, world, dice)
 
 
-def _outcome(tried: Tried) -> Outcome:
-    if tried.why:
-        return Outcome.lost
-    if not tried.is_met:
-        return Outcome.not_met
-    return Outcome.reported if tried.refused else Outcome.survived
-
-
-def _tried(world: World, target: str, seed: int) -> tuple[int | None, Tried]:
-    """How the process that tried the examples ended, and what came of them."""
-    context = world.lasting("forks", _forks)
-    folder = world.folder / "tmp"
+def _run(target: str, world: World, dice: random.Random) -> Result:
+    begun = time.monotonic()
+    context, current = world.lasting("forks", _forks), world.folder / "tmp" / "current"
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_try, args=(theirs, target, seed, EXAMPLES, folder))
+    process = context.Process(target=_try, args=(theirs, target, dice.getrandbits(64), EXAMPLES, current.parent))
     process.start()
     theirs.close()
     try:
         if not ours.poll(PATIENCE):
-            return None, Tried(0, 0, f"hangs with {_current(folder)}")
-        tried: Tried = ours.recv()
-        process.join(SECONDS_TO_END)
-        return process.exitcode, tried
+            tried = Tried(0, 0, "hangs")
+        else:
+            tried = ours.recv()
+            process.join(SECONDS_TO_END)
     except EOFError:
         process.join(SECONDS_TO_END)
-        return process.exitcode, Tried(0, 0, f"the process ended with {process.exitcode} at {_current(folder)}")
+        tried = Tried(0, 0, f"the process ended with {process.exitcode}")
     finally:
         ours.close()
+        code = process.exitcode
         process.kill()
         process.join()
+    why = tried.why
+    if why and not tried.examples:
+        why += f" at {current.read_text(encoding='utf-8') if current.exists() else 'no example yet'}"
+    met = Outcome.reported if tried.refused else Outcome.survived
+    outcome = Outcome.lost if why else met if tried.is_met else Outcome.not_met
+    return Result(outcome, code, time.monotonic() - begun, tried.refused, why=world.tidy(why), facts={"examples": tried.examples})
 
 
 def _try(*arguments: object) -> None:
@@ -80,16 +96,8 @@ def _try(*arguments: object) -> None:
 
 
 def _forks(world: World) -> ForkServerContext:
-    """Processes of it begin with the imports behind them, and with the files that Hypothesis keeps in the world's folder."""
+    """Its processes begin with the imports behind them, and with the files that Hypothesis keeps in the world's folder."""
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(world.place / "hypothesis")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(IMPORTED))
+    context.set_forkserver_preload(["stress.plan", "stress.fuzz.trying"])
     return context
-
-
-def _current(folder: Path) -> str:
-    """The example that was being tried."""
-    try:
-        return (folder / "current").read_text(encoding="utf-8")
-    except OSError:
-        return "no example yet"

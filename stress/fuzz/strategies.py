@@ -1,99 +1,43 @@
-"""What is tried: valid documents with some of their parts exchanged, so that parsers are met deep within, and plain garbage."""
+"""What a parser is given: valid documents with some of their parts exchanged, so that it is met deep within, and plain garbage."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
-LONGEST = 200_000
-"""Characters of a text; repeats end there."""
+from himl_cli.core.errors import BadUsage
+from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
+
+ADDRESS = WorkspaceAddress("0f0f0f0f-0000-4000-8000-000000000000", "group", "ws", PUBLIC, "fuzzing")
+JOB = "train_1700000000_0badcafe"
+LONGEST = 200_000  # characters of a text; repeats end there
 EDITS = st.sampled_from([0, 1, 1, 1, 2, 2, 4])
 SIGNS = ("", " ", "\n", "\r", "\t", "\0", "\x1b[31m", "\x7f", "\x85", "\u2028", "\ufeff", "\u202e", "\ud800", "\udc80", "\U0001f600", "٣", "²", "½", "e\u0301")
 PUNCTUATION = (*"'\"\\/:;,.=#$%&*|<>!?@^~`+-_()[]{}", "..", "://", "%00", "%zz", "{{", "}}", "${{", "$(", "\\u0000", "\\ud800", "/../", "//", "<<", "- ", ": ")
 NUMBERS: tuple[str, ...] = (
-    "0",
-    "-1",
-    "-0",
-    "007",
-    "1e999",
-    "-1e-999",
-    "1.5",
-    "NaN",
-    "nan",
-    "inf",
-    "-Infinity",
-    "2147483648",
-    "9223372036854775808",
-    "9" * 19,
-    "9" * 400,
-    "9" * 5000,
+    *("0", "-1", "-0", "007", "1e999", "-1e-999", "1.5", "NaN", "nan", "inf", "-Infinity", "2147483648", "9223372036854775808", "9" * 19),
+    *("9" * 400, "9" * 5000, "0x" + "f" * 300, "1_000", "1e5", "3" + "0" * 308, "true", "null", "None"),
 )
-NUMBERS += ("0x" + "f" * 300, "1_000", "1e5", "3" + "0" * 308, "true", "null", "None")
 REPEATS = (2, 10, 101, 3000, 30_000)
 LEAVES: tuple[Any, ...] = (
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1,
-    2**31,
-    2**63,
-    -(2**63) - 1,
-    10**20,
-    10**400,
-    0.0,
-    -0.0,
-    1.5,
-    1e308,
-    float("nan"),
-    float("inf"),
-    float("-inf"),
-)
-LEAVES += (
-    "",
-    " ",
-    "a",
-    "\0",
-    "\n",
-    "\x1b[2J",
-    "a\ud800b",
-    "\udc80",
-    "٣",
-    "NaN",
-    "-1",
-    "1e999",
-    "9" * 400,
-    "9" * 5000,
-    "x" * 3000,
-    "{}",
-    "[]",
-    "null",
-    "../..",
-    "/etc/passwd",
-)
-LEAVES += (
-    "https://[::1",
-    "https://h:99999999/a?sig=s",
-    "2026-13-45T99:99:99Z",
-    "0001-01-01T00:00:00",
-    "9999-12-31T23:59:59.9999999-14:00",
-    [],
-    {},
-    [[]],
-    [None],
-    {"": None},
-    [{}],
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**20, 10**400, 0.0, -0.0, 1.5, 1e308, float("nan"), float("inf"), float("-inf")),
+    *("", " ", "a", "\0", "\n", "\x1b[2J", "a\ud800b", "\udc80", "٣", "NaN", "-1", "1e999", "9" * 400, "9" * 5000, "x" * 3000, "{}", "[]", "null"),
+    *("../..", "/etc/passwd", "https://[::1", "https://h:99999999/a?sig=s", "2026-13-45T99:99:99Z", "0001-01-01T00:00:00"),
+    *("9999-12-31T23:59:59.9999999-14:00", [], {}, [[]], [None], {"": None}, [{}]),
 )
 
 
 def lines_of(*words: str) -> st.SearchStrategy[str]:
-    """Garbage made of *words*, signs and numbers."""
-    pieces = st.sampled_from((*words, *words, *SIGNS, *PUNCTUATION, *NUMBERS)) | st.text(max_size=8) | _surrogates()
+    pieces = st.sampled_from((*words, *words, *SIGNS, *PUNCTUATION, *NUMBERS)) | st.text(max_size=8) | st.characters(categories=["Cs"])
     return st.lists(pieces, max_size=12).map("".join)
 
 
@@ -103,9 +47,15 @@ def texts(samples: Sequence[str], words: Sequence[str] = ()) -> st.SearchStrateg
 
 
 def contents(samples: Sequence[str], words: Sequence[str] = ()) -> st.SearchStrategy[bytes]:
-    """The bytes of files with such texts, not all of which are UTF-8."""
     encoded = texts(samples, words).map(lambda text: text.encode("utf-8", "surrogatepass"))
-    return st.one_of(encoded, encoded, encoded, encoded, damaged([sample.encode() for sample in samples]), texts(samples).map(_utf16))
+    return st.one_of(
+        encoded,
+        encoded,
+        encoded,
+        encoded,
+        damaged([sample.encode() for sample in samples]),
+        texts(samples).map(lambda text: text.encode("utf-16", "surrogatepass")),
+    )
 
 
 def values() -> st.SearchStrategy[Any]:
@@ -120,7 +70,6 @@ def documents(samples: Sequence[Any]) -> st.SearchStrategy[Any]:
 
 
 def json_texts(samples: Sequence[Any]) -> st.SearchStrategy[str]:
-    """Such documents as texts, some of which are no JSON."""
     written = documents(samples).map(json.dumps)
     plain = documents(samples).map(lambda value: json.dumps(value, ensure_ascii=False))
     return st.one_of(written, written, plain, _edited([json.dumps(sample) for sample in samples], ("{", "}", "[", "]", ":", ",", '"')), nested())
@@ -132,8 +81,6 @@ def json_files(samples: Sequence[Any]) -> st.SearchStrategy[bytes]:
 
 
 def nested() -> st.SearchStrategy[str]:
-    """Lists and objects in each other, closed or left open."""
-
     def written(pair: tuple[str, str], depth: int, inside: str, is_closed: bool) -> str:
         return pair[0] * depth + inside + pair[1] * depth * is_closed
 
@@ -154,8 +101,7 @@ def damaged(draw: st.DrawFn, samples: Sequence[bytes]) -> bytes:
         elif action == 1:
             data[start : start + size] = draw(st.sampled_from([0, 1, 0x7F, 0xFF])).to_bytes(1, "big") * size
         elif action == 2:
-            order = draw(st.sampled_from(["little", "big"]))
-            width = min(size, 8)
+            order, width = draw(st.sampled_from(["little", "big"])), min(size, 8)
             data[start : start + width] = (draw(st.integers(0, 2**64 - 1)) % 256**width).to_bytes(width, "big" if order == "big" else "little")
         elif action == 3:
             del data[start : start + size]
@@ -177,16 +123,9 @@ def _edited(draw: st.DrawFn, samples: Sequence[str], words: Sequence[str]) -> st
 
 
 def _piece(draw: st.DrawFn, text: str, there: str, words: Sequence[str]) -> str:
-    """What comes in place of *there*."""
     action = draw(st.integers(0, 7))
-    if action == 0:
-        return ""
-    if action == 1:
-        return draw(st.sampled_from(SIGNS))
-    if action == 2:
-        return draw(st.sampled_from(NUMBERS))
-    if action == 3:
-        return draw(st.text(max_size=6))
+    if action < 4:
+        return draw((st.just(""), st.sampled_from(SIGNS), st.sampled_from(NUMBERS), st.text(max_size=6))[action])
     if action == 4:
         token: str = draw(st.sampled_from((*PUNCTUATION, *words, "a", "\n", " ", there or "a")))
         return (token * draw(st.sampled_from(REPEATS)))[:LONGEST]
@@ -224,18 +163,47 @@ def _other_document(draw: st.DrawFn, samples: Sequence[Any]) -> Any:
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
     """Where a value stands: what holds it, and its key or index there."""
-    if isinstance(document, dict):
-        pairs: list[tuple[Any, Any]] = list(document.items())
-    else:
-        pairs = list(enumerate(document)) if isinstance(document, list) else []
+    pairs: Iterable[tuple[Any, Any]] = document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else [])
     for key, value in pairs:
         yield document, key
         yield from _places(value)
 
 
-def _utf16(text: str) -> bytes:
-    return text.encode("utf-16", "surrogatepass")
+@dataclass(frozen=True)
+class Target:
+    """`examples` gives the strategy of what `run` is given; `refusals` are the errors that are documented of it. `name` is `group/target`.
+
+    `takes_some`: some of the examples are to be taken, else none of them came beyond the parser's door.
+    """
+
+    name: str
+    examples: Callable[[], SearchStrategy[Any]]
+    run: Callable[[Any], object]
+    refusals: tuple[type[Exception], ...] = (BadUsage,)
+    takes_some: bool = True
 
 
-def _surrogates() -> st.SearchStrategy[str]:
-    return st.characters(categories=["Cs"])
+def text_target(name: str, samples: Sequence[str], run: Callable[[str], object], refusals: tuple[type[Exception], ...] = (BadUsage,)) -> Target:
+    return Target(name, partial(texts, samples), run, refusals)
+
+
+def written(name: str, content: bytes) -> Path:
+    path = Path.cwd() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+Example = TypeVar("Example")
+
+
+def drawn(strategy: SearchStrategy[Example], number: int) -> Example:
+    """One example, the same for the same *number*: the last of six, as the first ones are the simplest there are."""
+    found: list[Example] = []
+    once = settings(max_examples=6, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+
+    def keep(example: Example) -> None:
+        found.append(example)
+
+    seed(number)(once(given(strategy)(keep)))()
+    return found[-1]

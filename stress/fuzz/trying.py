@@ -21,24 +21,22 @@ from typing import Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.text import shorten
 from himl_cli.render.output import print_error
-from stress.fuzz.target import Target
-from stress.fuzz.targets import target_named
-from stress.fuzz.tried import Tried
+from stress.fuzz import files, replies, state, typed
+from stress.fuzz.cases import Tried
+from stress.fuzz.strategies import Target, drawn
 
-SECONDS = 5.0
-"""Of processor time, for one example."""
-MEMORY = 512 << 20
-"""Bytes by which one example may let the process grow; it cannot by more than three times as many."""
-SHRINKING = 20.0
-"""Seconds in which a smaller example is looked for."""
-SHOWN = 400
+TARGETS = {target.name: target for module in (typed, files, state, replies) for target in module.targets()}
+READY = drawn(st.text() | st.integers() | st.floats() | st.binary(), 0)
+"""Hypothesis reads the constants of all modules that are there, and a table of all characters: once, before processes are forked."""
+SECONDS, SHRINKING = 5.0, 20.0  # of processor time for one example, and those in which a smaller one is looked for
+MEMORY = 512 << 20  # bytes by which one example may let the process grow; it cannot by more than three times as many
 DRAWS = 4
-_SAID = (FutureWarning, RuntimeWarning, SyntaxWarning, UnicodeWarning, UserWarning)
-"""Warnings that Python prints."""
+_SAID = (FutureWarning, RuntimeWarning, SyntaxWarning, UnicodeWarning, UserWarning)  # warnings that Python prints
 
 
 class _Found(Exception):
@@ -54,14 +52,16 @@ class _Enough(BaseException):
 
 
 def main(answers: Connection, name: str, seed: int, count: int, folder: Path) -> None:
-    """Try *count* examples of the target *name*, drawn by *seed*, in *folder*; what came of it goes to *answers*."""
     os.chdir(folder)
     os.environ.update({"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "HIML_NO_CACHE": "1"})
     logging.disable(logging.CRITICAL)
-    target = target_named(name)
+    target = TARGETS[name]
     with open(folder / "current", "w", encoding="utf-8", errors="backslashreplace") as current:
         trial = Trial(target, current)
-        _bound()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + 3 * MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         answers.send(trial.run(seed, count))
 
 
@@ -85,17 +85,9 @@ class Trial:
         return Tried(self._examples, self._refused, self._why, self._refused < self._examples or not self._target.takes_some)
 
     def _try(self, seed: int, count: int) -> None:
-        quick = settings(
-            max_examples=count,
-            database=None,
-            deadline=None,
-            derandomize=False,
-            print_blob=False,
-            report_multiple_bugs=False,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-            verbosity=hypothesis.Verbosity.quiet,
-        )
+        bounds = settings(max_examples=count, database=None, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck))
+        quiet = settings(bounds, print_blob=False, report_multiple_bugs=False, verbosity=hypothesis.Verbosity.quiet)
+        quick = settings(quiet, phases=(Phase.generate, Phase.shrink))
         tried = hypothesis.seed(seed)(quick(given(self._target.examples())(self._one)))
         with contextlib.suppress(_Found, _Enough), contextlib.redirect_stdout(io.StringIO()):
             tried()
@@ -105,7 +97,11 @@ class Trial:
             self._examples += 1
         elif time.monotonic() > self._until:
             raise _Enough
-        self._note(example)
+        if self._current is not None:
+            self._current.seek(0)
+            self._current.truncate()
+            self._current.write(shown(example))
+            self._current.flush()
         wrong = self.complaint(example)
         if wrong:
             self._until = self._until or time.monotonic() + SHRINKING
@@ -115,8 +111,7 @@ class Trial:
             raise _Found(wrong)
 
     def complaint(self, example: Any) -> str:
-        """What is wrong with how the parser took *example*; empty for nothing."""
-        before = _resident()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             with warnings.catch_warnings(record=True) as warned, within(SECONDS):
                 warnings.simplefilter("always")
@@ -128,23 +123,15 @@ class Trial:
             return f"takes more than {SECONDS:.0f} s"
         except Exception as err:  # noqa: BLE001 - whatever it is, it is the finding
             return f"{type(err).__name__} {_place_of(err)}: {shorten(_printable(str(err)), 120)}"
-        grown = _resident() - before
-        if grown > MEMORY:
-            return f"takes {grown >> 20} MiB"
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        if grown > MEMORY >> 10:
+            return f"takes {grown >> 10} MiB"
         said = [one for one in warned if issubclass(one.category, _SAID)]
         return f"warns: {shorten(_printable(str(said[0].message)), 120)}" if said else ""
 
-    def _note(self, example: Any) -> None:
-        if self._current is not None:
-            self._current.seek(0)
-            self._current.truncate()
-            self._current.write(shown(example))
-            self._current.flush()
-
 
 def shown(example: Any) -> str:
-    """*example* as a case's record has it."""
-    return shorten(ascii(example), SHOWN)
+    return shorten(ascii(example), 400)
 
 
 def _wrong_words(err: Exception) -> str:
@@ -163,7 +150,6 @@ def _wrong_words(err: Exception) -> str:
 
 
 def _place_of(err: BaseException) -> str:
-    """Where himl's own code was, the innermost such line."""
     place, trace = "outside of himl", err.__traceback__
     while trace is not None:
         file = Path(trace.tb_frame.f_code.co_filename)
@@ -175,19 +161,6 @@ def _place_of(err: BaseException) -> str:
 
 def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else "·" for each in text)
-
-
-def _resident() -> int:
-    """Bytes of memory that this process ever had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
-def _bound() -> None:
-    """Let this process take no more than so much memory from here on."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + 3 * MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A project folder with recorded runs, which the tests of the Python functions work in."""
+"""A project folder with recorded runs, which the tests of the Python functions work in, and what downloads leave."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.files import is_bookkeeping
 from himl_cli.core.runs import RunStatus
+from tests.support.folders import files_below
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
@@ -27,3 +29,9 @@ def local_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRuns:
     write_files(project / ".himl" / "datastores" / "local", {"foo/bar/1.txt": "one", "foo/bar/2.txt": "two", "foo/other.txt": "three"})
     monkeypatch.chdir(project)
     return runs
+
+
+def arrived(folder: Path) -> dict[str, str]:
+    """The files below *folder* by their names, with their text; without what himl keeps for itself."""
+    found = [path for path in files_below(folder) if not any(is_bookkeeping(part) for part in path.relative_to(folder).parts)]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(found)}

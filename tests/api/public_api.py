@@ -29,8 +29,6 @@ SET = re.compile(r"self\.([a-z]\w*)(?:: [^=\n]+)? = ")
 
 
 class _Plain(str):
-    """An annotation's text, which signatures then show without quotes."""
-
     __slots__ = ()
 
     def __repr__(self) -> str:
@@ -100,7 +98,6 @@ def _attributes(owner: type) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A constant's value; of sentences and objects only that they are there."""
     if isinstance(value, str):
         return f" = {value!r}" if " " not in value else ": str"
     return f" = {value!r}" if value is None or isinstance(value, (int, float)) else ": object"

@@ -42,5 +42,4 @@ def run_ranks(program: str, folder: Path, variables: Sequence[Mapping[str, str]]
 
 
 def local_ranks(count: int, **shared: str) -> list[dict[str, str]]:
-    """The variables of *count* ranks on this node as torchrun sets them."""
     return [{"LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "WORLD_SIZE": str(count), **shared} for rank in range(count)]

@@ -1,4 +1,4 @@
-"""Running scripts that use himl's functions, in processes of their own as users run them."""
+"""Running scripts that use himl's functions, in processes of their own as users run them; what those sent that send themselves to Azure ML."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Run
 from tests.support.forked_himl import PROGRAM, forked
 from tests.support.forking_himl import TOLERATED
 
@@ -57,3 +59,43 @@ def write_script(folder: Path, name: str, call: str, after: str) -> Path:
     path = folder / name
     path.write_text(f"{SAY}\n{imports}\ninfo = submit_to_azure_if_needed({call})\n{after}\n")
     return path
+
+
+CONDA = "name: lab\nchannels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n      - himl-cli\n"
+CLUSTER = 'compute_cluster_name="cpu-cluster"'
+HERE = 'print("this ran " + ("on Azure ML" if info.is_running_in_azure_ml else "here"))'
+
+
+@pytest.fixture
+def lab(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    """A workspace with a cluster; the project has its config.json and an environment.yml."""
+    azure_environment.add_compute("cpu-cluster")
+    azure_environment.write_config(project)
+    (project / "environment.yml").write_text(CONDA)
+    return azure_environment
+
+
+@pytest.fixture
+def v1_lab(lab: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
+    for name in ("AZUREML_DEFAULT_BACKOFF", "AZUREML_DEFAULT_500_BACKOFF", "AZUREML_DEFAULT_503_BACKOFF"):
+        monkeypatch.setenv(name, "0")
+    return lab
+
+
+def sent(lab: StagedWorkspace) -> Run:
+    (run,) = lab.state.runs.values()
+    return run
+
+
+def job_of(lab: StagedWorkspace) -> Mapping[str, Any]:
+    job = sent(lab).job
+    assert job is not None
+    return job
+
+
+def send(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the script with the flag; it has to end well, and before what comes after the call."""
+    done = run_script(script, *arguments, "--azureml", cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "this ran" not in done.stdout
+    return done

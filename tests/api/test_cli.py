@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
+import typer.main
+from typer.testing import CliRunner
 
+from himl_cli import cli
 from tests.api.scripts import run_script
 from tests.support.runs import RecordedRuns
 from tests.support.terminals import Terminal
@@ -24,39 +30,31 @@ def losses(runs: cli.Runs, place: cli.Place, talk: cli.Talk) -> None:
 
 cli.main(app)
 """
-FOUND: list[tuple[list[str], list[str]]] = [
-    (["--run", "train_1_aa"], ["train_1_aa"]),
-    (["--run", "train_1_aa,child_a"], ["train_1_aa", "child_a"]),
-    (["--run=train_1_aa", "--run", "train_2_bb"], ["train_1_aa", "train_2_bb"]),
-    (["--run_ids", "train_1_aa", "--run-recovery-ids", "train:child_a"], ["train_1_aa", "child_a"]),
-    (["--run", "latest"], ["train_2_bb"]),
-    (["--run", "train_1_aa", "--children"], ["child_a", "child_b"]),
-    ([], ["child_a"]),
-    (["--latest_run_file", "other.txt"], ["train_1_aa"]),
-    (["--latest-run-file", "other.txt"], ["train_1_aa"]),
-    (["--experiment", "train"], ["train_2_bb"]),
-    (["--experiment_name", "train", "--num-runs", "2"], ["train_2_bb", "train_1_aa"]),
-    (["--experiment", "train", "--num_runs", "all", "--tags", "team=blue"], ["train_1_aa"]),
-    (["--experiment", "train", "--status", "completed,queued"], ["train_1_aa"]),
-    (["--run", "train_1_aa", "--workspace", "local"], ["train_1_aa"]),
-    (["--run", "train_1_aa", "-w", ".himl"], ["train_1_aa"]),
-]
-REFUSED: list[tuple[list[str], int, str]] = [
-    (["--run", "nope"], 3, "error: No run 'nope' in local workspace"),
-    (["--run", "train_1_aa", "--experiment", "train"], 2, "error: Two selections at once: --run and --experiment."),
-    (["--num_runs", "2"], 2, "error: --num_runs selects among the runs of an experiment."),
-    (["--experiment", "train", "--num_runs", "few"], 2, "error: --num_runs takes a whole number from 1, or 'all', got 'few'."),
-    (["--experiment", ""], 2, "error: --experiment got an empty value."),
-    (["--run", "train_1_aa", "--config_path", "nowhere.json"], 3, "error: There is no file 'nowhere.json'."),
-    (["-w", "local", "--config_file", "config.json"], 2, "error: Two workspaces at once: --workspace and --config_file."),
-    (["--run", "train_1_aa", "--quiet", "--format", "human"], 0, ""),
-    (["--run", "train_1_aa", "-q", "--json"], 2, '{"error": {"code": "usage"'),
-]
+FOUND: dict[str, list[str]] = {
+    "--run train_1_aa,child_a": ["train_1_aa", "child_a"],
+    "--run_ids train_1_aa --run-recovery-ids train:child_a": ["train_1_aa", "child_a"],
+    "--run train_1_aa --children": ["child_a", "child_b"],
+    "": ["child_a"],
+    "--latest-run-file other.txt": ["train_1_aa"],
+    "--experiment_name train --num-runs 2": ["train_2_bb", "train_1_aa"],
+    "--experiment train --num_runs all --tags team=blue --status completed,queued": ["train_1_aa"],
+    "--run train_1_aa -w .himl": ["train_1_aa"],
+}
+REFUSED: dict[str, tuple[int, str]] = {
+    "--run nope": (3, "error: No run 'nope' in local workspace"),
+    "--run train_1_aa --experiment train": (2, "error: Two selections at once: --run and --experiment."),
+    "--num_runs 2": (2, "error: --num_runs selects among the runs of an experiment."),
+    "--experiment train --num_runs few": (2, "error: --num_runs takes a whole number from 1, or 'all', got 'few'."),
+    "--experiment=": (2, "error: --experiment got an empty value."),
+    "-w local --config_file config.json": (2, "error: Two workspaces at once: --workspace and --config_file."),
+    "--run train_1_aa -q --json": (2, '{"error": {"code": "usage"'),
+    "--bogus": (2, "error: No such option '--bogus'."),
+    "--format xml": (2, "error: Invalid value for '--format'"),
+}
 
 
 @pytest.fixture
 def tool(project: Path, local_runs: RecordedRuns) -> Path:
-    """A tool in a folder with recorded runs."""
     (project / "most_recent_run.txt").write_text("train:child_a\n")
     (project / "other.txt").write_text("train_1_aa\n")
     return written(project, BY_TYPER)
@@ -70,53 +68,28 @@ def written(folder: Path, text: str) -> Path:
 
 def said(tool: Path, *arguments: str) -> str:
     done = run_script(tool, *arguments)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize(("arguments", "found"), FOUND, ids=[" ".join(case[0]) for case in FOUND])
-def test_the_runs_that_himls_options_mean_are_found(tool: Path, arguments: list[str], found: list[str]) -> None:
-    assert said(tool, "-q", *arguments).split() == found
-
-
-@pytest.mark.parametrize(("arguments", "code", "message"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
-def test_what_cannot_be_is_one_line_a_hint_and_himls_exit_code(tool: Path, arguments: list[str], code: int, message: str) -> None:
-    done = run_script(tool, *arguments)
-    lines = done.stderr.splitlines()
-    assert done.returncode == code
-    assert done.stderr.startswith(message)
-    assert bool(done.stdout) is (code == 0)
-    assert all(line.startswith("hint: ") for line in lines[1:])
-
-
-def test_rows_come_in_the_form_that_is_asked_for(tool: Path) -> None:
+def test_tool_has_himls_options_formats_errors_and_help(tool: Path) -> None:
+    for options, wanted in FOUND.items():
+        assert said(tool, "-q", *options.split()).split() == wanted
+    for options, (code, message) in REFUSED.items():
+        done = run_script(tool, *options.split())
+        assert (done.returncode, done.stdout, done.stderr[: len(message)]) == (code, "", message)
+        assert all(line.startswith("hint: ") for line in done.stderr.splitlines()[1:])
     assert said(tool, "--run", "train_1_aa,train_2_bb") == "run\tloss\ntrain_1_aa\t[1.0, 0.5]\ntrain_2_bb\t\n"
     assert json.loads(said(tool, "--run", "child_a", "--json")) == [{"run": "child_a", "loss": 0.25}]
     assert said(tool, "--run", "child_a", "--format=quiet") == "child_a\n"
-
-
-def test_verbose_is_a_debug_log_and_a_traceback(tool: Path) -> None:
     found = run_script(tool, "--run", "train_1_aa", "-v")
     assert (found.returncode, "DEBUG himl_cli." in found.stderr) == (0, True)
     refused = run_script(tool, "--run", "nope", "--verbose")
-    assert refused.returncode == 3
-    assert "Traceback" in refused.stderr
-    assert "\nerror: No run 'nope'" in refused.stderr
-
-
-def test_help_has_himls_options_under_todays_names(tool: Path) -> None:
+    assert (refused.returncode, "Traceback" in refused.stderr, "\nerror: No run 'nope'" in refused.stderr) == (3, True, True)
     text = said(tool, "--help")
     assert "The losses of runs." in text
     assert all(name in text for name in ("--run ", "--num_runs N", "--latest_run_file PATH", "--config_file PATH", "-w", "--json", "Which runs:", "Output:"))
     assert not [name for name in ("--num-runs", "--run_ids", "--experiment_name", "--config_path") if name in text]
-
-
-def test_an_option_that_is_unknown_or_lacks_its_value_is_exit_2(tool: Path) -> None:
-    for arguments in (["--bogus"], ["--num-runs"], ["--format", "xml"]):
-        done = run_script(tool, *arguments)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert arguments[0] in done.stderr or arguments[0].replace("-", "_").replace("__", "--") in done.stderr
-        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
@@ -145,31 +118,21 @@ class made:
 
 
 @pytest.mark.parametrize("kind", AROUND)
-@pytest.mark.parametrize(
-    ("body", "code", "message"),
-    [
-        ("raise KeyboardInterrupt", 130, "error: Interrupted.\n"),
-        ("from interrupted import made", 130, "error: Interrupted.\n"),
-        ("raise typer.Abort", 1, "error: Aborted.\n"),
-        ("raise SystemExit(7)", 7, ""),
-        ("cli.Runs().find(explicit=True)", 2, "error: Say which run is meant."),
-        ("cli.Runs().find()", 3, "error: No workspace: "),
-        ("print('data'); raise SystemExit", 0, ""),
-    ],
-)
-def test_how_a_tool_ends(project: Path, kind: str, body: str, code: int, message: str) -> None:
+def test_how_a_tool_ends(project: Path, kind: str) -> None:
     (project / "interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
-    done = run_script(written(project, AROUND[kind].format(body=body)))
-    assert (done.returncode, done.stderr.startswith(message)) == (code, True), done.stderr
-    assert bool(done.stderr) is bool(message)
-
-
-@pytest.mark.parametrize("kind", AROUND)
-def test_a_bug_of_the_tool_keeps_its_traceback(project: Path, kind: str) -> None:
+    for body, (code, message) in {
+        "raise KeyboardInterrupt": (130, "error: Interrupted.\n"),
+        "from interrupted import made": (130, "error: Interrupted.\n"),
+        "raise typer.Abort": (1, "error: Aborted.\n"),
+        "raise SystemExit(7)": (7, ""),
+        "cli.Runs().find(explicit=True)": (2, "error: Say which run is meant."),
+        "cli.Runs().find()": (3, "error: No workspace: "),
+        "print('data'); raise SystemExit": (0, ""),
+    }.items():
+        done = run_script(written(project, AROUND[kind].format(body=body)))
+        assert (done.returncode, done.stderr.startswith(message), bool(done.stderr)) == (code, True, bool(message)), (body, done.stderr)
     done = run_script(written(project, AROUND[kind].format(body="{}['key']")))
-    assert done.returncode == 1
-    assert done.stderr.startswith("Traceback")
-    assert done.stderr.endswith("KeyError: 'key'\n")
+    assert (done.returncode, done.stderr.startswith("Traceback"), done.stderr.endswith("KeyError: 'key'\n")) == (1, True, True)
 
 
 SEVERAL = """
@@ -192,7 +155,7 @@ cli.main(app)
 """
 
 
-def test_several_commands_are_a_group(project: Path) -> None:
+def test_several_commands_are_a_group_and_ask(project: Path) -> None:
     tool = written(project, SEVERAL)
     assert [said(tool, command, "--parallel", "3") for command in ("show_all", "show-all")] == ["3 2 None\n"] * 2
     text = said(tool, "-h")
@@ -203,10 +166,6 @@ def test_several_commands_are_a_group(project: Path) -> None:
     assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (2, "error: No such command 'show_al'. Did you mean 'show_all'?")
     nothing = run_script(tool)
     assert (nothing.returncode, nothing.stdout, nothing.stderr.startswith("Usage: tool.py")) == (2, "", True)
-
-
-def test_talk_asks_says_and_prints(project: Path) -> None:
-    tool = written(project, SEVERAL)
     done = run_script(tool, "other", "--yes")
     assert (done.stdout, done.stderr) == ("yes\n", "a notice\n")
     assert (said(tool, "other", "--yes", "-q"), json.loads(run_script(tool, "other", "--yes", "--json").stdout)) == ("y\n", {"is": True})
@@ -226,3 +185,66 @@ def test_rows_are_a_table_that_fits_the_terminal(project: Path) -> None:
     assert second.startswith("train_2_bb ")
     assert second.endswith("…")
     assert max(map(len, (head, first, second))) <= 60
+
+
+def test_typers_runner_sees_what_a_user_sees(local_runs: RecordedRuns) -> None:
+    app = cli.app()
+
+    @cli.command(app)
+    def tool(runs: cli.Runs, talk: cli.Talk, named: cli.RunArguments = None) -> None:
+        talk.rows(({"run": run.id} for run in runs.find(named=named)), empty="None.")
+
+    assert cli.Place().open().get_run("train_1_aa").tags == {"team": "blue"}
+    found = CliRunner().invoke(app, ["train_2_bb", "--run", "train_1_aa"])
+    assert (found.exit_code, found.stdout) == (0, "run\ntrain_2_bb\ntrain_1_aa\n")
+    missing = CliRunner().invoke(app, ["nope", "--json"])
+    assert (missing.exit_code, missing.stdout) == (3, "")
+    assert json.loads(missing.stderr)["error"]["code"] == "run_not_found"
+
+    def of_its_own(run: str, runs: cli.Runs) -> None: ...
+
+    def twice(ours: cli.Talk, theirs: cli.Talk) -> None: ...
+
+    said = "of_its_own(): 'run' is there twice, since 'runs: Runs' brings an option of that name: give the parameter 'run' another name."
+    with pytest.raises(ValueError, match=re.escape(said)):
+        cli.command(cli.app())(of_its_own)
+    with pytest.raises(ValueError, match=re.escape("brings an option of that name: leave 'theirs: Talk' out.")):
+        cli.command(cli.app())(twice)
+
+
+def test_plain_typer_takes_single_options_and_bundles(local_runs: RecordedRuns) -> None:
+    def bundled(runs: cli.Runs) -> None:
+        typer.echo(" ".join(run.id for run in runs.find()))
+
+    wrong, right = typer.Typer(), typer.Typer()
+    wrong.command()(bundled)
+    with pytest.raises(RuntimeError, match=r"himl_cli\.cli\.Runs, which needs @cli\.command\(app\) in place of @app\.command\(\)"):
+        typer.main.get_command(wrong)
+    cli.command(right)(bundled)
+    assert CliRunner().invoke(right, ["--run-ids", "train_1_aa"]).stdout == "train_1_aa\n"
+    app = typer.Typer()
+
+    @app.command()
+    def tool(
+        run: cli.RunOption = None,
+        experiment: cli.ExperimentOption = None,
+        num_runs: cli.NumRunsOption = None,
+        tags: cli.TagsOption = None,
+        status: cli.StatusOption = None,
+        latest_run_file: cli.LatestRunFileOption = None,
+        workspace: cli.WorkspaceOption = None,
+        config_file: cli.ConfigFileOption = None,
+        loud: Annotated[bool, typer.Option("--loud")] = False,
+    ) -> None:
+        runs = cli.Runs(run, experiment, num_runs, tags, status, latest_run_file).find(cli.Place(workspace, config_file))
+        typer.echo(" ".join(each.id.upper() if loud else each.id for each in runs))
+
+    every = ["--experiment", "train", "--num_runs", "2", "--status", "failed", "--tags", "team=red", "--workspace", "local", "--loud"]
+    assert CliRunner().invoke(app, every).stdout == "TRAIN_2_BB\n"
+    assert CliRunner().invoke(app, ["--run", "train_1_aa,child_a"]).stdout == "train_1_aa child_a\n"
+
+
+def test_the_import_is_light() -> None:
+    heavy = ["rich", "azure", "msgspec", "yaml", "sqlite3", "asyncio", "mlflow", "pydantic", "himl_cli.app", "himl_cli.api.workspace"]
+    program = f"from himl_cli import cli; import sys; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

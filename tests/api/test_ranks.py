@@ -1,10 +1,11 @@
-"""Distributed scripts: one rank of a node downloads, the others get its outcome. Real processes; no PyTorch."""
+"""Distributed scripts: one rank of a node downloads, the others get its outcome. Real processes, with PyTorch where it is installed."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
-import subprocess
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli import is_local_rank_zero, torch_barrier
+from himl_cli import is_local_rank_zero, set_environment_variables_for_multi_node, torch_barrier
 from himl_cli.core.processes import RANKS
 from tests.api.ranks import SAY, local_ranks, run_ranks
 from tests.support.folders import meetings
@@ -39,27 +40,16 @@ if "LOCAL_RANK" not in os.environ:
 """
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
-def test_one_rank_downloads_and_all_have_the_files(local_runs: RecordedRuns, tmp_path: Path, order: list[int]) -> None:
-    variables = [local_ranks(3, MASTER_PORT="29500")[rank] for rank in order]
-    said = run_ranks(DOWNLOAD, tmp_path / "out", variables, cwd=local_runs.folder)
-    assert said == [[["last.ckpt"]]] * 3
-    (outcome,) = meetings().rglob("outcome-1")
+def test_one_rank_downloads_and_all_have_its_outcome(local_runs: RecordedRuns, tmp_path: Path) -> None:
+    variables = local_ranks(3, MASTER_PORT="29500")[::-1]
+    said = run_ranks(WITHOUT_WORKSPACE + DOWNLOAD + NOTHING, tmp_path / "out", variables, cwd=local_runs.folder)
+    assert said == [[["last.ckpt"], ["NotThere", True, "No file in datastore 'local' starts with 'nope'."]]] * 3
+    (outcome,) = [path for path in meetings().rglob("outcome-1") if '"files"' in path.read_text()]
     assert json.loads(outcome.read_text())["result"]["files"] == 1
     assert {path.name for path in outcome.parent.iterdir()} >= {"0-1", "1-1", "2-1"}
 
 
-def test_only_the_rank_that_downloads_needs_the_workspace(local_runs: RecordedRuns, tmp_path: Path) -> None:
-    said = run_ranks(WITHOUT_WORKSPACE + DOWNLOAD, tmp_path / "out", local_ranks(2), cwd=local_runs.folder)
-    assert said == [[["last.ckpt"]]] * 2
-
-
-def test_an_error_is_the_same_for_all_ranks(local_runs: RecordedRuns, tmp_path: Path) -> None:
-    said = run_ranks(NOTHING, tmp_path / "out", local_ranks(3), cwd=local_runs.folder)
-    assert said == [[["NotThere", True, "No file in datastore 'local' starts with 'nope'."]]] * 3
-
-
-@pytest.mark.parametrize("variables", [{}, {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "RANK": "1"}, {"SLURM_LOCALID": "0"}])
+@pytest.mark.parametrize("variables", [{}, {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "RANK": "1"}])
 def test_self_started_ranks_do_not_wait_for_earlier_downloads(
     local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
@@ -76,30 +66,21 @@ def test_torchrun_ranks_wait_for_rank_0_despite_earlier_download(local_runs: Rec
     (out / "outputs" / "checkpoints" / "last.ckpt").unlink()
     variables = local_ranks(2, TORCHELASTIC_RUN_ID="r", HIML_DONE_BEFORE_RANKS=str(first[1]))
     variables[0]["LATE"] = "1"
-    late = "if 'LATE' in os.environ:\n    time.sleep(1)\n"
+    late = "if 'LATE' in os.environ:\n    time.sleep(0.5)\n"
     assert run_ranks(late + DOWNLOAD, out, variables, cwd=local_runs.folder) == [[["last.ckpt"]]] * 2
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, True),
-        ({"RANK": "0"}, True),
-        ({"RANK": "3"}, False),
-        ({"RANK": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, True),
-        ({"RANK": "0", "LOCAL_RANK": "1"}, False),
-        *(({name: "0"}, True) for name in RANKS),
-        *(({name: "2"}, False) for name in RANKS),
-    ],
-)
-def test_which_process_is_local_rank_zero(variables: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert is_local_rank_zero() is expected
-
-
-def test_without_pytorch_the_barrier_is_no_wait_and_no_import() -> None:
-    torch_barrier()
+def test_which_process_is_local_rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[tuple[dict[str, str], bool]] = [
+        *(({name: number}, number == "0") for name in RANKS for number in ("0", "2")),
+        *(({}, True), ({"RANK": "3"}, False), ({"RANK": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, True), ({"RANK": "0", "LOCAL_RANK": "1"}, False)),
+    ]
+    for variables, expected in cases:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            assert is_local_rank_zero() is expected
+            torch_barrier()
     assert "torch" not in sys.modules
 
 
@@ -146,31 +127,23 @@ def test_barrier_shares_outcome_of_acting_rank_for_each_call(tmp_path: Path) -> 
     assert got == [["acted", 1, "acted", FAILED, "acted", 3], [1, FAILED, 3], [1, FAILED, 3]]
 
 
-def test_outcome_of_earlier_launch_with_same_name_is_ignored(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    at_barrier(out, ["xxx", "xxx"], local_ranks(2, MASTER_PORT="1"))
-    assert at_barrier(out, ["fail", "x"], local_ranks(2, MASTER_PORT="1"))[1] == [FAILED, 1]
-
-
-def test_unwritable_outcome_is_not_replaced_by_old_one(tmp_path: Path) -> None:
+def test_outcome_of_earlier_launch_is_not_taken_for_this_ones(tmp_path: Path) -> None:
     out, variables = tmp_path / "out", local_ranks(2, MASTER_PORT="1")
-    at_barrier(out, ["xxx"], variables)
-    (old,) = meetings().rglob("outcome-1")
-    old.with_name("outcome-1.part").mkdir()
+    at_barrier(out, ["xxx", "xxx"], variables)
+    assert at_barrier(out, ["fail", "x"], variables)[1] == [FAILED, 1]
+    for old in meetings().rglob("outcome-*"):
+        old.with_name(f"{old.name}.part").mkdir()
     first, second = at_barrier(out, ["x"], variables)
     assert "Cannot tell the other ranks" in str(first)
     assert "left no word" in str(second)
 
 
-def test_ranks_without_rank_variables_each_act_and_still_meet(tmp_path: Path) -> None:
-    assert at_barrier(tmp_path / "out", ["xx"], [{}, {}]) == [["acted", 2], ["acted", 2]]
-
-
-def test_ranks_without_a_cache_act_each_and_still_meet(tmp_path: Path) -> None:
+def test_ranks_without_a_cache_or_variables_act_each_and_still_meet(tmp_path: Path) -> None:
     cache = tmp_path / "file"
     cache.write_text("")
-    variables = [{**rank, "XDG_CACHE_HOME": str(cache), "LOCALAPPDATA": str(cache), "HOME": str(cache)} for rank in local_ranks(2)]
-    assert at_barrier(tmp_path / "out", ["xx"], variables) == [["acted", 2], ["acted", 2]]
+    without = [{**rank, "XDG_CACHE_HOME": str(cache), "LOCALAPPDATA": str(cache), "HOME": str(cache)} for rank in local_ranks(2)]
+    for variables in (without, [dict[str, str](), {}]):
+        assert at_barrier(tmp_path / "out", ["xx"], variables) == [["acted", 2], ["acted", 2]]
 
 
 MULTI_NODE = [
@@ -181,21 +154,52 @@ MULTI_NODE = [
     ({"AZ_BATCHAI_MPI_MASTER_NODE": "node0", "MASTER_PORT": "7"}, {"MASTER_ADDR": "node0", "MASTER_PORT": "7"}),
     ({"AZ_BATCHAI_MPI_MASTER_NODE": "localhost", "MASTER_IP": "10.0.0.5"}, {"MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "6105"}),
 ]
-PROGRAM = """
-import himl_cli, json, os
-himl_cli.set_environment_variables_for_multi_node()
-print(json.dumps({name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name in os.environ}))
+
+
+def test_variables_of_several_nodes_follow_the_rule_of_hi_ml(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+    for variables, expected in MULTI_NODE:
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setenv(name, "")  # so that it is put back
+                patch.delenv(name)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            set_environment_variables_for_multi_node()
+            assert {name: os.environ[name] for name in names if name in os.environ} == expected
+    monkeypatch.setenv("AZ_BATCH_MASTER_NODE", "a:1:2")
+    with pytest.raises(ValueError, match=r"^AZ_BATCH_MASTER_NODE is 'a:1:2', which is neither a host nor host:port\.$"):
+        set_environment_variables_for_multi_node()
+
+
+MEET = """
+import datetime, pathlib, torch.distributed
+torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=240))
+first = said(lambda: himl_cli.download_files_from_run_id("train_1_aa", sys.argv[1], "outputs/checkpoints/"))
+second = said(lambda: himl_cli.download_from_datastore("local", "nope", sys.argv[1]))
+came = pathlib.Path(sys.argv[1]).with_name("came")
+if os.environ.get("RANK") == "1":
+    time.sleep(0.3)
+    came.touch()
+himl_cli.torch_barrier()
+say([first, second, came.exists()])
+torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize(("variables", "expected"), MULTI_NODE)
-def test_the_variables_of_several_nodes_follow_hi_mls_rule(variables: dict[str, str], expected: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, **variables}, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == expected
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> str:
+    """One that is free, where PyTorch is installed; the processes find it where this one does."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        pytest.skip("NEEDS PyTorch (pip install torch) for its distributed barrier")
+    monkeypatch.setenv("PYTHONPATH", str(Path(torch.origin).parents[1]))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
-def test_a_master_node_of_another_form_is_refused() -> None:
-    program = "import himl_cli\ntry: himl_cli.set_environment_variables_for_multi_node()\nexcept ValueError as err: print(err)"
-    env = {**os.environ, "AZ_BATCH_MASTER_NODE": "a:1:2"}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout == "AZ_BATCH_MASTER_NODE is 'a:1:2', which is neither a host nor host:port.\n"
+def test_ranks_of_torch_meet_at_the_barrier(local_runs: RecordedRuns, tmp_path: Path, port: str) -> None:
+    met = [["last.ckpt"], ["NotThere", True, "No file in datastore 'local' starts with 'nope'."], True]
+    variables = local_ranks(2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert run_ranks(MEET, tmp_path / "out", variables, cwd=local_runs.folder) == [[met], [met]]

@@ -1,9 +1,10 @@
-"""Runs that a script starts itself and writes to: the same calls on a local workspace and on Azure ML."""
+"""Runs that scripts write to: those that they start themselves, here and on Azure ML, and `RUN_CONTEXT` in jobs and outside."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from himl_cli import HimlError, Run, Workspace, create_aml_run_object, fetch_run, get_workspace
 from himl_cli.core.errors import BadUsage
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, write_files
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -22,8 +23,6 @@ Start = Callable[..., Run]
 
 
 class Figure:
-    """As matplotlib's figures, which save themselves."""
-
     def savefig(self, target: Path, format: str) -> None:
         assert format == "png"
         target.write_bytes(PNG)
@@ -54,7 +53,7 @@ def shown(himl: Himl, run: Run) -> Any:
     return himl.ok("runs", "show", "--run", run.id, "--json").json()
 
 
-def test_a_run_begins_and_completes_as_the_commands_see_it(run: Run, himl: Himl) -> None:
+def test_run_begins_and_ends_as_the_commands_see_it(run: Run, himl: Himl, place: Workspace, project: Path) -> None:
     assert (run.status, run.display_name, run.experiment.name) == ("Running", "first try", "train")
     assert run.tags["run_recovery_id"] == f"train:{run.id}"
     assert shown(himl, run)["status"] == "Running"
@@ -63,24 +62,30 @@ def test_a_run_begins_and_completes_as_the_commands_see_it(run: Run, himl: Himl)
     assert run.status == "Completed"
     assert shown(himl, run)["status"] == "Completed"
     assert fetch_run(None, run.id).get_status() == "Completed"
-
-
-def test_a_failed_run_tells_why(place: Workspace, himl: Himl) -> None:
-    run = create_aml_run_object("train")
-    run.fail(error_details="no memory left")
-    assert (shown(himl, run)["status"], shown(himl, run)["reason"]) == ("Failed", "no memory left")
-    other = create_aml_run_object("train", workspace=place)
-    other.fail(ValueError("7 is too many"))
-    assert shown(himl, other)["reason"] == "ValueError: 7 is too many"
-
-
-def test_the_block_ends_the_run(place: Workspace) -> None:
+    failed = create_aml_run_object("train", workspace=place)
+    failed.fail(error_details="no memory left")
+    assert (shown(himl, failed)["status"], shown(himl, failed)["reason"]) == ("Failed", "no memory left")
     with create_aml_run_object("train") as good:
         good.log("loss", 1)
     assert (good.get_status(), good.get_metrics()) == ("Completed", {"loss": 1.0})
     with pytest.raises(RuntimeError, match="stop"), create_aml_run_object("train") as bad:
         raise RuntimeError("stop")
+    assert shown(himl, bad)["reason"] == "RuntimeError: stop"
     assert bad.get_details()["error"] == {"message": "RuntimeError: stop"}
+    run = create_aml_run_object("my experiment!")
+    assert (run.experiment.name, run.id.startswith("my_experiment_")) == ("my_experiment_", True)
+    other = place.get_run(run.id)
+    other.log("loss", 2.0)
+    other.flush()
+    for text in ("one", "two"):
+        other.log_text(text, "x.txt")
+    assert (run.get_metrics(), run.get_file_names()) == ({"loss": 2.0}, ["x.txt"])
+    run.download_file("x.txt", project / "came.txt")
+    assert (project / "came.txt").read_text() == "two"
+    other.complete()
+    assert run.get_status() == "Completed"
+    with pytest.raises(BadUsage, match="name is empty"):
+        create_aml_run_object("")
 
 
 def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
@@ -91,52 +96,41 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     run.log_row("fruit", kind="lime", size=3)
     run.log_row("fruit", "a description", kind="fig", size=1.5)
     run.log_table("table", {"epoch": [1, 2], "accuracy": [0.7, 0.8]})
-    expected = {
-        "loss": [1.0, 0.5, 0.25],
-        "accuracy": 0.9,
-        "sizes": [1.0, 2.0, 3.0],
-        "fruit/kind": ["lime", "fig"],
-        "fruit/size": [3.0, 1.5],
-        "table/epoch": [1.0, 2.0],
-        "table/accuracy": [0.7, 0.8],
-    }
+    run.log("Kernel type", "linear")
+    run.log("num", "3.5")  # as azureml-core does it, texts stay texts
+    run.log("story", "once " * 1000)
+    run.log_list("words", ["a", "b"])
+    expected: dict[str, Any] = {"loss": [1.0, 0.5, 0.25], "accuracy": 0.9, "sizes": [1.0, 2.0, 3.0], "fruit/kind": ["lime", "fig"], "fruit/size": [3.0, 1.5]}
+    expected |= {"table/epoch": [1.0, 2.0], "table/accuracy": [0.7, 0.8], "Kernel type": "linear", "num": "3.5", "story": "once " * 1000, "words": ["a", "b"]}
     assert run.get_metrics() == expected
+    assert run.get_metrics("num") == {"num": "3.5"}
     run.complete()
     ours = {logged["name"]: logged["value"] for kind in ("metrics", "texts") for logged in shown(himl, run)[kind]}
     assert ours == {name: value[-1] if isinstance(value, list) else value for name, value in expected.items()}
+    printed = himl.ok("runs", "show", run.id).stdout.splitlines()
+    lines = [line.split() for line in printed]
+    assert [line for line in (["Kernel", "type", "0", "1", "linear"], ["words", "1", "2", "b"]) if line not in lines] == []
+    assert max(len(line) for line in printed if "once" in line) < 400
+    texts = {one["name"]: one for one in shown(himl, run)["texts"]}
+    assert texts["words"] == {"name": "words", "value": "b", "step": 1, "count": 2, "run": run.id}
 
 
-def test_texts_are_read_back_as_they_were_logged(run: Run, himl: Himl) -> None:
-    """As azureml-core does it: texts stay texts, also where they look like numbers."""
-    run.log("Kernel type", "linear")
-    run.log("num", "3.5")
-    run.log_row("m", a=1, s="x")
-    run.log_list("words", ["a", "b"])
-    assert run.get_metrics() == {"Kernel type": "linear", "num": "3.5", "m/a": 1.0, "m/s": "x", "words": ["a", "b"]}
-    assert run.get_metrics("num") == {"num": "3.5"}
-    run.complete()
-    lines = [line.split() for line in himl.ok("runs", "show", run.id).stdout.splitlines()]
-    assert ["Kernel", "type", "0", "1", "linear"] in lines
-    assert ["words", "1", "2", "b"] in lines
-    assert ["m/s", "0", "1", "x"] in lines
-    (texts,) = [texts for texts in shown(himl, run)["texts"] if texts["name"] == "words"]
-    assert texts == {"name": "words", "value": "b", "step": 1, "count": 2, "run": run.id}
-
-
-def test_a_long_text_is_shortened_for_people(run: Run, himl: Himl) -> None:
-    run.log("story", "once " * 1000)
-    run.complete()
-    assert max(map(len, himl.ok("runs", "show", run.id).stdout.splitlines())) < 400
-    assert shown(himl, run)["texts"][0]["value"] == "once " * 1000
-
-
-def test_flush_keeps_what_was_logged(run: Run, place: Workspace) -> None:
-    run.log("loss", 1.0)
-    run.flush()
-    assert place.get_run(run.id).get_metrics() == {"loss": 1.0}
-
-
-def test_files_texts_and_images_are_files_of_the_run(run: Run, project: Path, himl: Himl) -> None:
+def test_files_and_code_are_kept_and_wrong_ones_refused(run: Run, project: Path, himl: Himl, place: Workspace) -> None:
+    wrongs: tuple[tuple[Callable[[], object], str], ...] = (
+        (lambda: run.log("a", [1]), "log takes one value"),
+        (lambda: run.log_row("a"), "a row has columns"),
+        (lambda: run.log_image("a"), "either path or plot"),
+        (lambda: run.log_image("a", path="x.png", plot=Figure()), "either path or plot"),
+        (lambda: run.log_image("a", path="nope.png"), "no file 'nope.png'"),
+        (lambda: run.log_image("a", plot=object()), "savefig"),
+        (lambda: run.upload_file("a", "nope"), "no file 'nope'"),
+        (lambda: run.upload_folder("a", "nope"), "no folder 'nope'"),
+        (lambda: run.upload_files(["a"], []), "as many names as paths"),
+    )
+    for wrong, words in wrongs:
+        with pytest.raises(BadUsage, match=words):
+            wrong()
+    assert (run.get_metrics(), run.get_file_names()) == ({}, [])
     write_files(project, {"model.bin": b"m" * 10, "folder/a.txt": "a", "folder/deep/b.txt": "b", "plots/p.png": PNG})
     run.upload_file("outputs/model.bin", "model.bin")
     run.upload_file("outputs/stream", io.BytesIO(b"streamed"))
@@ -154,75 +148,26 @@ def test_files_texts_and_images_are_files_of_the_run(run: Run, project: Path, hi
     assert (project / "down" / "notes" / "text.txt").read_text(encoding="utf-8") == "größer"
     assert (project / "down" / curve).read_bytes() == (project / "down" / "plots" / "p.png").read_bytes() == PNG
     assert (project / "down" / "outputs" / "stream").read_bytes() == b"streamed"
-
-
-def test_a_file_is_replaced_by_one_of_its_name(run: Run, project: Path) -> None:
-    for text in ("one", "two"):
-        run.log_text(text, "note.txt")
-    run.download_file("note.txt", project / "came.txt")
-    assert (project / "came.txt").read_text() == "two"
-
-
-def test_what_cannot_be_is_refused_before_anything_is_sent(run: Run, project: Path) -> None:
-    wrongs: tuple[tuple[Callable[[], object], str], ...] = (
-        (lambda: run.log("a", [1]), "log takes one value"),
-        (lambda: run.log_row("a"), "a row has columns"),
-        (lambda: run.log_image("a"), "either path or plot"),
-        (lambda: run.log_image("a", path="x.png", plot=Figure()), "either path or plot"),
-        (lambda: run.log_image("a", path="nope.png"), "no file 'nope.png'"),
-        (lambda: run.log_image("a", plot=object()), "savefig"),
-        (lambda: run.upload_file("a", "nope"), "no file 'nope'"),
-        (lambda: run.upload_folder("a", "nope"), "no folder 'nope'"),
-        (lambda: run.upload_files(["a"], []), "as many names as paths"),
-    )
-    for wrong, words in wrongs:
-        with pytest.raises(BadUsage, match=words):
-            wrong()
-    assert (run.get_metrics(), run.get_file_names()) == ({}, [])
-
-
-def test_code_is_kept_without_secrets_and_ignored_files(place: Workspace, project: Path) -> None:
     files = {"train.py": "", "lib/net.py": "", "himl.private.toml": "key", ".gitignore": "*.tmp\n", "a.tmp": "", "outputs/old": ""}
     write_files(project / "work", files)
-    run = create_aml_run_object("train", snapshot_directory=project / "work")
-    assert run.get_file_names() == ["code/.gitignore", "code/lib/net.py", "code/train.py"]
-    run.complete()
+    coded = create_aml_run_object("train", snapshot_directory=project / "work")
+    assert coded.get_file_names() == ["code/.gitignore", "code/lib/net.py", "code/train.py"]
     with pytest.raises(HimlError):
         create_aml_run_object("train", snapshot_directory=project / "nope")
 
 
-def test_the_experiment_gets_a_name_that_azure_takes(place: Workspace) -> None:
-    run = create_aml_run_object("my experiment!")
-    assert (run.experiment.name, run.id.startswith("my_experiment_")) == ("my_experiment_", True)
-    run.complete()
-    with pytest.raises(BadUsage, match="name is empty"):
-        create_aml_run_object("")
-
-
-MAKE = "from himl_cli import create_aml_run_object; run = create_aml_run_object('train'); run.complete(); print(run.id)"
-
-
-def test_the_command_of_a_run_is_what_people_typed(place: Workspace, project: Path) -> None:
-    (project / "make.py").write_text(MAKE)
-    commands = {}
-    for start in (["make.py", "--lr", "0.1"], ["-m", "make", "7"], ["-c", MAKE], ["-c", MAKE, "--token", "s3cret"]):
+def test_the_command_of_a_run_is_what_people_typed(project: Path) -> None:
+    (project / ".himl").mkdir()
+    make = "from himl_cli import create_aml_run_object; run = create_aml_run_object('train'); run.complete(); print(run.record.command)"
+    (project / "make.py").write_text(make)
+    commands = []
+    for start in (["make.py", "--lr", "0.1"], ["-m", "make", "7"], ["-c", make, "--token", "s3cret"]):
         done = subprocess.run([sys.executable, *start], cwd=project, capture_output=True, text=True, check=True)
-        commands[start[0] + str(len(start))] = fetch_run(place, done.stdout.strip()).record.command
-    assert commands == {"make.py3": "make.py --lr 0.1", "-m3": "make.py 7", "-c2": "python -c ...", "-c4": "python -c ... --token '***'"}
+        commands.append(done.stdout.strip())
+    assert commands == ["make.py --lr 0.1", "make.py 7", "python -c ... --token '***'"]
 
 
-def test_a_run_from_outside_is_written_to_as_well(run: Run, place: Workspace) -> None:
-    """By its id alone, as from another process."""
-    other = place.get_run(run.id)
-    other.log("loss", 2.0)
-    other.flush()
-    other.log_text("x", "x.txt")
-    assert (run.get_metrics(), run.get_file_names()) == ({"loss": 2.0}, ["x.txt"])
-    other.complete()
-    assert run.get_status() == "Completed"
-
-
-def test_what_is_no_number_is_kept_here_as_lines_of_json(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_kept_here_takes_texts_and_is_canceled_on_record(project: Path, monkeypatch: pytest.MonkeyPatch, himl: Himl) -> None:
     (project / ".himl").mkdir()
     monkeypatch.chdir(project)
     run = create_aml_run_object("train")
@@ -234,22 +179,11 @@ def test_what_is_no_number_is_kept_here_as_lines_of_json(project: Path, monkeypa
     run.download_file("logged/t.jsonl", "t.jsonl")
     rows = [json.loads(line)["values"] for line in Path("t.jsonl").read_text().splitlines()]
     assert rows == [{"name": "a", "score": 0.5}, {"name": "b", "score": "NaN"}]
-
-
-def test_one_name_may_have_numbers_and_texts_here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Azure ML refuses what has another type than before, and here nothing is lost of it."""
-    (project / ".himl").mkdir()
-    monkeypatch.chdir(project)
     with create_aml_run_object("train") as run:
         run.log("x", 1, step=0)
         run.log("x", "one", step=1)
         run.log("x", 2, step=2)
     assert run.get_metrics() == {"x": [1.0, "one", 2.0]}
-
-
-def test_a_run_kept_here_is_canceled_on_record(project: Path, himl: Himl, monkeypatch: pytest.MonkeyPatch) -> None:
-    (project / ".himl").mkdir()
-    monkeypatch.chdir(project)
     run = create_aml_run_object("train")
     himl.ok("runs", "cancel", run.id)
     assert run.get_status() == "Canceled"
@@ -258,14 +192,138 @@ def test_a_run_kept_here_is_canceled_on_record(project: Path, himl: Himl, monkey
     himl.ok("runs", "delete", run.id, "--yes")
 
 
-def test_how_a_job_ends_is_not_a_programs_to_say(project: Path, himl: Himl) -> None:
-    write_files(project, {"wait.py": "import time\nprint('up', flush=True)\ntime.sleep(600)\n"})
-    run_id = himl.ok("submit", "wait.py", "--no_wait", "-q").stdout.strip()
-    job = get_workspace(workspace_config_path=project / ".himl").get_run(run_id)
-    with pytest.raises(BadUsage, match="is a job: how it ends is recorded when its script does"):
-        job.complete()
-    job.log("from outside", 1.0)
-    job.flush()
-    himl.ok("runs", "cancel", run_id)
-    assert job.wait_for_completion(raise_on_error=False)["status"] == "Canceled"
-    assert job.get_metrics() == {"from outside": 1.0}
+LOGGING = """
+import json, sys
+from pathlib import Path
+import himl_cli
+from himl_cli import RUN_CONTEXT, Run
+run = Run.get_context(allow_offline=False)
+assert RUN_CONTEXT == run and isinstance(RUN_CONTEXT, Run)
+for step, loss in enumerate((1.0, 0.5)):
+    RUN_CONTEXT.log("loss", loss, step=step)
+RUN_CONTEXT.log_row("row", a=1, b=2.5)
+RUN_CONTEXT.log_text("hello", "notes.txt")
+Path("weights.bin").write_bytes(b"w")
+RUN_CONTEXT.upload_file("outputs/weights.bin", "weights.bin")
+run.set_tags({"by": "script"})
+RUN_CONTEXT.flush()
+loaded = [name for name in ("azure.ai", "azure.identity", "msal", "azureml", "mlflow", "torch", "typer", "rich") if name in sys.modules]
+print(json.dumps([RUN_CONTEXT.id, RUN_CONTEXT.experiment.name, run.get_status(), run.get_metrics(), himl_cli.is_running_in_azure_ml(RUN_CONTEXT), loaded]))
+RUN_CONTEXT.log("last", 3.0)
+RUN_CONTEXT.complete()
+"""
+LOGGED = {"loss": [1.0, 0.5], "row/a": 1.0, "row/b": 2.5}
+
+
+def shown_of(himl: Himl, run_id: str) -> Any:
+    return himl.ok("runs", "show", "--run", run_id, "--json").json()
+
+
+def values(document: Any) -> dict[str, float]:
+    return {metric["name"]: metric["value"] for metric in document["metrics"]}
+
+
+def test_job_here_logs_to_its_run_even_once_it_said_it_failed(project: Path, himl: Himl) -> None:
+    write_files(project, {"train.py": LOGGING})
+    for how in ((), ("--in_place",)):
+        run_id = himl.ok("submit", "train.py", "-q", *how).stdout.strip().splitlines()[-1]
+        log = himl.ok("runs", "logs", "--run", run_id).stdout
+        assert json.loads(log.splitlines()[-1]) == [run_id, "train", "Running", LOGGED, False, []]
+        document = shown_of(himl, run_id)
+        assert (document["status"], document["tags"]["by"]) == ("Completed", "script")
+        assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
+        himl.ok("download", "--run", run_id, "--output_dir", project / "down")
+        down = project / "down" / run_id
+        assert ((down / "notes.txt").read_text(), (down / "outputs" / "weights.bin").read_bytes()) == ("hello", b"w")
+    program = "from himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('a', 1)\nRUN_CONTEXT.flush()\nRUN_CONTEXT.fail('so what')\nRUN_CONTEXT.log('a', 2)\n"
+    write_files(project, {"train.py": program})
+    run_id = himl.ok("submit", "train.py", "-q", "--env_var", "MLFLOW_TRACKING_URI=http://127.0.0.1:9").stdout.strip().splitlines()[-1]
+    document = shown_of(himl, run_id)
+    assert (document["status"], values(document)) == ("Completed", {"a": 2.0})
+    assert "lost" not in himl.ok("runs", "logs", "--run", run_id).stdout
+
+
+def test_ranks_and_mlflow_write_to_the_same_run(project: Path, himl: Himl) -> None:
+    program = """
+import os
+from himl_cli import RUN_CONTEXT
+rank = os.environ["RANK"]
+for n in range(50):
+    RUN_CONTEXT.log("rank" + rank, n, step=n)
+    RUN_CONTEXT.log_row("t", rank=int(rank), n=n)
+"""
+    write_files(project, {"train.py": program})
+    run_id = himl.ok("submit", "train.py", "--processes_per_node", "3", "-q").stdout.strip().splitlines()[-1]
+    counts = {metric["name"]: metric["count"] for metric in shown_of(himl, run_id)["metrics"]}
+    assert counts == {"rank0": 50, "rank1": 50, "rank2": 50, "t/rank": 150, "t/n": 150}
+    program = """
+import mlflow
+from himl_cli import RUN_CONTEXT
+mlflow.log_metric("theirs", 1.0)
+client = mlflow.MlflowClient()
+read = lambda: client.get_run(RUN_CONTEXT.id).data.metrics
+assert read() == {"theirs": 1.0}, read()
+for value in (0.5, 0.25):
+    RUN_CONTEXT.log("ours", value)
+    RUN_CONTEXT.flush()
+    assert read() == {"theirs": 1.0, "ours": value}, read()
+mlflow.log_metric("ours", 0.125, step=1)
+assert read()["ours"] == 0.125
+"""
+    write_files(project, {"train.py": program})
+    done = himl("submit", "train.py", "-q")
+    assert done.code == 0, done.stdout + done.stderr
+
+
+def in_job(azure: StagedWorkspace, project: Path, program: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """The program in a job on Azure ML, with nothing but the run's own token."""
+    run = azure.state.runs.get("train_1_aa") or azure.add_run("train_1_aa", "train", status="Running")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HIML_", "AZURE_"))}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env={**environment, **azure.job_environment(run), **more}, cwd=project, capture_output=True, text=True)
+
+
+def test_a_job_on_azure_logs_to_its_run_with_the_run_token(azure_environment: StagedWorkspace, project: Path, himl: Himl) -> None:
+    azure = azure_environment
+    done = in_job(azure, project, LOGGING)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["train_1_aa", "train", "Running", LOGGED, True, []]
+    assert azure.requests(r"management\.azure\.com") == []
+    azure.write_config(project)
+    document = shown_of(himl, "train_1_aa")
+    assert (document["status"], document["tags"]["by"]) == ("Running", "script")
+    assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
+    assert azure.get_blob("workspaceartifactstore", "ExperimentRun/dcid.train_1_aa/outputs/weights.bin") == b"w"
+
+
+OUTSIDE = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+import himl_cli
+from himl_cli import RUN_CONTEXT
+heavy = ("azure", "himl_cli.workspaces.azure", "himl_cli.workspaces.local", "filelock", "pycurl")
+assert [name for name in sys.modules if name.startswith(heavy)] == []
+RUN_CONTEXT.log("loss", 0.5)
+RUN_CONTEXT.log("loss", 0.25, step=1)
+RUN_CONTEXT.log_table("t", {"a": [1, 2], "b": ["x", "y"]})
+RUN_CONTEXT.log_text("hello", "a.txt")
+RUN_CONTEXT.tag("a", "b")
+RUN_CONTEXT.flush()
+with RUN_CONTEXT as run:
+    pass
+assert RUN_CONTEXT.get_metrics() == {"loss": [0.5, 0.25], "t": {"a": [1, 2], "b": ["x", "y"]}}
+assert not hasattr(RUN_CONTEXT, "experiment") and RUN_CONTEXT.id.startswith("OfflineRun_")
+assert not himl_cli.is_running_in_azure_ml(RUN_CONTEXT)
+try:
+    himl_cli.Run.get_context(allow_offline=False)
+except himl_cli.HimlError as err:
+    print(err)
+"""
+
+
+def test_outside_of_a_job_the_log_is_told_and_nothing_is_written(project: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", OUTSIDE], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "part of no job" in done.stdout
+    assert "No run to log to: scalar 'loss' 0.5" in done.stderr
+    assert [*project.iterdir()] == []

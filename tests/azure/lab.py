@@ -1,23 +1,42 @@
-"""The runs that all clients read: one workspace with everything in it, and what each client has to say of it."""
+"""What the vendor's clients read in the double, and calling them: workspaces with runs of all kinds, and each client's programs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.state import Run, now
-from tests.support.folders import contents
-from tests.support.processes import MARK
+import pytest
 
+from himl_cli import create_aml_run_object, get_workspace
+from himl_cli.core.events import ignore
+from himl_cli.core.runs import Run as RunRecord
+from himl_cli.workspaces.base import RunRecorder
+from tests.azureml_double.seeding import Number, StagedWorkspace, add_sweep
+from tests.azureml_double.stage import Stage
+from tests.azureml_double.state import Point, Run, now
+from tests.support import clients
+from tests.support.azure import opened
+from tests.support.azure_jobs import pipeline_of, prepare, train
+from tests.support.client_calls import Call, Called, call_all, variables_of_machine
+from tests.support.folders import contents
+from tests.support.running import Himl
+
+AZURE_AI_ML = "azure-ai-ml"  # in the environment of the tests
 PROGRAMS = Path(__file__).with_name("programs")
+PROGRAM_OF: Mapping[str, str] = {
+    AZURE_AI_ML: "azure_ai_ml",
+    clients.AZUREML_CORE: "azureml_core",
+    clients.HIML_V1: "azureml_core",
+    clients.AZUREML_MLFLOW: "mlflow_client",
+}
 EXPERIMENT = "lungs"
 BEST, FAILED, RUNNING, SWEEP = "kind_owl_best", "mango_fig_failed", "quiet_pine_running", "bold_kite_sweep"
 TRIALS = (f"{SWEEP}_0", f"{SWEEP}_1")
@@ -37,35 +56,62 @@ DATA = {"scans/a.bin": b"\x00\x01", "scans/b/c d.bin": b"\x02"}
 
 @dataclass(frozen=True)
 class Lab:
-    """The workspace and its runs by id."""
+    """A workspace, and which function is called in it (the one that the visit is named after unless *function* says otherwise), how, and by which *job*."""
 
     azure: StagedWorkspace
-    runs: Mapping[str, Run]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    function: str = ""
+    arguments: tuple[str, ...] = ()
+    job: str = ""
 
-    def program(self, python: Path, name: str, folder: Path, *, job: str = "", variables: Mapping[str, str] | None = None, seconds: float = 90) -> Any:
-        """What the program *name* prints as JSON, run in *folder* and with a folder of its own for files; *job*: as that job would run it."""
-        command = [str(python), str(PROGRAMS / f"{name}.py"), str(folder / "files")]
-        identity = self.azure.job_environment(self.runs[job]) if job else self.azure.environment()
-        done = subprocess.run(
-            command,
-            env={**self._environment(folder), **identity, **(variables or {})},
-            cwd=folder,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, f"{name}: {done.stdout}\n{done.stderr}"
-        return json.loads(done.stdout.splitlines()[-1])
-
-    def _environment(self, folder: Path) -> dict[str, str]:
+    def call(self, name: str, folder: Path) -> Call:
         state = self.azure.state
-        machine = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP", "TMP", MARK) if name in os.environ}
-        home = {"HOME": str(folder / "home"), "USERPROFILE": str(folder / "home"), "PYTHONUTF8": "1"}
+        identity = self.azure.job_environment(state.runs[self.job]) if self.job else self.azure.environment()
         place = {"LAB_SUBSCRIPTION": state.subscription, "LAB_GROUP": state.group, "LAB_WORKSPACE": state.name, "LAB_EXPERIMENT": EXPERIMENT}
-        quick = {"AZUREML_DEFAULT_RETRIES": "0", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "AZUREML_RUN_POLLING_INTERVAL_MIN": "1"}
-        (folder / "home").mkdir(exist_ok=True)
-        return {**machine, **home, **place, **quick}
+        quick = {"AZUREML_DEFAULT_RETRIES": "0", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HBI_WORKSPACE_JOB": "true"}  # the last: no telemetry
+        work = folder / "work"
+        work.mkdir(parents=True)
+        return Call(self.function or name, str(work), {**variables_of_machine(folder / "home"), **place, **quick, **identity, **self.variables}, self.arguments)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A lab that a client's function was called in, and what that returned; `himl` works in a project whose config.json names the same workspace."""
+
+    azure: StagedWorkspace
+    said: Any
+    himl: Himl
+
+    def json(self, *arguments: str) -> Any:
+        return self.himl.ok(*arguments, "--json", env=self.azure.environment()).json()
+
+    def downloads(self, run_id: str, *options: str) -> dict[str, str]:
+        folder = self.himl.folder / "out"
+        self.himl.ok("download", "--run", run_id, *options, "--output_dir", folder, env=self.azure.environment())
+        return digests(contents(folder / run_id))
+
+
+Visits = dict[str, tuple[Lab, Called]]
+
+
+def visit(stage: Stage, client: str, labs: Mapping[str, Lab], folder: Path) -> Visits:
+    """What the client's functions returned in *labs*, which are named after them. An unknown request fails."""
+    calls = {name: lab.call(name, folder / name) for name, lab in labs.items()}
+    called = call_all(client_python(client), PROGRAMS / f"{PROGRAM_OF[client]}.py", calls)
+    unknown = stage.log.unknown()
+    assert not unknown, f"requests that the double does not play: {unknown}"
+    return {name: (lab, called[name]) for name, lab in labs.items()}
+
+
+def client_python(name: str) -> Path:
+    """The Python that has the client called *name*; the test is skipped loudly where it cannot be had."""
+    from tests.conftest import lacking
+
+    try:
+        return Path(sys.executable) if name == AZURE_AI_ML else clients.client_python(name)
+    except clients.PythonMissing as error:
+        lacking(str(error))
+        raise
 
 
 def fill(azure: StagedWorkspace) -> Lab:
@@ -81,22 +127,120 @@ def fill(azure: StagedWorkspace) -> Lab:
     azure.put_artifacts(best, FILES)
     azure.add_output(best, "predictions", PREDICTIONS)
     azure.add_output(best, "weights", WEIGHTS, path="models/best/", kind="CustomModel")
-    failed = add(FAILED, 1, status="Failed", seconds=5, tags={"kind": "second"}, error="CUDA out of memory.")
-    sweep = add(SWEEP, 2, seconds=600, run_type="hyperdrive", properties={"azureml.runsource": "hyperdrive"})
-    trials = [add(trial, 2.1 + place / 100, parent=SWEEP, seconds=60) for place, trial in enumerate(TRIALS)]
-    for place, trial in enumerate(trials):
-        azure.add_metric(trial, "accuracy", [0.5 + place / 10])
-    running = add(RUNNING, 3, status="Running", tags={"kind": "best"})
-    azure.append_log(running, "epoch 0\n")
-    other = add("other_run", 4, experiment="other", seconds=1)
+    add(FAILED, 1, status="Failed", seconds=5, tags={"kind": "second"}, error="CUDA out of memory.")
+    add(SWEEP, 2, seconds=600, run_type="hyperdrive", properties={"azureml.runsource": "hyperdrive"})
+    for place, trial in enumerate(TRIALS):
+        azure.add_metric(add(trial, 2.1 + place / 100, parent=SWEEP, seconds=60), "accuracy", [0.5 + place / 10])
+    azure.append_log(add(RUNNING, 3, status="Running", tags={"kind": "best"}), "epoch 0\n")
+    add("other_run", 4, experiment="other", seconds=1)
     azure.put_blobs("workspaceblobstore", DATA)
-    return Lab(azure, {run.run_id: run for run in (best, failed, sweep, *trials, running, other)})
+    return Lab(azure)
+
+
+def ready(azure: StagedWorkspace, **manner: Any) -> Lab:
+    azure.add_environment("torch")
+    azure.put_blobs("workspaceblobstore", {"scans/a.bin": b"A", "scans/b.bin": b"B"})
+    azure.run_jobs(**manner)
+    return Lab(azure)
+
+
+RATES = (0.5, 0.25, 0.125)
+CURVES = {"accuracy": [[0.25, 0.5], [0.5, 0.75], [0.875]], "loss": [[1.0], [0.5], [0.25]]}
+SWEPT = tuple(f"{SWEEP}_{index}" for index in range(3))
+
+
+def add_swept(azure: StagedWorkspace) -> Lab:
+    values = [{"lr": rate} for rate in RATES]
+    curves = [{name: curve[index] for name, curve in CURVES.items()} for index in range(3)]
+    add_sweep(azure, SWEEP, values, lambda index, _: curves[index], experiment=EXPERIMENT, statuses={2: "Failed"})
+    return Lab(azure)
+
+
+ODD: dict[str, list[Number]] = {
+    "large": [1e300, -1e300],
+    "tiny": [5e-324],
+    "third": [1 / 3],
+    "inf": [math.inf],
+    "val/größe 100%": [1.0, 2.0, 0.25],
+    "flags": [True, False],
+}
+
+
+def add_odd_metrics(azure: StagedWorkspace) -> Lab:
+    """A sweep of four trials: all kinds of metrics, one trial that failed early, one that logged nothing."""
+    curves: list[dict[str, list[Number]]] = [{"loss": [1.0, 0.5, 0.25], **ODD}, {"loss": [2.0, 1.5]}, {}, {"loss": [0.75], "nan": [1.0, math.nan]}]
+    values = [{"lr": 0.1 / (number + 1), "depth": number % 2} for number in range(4)]
+    add_sweep(azure, SWEEP, values, lambda index, _: curves[index], experiment=EXPERIMENT, statuses={1: "Failed", 2: "Canceled"})
+    first = azure.state.runs[f"{SWEEP}_0"]
+    azure.add_metric(first, "unordered", [0.5, 0.1, 0.9, 0.2], steps=[5, 1, 9, 2])
+    azure.add_metric(first, "word", ["yes"])
+    azure.add_table(first, "fruit", [{"size": 3.5, "count": 2.0}, {"size": 1.0, "count": 4.0}])
+    azure.add_metric(first, "plot", [f"aml://artifactId/ExperimentRun/{first.data_container_id}/plots/a.png"], kind="azureml.v1.image")
+    first.metrics["plot"].columns = {"plot": "Artifact"}
+    azure.add_metric(first, "sizes", [3.0, 2.0, 1.0], kind="azureml.v1.list")
+    first.metrics["sizes"].points = [Point(point.data, None, point.created) for point in first.metrics["sizes"].points]
+    return Lab(azure)
+
+
+@contextmanager
+def inside(azure: StagedWorkspace, folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """himl's functions in this process see the workspace from a project in *folder*."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder.mkdir(parents=True)
+        for name, value in {**azure.environment(), "HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "cache")}.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        azure.write_config(folder)
+        yield patch
+
+
+def run_pipeline(azure: StagedWorkspace, folder: Path) -> Lab:
+    """A pipeline that himl submitted has run; LAB_PIPELINE is its id."""
+    azure.run_jobs()
+    with inside(azure, folder), opened(azure, folder) as workspace:
+        run = workspace.submit_pipeline(pipeline_of(prepare(folder), train(folder), tags={"k": "v"}, display_name="both"), notify=ignore)
+    azure.wait_for(run.id)
+    return Lab(azure, {"LAB_PIPELINE": run.id})
+
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
+
+
+class Figure:
+    def savefig(self, target: Path, format: str) -> None:
+        target.write_bytes(PNG)
+
+
+def written_by_himl(azure: StagedWorkspace, folder: Path) -> Lab:
+    """A run with everything that himl can write (the same calls as in `programs/azureml_core.py`), one that failed, and one nested in the first.
+
+    BY_HIML holds what himl reads of it.
+    """
+    with inside(azure, folder):
+        run = create_aml_run_object(EXPERIMENT, "by himl")
+        for step, loss in enumerate((1.0, 0.5, 0.25)):
+            run.log("loss", loss, step=step)
+        run.log("once", 3)
+        run.log("flag", True)
+        run.log("word", "yes")
+        run.log_list("sizes", [1, 2, 3])
+        run.log_list("mixed", [1, 0.5])
+        run.log_row("row", a=1, b=2.5, c="x")
+        run.log_row("rows", a=1, b=2.5)
+        run.log_row("rows", a=2, b=0.5)
+        run.log_row("single", x=1)
+        run.log_list("words", ["a", "b"])
+        run.log_table("table", {"epoch": [1, 2], "accuracy": [0.7, 0.8], "note": ["a", "b"]})
+        run.log_image("curve", plot=Figure())
+        run.log_text("weights", "outputs/model.bin")
+        recorder = get_workspace().opened
+        assert isinstance(recorder, RunRecorder)
+        recorder.log_parameters(run.id, {"lr": "0.1"})
+        recorder.start_run(RunRecord("nested_1_aa", EXPERIMENT, display_name="nested", parent=run.id))
+        run.complete()
+        create_aml_run_object(EXPERIMENT, "failed").fail("no memory left")
+        return Lab(azure, {"BY_HIML": json.dumps({"id": run.id, "tags": run.tags, "metrics": run.get_metrics()})})
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-
-
-def digests_below(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below *folder*, by its path with `/`."""
-    return digests(contents(folder))

@@ -8,39 +8,28 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from starlette.routing import Route
 
-from tests.azure.lab import BEST, RUNNING, SWEEP, Lab, fill
-from tests.servers.azureml.app import CONTROL_PLANE, DATA_PLANE, routes_of
-from tests.servers.azureml.log import Seen
-from tests.servers.azureml.stage import running_stage
+from tests.azure.lab import AZURE_AI_ML, BEST, RUNNING, SWEEP, Lab, fill, ready, visit
+from tests.azureml_double.log import Seen
+from tests.azureml_double.stage import CONTROL_PLANE, DATA_PLANE, Stage, routes_of, running_stage
 from tests.support import clients
+from tests.support.client_calls import variables_of_machine
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "azure-double.md"
 BEGIN, END = "<!-- routes: begin -->", "<!-- routes: end -->"
 HIML = "himl"
 HYPERDRIVE = "azureml-train-core"  # himl's own extra holds it
-CLIENTS = ("azure-ai-ml", clients.AZUREML_CORE, HYPERDRIVE, clients.AZUREML_MLFLOW, HIML)
-RUNS_JOBS = ("azure_ai_ml_jobs", "azureml_core_submit", "azure_ai_ml_pipeline", "azure_ai_ml_sweep", "hyperdrive_submit")
-PROGRAMS: Sequence[tuple[str, str, str]] = (
-    ("azure-ai-ml", "azure_ai_ml_read", ""),
-    ("azure-ai-ml", "azure_ai_ml_act", ""),
-    ("azure-ai-ml", "azure_ai_ml_submit", ""),
-    ("azure-ai-ml", RUNS_JOBS[0], ""),
-    ("azure-ai-ml", "azure_ai_ml_sweep", ""),
-    ("azure-ai-ml", RUNS_JOBS[2], ""),
-    (clients.AZUREML_CORE, "azureml_core_read", ""),
-    (clients.AZUREML_CORE, "azureml_core_write", ""),
-    (clients.AZUREML_CORE, "azureml_core_job", RUNNING),
-    (clients.AZUREML_CORE, RUNS_JOBS[1], ""),
-    (HYPERDRIVE, "hyperdrive_submit", ""),
-    (clients.AZUREML_MLFLOW, "mlflow_read", ""),
-    (clients.AZUREML_MLFLOW, "mlflow_write", ""),
-    (clients.AZUREML_MLFLOW, "mlflow_job", RUNNING),
-)
+CLIENTS = (AZURE_AI_ML, clients.AZUREML_CORE, HYPERDRIVE, clients.AZUREML_MLFLOW, HIML)
+CALLS: Mapping[str, Sequence[str]] = {
+    AZURE_AI_ML: ("read", "act", "submit", "train", "fail", "sweep", "pipeline"),
+    clients.AZUREML_CORE: ("read", "write", "in_job", "submit"),
+    clients.HIML_V1: ("hyperdrive_submit",),
+    clients.AZUREML_MLFLOW: ("read", "write", "in_job"),
+}
 COMMANDS: Sequence[Sequence[str]] = (
     ("doctor",),
     ("workspace", "show"),
@@ -143,14 +132,12 @@ def answering(seen: Seen, rows: Mapping[Row, Iterable[Route]]) -> Row | None:
 
 
 def table(asked: Mapping[Row, set[str]]) -> str:
-    """Markdown: a line a route, a column a client."""
     head = f"| route | {' | '.join(CLIENTS)} |\n|---|{'---|' * len(CLIENTS)}\n"
     lines = [f"| {row.shown.replace('|', chr(92) + '|')} | {' | '.join('x' if one in who else '' for one in CLIENTS)} |" for row, who in asked.items()]
     return head + "\n".join(lines) + "\n"
 
 
 def documented() -> str:
-    """What stands between the marks in the document."""
     return DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
 
 
@@ -158,26 +145,29 @@ def _heard() -> dict[Row, set[str]]:
     rows = all_routes()
     asked: dict[Row, set[str]] = {row: set() for row in rows}
     with tempfile.TemporaryDirectory() as folder, running_stage(Path(folder)) as stage:
-        for number, (client, program, job) in enumerate((*PROGRAMS, (HIML, "", ""))):
+        for client in (*CALLS, HIML):
             stage.clear()
-            lab, place = fill(stage.workspace()), Path(folder) / str(number)
+            place = Path(folder) / client
             place.mkdir()
-            if program in RUNS_JOBS or client == HIML:
+            if client == HIML:
+                lab = fill(stage.workspace())
                 lab.azure.add_environment("torch")
-                lab.azure.run_jobs(python=Path(sys.executable) if client == HIML else clients.client_python(clients.AZUREML_MLFLOW))
-            if program:
-                lab.program(_python_of(client), program, place, job=job, seconds=300)
-            else:
+                lab.azure.run_jobs(python=Path(sys.executable))
                 _run_himl(lab, place)
+            else:
+                called = visit(stage, client, {name: _lab(stage, name) for name in CALLS[client]}, place)
+                assert [one.errors for _, one in called.values() if one.code != 0] == []
             for seen in stage.log.all():
                 row = answering(seen, rows)
                 if row is not None:
-                    asked[row].add(client)
+                    asked[row].add(HYPERDRIVE if client == clients.HIML_V1 else client)
     return asked
 
 
-def _python_of(client: str) -> Path:
-    return Path(sys.executable) if client == "azure-ai-ml" else clients.client_python(clients.HIML_V1 if client == HYPERDRIVE else client)
+def _lab(stage: Stage, name: str) -> Lab:
+    if name in ("read", "act", "write", "in_job"):
+        return replace(fill(stage.workspace()), job=RUNNING if name == "in_job" else "")
+    return ready(stage.workspace(), python=clients.client_python(clients.AZUREML_MLFLOW))
 
 
 def _run_himl(lab: Lab, folder: Path) -> None:
@@ -186,7 +176,7 @@ def _run_himl(lab: Lab, folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     program = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
-    env = {**os.environ, "HOME": str(folder), "USERPROFILE": str(folder), **lab.azure.environment()}
+    env = {**os.environ, **variables_of_machine(folder.with_name("home")), **lab.azure.environment()}
     for command in COMMANDS:
         done = subprocess.run([str(program), *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"

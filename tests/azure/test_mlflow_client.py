@@ -1,107 +1,167 @@
-"""MLflow's client with azureml-mlflow, unmodified, reads the double and logs to it, and agrees with `himl`."""
+"""MLflow's client with azureml-mlflow, unmodified, reads the double and logs to it, and agrees with `himl`; filters and pages of runs; the table of routes."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from tests.azure.conftest import Heard, Visit
-from tests.azure.lab import BEST, EXPERIMENT, FAILED, FILES, LOSS, ROOTS, RUNNING, TRIALS, Lab, digests, digests_below
+from tests.azure import lab as world
+from tests.azure.conftest import Hear
+from tests.azure.lab import Visits, digests, fill, visit
+from tests.azure.route_table import all_routes, documented
+from tests.azureml_double.frame import ServiceError
+from tests.azureml_double.history_query import RunQuery, page_of
+from tests.azureml_double.stage import Stage
+from tests.azureml_double.state import Experiment, Run
 from tests.support.clients import AZUREML_MLFLOW
-from tests.support.running import Himl
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 STATUSES = {"Running": "RUNNING", "Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED", "Queued": "SCHEDULED"}
 
 
 @pytest.fixture(scope="module")
-def reading(visit: Visit) -> tuple[Lab, Any]:
-    return visit(AZUREML_MLFLOW, "mlflow_read")
+def visits(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visits]:
+    shared_stage.clear()
+    folder = tmp_path_factory.mktemp("mlflow")
+    with shared_stage.own_workspaces():
+        labs = {name: fill(shared_stage.workspace()) for name in ("read", "write")}
+        labs["in_job"] = replace(fill(shared_stage.workspace()), job=world.RUNNING)
+        labs["swept"] = world.add_swept(shared_stage.workspace())
+        labs["written"] = world.written_by_himl(shared_stage.workspace(), folder / "logged")
+        yield visit(shared_stage, AZUREML_MLFLOW, labs, folder)
 
 
-@pytest.fixture(scope="module")
-def writing(visit: Visit) -> tuple[Lab, Any]:
-    return visit(AZUREML_MLFLOW, "mlflow_write")
-
-
-@pytest.fixture
-def read(reading: tuple[Lab, Any], himl: Himl, project: Path) -> Heard:
-    return Heard.of(reading, himl, project)
-
-
-@pytest.fixture
-def wrote(writing: tuple[Lab, Any], himl: Himl, project: Path) -> Heard:
-    return Heard.of(writing, himl, project)
-
-
-def test_it_lists_the_runs_that_himl_lists(read: Heard) -> None:
+def test_it_reads_runs_curves_and_files_as_himl(hear: Hear) -> None:
+    read = hear("read")
     theirs = {run["id"]: (run["status"], run["name"], run["tags"]) for run in read.said["runs"]}
-    listed = read.json("runs", "list", "--experiment", EXPERIMENT)
-    assert [run["id"] for run in listed] == [run["id"] for run in read.said["runs"] if run["id"] not in TRIALS] == list(ROOTS)
+    listed = read.json("runs", "list", "--experiment", world.EXPERIMENT)
+    assert [run["id"] for run in listed] == [run["id"] for run in read.said["runs"] if run["id"] not in world.TRIALS] == list(world.ROOTS)
     assert {run["id"]: (STATUSES[run["status"]], run["display_name"], run["tags"]) for run in listed}.items() <= theirs.items()
-    assert set(theirs) == {*ROOTS, *TRIALS}
+    assert set(theirs) == {*world.ROOTS, *world.TRIALS}
+    assert read.said["tagged"] == [run["id"] for run in listed if run["tags"].get("kind") == "best"]
+    assert (read.said["by_metric"], read.said["by_status"]) == (list(reversed(world.TRIALS)), [world.FAILED])
+    assert (read.said["children"], read.said["two"]) == (list(world.TRIALS), [world.BEST, world.FAILED])
+    ours, best = read.json("runs", "show", "--run", world.BEST), read.said["run"]
+    assert (best["id"], best["status"], best["name"]) == (ours["id"], "FINISHED", ours["display_name"])
+    assert (best["tags"], best["params"]) == (ours["tags"], ours["parameters"])
+    assert best["metrics"] == {metric["name"]: metric["value"] for metric in ours["metrics"]} == {"loss": world.LOSS[-1], "val/dice": 0.75}
+    assert (read.said["experiment"], read.said["experiments"]) == (ours["experiment"], [world.EXPERIMENT, "other"])
+    assert read.said["loss"] == [[step, value] for step, value in enumerate(world.LOSS)]
+    files = read.downloads(world.BEST)
+    assert read.said["files"] == sorted(files) == sorted(world.FILES)
+    assert read.said["downloaded"] == {name: digest for name, digest in files.items() if name.startswith(("outputs/", "odd names/"))}
 
 
-def test_it_filters_and_orders(read: Heard) -> None:
-    tagged = read.json("runs", "list", "--experiment", EXPERIMENT, "--tags", "kind=best")
-    assert read.said["tagged"] == [run["id"] for run in tagged]
-    assert read.said["by_metric"] == list(reversed(TRIALS))
-    assert read.said["by_status"] == [FAILED]
-    assert read.said["children"] == list(TRIALS)
-    assert read.said["two"] == [BEST, FAILED]
-
-
-def test_it_shows_the_run_that_himl_shows(read: Heard) -> None:
-    ours, theirs = read.json("runs", "show", "--run", BEST), read.said["run"]
-    assert (theirs["id"], theirs["status"], theirs["name"]) == (ours["id"], "FINISHED", ours["display_name"])
-    assert (theirs["tags"], theirs["params"]) == (ours["tags"], ours["parameters"])
-    assert theirs["metrics"] == {metric["name"]: metric["value"] for metric in ours["metrics"]} == {"loss": LOSS[-1], "val/dice": 0.75}
-    assert read.said["experiment"] == ours["experiment"]
-    assert read.said["experiments"] == [EXPERIMENT, "other"]
-
-
-def test_it_reads_a_whole_curve(read: Heard) -> None:
-    assert read.said["loss"] == [[step, value] for step, value in enumerate(LOSS)]
-
-
-def test_it_lists_and_downloads_the_files_that_himl_downloads(read: Heard, project: Path) -> None:
-    read.downloads("--run", BEST, "--output_dir", project / "out")
-    ours = digests_below(project / "out" / BEST)
-    assert read.said["files"] == sorted(ours) == sorted(FILES)
-    assert read.said["downloaded"] == {name: digest for name, digest in ours.items() if name.startswith(("outputs/", "odd names/"))}
-
-
-def test_himl_shows_what_it_logged_to_a_run(wrote: Heard) -> None:
-    ours = wrote.json("runs", "show", "--run", RUNNING)
+def test_himl_shows_what_it_logged_and_made(hear: Hear) -> None:
+    wrote = hear("write")
+    ours = wrote.json("runs", "show", "--run", world.RUNNING)
     assert ours["tags"] == {"kind": "best", "by": "mlflow", "note": "größer"}
-    assert ours["parameters"] == {"lr": "0.1", "layers": "3"}
+    assert (ours["status"], ours["parameters"]) == ("Running", {"lr": "0.1", "layers": "3"})
     assert [(metric["name"], metric["step"], metric["count"]) for metric in ours["metrics"]] == [("loss", 3, 4)]
-    assert ours["status"] == "Running"
-
-
-def test_himl_downloads_what_it_logged_as_artifacts(wrote: Heard, project: Path) -> None:
-    wrote.downloads("--run", RUNNING, "--output_dir", project / "out")
     expected = {"outputs/model #1 ü.bin": b"\x00" * 100_000, "reports/deep/a.txt": b"deep\n", "user_logs/std_log.txt": b"epoch 0\n"}
-    assert digests_below(project / "out" / RUNNING) == digests(expected)
-
-
-def test_himl_finds_the_runs_that_it_made(wrote: Heard, project: Path) -> None:
+    assert wrote.downloads(world.RUNNING) == digests(expected)
     ours = wrote.json("runs", "show", "--run", wrote.said["parent"])
     assert (ours["status"], ours["display_name"], ours["parameters"]) == ("Completed", "by mlflow", {"a": "1"})
     assert [(child["id"], child["status"], child["display_name"]) for child in ours["children"]] == [(wrote.said["nested"], "Completed", "nested")]
     assert {(metric["name"], metric["value"], metric["step"]) for metric in ours["metrics"]} == {("x", 1.5, 7), ("y", 2.0, 0)}
-    wrote.downloads("--run", wrote.said["nested"], "--output_dir", project / "out")
-    assert list(digests_below(project / "out" / wrote.said["nested"])) == ["config.json"]
-
-
-def test_inside_a_job_it_attaches_to_its_run_and_does_not_end_it(visit: Visit, himl: Himl, project: Path) -> None:
-    inside = Heard(*visit(AZUREML_MLFLOW, "mlflow_job", RUNNING), himl)
-    inside.lab.azure.write_config(project)
-    assert inside.said == {"id": RUNNING}
-    ours = inside.json("runs", "show", "--run", RUNNING)
+    assert list(wrote.downloads(wrote.said["nested"])) == ["config.json"]
+    inner = hear("in_job")
+    assert inner.said == world.RUNNING
+    ours = inner.json("runs", "show", "--run", world.RUNNING)
     assert (ours["status"], ours["parameters"]) == ("Running", {"p": "1"})
     assert [(metric["name"], metric["value"]) for metric in ours["metrics"]] == [("inside", 2.0)]
-    inside.downloads("--run", RUNNING, "--output_dir", project / "out")
-    assert digests_below(project / "out" / RUNNING)["note.txt"] == digests({"": b"hello\n"})[""]
+    assert inner.downloads(world.RUNNING)["note.txt"] == digests({"": b"hello\n"})[""]
+
+
+def test_it_reads_trials_and_what_himl_wrote(hear: Hear, visits: Visits) -> None:
+    said = hear("swept").said
+    assert [trial[0] for trial in said["trials"]] == [world.SWEPT[2], world.SWEPT[1], world.SWEPT[0]]
+    assert said["trials"][1] == [world.SWEPT[1], {"lr": 0.25}, {"accuracy": 0.75, "loss": 0.5}, "FINISHED"]
+    assert said["curves"][world.SWEPT[0]] == [[0, 0.25], [1, 0.5]]
+    written, run_id = hear("written").said, json.loads(visits["written"][0].variables["BY_HIML"])["id"]
+    assert (written["status"], written["loss"], written["params"]) == ("FINISHED", [[0, 1.0], [1, 0.5], [2, 0.25]], {"lr": "0.1"})
+    assert written["files"] == ["outputs/model.bin"]
+    assert written["tags"]["run_recovery_id"] == f"{world.EXPERIMENT}:{run_id}"
+
+
+BEGUN = datetime(2026, 3, 1, tzinfo=timezone.utc)
+
+
+def run_of(run_id: str, **fields: object) -> Run:
+    given = {"status": "Completed", "created": BEGUN, "started": BEGUN, "ended": None, "number": 1, "parent_id": None} | fields
+    return Run(run_id=run_id, experiment=LUNGS, display_name=run_id, user_name="Ada", data_container_id=f"dcid.{run_id}", **given)  # type: ignore[arg-type]
+
+
+LUNGS = Experiment("lungs")
+RUNS = [
+    run_of("a", tags={"kind": "best", "odd key": "1"}, created=BEGUN - timedelta(days=2), properties={"azureml.runsource": "hyperdrive"}),
+    run_of("b", tags={"kind": "it's"}, status="Running", target="cpu"),
+    run_of("c", parent_id="a", root_id="a", created=BEGUN + timedelta(days=1), hidden=True),
+    run_of("d", status="Failed", tags={"kind": "no (not) this", "and": "or"}, started=None),
+]
+
+
+def found_by(text: str | None, order: str = "CreatedUtc asc") -> str:
+    return "".join(run.run_id for run in page_of(RUNS, RunQuery(text, order), limit=500).runs)
+
+
+def test_query_pages_hold_each_run_once_up_to_service_limit() -> None:
+    runs = [run_of(f"r{place}", number=place, created=BEGUN + timedelta(seconds=place)) for place in range(25)]
+    seen, sizes, token = [], [], None
+    while True:
+        page = page_of(runs, RunQuery("Status eq Completed", "CreatedUtc desc", 100, token), limit=10)
+        seen += [run.number for run in page.runs]
+        sizes.append(len(page.runs))
+        token = page.token
+        if token is None:
+            break
+    assert (seen, sizes) == (list(range(24, -1, -1)), [10, 10, 5])
+    assert len(page_of(runs, RunQuery(top=3), limit=10).runs) == 3
+
+
+FOUND: dict[str | None, str] = {
+    None: "abdc",
+    "(ParentRunId eq null)": "abd",
+    "ParentRunId ne null": "c",
+    '(Tags/kind eq "best")': "a",
+    "(Tags/kind ne null or Tags/kind eq null)": "abd",
+    'Tags/kind eq "no (not) this"': "d",
+    "((Status eq Running) and (Tags/kind ne null or Tags/kind eq null))": "b",
+    "Status eq Completed or Status eq Failed and Target eq cpu": "ac",
+    "(RunType eq hyperdrive or Properties/azureml.runsource eq hyperdrive)": "a",
+    "(RunTypeV2/Traits/remote ne null) or (RunTypeV2/Traits/remote eq null)": "abdc",
+    "(CreatedUtc ge 2026-03-01 00:00:00.000001+00:00)": "c",
+    "CreatedUtc lt 2026-03-01T01:00:00.0000000+01:00": "a",
+    "(RootRunId eq a and RunId ne a)": "c",
+    "StartTimeUtc eq null": "d",
+}
+MEANINGLESS = [
+    *("Status eq", "Status is Running", "(Status eq Running", "Status eq Running)", "Status eq Running and", "Colour eq red", 'Tags/kind eq "a" b'),
+    *('Tags/kind eq "a"b"', "CreatedUtc gt null", "CreatedUtc gt yesterday", "RunNumber gt many", "contains(Status, 'x')"),
+]
+ORDERS = {"CreatedUtc desc": "cdba", "StartTimeUtc desc": "cbad", "RunId desc": "dcba", "RunId": "abcd", "runid ASC": "abcd"}
+
+
+def test_filters_and_orders_mean_what_they_say_or_are_refused() -> None:
+    assert {text: found_by(text) for text in FOUND} == FOUND
+    assert {order: found_by(None, order) for order in ORDERS} == ORDERS
+    for text in MEANINGLESS:
+        with pytest.raises(ServiceError, match="Invalid filter") as refused:
+            found_by(text)
+        assert refused.value.status == 400
+    for order in ("Colour desc", "RunId down"):
+        with pytest.raises(ServiceError, match="Invalid order"):
+            found_by(None, order)
+    with pytest.raises(ServiceError, match="continuation token"):
+        page_of(RUNS, RunQuery(token="%%%"), limit=10)
+
+
+def test_document_lists_exactly_the_routes_of_the_double() -> None:
+    lines = documented().splitlines()[2:]
+    named = [re.sub(r"\\\|", "|", line).split(" | ")[0].removeprefix("| ") for line in lines]
+    assert sorted(named) == sorted(row.shown for row in all_routes()), "renew it: python -m tests.azure.route_table"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.azureml.jobs.runner import JobRunner
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.jobs.runner import JobRunner
+from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, until, write_files
 from tests.support.sweeps import RESUMABLE_TRAIN, notes_folder, undisturbed
 
@@ -34,19 +34,12 @@ def jobs(azure_environment: StagedWorkspace, project: Path, request: pytest.Fixt
         yield running
 
 
-on_either_disk = pytest.mark.parametrize("jobs", ["new", "restored"], indirect=True)
-
-
-@on_either_disk
-@pytest.mark.parametrize("seed", range(2))
-def test_preempted_training_logs_same_metrics_as_undisturbed(
-    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path, seed: int
-) -> None:
+def test_preempted_training_logs_same_metrics_as_undisturbed(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": RESUMABLE_TRAIN})
     notes = notes_folder(tmp_path, holds=True)
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={notes.as_posix()}").stdout.strip()
     until(lambda: (notes / "epochs").exists() and len((notes / "epochs").read_text().splitlines()) > 1)
-    jobs.preempt_after(run_id, random.Random(seed).uniform(0, 0.2))
+    jobs.preempt_after(run_id, random.uniform(0, 0.2))
     until(lambda: azure.state.runs[run_id].attempt == 2)
     (notes / "hold").unlink()
     run = azure.wait_for(run_id, "Completed")
@@ -75,7 +68,7 @@ time.sleep(600)
 """
 
 
-@on_either_disk
+@pytest.mark.parametrize("jobs", ["new", "restored"], indirect=True)
 def test_recovery_checkpoint_has_highest_epoch_of_all_tries(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path) -> None:
     write_files(project, {"train.py": TRIES})
     (tmp_path / "notes").mkdir()
@@ -89,7 +82,6 @@ def test_recovery_checkpoint_has_highest_epoch_of_all_tries(himl: Himl, azure: S
 
 
 def test_recovery_checkpoint_prefers_higher_epoch_of_disk_or_run(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
-    """Nor the other way round, and an equal one is not brought."""
     looks = """
 import sys, time
 from pathlib import Path
@@ -115,12 +107,8 @@ found(5)
     azure.put_artifacts(azure.state.runs[run_id], {"outputs/checkpoints/recovery_epoch=5.ckpt": b"run"})
     (project / "go").touch()
     azure.wait_for(run_id, "Completed")
-    assert himl.ok("runs", "logs", run_id).stdout.splitlines() == [
-        "waits",
-        "recovery_epoch=5.ckpt run",
-        "recovery_epoch=7.ckpt disk",
-        "recovery_epoch=5.ckpt disk",
-    ]
+    found = ["waits", "recovery_epoch=5.ckpt run", "recovery_epoch=7.ckpt disk", "recovery_epoch=5.ckpt disk"]
+    assert himl.ok("runs", "logs", run_id).stdout.splitlines() == found
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
@@ -143,20 +131,35 @@ finally:
     assert "Others can write to" in himl.ok("runs", "logs", run_id).stdout
 
 
-def test_a_checkpoint_of_a_run_is_read_where_it_lies(himl: Himl, azure: StagedWorkspace, jobs: JobRunner) -> None:
+def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
     early = azure.add_run("early", experiment="train")
     azure.put_artifacts(early, {"outputs/checkpoints/last.ckpt": b"the last", "outputs/checkpoints/best.ckpt": b"the best"})
-    run_id = himl.ok(*SUBMIT, "--checkpoint", "early", "--wait").stdout.strip()
-    assert himl.ok("runs", "logs", run_id).stdout == "['last.ckpt'] last.ckpt the last\n"
+    whole = himl.ok(*SUBMIT, "--checkpoint", "early:outputs/checkpoints/", "--wait").stdout.strip()
+    assert himl.ok("runs", "logs", whole).stdout == "['best.ckpt', 'last.ckpt'] last.ckpt the last\n"
     assert not azure.state.assets.get("data")
     other = himl.ok(*SUBMIT, "--checkpoint", "early:best.ckpt", "--processes_per_node", "2", "--wait").stdout.strip()
     for rank in range(2):
         assert "last.ckpt the best" in himl.ok("runs", "logs", other, "--file", f"std_log_process_{rank}.txt").stdout
-    whole = himl.ok(*SUBMIT, "--checkpoint", "early:outputs/checkpoints/", "--wait").stdout.strip()
-    assert himl.ok("runs", "logs", whole).stdout == "['best.ckpt', 'last.ckpt'] last.ckpt the last\n"
+    write_files(project, {"kept/my weights.ckpt": "weights"})
+    for _ in range(2):
+        run_id = himl.ok(*SUBMIT, "--checkpoint", "kept/my weights.ckpt", "--wait").stdout.strip()
+        assert himl.ok("runs", "logs", run_id).stdout == "['last.ckpt'] last.ckpt weights\n"
+    stored = azure.blob_names("workspaceblobstore", "himl_checkpoints/")
+    assert [name.rpartition("/")[2] for name in stored] == ["my weights.ckpt"]  # uploaded once
+    before = [*azure.state.runs]
+    outcome = himl(*SUBMIT, "--checkpoint", "early:none.ckpt")
+    assert (outcome.code, "Run 'early' has no 'none.ckpt'." in outcome.stderr, "outputs/checkpoints/best.ckpt" in outcome.stderr) == (3, True, True)
+    refused = himl(*SUBMIT, "--checkpoint", "early:best.ckpt", "--dry_run")
+    assert (refused.code, "--checkpoint does not go with --dry_run" in refused.stderr) == (2, True)
+    assert [*azure.state.runs] == before
+    retried = azure.add_run("retried", experiment="train")
+    azure.put_artifacts(retried, {"outputs/retry_001/checkpoints/recovery_epoch=3.ckpt": b"three", "outputs/checkpoints/recovery_epoch=2.ckpt": b"two"})
+    parent = himl.ok(*SUBMIT, "--checkpoint", "retried", "--sweep", "lr=1,2", "--wait").stdout.strip()
+    for trial in range(2):
+        assert himl.ok("runs", "logs", f"{parent}_{trial}").stdout == "['last.ckpt'] last.ckpt three\n"
 
 
-@on_either_disk
+@pytest.mark.parametrize("jobs", ["restored"], indirect=True)
 def test_preempted_job_resumes_own_checkpoint_not_initial_one(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
     stops = """
 import time
@@ -177,38 +180,11 @@ if found == "weights":
     assert himl.ok("runs", "logs", run_id).stdout == "found own\n"
 
 
-def test_each_trial_of_a_sweep_has_it(himl: Himl, azure: StagedWorkspace, jobs: JobRunner) -> None:
-    early = azure.add_run("early", experiment="train")
-    azure.put_artifacts(early, {"outputs/retry_001/checkpoints/recovery_epoch=3.ckpt": b"three", "outputs/checkpoints/recovery_epoch=2.ckpt": b"two"})
-    parent = himl.ok(*SUBMIT, "--checkpoint", "early", "--sweep", "lr=1,2", "--wait").stdout.strip()
-    for trial in range(2):
-        assert himl.ok("runs", "logs", f"{parent}_{trial}").stdout == "['last.ckpt'] last.ckpt three\n"
-
-
-def test_a_file_here_is_uploaded_once(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
-    write_files(project, {"kept/my weights.ckpt": "weights"})
-    for _ in range(2):
-        run_id = himl.ok(*SUBMIT, "--checkpoint", "kept/my weights.ckpt", "--wait").stdout.strip()
-        assert himl.ok("runs", "logs", run_id).stdout == "['last.ckpt'] last.ckpt weights\n"
-    stored = azure.blob_names("workspaceblobstore", "himl_checkpoints/")
-    assert [name.rpartition("/")[2] for name in stored] == ["my weights.ckpt"]
-
-
-def test_what_is_not_there_is_said_before_anything_is_sent(himl: Himl, azure: StagedWorkspace, jobs: JobRunner) -> None:
-    early = azure.add_run("early", experiment="train")
-    azure.put_artifacts(early, {"outputs/checkpoints/best.ckpt": b"the best"})
-    outcome = himl(*SUBMIT, "--checkpoint", "early:last.ckpt")
-    assert outcome.code == 3
-    assert "Run 'early' has no 'last.ckpt'." in outcome.stderr
-    assert "outputs/checkpoints/best.ckpt" in outcome.stderr
-    assert [*azure.state.runs] == ["early"]
-    refused = himl(*SUBMIT, "--checkpoint", "early:best.ckpt", "--dry_run")
-    assert (refused.code, "--checkpoint does not go with --dry_run" in refused.stderr) == (2, True)
-
-
 FAILS_AT_LAST = """
 import os, sys, time
 from pathlib import Path
+if os.environ["RANK"] != "1":
+    time.sleep(600)
 notes = Path(os.environ["NOTES"])
 number = len(list(notes.iterdir())) + 1
 (notes / str(number)).touch()
@@ -217,14 +193,13 @@ time.sleep(600) if number == 1 else sys.exit(7)
 """
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_logs_of_each_try_are_found_in_retry_folders(himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path, ranks: int) -> None:
+def test_logs_of_each_try_are_found_in_retry_folders(himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     """The tail after the failure is the last try's, of the rank that failed."""
     azure, notes = azure_environment, tmp_path / "notes"
     notes.mkdir()
     azure.write_config(project)
-    write_files(project, {"train.py": FAILS_AT_LAST if ranks == 1 else OF_RANK_1 + FAILS_AT_LAST, "environment.yml": ENVIRONMENT})
-    options = ("--processes_per_node", str(ranks), "--env_var", f"NOTES={notes.as_posix()}")
+    write_files(project, {"train.py": FAILS_AT_LAST, "environment.yml": ENVIRONMENT})
+    options = ("--processes_per_node", "2", "--env_var", f"NOTES={notes.as_posix()}")
 
     def take_away(jobs: JobRunner) -> None:
         until(lambda: any("try 1" in azure.logs(run_id) for run_id in azure.state.runs))
@@ -236,19 +211,11 @@ def test_logs_of_each_try_are_found_in_retry_folders(himl: Himl, azure_environme
         outcome = himl("submit", "train.py", "--cluster", "cpu-cluster", *options, "--wait")
         taking.join()
     run_id = next(iter(azure.state.runs))
-    log = f"std_log_process_{ranks - 1}.txt"
     assert outcome.code == 1
-    assert f"The last lines of user_logs/retry_001/{log}:\ntry 2\n" in outcome.stderr
-    of_rank = ("--file", log) if ranks > 1 else ()
+    assert "The last lines of user_logs/retry_001/std_log_process_1.txt:\ntry 2\n" in outcome.stderr
+    of_rank = ("--file", "std_log_process_1.txt")
     assert himl.ok("runs", "logs", run_id, *of_rank).stdout == "try 2\n"
     assert himl.ok("runs", "logs", run_id, *of_rank, "--try", "1").stdout == "try 1\n"
     assert himl("runs", "logs", run_id, "--try", "0").code == 2
     missing = himl("runs", "logs", run_id, "--try", "3")
     assert (missing.code, "has no log of try 3. " in missing.stderr.replace("\n", " ")) == (3, True)
-
-
-OF_RANK_1 = """
-import os, time
-if os.environ["RANK"] != "1":
-    time.sleep(600)
-"""

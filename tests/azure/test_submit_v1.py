@@ -1,92 +1,146 @@
-"""`himl submit --sdk v1`: azureml-core, unmodified, sends the job to the double, which runs it; himl reads what comes of it."""
+"""`himl submit --sdk v1`: azureml-core and its HyperDrive, unmodified, send jobs and sweeps to the double, which runs them; himl reads what comes of it."""
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.azure.v1_project import CONDA, TRAIN, definition_of, found_by, submitted
-from tests.azure.v1_project import himl as himl
-from tests.azure.v1_project import lab as lab
-from tests.azure.v1_project import running as running
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.support.running import Himl, write_files
+from himl_cli.core.installation import install_command
+from tests.azure.lab import client_python
+from tests.azureml_double.faults import Latency, Reset, Status
+from tests.azureml_double.jobs.runner import JobRunner
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Right
+from tests.support.clients import HIML_V1
+from tests.support.forked_himl import forked
+from tests.support.running import Himl, Outcome, until, write_files
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+CONDA = "name: lab\ndependencies:\n- python=3.11\n- pip:\n  - himl-cli\n"
+TRAIN = """
+import json, os, sys
+from pathlib import Path
+Path("outputs").mkdir(exist_ok=True)
+found = {"arguments": sys.argv[1:], "files": sorted(str(p.as_posix()) for p in Path(".").rglob("*") if p.is_file()), "colour": os.environ.get("COLOUR")}
+Path("outputs/found.json").write_text(json.dumps(found))
+print("trained", *sys.argv[1:])
+"""
+SUBMIT = ("submit", "--sdk", "v1", "--cluster", "cpu-cluster")
+
+
+@pytest.fixture
+def himl(project: Path) -> Himl:
+    program = client_python(HIML_V1).with_name("himl.exe" if sys.platform == "win32" else "himl")
+    return Himl(program, project, forked(program))
+
+
+@pytest.fixture
+def lab(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
+    """A workspace, and a project beside its config.json. azureml-core does not wait between its tries."""
+    azure_environment.write_config(project)
+    for name in ("AZUREML_DEFAULT_BACKOFF", "AZUREML_DEFAULT_500_BACKOFF", "AZUREML_DEFAULT_503_BACKOFF"):
+        monkeypatch.setenv(name, "0")
+    write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
+    return azure_environment
+
+
+@pytest.fixture
+def running(lab: StagedWorkspace) -> Iterator[JobRunner]:
+    with lab.run_jobs() as runner:
+        yield runner
+
+
+def submitted(himl: Himl, *arguments: str) -> str:
+    return himl.ok(*SUBMIT, "-q", *arguments).stdout.strip()
+
+
+def found_by(himl: Himl, run_id: str) -> Any:
+    himl.ok("download", run_id, "--prefix", "outputs", "--output_dir", himl.folder / "out")
+    return json.loads((himl.folder / "out" / run_id / "outputs" / "found.json").read_text())
+
+
+def definition_of(lab: StagedWorkspace, run_id: str) -> Any:
+    return lab.state.runs[run_id].definition
+
+
+def said(done: Outcome) -> str:
+    return " ".join(done.stderr.split())
+
+
+def check_refused(done: Outcome, code: int, *words: str) -> None:
+    """The command ended with *code* and a line that has all *words*, without a traceback."""
+    assert done.code == code, done.stderr
+    assert [word for word in words if word not in said(done)] == []
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.usefixtures("running")
-def test_a_script_is_sent_run_and_read_by_the_same_commands(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_script_is_sent_run_followed_and_read_by_same_commands(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     options = ("--display_name", "first try", "--description", "of the old kind", "--tag", "team=blue", "--env_var", "COLOUR=red")
     run_id = submitted(himl, "train.py", *options, "--", "--name", "a 'b' $HOME")
     lab.wait_for(run_id, "Completed")
     shown = himl.ok("runs", "show", run_id, "--json").json()
     assert (shown["status"], shown["display_name"], shown["experiment"]) == ("Completed", "first try", "train")
-    assert shown["tags"]["team"] == "blue"
-    assert shown["tags"]["run_recovery_id"] == f"train:{run_id}"
+    assert (shown["tags"]["team"], shown["tags"]["run_recovery_id"]) == ("blue", f"train:{run_id}")
     assert lab.state.runs[run_id].description == "of the old kind"
     assert "trained --name a 'b' $HOME" in himl.ok("runs", "logs", run_id).stdout
     assert [run["id"] for run in himl.ok("runs", "list", "--experiment", "train", "--json").json()] == [run_id]
     assert (project / "most_recent_run.txt").read_text().strip() == f"train:{run_id}"
-    found = found_by(himl, run_id, project / "out")
-    assert found == {"arguments": ["--name", "a 'b' $HOME"], "files": ["config.json", "environment.yml", "train.py"], "colour": "red"}
-
-
-@pytest.mark.usefixtures("running")
-def test_waiting_follows_the_log_and_ends_as_the_job_does(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    assert found_by(himl, run_id) == {"arguments": ["--name", "a 'b' $HOME"], "files": ["config.json", "environment.yml", "train.py"], "colour": "red"}
     write_files(project, {"fails.py": "print('before'); raise SystemExit(3)\n"})
-    good = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--wait", "--follow", "train.py")
-    assert "trained" in good.stdout
-    bad = himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--wait", "fails.py")
-    assert bad.code == 1
-    assert "before" in bad.stderr + bad.stdout
+    bad = himl(*SUBMIT, "--wait", "--follow", "fails.py")
+    assert (bad.code, "before" in bad.stderr + bad.stdout) == (1, True)
 
 
-def test_it_says_that_v1_is_deprecated(lab: StagedWorkspace, himl: Himl) -> None:
-    done = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
-    assert "deprecated" in " ".join(done.stderr.split())
-    assert "Warning" not in done.stderr
-    assert "azureml-core said" not in done.stderr
-
-
-def test_unchanged_code_is_not_uploaded_again(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    first = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
-    assert "not uploaded again" not in " ".join(first.stderr.split())
+def test_definition_has_what_is_asked_and_code_is_sent_once(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    first = himl.ok(*SUBMIT, "train.py")
+    assert ("deprecated" in said(first), "Warning" in first.stderr, "azureml-core said" in first.stderr) == (True, False, False)
+    assert "not uploaded again" not in said(first)
     lab.stage.log.clear()
-    second = himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
-    assert "not uploaded again" in " ".join(second.stderr.split())
+    assert "not uploaded again" in said(himl.ok(*SUBMIT, "train.py"))
     assert lab.requests("PUT .*blob") == lab.requests("/snapshots/") == []
-    write_files(project, {"train.py": TRAIN + "# changed\n"})
+    write_files(project, {"train.py": TRAIN + "# changed\n", "environment.yml": CONDA.replace("3.11", "3.12")})
     lab.stage.log.clear()
-    himl.ok("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "train.py")
-    assert len(lab.requests("PUT .*blob")) == 1
+    options = ("--docker_image", "example.org/lab:1", "--shm_size", "8g", "--docker_args", "--gpus all", "--max_run_duration", "2h")
+    sent = definition_of(lab, submitted(himl, *options, "train.py"))
+    assert len(lab.requests("PUT .*blob")) == 2
+    names = [definition_of(lab, run_id)["environment"]["name"] for run_id in lab.state.runs]
+    assert names[0] == names[1] != names[2]
+    assert (sent["target"], sent["maxRunDurationSeconds"]) == ("cpu-cluster", 7200)
+    assert sent["docker"] == {"useDocker": True, "sharedVolumes": True, "arguments": ["--gpus all"], "shmSize": "8g"}
+    assert sent["environment"]["docker"]["baseImage"] == "example.org/lab:1"
+    assert sent["environment"]["environmentVariables"] == {}
+    assert sent["environment"]["python"]["condaDependencies"]["dependencies"][-2:] == ["python=3.12", {"pip": ["himl-cli"]}]
+    lab.add_environment("torch", "7")
+    registered = definition_of(lab, submitted(himl, "--environment", "torch:7", "train.py"))["environment"]
+    assert (registered["name"], registered["version"]) == ("torch", "7")
+    check_refused(himl(*SUBMIT, "--environment", "nope", "train.py"), 3, "nope")
 
 
 @pytest.mark.usefixtures("running")
-def test_ignore_files_are_honoured_as_git_does(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    files = {".gitignore": "*.bin\nconfig.json\n", "keep/.gitignore": "!*.bin\n", "keep/a.bin": "kept", "drop/b.bin": "left", "grün #1.txt": "x"}
-    write_files(project, files)
-    run_id = submitted(himl, "train.py")
-    lab.wait_for(run_id, "Completed")
-    found = found_by(himl, run_id, project / "out")["files"]
-    assert found == ["environment.yml", "grün #1.txt", "keep/.gitignore", "keep/a.bin", "train.py"]
-
-
-@pytest.mark.usefixtures("running")
-def test_modules_and_shell_scripts_run_as_commands(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_modules_scripts_and_commands_run_with_honoured_ignores(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    write_files(project, {".gitignore": "*.bin\nconfig.json\n", "keep/.gitignore": "!*.bin\n", "keep/a.bin": "kept", "drop/b.bin": "left", "grün #1.txt": "x"})
     write_files(project, {"lab/__init__.py": "", "lab/train.py": TRAIN, "train.sh": 'python train.py "$@"\n'})
-    for arguments in (("-m", "lab.train"), ("train.sh",)):
-        run_id = submitted(himl, *arguments, "--", "it's", "a b")
+    entries = {("-m", "lab.train"): [], ("train.sh",): [], ("--command", "cd . && python train.py --a"): ["--a"]}
+    runs = {submitted(himl, *entry, "--", "it's", "a b"): first for entry, first in entries.items()}
+    for run_id, first in runs.items():
         lab.wait_for(run_id, "Completed")
-        assert found_by(himl, run_id, project / "out")["arguments"] == ["it's", "a b"]
+        found = found_by(himl, run_id)
+        assert found["arguments"] == [*first, "it's", "a b"]
+        sent = ["environment.yml", "grün #1.txt", "keep/.gitignore", "keep/a.bin", "lab/__init__.py", "lab/train.py", "train.py", "train.sh"]
+        assert [name for name in found["files"] if "__pycache__" not in name] == sent
 
 
 @pytest.mark.usefixtures("running")
-def test_data_reach_the_job_and_come_back(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_data_reach_the_job_and_come_back(lab: StagedWorkspace, himl: Himl, project: Path, tmp_path: Path) -> None:
     lab.put_blobs("workspaceblobstore", {"mnist/one.txt": b"1", "mnist/two.txt": b"22"})
     script = """
 import os, sys
@@ -94,82 +148,41 @@ from pathlib import Path
 source, target = map(Path, sys.argv[1:3])
 from himl_cli.job import inputs, outputs
 assert source == inputs()["INPUT_0"] and target == outputs()["result"], os.environ
-assert (list(inputs()), list(outputs())) == (["INPUT_0"], ["result"]), os.environ
+assert (list(inputs()), list(outputs())) == (["INPUT_0", "data"], ["result"]), os.environ
 for one in source.rglob("*.txt"):
     (target / one.name).write_text(one.read_text() * 2)
+print("saw", Path(sys.argv[3].partition("=")[2], "one.txt").read_text(), sys.argv[3])
 """
     write_files(project, {"double.py": script})
-    options = ("--input", "mnist", "--output", "result=doubled", "double.py")
-    run_id = submitted(himl, *options, "--", "${{inputs.INPUT_0}}", "${{outputs.result}}")
+    place = (tmp_path / "fixed").as_posix()
+    options = ("--input", "mnist", "--input", f"data=mnist,mode=mount,target={place}", "--output", "result=doubled", "double.py")
+    run_id = submitted(himl, *options, "--", "${{inputs.INPUT_0}}", "${{outputs.result}}", "--data=${{inputs.data}}")
     lab.wait_for(run_id, "Completed")
-    assert {name: lab.get_blob("workspaceblobstore", name) for name in lab.blob_names("workspaceblobstore", "doubled/")} == {
-        "doubled/one.txt": b"11",
-        "doubled/two.txt": b"2222",
-    }
+    made = {name: lab.get_blob("workspaceblobstore", name) for name in lab.blob_names("workspaceblobstore", "doubled/")}
+    assert made == {"doubled/one.txt": b"11", "doubled/two.txt": b"2222"}
     assert list(lab.state.assets["data"]["doubled"]) == ["1"]
+    assert f"saw 1 --data={place}" in himl.ok("runs", "logs", run_id).stdout
+    assert definition_of(lab, run_id)["data"]["data"]["mechanism"] == "mount"
     himl.ok("download", run_id, "--output_key", "result", "--output_dir", project / "got", "--flat")
     assert (project / "got" / "one.txt").read_text() == "11"
 
 
 @pytest.mark.usefixtures("running")
-def test_a_path_within_an_argument_and_a_fixed_place_work_too(lab: StagedWorkspace, himl: Himl, project: Path, tmp_path: Path) -> None:
-    lab.put_blobs("workspaceblobstore", {"mnist/one.txt": b"1"})
-    place = tmp_path / "fixed"
-    write_files(
-        project, {"look.py": "import sys\nfrom pathlib import Path\nprint('saw', Path(sys.argv[1].partition('=')[2], 'one.txt').read_text(), sys.argv[1])\n"}
-    )
-    run_id = submitted(himl, "--input", f"data=mnist,mode=mount,target={place.as_posix()}", "look.py", "--", "--data=${{inputs.data}}")
-    lab.wait_for(run_id, "Completed")
-    assert f"saw 1 --data={place.as_posix()}" in himl.ok("runs", "logs", run_id).stdout
-    assert definition_of(lab, run_id)["data"]["data"]["mechanism"] == "mount"
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "variables"),
-    [
-        (("--num_nodes", "2"), "mpi", ["OMPI_COMM_WORLD_SIZE=2"]),
-        (("--processes_per_node", "2"), "pytorch", ["WORLD_SIZE=2", "RANK=1"]),
-        (("--num_nodes", "2", "--processes_per_node", "2"), "pytorch", ["WORLD_SIZE=4", "RANK=3"]),
-    ],
-)
-@pytest.mark.usefixtures("running")
-def test_ranks(lab: StagedWorkspace, himl: Himl, project: Path, options: tuple[str, ...], kind: str, variables: list[str]) -> None:
+def test_ranks_of_nodes_and_processes(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     names = ("WORLD_SIZE", "RANK", "OMPI_COMM_WORLD_SIZE")
     write_files(project, {"ranks.py": f"import os\nfor name in {names}:\n    print(f'{{name}}={{os.environ.get(name)}}')\n"})
-    run_id = submitted(himl, *options, "ranks.py")
-    lab.wait_for(run_id, "Completed")
-    assert [line for line in variables if line not in lab.logs(run_id).splitlines()] == []
-    assert definition_of(lab, run_id)["framework"] == {"mpi": "Python", "pytorch": "PyTorch"}[kind]
+    nodes, processes = ("--num_nodes", "2"), ("--processes_per_node", "2")
+    for options, framework, variables in (
+        (nodes, "Python", ["OMPI_COMM_WORLD_SIZE=2"]),
+        ((*nodes, *processes), "PyTorch", ["WORLD_SIZE=4", "RANK=3"]),
+    ):
+        run_id = submitted(himl, *options, "ranks.py")
+        lab.wait_for(run_id, "Completed")
+        assert [line for line in variables if line not in lab.logs(run_id).splitlines()] == []
+        assert definition_of(lab, run_id)["framework"] == framework
 
 
-def test_what_is_asked_for_stands_in_the_run_definition(lab: StagedWorkspace, himl: Himl) -> None:
-    options = ("--docker_image", "example.org/lab:1", "--shm_size", "8g", "--docker_args", "--gpus all", "--max_run_duration", "2h")
-    sent = definition_of(lab, submitted(himl, *options, "train.py"))
-    assert sent["target"] == "cpu-cluster"
-    assert sent["maxRunDurationSeconds"] == 7200
-    assert sent["docker"] == {"useDocker": True, "sharedVolumes": True, "arguments": ["--gpus all"], "shmSize": "8g"}
-    assert sent["environment"]["docker"]["baseImage"] == "example.org/lab:1"
-    assert sent["environment"]["environmentVariables"] == {}
-    assert sent["environment"]["python"]["condaDependencies"]["dependencies"][-2:] == ["python=3.11", {"pip": ["himl-cli"]}]
-
-
-def test_the_same_packages_are_the_same_environment(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    names = [definition_of(lab, submitted(himl, "train.py"))["environment"]["name"] for _ in range(2)]
-    write_files(project, {"environment.yml": CONDA.replace("3.11", "3.12")})
-    other = definition_of(lab, submitted(himl, "train.py"))["environment"]["name"]
-    assert names[0] == names[1] != other
-
-
-def test_a_registered_environment_is_taken_as_it_is(lab: StagedWorkspace, himl: Himl) -> None:
-    lab.add_environment("torch", "7")
-    sent = definition_of(lab, submitted(himl, "--environment", "torch:7", "train.py"))["environment"]
-    assert (sent["name"], sent["version"]) == ("torch", "7")
-    missing = himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--environment", "nope", "train.py")
-    assert missing.code == 3
-    assert "nope" in missing.stderr
-
-
-def test_a_private_wheel_is_built_into_the_image(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+def test_image_is_built_from_private_wheel_or_own_folder(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     wheel = project / "lab_tools-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("lab_tools.py", "")
@@ -182,63 +195,161 @@ def test_a_private_wheel_is_built_into_the_image(lab: StagedWorkspace, himl: Him
     [name] = [name for name in lab.blob_names("workspaceblobstore", "himl-environments/") if name.endswith(f"/{wheel.name}")]
     assert context["location"].endswith(f"/{name.removesuffix(wheel.name)}")
     assert lab.get_blob("workspaceblobstore", name) == wheel.read_bytes()
-
-
-AFTER = """
-from pathlib import Path
-from himl_cli import submit_to_azure_if_needed
-
-def look(run):
-    Path("seen.txt").write_text(f"{type(run).__module__} {run.id} {run.get_status()}")
-
-submit_to_azure_if_needed(compute_cluster_name="cpu-cluster", strictly_aml_v1=True, submit_to_azureml=True, after_submission=look)
-"""
-
-
-def test_a_script_that_submits_itself_gets_azureml_cores_run(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    write_files(project, {"own.py": AFTER})
-    python = himl.program.with_name("python.exe" if sys.platform == "win32" else "python")
-    done = subprocess.run([python, "own.py"], cwd=project, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    [run_id] = lab.state.runs
-    module, seen_id, status = (project / "seen.txt").read_text().split()
-    assert module.startswith("azureml.")
-    assert (seen_id, status) == (run_id, "Starting")
-
-
-@pytest.mark.usefixtures("running")
-def test_a_running_job_is_canceled(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    write_files(project, {"waits.py": "import time\nprint('waiting', flush=True)\ntime.sleep(600)\n"})
-    run_id = submitted(himl, "waits.py")
-    lab.wait_for(run_id, "Running")
-    himl.ok("runs", "cancel", run_id)
-    lab.wait_for(run_id, "Canceled")
-    assert himl.ok("runs", "show", run_id, "--json").json()["status"] == "Canceled"
-
-
-def test_the_image_is_built_from_a_folder_of_ours(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     write_files(project, {"image/Dockerfile.own": "FROM python:3.11\n"})
     (project / "environment.yml").unlink()
-    run_id = submitted(himl, "train.py", "--build_context", "image", "--dockerfile", "Dockerfile.own")
-    context = definition_of(lab, run_id)["environment"]["docker"]["buildContext"]
+    built = definition_of(lab, submitted(himl, "train.py", "--build_context", "image", "--dockerfile", "Dockerfile.own"))
+    context = built["environment"]["docker"]["buildContext"]
     assert (context["dockerfilePath"], context["locationType"].lower()) == ("Dockerfile.own", "storageaccount")
-    (name,) = lab.blob_names("workspaceblobstore", "himl-environments/")
+    [name] = [name for name in lab.blob_names("workspaceblobstore", "himl-environments/") if name.endswith("/Dockerfile.own")]
     assert context["location"].endswith(f"/{name.removesuffix('Dockerfile.own')}")
     assert lab.get_blob("workspaceblobstore", name) == b"FROM python:3.11\n"
 
 
-@pytest.mark.usefixtures("running")
-def test_a_command_is_run(lab: StagedWorkspace, himl: Himl) -> None:
-    run_id = submitted(himl, "--command", "cd . && python train.py --a", "--", "b c")
-    lab.wait_for(run_id, "Completed")
-    assert "trained --a b c" in himl.ok("runs", "logs", run_id).stdout
+ELSEWHERE = "azureml://registries/azureml/environments"
+SWEPT = ("--sweep", "lr=0.1,0.2")
 
 
-def test_what_the_older_sdk_cannot_do_is_refused(lab: StagedWorkspace, himl: Himl) -> None:
-    cases = {("train.py", "--vscode"): "--vscode", ("train.py", "--jupyter"): "--jupyter", ("train.py", "--instance_type", "x"): "--instance_type"}
-    for options, message in cases.items():
-        done = himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", *options)
-        assert (done.code, f"{message}: not with --sdk v1." in done.stderr) == (2, True), done.stderr
-    line = himl("submit", "--sdk", "v1", "--cluster", "cpu-cluster", "--command", "cat ${{inputs.a}}", "--input", "a=faces")
-    assert (line.code, "--command: with --sdk v1 it holds no placeholders." in line.stderr) == (2, True), line.stderr
+def test_what_cannot_run_is_refused_and_starts_no_run(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    cases: dict[tuple[str, ...], tuple[str, ...]] = {
+        ("train.py", "--identity", "user"): ("--identity user", "--sdk v1"),
+        ("train.py", "--cluster", "serverless"): ("--cluster serverless", "--sdk v1"),
+        ("train.py", "--environment", f"{ELSEWHERE}/x/versions/1"): (ELSEWHERE, "--sdk v1"),
+        ("train.py", "--vscode"): ("--vscode: not with --sdk v1.",),
+        ("train.py", "--instance_type", "x"): ("--instance_type: not with --sdk v1.",),
+        ("--command", "cat ${{inputs.a}}", "--input", "a=faces"): ("--command: with --sdk v1 it holds no placeholders.",),
+        ("-m", "score", *SWEPT): ("runs a Python script",),
+        ("train.py", *SWEPT, "--", "--rate", "${{search_space.lr}}"): ("given to the script as --NAME",),
+        ("train.py", *SWEPT, "--input", "d=faces", "--", "--in=${{inputs.d}}"): ("whole words only",),
+    }
+    write_files(project, {"score.py": ""})
+    for options, words in cases.items():
+        cluster = () if "--cluster" in options else ("--cluster", "cpu-cluster")
+        check_refused(himl("submit", "--sdk", "v1", *cluster, *options), 2, *words)
+    if sys.platform != "win32":
+        (project / "new\nline.txt").touch()
+        check_refused(himl(*SUBMIT, "train.py"), 2, r"'new\nline.txt' cannot be sent")
+        (project / "new\nline.txt").unlink()
     assert lab.requests() == []
+    check_refused(himl("submit", "--sdk", "v1", "--cluster", "nope", "train.py"), 3, "nope", "cpu-cluster")
+    assert lab.requests("PUT |snapshots|snapshotrun") == []
+    check_refused(himl(*SUBMIT, "train.py", env=lab.environment(lab.add_principal({Right.READ}))), 4)
+    assert lab.state.runs == {}
+
+
+def test_service_errors_are_retried_or_told_with_the_run_id(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    lab.stage.faults.add(Status(500), "snapshotrun", times=None)
+    check_refused(himl(*SUBMIT, "train.py"), 5, "500", "No job was created.")
+    assert lab.state.runs == {}
+    lab.stage.faults.clear()
+    (project / "train.py").write_text(TRAIN + "# changed\n")
+    for fault, place in ((Status(429), "snapshots/getblob"), (Status(503), "snapshotrun"), (Reset(), "snapshotrun")):
+        lab.stage.faults.add(fault, place)
+    lab.stage.faults.add(Status(400), "PATCH .*/history/", times=None)
+    done = himl.ok(*SUBMIT, "train.py")
+    [run_id] = lab.state.runs  # a lost answer does not submit twice
+    assert run_id in done.stdout
+    assert [words for words in ("The job was submitted, but then", "submitted without its tags") if words not in said(done)] == []
+    lab.stage.faults.clear()
+    lab.stage.faults.add(Status(404), r"POST .*(rundata|history).*runs|GET .*history.*/runs/[^/]*$", times=None)
+    done = himl.ok(*SUBMIT, "--json", "train.py", "--", "--password", "hunter2")
+    run_id, shown = [*lab.state.runs][-1], done.json()
+    assert (shown["id"], shown["status"], shown["experiment"], run_id in shown["url"]) == (run_id, "Queued", "train", True)
+    assert "hunter2" not in done.stdout + done.stderr
+    assert (project / "most_recent_run.txt").read_text().strip() == f"train:{run_id}"
+
+
+def test_missing_azureml_core_names_install_command_first(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    without = Himl(Path(sys.executable).with_name(himl.program.name), project)
+    check_refused(without(*SUBMIT, "train.py"), 2, "azureml-core", install_command("v1"))
+    assert lab.requests() == []
+    assert not (project / "most_recent_run.txt").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+@pytest.mark.parametrize(
+    ("held", "skip", "seen", "count"),
+    [("snapshots/getblob", 0, "snapshots/latest", 1), ("PATCH .*/history/", 1, "PATCH .*/history/", 2)],
+    ids=["before the job was created", "while it gets its tags"],
+)
+def test_interrupted_submit_tells_whether_a_job_runs(lab: StagedWorkspace, himl: Himl, held: str, skip: int, seen: str, count: int) -> None:
+    lab.stage.faults.add(Latency(4), held, skip=skip)
+    process = himl.start(*SUBMIT, "train.py")
+    until(lambda: len(lab.requests(seen)) >= count)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=100)
+    text = " ".join(messages.decode().split())
+    assert process.returncode == 130, text
+    if "snapshots" in held:
+        assert ("no job was submitted" in text, lab.state.runs) == (True, {})
+    else:
+        [run_id] = lab.state.runs
+        assert f"himl runs cancel {run_id}" in text
+
+
+SCORE = """
+import argparse, json
+from pathlib import Path
+from himl_cli import RUN_CONTEXT
+parser = argparse.ArgumentParser()
+parser.add_argument("--fixed")
+parser.add_argument("--name")
+parser.add_argument("--lr", type=float)
+args = parser.parse_args()
+RUN_CONTEXT.log("score", args.lr)
+Path("outputs").mkdir(exist_ok=True)
+Path("outputs/found.json").write_text(json.dumps(vars(args)))
+"""
+
+
+@pytest.mark.usefixtures("running")
+def test_a_grid_runs_as_hyperdrive_and_is_read(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
+    write_files(project, {"score.py": SCORE})
+    sweep = ("--sweep", "lr=0.1,0.01", "--sweep", "name=a b,$HOME", "--primary_metric", "score", "--goal", "maximize", "--max_concurrent", "2")
+    run_id = submitted(himl, "score.py", *sweep, "--tag", "team=blue", "--", "--fixed", "x y")
+    lab.wait_for(run_id, "Completed")
+    trials = {run.run_id: json.loads(lab.artifacts(run.run_id)["outputs/found.json"]) for run in lab.state.runs.values() if run.parent_id == run_id}
+    assert sorted(trials) == [f"{run_id}_{index}" for index in range(4)]
+    wanted = [{"fixed": "x y", "name": name, "lr": lr} for lr in (0.1, 0.01) for name in ("a b", "$HOME")]
+    assert sorted(trials.values(), key=str) == sorted(wanted, key=str)
+    shown = himl.ok("runs", "show", run_id, "--json").json()
+    assert (shown["status"], shown["tags"]["team"], shown["tags"]["himl.goal"]) == ("Completed", "blue", "maximize")
+    assert not [name for name in shown["tags"] if name.startswith("_aml_system_")]
+    assert trials[lab.state.runs[run_id].properties["best_child_run_id"]]["lr"] == 0.1
+
+
+def test_draws_policies_and_limits_of_a_sweep_arrive(lab: StagedWorkspace, himl: Himl) -> None:
+    sweep = ("--sweep", "lr=loguniform(-6,-1)", "--sweep", "n=randint(5)", "--sampling", "random", "--max_trials", "7", "--max_run_duration", "1h")
+    job = lab.state.runs[submitted(himl, "train.py", *sweep, "--early_stop", "bandit(slack_factor=0.2,evaluation_interval=2)")].job or {}
+    assert job["searchSpace"] == {"lr": ["loguniform", [-6, -1]], "n": ["randint", [5]]}
+    assert job["samplingAlgorithm"]["samplingAlgorithmType"] == "Random"
+    assert job["earlyTermination"] == {"policyType": "Bandit", "slackFactor": 0.2, "evaluationInterval": 2, "delayEvaluation": 0}
+    assert (job["limits"]["maxTotalTrials"], job["limits"]["trialTimeout"]) == (7, "PT3600S")
+    many = ("--sweep", f"lr={','.join(map(str, range(150)))}", "--", "--lr", "${{search_space.lr}}", "--fixed", "x")
+    run = lab.state.runs[submitted(himl, "train.py", *many)]
+    limits = (run.job or {})["limits"]
+    assert (limits["maxTotalTrials"], limits["maxConcurrentTrials"]) == (150, 100)
+    assert (run.definition or {})["arguments"] == ["--fixed", "x"]  # a value that is named as its argument is given once
+
+
+REFUSES = """
+import warnings
+warnings.simplefilter("ignore")
+from himl_cli.core.errors import HimlError
+from himl_cli.workspaces.azure.jobs.v1 import quiet_sdk, sdk_errors
+with quiet_sdk():
+    from azureml.data import _loggerfactory as found
+    from azureml.train import hyperdrive
+print("telemetry", found.telemetry_enabled)
+try:
+    with sdk_errors(None):
+        hyperdrive.TruncationSelectionPolicy(truncation_percentage=200)
+except HimlError as err:
+    print(type(err).__name__, err.exit_code, err)
+"""
+
+
+def test_what_azureml_refuses_is_a_usage_error_and_nobody_is_told() -> None:
+    """azureml-telemetry, which the extra brings along, is on for some parts of azureml-core unless it is told otherwise."""
+    done = subprocess.run([str(client_python(HIML_V1)), "-c", REFUSES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "telemetry False\nBadUsage 2 azureml-core refuses the job: " in done.stdout, done.stdout + done.stderr

@@ -1,35 +1,44 @@
-"""`himl checkpoint fetch` through the installed program."""
+"""`himl checkpoint`: fetched to here, pushed as a run of their own, and as links."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
-import shutil
 import signal
-import subprocess
 import sys
+import urllib.parse
+import urllib.request
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from threading import Event
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.servers.azureml.faults import WrongMd5
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.stage import Stage
-from tests.servers.web import FileServer
+from tests.azureml_double.faults import Status
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Right
+from tests.support.folders import files_with
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import RecordedRuns
+from tests.support.web import FileServer
 
 HERE = "outputs/checkpoints"
 RUN = "train_1_aa"
 LAST = Path("checkpoints") / RUN / "last.ckpt"
-MAKES = """
+MAKES_PARTS = """
 from pathlib import Path
-for name in ("last.ckpt", "best.ckpt"):
+for name in ("last.ckpt", "epoch=3.ckpt", "part/weights.pt"):
     path = Path("outputs/checkpoints", name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(name)
+    path.write_text("made " + name)
 """
+LOOKS = """
+from pathlib import Path
+print(sorted((path.name, path.read_text()) for path in Path("outputs/checkpoints").rglob("*") if path.is_file()))
+"""
+JOBS = {"make.py": MAKES_PARTS, "look.py": LOOKS, "environment.yml": "dependencies:\n- python=3.11\n"}
+NAMES = {"outputs/checkpoints/last.ckpt", "outputs/checkpoints/epoch=3.ckpt", "outputs/checkpoints/part/weights.pt"}
 
 
 @pytest.fixture
@@ -40,88 +49,34 @@ def recorded(project: Path) -> RecordedRuns:
     return runs
 
 
-@pytest.mark.skipif(shutil.which("sh") is None, reason="NEEDS a shell")
-def test_a_script_gets_the_path_of_what_was_trained_before(himl: Himl, project: Path) -> None:
-    write_files(project, {"make.py": MAKES, "use.py": "import sys; print(open(sys.argv[1]).read())"})
-    run = himl.ok("submit", "make.py", "-q").stdout.strip()
-    program = f'"{sys.executable}" use.py "$("{himl.program}" checkpoint fetch'
-    done = subprocess.run(["sh", "-c", f'{program})"; {program} {run} --select best)"'], cwd=project, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stdout) == (0, "last.ckpt\nbest.ckpt\n"), done.stderr
-    assert f"Fetched 'outputs/checkpoints/last.ckpt' of run '{run}' (9 B)" in done.stderr
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(
-    ("arguments", "path"),
-    [
-        ((RUN,), LAST),
-        ((f"train:{RUN}",), LAST),
-        (("--experiment", "train"), LAST),
-        (("--run", RUN, "--select", "epoch=1"), LAST.with_name("epoch=1-val_loss=0.5.ckpt")),
-        (("latest", "--goal", "maximize"), LAST.with_name("epoch=1-val_loss=0.5.ckpt")),
-        (("--metric", "val/loss", "--output_dir", "weights"), Path("weights/epoch=2-val_loss=0.1.ckpt")),
-        ((f"{RUN}:{HERE}/", "--output-dir", "weights", "--workers", "2"), Path("weights")),
-    ],
-)
-def test_the_path_alone_is_printed(himl: Himl, project: Path, arguments: tuple[str, ...], path: Path) -> None:
-    assert himl.ok("checkpoint", "fetch", *arguments).stdout == f"{path}\n"
-    assert (project / path).exists()
-    quiet = himl.ok("checkpoint", "fetch", *arguments, "-q")
-    assert (quiet.stdout, quiet.stderr) == (f"{path}\n", "")
-
-
-@pytest.mark.usefixtures("recorded")
-def test_json_says_what_was_chosen_and_why(himl: Himl) -> None:
-    document = himl.ok("checkpoint", "fetch", "--select", "best", "--json").json()
-    name = "epoch=2-val_loss=0.1.ckpt"
-    assert document == {
-        "path": str(LAST.with_name(name)),
-        "status": "fetched",
-        "run": RUN,
-        "address": None,
-        "names": [f"{HERE}/{name}"],
-        "size": 3,
-        "md5": "b8a9f715dbb64fd5c56e7783c6820a61",
-        "verified": True,
-        "epoch": 2,
-        "metric": "val_loss",
-        "value": 0.1,
-    }
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (("lost/last.ckpt",), 3, "There is no file 'lost/last.ckpt'."),
-        (("last.ckpt",), 3, "There is no file 'last.ckpt'."),
+def test_bad_source_is_said_and_else_the_path_alone_is_printed(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
+    recorded.add("other_2_bb")
+    for arguments, code, said in [
         (("",), 2, "The checkpoint's source is empty."),
-        (("~nosuchuser/last.ckpt",), 3, "There is no file '~nosuchuser/last.ckpt'."),
-        (("s3://bucket/last.ckpt",), 2, "an address that cannot be read"),
-        (("most_recent_run.txt/",), 3, "'most_recent_run.txt/' is a file, and no folder."),
-        ((RUN, "--output_dir", ""), 2, "--output_dir got an empty value."),
-        ((RUN, "--output_dir", "~nosuchuser/x"), 3, "There is no folder '~nosuchuser/x'"),
         ((f"{RUN}:/",), 2, "names no file or folder of the run."),
+        ((RUN, "--output_dir", "~nosuchuser/x"), 3, "There is no folder '~nosuchuser/x'"),
         (("nothing",), 3, "No run 'nothing'"),
-        ((f"{RUN}:nothing.ckpt",), 3, f"Run '{RUN}' has no 'nothing.ckpt'."),
-        ((RUN, "--select", "epoch=3"), 3, "Epochs in names: 1, 2."),
         ((RUN, "--run", RUN), 2, "A SOURCE and options that select a run at once."),
         (("--run", f"{RUN},other_2_bb"), 2, "2 runs are selected, and a checkpoint is that of one."),
         (("most_recent_run.txt", "--select", "best"), 2, "the source is a path here"),
         ((RUN, "--select", "newest"), 2, "Give last, best, or epoch=N"),
-        ((RUN, "--workers", "0"), 2, "--workers takes"),
-        ((RUN, "--output_dir", "most_recent_run.txt"), 2, "most_recent_run.txt"),
-    ],
-)
-def test_what_cannot_be_is_said_with_its_exit_code(himl: Himl, recorded: RecordedRuns, project: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
-    recorded.add("other_2_bb")
-    outcome = himl("checkpoint", "fetch", *arguments)
-    assert (outcome.code, outcome.stdout) == (code, ""), outcome.stderr
-    assert said in outcome.stderr
-    assert not (project / "checkpoints").exists()
+    ]:
+        outcome = himl("checkpoint", "fetch", *arguments)
+        assert (outcome.code, outcome.stdout) == (code, ""), outcome.stderr
+        assert said in outcome.stderr
+        assert not (project / "checkpoints").exists()
+    for arguments, path in [
+        ((RUN, "--goal", "maximize"), LAST.with_name("epoch=1-val_loss=0.5.ckpt")),
+        (("--metric", "val/loss", "--output_dir", "weights"), Path("weights/epoch=2-val_loss=0.1.ckpt")),
+        ((f"{RUN}:{HERE}/", "--output-dir", "weights", "--workers", "2"), Path("weights")),
+    ]:
+        assert himl.ok("checkpoint", "fetch", *arguments).stdout == f"{path}\n"
+        assert (project / path).exists()
+        quiet = himl.ok("checkpoint", "fetch", *arguments, "-q")
+        assert (quiet.stdout, quiet.stderr) == (f"{path}\n", "")
 
 
-def test_a_path_needs_no_workspace_and_stays_as_it_was_written(himl: Himl, project: Path) -> None:
+def test_fetch_of_path_or_url_leaves_no_secret(himl: Himl, project: Path, web: FileServer) -> None:
     write_files(project, {"weights/last.ckpt": "w"})
     home = Path(os.environ["HOME"])
     write_files(home, {"mine.ckpt": "m"})
@@ -132,9 +87,6 @@ def test_a_path_needs_no_workspace_and_stays_as_it_was_written(himl: Himl, proje
     outcome = himl("checkpoint", "fetch", "early")
     assert (outcome.code, "There is no file 'early', and no workspace that could have such a run." in outcome.stderr) == (3, True)
     assert sorted(path.name for path in project.iterdir()) == ["weights"]
-
-
-def test_fetch_downloads_url_once_and_stores_no_secret(himl: Himl, project: Path, web: FileServer) -> None:
     web.put("/models/best%20weights.pt", b"weights")
     address = web("/models/best%20weights.pt")
     first = himl("checkpoint", "fetch", f"{address}?sv=1&sig=hush1", "-v")
@@ -152,25 +104,6 @@ def test_fetch_downloads_url_once_and_stores_no_secret(himl: Himl, project: Path
     assert b"hush" not in kept
     missing = himl("checkpoint", "fetch", web("/nothing.pt", "sig=hush3"))
     assert (missing.code, missing.stdout, "hush" in missing.stderr) == (3, "", False)
-
-
-@pytest.mark.usefixtures("recorded")
-def test_of_eight_ranks_one_fetches_and_all_print_the_path(himl: Himl, project: Path) -> None:
-    order = (3, 1, 7, 0, 2, 6, 5, 4)
-    ranks = [himl.start("checkpoint", "fetch", RUN, "--json", env={"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "8"}, new_session=False) for rank in order]
-    documents = [json.loads(rank.communicate(timeout=100)[0]) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * 8
-    assert documents == [documents[0]] * 8
-    assert (documents[0]["path"], documents[0]["status"], (project / LAST).read_bytes()) == (str(LAST), "fetched", b"last")
-
-
-@pytest.mark.usefixtures("recorded")
-def test_ranks_fail_alike(himl: Himl) -> None:
-    ranks = [himl.start("checkpoint", "fetch", f"{RUN}:no.ckpt", env={"LOCAL_RANK": str(rank)}, new_session=False) for rank in (1, 0)]
-    said = [rank.communicate(timeout=100) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [3, 3]
-    assert said[0] == said[1]
-    assert b"has no 'no.ckpt'" in said[0][1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX signals")
@@ -195,31 +128,181 @@ def _waited(event: Event) -> None:
 
 
 @pytest.fixture
-def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+def made(project: Path) -> str:
+    write_files(project, JOBS)
+    return RecordedRuns(project).add("train_1772366400_0a1b2c3d", files={name: f"made {name}" for name in NAMES})
+
+
+@pytest.fixture
+def kept(azure_environment: StagedWorkspace, project: Path) -> str:
     azure_environment.write_config(project)
-    run = azure_environment.add_run(RUN, "train")
-    azure_environment.put_artifacts(run, {f"{HERE}/last.ckpt": b"last" * 1000, f"{HERE}/epoch=1.ckpt": b"one", "user_logs/std_log.txt": b"log"})
-    return azure_environment
+    run = azure_environment.add_run("train_1_aa", "train")
+    azure_environment.put_artifacts(run, {name: b"made " + name.rpartition("/")[2].encode() for name in NAMES})
+    return run.run_id
 
 
-@pytest.mark.usefixtures("seeded")
-def test_the_second_time_costs_finding_the_run_and_one_listing(himl: Himl, stage: Stage, project: Path) -> None:
-    assert himl.ok("checkpoint", "fetch", RUN).stdout == f"{LAST}\n"
-    for source in (RUN, f"{RUN}:last.ckpt"):
-        stage.log.clear()
-        assert himl.ok("checkpoint", "fetch", source).stdout == f"{LAST}\n"
-        asked = [str(seen) for seen in stage.log.find("")]
-        assert sum("comp=list" in line for line in asked) == 1, asked
-        assert (len(asked), sum(f"/runs/{RUN} " in line for line in asked)) == (2, 1), asked
-    assert (project / LAST).read_bytes() == b"last" * 1000
+def test_changed_checkpoints_are_pushed_and_start_next_job(himl: Himl, project: Path) -> None:
+    """The round trip of hi-ml's documents, `Modifying checkpoints stored in an AzureML run`."""
+    write_files(project, JOBS)
+    first = himl.ok("submit", "make.py", "-q").stdout.strip()
+    folder = himl.ok("checkpoint", "fetch", f"{first}:outputs/checkpoints/").stdout.strip()
+    for name in ("last.ckpt", "weights.pt"):
+        (path,) = project.glob(f"checkpoints/**/{name}")
+        path.write_text("changed")
+    pushed = himl.ok("checkpoint", "push", folder, "--from", first)
+    second = pushed.stdout.strip()
+    assert second not in ("", first)
+    assert "Unchanged, and pushed all the same: 'outputs/checkpoints/epoch=3.ckpt'." in pushed.stderr
+    assert f"Start from it: himl submit SCRIPT --checkpoint {second}\n" in pushed.stderr
+    third = himl.ok("submit", "look.py", "-q", "--checkpoint", second).stdout.strip()
+    assert himl.ok("runs", "logs", third).stdout == "[('last.ckpt', 'changed')]\n"
+    fetched = himl.ok("checkpoint", "fetch", f"{second}:part/weights.pt").stdout.strip()
+    assert (project / fetched).read_text() == "changed"
+    once_more = himl.ok("checkpoint", "push", f"{folder}/part/weights.pt", "--from", second, "--json").json()
+    assert once_more["files"] == once_more["unchanged"] == ["outputs/checkpoints/part/weights.pt"]
+    assert (project / "most_recent_run.txt").read_text().strip().endswith(third)
 
 
-@pytest.mark.usefixtures("seeded")
-def test_bytes_that_do_not_match_their_md5_get_no_name(himl: Himl, stage: Stage, project: Path) -> None:
-    stage.faults.add(WrongMd5(), "GET .*/last.ckpt", times=None)
-    outcome = himl("checkpoint", "fetch", RUN)
-    assert (outcome.code, outcome.stdout) == (6, ""), outcome.stderr
-    assert "Checksums do not match" in outcome.stderr
-    assert not (project / LAST).exists()
-    stage.faults.clear()
-    assert himl.ok("checkpoint", "fetch", RUN).stdout == f"{LAST}\n"
+def test_refused_push_makes_no_run_and_a_new_one_says_what_it_is(himl: Himl, project: Path, made: str) -> None:
+    write_files(project, {"a/last.ckpt": "a", "b/last.ckpt": "b", "a.ckpt": "a"})
+    for arguments, code, said in (
+        (("a", "b", "--from", made), 2, "would both be 'outputs/checkpoints/last.ckpt' in the new run."),
+        (("no.ckpt", "--from", made), 3, "no.ckpt"),
+        (("a.ckpt", "--from", f"{made[:-1]}x"), 3, f"Did you mean {made}?"),
+        (("a.ckpt", "--from", ""), 2, "--from"),
+        (("a.ckpt",), 2, "--from"),
+        (("make.py", " ", "--from", made), 2, "FILE got an empty value."),
+    ):
+        outcome = himl("checkpoint", "push", *arguments)
+        assert (outcome.code, outcome.stdout, said in outcome.stderr) == (code, "", True), outcome.stderr
+    other = himl("checkpoint", "push", "a.ckpt", "--from", made, env={"RANK": "8", "LOCAL_RANK": "0"})
+    assert (other.code, other.stdout, other.stderr) == (0, "", "Rank 8 pushes nothing: rank 0 does.\n")
+    assert himl.ok("runs", "list", "-q").stdout.split() == [made]
+    assert himl("checkpoint", "push", "a.ckpt", "--from", made, env={"RANK": "0", "LOCAL_RANK": "0"}).stdout.startswith("train_")
+    write_files(project, {"new.ckpt": "new"})
+    pushed = himl.ok("checkpoint", "push", "new.ckpt", "--from", f"train:{made}", "--tag", "team=blue", "--json").json()
+    assert (pushed["from"], pushed["files"], pushed["unchanged"]) == (made, ["outputs/checkpoints/new.ckpt"], [])
+    assert pushed["checkpoint"] == f"{pushed['id']}:new.ckpt"
+    shown = himl.ok("runs", "show", pushed["id"], "--json").json()
+    assert (shown["status"], shown["experiment"], shown["display_name"]) == ("Completed", "train", f"changed checkpoints of {made}")
+    assert shown["description"] == f"Changed checkpoints of run train:{made}"
+    tags = {name: shown["tags"][name] for name in ("himl.checkpoint_from", "himl.pushed", "team", "run_recovery_id")}
+    assert tags == {"himl.checkpoint_from": made, "himl.pushed": "1", "team": "blue", "run_recovery_id": f"train:{pushed['id']}"}
+    assert himl.ok("submit", "look.py", "--checkpoint", pushed["checkpoint"]).stdout == "[('last.ckpt', 'new')]\n"
+    named = himl.ok("checkpoint", "push", "new.ckpt", "--from", made, "--experiment", "my surgery", "--display_name", "With new head", "--json").json()
+    assert (named["experiment"], named["display_name"]) == ("my_surgery", "With new head")
+
+
+def test_it_goes_where_the_source_is_and_elsewhere_on_request(himl: Himl, project: Path, azure: StagedWorkspace, kept: str) -> None:
+    write_files(project, {"new/last.ckpt": "new"})
+    here = RecordedRuns(project).add("here_1772366400_0a1b2c3d")
+    config = str(project / "config.json")
+
+    def push(*options: str) -> str:
+        return himl.ok("checkpoint", "push", "new", *options, "-q").stdout.strip()
+
+    there = push("--from", kept)
+    assert azure.artifacts(there) == {"outputs/checkpoints/last.ckpt": b"new"}
+    stored = azure.state.storage.properties("azureml", f"{azure.state.runs[there].artifact_prefix}outputs/checkpoints/last.ckpt")
+    assert stored is not None
+    assert bytes(stored.content_settings.content_md5 or b"") == hashlib.md5(b"new").digest()
+    assert push("--from", here) not in azure.state.runs
+    sent = push("--from", here, "--workspace", config)
+    assert (azure.state.runs[sent].tags["himl.checkpoint_from"], azure.state.runs[sent].status) == (here, "Completed")
+    brought = push("--from", kept, "--workspace", "local")
+    assert brought not in azure.state.runs
+    assert himl.ok("runs", "show", brought, "--workspace", "local", "--json").json()["tags"]["himl.checkpoint_from"] == kept
+
+
+def test_an_upload_that_fails_leaves_a_run_that_failed(himl: Himl, project: Path, azure: StagedWorkspace, kept: str) -> None:
+    write_files(project, {"new/last.ckpt": "new", "new/other.ckpt": "other"})
+    azure.stage.faults.add(Status(403, code="AuthorizationPermissionMismatch"), "PUT .*last.ckpt", times=None)
+    outcome = himl("checkpoint", "push", "new", "--from", kept)
+    (run,) = (run for run in azure.state.runs.values() if run.run_id != kept)
+    assert (outcome.code, outcome.stdout, run.status) == (4, "", "Failed"), outcome.stderr
+    assert f"Run '{run.run_id}' has not all of the files, and ended as Failed." in outcome.stderr
+    assert "Push again: that makes another run." in outcome.stderr
+    assert "Not all files could be stored" in str(run.error)
+    azure.stage.faults.add(Status(403, code="AuthorizationFailed"), r"POST .*/events$", skip=1, times=None)
+    outcome = himl("checkpoint", "push", "new", "--from", kept)
+    assert (outcome.code, "could not be ended: it may go on as Running" in outcome.stderr) == (4, True), outcome.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("request_line", ["PUT .*last.ckpt", "PATCH .*/runs/", "POST .*/events"])
+def test_an_interrupted_push_leaves_a_canceled_run(himl: Himl, project: Path, azure: StagedWorkspace, kept: str, request_line: str) -> None:
+    write_files(project, {"last.ckpt": "new"})
+
+    def is_sending() -> bool:
+        return any("Meanwhile" in seen.faults for seen in azure.stage.log.all()) and len(azure.state.runs) == 2
+
+    with azure.stage.holding(request_line, times=1), himl.start("checkpoint", "push", "last.ckpt", "--from", kept) as pushing:
+        until(is_sending)
+        os.kill(pushing.pid, signal.SIGINT)
+        printed, said = pushing.communicate(timeout=100)
+    (run,) = (run for run in azure.state.runs.values() if run.run_id != kept)
+    assert (pushing.returncode, printed, run.status) == (130, b"", "Canceled"), said
+    assert b"Interrupted" in said
+    if request_line.startswith("PUT"):
+        assert f"run '{run.run_id}' has not all of the files, and ended as Canceled".encode() in said
+
+
+def got(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        content: bytes = answer.read()
+        return content
+
+
+def test_a_run_of_this_machine_has_none_and_the_way_out_is_said(himl: Himl, project: Path) -> None:
+    run_id = RecordedRuns(project).add("here_1_aa", files={"outputs/checkpoints/last.ckpt": "x"})
+    outcome = himl("checkpoint", "url", run_id)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert f"himl checkpoint push FILE --from {run_id} --workspace config.json" in outcome.stderr
+    himl.ok("runs", "tag", run_id, "himl.recorded_in=workspace team/lab")
+    assert "It is recorded in workspace team/lab too: name that by --workspace config.json." in himl("checkpoint", "url", run_id).stderr
+
+
+def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+    azure = azure_environment
+    azure.write_config(project)
+    run = azure.add_run("train_1_aa", "train")
+    content = {"last.ckpt": b"last", "epoch=3-val_loss=0.2.ckpt": b"best", "epoch=1-val_loss=0.5.ckpt": b"1"}
+    azure.put_artifacts(run, {f"outputs/checkpoints/{name}": body for name, body in content.items()})
+    linked = run.run_id
+    write_files(project, {"here.ckpt": "x"})
+    for arguments, code, words in (
+        ((linked, "--expiry_days", "0.0005"), 2, "--expiry_days takes a number from 0.001 to 365, got 0.0005."),
+        ((linked, "--expiry_days", "nan"), 2, "got nan."),
+        ((f"{linked}:outputs/checkpoints/",), 2, "is a folder with 3 files, and a link is to one file."),
+        ((f"{linked}:none.ckpt",), 3, "none.ckpt"),
+        (("nothing",), 3, "No run 'nothing'"),
+        (("https://example.org/a.ckpt",), 2, "This is the address of a file already."),
+        (("here.ckpt",), 2, "'here.ckpt' is on this machine"),
+        ((linked, "--run", linked), 2, ""),
+        ((), 2, ""),
+    ):
+        outcome = himl("checkpoint", "url", *arguments)
+        assert (outcome.code, words in outcome.stderr, outcome.stdout) == (code, True, ""), outcome.stderr
+    outcome = himl.ok("checkpoint", "url", linked)
+    assert (outcome.stdout.count("\n"), got(outcome.stdout.strip())) == (1, b"last")
+    ends = datetime.now(timezone.utc) + timedelta(days=10, minutes=-15)
+    assert f"Whoever has this link can read 'outputs/checkpoints/last.ckpt' of run {linked} until {ends:%Y-%m-%d}" in outcome.stderr
+    assert himl.ok("checkpoint", "url", linked, "-q").stderr == ""
+    best = himl.ok("checkpoint", "url", linked, "--select", "best", "--expiry_days", "0.5", "--json").json()
+    assert (got(best["url"]), best["name"], best["run"]) == (b"best", "outputs/checkpoints/epoch=3-val_loss=0.2.ckpt", linked)
+    ends = datetime.fromisoformat(best["expires"].replace("Z", "+00:00"))
+    assert timedelta(hours=11.6) < ends - datetime.now(timezone.utc) < timedelta(hours=11.8), "half a day in all, begun a quarter of an hour ago"
+    assert got(himl.ok("checkpoint", "url", f"--run_id=train:{linked}:epoch=1-val_loss=0.5.ckpt", "--expiry_days=365").stdout.strip()) == b"1"
+    for takes_keys in (True, False):
+        azure.state.storage.takes_keys = takes_keys
+        outcome = himl.ok("checkpoint", "url", linked, "--verbose")
+        signature = parse_qs(urlsplit(outcome.stdout.strip()).query)["sig"][0]
+        for secret in (signature, urllib.parse.quote(signature, safe=""), azure.state.storage.key, "eyJ"):
+            assert secret not in outcome.stderr
+            assert secret == "eyJ" or files_with(tmp_path, secret) == []  # tokens are in the cache, for their user alone
+    assert got(outcome.stdout.strip()) == b"last"
+    assert "That is less than the 10 days asked for" in outcome.stderr
+    assert "less" not in himl.ok("checkpoint", "url", linked, "--expiry_days", "6").stderr
+    azure.state.storage.sas_seconds = 30 * 86400
+    outcome = himl("checkpoint", "url", linked, env=azure.environment(azure.add_principal({Right.READ})))
+    assert (outcome.code, outcome.stdout, "Storage Blob Data Reader" in outcome.stderr) == (4, "", True)

@@ -1,18 +1,121 @@
-"""`himl doctor` and `himl workspace show` without Azure."""
+"""`himl doctor` and `himl workspace show`: each line can fail, the others go on, and each says what to do."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.running import Himl
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Right
+from tests.support import workspaces as ways
+from tests.support.running import Himl, Outcome, write_files
 from tests.support.runs import RecordedRuns
 from tests.support.terminals import Terminal
+from tests.support.workspaces import Break, Variables
 
+SET: dict[str, tuple[str, Variables, str, str]] = {
+    "an unknown key": ("[submit]\nclutser = 'gpu'\n", {}, "himl.toml', line 2: 'clutser' is no option of 'himl submit'.", "Did you mean 'cluster'?"),
+    "no TOML": ("[submit\n", {}, "himl.toml', line 1: ", "no valid TOML"),
+    "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
+    "a wrong variable": ("", {"HIML_SUBMIT_NUM_NODES": "two"}, "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'", "himl submit --help"),
+}
+NO_FILE = "workspace.db' is no file, or a link that leads to none."
+HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "a ways.damaged record of runs": (ways.damaged, "workspace.db' is damaged", "to start a new record"),
+    "a record by a newer himl": (ways.by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
+    "a folder in place of the record": (ways.a_folder, NO_FILE, "to start a new record"),
+}
+IN_AZURE: dict[str, tuple[Break, str, str]] = {
+    "half a config.json": (ways.wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
+    "an expired secret": (ways.an_expired_secret, "sign-in", "expired"),
+    "an unknown host": (ways.an_unknown_host, "sign-in", "The name login.himl.invalid is not known here (DNS)."),
+    "a clock behind": (ways.a_clock_behind, "clock", "This machine's clock is 2 hours behind the service's."),
+    "a wrong name": (ways.wrong("workspace_name", "no-such-workspace"), "workspace", "There is no workspace 'no-such-workspace'"),
+    "storage out of reach": (ways.storage_out_of_reach, "datastore", "did not connect to"),
+    "a closed firewall": (ways.a_closed_firewall, "datastore", "does not let this machine in"),
+}
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
+AZURE_CHECKS = ["curl", "sign-in", "clock", "workspace", "datastore"]
+PRINCIPAL = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD")
+
+
+def checks(outcome: Outcome, name: str, state: str) -> list[dict[str, Any]]:
+    return [check for check in outcome.json() if (check["name"], check["state"]) == (name, state)]
+
+
+def the_check(outcome: Outcome, name: str, state: str) -> dict[str, Any]:
+    """The one check of that name and state; a failed one ends the command with 1, and nothing else does."""
+    found = checks(outcome, name, state)
+    assert len(found) == 1, outcome.stdout
+    assert found[0]["remedy"]
+    failed = {check["name"] for check in outcome.json() if check["state"] == "failed"}
+    assert outcome.code == (1 if failed else 0)
+    assert failed == set() or all(each in outcome.error_json()["message"] for each in failed)
+    return found[0]
+
+
+@pytest.mark.parametrize(("content", "env", "said", "remedy"), SET.values(), ids=SET)
+def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, env: Variables, said: str, remedy: str) -> None:
+    RecordedRuns(project).add("train_1_aa")
+    (project / "himl.toml").write_text(content, encoding="utf-8")
+    outcome = himl("doctor", "--json", env=env)
+    check = the_check(outcome, "settings", "failed")
+    assert said in check["message"]
+    assert remedy in check["remedy"]
+    assert outcome.stdout.count(json.dumps(said)[1:-1]) == 1
+    (project / "train.py").write_text("", encoding="utf-8")
+    refused = himl("montage", "slides", "--datastore", "local", env=env) if "montage" in content else himl("submit", "train.py", env=env)
+    assert refused.code == 2
+    assert refused.stderr.startswith(f"error: {check['message']}\n")
+
+
+if sys.platform != "win32":
+    HERE["a record that is a pipe"] = (ways.a_pipe, NO_FILE, "to start a new record")
+
+
+@pytest.mark.parametrize(("break_it", "said", "remedy"), HERE.values(), ids=HERE)
+def test_what_is_wrong_with_a_local_workspace(himl: Himl, project: Path, break_it: Callable[[Path], None], said: str, remedy: str) -> None:
+    break_it(project)
+    check = the_check(himl("doctor", "--json"), "local workspace", "failed")
+    assert said in check["message"]
+    assert remedy in check["remedy"]
+    (project / "train.py").write_text("", encoding="utf-8")
+    refused = himl("submit", "train.py", "-q")
+    assert (refused.code, refused.stderr) == (1, f"error: {check['message']}\nhint: {check['remedy']}\n")
+
+
+def test_a_local_workspace_that_may_only_be_read(himl: Himl, project: Path, read_only: Callable[[Path], Path]) -> None:
+    RecordedRuns(project).add("train_1_aa")
+    read_only(project / ".himl")
+    check = the_check(himl("doctor", "--json"), "local workspace", "note")
+    assert check["message"] == f"'{project / '.himl'}' may only be read: jobs cannot be recorded there."
+
+
+@pytest.mark.parametrize(("break_it", "name", "said"), IN_AZURE.values(), ids=IN_AZURE)
+def test_what_is_wrong_with_a_workspace_in_azure(himl: Himl, azure_environment: StagedWorkspace, project: Path, break_it: Break, name: str, said: str) -> None:
+    azure_environment.write_config(project)
+    check = the_check(himl("doctor", "--json", env=break_it(azure_environment, project)), name, "failed")
+    assert said in f"{check['message']} {check['remedy']}"
+
+
+def test_a_curl_that_cannot_be_loaded(started_himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+    azure_environment.write_config(project)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pycurl.py").write_text("raise ImportError('libcurl.so.4: cannot open shared object file')\n")
+    check = the_check(started_himl("doctor", "--json", env={"PYTHONPATH": str(other)}), "curl", "failed")
+    assert "libcurl.so.4: cannot open shared object file" in check["message"]
+    assert "pip install --force-reinstall pycurl" in check["remedy"]
+    moved = started_himl("datastore", "list", "--datastore", "workspaceblobstore", env={"PYTHONPATH": str(other)})
+    assert (moved.code, moved.stderr) == (
+        1,
+        "error: pycurl cannot be loaded: libcurl.so.4: cannot open shared object file.\nhint: Install it again: pip install --force-reinstall pycurl\n",
+    )
 
 
 @pytest.fixture
@@ -22,97 +125,144 @@ def recorded(project: Path) -> RecordedRuns:
     return runs
 
 
+@pytest.fixture
+def configured(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    azure_environment.write_config(project)
+    return azure_environment
+
+
+def test_workspace_in_azure_is_in_order_without_right_to_write(himl: Himl, configured: StagedWorkspace, project: Path) -> None:
+    rights = configured.environment(configured.add_principal({Right.READ, Right.STORAGE_READ}))
+    outcome = himl.ok("doctor", env=rights)
+    assert (states(outcome), outcome.stderr) == (["ok"] * 5, "")
+    assert rights["HIML_SERVICE_PRINCIPAL_ID"][:8] in outcome.stdout
+    assert f"\t{configured.label} answers, in {configured.state.location}." in outcome.stdout
+    assert f"{configured.label}, from '{project / 'config.json'}' (the nearest here or above)." in outcome.stdout
+    assert " can be listed.\n" in outcome.stdout
+    (project / "file.txt").write_text("content")
+    upload = himl("datastore", "upload", "file.txt", "folder", env=rights)
+    assert (upload.code, "Storage Blob Data Contributor" in upload.stderr) == (4, True)
+
+
+def states(outcome: Outcome) -> list[str]:
+    rows = [line.split("\t") for line in outcome.stdout.splitlines()]
+    found = {row[1]: row[0] for row in rows}
+    return [found[name] for name in AZURE_CHECKS]
+
+
 @pytest.mark.usefixtures("recorded")
-def test_a_local_workspace_alone_is_in_order(himl: Himl, project: Path) -> None:
+def test_local_workspace_alone_is_in_order(himl: Himl, project: Path) -> None:
     outcome = himl.ok("doctor")
     lines = [line.split("\t") for line in outcome.stdout.splitlines()]
-    assert [line[:2] for line in lines if line[1] != "extras"] == [
-        ["ok", "python"],
-        ["ok", "packages"],
-        ["ok", "settings"],
-        ["ok", "configuration"],
-        ["note", "configuration"],
-        ["ok", "local workspace"],
-    ]
+    names = [("ok", "python"), ("ok", "packages"), ("ok", "settings"), ("ok", "configuration"), ("note", "configuration"), ("ok", "local workspace")]
+    assert [(line[0], line[1]) for line in lines if line[1] != "extras"] == names
+    assert [line[2] for line in lines if line[1] == "settings"] == ["None are set."]
     assert f"local workspace '.himl', from '{project / '.himl'}' (the nearest here or above)." in outcome.stdout
     assert outcome.stderr == ""
     assert himl.ok("doctor", "-q").stdout == ""
-
-
-def test_nothing_configured_is_exit_1_with_what_to_do(himl: Himl) -> None:
-    outcome = himl("doctor", "--json")
-    assert outcome.code == 1
-    failed = [check for check in outcome.json() if check["state"] == "failed"]
-    assert [(check["name"], "config.json" in check["remedy"]) for check in failed] == [("configuration", True)]
-    assert outcome.error_json()["code"] == "checks_failed"
-    assert himl("doctor", "-q").stdout == "configuration\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (CONFIG | {"workspace_name": "<YOUR-WORKSPACE>"}, "'workspace_name' is still the placeholder"),
-        (CONFIG | {"subscription_id": "1234"}, "'subscription_id' is no subscription id"),
-    ],
-)
-def test_a_config_file_that_cannot_be_used_is_named(himl: Himl, project: Path, content: dict[str, str], said: str) -> None:
-    (project / "config.json").write_text(json.dumps(content))
-    outcome = himl("doctor")
-    assert outcome.code == 1
-    assert any(line.startswith("failed\tconfiguration\t") and said in line and "config.json'" in line for line in outcome.stdout.splitlines())
-
-
-def test_variables_that_are_partly_set_name_what_is_missing(himl: Himl) -> None:
-    outcome = himl("doctor", env={"HIML_SUBSCRIPTION_ID": CONFIG["subscription_id"]})
-    assert outcome.code == 1
-    assert "HIML_SUBSCRIPTION_ID is set, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME not." in outcome.stdout
+    (project / "himl.toml").write_text("[submit]\ncluster = 'gpu'\n", encoding="utf-8")
+    outcome = himl.ok("doctor", "--json", env={"HIML_SUBMIT_TAG": "team=blue", "HIML_SUBMIT_CLUSTER": ""})
+    assert [check["message"] for check in checks(outcome, "settings", "ok")] == [f"'{project / 'himl.toml'}', HIML_SUBMIT_TAG."]
+    assert "HIML_" in the_check(outcome, "configuration", "note")["message"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 @pytest.mark.usefixtures("recorded")
-def test_lines_fit_a_terminal_of_80_columns(himl: Himl) -> None:
-    terminal = Terminal([str(himl.program), "doctor"], cwd=himl.folder, env={"NO_COLOR": "1"})
+def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
+    terminal = Terminal([str(himl.program), "doctor"], cwd=himl.folder, columns=40, env={"NO_COLOR": "1", "COLUMNS": "40"})
     assert terminal.finish() == 0
     lines = terminal.screen.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert lines[0].startswith("ok      python           3.")
+    assert lines[0] == "ok      python"
+    assert max(len(line) for line in lines if "/" not in line) <= 40
 
 
-@pytest.mark.usefixtures("recorded")
-def test_workspace_show_says_where_the_local_one_is(himl: Himl, project: Path) -> None:
-    assert himl.ok("workspace", "show").stdout.splitlines()[:2] == [
-        "local workspace '.himl'",
-        f"  Read from          '{project / '.himl'}' (the nearest here or above)",
-    ]
-    shown = himl.ok("workspace", "show", "--json").json()
-    assert [(each["kind"], each["facts"]["folder"], each["facts"]["default_datastore"]) for each in shown] == [("local", str(project / ".himl"), "local")]
-    assert himl.ok("workspace", "show", "-q").stdout == "local workspace '.himl'\n"
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize(
+    ("break_it", "said", "expected"),
+    [
+        (ways.wrong("subscription_id", CONFIG["subscription_id"]), CONFIG["subscription_id"], ["ok", "ok", "ok", "failed", "skipped"]),
+        (ways.nobody_signed_in, "az login", ["ok", "failed", "ok", "skipped", "skipped"]),
+        (ways.no_access, "Storage Blob Data Reader", ["ok", "ok", "ok", "ok", "failed"]),
+        (
+            lambda azure, project: {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
+            "proxy",
+            ["ok", "failed", "failed", "skipped", "skipped"],
+        ),
+    ],
+    ids=["subscription", "nobody", "no access", "no network"],
+)
+def test_checks_behind_a_failed_one_are_skipped(himl: Himl, azure: StagedWorkspace, project: Path, break_it: Break, said: str, expected: list[str]) -> None:
+    outcome = himl("doctor", env=break_it(azure, project))
+    assert (outcome.code, states(outcome)) == (1, expected)
+    assert all(said in line for line in outcome.stdout.splitlines() if line.startswith("failed"))
+    failed = [name for name, state in zip(AZURE_CHECKS, expected, strict=True) if state == "failed"]
+    assert outcome.stderr.startswith(f"error: Not in order: {', '.join(failed)}.\n")
 
 
-def test_workspace_show_without_a_workspace_is_not_found(himl: Himl) -> None:
-    outcome = himl("workspace", "show")
-    assert (outcome.code, outcome.stdout) == (3, "")
-    assert "himl doctor" in outcome.stderr
+def test_workspace_show_prints_config_even_if_azure_call_fails(himl: Himl, configured: StagedWorkspace, project: Path) -> None:
+    config = json.loads((project / "config.json").read_text())
+    env = {"HIML_SERVICE_PRINCIPAL_PASSWORD": "wrong"}
+    write_files(project, {".himl/x": ""})
+    outcome = himl("workspace", "show", env=env)
+    assert (outcome.code, outcome.stderr.startswith("error: ")) == (4, True), outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert f"  Read from          '{project / 'config.json'}' (the nearest here or above)" in lines
+    assert f"  Subscription ID    {configured.state.subscription}" in lines
+    assert "local workspace '.himl'" in lines
+    shown = himl("workspace", "show", "--json", env=env)
+    assert (shown.code, [each["kind"] for each in shown.json()]) == (4, ["azure", "local"])
+    assert shown.json()[0]["facts"] == {key: config[key] for key in ("workspace_name", "resource_group", "subscription_id")}
+    (project / ".himl" / "workspace.db").write_text("no database")
+    outcome = himl("workspace", "show", env=env)
+    warning, error = outcome.stderr.splitlines()[:2]
+    assert (outcome.code, warning.startswith("warning: local workspace '.himl': "), "workspace.db" in warning, error[:7]) == (4, True, True, "error: ")
 
 
-BROKEN = {"{broken": "line 1: ", '{"subscription_id": "x"}': "does not say resource_group and workspace_name."}
+def test_doctor_reports_unreadable_credential_file_as_failed(himl: Himl, configured: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = project / "credential"
+    for name in (*PRINCIPAL, "AZURE_CLIENT_SECRET"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(path))
+    outcome = himl("doctor")
+    assert (outcome.code, states(outcome)) == (1, ["ok", "failed", "ok", "skipped", "skipped"])
+    assert "failed\tsign-in\t" in outcome.stdout
+    assert f"cannot read '{path}', which AZURE_FEDERATED_TOKEN_FILE names: " in outcome.stdout
+    assert outcome.stderr.startswith("error: Not in order: sign-in.\n")
+    shown = himl("workspace", "show")
+    assert (shown.code, f"cannot read '{path}', which AZURE_FEDERATED_TOKEN_FILE names: " in shown.stderr) == (4, True)
+    assert f"  Subscription ID    {configured.state.subscription}" in shown.stdout.splitlines()
 
 
-@pytest.mark.parametrize("content", BROKEN)
-def test_doctor_names_skipped_config_file_and_its_error(himl: Himl, project: Path, content: str) -> None:
-    inner = project / "inner"
-    inner.mkdir()
-    (project / "config.json").write_text(json.dumps(CONFIG))
-    (inner / "config.json").write_text(content)
-    (inner / ".azureml").mkdir()
-    (inner / ".azureml" / "config.json").write_text('{"model": "of another program"}')
-    noted = [check["message"] for check in himl("doctor", "--json", cwd=inner).json() if check["name"] == "configuration" and check["state"] == "note"]
-    assert len(noted) == 1
-    assert f"Passed over: '{inner / 'config.json'}'" in noted[0]
-    assert BROKEN[content] in noted[0]
+def test_doctor_passes_inside_job_with_run_token_only(himl: Himl, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run token opens datastores; one that wants an identity, which the job has not, is a note, and no failure."""
+    run = azure.add_run("job_1_aa", "train", status="Running")
+    for name, value in azure.job_environment(run).items():
+        monkeypatch.setenv(name, value)
+    outcome = himl("doctor")
+    assert f"{azure.label}, from the job's environment." in outcome.stdout
+    assert (outcome.code, states(outcome)) == (0, ["ok"] * 5), outcome.stdout
+    assert "job_1_aa" in outcome.stdout
+    assert himl.ok("workspace", "show", "--json").json()[0]["facts"]["default_datastore"] == "workspaceblobstore"
+    azure.state.default_datastore.credentials = "None"
+    outcome = himl("doctor", env={"HIML_NO_CACHE": "1"})
+    assert (outcome.code, states(outcome)) == (0, ["ok", "ok", "ok", "ok", "note"]), outcome.stdout
+    assert "--identity" in outcome.stdout
 
 
-def test_a_search_that_pythonpath_cut_short_says_so(himl: Himl, project: Path) -> None:
+def test_search_for_configuration_says_what_it_found(himl: Himl, project: Path) -> None:
+    outcome = himl("doctor", "--json")
+    check = the_check(outcome, "configuration", "failed")
+    assert check["message"].startswith("No workspace. No Azure ML workspace is configured")
+    assert "config.json" in check["remedy"]
+    assert (outcome.code, outcome.error_json()["code"]) == (1, "checks_failed")
+    assert himl("doctor", "-q").stdout == "configuration\n"
+    shown = himl("workspace", "show")
+    assert (shown.code, shown.stdout, "himl doctor" in shown.stderr) == (3, "", True)
+    partly = himl("doctor", env={"HIML_SUBSCRIPTION_ID": CONFIG["subscription_id"]})
+    assert (partly.code, "HIML_SUBSCRIPTION_ID is set, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME not." in partly.stdout) == (1, True)
+    outcome = himl("doctor", "--json", env={"HIML_SUBMIT_NUM_NODES": "https://store/file?sig=abcdef123"})
+    assert "sig=***" in the_check(outcome, "settings", "failed")["message"]
+    assert "abcdef123" not in f"{outcome.stdout}{outcome.stderr}"
     deep = project / "sub" / "deep"
     deep.mkdir(parents=True)
     (project / "config.json").write_text(json.dumps(CONFIG))
@@ -124,13 +274,8 @@ def test_a_search_that_pythonpath_cut_short_says_so(himl: Himl, project: Path) -
     (deep / ".himl").mkdir()
     assert himl.ok("workspace", "show", cwd=deep, env=env).stderr == f"{said}\n"
     assert himl.ok("workspace", "show", "--workspace", "local", cwd=deep, env=env).stderr == ""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
-@pytest.mark.usefixtures("recorded")
-def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
-    terminal = Terminal([str(himl.program), "doctor"], cwd=himl.folder, columns=40, env={"NO_COLOR": "1", "COLUMNS": "40"})
-    assert terminal.finish() == 0
-    lines = terminal.screen.splitlines()
-    assert lines[0] == "ok      python"
-    assert max(len(line) for line in lines if "/" not in line) <= 40
+    write_files(project, {"config.json": json.dumps(CONFIG), "a/b/config.json": '{"subscription_id": "x"}', "a/config.json": "{broken"})
+    write_files(project, {"a/b/.azureml/config.json": '{"model": "of another program"}'})
+    noted = [check["message"] for check in checks(himl("doctor", "--json", cwd=project / "a" / "b"), "configuration", "note")]
+    for place, said in (("a/b", "does not say resource_group and workspace_name."), ("a", "line 1: ")):
+        assert any(f"'{project / place / 'config.json'}'" in note and said in note for note in noted), noted

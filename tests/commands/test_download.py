@@ -1,19 +1,17 @@
-"""`himl download`: what arrives, what is said, and the exit code."""
+"""`himl download` and `himl datastore`, here and on Azure ML: what arrives, what is said, and the exit code."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
+from tests.azureml_double.stage import Stage
+from tests.support.folders import contents, transfers
 from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns
 
@@ -24,6 +22,8 @@ FILES = {
     "logs/events": b"events",
     "user_logs/std_log.txt": b"epoch 1\n",
 }
+DATA = {"train.csv": b"a,b\n1,2\n", "images/1.png": b"one", "images/2.png": b"two"}
+RUN_FILES = {"outputs/model.bin": b"m" * 100_000, "outputs/empty": b"", "logs/a b#%?.txt": b"log", "user_logs/std_log.txt": "größe\n".encode()}
 
 
 @pytest.fixture
@@ -36,167 +36,6 @@ def recorded(project: Path) -> RecordedRuns:
     return runs
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".himl-")
-    }
-
-
-@pytest.mark.usefixtures("recorded")
-def test_the_latest_runs_files_arrive_and_the_summary_says_so(himl: Himl, project: Path) -> None:
-    first = himl.ok("download")
-    again = himl.ok("download")
-    assert files_in(project / "outputs") == {f"train_2_bb/{name}": body for name, body in FILES.items()}
-    place = os.path.join("outputs", "train_2_bb")
-    assert first.stdout.startswith(f"Downloaded 5 files (7.2 KB) to '{place}' in ")
-    assert again.stdout.startswith(f"Downloaded 0 files (0 B) to '{place}' in ")
-    assert again.stdout.endswith("; 5 complete already.\n")
-    assert (first.stderr, again.stderr) == ("", "")
-
-
-@pytest.mark.usefixtures("recorded")
-def test_prefix_globs_flat_and_strip_prefix(himl: Himl, project: Path) -> None:
-    himl.ok("download", "--prefix", "outputs/checkpoints", "--flat", "--strip-prefix", "--output_dir", "a", "--exclude", "epoch*")
-    himl.ok("download", "train_2_bb", "--include", "*.ckpt,events", "--output-dir", "b")
-    himl.ok("download", "--prefix", "outputs/results.json", "--flat", "--output_dir", "c")
-    assert files_in(project / "a") == {"last.ckpt": FILES["outputs/checkpoints/last.ckpt"]}
-    assert {*files_in(project / "b")} == {f"train_2_bb/{name}" for name in FILES if name.endswith(("ckpt", "events"))}
-    assert {*files_in(project / "c")} == {"outputs/results.json"}
-
-
-@pytest.mark.usefixtures("recorded")
-def test_json_is_one_document_and_quiet_is_the_folder(himl: Himl, project: Path) -> None:
-    document = himl.ok("download", "--json").json()
-    quiet = himl.ok("download", "-q").stdout
-    assert document.pop("seconds") >= 0
-    assert document == {
-        "files": 5,
-        "bytes": sum(map(len, FILES.values())),
-        "skipped": 0,
-        "unverified": 0,
-        "differing": [],
-        "refused": [],
-        "failed": [],
-        "places": [os.path.join("outputs", "train_2_bb")],
-    }
-    assert quiet == f"{os.path.join('outputs', 'train_2_bb')}\n"
-
-
-@pytest.mark.usefixtures("recorded")
-def test_runs_download_to_own_folders_and_empty_ones_are_named(himl: Himl, project: Path) -> None:
-    outcome = himl.ok("download", "--run", "train_1_aa,train_2_bb", "--run", "bare_3_cc", "--prefix", "outputs/o")
-    assert files_in(project / "outputs") == {"train_1_aa/outputs/old.txt": b"old"}
-    assert "train_2_bb" in outcome.stderr
-    assert "bare_3_cc" in outcome.stderr
-
-
-@pytest.mark.usefixtures("recorded")
-def test_hi_mls_option_names_work(himl: Himl, project: Path) -> None:
-    himl.ok("download", "--run_ids", "train_1_aa", "--parallel", "2")
-    himl.ok("download", "--run_recovery_ids", "train:train_2_bb", "--files_to_download", "logs")
-    assert {*files_in(project / "outputs")} == {"train_1_aa/outputs/old.txt", "train_2_bb/logs/events"}
-
-
-@pytest.mark.usefixtures("recorded")
-def test_list_names_the_files_and_downloads_nothing(himl: Himl, project: Path) -> None:
-    quiet = himl.ok("download", "--list", "-q")
-    table = himl.ok("download", "--list", "--prefix", "logs")
-    records = himl.ok("download", "--experiment", "train", "--num_runs", "all", "--list", "--json").json()
-    assert quiet.stdout.splitlines() == sorted(FILES)
-    assert table.stdout.splitlines()[0] == "name\tsize\tmodified"
-    assert table.stdout.splitlines()[1].startswith("logs/events\t6\t20")
-    assert [(record["run"], record["name"], record["size"]) for record in records][-1] == ("train_1_aa", "outputs/old.txt", 3)
-    assert not (project / "outputs").exists()
-
-
-@pytest.mark.usefixtures("recorded")
-def test_differing_file_is_kept_with_exit_1_unless_overwrite(himl: Himl, project: Path) -> None:
-    write_files(project / "outputs" / "train_2_bb", {"outputs/results.json": "mine"})
-    left = himl("download", "--prefix", "outputs/r")
-    as_json = himl("download", "--prefix", "outputs/r", "--json")
-    kept = (project / "outputs/train_2_bb/outputs/results.json").read_bytes()
-    replaced = himl("download", "--prefix", "outputs/r", "--overwrite")
-    assert (left.code, as_json.code, replaced.code, kept) == (1, 1, 0, b"mine")
-    name = "train_2_bb/outputs/results.json"
-    assert left.stderr == f"error: Left as it is, because it differs: '{name}'.\nhint: Add --overwrite to replace it.\n"
-    assert left.stdout.endswith("; 1 left because it differs.\n")
-    assert as_json.json()["differing"] == ["train_2_bb/outputs/results.json"]
-    assert (project / "outputs/train_2_bb/outputs/results.json").read_bytes() == b"{}"
-
-
-@pytest.mark.usefixtures("recorded")
-def test_many_files_that_differ_are_listed_and_then_counted(himl: Himl, project: Path) -> None:
-    write_files(project / "outputs" / "train_2_bb", dict.fromkeys(FILES, "mine"))
-    said = himl("download").stderr.splitlines()
-    assert said[:-2] == [f"differs, left as it is: train_2_bb/{name}" for name in sorted(FILES)]
-    assert said[-2:] == ["error: 5 files: left as they are, because they differ.", "hint: Add --overwrite to replace them."]
-
-
-@pytest.mark.usefixtures("recorded")
-def test_a_run_without_files_is_said_and_no_folder_is_promised(himl: Himl, project: Path) -> None:
-    assert himl.ok("download", "bare_3_cc").stdout == "Run 'bare_3_cc' has no files.\n"
-    assert himl.ok("download", "bare_3_cc", "-q").stdout == ""
-    assert not (project / "outputs").exists()
-    assert "Run 'bare_3_cc' has no files.\n" in himl.ok("download", "bare_3_cc", "train_1_aa").stderr
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize("workers", ["0", "257"])
-def test_a_number_of_workers_that_cannot_be_is_said_plainly(himl: Himl, workers: str) -> None:
-    outcome = himl("download", "--workers", workers)
-    assert (outcome.code, outcome.stderr) == (2, f"error: --workers takes a whole number from 1 to 256, got {workers}.\n")
-
-
-@pytest.mark.usefixtures("recorded")
-def test_a_log_that_grew_is_renewed(himl: Himl, project: Path) -> None:
-    himl.ok("download")
-    with open(project / ".himl/runs/train_2_bb/user_logs/std_log.txt", "ab") as log:
-        log.write(b"epoch 2\n")
-    outcome = himl.ok("download")
-    assert outcome.stdout.startswith("Downloaded 1 file (16 B)")
-    assert (project / "outputs/train_2_bb/user_logs/std_log.txt").read_bytes() == b"epoch 1\nepoch 2\n"
-
-
-@pytest.mark.usefixtures("recorded")
-def test_no_validate_compares_sizes_only_and_says_so(himl: Himl, project: Path) -> None:
-    write_files(project / "outputs" / "train_2_bb", {"outputs/results.json": "[]"})
-    outcome = himl.ok("download", "--no_validate", "--prefix", "outputs/results.json")
-    assert outcome.stdout.endswith("; 1 complete already; 1 not verifiable.\n")
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["--prefix", "output/"], 3, "Did you mean 'outputs'?"),
-        (["--include", "*.png"], 3, "passes --include and --exclude"),
-        (["train_2_bX"], 3, "train_2_bb"),
-        (["--output_dir", "most_recent_run.txt"], 2, "is a file"),
-        (["--run", "train_1_aa,train_2_bb", "--flat"], 2, "--flat takes one run"),
-        (["--workers", "0"], 2, "--workers"),
-        (["--include", "[z-a]"], 2, "glob"),
-        (["--output_key", "model"], 3, "no output 'model'"),
-        (["--workspace", "nowhere"], 3, "nowhere"),
-    ],
-)
-def test_bad_input_is_one_line_and_a_hint_and_leaves_nothing(himl: Himl, project: Path, arguments: list[str], code: int, said: str) -> None:
-    before = sorted(path.name for path in project.iterdir())
-    outcome = himl("download", *arguments)
-    assert (outcome.code, outcome.stdout) == (code, "")
-    assert said in outcome.stderr
-    assert 1 <= len(outcome.stderr.splitlines()) <= 2
-    assert sorted(path.name for path in project.iterdir()) == before
-
-
-def test_an_output_dataset_is_taken_instead_of_the_artifacts(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
-    (project / ".himl/runs/train_2_bb/job.json").write_text(json.dumps({"outputs": {"model": str(project / "elsewhere")}}))
-    write_files(project / "elsewhere", {"m/weights": "w"})
-    himl.ok("download", "--output_key", "model")
-    assert files_in(project / "outputs") == {"train_2_bb/m/weights": b"w"}
-
-
 @pytest.mark.usefixtures("recorded")
 def test_of_several_ranks_one_downloads_and_all_succeed(himl: Himl, project: Path) -> None:
     ranks = [himl.start("download", "--json", env={"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "4"}, new_session=False) for rank in (3, 1, 0, 2)]
@@ -204,61 +43,6 @@ def test_of_several_ranks_one_downloads_and_all_succeed(himl: Himl, project: Pat
     assert [rank.returncode for rank in ranks] == [0] * 4
     assert documents == [documents[0]] * 4
     assert (documents[0]["files"], len(files_in(project / "outputs"))) == (5, 5)
-
-
-@pytest.mark.usefixtures("recorded")
-def test_ranks_fail_alike(himl: Himl, project: Path) -> None:
-    write_files(project / "outputs" / "train_2_bb", {"outputs/results.json": "mine"})
-    ranks = [himl.start("download", env={"LOCAL_RANK": str(rank)}, new_session=False) for rank in (1, 0)]
-    said = [rank.communicate(timeout=100)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [1, 1]
-    assert said[0] == said[1] != b""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS file names that are not Unicode")
-def test_odd_names_are_shown_and_arrive(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
-    folder = project / ".himl/runs/bare_3_cc/code/outputs"
-    folder.mkdir(parents=True)
-    for name in (b"gr\xfc\xdfe", b"line\nbreak", b"plain"):
-        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
-            file.write(name)
-    outcome = himl("download", "bare_3_cc", "--json")
-    listed = himl.ok("download", "bare_3_cc", "--list", "-q")
-    assert (outcome.code, outcome.json()["files"], [one["name"] for one in outcome.json()["refused"]]) == (1, 2, ["outputs/line\nbreak"])
-    assert sorted(os.listdir(os.fsencode(project / "outputs/bare_3_cc/outputs"))) == [b"gr\xfc\xdfe", b"plain"]
-    assert b"outputs/gr\xfc\xdfe\n" in listed.raw_stdout
-
-
-@pytest.mark.usefixtures("recorded")
-def test_what_comes_is_not_imported_before_it_is_needed(himl: Himl) -> None:
-    source = "import sys, himl_cli.commands.files; print(sorted({'filelock', 'sqlite3', 'rich', 'hashlib'} & {*sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX signals")
-def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
-    size = 300 << 20
-    recorded.add("large_4_dd", files={"outputs/a": "first"})
-    source = project / ".himl/runs/large_4_dd/code/outputs/big"
-    source.touch()
-    os.truncate(source, size)
-    folder = project / "outputs/large_4_dd/outputs"
-    for _ in range(20):  # the next one where it was through before the signal came
-        shutil.rmtree(project / "outputs", ignore_errors=True)
-        process = himl.start("download", "large_4_dd")
-        while not [*folder.glob(".big.*.himl-part")] and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=100)[1]
-        if process.returncode:
-            break
-    left = sorted(path.name for path in folder.iterdir())
-    again = himl.ok("download", "large_4_dd", "--json").json()
-
-    assert (process.returncode, len(said.splitlines()) <= 2) == (130, True), said
-    assert [re.sub(r"\.[0-9a-f]{8}\.", ".", name) for name in left] == [".big.himl-part", "a"]
-    assert (again["files"], again["skipped"], (folder / "big").stat().st_size) == (1, 1, size)
 
 
 def test_of_a_sweep_it_is_said_where_the_trials_files_are(himl: Himl, project: Path) -> None:
@@ -271,3 +55,200 @@ def test_of_a_sweep_it_is_said_where_the_trials_files_are(himl: Himl, project: P
     nothing = himl("tb", "sweep", "--sync_only")
     assert nothing.code == 3
     assert nothing.stderr.startswith("error: None of these 2 runs has event files.\n"), "there they are looked at without being asked for"
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if not name.startswith(".himl-")}
+
+
+@pytest.mark.usefixtures("recorded")
+def test_files_are_listed_and_arrive_as_options_say(himl: Himl, project: Path) -> None:
+    quiet = himl.ok("download", "--list", "-q")
+    table = himl.ok("download", "--list", "--prefix", "logs")
+    records = himl.ok("download", "--experiment", "train", "--num_runs", "all", "--list", "--json").json()
+    assert quiet.stdout.splitlines() == sorted(FILES)
+    assert table.stdout.splitlines()[0] == "name\tsize\tmodified"
+    assert table.stdout.splitlines()[1].startswith("logs/events\t6\t20")
+    assert [(record["run"], record["name"], record["size"]) for record in records][-1] == ("train_1_aa", "outputs/old.txt", 3)
+    assert not (project / "outputs").exists()
+    place = os.path.join("outputs", "train_2_bb")
+    first, again = himl.ok("download"), himl.ok("download")
+    assert files_in(project / "outputs") == {f"train_2_bb/{name}": body for name, body in FILES.items()}
+    assert first.stdout.startswith(f"Downloaded 5 files (7.2 KB) to '{place}' in ")
+    assert again.stdout.startswith(f"Downloaded 0 files (0 B) to '{place}' in ")
+    assert again.stdout.endswith("; 5 complete already.\n")
+    assert (first.stderr, again.stderr, himl.ok("download", "-q").stdout) == ("", "", f"{place}\n")
+    with open(project / ".himl/runs/train_2_bb/user_logs/std_log.txt", "ab") as log:
+        log.write(b"epoch 2\n")
+    assert himl.ok("download").stdout.startswith("Downloaded 1 file (16 B)")
+    assert (project / place / "user_logs/std_log.txt").read_bytes() == b"epoch 1\nepoch 2\n"
+    (project / place / "outputs/results.json").write_text("[]")
+    assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith("; 1 complete already; 1 not verifiable.\n")
+
+
+@pytest.mark.usefixtures("recorded")
+def test_bad_input_is_one_line_and_a_hint_and_leaves_nothing(himl: Himl, project: Path) -> None:
+    for arguments, code, said in [
+        (["--prefix", "output/"], 3, "Did you mean 'outputs'?"),
+        (["train_2_bX"], 3, "train_2_bb"),
+        (["--output_dir", "most_recent_run.txt"], 2, "is a file"),
+        (["--run", "train_1_aa,train_2_bb", "--flat"], 2, "--flat takes one run"),
+        (["--output_key", "model"], 3, "no output 'model'"),
+    ]:
+        before = sorted(path.name for path in project.iterdir())
+        outcome = himl("download", *arguments)
+        assert (outcome.code, outcome.stdout) == (code, "")
+        assert said in outcome.stderr
+        assert 1 <= len(outcome.stderr.splitlines()) <= 2
+        assert sorted(path.name for path in project.iterdir()) == before
+    assert himl.ok("download", "bare_3_cc").stdout == "Run 'bare_3_cc' has no files.\n"
+    assert himl.ok("download", "bare_3_cc", "-q").stdout == ""
+    assert not (project / "outputs").exists()
+    outcome = himl.ok("download", "--run", "train_1_aa,train_2_bb", "--run", "bare_3_cc", "--prefix", "outputs/o")
+    assert files_in(project / "outputs") == {"train_1_aa/outputs/old.txt": b"old"}
+    assert ("train_2_bb" in outcome.stderr, "bare_3_cc" in outcome.stderr) == (True, True)
+    assert "Run 'bare_3_cc' has no files.\n" in himl.ok("download", "bare_3_cc", "train_1_aa").stderr
+
+
+@pytest.mark.usefixtures("recorded")
+def test_differing_file_is_kept_with_exit_1_unless_overwrite(himl: Himl, project: Path) -> None:
+    write_files(project / "outputs" / "train_2_bb", dict.fromkeys(FILES, "mine"))
+    said = himl("download").stderr.splitlines()
+    assert said[:-2] == [f"differs, left as it is: train_2_bb/{name}" for name in sorted(FILES)]
+    assert said[-2:] == ["error: 5 files: left as they are, because they differ.", "hint: Add --overwrite to replace them."]
+    name = "train_2_bb/outputs/results.json"
+    left, as_json = himl("download", "--prefix", "outputs/r"), himl("download", "--prefix", "outputs/r", "--json")
+    assert (left.code, left.stderr) == (1, f"error: Left as it is, because it differs: '{name}'.\nhint: Add --overwrite to replace it.\n")
+    assert left.stdout.endswith("; 1 left because it differs.\n")
+    assert (as_json.code, as_json.json()["differing"]) == (1, [name])
+    assert (project / "outputs" / name).read_bytes() == b"mine"
+    himl.ok("download", "--prefix", "outputs/r", "--overwrite")
+    assert (project / "outputs" / name).read_bytes() == b"{}"
+
+
+@pytest.fixture
+def store(project: Path) -> Path:
+    RecordedRuns(project)
+    write_files(project / "data", DATA)
+    (project / ".himl/datastores/shared").mkdir()
+    return project / ".himl/datastores/local"
+
+
+def test_folder_goes_up_and_comes_back(himl: Himl, project: Path, store: Path) -> None:
+    assert himl.ok("datastore", "list").stdout == "name\tsize\tmodified\n"
+    up = himl.ok("datastore", "upload", "data", "digits")
+    again = himl.ok("datastore", "upload", "data", "digits/", "--json").json()
+    down = himl.ok("datastore", "download", "digits", "back")
+    assert files_in(store) == {f"digits/{name}": body for name, body in DATA.items()}
+    assert files_in(project / "back") == files_in(store)
+    assert up.stdout.startswith("Uploaded 3 files (14 B) to 'digits' (datastore 'local' of local workspace '.himl') in ")
+    assert (again["files"], again["skipped"], again["places"]) == (0, 3, ["digits"])
+    assert down.stdout.startswith("Downloaded 3 files (14 B) to 'back' in ")
+    assert himl.ok("datastore", "list", "--include", "*.csv").stdout.splitlines()[1].startswith("digits/train.csv\t8\t2")
+    assert himl.ok("datastore", "list", "digits/images", "-q").stdout == "digits/images/1.png\ndigits/images/2.png\n"
+    for prefix, place in (("/", "."), ("a//b", "a/b")):
+        options = ("--datastore", "shared", "--include", "*.png", "--exclude", "2.*")
+        assert f" to '{place}' (" in himl.ok("datastore", "upload", "data", prefix, *options).stdout
+    assert files_in(store.parent / "shared") == {"images/1.png": b"one", "a/b/images/1.png": b"one"}
+    write_files(store, {"digits/train.csv": "other"})
+    left = himl("datastore", "upload", "data", "digits")
+    assert (left.code, "Left as it is, because it differs: 'digits/train.csv'." in left.stderr) == (1, True)
+    assert (store / "digits/train.csv").read_bytes() == b"other"
+    assert "2 complete already" in himl.ok("datastore", "upload", "data", "digits", "--overwrite").stdout
+    assert (store / "digits/train.csv").read_bytes() == DATA["train.csv"]
+    himl.ok("datastore", "upload", "data", "rots")
+    rotten = store / "rots/images/1.png"
+    before = rotten.stat()
+    rotten.write_bytes(b"0ne")
+    os.utime(rotten, ns=(before.st_atime_ns, before.st_mtime_ns))
+    outcome = himl("datastore", "download", "rots", "rotten", "--json")
+    assert (outcome.code, outcome.error_json()["code"]) == (6, "integrity_failed")
+    assert outcome.json()["failed"][0]["name"] == "rots/images/1.png"
+    assert {*files_in(project / "rotten")} == {"rots/train.csv", "rots/images/2.png"}
+
+
+@pytest.mark.usefixtures("store")
+def test_bad_input_is_said_in_a_line_and_leaves_nothing(himl: Himl, project: Path) -> None:
+    for arguments, code, said in [
+        (["upload", "gone", "x"], 3, "no file or folder 'gone'"),
+        (["upload", "data", "x", "--include", "*.tif"], 3, "nothing to upload"),
+        (["upload", "data", "x", "--datastore", "nope"], 3, "there are: local, shared"),
+        (["download", "nothing", "back"], 3, "holds no files"),
+        (["download", "nothing", "data/train.csv"], 2, "is a file"),
+    ]:
+        outcome = himl("datastore", *arguments)
+        assert (outcome.code, outcome.stdout) == (code, "")
+        assert said in outcome.stderr
+        assert sorted(path.name for path in project.iterdir()) == [".himl", "data"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS file names with line breaks")
+def test_names_with_line_breaks_are_refused_or_escaped(himl: Himl, project: Path, store: Path) -> None:
+    write_files(project / "odd", {"plain": b"1", "C:\\x": b"2", "two\nlines": b"3"})
+    up = himl("datastore", "upload", "odd", "odd")
+    assert files_in(store) == {"odd/plain": b"1"}
+    assert (up.code, "it is an absolute path on Windows" in up.stderr, "it has control characters in it" in up.stderr) == (1, True, True), up.stderr
+    write_files(store, {"a b": b"", "two\nlines": b"", "z\u2028\r": b""})
+    assert himl.ok("datastore", "list", "-q").stdout.splitlines() == ["a b", "odd/plain", "two\\nlines", "z\\u2028\\r"]
+    assert himl.ok("datastore", "list", "--null").stdout == "a b\0odd/plain\0two\nlines\0z\u2028\r\0"
+
+
+@pytest.fixture
+def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    azure = azure_environment
+    azure.write_config(project)
+    run = azure.add_run("train_1_aa", "train")
+    azure.put_artifacts(run, RUN_FILES)
+    azure.add_output(run, "predictions", {"part/0.csv": b"0,1\n", "part/1.csv": b"2,3\n"})
+    azure.put_blobs(DEFAULT, {"data/a.txt": b"a", "data/sub/b.txt": b"bb", "data/größe.txt": b"ccc", "other.txt": b"dddd"})
+    return azure
+
+
+def test_download_from_azure_takes_all_or_what_is_named(himl: Himl, project: Path, seeded: StagedWorkspace) -> None:
+    first = himl.ok("download", "train_1_aa", env={"HIML_NO_CACHE": "1"})
+    assert {path.name for path in transfers().parent.iterdir()} == {"transfers"}, "the state of downloads is no record of Azure"
+    assert files_in(project / "outputs" / "train_1_aa") == RUN_FILES
+    assert first.stdout.startswith(f"Downloaded 4 files (100.0 KB) to '{Path('outputs') / 'train_1_aa'}'")
+    assert "0 files" in himl.ok("download", "train_1_aa").stdout
+    himl.ok("download", "train_1_aa", "--prefix", "outputs", "--strip_prefix", "--flat", "--output_dir", "a")
+    assert sorted(files_in(project / "a")) == ["empty", "model.bin"]
+    assert himl.ok("download", "train_1_aa", "--list", "--include", "*.txt", "-q").stdout.splitlines() == ["logs/a b#%?.txt", "user_logs/std_log.txt"]
+    himl.ok("download", "train_1_aa", "--output_key", "predictions", "--flat", "--output_dir", "b")
+    assert files_in(project / "b") == {"part/0.csv": b"0,1\n", "part/1.csv": b"2,3\n"}
+    outcome = himl("download", "train_1_aa", "--output_key", "nope")
+    assert (outcome.code, "predictions" in outcome.stderr) == (3, True)
+    run = seeded.add_run("logged_2_bb", "train")
+    for name in ("user_logs/std_log.txt", "logs/azureml/executionlogs.txt", "azureml-logs/hyperdrive.txt", "system_logs/lifecycler/lifecycler.log"):
+        seeded.append_log(run, "line\n", name=name)
+    for command in (("download",), ("download", "--overwrite")):
+        assert "not verifiable" not in himl.ok(*command, "logged_2_bb").stdout
+    seeded.append_log(run, "1,2\n", name="logs/mine.csv")
+    assert "; 1 not verifiable" in himl.ok("download", "logged_2_bb").stdout
+
+
+def test_datastore_in_azure_is_listed_read_and_written(himl: Himl, seeded: StagedWorkspace, project: Path, stage: Stage) -> None:
+    assert himl.ok("datastore", "list", "-q").stdout.splitlines()[-4:] == ["data/a.txt", "data/größe.txt", "data/sub/b.txt", "other.txt"]
+    rows = [line.split("\t")[:2] for line in himl.ok("datastore", "list", "data/", "--datastore", DEFAULT).stdout.splitlines()[1:]]
+    assert rows == [["data/a.txt", "1"], ["data/größe.txt", "3"], ["data/sub/b.txt", "2"]]
+    himl.ok("datastore", "download", "data/sub", "here")
+    assert files_in(project / "here") == {"data/sub/b.txt": b"bb"}
+    write_files(project, {"up/x.txt": b"xx", "up/deep/y.txt": b"yyy"})
+    assert himl.ok("datastore", "upload", "up", "new").stdout.startswith("Uploaded 2 files (5 B) to 'new'")
+    assert (seeded.get_blob(DEFAULT, "new/x.txt"), seeded.get_blob(DEFAULT, "new/deep/y.txt")) == (b"xx", b"yyy")
+    assert "2 complete already" in himl.ok("datastore", "upload", "up", "new").stdout
+    write_files(project, {"up/x.txt": b"zz"})
+    outcome = himl("datastore", "upload", "up", "new")
+    assert (outcome.code, "new/x.txt" in outcome.stderr, seeded.get_blob(DEFAULT, "new/x.txt")) == (1, True, b"xx")
+    himl.ok("datastore", "upload", "up", "new", "--overwrite")
+    assert seeded.get_blob(DEFAULT, "new/x.txt") == b"zz"
+    (project / ".himl").mkdir()
+    himl.ok("datastore", "upload", "up/x.txt", "local", "-w", "local")
+    assert seeded.blob_names(DEFAULT, "local") == []
+    assert himl.ok("datastore", "list", "-q", "-w", "local").stdout == "local/x.txt\n"
+    seeded.add_datastore("readable", credentials="Sas", sas_permissions="rl")
+    write_files(project / "many", {f"{number:03d}.txt": "x" for number in range(300)})
+    outcome = himl("datastore", "upload", "many", "up", "--datastore", "readable", "--workers", "4")
+    error, *hint = outcome.stderr.splitlines()
+    assert (outcome.code, outcome.stdout, "files; the others were not tried." in error) == (4, "", True)
+    assert [line.startswith("hint: ") and "Run the command again" not in line for line in hint] == [True]
+    assert len(stage.log.find(r"PUT .*/up/")) < 150

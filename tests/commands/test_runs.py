@@ -1,103 +1,80 @@
-"""What `himl runs` prints of runs: lists, a run in full, logs."""
+"""`himl runs` here: lists, a run in full, logs, runs with many children and their metrics side by side; following a run, canceling, tagging and deleting it."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
+import csv
+import json
+import math
+import os
+import re
+import signal
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, STEP, STEP_AFTER, STOPPED_EARLY, SWEPT, TRIAL, Scalar, values_text
+from himl_cli.core.logged import Logged
+from himl_cli.core.runs import Run, RunEnd, RunStatus
+from himl_cli.services.runs import writing
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.azureml_double.faults import Status
+from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.runs import recorded as recorded
 from tests.support.terminals import Terminal
 
-JSON_KEYS = ["id", "experiment", "display_name", "status", "started", "duration", "tags"]
+SCRIPT = "import os, sys, time\nprint('started', flush=True)\nwhile not os.path.exists(sys.argv[1]):\n    time.sleep(0.02)\nprint('done', flush=True)\n"
+SHOWN = "train_1772366400_0a1b2c3d"
+COMPLETED = RunEnd(RunStatus.completed)
+FAILED = RunEnd(RunStatus.failed, "out of memory")
+SWEEP = "sweep_1_aa"
 
 
 def ids(outcome: Any) -> list[str]:
     return [run["id"] for run in outcome.json()]
 
 
+def test_deleting_says_what_goes_and_list_counts(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    for name, kind, children in (("sweep", "sweep", 2), ("pipe", "pipeline", 1)):
+        runs.add(name, tags={"himl.many": kind})
+        for number in range(children):
+            runs.add(f"{name}_{number}", parent=name)
+    refused = himl("runs", "delete", "sweep")
+    assert "Delete run 'sweep' with its 2 trials and all their files?" in refused.stderr
+    assert "Delete 2 runs with all their files: sweep (with its 2 trials), pipe (with its 1 step)?" in himl("runs", "delete", "sweep", "pipe").stderr
+    assert himl.ok("runs", "delete", "sweep", "pipe", "--yes").stdout == "Deleted run 'sweep' and its 2 trials.\nDeleted run 'pipe' and its 1 step.\n"
+    outcome = himl.ok("runs", "list")
+    assert outcome.stdout.splitlines() == ["id\texperiment\tdisplay_name\tstatus\tstarted\tduration\ttags"]
+    assert "No runs in local workspace" in outcome.stderr
+    assert himl.ok("runs", "list", "--json").json() == []
+    runs.add_many(2000)
+    for options, count in (((), 20), (("--num_runs", "30"), 30), (("--num_runs", "all"), 2000)):
+        assert len(himl.ok("runs", "list", "-q", *options).stdout.splitlines()) == count
+
+
+def test_logs_are_printed_byte_for_byte(himl: Himl, recorded: RecordedRuns) -> None:
+    assert himl.ok("runs", "logs", "train_3_cc").raw_stdout == b"epoch 1\n\xff\xfe raw\n"
+    for name in ("std_log_process_1.txt", "user_logs/std_log_process_1.txt"):
+        assert himl.ok("runs", "logs", "latest", "--file", name).raw_stdout == b"rank 1\n"
+    assert himl.ok("runs", "logs", "train_3_cc", "--json").json() == [{"run": "train_3_cc", "log": "epoch 1\n\udcff\udcfe raw\n"}]
+    recorded.add("train_4_dd", files={"user_logs/std_log.txt": "other\n"})
+    outcome = himl.ok("runs", "logs", "train_3_cc", "train_4_dd", "--file", "std_log.txt")
+    assert outcome.raw_stdout == b"epoch 1\n\xff\xfe raw\nother\n"
+    assert outcome.stderr == "==> train_3_cc <==\n==> train_4_dd <==\n"
+
+
 @pytest.mark.usefixtures("recorded")
-def test_list_in_a_pipe_is_tab_separated_with_a_header(himl: Himl) -> None:
+def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> None:
     assert himl.ok("runs", "list").stdout == (
         "id\texperiment\tdisplay_name\tstatus\tstarted\tduration\ttags\n"
         "train_3_cc\ttrain\t\tCompleted\t2026-03-01T12:00:03.000Z\t65.000\tteam=blue\n"
         "train_2_bb\ttrain\t\tFailed\t2026-03-01T12:00:02.000Z\t3.250\tbuild_branch=main team=red\n"
         "base_1_aa\tbase\tbaseline\tCompleted\t2026-03-01T12:00:01.000Z\t65.000\tteam=blue\n"
     )
-
-
-@pytest.mark.usefixtures("recorded")
-def test_list_as_json_has_the_promised_keys_first(himl: Himl) -> None:
-    first = himl.ok("runs", "list", "--json").json()[0]
-    assert list(first)[: len(JSON_KEYS)] == JSON_KEYS
-    assert (first["started"], first["duration"], first["tags"]) == ("2026-03-01T12:00:03.000Z", 65.0, {"team": "blue"})
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["--experiment", "base"], ["base_1_aa"]),
-        (["--status", "failed"], ["train_2_bb"]),
-        (["--status", "FAILED,completed"], ["train_3_cc", "train_2_bb", "base_1_aa"]),
-        (["--tags", "team=blue"], ["train_3_cc", "base_1_aa"]),
-        (["--tags", "team=blue", "--num_runs", "1"], ["train_3_cc"]),
-        (["--tags", "team=red,build_branch=main"], ["train_2_bb"]),
-        (["--experiment", "nothing"], []),
-    ],
-)
-def test_list_filters(himl: Himl, options: list[str], expected: list[str]) -> None:
-    assert ids(himl.ok("runs", "list", "--json", *options)) == expected
-
-
-def test_list_shows_20_runs_unless_told_otherwise(himl: Himl, recorded: RecordedRuns) -> None:
-    recorded.add_many(2000)
-    assert len(himl.ok("runs", "list", "-q").stdout.splitlines()) == 20
-    assert len(himl.ok("runs", "list", "-q", "--num_runs", "30").stdout.splitlines()) == 30
-    assert len(himl.ok("runs", "list", "-q", "--num_runs", "all").stdout.splitlines()) == 2003
-
-
-def test_list_of_an_empty_workspace(himl: Himl, project: Path) -> None:
-    RecordedRuns(project)
-    outcome = himl.ok("runs", "list")
-    assert outcome.stdout.splitlines() == ["id\texperiment\tdisplay_name\tstatus\tstarted\tduration\ttags"]
-    assert "No runs in local workspace" in outcome.stderr
-    assert himl.ok("runs", "list", "--json").json() == []
-
-
-@posix
-def test_list_on_a_terminal_of_80_columns(himl: Himl, recorded: RecordedRuns) -> None:
-    recorded.add("a_longer_name_4_dd")  # so that the tags have no room, also where the day of another year takes less
-    terminal = Terminal([str(himl.program), "runs", "list"], cwd=himl.folder, env={"NO_COLOR": "1"})
-    assert terminal.finish() == 0
-    day = "Mar 01 12:00" if time.gmtime().tm_year == 2026 else "2026-03-01"
-    started = "STARTED".ljust(len(day))
-    assert terminal.screen.splitlines() == [
-        f"ID                  EXPERIMENT  DISPLAY NAME  STATUS     {started}  DURATION",
-        f"a_longer_name_4_dd  train                     Completed  {day}    1m 05s",
-        f"train_3_cc          train                     Completed  {day}    1m 05s",
-        f"train_2_bb          train                     Failed     {day}      3.2s",
-        f"base_1_aa           base        baseline      Completed  {day}    1m 05s",
-    ]
-
-
-@posix
-@pytest.mark.usefixtures("recorded")
-def test_colour_comes_on_a_terminal_only(himl: Himl) -> None:
-    terminal = Terminal([str(himl.program), "runs", "list"], cwd=himl.folder)
-    assert terminal.finish() == 0
-    assert "\x1b[31mFailed" in terminal.screen
-    assert "\x1b" not in himl.ok("runs", "list").stdout
-
-
-@pytest.mark.usefixtures("recorded")
-def test_show_prints_a_run_in_full(himl: Himl, project: Path) -> None:
     text = himl.ok("runs", "show", "train_3_cc").stdout
     assert text.splitlines()[0] == "train_3_cc  Completed"
     assert f"Folder        {project / '.himl' / 'runs' / 'train_3_cc' / 'code'}" in text
@@ -113,65 +90,304 @@ def test_show_prints_a_run_in_full(himl: Himl, project: Path) -> None:
     assert metrics == [["big", "-Infinity", "2", "1"], ["grad", "NaN", "2", "1"], ["val/loss", "0.5", "2", "2"], ["val/loss", "0.25", "1", "1", "fold_0"]]
     children = [line.split() for line in text.splitlines() if line.split()[:1] in (["fold_0"], ["fold_1"])]
     assert children == [["fold_0", "fold", "0", "Completed", "1m", "05s"], ["fold_1", "fold", "1", "Failed", "1m", "05s"]]
-
-
-@pytest.mark.usefixtures("recorded")
-def test_show_says_why_a_run_failed(himl: Himl) -> None:
-    assert "Outcome       exit code 3\n" in himl.ok("runs", "show", "train_2_bb").stdout
-
-
-@pytest.mark.usefixtures("recorded")
-def test_show_as_json_is_strict_and_complete(himl: Himl) -> None:
-    shown = himl.ok("runs", "show", "train_3_cc", "--json").json()
-    assert shown["parameters"] == {"lr": "0.1"}
-    assert {(metric["name"], metric["run"]): (metric["value"], metric["step"], metric["count"]) for metric in shown["metrics"]} == {
-        ("val/loss", "train_3_cc"): (0.5, 2, 2),
-        ("grad", "train_3_cc"): ("NaN", 2, 1),
-        ("big", "train_3_cc"): ("-Infinity", 2, 1),
-        ("val/loss", "fold_0"): (0.25, 1, 1),
-    }
-    assert [(child["id"], child["parent"]) for child in shown["children"]] == [("fold_0", "train_3_cc"), ("fold_1", "train_3_cc")]
-
-
-@pytest.mark.usefixtures("recorded")
-def test_show_gives_an_array_where_several_runs_may_be_meant(himl: Himl) -> None:
-    assert ids(himl.ok("runs", "show", "train_3_cc", "base_1_aa", "--json")) == ["train_3_cc", "base_1_aa"]
-    assert ids(himl.ok("runs", "show", "--experiment", "base", "--num_runs", "5", "--json")) == ["base_1_aa"]
-    assert ids(himl.ok("runs", "show", "train_3_cc", "--children", "--json")) == ["fold_0", "fold_1"], "in the order that show lists them"
-
-
-@pytest.mark.usefixtures("recorded")
-def test_show_without_a_run_takes_the_latest_run_file_upward(himl: Himl, project: Path) -> None:
     write_files(project, {"most_recent_run.txt": "train:train_2_bb\n", "deep/er/x": ""})
     assert himl.ok("runs", "show", "-q", cwd=project / "deep" / "er").stdout == "train_2_bb\n"
+    assert "Outcome       exit code 3\n" in himl.ok("runs", "show").stdout
+    assert ids(himl.ok("runs", "show", "--experiment", "base", "--num_runs", "5", "--json")) == ["base_1_aa"]
+    assert ids(himl.ok("runs", "show", "train_3_cc", "--children", "--json")) == ["fold_0", "fold_1"], "in the order that show lists them"
+    alone = himl("runs", "tag", "base_1_aa", "noequals")
+    beside = himl("runs", "tag", "base_1_aa", "team=red", "noequals")
+    assert (alone.code, beside.code) == (2, 3)
+    assert all("A tag is KEY=VALUE" in each.stderr for each in (alone, beside))
+    assert "No run 'noequals'" in beside.stderr
+    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
+    assert himl.ok("runs", "tag", "--run", "train_2_bb", "stage=final", "note=a=b c").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b c\n"
+    url = "https://ml.azure.com/runs/train_2_bb?wsid=/subscriptions/s&tid=t"
+    tags = himl.ok("runs", "tag", url, "a=b", "--json").json()[0]["tags"]
+    assert tags == {"team": "red", "build_branch": "main", "stage": "final", "note": "a=b c", "a": "b"}
+    assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
+    assert himl("runs", "show", "fold_0").code == 3
+    assert sorted(path.name for path in (project / ".himl" / "runs").iterdir()) == ["base_1_aa", "train_2_bb"]
 
 
+@posix
+def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path, tmp_path: Path) -> None:
+    (project / "slow.py").write_text(SCRIPT)
+    ended, canceled = (himl.ok("submit", "slow.py", "--no_wait", "-q", "--", str(tmp_path / name)).stdout.strip() for name in ("go", "never"))
+    watchers = [himl.start("runs", "logs", run_id, "--follow") for run_id in (ended, canceled)]
+    for watcher in watchers:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == b"started\n"
+    (tmp_path / "go").touch()
+    assert (watchers[0].communicate(timeout=100)[0], watchers[0].returncode) == (b"done\n", 0)
+    assert himl.ok("runs", "show", ended, "--json").json()["status"] == "Completed"
+    os.kill(watchers[1].pid, signal.SIGINT)
+    _, said = watchers[1].communicate(timeout=100)
+    assert (watchers[1].returncode, f"himl runs cancel {canceled}" in said.decode()) == (130, True)
+    assert himl.ok("runs", "show", canceled, "--json").json()["status"] == "Running"
+    refused = himl("runs", "delete", canceled, "--yes")
+    assert (refused.code, f"himl runs cancel {canceled}" in refused.stderr) == (2, True)
+    assert himl.ok("runs", "cancel", canceled).stdout == f"Asked run '{canceled}' to stop.\n"
+    himl("runs", "logs", canceled, "--follow")
+    assert himl.ok("runs", "show", canceled, "--json").json()["status"] == "Canceled"
+
+
+@posix
 @pytest.mark.usefixtures("recorded")
-def test_logs_are_printed_byte_for_byte(himl: Himl) -> None:
-    assert himl.ok("runs", "logs", "train_3_cc").raw_stdout == b"epoch 1\n\xff\xfe raw\n"
-    assert himl.ok("runs", "logs", "latest", "--file", "std_log_process_1.txt").raw_stdout == b"rank 1\n"
-    assert himl.ok("runs", "logs", "latest", "--file", "user_logs/std_log_process_1.txt").raw_stdout == b"rank 1\n"
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 1), (None, 130)])
+def test_delete_asks_on_a_terminal(himl: Himl, project: Path, answer: str | None, code: int) -> None:
+    terminal = Terminal([str(himl.program), "runs", "delete", "train_2_bb"], cwd=project, env={"NO_COLOR": "1"})
+    terminal.wait_for("Delete run 'train_2_bb' with all its files? [y/N]")
+    if answer is None:
+        terminal.interrupt()
+    else:
+        terminal.type(answer)
+    assert terminal.finish() == code
+    assert ("error: Interrupted." in terminal.screen) is (answer is None)
+    assert (project / ".himl" / "runs" / "train_2_bb").exists() is (code != 0)
 
 
-@pytest.mark.usefixtures("recorded")
-def test_logs_as_json(himl: Himl) -> None:
-    assert himl.ok("runs", "logs", "train_3_cc", "--json").json() == [{"run": "train_3_cc", "log": "epoch 1\n\udcff\udcfe raw\n"}]
-    assert himl("runs", "logs", "train_3_cc", "--json", "--follow").code == 2
+def screen(himl: Himl, *arguments: str) -> str:
+    terminal = Terminal([str(himl.program), *arguments], cwd=himl.folder, env={"NO_COLOR": "1"})
+    assert terminal.finish() == 0, terminal.screen
+    return re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
 
 
-def test_logs_of_several_runs_are_told_apart_on_stderr(himl: Himl, recorded: RecordedRuns) -> None:
-    recorded.add("train_4_dd", files={"user_logs/std_log.txt": "other\n"})
-    outcome = himl.ok("runs", "logs", "train_3_cc", "train_4_dd", "--file", "std_log.txt")
-    assert outcome.raw_stdout == b"epoch 1\n\xff\xfe raw\nother\n"
-    assert outcome.stderr == "==> train_3_cc <==\n==> train_4_dd <==\n"
+def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: RecordedRuns) -> None:
+    add_sweep_here(empty, 4, failed=(1,))
+    text = himl.ok("runs", "show", SHOWN).stdout
+    assert "Trials: 3 Completed, 1 Failed\n" in text
+    assert table(text) == [
+        ["TRIAL", "lr", "opt", "val/loss", "STATUS", "DURATION"],
+        [f"{SHOWN}_2", "0.003", "sgd", "0.25", "best", "Completed", "3.0s"],
+        [f"{SHOWN}_3", "0.004", "adam", "0.75", "Completed", "4.0s"],
+        [f"{SHOWN}_0", "0.001", "sgd", "2.25", "Completed", "1.0s"],
+        [f"{SHOWN}_1", "0.002", "adam", "Failed", "2.0s"],
+    ]
+    assert "Sweep         lr=uniform(0,1) opt=adam,sgd, random\n" in text
+    assert "himl." not in text
+    document = himl.ok("runs", "show", SHOWN, "--json").json()
+    assert document["primary_metric"] == {"name": "val/loss", "goal": "minimize", "best": f"{SHOWN}_2"}
+    assert [child["id"] for child in document["children"]] == [f"{SHOWN}_{index}" for index in range(4)]
+    assert document["children"][2]["hyperparameters"] == {"lr": 0.003, "opt": "sgd"}
+    assert [child["primary_metric"] for child in document["children"]] == [2.25, None, 0.25, 0.75]
+    page = himl.ok("runs", "show", f"{SHOWN}_1").stdout
+    assert page.count("lr=0.002, opt=adam") == 1
+    assert f"Parent        {SHOWN}\n" in page
+    assert "hyperparameters" not in page
+    himl.ok("runs", "tag", SHOWN, f"{BEST_TRIAL}={SHOWN}_0")
+    shown = himl.ok("runs", "show", SHOWN).stdout
+    assert f"The best value at any step is that of {SHOWN}_0; the table has last values.\n" in shown
+    assert table(shown)[1][0] == f"{SHOWN}_0"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on a process's memory")
-def test_a_large_log_is_streamed_in_constant_memory(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
-    """200 MiB of log pass through a process that may hold 180 MiB in all."""
-    recorded.add("big_5_ee", files={"user_logs/std_log.txt": b"0123456789abcde\n" * (200 * 65536)})
-    with (project / "copy").open("wb") as copy:
-        done = subprocess.run(["sh", "-c", 'ulimit -v 184320; exec "$0" runs logs big_5_ee', str(himl.program)], cwd=project, stdout=copy, timeout=60)
-    assert done.returncode == 0
-    assert (project / "copy").stat().st_size == 200 << 20
-    (project / "copy").unlink()
+@posix
+def test_tables_fit_80_columns_and_count_what_is_omitted(himl: Himl, empty: RecordedRuns) -> None:
+    add_sweep_here(empty, 300, failed=(1,))
+    shown = screen(himl, "runs", "show", SHOWN)
+    part = shown[shown.index("\nTrials: ") :].strip().splitlines()
+    assert max(map(len, part)) <= 80
+    trials = [line for line in part[2:] if line.split()[0].isdigit()]
+    assert (len(trials), trials[-1].split()[0]) == (35, "1"), "the one that failed comes last"
+    assert trials[0].split() == ["2", "0.003", "sgd", "0.25", "*", "Completed", "3.0s"]
+    assert part[-1] == f"Trial 2 is run {SHOWN}_2."
+    assert "… 265 more (265 Completed); a pipe gets all of them …" in part
+    turned = screen(himl, "runs", "aggregate", SHOWN, "--metrics", "val/*").splitlines()
+    assert (turned[0].split(), turned[1].split()[-2:]) == (["RUN", "STATUS", "val/loss"], ["Completed", "2.25"])
+    assert {"mean", "std", "min", "max", "median"} <= {line.partition(" ")[0] for line in turned}
+    for number in range(9):
+        empty.log(f"{SHOWN}_0", [(f"metric number {number}", 1.0, 1, 2)])
+    cut = screen(himl, "runs", "aggregate", SHOWN)
+    assert ("of 300 runs are not shown: no room" in cut, "--output_csv" in cut) == (True, True)
+
+
+@pytest.fixture
+def empty(project: Path) -> RecordedRuns:
+    return RecordedRuns(project)
+
+
+def add_sweep_here(runs: RecordedRuns, count: int, *, goal: str = "minimize", failed: tuple[int, ...] = (), tags: Mapping[str, str] | None = None) -> None:
+    own = {MANY: "sweep", PRIMARY_METRIC: "val/loss", GOAL: goal, SWEPT: "lr=uniform(0,1) opt=adam,sgd, random", **(tags or {})}
+    runs.add(SHOWN, tags=own, exit_code=0)
+    for index in range(count):
+        values: dict[str, Scalar] = {"lr": (index + 1) / 1000, "opt": "adam" if index % 2 else "sgd"}
+        status = RunStatus.failed if index in failed else RunStatus.completed
+        trial_tags = {HYPERPARAMETERS: json.dumps(values), TRIAL: str(index)}
+        runs.add(f"{SHOWN}_{index}", parent=SHOWN, status=status, tags=trial_tags, display_name=values_text(values), seconds=index + 1)
+        if index not in failed:
+            sign = 1 if goal == "minimize" else -1
+            runs.log(f"{SHOWN}_{index}", [("val/loss", 9.0, 0, 1), ("val/loss", sign * abs(index - 2.25), 1, 2), ("other", 1.0, 1, 2)])
+
+
+def table(text: str, header: str = "TRIAL") -> list[list[str]]:
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    begin = next(place for place, line in enumerate(lines) if line.strip().startswith(header))
+    return [line.split() for line in lines[begin:]]
+
+
+def add_pipeline(runs: RecordedRuns) -> None:
+    runs.add("pipe", tags={MANY: "pipeline"}, status=RunStatus.failed)
+
+    def step(key: str, after: str = "", status: RunStatus = RunStatus.completed, many: str = "") -> None:
+        runs.add(
+            f"pipe_{key}",
+            parent="pipe",
+            display_name=f"{key} it",
+            status=status,
+            tags={STEP: key, STEP_AFTER: after} | ({MANY: many} if many else {}),
+            seconds=2,
+        )
+
+    step("fetch")
+    step("left", "fetch")
+    step("right", "fetch", many="sweep")
+    step("join", "left,right", RunStatus.failed)
+    step("inner", "left", many="pipeline")
+    step("alone")
+    for index in range(3):
+        runs.add(
+            f"pipe_right_{index}",
+            parent="pipe_right",
+            tags={HYPERPARAMETERS: '{"lr": 1}', TRIAL: str(index)},
+            status=RunStatus.failed if index else RunStatus.completed,
+        )
+    runs.add("pipe_inner_a", parent="pipe_inner", display_name="deep", tags={STEP: "a", STEP_AFTER: ""})
+
+
+def test_pipeline_is_a_tree_of_its_steps(himl: Himl, empty: RecordedRuns) -> None:
+    add_pipeline(empty)
+    shown = himl.ok("runs", "show", "pipe").stdout
+    names = [line[2:].rstrip() for line in shown[shown.index("Steps\n") :].splitlines()[2:]]
+    assert [(len(name) - len(name.lstrip())) // 2 for name in names] == [0, 1, 2, 2, 3, 1, 2, 0]
+    said = ["fetch it", "left it", "join it", "inner it", "deep Completed", "right it", "3 trials", "alone it"]
+    assert [" ".join(name.split()[:2]) for name in names] == said
+    assert [line.split()[-4:] for line in shown.splitlines() if "join it" in line] == [["left", "it,", "right", "it"]]
+    assert "2 Failed, 1 Completed" in shown
+    assert "himl." not in shown
+    assert "himl submit --resume pipe" in shown
+    children = {child["id"]: child for child in himl.ok("runs", "show", "pipe", "--json").json()["children"]}
+    assert [child["id"] for child in children["pipe_right"]["children"]] == ["pipe_right_0", "pipe_right_1", "pipe_right_2"]
+    assert [child["id"] for child in children["pipe_inner"]["children"]] == ["pipe_inner_a"]
+    assert "children" not in children["pipe_left"]
+    assert children["pipe_join"]["tags"][STEP_AFTER] == "left,right"
+
+
+def curve(name: str, *values: float) -> list[Logged]:
+    return [writing.scalar(name, value, step) for step, value in enumerate(values)]
+
+
+def record(workspace: LocalWorkspace, run_id: str, entries: Iterable[Logged], end: RunEnd = COMPLETED, **fields: object) -> None:
+    workspace.start_run(Run(run_id, **{"experiment": "sweep", **fields}))  # type: ignore[arg-type]
+    workspace.log(run_id, list(entries))
+    workspace.end_run(run_id, end)
+
+
+def record_trial(workspace: LocalWorkspace, number: int, values: Mapping[str, object], entries: Iterable[Logged], end: RunEnd = COMPLETED) -> None:
+    record(workspace, f"{SWEEP}_{number}", entries, end, parent=SWEEP, tags={HYPERPARAMETERS: json.dumps(values)})
+
+
+@pytest.fixture
+def workspace(project: Path) -> LocalWorkspace:
+    found = RecordedRuns(project).workspace
+    found.start_run(Run(SWEEP, "sweep"))
+    record_trial(found, 0, {"lr": 0.1}, [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), writing.scalar("word", "tab\there")])
+    record_trial(found, 1, {"lr": 0.01}, curve("val/loss", 2.0), FAILED)
+    record_trial(found, 2, {"lr": 0.001}, [*curve("val/loss", 9.0, 3.0), *curve("acc", 0.25)])
+    found.end_run(SWEEP, COMPLETED)
+    return found
+
+
+def test_runs_of_both_workspaces_at_once(himl: Himl, workspace: LocalWorkspace, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.write_config(project)
+    add_sweep(azure_environment, "there", [{"lr": 0.5}, {"lr": 0.25}], lambda number, _: {"val/loss": [1.0, number]})
+    record(workspace, "here", curve("val/loss", 7.0))
+    assert himl.ok("runs", "aggregate", "there", "--no_stats").stdout.splitlines() == [
+        "metric\t0.5\t0.25",
+        "status\tCompleted\tCompleted",
+        "val/loss\t0.0\t1.0",
+    ]
+    assert himl.ok("runs", "aggregate", "here", "there_1", "--no_stats").stdout.splitlines()[2] == "val/loss\t7.0\t1.0"
+    azure_environment.stage.faults.add(Status(403, code="AuthorizationFailed", message="no"), "/mlflow/", times=None)
+    done = himl("runs", "aggregate", "there", "--output_csv", "m.csv")
+    assert (done.code, done.stdout, (project / "m.csv").exists()) == (4, "", False)
+
+
+def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, workspace: LocalWorkspace) -> None:
+    for options, words in (
+        (("--output_csv", "nowhere/m.csv"), "there is no folder"),
+        (("--output_parquet", "."), "is a folder"),
+        (("--plot", "m.pdf"), "Pictures end in .png or .svg"),
+        (("--output_csv", "o.csv", "--output_parquet", "./o.csv"), "Two results cannot go to one file"),
+    ):
+        done = himl("runs", "aggregate", "nope", *options)
+        assert (done.code, words in done.stderr) == (2, True), done.stderr
+    assert [path.name for path in project.iterdir()] == [".himl"]
+    done = himl.ok("runs", "aggregate", SWEEP)
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [
+        ["metric", "mean", "std", "min", "max", "median", "0.1", "0.01", "0.001"],
+        ["status", "", "", "", "", "", "Completed", "Failed", "Completed"],
+        ["acc", "0.375", repr(math.sqrt(2) / 8), "0.25", "0.5", "0.375", "0.5", "", "0.25"],
+        ["val/loss", "2.0", "1.0", "1.0", "3.0", "2.0", "1.0", "2.0", "3.0"],
+        ["word", "", "", "", "", "", "tab here", "", ""],
+    ]
+    assert done.stderr == "1 of 3 runs did not complete: 0.01 (Failed). What they logged counts.\n"
+    done = himl.ok("runs", "aggregate", SWEEP, "--output_csv", "m.csv", "--output_parquet", "m.parquet", "--plot", "m.svg", "--no_stats", "--metrics", "val/*")
+    assert done.stdout.splitlines()[0] == "metric\t0.1\t0.01\t0.001"
+    assert list(csv.reader((project / "m.csv").read_text().splitlines())) == [["metric", "0.1", "0.01", "0.001"], ["val/loss", "1.0", "2.0", "3.0"]]
+    assert (project / "m.parquet").read_bytes()[:4] == b"PAR1"
+    assert (project / "m.svg").read_text().startswith("<?xml")
+    assert done.stderr.splitlines()[:3] == ["Wrote m.csv.", "Wrote m.parquet.", "Drew m.svg."]
+    done = himl("runs", "aggregate", "nope", "--json")
+    assert (done.code, done.stdout, done.error_json()["code"]) == (3, "", "run_not_found")
+    done = himl("runs", "aggregate", SWEEP, "--metrics", "dice,f*")
+    assert done.stderr.splitlines() == ["error: None of 3 runs logged a metric like dice or f*.", "hint: There are: acc, val/loss, word."]
+    assert (done.code, done.stdout) == (3, "")
+    done = himl("runs", "aggregate", SWEEP, "--child_arg", "depth")
+    assert done.code == 2
+    assert "None of the runs has a hyperparameter, tag, parameter or argument 'depth'" in done.stderr
+    assert "There are: lr." in done.stderr
+    found = himl.ok("runs", "aggregate", "--run", SWEEP, "--json").json()
+    assert found["metrics"] == ["acc", "val/loss", "word"]
+    assert found["statistics"]["val/loss"] == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0, "median": 2.0, "count": 3}
+    first, second, _ = found["children"]
+    assert (first["id"], first["label"], first["status"], first["hyperparameters"]) == (f"{SWEEP}_0", "0.1", "Completed", {"lr": 0.1})
+    assert first["last"] == {"acc": 0.5, "val/loss": 1.0, "word": "tab\there"}
+    assert (first["series"]["val/loss"]["steps"], first["series"]["val/loss"]["values"]) == ([0, 1], [3.0, 1.0])
+    assert first["texts"]["word"][0]["value"] == "tab\there"
+    assert (second["status"], second["reason"], second["last"]) == ("Failed", "out of memory", {"val/loss": 2.0})
+    done = himl.ok("runs", "aggregate", SWEEP, "-q")
+    assert (done.stdout.split(), done.stderr) == ([f"{SWEEP}_{number}" for number in range(3)], "")
+    record(workspace, "odd", [*curve("a", math.nan, math.inf), *curve("b", math.nan)])
+    found = himl.ok("runs", "aggregate", "odd", "--json").json()
+    assert found["children"][0]["last"] == {"a": "Infinity", "b": "NaN"}
+    assert found["children"][0]["series"]["a"]["values"] == ["NaN", "Infinity"]
+    assert found["statistics"]["b"]["count"] == 0
+
+
+def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: LocalWorkspace) -> None:
+    for number in range(3):
+        record(workspace, f"train_{number}", curve("loss", number), experiment="train", tags={"seed": str(10 - number)}, command=f"train.py --fold {number}")
+    for words, head in (
+        ("train_0 train_2", "10\t8"),
+        ("--experiment train --num_runs 2", "8\t9"),
+        ("--experiment train --num_runs all --child_arg fold", "0\t1\t2"),
+        (f"--run {SWEEP} --children", "0.1\t0.01\t0.001"),
+    ):
+        assert himl.ok("runs", "aggregate", *words.split(), "--no_stats").stdout.splitlines()[0] == f"metric\t{head}"
+    done = himl.ok("runs", "aggregate", "train_1")
+    assert (done.stdout, done.stderr) == ("metric\ttrain_1\nstatus\tCompleted\nloss\t1.0\n", "Run 'train_1' has no children: it stands alone.\n")
+    for number, tags in enumerate(({"seed": "0"}, {"seed": "1", STOPPED_EARLY: "bandit"}, {"seed": "2"})):
+        record(workspace, f"run_{number}", curve("loss", number), RunEnd(RunStatus.canceled, "stopped") if number else COMPLETED, tags=tags)
+    done = himl.ok("runs", "aggregate", "run_0", "run_1", "run_2", "--no_stats")
+    assert done.stdout.splitlines()[1:] == ["status\tCompleted\tCanceled\tCanceled", "loss\t0.0\t1.0\t2.0"]
+    assert done.stderr.splitlines() == [
+        "1 of 3 runs were stopped early. What they logged counts.",
+        "1 of 3 runs did not complete: 2 (Canceled). What they logged counts.",
+    ]
+    workspace.start_run(Run("young_1_bb", "sweep"))
+    workspace.start_run(Run("young_1_bb_0", "sweep", parent="young_1_bb", tags={HYPERPARAMETERS: '{"lr": 1}'}))
+    done = himl.ok("runs", "aggregate", "young_1_bb")
+    assert done.stdout.splitlines() == ["metric\tlr=1", "status\tRunning"]
+    assert done.stderr.splitlines() == ["No metrics were logged yet.", "1 of 1 runs have not ended yet."]
+    for name in ("young_1_bb_0", "young_1_bb"):
+        workspace.end_run(name, COMPLETED)

@@ -1,8 +1,13 @@
-"""Options of `submit` from settings files and variables."""
+"""Options of `submit` from settings files and variables; `himl init`: files for a workspace, written where there are none."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,128 +15,50 @@ import pytest
 from tests.support.running import Himl, write_files
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def script(project: Path) -> None:
     write_files(project, {"train.py": "import sys; print(sys.argv[1:])"})
 
 
-def experiment_of(himl: Himl, *arguments: str, env: dict[str, str] | None = None) -> str:
-    """The experiment under which a run that is submitted so is recorded."""
-    himl.ok("submit", *arguments, env=env)
-    experiment: str = himl.ok("runs", "list", "--json").json()[0]["experiment"]
-    return experiment
-
-
-def test_flag_beats_variable_beats_private_beats_shared_settings(himl: Himl, project: Path) -> None:
-    assert experiment_of(himl, "train.py") == "train"
-    write_files(project, {"pyproject.toml": "[tool.himl.submit]\nexperiment = 'from_pyproject'\n"})
-    assert experiment_of(himl, "train.py") == "from_pyproject"
-    write_files(project, {"himl.toml": "[submit]\nexperiment = 'from_toml'\n"})
-    assert experiment_of(himl, "train.py") == "from_toml"
-    write_files(project, {"himl.private.toml": "[submit]\nexperiment = 'from_private'\n"})
-    assert experiment_of(himl, "train.py") == "from_private"
-    variable = {"HIML_SUBMIT_EXPERIMENT": "from_variable"}
-    assert experiment_of(himl, "train.py", env=variable) == "from_variable"
-    assert experiment_of(himl, "train.py", "--experiment", "from_flag", env=variable) == "from_flag"
-
-
-def test_keys_may_be_spelled_with_dashes_and_old_names(himl: Himl, project: Path) -> None:
-    write_files(project, {"himl.toml": "[submit]\nexperiment_name = 'old'\ndisplay-name = 'shown'\n"})
-    assert experiment_of(himl, "train.py") == "old"
-    assert himl.ok("runs", "list", "--json").json()[0]["display_name"] == "shown"
-
-
-def test_lists_and_tables_set_repeated_options(himl: Himl, project: Path) -> None:
-    write_files(project, {"himl.toml": "[submit]\n[submit.tag]\nteam = 'blue'\nyear = 2026\n"})
-    himl.ok("submit", "train.py")
-    tags = himl.ok("runs", "list", "--json").json()[0]["tags"]
-    assert (tags["team"], tags["year"]) == ("blue", "2026")
-
-
-def test_settings_come_from_where_the_command_is_given(himl: Himl, project: Path) -> None:
-    write_files(project, {"a/himl.toml": "[submit]\nexperiment = 'near'\n", "a/b/train.py": ""})
-    himl.ok("submit", "train.py", cwd=project / "a" / "b")
-    assert himl.ok("runs", "list", "--json", cwd=project / "a" / "b").json()[0]["experiment"] == "near"
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
+@pytest.mark.usefixtures("script")
+def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Path) -> None:
+    for content, said in [
         ("[submit]\nexperimnt = 'x'\n", "line 2: 'experimnt' is no option of 'himl submit'."),
         ("[submit]\n\nwait = 'yes'\n", "line 3: 'wait' must be true or false, not 'yes'."),
-        ("[submit]\nprocesses_per_node = 'two'\n", "line 2: 'processes_per_node' must be a number, not 'two'."),
         ("[submit]\nprocesses_per_node = 1.5\n", "line 2: 'processes_per_node' cannot be 1.5"),
-        ("[submit]\nexperiment = ['a', 'b']\n", "line 2: 'experiment' must be one value, not ['a', 'b']."),
-        ("[submit]\nexperiment = true\n", "line 2: 'experiment' must be one value, not True."),
-        ("[submit]\ntag = [['a']]\n", "line 2: 'tag' must hold plain values, not ['a']."),
         ("[submit]\nformat = 'xml'\n", "line 2: 'format' cannot be 'xml'"),
-        ("[submit]\ncluster = gpu\n", "line 2 (key 'cluster')"),
-        ("[sumbit]\ncluster = 'gpu'\n", "line 1: 'sumbit' is not known."),
-        ("[submit]\nnum_nodes = 'two'\n", "line 2: 'num_nodes' must be a number, not 'two'."),
         ("[submit]\ndocker_args = [{a = 1}]\n", "line 2: 'docker_args' must hold plain values, not {'a': 1}."),
-        ("[submit]\nno_mpi_single_node = 1\n", "line 2: 'no_mpi_single_node' must be true or false, not 1."),
         ("[submit]\nexperiment = 3\n", "line 2: 'experiment' must be text, not 3."),
-        ("[submit]\nmax_run_duration = 30\n", "line 2: 'max_run_duration' must be text, not 30."),
-        ("[azure]\ntenant = 'x'\n", "line 2: 'tenant' is not known."),
         ("[azure]\ntenant_id = 3\n", "line 2: 'tenant_id' must be text."),
         ("[azure]\nservice_principal_password = 'x'\n", "line 2: 'service_principal_password' is a secret"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Path, content: str, said: str) -> None:
-    write_files(project, {"himl.toml": content})
-    outcome = himl("submit", "train.py")
-    assert (outcome.code, outcome.stdout) == (2, "")
-    assert said in outcome.stderr.splitlines()[0]
-    assert str(project / "himl.toml") in outcome.stderr.splitlines()[0]
-    assert not (project / ".himl").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
+    ]:
+        write_files(project, {"himl.toml": content})
+        outcome = himl("submit", "train.py")
+        assert (outcome.code, outcome.stdout) == (2, "")
+        assert said in outcome.stderr.splitlines()[0]
+        assert str(project / "himl.toml") in outcome.stderr.splitlines()[0]
+        assert not (project / ".himl").exists()
+    for content, complaint in [
         ("tag = 'x'", "--tag takes KEY=VALUE"),
         ("max_run_duration = '30'", "--max_run_duration '30' is no duration."),
-        ("num_nodes = 0", "--num_nodes 0: at least 1 is needed."),
         ("processes_per_node = 1025", "--processes_per_node can be 1,024 at most, not 1,025."),
-    ],
-)
-def test_invalid_setting_of_right_type_is_reported_with_source(himl: Himl, project: Path, content: str, complaint: str) -> None:
-    write_files(project, {"himl.toml": f"[submit]\n{content}\n"})
-    outcome = himl("submit", "train.py")
-    said = outcome.stderr.splitlines()[0]
-    assert (outcome.code, complaint in said, said.endswith(f"is set by {project / 'himl.toml'}:2.")) == (2, True, True)
-    name = content.partition(" ")[0]
-    outcome = himl("submit", "train.py", env={f"HIML_SUBMIT_{name.upper()}": content.partition("= ")[2].strip("'")})
-    assert outcome.stderr.splitlines()[0].endswith(f"is set by HIML_SUBMIT_{name.upper()}.")
+    ]:
+        write_files(project, {"himl.toml": f"[submit]\n{content}\n"})
+        outcome = himl("submit", "train.py")
+        said = outcome.stderr.splitlines()[0]
+        assert (outcome.code, complaint in said, said.endswith(f"is set by {project / 'himl.toml'}:2.")) == (2, True, True)
+        name = content.partition(" ")[0]
+        outcome = himl("submit", "train.py", env={f"HIML_SUBMIT_{name.upper()}": content.partition("= ")[2].strip("'")})
+        assert outcome.stderr.splitlines()[0].endswith(f"is set by HIML_SUBMIT_{name.upper()}.")
+    for content in ["tenant = 'x'", "cloud = 'Mars'"]:
+        write_files(project, {"himl.toml": f"[azure]\n{content}\n", "environment.yml": "name: x\ndependencies:\n- python=3.11\n"})
+        outcome = himl("submit", "train.py", "--cluster", "gpu", "--dry_run")
+        assert (outcome.code, outcome.stdout) == (2, "")
+        assert f"'{project / 'himl.toml'}', line 2: " in outcome.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "complaint"),
-    [("NUM_NODES", "abc", "not a valid int"), ("WAIT", "maybe", "must be true or false"), ("IN_PLACE", "2", "must be true or false")],
-)
-def test_a_variable_of_a_wrong_type_is_named(himl: Himl, name: str, value: str, complaint: str) -> None:
-    outcome = himl("submit", "train.py", env={f"HIML_SUBMIT_{name}": value})
-    said = outcome.stderr.splitlines()[0]
-    assert (outcome.code, outcome.stdout) == (2, "")
-    assert said.startswith(f"error: The variable HIML_SUBMIT_{name} cannot be '{value}': ")
-    assert complaint in said
-
-
-@pytest.mark.parametrize("content", ["tenant = 'x'", "cloud = 'Mars'"])
-def test_the_settings_of_azure_are_checked_by_a_dry_run_too(himl: Himl, project: Path, content: str) -> None:
-    write_files(project, {"himl.toml": f"[azure]\n{content}\n", "environment.yml": "name: x\ndependencies:\n- python=3.11\n"})
-    outcome = himl("submit", "train.py", "--cluster", "gpu", "--dry_run")
-    assert (outcome.code, outcome.stdout) == (2, "")
-    assert f"'{project / 'himl.toml'}', line 2: " in outcome.stderr
-
-
-def test_script_arguments_pass_untouched(himl: Himl) -> None:
-    odd = ["--epochs", "5", "two words", 'quo"te', "--", "--experiment", "x", "", "--json"]
-    assert himl.ok("submit", "train.py", "--", *odd).stdout == f"{odd!r}\n"
-
-
+@pytest.mark.usefixtures("script")
 def test_every_option_can_be_set_in_a_file_and_by_a_variable(himl: Himl, project: Path) -> None:
-    """Whatever `--show_settings` lists, but for what is about the command line itself."""
     shown = himl.ok("submit", "--show_settings", "--json").json()
     options = {row["option"] for row in shown if not row["option"].startswith("azure.")} - {"json", "quiet", "module", "show_settings"}
     switches = {row["option"] for row in shown if row["value"] == "false"} | {"wait"}
@@ -154,29 +81,7 @@ def test_every_option_can_be_set_in_a_file_and_by_a_variable(himl: Himl, project
     assert {name: rows[name]["source"] for name in values} == {name: f"HIML_SUBMIT_{name.upper()}" for name in values}
 
 
-@pytest.mark.parametrize(("file", "code"), [("himl.toml", 2), ("himl.private.toml", 0)])
-def test_a_link_that_may_be_signed_belongs_in_the_private_file(himl: Himl, project: Path, file: str, code: int) -> None:
-    write_files(project, {file: '[submit]\ncheckpoint = "https://example.org/a.ckpt?sig=hush"\n'})
-    outcome = himl("submit", "train.py", "--show_settings")
-    assert (outcome.code, "It belongs in himl.private.toml" in outcome.stderr, "hush" in outcome.stderr + outcome.stdout) == (code, code == 2, False)
-
-
-def test_a_variable_of_no_option_is_refused_with_the_nearest(himl: Himl) -> None:
-    outcome = himl("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": "gpu"})
-    assert (outcome.code, outcome.stderr.splitlines()) == (
-        2,
-        ["error: The variable HIML_SUBMIT_CLUSTR sets no option of 'himl submit'.", "hint: Did you mean HIML_SUBMIT_CLUSTER?"],
-    )
-    assert "Did you mean HIML_SUBMIT_EXPERIMENT?" in himl("submit", "train.py", env={"HIML_SUBMIT_EXPERIMENT_NAME": "x"}).stderr
-    assert himl.ok("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": ""}).stdout == "[]\n"
-
-
-def test_a_variable_holds_one_value_a_line(himl: Himl) -> None:
-    himl.ok("submit", "train.py", env={"HIML_SUBMIT_TAG": "note=two words\nteam=blue\n"})
-    tags = himl.ok("runs", "list", "--json").json()[0]["tags"]
-    assert (tags["note"], tags["team"]) == ("two words", "blue")
-
-
+@pytest.mark.usefixtures("script")
 def test_the_settings_of_azure_are_shown_and_secrets_are_masked(himl: Himl, project: Path) -> None:
     config = {"subscription_id": "12345678-1234-1234-1234-123456789abc", "resource_group": "group", "workspace_name": "lab"}
     private = "[azure]\ntenant_id = 'from-file'\nservice_principal_password = 'marked-secret'\n"
@@ -195,16 +100,7 @@ def test_the_settings_of_azure_are_shown_and_secrets_are_masked(himl: Himl, proj
     assert rows["pip_extra_index_url"] == ("https://***@pypi.example.org/simple", "command line")
 
 
-def test_secrets_in_docker_args_are_masked_and_rest_is_shown(himl: Himl, project: Path) -> None:
-    write_files(project, {"environment.yml": "name: x\ndependencies:\n- python=3.11\n"})
-    options = ("--docker_args", "-e STORAGE_KEY=hunter2 --password hunter8 --gpus all", "--env_var", "STORAGE_KEY=hunter2")
-    rows = {row["option"]: row["value"] for row in himl.ok("submit", "--show_settings", "--json", *options).json()}
-    assert (rows["docker_args"], rows["env_var"]) == ("-e STORAGE_KEY=*** --password *** --gpus all", "STORAGE_KEY=***")
-    dry = himl.ok("submit", "train.py", "--cluster", "gpu", "--dry_run", *options, "--", "--wandb-key", "hunter9")
-    assert "-e STORAGE_KEY=*** --password *** --gpus all" in dry.stdout
-    assert "hunter" not in dry.stdout + dry.stderr
-
-
+@pytest.mark.usefixtures("script")
 def test_of_follow_and_no_wait_the_one_that_is_typed_counts(himl: Himl, project: Path) -> None:
     write_files(project, {"himl.toml": "[submit]\nwait = false\n"})
     assert himl.ok("submit", "train.py", "--follow").stdout == "[]\n"
@@ -213,3 +109,185 @@ def test_of_follow_and_no_wait_the_one_that_is_typed_counts(himl: Himl, project:
     assert himl.ok("runs", "logs", "--follow", run_id).stdout == "[]\n"
     write_files(project, {"himl.toml": "[submit]\nfollow = true\nwait = false\n"})
     assert "--follow and --no_wait exclude each other" in himl("submit", "train.py").stderr
+
+
+@pytest.mark.usefixtures("script")
+def test_flag_beats_variable_beats_settings(himl: Himl, project: Path) -> None:
+    def experiment(*options: str, env: dict[str, str] | None = None) -> tuple[str, str]:
+        rows = {row["option"]: row for row in himl.ok("submit", "train.py", "--show_settings", "--json", *options, env=env).json()}
+        return rows["experiment"]["value"], rows["experiment"]["source"].removeprefix(str(project / "x")[:-1])
+
+    assert experiment()[1] == "default"
+    write_files(project, {"himl.toml": "[submit]\nexperiment_name = 'toml'\n[submit.tag]\nyear = 2026\n"})
+    assert experiment() == ("toml", "himl.toml:2")
+    variables = {"HIML_SUBMIT_EXPERIMENT": "variable", "HIML_SUBMIT_TAG": "note=two words\nteam=red\n"}
+    assert experiment(env=variables) == ("variable", "HIML_SUBMIT_EXPERIMENT")
+    assert experiment("--experiment", "flag", env=variables) == ("flag", "command line")
+    himl.ok("submit", "train.py", env={"HIML_SUBMIT_TAG": variables["HIML_SUBMIT_TAG"]})
+    run = himl.ok("runs", "list", "--json").json()[0]
+    assert (run["experiment"], run["tags"]["note"], run["tags"]["team"]) == ("toml", "two words", "red")
+
+
+@pytest.mark.usefixtures("script")
+def test_shared_link_and_variable_of_no_option_are_refused(himl: Himl, project: Path) -> None:
+    for file, code in [("himl.toml", 2), ("himl.private.toml", 0)]:
+        write_files(project, {file: '[submit]\ncheckpoint = "https://example.org/a.ckpt?sig=hush"\n'})
+        outcome = himl("submit", "train.py", "--show_settings")
+        (project / file).unlink()
+        assert (outcome.code, "It belongs in himl.private.toml" in outcome.stderr, "hush" in outcome.stderr + outcome.stdout) == (code, code == 2, False)
+    outcome = himl("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": "gpu"})
+    told = ["error: The variable HIML_SUBMIT_CLUSTR sets no option of 'himl submit'.", "hint: Did you mean HIML_SUBMIT_CLUSTER?"]
+    assert (outcome.code, outcome.stderr.splitlines()) == (2, told)
+    assert "Did you mean HIML_SUBMIT_EXPERIMENT?" in himl("submit", "train.py", env={"HIML_SUBMIT_EXPERIMENT_NAME": "x"}).stderr
+    assert himl.ok("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": ""}).stdout == "[]\n"
+
+
+IDS = {"subscription_id": "0a1b2c3d-0000-4000-8000-000000000001", "resource_group": "team", "workspace_name": "lab"}
+FLAGS = [part for key, value in IDS.items() for part in (f"--{key}", value)]
+VARIABLES = {f"HIML_{key.upper()}": value for key, value in IDS.items()}
+SETTINGS = (
+    "variables:\n  tenant_id: 'ten-ant'\n" + "".join(f"  {key}: '{value}'\n" for key, value in IDS.items()) + "  cluster: 'gpu'\n  docker_shm_size: '440g'\n"
+)
+PRIVATE = "variables:\n  application_id: 'app-1'\n  application_key: 'hunter2'\n  cluster: 'mine'\n"
+SCOPE = f"/subscriptions/{IDS['subscription_id']}/resourceGroups/team/providers/Microsoft.MachineLearningServices/workspaces/lab"
+
+
+def config(project: Path) -> object:
+    return json.loads((project / "config.json").read_text())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
+def test_links_that_lead_nowhere_are_left_alone(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "settings.yml": SETTINGS})
+    (project / ".himl").symlink_to("elsewhere")
+    for arguments in (("init",), ("submit", "train.py")):
+        outcome = himl(*arguments)
+        assert (outcome.code, outcome.stdout, "is a link that leads to no folder" in outcome.stderr) == (1, "", True)
+    (project / "himl.toml").symlink_to("nowhere")
+    outcome = himl("init", "--from", "settings.yml")
+    assert (outcome.code, "Nothing was written" in outcome.stderr) == (2, True)
+    assert sorted(path.name for path in project.iterdir()) == [".himl", "himl.toml", "settings.yml", "train.py"]
+
+
+def test_flags_complete_a_file_and_one_that_says_more_will_do(himl: Himl, project: Path) -> None:
+    content = '[submit]\ncluster = "gpu"\nshm_size = "440g"\ntag = ["a=b"]\n'
+    write_files(project, {"settings.yml": SETTINGS, "himl.toml": content, ".azureml/config.json": json.dumps(IDS)})
+    himl.ok("init", "--from", "settings.yml")
+    assert ((project / "himl.toml").read_text(), (project / "config.json").exists()) == (content, False)
+    write_files(project, {"part/settings.yml": "variables: {subscription_id: '', resource_group: team, workspace_name: lab}"})
+    outcome = himl("init", "--from", "settings.yml", cwd=project / "part")
+    assert (outcome.code, "does not say subscription_id" in outcome.stderr, "--subscription_id" in outcome.stderr) == (2, True, True)
+    himl.ok("init", "--from", "settings.yml", *FLAGS[:2], cwd=project / "part")
+    assert config(project / "part") == IDS
+
+
+def test_a_workspace_by_flags_variables_and_the_hint(himl: Himl, project: Path) -> None:
+    other = {**VARIABLES, "HIML_WORKSPACE_NAME": "other"}
+    for flags, env in (([], VARIABLES), (FLAGS[-2:], other), ([part.replace("_", "-", 2) for part in FLAGS], {})):
+        outcome = himl.ok("init", *flags, env=env)
+        assert config(project) == IDS
+        assert not (project / ".himl").exists()
+        assert outcome.stdout == "Wrote config.json: subscription_id, resource_group, workspace_name\n"
+        assert "himl doctor" in outcome.stderr
+        (project / "config.json").unlink()
+    write_files(project, {"train.py": ""})
+    hint = himl("submit", "train.py", "--cluster", "gpu").stderr.splitlines()[1]
+    found = re.search(r"himl (init [-\w ]+)", hint)
+    assert found is not None
+    values = {"ID": IDS["subscription_id"], "RG": IDS["resource_group"], "WS": IDS["workspace_name"]}
+    himl.ok(*(values.get(word, word) for word in found[1].split()))
+    assert config(project) == IDS
+    assert "config.json" not in himl("submit", "train.py", "--cluster", "gpu", "--dry_run").stderr
+
+
+def test_what_cannot_be_done_is_one_line_and_writes_nothing(himl: Himl, project: Path) -> None:
+    write_files(project, {"notes.txt": "", "settings.yml": SETTINGS})
+    for arguments, complaint in [
+        (FLAGS[:4], "does not say workspace_name"),
+        (["--local", *FLAGS], "--local"),
+        (["--from", "nowhere.yml"], "no file"),
+        (["--from", "."], "is a folder"),
+        (["--from", ""], "--from got an empty value"),
+        (["--workspace_name", " "], "--workspace_name got an empty value"),
+    ]:
+        outcome = himl("init", *arguments)
+        assert (outcome.code, outcome.stdout) == (2, "")
+        assert complaint in outcome.stderr.splitlines()[0]
+        assert len(outcome.stderr.splitlines()) <= 2
+        assert sorted(path.name for path in project.iterdir()) == ["notes.txt", "settings.yml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("config.json", json.dumps({**IDS, "workspace_name": "other"}), "config.json"),
+        (".azureml/config.json", json.dumps({**IDS, "workspace_name": "other"}), "config.json"),
+        ("himl.toml", '[submit]\ncluster = "other"\n', "submit.cluster"),
+        ("himl.private.toml", '[azure]\nservice_principal_password = "hunter3"\n', "azure.tenant_id"),
+        ("pyproject.toml", '[tool.himl.submit]\ncluster = "gpu"\n', "pyproject.toml"),
+    ],
+)
+def test_init_refuses_conflicting_file_and_writes_nothing(himl: Himl, project: Path, name: str, content: str, named: str) -> None:
+    write_files(project, {"settings.yml": SETTINGS, name: content})
+    before = sorted(path.name for path in project.rglob("*"))
+    outcome = himl("init", "--from", "settings.yml")
+    assert outcome.code == 2
+    assert named in outcome.stderr
+    assert "Nothing was written" in outcome.stderr
+    assert "hunter" not in outcome.stderr
+    assert (sorted(path.name for path in project.rglob("*")), (project / name).read_text()) == (before, content)
+
+
+def test_a_folder_that_cannot_be_written_says_so(himl: Himl, project: Path, read_only: Callable[[Path], Path]) -> None:
+    write_files(project, {"settings.yml": SETTINGS})
+    read_only(project)
+    outcome = himl("init", "--from", "settings.yml")
+    assert (outcome.code, "Nothing was written" in outcome.stderr) == (1, True)
+    assert himl("init").code == 1
+
+
+def test_innereye_settings_are_taken_over(himl: Himl, project: Path) -> None:
+    settings = SETTINGS + "  datasets_container: 'data'\n"
+    script = "import os; print(sorted(set(os.listdir()) - {'logs', 'outputs'}))"
+    write_files(project, {"InnerEye/settings.yml": settings, "InnerEyePrivateSettings.yml": PRIVATE, ".env": "SUBSCRIPTION_ID=x", "train.py": script})
+    outcome = himl.ok("init", "--from", "InnerEye/settings.yml")
+    assert config(project) == IDS
+    assert (project / "himl.toml").read_text() == '[submit]\ncluster = "mine"\nshm_size = "440g"\n'
+    private = project / "himl.private.toml"
+    assert private.read_text() == '[azure]\ntenant_id = "ten-ant"\nservice_principal_id = "app-1"\nservice_principal_password = "hunter2"\n'
+    assert sys.platform == "win32" or stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert "Read InnerEye/settings.yml, InnerEyePrivateSettings.yml".replace("/", os.sep) in outcome.stdout
+    assert "datasets_container: register the storage account" in outcome.stdout
+    before = {path.name: path.stat().st_mtime_ns for path in project.iterdir()}
+    assert himl.ok("init", "--from", "InnerEye/settings.yml", "-q").stdout == ""
+    assert {path.name: path.stat().st_mtime_ns for path in project.iterdir()} == before
+    shown = himl.ok("submit", "train.py", "--show_settings").stdout
+    assert all(f"{row}\t" in shown for row in ("cluster\tmine", "azure.workspace_name\tlab", "azure.service_principal_id\tapp-1"))
+    assert "hunter2" not in outcome.stdout + outcome.stderr + shown
+    assert himl.ok("submit", "train.py", "--cluster", "local").stdout.splitlines()[0] == "['config.json', 'himl.toml', 'train.py']"
+
+
+def test_json_and_quiet(himl: Himl, project: Path) -> None:
+    write_files(project, {"settings.yml": SETTINGS + "  workers_per_node: 2\n"})
+    done = himl.ok("init", "--from", "settings.yml", "--json").json()
+    assert [(Path(file["path"]).name, file["is_new"]) for file in done["files"]] == [("config.json", True), ("himl.toml", True), ("himl.private.toml", True)]
+    assert [left["name"] for left in done["left_out"]] == ["workers_per_node"]
+    (project / "config.json").unlink()
+    assert himl.ok("init", "--from", "settings.yml", "-q").stdout == f"{project / 'config.json'}\n"
+    (project / "config.json").unlink()
+    (project / "config.json").mkdir()
+    outcome = himl("init", *FLAGS)
+    assert (outcome.code, outcome.stdout, "config.json' exists and is no config of a workspace" in outcome.stderr) == (2, "", True)
+
+
+def test_where_a_config_names_a_workspace_no_other_is_made(himl: Himl, project: Path) -> None:
+    for content in ({"Scope": SCOPE}, {**IDS, "resource_group": " team "}):
+        write_files(project, {"config.json": json.dumps(content), "src/train.py": ""})
+        for arguments in ((), ("--from", "config.json"), FLAGS):
+            assert himl.ok("init", *arguments).stdout.splitlines()[-1].startswith("Already there: config.json")
+        assert config(project) == content
+    assert himl.ok("init", cwd=project / "src").stdout == f"Already there: {project / 'config.json'}\n"
+    assert not (project / ".himl").exists()
+    assert himl.ok("init", "--local").stdout == "Wrote .himl\n"
+    assert (project / ".himl" / ".gitignore").read_text() == "*\n"
+    assert "Already there: .himl" in himl.ok("init", "--local", env=VARIABLES).stdout

@@ -1,82 +1,63 @@
-"""What a job of `himl submit` in the local workspace is given and what it leaves, through the installed program."""
+"""A job of `himl submit` in the local workspace: what it is given, what is sent, what it leaves; full disks; interrupted and killed submits."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.folders import files_below, files_with
-from tests.support.running import Himl, write_files
-from tests.support.runs import POSIX, latest
+from himl_cli.commands.submit_job import naming_once_made
+from himl_cli.core.errors import Interrupted
+from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.services.submission.prepare import start_and_note
+from himl_cli.workspaces.azure.jobs.job_submission import created_job
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage
+from tests.support.azure import azure_project as azure_project
+from tests.support.azure import running as running
+from tests.support.folders import SmallDisk, files_below, files_with
+from tests.support.processes import command_of, is_sound, processes_below, supervisor_of
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import POSIX, STUBBORN, latest, runs, started, status
 from tests.support.terminals import Terminal
 
 SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': dict(os.environ), 'python': sys.executable}))"
+COUNT = "import os, sys; print(len(sys.stdin.buffer.read()), 'bytes', os.environ.get('RANK', ''))"
+RANK = "import os, sys; print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')), len(sys.stdin.buffer.read()))"
+ARGUMENTS = "import os, sys; print(sys.argv[1:], os.environ.get('RANK'), os.path.exists('.himl'))\n"
+ELSEWHERE = """
+import os, pathlib, shutil, helper
+for name in ("outputs/kept.txt", "logs/kept.txt", "lab/logs/new.txt"):
+    pathlib.Path(name).write_text("kept")
+pathlib.Path("lightning_logs/version_0").mkdir(parents=True)
+shutil.copy2("data/old.csv", "lightning_logs/version_0/epoch=1.ckpt")
+os.utime("lightning_logs/version_0/epoch=1.ckpt", (0, 0))
+open("data/old.csv", "a").write("2")
+"""
+DRY = ("submit", "train.py", "--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
+JOBS = {
+    "train.py": "",
+    "job.yml": "command: python train.py\ncode: .\ncompute: local\n",
+    "pipeline.json": json.dumps({"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}}),
+}
+SECRETS = {".env": "A=1", ".ssh/id_rsa": "k", "lib/key.pem": "-----BEGIN PRIVATE KEY-----\n", "x/.netrc": "n"}
+LEFT_OUT = (
+    "4 files that may hold secrets are left out: '.env', '.ssh/id_rsa', 'lib/key.pem' and 1 more. 'himl submit --include_secret GLOB' sends one on purpose."
+)
 
 
 def seen(himl: Himl, *arguments: str | Path, **options: Any) -> dict[str, Any]:
-    """What a script that runs as a job sees."""
     return dict(json.loads(himl.ok(*arguments, **options).stdout))
-
-
-def test_a_script_runs_here_and_is_recorded(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import pathlib, sys\nprint('epochs', sys.argv[2])\npathlib.Path('outputs/best.txt').write_text('0.9')\n"})
-    outcome = himl.ok("submit", "train.py", "--", "--epochs", "5")
-    assert outcome.stdout == "epochs 5\n"
-    run = latest(himl)
-    assert (run["status"], run["experiment"], run["exit_code"]) == ("Completed", "train", 0)
-    assert re.fullmatch(r"train_\d+_[0-9a-f]{8}", run["id"])
-    assert (project / "most_recent_run.txt").read_text() == f"train:{run['id']}\n"
-    assert (project / ".himl" / "runs" / run["id"] / "code" / "outputs" / "best.txt").read_text() == "0.9"
-    assert "Made a local workspace" in outcome.stderr
-    assert run["id"] in outcome.stderr
-
-
-def test_arguments_arrive_as_they_were_typed(himl: Himl, project: Path) -> None:
-    write_files(project, {"show.py": SHOW})
-    arguments = ["--a b", "", "'", '"', "--", "-m", "$HOME", "*", "ä€", "--num-runs", "\n"]
-    assert seen(himl, "submit", "show.py", "--", *arguments)["argv"] == arguments
-
-
-def test_the_job_sees_the_environment_of_a_job(himl: Himl, project: Path) -> None:
-    write_files(project, {"sub/show.py": SHOW, "pyproject.toml": ""})
-    job = seen(himl, "submit", "sub/show.py", "--env_var", "COLOUR=blue=ish", "--env_var", "EMPTY=", "--experiment", "my exp")
-    run = latest(himl)
-    wanted = {"AZUREML_RUN_ID": run["id"], "AZUREML_ARM_PROJECT_NAME": "my_exp", "COLOUR": "blue=ish", "EMPTY": "", "MLFLOW_RUN_ID": run["id"]}
-    assert wanted.items() <= job["env"].items()
-    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(job["env"])
-    assert Path(job["cwd"]) == project / ".himl" / "runs" / run["id"] / "code"
-
-
-def test_a_tracking_server_of_the_user_s_own_is_left_to_him(himl: Himl, project: Path) -> None:
-    write_files(project, {"show.py": SHOW})
-    env = seen(himl, "submit", "show.py", "--env_var", "MLFLOW_TRACKING_URI=https://mlflow.example.org")["env"]
-    assert env["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org"
-    assert not {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_TOKEN", "MLFLOW_EXPERIMENT_ID"} & set(env)
-
-
-def test_variables_given_to_a_job_are_in_no_file(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    himl.ok("submit", "train.py", "--env_var", "API_TOKEN=marked-secret", "--", "--password", "marked-secret")
-    assert files_with(project / ".himl", "marked-secret") == []
-
-
-def test_a_module_and_a_shell_script(himl: Himl, project: Path, require_program: Callable[[str], str]) -> None:
-    require_program("bash")
-    write_files(
-        project, {"lab/__init__.py": "", "lab/train.py": "import sys; print('module', sys.argv[1:])", "run.sh": 'echo shell "$@"; python -c "print(1 + 1)"'}
-    )
-    assert himl.ok("submit", "-m", "lab.train", "--", "x").stdout == "module ['x']\n"
-    assert latest(himl)["experiment"] == "lab_train"
-    assert himl.ok("submit", "run.sh", "--", "a b", "c").stdout == "shell a b c\n2\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
@@ -90,197 +71,462 @@ def test_in_place_a_debugger_can_be_used(himl: Himl, project: Path) -> None:
     assert "x is 42" in terminal.screen
 
 
-COUNT = "import os, sys; print(len(sys.stdin.buffer.read()), 'bytes', os.environ.get('RANK', ''))"
-
-
-@POSIX
-@pytest.mark.parametrize("given", [b"", b"hi\n", b"x" * 3_000_000], ids=["nothing", "a line", "more than a pipe holds"])
-def test_what_is_piped_in_reaches_the_script(himl: Himl, project: Path, given: bytes) -> None:
-    write_files(project, {"count.py": COUNT})
-    outcome = himl("submit", "count.py", input=given)
-    assert (outcome.code, outcome.stdout) == (0, f"{len(given)} bytes \n"), outcome.stderr
-
-
-@POSIX
-def test_what_is_piped_in_reaches_a_job_that_is_left_running(himl: Himl, project: Path) -> None:
-    write_files(project, {"count.py": COUNT})
-    run = himl("submit", "count.py", "--no_wait", "-q", input=b"hi\n").stdout.strip()
-    assert himl.ok("runs", "logs", run, "--follow").stdout == "3 bytes \n"
-
-
-@POSIX
-def test_the_first_rank_reads_what_is_piped_in(himl: Himl, project: Path) -> None:
-    write_files(project, {"count.py": COUNT})
-    assert himl("submit", "count.py", "--processes_per_node", "2", input=b"hi\n").stdout == "3 bytes 0\n"
-    assert himl.ok("runs", "logs", "latest", "--file", "user_logs/std_log_process_1.txt").stdout == "0 bytes 1\n"
-
-
-@POSIX
-def test_another_try_reads_what_is_piped_in_then(himl: Himl, project: Path) -> None:
-    write_files(project, {"read.py": "import sys; print(text := sys.stdin.read()); sys.exit(text != 'good')"})
-    assert himl("submit", "read.py", input=b"bad").code == 1
-    again = himl("submit", "--resume", str(latest(himl)["id"]), input=b"good")
-    assert (again.code, again.stdout) == (0, "good\n"), again.stderr
-
-
-@POSIX
-@pytest.mark.parametrize(
-    ("line", "printed"),
-    [
-        ("yes | {himl} submit first.py", "y\n"),
-        ("printf 'a\\nb\\nc\\n' | while read -r x; do {himl} submit show.py -- $x; done", "a\nb\nc\n"),
-        ("printf 'a\\nb\\nc\\n' > list; while read -r x; do {himl} submit first.py -- $x; done < list", "b\n"),
-        ("{himl} submit show.py -- a <&-", "a\n"),
-        ("{himl} submit first.py </dev/null", "\n"),
-    ],
-    ids=["without end", "a loop's, unread", "a loop's, read", "closed", "nothing"],
-)
-def test_stdin_is_the_script_s_as_without_himl(himl: Himl, project: Path, line: str, printed: str) -> None:
-    """A script that reads its input takes what a loop would have read next; buffered, all of it."""
-    write_files(project, {"first.py": "import sys; print(sys.stdin.readline().strip())", "show.py": "import sys; print(sys.argv[1])"})
-    done = subprocess.run(line.format(himl=himl.program), shell=True, cwd=project, capture_output=True, text=True, timeout=250)
-    assert (done.returncode, done.stdout) == (0, printed), done.stderr
-
-
-def test_a_name_without_latin_letters_or_with_a_dash(himl: Himl, project: Path) -> None:
-    write_files(project, {"實驗.py": "print('ran')", "--weird.py": "print('odd')"})
-    assert himl.ok("submit", "實驗.py").stdout == "ran\n"
-    assert latest(himl)["experiment"] == "experiment"
-    assert himl.ok("submit", "./--weird.py").stdout == "odd\n"
-
-
-LOGGING = """
-import math, mlflow, pathlib
-mlflow.set_experiment("something else")
-with mlflow.start_run():
-    mlflow.log_params({"lr": 0.1})
-    for step in range(3):
-        mlflow.log_metric("loss", 1 / (step + 1), step=step)
-    mlflow.log_metric("odd", math.nan)
-    pathlib.Path("report.txt").write_text("fine")
-    mlflow.log_artifact("report.txt")
-    for fold in (0, 1):
-        with mlflow.start_run(nested=True, run_name=f"fold {fold}"):
-            mlflow.log_metric("fold_loss", fold)
-            mlflow.log_text(str(fold), "fold.txt")
-"""
-
-
-def test_what_a_script_logs_with_mlflow_is_shown_and_downloaded(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": LOGGING})
-    himl.ok("submit", "train.py", env={"HTTP_PROXY": "http://127.0.0.1:9"})
-    run = latest(himl)
-    assert (run["experiment"], run["parameters"]) == ("train", {"lr": "0.1"})
-    metrics = {(metric["name"], metric["run"] == run["id"]): metric for metric in run["metrics"]}
-    loss = metrics["loss", True]
-    assert (loss["value"], loss["step"], loss["count"]) == (pytest.approx(1 / 3), 2, 3)
-    assert metrics["odd", True]["value"] == "NaN"
-    assert [metric["value"] for metric in run["metrics"] if metric["name"] == "fold_loss"] == [0.0, 1.0]
-    children = {child["display_name"]: child for child in run["children"]}
-    assert {name: child["status"] for name, child in children.items()} == {"fold 0": "Completed", "fold 1": "Completed"}
-    himl.ok("download", run["id"], children["fold 1"]["id"])
-    assert (project / "outputs" / run["id"] / "report.txt").read_text() == "fine"
-    assert (project / "outputs" / children["fold 1"]["id"] / "fold.txt").read_text() == "1"
-
-
-def test_a_job_inside_a_job_is_no_rank_of_it(himl: Himl, project: Path) -> None:
+def test_ranks_get_their_variables_and_logs(himl: Himl, started_himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": RANK, "show.py": SHOW})
+    outcome = started_himl("submit", "train.py", "--processes_per_node", "3", input=b"hi\n")
+    logs = project / ".himl" / "runs" / latest(himl)["id"] / "user_logs"
+    lines = [(logs / f"std_log_process_{rank}.txt").read_text().split() for rank in range(3)]
+    port = lines[0][4]
+    assert lines == [[str(rank), str(rank), "3", "127.0.0.1", port, "0" if rank or os.name == "nt" else "3"] for rank in range(3)]
+    assert outcome.stdout.split() == lines[0]
+    env = seen(himl, "submit", "show.py", "--processes_per_node", "1", "--distribution", "mpi")["env"]
+    assert (env["OMPI_COMM_WORLD_RANK"], env["OMPI_COMM_WORLD_SIZE"]) == ("0", "1")
     inner = "import os; print(sorted(name for name in os.environ if name in ('RANK', 'WORLD_SIZE') or name.startswith('AZURE_ML_')))"
     outer = f"import subprocess; subprocess.run(['{himl.program}', 'submit', 'inner.py'], check=True)"
     write_files(project, {"inner.py": inner, "outer.py": outer})
     assert himl.ok("submit", "outer.py", "--processes_per_node", "1", "--output", "preds").stdout.splitlines().count("[]") == 1
 
 
-def test_names_description_and_tags(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    himl.ok(
-        "submit", "train.py", "--display_name", "First try", "--description", "With dropout", "--tag", "team=blue", "--tag", "note=a=b", "--build_number", "42"
-    )
+def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import pathlib, sys\nprint('epochs', sys.argv[2])\npathlib.Path('outputs/best.txt').write_text('0.9')\n"})
+    names = ("--display_name", "First try", "--description", "With dropout", "--tag", "team=blue", "--tag", "note=a=b", "--build_number", "42")
+    outcome = himl.ok("submit", "train.py", *names, "--env_var", "API_TOKEN=marked-secret", "-v", "--", "--epochs", "5", "--password", "marked-secret")
+    assert outcome.stdout == "epochs 5\n"
     run = latest(himl)
+    assert (run["status"], run["experiment"], run["exit_code"]) == ("Completed", "train", 0)
+    assert re.fullmatch(r"train_\d+_[0-9a-f]{8}", run["id"])
+    assert (project / "most_recent_run.txt").read_text() == f"train:{run['id']}\n"
+    assert (project / ".himl" / "runs" / run["id"] / "code" / "outputs" / "best.txt").read_text() == "0.9"
     assert (run["display_name"], run["description"]) == ("First try", "With dropout")
     assert {"team": "blue", "note": "a=b", "build_number": "42", "run_recovery_id": f"train:{run['id']}"}.items() <= run["tags"].items()
+    assert all(words in outcome.stderr for words in ("Made a local workspace", run["id"], "snapshot root", "starting a supervisor"))
+    assert ("marked-secret" in outcome.stderr, files_with(project / ".himl", "marked-secret")) == (False, [])
+    write_files(project, {"sub/show.py": SHOW, "pyproject.toml": ""})
+    arguments = ["--a b", "", "'", '"', "--", "-m", "$HOME", "*", "ä€", "--num-runs", "\n", *([os.fsdecode(b"\xff\xfe")] if os.name == "posix" else [])]
+    options = ("--env_var", "COLOUR=blue=ish", "--env_var", "EMPTY=", "--experiment", "my exp", "--python", sys.executable)
+    job = seen(himl, "submit", "sub/show.py", *options, "--", *arguments)
+    run = latest(himl)
+    assert (job["argv"], job["python"]) == (arguments, sys.executable)
+    wanted = {"AZUREML_RUN_ID": run["id"], "AZUREML_ARM_PROJECT_NAME": "my_exp", "COLOUR": "blue=ish", "EMPTY": "", "MLFLOW_RUN_ID": run["id"]}
+    assert wanted.items() <= job["env"].items()
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(job["env"])
+    assert Path(job["cwd"]) == project / ".himl" / "runs" / run["id"] / "code"
+    missing = himl("submit", "sub/show.py", "--python", "/nowhere/python")
+    assert (missing.code, "/nowhere/python" in missing.stderr) == (2, True)
+    env = seen(himl, "submit", "sub/show.py", "--env_var", "MLFLOW_TRACKING_URI=https://mlflow.example.org")["env"]
+    assert env["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org", "a server of the user's own is left to him"
+    assert not {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_TOKEN", "MLFLOW_EXPERIMENT_ID"} & set(env)
 
 
-def test_ranks_get_their_variables_and_logs(himl: Himl, project: Path) -> None:
-    write_files(
-        project, {"train.py": "import os; print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR')), os.environ['MASTER_PORT'])"}
-    )
-    outcome = himl.ok("submit", "train.py", "--processes_per_node", "3")
-    logs = project / ".himl" / "runs" / latest(himl)["id"] / "user_logs"
-    lines = [(logs / f"std_log_process_{rank}.txt").read_text().split() for rank in range(3)]
-    assert [line[:4] for line in lines] == [[str(rank), str(rank), "3", "127.0.0.1"] for rank in range(3)]
-    assert len({line[4] for line in lines}) == 1
-    assert outcome.stdout.split() == lines[0]
+@pytest.mark.skipif(sys.platform == "win32", reason="its PATH has more that is needed")
+@pytest.mark.usefixtures("script")
+def test_plain_command_runs_without_bash_but_shell_line_fails(himl: Himl, project: Path) -> None:
+    env = {"PATH": str(project / "nothing")}
+    assert himl.ok("submit", "--command", "python lab/train.py --a 'b c'", env=env).stdout == "['--a', 'b c'] None False\n"
+    done = himl("submit", "--command", "cd lab && python train.py", env=env)
+    assert (done.code, "for bash, which is not installed here" in done.stderr) == (3, True)
 
 
-def test_mpi_variables(himl: Himl, project: Path) -> None:
-    write_files(project, {"show.py": SHOW})
-    env = seen(himl, "submit", "show.py", "--processes_per_node", "1", "--distribution", "mpi")["env"]
-    assert (env["OMPI_COMM_WORLD_RANK"], env["OMPI_COMM_WORLD_SIZE"]) == ("0", "1")
+def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: Path, script: Path, tmp_path: Path) -> None:
+    cases = {
+        ("lab/train.py", "--command", "x"): "A script and --command were both given.",
+        ("-m", "lab.train", "--command", "x"): "-m MODULE and --command were both given.",
+        ("--command", ""): "--command got an empty value.",
+        ("--command", "cat ${{inputs.a}}"): "'${{inputs.a}}' names no input",
+        ("--resume", "latest", "--command", "x"): "--command does not go with --resume",
+    }
+    for options, message in cases.items():
+        done = himl("submit", *options)
+        assert (done.code, message in done.stderr) == (2, True), done.stderr
+    assert not (project / ".himl").exists()
+    for line, said, experiment in (
+        ("python lab/train.py --a 'b c'", "['--a', 'b c', '--lr', '$X'] None False", "train"),
+        ("cd lab && python train.py", "['--lr', '$X'] None False", "train"),
+        ("python -m lab.train", "['--lr', '$X'] None False", "lab_train"),
+        ("echo", "--lr $X", "echo"),
+    ):
+        assert himl.ok("submit", "--command", line, "--", "--lr", "$X").stdout == f"{said}\n"
+        run = latest(himl)
+        assert (run["experiment"], run["status"], run["tags"]["command_line"].partition(" ")[0]) == (experiment, "Completed", "--command")
+    if sys.platform != "win32":  # a program there is no text file
+        other = project / "other-python"
+        other.write_text(f'#!/bin/sh\necho this one\nexec {sys.executable} "$@"\n')
+        other.chmod(0o755)
+        assert himl.ok("submit", "--command", "python lab/train.py", "--python", str(other)).stdout == "this one\n[] None False\n"
+    himl.ok("submit", "--command", "python lab/train.py --password marked-secret", "-v")
+    kept = files_with(tmp_path, "marked-secret")
+    assert [path.name for path in kept] == ["std_log.txt"]  # the script printed it
+    for shown in ("--dry_run", "--show_settings"):
+        done = himl.ok("submit", "--command", "python x.py --password marked-secret", shown)
+        assert "python x.py --password ***" in done.stdout
+        assert "marked-secret" not in done.stdout
 
 
-def test_inputs_and_outputs(himl: Himl, project: Path) -> None:
-    write_files(project, {"show.py": SHOW, "data/mnist/x.txt": "1", "elsewhere/y.txt": "2"})
-    himl.ok("submit", "show.py")
-    himl.ok("datastore", "upload", "data/mnist", "mnist")
-    arguments = ["--in", "${{inputs.train}}/x.txt", "--out=${{ outputs.preds }}", "${{inputs.INPUT_1}}"]
-    job = seen(himl, "submit", "show.py", "--input", "train=mnist", "--input", "other,local=elsewhere", "--output", "preds=results/a", "--", *arguments)
-    store = project / ".himl" / "datastores" / "local"
-    assert job["argv"] == ["--in", f"{store / 'mnist'}/x.txt", f"--out={store / 'results' / 'a'}", str(project / "elsewhere")]
-    assert job["env"]["AZURE_ML_INPUT_train"] == str(store / "mnist")
-    assert job["env"]["AZURE_ML_OUTPUT_preds"] == str(store / "results" / "a")
-    assert (store / "results" / "a").is_dir()
-
-
-def test_in_place_keeps_what_is_new_and_changed(himl: Himl, project: Path) -> None:
+def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, project: Path) -> None:
     script = "import os, pathlib\nprint(os.getcwd())\npathlib.Path('outputs/new.txt').write_text('n')\npathlib.Path('outputs/old.txt').write_text('changed')\n"
     write_files(project, {"train.py": script, "outputs/old.txt": "old", "outputs/same.txt": "same", "pyproject.toml": ""})
     outcome = himl.ok("submit", "train.py", "--in_place")
     assert outcome.stdout == f"{project}\n"
     kept = project / ".himl" / "runs" / latest(himl)["id"] / "code"
-    assert {path.relative_to(kept).as_posix(): path.read_text() for path in files_below(kept)} == {
-        "outputs/new.txt": "n",
-        "outputs/old.txt": "changed",
-    }
+    assert {path.relative_to(kept).as_posix(): path.read_text() for path in files_below(kept)} == {"outputs/new.txt": "n", "outputs/old.txt": "changed"}
+    files = {"helper.py": "", "data/old.csv": "1", "lab/logs/old.txt": ""}
+    write_files(project, {"fails.py": ELSEWHERE + "raise SystemExit(3)", "one.py": "open('a.txt', 'w')", **files})
+    for script, code, told in (("one.py", 0, "1 file outside outputs/ and logs/ was"), ("fails.py", 1, "3 files outside outputs/ and logs/ were")):
+        outcome = himl("submit", script)
+        place = project / ".himl" / "runs" / latest(himl)["id"] / "code"
+        assert outcome.code == code
+        assert f"{told} not kept with the results: '{place / 'a.txt' if script == 'one.py' else place}'." in outcome.stderr.splitlines()
 
 
-def test_the_interpreter_can_be_named(himl: Himl, project: Path) -> None:
-    write_files(project, {"show.py": SHOW})
-    assert seen(himl, "submit", "show.py", "--python", sys.executable)["python"] == sys.executable
-    missing = himl("submit", "show.py", "--python", "/nowhere/python")
-    assert (missing.code, "/nowhere/python" in missing.stderr) == (2, True)
+@POSIX
+def test_what_is_piped_in_reaches_the_script_alone(started_himl: Himl, project: Path, himl: Himl) -> None:
+    himl = started_himl  # jobs get its own standard input
+    write_files(project, {"count.py": COUNT, "read.py": "import sys; print(text := sys.stdin.read()); sys.exit(text != 'good')"})
+    assert himl("submit", "count.py", input=b"x" * 3_000_000).stdout == "3000000 bytes \n"
+    run = himl("submit", "count.py", "--no_wait", "-q", input=b"hi\n").stdout.strip()
+    assert himl.ok("runs", "logs", run, "--follow").stdout == "3 bytes \n"
+    assert himl("submit", "read.py", input=b"bad").code == 1
+    again = himl("submit", "--resume", str(latest(himl)["id"]), input=b"good")
+    assert (again.code, again.stdout) == (0, "good\n"), again.stderr
+    for line, printed in [
+        ("printf 'a\\nb\\nc\\n' | while read -r x; do {himl} submit show.py -- $x; done", "a\nb\nc\n"),
+        ("{himl} submit show.py -- a <&-", "a\n"),
+    ]:
+        write_files(project, {"first.py": "import sys; print(sys.stdin.readline().strip())", "show.py": "import sys; print(sys.argv[1])"})
+        done = subprocess.run(line.format(himl=himl.program), shell=True, cwd=project, capture_output=True, text=True, timeout=250)
+        assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="command lines are text on Windows")
-def test_arguments_that_are_no_utf_8(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import os, sys; print(os.fsencode(sys.argv[1]))"})
-    assert himl.ok("submit", "train.py", "--", os.fsdecode(b"\xff\xfe")).stdout == "b'\\xff\\xfe'\n"
-    assert latest(himl)["status"] == "Completed"
+@pytest.fixture
+def script(project: Path) -> None:
+    write_files(project, {"lab/train.py": ARGUMENTS, "pyproject.toml": ""})
 
 
-ELSEWHERE = """
-import os, pathlib, shutil, helper
-for name in ("outputs/kept.txt", "logs/kept.txt", "outputs/lightning_logs/kept.txt"):
-    pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(name).write_text("kept")
-pathlib.Path("helper.py").read_text()
-pathlib.Path("lightning_logs/version_0").mkdir(parents=True)
-shutil.copy2("data/old.csv", "lightning_logs/version_0/epoch=1.ckpt")
-os.utime("lightning_logs/version_0/epoch=1.ckpt", (0, 0))
-"""
+def large_file(path: Path, size: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as stream:
+        stream.truncate(size)
 
 
-def test_files_that_are_not_kept_are_told(himl: Himl, project: Path) -> None:
-    """Neither what was kept, nor caches of modules, nor files that came with the snapshot."""
-    write_files(project, {"train.py": ELSEWHERE, "helper.py": "", "data/old.csv": "1", "lab/logs/old.txt": ""})
-    where = str(project / ".himl" / "runs" / "{}" / "code" / "lightning_logs" / "version_0" / "epoch=1.ckpt")
-    once = himl.ok("submit", "train.py")
-    told = [line for line in once.stderr.splitlines() if "not kept" in line]
-    assert told == [f"1 file outside outputs/ and logs/ was not kept with the results: '{where.format(latest(himl)['id'])}'."]
-    write_files(project, {"more.py": ELSEWHERE + "open('data/old.csv', 'a').write('2')\nopen('lab/logs/new.txt', 'w')\nraise SystemExit(3)"})
-    failed = himl("submit", "more.py")
-    assert f"3 files outside outputs/ and logs/ were not kept with the results: '{Path(where.format(latest(himl)['id'])).parents[2]}'." in failed.stderr
-    swept = himl.ok("submit", "train.py", "--sweep", "lr=1,2")
-    assert swept.stderr.count("not kept") == 1
-    assert "2 files outside outputs/ and logs/ were not kept with the results: " in swept.stderr
-    shutil.rmtree(project / "outputs", ignore_errors=True)
-    assert "not kept" not in himl.ok("submit", "train.py", "--in_place").stderr
+def test_include_secret_sends_file_by_option_and_by_setting(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print(open('.env').read(), end='')", ".env": "A=1", "b.env": "B=2"})
+    outcome = himl.ok("submit", "train.py", "--include_secret", "/.env")
+    assert (outcome.stdout, "One file that may hold secrets is left out: 'b.env'." in outcome.stderr) == ("A=1", True)
+    write_files(project, {"himl.toml": "[submit]\ninclude_secret = ['.env', 'b.env']\n"})
+    outcome = himl.ok("submit", "train.py")
+    assert (outcome.stdout, "secrets" in outcome.stderr) == ("A=1", False)
+    assert "--include_secret" in himl.ok("submit", "train.py", "--in_place", "--include_secret", ".env").stderr
+    assert himl("submit", "train.py", "--include_secret", "[z-a]").code == 2
+
+
+@pytest.mark.parametrize(("files", "named"), [({}, ".gitignore"), ({".amlignore": "*.log\n"}, ".amlignore")])
+def test_large_snapshot_warning_names_folders_and_ignore_file(himl: Himl, project: Path, files: dict[str, str], named: str) -> None:
+    write_files(project, {"train.py": "", "small/a": "1", **files})
+    large_file(project / "data" / "a.bin", LARGE_SNAPSHOT_BYTES)
+    large_file(project / "models" / "a.ckpt", 1 << 20)
+    warning = next(line for line in himl.ok(*DRY).stderr.splitlines() if "much to copy" in line)
+    assert warning.index("data (") < warning.index("models (")
+    assert f"'{project / named}'" in warning
+    write_files(project, {named: "/data/\n/models/\n\\\n[\n!\n"})  # and rules that git passes over
+    outcome = himl.ok(*DRY)
+    assert ("much to copy" in outcome.stderr, "3 files" in outcome.stderr) == (False, True)
+
+
+@pytest.mark.parametrize("target", JOBS)
+def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, target: str) -> None:
+    write_files(project, {**JOBS, **SECRETS, "lib/net.py": "", "himl.toml": "[submit]\nignored_folders = ['dta']\n"})
+    told = "warning: nothing is left out for --ignored_folders 'dta': what is sent has no folder of such a name."
+    dry = himl.ok("submit", target, "--dry_run").stderr
+    assert (dry.count("may hold secrets"), told in dry.splitlines()) == (1, True)
+    assert "warning" not in himl.ok("submit", target, "--dry_run", "--ignored_folders", "x").stderr
+    outcome = himl.ok("submit", target)
+    assert outcome.stderr.splitlines().count(LEFT_OUT) == 1
+    sent = {path.name for path in (project / ".himl" / "runs").rglob("*")}
+    assert (sent & {".env", "id_rsa", "key.pem", ".netrc"}, "net.py" in sent) == (set(), True)
+
+
+def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project: Path) -> None:
+    look = "import os, subprocess; print(sorted(os.listdir()), sorted(os.listdir('lib'))); subprocess.run(['./tool.sh'], check=os.name != 'nt')"
+    write_files(project, {"train.py": look, "lib/net.py": "", "own/outputs/kept": "1", "pyproject.toml": "", "tool.sh": "#!/bin/sh\necho ran >&2\n"})
+    (project / "tool.sh").chmod(0o755)
+    himl.ok("submit", "train.py")
+    for place in ("lib/got", "got"):
+        himl.ok("download", "latest", "--prefix", "user_logs", "--output_dir", place)
+    outcome = himl.ok("submit", "train.py")
+    assert "'own', 'pyproject.toml', 'tool.sh', 'train.py'] ['net.py']\n" in outcome.stdout
+    assert "'got'" not in outcome.stdout
+    assert "Left out, since himl downloaded it: 'got', 'lib/got'." in outcome.stderr
+    write_files(project, {"got/again.py": ""})
+    outcome = himl("submit", "got/again.py")
+    assert (outcome.code, "himl downloaded files to 'got'" in outcome.stderr) == (2, True)
+
+
+def test_home_folder_is_refused_unless_it_is_named(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(project))
+    monkeypatch.setenv("USERPROFILE", str(project))
+    write_files(project, {"environment.yml": "", "train.py": "", "sub/train.py": "", "notes/a.txt": "1"})
+    for script in ("train.py", "sub/train.py"):
+        outcome = himl("submit", script)
+        assert (outcome.code, "all of your home folder" in outcome.stderr, "--snapshot_root" in outcome.stderr) == (2, True, True)
+        assert not (project / ".himl").exists()
+    himl.ok("submit", "train.py", "--in_place")
+    himl.ok("submit", "sub/train.py", "--snapshot_root", ".")
+
+
+def test_job_here_gets_data_from_azure(azure_environment: StagedWorkspace, stage: Stage, himl: Himl, project: Path) -> None:
+    azure_environment.write_config(project)
+    azure_environment.put_blobs("workspaceblobstore", {"scans/a.png": b"1", "scans/deep/b.png": b"22"})
+    look = "import os; print(sorted(os.listdir(os.environ['AZURE_ML_INPUT_scans'])))"
+    write_files(project, {"train.py": look, "himl.toml": '[submit]\ndefault_datastore = "workspaceblobstore"\n'})
+    missing = himl("submit", "train.py", "--input", "scans=lungs")
+    assert (missing.code, f"no data asset 'lungs' in {azure_environment.label}" in " ".join(missing.stderr.split())) == (3, True)
+    assert not (project / ".himl").exists()
+    for _ in range(2):
+        stage.log.clear()
+        done = himl.ok("submit", "train.py", "--input", "scans=scans", "--output", "maps=maps")
+        assert done.stdout == "['a.png', 'deep']\n"
+    assert not stage.log.find(r"GET [^ ]*/scans/")
+
+
+def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:
+    script = "import os, pathlib\nrun = os.environ['AZUREML_RUN_ID']\n(pathlib.Path('.himl/runs') / run / 'code' / 'outputs').write_text('in the way')\n"
+    write_files(project, {"train.py": script + "pathlib.Path('outputs/new').write_text('n')\n"})
+    assert himl("submit", "train.py", "--in_place").code == 0
+    (run,) = runs(himl)
+    assert (run["status"], run["exit_code"], "could be kept" in run["reason"]) == ("Completed", 0, True)
+
+
+def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk) -> None:
+    fill = 'printf \'print(1, flush=True)\\nopen("outputs/big", "wb").write(b"x" * 9000000)\\n\' > train.py'
+    done = on_disk(himl, small_disk, f"{fill}; himl submit train.py; echo code $?; himl runs list --json")
+    assert "code 1" in done.stdout
+    assert '"Failed"' in done.stdout
+    assert "no space is left" in done.stdout
+    assert not small_disk.is_shared or is_sound(small_disk.folder)
+    assert "No space left on device" in done.stdout + done.stderr
+
+
+def test_a_job_that_is_refused_for_want_of_space_leaves_nothing(himl: Himl, small_disk: SmallDisk) -> None:
+    """Room for the workspace and the run's folder, none for what recording the end would need."""
+    begin = "printf 'print(1)' > train.py; mkdir -p .himl/runs; dd if=/dev/zero of=fill bs=1k 2>/dev/null; truncate -s -60K fill"
+    done = on_disk(himl, small_disk, f"{begin}; himl submit train.py; echo code $?; ls .himl/runs | wc -l")
+    assert done.stdout.split() == ["code", "1", "0"], done.stdout + done.stderr
+    assert "Cannot record the run: No space left" in done.stderr
+
+
+def test_a_full_disk_takes_jobs_again_and_is_read(himl: Himl, small_disk: SmallDisk) -> None:
+    begin = """printf "print(1); open('outputs/model', 'wb').write(bytes(500_000))" > train.py; cat /dev/zero > fill 2>/dev/null"""
+    refused = "himl submit train.py; echo code $?; rm fill; himl runs list --json; himl submit train.py -q >/dev/null; echo code $?"
+    settle = "while [ -e .himl/workspace.db-wal ]; do sleep 0.05; done; dd if=/dev/zero of=fill bs=1k 2>/dev/null"  # an ending supervisor gives room back
+    look = "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; himl runs list --json"
+    done = on_disk(himl, small_disk, f"{begin}; {refused}; {settle}; {look}")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["code 1", "[]", "code 0"], done.stdout + done.stderr
+    assert ('"Completed"' in lines[3], lines[4], lines[-2:]) == (True, "1", ["code 0", "[]"]), done.stdout + done.stderr
+    assert ("No space left" in done.stderr, "Traceback" in done.stderr) == (True, False)
+
+
+def test_a_disk_that_is_too_small_for_the_snapshot(himl: Himl, small_disk: SmallDisk, project: Path) -> None:
+    (project / "big.bin").write_bytes(os.urandom(9_000_000))
+    write_files(project, {"train.py": ""})
+    workspace = f"--workspace '{small_disk.folder}/lab'"
+    done = on_disk(himl, small_disk, f"cd '{project}'; himl submit train.py {workspace}; echo code $?; himl runs list --json {workspace}")
+    assert ("code 1" in done.stdout, '"Failed"' in done.stdout, "No space left on device" in done.stderr) == (True, True, True), done.stderr
+
+
+def test_full_disk_during_trials_still_records_sweep_failure(himl: Himl, small_disk: SmallDisk) -> None:
+    write = 'with open("outputs/x", "wb") as s: s.write(b"x" * (9000000 if os.path.exists(os.environ["FILL"]) else 1))'
+    submit = f"printf 'import os\\n{write}\\n' > train.py; FILL=$PWD/train.py himl submit train.py --sweep n=1,2; echo code $?"
+    resume = "rm -f .himl/runs/*/code/outputs/x; FILL=/nowhere himl submit --resume latest -q >/dev/null; echo code $?"
+    done = on_disk(himl, small_disk, f"{submit}; himl runs show latest --json; {resume}; himl runs show latest --json")
+    told = [line for line in done.stdout.splitlines() if line.startswith(("code", "{"))]
+    assert [told[0], told[2]] == ["code 1", "code 0"], done.stdout + done.stderr
+    before, after = json.loads(told[1]), json.loads(told[3])
+    assert (before["status"], before["reason"]) == ("Failed", "2 of 2 trials failed")
+    assert [run["status"] for run in after["children"]] == ["Completed", "Completed"]
+
+
+def on_disk(himl: Himl, disk: SmallDisk, script: str) -> subprocess.CompletedProcess[str]:
+    code = f'cd "{disk.folder}" && himl() {{ "{himl.program}" "$@"; }} && {script}'
+    return subprocess.run([*disk.prefix, "sh", "-c", code], capture_output=True, text=True, timeout=100, env=dict(os.environ))
+
+
+def test_project_that_may_only_be_read(himl: Himl, project: Path, tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
+    write_files(project, {"train.py": "print('ran')"})
+    run = himl.ok("submit", "train.py", "-q").stdout.strip()
+    read_only(project)
+    refused = himl("submit", "train.py")
+    assert (refused.code, len(refused.stderr.strip().splitlines()), "--workspace" in refused.stderr) == (1, 3, True), refused.stderr
+    elsewhere = himl("submit", "train.py", "--workspace", tmp_path / "lab")
+    assert (elsewhere.code, elsewhere.stdout, "most_recent_run.txt" in elsewhere.stderr) == (0, "ran\n", True)
+    assert (himl.ok("runs", "list", "-q").stdout, himl.ok("runs", "logs", run).stdout) == (f"{run}\n", "ran\n")
+    refused = himl("runs", "tag", run, "a=b")
+    assert (refused.code, refused.stdout, "Cannot write" in refused.stderr, "workspace.db" in refused.stderr) == (1, "", True, True)
+
+
+SLEEPER = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
+DAEMON = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n{SLEEPER}"
+RUN = Run(id="train_7", experiment="train", status=RunStatus.queued, created=datetime(2026, 1, 1, tzinfo=timezone.utc))
+
+
+def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project: Path) -> None:
+    nested = "import mlflow, os\nmlflow.start_run()\nmlflow.start_run(nested=True)\nmlflow.log_metric('loss', 0.5)\nos._exit(3)\n"
+    write_files(project, {"train.py": nested})
+    assert himl("submit", "train.py").code == 1
+    shown = himl.ok("runs", "show", "latest", "--json").json()
+    assert [child["status"] for child in shown["children"]] == ["Failed"]
+    child = himl.ok("runs", "show", shown["children"][0]["id"], "--json").json()
+    assert (child["status"], child["reason"]) == ("Failed", "the job ended"), "recorded, not only read off a free lock"
+
+
+@POSIX
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> None:
+    write_files(project, {"train.py": "print('ran')"})
+    done = subprocess.run(["sh", "-c", f'"{himl.program}" submit train.py {closed}; echo $?'], cwd=project, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines()[-1:] == ["0"], done
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    assert status(himl) == "Completed"
+    assert is_sound(project)
+
+
+@POSIX
+@pytest.mark.parametrize("victims", ["supervisor", "supervisor and shim", "shim", "SIGTERM to supervisor"])
+def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: Path, victims: str) -> None:
+    if victims == "shim" and sys.platform != "linux":
+        pytest.skip("finding daemons that left their group needs Linux")
+    write_files(project, {"train.py": {"shim": DAEMON, "supervisor": STUBBORN}.get(victims, SLEEPER)})
+    process = started(himl, project)
+    if victims.endswith("supervisor"):
+        os.kill(supervisor_of(project), signal.SIGTERM if "SIGTERM" in victims else signal.SIGKILL)
+    else:
+        wanted = b"shim.py" if victims == "shim" else b"himl_cli"
+        for pid in processes_below(project / ".himl" if victims == "shim" else project):
+            if wanted in command_of(pid):
+                os.kill(pid, signal.SIGKILL)
+    _, talk = process.communicate(timeout=100)
+    (run,) = runs(himl)
+    assert (process.returncode, run["status"], "SIGTERM" in run["reason"]) == (1, "Failed", victims == "SIGTERM to supervisor")
+    assert (b"supervisor" in talk, run["duration"]) == (True, None) or victims != "supervisor"
+    until(lambda: processes_below(project) == [])
+    assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
+    assert himl.ok("runs", "list", "--status", "running", "-q").stdout == ""
+    assert is_sound(project)
+
+
+@POSIX
+def test_script_that_ends_by_signal_or_cannot_start_says_so(himl: Himl, project: Path, tmp_path: Path) -> None:
+    dies = "import os, signal, sys\nsys.stdout.buffer.write(bytes(range(256)))\nsys.stdout.flush()\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+    write_files(project, {"train.py": dies, "run.sh": "exec /nowhere/python train.py\n"})
+    outcome = himl("submit", "train.py")
+    assert (outcome.code, "signal 11 (SIGSEGV)" in outcome.stderr, outcome.raw_stdout) == (1, True, bytes(range(256)))
+    assert (runs(himl)[0]["exit_code"], himl.ok("runs", "logs", "latest").raw_stdout) == (139, bytes(range(256)))
+    outcome = himl("submit", "run.sh")
+    assert (outcome.code, "/nowhere/python" in outcome.stdout, runs(himl)[0]["exit_code"]) == (1, True, 127)
+    broken = tmp_path / "python"
+    broken.write_text("#!/nowhere/interpreter\n")
+    broken.chmod(0o755)
+    assert himl("submit", "train.py", "--python", broken).code == 1
+    assert (runs(himl)[0]["status"], str(broken) in runs(himl)[0]["reason"]) == ("Failed", True)
+
+
+def test_submits_at_once_are_all_recorded(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import os, pathlib\npathlib.Path('outputs/id').write_text(os.environ['AZUREML_RUN_ID'])\n"})
+    processes = [himl.start("submit", "train.py", "-q") for _ in range(5)]
+    ids = {process.communicate(timeout=100)[0].decode().strip() for process in processes}
+    assert [process.returncode for process in processes] == [0] * 5
+    recorded = runs(himl)
+    assert ({run["id"] for run in recorded}, {run["status"] for run in recorded}, len(ids)) == (ids, {"Completed"}, 5)
+    assert all((project / ".himl" / "runs" / run_id / "code" / "outputs" / "id").read_text() == run_id for run_id in ids)
+    assert is_sound(project)
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "quiet", "group"), [(signal.SIGTERM, True, False), (signal.SIGINT, False, True)])
+def test_interrupting_waiting_submit_cancels_the_job(himl: Himl, project: Path, number: signal.Signals, quiet: bool, group: bool) -> None:
+    """Also a signal to its whole group, which the supervisor is not in. A quiet one prints its id all the same."""
+    write_files(project, {"train.py": "import time\ntry:\n    print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('saved')\n"})
+    process = started(himl, project, *(["-q"] if quiet else []))
+    (os.killpg if group else os.kill)(process.pid, number)
+    output, talk = process.communicate(timeout=100)
+    (run,) = runs(himl)
+    assert (process.returncode, run["status"]) == (130, "Canceled"), talk
+    assert output.decode() == (f"{run['id']}\n" if quiet else "up\nsaved\n")
+    until(lambda: processes_below(project) == [])
+
+
+@POSIX
+def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print('ran')"})
+    with (project / "big.bin").open("wb") as stream:
+        stream.truncate(20_000_000_000)
+    process = himl.start("submit", "train.py")
+    until(lambda: any((project / ".himl" / "runs").glob("*/code/big.bin")))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert (process.returncode, status(himl), output) == (130, "Canceled", b"")
+    himl.ok("runs", "delete", "--run", "latest", "--yes")
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_closed_terminal_or_killed_submit_leaves_job_running(himl: Himl, project: Path, tmp_path: Path, number: signal.Signals) -> None:
+    go = tmp_path / "go"
+    script = f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\nprint('done')\n"
+    write_files(project, {"train.py": script})
+    process = started(himl, project)
+    os.killpg(process.pid, number)
+    process.communicate(timeout=100)
+    assert (process.returncode, status(himl)) == (-number, "Running")
+    go.touch()
+    until(lambda: status(himl) == "Completed")
+    assert himl.ok("runs", "logs", "latest").stdout == "up\ndone\n"
+
+
+def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for the file may interrupt at once: Python then raises it where the file has just got its name."""
+
+    def interrupted(*runs: Run) -> None:
+        with naming_once_made() as made:
+            made.extend(runs)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="'train_7' goes on") as caught:
+        interrupted(RUN)
+    assert caught.value.hint == "To cancel it: himl runs cancel train_7"
+    with pytest.raises(KeyboardInterrupt):  # before that, whoever knows what was under way handles it
+        interrupted()
+    with pytest.raises(Interrupted, match="Job 'train_7' was created before the interruption") as caught, created_job("train_7"):
+        raise KeyboardInterrupt
+    assert caught.value.hint == "To stop it: himl runs cancel train_7"
+    replace = os.replace
+
+    def interrupted_just_behind(old: str, new: str) -> None:
+        replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted_just_behind)
+    with pytest.raises(Interrupted, match="'train_7' goes on"):
+        start_and_note(lambda notify: RUN, tmp_path, lambda event: None)
+    assert (tmp_path / "most_recent_run.txt").read_text() == "train:train_7\n"
+
+
+@POSIX
+def test_second_ctrl_c_stops_waiting_for_run_to_end(himl: Himl, project: Path) -> None:
+    """SIGTERM follows the SIGINT that the script ignores, and lets rank 0 say its last words; SIGKILL ends rank 1, which ignores that too."""
+    ignores = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ['RANK'] == '1' else lambda *_: sys.exit('told to'))\n"
+    write_files(project, {"train.py": f"{ignores}{stubborn}print('up', flush=True)\ntime.sleep(600)\n"})
+    process = himl.start("submit", "train.py", "--processes_per_node", "2")
+    until(lambda: len([log for log in (project / ".himl" / "runs").glob("*/user_logs/std_log_process_*.txt") if log.read_bytes()]) == 2)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while b"Canceling run" not in (line := process.stderr.readline()):
+        assert line
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=100)
+    assert (process.returncode, b"still being stopped" in talk) == (130, True)
+    until(lambda: status(himl) == "Canceled")
+    assert himl.ok("runs", "logs", "latest").stdout == "up\ntold to\n"
+    until(lambda: processes_below(project) == [])

@@ -1,130 +1,104 @@
-"""`himl submit --cluster` through the installed program, on the double of Azure ML, which runs the jobs."""
+"""`himl submit --cluster` on the double of Azure ML: what is sent and refused; jobs that run, waited for or followed, interrupted, with data and limits."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
-from tests.servers.azureml.seeding import StagedWorkspace
+import pytest
+
+from tests.azureml_double.faults import Status
+from tests.azureml_double.jobs.runner import JobRunner
+from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import CONDA, SUBMIT, TRAIN
 from tests.support.azure import azure_project as azure_project
 from tests.support.azure import running as running
 from tests.support.folders import files_with
-from tests.support.running import Himl, write_files
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import RecordedRuns
+
+INDEX = "https://ada:marked-secret@pypi.example.org/simple"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk1 ada@lab"
+PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+REFUSED = {
+    ("--in_place",): "--in_place: that is for jobs that run here",
+    ("--record_in", "azure"): "--record_in azure: that is for jobs that run here",
+    ("--environment", "lab:1", "--conda_env", "environment.yml"): "--environment and --conda_env were both given",
+    ("--workspace", "local"): "has no clusters",
+    ("--ssh_key", "id_rsa"): "--ssh_key 'id_rsa' holds a private key, which has to stay on this machine.",
+    ("--ssh_key", "train.py"): "--ssh_key 'train.py' holds no public key of SSH.",
+    ("--build_context", "empty"): "There is no 'Dockerfile' in '{project}",
+    ("--build_context", "empty", "--dockerfile", "image/Dockerfile"): "--dockerfile 'image/Dockerfile' lies outside of --build_context 'empty'.",
+    ("--build_context", "image", "--dockerfile", "Dockerfile.own"): "'Dockerfile.own' is left out of the build context",
+    ("--dockerfile", "{home}/Dockerfile"): "The image would be built from all of '{home}'.",
+}
+OLD_NAME = "No run is of an experiment 'lab-exp'; this is experiment 'lab_exp'.\n"
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+LINES = "import sys, time, pathlib\nfor n in range(4):\n    print('line', n, flush=True); time.sleep(0.3)\n"
+LOOK = """
+import sys
+from pathlib import Path
+from himl_cli.job import inputs
+assert inputs()["scans"] == Path("in/scans") and inputs()["more"] == Path(sys.argv[2]).parent, dict(inputs())
+print(Path("in/scans/a.txt").read_text(), Path(sys.argv[2]).read_text(), sys.argv[1])
+"""
 
 
-def test_a_job_goes_its_whole_way(himl: Himl, running: StagedWorkspace, project: Path) -> None:
-    """Submitted, followed, shown, its log read, tagged, listed, downloaded."""
-    outcome = himl.ok(*SUBMIT, "--follow", "--tag", "team=blue", "--display_name", "First try", "--", "--epochs", "3")
-    assert outcome.stdout == "epochs 3 blue\n"
-    experiment, run_id = (project / "most_recent_run.txt").read_text().strip().split(":")
-    assert experiment == "train"
-    assert f"Run {run_id} (experiment train) in {running.label}. Studio: https://ml.azure.com/runs/{run_id}?" in outcome.stderr
-    assert not (project / ".himl").exists()
-    shown = himl.ok("runs", "show", "--json").json()
-    assert (shown["id"], shown["status"], shown["display_name"], shown["tags"]["team"]) == (run_id, "Completed", "First try", "blue")
-    assert shown["tags"]["run_recovery_id"] == f"train:{run_id}"
-    assert himl.ok("runs", "logs").stdout == "epochs 3 blue\n"
-    himl.ok("runs", "tag", run_id, "stage=final")
-    assert himl.ok("runs", "list", "--tags", "stage=final", "-q").stdout == f"{run_id}\n"
-    himl.ok("download", "--prefix", "outputs")
-    assert (project / "outputs" / run_id / "outputs" / "best.txt").read_text() == "0.9"
-
-
-def test_submit_without_wait_prints_run_experiment_and_url(himl: Himl, azure_project: StagedWorkspace) -> None:
-    outcome = himl.ok(*SUBMIT, "--", "--epochs", "3")
+def test_submit_without_wait_prints_run_experiment_and_url(himl: Himl, azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+    options = ("--env_var", "API_TOKEN=marked-secret", "--pip_extra_index_url", INDEX, "-v", "--", "--epochs", "3", "--password", "marked-secret")
+    outcome = himl.ok(*SUBMIT, *options)
     run_id, experiment, studio = outcome.stdout.splitlines()
     assert experiment == "Experiment  train"
     assert studio.startswith(f"Studio      https://ml.azure.com/runs/{run_id}?wsid={azure_project.state.path.replace('resourceGroups', 'resourcegroups')[:20]}")
     assert f"himl runs logs --follow {run_id}" in outcome.stderr
     assert f"himl runs cancel {run_id}" in outcome.stderr
-    document = himl.ok(*SUBMIT, "--json", "--", "--epochs", "3").json()
-    assert (document["experiment"], document["status"]) == ("train", "Queued")
-    assert document["url"].startswith("https://ml.azure.com/runs/")
+    second = himl.ok(*SUBMIT, *options)
+    (project / "config.json").rename(project / "lab.json")
+    assert himl(*SUBMIT).code == 2
+    document = himl.ok(*SUBMIT, "--json", "--config_file", "lab.json", *options).json()
+    assert (document["experiment"], document["status"], document["url"][:26]) == ("train", "Queued", "https://ml.azure.com/runs/")
+    unchanged = "Code unchanged since an earlier submit: not uploaded again."
+    assert (unchanged in outcome.stderr, unchanged in second.stderr) == (False, True)
+    jobs = [run.job or {} for run in azure_project.state.runs.values()]
+    assert [job["environmentVariables"]["API_TOKEN"] for job in jobs] == ["marked-secret"] * 3
+    printed = [each for done in (outcome, second) for each in (done.stdout, done.stderr)]
+    assert "marked-secret" not in str([printed, [run.tags for run in azure_project.state.runs.values()]])
+    assert files_with(tmp_path, "marked-secret") == []
 
 
-def test_code_that_did_not_change_is_not_uploaded_again(himl: Himl, azure_project: StagedWorkspace) -> None:
-    first = himl.ok(*SUBMIT, "--", "--epochs", "3")
-    second = himl.ok(*SUBMIT, "--", "--epochs", "4")
-    assert "not uploaded again" not in first.stderr
-    assert "Code unchanged since an earlier submit: not uploaded again." in second.stderr
-    assert len(azure_project.state.runs) == 2
-
-
-def test_a_dry_run_shows_the_job_and_asks_nobody(himl: Himl, project: Path) -> None:
-    """No workspace is needed; what is a secret is masked, and that is said."""
-    write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
-    index = "https://ada:marked-secret@pypi.example.org/simple"
-    options = ("--env_var", "API_TOKEN=marked-secret", "--pip_extra_index_url", index, "--dry_run")
-    outcome = himl.ok(*SUBMIT, *options, "--", "--epochs", "3", "--password", "marked-secret")
-    lines = outcome.stdout.splitlines()
-    assert "compute: azureml:cpu-cluster" in lines
-    assert "command: python train.py --epochs 3" in outcome.stdout
-    assert "marked-secret" not in outcome.stdout + outcome.stderr
-    assert "Secrets are shown as ***" in outcome.stderr
-    assert himl.ok(*SUBMIT, *options, "--json").json()["job_yaml"].count("compute: azureml:cpu-cluster") == 1
-    assert himl.ok("submit", "train.py", "--dry_run", "-q").stdout.count("compute: local") == 1
-    assert sorted(path.name for path in project.iterdir()) == ["environment.yml", "train.py"]
-
-
-def test_a_dry_run_says_that_a_private_wheel_is_not_in_the_text(himl: Himl, project: Path) -> None:
+def test_dry_run_shows_the_job_and_asks_nobody(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
     with ZipFile(project / "own-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("own-1.0.dist-info/METADATA", "Name: own\nVersion: 1.0\n")
-    outcome = himl.ok(*SUBMIT, "--private_wheel", "own-1.0-py3-none-any.whl", "--dry_run")
+    options = ("--env_var", "API_TOKEN=marked-secret", "--pip_extra_index_url", INDEX, "--private_wheel", "own-1.0-py3-none-any.whl", "--dry_run")
+    outcome = himl.ok(*SUBMIT, *options, "--", "--epochs", "3", "--password", "marked-secret")
+    assert "compute: azureml:cpu-cluster" in outcome.stdout.splitlines()
+    assert "command: python train.py --epochs 3" in outcome.stdout
+    assert "marked-secret" not in outcome.stdout + outcome.stderr
+    assert "Secrets are shown as ***" in outcome.stderr
     assert "'own-1.0-py3-none-any.whl' is put into the image by himl submit" in outcome.stderr
+    assert himl.ok(*SUBMIT, *options, "--json").json()["job_yaml"].count("compute: azureml:cpu-cluster") == 1
+    assert himl.ok("submit", "train.py", "--dry_run", "-q").stdout.count("compute: local") == 1
+    assert sorted(path.name for path in project.iterdir()) == ["environment.yml", "own-1.0-py3-none-any.whl", "train.py"]
 
 
-def test_job_secrets_reach_neither_terminal_nor_local_files(himl: Himl, azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> None:
-    index = "https://ada:marked-secret@pypi.example.org/simple"
-    options = ("--env_var", "API_TOKEN=marked-secret", "--pip_extra_index_url", index, "-v")
-    for _ in range(2):  # the second time from what was kept of the first
-        outcome = himl.ok(*SUBMIT, *options, "--", "--password", "marked-secret")
-        assert "marked-secret" not in outcome.stdout + outcome.stderr
-    sent = [(run.job or {})["environmentVariables"]["API_TOKEN"] for run in azure_project.state.runs.values()]
-    assert sent == ["marked-secret"] * 2
-    assert files_with(tmp_path, "marked-secret") == []
-    assert "marked-secret" not in str([run.tags for run in azure_project.state.runs.values()])
-
-
-def test_several_nodes_and_processes(himl: Himl, running: StagedWorkspace, project: Path) -> None:
-    write_files(project, {"train.py": "import os\nprint(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'NODE_RANK', 'WORLD_SIZE')))\n"})
-    outcome = himl.ok(*SUBMIT, "--num_nodes", "2", "--processes_per_node", "2", "--follow")
-    assert outcome.stdout == "0 0 0 4\n"
-    assert himl.ok("runs", "logs", "--file", "std_log_process_3.txt").stdout == "3 1 1 4\n"
-
-
-def test_what_is_wrong_is_said_before_the_service_is_asked(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    cases = {
-        ("--in_place",): "--in_place: that is for jobs that run here",
-        ("--python", "python3"): "--python python3: that is for jobs that run here",
-        ("--record_in", "azure"): "--record_in azure: that is for jobs that run here",
-        ("--shm_size", "lots"): "--shm_size 'lots' is no size",
-        ("--environment", "lab:1", "--conda_env", "environment.yml"): "--environment and --conda_env were both given",
-        ("--private_wheel", "gone.whl"): "gone.whl",
-        ("--conda_env", "gone.yml"): "gone.yml",
-        ("--identity", "nobody"): "--identity cannot be 'nobody'",
-        ("--display_name", "n" * 300): "Azure ML takes 256",
-        ("--workspace", "local"): "has no clusters",
-    }
-    for options, message in cases.items():
-        outcome = himl(*SUBMIT, *options)
+def test_bad_options_and_clusters_are_refused(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    image = {"image/Dockerfile": "FROM x\n", "image/.gitignore": "Dockerfile.own\n", "image/Dockerfile.own": "FROM x"}
+    write_files(project, {**image, "id_rsa": PRIVATE, "empty/a.txt": ""})
+    for options, message in REFUSED.items():
+        outcome = himl(*SUBMIT, *(option.format(home=Path.home()) for option in options))
         lines = outcome.stderr.strip().splitlines()
-        assert (outcome.code, message in lines[0], len(lines)) == (2, True, 2), outcome.stderr
+        said = message.format(project=project, home=Path.home()) in lines[0]
+        assert (outcome.code, outcome.stdout, said, len(lines) <= 2) == (2, "", True, True), outcome.stderr
     assert azure_project.requests() == []
-    assert sorted(path.name for path in project.iterdir()) == ["config.json", "environment.yml", "train.py"]
-
-
-def test_a_cluster_that_does_not_exist_names_those_that_do(himl: Himl, azure_project: StagedWorkspace) -> None:
     outcome = himl("submit", "train.py", "--cluster", "gpu")
     assert (outcome.code, outcome.stdout) == (3, "")
-    assert "cpu-cluster" in outcome.stderr
-    assert "gpu-cluster" in outcome.stderr
+    assert ("cpu-cluster" in outcome.stderr, "gpu-cluster" in outcome.stderr) == (True, True)
     assert not azure_project.requests("^PUT")
-
-
-def test_submit_to_failed_cluster_warns_but_sends_job(himl: Himl, azure_project: StagedWorkspace) -> None:
-    """A cluster that is being deleted is refused."""
     errors = [{"code": "ClusterCoreQuotaReached", "message": "The quota of this family is reached."}]
     azure_project.state.computes["cpu-cluster"] |= {"state": "Failed", "errors": errors}
     sent = himl.ok(*SUBMIT, "--", "--epochs", "3")
@@ -134,33 +108,171 @@ def test_submit_to_failed_cluster_warns_but_sends_job(himl: Himl, azure_project:
     assert himl(*SUBMIT).code == 2
 
 
-def test_cluster_in_settings_is_used_unless_flag_says_local(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    """What settings say about the other place is passed over; what was typed and does not fit is said."""
-    settings = 'cluster = "cpu-cluster"\npython = "python3"\nnum_nodes = 2\nshm_size = "8g"\nfollow = false\nenv_var = {COLOUR = "red"}\n'
-    write_files(project, {"himl.toml": f"[submit]\n{settings}"})
-    run_id = himl.ok("submit", "train.py", "-q").stdout.strip()
-    resources = (azure_project.state.runs[run_id].job or {})["resources"]
-    assert (resources["instanceCount"], resources["shmSize"]) == (2, "8g")
-    here = himl.ok("submit", "train.py", "--cluster", "local", "--docker_args", "--ipc=host", "--", "--epochs", "1")
-    assert here.stdout == "epochs 1 red\n"
-    assert "Passed over, since the job runs here and not on a cluster: --docker_args, num_nodes = 2." in here.stderr
+def test_what_a_job_may_be_given_reaches_the_service(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"image/Dockerfile": "FROM python:3.11\n", "image/.env": "SECRET=1", "id.pub": KEY})
+    (project / "environment.yml").unlink()
+    options = ("--instance_type", "gpu-large", "--vscode", "--jupyter", "--ssh_key", "id.pub")
+    for built in (("--build_context", "image"), ("--dockerfile", "image/Dockerfile"), ("--build_context", "image", "--dockerfile", "Dockerfile")):
+        done = himl.ok(*SUBMIT, *options, *built)
+        assert f"Build context '{project / 'image'}': One file that may hold secrets is left out: '.env'." in " ".join(done.stderr.split())
+    jobs = [run.job or {} for run in azure_project.state.runs.values()]
+    assert len({job["environmentId"] for job in jobs}) == 1
+    assert jobs[0]["resources"]["instanceType"] == "gpu-large"
+    assert sorted(jobs[0]["services"]) == ["jupyterlab", "ssh", "vscode"]
+    assert jobs[0]["services"]["ssh"]["properties"]["sshPublicKeys"] == KEY
+    assert [name.rpartition("/")[2] for name in azure_project.blob_names("workspaceblobstore", "himl-environments/")] == ["Dockerfile"]
 
 
-def test_a_job_that_runs_here_gets_its_input_from_azure(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    write_files(project, {"train.py": "import os, pathlib\nprint((pathlib.Path(os.environ['AZURE_ML_INPUT_pets']) / 'cat.txt').read_text())\n"})
-    azure_project.put_blobs("workspaceblobstore", {"animals/cat.txt": b"meow"})
-    outcome = himl.ok("submit", "train.py", "--input", "pets=animals")
-    assert outcome.stdout == "meow\n"
-    assert not azure_project.requests("^PUT")
+def test_a_dash_stays_and_no_older_run_is_served_for_the_new_one(himl: Himl, azure_project: StagedWorkspace) -> None:
+    for experiment, run_id in (("lab-exp", "of_the_sdk"), ("lab_exp", "of_old_himl")):
+        azure_project.put_artifacts(azure_project.add_run(run_id, experiment), {"outputs/which.txt": run_id.encode()})
+    sent = himl.ok(*SUBMIT, "--experiment", "lab-exp", "--json", "--", "--epochs", "1")
+    run_id = sent.json()["id"]
+    assert (sent.json()["experiment"], "experiment is called" in sent.stderr) == ("lab-exp", False)
+    assert run_id.startswith("lab-exp_")
+    azure_project.state.runs[run_id].status = "Completed"
+    azure_project.put_artifacts(azure_project.state.runs[run_id], {"outputs/which.txt": b"new", "logs/events.out.tfevents.1": b"x"})
+    wanted = ("--experiment", "lab-exp")
+    assert himl.ok("runs", "list", *wanted, "-q").stdout == f"{run_id}\nof_the_sdk\n"
+    assert himl.ok("runs", "show", *wanted, "-q").stdout == f"{run_id}\n"
+    himl.ok("download", *wanted, "--prefix", "outputs", "--flat", "--output_dir", "got")
+    assert [path.read_bytes() for path in (himl.folder / "got").rglob("which.txt")] == [b"new"]
+    himl.ok("tb", *wanted, "--sync_only", "--run_logs_dir", "curves")
+    assert [path.read_bytes() for path in (himl.folder / "curves").rglob("*tfevents*")] == [b"x"]
 
 
-def test_azure_only_default_datastore_does_not_stop_local_job(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    azure_project.add_datastore("lake")
-    write_files(project, {"himl.toml": "[submit]\ndefault_datastore = 'lake'\n", "train.py": "print('ran')"})
-    assert himl.ok("submit", "train.py", "--output", "y=preds").stdout == "ran\n"
+def test_runs_kept_here_are_found_by_the_same_rule(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    files = {"logs/events.out.tfevents.1": b"", "outputs/checkpoints/last.ckpt": b"weights"}
+    runs.add("lab_exp_1_aa", experiment="lab_exp", files=files)
+    for command in (("runs", "list"), ("runs", "show"), ("tb", "--sync_only"), ("checkpoint", "fetch")):
+        assert OLD_NAME in himl.ok(*command, "--experiment", "lab-exp").stderr, command
+    runs.add("a_b-c_3_cc", experiment="a_b-c")
+    assert himl.ok("runs", "list", "--experiment", "a__b-c", "-q").stdout == "a_b-c_3_cc\n", "hi-ml makes one _ of several"
+    runs.add("lab-exp_2_bb", experiment="lab-exp")
+    assert himl.ok("runs", "list", "--experiment", "lab-exp", "-q").stdout == "lab-exp_2_bb\n"
+    failed = himl.ok("runs", "list", "--experiment", "lab-exp", "--tags", "team=red")
+    assert failed.stderr == "No runs in local workspace '.himl' match.\n", "the experiment is there: no other one is meant"
+    assert himl("runs", "show", "--experiment", "lab-epx").stderr.splitlines()[1] == "hint: Did you mean lab-exp or lab_exp?"
 
 
-def test_a_workspace_named_by_its_config_takes_the_job(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    (project / "config.json").rename(project / "lab.json")
-    assert himl(*SUBMIT).code == 2
-    assert himl.ok(*SUBMIT, "--config_file", "lab.json", "-q").stdout.strip() in azure_project.state.runs
+@pytest.fixture
+def held(azure_project: StagedWorkspace) -> Iterator[JobRunner]:
+    with azure_project.run_jobs(hold=True) as jobs:
+        yield jobs
+
+
+def test_waiting_says_how_it_went_and_why_it_failed(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    running.stage.faults.add(Status(503, retry_after=300), "GET .*/runs/", times=2)
+    outcome = himl.ok(*SUBMIT, "--wait", "--", "--epochs", "3")
+    run_id = outcome.stdout.splitlines()[0]
+    assert "epochs" not in outcome.stdout + outcome.stderr
+    assert (f"Details: himl runs show {run_id}" in outcome.stderr, outcome.stderr.count("Still trying")) == (True, 1)
+    assert himl.ok(*SUBMIT, "--wait", "--json", "--", "--epochs", "3").json()["status"] == "Completed"
+    quiet = himl.ok(*SUBMIT, "--wait", "-q", "--", "--epochs", "3")
+    assert (quiet.stdout.strip() in running.state.runs, quiet.stderr) == (True, "")
+    write_files(project, {"train.py": "import sys\nfor n in range(40): print('line', n)\nsys.exit(7)\n"})
+    waited = himl(*SUBMIT, "--wait")
+    assert waited.code == 1
+    assert "line 39" in waited.stderr
+    assert "line 19\n" not in waited.stderr
+    run_id = waited.stdout.splitlines()[0]
+    assert waited.stderr.splitlines()[-2] == f"error: Run '{run_id}' failed: Execution failed. User process 'python' exited with status code 7."
+    followed = himl(*SUBMIT, "--follow")
+    assert (followed.code, followed.stdout.splitlines()[-1], "line 39" in followed.stderr) == (1, "line 39", False)
+    write_files(project, {"train.py": "import os, sys, time\nif os.environ['RANK'] == '1':\n    print('boom'); sys.exit(7)\ntime.sleep(600)"})
+    followed = himl(*SUBMIT, "--processes_per_node", "2", "--follow")
+    assert (followed.code, followed.stdout) == (1, "")
+    assert "The last lines of user_logs/std_log_process_1.txt:\nboom\n" in followed.stderr
+    assert followed.stderr.splitlines()[-1].endswith("--file std_log_process_1.txt")
+
+
+def test_queued_job_is_waited_for_and_canceled(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
+    first, second = (himl.ok(*SUBMIT, "-q", "--", "--epochs", "3").stdout.strip() for _ in range(2))
+    azure_project.wait_for(first, "Queued")
+    assert himl("runs", "logs", first).code == 3
+    assert himl.ok("runs", "cancel", first).stdout == f"Asked run '{first}' to stop.\n"
+    azure_project.wait_for(first, "Canceled")
+    assert himl.ok("runs", "show", first, "--json").json()["status"] == "Canceled"
+    assert "ended without a log" in himl("runs", "logs", "--follow", first).stderr
+    with himl.start("runs", "logs", "--follow", second) as watcher:
+        assert watcher.stderr is not None
+        assert b"has no log yet" in watcher.stderr.readline()
+        azure_project.stage.faults.add(Status(503, retry_after=300), "GET .*/runs/", times=2)
+        held.release(second)
+        printed, said = watcher.communicate(timeout=100)
+    assert (watcher.returncode, printed) == (0, b"epochs 3 blue\n")
+    assert (said.count(b"Still trying; the run goes on meanwhile."), said.count(b"The service answers again.")) == (1, 1)
+
+
+@posix
+@pytest.mark.parametrize("options", [("--follow",), ("--wait", "-q")], ids=" ".join)
+def test_ctrl_c_leaves_job_running_and_says_how_to_cancel(himl: Himl, held: JobRunner, azure_project: StagedWorkspace, options: tuple[str, ...]) -> None:
+    """`run=$(himl submit -q --wait ...)` has the id then, and can go on with the job."""
+    with himl.start(*SUBMIT, *options, "--", "--epochs", "3") as waiting:
+        until(lambda: azure_project.requests("GET .*/history/.*/runs/"))
+        os.kill(waiting.pid, signal.SIGINT)
+        printed, said = waiting.communicate(timeout=100)
+    (run_id,) = azure_project.state.runs
+    assert (waiting.returncode, printed.decode().partition("\n")[0]) == (130, "" if "--follow" in options else run_id), said
+    assert f"Stopped watching; run '{run_id}' goes on." in said.decode()
+    assert f"himl runs cancel {run_id}" in said.decode()
+    held.release(run_id)
+    azure_project.wait_for(run_id, "Completed")
+
+
+@posix
+def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    with azure_project.stage.holding("GET .*/computes/"), himl.start(*SUBMIT) as sending:
+        until(lambda: azure_project.requests("GET .*/computes/") or azure_project.requests("token"))
+        sending.send_signal(signal.SIGTERM)
+        _, said = sending.communicate(timeout=100)
+    assert (sending.returncode, azure_project.state.runs) == (130, {})
+    assert "nothing runs" in said.decode()
+    assert not (project / "most_recent_run.txt").exists()
+    write_files(project, {"train.py": LINES})
+    with azure_project.run_jobs(whole_logs=True):
+        assert himl.ok(*SUBMIT, "--follow").stdout == "line 0\nline 1\nline 2\nline 3\n"
+
+
+def test_job_that_ran_too_long_says_so(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    """The service reads a limit below a minute as 60 days: it is raised to one. One that was canceled before says nothing of the limit."""
+    write_files(project, {"train.py": "import time\nprint('begun', flush=True)\ntime.sleep(600)\n"})
+    with azure_project.run_jobs(minute=1.0):
+        done = himl(*SUBMIT, "--max_run_duration", "5s", "--wait")
+        said = " ".join(done.stderr.split())
+        assert done.code == 1
+        assert "--max_run_duration is a minute at least on a cluster: 60 s, not 5 s." in said
+        assert "was canceled: it ran for as long as --max_run_duration let it (60 s)." in said
+        ((run_id, run),) = azure_project.state.runs.items()
+        assert (run.job or {})["limits"]["timeout"] == "PT1M"
+        assert "--max_run_duration" in himl.ok("runs", "show", run_id, "--json").json()["reason"]
+        run_id = himl.ok(*SUBMIT, "--max_run_duration", "8h", "-q").stdout.strip()
+        azure_project.wait_for(run_id, "Running")
+        himl.ok("runs", "cancel", run_id)
+        azure_project.wait_for(run_id, "Canceled")
+    assert himl.ok("runs", "show", run_id, "--json").json()["reason"] == ""
+
+
+@pytest.mark.parametrize("options", [("--processes_per_node", "2"), ("--num_nodes", "2", "--distribution", "mpi")])
+def test_inputs_lie_at_their_targets_for_every_rank(himl: Himl, running: StagedWorkspace, project: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    running.put_blobs("workspaceblobstore", {"scans/a.txt": b"A"})
+    write_files(project, {"look.py": LOOK})
+    fixed = (tmp_path / "with blanks" / "scans").as_posix()
+    data = ("--input", "scans=scans,target=in/scans", "--input", f"more=scans,target={fixed},mode=mount")
+    sent = himl.ok("submit", "look.py", "--cluster", "cpu-cluster", *data, *options, "-q", "--wait", "--", "${{inputs.scans}}", "${{inputs.more}}/a.txt")
+    for rank in range(2):
+        assert himl.ok("runs", "logs", sent.stdout.strip(), "--file", f"std_log_process_{rank}.txt").stdout == "A A in/scans\n"
+
+
+def test_unsent_file_and_module_get_hints_that_work(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "print(open('outputs/a.txt').read())", "outputs/a.txt": "there", "jobs/environment.yml": "dependencies:\n- pip\n"})
+    hint = himl(*SUBMIT, "--wait").stderr.splitlines()[-1]
+    assert "make it data of the job, himl datastore upload outputs outputs, then --input outputs, and read it in the folder that" in hint
+    himl.ok("datastore", "upload", "outputs", "outputs")
+    write_files(project, {"train.py": "import os; print(open(os.environ['AZURE_ML_INPUT_INPUT_0'] + '/a.txt').read())"})
+    assert himl.ok(*SUBMIT, "--input", "outputs", "--follow").stdout == "there\n"
+    write_files(project, {"jobs/train.py": "import tools", "tools.py": ""})
+    submit = ("submit", "jobs/train.py", "--cluster", "cpu-cluster", "--follow")
+    assert f"'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in himl(*submit).stderr
+    himl.ok(*submit, "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")

@@ -1,149 +1,272 @@
-"""Options and settings of `himl submit` for a job that runs here: where it goes, what they set, and what is refused."""
+"""Options of `himl submit` for a job that runs here, what is refused, what it tells of its job and why that failed; `--checkpoint`, here and on Azure ML."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from himl_cli.core.runs import FROM_RUN
+from tests.azureml_double.log import Seen
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage
+from tests.support.folders import contents
 from tests.support.running import Himl, write_files
-from tests.support.runs import latest
-from tests.support.terminals import Terminal
+from tests.support.runs import RecordedRuns, latest
+from tests.support.web import FileServer
+
+LACKS = "import no_such_package"
+READS = "from pathlib import Path\nprint(open({}).read())"
+LOOKS = """
+from pathlib import Path
+from himl_cli.job import recovery_checkpoint
+found = recovery_checkpoint()
+print(sorted(path.name for path in Path("outputs/checkpoints").glob("*")), found and found.name, found and found.read_text())
+"""
+SECRET = "sv=2024-11-04&X-Amz-Signature=hush1&sig=hush2&password=hush3"
+KEPT = ("recovery_epoch=3.ckpt", "recovery_epoch=12.ckpt", "best.pt")
+WEIGHTS = os.urandom(300_000)
+SENT = ("submit", "train.py", "--cluster", "cpu-cluster", "-q")
+INPUT = "himl_checkpoint"
 
 
-def test_an_empty_target_is_nothing_to_run(himl: Himl) -> None:
-    outcome = himl("submit", "")
-    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: Nothing to run.")
-
-
-def test_options_that_do_nothing_are_said(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl.ok("submit", "train.py", "--in_place", "--ignored_folders", "data", "--distribution", "mpi")
-    assert "nothing is copied: --ignored_folders." in outcome.stderr
-    assert "one plain process: --distribution." in outcome.stderr
-
-
-@pytest.mark.parametrize("argument", ["${{inputs.a-b}}", "x${{ outputs.data }}", "${{inputs.ä}}"])
-def test_placeholder_of_unknown_data_is_refused_for_any_name(himl: Himl, project: Path, argument: str) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl("submit", "train.py", "--", argument)
-    assert (outcome.code, "names no" in outcome.stderr) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nothere.py"], "There is no script 'nothere.py'"),
-        (["lib"], "'lib' is a folder"),
-        (["train.py", "--tag", "novalue"], "--tag takes KEY=VALUE"),
-        (["train.py", "--env_var", "=x"], "--env_var takes KEY=VALUE"),
-        (["train.py", "--input", "1x=y"], "cannot be a key"),
-        ([], "Nothing to run"),
-        (["train.py", "-m", "lib"], "both given"),
-    ],
-)
-def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path, arguments: list[str], message: str) -> None:
-    write_files(project, {"train.py": "", "lib/net.py": ""})
-    outcome = himl("submit", *arguments)
-    lines = outcome.stderr.strip().splitlines()
-    assert (outcome.code, message in lines[0], len(lines)) == (2, True, 2), outcome.stderr
-    assert sorted(path.name for path in project.iterdir()) == ["lib", "train.py"]
-
-
-def test_what_holds_on_azure_only_is_said(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "", "data/x.txt": "1"})
-    talk = himl.ok("submit", "train.py", "--input", "a=mnist:3,target=/data,local=data").stderr
-    assert "target=/data" in talk
-    assert str(project / "data") in talk
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message", "code"),
-    [
+def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "full/x": "", "lib/net.py": ""})
+    for arguments, message, code in [
         (["--input", "nowhere"], "no folder 'nowhere'", 3),
         (["--input", "x,local=nowhere"], "'nowhere' does not exist", 3),
         (["--output", "x,local=full,overwrite=false"], "overwrite=false", 2),
+        (["--output", "x,local=train.py"], "train.py' is a file", 2),
         (["--output", "a/../../x"], "leaves the datastore", 2),
         (["--default_datastore", "nope"], "No datastore 'nope'", 3),
-        (["--", "${{inputs.train}}"], "names no input", 2),
-    ],
-)
-def test_data_that_cannot_be_had_is_named_and_nothing_is_made(himl: Himl, project: Path, arguments: list[str], message: str, code: int) -> None:
-    write_files(project, {"train.py": "", "full/x": ""})
-    outcome = himl("submit", "train.py", *arguments)
-    assert (outcome.code, message in outcome.stderr) == (code, True), outcome.stderr
-    assert sorted(path.name for path in project.iterdir()) == ["full", "train.py"]
+    ]:
+        outcome = himl("submit", "train.py", *arguments)
+        assert (outcome.code, message in outcome.stderr) == (code, True), outcome.stderr
+        assert sorted(path.name for path in project.iterdir()) == ["full", "lib", "train.py"]
+    for arguments, message in [
+        ([""], "error: Nothing to run."),
+        (["nothere.py"], "There is no script 'nothere.py'"),
+        (["train.py", "--env_var", "=x"], "--env_var takes KEY=VALUE"),
+        (["train.py", "-m", "lib"], "both given"),
+        (["train.py", "--follow", "--no_wait"], "--follow and --no_wait exclude each other"),
+        (["train.py", "--cluster", "gpu"], "A job for a cluster needs an Azure ML workspace, and none is configured."),
+        (["train.py", "--", "x${{ outputs.ä-b }}"], "names no"),
+    ]:
+        outcome = himl("submit", *arguments)
+        lines = outcome.stderr.strip().splitlines()
+        assert (outcome.code, message in lines[0], len(lines)) == (2, True, 2), outcome.stderr
+        assert "--cluster" not in arguments or "Without --cluster jobs run here" in lines[1]
+        assert sorted(path.name for path in project.iterdir()) == ["full", "lib", "train.py"]
 
 
-def test_a_cluster_without_azure_makes_nothing(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    outcome = himl("submit", "train.py", "--cluster", "gpu")
-    assert outcome.code == 2
-    assert len(outcome.stderr.strip().splitlines()) == 2
-    assert "config.json" in outcome.stderr
-    assert "Without --cluster jobs run here" in outcome.stderr
-    assert [path.name for path in project.iterdir()] == ["train.py"]
+def test_failed_job_is_explained_by_a_hint(himl: Himl, project: Path) -> None:
+    write_files(project, {"lacks.py": "import pathlib\npathlib.Path('../job.json').write_text('{')\n" + LACKS})
+    outcome = himl("submit", "lacks.py")
+    assert outcome.stderr.splitlines()[-1] == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+    write_files(project, {"lacks.py": LACKS, "raises.py": "raise ValueError('ModuleNotFoundError: no')"})
+    hint = himl("submit", "lacks.py", "--different_seeds", "2", env={"VIRTUAL_ENV": sys.prefix}).stderr.splitlines()[-1]
+    assert "; it ran with '" in hint
+    assert "--python names another; to do what is missing: himl submit --resume" in hint
+    assert hint_of(himl, "raises.py") == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+    script = f"import os, time\nif os.environ['RANK'] == '1':\n    print('boom', flush=True)\n    {LACKS}\ntime.sleep(600)\n"
+    write_files(project, {"lacks.py": script})
+    outcome = himl("submit", "lacks.py", "--processes_per_node", "2", "--python", sys.executable)
+    assert (outcome.code, latest(himl)["exit_code"]) == (1, 1)
+    assert "rank 1: exit code 1" in outcome.stderr
+    assert "boom" in outcome.stderr
+    assert outcome.stderr.splitlines()[-1].endswith(f" --file std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
+    write_files(project, {"train.py": "import time; time.sleep(600)"})
+    outcome = himl("submit", "train.py", "--max_run_duration", "1s")
+    assert outcome.code == 1
+    assert "--max_run_duration" in latest(himl)["reason"]
 
 
-def test_cluster_local_runs_here_whatever_the_settings_say(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "print('here')", "himl.toml": '[submit]\ncluster = "gpu"\n'})
-    assert himl("submit", "train.py").code == 2
-    assert himl.ok("submit", "train.py", "--cluster", "local").stdout == "here\n"
+def hint_of(himl: Himl, *words: str) -> str:
+    outcome = himl("submit", *words)
+    assert outcome.code != 0, outcome.stderr
+    return outcome.stderr.splitlines()[-1]
 
 
-def test_the_workspace_stands_beside_an_azure_config(himl: Himl, project: Path) -> None:
-    keys = dict.fromkeys(["subscription_id", "resource_group", "workspace_name"], "x")
-    write_files(project, {"config.json": json.dumps(keys), "deep/er/train.py": "", "deep/config.json": "{}"})
-    himl.ok("submit", "train.py", cwd=project / "deep" / "er")
-    assert (project / ".himl" / "workspace.db").is_file()
+def test_exit_code_and_output_are_shown_in_each_format(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "", "data/x.txt": "1"})
+    data = ("--input", "a=mnist:3,target=/data,local=data")
+    services = ("--vscode", "--instance_type", "x", "--job_tier", "spot", "--ssh_key", "gone.pub", "--build_context", "gone")
+    outcome = himl.ok("submit", "train.py", "--in_place", "--ignored_folders", "data", "--distribution", "mpi", *data, *services)
+    talk = " ".join(outcome.stderr.split())
+    assert "nothing is copied: --ignored_folders." in talk
+    assert "one plain process: --distribution." in talk
+    assert ("target=/data" in talk, str(project / "data") in talk) == (True, True)
+    passed = "--instance_type, --job_tier, --build_context, --vscode, --ssh_key."
+    assert f"Passed over, since the job runs here and not on a cluster: {passed}" in talk
+    write_files(project, {"good.py": "print('{not json')", "bad.py": "import sys; sys.stdout.write('no newline'); sys.exit(42)"})
+    assert himl.ok("submit", "good.py", "--json").json()["status"] == "Completed"
+    quiet = himl.ok("submit", "good.py", "-q")
+    assert (quiet.stdout.strip(), "{not json" in quiet.stderr) == (latest(himl)["id"], True)
+    failed = himl("submit", "bad.py")
+    assert (failed.code, failed.stdout.strip()) == (1, "no newline")
+    assert any(line.startswith("error: ") and "exit code 42" in line for line in failed.stderr.splitlines())
+    failed = himl("submit", "bad.py", "--json")
+    assert (failed.code, failed.json()["status"], failed.json()["exit_code"]) == (1, "Failed", 42)
+    assert any(line.startswith('{"error"') for line in failed.stderr.splitlines())
+    assert any(line.startswith("error:") for line in himl("submit", "bad.py", "-q").stderr.splitlines())
 
 
-def test_a_workspace_can_be_named(himl: Himl, project: Path, tmp_path: Path) -> None:
-    write_files(project, {"train.py": ""})
-    himl.ok("submit", "train.py", "--workspace", tmp_path / "lab")
-    assert (tmp_path / "lab" / ".himl" / "workspace.db").is_file()
+def test_file_or_folder_that_is_not_sent_gets_hint_that_works(himl: Himl, project: Path) -> None:
+    write_files(project, {".gitignore": "data/\n", **dict.fromkeys(["outputs/a.txt", "data/raw/a.txt", "a.env"], "there")})
+    for path, name in {"Path(__file__).parent / 'outputs' / 'a.txt'": "a.txt", "'./data/raw/a.txt'": "a.txt", "'a.env'": "a.env"}.items():
+        write_files(project, {"train.py": READS.format(path)})
+        assert f"{name}' lies in '{project}', and is not sent: --in_place runs the job where it lies" in hint_of(himl, "train.py")
+    assert himl.ok("submit", "train.py", "--in_place").stdout == "there\n"
+    write_files(project, {"train.py": READS.format("'none.txt'"), "moved.py": "import os; os.chdir('..'); open('a.txt')", "a.txt": ""})
+    for words in (["train.py"], ["moved.py", "--in_place"]):
+        assert hint_of(himl, *words) == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+    write_files(project, {"train.py": "import os; print(os.listdir(os.environ['AZURE_ML_INPUT_images']))", "faces/a.txt": ""})
+    for path in ("./faces", f"{project}/faces"):
+        hint = hint_of(himl, "train.py", "--input", f"images={path}")
+        given = hint.partition("--input images=")[2].split(". On a cluster")[0]
+        assert himl.ok("submit", "train.py", "--input", f"images={given}").stdout == "['a.txt']\n", hint
+
+
+def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: Path) -> None:
+    for name, code, told in [
+        ("no.such", 1, "-m takes a module that Python finds in '{}' or is installed; a script is named by its path: himl submit PATH.py"),
+        ("lab.trian", 2, "hint: Did you mean -m lab.train?"),
+        ("lab", 2, "hint: Did you mean -m lab.train?"),
+        ("lab.deep.none", 2, "hint: It would be '{}/lab/deep/none.py'."),
+    ]:
+        write_files(project, {"lab/__init__.py": "", "lab/train.py": ""})
+        outcome = himl("submit", "-m", name)
+        assert (outcome.code, told.format(project) in outcome.stderr.replace("\\", "/")) == (code, True), outcome.stderr
+        for works in ("lab.train", "pydoc"):
+            himl.ok("submit", "-m", works, "--dry_run")
+    write_files(project, {"jobs/train.py": "from tools import net", "tools/net.py": "", "jobs/pyproject.toml": ""})
+    hint = hint_of(himl, "jobs/train.py")
+    assert f"; 'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in hint
+    himl.ok("submit", "jobs/train.py", "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
+    assert "not sent" not in hint_of(himl, "jobs/train.py", "--in_place")
+    hint = hint_of(himl, "jobs/train.py", "--snapshot_root", ".")
+    assert f"'tools' lies in '{project}', where Python does not look for it: add --env_var PYTHONPATH=." in hint
+    (project / "tools" / "net.py").unlink()
+    assert "--python names another" in hint_of(himl, "jobs/train.py")
+    write_files(project, {"lab/train.py": "", "lab/pyproject.toml": ""})
+    outcome = himl("submit", "-m", "lab.train", cwd=project / "lab")
+    assert f"'lab' lies in '{project}', which is not sent: add --snapshot_root .." in outcome.stderr
+    himl.ok("submit", "-m", "lab.train", "--snapshot_root", "..", cwd=project / "lab")
+    show = ("--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
+    assert f"Module 'no.such' is not in '{project}': the job needs it in its environment." in himl.ok("submit", "-m", "no.such", *show).stderr
+    assert "Module" not in himl.ok("submit", "-m", "lab.train", *show).stderr
+
+
+def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, project: Path, web: FileServer) -> None:
+    write_files(project, {"look.py": LOOKS})
+    web.put("/models/weights.pt", b"weights")
+    missing = himl("submit", "look.py", "--checkpoint", web("/nothing.pt", SECRET))
+    assert (missing.code, "There is no file at" in missing.stderr, "hush" in missing.stderr) == (3, True, False), missing.stderr
     assert not (project / ".himl").exists()
+    address = web("/models/weights.pt")
+    first = himl("submit", "look.py", "-v", "--checkpoint", f"{address}?{SECRET}")
+    assert first.stdout == "['last.pt'] last.pt weights\n"
+    asked = len(web.seen)
+    run = himl.ok("submit", "look.py", "-q", "--checkpoint", f"{address}?{SECRET.replace('hush2', 'renewed')}").stdout.strip()
+    assert len(web.seen) == asked + 1
+    assert himl.ok("runs", "show", run, "--json").json()["tags"][FROM_RUN] == address
+    assert f"Began with    {address}\n" in himl.ok("runs", "show", run).stdout
+    kept = b"".join(contents(project.parent).values())
+    assert b"localhost" in kept
+    assert b"hush" not in kept
+    assert "hush" not in first.stderr
 
 
-@pytest.mark.parametrize("option", ["--snapshot-root", "--snapshot_root"])
-def test_hyphens_and_underscores_are_alike(himl: Himl, project: Path, option: str) -> None:
-    write_files(project, {"a/train.py": "import os; print(sorted(os.listdir()))", "pyproject.toml": ""})
-    assert himl.ok("submit", "a/train.py", option, "a").stdout == "['logs', 'outputs', 'train.py']\n"
+def test_without_the_option_a_job_has_no_checkpoint(himl: Himl, project: Path) -> None:
+    write_files(project, {"look.py": LOOKS, "weights.ckpt": "weights"})
+    for source, code, words in (("", 2, "--checkpoint got an empty value."), ("early", 3, "There is no file 'early', and no run yet.")):
+        outcome = himl("submit", "look.py", "--checkpoint", source)
+        assert (outcome.code, words in outcome.stderr, (project / ".himl").exists()) == (code, True, False), outcome.stderr
+    assert himl.ok("submit", "look.py", "--checkpoint", "weights.ckpt").stdout == "['last.ckpt'] last.ckpt weights\n"
+    assert himl.ok("submit", "look.py").stdout == "[] None None\n"
 
 
-def test_settings_set_options_and_flags_win(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "", "himl.toml": '[submit]\nexperiment = "from_file"\ndisplay_name = "file"\n'})
-    himl.ok("submit", "train.py", "--display_name", "flag", env={"HIML_SUBMIT_DESCRIPTION": "variable"})
-    run = latest(himl)
-    assert (run["experiment"], run["display_name"], run["description"]) == ("from_file", "flag", "variable")
+def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> None:
+    write_files(project, {"look.py": LOOKS})
+    runs = RecordedRuns(project)
+    idle = runs.add("idle_1_aa", experiment="idle")
+    checkpoints = {f"outputs/checkpoints/{name}": name for name in KEPT}
+    made = runs.add("make_2_bb", experiment="make", files={**checkpoints, "outputs/model.bin": "model"})
+    for source, code, words in [
+        ("nothing", 3, "No run 'nothing'"),
+        ("http://example.org/a.ckpt", 2, "http://example.org/a.ckpt is a plain http address"),
+        (f"{made}:final.ckpt", 3, "outputs/checkpoints/best.pt, outputs/checkpoints/recovery_epoch=12.ckpt"),
+        (idle, 3, "It kept nothing in outputs/."),
+        (f"{made} --in_place", 2, "--checkpoint does not go with --in_place"),
+    ]:
+        outcome = himl("submit", "look.py", "--checkpoint", *source.split())
+        assert (outcome.code, words in outcome.stderr) == (code, True), outcome.stderr
+        assert sorted(himl.ok("runs", "list", "-q").stdout.split()) == [idle, made]
+    write_files(project, {"kept/weights.ckpt": "weights", "latest": "a file"})
+    highest = f"{made}:outputs/checkpoints/recovery_epoch=12.ckpt"
+    names = "['best.pt', 'recovery_epoch=12.ckpt', 'recovery_epoch=3.ckpt'] recovery_epoch=12.ckpt recovery_epoch=12.ckpt"
+    for source, printed, told in (
+        (made, "['last.ckpt'] last.ckpt recovery_epoch=12.ckpt", highest),
+        (f"{made}:outputs/model.bin", "['last.bin'] last.bin model", f"{made}:outputs/model.bin"),
+        (f"{made}:outputs/checkpoints/", names, f"{made}:outputs/checkpoints/"),
+        ("kept", "['weights.ckpt'] None None", "./kept/"),
+        ("latest", "['last.ckpt'] last.ckpt a file", "./latest"),
+    ):
+        outcome = himl.ok("submit", "look.py", "--checkpoint", source)
+        assert outcome.stdout == f"{printed}\n"
+        assert himl.ok("runs", "show", "--json").json()["tags"][FROM_RUN] == told
+        goes = f"Checkpoint outputs/checkpoints/recovery_epoch=12.ckpt of run {made} goes to outputs/checkpoints/last.ckpt."
+        assert (goes in outcome.stderr) is (source == made)
 
 
-def test_hi_ml_s_variable_names_the_experiment(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    himl.ok("submit", "train.py", env={"HIML_EXPERIMENT_NAME": "from variable"})
-    assert latest(himl)["experiment"] == "from_variable"
+@pytest.fixture
+def early(azure_environment: StagedWorkspace, project: Path) -> str:
+    azure_environment.write_config(project)
+    write_files(project, {"train.py": "", "environment.yml": "dependencies:\n- python=3.11\n"})
+    run = azure_environment.add_run("early", experiment="train")
+    azure_environment.put_artifacts(run, {"outputs/checkpoints/last.ckpt": WEIGHTS, "outputs/checkpoints/parts/a.bin": b"a"})
+    return "early"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="terminals are another matter on Windows")
-def test_a_narrow_terminal_shows_settings_in_full(himl: Himl, project: Path) -> None:
-    text = "".join(f"word-{number}-" for number in range(30))
-    terminal = Terminal([str(himl.program), "submit", "--show_settings", "--description", text], cwd=project, columns=70)
-    assert terminal.finish() == 0
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
-    row = shown[shown.index("\ndescription") : shown.index("\ndifferent_seeds")].strip()
-    assert "".join(line.removeprefix("description").strip().split("  ")[0] for line in row.splitlines()) == text
-    assert "…" not in shown
+def moved(stage: Stage) -> list[Seen]:
+    return stage.log.find(r"^(GET|PUT) \S+\.blob\.core\S*(last\.ckpt|a\.bin|himl_checkpoints)", lambda seen: "comp=list" not in seen.query)
 
 
-def test_show_settings_prints_sources_and_masks_secrets(himl: Himl, project: Path) -> None:
-    write_files(project, {"himl.toml": '# lab\n[submit]\nexperiment = "from_file"\n'})
-    outcome = himl.ok("submit", "--show_settings", "--json", "--env_var", "API_TOKEN=marked", "--env_var", "N=1", env={"HIML_SUBMIT_DESCRIPTION": "words"})
-    shown = {row["option"]: (row["value"], row["source"]) for row in outcome.json()}
-    assert shown["experiment"] == ("from_file", f"{project / 'himl.toml'}:3")
-    assert shown["description"] == ("words", "HIML_SUBMIT_DESCRIPTION")
-    assert shown["env_var"] == ("API_TOKEN=***, N=1", "command line")
-    assert shown["num_nodes"] == ("1", "default")
-    assert [path.name for path in project.iterdir()] == ["himl.toml"]
+def submitted(azure: StagedWorkspace, run_id: str) -> tuple[str, str]:
+    job = azure.state.runs[run_id].job
+    assert job is not None
+    return job["inputs"][INPUT]["uri"], job["command"]
+
+
+def test_checkpoint_in_the_workspace_is_read_where_it_lies(himl: Himl, azure: StagedWorkspace, stage: Stage, early: str) -> None:
+    link = himl.ok("checkpoint", "url", early, "-q").stdout.strip()
+    address, _, query = link.partition("?")
+    stage.log.clear()
+    signature = next(part for part in query.split("&") if part.startswith("sig=")).removeprefix("sig=")
+    for source, tag, brings in (
+        (link, address, "/last.ckpt outputs/checkpoints"),
+        ("early", "early:outputs/checkpoints/last.ckpt", "outputs/checkpoints/last.ckpt"),
+        ("early:outputs/checkpoints/", "early:outputs/checkpoints/", "find . -type f"),
+    ):
+        outcome = himl.ok(*SENT, "-v", "--checkpoint", source)
+        run = azure.state.runs[outcome.stdout.strip()]
+        uri, command = submitted(azure, run.run_id)
+        assert uri.rstrip("/").endswith(f"ExperimentRun/{azure.state.runs[early].data_container_id}/outputs/checkpoints")
+        assert brings in command.replace("'", "")
+        assert run.tags[FROM_RUN] == tag
+        assert signature not in f"{run.job} {run.tags} {outcome.stderr}"
+    assert moved(stage) == []
+    gone = himl(*SENT, "--checkpoint", link.replace("last.ckpt", "lost.ckpt"))
+    assert (gone.code, "/lost.ckpt' in datastore" in gone.stderr) == (3, True), gone.stderr
+    other = stage.workspace("elsewhere").state.storage
+    other.make_container("models")
+    other.put("models", "weights.pt", WEIGHTS)
+    for _ in range(2):
+        run_id = himl.ok(*SENT, "--checkpoint", other.blob_link("models", "weights.pt")).stdout.strip()
+    uri, command = submitted(azure, run_id)
+    assert "workspaceblobstore/paths/himl_checkpoints/" in uri
+    assert "outputs/checkpoints/last.pt" in command
+    assert len(stage.log.find(r"^PUT .*himl_checkpoints", lambda seen: "comp=list" not in seen.query)) == 1
+    assert [azure.get_blob("workspaceblobstore", name) for name in azure.blob_names("workspaceblobstore", "himl_checkpoints/")] == [WEIGHTS]

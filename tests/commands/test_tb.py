@@ -1,28 +1,37 @@
-"""`himl tb` through the installed program and the real TensorBoard."""
+"""`himl tb`: the installed program, the real TensorBoard as its child."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 
-from tests.servers.azureml.faults import FlipByte, Page, Stall, Status
-from tests.servers.azureml.jobs.sweeps.trials import add_trial
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.sweep_seeding import add_sweep
+from himl_cli.core.events import Event, Notice
+from himl_cli.services.tensorboard.server import TensorBoard
+from tests.azureml_double.faults import Page, Stall, Status
+from tests.azureml_double.jobs.records import add_trial
+from tests.azureml_double.seeding import StagedWorkspace, add_sweep
+from tests.support.processes import MARK, processes_marked
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import RecordedRuns
-from tests.support.tensorboard import NAME, WRITER, event_bytes, is_closed, scalars, serving
+from tests.support.tensorboard import DIRECT, NAME, WRITER, event_bytes, is_closed, scalars, serving
 
+READERS = {
+    "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
+    "none": ({"TENSORBOARD_DATA_SERVER_BINARY": "/no/such/file"}, "MultiplexerDataProvider"),
+}
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
-
 LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
 SHORT = event_bytes([1.0, 0.5])
-
 GROWS = f"""
 {WRITER}
 writer = EventFileWriter("logs/train")
@@ -33,19 +42,15 @@ while not os.path.exists(sys.argv[1]):
 write(writer, "loss", 2, 0.25)
 writer.close()
 """
-
-
-READERS = {
-    "data server": ({}, "GrpcDataProvider"),
-    "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
-    "none": ({"TENSORBOARD_DATA_SERVER_BINARY": "/no/such/file"}, "MultiplexerDataProvider"),
-}
+VALUES = [1.0, 0.5, 0.25]
+RUN = "train_1_aa"
+LAST = "Ctrl-C ends it.\n"
+"""Said once TensorBoard is up, after its address."""
 
 
 @posix
 @pytest.mark.parametrize("reader", READERS)
 def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Path, tmp_path: Path, reader: str) -> None:
-    """TensorBoard reads by its data server where there is one, and else by itself."""
     env, provider = READERS[reader]
     write_files(project, {"train.py": GROWS})
     run = himl.ok("submit", "train.py", "--no_wait", "-q", "--display_name", "First try", "--", str(tmp_path / "go")).stdout.strip()
@@ -67,7 +72,6 @@ def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Pat
 
 @pytest.fixture
 def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
-    """A run that has ended, one that goes on, one without event files; a sweep that goes on."""
     azure = azure_environment
     azure.write_config(project)
     azure.put_artifacts(azure.add_run("train_1_aa", "train", display_name="Done"), {f"logs/{NAME}": LONG, "outputs/model.pt": b"m"})
@@ -81,65 +85,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
 
 
 @posix
-def test_growing_runs_are_fetched_again_but_ended_ones_are_not(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    with serving(himl, tmp_path, "--experiment", "train", "--num_runs", "all") as board:
-        board.shows("Done-train_1_aa", [1.0, 0.5, 0.25, 0.125])
-        board.shows("Going_on-train_2_bb", [1.0, 0.5])
-        board.says("Run 'train_3_cc' has no event files.")
-        run = seeded.state.runs["train_2_bb"]
-        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
-        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
-        seen = len(seeded.requests(r"train_1_aa"))
-        of_other = len(seeded.requests(r"GET .*prefix=.*train_2_bb"))
-        until(lambda: len(seeded.requests(r"GET .*prefix=.*train_2_bb")) > of_other + 1, "the run that goes on is looked at")
-        assert len(seeded.requests(r"train_1_aa")) == seen
-        assert board.end(signal.SIGTERM) == 0
-        assert board.talk.count("train_3_cc") == 1
-
-
-@posix
-def test_local_copies_show_during_stalled_fetch_and_ctrl_c_works(himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path) -> None:
-    himl.ok("tb", "train_1_aa", "--sync_only", "--run_logs_dir", "copies")
-    seeded.stage.faults.add(Stall(60.0), r"GET .*prefix=.*train_[12]_", times=None)
-    with serving(himl, tmp_path, "train_1_aa", "train_2_bb", "--run_logs_dir", "copies") as board:
-        board.shows("Done-train_1_aa", [1.0, 0.5, 0.25, 0.125])
-        assert board.values("Going_on-train_2_bb") == []
-        assert board.end() == 0
-        assert board.talk == "Ctrl-C ends it.\n"
-
-
-@posix
-def test_a_file_that_became_another_one_is_shown_as_it_is_now(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    with serving(himl, tmp_path, "train_2_bb", "--log_dir", "outputs") as board:
-        board.shows("Going_on-train_2_bb/logs", [1.0, 0.5])
-        run = seeded.state.runs["train_2_bb"]
-        seeded.put_artifact(run, f"outputs/again/{NAME}", LONG)
-        board.shows("Going_on-train_2_bb/outputs/again", [1.0, 0.5, 0.25, 0.125])
-        seeded.put_artifact(run, f"outputs/again/{NAME}", event_bytes([9.0, 8.0]))
-        board.shows("Going_on-train_2_bb/outputs/again", [9.0, 8.0])
-        assert board.end() == 0
-
-
-@posix
-def test_refusing_service_is_reported_once_and_retried(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    with serving(himl, tmp_path, "train_2_bb") as board:
-        board.shows("Going_on-train_2_bb", [1.0, 0.5])
-        seeded.stage.faults.add(Status(403, code="Forbidden", message="Not now."), r"/history/.*train_2_bb", times=None)
-        board.says("Still trying; TensorBoard shows what is here.")
-        refused = len(seeded.requests(r"/history/.*train_2_bb.*403"))
-        until(lambda: len(seeded.requests(r"/history/.*train_2_bb.*403")) > refused + 1, "it is tried again")
-        run = seeded.state.runs["train_2_bb"]
-        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
-        seeded.stage.faults.clear()
-        board.says("The service answers again.")
-        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
-        assert board.talk.count("Still trying") == 1
-        assert board.end() == 0
-
-
-@posix
 def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    """The expired secret is reported once; meanwhile, event files that grow are still fetched."""
     run = seeded.state.runs["train_2_bb"]
     with serving(himl, tmp_path, "train_2_bb", "hunt") as board:
         board.shows("Going_on-train_2_bb", [1.0, 0.5])
@@ -168,16 +114,6 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
 
 
 @posix
-def test_a_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    """It comes in ranges of 4 MiB, each shown once it is proved to be right."""
-    seeded.put_artifact(seeded.state.runs["train_1_aa"], f"logs/{NAME}", SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :])
-    seeded.stage.faults.add(Stall(60.0), rf"GET .*train_1_aa/logs/{NAME}", times=None, skip=1)
-    with serving(himl, tmp_path, "train_1_aa") as board:
-        board.shows("Done-train_1_aa", [1.0, 0.5])
-        assert board.end() == 0
-
-
-@posix
 def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, project: Path, tmp_path: Path) -> None:
     RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
     with socket.socket() as taken:
@@ -193,32 +129,19 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
 
 
 @posix
-def test_open_starts_browser_and_killed_himl_ends_tensorboard(himl: Himl, project: Path, tmp_path: Path) -> None:
-    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path / "opened"}"\n')
-    browser.chmod(0o755)
-    with serving(himl, tmp_path, "--run", "latest", "--open", env={"BROWSER": f"{browser} %s"}) as board:
-        until(lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() == f"{board.url}\n", "the browser was told")
-        board.process.kill()
-        until(lambda: is_closed(board.port), "TensorBoard has ended")
+def test_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+    """It comes in ranges of 4 MiB, each shown once it is proved to be right. Other runs go on growing."""
+    seeded.put_artifact(seeded.state.runs["train_1_aa"], f"logs/{NAME}", SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :])
+    seeded.stage.faults.add(Stall(60.0), rf"GET .*train_1_aa/logs/{NAME}", times=None, skip=1)
+    with serving(himl, tmp_path, "train_1_aa", "train_2_bb") as board:
+        board.shows("Done-train_1_aa", [1.0, 0.5])
+        seeded.state.storage.append("azureml", f"{seeded.state.runs['train_2_bb'].artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
+        assert board.end() == 0
 
 
-@posix
-def test_the_address_is_one_line_in_each_format(himl: Himl, project: Path, tmp_path: Path) -> None:
-    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
-    for option in ((), ("-q",), ("--json",)):
-        with serving(himl, tmp_path, "train_1_aa", *option) as board:
-            document = json.dumps({"url": board.url, "runs": ["train_1_aa"]})
-            assert board.line == {(): f"TensorBoard: {board.url}\n", ("-q",): f"{board.url}\n"}.get(option, f"{document}\n")
-            if "-q" not in option:
-                board.says("Ctrl-C ends it.\n")
-            assert board.end() == 0
-            assert board.talk == ("" if "-q" in option else "Ctrl-C ends it.\n")
-
-
-def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
-    options = ("tb", "--experiment", "train", "--num_runs", "all", "--sync_only", "--run_logs_dir", "copies")
+def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+    options = ("tb", "--experiment", "train", "--num_runs", "all", "--sync_only", "--run-logs-dir", "copies")
     first = himl.ok(*options)
     going, done = project / "copies" / "Going_on-train_2_bb", project / "copies" / "Done-train_1_aa"
     rows = [f"train_2_bb\t1\t{len(SHORT)}\t{going}", f"train_1_aa\t1\t{len(LONG)}\t{done}"]
@@ -229,16 +152,8 @@ def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorks
     assert one == {"run": "train_1_aa", "display_name": "Done", "folder": str(done), "files": 1, "new_bytes": 0}
     assert scalars(done) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
     assert [path.name for path in done.iterdir()] == [NAME]
-
-
-def test_copies_go_to_the_cache_unless_said_otherwise(himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path) -> None:
-    folder = Path(himl.ok("tb", "train_1_aa", "--sync_only", "-q").stdout.strip())
-    assert (folder.name, (folder / NAME).read_bytes()) == ("train_1_aa", LONG)
-    assert tmp_path / "home" in folder.parents
-    assert [path.name for path in project.iterdir()] == ["config.json"]
-
-
-def test_no_event_files_at_all_is_exit_3(himl: Himl, seeded: StagedWorkspace) -> None:
+    folder = Path(himl.ok("tb", "--run_recovery_ids", "train:train_1_aa", "--log-dir", "logs", "--sync-only", "-q").stdout.strip())
+    assert (folder.name, (folder / NAME).read_bytes(), tmp_path / "home" in folder.parents) == ("train_1_aa", LONG, True)
     outcome = himl("tb", "train_3_cc", "--sync_only")
     assert (outcome.code, outcome.stdout) == (3, "")
     assert outcome.stderr.startswith("error: Run 'train_3_cc' has no event files.\n")
@@ -246,58 +161,112 @@ def test_no_event_files_at_all_is_exit_3(himl: Himl, seeded: StagedWorkspace) ->
     assert (served.code, served.stderr) == (3, outcome.stderr)
 
 
-def test_a_service_that_fails_is_exit_5_and_what_came_is_told(himl: Himl, seeded: StagedWorkspace) -> None:
-    seeded.stage.faults.add(Status(503, retry_after=3600), r"GET .*train_2_bb.*logs", times=None)
-    outcome = himl("tb", "--run", "train_1_aa,train_2_bb", "--sync_only", "--run_logs_dir", "copies")
-    assert outcome.code == 5
-    assert [line.split("\t")[0] for line in outcome.stdout.splitlines()] == ["run", "train_1_aa"]
+def test_bad_options_are_exit_2(himl: Himl, project: Path) -> None:
+    RecordedRuns(project).add(RUN, files={f"logs/{NAME}": LONG})
+    write_files(project, {"train.py": ""})
+    for options in ["--refresh 0", "--port 65536", "--host= ", "--host no.such.host.invalid", "--run_logs_dir train.py", "--log_dir ../x"]:
+        assert himl("tb", RUN, *([options] if "=" in options else options.split())).code == 2
 
 
-def test_bytes_that_stay_damaged_are_exit_6_and_not_kept(himl: Himl, seeded: StagedWorkspace) -> None:
-    seeded.stage.faults.add(FlipByte(-1), rf"GET .*train_2_bb/logs/{NAME}", times=None)
-    outcome = himl("tb", "--run", "train_1_aa,train_2_bb", "--sync_only", "--run_logs_dir", "copies")
-    assert outcome.code == 6
-    assert [line.split("\t")[0] for line in outcome.stdout.splitlines()] == ["run", "train_1_aa"]
-    assert outcome.stderr.startswith(f"error: 'logs/{NAME}' in ")
-    assert "came damaged time and again: its bytes do not match their checksum.\n" in outcome.stderr
-    seeded.stage.faults.clear()
-    himl.ok("tb", "train_2_bb", "--sync_only", "--run_logs_dir", "copies")
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """What the processes of this test have in their environment; none of them may be left."""
+    own = f"{os.environ[MARK]}-{request.node.name}"
+    monkeypatch.setenv(MARK, own)
+    yield own
+    if Path("/proc").is_dir():
+        assert processes_marked(own, patience=60.0) == []
+
+
+def left_in(tmp_path: Path) -> list[str]:
+    return [path.name for path in (tmp_path / "tmp").iterdir()]
 
 
 @posix
-def test_damaged_bytes_are_reported_once_and_fetched_again(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    with serving(himl, tmp_path, "train_2_bb") as board:
-        board.shows("Going_on-train_2_bb", [1.0, 0.5])
-        seeded.stage.faults.add(FlipByte(-1), rf"GET .*train_2_bb/logs/{NAME}", times=None)
-        run = seeded.state.runs["train_2_bb"]
-        seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
-        board.says("Still trying; TensorBoard shows what is here.")
-        asked = len(seeded.requests(rf"GET .*train_2_bb/logs/{NAME}"))
-        until(lambda: len(seeded.requests(rf"GET .*train_2_bb/logs/{NAME}")) > asked + 3, "it is tried again")
-        seeded.stage.faults.clear()
-        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
-        assert board.talk.count("Still trying") == 1
+@pytest.mark.usefixtures("recorded", "mark")
+@pytest.mark.parametrize(("number", "form"), [(signal.SIGKILL, "human"), (signal.SIGHUP, "quiet"), (signal.SIGTERM, "json")])
+def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: signal.Signals, form: str) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path / "opened"}"\n')
+    browser.chmod(0o755)
+    with serving(himl, tmp_path, RUN, "--open", "--format", form, env={"BROWSER": f"{browser} %s"}) as board:
+        document = json.dumps({"url": board.url, "runs": [RUN]})
+        assert board.line == {"human": f"TensorBoard: {board.url}\n", "quiet": f"{board.url}\n", "json": f"{document}\n"}[form]
+        until(lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() == f"{board.url}\n", "the browser was told")
+        assert left_in(tmp_path) != []
+        assert board.end(number) == (0 if number == signal.SIGTERM else -number)
+        assert board.talk in ("", LAST) if form != "quiet" else board.talk == ""
+        until(lambda: left_in(tmp_path) == [], lambda: f"the temporary folder is empty: {left_in(tmp_path)}")
+        until(lambda: is_closed(board.port), "TensorBoard has ended")
+
+
+@posix
+@pytest.mark.usefixtures("recorded")
+def test_a_tensorboard_that_dies_is_one_clear_error(himl: Himl, tmp_path: Path, mark: str) -> None:
+    if not Path("/proc").is_dir():
+        pytest.skip("finds TensorBoard by /proc")
+    with serving(himl, tmp_path, RUN) as board:
+        board.shows(RUN, VALUES)
+        board.says(LAST)
+        (tensorboard,) = (line for line in processes_marked(mark, patience=0) if "tensorboard.program" in line)
+        os.kill(int(tensorboard.split()[0]), signal.SIGKILL)
+        assert board.process.wait(60) == 1
+        said = re.fullmatch(r"Ctrl-C ends it\.\nerror: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk)
+        assert said, board.talk
+    assert left_in(tmp_path) == []
+
+
+@posix
+@pytest.mark.usefixtures("recorded")
+def test_dead_data_server_is_restarted_on_same_port(himl: Himl, tmp_path: Path, mark: str) -> None:
+    """It has all that was read in memory: it is what is killed first where that runs out."""
+    if not Path("/proc").is_dir():
+        pytest.skip("finds the data server by /proc")
+    with serving(himl, tmp_path, RUN) as board:
+        board.shows(RUN, VALUES)
+        board.says(LAST)
+        for server in (line for line in processes_marked(mark, patience=0) if "tensorboard_data_server/bin" in line):
+            os.kill(int(server.split()[0]), signal.SIGKILL)
+        board.says("TensorBoard's data server ended: TensorBoard is started again.")
+        until(lambda: answers(board.url), "it answers")
+        board.shows(RUN, VALUES)
         assert board.end() == 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--refresh", "0"),
-        ("--port", "65536"),
-        ("--host", " "),
-        ("--host", "no.such.host.invalid"),
-        ("--run_logs_dir", "train.py"),
-        ("--run_logs_dir", ""),
-        ("--log_dir", "../x"),
-    ],
-)
-def test_what_cannot_be_is_exit_2(himl: Himl, project: Path, options: tuple[str, ...]) -> None:
-    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
-    write_files(project, {"train.py": ""})
-    assert himl("tb", "train_1_aa", *options).code == 2
+def answers(url: str) -> bool:
+    try:
+        with DIRECT.open(f"{url}data/runs", timeout=60) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPException):
+        return False
 
 
-def test_other_ways_to_write_the_options_of_hi_ml(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
-    himl.ok("tb", "--run_recovery_ids", "train:train_1_aa", "--run-logs-dir", "copies", "--log-dir", "logs", "--sync-only")
-    assert (project / "copies" / "Done-train_1_aa" / NAME).read_bytes() == LONG
+@pytest.fixture
+def recorded(project: Path) -> None:
+    RecordedRuns(project).add(RUN, files={f"logs/{NAME}": event_bytes(VALUES)})
+
+
+@posix
+def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: str) -> None:
+    events: list[Event] = []
+    (tmp_path / "runs").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with closing(TensorBoard(tmp_path / "runs", "127.0.0.1", port, 1, events.append)) as board:
+
+            def is_up() -> bool:
+                board.check()
+                return board.is_up()
+
+            until(is_up, "TensorBoard answers at another port")
+            other_port = int(board.url.rstrip("/").rpartition(":")[2])
+            assert (other_port > port, events) == (True, [Notice(f"Port {port} is taken: TensorBoard takes {other_port}.")])
+
+
+@posix
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.skipif(sys.platform == "darwin", reason="whoever runs this may have any port")
+def test_port_for_administrators_is_refused(himl: Himl, require_program: Callable[[str], str]) -> None:
+    without_right = (require_program("setpriv"), "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service") if os.geteuid() == 0 else ()
+    outcome = himl("tb", RUN, "--port", "80", prefix=without_right)
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: Port 80 is for administrators only.")

@@ -81,7 +81,6 @@ class TypedShell:
         self.terminal.wait_for("ready> ", PATIENCE)
 
     def offers(self, lines: Sequence[str]) -> list[list[str]]:
-        """What Tab offers at the end of each of *lines*."""
         return [self._offers(line) for line in lines]
 
     def _offers(self, line: str) -> list[str]:
@@ -107,7 +106,6 @@ class Fish:
         self._start = FISH.format(script=script)
 
     def offers(self, lines: Sequence[str]) -> list[list[str]]:
-        """What Tab offers at the end of each of *lines*, without the help beside it."""
         command = [self._program, "--no-config", "-c", self._start, *lines]
         done = subprocess.run(command, cwd=self._cwd, env=os.environ | variables(self._folder), capture_output=True, timeout=PATIENCE * 2)
         assert done.stderr == b"", done.stderr.decode()
@@ -120,7 +118,6 @@ class Fish:
 
 
 def started(shell: str, program: str, script: Path, *, cwd: Path, folder: Path) -> TypedShell | Fish:
-    """The shell of that name in *cwd* with *script* loaded; *folder* is its home."""
     if shell == "fish":
         return Fish(program, script, cwd=cwd, folder=folder)
     command = [program, "--norc", "--noprofile", "-i"] if shell == "bash" else [program, "-f", "-i"]

@@ -31,7 +31,6 @@ def program() -> CommandShape:
 
 
 def outdated() -> dict[str, bytes]:
-    """The files in `completions/` that are not what the program would print, with what that is."""
     texts = {name: completion_script(program(), shell).encode("ascii") for shell, name in FILES.items()}
     return {name: text for name, text in texts.items() if not (SCRIPTS / name).is_file() or (SCRIPTS / name).read_bytes() != text}
 

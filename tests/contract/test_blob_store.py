@@ -1,11 +1,12 @@
-"""What every BlobStore promises. A new backend adds one seed function and inherits all cases."""
+"""What every BlobStore promises, and that download gives back what upload takes. A new backend adds one seed function and inherits all cases."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,18 @@ import pytest
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotFound
-from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.core.files import is_bookkeeping
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
+from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.run_store import Database
-from tests.servers.azureml.principals import Right
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Right
 from tests.support.azure import opened as opened_workspace
+from tests.support.folders import contents
+from tests.support.running import write_files
 from tests.support.stores import Received, Stored, listed, named, sending
 
 BODIES = {
@@ -38,18 +44,10 @@ Opened = tuple[BlobStore, Put]
 Seed = Callable[[pytest.FixtureRequest, Path, Mapping[str, bytes]], AbstractContextManager[Opened]]
 
 
-def put_in(folder: Path) -> Put:
-    def put(name: str, body: bytes) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(body)
-
-    return put
-
-
 @contextmanager
 def run_files(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
     def put(name: str, body: bytes) -> None:
-        put_in(folder / ("run" if name.startswith("user_logs") else "run/code"))(name, body)
+        write_files(folder / ("run" if name.startswith("user_logs") else "run/code"), {name: body})
 
     for name, body in bodies.items():
         put(name, body)
@@ -58,11 +56,9 @@ def run_files(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str,
 
 @contextmanager
 def datastore(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
-    for name, body in bodies.items():
-        put_in(folder / "data")(name, body)
-    database = Database(folder / "workspace.db", create=True)
-    yield DatastoreFolder(folder / "data", "local", database), put_in(folder / "data")
-    database.close()
+    write_files(folder / "data", bodies)
+    with closing(Database(folder / "workspace.db", create=True)) as database:
+        yield DatastoreFolder(folder / "data", "local", database), lambda name, body: write_files(folder / "data", {name: body})
 
 
 @contextmanager
@@ -75,19 +71,19 @@ def azure_datastore(request: pytest.FixtureRequest, folder: Path, bodies: Mappin
 
 
 @contextmanager
-def azure_run(azure: StagedWorkspace, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[tuple[AzureWorkspace, BlobStore, Put]]:
+def azure_run(azure: StagedWorkspace, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
     run = azure.add_run("run_1", "demo")
     azure.put_artifacts(azure.add_run("run_10", "demo"), {"outputs/of_another_run": b""})
     azure.put_artifacts(run, bodies)
     with opened_workspace(azure, folder) as workspace:
-        yield workspace, workspace.run_files("run_1"), lambda name, body: azure.put_artifact(run, name, body)
+        yield workspace.run_files("run_1"), lambda name, body: azure.put_artifact(run, name, body)
 
 
 @contextmanager
 def azure_artifacts(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
     """A run's artifacts, listed in the storage account."""
-    with azure_run(request.getfixturevalue("azure_environment"), folder, bodies) as (_, store, put):
-        yield store, put
+    with azure_run(request.getfixturevalue("azure_environment"), folder, bodies) as opened:
+        yield opened
 
 
 @contextmanager
@@ -98,18 +94,15 @@ def azure_artifact_links(request: pytest.FixtureRequest, folder: Path, bodies: M
     environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     for name, value in azure.environment(reader).items():
         environment.setenv(name, value)
-    with azure_run(azure, folder, bodies) as (_, store, put):
-        yield store, put
+    with azure_run(azure, folder, bodies) as opened:
+        yield opened
     assert azure.requests("/prefix/contentinfo/") or not azure.requests("comp=list")
 
 
-IN_FOLDERS = {"run files": run_files, "datastore": datastore}
-IN_AZURE = {"azure datastore": azure_datastore, "azure artifacts": azure_artifacts, "azure artifact links": azure_artifact_links}
-SEEDS: dict[str, Seed] = {**IN_FOLDERS, **IN_AZURE}
-WRITABLE: dict[str, Seed] = {"datastore": datastore, "azure datastore": azure_datastore}
+SEEDS: list[Seed] = [run_files, datastore, azure_datastore, azure_artifacts, azure_artifact_links]
 
 
-@pytest.fixture(params=[*SEEDS.values()], ids=[*SEEDS])
+@pytest.fixture(params=SEEDS, ids=[seed.__name__ for seed in SEEDS])
 def seeded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     seed: Seed = request.param
     with seed(request, tmp_path, BODIES) as opened:
@@ -121,100 +114,44 @@ def store(seeded: Opened) -> BlobStore:
     return seeded[0]
 
 
-def test_list_returns_sorted_blob_names_with_sizes(store: BlobStore) -> None:
-    assert [(blob.name, blob.size) for blob in listed(store)] == [(name, len(BODIES[name])) for name in sorted(BODIES)]
-
-
-@pytest.mark.parametrize("prefix", ["outputs/a", "outputs/a.d", "outputs/c", "outputs/c/", "outputs/c/x/deep", "user", "nothing", "outputs/a/", "../"])
-def test_a_prefix_is_a_string_prefix(store: BlobStore, prefix: str) -> None:
-    assert [blob.name for blob in listed(store, prefix)] == sorted(name for name in BODIES if name.startswith(prefix))
-
-
-def test_stat_agrees_with_list(store: BlobStore) -> None:
-    assert [store.stat(blob.name) for blob in listed(store)] == listed(store)
-
-
-def test_read_and_md5_agree_with_the_content(store: BlobStore) -> None:
-    for blob in listed(store):
+def test_list_stat_read_and_md5_agree(store: BlobStore) -> None:
+    found = listed(store)
+    assert [(blob.name, blob.size) for blob in found] == [(name, len(BODIES[name])) for name in sorted(BODIES)]
+    assert [store.stat(blob.name) for blob in found] == found
+    for blob in found:
         assert b"".join(store.read(blob.name)) == BODIES[blob.name]
         assert store.md5(blob) in (None, hashlib.md5(BODIES[blob.name]).digest())
-
-
-def test_read_begins_at_the_offset(store: BlobStore) -> None:
     assert b"".join(store.read("outputs/large", 3_000_000)) == BODIES["outputs/large"][3_000_000:]
     assert b"".join(store.read("outputs/a", 1)) == b""
+    for prefix in ("outputs/a", "outputs/a.d", "outputs/c", "outputs/c/", "outputs/c/x/deep", "user", "nothing", "outputs/a/", "../"):
+        assert [blob.name for blob in listed(store, prefix)] == sorted(name for name in BODIES if name.startswith(prefix)), prefix
 
 
-@pytest.mark.parametrize("name", ["nothing", "outputs", "outputs/", "outputs/../outputs/a", "../workspace.db", "/etc/passwd", "", "outputs/a\0"])
-def test_what_is_no_blob_is_not_found(store: BlobStore, name: str) -> None:
-    assert store.stat(name) is None
-    with pytest.raises(NotFound, match="No file") as caught:
-        store.read(name)
-    assert store.label in str(caught.value)
+def test_what_is_no_blob_is_not_found(store: BlobStore) -> None:
+    """To fetch it fails that request only, and so does a blob that is shorter than asked for."""
+    for name in ("nothing", "outputs", "outputs/", "outputs/../outputs/a", "../workspace.db", "/etc/passwd", "", "outputs/a\0"):
+        assert store.stat(name) is None
+        with pytest.raises(NotFound, match="No file") as caught:
+            store.read(name)
+        assert store.label in str(caught.value)
+    for wrong in (*(BlobInfo(name, 5, "x") for name in ("nothing", "../workspace.db", "/etc/passwd")), replace(named(store, "outputs/a"), size=50)):
+        sink = Received()
+        store.fetch([FetchRequest(wrong, 0, wrong.size), FetchRequest(named(store, "outputs/c0"), 0, 5)], sink, workers=4)
+        assert ({*sink.errors}, sink.bodies["outputs/c0", 0], len(sink.md5s)) == ({wrong.name}, b"55555", 1)
 
 
-@pytest.mark.parametrize("name", ["nothing", "../workspace.db", "/etc/passwd"])
-def test_fetching_what_is_no_blob_fails_that_request_only(store: BlobStore, name: str) -> None:
-    sink = Received()
-    good = named(store, "outputs/c0")
-    store.fetch([FetchRequest(BlobInfo(name, 5, "x"), 0, 5), FetchRequest(good, 0, 5)], sink, workers=4)
-    assert ({*sink.errors}, sink.bodies) == ({name}, {("outputs/c0", 0): b"55555"})
-
-
-def test_fetch_brings_whole_blobs_and_tells_no_wrong_md5(store: BlobStore) -> None:
+def test_fetch_brings_blobs_and_ranges_and_tells_no_wrong_md5(store: BlobStore) -> None:
     sink = Received()
     store.fetch((FetchRequest(blob, 0, blob.size) for blob in listed(store)), sink, workers=4)
     assert {name: sink.bodies.get((name, 0), b"") for name in BODIES} == BODIES
     assert all(md5 in (None, hashlib.md5(BODIES[name]).digest()) for (name, _), md5 in sink.md5s.items())
     assert (len(sink.md5s), sink.errors) == (len(BODIES), {})
-
-
-def test_fetch_brings_ranges_and_any_md5_is_that_of_the_whole(store: BlobStore) -> None:
     blob, body = named(store, "outputs/large"), BODIES["outputs/large"]
-    ranges = [(0, 1_000_000), (1_000_000, 10), (2_000_000, len(body) - 2_000_000)]
-    sink = Received()
-    store.fetch([FetchRequest(blob, offset, length) for offset, length in ranges], sink, workers=4)
-    assert sink.bodies == {(blob.name, offset): body[offset : offset + length] for offset, length in ranges}
-    assert {md5 for md5 in sink.md5s.values() if md5 is not None} <= {hashlib.md5(body).digest()}
+    ranges, some = [(0, 1_000_000), (1_000_000, 10), (2_000_000, len(body) - 2_000_000)], Received()
+    store.fetch([FetchRequest(blob, offset, length) for offset, length in ranges], some, workers=4)
+    assert some.bodies == {(blob.name, offset): body[offset : offset + length] for offset, length in ranges}
+    assert {md5 for md5 in some.md5s.values() if md5 is not None} <= {hashlib.md5(body).digest()}
 
-
-def test_what_changed_since_it_was_listed_is_not_delivered(seeded: Opened) -> None:
-    store, put = seeded
-    before = named(store, "outputs/c0")
-    put("outputs/c0", b"another")
-    sink = Received()
-    store.fetch([FetchRequest(before, 0, before.size)], sink, workers=1)
-    assert isinstance(sink.errors["outputs/c0"], BlobChanged)
-    assert named(store, "outputs/c0").etag != before.etag
-
-
-def test_blob_changed_during_fetch_is_old_content_or_error(seeded: Opened) -> None:
-    """A folder cannot keep what it held; a service that keeps a version for whoever is reading it may still deliver that."""
-    store, put = seeded
-
-    class Disturbing(Received):
-        def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-            super().write(request, offset, data)
-            put("outputs/large", BODIES["outputs/large"][:-1] + b"!")
-
-    sink = Disturbing()
-    blob = named(store, "outputs/large")
-    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
-    if sink.md5s:
-        assert not isinstance(store, DatastoreFolder | RunFiles)
-        assert (sink.bodies, sink.errors) == ({("outputs/large", 0): BODIES["outputs/large"]}, {})
-    else:
-        assert isinstance(sink.errors["outputs/large"], BlobChanged)
-
-
-def test_a_blob_shorter_than_asked_for_is_not_finished(store: BlobStore) -> None:
-    blob = replace(named(store, "outputs/c0"), size=50)
-    sink = Received()
-    store.fetch([FetchRequest(blob, 0, 50)], sink, workers=1)
-    assert ({*sink.errors}, len(sink.md5s)) == ({"outputs/c0"}, 0)
-
-
-def test_what_the_sink_raises_ends_the_fetch(store: BlobStore) -> None:
     class Full(Received):
         def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
             raise HimlError("no space")
@@ -223,7 +160,31 @@ def test_what_the_sink_raises_ends_the_fetch(store: BlobStore) -> None:
         store.fetch((FetchRequest(blob, 0, blob.size) for blob in listed(store)), Full(), workers=1)
 
 
-@pytest.fixture(params=[*WRITABLE.values()], ids=[*WRITABLE])
+def test_what_changed_since_or_while_it_is_fetched_is_no_mixture(seeded: Opened) -> None:
+    """A folder cannot keep what it held; a service that keeps a version for whoever is reading it may still deliver that."""
+    store, put = seeded
+    before = named(store, "outputs/c0")
+    put("outputs/c0", b"another")
+    late = Received()
+    store.fetch([FetchRequest(before, 0, before.size)], late, workers=1)
+    assert isinstance(late.errors["outputs/c0"], BlobChanged)
+    assert named(store, "outputs/c0").etag != before.etag
+
+    class Disturbing(Received):
+        def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+            super().write(request, offset, data)
+            put("outputs/large", BODIES["outputs/large"][:-1] + b"!")
+
+    sink, blob = Disturbing(), named(store, "outputs/large")
+    store.fetch([FetchRequest(blob, 0, blob.size)], sink, workers=1)
+    if sink.md5s:
+        assert not isinstance(store, DatastoreFolder | RunFiles)
+        assert (sink.bodies, sink.errors) == ({("outputs/large", 0): BODIES["outputs/large"]}, {})
+    else:
+        assert isinstance(sink.errors["outputs/large"], BlobChanged)
+
+
+@pytest.fixture(params=[datastore, azure_datastore], ids=["datastore", "azure_datastore"])
 def writable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
     seed: Seed = request.param
     with seed(request, tmp_path, BODIES) as (store, _):
@@ -231,14 +192,19 @@ def writable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobSto
 
 
 def test_store_keeps_the_file_and_its_md5_and_replaces(writable: BlobStore, tmp_path: Path) -> None:
-    body = bytes(range(256)) * 10_000
+    large = bytes(range(256)) * 36_000
+    files = {"outputs/new/x": large[: 9 << 20], "outputs/a": b"replaced", "outputs/unknown": large}
+    requests = [sending(tmp_path / str(number), name, body) for number, (name, body) in enumerate(files.items())]
+    requests[2] = replace(requests[2], md5=None)
     sink = Stored()
-    writable.store([sending(tmp_path / "1", "outputs/new/x", body), sending(tmp_path / "2", "outputs/a", b"replaced")], sink, workers=4)
-    assert b"".join(writable.read("outputs/new/x")) == body
-    assert b"".join(writable.read("outputs/a")) == b"replaced"
-    assert (sink.errors, sink.sent) == ({}, len(body) + 8)
+    writable.store(requests, sink, workers=4)
+    assert {name: b"".join(writable.read(name)) for name in files} == files
+    assert (sink.errors, sink.sent) == ({}, sum(map(len, files.values())))
     assert {name: named(writable, name) for name in sink.blobs} == sink.blobs
-    assert named(writable, "outputs/new/x").md5 == hashlib.md5(body).digest()
+    assert {name: named(writable, name).md5 for name in files} == {name: hashlib.md5(body).digest() for name, body in files.items()}
+    same = Stored()
+    writable.store([replace(sending(tmp_path / "same", "outputs/c0", BODIES["outputs/c0"]), replaces="")], same, workers=1)
+    assert ({*same.blobs}, same.errors) == ({"outputs/c0"}, {})
 
 
 def test_store_keeps_nothing_of_a_file_that_is_not_as_promised(writable: BlobStore, tmp_path: Path) -> None:
@@ -248,21 +214,14 @@ def test_store_keeps_nothing_of_a_file_that_is_not_as_promised(writable: BlobSto
     (tmp_path / "2").write_bytes(b"short and more")
     gone = sending(tmp_path / "3", "outputs/new", b"gone")
     (tmp_path / "3").unlink()
+    cut = [sending(tmp_path / "4", "outputs/a b", bytes(20 << 20)), replace(sending(tmp_path / "5", "outputs/c", bytes(20 << 20)), md5=None)]
+    for request in cut:
+        os.truncate(request.path, 19 << 20)
     sink = Stored()
-    writable.store([promised, longer, gone, sending(tmp_path / "4", "fine", b"fine")], sink, workers=1)
-    assert ({*sink.errors}, {*sink.blobs}) == ({"outputs/a", "outputs/c0", "outputs/new"}, {"fine"})
+    writable.store([promised, longer, gone, *cut, sending(tmp_path / "6", "fine", b"fine")], sink, workers=1)
+    assert ({*sink.errors}, {*sink.blobs}) == ({"outputs/a", "outputs/c0", "outputs/new", "outputs/a b", "outputs/c"}, {"fine"})
     assert [blob.name for blob in listed(writable)] == sorted([*BODIES, "fine"])
     assert b"".join(writable.read("outputs/a")) == b"1"
-
-
-def test_store_keeps_the_md5_of_a_file_that_came_without_one(writable: BlobStore, tmp_path: Path) -> None:
-    body = bytes(range(256)) * 36_000
-    sink = Stored()
-    writable.store([replace(sending(tmp_path / "1", "outputs/new/x", body), md5=None)], sink, workers=4)
-    assert (sink.errors, sink.sent) == ({}, len(body))
-    assert sink.blobs["outputs/new/x"] == named(writable, "outputs/new/x")
-    assert named(writable, "outputs/new/x").md5 == hashlib.md5(body).digest()
-    assert b"".join(writable.read("outputs/new/x")) == body
 
 
 @pytest.mark.parametrize("when", [0, 20 << 20], ids=["while it is read", "when all of it was sent"])
@@ -291,28 +250,33 @@ def test_store_replaces_what_it_was_told_to_and_nothing_else(writable: BlobStore
     assert writable.stat("outputs/gone") is None
 
 
-def test_store_counts_identical_existing_content_as_done(writable: BlobStore, tmp_path: Path) -> None:
-    sink = Stored()
-    writable.store([replace(sending(tmp_path / "1", "outputs/c0", BODIES["outputs/c0"]), replaces="")], sink, workers=1)
-    assert ({*sink.blobs}, sink.errors) == ({"outputs/c0"}, {})
-
-
-@pytest.mark.parametrize("name", ["../evil", "/evil", "a//b", "", "a/../b", "a/./b", "a\0b", "x" * 1025])
-def test_store_refuses_names_that_cannot_be(writable: BlobStore, tmp_path: Path, name: str) -> None:
-    sink = Stored()
-    writable.store([sending(tmp_path / "1", name, b"x")], sink, workers=1)
-    assert ({*sink.errors}, len(sink.blobs)) == ({name}, 0)
-    assert [blob.name for blob in listed(writable)] == sorted(BODIES)
-
-
-@pytest.mark.parametrize("name", ["outputs/a/below_a_file", "outputs/c"])
-def test_folder_and_file_name_conflict_fails_only_in_folders(writable: BlobStore, tmp_path: Path, name: str) -> None:
-    """A container has no folders: there, both names can be."""
-    sink = Stored()
-    writable.store([sending(tmp_path / "1", name, b"x")], sink, workers=1)
-    if isinstance(writable, DatastoreFolder):
+def test_store_refuses_names_that_cannot_be_there(writable: BlobStore, tmp_path: Path) -> None:
+    for name in ("../evil", "/evil", "a//b", "", "a/../b", "a/./b", "a\0b", "x" * 1025):
+        sink = Stored()
+        writable.store([sending(tmp_path / "1", name, b"x")], sink, workers=1)
         assert ({*sink.errors}, len(sink.blobs)) == ({name}, 0)
-        assert [blob.name for blob in listed(writable)] == sorted(BODIES)
-    else:
-        assert ({*sink.blobs}, sink.errors) == ({name}, {})
-        assert [blob.name for blob in listed(writable)] == sorted([*BODIES, name])
+    assert [blob.name for blob in listed(writable)] == sorted(BODIES)
+    # a container has no folders: there, a name can be that of a file and of a folder
+    both, sink = ("outputs/a/below_a_file", "outputs/c"), Stored()
+    writable.store([sending(tmp_path / str(number), name, b"x") for number, name in enumerate(both)], sink, workers=1)
+    failed = {*both} if isinstance(writable, DatastoreFolder) else set()
+    assert ({*sink.errors}, {*sink.blobs}) == (failed, {*both} - failed)
+    assert [blob.name for blob in listed(writable)] == sorted([*BODIES, *({*both} - failed)])
+
+
+ODD = [
+    *("C:\\x", "C:", "..\\up", "\\\\host\\x", "two\nlines", "end.", "end ", "...", "aux.txt", "x.himl-part", ".himl-transfer.db", "%2e%2e", "e\u0301", "é"),
+    *("~", "a\t\r\x1b\x7f\x85\u2028\u202e", "%?*#&+~'\"<>|\U0001f600", " / .b/ä", "-rf/\\", "deep/er/%2f", "x" * 250, "ﬀ"),
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS a file system that takes any name")
+def test_what_upload_takes_download_gives_back(writable: BlobStore, tmp_path: Path) -> None:
+    """`stress/names` has more of them."""
+    write_files(tmp_path / "here", {name: name for name in ODD})
+    up = upload(writable, UploadRequest(tmp_path / "here", "odd"))
+    kept_out = {name.removeprefix("odd/") for name in [*(one.name for one in up.refused), *(one.name for one in up.failed)]}
+    taken = {name for name in ODD if name not in kept_out and not is_bookkeeping(name)}
+    assert (up.files, len(taken) > 10) == (len(taken), True)
+    assert download(writable, DownloadRequest(tmp_path / "back", Filters("odd/"), strip_prefix=True)).problem() is None
+    assert contents(tmp_path / "back") == {name: name.encode() for name in taken}

@@ -1,22 +1,25 @@
-"""What every workspace promises that programs write to: the same cases on both. A new backend adds one seed."""
+"""What every workspace promises that programs write to and read many runs' results from: the same cases on both. A new backend adds one seed."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow
+from himl_cli.core.jobs import HYPERPARAMETERS
+from himl_cli.core.logged import Aggregation, Logged, LoggedKind, LoggedRow, RunResults, Series, Value
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
-from himl_cli.workspaces.base import RunRecorder
-from tests.support.stores import Stored
+from himl_cli.services.runs.aggregate import aggregate, children_chosen
+from himl_cli.workspaces.base import RunRecorder, Workspace
+from tests.support.stores import Stored, listed, sending
 from tests.support.workspaces import COMPLETED, Seed, Seen, azure, local
+
+PARENT = "sweep_1_aa"
 
 
 @pytest.fixture(params=[local, azure], ids=["local", "azure"])
@@ -24,8 +27,9 @@ def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
     seed: Seed = request.param
     with seed(request, project) as found:
         assert isinstance(found, RunRecorder)
+        assert isinstance(found, Workspace)
         yield found
-        for run in found.runs(RunQuery()):
+        for run in [*found.runs(RunQuery()), *found.runs(RunQuery(parent=PARENT))]:
             found.end_run(run.id, COMPLETED)  # gives back the locks of those kept here
 
 
@@ -38,79 +42,64 @@ def values(workspace: Seen, run_id: str) -> dict[str, list[tuple[int, float]]]:
     return {metric.name: [(point.step, point.value) for point in metric.points] for metric in workspace.metrics(run_id)}
 
 
-def test_a_run_is_started_found_and_ended(workspace: Seen) -> None:
+def test_a_run_is_started_once_found_and_ended(workspace: Seen) -> None:
     new = Run("train_1_aa", "train", display_name="first try", description="by hand", tags={"team": "blue"})
     started = workspace.start_run(new)
     assert (started.id, started.experiment, started.status) == ("train_1_aa", "train", RunStatus.running)
     assert (started.display_name, started.description, started.tags, started.parent) == ("first try", "by hand", {"team": "blue"}, None)
     assert started.started is not None
     assert [run.id for run in workspace.runs(RunQuery("train"))] == ["train_1_aa"]
+    before = workspace.run("train_1_aa")
+    assert workspace.start_run(Run("train_1_aa", "other", display_name="other")) == before
     ended = workspace.end_run("train_1_aa", COMPLETED)
-    assert ended.status is RunStatus.completed
-    assert ended.ended is not None
+    assert (ended.status, ended.ended is None) == (RunStatus.completed, False)
     assert workspace.run("train_1_aa") == ended
+    assert workspace.start_run(Run("train_1_aa", "train")).status is RunStatus.completed
 
 
-def test_starting_it_again_changes_nothing(workspace: Seen, run_id: str) -> None:
-    before = workspace.run(run_id)
-    assert workspace.start_run(Run(run_id, "other", display_name="other")) == before
-    workspace.end_run(run_id, COMPLETED)
-    assert workspace.start_run(Run(run_id, "train")).status is RunStatus.completed
-
-
-def test_a_failed_run_tells_why_and_the_first_end_stays(workspace: Seen, run_id: str) -> None:
-    failed = workspace.end_run(run_id, RunEnd(RunStatus.failed, "no memory left"))
-    assert (failed.status, failed.reason) == (RunStatus.failed, "no memory left")
-    assert workspace.end_run(run_id, COMPLETED) == failed
-
-
-def test_a_run_below_another_is_its_child(workspace: Seen, run_id: str) -> None:
+def test_a_run_below_another_is_its_child_and_its_first_end_stays(workspace: Seen, run_id: str) -> None:
     child = workspace.start_run(Run("train_2_bb", "train", parent=run_id))
     assert (child.parent, child.status) == (run_id, RunStatus.running)
     workspace.log("train_2_bb", [writing.scalar("loss", 0.5)])
     assert [(metric.run, metric.name) for metric in workspace.metrics(run_id)] == [("train_2_bb", "loss")]
     assert [run.id for run in workspace.runs(RunQuery(parent=run_id))] == ["train_2_bb"]
-    assert workspace.end_run("train_2_bb", COMPLETED).status is RunStatus.completed
+    failed = workspace.end_run("train_2_bb", RunEnd(RunStatus.failed, "no memory left"))
+    assert (failed.status, failed.reason) == (RunStatus.failed, "no memory left")
+    assert workspace.end_run("train_2_bb", COMPLETED) == failed
     with pytest.raises(RunNotFound, match="No run 'nope'"):
         workspace.start_run(Run("train_3_cc", "train", parent="nope"))
 
 
-def test_scalars_come_back_with_their_steps(workspace: Seen, run_id: str) -> None:
+def test_values_come_back_with_their_steps(workspace: Seen, run_id: str) -> None:
     losses = [writing.scalar("loss", value, step) for step, value in enumerate([1, 0.5, math.inf])]
-    workspace.log(run_id, [*losses, writing.scalar("odd name/ü", True), writing.scalar("loss", 0.25, 7)])
-    workspace.settle(run_id)
-    assert values(workspace, run_id) == {"loss": [(0, 1.0), (1, 0.5), (2, math.inf), (7, 0.25)], "odd name/ü": [(0, 1.0)]}
-
-
-def test_a_value_that_is_no_number_is_one(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [writing.scalar("loss", math.nan)])
-    ((_, value),) = values(workspace, run_id)["loss"]
-    assert math.isnan(value)
-
-
-def test_values_without_steps_stay_in_order(workspace: Seen, run_id: str) -> None:
-    for start in range(0, 600, 200):
-        workspace.log(run_id, [writing.scalar("loss", float(number)) for number in range(start, start + 200)])
-    assert [value for _, value in values(workspace, run_id)["loss"]] == [float(number) for number in range(600)]
-
-
-def test_lists_are_counted_on(workspace: Seen, run_id: str) -> None:
+    workspace.log(run_id, [*losses, writing.scalar("odd name/ü", True), writing.scalar("loss", 0.25, 7), writing.scalar("nan", math.nan)])
+    workspace.log(run_id, [Logged("acc", LoggedKind.scalar, [LoggedRow({"acc": 1.0}) for _ in range(3)])])
     workspace.log(run_id, [writing.values("sizes", [3, 2]), writing.values("sizes", [1]), writing.values("many", range(700))])
-    workspace.log(run_id, [writing.values("sizes", [0.5])])
-    found = values(workspace, run_id)
-    assert found["sizes"] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 0.5)]
-    assert found["many"] == [(number, float(number)) for number in range(700)]
-
-
-def test_columns_of_numbers_of_a_table_are_metrics(workspace: Seen, run_id: str) -> None:
+    workspace.log(run_id, [writing.values("sizes", [0.5]), writing.scalar("word", "yes"), writing.image("plot", "plot.png")])
     workspace.log(run_id, [writing.table("fruit", {"name": ["lime", "lemon"], "size": [3, 7.5]}), writing.row("fruit", {"name": "fig", "size": 1})])
-    workspace.log(run_id, [writing.row("fruit", {"name": "plum", "size": 2})])
-    assert values(workspace, run_id) == {"fruit/size": [(0, 3.0), (1, 7.5), (2, 1.0), (3, 2.0)]}
-
-
-def test_texts_and_images_are_no_metrics(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [writing.scalar("word", "yes"), writing.values("words", ["a", "b"]), writing.image("plot", "plot.png")])
-    assert values(workspace, run_id) == {}
+    workspace.log(run_id, [writing.row("fruit", {"name": "plum", "size": 2}), writing.row("rr", {"x": 1}), writing.row("same", {"same": 3})])
+    for start in range(0, 600, 200):
+        workspace.log(run_id, [writing.scalar("without", float(number)) for number in range(start, start + 200)])
+    twice = [writing.scalar("once", 0.5), writing.values("list", [1, 2]), writing.table("t", {"a": [1, 2], "b": ["x", "y"]})]
+    workspace.log(run_id, twice)
+    workspace.log(run_id, twice)
+    workspace.settle(run_id)
+    found = values(workspace, run_id)
+    assert math.isnan(found.pop("nan")[0][1])
+    assert [value for _, value in found.pop("acc")] == [1.0, 1.0, 1.0]
+    assert [value for _, value in found.pop("without")] == [float(number) for number in range(600)]
+    assert found == {
+        "loss": [(0, 1.0), (1, 0.5), (2, math.inf), (7, 0.25)],
+        "odd name/ü": [(0, 1.0)],
+        "sizes": [(0, 3.0), (1, 2.0), (2, 1.0), (3, 0.5)],
+        "many": [(number, float(number)) for number in range(700)],
+        "fruit/size": [(0, 3.0), (1, 7.5), (2, 1.0), (3, 2.0)],
+        "rr/x": [(0, 1.0)],
+        "same/same": [(0, 3.0)],
+        "once": [(0, 0.5)],
+        "list": [(0, 1.0), (1, 2.0)],
+        "t/a": [(0, 1.0), (1, 2.0)],
+    }
 
 
 def test_texts_come_back_beside_the_numbers(workspace: Seen, run_id: str) -> None:
@@ -134,23 +123,6 @@ def test_texts_come_back_beside_the_numbers(workspace: Seen, run_id: str) -> Non
     assert [metric.name for metric in found.metrics] == [metric.name for metric in workspace.metrics(run_id)] == ["fruit/size"]
 
 
-def test_a_table_of_one_column_is_named_as_every_table(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [writing.row("rr", {"x": 1}), writing.table("t", {"a": [1, 2]}), writing.row("same", {"same": 3})])
-    assert values(workspace, run_id) == {"rr/x": [(0, 1.0)], "t/a": [(0, 1.0), (1, 2.0)], "same/same": [(0, 3.0)]}
-
-
-def test_what_is_sent_twice_is_kept_once(workspace: Seen, run_id: str) -> None:
-    entries = [writing.scalar("loss", 0.5), writing.values("sizes", [1, 2]), writing.table("t", {"a": [1, 2], "b": ["x", "y"]})]
-    workspace.log(run_id, entries)
-    workspace.log(run_id, entries)
-    assert values(workspace, run_id) == {"loss": [(0, 0.5)], "sizes": [(0, 1.0), (1, 2.0)], "t/a": [(0, 1.0), (1, 2.0)]}
-
-
-def test_equal_values_are_different_points(workspace: Seen, run_id: str) -> None:
-    workspace.log(run_id, [Logged("acc", LoggedKind.scalar, [LoggedRow({"acc": 1.0}) for _ in range(3)])])
-    assert [value for _, value in values(workspace, run_id)["acc"]] == [1.0, 1.0, 1.0]
-
-
 def test_parameters_keep_their_values(workspace: Seen, run_id: str) -> None:
     many = {f"p{number}": str(number) for number in range(150)}
     workspace.log_parameters(run_id, many)
@@ -162,46 +134,141 @@ def test_parameters_keep_their_values(workspace: Seen, run_id: str) -> None:
 
 
 def stored(workspace: Seen, run_id: str, files: dict[str, bytes], folder: Path) -> Stored:
-    requests = []
-    for number, (name, content) in enumerate(files.items()):
-        (folder / str(number)).write_bytes(content)
-        requests.append(StoreRequest(folder / str(number), name, len(content), hashlib.md5(content).digest()))
+    requests = [sending(folder / str(number), name, content) for number, (name, content) in enumerate(files.items())]
     sink = Stored()
     workspace.run_files(run_id).store(iter(requests), sink, workers=4)
     return sink
 
 
 def test_files_are_stored_and_replaced(workspace: Seen, run_id: str, tmp_path: Path) -> None:
-    files = {"outputs/model.bin": b"m" * 10, "plots/größe #1.png": b"p", "empty": b"", **{f"many/{number:03}": b"x" for number in range(60)}}
+    large = bytes(range(256)) * (9 << 12)  # 9 MiB: more than goes in one request
+    small = {"outputs/model.bin": b"m" * 10, "plots/größe #1.png": b"p", "empty": b"", **{f"many/{number:03}": b"x" for number in range(60)}}
+    files = {**small, "outputs/large": large}
     assert stored(workspace, run_id, files, tmp_path).errors == {}
-    place = workspace.run_files(run_id)
-    assert {blob.name: blob.size for page in place.list() for blob in page} == {name: len(content) for name, content in files.items()}
-    assert stored(workspace, run_id, {"outputs/model.bin": b"new", "beside": b"b"}, tmp_path).errors == {}
-    assert b"".join(workspace.run_files(run_id).read("outputs/model.bin")) == b"new"
-    assert b"".join(workspace.run_files(run_id).read("beside")) == b"b"
-
-
-def test_a_large_file_arrives(workspace: Seen, run_id: str, tmp_path: Path) -> None:
-    content = bytes(range(256)) * (9 << 12)  # 9 MiB: more than goes in one request
-    assert stored(workspace, run_id, {"outputs/large": content}, tmp_path).errors == {}
-    assert b"".join(workspace.run_files(run_id).read("outputs/large")) == content
-
-
-def test_a_name_that_cannot_be_is_refused(workspace: Seen, run_id: str, tmp_path: Path) -> None:
-    sink = stored(workspace, run_id, {"../up": b"x", "good": b"x"}, tmp_path)
+    assert {blob.name: blob.size for blob in listed(workspace.run_files(run_id))} == {name: len(content) for name, content in files.items()}
+    sink = stored(workspace, run_id, {"outputs/model.bin": b"new", "../up": b"x", "beside": b"b"}, tmp_path)
     assert [*sink.errors] == ["../up"]
-    assert [blob.name for page in workspace.run_files(run_id).list() for blob in page] == ["good"]
+    place = workspace.run_files(run_id)
+    assert [b"".join(place.read(name)) for name in ("outputs/model.bin", "beside", "outputs/large")] == [b"new", b"b", large]
+    assert len(listed(place)) == len(files) + 1
 
 
-@pytest.mark.parametrize("unknown", ["nope", "..", "a/b"])
-def test_an_unknown_run_is_not_made_up(workspace: Seen, unknown: str) -> None:
-    for write in (
-        lambda: workspace.log(unknown, [writing.scalar("loss", 1)]),
-        lambda: workspace.log_parameters(unknown, {"a": "b"}),
-        lambda: workspace.settle(unknown),
-        lambda: workspace.end_run(unknown, COMPLETED),
-        lambda: workspace.run_files(unknown),
-    ):
-        with pytest.raises(RunNotFound, match="No run '"):
-            write()
+def test_an_unknown_run_is_not_made_up(workspace: Seen) -> None:
+    for unknown in ("nope", "..", "a/b"):
+        for write in (
+            lambda name: workspace.log(name, [writing.scalar("loss", 1)]),
+            lambda name: workspace.log_parameters(name, {"a": "b"}),
+            lambda name: workspace.end_run(name, COMPLETED),
+            workspace.settle,
+            workspace.run_files,
+        ):
+            with pytest.raises(RunNotFound, match="No run '"):
+                write(unknown)
     assert [*workspace.runs(RunQuery())] == []
+
+
+def start_sweep(workspace: Seen, all_values: Sequence[Mapping[str, object]]) -> Run:
+    """A run with a child for each of *all_values*, its hyperparameters; made in another order than their numbers'."""
+    parent = workspace.start_run(Run(PARENT, "sweep"))
+    for number in [*range(1, len(all_values)), 0]:
+        tags = {HYPERPARAMETERS: json.dumps(all_values[number])}
+        workspace.start_run(Run(f"{PARENT}_{number}", "sweep", parent=PARENT, tags=tags))
+    return parent
+
+
+def gathered(workspace: Seen, parent: Run, **options: object) -> Aggregation:
+    return aggregate(workspace, children_chosen(workspace, parent)[0], **options)  # type: ignore[arg-type]
+
+
+def read(workspace: Seen, run_id: str, entries: Sequence[Logged], *, whole: bool = True) -> RunResults:
+    """What comes back of *entries* that one run logged."""
+    workspace.log(run_id, entries)
+    workspace.settle(run_id)
+    return workspace.results([workspace.run(run_id)], wanted=lambda name: True, whole=whole)[run_id]
+
+
+def points(series: Series) -> list[tuple[int, float]]:
+    return list(zip(series.steps, series.values, strict=True))
+
+
+def same(found: object, wanted: object) -> bool:
+    """Equal, NaN being equal to itself."""
+    return repr(found) == repr(wanted)
+
+
+def test_children_are_listed_in_order_of_their_numbers(workspace: Seen) -> None:
+    parent = start_sweep(workspace, [{"lr": 0.1, "depth": 2}, {"lr": 0.01, "depth": 2}, {"lr": 0.001, "depth": 2}])
+    for number in range(3):
+        workspace.log(f"{PARENT}_{number}", [writing.scalar("loss", 10 * number + step, step) for step in range(3)])
+        workspace.log_parameters(f"{PARENT}_{number}", {"optimizer": "adam", "seed": str(number)})
+    found = gathered(workspace, parent)
+    assert found.metrics == ["loss"]
+    assert [(child.run.id, child.label) for child in found.children] == [(f"{PARENT}_0", "0.1"), (f"{PARENT}_1", "0.01"), (f"{PARENT}_2", "0.001")]
+    assert [child.hyperparameters for child in found.children] == [{"lr": lr, "depth": 2} for lr in (0.1, 0.01, 0.001)]
+    assert [child.results.last for child in found.children] == [{"loss": 2.0}, {"loss": 12.0}, {"loss": 22.0}]
+    assert all(not child.results.series for child in found.children)
+    assert [child.results.parameters for child in found.children] == [{"optimizer": "adam", "seed": str(number)} for number in range(3)]
+    assert [child.label for child in gathered(workspace, parent, child_arg="optimizer").children] == ["adam [0]", "adam [1]", "adam [2]"]
+
+
+def test_a_child_that_failed_or_lacks_a_metric_shifts_nothing(workspace: Seen) -> None:
+    parent = start_sweep(workspace, [{"fold": number} for number in range(4)])
+    for number, names in enumerate((["val/loss", "val/dice", "train/loss", "[odd]"], [], ["val/dice"], ["val/loss"])):
+        workspace.log(f"{PARENT}_{number}", [writing.scalar(name, number) for name in names])
+    nested = workspace.start_run(Run("nested", "sweep", parent=f"{PARENT}_3")).id
+    workspace.log(nested, [writing.scalar("val/loss", 13), writing.scalar("below", 3)])
+    workspace.end_run(nested, COMPLETED)
+    workspace.end_run(f"{PARENT}_1", RunEnd(RunStatus.failed, "out of memory"))
+    found = gathered(workspace, parent, whole=True)
+    assert found.metrics == ["[odd]", "below", "train/loss", "val/dice", "val/loss"]
+    assert [child.label for child in found.children] == ["0", "1", "2", "3"]
+    assert [child.results.last.get("val/dice") for child in found.children] == [0.0, None, 2.0, None]
+    assert found.children[3].results.last == {"val/loss": 3.0, "below": 3.0}, "a nested run fills in where the run has none"
+    assert list(found.children[3].results.series["below"].values) == [3.0]
+    assert found.children[1].run.status is RunStatus.failed
+    for globs, names in ((["val/*"], ["val/dice", "val/loss"]), (["*/loss", "[odd]"], ["[odd]", "train/loss", "val/loss"]), (["VAL/*"], [])):
+        some = gathered(workspace, parent, globs=globs, whole=True)
+        assert (some.metrics, sorted(some.children[0].results.series)) == (names, names)
+
+
+def test_last_values_names_and_numbers_at_the_edge_come_back(workspace: Seen, run_id: str) -> None:
+    """The last value is the latest at the highest step."""
+    logged = [(5, 0.5), (9, 0.9), (1, 0.1), (9, 0.99), (3, 0.3), (3, 0.33)]
+    edge = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "large": 1e300, "tiny": 5e-324, "third": 1 / 3}
+    names = ["val/loss", "train/a b/c", "größe ∑", "100% 'quoted' \"twice\"", "dots.and-dashes_", "x" * 200, "a,b;c"]
+    given = {**edge, **{name: float(number) for number, name in enumerate(names)}, **{f"metric {number}": float(number) for number in range(150)}}
+    entries = [writing.scalar("loss", value, step) for step, value in logged] + [writing.scalar(name, value) for name, value in given.items()]
+    found = read(workspace, run_id, entries)
+    assert same(dict(sorted(found.last.items())), dict(sorted({**given, "loss": 0.99}.items())))
+    curves = {name: list(series.values) for name, series in sorted(found.series.items()) if name != "loss"}
+    assert same(curves, {name: [value] for name, value in sorted(given.items())})
+    assert points(found.series["loss"]) == [(1, 0.1), (3, 0.3), (3, 0.33), (5, 0.5), (9, 0.9), (9, 0.99)]
+
+
+def test_tables_lists_texts_and_images_are_what_they_were(workspace: Seen, run_id: str) -> None:
+    entries = [
+        *(writing.table("fruit", {"name": ["lime", "lemon"], "size": [3.5, math.nan]}), writing.row("fruit", {"name": "fig", "size": 1.0})),
+        *(writing.row("one", {"x": 1}), writing.values("words", ["a", None, "b"]), writing.values("sizes", [3, 2, 1])),
+        *(writing.scalar("word", "yes", 2), writing.scalar("word", "no", 1), writing.scalar("loss", 0.5)),
+        *(writing.image("plot", "plots/größe 1.png"), writing.image("plot", "plots/2.png")),
+    ]
+    found = read(workspace, run_id, entries)
+    assert same(found.tables, {"fruit": {"name": ["lime", "lemon", "fig"], "size": [3.5, math.nan, 1.0]}, "one": {"x": [1]}})
+    assert found.lists == {"words": ["a", None, "b"]}
+    assert {name: points(series) for name, series in found.series.items()} == {"sizes": [(0, 3.0), (1, 2.0), (2, 1.0)], "loss": [(0, 0.5)]}
+    assert {name: [(one.step, one.value) for one in texts] for name, texts in found.texts.items()} == {"word": [(1, "no"), (2, "yes")]}
+    assert found.images == {"plot": ["plots/größe 1.png", "plots/2.png"]}
+    last: dict[str, Value] = {"fruit/name": "fig", "fruit/size": 1.0, "one/x": 1, "words": "b", "sizes": 1.0, "word": "yes", "plot": "plots/2.png", "loss": 0.5}
+    assert found.last == last
+
+
+def test_long_curves_and_runs_of_several_experiments_come_whole(workspace: Seen, run_id: str) -> None:
+    runs = [workspace.start_run(Run(f"run_{number}", f"experiment{number % 2}")) for number in range(3)]
+    workspace.log("run_1", [writing.scalar("loss", 0.5)])
+    found = workspace.results(runs, wanted=lambda name: True, whole=True)
+    assert {name: results.last for name, results in found.items()} == {"run_0": {}, "run_1": {"loss": 0.5}, "run_2": {}}
+    assert [*found] == [run.id for run in runs]
+    assert workspace.results([], wanted=lambda name: True, whole=True) == {}
+    curve = read(workspace, run_id, [Logged("loss", LoggedKind.scalar, [LoggedRow({"loss": float(step)}, step) for step in range(2600)])])
+    assert points(curve.series["loss"]) == [(step, float(step)) for step in range(2600)]
+    assert read(workspace, run_id, [], whole=False) == RunResults({"loss": 2599.0})

@@ -9,17 +9,17 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.services.runs.writing import check_deletable, delete_runs
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
 from tests.support.runs import RecordedRuns
-
-BAD_IDS = ["nope", "..", "", "../train_1_aa", "/", "a\0b", "x" * 500]
+from tests.support.stores import listed
 
 Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]]
 
@@ -61,24 +61,13 @@ def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
 
 
 @contextmanager
-def joined_behind(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
+def joined(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
     """The same runs in Azure ML, looked at together with an empty local workspace."""
-    (folder / "near").mkdir()
-    near = RecordedRuns(folder / "near").workspace
     with azure(request, folder) as far:
-        yield JoinedWorkspace(near, lambda: far, far.label)
+        yield JoinedWorkspace(RecordedRuns(folder / "near").workspace, lambda: far, far.label)
 
 
-@contextmanager
-def joined_before(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
-    """The same runs in a local workspace, looked at together with an empty one behind it."""
-    (folder / "far").mkdir()
-    far = RecordedRuns(folder / "far").workspace
-    with local(request, folder) as near:
-        yield JoinedWorkspace(near, lambda: far, far.label)
-
-
-@pytest.fixture(params=[local, azure, joined_behind, joined_before], ids=["local", "azure", "joined behind", "joined before"])
+@pytest.fixture(params=[local, azure, joined], ids=["local", "azure", "joined"])
 def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Workspace]:
     seed: Seed = request.param
     with seed(request, project) as opened_workspace:
@@ -89,99 +78,66 @@ def ids(workspace: Workspace, query: RunQuery) -> list[str]:
     return [run.id for run in workspace.runs(query)]
 
 
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
+def test_queries_find_runs_as_they_are_alone(workspace: Workspace) -> None:
+    failed, completed = RunStatus.failed, RunStatus.completed
+    queries: list[tuple[RunQuery, list[str]]] = [
         (RunQuery(), ["other_3_cc", "train_2_bb", "train_1_aa"]),
         (RunQuery(limit=2), ["other_3_cc", "train_2_bb"]),
+        (RunQuery(limit=1), ["other_3_cc"]),
         (RunQuery(limit=0), []),
         (RunQuery("train"), ["train_2_bb", "train_1_aa"]),
         (RunQuery("nothing"), []),
-        (RunQuery(statuses=[RunStatus.failed]), ["train_2_bb"]),
-        (RunQuery(statuses=[RunStatus.failed, RunStatus.completed]), ["other_3_cc", "train_2_bb", "train_1_aa"]),
+        (RunQuery(statuses=[failed]), ["train_2_bb"]),
+        (RunQuery(statuses=[failed, completed]), ["other_3_cc", "train_2_bb", "train_1_aa"]),
         (RunQuery(tags={"team": "blue"}), ["other_3_cc", "train_1_aa"]),
         (RunQuery(tags={"team": "blue", "stage": "final"}), ["other_3_cc"]),
+        (RunQuery(tags={"team": "Blue"}), []),
         (RunQuery(parent="train_1_aa"), ["child_b", "child_a"]),
-        (RunQuery(parent="train_1_aa", statuses=[RunStatus.failed]), ["child_b"]),
+        (RunQuery(parent="train_1_aa", limit=1), ["child_b"]),
+        (RunQuery(parent="train_1_aa", statuses=[failed]), ["child_b"]),
         (RunQuery(parent="train_2_bb"), []),
         (RunQuery(parent="nope"), []),
         (RunQuery("other", parent="train_1_aa"), []),
-        (RunQuery("train", tags={"team": "blue"}, statuses=[RunStatus.completed], limit=5), ["train_1_aa"]),
-        (RunQuery(tags={"team": "Blue"}), []),
-        (RunQuery(limit=1), ["other_3_cc"]),
-        (RunQuery(parent="train_1_aa", limit=1), ["child_b"]),
-    ],
-)
-def test_queries(workspace: Workspace, query: RunQuery, expected: list[str]) -> None:
-    assert ids(workspace, query) == expected
-
-
-def test_a_run_is_the_same_alone_and_in_a_list(workspace: Workspace) -> None:
+        (RunQuery("train", tags={"team": "blue"}, statuses=[completed], limit=5), ["train_1_aa"]),
+    ]
+    for query, expected in queries:
+        assert ids(workspace, query) == expected, query
     for query in (RunQuery(), RunQuery("train"), RunQuery(parent="train_1_aa")):
         for run in workspace.runs(query):
             assert workspace.run(run.id) == run
     assert workspace.run("child_a").parent == "train_1_aa"
-
-
-def test_how_a_run_ended_is_kept(workspace: Workspace) -> None:
     run = workspace.run("train_2_bb")
     assert (run.status, run.exit_code, run.reason, run.duration) == (RunStatus.failed, 3, "exit code 3", 65.0)
-
-
-@pytest.mark.parametrize("run_id", BAD_IDS)
-def test_an_unknown_run_is_the_same_error_everywhere(workspace: Workspace, run_id: str) -> None:
-    for ask in (workspace.run, workspace.metrics, workspace.parameters, workspace.run_files, workspace.cancel):
-        with pytest.raises(RunNotFound, match="No run '") as caught:
-            ask(run_id)
-        assert workspace.label in str(caught.value)
-    with pytest.raises(RunNotFound, match="No run '"):
-        workspace.tag(run_id, {"a": "b"})
-
-
-def test_a_similar_run_is_named(workspace: Workspace) -> None:
-    with pytest.raises(RunNotFound) as caught:
-        workspace.run("train_1_ab")
-    assert "train_1_aa" in caught.value.hint
-
-
-def test_tags_are_added_and_replaced(workspace: Workspace) -> None:
-    assert workspace.tag("train_1_aa", {"team": "green", "note": "a=b ü"}).tags == {"team": "green", "note": "a=b ü"}
-    assert workspace.run("train_1_aa").tags == {"team": "green", "note": "a=b ü"}
-    assert workspace.run("train_2_bb").tags == {"team": "red"}
-
-
-def test_metrics_come_with_those_of_nested_runs(workspace: Workspace) -> None:
-    metrics = {(metric.run, metric.name): [(point.step, point.value) for point in metric.points] for metric in workspace.metrics("train_1_aa")}
-    assert metrics == {("train_1_aa", "loss"): [(1, 1.0), (2, 0.5)], ("train_1_aa", "acc"): [(2, 0.9)], ("child_a", "loss"): [(1, 0.25)]}
-    assert [metric.name for metric in workspace.metrics("train_2_bb")] == []
-
-
-def test_parameters(workspace: Workspace) -> None:
-    assert workspace.parameters("train_1_aa") == {"lr": "0.1"}
-    assert workspace.parameters("train_2_bb") == {}
-
-
-def test_files_of_a_run(workspace: Workspace) -> None:
-    files = workspace.run_files("train_1_aa")
-    assert [(blob.name, blob.size) for page in files.list() for blob in page] == [("outputs/model.bin", 10), ("user_logs/std_log.txt", 5)]
-    assert b"".join(files.read("user_logs/std_log.txt", 2)) == b"llo"
-
-
-def test_files_of_an_output(workspace: Workspace) -> None:
-    files = workspace.output_files("train_1_aa", "model")
-    assert [(blob.name, blob.size) for page in files.list() for blob in page] == [("sub/weights", 7)]
-    with pytest.raises(NotFound, match=r"Run 'train_1_aa' has no output 'modle'; it has: .*model"):
-        workspace.output_files("train_1_aa", "modle")
-    with pytest.raises(RunNotFound, match="No run 'nope'"):
-        workspace.output_files("nope", "model")
-
-
-def test_a_run_that_has_ended_cannot_be_canceled(workspace: Workspace) -> None:
     assert workspace.cancel("train_2_bb") is False
     assert workspace.run("train_2_bb").status is RunStatus.failed
 
 
-def test_an_unknown_datastore_names_those_that_exist(workspace: Workspace) -> None:
+def test_an_unknown_run_is_the_same_error_everywhere(workspace: Workspace) -> None:
+    for run_id in ("nope", "..", "", "../train_1_aa", "/", "a\0b", "x" * 500):
+        for ask in (workspace.run, workspace.metrics, workspace.parameters, workspace.run_files, workspace.cancel):
+            with pytest.raises(RunNotFound, match="No run '") as caught:
+                ask(run_id)
+            assert workspace.label in str(caught.value)
+        with pytest.raises(RunNotFound, match="No run '"):
+            workspace.tag(run_id, {"a": "b"})
+    with pytest.raises(RunNotFound) as similar:
+        workspace.run("train_1_ab")
+    assert "train_1_aa" in similar.value.hint
+
+
+def test_metrics_parameters_files_and_outputs_of_a_run(workspace: Workspace) -> None:
+    metrics = {(metric.run, metric.name): [(point.step, point.value) for point in metric.points] for metric in workspace.metrics("train_1_aa")}
+    assert metrics == {("train_1_aa", "loss"): [(1, 1.0), (2, 0.5)], ("train_1_aa", "acc"): [(2, 0.9)], ("child_a", "loss"): [(1, 0.25)]}
+    assert [metric.name for metric in workspace.metrics("train_2_bb")] == []
+    assert (workspace.parameters("train_1_aa"), workspace.parameters("train_2_bb")) == ({"lr": "0.1"}, {})
+    files = workspace.run_files("train_1_aa")
+    assert [(blob.name, blob.size) for blob in listed(files)] == [("outputs/model.bin", 10), ("user_logs/std_log.txt", 5)]
+    assert b"".join(files.read("user_logs/std_log.txt", 2)) == b"llo"
+    assert [(blob.name, blob.size) for blob in listed(workspace.output_files("train_1_aa", "model"))] == [("sub/weights", 7)]
+    with pytest.raises(NotFound, match=r"Run 'train_1_aa' has no output 'modle'; it has: .*model"):
+        workspace.output_files("train_1_aa", "modle")
+    with pytest.raises(RunNotFound, match="No run 'nope'"):
+        workspace.output_files("nope", "model")
     default = workspace.datastores()[0]
     assert default.is_default
     with pytest.raises(NotFound, match=f"No datastore 'nope' in .*; there are: {default.name}"):
@@ -189,7 +145,10 @@ def test_an_unknown_datastore_names_those_that_exist(workspace: Workspace) -> No
     assert workspace.datastore().label == workspace.datastore(default.name).label
 
 
-def test_deleting_takes_children_along_where_runs_can_be_deleted(workspace: Workspace) -> None:
+def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -> None:
+    assert workspace.tag("train_1_aa", {"team": "green", "note": "a=b ü"}).tags == {"team": "green", "note": "a=b ü"}
+    assert workspace.run("train_1_aa").tags == {"team": "green", "note": "a=b ü"}
+    assert workspace.run("train_2_bb").tags == {"team": "red"}
     home = workspace.home_of("train_1_aa")
     if not isinstance(home, FolderWorkspace):
         with pytest.raises(HimlError, match="cannot be deleted"):
@@ -205,9 +164,6 @@ def test_deleting_takes_children_along_where_runs_can_be_deleted(workspace: Work
 
 
 def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:
-    """Only while its supervisor lives: the lock is held here in its place."""
-    from filelock import FileLock
-
     runs = RecordedRuns(project)
     runs.add("busy_1_aa", status=RunStatus.running)
     with FileLock(project / ".himl" / "runs" / "busy_1_aa" / "lock"):

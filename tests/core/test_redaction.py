@@ -1,107 +1,166 @@
-"""Secrets do not get into logs, errors and settings that are shown."""
+"""What is said and shown: no secrets, what of an address tells one file from another, and what a transfer that went wrong comes to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact
+from himl_cli.core.blobs import Failure, Refused, TransferResult
+from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed, TransferIncomplete
+from himl_cli.core.redaction import identity, is_address, is_botched_address, mask_arguments, mask_document, mask_line, redact
 from tests.support.hostile_texts import LONG, SECONDS, within
 
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "https://x.blob.core.windows.net/c/f?sv=2020&sig=HIDDEN%2Fme%3D&se=1",
-        "https://x.s3.amazonaws.com/f?X-Amz-Date=1&X-Amz-Signature=HIDDEN",
-        "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=HIDDEN==;EndpointSuffix=x",
-        "Authorization: Bearer HIDDEN.abc",
-        "authorization: basic HIDDEN",
-        "https://user:HIDDEN@example.org/simple",
-        "AZURE_CLIENT_SECRET=HIDDEN",
-        "service_principal_password = 'HIDDEN'",
-        '{"access_token": "HIDDEN"}',
-        "token eyJhbGciOiJHIDDEN.eyJzdWIiOiJHIDDEN.c2lnHIDDEN",
-        "--api-key=HIDDEN",
-        "MLFLOW_TRACKING_TOKEN=HIDDEN",
-        "AZURE_STORAGE_KEY=HIDDEN",
-        "for ghp_HIDDEN0123456789abcdefgh",
-        "application_key: 'HIDDEN'",
-        "password=p@HIDDEN",
-        "mysql://me:HIDDEN@host/db",
-        "run-eyJhbGciOiJHIDDEN.eyJzdWIiOiJHIDDEN.c2lnHIDDEN",
-        "a.b-eyJ-eyJhbGciOiJHIDDEN.eyJHIDDEN.HIDDEN",
-    ],
-)
-def test_secrets_are_masked(text: str) -> None:
-    masked = redact(text)
-    assert "HIDDEN" not in masked
-    assert "***" in masked
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "No run 'train_1_aa' in local workspace '.himl'.",
-        "--num_tokens=5",
-        "tokenizer=bert",
-        "a=b",
-        "https://example.org/x?y=z",
-        "key: value",
-        "public_key=abc",
-        "num_keys=3",
-        "C:\\Users\\x",
-    ],
-)
-def test_ordinary_text_stays(text: str) -> None:
-    assert redact(text) == text
+SECRETS = """
+https://x.blob.core.windows.net/c/f?sv=2020&sig=HIDDEN%2Fme%3D&se=1
+https://x.s3.amazonaws.com/f?X-Amz-Date=1&X-Amz-Signature=HIDDEN
+DefaultEndpointsProtocol=https;AccountName=a;AccountKey=HIDDEN==;EndpointSuffix=x
+SharedAccessSignature=HIDDEN;x=1
+Authorization: Bearer HIDDEN.abc
+authorization: basic HIDDEN
+https://user:HIDDEN@example.org/simple
+service_principal_password = 'HIDDEN'
+{"access_token": "HIDDEN"}
+token eyJhbGciOiJHIDDEN.eyJzdWIiOiJHIDDEN.c2lnHIDDEN
+--api-key=HIDDEN
+MLFLOW_TRACKING_TOKEN=HIDDEN
+AZURE_STORAGE_KEY=HIDDEN
+for ghp_HIDDEN0123456789abcdefgh
+application_key: 'HIDDEN'
+password=p@HIDDEN
+mysql://me:HIDDEN@host/db
+run-eyJhbGciOiJHIDDEN.eyJzdWIiOiJHIDDEN.c2lnHIDDEN
+a.b-eyJ-eyJhbGciOiJHIDDEN.eyJHIDDEN.HIDDEN
+"""
+ORDINARY = """
+No run 'train_1_aa' in local workspace '.himl'.
+--num_tokens=5
+tokenizer=bert
+a=b
+https://example.org/x?y=z
+key: value
+public_key=abc
+num_keys=3
+C:\\Users\\x
+"""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shown"),
-    [
+def test_secrets_are_masked_and_ordinary_text_stays() -> None:
+    for text in SECRETS.splitlines()[1:]:
+        assert "HIDDEN" not in redact(text)
+        assert "***" in redact(text)
+    for text in ORDINARY.splitlines()[1:]:
+        assert redact(text) == text
+    document = {"api_key": "HIDDEN", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Bearer HIDDEN"], "nodes": 2}
+    assert mask_document(document) == {"api_key": "***", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=***"}, "Bearer ***"], "nodes": 2}
+
+
+def test_arguments_are_masked_by_their_names() -> None:
+    counts = ["--token_count", "5", "--max_token", "9", "--pad_token_id", "0"]
+    for arguments, shown in (
         (["--wandb-key", "HIDDEN", "--lr", "1"], ["--wandb-key", "***", "--lr", "1"]),
         (["--wandbKey=HIDDEN", "monkey=1", "MYPW=HIDDEN"], ["--wandbKey=***", "monkey=1", "MYPW=***"]),
-        (
-            ["--token_count", "5", "--max_token", "9", "--pad_token_id", "0", "--token_count=HIDDEN", "--token-len", "HIDDEN"],
-            ["--token_count", "5", "--max_token", "9", "--pad_token_id", "0", "--token_count=***", "--token-len", "***"],
-        ),
-        (
-            ["--token", "123456", "--api_token=1234", "--api_token_id", "0123456789", "--password_length=12"],
-            ["--token", "***", "--api_token=***", "--api_token_id", "***", "--password_length=***"],
-        ),
-        (["STORAGE_KEY=HIDDEN with spaces"], ["STORAGE_KEY=***"]),
+        ([*counts, "--token_count=HIDDEN", "--token-len", "HIDDEN"], [*counts, "--token_count=***", "--token-len", "***"]),
+        (["--token", "123456", "--api_token=1234", "--api_token_id", "0123456789"], ["--token", "***", "--api_token=***", "--api_token_id", "***"]),
+        (["STORAGE_KEY=HIDDEN with spaces", "--password_length=12"], ["STORAGE_KEY=***", "--password_length=***"]),
         (["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"], ["-e", "MY_PAT=***", "-eMY_PAT=***", "--env=MY_PAT=***"]),
         (["bash", "-c", "train --api-key HIDDEN && done"], ["bash", "-c", "train --api-key *** && done"]),
         (["--docker_args=-e MY_PAT=HIDDEN --shm-size 4g"], ["--docker_args=-e MY_PAT=*** --shm-size 4g"]),
-    ],
-)
-def test_arguments_are_masked_by_their_names(arguments: list[str], shown: list[str]) -> None:
-    assert mask_arguments(arguments) == shown
+    ):
+        assert mask_arguments(arguments) == shown
 
 
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
+def test_a_line_is_masked_and_stays_otherwise() -> None:
+    for line, shown in (
         ("-e MY_TOKEN=HIDDEN --password HIDDEN  --gpus all", "-e MY_TOKEN=*** --password ***  --gpus all"),
         ("-e 'MY_PAT=HID DEN' -e \"B=c d\"", "-e 'MY_PAT=***' -e \"B=c d\""),
         ("-e MY_PAT='HID DEN' x", "-e MY_PAT=*** x"),
         (" 'left open --password HIDDEN ", " 'left open --password *** "),
         ("'" * 3000, "'" * 3000),
-    ],
-)
-def test_a_line_is_masked_and_stays_otherwise(line: str, shown: str) -> None:
-    assert mask_line(line) == shown
+    ):
+        assert mask_line(line) == shown
 
 
 @pytest.mark.parametrize("part", ["eyJabcdefgh-", "-eyJaaaaaaaa", "eyJabcdefgh.", "token = ", "'a\" ", "a='", "https://a:", "?x-a-", "Bearer "])
-@pytest.mark.parametrize("mask", [redact, mask_line])
-def test_a_long_text_takes_no_long_time(part: str, mask: Callable[[str], str]) -> None:
+def test_a_long_text_takes_no_long_time(part: str) -> None:
     with within(SECONDS):
-        mask(part * (LONG // len(part)))
+        redact(part * (LONG // len(part)))
+        mask_line(part * (LONG // len(part)))
 
 
-def test_mask_document_masks_by_text_shape_and_key_name() -> None:
-    document = {"api_key": "HIDDEN", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Bearer HIDDEN"], "nodes": 2}
-    assert mask_document(document) == {"api_key": "***", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=***"}, "Bearer ***"], "nodes": 2}
+PLACE = "https://h.example/model.ckpt"
+SIGNATURES = """
+sv=2024-11-04&st=2026-01-01&se=2099-01-01&sr=b&sp=r&skoid=o&sktid=t&skt=s&ske=e&sks=b&skv=2023-11-03&spr=https&sig=x
+X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=9&X-Amz-SignedHeaders=host&X-Amz-Signature=s
+x-goog-algorithm=a&x-goog-credential=c&x-goog-signature=s
+AWSAccessKeyId=a&Expires=9&Signature=s
+GoogleAccessId=a&Expires=9&Signature=s
+Policy=p&Signature=s&Key-Pair-Id=k
+token=t
+access_token=t"""
+NO_SIGNATURE = "key hash date code sha seq set sub author update passage keyframe model_code se st sv Expires Policy sig2 tokens x-ms-version"
+
+
+def test_address_signed_differently_is_one_file() -> None:
+    for signature in SIGNATURES.split():
+        assert identity(f"{PLACE}?{signature}") == PLACE
+        assert identity(f"{PLACE}?id=3&{signature}") == identity(f"{PLACE}?id=3")
+    for name in NO_SIGNATURE.split():
+        assert len({identity(f"{PLACE}?{name}={value}") for value in ("a", "b")}) == 2, name
+
+
+ADDRESSES = (f" {PLACE}?sig=x", f"{PLACE}\n", PLACE.upper())
+BOTCHED = ("https:/h.example/a?sig=x", "https//h.example/a", "https%3A//h.example/a", "https:h.example?sig=x", "s3://bucket/a", " azureml://a")
+NO_ADDRESSES = ("http:train_1_aa", "http:train_1_aa:last.ckpt", "httpbin_1_aa", "https.ckpt", "train:train_1_aa", r"C:\a", "C://a/b", "a/b.ckpt")
+
+
+def test_runs_and_paths_are_not_taken_for_addresses() -> None:
+    for texts, is_one, is_botched in ((ADDRESSES, True, False), (BOTCHED, False, True), (NO_ADDRESSES, False, False)):
+        assert {text: (is_address(text), is_botched_address(text)) for text in texts} == dict.fromkeys(texts, (is_one, is_botched))
+
+
+def problem(result: TransferResult, *, is_listed: bool = False) -> HimlError:
+    error = result.problem(is_listed=is_listed)
+    assert error is not None
+    return error
+
+
+def test_common_cause_is_said_once_with_its_own_hint() -> None:
+    failed = tuple(Failure(f"up/{number}", "The signature may only read.", "not_allowed", "Ask for the right to write.") for number in range(300))
+    error = problem(TransferResult(failed=failed))
+    assert isinstance(error, NotAllowed)
+    assert str(error) == "Failed: 'up/0', 'up/1', 'up/2' and 297 more: The signature may only read."
+    assert error.hint == "Ask for the right to write."
+
+
+def test_file_is_named_once_and_common_causes_are_alike() -> None:
+    result = TransferResult(failed=tuple(Failure(name, f"'{name}' did not arrive.", "service_failed") for name in "ab"))
+    assert result.is_told_by_problem
+    assert str(problem(result)) == "Failed: 'a', 'b': it did not arrive."
+    assert str(problem(TransferResult(failed=result.failed[:1]))) == "'a' did not arrive."
+    assert str(problem(TransferResult(failed=(Failure("a", "No connection.", "service_failed"),)))) == "Failed: 'a'. No connection."
+
+
+def test_several_causes_show_first_or_count_if_already_listed() -> None:
+    result = TransferResult(failed=(Failure("a", "No connection.", "service_failed", "Online?"), Failure("b", "Archived.", "service_failed", "Thaw it.")))
+    assert not result.is_told_by_problem
+    assert str(problem(result)) == "Failed, for 2 reasons: 'a', 'b'. First: No connection."
+    assert str(problem(result, is_listed=True)) == "2 files failed."
+    assert problem(result).hint == "Run the command again: complete files are skipped, partial ones resumed."
+    error = problem(TransferResult(failed=(Failure("a", "Too busy.", "service_failed", "Try again later."),)))
+    assert isinstance(error, ServiceFailed)
+    assert error.hint == "Try again later. Complete files are skipped then, partial ones resumed."
+
+
+def test_each_left_out_file_has_its_own_reason() -> None:
+    result = TransferResult(refused=(Refused("../a", "it climbs"), Refused("b//c", "it has an empty name"), Refused("d", "it climbs")))
+    assert isinstance(problem(result), TransferIncomplete)
+    assert str(problem(result)) == "Left out: '../a' (it climbs), 'b//c' (it has an empty name), 'd' (it climbs)."
+    same = TransferResult(refused=(Refused("../a", "it climbs"), Refused("../b", "it climbs")))
+    assert str(problem(same)) == "Left out: '../a', '../b' (it climbs)."
+
+
+def test_error_names_all_files_only_if_few_and_of_one_kind() -> None:
+    assert problem(TransferResult(differing=("a",))).hint == "Add --overwrite to replace it."
+    assert problem(TransferResult(differing=("a", "b"))).hint == "Add --overwrite to replace them."
+    assert TransferResult(differing=("a", "b", "c")).is_told_by_problem
+    assert not TransferResult(differing=("a", "b", "c", "d")).is_told_by_problem
+    assert not TransferResult(differing=("a",), refused=(Refused("b", "why"),)).is_told_by_problem

@@ -1,126 +1,237 @@
-"""Settings files: which count, where a key stands, and what is said about a wrong one."""
+"""What himl finds on a machine: settings files, how it was installed, locks that show whether a process lives, and signals."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installation import environment_hint, find_source, install_command, requirement_elsewhere, update_hint
+from himl_cli.core.processes import ProcessLock, is_held, terminations
 from himl_cli.core.settings import lines_of, section_settings
+from tests.support.clients import write_record
 from tests.support.hostile_texts import SECONDS, within
-from tests.support.running import write_files
+from tests.support.running import Himl, write_files
 
 
 def values(folder: Path, section: str = "submit") -> dict[str, object]:
     return {key: setting.value for key, setting in section_settings(folder, section).items()}
 
 
-def test_no_file_means_no_settings(project: Path) -> None:
+def test_nearest_and_private_settings_win(project: Path) -> None:
     assert section_settings(project, "submit") == {}
-
-
-def test_the_nearest_file_counts(project: Path) -> None:
+    write_files(project, {"pyproject.toml": "[project]\nname='x'\n\n[tool.himl.submit]\ncluster = 'gpu'\n"})
+    assert values(project) == {"cluster": "gpu"}
+    assert section_settings(project, "submit")["cluster"].line == 5
     write_files(project, {"himl.toml": "[submit]\ncluster='far'\nfollow=true\n", "a/himl.toml": "[submit]\ncluster='near'\n", "a/b/x": ""})
     assert values(project / "a" / "b") == {"cluster": "near"}
-
-
-def test_private_settings_win_key_by_key(project: Path) -> None:
-    write_files(project, {"himl.toml": "[submit]\ncluster='cpu'\nfollow=true\n", "himl.private.toml": "[submit]\ncluster='gpu'\n[azure]\ntenant_id='t'\n"})
-    assert values(project) == {"cluster": "gpu", "follow": True}
+    write_files(project, {"b/pyproject.toml": "[tool.ruff]\nline-length=160 # himl\n"})
+    assert values(project / "b") == {"cluster": "far", "follow": True}
+    write_files(project, {"himl.private.toml": "[submit]\ncluster='own'\n[azure]\ntenant_id='t'\n"})
+    assert values(project) == {"cluster": "own", "follow": True}
     assert section_settings(project, "submit")["cluster"].place == f"{project / 'himl.private.toml'}:2"
     assert values(project, "azure") == {"tenant_id": "t"}
 
 
-def test_pyproject_settings_count_only_without_himl_toml(project: Path) -> None:
-    write_files(project, {"pyproject.toml": "[project]\nname='x'\n\n[tool.himl.submit]\ncluster = 'gpu'\n"})
-    assert values(project) == {"cluster": "gpu"}
-    assert section_settings(project, "submit")["cluster"].line == 5
-    write_files(project, {"himl.toml": "[submit]\ncluster='own'\n"})
-    assert values(project) == {"cluster": "own"}
+WRONG: list[tuple[str | bytes, str]] = [
+    ("[submit]\ncluster = gpu\n", r"himl\.toml'.*line 2 \(key 'cluster'\)"),
+    ("[submit]\nfollow = true\ncluster = 'gpu\n", r"line 3 \(key 'cluster'\)"),
+    ("[submit\n", "line 1"),
+    ("[submit]\ncluster = 'a'\ncluster = 'b'\n", r"line 3 \(key 'cluster'\)"),
+    (b"[submit]\ncluster = '\xff'\n", r"himl.toml' is not UTF-8 text \(byte 20\)"),
+    ("submit = 3\n", "'submit' is no section"),
+    ("\n[submitt]\ncluster='gpu'\n", "line 2: 'submitt' is not known"),
+    ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply for settings"),
+    ("a = " + "[" * 150 + "]" * 150, "is nested too deeply for settings"),
+    (".".join("a" * 100_000) + " = 1", "is nested too deeply for settings"),
+    ("[submit]\nnum_nodes = " + "9" * 5000, "line 2: the number is too long"),
+    ("[submit]\nnum_nodes = 0x" + "f" * 5000, "line 2: the number is too long"),
+    ("# " + "x" * 600_000, "is too large for settings: 600,002 characters"),
+]
 
 
-def test_a_pyproject_without_our_table_is_passed_over(project: Path) -> None:
-    write_files(project, {"himl.toml": "[submit]\ncluster='up'\n", "a/pyproject.toml": "[tool.ruff]\nline-length=160 # himl\n"})
-    assert values(project / "a") == {"cluster": "up"}
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("[submit]\ncluster = gpu\n", "line 2 (key 'cluster')"),
-        ("[submit]\nfollow = true\ncluster = 'gpu\n", "line 3 (key 'cluster')"),
-        ("[submit\n", "line 1"),
-        ("[submit]\ncluster = 'a'\ncluster = 'b'\n", "line 3 (key 'cluster')"),
-    ],
-)
-def test_corrupt_toml_is_named_with_line_and_key(project: Path, content: str, said: str) -> None:
+@pytest.mark.parametrize(("content", "complaint"), WRONG, ids=range(13))
+def test_wrong_file_is_named_with_line_and_key(project: Path, content: str | bytes, complaint: str) -> None:
     write_files(project, {"himl.toml": content})
-    with pytest.raises(BadUsage, match=r"himl\.toml'") as caught:
+    with within(SECONDS), pytest.raises(BadUsage, match=complaint) as caught:
         section_settings(project, "submit")
-    assert said in str(caught.value)
+    assert "submitt" not in complaint or caught.value.hint == "Did you mean [submit]?"
 
 
-def test_bytes_that_are_no_text_are_named(project: Path) -> None:
-    write_files(project, {"himl.toml": b"[submit]\ncluster = '\xff'\n"})
-    with pytest.raises(BadUsage, match=r"himl.toml' is not UTF-8 text \(byte 20\)"):
-        section_settings(project, "submit")
+def test_line_of_a_key_is_found() -> None:
+    for text, key, line in (
+        ("[submit]\n# cluster = 1\ncluster = 'x'\n", "cluster", 3),
+        ("[other]\ncluster = 1\n[submit]\ncluster = 2\n", "cluster", 4),
+        ("submit.cluster = 'x'\n", "cluster", 1),
+        ("[submit]\n\n[submit.tag]\nteam='x'\n", "tag", 3),
+        ('[submit]\n"cluster" = 1\n', "cluster", 2),
+        ("[submit]\n", "cluster", 0),
+    ):
+        assert lines_of(text, ("submit",)).get(key, 0) == line
 
 
-def test_an_unknown_section_names_the_nearest(project: Path) -> None:
-    write_files(project, {"himl.toml": "\n[submitt]\ncluster='gpu'\n"})
-    with pytest.raises(BadUsage, match="line 2: 'submitt' is not known") as caught:
-        section_settings(project, "submit")
-    assert caught.value.hint == "Did you mean [submit]?"
-
-
-def test_a_section_that_is_no_table(project: Path) -> None:
-    write_files(project, {"himl.toml": "submit = 3\n"})
-    with pytest.raises(BadUsage, match="'submit' is no section"):
-        section_settings(project, "submit")
-
-
-@pytest.mark.parametrize(
-    ("text", "table", "key", "line"),
-    [
-        ("[submit]\n# cluster = 1\ncluster = 'x'\n", ("submit",), "cluster", 3),
-        ("[other]\ncluster = 1\n[submit]\ncluster = 2\n", ("submit",), "cluster", 4),
-        ("submit.cluster = 'x'\n", ("submit",), "cluster", 1),
-        ("[submit]\n\n[submit.tag]\nteam='x'\n", ("submit",), "tag", 3),
-        ('[submit]\n"cluster" = 1\n', ("submit",), "cluster", 2),
-        ("[submit]\n", ("submit",), "cluster", 0),
-    ],
-)
-def test_the_line_of_a_key(text: str, table: tuple[str, ...], key: str, line: int) -> None:
-    assert lines_of(text, table).get(key, 0) == line
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply for settings"),
-        ("a = " + "[" * 150 + "]" * 150, "is nested too deeply for settings"),
-        (".".join("a" * 100_000) + " = 1", "is nested too deeply for settings"),
-        ("[submit]\nnum_nodes = " + "9" * 5000, "line 2: the number is too long"),
-        ("[submit]\nnum_nodes = 0x" + "f" * 5000, "line 2: the number is too long"),
-        ("# " + "x" * 600_000, "is too large for settings: 600,002 characters"),
-    ],
-    ids=["lists", "150 lists", "a key of parts", "digits", "hexadecimal digits", "size"],
-)
-def test_a_file_that_is_too_much_is_refused_at_once(project: Path, content: str, complaint: str) -> None:
-    write_files(project, {"himl.toml": content})
-    with within(SECONDS), pytest.raises(BadUsage, match=complaint):
-        section_settings(project, "submit")
-
-
-def test_settings_may_hold_long_dotted_texts_and_comments(project: Path) -> None:
+def test_settings_may_hold_long_texts_and_thousands_of_keys(project: Path) -> None:
     long = "a." * 300 + "0" * 400
     write_files(project, {"himl.toml": f'# {long}\n[submit]\na = \'{long}\'\nb = "{long} \\" {long}"\nc = """\n{long}\n"""\n'})
     assert values(project) == {"a": long, "b": f'{long} " {long}', "c": f"{long}\n"}
-
-
-def test_thousands_of_keys_are_found_on_their_lines_at_once(project: Path) -> None:
     write_files(project, {"himl.toml": "[submit]\n" + "".join(f"key{number} = {number}\n" for number in range(10_000))})
     with within(SECONDS):
         found = section_settings(project, "submit")
     assert (found["key0"].line, found["key9999"].line) == (2, 10_001)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+QUOTE = '"' if sys.platform == "win32" else "'"
+
+
+def git(url: str, **more: Any) -> dict[str, Any]:
+    return {"url": url, "vcs_info": {"vcs": "git", "requested_revision": "main", "commit_id": COMMIT}, **more}
+
+
+def archive(url: str) -> dict[str, Any]:
+    return {"url": url, "archive_info": {"hash": "sha256=0"}}
+
+
+ADDRESSES: list[tuple[dict[str, Any], str]] = [
+    (git("https://example.org/himl.git"), f"git+https://example.org/himl.git@{COMMIT}"),
+    (git("https://me:pat@example.org:8443/himl"), f"git+https://example.org:8443/himl@{COMMIT}"),
+    (git("ssh://git:pat@example.org/himl"), f"git+ssh://git@example.org/himl@{COMMIT}"),
+    (git("file:///srv/himl.git"), f"git+file:///srv/himl.git@{COMMIT}"),
+    (git("https://example.org/all", subdirectory="tools/himl"), f"git+https://example.org/all@{COMMIT}#subdirectory=tools/himl"),
+    (archive("https://me:pat@a.blob.example.org/w/himl.whl?sv=2024&sig=c2VjcmV0#sha256=0"), "https://a.blob.example.org/w/himl.whl"),
+    (archive("file:///srv/my%20wheels/himl.whl"), "file:///srv/my%20wheels/himl.whl"),
+]
+
+
+@pytest.mark.parametrize(("record", "address"), ADDRESSES, ids=range(7))
+def test_install_from_address_is_repeated_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any], address: str) -> None:
+    monkeypatch.syspath_prepend(write_record(tmp_path, json.dumps(record)))
+    assert install_command("v1") == f"pip install {QUOTE}himl-cli[v1] @ {address}{QUOTE}"
+    assert install_command(options="-U") == f"pip install -U {QUOTE}himl-cli @ {address}{QUOTE}"
+    assert update_hint() == f"Update himl, which was installed from '{address}'."
+    if "file:" not in address:
+        assert environment_hint("v1") == f"add 'himl-cli[v1] @ {address}' to its pip packages"
+        assert requirement_elsewhere("v1", "1.2") == f"himl-cli[v1] @ {address}"
+        return
+    assert environment_hint("v1") == "build a wheel of himl, and name it with --private_wheel"
+    with pytest.raises(BadUsage, match="from where no other machine can install it") as caught:
+        requirement_elsewhere("v1", "1.2")
+    assert f"pip wheel --no-deps {address}" in caught.value.hint.replace(QUOTE, "")
+
+
+@pytest.mark.parametrize(("info", "options"), [({}, ""), ({"editable": False}, ""), ({"editable": True}, "-e ")])
+def test_install_from_folder_is_repeated_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, bool], options: str) -> None:
+    clone = tmp_path / "my clöne"
+    monkeypatch.syspath_prepend(write_record(tmp_path, json.dumps({"url": clone.as_uri(), "dir_info": info})))
+    assert find_source().folder == str(clone)
+    assert install_command("v1") == f"pip install {options}{QUOTE}{clone}[v1]{QUOTE}"
+    assert update_hint() == f"Update himl, which was installed from '{clone}'."
+    assert environment_hint("v1") == "build a wheel of himl, and name it with --private_wheel"
+    with pytest.raises(BadUsage, match="from where no other machine can install it") as caught:
+        requirement_elsewhere("v1", "1.2")
+    assert f"pip wheel --no-deps {QUOTE}{clone}{QUOTE}; then --private_wheel FILE" in caught.value.hint
+
+
+OF_AN_ADDRESS = '{"url": "https://example.org/himl"'
+BROKEN: list[str | bytes | None] = [
+    *(None, "", '{"url": ', b'{"url": "\xff"}', '{"url": ' + "[" * 100_000, "[1]", '{"dir_info": {}}', '{"url": 7, "dir_info": {}}', f"{OF_AN_ADDRESS}}}"),
+    f'{OF_AN_ADDRESS}, "vcs_info": "git", "archive_info": "x"}}',
+    f'{OF_AN_ADDRESS}, "vcs_info": {{"vcs": "git"}}}}',
+    f'{OF_AN_ADDRESS}, "vcs_info": {{"vcs": "git", "commit_id": "a b"}}}}',
+    f'{OF_AN_ADDRESS}, "dir_info": {{}}}}',
+    '{"url": "s3://bucket/himl.whl", "archive_info": {}}',
+    '{"url": "https://example.org:x/himl.whl", "archive_info": {}}',
+]
+
+
+@pytest.mark.parametrize("record", BROKEN, ids=range(15))
+def test_broken_install_record_falls_back_to_package_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str | bytes | None) -> None:
+    monkeypatch.syspath_prepend(write_record(tmp_path, record))
+    assert (install_command("v1"), install_command(options="-U")) == (f"pip install {QUOTE}himl-cli[v1]{QUOTE}", "pip install -U himl-cli")
+    assert update_hint() == "Update himl: pip install -U himl-cli"
+    assert environment_hint("v1") == "add 'himl-cli[v1]' to its pip packages"
+
+
+def test_doctor_names_the_install_command(himl: Himl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write_record(tmp_path, json.dumps(git("ssh://git:pat@example.org/himl"))) / "himl_cli-99.dist-info" / "METADATA"
+    place.write_text(f"{place.read_text()}Requires-Dist: no-such-package; extra == 'aaa'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (remedy,) = [check["remedy"] for check in himl("doctor", "--json").json() if check["name"] == "extras"]
+    assert remedy == f"To install one: pip install {QUOTE}himl-cli[aaa] @ git+ssh://git@example.org/himl@{COMMIT}{QUOTE}"
+
+
+HOLD = """
+import os, sys
+from pathlib import Path
+from himl_cli.core.processes import ProcessLock
+lock = ProcessLock(Path(sys.argv[1]))
+assert lock.take()
+if hasattr(os, "fork"):  # a forked process does not give it back
+    child = os.fork()
+    if not child:
+        lock.release()
+        os._exit(0)
+    os.waitpid(child, 0)
+print("held", flush=True)
+sys.stdin.read()
+"""
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent")
+
+
+def test_lock_is_held_until_released_or_its_process_ends(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = ProcessLock(path)
+    assert not is_held(path)
+    assert (lock.take(), lock.take(), is_held(path)) == (True, True, True)
+    lock.release()
+    lock.release()
+    assert not is_held(path)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == b"held"
+        assert (is_held(path), lock.take()) == (True, False)
+        holder.kill()
+    assert (is_held(path), lock.take()) == (False, True)
+    lock.release()
+
+
+def two_hangups(survived: list[bool]) -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        os.kill(os.getpid(), signal.SIGHUP)
+        survived.append(True)
+
+
+@posix
+def test_repeated_hangup_interrupts_only_once() -> None:
+    """The SIGHUPs after the first one, while cleaning up, are ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    survived: list[bool] = []
+    try:
+        with pytest.raises(KeyboardInterrupt), terminations(), terminations(and_hangups=True):
+            two_hangups(survived)
+        assert survived == [True]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@posix
+def test_hangup_that_is_ignored_or_not_wanted_stays_alone() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminations(and_hangups=True):
+            os.kill(os.getpid(), signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with terminations():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,8 @@ REASONS = {
     "ssh": "needs another machine",
     "checkout": "changes the checkout itself, or measures for an hour",
 }
+ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md")
+"""Pages for those who work on himl, which show no use of it; and one whose files tests/project/test_ci_examples.py runs."""
 VALUED = ("prelude", "until", "answer", "exit", "file", "not")
 FLAGS = ("more", "shows", "azureml")
 
@@ -48,7 +51,6 @@ class Marker:
     words: tuple[str, ...] = ()
 
     def value(self, name: str) -> str:
-        """What follows `name=`, or nothing."""
         return next((word.partition("=")[2] for word in self.words if word.startswith(f"{name}=")), "")
 
 
@@ -92,20 +94,15 @@ class Page:
 def read(name: str, text: str | None = None) -> Page:
     """The page *name* of the checkout, or *text* as that page."""
     lines = ((ROOT / name).read_text(encoding="utf-8") if text is None else text).splitlines()
-    markers = {number: Marker(found["world"], tuple(found["words"].split())) for number, found in _matches(lines) if found["which"] == "run"}
-    defaults = [(number, Marker(found["world"], tuple(found["words"].split()))) for number, found in _matches(lines) if found["which"] == "runs"]
+    matched = [(number, found["which"], found["world"], found["words"]) for number, line in enumerate(lines, 1) if (found := _MARKER.match(line.strip()))]
+    markers = {number: Marker(world, tuple(words.split())) for number, which, world, words in matched if which == "run"}
+    defaults = [(number, Marker(world, tuple(words.split()))) for number, which, world, words in matched if which == "runs"]
     default = defaults[0][1] if defaults else None
     blocks, loose = _fences(name, lines, markers, default)
     begun = {block.line - 1 for block in blocks}
     stray = [number for number, line in enumerate(lines, 1) if line.lstrip().startswith("<!-- run:") and number not in begun & set(markers)]
     stray += [number for number, line in enumerate(lines, 1) if line.lstrip().startswith("<!-- runs:") and [number] != [at for at, _ in defaults]]
     return Page(name, blocks, loose, default, stray)
-
-
-def _matches(lines: Sequence[str]) -> Iterator[tuple[int, re.Match[str]]]:
-    for number, line in enumerate(lines, 1):
-        if found := _MARKER.match(line.strip()):
-            yield number, found
 
 
 def _fences(name: str, lines: Sequence[str], markers: dict[int, Marker], default: Marker | None) -> tuple[list[Block], list[tuple[int, str]]]:
@@ -128,7 +125,6 @@ def _fences(name: str, lines: Sequence[str], markers: dict[int, Marker], default
 
 
 def problems(page: Page) -> list[str]:
-    """What is not as it has to be, each with its line."""
     found = [f"{page.name}:{line}: a marker that is not understood, or that no block follows" for line in page.stray]
     found += [f"{page.name}:{line}: a command without a fence: {text}" for line, text in page.loose if _COMMANDS.match(text)]
     if page.default is not None and (page.default.world not in WORLDS or page.default.words):
@@ -183,3 +179,9 @@ def chains(page: Page) -> list[list[Block]]:
 
 def _to_run(page: Page) -> list[Block]:
     return [block for block in page.blocks if block.kind in KINDS and not block.value("not")]
+
+
+def pages() -> list[str]:
+    """The names of those with blocks to run, below the checkout, the README first."""
+    found = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+    return [name for name in found if not any(fnmatch(name, pattern) for pattern in ELSEWHERE)]

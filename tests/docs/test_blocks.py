@@ -1,57 +1,183 @@
-"""The blocks of the documents do what they say: each is run, here or on the double of Azure ML."""
+"""The blocks of the documents say how they are run, and do what they say: each is run, here or on the double of Azure ML."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
 
 from tests.docs import worlds
-from tests.docs.blocks import Block, chains, read
-from tests.docs.pages import NOT_YET, pages
-from tests.docs.program import program
-from tests.docs.running import Chain
+from tests.docs.blocks import ELSEWHERE, PRELUDES, REASONS, ROOT, Block, chains, pages, problems, read
+from tests.docs.program import STARTED, program
+from tests.docs.running import Chain, commands_of, differences
 from tests.docs.worlds import World
 from tests.support.azure import Az, token_of
+from tests.support.forked_himl import PROGRAM
+from tests.support.running import Himl
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for bash"), pytest.mark.timeout(600)]
 
-CHAINS = [chain for name in pages() if name not in NOT_YET for chain in chains(read(name))]
+
+def lines_of(chain: list[Block]) -> set[tuple[str, str]]:
+    """The commands with their world, as they stand but for comments and spaces."""
+    bodies = ["\n".join(command for command, _ in commands_of(block.body)) if block.kind == "console" else block.body for block in chain]
+    lines = "\n".join(bodies).replace("\\\n", " ").splitlines()
+    return {(chain[0].world, " ".join(re.sub(r"\s#.*", "", line).split())) for line in lines if line.strip()}
+
+
+def is_plain(chain: list[Block]) -> bool:
+    return all(block.kind in ("sh", "console") and set(block.marker.words if block.marker else ()) <= {"more"} for block in chain)
+
+
+def chosen() -> dict[str, list[list[Block]]]:
+    """The chains by page and world, the longest first; without plain commands that other chains of that world have."""
+    found, run = [(name, chain) for name in pages() for chain in chains(read(name))], set[tuple[str, str]]()
+    kept: dict[str, list[list[Block]]] = {}
+    for name, chain in sorted(found, key=lambda each: (is_plain(each[1]), -len(lines_of(each[1])))):
+        if not is_plain(chain) or not lines_of(chain) <= run:
+            run |= lines_of(chain)
+            kept.setdefault(f"{name}, {chain[0].world}", []).append(chain)
+    return {name: sorted(chains, key=lambda chain: chain[0].line) for name, chains in kept.items()}
+
+
+CHAINS = chosen()
+NOT_RUN = {"az-infrastructure": 16, "pip": 4, "ssh": 1, "checkout": 1}
+"""How many blocks are not run, by reason: a change of these numbers is meant."""
+RUN = "<!-- run: here -->\n```sh\nhiml runs list\n```\n"
+SHOWN = ["Run train_1795254201_4b2e6fd8 (experiment train)", "…", "loss 0.512  1.2 KB", "Completed in 2.9s."]
+SCREEN = "Run train_1700000000_00c0ffee (experiment train)\nepoch 1\nloss   0.53  700 B\nCompleted in 1m 02s.\n"
 
 
 @pytest.fixture(scope="module")
 def himl_on_path() -> Iterator[Path]:
-    """The folder of a program `himl` that starts fast."""
     with TemporaryDirectory(prefix="himl_docs_") as folder, program(Path(folder, "bin")) as found:
         yield found
 
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest, tmp_path: Path, himl_on_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """That of the test's chain."""
-    name = request.node.callspec.params["chain"][0].world
+    name = request.node.callspec.params["name"].rpartition(", ")[2]
     folder = tmp_path / ("himl" if name == "example" else "lab")
     folder.mkdir()
-    programs = (str(himl_on_path), str(Path(sys.executable).parent), os.environ["PATH"])
-    monkeypatch.setenv("PATH", os.pathsep.join(programs))
+    monkeypatch.setenv("PATH", os.pathsep.join((str(himl_on_path), str(Path(sys.executable).parent), os.environ["PATH"])))
     if name not in ("azure", "slides"):
         found: World = getattr(worlds, name)(folder)
         return found
     staged = request.getfixturevalue("azure")
     az = Az(tmp_path / "az")
     az.answer(token_of(staged.state.principal))
-    build = worlds.azure if name == "azure" else worlds.slides
-    return build(folder, staged, az.folder)
+    if name == "slides":
+        return worlds.slides(folder, staged, az.folder)
+    return worlds.azure(folder, staged, az.folder, with_examples="docs/examples/" in request.node.callspec.params["name"])
 
 
-@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: chain[0].where)
-def test_blocks_do_what_they_say(chain: list[Block], world: World, tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    running = Chain(world, scratch)
-    for block in chain:
-        running.run(block)
+@pytest.mark.parametrize("name", CHAINS)
+def test_blocks_do_what_they_say(name: str, world: World, tmp_path: Path) -> None:
+    """Those of a page that share a world, in order; each that does not go on from one above begins with the folder as it was."""
+    (tmp_path / "scratch").mkdir()
+    shutil.copytree(world.folder, tmp_path / "untouched")
+    for number, chain in enumerate(CHAINS[name]):
+        if number:
+            world.folder.rename(tmp_path / f"used_{number}")
+            shutil.copytree(tmp_path / "untouched", world.folder)
+        running = Chain(world, tmp_path / "scratch")
+        for block in chain:
+            running.run(block)
+
+
+def test_every_block_says_how_it_is_run() -> None:
+    found = [read(name) for name in pages()]
+    assert [problem for page in found for problem in problems(page)] == []
+    all_blocks = [block for page in found for block in page.blocks]
+    assert Counter(block.value("not") for block in all_blocks if block.value("not")) == NOT_RUN
+    assert set(NOT_RUN) <= set(REASONS)
+    assert [pattern for pattern in ELSEWHERE if not list(ROOT.glob(pattern))] == []
+    used = {(block.value("prelude"), block.kind == "python") for block in all_blocks}
+    assert {(path.stem, path.suffix == ".py") for path in PRELUDES.iterdir() if path.is_file()} == used - {("", True), ("", False)}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("```sh\nls\n```\n", "page.md:1: no marker, and the page has none"),
+        ("<!-- runs: here -->\n```sh\nls\n```\n", ""),
+        ("<!-- run: there -->\n```sh\nls\n```\n", "page.md:2: there is no world 'there'"),
+        ("<!-- run: here -->\n\n```sh\nls\n```\n", "page.md:1: a marker that is not understood, or that no block follows"),
+        ("<!-- run: here quick -->\n```sh\nls\n```\n", "page.md:2: the word 'quick'"),
+        ("<!-- run: here not=time -->\n```sh\nls\n```\n", "page.md:2: 'time' is no reason"),
+        (RUN + "<!-- run: azure more -->\n```sh\nls\n```\n", "page.md:6: there is no block of the world 'azure' above that it could go on from"),
+        ("```text\nhiml runs list\n```\n", "page.md:1: commands in a block that is not run"),
+        ("Do this:\n\n    himl runs list\n", "page.md:3: a command without a fence: himl runs list"),
+    ],
+)
+def test_block_that_tests_would_not_run_is_named(text: str, problem: str) -> None:
+    found = problems(read("page.md", text))
+    assert problem in found or (found, problem) == ([], "")
+
+
+@pytest.fixture
+def chain(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    """A chain in an empty folder; NAME stands for a word."""
+    monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "scratch").mkdir()
+    return Chain(World(project, worlds.variables(), {"NAME": "value"}), tmp_path / "scratch")
+
+
+def run(chain: Chain, *fences: str) -> None:
+    """Run fences with the words of their markers, `exit=2 ```sh ...`."""
+    for fence in fences:
+        words, _, rest = fence.partition("```")
+        (block,) = read("page.md", f"<!-- run: {' '.join(['here', *words.split()])} -->\n```{rest}\n```\n").blocks
+        chain.run(block)
+
+
+def test_folder_variables_and_files_are_handed_on(chain: Chain) -> None:
+    fences = ("```sh\nmkdir a\ncd a\nword='NAME  NAMES'", "file=b/note.txt ```python\nprint(1)", "```sh\n[ \"$word\" = 'value  NAMES' ]\ngrep 1 b/note.txt")
+    run(chain, *fences, "answer=y ```sh\nread word; [ $word = y ]", "exit=2 ```sh\nexit 2", '```toml\n[submit]\ncluster = "gpu"')
+    assert chain.folder.name == "a"
+
+
+@pytest.mark.parametrize(
+    "fence",
+    [
+        "```sh\nfalse | cat",
+        "exit=2 ```sh\nexit 3",
+        "shows ```console\n$ echo one\ntwo",
+        "```python\nimport warnings\nwarnings.warn('old')",
+        "```yaml\na: [",
+        '```toml\n[submit]\nclustr = "gpu"',
+        "until=up ```sh\npython -c 'import signal, time; signal.signal(2, lambda *_: exit(3)); print(\"up\", flush=True); time.sleep(60)'",
+    ],
+)
+def test_block_that_fails_is_noticed(chain: Chain, fence: str) -> None:
+    with pytest.raises((AssertionError, yaml.YAMLError)) as caught:
+        run(chain, fence)
+    assert "page.md" in str(caught.value) or not isinstance(caught.value, AssertionError)
+
+
+def test_printed_output_is_compared_with_the_shown_one() -> None:
+    assert differences(SHOWN, SCREEN) == ""
+    for screen, wrong in (
+        (SCREEN.replace("0.53", "0.7"), "'loss 0.512 SIZE' is not printed"),
+        (SCREEN.replace("experiment train", "experiment other"), "'Run ID (experiment train)' is not printed"),
+        (SCREEN + "one more\n", "'Completed in DURATION.' is not printed where it is shown, or more is printed behind it"),
+    ):
+        assert differences(SHOWN, screen).startswith(wrong)
+
+
+def test_fast_himl_of_blocks_is_as_the_installed_one(himl: Himl, tmp_path: Path) -> None:
+    with program(tmp_path / "p") as folder:
+        fast = Himl(folder / "himl", himl.folder)
+        for arguments in (["runs", "show", "gone"], ["submit", "é b.py"]):
+            wanted = himl(*arguments)
+            for variables in ({}, {STARTED: "1"}):
+                made = fast(*arguments, env=variables)
+                assert (made.code, made.raw_stdout, made.raw_stderr) == (wanted.code, wanted.raw_stdout, wanted.raw_stderr)

@@ -25,7 +25,7 @@ from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
 if TYPE_CHECKING:
-    from tests.servers.azureml.seeding import StagedWorkspace
+    from tests.azureml_double.seeding import StagedWorkspace
 
 FILES = Path(__file__).parent / "files"
 """Files that the documents name."""
@@ -41,6 +41,17 @@ HERE, DIGITS, ON_AZURE, SLEEPY, CROSSVAL = (
 CHECKPOINTS = {f"outputs/checkpoints/{name}.ckpt": name.encode() for name in ("epoch=1", "best", "last")}
 LOG = {"user_logs/std_log.txt": b"epoch 1\n", "user_logs/std_log_process_1.txt": b"epoch 1\n"}
 LOSSES = (0.9, 0.4, 0.5)
+SHORTER = {
+    "--crossval 5": "--crossval 2",
+    "--different_seeds 3": "--different_seeds 2",
+    "crossval_index=0,1,2": "crossval_index=0",
+    "--max_trials 8": "--max_trials 2",
+    "lr=0.1,0.01 --sweep degree=3,5": "lr=0.1 --sweep degree=3,5",
+    "lr=0.3,0.1,0.03": "lr=0.3,0.1",
+    "kernel=linear,rbf": "kernel=linear",
+    "penalty=0.5,1,1.5": "penalty=0.5,1",
+}
+"""Trials that would do the same again are left out, but where the block shows what is printed."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +98,13 @@ def here(folder: Path) -> World:
     return World(folder, variables(), names)
 
 
-def azure(folder: Path, staged: StagedWorkspace, az: Path) -> World:
+def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: bool = False) -> World:
     """The clusters, datastores, datasets and runs of the documents; *az* is the folder of the program that signs in. Jobs run."""
     state = staged.state
     ids = {"subscription_id": state.subscription, "resource_group": state.group, "workspace_name": state.name}
     _copy_files(folder, ids)
-    _copy_examples(folder)
+    if with_examples:  # each job would send them along
+        _copy_examples(folder)
     staged.write_config(folder)
     write_files(folder, {f"{other}/config.json": json.dumps(ids) for other in ("other", "theirs")})
     local = RecordedRuns(folder)
@@ -145,7 +157,7 @@ def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
 
 
 def _add_runs(staged: StagedWorkspace) -> None:
-    from tests.servers.azureml.sweep_seeding import add_sweep
+    from tests.azureml_double.seeding import add_sweep
 
     for run_id, experiment in ((HERE, "train"), (ON_AZURE, "train"), (SLEEPY, "digits")):
         run = staged.add_run(run_id, experiment)

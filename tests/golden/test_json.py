@@ -1,20 +1,30 @@
-"""The documents that `--json` prints, and the errors of each exit code, are those on record in `json/`."""
+"""The documents that `--json` prints, and the errors of each exit code, are those on record in `documents.json`.
+
+`HIML_TEST_GOLDEN=write` writes that anew, for changes that are meant; it needs `-n 0`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.golden.documents import compare
-from tests.servers.web import FileServer
 from tests.support.running import Himl, write_files
 from tests.support.runs import POSIX, RecordedRuns
 from tests.support.runs import recorded as recorded
+from tests.support.web import FileServer
 
+RECORD = Path(__file__).with_name("documents.json")
+VOLATILE = {"seconds", "duration", "times", "time"}
+RUN = re.compile(r"\b([a-z]+)_\d{10}_[0-9a-f]{8}")
+TIME = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?")
+RECORDED_DAY = "2026-03-01T12:"
 SCRIPT = "import pathlib, sys\nprint('epoch 1')\npathlib.Path('outputs/best.txt').write_text('0.9')\nsys.exit(int((sys.argv[1:] or ['0'])[0]))\n"
 DOCUMENTS: dict[str, list[str]] = {
     "runs_list": ["runs", "list"],
@@ -58,6 +68,31 @@ FETCHED: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+def compare(name: str, document: Any, folders: dict[str, Path]) -> None:
+    """Compare *document* with the one of that *name* on record; *folders* are replaced by their names, what differs from run to run by words."""
+    found, record = steady(document, folders), json.loads(RECORD.read_text(encoding="utf-8"))
+    if os.environ.get("HIML_TEST_GOLDEN") == "write":
+        record = dict(sorted({**record, name: found}.items()))
+        RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert json.dumps(found, indent=1) == json.dumps(record[name], indent=1)  # the order of keys, too
+
+
+def steady(value: Any, folders: dict[str, Path], key: str = "") -> Any:
+    if isinstance(value, dict):
+        is_recorded = str(value.get("started", "")).startswith(RECORDED_DAY)
+        return {name: steady(entry, folders, "" if is_recorded else name) for name, entry in value.items()}
+    if isinstance(value, list) and key not in VOLATILE:
+        return [steady(entry, folders) for entry in value]
+    if key == "build_user":
+        return f"<{key}>"
+    if isinstance(value, str):
+        for name, folder in folders.items():
+            value = value.replace(str(folder), name)
+        value = RUN.sub(r"\1_ID", value.replace("\\", "/").replace(sys.executable, "PYTHON"))
+        return TIME.sub(lambda found: found[0] if found[0].startswith(RECORDED_DAY) else "TIME", value)
+    return f"<{key}>" if key in VOLATILE and value is not None else value
+
+
 @pytest.fixture(autouse=True)
 def filled(project: Path, recorded: RecordedRuns) -> None:
     recorded.add("kept_4_dd", files={"outputs/checkpoints/last.ckpt": "weights", "logs/events.out.tfevents.1": b""})
@@ -66,7 +101,7 @@ def filled(project: Path, recorded: RecordedRuns) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_document_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
+def test_document_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
     outcome = himl(*DOCUMENTS[name], "--json")
     document = json.loads(outcome.raw_stdout)
     if name == "doctor":  # what it says depends on the machine
@@ -75,7 +110,7 @@ def test_a_document_is_as_on_record(himl: Himl, project: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
+def test_error_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
     code, arguments = ERRORS[name]
     outcome = himl(arguments[0], "--json", *arguments[1:]) if arguments[0] == "submit" else himl(*arguments, "--json")
     compare(f"error_{name}", {"exit_code": outcome.code, **_last_object(outcome.raw_stderr)}, {"PROJECT": project})
@@ -83,7 +118,7 @@ def test_an_error_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FETCHED)
-def test_an_error_of_a_web_address_has_its_code(himl: Himl, web: FileServer, name: str) -> None:
+def test_error_of_a_web_address_has_its_code(himl: Himl, web: FileServer, name: str) -> None:
     code, options = FETCHED[name]
     web.put("/last.ckpt", b"weights", **options)
     outcome = himl("checkpoint", "fetch", web("/last.ckpt"), "--json")
@@ -91,7 +126,7 @@ def test_an_error_of_a_web_address_has_its_code(himl: Himl, web: FileServer, nam
 
 
 @POSIX
-def test_an_interrupted_submit_has_its_code_and_its_run(himl: Himl, project: Path) -> None:
+def test_interrupted_submit_has_its_code_and_run(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time\nprint('up', flush=True); time.sleep(600)\n"})
     process = himl.start("submit", "train.py", "--json")
     assert process.stderr is not None

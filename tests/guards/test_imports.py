@@ -40,7 +40,7 @@ SLACK, OTHER_PYTHON, OURS = 1.1, 1.3, 5
 
 
 @pytest.mark.parametrize("command", MEASURED)
-def test_a_command_imports_no_more_than_it_did(command: str, tmp_path: Path) -> None:
+def test_command_imports_no_more_than_before(command: str, tmp_path: Path) -> None:
     RecordedRuns(tmp_path).add("train_1_aa")
     done = subprocess.run([sys.executable, "-c", CODE, *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

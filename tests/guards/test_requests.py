@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.azureml.log import Seen
-from tests.servers.azureml.seeding import DEFAULT, StagedWorkspace
-from tests.servers.azureml.sweep_seeding import add_sweep
+from tests.azureml_double.log import Seen
+from tests.azureml_double.seeding import DEFAULT, StagedWorkspace, add_sweep
 from tests.support.azure import add_many
 from tests.support.running import Himl, write_files
 from tests.support.tensorboard import NAME, event_bytes
@@ -112,7 +111,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
 
 
 @pytest.mark.timeout(360)
-def test_a_command_asks_no_more_than_it_did(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
+def test_commands_make_no_more_requests_than_before(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
     """Each command has a home folder of its own, with nothing remembered in it."""
     found: dict[str, tuple[Asked, Asked]] = {}
     for number, (name, (text, _, _)) in enumerate(COMMANDS.items()):

@@ -73,115 +73,70 @@ def found_in_himl(dotted: str) -> object:
     return found
 
 
-def check_option(option: str, row: Row, command: str) -> None:
-    """An option of before is there where the row says `the same`; else it is not, unless the row says what it means here."""
-    if row.is_same:
-        assert accepts(command, option), f"'{command}' has no {option}"
-    else:
-        assert not accepts(command, option) or f"`{option}`" in row.said, f"'{command}' has {option}, and the row does not say so"
-
-
-def test_every_program_of_before_is_named() -> None:
+def test_programs_and_options_of_before_are_named() -> None:
     first = " ".join(all_names("## Commands"))
     assert [name for name in COMMANDS if not re.search(rf"(?<![\w-]){re.escape(name)}(?!\w)", first)] == []
     assert AZUREML_FLAG in first
-
-
-@pytest.mark.parametrize("row", [row for row in rows(PAGE, "## Commands") if row.is_absent], ids=lambda row: row.names[0].split()[0])
-def test_a_program_that_has_no_counterpart_is_no_command(row: Row) -> None:
-    program = row.names[0].removeprefix("python ").split()[0]
-    words = set(re.split(r"\W|_", program)) - {"py", "himl"}
-    assert words & {word for shape in shapes().values() for word in shape.path} == set()
-
-
-def test_documented_old_option_names_equal_known_ones() -> None:
+    words = {word for shape in shapes().values() for word in shape.path}
+    for row in rows(PAGE, "## Commands"):
+        program = row.names[0].removeprefix("python ").split()[0]
+        assert not row.is_absent or (set(re.split(r"\W|_", program)) - {"py", "himl"}) & words == set(), program
     table = {name.lstrip("-"): row.said.strip("`-") for name, row in each("### Old names of options")}
     assert table == HIML_OLD_NAMES
+    for linked, given in ONLY_LINKED.items():
+        assert [name for name in given.split() if not accepts(linked, f"--{name}")] == []
+    for heading, (command, names) in OPTIONS.items():  # as the row says: the same, or what it means here
+        assert sorted(all_names(heading)) == sorted(f"--{name}" for name in names.split())
+        for option, row in each(heading):
+            assert accepts(command, option) is row.is_same or (not row.is_same and f"`{option}`" in row.said), option
+            assert [name for name in options_in(row.said) if not accepts(command, name)] == []
 
 
-@pytest.mark.parametrize("heading", OPTIONS)
-def test_every_option_of_before_is_there_or_said_to_be_another(heading: str) -> None:
-    command, names = OPTIONS[heading]
-    assert sorted(all_names(heading)) == sorted(f"--{name}" for name in names.split())
-    for option, row in each(heading):
-        check_option(option, row, command)
-        assert [name for name in options_in(row.said) if not accepts(command, name)] == []
-
-
-@pytest.mark.parametrize("command", ONLY_LINKED)
-def test_linked_programs_accept_all_old_options(command: str) -> None:
-    assert [name for name in ONLY_LINKED[command].split() if not accepts(command, f"--{name}")] == []
-
-
-def test_every_function_of_health_azure_is_in_the_tables() -> None:
-    assert {*all_names("## health_azure")} >= {*FUNCTIONS, *FUNCTIONS_GONE}
-
-
-@pytest.mark.parametrize(("name", "row"), each("## health_azure"), ids=lambda value: value if isinstance(value, str) else "")
-def test_health_azure_name_has_old_arguments_or_is_absent(name: str, row: Row) -> None:
-    assert row.is_same is not row.is_absent
-    assert (name in himl_cli.__all__) is row.is_same
-    if name in FUNCTIONS:
-        old = FUNCTIONS[name].split()
-        assert list(inspect.signature(getattr(himl_cli, name)).parameters)[: len(old)] == old
-
-
-def test_released_public_names_exist_or_are_listed_as_absent() -> None:
+def test_names_and_arguments_of_health_azure_exist_as_said() -> None:
+    table = dict(each("## health_azure"))
+    assert set(table) >= {*FUNCTIONS, *FUNCTIONS_GONE}
+    for name, row in table.items():
+        assert row.is_same is not row.is_absent
+        assert (name in himl_cli.__all__) is row.is_same
+        if name in FUNCTIONS:
+            old = FUNCTIONS[name].split()
+            assert list(inspect.signature(getattr(himl_cli, name)).parameters)[: len(old)] == old
     others = dict(each("### Other names of the package"))
     assert [name for name in others if name in himl_cli.__all__] == []
     assert all(row.is_absent for row in others.values())
     assert {*public_names()} - {*all_names("## health_azure")} - {*himl_cli.__all__} == {*others}
-
-
-def test_every_argument_of_the_submission_has_its_option() -> None:
     heading = "### submit_to_azure_if_needed"
     assert sorted(all_names(heading)) == sorted(inspect.signature(himl_cli.submit_to_azure_if_needed).parameters)
     for name, row in each(heading):
         options = re.findall(r"`(--\w+|-\w)(?= |`)", row.said)
         assert options or row.is_absent or row.said == "after `--`", name
         assert [option for option in options if not accepts(SUBMIT, option)] == []
-
-
-def test_every_field_of_a_dataset_has_its_words() -> None:
-    table = dict(each("### DatasetConfig"))
-    assert {name for name, row in table.items() if not row.is_absent} == {field.name for field in fields(himl_cli.DatasetConfig)}
-    for name, row in table.items():
-        if row.is_absent:
-            assert not hasattr(himl_cli.DatasetConfig, name.rstrip("()"))
+    fields_of = dict(each("### DatasetConfig"))
+    assert {name for name, row in fields_of.items() if not row.is_absent} == {field.name for field in fields(himl_cli.DatasetConfig)}
+    for name, row in fields_of.items():
+        assert not row.is_absent or not hasattr(himl_cli.DatasetConfig, name.rstrip("()"))
         for spec in re.findall(r"`(NAME[^`]*)`", row.said):
             parse_data("output" if "overwrite" in spec else "input", [spec.replace("VERSION", "3")])
 
 
-def test_every_name_of_health_ml_is_there_or_not() -> None:
+def test_names_of_health_ml_and_innereye_exist_as_said() -> None:
     table = dict(each("## health_ml"))
     assert sorted(table) == sorted(HEALTH_ML)
     for name, row in table.items():
         assert row.is_absent is not bool(re.match(r"`himl_cli\.", row.said)), name
         assert not row.is_absent or not (name in himl_cli.__all__ or hasattr(himl_cli.job, name))
-
-
-def test_what_a_container_said_has_its_place_in_a_script() -> None:
-    table = dict(each("### Containers"))
-    assert sorted(name.rstrip("()") for name in table) == sorted(CONTAINER.split())
-    assert [option for row in table.values() for option in options_in(row.said) if not accepts(SUBMIT, option)] == []
-
-
-def test_what_is_said_to_be_in_the_package_is_there() -> None:
-    said = set(re.findall(r"`(himl_cli(?:\.\w+)+)", without_blocks(PAGE)))
-    assert len(said) > 8
-    for dotted in said:
+    functions, containers = dict(each("### Functions")), dict(each("### Containers"))
+    assert sorted(functions) == sorted(INNEREYE_FUNCTIONS.split())
+    assert sorted(name.rstrip("()") for name in containers) == sorted(CONTAINER.split())
+    for name, row in functions.items():
+        assert (name in himl_cli.__all__) is not row.is_absent
+        assert row.is_absent or row.said == f"`himl_cli.{name}`"
+    said = [row.said for row in (*functions.values(), *containers.values())]
+    assert [option for text in said for option in options_in(text) if not accepts(SUBMIT, option)] == []
+    dotted_names = set(re.findall(r"`(himl_cli(?:\.\w+)+)", without_blocks(PAGE)))
+    assert len(dotted_names) > 8
+    for dotted in dotted_names:
         assert found_in_himl(dotted) is not None
-
-
-@pytest.mark.parametrize(("name", "row"), each("### Functions"), ids=lambda value: value if isinstance(value, str) else "")
-def test_innereye_function_has_documented_counterpart(name: str, row: Row) -> None:
-    assert (name in himl_cli.__all__) is not row.is_absent
-    assert row.is_absent or row.said == f"`himl_cli.{name}`"
-    assert [option for option in options_in(row.said) if not accepts(SUBMIT, option)] == []
-
-
-def test_every_function_of_innereye_s_is_in_the_table() -> None:
-    assert sorted(all_names("### Functions")) == sorted(INNEREYE_FUNCTIONS.split())
 
 
 def taken_over(himl: Himl, file: str, text: str) -> tuple[Callable[[str], object], set[str]]:
@@ -210,24 +165,20 @@ def check_taken(table: list[tuple[str, Row]], values: Mapping[str, object], valu
         assert [option for option in options_in(row.said) if not accepts(SUBMIT, option)] == []
 
 
-def test_innereye_s_settings_go_where_the_table_says(himl: Himl) -> None:
+def test_settings_of_innereye_go_where_the_table_says(himl: Himl) -> None:
     text = "variables:\n" + "".join(f"  {name}: {json.dumps(value)}\n" for name, value in INNEREYE_SETTINGS.items())
     check_taken(each("### settings.yml"), INNEREYE_SETTINGS, *taken_over(himl, "settings.yml", text))
-
-
-def test_init_gives_reasons_for_unsupported_innereye_settings(himl: Himl) -> None:
-    write_files(himl.folder, {"settings.yml": "variables:\n" + "".join(f"  {name}: {json.dumps(value)}\n" for name, value in INNEREYE_SETTINGS.items())})
-    left = himl.ok("init", "--from", "settings.yml", "--json").json()["left_out"]
+    left = himl.ok("init", "--from", "settings.yml", "--json", "--yes").json()["left_out"]
     assert len(left) > 20
     assert [each["name"] for each in left if each["why"] == "himl has no such setting"] == []
 
 
-def test_deepseismic_s_settings_go_where_the_table_says(himl: Himl) -> None:
+def test_settings_of_deepseismic_go_where_the_table_says(himl: Himl) -> None:
     text = "".join(f"{name}={value}\n" for name, value in DEEPSEISMIC_SETTINGS.items())
     check_taken(each("## DeepSeismic"), DEEPSEISMIC_SETTINGS, *taken_over(himl, ".env", text))
 
 
-def test_the_example_of_settings_is_taken_over(himl: Himl) -> None:
+def test_example_of_settings_is_taken_over(himl: Himl) -> None:
     (settings,) = blocks(PAGE, "yaml")
     value, left = taken_over(himl, "settings.yml", settings)
     assert (value("himl.toml: submit.cluster"), value("config.json: workspace_name"), left) == ("gpu", "lab", set())
@@ -247,7 +198,7 @@ def test_import_rename_command_changes_whole_project(tmp_path: Path) -> None:
     assert [name for name in others if (tmp_path / f"{name}.bak").exists()] == []
 
 
-def test_settings_and_files_that_are_the_same_are_heeded(himl: Himl, project: Path) -> None:
+def test_settings_and_files_of_before_are_heeded(himl: Himl, project: Path) -> None:
     ids = {"subscription_id": INNEREYE_SETTINGS["subscription_id"], "resource_group": "team", "workspace_name": "lab"}
     write_files(project, {"train.py": "import os\nprint(sorted(os.listdir()))\n", ".amlignore": "skipped.txt\n", "skipped.txt": ""})
     write_files(project, {"environment.yml": "dependencies: [numpy==1.2.3]\n", "inner/.azureml/config.json": json.dumps(ids)})

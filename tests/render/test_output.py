@@ -1,112 +1,456 @@
-"""Output and progress, in processes with real streams."""
+"""Output and progress, in processes with real streams and terminals. Tables and texts: what fits is shown, the least important goes first."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path, PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from himl_cli.core.errors import RunNotFound
+from himl_cli.core.jobs import STEP, STEP_AFTER
+from himl_cli.core.logged import SweepView, TrialView
+from himl_cli.core.montage import Box, CellOutcome, MontageResult, WrittenFile
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.render.aggregation import table_lines
+from himl_cli.render.bars import rate
+from himl_cli.render.forms import json_form
+from himl_cli.render.output import GAP, Column, Format, Output, as_table, as_tabs, duration_text, fitted, folded, local_time, size_text
+from himl_cli.render.results import FAILED_SLIDES_SHOWN, FILE_COLUMNS, failed_lines, print_montage
+from himl_cli.render.run_views import RUN_COLUMNS, WORKSPACE_COLUMN, best_lines, run_columns, steps_view, trials_view
+from himl_cli.services.transfer.plan import Filters, list_files
+from tests.support.aggregates import aggregation, run
+from tests.support.runs import RecordedRuns
 from tests.support.terminals import Terminal
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 
 
-def run(code: str, **options: str) -> subprocess.CompletedProcess[bytes]:
+def ran(code: str, **options: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-c", f"from himl_cli.render.output import *\n{code}"], capture_output=True, input=options.get("input", "").encode())
 
 
+def drawn(screen: str) -> list[str]:
+    """The lines that a terminal showed at any time, without the codes that move about in it."""
+    return [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen).replace("\r", "\n").splitlines() if line.strip()]
+
+
+def in_terminal(folder: Path, code: str, columns: int = 80) -> str:
+    terminal = Terminal([sys.executable, "-c", code], cwd=folder, columns=columns)
+    assert terminal.finish() == 0
+    return terminal.screen
+
+
+def piped(code: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
 def test_each_format_prints_its_form_alone() -> None:
-    code = "Output(Format.{}).result([{{'id': 'a'}}], human='all about a', quiet=['a', 'b'])"
-    assert run(code.format("human")).stdout.split(b"\n")[0].strip() == b"all about a"
-    assert run(code.format("json")).stdout.strip() == b'[{"id": "a"}]'
-    assert run(code.format("quiet")).stdout.split() == [b"a", b"b"]
+    code = "Output(Format.{}).result([{{'id': 'caf\\udce9'}}], human={}, quiet=['a', 'b', 'caf\\udce9'])"
+    assert ran(code.format("human", "'all about a'")).stdout.split(b"\n")[0].strip() == b"all about a"
+    assert ran(code.format("json", "lambda: 1 / 0")).stdout.strip() == b'[{"id": "caf\\udce9"}]'
+    assert ran(code.format("quiet", "''")).stdout.split() == [b"a", b"b", b"caf\xe9"]
 
 
 def test_a_stream_that_takes_text_only_gets_text() -> None:
     """As standard output and error are in a notebook."""
     kernel = "import io, sys\nclass Text(io.TextIOBase):\n  encoding = 'utf-8'\n  write = lambda self, text: kept.append(text) or len(text)\nkept = []"
     code = f"{kernel}\nsaid, sys.stdout = sys.stdout, Text()\nOutput().lines(['zw\u00f6lf'])\nOutput().stream(b'log')\nprint(ascii(''.join(kept)), file=said)"
-    assert run(code).stdout.strip() == b"'zw\\xf6lf\\nlog'"
-
-
-def test_human_text_is_made_only_when_it_is_asked_for() -> None:
-    assert run("Output(Format.json).result(1, human=lambda: 1 / 0)").stdout.strip() == b"1"
-
-
-def test_odd_bytes_of_file_names_come_out_as_they_went_in() -> None:
-    assert run("Output().lines(['caf\\udce9'])").stdout.strip() == b"caf\xe9"
-    assert run("Output(Format.json).json(['caf\\udce9'])").stdout.strip() == b'["caf\\udce9"]'
+    assert ran(code).stdout.strip() == b"'zw\\xf6lf\\nlog'"
 
 
 def test_notices_go_to_stderr_without_secrets_and_not_when_quiet() -> None:
-    done = run("Output().notice('see https://h/x?sig=abcdef\\nnow')")
+    done = ran("Output().notice('see https://h/x?sig=abcdef\\nnow')")
     assert (done.stdout, done.stderr.split()) == (b"", [b"see", b"https://h/x?sig=***", b"now"])
-    assert run("Output(Format.quiet).notice('hello')").stderr == b""
+    assert ran("Output(Format.quiet).notice('hello')").stderr == b""
 
 
-@pytest.mark.parametrize("format", ["human", "json", "quiet"])
-def test_a_question_that_nobody_can_answer_is_an_error(format: str) -> None:
-    done = run(f"try:\n    Output(Format.{format}).confirm('Delete?')\nexcept NeedsYes as err:\n    print(err.hint)", input="y\n")
-    assert b"--yes" in done.stdout
-    assert run(f"print(Output(Format.{format}, yes=True).confirm('Delete?'))").stdout.strip() == b"True"
-
-
-EVENTS = """
-import time
-from himl_cli.core.events import Finished, Moved, Notice, Planned
-from himl_cli.render.output import Format, Output
-from himl_cli.render.progress import observing
-with observing(Output(Format.{format})) as notify:
-    notify(Planned(2, 2_000_000))
-    notify(Moved("a", 1_000_000))
-    notify(Finished("a"))
-    notify(Notice("[b]one[/b] thing"))
-    time.sleep(0.3)
-"""
-
-
-def test_progress_off_a_terminal_is_its_notices() -> None:
-    done = subprocess.run([sys.executable, "-c", EVENTS.format(format="human")], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("", "[b]one[/b] thing\n")
-
-
-@posix
-@pytest.mark.parametrize(("format", "is_drawn"), [("human", True), ("json", False), ("quiet", False)])
-def test_progress_on_a_terminal_is_a_bar_that_goes_away(tmp_path: Path, format: str, is_drawn: bool) -> None:
-    terminal = Terminal([sys.executable, "-c", EVENTS.format(format=format)], cwd=tmp_path)
-    assert terminal.finish() == 0
-    assert ("1 file " in terminal.screen) is is_drawn
-    assert ("[b]one[/b] thing" in terminal.screen) is (format != "quiet")
-
-
-@posix
-@pytest.mark.parametrize(("columns", "has_bar"), [(40, False), (80, True)])
-def test_a_narrow_terminal_has_the_numbers_and_no_bar(tmp_path: Path, columns: int, has_bar: bool) -> None:
-    terminal = Terminal([sys.executable, "-c", EVENTS.format(format="human")], cwd=tmp_path, columns=columns)
-    assert terminal.finish() == 0
-    drawn = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.screen).replace("\r", "\n").splitlines() if line.strip()]
-    assert ("\u2501" in terminal.screen) is has_bar
-    assert any("1.0/2.0 MB" in line for line in drawn)
-    assert max(map(len, drawn)) <= columns
+def test_a_question_that_nobody_can_answer_is_an_error() -> None:
+    code = "for format in Format:\n    print(Output(format, yes=True).confirm('Delete?'))\n"
+    done = ran(f"{code}    try:\n        Output(format).confirm('Delete?')\n    except NeedsYes as err:\n        print('--yes' in err.hint)", input="y\n")
+    assert set(done.stdout.split()) == {b"True"}
+    assert len(done.stdout.split()) >= 6
 
 
 @posix
 def test_control_characters_are_cleaned_only_for_terminals(tmp_path: Path) -> None:
     code = "from himl_cli.render.output import *\nfor how in (lambda o, n: o.table(n, (), quiet=str), lambda o, n: o.result(n, human='', quiet=n)):\n"
     code += "    how(Output(Format.quiet), ['ok\\x1b[31mred', 'two\\nlines'])"
-    terminal = Terminal([sys.executable, "-c", code], cwd=tmp_path)
-    assert terminal.finish() == 0
-    assert terminal.screen == "ok [31mred\ntwo\\nlines\nok [31mred\ntwo lines\n"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == (b"ok\x1b[31mred\ntwo\\nlines\nok\x1b[31mred\ntwo\nlines\n")
+    assert in_terminal(tmp_path, code) == "ok [31mred\ntwo\\nlines\nok [31mred\ntwo lines\n"
+    assert piped(code).stdout == b"ok\x1b[31mred\ntwo\\nlines\nok\x1b[31mred\ntwo\nlines\n"
+    code = "from himl_cli.render.output import *\nOutput(Format.json).json(['\\u202e\\x9b\\x1b\\x7fé'])"
+    assert in_terminal(tmp_path, code) == '[\n  "\\u202e\\u009b\\u001b\\u007fé"\n]\n'
+    assert piped(code).stdout.decode() == '["\u202e\x9b\\u001b\x7fé"]\n'
+
+
+EVENTS = """
+import time
+from himl_cli.core.events import Counted, Counting, Finished, Moved, Notice, Planned
+from himl_cli.render.output import Format, Output
+from himl_cli.render.progress import observing
+with observing(Output(Format.{format})) as notify:
+    notify(Counting("slides", 2000)); notify(Counting("slides", 345))
+    if {files}:
+        notify(Planned(2, 2_000_000)); notify(Moved("a", 1_000_000)); notify(Finished("a"))
+    for _ in range(37):
+        notify(Counted())
+        time.sleep(0.02)
+    notify(Notice("\\x1b[31mred \\n[b]level[/b] 7 is missing"))
+    time.sleep(0.3)
+print("done")
+"""
 
 
 @posix
-def test_json_that_would_command_a_terminal_has_escapes_there(tmp_path: Path) -> None:
-    code = "from himl_cli.render.output import *\nOutput(Format.json).json(['\\u202e\\x9b\\x1b\\x7fé'])"
-    terminal = Terminal([sys.executable, "-c", code], cwd=tmp_path)
-    assert terminal.finish() == 0
-    assert terminal.screen == '[\n  "\\u202e\\u009b\\u001b\\u007fé"\n]\n'
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.decode() == '["\u202e\x9b\\u001b\x7fé"]\n'
+@pytest.mark.parametrize(("columns", "has_bar", "has_files"), [(60, True, False), (80, True, True), (40, False, True)])
+def test_counts_have_a_rate_and_the_time_left(tmp_path: Path, columns: int, has_bar: bool, has_files: bool) -> None:
+    """The line of the bar is wiped before anything else is printed; files that move have a line of their own."""
+    screen = in_terminal(tmp_path, EVENTS.format(format="human", files=has_files), columns)
+    lines = drawn(screen)
+    counted, files = ([line for line in lines if word in line] for word in ("slides", "MB"))
+    assert re.fullmatch(r"37/2,345 slides\s+[━╸╺ ]*\s*\d[\d.]* slides/s\s+ETA \d+:\d\d(:\d\d)?", counted[-1])
+    assert any("1.0/2.0 MB" in line and "slides" not in line for line in files) is has_files
+    assert any("━" in line for line in (*counted, *files)) is has_bar
+    assert max(map(len, [*counted, *files])) <= columns
+    assert "[31mred [b]level[/b] 7 is missing" in "".join(lines) or columns == 40
+    assert "\x1b[31m" not in screen
+    assert screen.endswith("\x1b[2Kdone\n")
+
+
+@posix
+def test_no_progress_is_drawn_for_programs_or_off_a_terminal(tmp_path: Path) -> None:
+    for format in ("json", "quiet"):
+        screen = in_terminal(tmp_path, EVENTS.format(format=format, files=True))
+        assert ("slides" in screen, "1 file" in screen, "level[/b] 7" in screen) == (False, False, format == "json")
+    ended = piped(EVENTS.format(format="human", files=True))
+    assert (ended.stdout, ended.stderr) == (b"done\n", b"[31mred [b]level[/b] 7 is missing\n")
+
+
+THREADS = """
+import threading, time
+from himl_cli.core.events import Counted, Counting, Notice
+from himl_cli.render.output import Output
+from himl_cli.render.progress import observing
+may_stop = threading.Event()
+def count():
+    notify(Counting("slides", 1000))
+    for _ in range(1000):
+        notify(Counted())
+def go_on():
+    while not may_stop.is_set():
+        notify(Counting("slides", 10)), notify(Counted())
+with observing(Output()) as notify:
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for each in threads: each.start()
+    for each in threads: each.join()
+    time.sleep(0.3)
+    late = threading.Thread(target=go_on)
+    late.start()
+time.sleep(0.2)
+may_stop.set()
+late.join()
+notify(Notice("late"))
+print("done")
+"""
+
+
+@posix
+def test_threads_count_together_and_draw_nothing_after_the_end(tmp_path: Path) -> None:
+    screen = in_terminal(tmp_path, THREADS)
+    assert "8,000/8,000 slides" in screen
+    assert screen.count("\x1b[?25l") == screen.count("\x1b[?25h") == 1, "the cursor is shown again"
+    assert screen.rpartition("\x1b[?25h")[2].endswith("\x1b[2Klate\ndone\n")
+
+
+def test_rates_have_two_digits() -> None:
+    texts = {0.0312: "0.031", 3.44: "3.4", 9.94: "9.9", 9.96: "10", 99.7: "100", 1240.3: "1,240"}
+    assert {number: rate(number) for number in texts} == texts
+
+
+NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    note: str = ""
+    size: int = 0
+
+
+COLUMNS = (
+    Column("NAME", lambda row: row.name),
+    Column("NOTE", lambda row: row.note, rank=2, least=8),
+    Column("SIZE", lambda row: f"{row.size} B", plain=lambda row: str(row.size), rank=1, least=4, right=True),
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def table(rows: list[Row], columns: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    return as_table(rows, COLUMNS).split("\n")
+
+
+def test_a_table_that_fits_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["NAME    NOTE     SIZE", "a       first     5 B", "longer  x      1000 B"]
+    assert table([Row("a", "first", 5), Row("longer", "x", 1000)], 80, monkeypatch) == lines
+    assert table([Row("a")], 80, monkeypatch) == ["NAME  SIZE", "a      0 B"], "a column without content is left out"
+    assert table([Row("組織", "x", 1), Row("abcd", "y", 2)], 80, monkeypatch)[1:] == ["組織  x      1 B", "abcd  y      2 B"]
+    assert table([Row("[red]a[/red]", "[/]")], 80, monkeypatch)[1] == "[red]a[/red]  [/]    0 B"
+
+
+def test_least_important_column_shrinks_then_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row("n" * 20, "a note of many words", 5)]
+    assert table(rows, 40, monkeypatch) == [f"NAME{' ' * 18}NOTE          SIZE", f"{'n' * 20}  a note of m…   5 B"]
+    wide = [Row("n" * 34, "a note of many words", 5)]
+    assert table(wide, 40, monkeypatch) == [f"NAME{' ' * 32}SIZE", f"{'n' * 34}   5 B"]
+    lines = table([Row("n" * 100)], 40, monkeypatch)
+    assert "".join(line.strip() for line in lines[1:]) == "n" * 100, "a name is never cut"
+    assert list(as_tabs([Row("a b", "tab\there\nand line", 5)], COLUMNS)) == ["name\tnote\tsize", "a b\ttab here and line\t5"]
+    assert list(as_tabs([], COLUMNS)) == ["name\tnote\tsize"]
+
+
+@given(st.lists(st.integers(0, 60), min_size=3, max_size=3), st.integers(20, 120))
+def test_fitted_columns_fit_unless_the_name_alone_is_too_wide(natural: list[int], width: int) -> None:
+    widths = fitted(natural, COLUMNS, width)
+    assert widths[0] == natural[0]
+    assert all(size <= most for size, most in zip(widths, natural, strict=True))
+    used = sum(widths) + GAP * (sum(1 for size in widths if size) - 1)
+    assert used <= max(width, natural[0])
+
+
+@given(st.text(alphabet="ab' (", max_size=80), st.integers(5, 40))
+def test_a_folded_text_fits_and_loses_nothing(text: str, columns: int) -> None:
+    lines = folded(text, columns)
+    assert all(0 < len(line) <= columns for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    if all(len(word) <= columns for word in text.split()):
+        assert " ".join(lines).split() == text.split()
+
+
+def test_what_is_to_be_copied_stays_in_one_line() -> None:
+    for text, columns, lines in (
+        ("Run 'az login' first.", 12, ["Run", "'az login'", "first."]),
+        ("Make one ('himl init').", 18, ["Make one", "('himl init')."]),
+        ("Run 'himl runs list --all' first.", 12, ["Run 'himl", "runs list", "--all'", "first."]),
+        ("The user's folder and the team's", 20, ["The user's folder", "and the team's"]),
+        ("from /a/very/long/path here", 10, ["from", "/a/very/lo", "ng/path", "here"]),
+        ("", 10, []),
+    ):
+        assert folded(text, columns) == lines
+
+
+@given(st.integers(1, 300), st.integers(4, 8), st.sampled_from([0, 12]), st.integers(44, 200))
+def test_the_size_of_a_file_stays_beside_a_long_name(name: int, size: int, modified: int, width: int) -> None:
+    widths = fitted([name, size, modified], FILE_COLUMNS, width)
+    assert widths[1] == size
+    assert sum(widths) + GAP * (sum(1 for each in widths if each) - 1) <= width
+    assert widths[0] == name or (widths[0] >= FILE_COLUMNS[0].folds and widths[2] == 0)
+
+
+def test_a_long_name_is_folded_in_its_column(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    runs = RecordedRuns(project)
+    name = f"outputs/{'n' * 70}.ckpt"
+    runs.add("train_1_aa", files={name: b"x" * 1000})
+    files = list(list_files(runs.workspace.run_files("train_1_aa"), Filters()))
+    header, *rows = as_table(files, FILE_COLUMNS).split("\n")
+    assert header.split() == ["NAME", "SIZE"]
+    assert rows[0].endswith("  1.0 KB")
+    assert "".join(row.split()[0] for row in rows) == name
+
+
+def test_durations_sizes_and_local_times_say_as_much_as_is_needed() -> None:
+    texts = {None: "", 0: "0.0s", 9.94: "9.9s", 9.96: "10s", 59.6: "1m 00s", 65: "1m 05s", 3599.9: "1h 00m", 7500: "2h 05m", 400_000: "4d 15h"}
+    assert {seconds: duration_text(seconds) for seconds in texts} == texts
+    sizes = {0: "0 B", 999: "999 B", 1000: "1.0 KB", 4096: "4.1 KB", 999_960: "1.0 MB", 1_500_000: "1.5 MB", 7 * 10**15: "7000.0 TB"}
+    assert {size: size_text(size) for size in sizes} == sizes
+    here = NOON.astimezone()
+    assert local_time(None) == ""
+    assert local_time(NOON, here) == f"{here:%H:%M}"
+    assert local_time(NOON, here + timedelta(days=3)) == f"{here:%b %d %H:%M}"
+    assert local_time(NOON, here + timedelta(days=400)) == f"{here:%Y-%m-%d}"
+
+
+def test_json_is_strict() -> None:
+    form = {"nan": math.nan, "up": math.inf, "down": -math.inf, "time": NOON, "path": PurePosixPath("a/b"), "md5": b"\x01\xff", "set": {1}, "none": None}
+    texts = {"nan": "NaN", "up": "Infinity", "down": "-Infinity", "time": "2026-03-01T12:00:00.123Z", "path": "a/b", "md5": "01ff", "set": [1], "none": None}
+    assert json.loads(json.dumps(json_form(form), allow_nan=False)) == texts
+    assert json_form(NOON.astimezone(timezone(timedelta(hours=5, minutes=30)))) == "2026-03-01T12:00:00.123Z"
+    assert json_form(RunNotFound("x", "here", similar=["y"])) == {"code": "run_not_found", "message": "No run 'x' in here.", "hint": "Did you mean y?"}
+    queued = json_form(Run("r", "e", RunStatus.queued, NOON))
+    assert (queued["started"], queued["duration"], queued["ended"], queued["status"]) == (None, None, None, "Queued")
+
+
+def test_as_many_runs_as_there_is_room_for() -> None:
+    """The long name of a metric takes no room from them. Numbers in labels have six digits where these tell them apart."""
+    runs = {f"run {number}": {f"metric {name}": number * 1.5 for name in range(20)} for number in range(3000)}
+    lines = list(table_lines(aggregation(runs), None))
+    assert lines[0].split("  ")[0] == "METRIC"
+    shown = lines[0].count("run ")
+    assert len(lines[0]) <= 80 < len(f"{lines[0]}  run {shown}")
+    assert len(lines) == 1 + 20 + 2
+    assert lines[-1].startswith(f"{3000 - shown} of 3000 runs are not shown: no room.")
+    runs = {f"run {number}": {"deep/" * 30 + "loss": 0.5, **{f"metric {name}": 0.5 for name in range(20)}} for number in range(30)}
+    lines = list(table_lines(aggregation(runs), None))
+    assert lines[0].count("run ") > 5
+    assert max(map(len, lines[:-1])) <= 80
+    names = ["deep/" * 30 + name for name in ("loss", "accuracy")]
+    lines = list(table_lines(aggregation({"run 1": dict.fromkeys(names, 0.5)}), None))
+    assert [line.split()[-2:] for line in lines[1:]] == [[line.split()[0], "0.5"] for line in lines[1:]]
+    assert (len(lines), max(map(len, lines)) <= 80, "not shown" in "".join(lines)) == (3, True, False)
+    long = {"lr=0.033234493303921135, degree=5": {"loss": 1.0}, "lr=1.2345678901e-05": {"loss": 1.0}, "v1.2345678901": {"loss": 1.0}}
+    head = next(iter(table_lines(aggregation(long), None)))
+    assert head.split("  ")[1:] == ["lr=0.0332345, degree=5", "lr=1.23457e-05", "v1.2345678901"]
+    close = {"0.12345678901": {"loss": 1.0}, "0.12345678902": {"loss": 1.0}}
+    assert next(iter(table_lines(aggregation(close), None))).split("  ")[1:] == list(close)
+
+
+def test_columns_of_runs_are_those_that_tell_most() -> None:
+    """The workspace is one once there are two, short for people and whole for programs. A name that is the id is not shown twice."""
+    here, there = (Run("a", "train", RunStatus.completed, NOON, workspace=workspace) for workspace in ("local workspace '.himl'", "workspace team/lab"))
+    titles = [column.title for column in RUN_COLUMNS]
+    assert [column.title for column in run_columns([here, here])] == titles
+    assert tuple(run_columns([])) == RUN_COLUMNS
+    assert [column.title for column in run_columns([here, there])] == [*titles, WORKSPACE_COLUMN.title]
+    assert [WORKSPACE_COLUMN.text(each) for each in (here, there)] == ["local", "team/lab"]
+    assert WORKSPACE_COLUMN.plain is not None
+    assert [WORKSPACE_COLUMN.plain(each) for each in (here, there)] == ["local workspace '.himl'", "team/lab"]
+    for named, kept in ((1, "EXPERIMENT"), (4, "DISPLAY NAME")):
+        runs = [Run(f"train_177236640{number}_0a1b2c3d", "a_long_experiment", RunStatus.completed, NOON) for number in range(4)]
+        runs = [replace(run, started=NOON, display_name="a long name" * (number < named)) for number, run in enumerate(runs)]
+        columns = run_columns(runs)
+        natural = [max(len(column.title), *(len(column.text(run)) for run in runs)) for column in columns]
+        shown = {column.title for column, size in zip(columns, fitted(natural, columns, 75), strict=True) if size}
+        assert {"EXPERIMENT", "DISPLAY NAME"} & shown == {kept}
+    (column,) = [column for column in RUN_COLUMNS if column.title == "DISPLAY NAME"]
+    named_so = Run("a", "train", RunStatus.completed, NOON, display_name="a")
+    assert column.plain is not None
+    assert (column.text(named_so), column.plain(named_so)) == ("", "a")
+
+
+def tree(waits: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """The names of a pipeline's steps, which are their keys, in the order in which they are shown, with their indents."""
+    steps = [replace(run(f"p_{key}", tags={STEP: key, STEP_AFTER: ",".join(waited)}), display_name=key) for key, waited in waits.items()]
+    return {line.split()[0]: len(line) - len(line.lstrip()) for line in list(steps_view(steps, {}))[3:]}
+
+
+def test_steps_are_shown_below_the_last_step_they_wait_for() -> None:
+    found = tree({"a": [], "b": ["a"], "c": ["b"], "d": ["a", "c"]})
+    assert [*found] == ["a", "b", "c", "d"]
+    assert [*found.values()] == [found["a"] + 2 * depth for depth in range(4)]
+    waits = {f"s{layer}.{number}": [f"s{layer - 1}.{each}" for each in range(3)] if layer else [] for layer in range(40) for number in range(3)}
+    found = tree(waits)
+    assert sorted(found) == sorted(waits)
+    assert max(found.values()) == min(found.values()) + 2 * 39
+    found = tree({"a": [], "x": ["y"], "y": ["x"], "b": ["a", "x"]})
+    assert sorted(found) == ["a", "b", "x", "y"], "those of a ring too"
+    assert [*found][[*found].index("a") + 1] == "b"
+    assert found["b"] == found["a"] + 2
+
+
+def trials(*values: float | None) -> list[TrialView]:
+    return [TrialView(run(f"sweep_{number}", tags={"himl.trial": str(number)}), {"fold": number}, value) for number, value in enumerate(values)]
+
+
+def test_folds_are_ordered_with_mean_and_std_and_no_best() -> None:
+    """Of other trials a note says why the best one is not that with the best last value."""
+    view = SweepView("loss", "minimize", trials(3.0, 1.0, None, 2.0, 4.0, 5.0, 6.0), is_repeated=True)
+    best = SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_1")
+    for shown in (best_lines, trials_view):
+        lines = list(shown(view))
+        assert lines[-1] == "loss: mean 3.5, std 1.87083 of 6 runs"
+        assert not any("best" in line for line in lines)
+        names = [line.split()[0] for line in lines if line.lstrip().startswith("sweep_")]
+        assert (names, len(names) >= 6) == (sorted(names), True)
+        assert list(shown(best))[-1] == "The best value at any step is that of sweep_1; the table has last values."
+    assert list(best_lines(SweepView("loss", "minimize", trials(0.5, None), is_repeated=True)))[-1] == "loss: mean 0.5 of 1 run"
+
+
+def slide(slide_id: str, reason: str = "", *, is_ok: bool | None = None, remark: str = "") -> CellOutcome:
+    ok = not reason if is_ok is None else is_ok
+    box = Box(0, 0, 40, 30)
+    picture, level = (box, 1) if ok else (None, None)
+    image, backend = f"{slide_id}.tiff", "tifffile"
+    return CellOutcome(slide_id, image, column=0, row=0, box=box, picture=picture, level=level, backend=backend, is_ok=ok, reason=reason, remark=remark)
+
+
+def result(cells: Sequence[CellOutcome]) -> MontageResult:
+    return MontageResult([Path("outputs/montage.png")], (60_000, 33_750), (60_000, 33_750), 20, 10, cells, 15.2)
+
+
+FILES = [WrittenFile(Path("outputs/montage.png"), 1_374_000_000, (60_000, 33_750)), WrittenFile(Path("outputs/montage.jpg"), 228_000_000, (60_000, 33_750))]
+FILES += [WrittenFile(Path("outputs/montage.csv"), 30_100, None)]
+
+
+def printed(capfd: pytest.CaptureFixture[str], cells: Sequence[CellOutcome], format: Format = Format.human) -> tuple[str, str]:
+    print_montage(Output(format), result(cells), FILES)
+    said = capfd.readouterr()
+    return said.out, said.err
+
+
+def test_montage_lists_files_with_sizes_then_one_summary_line(capfd: pytest.CaptureFixture[str]) -> None:
+    said, errors = printed(capfd, [slide(f"s{number}") for number in range(200)])
+    assert errors == ""
+    assert said.splitlines() == [
+        "outputs/montage.png  60,000 x 33,750    1.4 GB",
+        "outputs/montage.jpg  60,000 x 33,750  228.0 MB",
+        "outputs/montage.csv                    30.1 KB",
+        "200 slides in 20 columns and 10 rows; 15s.",
+    ]
+    assert printed(capfd, [slide("a", "it is empty")], Format.quiet) == ("".join(f"{file.path}\n" for file in FILES), "")
+
+
+def test_what_a_montage_lacks_is_counted(capfd: pytest.CaptureFixture[str]) -> None:
+    one, mask = "One slide or its mask was not read, and --strict was given.", slide("a", "its mask is empty", is_ok=True)
+    last = "None of the slides was read. Paths in a CSV are relative to its folder."
+    for cells, summary, problem, is_last in (
+        ([slide("a")], "1 slide in 20 columns and 10 rows; 15s.", "None", False),
+        ([slide("a"), slide("b", "it is empty")], "1 of 2 slides in 20 columns and 10 rows, 1 not read; 15s.", one, False),
+        ([mask], "1 slide in 20 columns and 10 rows, 1 without its mask; 15s.", one, False),
+        ([slide("a", "x"), slide("b", "y")], None, "2 slides or their masks were not read, and --strict was given.", True),
+    ):
+        said, errors = printed(capfd, cells)
+        assert summary in (None, said.splitlines()[-1])
+        assert str(result(cells).problem) == problem
+        assert (errors.splitlines()[-1:] == [last]) == is_last
+
+
+def test_slides_that_failed_alike_are_told_in_one_line() -> None:
+    alike = [slide(f"s{number}", "it does not exist") for number in range(5000)]
+    assert list(failed_lines(result([slide("ok"), *alike, slide("mask", "it is empty", is_ok=True), slide("z", "it is empty")]).troubled)) == [
+        "not read: 's0', 's1', 's2' and 4,997 more: it does not exist",
+        "mask not read: 'mask': it is empty",
+        "not read: 'z': it is empty",
+    ]
+    lines = list(failed_lines([slide(f"s{number}", f"byte {number} is odd") for number in range(5000)]))
+    assert len(lines) == FAILED_SLIDES_SHOWN + 1
+    assert lines[-1] == f"... and {5000 - FAILED_SLIDES_SHOWN:,} more, for other reasons; montage.csv has them all."
+
+
+def test_programs_get_every_reason_and_remark(capfd: pytest.CaptureFixture[str]) -> None:
+    cells = [slide("a", remark="level 2 instead of 5"), *(slide(f"s{number}", f"byte {number}") for number in range(100)), slide("m", "empty", is_ok=True)]
+    said, errors = printed(capfd, cells, Format.json)
+    document = json.loads(said)
+    assert errors == ""
+    assert document.pop("files")[::2] == [
+        {"path": str(FILES[0].path), "bytes": 1_374_000_000, "width": 60_000, "height": 33_750},
+        {"path": str(FILES[2].path), "bytes": 30_100, "width": None, "height": None},
+    ]
+    assert [failed["reason"] for failed in document.pop("failed")] == [f"byte {number}" for number in range(100)]
+    assert document["failed_masks"] == [{"slide_id": "m", "image": "m.tiff", "mask": None, "reason": "empty"}]
+    assert document["remarks"] == [{"slide_id": "a", "image": "a.tiff", "remark": "level 2 instead of 5"}]
+    numbers = {"width": 60_000, "height": 33_750, "columns": 20, "rows": 10, "slides": 102, "seconds": 15.2}
+    assert {name: document[name] for name in numbers} == numbers

@@ -1,24 +1,25 @@
-"""Telling a local run to the double of Azure ML: what arrives, once, and how both end."""
+"""Mirroring a local run to Azure ML: what arrives, once; what is not taken; and how both runs end, whatever fails meanwhile."""
 
 from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from himl_cli.core.runs import RECORDED_FROM, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.runs import STOPPED, Run, RunEnd, RunStatus
 from himl_cli.services.runs import writing
-from himl_cli.services.runs.mirror import FileMirror, Timing, send_values
-from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun, unfinished
+from himl_cli.services.runs.mirror import FileMirror, Mirror, Timing, put_off, send_values
+from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, SentRun, unfinished
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from himl_cli.workspaces.resolve import JoinedWorkspace
 from himl_cli.workspaces.retry import RetryPolicy
-from tests.servers.azureml.faults import ResetUpload, Status
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.faults import Action, ResetUpload, Status
+from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
 from tests.support.recorded_in_azure import ID, QUICK, content, record, told_of, values
 from tests.support.recorded_in_azure import file as file
@@ -28,277 +29,276 @@ from tests.support.recorded_in_azure import there as there
 from tests.support.running import until, write_files
 from tests.support.runs import RecordedRuns
 
+NOT_ALLOWED = Status(403, code="AuthorizationFailed", message="You shall not write.")
+REFUSED = Status(400, code="UserError", message="No.")
+PATIENT = Timing(look=0.01, longest_pause=0.02)
 
-def test_all_of_a_run_arrives(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    recorded.add(
-        ID, status=RunStatus.failed, reason="exit code 3", exit_code=3, files={"outputs/a.txt": "a", "user_logs/std_log.txt": "x\n"}, tags={"team": "blue"}
-    )
-    recorded.log(ID, [("loss", 1.0, 0, 1_772_366_400_000), ("loss", float("nan"), 1, 1_772_366_401_000), ("acc", 0.5, 7, 1_772_366_402_000)], {"lr": "0.1"})
-    record(here, there, file)
-    run = there.run(ID)
+
+@dataclass
+class Recording:
+    """A run that is mirrored from `here` to `there`; `file` is its note."""
+
+    runs: RecordedRuns
+    here: LocalWorkspace
+    there: AzureWorkspace
+    file: MirrorFile
+    azure: StagedWorkspace
+
+    def fail(self, fault: Action, request: str = "/metric/", times: int | None = None) -> None:
+        self.azure.stage.faults.add(fault, request, times=times)
+
+    def heal(self) -> None:
+        self.azure.stage.faults.clear()
+
+    def record(self, timing: Timing = QUICK) -> None:
+        record(self.here, self.there, self.file, timing)
+
+    @contextmanager
+    def recording(self, timing: Timing = QUICK, there: AzureWorkspace | None = None) -> Iterator[threading.Thread]:
+        """It goes on meanwhile, and has ended afterwards."""
+        thread = threading.Thread(target=record, args=(self.here, there or self.there, self.file, timing))
+        thread.start()
+        yield thread
+        thread.join(60)
+
+    def start(self, *logged: float) -> None:
+        """A run that goes on, with values of `loss`."""
+        self.here.start_run(Run(ID, "train"))
+        for value in logged:
+            self.here.log(ID, [writing.scalar("loss", value)])
+
+    def complete(self) -> None:
+        self.here.end_run(ID, RunEnd(RunStatus.completed))
+
+    def end_there(self) -> tuple[RunStatus, dict[str, bytes]]:
+        return self.there.run(ID).status, content(self.there)
+
+    def unfinished(self) -> list[str]:
+        return [*unfinished(self.here.folder)]
+
+
+@pytest.fixture
+def recording(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, azure_environment: StagedWorkspace) -> Recording:
+    return Recording(recorded, here, there, file, azure_environment)
+
+
+def test_all_of_a_run_arrives_with_those_below_it(recording: Recording) -> None:
+    files = {"outputs/a.txt": "a", "user_logs/std_log.txt": "x\n"}
+    tags = {"team": "blue", STOPPED: "x"}
+    recording.runs.add(ID, status=RunStatus.failed, reason="exit code 3", exit_code=3, files=files, tags={"team": "blue"})
+    points = [("loss", 1.0, 0, 1_772_366_400_000), ("loss", float("nan"), 1, 1_772_366_401_000), ("acc", 0.5, 7, 1_772_366_402_000)]
+    recording.runs.log(ID, points, {"lr": "0.1"})
+    recording.runs.add("child_1_bb", parent=ID, status=RunStatus.failed, reason="no luck", display_name="fold 1", tags=tags)
+    recording.runs.add("grandchild_1_cc", parent="child_1_bb")
+    recording.runs.log("child_1_bb", [("loss", 2.0, 0, 1_772_366_400_000)], {"fold": "1"})
+    write_files(recording.here.folder / "runs" / "child_1_bb" / "artifacts", {"model/weights.bin": b"w"})
+    recording.there.start_run(Run("deleted_1_dd", "train", parent=ID))
+    recording.file.write(MirrorState(ID, {}, runs={"deleted_1_dd": SentRun(is_started=True)}))
+    recording.record()
+    run, child, grandchild, deleted = (recording.there.run(run_id) for run_id in (ID, "child_1_bb", "grandchild_1_cc", "deleted_1_dd"))
     assert (run.status, run.reason, run.tags["team"]) == (RunStatus.failed, "exit code 3", "blue")
-    found = values(there)
-    assert [step for step, _ in found[ID, "loss"]] == [0, 1]
-    assert found[ID, "acc"] == [(7, 0.5)]
-    assert there.parameters(ID) == {"lr": "0.1"}
-    assert content(there) == {"outputs/a.txt": b"a", "user_logs/std_log.txt": b"x\n"}
-    assert not any((here.folder / "recordings").iterdir())
-
-
-def test_the_time_of_a_point_is_when_it_was_logged(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    recorded.add(ID)
-    recorded.log(ID, [("loss", 1.0, 0, 1_772_366_400_000)])
-    record(here, there, file)
-    (metric,) = there.metrics(ID)
-    assert metric.points == here.metrics(ID)[0].points
-
-
-def test_nested_runs_are_nested_there(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    recorded.add(ID)
-    recorded.add("child_1_bb", parent=ID, status=RunStatus.failed, reason="no luck", display_name="fold 1")
-    recorded.add("grandchild_1_cc", parent="child_1_bb")
-    recorded.log("child_1_bb", [("loss", 2.0, 0, 1_772_366_400_000)], {"fold": "1"})
-    write_files(here.folder / "runs" / "child_1_bb" / "artifacts", {"model/weights.bin": b"w"})
-    record(here, there, file)
-    child, grandchild = there.run("child_1_bb"), there.run("grandchild_1_cc")
+    assert [step for step, _ in values(recording.there)[ID, "loss"]] == [0, 1]
+    acc, acc_here = ([metric.points for metric in place.metrics(ID) if metric.name == "acc"] for place in (recording.there, recording.here))
+    assert acc == acc_here, "with the time when it was logged"
+    assert (recording.there.parameters(ID), content(recording.there)) == ({"lr": "0.1"}, {name: text.encode() for name, text in files.items()})
     assert (child.parent, child.status, child.reason, child.display_name) == (ID, RunStatus.failed, "no luck", "fold 1")
-    assert (grandchild.parent, grandchild.status) == ("child_1_bb", RunStatus.completed)
-    assert values(there)["child_1_bb", "loss"] == [(0, 2.0)]
-    assert (there.parameters("child_1_bb"), content(there, "child_1_bb")) == ({"fold": "1"}, {"model/weights.bin": b"w"})
-    assert there.run(ID).status is RunStatus.completed
+    assert (child.tags["team"], STOPPED in child.tags) == ("blue", False)
+    assert (grandchild.parent, grandchild.status, deleted.status) == ("child_1_bb", RunStatus.completed, RunStatus.canceled)
+    assert values(recording.there)["child_1_bb", "loss"] == [(0, 2.0)]
+    assert (recording.there.parameters("child_1_bb"), content(recording.there, "child_1_bb")) == ({"fold": "1"}, {"model/weights.bin": b"w"})
+    assert not any((recording.here.folder / "recordings").iterdir())
 
 
-def test_a_nested_run_that_is_deleted_does_not_stay_open_there(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    recorded.add(ID)
-    there.start_run(Run("child_1_bb", "train", parent=ID))
-    file.write(MirrorState(ID, {}, runs={"child_1_bb": SentRun(is_started=True)}))
-    record(here, there, file)
-    assert (there.run("child_1_bb").status, there.run(ID).status) == (RunStatus.canceled, RunStatus.completed)
-
-
-def test_a_note_that_is_lost_repeats_nothing(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    recorded.add(ID)
-    recorded.log(ID, [("loss", float(number), number, 1_772_366_400_000 + number) for number in range(5000)], {"lr": "0.1"})
-    send_values(here, there, here.run(ID), SentRun())
-    record(here, there, file)
-    assert values(there)[ID, "loss"] == [(number, float(number)) for number in range(5000)]
-
-
-def test_points_of_other_runs_are_excluded_even_if_deleted(recorded: RecordedRuns, here: LocalWorkspace) -> None:
-    recorded.add(ID)
-    recorded.add("other_1_bb")
-    recorded.log(ID, [("loss", 1.0, 0, 0)])
-    recorded.log("other_1_bb", [("loss", 9.0, 0, 0), ("loss", 9.0, 1, 0)])
-    entries, place = here.logged(ID, 0)
-    assert [row.values for entry in entries for row in entry.rows] == [{"loss": 1.0}]
-    assert here.logged(ID, place) == ([], place)
-    here.delete("other_1_bb")
-    recorded.log(ID, [("loss", 2.0, 1, 0)])
-    entries, _ = here.logged(ID, place)
-    assert [row.values for entry in entries for row in entry.rows] == [{"loss": 2.0}]
-
-
-def test_what_is_not_taken_keeps_back_nothing_else(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, caplog: pytest.LogCaptureFixture
-) -> None:
-    recorded.add(ID, files={"outputs/ends.": "x", "outputs/good.txt": "g"})
-    recorded.log(ID, parameters={"lr": "0.1", "size": "3"})
-    there.log_parameters(ID, {"lr": "0.9"})
-    record(here, there, file)
-    assert there.parameters(ID) == {"lr": "0.9", "size": "3"}
-    assert content(there) == {"outputs/good.txt": b"g"}
-    assert there.run(ID).status is RunStatus.completed
+def test_refused_file_or_parameter_keeps_back_nothing_else(recording: Recording, caplog: pytest.LogCaptureFixture) -> None:
+    recording.runs.add(ID, files={"outputs/ends.": "x", "outputs/good.txt": "g"})
+    recording.runs.log(ID, parameters={"lr": "0.1", "size": "3"})
+    recording.there.log_parameters(ID, {"lr": "0.9"})
+    recording.record()
+    assert recording.there.parameters(ID) == {"lr": "0.9", "size": "3"}
+    assert recording.end_there() == (RunStatus.completed, {"outputs/good.txt": b"g"})
     assert "Parameter 'lr' was not taken" in caplog.text
     assert "'outputs/ends.' of run 'train_1_aa' was not taken" in caplog.text
 
 
+def test_refused_metric_keeps_back_no_other(recording: Recording, caplog: pytest.LogCaptureFixture) -> None:
+    recording.runs.add(ID)
+    recording.runs.log(ID, [("bad", 1.0, 0, 0), ("bad", 2.0, 1, 0), ("good", 3.0, 0, 0)])
+    recording.fail(REFUSED, times=2)
+    sent = SentRun()
+    send_values(recording.here, recording.there, recording.here.run(ID), sent)
+    assert values(recording.there) == {(ID, "good"): [(0, 3.0)]}
+    assert "Metric 'bad' was not taken (2 points, the first at step 0): " in caplog.text
+    recording.runs.log(ID, [("loss", float(step), step, step) for step in range(2000)])
+    recording.fail(REFUSED)
+    send_values(recording.here, recording.there, recording.here.run(ID), sent)
+    assert "Metric 'loss' was not taken (2000 points, the first at step 0): " in caplog.text
+    assert len(recording.azure.requests("/metric/")) < 200, "not each point by itself"
+    assert recording.here.logged(ID, sent.last_point)[0] == []
+
+
 class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
+    now = 0.0
 
     def __call__(self) -> float:
         return self.now
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def mirror_of(recording: Recording, file: str, text: str) -> tuple[FileMirror, Clock, Path]:
+    """Of a run that has this file."""
+    recording.runs.add(ID, files={file: text})
+    clock, folder = Clock(), recording.here.folder / "runs" / ID
+    return FileMirror(recording.here, recording.there, ID, SentRun(), clock), clock, folder / ("" if file.startswith("user_logs") else "code") / file
 
 
-def test_a_log_is_told_as_it_grows_and_a_large_one_seldom(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, clock: Clock
-) -> None:
-    recorded.add(ID, files={"user_logs/std_log.txt": "1\n"})
-    path = here.folder / "runs" / ID / "user_logs" / "std_log.txt"
-    mirror = FileMirror(here, there, ID, SentRun(), clock)
-    told = []
+def test_log_is_sent_as_it_grows_and_a_large_one_seldom(recording: Recording) -> None:
+    mirror, clock, path = mirror_of(recording, "user_logs/std_log.txt", "1\n")
+    sent = []
     for second, text in ((0, ""), (1, "2\n"), (3, "3\n"), (4, "x" * (1 << 20)), (6, ""), (9, "4\n"), (14, "")):
         clock.now = second
         with path.open("a") as log:
             log.write(text)
-        told.append((second, mirror.update()))
-    assert told == [(0, True), (1, False), (3, True), (4, False), (6, False), (9, True), (14, False)]
-    assert content(there)["user_logs/std_log.txt"] == path.read_bytes()
+        sent.append((second, mirror.update()))
+    assert sent == [(0, True), (1, False), (3, True), (4, False), (6, False), (9, True), (14, False)]
+    assert content(recording.there)["user_logs/std_log.txt"] == path.read_bytes()
 
 
-def test_other_files_are_told_once_they_stay_as_they_are(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, clock: Clock
-) -> None:
-    recorded.add(ID, files={"outputs/last.ckpt": "half"})
-    path = here.folder / "runs" / ID / "code" / "outputs" / "last.ckpt"
-    mirror = FileMirror(here, there, ID, SentRun(), clock)
+def test_other_file_is_sent_once_unchanged_or_each_minute(recording: Recording) -> None:
+    mirror, clock, path = mirror_of(recording, "outputs/last.ckpt", "half")
     assert not mirror.update()
     clock.now = 1.5
     path.write_text("whole it is")
-    assert not mirror.update()
-    clock.now = 3
-    assert not mirror.update()
-    clock.now = 4
-    assert mirror.update()
-    assert content(there) == {"outputs/last.ckpt": b"whole it is"}
-    clock.now = 100
-    assert not mirror.update()
-
-
-def test_changing_file_is_sent_each_minute_and_at_end(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, clock: Clock
-) -> None:
-    recorded.add(ID, files={"outputs/events": ""})
-    path = here.folder / "runs" / ID / "code" / "outputs" / "events"
-    mirror, told = FileMirror(here, there, ID, SentRun(), clock), []
-    for second in range(130):
+    sent = [mirror.update()]
+    for clock.now in (3, 4, 100):
+        sent.append(mirror.update())
+    assert sent == [False, False, True, False]
+    assert content(recording.there) == {"outputs/last.ckpt": b"whole it is"}
+    times = []
+    for second in range(200, 330):
         clock.now = second
         path.write_text("x" * second)
         if mirror.update():
-            told.append(second)
-    assert told == [60, 120]
+            times.append(second)
+    assert times == [200, 260, 320]
     assert mirror.update(is_last=True)
-    assert content(there) == {"outputs/events": b"x" * 129}
+    assert content(recording.there) == {"outputs/last.ckpt": b"x" * 329}
 
 
-def test_a_job_that_never_came_has_failed(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    record(here, there, file)
-    run = there.run(ID)
-    assert (run.status, run.reason) == (RunStatus.failed, "himl submit ended before the job began")
-
-
-def test_a_run_that_is_deleted_meanwhile_has_failed(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    file.write(MirrorState(ID, {}, runs={ID: SentRun(is_started=True)}))
-    record(here, there, file)
-    assert there.run(ID).reason == "its record was deleted on the machine where it ran, before all of it was told"
-
-
-def test_ended_run_is_sent_by_next_command_after_outage(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
-) -> None:
-    recorded.add(ID, files={"outputs/a.txt": "a"})
-    azure_environment.stage.faults.add(Status(503, retry_after=300), "", times=None)
-    record(here, there, file, replace(QUICK, patience=0.5))
-    assert azure_environment.state.runs[ID].status == "Running"
-    assert [*unfinished(here.folder)] == [ID]
-    azure_environment.stage.faults.clear()
-    note = file.take()
+def test_ended_run_is_sent_by_next_command_after_outage(recording: Recording) -> None:
+    recording.runs.add(ID, files={"outputs/a.txt": "a"})
+    recording.fail(Status(503, retry_after=300), "")
+    recording.record(replace(QUICK, patience=0.5))
+    assert recording.azure.state.runs[ID].status == "Running"
+    assert recording.unfinished() == [ID]
+    recording.heal()
+    note = recording.file.take()
     assert note is not None
     assert note.away
-    assert [*unfinished(here.folder)] == []
-    record(here, there, file)
-    assert (there.run(ID).status, content(there)) == (RunStatus.completed, {"outputs/a.txt": b"a"})
+    assert recording.unfinished() == []
+    recording.record()
+    assert recording.end_there() == (RunStatus.completed, {"outputs/a.txt": b"a"})
 
 
-def test_a_network_that_is_away_is_borne_with(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, project: Path, file: MirrorFile
-) -> None:
-    recorded.add(ID, files={"outputs/a.txt": "a"})
-    recorded.log(ID, [("loss", 1.0, 0, 0)])
-    azure_environment.stage.faults.add(ResetUpload(), "", times=None)
-    with opened(azure_environment, project, RetryPolicy(attempts=2, first=0.01)) as hasty:
-        thread = threading.Thread(target=record, args=(here, hasty, file, Timing(look=0.01, longest_pause=0.02)))
-        thread.start()
-        until(lambda: (note := file.read()) and note.away)
-        azure_environment.stage.faults.clear()
-        thread.join(60)
-    assert (there.run(ID).status, values(there), content(there)) == (RunStatus.completed, {(ID, "loss"): [(0, 1.0)]}, {"outputs/a.txt": b"a"})
+@pytest.mark.parametrize("fault", [ResetUpload(), Status(401)], ids=["network", "sign-in that a person renews"])
+def test_outage_is_bridged(recording: Recording, project: Path, fault: Action) -> None:
+    recording.runs.add(ID, files={"outputs/a.txt": "a"})
+    recording.runs.log(ID, [("loss", 1.0, 0, 0)])
+    recording.fail(fault, "")
+    with opened(recording.azure, project, RetryPolicy(attempts=2, first=0.01)) as hasty, recording.recording(PATIENT, hasty):
+        until(lambda: (note := recording.file.read()) and note.away)
+        recording.heal()
+    assert values(recording.there) == {(ID, "loss"): [(0, 1.0)]}
+    assert recording.end_there() == (RunStatus.completed, {"outputs/a.txt": b"a"})
 
 
-def test_a_sign_in_that_lapses_is_borne_with(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
-) -> None:
-    """It takes a person, who may come later; a right that is refused ends the recording."""
-    recorded.add(ID)
-    recorded.log(ID, [("loss", 1.0, 0, 0)])
-    azure_environment.stage.faults.add(Status(401), "/metric/", times=None)
-    thread = threading.Thread(target=record, args=(here, there, file, Timing(look=0.01, longest_pause=0.02)))
+def test_metrics_do_not_wait_for_a_large_file(recording: Recording) -> None:
+    recording.start()
+    write_files(recording.here.folder / "runs" / ID, {"user_logs/std_log.txt": "x\n"})
+    with recording.recording():
+        with recording.azure.stage.holding("PUT .*std_log.txt"):
+            until(lambda: recording.azure.requests("artifact/v2.0"))
+            recording.here.log(ID, [writing.scalar("loss", 0.5)])
+            until(lambda: told_of(recording.file).last_point)
+            assert told_of(recording.file).files == {}
+        recording.complete()
+    assert recording.end_there() == (RunStatus.completed, {"user_logs/std_log.txt": b"x\n"})
+
+
+@pytest.mark.parametrize("timing", [QUICK, replace(PATIENT, refused=3600)], ids=["permission returns", "run ends"])
+def test_recording_resumes_once_permission_returns_or_run_ends(recording: Recording, timing: Timing) -> None:
+    recording.start(0.5)
+    recording.fail(NOT_ALLOWED)
+    with recording.recording(timing):
+        until(lambda: recording.here.run(ID).tags.get(STOPPED))
+        if timing is QUICK:
+            until(lambda: len(recording.azure.requests("/metric/.*-> 403")) > 5)
+            recording.heal()
+            until(lambda: not recording.here.run(ID).tags[STOPPED])
+        recording.heal()
+        recording.complete()
+    assert (recording.there.run(ID).status, [*values(recording.there)]) == (RunStatus.completed, [(ID, "loss")])
+
+
+def test_refused_recording_is_due_again_later(here: LocalWorkspace) -> None:
+    state = MirrorState(ID, {})
+    assert state.is_due()
+    put_off(here, state, "No.")
+    assert (state.is_due(), state.away) == (False, "No.")
+    state.not_before += 24 * 3600  # by a clock that was wrong
+    assert state.is_due()
+
+
+def test_missing_note_folder_ends_nothing(recording: Recording) -> None:
+    recording.start()
+    thread = threading.Thread(target=Mirror(recording.here, recording.there, recording.file, MirrorState(ID, {}), QUICK).run)
     thread.start()
-    until(lambda: len(azure_environment.requests("/metric/.*-> 401")) >= 12)
-    azure_environment.stage.faults.clear()
+    folder, away = recording.file.path.parent, recording.here.folder / "away"
+    folder.rename(away)
+    recording.here.log(ID, [writing.scalar("loss", 1.0)])
+    until(lambda: values(recording.there))
+    recording.fail(Status(503, retry_after=300))
+    recording.here.log(ID, [writing.scalar("loss", 0.5)])
+    until(lambda: len(recording.azure.requests("/metric/.*-> 503")) > 1)
+    recording.heal()
+    until(lambda: [len(points) for points in values(recording.there).values()] == [2])
+    assert thread.is_alive()
+    away.rename(folder)
+    recording.complete()
     thread.join(60)
-    assert (there.run(ID).status, values(there)) == (RunStatus.completed, {(ID, "loss"): [(0, 1.0)]})
+    assert (recording.there.run(ID).status, recording.file.read()) == (RunStatus.completed, None)
 
 
-def test_metrics_do_not_wait_for_a_large_file(
-    recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, azure_environment: StagedWorkspace, file: MirrorFile
-) -> None:
-    """The file is on its way for long; points that come meanwhile arrive before it."""
-    here.start_run(Run(ID, "train"))
-    write_files(here.folder / "runs" / ID, {"user_logs/std_log.txt": "x\n"})
-    thread = threading.Thread(target=record, args=(here, there, file))
-    with azure_environment.stage.holding("PUT .*std_log.txt"):
-        thread.start()
-        until(lambda: azure_environment.requests("artifact/v2.0"))
-        here.log(ID, [writing.scalar("loss", 0.5)])
-        until(lambda: told_of(file).last_point)
-        assert told_of(file).files == {}
-    here.end_run(ID, RunEnd(RunStatus.completed))
-    thread.join(60)
-    assert (there.run(ID).status, content(there)) == (RunStatus.completed, {"user_logs/std_log.txt": b"x\n"})
-
-
-def test_only_one_takes_a_note(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    assert [*unfinished(here.folder)] == []
-    assert MirrorFile(here.folder, ID).take(0.2) is None
-    file.release()
-    assert [*unfinished(here.folder)] == [ID]
-    other = MirrorFile(here.folder, ID)
+def test_note_is_taken_by_one_process(recording: Recording) -> None:
+    folder = recording.here.folder
+    assert recording.unfinished() == []
+    assert MirrorFile(folder, ID).take(0.2) is None
+    recording.file.release()
+    assert recording.unfinished() == [ID]
+    if os.name != "nt" and os.geteuid() != 0:
+        recording.file.path.chmod(0)
+        assert recording.unfinished() == [], "somebody else's recording"
+        recording.file.path.chmod(0o600)
+    other = MirrorFile(folder, ID)
     assert other.take() is not None
     other.remove()
-    assert MirrorFile(here.folder, ID).take() is None
+    assert MirrorFile(folder, ID).take() is None
 
 
-def test_whoever_starts_the_job_is_waited_for(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    file.write(MirrorState(ID, {}, is_starting=True))
-    taken: list[MirrorState | None] = []
-
-    def wait_for_it(patience: float) -> threading.Thread:
-        waiting = threading.Thread(target=lambda: taken.append(MirrorFile(here.folder, ID).take(patience)))
-        waiting.start()
-        return waiting
-
-    hasty = wait_for_it(0.3)
-    hasty.join(0.6)  # longer than its patience
-    assert hasty.is_alive()
-    file.remove()
-    hasty.join()
-    file.begin(MirrorState(ID, {}, is_starting=True))
-    patient = wait_for_it(60)
-    file.write(MirrorState(ID, {}, failure="it did not start"))
-    file.release()
-    patient.join()
-    gone, note = taken
-    assert gone is None
-    assert note is not None
-    assert note.failure == "it did not start"
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_somebody_elses_recording_is_left_to_them(here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile) -> None:
-    file.release()
-    file.path.chmod(0)
-    assert [*unfinished(here.folder)] == []
-
-
-def test_runs_of_both_places_are_listed_once(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace) -> None:
-    recorded.add(ID)
-    there.start_run(Run(ID, "train", tags={RECORDED_FROM: "laptop"}))
-    there.start_run(Run("elsewhere_1_bb", "train", tags={RECORDED_FROM: "other"}))
-    joined = JoinedWorkspace(here, lambda: there, there.label)
-    assert sorted((run.id, run.workspace == here.label) for run in joined.runs(RunQuery())) == [("elsewhere_1_bb", False), (ID, True)]
+def test_invalid_note_is_set_aside(tmp_path: Path) -> None:
+    with_place = (
+        '{"place": {}}',
+        '{"place": {"start": 3}, "runs": {}}',
+        '{"place": {}, "not_before": {}, "runs": {}}',
+        '{"place": {}, "runs": {"a": {"last_point": "1"}}}',
+    )
+    texts = ("", "{", "[]", "{}", *(text.replace("{", '{"run_id": "a", ', 1) for text in with_place), '{"runs": {"a": 1}}', "\udcff")
+    for number, text in enumerate(texts):
+        folder, content = tmp_path / str(number), text.encode(errors="surrogateescape")
+        write_files(folder, {f"recordings/{ID}.json": content})
+        assert [*unfinished(folder)] == [ID]
+        file = MirrorFile(folder, ID)
+        with pytest.raises(DamagedState, match="is damaged"):
+            file.take()
+        aside = file.set_aside()
+        assert aside.read_bytes() == content
+        assert [*unfinished(folder)] == []
+        assert [path.name for path in aside.parent.iterdir()] == [aside.name]

@@ -1,20 +1,22 @@
-"""Gathering what is logged and sending it, on services that fail meanwhile."""
+"""Which values may be logged, and gathering and sending them to services that fail meanwhile."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, HimlError, RunNotFound, ServiceFailed
+from himl_cli.core.logged import LoggedKind
 from himl_cli.core.runs import Run
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.writing import RunWriter
@@ -22,11 +24,71 @@ from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress, azure_set
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.retry import RetryPolicy
-from tests.servers.azureml.faults import Reset, Status
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.faults import Status
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.running import Himl, until
 
 RUN = "train_1_aa"
 BATCH = r"POST .*/metric/.*/batch"
+REFUSED = Status(400, code="UserError", message="No such metric.")
+
+
+class Several:
+    """As a tensor with several elements."""
+
+    def item(self) -> Any:
+        raise ValueError("can only convert a tensor of size 1")
+
+
+def test_values_keep_types_or_become_text_under_a_name_at_a_step(caplog: pytest.LogCaptureFixture) -> None:
+    kept_as: list[tuple[Any, Any]] = [(given, given) for given in (1, 0.5, True, "word", None)]
+    for given, kept in (*kept_as, (np.float32(0.25), 0.25), (np.bool_(True), True), (Fraction(1, 4), 0.25), (2**70, float(2**70))):
+        (row,) = writing.scalar("m", given).rows
+        assert (row.values, type(row.values["m"])) == ({"m": kept}, type(kept))
+    assert not caplog.text
+    others: list[Any] = [object(), Several(), Decimal("0.1"), b"bytes"]
+    for given in others:
+        caplog.clear()
+        (row,) = writing.scalar("m", given).rows
+        assert row.values == {"m": repr(given)}
+        assert "is logged as text" in caplog.text
+    for given in ([1], (1,), range(3), {"a": 1}, (x for x in [1])):
+        with pytest.raises(BadUsage, match="log takes one value") as caught:
+            writing.scalar("m", given)
+        assert "log_list" in caught.value.hint
+    for name in ("", "  "):
+        with pytest.raises(BadUsage, match="needs a name"):
+            writing.scalar(name, 1)
+    for step, kept in ((3, 3), (3.0, 3), (np.int64(4), 4), (None, None)):
+        assert writing.scalar("m", 1, step).rows[0].step == kept  # type: ignore[arg-type]
+    for wrong in (0.5, "3", True, float("nan"), 2**63):
+        with pytest.raises(BadUsage, match="a step is a whole number"):
+            writing.scalar("m", 1, wrong)  # type: ignore[arg-type]
+
+
+def test_lists_take_iterables_and_tables_equal_columns() -> None:
+    for given in ([1, 0.5], (1, 0.5), (value for value in [1, 0.5]), [np.int64(1), 0.5]):
+        logged = writing.values("m", given)
+        assert logged.kind is LoggedKind.list
+        assert [row.values["m"] for row in logged.rows] == [1, 0.5]
+    rows = [row for _ in range(100) for row in writing.values("m", [1, 1]).rows]
+    assert len({row.id for row in rows}) == 200
+    assert all(row.time.utcoffset() is not None for row in rows)
+    for wrong in (3, "abc", {"a": 1}):
+        with pytest.raises(BadUsage, match="takes a list"):
+            writing.values("m", wrong)  # type: ignore[arg-type]
+    logged = writing.table("t", {"a": [1, 2], "b": ("x", "y"), "c": np.array([1, 2])})
+    assert [dict(row.values) for row in logged.rows] == [{"a": 1, "b": "x", "c": 1}, {"a": 2, "b": "y", "c": 2}]
+    assert logged.columns == ["a", "b", "c"]
+    assert [dict(row.values) for row in writing.table("t", {"a": 1, "b": "xy"}).rows] == [{"a": 1, "b": "xy"}]
+    (row,) = writing.row("t", {"a": 1, "b": np.float64(2.5)}).rows
+    assert row.values == {"a": 1, "b": 2.5}
+    with pytest.raises(BadUsage, match="column 'a' of a row holds one value"):
+        writing.row("t", {"a": [1]})
+    wrongs: tuple[tuple[Any, str], ...] = (({"a": [1, 2], "b": [1]}, "'a' has 2, 'b' has 1"), ({}, "takes a dictionary"), ([1, 2], "takes a dictionary"))
+    for wrong, message in wrongs:
+        with pytest.raises(BadUsage, match=message):
+            writing.table("t", wrong)
 
 
 @pytest.fixture
@@ -40,88 +102,39 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
         yield opened
 
 
+@pytest.fixture
+def writer(workspace: AzureWorkspace) -> RunWriter:
+    return RunWriter(workspace, RUN, pauses=(0.05, 0.1))
+
+
 def logged(azure: StagedWorkspace, name: str = "loss") -> list[object]:
     metric = azure.state.runs[RUN].metrics.get(name)
     return [point.data[name] for point in metric.points] if metric else []
 
 
-def test_what_is_logged_is_sent_by_itself(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    writer = RunWriter(workspace, RUN)
-    for number in range(3):
-        writer.add(writing.scalar("loss", float(number)))
-    arrived = threading.Event()
-    while writer.left:
-        arrived.wait(0.02)
-    assert logged(azure) == [0.0, 1.0, 2.0]
-    assert len(azure.requests(BATCH)) <= 3
-
-
-def test_many_values_take_few_requests(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    writer = RunWriter(workspace, RUN)
-    for number in range(2000):
-        writer.add(writing.scalar("loss", float(number)))
-        writer.add(writing.scalar("accuracy", 0.5))
-    writer.flush()
-    assert logged(azure) == [float(number) for number in range(2000)]
-    assert len(azure.requests(BATCH)) <= 20
-
-
-def test_a_service_that_is_down_loses_nothing(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    writer = RunWriter(workspace, RUN)
+def test_outage_loses_nothing_and_is_bridged_automatically(writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
     azure.stage.faults.add(Status(500), BATCH, times=None)
-    writer.add(writing.scalar("loss", 1.0))
+    writer.add(writing.scalar("loss", 0.0))
     with pytest.raises(ServiceFailed):
         writer.flush()
-    writer.add(writing.scalar("loss", 2.0))
     assert logged(azure) == []
     azure.stage.faults.clear()
-    writer.flush()
-    assert logged(azure) == [1.0, 2.0]
-
-
-def test_values_logged_during_outage_are_sent_automatically(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
-    writer = RunWriter(workspace, RUN, pauses=(0.05, 0.1))
     azure.stage.faults.add(Status(503), BATCH, times=3)
-    moment = threading.Event()
     with caplog.at_level(logging.WARNING):
-        for number in range(600):
+        for number in range(1, 600):
             writer.add(writing.scalar("loss", float(number)))
-        while writer.left:
-            moment.wait(0.02)
+        until(lambda: not writer.left)
     assert logged(azure) == [float(number) for number in range(600)]
     said = [record.getMessage() for record in caplog.records if "runs.writing" in record.name]
     assert len([line for line in said if "cannot be sent now and is kept" in line]) == 1
 
 
-def test_an_answer_that_is_lost_doubles_nothing(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    writer = RunWriter(workspace, RUN)
-    azure.stage.faults.add(Reset(), BATCH, times=1)
-    writer.add(writing.values("loss", [1.0, 1.0]))
-    with pytest.raises(ServiceFailed):
-        writer.flush()
-    assert logged(azure) == [1.0, 1.0]
-    writer.flush()
-    assert logged(azure) == [1.0, 1.0]
-
-
-def test_what_is_refused_is_said_and_does_not_stop_the_rest(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    writer = RunWriter(workspace, RUN)
-    azure.stage.faults.add(Status(400, code="UserError", message="No such metric."), BATCH, times=1)
-    writer.add(writing.scalar("bad", 1.0))
-    with pytest.raises(HimlError, match="were refused"):
-        writer.flush()
-    writer.add(writing.scalar("loss", 2.0))
-    writer.flush()
-    assert (logged(azure, "bad"), logged(azure)) == ([], [2.0])
-
-
-@pytest.mark.parametrize("refusals", [1, 2, 3, 4, 5])
-def test_an_entry_that_is_refused_does_not_take_others_with_it(workspace: AzureWorkspace, azure: StagedWorkspace, refusals: int) -> None:
+@pytest.mark.parametrize("refusals", [1, 3])
+def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: StagedWorkspace, refusals: int) -> None:
     """Of four entries in one batch: the batch, its first half and that one's first entry are refused; then the second entry; then the other half."""
-    writer = RunWriter(workspace, RUN)
     for number in range(4):
         writer.add(writing.scalar(f"m{number}", float(number)))
-    azure.stage.faults.add(Status(400, code="UserError", message="No such metric."), BATCH, times=refusals)
+    azure.stage.faults.add(REFUSED, BATCH, times=refusals)
     lost = max(0, min(refusals - 2, 2))
     if lost:
         with pytest.raises(HimlError, match="were refused"):
@@ -130,15 +143,16 @@ def test_an_entry_that_is_refused_does_not_take_others_with_it(workspace: AzureW
         writer.flush()
     assert [number for number in range(4) if logged(azure, f"m{number}")] == [*range(lost, 4)]
     assert writer.left == 0
-
-
-def test_refused_metric_among_others_is_named_in_warning(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
-    writer = RunWriter(workspace, RUN)
     writer.add(writing.scalar("loss", 2.0))
     writer.flush()
-    writer.add(writing.scalar("loss", "none yet"))
-    writer.add(writing.scalar("accuracy", 1))
-    writer.add(writing.scalar("accuracy", 0.5))
+    assert logged(azure) == [2.0]
+
+
+def test_refused_metric_among_others_is_named_in_warning(writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+    writer.add(writing.scalar("loss", 2.0))
+    writer.flush()
+    for name, value in (("loss", "none yet"), ("accuracy", 1), ("accuracy", 0.5)):
+        writer.add(writing.scalar(name, value))
     writer.flush()
     assert (logged(azure), logged(azure, "accuracy")) == ([2.0], [1.0, 0.5])
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
@@ -146,15 +160,7 @@ def test_refused_metric_among_others_is_named_in_warning(workspace: AzureWorkspa
     ]
 
 
-def test_a_run_that_is_gone_is_an_error(workspace: AzureWorkspace) -> None:
-    writer = RunWriter(workspace, "nope_1_aa")
-    writer.add(writing.scalar("loss", 1.0))
-    with pytest.raises(RunNotFound):
-        writer.flush()
-    assert writer.left == 0
-
-
-def test_what_is_left_at_the_end_is_sent_or_said(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_end_reports_what_is_left_and_missing_run_is_an_error(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
     kept, lost = RunWriter(workspace, RUN), RunWriter(workspace, RUN)
     kept.add(writing.scalar("loss", 1.0))
     kept.end()
@@ -166,22 +172,11 @@ def test_what_is_left_at_the_end_is_sent_or_said(workspace: AzureWorkspace, azur
     assert "1 entries that were logged to run 'train_1_aa' are lost" in caplog.text
     azure.stage.faults.clear()
     lost.flush()
-
-
-def test_threads_may_log_at_once(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    writer = RunWriter(workspace, RUN)
-
-    def work(number: int) -> None:
-        for value in range(50):
-            writer.add(writing.scalar(f"m{number}", value))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    writer.flush()
-    assert [logged(azure, f"m{number}") for number in range(4)] == [[*range(50)]] * 4
+    writer = RunWriter(workspace, "nope_1_aa")
+    writer.add(writing.scalar("loss", 1.0))
+    with pytest.raises(RunNotFound):
+        writer.flush()
+    assert writer.left == 0
 
 
 PROGRAM = """
@@ -206,31 +201,15 @@ if sys.argv[1] == "killed":
 """
 
 
-def program(how: str, project: Path) -> tuple[str, Any]:
-    """The id of the run that the program makes in a local workspace, and how `himl` shows it afterwards."""
-    (project / ".himl").mkdir(exist_ok=True)
-    done = subprocess.run([sys.executable, "-c", PROGRAM, how], cwd=project, capture_output=True, text=True)
-    assert done.returncode == (0 if how != "killed" else -9), done.stderr
-    run_id = done.stdout.strip()
-    shown = subprocess.run([sys.executable, "-m", "himl_cli", "runs", "show", "--run", run_id, "--json"], cwd=project, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    return run_id, json.loads(shown.stdout)
-
-
-def test_exit_without_complete_keeps_metrics_and_fails_run(project: Path) -> None:
-    _, shown = program("ends", project)
-    assert (shown["status"], [metric["value"] for metric in shown["metrics"]]) == ("Failed", [0.5])
-    assert "neither complete() nor fail() was called" in str(shown["reason"])
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_program_that_is_killed_leaves_a_failed_run(project: Path) -> None:
-    _, shown = program("killed", project)
-    assert (shown["status"], [metric["value"] for metric in shown["metrics"]]) == ("Failed", [0.5])
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_process_logs_too_and_does_not_end_the_run(project: Path) -> None:
-    _, shown = program("fork", project)
-    (metric,) = shown["metrics"]
-    assert (shown["status"], metric["count"]) == ("Completed", 2)
+def test_forked_process_logs_too_and_killed_leaves_run_failed(himl: Himl) -> None:
+    (himl.folder / ".himl").mkdir(exist_ok=True)
+    shown = []
+    for how, code in (("fork", 0), ("killed", -9)):
+        done = subprocess.run([sys.executable, "-c", PROGRAM, how], cwd=himl.folder, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        shown.append(himl.ok("runs", "show", "--run", done.stdout.strip(), "--json").json())
+    forked, killed = shown
+    assert (forked["status"], [metric["count"] for metric in forked["metrics"]]) == ("Completed", [2])
+    assert (killed["status"], [metric["value"] for metric in killed["metrics"]]) == ("Failed", [0.5])
+    assert "neither complete() nor fail() was called" in str(killed["reason"])

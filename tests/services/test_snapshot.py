@@ -1,107 +1,131 @@
-"""What goes into a snapshot: ignore files as git reads them, and what is never sent."""
+"""A project: what goes into a snapshot, what `himl doctor` says of the installation, and what `himl init` takes from files of other tools."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
-from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
+from himl_cli.core.text import parse_dotenv
+from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts
+from himl_cli.services.doctor import installation_checks, requirements
+from himl_cli.services.project_setup import TakenSettings, read_settings
+from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, parse_rules, take_snapshot, verdict
+from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import write_files
+
+LINKS = pytest.mark.skipif(os.name == "nt", reason="making links and sockets needs privileges on Windows")
+
+
+def make(root: Path, names: set[str], rules: dict[str, str]) -> None:
+    for name in sorted(names):
+        path = root / name
+        if not any(above.is_file() for above in path.parents) and not path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    for folder, text in rules.items():
+        if (root / folder).is_dir():
+            (root / folder / ".gitignore").write_bytes(text.encode())
+
+
+RULES = {".": "*.log\n!keep.log\n/data/\nbuild\ndoc/**/*.tmp\n", "nested": "!special.log\nsecret*\n"}
+FILES = {"a.log", "keep.log", "data/x", "nested/data/x", "build/x", "nested/build", "nested/special.log", "nested/other.log", "nested/secret.txt"}
+FILES |= {"nested/deep/secrets", "doc/a/b/c.tmp", "doc/c.tmp", "doc/readme", "src/ä ö.py", "src/#x.py"}
+
+
+def test_ignore_files_match_what_git_itself_lists(project: Path, git: Callable[..., str]) -> None:
+    git(project, "init", "-q")
+    git(project, "config", "core.ignorecase", "false")  # as on Linux, whatever the disk
+    examples: list[tuple[set[str], str, dict[str, str]]] = [
+        (FILES, RULES["."], {"nested": RULES["nested"]}),
+        ({"a/x.py", "a/b/x.py", "b.log"}, "/*\n!/a\n/a/*\n!/a/b\n", {}),
+        ({"a/x.py", "a/b", "data/x.py"}, "*\n!*/\n!*.py\n", {"data": "*.py"}),
+        ({"ab", "a/b", "data/a/b", "ä.txt"}, "\\\n[\n**/a/**\n?.txt\n", {}),
+        ({"a/x.py", "a/b/data", "b.log"}, "*\n!a/\n!a/**\n/a/*/\n", {}),
+        ({"#c", "!d", "e f", "f[1]", "a/e f", "b/f[1]", "x.py"}, "\\#c\n#c\n\\!d\ne\\ f  \nb/f\\[1]\n", {"a": "!e f\r\n"}),
+        ({"a", "b", "ab/a", "data/ab", "data/b/x"}, "[ab]\n[!a]b\n**b\nd*a/**\n!/data/b/\n", {"data": "a**\n[]-]\n"}),
+        ({"a/b/ab", "b/a", "ab", "data/x.py/a"}, "a**a?\n**/b/*\n*[!a]*/a/\n[c-a]\n a\n", {"b": "/a\t\n", "a/b": "??\n"}),
+    ]
+    for names, top, nested in examples:
+        for left in project.iterdir():
+            if left.name != ".git":
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        make(project, names, {".": top, **nested})
+        listed = git(project, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+        assert sent(project) == {name for name in listed if name}, top
+
+
+@pytest.mark.parametrize(("rules", "name", "excluded"), [
+    *((line.encode(), "a", None) for line in ["# a", "", "   ", "!", "/", "!/", "\\", "a\\", "[a", "[b-a]", "[[:none:]]"]),
+    (b"\xef\xbb\xbfa\n", "a", True),
+    (b"a \n", "a", True),
+    (b"a\\ \n", "a ", True),
+    (b"\\#a", "#a", True),
+    (b"!a", "a", False),
+    (b"a\t\n", "a\t", True),
+    ("à \n".encode(), "à", True),
+    (b"*\n!*/\n", "a/b", True),
+    (b"a/*[!b]\n", "a/c/d", None),
+    pytest.param(b"*.b\xffn", os.fsdecode(b"a.b\xffn"), True, marks=pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")),
+])  # fmt: skip
+def test_marks_line_ends_and_escapes_of_rules(rules: bytes, name: str, excluded: bool | None) -> None:
+    assert verdict(parse_rules(rules), name, is_folder=False) is excluded
+
+
+@pytest.mark.parametrize("line", ["*a" * 25 + "b/c", "/".join(["**/a"] * 25) + "/b", "**/" * 10_000 + "b", "*[!b]" * 25 + "b", "*" * 50_000 + "b"])
+def test_no_ignore_pattern_takes_long(line: str) -> None:
+    with within(SECONDS):
+        rules = parse_rules(f"{line}\n".encode())
+        assert verdict(rules, "a" * 200, is_folder=False) is None
+        assert verdict(rules, "a/" * 100 + "c", is_folder=False) is None
 
 
 def sent(root: Path, ignored: tuple[str, ...] = ()) -> set[str]:
     return set(take_snapshot(root, ignored).snapshot.files)
 
 
-def test_count_and_size_are_those_of_the_files(project: Path) -> None:
+def test_count_and_size_are_those_of_files(project: Path) -> None:
     write_files(project, {"train.py": "x" * 10, "lib/net.py": "y" * 5})
     report = take_snapshot(project)
     assert (list(report.snapshot.files), report.snapshot.size) == (["lib/net.py", "train.py"], 15)
     assert report.largest()[:1] == [("train.py", 10)]
+    with (project / "lib" / "big.bin").open("wb") as stream:
+        stream.truncate(LARGE_SNAPSHOT_BYTES + 1)
+    report = take_snapshot(project)
+    assert report.is_large
+    assert report.largest()[:1] == [("lib", LARGE_SNAPSHOT_BYTES + 6)]
+    with pytest.raises(BadUsage, match="nowhere"):
+        take_snapshot(project / "nowhere")
 
 
-def test_ignore_files_match_what_git_itself_would_list(project: Path, git: Callable[..., str]) -> None:
-    write_files(
-        project,
-        {
-            ".gitignore": "*.log\n!keep.log\n/data/\nbuild\ndoc/**/*.tmp\n",
-            "nested/.gitignore": "!special.log\nsecret*\n",
-            **dict.fromkeys(["a.log", "keep.log", "data/x", "nested/data/x", "build/x", "nested/build", "nested/special.log", "nested/other.log"], ""),
-            **dict.fromkeys(["nested/secret.txt", "nested/deep/secrets", "doc/a/b/c.tmp", "doc/c.tmp", "doc/readme", "src/ä ö.py", "src/#x.py"], ""),
-        },
-    )
-    git(project, "init", "-q")
-    listed = git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    assert sent(project) == {name for name in listed if name}
-
-
-def test_rules_of_the_repository_above_the_root_hold(project: Path) -> None:
-    write_files(project, {".git/HEAD": "", ".gitignore": "*.bin\nsub/skip/\n", "sub/a.bin": "", "sub/skip/x": "", "sub/train.py": ""})
-    assert sent(project / "sub") == {"train.py"}
-
-
-def test_git_exclude_and_parent_gitignore_files_are_applied(project: Path) -> None:
-    ignores = {".git/info/exclude": "*.own\n!b.mid\n", ".gitignore": "*.top\n", "mid/.gitignore": "!a.top\n*.mid\n", "mid/sub/.gitignore": "*.low\n"}
-    write_files(project, {**ignores, **dict.fromkeys([f"mid/sub/{name}" for name in ("a.own", "a.top", "b.top", "b.mid", "c.low", "train.py")], "")})
+def test_rules_of_all_levels_and_what_is_never_sent(project: Path) -> None:
+    ignores = {".gitignore": "*.top\nscratch/\nmid/sub/skip/\n", "mid/.gitignore": "!a.top\n*.mid\n", "mid/sub/.gitignore": "*.low\n"}
+    write_files(project, {**ignores, **dict.fromkeys([f"mid/sub/{name}" for name in ("a.own", "a.top", "b.top", "b.mid", "c.low", "train.py", "skip/x")], "")})
+    assert sent(project / "mid" / "sub") == {".gitignore", "a.own", "a.top", "b.top", "b.mid", "train.py", "skip/x"}
+    write_files(project, {".git/info/exclude": "*.own\n!b.mid\n", ".git/HEAD": "", "scratch/train.py": ""})
     assert sent(project / "mid" / "sub") == {".gitignore", "a.top", "train.py"}
-
-
-def test_gitignore_above_root_is_ignored_outside_repository(project: Path) -> None:
-    write_files(project, {".gitignore": "*\n", "sub/train.py": ""})
-    assert sent(project / "sub") == {"train.py"}
-
-
-def test_a_root_that_is_itself_ignored_is_sent(project: Path) -> None:
-    write_files(project, {".git/HEAD": "", ".gitignore": "scratch/\n", "scratch/train.py": ""})
     assert sent(project / "scratch") == {"train.py"}
-
-
-def test_rules_that_are_no_patterns_do_no_harm(project: Path) -> None:
-    write_files(project, {".gitignore": "\\\n[\n!!\n*.log\n", "a.log": "", "train.py": ""})
-    assert sent(project) == {".gitignore", "train.py"}
-
-
-def test_an_amlignore_takes_the_place_of_gitignore_at_all_levels(project: Path) -> None:
-    write_files(
-        project,
-        {
-            ".amlignore": "data/\n",
-            ".gitignore": "*.txt\n",
-            "a.txt": "",
-            "data/x": "",
-            "sub/.gitignore": "*\n",
-            "sub/b.py": "",
-            "sub/.amlignore": "c.py\n",
-            "sub/c.py": "",
-        },
-    )
-    assert sent(project) == {".amlignore", ".gitignore", "a.txt", "sub/.gitignore", "sub/b.py", "sub/.amlignore"}
-
-
-def test_what_is_never_sent(project: Path) -> None:
+    rules = {".amlignore": "data/\n", ".gitignore": "*.txt\n", "sub/.gitignore": "*\n", "sub/.amlignore": "c.py\n"}
+    write_files(project / "aml", {**rules, **dict.fromkeys(["a.txt", "data/x", "sub/b.py", "sub/c.py"], "")})
+    assert sent(project / "aml") == {*rules, "a.txt", "sub/b.py"}
     results = ["outputs/best.ckpt", "logs/events", "most_recent_run.txt", "sub/most_recent_run.txt", "data/.himl-transfer.json", "data/.a.ckpt.himl-part"]
     others = [".git/config", ".himl/workspace.db", "__pycache__/a.pyc", "venv/pyvenv.cfg", "venv/lib/x.py"]
-    write_files(project, dict.fromkeys([*results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
-    assert sent(project) == {"train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"}
+    write_files(project / "never", dict.fromkeys([*results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
+    assert sent(project / "never") == {"train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"}
 
 
 SECRETS = ["himl.private.toml", ".env", ".env.local", "prod.env", ".envrc", "InnerEyePrivateSettings.yml", "InnerEyeTestVariables.txt", "settings_private.yml"]
-
-
-@pytest.mark.parametrize("name", [*SECRETS, "HIML.Private.TOML"])
-def test_files_of_secrets_are_never_sent_whatever_the_rules_say(project: Path, name: str) -> None:
-    write_files(project, {name: "secret", f"sub/{name}": "secret", ".gitignore": "!*\n", "train.py": ""})
-    assert sent(project) == {".gitignore", "train.py"}
-
-
 PEM = "-----BEGIN %sPRIVATE KEY-----\nMIIE\n"
 PRIVATE = {
+    **dict.fromkeys([*SECRETS, *(f"sub/{name}" for name in SECRETS), "upper/HIML.Private.TOML"], "secret"),
     **dict.fromkeys([".ssh/id_rsa", ".ssh/config", "keys/id_ed25519", ".aws/credentials", ".AWS/config", ".azure/msal_token_cache.json"], "x"),
     **dict.fromkeys([".netrc", "_netrc", ".git-credentials", ".kube/config", ".kube/cache/a", ".docker/config.json", ".config/gcloud/a/b.db"], "x"),
     **dict.fromkeys([".config/gh/hosts.yml", ".config/hub", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd", ".vault-token", "kaggle.json"], "x"),
@@ -120,6 +144,7 @@ PRIVATE = {
 HARMLESS = {
     **dict.fromkeys([".ssh/id_rsa.pub", "known.pub", "config", "config.json", "token", "credentials.py", "id_rsa.py", "tokenizer.json"], "x"),
     **dict.fromkeys(["lib/.docker/Dockerfile", ".config/lint.toml", "secret_files.py", "history.txt", "gcloud/train.py", "azure.py"], "x"),
+    **dict.fromkeys([".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"], ""),
     "chain.pem": "-----BEGIN CERTIFICATE-----\nMIIE\n",
     "pub.key": "-----BEGIN PUBLIC KEY-----\nMIIE\n",
     "primary_key": "id",
@@ -131,166 +156,196 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("rules", [".gitignore", ".amlignore"])
-def test_credential_files_are_not_sent_whatever_the_rules(project: Path, rules: str) -> None:
-    write_files(project, {**PRIVATE, rules: "!*\n", "train.py": ""})
-    report = take_snapshot(project)
-    assert (set(report.snapshot.files), set(report.secrets)) == ({rules, "train.py"}, set(PRIVATE))
-
-
-def test_public_keys_and_files_named_like_secrets_are_sent(project: Path) -> None:
-    write_files(project, HARMLESS)
-    report = take_snapshot(project)
+def test_secret_files_are_never_sent_whatever_the_rules(project: Path) -> None:
+    for rules in (".gitignore", ".amlignore"):
+        write_files(project / rules, {**PRIVATE, rules: "!*\n", "train.py": ""})
+        report = take_snapshot(project / rules)
+        assert (set(report.snapshot.files), set(report.secrets)) == ({rules, "train.py"}, set(PRIVATE))
+    write_files(project / "harmless", HARMLESS)
+    report = take_snapshot(project / "harmless")
     assert (set(report.snapshot.files), report.secrets) == (set(HARMLESS), [])
 
 
-def test_what_the_rules_leave_out_anyway_is_not_told(project: Path) -> None:
-    write_files(project, {".env": "", ".aws/credentials": "", "train.py": "", ".gitignore": ".env\n.aws/\n"})
-    assert take_snapshot(project).secrets == []
-
-
-@pytest.mark.parametrize(
-    ("globs", "left_out"),
-    [
+def test_secrets_are_sent_on_purpose_or_left_out_by_rules(project: Path) -> None:
+    write_files(project, dict.fromkeys([".ssh/id_rsa", ".ssh/config", "lib/.env", "train.py"], ""))
+    for globs, left_out in (
         (("id_rsa",), {".ssh/config", "lib/.env"}),
         ((".ssh/",), {"lib/.env"}),
         (("*.env", "/.ssh/*"), set()),
         (("/.env", "config.json"), {".ssh/id_rsa", ".ssh/config", "lib/.env"}),
-    ],
-)
-def test_a_secret_is_sent_on_purpose(project: Path, globs: tuple[str, ...], left_out: set[str]) -> None:
-    write_files(project, dict.fromkeys([".ssh/id_rsa", ".ssh/config", "lib/.env", "train.py"], ""))
-    assert set(take_snapshot(project, (), globs).secrets) == left_out
+    ):
+        assert set(take_snapshot(project, (), globs).secrets) == left_out
+    write_files(project, {".gitignore": ".env\n.ssh/\n"})
+    assert take_snapshot(project).secrets == [], "what the rules leave out is not reported"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
-def test_links_to_a_private_folder_and_into_one_lead_to_secrets(project: Path) -> None:
+@LINKS
+def test_links_to_secrets_or_ignored_folders_are_such(project: Path) -> None:
     write_files(project.parent, {"home2/.aws/credentials": "x", "home2/.aws/sso/cache.json": "x"})
-    write_files(project, {"train.py": ""})
-    (project / "cloud").symlink_to(project.parent / "home2" / ".aws")
-    (project / "plain").symlink_to(project.parent / "home2" / ".aws" / "credentials")
-    assert sent(project) == {"train.py"}
+    write_files(project, {".env": "KEY=secret", "train.py": ""})
+    for name, target in {"cloud": "../home2/.aws", "plain": "../home2/.aws/credentials", "settings.txt": ".env", "linked.py": "train.py"}.items():
+        (project / name).symlink_to(target)
+    assert sent(project) == {"train.py", "linked.py"}
+    write_files(project, {"data/x": ""})
+    other = project.with_name("other")
+    other.symlink_to(project)
+    assert sent(project, (str(other / "data"),)) == sent(other, (str(project / "data"),)) == {"train.py", "linked.py"}
 
 
-def test_samples_and_programs_are_no_secrets(project: Path) -> None:
-    write_files(project, dict.fromkeys([".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"], ""))
-    assert sent(project) == {".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"}
-
-
-def test_innereye_s_settings_are_known_by_their_form(project: Path) -> None:
+def test_innereye_settings_are_known_by_content(project: Path) -> None:
     innereye = "# for all\nvariables:\n  tenant_id: 't'\n  subscription_id: 's'\n  cluster: 'gpu'\n"
-    pipeline = "trigger: main\nvariables:\n  resource_group: x\n"
-    write_files(
-        project,
-        {"InnerEye/settings.yml": innereye, "other.yaml": innereye.replace("\n", "\r\n"), "azure-pipelines.yml": pipeline, "config.yml": "tenant_id: x"},
-    )
-    assert sent(project) == {"azure-pipelines.yml", "config.yml"}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
+    keys = [
         "variables:\n  datasets_account_key: 'x'\n",
         "variables:\n  subscription_id: 's'\n  application_key: k\n",
         "variables: {cluster: gpu, APPLICATION_KEY: k}\n",
         "'variables': # ours\n  \"service_principal_password\" : k\n",
-    ],
-)
-def test_settings_with_a_key_or_a_password_are_known_too(project: Path, content: str) -> None:
-    harmless = "variables:\n  cluster: gpu\n  primary_key: id\n  cache_key: a\n"
-    write_files(project, {"q.yml": content, "harmless.yml": harmless, "plain.yml": content.replace("variables", "values")})
-    assert sent(project) == {"harmless.yml", "plain.yml"}
+    ]
+    secrets = {"InnerEye/settings.yml": innereye, "other.yaml": innereye.replace("\n", "\r\n"), **{f"q{number}.yml": text for number, text in enumerate(keys)}}
+    harmless = {f"plain{number}.yml": text.replace("variables", "values") for number, text in enumerate(keys)}
+    harmless |= {"config.yml": "tenant_id: x", "harmless.yml": "variables:\n  cluster: gpu\n  primary_key: id\n  cache_key: a\n"}
+    harmless["azure-pipelines.yml"] = "trigger: main\nvariables:\n  resource_group: x\n"
+    write_files(project, {**secrets, **harmless})
+    assert sent(project) == {*harmless}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
-def test_a_link_to_a_file_of_secrets_is_one(project: Path) -> None:
-    write_files(project, {".env": "KEY=secret", "train.py": ""})
-    (project / "settings.txt").symlink_to(".env")
-    (project / "linked.py").symlink_to("train.py")
-    assert sent(project) == {"train.py", "linked.py"}
-
-
-def test_ignored_folders_by_name_and_by_path(project: Path) -> None:
-    write_files(project, dict.fromkeys(["a/data/x", "b/data/x", "b/c/x", "c", "train.py"], ""))
-    assert sent(project, ("data", "b/c/")) == {"c", "train.py"}
-
-
-def test_ignored_folders_accept_absolute_and_parent_paths(project: Path) -> None:
-    write_files(project, dict.fromkeys(["data/x", "lib/data/x", "raw/x", "train.py"], ""))
+def test_ignored_folders_are_left_out_and_missing_ones_reported(project: Path) -> None:
+    write_files(project, dict.fromkeys(["a/data/x", "b/data/x", "b/c/x", "c", "raw/x", "train.py"], ""))
+    assert sent(project, ("data", "b/c/")) == {"c", "raw/x", "train.py"}
     outside = project.with_name("elsewhere")
     (outside / "lib").mkdir(parents=True)
-    report = take_snapshot(project, (f"../{project.name}/data", str(project / "raw"), "../elsewhere/lib"))
-    assert (set(report.snapshot.files), report.missed) == ({"lib/data/x", "train.py"}, ["../elsewhere/lib"])
-
-
-@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
-def test_an_ignored_folder_by_another_name_of_the_way_there(project: Path) -> None:
-    write_files(project, dict.fromkeys(["data/x", "train.py"], ""))
-    other = project.with_name("other")
-    other.symlink_to(project)
-    assert sent(project, (str(other / "data"),)) == sent(other, (str(project / "data"),)) == {"train.py"}
-
-
-def test_ignored_folders_that_are_not_there_are_told(project: Path) -> None:
+    report = take_snapshot(project, (f"../{project.name}/a", str(project / "raw"), "../elsewhere/lib"))
+    assert (set(report.snapshot.files), report.missed) == ({"b/data/x", "b/c/x", "c", "train.py"}, ["../elsewhere/lib"])
+    project = project / "other"
     write_files(project, {".gitignore": "skipped/\n", **dict.fromkeys(["data/raw/x", "lib/deep/y", "skipped/a/x", "train.py"], "")})
     present = ("data/raw", "./data", "deep", "skipped/a", "outputs", "__pycache__", ".")
     report = take_snapshot(project, (*present, "dta", "raw/x", "train.py", str(project.parent)))
     assert report.missed == ["dta", "raw/x", "train.py", str(project.parent)]
-    told = f"warning: nothing is left out for --ignored_folders 'dta', 'raw/x', 'train.py', '{project.parent}': what is sent has no folder of such a name."
-    assert ignored_remarks([report]) == [told]
-    assert ignored_remarks([report, take_snapshot(project / "data", ["dta"])]) == [told.replace(f", 'raw/x', 'train.py', '{project.parent}'", "")]
+    remark = f"warning: nothing is left out for --ignored_folders 'dta', 'raw/x', 'train.py', '{project.parent}': what is sent has no folder of such a name."
+    assert ignored_remarks([report]) == [remark]
+    assert ignored_remarks([report, take_snapshot(project / "data", ["dta"])]) == [remark.replace(f", 'raw/x', 'train.py', '{project.parent}'", "")]
     assert ignored_remarks([report, take_snapshot(project, present)]) == ignored_remarks([]) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="making links and sockets needs privileges on Windows")
-def test_links_loops_sockets_and_pipes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_files(project, {"train.py": "", "lib/net.py": ""})
-    (project / "loop").symlink_to(project)
-    (project / "lib" / "up").symlink_to("..")
-    (project / "linked").symlink_to("lib")
-    (project / "dangling").symlink_to("nowhere")
+@LINKS
+def test_loops_broken_links_sockets_and_pipes_are_skipped(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(project, {".gitignore": "ignored*\n", "train.py": "", "lib/net.py": ""})
+    links = {"loop": str(project), "lib/up": "..", "linked": "lib", "dangling": "nowhere", "ignored": "nowhere", "ignored_loop": ".", "self": "self"}
+    for name, target in {**links, "a": "b", "b": "a"}.items():
+        (project / name).symlink_to(target)
     os.mkfifo(project / "pipe")
     monkeypatch.chdir(project)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("s")
         files = sent(project)
-    assert files >= {"train.py", "lib/net.py", "linked/net.py"}
-    assert not {name for name in files if name.startswith(("loop", "pipe", "s", "dangling"))}
+    assert files >= {".gitignore", "train.py", "lib/net.py", "linked/net.py"}
+    assert {name.partition("/")[0] for name in files} == {".gitignore", "train.py", "lib", "linked"}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="making links needs privileges on Windows")
-def test_ignored_broken_and_circular_links_are_skipped(project: Path) -> None:
-    write_files(project, {".gitignore": "ignored*\n", "train.py": ""})
-    (project / "ignored").symlink_to("nowhere")
-    (project / "ignored_loop").symlink_to(".")
-    (project / "self").symlink_to("self")
-    (project / "a").symlink_to("b")
-    (project / "b").symlink_to("a")
-    assert sent(project) == {".gitignore", "train.py"}
+def test_root_is_nearest_folder_with_project_marker(project: Path) -> None:
+    write_files(project, {"a/b/train.py": ""})
+    assert find_snapshot_root(project / "a" / "b") == project / "a" / "b", "without a marker the folder of the script"
+    for marker in ("pyproject.toml", "environment.yml", ".git/HEAD"):
+        root = project / marker.partition("/")[0].strip(".")[:3]
+        write_files(root, {marker: "", "a/train.py": ""})
+        assert find_snapshot_root(root / "a") == root
 
 
-def test_a_folder_that_cannot_be_read_is_named(project: Path) -> None:
-    write_files(project, {"train.py": ""})
-    with pytest.raises(BadUsage, match="nowhere"):
-        take_snapshot(project / "nowhere")
+HERE = WorkspaceFacts("local", "local", "'here'")
 
 
-def test_a_large_snapshot_names_what_is_large(project: Path) -> None:
-    write_files(project, {"train.py": "", "data/small": "s"})
-    with (project / "data" / "big.bin").open("wb") as stream:
-        stream.truncate(LARGE_SNAPSHOT_BYTES + 1)
-    report = take_snapshot(project)
-    assert report.is_large
-    assert report.largest()[:1] == [("data", LARGE_SNAPSHOT_BYTES + 2)]
+def states(checks: Sequence[Check]) -> dict[str, CheckState]:
+    return {check.name: check.state for check in checks}
 
 
-@pytest.mark.parametrize("marker", ["pyproject.toml", "environment.yml", ".git/HEAD"])
-def test_root_is_nearest_folder_with_project_marker(project: Path, marker: str) -> None:
-    write_files(project, {marker: "", "a/b/train.py": ""})
-    assert find_snapshot_root(project / "a" / "b") == project
+def test_packages_that_metadata_names_are_checked() -> None:
+    installed = states(list(installation_checks()))
+    assert (installed["python"], installed["packages"]) == (CheckState.passed, CheckState.passed)
+    lines = ["no-such-package (>=1)", "typer>=0.28,<0.29", "rich>=999", "pytest<1", "absent-too; extra == 'plot'"]
+    packages, extras = list(installation_checks(lines))[1:]
+    assert packages.state is CheckState.failed
+    assert packages.message.startswith("no-such-package is missing; rich ")
+    assert " is not >=999; pytest " in packages.message
+    assert packages.remedy == f"Install himl again: {sys.executable} -m {install_command(options='--upgrade')}"
+    assert (extras.state, extras.message) == (CheckState.note, "Not installed: plot.")
+    others = ["tomli<3,>=2; python_version < '3.0'", "certifi>=2024.2.2", "himl-cli[montage,plot]; extra == 'all'"]
+    others += ["a.b_c[x]>=1 ; extra == 'y-z'", "azureml-core<2,>=1.61; 'v1' == extra"]
+    found = [(one.name, str(one.specifier), extra) for one, extra in requirements(others)]
+    assert found == [("certifi", ">=2024.2.2", ""), ("himl-cli", "", "all"), ("a.b_c", ">=1", "y-z"), ("azureml-core", "<2,>=1.61", "v1")]
 
 
-def test_without_a_project_the_root_is_the_script_s_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "a"
-    folder.mkdir()
-    assert find_snapshot_root(folder) == folder
+def taken(project: Path, files: dict[str, str], name: str = "settings.yml") -> TakenSettings:
+    write_files(project, files)
+    return read_settings(project / name, project, lambda path: {"workspace_name": path.name})
+
+
+def innereye(**values: object) -> str:
+    return "variables:\n" + "".join(f"  {key}: {value!r}\n" for key, value in values.items())
+
+
+def test_innereye_settings_become_options(project: Path) -> None:
+    values = {"cluster": "gpu", "azureml_datastore": "data", "max_run_duration": "3.5h", "node_count": 3, "experiment_name": "lungs"}
+    assert taken(project, {"settings.yml": innereye(**values)}).public == {
+        "submit": {"cluster": "gpu", "default_datastore": "data", "max_run_duration": "3.5h", "num_nodes": 3, "experiment": "lungs"}
+    }
+    got = taken(project, {"settings.yml": innereye(cluster="", node_count=1, tenant_id="$(tenant)", resource_group=" rg ") + "  wait_for_completion: false\n"})
+    assert (got.public, got.private, got.workspace, got.left_out) == ({}, {}, {"resource_group": "rg"}, [])
+    for index in ("https://me:hunter2@index.example/simple", "https://index.example/simple?x=1"):
+        got = taken(project, {"settings.yml": innereye(cluster="gpu", pip_extra_index_url=index)})
+        assert (got.public, got.private) == ({"submit": {"cluster": "gpu"}}, {"submit": {"pip_extra_index_url": index}})
+
+
+def test_values_not_taken_are_named_with_a_reason(project: Path) -> None:
+    principal: list[tuple[dict[str, str], list[str]]] = [
+        ({"tenant_id": "t", "application_id": "a"}, ["application_id"]),
+        ({"application_id": "a", "application_key": "k"}, ["application_id", "application_key"]),
+        ({"tenant_id": "t", "application_id": "a", "APPLICATION_KEY": "k"}, []),
+    ]
+    for parts, left in principal:
+        got = taken(project, {"settings.yml": innereye(cluster="gpu", **parts)})
+        assert [each.name for each in got.left_out] == left, "half a service principal is none"
+        assert ("service_principal_id" in got.private.get("azure", {})) is (not left)
+    values: dict[str, object] = {"cluster": ["a"], "tag": ["a", "b"], "extra": {"a": 1}, "none": [], "nothing": {}, "build_branch": "b", "model": "M"}
+    values |= {"mystery": 1, "use_dataset_mount": True, "datasets_container": "d"}
+    got = taken(project, {"settings.yml": innereye(**values) + "  day: 2020-01-01\n  null_: null\n"})
+    assert {each.name: each.why for each in got.left_out if each.name in ("cluster", "tag")} == {
+        "cluster": "it is no single value",
+        "tag": "it belongs to one run: --tag KEY=VALUE",
+    }
+    assert {each.name: each.why.split(":")[0] for each in got.left_out if each.name not in ("cluster", "tag")} == {
+        **dict.fromkeys(("extra", "day", "mystery"), "himl has no such setting"),
+        "build_branch": "it belongs to one run",
+        "model": "arguments of a script stand after '--'",
+        "use_dataset_mount": "say it for each input",
+        "datasets_container": "register the storage account as a datastore in Azure ML, which then gives access to it; name that with --default_datastore",
+    }
+    assert got.public == {}
+
+
+@pytest.mark.parametrize(("name", "content", "complaint"), [
+    ("settings.yml", "variables: [a]\n", "no 'variables:'"),
+    ("settings.yml", "variables:\n  a: 'x\n", "line"),
+    ("settings.yml", innereye(node_count="many"), "'node_count'"),
+    ("settings.yml", innereye(node_count=70000), "65,000 at most"),
+    ("settings.yml", innereye(max_run_duration="soon"), "'max_run_duration' of InnerEye's settings 'soon' is no duration"),
+    ("settings.yml", innereye(docker_shm_size="much"), "'docker_shm_size' of InnerEye's settings 'much' is no size"),
+    ("settings.yml", innereye(wait_for_completion="maybe"), "'wait_for_completion'"),
+    ("prod.env.sample", "SUBSCRIPTION_ID=s\n", "does not know this kind of file"),
+])  # fmt: skip
+def test_unusable_settings_file_is_refused(project: Path, name: str, content: str, complaint: str) -> None:
+    """Samples are sent with jobs, so they must not hold settings."""
+    with pytest.raises(BadUsage) as caught:
+        taken(project, {name: content}, name)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_dotenv_and_json_files_become_workspace_settings(project: Path) -> None:
+    values = {"A=b": "b", "export A = b": "b", "A='b # c' # d": "b # c", 'A="b"': "b", "A=b # c": "b", "A=b#c": "b#c", "A=": "", "A=b=c==": "b=c=="}
+    assert {line: parse_dotenv(f"# comment\n\n{line}\n", Path(".env"))["A"] for line in values} == values
+    with pytest.raises(BadUsage, match="line 2: no NAME=value") as caught:
+        parse_dotenv("A=b\nhunter2\n", Path(".env"))
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}"
+    got = taken(project, {"prod.env": "RESOURCE_GROUP=rg\nBLOB_SUB_ID=s\nHIML_TENANT_ID=t\nOTHER=1\nEMPTY=\n"}, "prod.env")
+    assert got.workspace == {"resource_group": "rg"}
+    assert [each.name for each in got.left_out] == ["BLOB_SUB_ID", "HIML_TENANT_ID", "OTHER"]
+    assert taken(project, {"config.json": "{}"}, "config.json").workspace == {"workspace_name": "config.json"}

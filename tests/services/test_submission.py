@@ -1,195 +1,305 @@
-"""From options to a job, without running it."""
+"""From options to a job, without running or sending it; and the datasets of jobs that run here, from folders or an Azure ML workspace."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DataSpec, Entry, EntryKind
+from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed, TransferIncomplete
+from himl_cli.core.events import Event, Finished, Moved, Notice, Planned, ignore
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.runs import friendly_experiment
-from himl_cli.services.submission.data import parse_data
+from himl_cli.services.submission.data import bring_dataset, bring_inputs, parse_data
 from himl_cli.services.submission.prepare import prepare_job
-from himl_cli.services.submission.request import SubmitRequest, choose_experiment, find_python, parse_duration
+from himl_cli.services.submission.request import SubmitRequest, check_size, choose_experiment, find_python, parse_duration
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.azureml_double.faults import Status
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage
+from tests.support.azure import DEFAULT, opened
+from tests.support.folders import contents
 from tests.support.running import write_files
 
 
 @pytest.fixture
-def request_here(project: Path) -> SubmitRequest:
+def local(project: Path) -> SubmitRequest:
+    """A job that runs here."""
     write_files(project, {"pyproject.toml": "", "src/train.py": "", "run.sh": "", "notes.txt": ""})
     return SubmitRequest(cwd=project, target="src/train.py")
 
 
-def test_the_script_is_named_relative_to_the_snapshot_root(request_here: SubmitRequest, project: Path) -> None:
-    job = prepare_job(replace(request_here, cwd=project / "src", target="train.py", arguments=("--lr", "0.1"))).spec
-    assert job.entry == Entry(EntryKind.script, "src/train.py")
-    assert (job.snapshot.root, job.experiment, list(job.arguments)) == (project, "train", ["--lr", "0.1"])
+@pytest.fixture
+def cluster(project: Path) -> SubmitRequest:
+    """A job for a cluster, in a registered environment."""
+    write_files(project, {"pyproject.toml": "", "train.py": "", "lab/__init__.py": "", "lab/fit.py": "", "environment.yml": "dependencies: [python=3.11]\n"})
+    return SubmitRequest(cwd=project, target="train.py", cluster="gpu", environment="lab:3")
 
 
-def test_a_shell_script_and_a_module(request_here: SubmitRequest) -> None:
-    assert prepare_job(replace(request_here, target="run.sh")).spec.entry == Entry(EntryKind.shell, "run.sh")
-    module = prepare_job(replace(request_here, target=None, module="lab.vision.train")).spec
-    assert (module.entry, module.experiment) == (Entry(EntryKind.module, "lab.vision.train"), "lab_vision_train")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"target": None}, "Nothing to run"),
-        ({"module": "a.b"}, "both given"),
-        ({"target": "src/trian.py"}, "no script 'src/trian.py'"),
-        ({"target": "src"}, "'src' is a folder"),
-        ({"target": "notes.txt"}, "neither a .py nor a .sh"),
-        ({"target": None, "module": "train.py!"}, "no module name"),
-        ({"num_nodes": 2}, "one node"),
-        ({"processes_per_node": 0}, "at least 1"),
-        ({"distribution": "horovod"}, "horovod"),
-        ({"python": "no-such-python"}, "no-such-python"),
-        ({"max_run_duration": "fast"}, "'fast' is no duration"),
-        ({"snapshot_root": "nowhere"}, "'nowhere' is no folder"),
-        ({"snapshot_root": "lib"}, "outside the snapshot root"),
-        ({"ignored_folders": ["src"]}, "left out of the snapshot"),
-        ({"inputs": ["a,target=."]}, "target=. is refused"),
-        ({"experiment": " "}, "experiment's name is empty"),
-        ({"experiment_from_branch": True}, "no git branch"),
-    ],
-)
-def test_bad_input_is_named_before_anything_is_written(request_here: SubmitRequest, project: Path, change: dict[str, object], message: str) -> None:
+@pytest.mark.parametrize(("change", "message"), [
+    ({"target": None}, "Nothing to run"),
+    ({"module": "a.b"}, "both given"),
+    ({"target": "src/trian.py"}, "no script 'src/trian.py'"),
+    ({"target": "notes.txt"}, "neither a .py nor a .sh"),
+    ({"target": None, "module": "train.py!"}, "no module name"),
+    ({"num_nodes": 2}, "one node"),
+    ({"processes_per_node": 0}, "at least 1"),
+    ({"distribution": "horovod"}, "horovod"),
+    ({"python": "no-such-python"}, "no-such-python"),
+    ({"max_run_duration": "fast"}, "'fast' is no duration"),
+    ({"snapshot_root": "nowhere"}, "'nowhere' is no folder"),
+    ({"snapshot_root": "lib"}, "outside the snapshot root"),
+    ({"ignored_folders": ["src"]}, "left out of the snapshot"),
+    ({"experiment": " "}, "experiment's name is empty"),
+    ({"experiment_from_branch": True}, "no git branch"),
+])  # fmt: skip
+def test_bad_input_is_named_before_anything_is_written(local: SubmitRequest, project: Path, change: dict[str, Any], message: str) -> None:
     (project / "lib").mkdir()
     before = sorted(project.rglob("*"))
-    with pytest.raises(BadUsage, match=message):
-        prepare_job(replace(request_here, **change))  # type: ignore[arg-type]
+    with pytest.raises(BadUsage, match=message) as caught:
+        prepare_job(replace(local, **change))
     assert sorted(project.rglob("*")) == before
+    assert change != {"target": "src/trian.py"} or "train.py" in caught.value.hint
 
 
-def test_a_script_that_is_misspelt_brings_the_near_one_up(request_here: SubmitRequest) -> None:
-    with pytest.raises(BadUsage) as caught:
-        prepare_job(replace(request_here, target="src/trian.py"))
-    assert "train.py" in caught.value.hint
-
-
-def test_git_facts_become_tags_and_build_options_win(
-    request_here: SubmitRequest, project: Path, git: Callable[..., str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_git_facts_become_tags_without_secrets(local: SubmitRequest, project: Path, git: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     git(project, "init", "-q")
+    git(project, "checkout", "-qb", "ada/new-loss")
     git(project, "add", ".")
     git(project, "commit", "-qm", "First model")
     git(project, "remote", "add", "origin", "https://ada:hunter2@example.org/lab.git")
     (project / "run.sh").write_text("changed")
-    tags = prepare_job(replace(request_here, build={"build_branch": "ci"}, tags={"team": "blue"})).spec.tags
+    spec = prepare_job(replace(local, build={"build_branch": "ci"}, tags={"team": "blue"}, experiment_from_branch=True)).spec
     wanted = {"build_branch": "ci", "build_source_author": "Ada", "build_source_message": "First model", "build_source_dirty": "true", "team": "blue"}
-    assert wanted.items() <= tags.items()
-    assert tags["build_source_id"] == git(project, "rev-parse", "HEAD").strip()
-    assert tags["build_source_repository"] == "https://***@example.org/lab.git"
+    assert wanted.items() <= spec.tags.items()
+    assert spec.tags["build_source_id"] == git(project, "rev-parse", "HEAD").strip()
+    assert spec.tags["build_source_repository"] == "https://***@example.org/lab.git"
     assert "hunter2" not in caplog.text, "the remote's password reached the log"
-
-
-def test_secrets_in_what_ci_says_do_not_reach_the_tags(request_here: SubmitRequest) -> None:
+    assert spec.experiment == "ada_new-loss"
     build = {"build_source_repository": "https://gitlab-ci-token:marked-secret@example.org/lab.git", "build_source_message": "password=marked-secret"}
-    assert "marked-secret" not in str(prepare_job(replace(request_here, build=build)).spec.tags)
-
-
-def test_the_experiment_can_follow_the_branch(request_here: SubmitRequest, project: Path, git: Callable[..., str]) -> None:
-    git(project, "init", "-q")
-    git(project, "checkout", "-qb", "ada/new-loss")
-    assert prepare_job(replace(request_here, experiment_from_branch=True)).spec.experiment == "ada_new-loss"
-
-
-def test_secrets_in_arguments_do_not_reach_the_tags(request_here: SubmitRequest) -> None:
     arguments = ("--api_key", "abc123", "--password=hunter2", "https://x.blob.core.windows.net/c?sv=1&sig=SIGNATURE", "--epochs", "3")
-    shown = prepare_job(replace(request_here, arguments=arguments)).spec.tags["command_line"]
-    assert "--epochs 3" in shown
-    assert not [secret for secret in ("abc123", "hunter2", "SIGNATURE") if secret in shown]
+    tags = prepare_job(replace(local, build=build, arguments=arguments)).spec.tags
+    assert "--epochs 3" in tags["command_line"]
+    assert not [secret for secret in ("abc123", "hunter2", "SIGNATURE", "marked-secret") if secret in str(tags)]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("30m", 1800), ("2h", 7200), ("1.5d", 129600)])
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0s", "5", "h", "-1h", "1 h", "1w", "1h30m"])
-def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(BadUsage, match="no duration"):
-        parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("name", "friendly"),
-    [
-        *((one, one) for one in ("a-b", "ok_1", "9", "A" * 256)),
-        ("a-b  c", "a-b_c"),
-        ("x.y/z", "x_y_z"),
-        ("größe", "gr_e"),
-        ("實驗", "experiment"),
-        ("_-a", "a"),
-        ("a" * 300, "a" * 256),
-    ],
-)
-def test_experiments_are_named_as_azure_takes_them(name: str, friendly: str) -> None:
-    assert friendly_experiment(name) == friendly
-
-
-def test_the_experiment_of_a_script_is_its_stem() -> None:
-    assert choose_experiment(None, "src/my-train.py", from_branch=False, git={}) == ("my-train", [])
-
-
-def test_inputs_in_full() -> None:
-    texts = ["mnist", "train=folder/sub:3,datastore=d,mode=mount,target=/data", "local_one=x,local=../data"]
-    assert parse_data("input", texts) == [
+def test_durations_sizes_inputs_and_outputs() -> None:
+    assert [parse_duration(text) for text in ("30s", "30m", "2h", "1.5d")] == [30, 1800, 7200, 129600]
+    for text in ("", "0s", "5", "h", "-1h", "1 h", "1w", "1h30m"):
+        with pytest.raises(BadUsage, match="no duration"):
+            parse_duration(text)
+    assert [check_size("--shm_size", text) for text in ("100g", "512M", " 64k ", "1b")] == ["100g", "512m", "64k", "1b"]
+    for text in ("100", "0g", "1.5g"):
+        with pytest.raises(BadUsage, match=f"'{text}' is no size"):
+            check_size("--shm_size", text)
+    assert parse_data("input", ["mnist", "train=folder/sub:3,datastore=d,mode=mount,target=/data", "local_one=x,local=../data"]) == [
         DataSpec("INPUT_0", "mnist"),
         DataSpec("train", "folder/sub", "3", datastore="d", mode="mount", target="/data"),
         DataSpec("local_one", "x", local="../data"),
     ]
-
-
-def test_outputs_in_full() -> None:
     assert parse_data("output", ["preds", "model=m,mode=upload,overwrite=false"]) == [
         DataSpec("OUTPUT_0", "preds"),
         DataSpec("model", "m", mode="upload", overwrite=False),
     ]
+    wrong = {"1a=x": "cannot be a key", "a=x,mod=mount": "unknown 'mod'", "a=x,mode=copy": "mode cannot be 'copy'", "a=x,local=": "has no value"}
+    for text, message in {**wrong, "a=": "no name", "a=x,target=./": "target=."}.items():
+        with pytest.raises(BadUsage, match=message):
+            parse_data("input", [text])
+    for texts, message in ((["a=x:latest"], "an output has no version"), (["a=x", "a=y"], "key 'a'")):
+        with pytest.raises(BadUsage, match=message):
+            parse_data("output", texts)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1a=x", "cannot be a key"),
-        ("a=x,mod=mount", "unknown 'mod'"),
-        ("a=x,mode=copy", "mode cannot be 'copy'"),
-        ("a=x,local=", "has no value"),
-        ("a=", "no name"),
-        ("a=x,target=./", "target=."),
-    ],
-)
-def test_bad_data_specs(text: str, message: str) -> None:
-    with pytest.raises(BadUsage, match=message):
-        parse_data("input", [text])
+def test_experiment_names_become_those_of_azure(cluster: SubmitRequest) -> None:
+    names = {name: name for name in ("a-b", "ok_1", "9", "A" * 256)}
+    names |= {"a-b  c": "a-b_c", "x.y/z": "x_y_z", "größe": "gr_e", "實驗": "experiment", "_-a": "a", "a" * 300: "a" * 256}
+    assert {name: friendly_experiment(name) for name in names} == names
+    assert choose_experiment(None, "src/my-train.py", from_branch=False, git={}) == ("my-train", [])
+    job = prepare_job(replace(cluster, experiment="ada/new-loss"))
+    assert job.spec.experiment == "ada_new-loss"
+    assert job.remarks[0].startswith("The experiment is called 'ada_new-loss'")
+    assert prepare_job(replace(cluster, experiment="plain")).remarks == []
+    assert prepare_job(replace(cluster, experiment="__mine", cluster=None, typed=frozenset())).spec.experiment == "mine"
 
 
-@pytest.mark.parametrize("text", ["x:3", "a=x:latest"])
-def test_an_output_has_no_version(text: str) -> None:
-    with pytest.raises(BadUsage, match="an output has no version"):
-        parse_data("output", [text])
-
-
-def test_the_same_key_twice() -> None:
-    with pytest.raises(BadUsage, match="key 'a'"):
-        parse_data("output", ["a=x", "a=y"])
-
-
-def test_an_active_environment_is_preferred(tmp_path: Path) -> None:
-    python = tmp_path / "venv" / "bin" / "python"
-    write_files(tmp_path, {"venv/bin/python": "#!/bin/sh\n"})
-    python.chmod(0o755)
-    assert find_python(None, {"VIRTUAL_ENV": str(tmp_path / "venv")}, Path(sys.prefix)) == str(python)
-
-
-def test_a_tool_s_own_environment_is_not_used_for_jobs(tmp_path: Path) -> None:
-    write_files(tmp_path, {"tool/bin/python": "", "tool/uv-receipt.toml": "", "usr/python3": ""})
-    for name in ("tool/bin/python", "usr/python3"):
+def test_active_environment_is_preferred_but_not_a_tools(tmp_path: Path) -> None:
+    write_files(tmp_path, {"venv/bin/python": "#!/bin/sh\n", "tool/bin/python": "", "tool/uv-receipt.toml": "", "usr/python3": ""})
+    for name in ("venv/bin/python", "tool/bin/python", "usr/python3"):
         (tmp_path / name).chmod(0o755)
+    assert find_python(None, {"VIRTUAL_ENV": str(tmp_path / "venv")}, Path(sys.prefix)) == str(tmp_path / "venv" / "bin" / "python")
     assert find_python(None, {"PATH": str(tmp_path / "usr")}, tmp_path / "tool") == str(tmp_path / "usr" / "python3")
+
+
+@pytest.mark.parametrize(("options", "distribution", "processes"), [
+    ({}, "mpi", 1),
+    ({"no_mpi_single_node": True}, "", None),
+    ({"processes_per_node": 4}, "pytorch", 4),
+    ({"num_nodes": 2}, "mpi", 1),
+    ({"num_nodes": 2, "processes_per_node": 4, "distribution": "mpi"}, "mpi", 4),
+    ({"distribution": "pytorch", "no_mpi_single_node": True}, "pytorch", 1),
+])  # fmt: skip
+def test_distribution_and_processes(cluster: SubmitRequest, options: dict[str, Any], distribution: str, processes: int | None) -> None:
+    spec = prepare_job(replace(cluster, **options)).spec
+    assert (spec.distribution, spec.processes, spec.nodes) == (distribution, processes, options.get("num_nodes", 1))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"in_place": True}, "--in_place: that is for jobs that run here"),
+    ({"cluster": " "}, "--cluster got an empty value"),
+    ({"identity": "me"}, "--identity cannot be 'me'"),
+    ({"record_in": "azur"}, "--record_in cannot be 'azur'"),
+    ({"docker_image": "img"}, "--environment and --docker_image were both given"),
+    ({"display_name": "x" * 257}, "--display_name has 257 characters; Azure ML takes 256"),
+    ({"tags": {"k" * 101: "v"}}, "has 101 characters; Azure ML takes 100"),
+    ({"tags": {f"k{n}": "v" for n in range(60)}}, "Azure ML takes 50"),
+    ({"inputs": ["x=,local=data"]}, "a cluster cannot see"),
+    ({"arguments": ("--in", "${{inputs.train}}")}, "names no input; there are: none"),
+], ids=lambda value: str(value)[:30])  # fmt: skip
+def test_impossible_cluster_job_is_refused(cluster: SubmitRequest, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadUsage) as caught:
+        prepare_job(replace(cluster, **change))
+    assert message in str(caught.value)
+
+
+def test_settings_count_at_their_place_and_long_tags_are_cut(cluster: SubmitRequest) -> None:
+    there = prepare_job(replace(cluster, in_place=True, python="gone", record_in="azure", typed=frozenset({"cluster"})))
+    assert (there.spec.in_place, there.spec.python, there.remarks) == (False, "", [])
+    here = prepare_job(replace(cluster, cluster="local", num_nodes=4, shm_size="1g", conda_env=("gone.yml",), typed=frozenset({"shm_size"})))
+    assert (here.spec.cluster, here.spec.nodes, here.spec.environment) == ("", 1, None)
+    assert here.remarks == ["Passed over, since the job runs here and not on a cluster: --shm_size, num_nodes = 4."]
+    both = replace(cluster, conda_env=("environment.yml",))
+    for option, name in (("environment", "lab"), ("conda_env", "")):
+        environment = prepare_job(replace(both, typed=frozenset({option}))).spec.environment
+        assert environment is not None
+        assert environment.name == name
+    with pytest.raises(BadUsage, match="were both given"):
+        prepare_job(replace(both, typed=frozenset()))
+    tags = prepare_job(replace(cluster, arguments=("x" * 2000,), build={"build_source_message": "m" * 3000})).spec.tags
+    assert (len(tags["command_line"]), len(tags["build_source_message"])) == (1000, 1000)
+    assert tags["command_line"].endswith("…")
+
+
+FILES = {"a.png": b"1", "deep/b.png": b"22", "größe ü.txt": "ß".encode()}
+SCANS = DataSpec("k", "scans")
+
+
+@pytest.fixture
+def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
+    with opened(azure_environment, project) as opened_workspace:
+        yield opened_workspace
+
+
+@pytest.fixture
+def here(project: Path) -> LocalWorkspace:
+    write_files(project, {".himl/datastores/local/mnist/a": "1", ".himl/datastores/disk/cifar/a": "1"})
+    return LocalWorkspace(project / ".himl")
+
+
+def put(azure: StagedWorkspace, name: str, files: dict[str, bytes] | None = None, *, datastore: str = DEFAULT) -> None:
+    azure.put_blobs(datastore, {f"{name}/{file}": content for file, content in (files or FILES).items()})
+
+
+def register(azure: StagedWorkspace, name: str, path: str, version: str = "1", *, kind: str = "uri_folder") -> None:
+    uri = f"azureml://datastores/{DEFAULT}/paths/{path}"
+    asset = {"dataType": kind, "dataUri": uri, "isArchived": False, "properties": {}, "_created": "2026-01-01T00:00:00.0000000+00:00"}
+    azure.state.assets["data"].setdefault(name, {})[version] = asset
+
+
+def job_with(*inputs: DataSpec, default: str | None = None) -> JobSpec:
+    return JobSpec("lab", Entry(EntryKind.script, "train.py"), Snapshot(Path(), (), 0), inputs=inputs, default_datastore=default)
+
+
+def no_azure() -> None:
+    raise AssertionError("Azure is not asked for what is here")
+
+
+def notices(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Notice)]
+
+
+def test_local_folders_and_datastores_need_no_azure(here: LocalWorkspace) -> None:
+    spec = job_with(DataSpec("a", "mnist"), DataSpec("b", "cifar", datastore="disk"), DataSpec("c", "x", local="somewhere"), DataSpec("d", "mnist", "3"))
+    assert bring_inputs(spec, here, no_azure, ignore) == spec
+    missing = job_with(DataSpec("a", "nothing"), default="lake")
+    assert bring_inputs(missing, here, lambda: None, ignore) == missing
+    for name in ("../up", "/etc"):
+        with pytest.raises(BadUsage, match="leaves the datastore"):
+            bring_inputs(job_with(DataSpec("k", name)), here, no_azure, ignore)
+
+
+def test_cache_follows_the_dataset(stage: Stage, azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
+    """Files that were changed or removed there are so here: a job must not train on what is gone. Others are not brought again."""
+    put(azure_environment, "scans")
+    events: list[Event] = []
+    folder = bring_dataset(workspace, DataSpec("k", "scans", mode="mount"), None, events.append)
+    assert sum(event.files for event in events if isinstance(event, Planned)) == len(FILES)
+    assert len([event for event in events if isinstance(event, Finished)]) == len(FILES)
+    assert notices(events) == [
+        "Input 'k': nothing is mounted here; the dataset is downloaded instead.",
+        f"Input 'k': dataset 'scans' of {azure_environment.label} comes to '{folder}'.",
+    ]
+    if sys.platform != "win32":
+        assert (folder.parent.parent.name, folder.parent.parent.stat().st_mode & 0o777) == ("datasets", 0o700), "the cache is the user's alone"
+    stage.log.clear()
+    events.clear()
+    assert bring_dataset(workspace, SCANS, None, events.append) == folder
+    assert not stage.log.find(r"GET [^ ]*/scans/")
+    assert not [event for event in events if isinstance(event, Moved)]
+    assert contents(folder) == FILES
+    where = azure_environment.state.datastores[DEFAULT]
+    where.storage.client.get_blob_client(where.container, "scans/deep/b.png").delete_blob()
+    azure_environment.put_blob(DEFAULT, "scans/a.png", b"other")
+    assert bring_dataset(workspace, SCANS, None, ignore) == folder
+    assert contents(folder) == {"a.png": b"other", "größe ü.txt": "ß".encode()}
+    assert not (folder / "deep").exists()
+
+
+def test_dataset_of_one_file_other_version_or_target_folder(
+    azure_environment: StagedWorkspace, workspace: AzureWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(azure_environment, "tables", {"labels.csv": b"a,b\n", "other.csv": b""})
+    register(azure_environment, "labels", "tables/labels.csv", kind="uri_file")
+    path = bring_dataset(workspace, DataSpec("k", "labels"), None, ignore)
+    assert (path.name, path.read_bytes()) == ("labels.csv", b"a,b\n")
+    assert [one.name for one in path.parent.iterdir()] == ["labels.csv"]
+    register(azure_environment, "labels", "tables/", "2", kind="mltable")
+    latest = bring_dataset(workspace, DataSpec("k", "labels"), None, ignore)
+    assert (contents(latest), latest == path.parent) == ({"labels.csv": b"a,b\n", "other.csv": b""}, False)
+    with pytest.raises(NotFound, match=r"Input 'k': .* has no version '7'; there are: "):
+        bring_dataset(workspace, DataSpec("k", "labels", "7"), None, ignore)
+    monkeypatch.chdir(project)
+    put(azure_environment, "scans")
+    write_files(project, {"data/scans/mine.txt": "mine", "data/a.png": "mine"})
+    folder = bring_dataset(workspace, DataSpec("k", "scans", target="data/scans"), None, ignore)
+    assert folder == project / "data" / "scans"
+    assert {name: body for name, body in contents(folder).items() if not name.startswith(".himl")} == {**FILES, "mine.txt": b"mine"}
+    with pytest.raises(TransferIncomplete, match=r"'.*data' holds other content under names of dataset 'scans': 'a\.png'") as caught:
+        bring_dataset(workspace, DataSpec("k", "scans", target=str(project / "data")), None, ignore)
+    assert "target=" in caught.value.hint
+    assert (project / "data" / "a.png").read_bytes() == b"mine"
+
+
+def test_missing_dataset_and_service_errors(here: LocalWorkspace, azure_environment: StagedWorkspace, workspace: AzureWorkspace, stage: Stage) -> None:
+    with pytest.raises(NotFound, match=f"Input 'k': no data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'"):
+        bring_inputs(job_with(SCANS), here, lambda: workspace, ignore)
+    with pytest.raises(HimlError, match="No datastore 'no such store'"):
+        bring_dataset(workspace, SCANS, "no such store", ignore)
+    register(azure_environment, "scans", "nothing/")
+    with pytest.raises(NotFound, match="dataset 'scans' has no files"):
+        bring_dataset(workspace, SCANS, None, ignore)
+    photos = DataSpec("k", "photos")
+    put(azure_environment, "photos")
+    stage.faults.add(Status(503), "GET [^ ]*/photos/", times=2)
+    folder = bring_dataset(workspace, photos, None, ignore)
+    assert contents(folder) == FILES
+    azure_environment.put_blob(DEFAULT, "photos/new.png", b"n")
+    stage.faults.add(Status(400, code="Nope", message="Not so."), "GET [^ ]*/photos/new", times=None)
+    with pytest.raises(ServiceFailed, match=r"new\.png"):
+        bring_dataset(workspace, photos, None, ignore)
+    assert contents(folder) == FILES

@@ -27,9 +27,9 @@ from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.signing import SasSigner
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
-from tests.servers.azureml.principals import Principal, Right, make_token
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.stage import Stage
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage
+from tests.azureml_double.state import Principal, Right, make_token
 from tests.support.running import write_files
 
 
@@ -156,7 +156,7 @@ def storage_that_lists(
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         store = AzureBlobs(f"http://127.0.0.1:{server.server_port}/account/container", SasSigner("sig=x"), label="the store", policy=HASTY_STORE)
         try:

@@ -26,7 +26,7 @@ from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import JobCode
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.seeding import StagedWorkspace
 
 FILES = {"train.py": "print('trained')\n", "data/list.txt": "a\nb\n"}
 CONDA = "name: training\ndependencies:\n- python=3.11\n- pip:\n  - mlflow-skinny\n"
@@ -59,7 +59,6 @@ def ensured(connection: Connection, snapshot: Snapshot, notify: Notify = ignore)
 
 PREPARE = "import pathlib, sys\nfolder = pathlib.Path(sys.argv[2])\nfolder.joinpath('numbers.txt').write_text('1 2 3')\nprint('prepared')\n"
 TRAIN = "import pathlib, sys\nprint('sum', sum(map(int, pathlib.Path(sys.argv[2], 'numbers.txt').read_text().split())))\n"
-FAILING = "import sys\nprint('cannot')\nsys.exit(3)\n"
 
 
 def step_job(folder: Path, script: str, **fields: Any) -> JobSpec:

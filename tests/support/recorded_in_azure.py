@@ -17,8 +17,8 @@ from himl_cli.services.runs.mirror import Mirror, Timing
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.state import Run as RunState
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Run as RunState
 from tests.support.azure import opened
 from tests.support.running import until, write_files
 from tests.support.runs import RecordedRuns

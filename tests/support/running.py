@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
+import sys
+import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.support.forked_himl import ForkedHiml
+import pytest
+import typer.main
+import typer.testing
+
+from himl_cli.app import app
+from tests.support.forked_himl import READ_AT_START, ForkedHiml
+
+typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]  # himl's commands are built once for all calls
 
 
 @dataclass(frozen=True)
@@ -46,12 +60,14 @@ class Outcome:
 class Himl:
     """Call it with arguments; `prefix` stands before the program (a mount namespace, `stdbuf`, ...).
 
-    With *forked*, a copy of a process that has the program's imports behind it runs each call, wherever that makes no difference.
+    *in_process* runs each call in this process by Typer's `CliRunner`, *forked* in a copy of a process that has the program's imports behind it, wherever
+    that makes no difference. HIML_TEST_START=1 starts the program for each.
     """
 
     program: Path
     folder: Path
     forked: ForkedHiml | None = None
+    in_process: bool = False
 
     def __call__(
         self,
@@ -62,13 +78,42 @@ class Himl:
         timeout: float = 120,
         prefix: Sequence[str] = (),
     ) -> Outcome:
-        command = [*prefix, str(self.program), *map(str, arguments)]
-        folder, variables = cwd or self.folder, os.environ | dict(env or {})
-        if self.forked and not prefix and self.forked.can_run(variables):
-            done = self.forked.run(command, folder, variables, input, timeout)
+        words, folder, variables = list(map(str, arguments)), cwd or self.folder, dict(env or {})
+        is_main = threading.current_thread() is threading.main_thread()
+        is_special = prefix or os.environ.get("HIML_TEST_START") == "1" or words[:1] == ["--complete"]  # which is no command of the app
+        is_special = is_special or any(name.startswith((*READ_AT_START, "COLUMNS", "TZ")) for name in variables)
+        if self.in_process and is_main and not is_special:
+            return self._invoke(words, folder, variables, input)
+        command = [*prefix, str(self.program), *words]
+        if self.forked and not prefix and self.forked.can_run(os.environ | variables):
+            done = self.forked.run(command, folder, os.environ | variables, input, timeout)
         else:
-            done = subprocess.run(command, cwd=folder, env=variables, input=input, capture_output=True, timeout=timeout)
+            done = subprocess.run(command, cwd=folder, env=os.environ | variables, input=input, capture_output=True, timeout=timeout)
         return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def _invoke(self, words: list[str], folder: Path, variables: dict[str, str], input: bytes) -> Outcome:
+        """The app on *words*; what a process has for itself is set for it, and back again."""
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.resetwarnings()
+            warnings.simplefilter("ignore")  # as for users, who see none but DeprecationWarning in a script of theirs
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", [str(self.program), *words])
+            patch.setattr(tempfile, "tempdir", None)
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            environment, levels, handlers = dict(os.environ), _log_levels(), [*logging.getLogger().handlers]
+            try:
+                result = typer.testing.CliRunner().invoke(app, words, input=input, env=variables, prog_name="himl")
+            finally:
+                signal.signal(signal.SIGINT, before)
+                logging.getLogger().handlers[:] = handlers
+                for logger in _log_levels():
+                    logger.setLevel(levels.get(logger, logging.NOTSET))
+                if dict(os.environ) != environment:
+                    os.environ.clear()
+                    os.environ.update(environment)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code & 0xFF, result.stdout_bytes, result.stderr_bytes)
 
     def ok(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:
         """As a call, and it must succeed."""
@@ -87,6 +132,11 @@ class Himl:
             stderr=subprocess.PIPE,
             start_new_session=new_session,
         )
+
+
+def _log_levels() -> dict[logging.Logger, int]:
+    named = [logger for logger in logging.Logger.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    return {logger: logger.level for logger in (logging.getLogger(), *named)}
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:

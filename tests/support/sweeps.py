@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, until, write_files
 
 KEEPER = b"himl_cli.workspaces.local.controller"

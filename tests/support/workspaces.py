@@ -16,9 +16,9 @@ from himl_cli.core.runs import RunEnd, RunStatus
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.run_store import SCHEMA_VERSION
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.servers.azureml.faults import Refuse, WrongDate
-from tests.servers.azureml.principals import Right
-from tests.servers.azureml.seeding import StagedWorkspace
+from tests.azureml_double.faults import Refuse, WrongDate
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Right
 from tests.support.azure import opened
 from tests.support.runs import RecordedRuns
 
@@ -57,11 +57,6 @@ def by_a_newer_himl(project: Path) -> None:
 
 def a_folder(project: Path) -> None:
     (project / ".himl" / "workspace.db").mkdir(parents=True)
-
-
-def a_link_to_nothing(project: Path) -> None:
-    (project / ".himl").mkdir()
-    (project / ".himl" / "workspace.db").symlink_to(project / "gone" / "workspace.db")
 
 
 def a_pipe(project: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.support.azure import SIGN_IN, opened
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.azure import SIGN_IN, Az, opened, token_of
+from tests.workspaces.tracking.tracked_job import TrackedJob, tracked_job
 
 
 @pytest.fixture
@@ -26,3 +27,19 @@ def unsigned(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", "")
     return azure_environment
+
+
+@pytest.fixture
+def az(tmp_path: Path, unsigned: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> Az:
+    """The program `az` is all that signs in."""
+    program = Az(tmp_path / "programs")
+    program.answer(token_of(unsigned.state.principal))
+    monkeypatch.setenv("PATH", str(program.folder))
+    return program
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[TrackedJob]:
+    """One with a tracking server; its folder's name has what has to be encoded in an artifact URI."""
+    with tracked_job(tmp_path / "runs with space #1") as running:
+        yield running

@@ -1,54 +1,52 @@
-"""What is known of a workspace, and what it costs to know it."""
+"""A connection to a workspace: what is known of it and what that costs; proxies, certificates and firewalls in the way; what a run token opens in a job."""
 
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from himl_cli.core.errors import ServiceFailed, WorkspaceNotFound
-from himl_cli.workspaces.azure.connection import WorkspaceRecord
-from tests.servers.azureml.faults import FlipByte, Page
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.stage import Stage
-from tests.support.azure import address_of, connected
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed, WorkspaceNotFound
+from himl_cli.workspaces.azure.config import address_of_job, azure_settings
+from himl_cli.workspaces.azure.connection import Connection, WorkspaceRecord
+from himl_cli.workspaces.azure.storage.datastores import Datastores
+from tests.azureml_double.faults import Latency, Page, Status
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage
+from tests.azureml_double.state import Principal, make_token
+from tests.support.azure import DEFAULT, SIGN_IN, address_of, connected, sign_ins
+from tests.support.folders import files_below, files_with
+from tests.support.stores import Stored, listed, sending
 
 GET_WORKSPACE = r"GET management\.azure\.com/subscriptions"
 
 
-def test_the_record_says_what_resource_manager_says(azure_environment: StagedWorkspace, project: Path) -> None:
-    state = azure_environment.state
+def test_the_record_and_urls_are_those_of_the_services(azure_environment: StagedWorkspace, project: Path) -> None:
+    state, path, base = azure_environment.state, address_of(azure_environment).path, "https://eastus.api.azureml.ms"
     with connected(azure_environment, project) as connection:
         record = connection.record()
-        assert (record.workspace_id, record.location, record.tenant_id) == (state.workspace_id, "eastus", state.tenant)
-        assert record.data_plane == "https://eastus.api.azureml.ms"
+        assert (record.workspace_id, record.location, record.tenant_id, record.data_plane) == (state.workspace_id, "eastus", state.tenant, base)
         assert record.storage_account.endswith(f"/storageAccounts/{state.storage.account}")
         assert not connection.in_job
-
-
-def test_urls_are_those_of_the_services(azure_environment: StagedWorkspace, project: Path) -> None:
-    path = address_of(azure_environment).path
-    with connected(azure_environment, project) as connection:
         assert connection.arm("/datastores") == f"https://management.azure.com{path}/datastores"
-        base = "https://eastus.api.azureml.ms"
-        assert connection.service("history", "/runs/r") == f"{base}/history/v1.0{path}/runs/r"
-        assert connection.service("artifact", "/x") == f"{base}/artifact/v2.0{path}/x"
-        assert connection.service("metric", "/x") == f"{base}/metric/v2.0{path}/x"
         assert connection.service("mlflow", "/runs/search") == f"{base}/mlflow/v2.0{path}/api/2.0/mlflow/runs/search"
-        assert connection.service("index", "/entities") == f"{base}/index/v1.0{path}/entities"
-        assert connection.service("data", "/x") == f"{base}/data/v1.0{path}/x"
-
-
-def test_a_name_that_has_to_be_quoted_is(azure: StagedWorkspace, project: Path) -> None:
-    with connected(azure, project, resource_group="team (a)") as connection:
+        for service in ("history/v1.0", "artifact/v2.0", "metric/v2.0", "index/v1.0", "data/v1.0"):
+            assert connection.service(service.partition("/")[0], "/x") == f"{base}/{service}{path}/x"
+    with connected(azure_environment, project, resource_group="team (a)") as connection:
         assert "/resourceGroups/team%20%28a%29/providers/" in connection.arm()
 
 
-def test_the_record_is_asked_once_and_kept(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_the_record_is_kept_until_it_proves_wrong(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     for _ in range(2):
         with connected(azure_environment, project) as connection, ThreadPoolExecutor(4) as pool:
             assert len(set(pool.map(lambda _: connection.record(), range(8)))) == 1
@@ -58,9 +56,6 @@ def test_the_record_is_asked_once_and_kept(azure_environment: StagedWorkspace, s
         connection.forget_record()
         connection.record()
     assert len(stage.log.find(GET_WORKSPACE)) == 3
-
-
-def test_a_record_that_proves_wrong_is_forgotten(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     with connected(azure_environment, project) as connection:
         connection.record()
     kept = dict(stage.azure.workspaces)
@@ -76,46 +71,37 @@ def test_a_record_that_proves_wrong_is_forgotten(azure_environment: StagedWorksp
         stage.azure.workspaces.update(kept)
 
 
-@pytest.mark.parametrize("answer", [None, [], {}, {"properties": None}, {"error": "x"}])
-def test_an_answer_that_is_no_workspace_is_a_failure(azure: StagedWorkspace, answer: object) -> None:
-    with pytest.raises(ServiceFailed, match="holds no workspace"):
-        WorkspaceRecord.from_arm(answer, address_of(azure))
+def test_an_answer_that_is_no_workspace_is_a_failure(azure: StagedWorkspace) -> None:
+    for answer in (None, {}, {"properties": None}):
+        with pytest.raises(ServiceFailed, match="holds no workspace"):
+            WorkspaceRecord.from_arm(answer, address_of(azure))
 
 
-@pytest.mark.parametrize("discovery", ["https://[eastus.api.azureml.ms/discovery", "https://", "https://host:port/discovery"])
-def test_a_place_of_discovery_that_is_no_address_is_a_failure(azure_environment: StagedWorkspace, stage: Stage, project: Path, discovery: str) -> None:
-    stage.faults.add(Page(json.dumps({"properties": {"discoveryUrl": discovery}}), content_type="application/json"), GET_WORKSPACE)
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="Azure does not tell where the services of"):
-        connection.record()
+def test_unusable_discovery_address_is_a_failure(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    for discovery in ("https://[eastus.api.azureml.ms/discovery", "https://", "https://host:port/discovery"):
+        stage.faults.clear()
+        stage.faults.add(Page(json.dumps({"properties": {"discoveryUrl": discovery}}), content_type="application/json"), GET_WORKSPACE)
+        with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="Azure does not tell where the services of"):
+            connection.record()
 
 
 def test_missing_service_address_is_found_by_discovery(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
-    """The discovery request carries no token."""
-    azure_environment.state.tells_tracking = False
-    with connected(azure_environment, project) as connection:
-        assert connection.record().data_plane == "https://eastus.api.azureml.ms"
-    [seen] = stage.log.find("/discovery")
-    assert "authorization" not in seen.headers
-
-
-def test_where_discovery_is_elsewhere_than_tracking_it_is_asked(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
-    """The address within a private network, which may stand in one of the two only: the vendor's clients go by discovery."""
     with connected(azure_environment, project) as connection:
         connection.record()
-    assert not stage.log.find("/discovery")
-    azure_environment.state.tracking_host = "ab12.workspace.eastus.api.azureml.ms"
-    with connected(azure_environment, project) as connection:
+        assert not stage.log.find("/discovery")
+        azure_environment.state.tracking_host = "ab12.workspace.eastus.api.azureml.ms"
         assert connection.record(fresh=True).data_plane == "https://eastus.api.azureml.ms"
-    assert len(stage.log.find("/discovery")) == 1
+        azure_environment.state.tells_tracking = False
+        assert connection.record(fresh=True).data_plane == "https://eastus.api.azureml.ms"
+    assert ["authorization" in seen.headers for seen in stage.log.find("/discovery")] == [False] * 2
 
 
-def test_services_whose_name_nobody_knows_are_looked_for_anew(
+def test_services_whose_name_is_unknown_are_looked_for_anew(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The workspace was made again elsewhere, say; a resource manager that cannot be reached is no sign of that."""
     azure_environment.state.services_host = "nobody.invalid"
-    monkeypatch.setenv("NO_PROXY", "nobody.invalid")
-    monkeypatch.setenv("no_proxy", "nobody.invalid")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "nobody.invalid")
     with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"nobody\.invalid is not known here"):
         connection.rest.get(connection.service("history", "/runs/r"))
     azure_environment.state.services_host = ""
@@ -156,42 +142,338 @@ def test_a_forked_process_has_connections_of_its_own(azure_environment: StagedWo
     assert (outcome.stdout.strip(), outcome.stderr) == ("0 True", "")
 
 
-def test_a_garbled_answer_is_not_kept(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
-    stage.faults.add(FlipByte(0), GET_WORKSPACE, times=None)
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="came garbled"):
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def failure(staged: StagedWorkspace, project: Path) -> HimlError:
+    """What the first request of a connection says."""
+    with connected(staged, project) as connection, pytest.raises(HimlError) as caught:
         connection.record()
-    stage.faults.clear()
-    with connected(azure_environment, project) as connection:
-        assert connection.record().location == "eastus"
+    assert "\n" not in str(caught.value)
+    return caught.value
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from himl_cli.workspaces.azure.config import address_from_config, find_config
-from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.config import azure_settings
+@contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A port that answers each connection with the same bytes."""
 
-with Connection.open(address_from_config(find_config(Path.cwd())), settings=azure_settings(Path.cwd())) as connection:
-    first = "azure.core" in sys.modules or "requests" in sys.modules
-    connection.rest.get(connection.service("history", "/runs/run_1"))
-heavy = {"azure.identity", "msal", "azure.ai.ml", "azureml", "mlflow", "cryptography", "aiohttp", "opentelemetry"}
-print(first, sorted(name for name in heavy if name in sys.modules))
-"""
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                with client:
+                    client.recv(65536)
+                    client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(60)
 
 
-def test_cached_call_makes_one_request_without_auth_imports(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_a_proxy_in_the_way_is_named_without_its_password(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_proxy(address: str) -> None:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://ada:s3cr3t@{address}")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = int(server.getsockname()[1])
+    set_proxy(f"127.0.0.1:{port}")
+    error = failure(azure_environment, project)
+    assert str(error) == f"The proxy 127.0.0.1:{port} did not connect to login.microsoftonline.com."
+    assert isinstance(error, ServiceFailed)
+    assert "HTTPS_PROXY" in error.hint
+    assert "s3cr3t" not in f"{error} {error.hint}"
+    with answering(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
+        set_proxy(f"127.0.0.1:{port}")
+        assert str(failure(azure_environment, project)) == f"The proxy 127.0.0.1:{port} wants a user and a password."
+
+
+def test_a_name_that_is_not_known_is_told_so(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", "login.himl.invalid")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "himl.invalid")
+    error = failure(azure_environment, project)
+    assert str(error) == "The name login.himl.invalid is not known here (DNS)."
+    assert (error.exit_code, "VPN" in error.hint) == (5, True)
+
+
+def test_certificates_count_by_each_usual_variable(azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*CA_VARIABLES[:3], ""):
+        for other in CA_VARIABLES:
+            monkeypatch.delenv(other, raising=False)
+        if name:
+            monkeypatch.setenv(name, str(stage.ca_file))
+            with connected(azure_environment, project) as connection:
+                assert connection.record(fresh=True).location == "eastus"
+    monkeypatch.setenv("HIML_NO_CACHE", "1")
+    error = failure(azure_environment, project)
+    assert str(error).startswith("The certificate of login.microsoftonline.com is not trusted (")
+    assert "authorities from certifi" in str(error)
+    assert "REQUESTS_CA_BUNDLE" in error.hint
+
+
+def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    error = failure(azure_environment, project)
+    assert isinstance(error, BadUsage)
+    assert str(error) == "REQUESTS_CA_BUNDLE names '/nowhere/ca.pem', which does not exist."
+    path = project / "ca.pem"
+    path.write_text("nothing")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    assert str(failure(azure_environment, project)) == "REQUESTS_CA_BUNDLE names a file that holds no certificates."
+    path = project / "ca.pem"
+    path.write_bytes(stage.ca_file.read_bytes())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
     azure_environment.add_run("run_1", "exp")
-    azure_environment.write_config(project)
     with connected(azure_environment, project) as connection:
-        connection.record()
+        url = connection.service("history", "/runs/run_1")
+        assert connection.rest.get(url)["runId"] == "run_1"
+        path.rename(project / "elsewhere.pem")
+        with pytest.raises(ServiceFailed) as caught:
+            connection.rest.get(url)
+        assert str(caught.value) == f"The certificate authorities in '{path}' (REQUESTS_CA_BUNDLE) are not there any more."
+        (project / "elsewhere.pem").rename(path)
+        assert connection.rest.get(url)["runId"] == "run_1"
+
+
+FIREWALL = r"The firewall of workspace .* lets nobody in from this network \({} answered {}\)"
+
+
+def test_firewall_is_told_from_a_refused_sign_in(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    azure_environment.state.is_private = True
+    with connected(azure_environment, project) as connection:
+        with pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", 401)) as caught:
+            connection.rest.get(connection.service("history", "/runs/run_1"))
+        assert "VPN" in caught.value.hint
+        assert "az login" not in caught.value.hint
+        assert (len(stage.log.find("runs/run_1")), sign_ins(stage)) == (1, 1)
+        with pytest.raises(NotAllowed, match=FIREWALL.format(r"management\.azure\.com", 502)):
+            connection.rest.get(connection.arm("/datastores"), params={"api-version": "2024-10-01"})
+        assert len(stage.log.find("/datastores")) == 1
+
+
+def test_private_network_error_is_recognized_with_any_status(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+    refusals = [(403, "PublicNetworkAccessDisabled", "No."), (400, "AccessDeniedByNetwork", "No."), (503, "UserError", "Use a private endpoint.")]
+    for number, (status, code, message) in enumerate(refusals, 1):
+        stage.faults.clear()
+        stage.faults.add(Status(status, code=code, message=message), "/runs/", times=None)
+        with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", status)):
+            connection.rest.get(connection.service("history", "/runs/run_1"))
+        assert len(stage.log.find("/runs/run_1")) == number
+
+
+API = {"api-version": "2024-10-01"}
+
+
+@pytest.fixture
+def job(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
+    """This process is the run `run_1` of the workspace, with no identity but its run token."""
+    set_job(azure, monkeypatch)
+    return azure
+
+
+def set_job(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch, *, seconds: float = 3600) -> None:
+    run = azure.add_run("run_1", "exp")
+    for name in SIGN_IN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in azure.job_environment(run, seconds=seconds).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def connection(job: StagedWorkspace, project: Path) -> Iterator[Connection]:
+    with opened(project) as connection:
+        yield connection
+
+
+def opened(project: Path) -> Connection:
+    address = address_of_job()
+    assert address is not None
+    return Connection.open(address, settings=azure_settings(project))
+
+
+def test_run_token_reads_history_and_stays_from_resource_manager(connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path) -> None:
+    assert connection.in_job
+    assert connection.rest.get(connection.service("history", "/runs/run_1"))["runId"] == "run_1"
+    assert [seen.host for seen in stage.log.all()] == ["eastus.api.azureml.ms"]
+    record = connection.record()
+    assert (record.workspace_id, record.location, record.data_plane) == (job.state.workspace_id, "eastus", "https://eastus.api.azureml.ms")
+    assert connection.sign_in().credential == "the job's run token"
+    assert not [path for path in files_below(tmp_path / "home") if "tokens" in path.parts]
     stage.log.clear()
-    outcome = subprocess.run([sys.executable, "-c", PROGRAM], cwd=project, capture_output=True, text=True, check=True)
-    assert outcome.stdout.strip() == "False []"
-    assert len(stage.log.all()) == 1
+    with pytest.raises(NotAllowed, match=r"the job's identity \(it runs without one") as caught:
+        connection.rest.get(connection.arm(), params=API)
+    assert "--identity managed" in caught.value.hint
+    assert not stage.log.all()
 
 
-@pytest.mark.parametrize("url", ["https://[::1", "http://eastus.api.azureml.ms/x", "eastus.api.azureml.ms"])
-def test_what_is_no_address_behind_tls_gets_no_sign_in(azure_environment: StagedWorkspace, project: Path, url: str) -> None:
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"sends no sign-in to '.*' without TLS"):
-        connection.rest.get(url)
+def test_a_managed_identity_opens_resource_manager_and_storage(job: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = job.add_principal()
+    for name, value in job.identity_environment(identity).items():
+        monkeypatch.setenv(name, value)
+    with opened(project) as connection:
+        connection.rest.get(connection.service("history", "/runs/run_1"))
+        assert connection.record(fresh=True).tenant_id == job.state.tenant
+        assert connection.tokens.get(connection.address.cloud.storage_scope)
+        assert connection.sign_in().credential == "the job's run token"
+    assert [seen.host for seen in stage.log.find("GET")] == ["eastus.api.azureml.ms", "management.azure.com"]
+    monkeypatch.delenv("DEFAULT_IDENTITY_CLIENT_ID")
+    monkeypatch.setenv("AZUREML_IDENTITY_IN_USE", "Managed")
+    monkeypatch.setenv("HIML_NO_CACHE", "1")
+    monkeypatch.setenv("AZUREML_IDENTITY_CLIENT_ID", identity.client_id)
+    with opened(project) as connection:
+        assert connection.rest.get(connection.arm(), params=API)["name"] == job.state.name
+    monkeypatch.setenv("AZUREML_IDENTITY_CLIENT_ID", "99999999-1111-2222-3333-444444444444")
+    with opened(project) as connection, pytest.raises(NotAllowed, match="managed identity"):
+        connection.rest.get(connection.arm(), params=API)
+
+
+def test_a_service_principal_that_was_set_counts_in_a_job_too(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in job.environment().items():
+        if name.startswith("HIML_"):
+            monkeypatch.setenv(name, value)
+    with opened(project) as connection:
+        assert connection.rest.get(connection.arm(), params=API)["name"] == job.state.name
+
+
+def test_the_submitters_identity_is_asked_at_its_endpoint(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_behalf_of(job.state.principal) as port:
+        monkeypatch.setenv("OBO_ENDPOINT", f"http://127.0.0.1:{port}/obo")
+        monkeypatch.setenv("AZUREML_OBO_ENABLED", "true")
+        with opened(project) as connection:
+            assert connection.rest.get(connection.arm(), params=API)["name"] == job.state.name
+    with opened(project) as connection, pytest.raises(NotAllowed, match="the submitter's identity"):
+        connection.rest.get(connection.arm(), params=API)
+    monkeypatch.setenv("AZUREML_OBO_ENABLED", "False")
+    with opened(project) as connection, pytest.raises(NotAllowed, match=r"the job's identity \(it runs without one"):
+        connection.rest.get(connection.arm(), params=API)
+
+
+def test_the_region_is_read_from_the_services_address(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = {"ab12.workspace.eastus.api.azureml.ms": "eastus", "chinaeast2.api.ml.azure.cn": "chinaeast2", "eastus.experiments.azureml.net": "eastus"}
+    for host, region in hosts.items():
+        monkeypatch.setenv("AZUREML_SERVICE_ENDPOINT", f"https://{host}/")
+        with opened(project) as connection:
+            record = connection.record()
+        assert (record.location, record.data_plane) == (region, f"https://{host}")
+
+
+def test_a_run_token_near_its_end_is_renewed(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_job(azure, monkeypatch, seconds=60)
+    with opened(project) as connection:
+        for _ in range(2):
+            assert connection.rest.get(connection.service("history", "/runs/run_1"))["runId"] == "run_1"
+            assert len(stage.log.find(r"GET .*/experiments/exp/runs/run_1/token")) == 1
+
+
+def test_an_answer_without_a_new_run_token_is_told(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_job(azure, monkeypatch, seconds=-60)
+    expires = '"expiryTimeUtc": "2090-01-01T00:00:00Z"}'
+    for text in ("[]", '{"token": ""}', '{"token": "x", "expiryTimeUtc": "soon"}', '{"token": 3, ' + expires):
+        stage.faults.clear()
+        stage.faults.add(Page(text, content_type="application/json"), "/token")
+        with opened(project) as connection, pytest.raises(NotAllowed, match=r"run token is no longer accepted, and there is no new one .*holds no"):
+            connection.rest.get(connection.service("history", "/runs/run_1"))
+
+
+def test_run_token_renewal_does_not_deadlock_with_a_record(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_job(azure, monkeypatch, seconds=60)
+    for name, value in azure.identity_environment(azure.add_principal()).items():
+        monkeypatch.setenv(name, value)
+    with opened(project) as connection:
+        url = connection.service("history", "/runs/run_1")
+        connection.tokens.get(connection.address.cloud.management_scope)
+        stage.faults.add(Latency(0.6), "GET management")
+        stage.faults.add(Status(401, code="InvalidAuthenticationToken"), "GET management")
+        done: list[str] = []
+        threads = [
+            threading.Thread(target=lambda: done.append(connection.record(fresh=True).location), daemon=True),
+            threading.Thread(target=lambda: done.append(connection.rest.get(url)["runId"]), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.2)
+        for thread in threads:
+            thread.join(60)
+        assert sorted(done) == ["eastus", "run_1"]
+
+
+@contextmanager
+def on_behalf_of(principal: Principal) -> Iterator[int]:
+    """The port of a server that gives tokens of *principal*, in the field names of Azure ML's endpoint."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            text, seconds = make_token(principal, "https://management.azure.com")
+            body = json.dumps({"token": text, "expiresOn": time.strftime("%Y-%m-%dT%H:%M:%S.1234567+00:00", time.gmtime(time.time() + seconds))}).encode()
+            self.send_response(200 if "resource=https%3A%2F%2Fmanagement.azure.com" in self.path else 400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("kind", "credentials"), [("AzureBlob", "AccountKey"), ("AzureBlob", "Sas"), ("AzureDataLakeGen2", "ServicePrincipal")])
+def test_run_token_opens_datastores_that_have_a_secret(
+    connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, credentials: str
+) -> None:
+    caplog.set_level("DEBUG")
+    job.add_datastore("data", kind=kind, credentials=credentials, sas_permissions="rcwl", account=job.state.second_storage)
+    job.put_blob("data", "a", b"1")
+    store, sink = Datastores(connection).open("data"), Stored()
+    assert [blob.name for blob in listed(store)] == ["a"]
+    store.store([sending(tmp_path / "b", "b", b"22")], sink, workers=1)
+    assert (sink.errors, job.get_blob("data", "b")) == ({}, b"22")
+    assert "management.azure.com" not in {seen.host for seen in stage.log.all()}
+    key = job.state.second_storage.key
+    assert (files_with(tmp_path / "home", key), key in caplog.text) == ([], False)
+
+
+def test_unknown_and_unsupported_datastores_fail_with_reason(connection: Connection, job: StagedWorkspace) -> None:
+    stores = Datastores(connection)
+    with pytest.raises(NotFound, match=f"No datastore 'workspaceblobstor' .* there are: {DEFAULT}, ") as caught:
+        stores.open("workspaceblobstor")
+    assert f"'{DEFAULT}'" in caught.value.hint
+    with pytest.raises(BadUsage, match="is a file share"):
+        stores.open("workspacefilestore")
+    nobody = job.add_principal(tenant="no tenant!")
+    job.add_datastore("data", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=nobody)
+    with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is no id"):
+        listed(Datastores(connection).open("data"))
+
+
+def test_datastore_without_a_secret_needs_the_identity(connection: Connection, job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.add_datastore("open", credentials="None")
+    job.put_blob("open", "a", b"1")
+    with pytest.raises(NotAllowed, match=r"the job's identity \(it runs without one") as caught:
+        listed(Datastores(connection).open("open"))
+    assert "--identity managed" in caught.value.hint
+    for name, value in job.identity_environment(job.add_principal()).items():
+        monkeypatch.setenv(name, value)
+    with Connection.open(connection.address, settings=azure_settings(project)) as own:
+        assert [blob.name for blob in listed(Datastores(own).open("open"))] == ["a"]
+
+
+def test_an_identity_goes_on_where_the_run_token_is_refused(
+    connection: Connection, job: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.put_blob(DEFAULT, "a", b"1")
+    stage.faults.add(Status(403, code="UserError", message="No."), "/datastore/v1.0/", times=None)
+    with pytest.raises(NotAllowed, match=r"eastus\.api\.azureml\.ms answered 403"):
+        Datastores(connection).open()
+    for name, value in job.identity_environment(job.add_principal()).items():
+        monkeypatch.setenv(name, value)
+    with Connection.open(connection.address, settings=azure_settings(project)) as own:
+        stores = Datastores(own)
+        assert [blob.name for blob in listed(stores.open())] == ["a"]
+        assert stores.infos()[0].name == DEFAULT

@@ -1,44 +1,46 @@
-"""Submitting a job to the double of Azure ML: what is asked and sent, in which order, and what is not asked twice."""
+"""Submitting a job: the requests it takes, what is refused before any change, what faults leave; clusters and containers that are made for it."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import signal
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, NotAllowed, NotFound
-from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.jobs import DataSpec, EnvironmentSpec
+from himl_cli.core.errors import BadUsage, Interrupted, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.events import Event, Moved, Notice, ignore
+from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, EnvironmentSpec
 from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.jobs.job_submission import check_compute
+from himl_cli.workspaces.azure.service_errors import ServiceRefused
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from tests.servers.azureml.answers import time_text
-from tests.servers.azureml.principals import Right
-from tests.servers.azureml.seeding import StagedWorkspace
-from tests.servers.azureml.state import now
-from tests.support.azure_jobs import CONDA, FILES, MADE, cluster_spec, snapshot_of
+from tests.azureml_double.faults import Meanwhile, Page, Reset, Stall, Status
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage
+from tests.azureml_double.state import Right, now, time_text
+from tests.support.azure import connected
+from tests.support.azure_jobs import CONDA, FILES, MADE, cluster_spec, sent, snapshot_of
+from tests.support.folders import files_below, files_with
+from tests.support.running import Himl
 
 UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
 UNCHANGED_ENVIRONMENT = "Environment unchanged since an earlier submit: not registered again."
-LOADED = """
-import sys
-from himl_cli.__main__ import main
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-print("loaded" if "azure.ai.ml" in sys.modules else "not loaded")
-"""
 CHANGES = r"^(PUT|POST|PATCH|DELETE) (?!login\.)"
 
 
-def asked(azure: StagedWorkspace) -> list[str]:
+def short_requests(azure: StagedWorkspace) -> list[str]:
     """Methods and paths below the workspace, or in storage, without ids that are made up; no sign-in."""
     lines = [line.rpartition(" -> ")[0] for line in azure.requests() if " login." not in line]
     short = [line.replace(f"management.azure.com{azure.state.path}", "").partition("?")[0] for line in lines]
@@ -49,17 +51,9 @@ def notices(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Notice)]
 
 
-def sent(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
-    """The properties of the job, as they came."""
-    job = azure.state.runs[run_id].job
-    assert job is not None
-    return job
-
-
 def test_first_submit_checks_before_upload(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    """A second submit makes two requests: it checks the compute and creates the job."""
     first = workspace.submit(cluster_spec(project), notify=ignore)
-    looked, made = asked(azure)[:3], asked(azure)[3:]
+    looked, made = short_requests(azure)[:3], short_requests(azure)[3:]
     azure.stage.log.clear()
     events: list[Event] = []
     second = workspace.submit(cluster_spec(project), notify=events.append)
@@ -72,61 +66,23 @@ def test_first_submit_checks_before_upload(workspace: AzureWorkspace, azure: Sta
         "PUT /environments/CliV2AnonymousEnvironment/versions/*",
         f"PUT /jobs/{first.id}",
     ]
-    assert asked(azure) == ["GET /computes/cpu-cluster", f"PUT /jobs/{second.id}"]
+    assert short_requests(azure) == ["GET /computes/cpu-cluster", f"PUT /jobs/{second.id}"]
     assert notices(events) == [UNCHANGED_CODE, UNCHANGED_ENVIRONMENT]
     without_names = [{name: value for name, value in sent(azure, run.id).items() if name not in ("displayName", "tags")} for run in (first, second)]
     assert without_names[0] == without_names[1]
 
 
-def test_the_run_that_comes_back_is_the_one_that_himl_shows(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    named = cluster_spec(project, display_name="Näme", description="why", tags={"k": "v"}, arguments=["--password", "hunter2"])
-    run = workspace.submit(named, notify=ignore)
+def test_the_run_that_comes_back_is_shown_without_its_secrets(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    secrets: dict[str, Any] = {"docker_args": ["-e SOME_KEY=hunter2"], "env": {"OTHER_KEY": "hunter2"}, "arguments": ["--password", "hunter2"]}
+    run = workspace.submit(cluster_spec(project, display_name="Näme", description="why", tags={"k": "v"}, **secrets), notify=ignore)
     assert run.command == "python train.py --password '***'"
     assert re.fullmatch(r"sent_\d+_[0-9a-f]{8}", run.id)
     assert (run.experiment, run.status, run.display_name, run.description) == ("sent", RunStatus.queued, "Näme", "why")
     assert run.tags == {"k": "v", "run_recovery_id": f"sent:{run.id}"}
-    assert run.url == workspace.run(run.id).url
-    assert run.recovery_id == workspace.run(run.id).recovery_id
-
-
-def test_every_option_reaches_the_service(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    azure.put_blob("workspaceblobstore", "pictures/1.png", b"x")
-    spec = cluster_spec(
-        project,
-        arguments=["--in=${{ inputs.pictures }}/a b", "it's"],
-        cluster="gpu-cluster",
-        nodes=2,
-        processes=4,
-        distribution="pytorch",
-        shm_size="16g",
-        docker_args=["--ipc=host", "--cap-add SYS_PTRACE"],
-        max_seconds=5400.0,
-        identity="managed",
-        env={"EMPTY": "", "NUMBER": "01"},
-        inputs=[DataSpec("pictures", "pictures", mode="mount", target="/data/pictures")],
-        outputs=[DataSpec("model", "trained")],
-    )
-    run = workspace.submit(spec, notify=ignore)
-    job = sent(azure, run.id)
-    assert job["command"].startswith("[ -e /data/pictures ] || ")
-    assert job["command"].endswith("; export AZURE_ML_INPUT_pictures=/data/pictures; python train.py --in=/data/pictures'/a b' 'it'\"'\"'s'")
-    assert run.command == "python train.py --in=/data/pictures'/a b' 'it'\"'\"'s'"
-    assert job["computeId"].endswith("/computes/gpu-cluster")
-    assert job["distribution"] == {"distributionType": "PyTorch", "processCountPerInstance": 4}
-    assert job["resources"] == {"instanceCount": 2, "shmSize": "16g", "dockerArgs": "--ipc=host --cap-add SYS_PTRACE", "properties": {}}
-    assert job["limits"] == {"jobLimitsType": "Command", "timeout": "PT1H30M"}
-    assert job["identity"] == {"identityType": "Managed"}
-    assert job["environmentVariables"] == {"EMPTY": "", "NUMBER": "01"}
-    asset = f"{azure.state.path}/data/pictures/versions/1"
-    assert job["inputs"] == {"pictures": {"jobInputType": "uri_folder", "mode": "ReadOnlyMount", "uri": asset}}
-    place = "azureml://datastores/workspaceblobstore/paths/trained/"
-    assert job["outputs"] == {"model": {"jobOutputType": "uri_folder", "mode": "ReadWriteMount", "uri": place, "assetName": "trained"}}
-
-
-def test_a_job_without_a_node_of_its_own_names_no_compute(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    run = workspace.submit(cluster_spec(project, cluster="serverless"), notify=ignore)
-    assert "computeId" not in sent(azure, run.id)
-    assert azure.requests("/computes") == []
+    assert (run.url, run.recovery_id) == (workspace.run(run.id).url, workspace.run(run.id).recovery_id)
+    assert sent(azure, run.id)["resources"]["dockerArgs"] == "-e SOME_KEY=hunter2"
+    assert files_below(project.parent / "home")
+    assert files_with(project.parent / "home", "hunter2") == []
 
 
 def test_a_job_that_acts_as_the_user_gets_a_token_of_his(
@@ -139,59 +95,6 @@ def test_a_job_that_acts_as_the_user_gets_a_token_of_his(
         assert sent(azure, run.id)["identity"] == {"identityType": "UserIdentity"}
         assert headers["x-azureml-token"] not in ("", headers["authorization"].removeprefix("Bearer "))
         assert headers["x-azureml-token"] not in caplog.text
-
-
-def test_unknown_cluster_lists_existing_ones_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    with pytest.raises(NotFound, match=r"No compute 'cpu-clutser'.*there are: cpu-cluster, gpu-cluster") as caught:
-        workspace.submit(cluster_spec(project, cluster="cpu-clutser"), notify=ignore)
-    assert "cpu-cluster" in caught.value.hint
-    assert azure.requests(CHANGES) == []
-
-
-def test_missing_input_data_fails_submit_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    with pytest.raises(NotFound, match="nowhere"):
-        workspace.submit(cluster_spec(project, inputs=[DataSpec("INPUT_0", "nowhere")]), notify=ignore)
-    assert azure.requests(r"^PUT|startPendingUpload") == []
-
-
-@pytest.mark.parametrize(
-    ("name", "version", "words"),
-    [("troch", None, "No environment 'troch'"), ("troch", "2", "No environment 'troch'"), ("torch", "9", "no version '9'.*there are: 1, 2")],
-)
-def test_unknown_environment_suggests_near_one_before_any_change(
-    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, name: str, version: str | None, words: str
-) -> None:
-    register(azure, "torch", "1", "2")
-    with pytest.raises(NotFound, match=words) as caught:
-        workspace.submit(cluster_spec(project, environment=EnvironmentSpec(name, version)), notify=ignore)
-    assert name == "torch" or "'torch'" in caught.value.hint
-    assert azure.requests(CHANGES) == []
-
-
-@pytest.mark.parametrize(("version", "meant"), [(None, "2"), ("latest", "2"), ("1", "1")])
-def test_a_registered_environment_is_referred_to_by_its_id(
-    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, version: str | None, meant: str
-) -> None:
-    register(azure, "torch", "1", "2")
-    run = workspace.submit(cluster_spec(project, environment=EnvironmentSpec("torch", version)), notify=ignore)
-    assert sent(azure, run.id)["environmentId"] == f"{azure.state.path}/environments/torch/versions/{meant}"
-    assert azure.requests("^PUT .*/environments/") == []
-
-
-@pytest.mark.parametrize(
-    ("name", "version", "id"),
-    [
-        ("azureml://registries/azureml/environments/sklearn-1.5/versions/30", None, "azureml://registries/azureml/environments/sklearn-1.5/versions/30"),
-        ("AzureML-sklearn-1.0", None, "azureml:AzureML-sklearn-1.0@latest"),
-        ("AzureML-sklearn-1.0", "3", "{workspace}/environments/AzureML-sklearn-1.0/versions/3"),
-    ],
-)
-def test_environments_of_azure_ml_itself_are_left_to_the_service(
-    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, name: str, version: str | None, id: str
-) -> None:
-    run = workspace.submit(cluster_spec(project, environment=EnvironmentSpec(name, version)), notify=ignore)
-    assert sent(azure, run.id)["environmentId"] == id.format(workspace=azure.state.path)
-    assert azure.requests("/environments") == []
 
 
 def test_only_what_changed_is_sent_again(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
@@ -226,28 +129,24 @@ def test_an_environment_that_somebody_else_registered_is_shared(
     assert (UNCHANGED_ENVIRONMENT in notices(events)) is is_said
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
+def test_what_cannot_work_is_refused_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    kept = {"image": "docker.io/x:1", "isArchived": False, "isAnonymous": False, "properties": {}, "tags": {}, "_created": "2026-01-01T00:00:00Z"}
+    azure.state.assets["environments"]["torch"] = {"1": dict(kept), "2": kept}
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"arguments": ["--x", "${{inputs.y}}"]}, "names no input; there are: none"),
-        ({"arguments": ["${{outputs.y}}"]}, "names no output"),
         ({"environment": None}, "needs an environment"),
         ({"environment": EnvironmentSpec(image="x:1", conda="a: [")}, "no YAML"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_any_change(
-    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, fields: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(BadUsage, match=words):
-        workspace.submit(cluster_spec(project, **fields), notify=ignore)
-    assert azure.requests(CHANGES) == []
-
-
-def test_whoever_may_not_submit_is_told_so(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    azure.state.principal.rights.discard(Right.WRITE)
-    with pytest.raises(NotAllowed):
-        workspace.submit(cluster_spec(project), notify=ignore)
-    assert not azure.state.runs
+        ({"environment": EnvironmentSpec("troch")}, "No environment 'troch'(?s:.*)'torch'"),
+        ({"environment": EnvironmentSpec("torch", "9")}, "no version '9'.*there are: 1, 2"),
+        ({"cluster": "cpu-clutser"}, r"No compute 'cpu-clutser'.*there are: cpu-cluster, gpu-cluster"),
+        ({"inputs": [DataSpec("INPUT_0", "nowhere")]}, "nowhere"),
+    ]
+    for fields, words in refused:
+        with pytest.raises((BadUsage, NotFound)) as caught:
+            workspace.submit(cluster_spec(project, **fields), notify=ignore)
+        assert re.search(words, f"{caught.value}\n{caught.value.hint}")
+        assert "No job" not in caught.value.hint
+        assert azure.requests("^PUT|startPendingUpload" if "inputs" in fields else CHANGES) == []
 
 
 def test_azure_ai_ml_shows_the_job_that_was_sent(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
@@ -258,29 +157,259 @@ def test_azure_ai_ml_shows_the_job_that_was_sent(workspace: AzureWorkspace, azur
     assert logging.getLogger("azure.ai.ml").level == logging.NOTSET  # the script may want to hear it
 
 
-@pytest.mark.parametrize("arguments", [[], ["--input", "pictures", "--output", "trained", "--identity", "user"]], ids=["plain", "with data"])
-def test_a_submit_does_not_load_azure_ai_ml(azure_environment: StagedWorkspace, project: Path, arguments: list[str]) -> None:
+LOADED = """
+import sys
+from himl_cli.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = ("azure.ai.ml", "azure.identity", "msal", "azureml", "mlflow", "cryptography", "aiohttp", "opentelemetry")
+print("loaded:", [name for name in heavy if name in sys.modules])
+"""
+
+
+def test_a_submit_loads_no_heavy_module(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.write_config(project)
-    azure_environment.put_blob("workspaceblobstore", "pictures/1.png", b"x")
+    with connected(azure_environment, project) as connection:
+        connection.record()
     snapshot_of(project, {**FILES, "environment.yml": CONDA})
-    command = [sys.executable, "-c", LOADED, "submit", "train.py", "--cluster", "cpu-cluster", "--description", "d", *arguments]
-    assert subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout.splitlines()[-1] == "not loaded"
-    assert len(azure_environment.state.runs) == 1
+    command = [sys.executable, "-c", LOADED, "submit", "train.py", "--cluster", "cpu-cluster", "--output", "trained"]
+    said = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
+    assert (said.splitlines()[-1], len(azure_environment.state.runs)) == ("loaded: []", 1)
 
 
-def register(azure: StagedWorkspace, name: str, *versions: str) -> None:
-    """Versions of an environment, as somebody registered them earlier."""
-    for version in versions:
-        kept = {"image": "docker.io/x:1", "isArchived": False, "isAnonymous": False, "properties": {}, "tags": {}, "_created": "2026-01-01T00:00:00Z"}
-        azure.state.assets["environments"].setdefault(name, {})[version] = kept
+JOB = r"PUT .*/jobs/"
+LOOK = r"GET .*/jobs/"
 
 
-def test_only_the_thread_that_submits_hears_of_it(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    heard: list[str] = []
+@pytest.fixture
+def hasty(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
+    """The workspace `azure`, opened with short waits between tries."""
+    with connected(azure_environment, project) as connection:
+        workspace = AzureWorkspace(connection)
+        yield workspace
+        workspace.close()
 
-    def note(event: Event) -> None:
-        if isinstance(event, Notice) and "is not registered" in event.text:
-            heard.append(threading.current_thread().name)
 
-    workspace.submit(cluster_spec(project, outputs=[DataSpec("model", "a b")]), notify=note)
-    assert heard == [threading.current_thread().name]
+def test_a_request_that_is_repeated_makes_no_second_job(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Reset(), JOB)
+    azure.stage.faults.add(Status(429, retry_after=0), JOB, skip=1)
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert (list(azure.state.runs), len(azure.requests(JOB))) == ([run.id], 3)
+    azure.stage.log.clear()
+    azure.stage.faults.add(Reset(), JOB, times=None)
+    found = hasty.submit(cluster_spec(project), notify=ignore)
+    assert (list(azure.state.runs), len(azure.requests(LOOK))) == ([run.id, found.id], 1), "all its answers were lost"
+
+
+def test_submit_with_unknown_outcome_reports_the_job_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Reset(), rf"{JOB}|{LOOK}", times=None)
+    with pytest.raises(ServiceFailed, match="It is not known whether job '") as caught:
+        hasty.submit(cluster_spec(project), notify=ignore)
+    (run_id,) = azure.state.runs
+    assert f"'{run_id}'" in str(caught.value)
+    assert f"himl runs show {run_id}" in caught.value.hint
+
+
+def test_what_the_service_lost_meanwhile_is_made_anew(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    hasty.submit(cluster_spec(project), notify=ignore)
+    azure.state.assets["codes"].clear()
+    azure.state.assets["environments"].clear()
+    azure.stage.log.clear()
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert run.id in azure.state.runs
+    assert [len(azure.requests(one)) for one in ("startPendingUpload", "PUT .*/environments/", JOB)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Moved):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="nothing runs"):
+        hasty.submit(cluster_spec(project), notify=interrupt)
+    assert azure.requests(JOB) == []
+    assert not azure.state.assets["codes"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+    azure.stage.faults.add(Meanwhile(lambda: os.kill(os.getpid(), number)), JOB)
+    with pytest.raises(Interrupted, match="was created before the interruption") as caught:
+        hasty.submit(cluster_spec(project), notify=ignore)
+    (run_id,) = azure.state.runs
+    assert caught.value.hint == f"To stop it: himl runs cancel {run_id}"
+
+
+def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure, files = azure_environment, {"train.py": "print(1)\n", "environment.yml": CONDA}
+    azure.write_config(project)
+    snapshot_of(project, files)
+    azure.stage.faults.add(Stall(240), "GET .*/(computes|codes)/", times=None)
+    process = himl.start("submit", "train.py", "--cluster", "cpu-cluster")
+    while not azure.requests("GET .*/computes/"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert b"nothing runs" in said
+
+
+def test_a_failure_before_there_is_a_job_says_that_there_is_none(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    refused = Status(400, code="UserError", message="A tag is too long.")
+    faults = [("GET .*/computes/", Status(503), "503"), ("PUT .*/environments/", Status(503), "503")]
+    for place, fault, words in [*faults, (JOB, refused, "A tag is too long"), (JOB, Status(500), "failed at PUT")]:
+        azure.stage.faults.clear()
+        azure.stage.log.clear()
+        azure.stage.faults.add(fault, place, times=None)
+        with pytest.raises(ServiceRefused, match=words) as caught:
+            hasty.submit(cluster_spec(project), notify=ignore)
+        assert caught.value.hint.startswith("No job was created. ")
+        assert not azure.state.runs
+        assert fault is not refused or len(azure.requests(JOB)) == 1, "sent once"
+    assert len(azure.requests(LOOK)) == 1
+
+
+def test_an_answer_that_is_no_job_is_followed_by_a_look(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    azure.stage.faults.add(Page('{"properties": 1}', content_type="application/json"), JOB, times=None)
+    with pytest.raises(ServiceFailed, match=r"Job 'sent_\w+' was created, but: ") as caught:
+        hasty.submit(cluster_spec(project), notify=ignore)
+    assert "himl runs show sent_" in caught.value.hint
+    azure.stage.faults.clear()
+    azure.stage.log.clear()
+    azure.state.runs.clear()
+    azure.stage.faults.add(Reset(), JOB)
+    azure.stage.faults.add(Page("[]", content_type="application/json"), JOB, times=None, skip=1)
+    run = hasty.submit(cluster_spec(project), notify=ignore)
+    assert list(azure.state.runs) == [run.id]
+    assert len(azure.requests(LOOK)) == 1
+
+
+@pytest.fixture
+def computes(azure_environment: StagedWorkspace, project: Path) -> Iterator[Connection]:
+    with connected(azure_environment, project) as opened:
+        yield opened
+
+
+def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, computes: Connection, azure_environment: StagedWorkspace) -> None:
+    check_compute(computes, "serverless", nodes=8)
+    assert stage.log.all() == []
+    check_compute(computes, "gpu-cluster", nodes=2)
+    assert [seen.path.rpartition("/")[2] for seen in stage.log.find(r"management\.azure\.com")] == ["gpu-cluster"]
+    stage.faults.add(Page('{"name": "gpu-cluster"}', content_type="application/json"), "/computes/", times=None)
+    with pytest.raises(ServiceFailed, match="another form"):
+        check_compute(computes, "gpu-cluster")
+    stage.faults.clear()
+    errors = [{"code": "ClusterResizeFailed", "message": "Quota of this family\nis used up."}]
+    for told, words in ((errors, ": Quota of this family is used up"), (None, "")):
+        azure_environment.state.computes["gpu-cluster"] |= {"state": "Failed", "errors": told}
+        heard: list[Event] = []
+        check_compute(computes, "gpu-cluster", notify=heard.append)
+        assert notices(heard) == [f"The compute 'gpu-cluster' is in state Failed{words}. The job is sent all the same, and may wait there."]
+
+
+def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWorkspace, computes: Connection) -> None:
+    azure_environment.add_compute("desk", kind="ComputeInstance")
+    azure_environment.add_compute("bricks", kind="Databricks")
+    check_compute(computes, "desk")
+    azure_environment.state.computes["cpu-cluster"]["state"] = "Deleting"
+    refused = [("gpu-cluster", 3, "--num_nodes 3: the compute 'gpu-cluster' has 2 nodes at most"), ("desk", 2, "has 1 node at most")]
+    refused += [("bricks", 1, "'bricks' is Databricks, which runs no such jobs"), ("cpu-cluster", 1, "'cpu-cluster' cannot be used: its state is Deleting")]
+    for name, nodes, complaint in refused:
+        with pytest.raises(BadUsage, match=complaint):
+            check_compute(computes, name, nodes=nodes)
+
+
+def test_an_unknown_compute_names_those_there_are(azure_environment: StagedWorkspace, computes: Connection) -> None:
+    azure_environment.state.page_size = 1
+    azure_environment.add_compute("a100")
+    with pytest.raises(NotFound, match=r"No compute 'gpu-clutser' in workspace .*; there are: a100, cpu-cluster, gpu-cluster") as caught:
+        check_compute(computes, "gpu-clutser")
+    assert "'gpu-cluster'" in caught.value.hint
+    azure_environment.state.computes.clear()
+    with pytest.raises(NotFound, match="it has none"):
+        check_compute(computes, "gpu")
+
+
+def test_what_cannot_be_a_computes_name_is_not_asked_for(stage: Stage, computes: Connection) -> None:
+    for name in ("..", "a/b", "x?y"):
+        with pytest.raises(NotFound, match="No compute"):
+            check_compute(computes, name)
+    assert all(seen.path.endswith("/computes") for seen in stage.log.find(r"management\.azure\.com"))
+
+
+def test_a_cluster_is_made_once_and_can_take_jobs(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    events: list[Event] = []
+    assert not workspace.has_cluster("team-gpus")
+    for _ in range(2):
+        workspace.create_cluster(ClusterSpec("team-gpus", "Standard_NC6", 1, 3, low_priority=True), notify=events.append)
+    assert workspace.has_cluster("team-gpus")
+    made = azure.state.computes["team-gpus"]
+    assert (made["size"], made["min_nodes"], made["max_nodes"], made["priority"], made["state"]) == ("Standard_NC6", 1, 3, "LowPriority", "Succeeded")
+    assert notices(events) == [
+        "Making cluster 'team-gpus': 1 to 3 nodes of Standard_NC6.",
+        "Cluster 'team-gpus' is ready.",
+        "Cluster 'team-gpus' is there already: not made again.",
+    ]
+    assert len(azure.requests("^PUT .*/computes")) == 1
+    assert len(azure.requests("computeOperationsStatus.* -> 200")) == 2
+
+
+def test_a_cluster_that_cannot_be_is_a_wrong_request(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    wrong = {
+        ClusterSpec("gpus", "Standard_NC6000"): "VM size 'Standard_NC6000' is not supported",
+        ClusterSpec("gpus", "Standard_NC24s_v3", 0, 40): "exceeding quota limits of Core. Maximum allowed: 100, .* requested: 960",
+        ClusterSpec("gpus", "Standard_NC6", 3, 2): "cannot have 3 to 2 nodes",
+        ClusterSpec("1gpu", "Standard_NC6"): "No cluster can be called '1gpu'",
+        ClusterSpec("gpus", "NC6; rm"): "'NC6; rm' is no size",
+    }
+    for spec, message in wrong.items():
+        with pytest.raises(BadUsage, match=message) as caught:
+            workspace.create_cluster(spec, notify=ignore)
+        assert caught.value.hint
+    azure.state.principal.rights.discard(Right.WRITE)
+    with pytest.raises(NotAllowed, match="computes/write"):
+        workspace.create_cluster(ClusterSpec("others", "Standard_NC6"), notify=ignore)
+
+
+def test_container_is_registered_once_and_its_key_stays_hidden(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    storage = azure.state.second_storage
+    storage.make_container("seismic-data")
+    spec = ContainerSpec(storage.account, "seismic-data", storage.key, subscription="0f0e0d0c-0b0a-0908-0706-050403020100")
+    events: list[Event] = []
+    names = [workspace.ensure_datastore(spec, notify=events.append) for _ in range(2)]
+    assert names == [f"{storage.account}_seismic_data"] * 2
+    assert notices(events) == [f"Registered container 'seismic-data' of account '{storage.account}' as datastore '{names[0]}'."]
+    assert len(azure.requests("^PUT .*/datastores/")) == 1
+    storage.put("seismic-data", "a/b.npy", b"x")
+    assert [blob.name for page in workspace.datastore(names[0]).list("a/") for blob in page] == ["a/b.npy"]
+    assert storage.key not in caplog.text
+    assert storage.key not in repr(spec) + json.dumps([str(event) for event in events])
+
+
+def test_a_container_without_good_name_or_key_is_not_registered(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    storage = azure.state.second_storage
+    spec = ContainerSpec(storage.account, "seismic-data", storage.key, name="my-store")
+    with pytest.raises(BadUsage, match="No datastore can be called 'my-store'"):
+        workspace.ensure_datastore(spec, notify=ignore)
+    assert azure.requests("^PUT .*/datastores/") == []
+    for wrong in (ContainerSpec("My_Account", "c-d"), ContainerSpec("account1", "Up")):
+        with pytest.raises(BadUsage):
+            workspace.ensure_datastore(wrong, notify=ignore)
+    azure.add_datastore("seismic", container="volumes")
+    assert workspace.ensure_datastore(replace(spec, account=azure.state.storage.account, container="volumes"), notify=ignore) == "seismic"
+    keys = {"": "there is no key to register it with", "no key!": "it is not base64", "d3Jvbmc=": "does not take container .* Unable to access data"}
+    for key, message in keys.items():
+        with pytest.raises(BadUsage, match=message) as caught:
+            workspace.ensure_datastore(ContainerSpec(storage.account, "seismic-data", key), notify=ignore)
+        assert "BLOB_ACCOUNT_KEY" in caught.value.hint
+        assert key not in str(caught.value) or not key
+    refusal = Status(400, code="ValidationError", message=f"Data stores of this kind are blocked by a policy. Key: {storage.key}")
+    azure.stage.faults.add(refusal, "PUT .*/datastores/")
+    with pytest.raises(BadUsage, match="blocked by a policy") as caught:
+        workspace.ensure_datastore(ContainerSpec(storage.account, "seismic-data", storage.key), notify=ignore)
+    assert storage.key not in f"{caught.value} {caught.value.hint}"

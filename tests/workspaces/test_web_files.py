@@ -1,4 +1,4 @@
-"""Files at https addresses through the download that serves all other files: whole, checked, resumed, and never put together of two."""
+"""Files on the web as a store of one blob: whole whatever the server can, resumed, checked, and never telling the address's secret."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,10 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.web import WebFile
-from tests.servers.web import Asked, FileServer, serving_files
 from tests.support.azure import HASTY_STORE, PATIENT
 from tests.support.folders import files_below, transfers
 from tests.support.stores import Received, listed, named
+from tests.support.web import Asked, FileServer, serving_files
 
 MIB = 1 << 20
 SMALL, MIDDLE, LARGE = os.urandom(3000), os.urandom(6 * MIB), os.urandom(36 * MIB)
@@ -35,14 +36,14 @@ def opened(address: str) -> WebFile:
     return WebFile(address, pool=CurlPool(PATIENT, PATIENT), policy=HASTY_STORE)
 
 
-def brought(address: str, folder: Path) -> TransferResult:
+def fetch(address: str, folder: Path) -> TransferResult:
     return download(opened(address), DownloadRequest(folder, overwrite=True))
 
 
 def failure(address: str, folder: Path) -> HimlError:
     """What it comes to; nothing has the final name."""
     try:
-        problem = brought(address, folder).problem()
+        problem = fetch(address, folder).problem()
     except HimlError as error:
         problem = error
     assert problem is not None
@@ -50,50 +51,48 @@ def failure(address: str, folder: Path) -> HimlError:
     return problem
 
 
-@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize(
-    "how",
-    [{}, {"ranges": False}, {"etag": "", "modified": ""}, {"etag": 'W/"x"'}, {"if_range": False}, {"head": False}],
-    ids=lambda how: "-".join(how) or "plain",
-)
-def test_it_comes_whole_whatever_the_server_can(web: FileServer, folder: Path, body: bytes, how: dict[str, object]) -> None:
-    web.put("/models/last.ckpt", body, **how)
-    result = brought(web("/models/last.ckpt", SECRET), folder)
-    assert (result.problem(), result.files) == (None, 1)
-    assert (folder / "last.ckpt").read_bytes() == body
+SERVERS: list[tuple[dict[str, object], tuple[bytes, ...]]] = [
+    ({}, (b"", LARGE)),
+    ({"ranges": False}, (b"", MIDDLE)),
+    ({"etag": "", "modified": ""}, (SMALL, LARGE)),
+    ({"etag": 'W/"x"'}, (MIDDLE,)),
+    ({"if_range": False}, (LARGE,)),
+    ({"head": False}, (b"", SMALL)),
+]
 
 
-@pytest.mark.parametrize("body", [b"", MIDDLE], ids=["empty", "middle"])
-@pytest.mark.parametrize("ranges", [True, False])
-def test_an_empty_one_and_one_of_some_size(web: FileServer, folder: Path, body: bytes, ranges: bool) -> None:
-    web.put("/last.ckpt", body, ranges=ranges)
-    assert brought(web("/last.ckpt"), folder).files == 1
-    assert (folder / "last.ckpt").read_bytes() == body
+@pytest.mark.parametrize(("how", "bodies"), SERVERS, ids=range(6))
+def test_file_comes_whole_whatever_the_server_can(web: FileServer, folder: Path, how: dict[str, object], bodies: tuple[bytes, ...]) -> None:
+    for number, body in enumerate(bodies):
+        web.put(f"/models/{number}.ckpt", body, **how)
+        result = fetch(web(f"/models/{number}.ckpt", SECRET), folder)
+        assert (result.problem(), result.files) == (None, 1)
+        assert (folder / f"{number}.ckpt").read_bytes() == body
 
 
 def test_repeated_download_with_new_signature_takes_one_request(web: FileServer, folder: Path) -> None:
     web.put("/last.ckpt", LARGE, headers={"x-ms-blob-content-md5": base64.b64encode(hashlib.md5(LARGE).digest()).decode()})
-    brought(web("/last.ckpt", SECRET), folder)
+    fetch(web("/last.ckpt", SECRET), folder)
     before = len(web.seen)
-    again = brought(web("/last.ckpt", "sv=2024-11-04&sig=another"), folder)
+    again = fetch(web("/last.ckpt", "sv=2024-11-04&sig=another"), folder)
     assert (again.skipped, again.bytes, len(web.seen) - before, again.unverified) == (1, 0, 1, 0)
-
-
-def test_a_changed_file_is_brought_anew(web: FileServer, folder: Path) -> None:
-    web.put("/last.ckpt", SMALL)
-    brought(web("/last.ckpt"), folder)
     web.put("/last.ckpt", MIDDLE, etag='"two"')
-    assert brought(web("/last.ckpt"), folder).files == 1
+    assert fetch(web("/last.ckpt"), folder).files == 1
     assert (folder / "last.ckpt").read_bytes() == MIDDLE
 
 
 @pytest.mark.parametrize("how", [{}, {"etag": 'W/"x"'}], ids=["etag", "time"])
-def test_what_was_broken_off_is_resumed(web: FileServer, folder: Path, how: dict[str, object]) -> None:
+def test_what_was_broken_off_is_resumed_and_no_query_written(web: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, how: dict[str, object]) -> None:
+    caplog.set_level("DEBUG")
     web.put("/last.ckpt", LARGE, **how)
     web.cuts = [50_000] * 1000
-    assert isinstance(failure(web("/last.ckpt", SECRET), folder), ServiceFailed)
+    error = failure(web("/last.ckpt", SECRET), folder)
+    assert isinstance(error, ServiceFailed)
+    written = b"".join(path.read_bytes() for top in (folder, transfers()) for path in files_below(top) if path.stat().st_size < MIB)
+    assert b"localhost" in written
+    assert "secret" not in f"{error} {error.hint} {caplog.text} {written!r}"
     web.cuts = []
-    result = brought(web("/last.ckpt", "sig=renewed"), folder)
+    result = fetch(web("/last.ckpt", "sig=renewed"), folder)
     assert (result.problem(), result.bytes < len(LARGE)) == (None, True)
     assert (folder / "last.ckpt").read_bytes() == LARGE
 
@@ -106,7 +105,7 @@ def test_unresumable_broken_download_restarts_from_zero(web: FileServer, folder:
     assert (type(error), "broke off" in str(error)) == (ServiceFailed, True)
     other = os.urandom(len(MIDDLE))
     web.put("/last.ckpt", other, **{"etag": '"two"', **how})
-    result = brought(web("/last.ckpt"), folder)
+    result = fetch(web("/last.ckpt"), folder)
     assert (result.problem(), result.bytes) == (None, len(other))
     assert (folder / "last.ckpt").read_bytes() == other
     assert web.ranges == [""] * 2
@@ -125,13 +124,12 @@ def test_two_states_of_a_file_are_never_put_together(web: FileServer, folder: Pa
             web.put("/last.ckpt", second, **(how | new))
 
     web.before = replace
-    result = brought(web("/last.ckpt"), folder)
+    result = fetch(web("/last.ckpt"), folder)
     assert result.problem() is None
     assert (folder / "last.ckpt").read_bytes() == second
 
 
-@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("field", ["x-ms-blob-content-md5", "Content-MD5"])
+@pytest.mark.parametrize(("body", "field"), [(SMALL, "x-ms-blob-content-md5"), (LARGE, "Content-MD5")], ids=["small", "large"])
 def test_a_wrong_md5_is_said_and_leaves_nothing(web: FileServer, folder: Path, body: bytes, field: str) -> None:
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
     web.put("/last.ckpt", body, headers={field: wrong})
@@ -146,24 +144,20 @@ def test_one_that_ends_too_early_is_said(web: FileServer, folder: Path) -> None:
     assert isinstance(failure(web("/last.ckpt"), folder), IntegrityFailed)
 
 
-@pytest.mark.parametrize(("status", "kind", "words"), [
-    (404, NotFound, "There is no file at https://localhost"),
-    (410, NotFound, "There is no file at"),
-    (401, NotAllowed, "has expired, or does not allow reading (401)"),
-    (403, NotAllowed, "has expired, or does not allow reading (403)"),
-    (400, ServiceFailed, "refused the request"),
-    (503, ServiceFailed, "is too busy"),
-    (500, ServiceFailed, "keeps failing (500)"),
-])  # fmt: skip
-def test_refusals_name_the_address_without_its_secret(web: FileServer, folder: Path, status: int, kind: type[HimlError], words: str) -> None:
-    web.put("/last.ckpt", b"", status=status)
-    error = failure(web("/last.ckpt", SECRET), folder)
-    assert (type(error).__mro__[1] if kind is NotFound else type(error), words in str(error)) == (kind, True)
-    assert "secret" not in f"{error}{error.hint}"
-    assert len(web.seen) == (HASTY_STORE.attempts if status >= 500 else 1)
-
-
-def test_a_link_whose_time_is_over_says_so(web: FileServer, folder: Path) -> None:
+def test_refusals_name_the_address_without_its_secret(web: FileServer, folder: Path) -> None:
+    for status, kind, words in (
+        (404, NotFound, "There is no file at https://localhost"),
+        (403, NotAllowed, "has expired, or does not allow reading (403)"),
+        (400, ServiceFailed, "refused the request"),
+        (503, ServiceFailed, "is too busy"),
+        (500, ServiceFailed, "keeps failing (500)"),
+    ):
+        web.put("/last.ckpt", b"", status=status)
+        before = len(web.seen)
+        error = failure(web("/last.ckpt", SECRET), folder)
+        assert (isinstance(error, kind), words in str(error)) == (True, True), error
+        assert "secret" not in f"{error}{error.hint}"
+        assert len(web.seen) - before == (HASTY_STORE.attempts if status >= 500 else 1)
     web.put("/last.ckpt", b"", status=403)
     error = failure(web("/last.ckpt", "se=2024-05-06T07%3A08%3A09Z&sig=x"), folder)
     assert f"The link to {web('/last.ckpt')} has expired (2024-05-06 07:08 UTC)." in str(error)
@@ -171,7 +165,6 @@ def test_a_link_whose_time_is_over_says_so(web: FileServer, folder: Path) -> Non
 
 
 def test_redirect_is_requested_again_when_its_link_expires(web: FileServer, folder: Path) -> None:
-    """The query of the first address is sent to no other one."""
     web.put("/resolve/model.ckpt", b"", moved_to="/signed/1?sig=first")
     web.put("/signed/1", LARGE)
 
@@ -182,114 +175,85 @@ def test_redirect_is_requested_again_when_its_link_expires(web: FileServer, fold
             web.put("/signed/2", LARGE)
 
     web.before = expire
-    assert brought(web("/resolve/model.ckpt", "token=x"), folder).problem() is None
+    assert fetch(web("/resolve/model.ckpt", "token=x"), folder).problem() is None
     assert (folder / "model.ckpt").read_bytes() == LARGE
     assert not [asked for asked in web.seen if "token" in asked.query and asked.path != "/resolve/model.ckpt"]
 
 
-def test_a_user_of_the_address_is_told_to_its_own_host_only(web: FileServer, folder: Path, tmp_path: Path) -> None:
+def test_user_in_the_address_is_sent_to_its_own_host_only(web: FileServer, folder: Path, tmp_path: Path) -> None:
     with serving_files(None) as other:
         other.put("/b.ckpt", SMALL)
         other.put("/a.ckpt", b"", moved_to=f"http://127.0.0.1:{other.address.rpartition(':')[2]}/b.ckpt")
         address = other("/a.ckpt").replace("://", "://ada:pa%20ss@")
-        assert brought(address, folder).problem() is None
+        assert fetch(address, folder).problem() is None
     assert {(asked.path, asked.headers.get("authorization", "")) for asked in other.seen} == {("/a.ckpt", "Basic YWRhOnBhIHNz"), ("/b.ckpt", "")}
     assert "ada" not in opened(address).label + opened(address).origin
 
 
-def test_places_that_https_must_not_send_to(web: FileServer, folder: Path) -> None:
-    web.put("/a.ckpt", b"", moved_to="http://localhost:1/b.ckpt")
-    assert "by plain http" in str(failure(web("/a.ckpt"), folder))
-    web.put("/a.ckpt", b"", moved_to="file:///etc/passwd")
-    assert "cannot be read" in str(failure(web("/a.ckpt"), folder))
-    web.put("/a.ckpt", b"", moved_to="/a.ckpt")
-    assert "again and again" in str(failure(web("/a.ckpt"), folder))
-
-
-@pytest.mark.parametrize("address", ["http://example.org/a.ckpt?sig=secret", "https:///a.ckpt", "https://[::1/a.ckpt", "ftp://example.org/a"])
-def test_addresses_that_are_not_read(address: str) -> None:
-    with pytest.raises(BadUsage) as caught:
-        WebFile(address)
-    assert "secret" not in str(caught.value)
-
-
-def test_a_port_that_there_is_not_is_named_as_the_reason() -> None:
-    with pytest.raises(BadUsage, match="its host or its port is none") as caught:
-        WebFile("https://ada:secret@example.org:99999/a.ckpt?sig=secret")
-    assert "secret" not in f"{caught.value}{caught.value.hint}"
-
-
-def test_a_web_page_is_no_checkpoint(web: FileServer, folder: Path) -> None:
-    web.put("/blob/last.ckpt", b"<html>Sign in</html>", headers={"Content-Type": "text/html; charset=utf-8"})
-    assert "shows a web page, and no file" in str(failure(web("/blob/last.ckpt"), folder))
-
-
-@pytest.mark.parametrize("ranges", [True, False])
-def test_bytes_that_are_compressed_for_the_way_are_refused(web: FileServer, folder: Path, ranges: bool) -> None:
-    web.put("/last.ckpt", gzip.compress(SMALL), ranges=ranges, headers={"Content-Encoding": "gzip"})
-    error = failure(web("/last.ckpt", SECRET), folder)
-    assert (type(error), f"sends {web('/last.ckpt')} compressed (gzip) only" in str(error)) == (ServiceFailed, True)
-
-
-def test_bytes_that_are_compressed_later_on_are_refused(web: FileServer, folder: Path) -> None:
-    web.put("/last.ckpt", MIDDLE)
-    web.before = lambda asked: web.files["/last.ckpt"].headers.update({"Content-Encoding": "br"} if asked.range != "bytes=0-0" else {})
-    assert "compressed (br) only" in str(failure(web("/last.ckpt"), folder))
-
-
-@pytest.mark.parametrize(("path", "told"), [("/last.ckpt", "identity"), ("/last.ckpt", "aws-chunked"), ("/last.tar.gz", "x-gzip")])
-def test_what_some_servers_call_an_encoding_is_none(web: FileServer, folder: Path, path: str, told: str) -> None:
-    web.put(path, SMALL, headers={"Content-Encoding": told})
-    brought(web(path), folder)
-    assert (folder / path[1:]).read_bytes() == SMALL
-
-
-def test_a_file_of_unknown_size_is_refused(web: FileServer, folder: Path) -> None:
-    web.put("/last.ckpt", SMALL, length=False, ranges=False)
-    assert "does not say how large" in str(failure(web("/last.ckpt"), folder))
-
-
-@pytest.mark.parametrize(("path", "disposition", "name"), [
-    ("/a/last%20one.ckpt", "", "last one.ckpt"),
-    ("/last.ckpt", 'attachment; filename="other.ckpt"', "last.ckpt"),
-    ("/files/content", 'attachment; filename="model.ckpt"', "model.ckpt"),
-    ("/files/content", "attachment; filename*=UTF-8''mod%C3%A9le.ckpt", "modéle.ckpt"),
-    ("/files/content", 'attachment; filename="../../.bashrc"', "bashrc"),
-    ("/files/a%2F..%2Fb.ckpt", "", "a_.._b.ckpt"),
-    ("/nul.ckpt", "", "_nul.ckpt"),
-    ("/", "", "checkpoint"),
-])  # fmt: skip
-def test_what_it_is_called(web: FileServer, folder: Path, path: str, disposition: str, name: str) -> None:
-    web.put(path, SMALL, headers={"Content-Disposition": disposition} if disposition else {})
-    brought(web(path), folder)
-    assert [path.name for path in folder.glob("[!.]*")] == [name]
-
-
-def test_no_query_is_written_anywhere(web: FileServer, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG")
-    web.put("/last.ckpt", LARGE)
-    web.cuts = [50_000] * 1000
-    error = failure(web("/last.ckpt", SECRET), folder)
-    folders = (folder, transfers())
-    written = b"".join(path.read_bytes() for top in folders for path in files_below(top) if path.stat().st_size < MIB)
-    assert b"localhost" in written
-    assert "secret" not in f"{error} {error.hint} {caplog.text}"
-    assert b"secret" not in written
-
-
-def test_addresses_that_mean_two_files_are_told_apart() -> None:
+def test_addresses_that_are_not_read() -> None:
+    for address in (
+        *("http://example.org/a.ckpt?sig=secret", "https:///a.ckpt", "https://[::1/a.ckpt", "ftp://example.org/a", "https://example.org/\udcffa.ckpt"),
+        "https://ada:secret@example.org:99999/a?sig=secret",
+    ):
+        with pytest.raises(BadUsage) as caught:
+            WebFile(address)
+        assert "secret" not in f"{caught.value}{caught.value.hint}"
+        assert "99999" not in address or "its host or its port is none" in str(caught.value)
     origins = {WebFile(f"https://example.org/download?{query}").origin for query in ("id=3&sig=a", "id=3&sig=b", "id=4&sig=a", "sig=a", "token=b")}
-    assert len(origins) == 3
+    assert len(origins) == 3, "those that mean two files are told apart"
+
+
+def test_what_leads_nowhere_or_is_no_file_is_refused(web: FileServer, folder: Path) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"moved_to": "http://localhost:1/b.ckpt"}, "by plain http"),
+        ({"moved_to": "file:///etc/passwd"}, "cannot be read"),
+        ({"moved_to": "/last.ckpt"}, "again and again"),
+        ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, "shows a web page, and no file"),
+        ({"length": False, "ranges": False}, "does not say how large"),
+    ]
+    for how, words in cases:
+        web.put("/last.ckpt", SMALL, **how)
+        assert words in str(failure(web("/last.ckpt"), folder))
+    web.put("/later.ckpt", MIDDLE)
+    web.before = lambda asked: web.files["/later.ckpt"].headers.update({"Content-Encoding": "br"} if asked.range != "bytes=0-0" else {})
+    assert "compressed (br) only" in str(failure(web("/later.ckpt"), folder))
+
+
+def test_only_bytes_that_are_not_compressed_are_read(web: FileServer, folder: Path) -> None:
+    for ranges in (True, False):
+        web.put("/last.ckpt", gzip.compress(SMALL), ranges=ranges, headers={"Content-Encoding": "gzip"})
+        error = failure(web("/last.ckpt", SECRET), folder)
+        assert (type(error), f"sends {web('/last.ckpt')} compressed (gzip) only" in str(error)) == (ServiceFailed, True)
+    for path, encoding in (("/one.ckpt", "identity"), ("/two.ckpt", "aws-chunked"), ("/last.tar.gz", "x-gzip")):
+        web.put(path, SMALL, headers={"Content-Encoding": encoding})
+        fetch(web(path), folder)
+        assert (folder / path[1:]).read_bytes() == SMALL
+
+
+def test_file_is_named_by_its_address_or_the_server(web: FileServer, folder: Path) -> None:
+    for number, (path, disposition, name) in enumerate((
+        ("/a/last%20one.ckpt", "", "last one.ckpt"),
+        ("/last.ckpt", 'attachment; filename="other.ckpt"', "last.ckpt"),
+        ("/files/content", 'attachment; filename="model.ckpt"', "model.ckpt"),
+        ("/files/content", "attachment; filename*=UTF-8''mod%C3%A9le.ckpt", "modéle.ckpt"),
+        ("/files/content", 'attachment; filename="../../.bashrc"', "bashrc"),
+        ("/files/a%2F..%2Fb.ckpt", "", "a_.._b.ckpt"),
+        ("/nul.ckpt", "", "_nul.ckpt"),
+        ("/", "", "checkpoint"),
+    )):  # fmt: skip
+        web.put(path, SMALL, headers={"Content-Disposition": disposition} if disposition else {})
+        fetch(web(path), folder / str(number))
+        assert [path.name for path in (folder / str(number)).glob("[!.]*")] == [name]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_parts_come_in_any_order_each_once(web: FileServer, ranges: bool) -> None:
     web.put("/last.ckpt", MIDDLE, ranges=ranges)
-    store, got = opened(web("/last.ckpt")), Received()
+    store, received = opened(web("/last.ckpt")), Received()
     blob = named(store, "last.ckpt")
     places = [(0, 10), (MIB, 2 * MIB), (3 * MIB, 5), (100, 7), (len(MIDDLE) - 3, 3)]
-    store.fetch([FetchRequest(blob, start, length) for start, length in places], got, workers=4)
-    assert got.errors == {}
-    assert [got.bodies[("last.ckpt", start)] for start, _ in places] == [MIDDLE[start : start + length] for start, length in places]
+    store.fetch([FetchRequest(blob, start, length) for start, length in places], received, workers=4)
+    assert received.errors == {}
+    assert [received.bodies[("last.ckpt", start)] for start, _ in places] == [MIDDLE[start : start + length] for start, length in places]
     assert b"".join(store.read("last.ckpt", 5 * MIB)) == MIDDLE[5 * MIB :]
     assert (store.stat("other"), listed(store, "x")) == (None, [])

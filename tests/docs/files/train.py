@@ -29,6 +29,9 @@ checkpoints.mkdir(parents=True, exist_ok=True)
 for epoch in range(args.epochs):
     (checkpoints / f"epoch={epoch}.ckpt").write_text(f"epoch {epoch}\n", encoding="utf-8")
     sys.stdout.write(f"epoch {epoch + 1}/{args.epochs}\n")
+if not (checkpoints / "last.ckpt").exists():
+    (checkpoints / "last.ckpt").write_text("last\n", encoding="utf-8")
+Path("outputs/results.json").write_text('{"accuracy": 0.9}\n', encoding="utf-8")
 if any(name.startswith("AZUREML_SWEEP_") for name in os.environ):
     from himl_cli import RUN_CONTEXT  # a trial is judged by what it logs; other jobs start faster without
 

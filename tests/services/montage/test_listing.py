@@ -1,200 +1,391 @@
-"""Which slides a montage shows: those of a folder, of a pattern, or of a CSV."""
+"""Which slides a montage shows: those of a folder, of a pattern, or of a CSV, less those that a list of ids leaves out."""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import os
+import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
-import tifffile
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.montage import SlideEntry
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.montage import SlideEntry, SlideFolder, SlideUnreadable
 from himl_cli.services.montage import files
-from himl_cli.services.montage.query import local_dataset
-from tests.services.montage.listed import Folder, refused
-from tests.services.montage.listed import folder as folder
+from himl_cli.services.montage.query import HEADERS, LocalFolder, Pattern, SlideQuery, list_slides, local_dataset, parse_ids, read_ids, read_table
+from tests.support.folders import files_below
+from tests.support.hostile_texts import SECONDS, within
 
 
-class TestFolders:
-    def test_files_with_the_extension_of_a_slide_are_slides(self, folder: Folder) -> None:
-        slides = ["A.SVS", "b.ome.tif", "c.Tiff", "d.mrxs", "e.ndpi", "f.png", "g.jpeg", "h.dcm", "i.qptiff"]
-        folder.lay(*slides, "notes.txt", "labels.csv", "d/Data0000.dat", "tiff", "x.tiff.bak", ".hidden.tiff", ".hidden/y.tiff", "._A.svs")
-        assert folder.slides() == [SlideEntry(name, name) for name in slides]
-        assert folder.said == []
+@dataclass
+class Folder:
+    """A dataset folder, and what was said while its slides were listed."""
 
-    def test_whatever_tifffile_reads_counts(self, folder: Folder) -> None:
-        names = sorted(f"x.{extension}" for extension in tifffile.TIFF.FILE_EXTENSIONS)
-        folder.lay(*names)
-        assert folder.ids() == names
+    root: Path
+    said: list[str] = field(default_factory=list)
 
-    def test_file_names_are_ids_while_they_are_unique(self, folder: Folder) -> None:
-        folder.lay("b/1.tiff", "a/2.tiff")
-        assert folder.slides() == [SlideEntry("2.tiff", "a/2.tiff"), SlideEntry("1.tiff", "b/1.tiff")]
+    def lay(self, *names: str) -> Folder:
+        for name in names:
+            self.write(name, b"x")
+        return self
 
-    def test_else_all_ids_are_paths(self, folder: Folder) -> None:
-        folder.lay("b/1.tiff", "a/1.tiff", "a/2.tiff", "c/1.txt")
-        assert folder.ids() == ["a/1.tiff", "a/2.tiff", "b/1.tiff"]
+    def write(self, name: str, content: bytes | str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
 
-    def test_names_that_are_not_slides_do_not_count_for_that(self, folder: Folder) -> None:
-        folder.lay("a/1.tiff", ".thumbs/1.tiff")
-        assert folder.ids() == ["1.tiff"]
+    def slides(self, *, glob: str | None = None, csv: str | None = None, include: Path | None = None, exclude: Path | None = None) -> list[SlideEntry]:
+        def note(event: Event) -> None:
+            assert isinstance(event, Notice)
+            self.said.append(event.text)
 
-    def test_an_escaped_ampersand_is_shown_as_one(self, folder: Folder) -> None:
-        folder.lay("H%26E.tiff")
-        assert folder.slides() == [SlideEntry("H&E.tiff", "H%26E.tiff")]
+        return list_slides(LocalFolder(self.root), SlideQuery(glob, csv, include, exclude), note)
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
-    def test_names_of_any_bytes_are_slides(self, folder: Folder) -> None:
-        with open(os.path.join(os.fsencode(folder.root), b"\xff.tiff"), "wb"):
-            pass
-        assert folder.slides() == [SlideEntry("\udcff.tiff", "\udcff.tiff")]
-        listed = folder.write("list", r"\xff.tiff")
-        assert folder.ids(include=listed) == ["\udcff.tiff"]
-        assert folder.said == []
-
-    def test_a_folder_without_slides_is_an_error(self, folder: Folder) -> None:
-        assert str(refused(folder, NotFound)) == f"No slides in folder '{folder.root}': it has no files."
-        folder.lay("a.txt", "b.dat", "montage.csv")
-        assert "it has 3 files, none of them a slide" in str(refused(folder, NotFound))
-
-    def test_an_earlier_montage_is_no_slide_and_that_is_said(self, folder: Folder) -> None:
-        own = ["montage.png", "montage.jpg", "montage.csv", "montage.dzi", "index.html", "montage_files/12/10_0.jpg"]
-        folder.lay(
-            "a.tiff", "sub/montage_files/b.tiff", "sub/montage.png", *own, *(f"outputs/{name}" for name in own), "outputs/.montage.himl-part/new/montage.png"
-        )
-        assert folder.ids() == ["a.tiff", "montage.png", "b.tiff"]
-        assert folder.said == ["Files of an earlier montage are left out: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."]
-        folder.said.clear()
-        assert folder.ids(glob="**/*") == ["a.tiff", "montage.png", "b.tiff"]
-        assert len(folder.said) == 1
-
-    def test_only_tiles_beside_their_description_belong_to_one(self, folder: Folder) -> None:
-        mine = ["montage_files/12/0_0.tiff", "montage_files/12/mine.jpg", "montage_files/12/x/0_0.jpg", "montage_files/mine.tiff"]
-        folder.lay("montage.csv", "montage.dzi", "montage_files/12/0_0.jpg", *mine, "sub/montage.csv", "sub/montage_files/1/0_0.jpg")
-        assert [slide.image for slide in folder.slides()] == [*mine, "sub/montage_files/1/0_0.jpg"]
-
-    @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there, and there are no pipes")
-    def test_broken_links_and_pipes_named_as_slides_are_listed(self, folder: Folder) -> None:
-        """They become slides that fail, so that they are not missed without a word."""
-        folder.lay("a.tiff", "notes.txt")
-        (folder.root / "dead.tiff").symlink_to("nowhere")
-        (folder.root / "dead.txt").symlink_to("nowhere")
-        os.mkfifo(folder.root / "pipe.tiff")
-        assert folder.ids() == ["a.tiff", "dead.tiff", "pipe.tiff"]
-        assert folder.ids(glob="dead*f") == ["dead.tiff"]
+    def ids(self, **query: str | Path | None) -> list[str]:
+        return [slide.slide_id for slide in self.slides(**query)]  # type: ignore[arg-type]
 
 
-class TestGlobs:
-    @pytest.mark.parametrize(
-        ("glob", "expected"),
-        [
-            ("**/*.tiff", ["1.tiff", "a/2.tiff", "a/b/3.tiff"]),
-            ("/**/*.tiff", ["1.tiff", "a/2.tiff", "a/b/3.tiff"]),
-            ("./*.tiff", ["1.tiff"]),
-            ("*.tiff", ["1.tiff"]),
-            ("a/*", ["a/2.tiff", "a/x.bin"]),
-            ("a/**", ["a/2.tiff", "a/b/3.tiff", "a/x.bin"]),
-            ("**/b/*", ["a/b/3.tiff"]),
-            ("a/**/[!2]*.tiff", ["a/b/3.tiff"]),
-            ("*/?.tiff", ["a/2.tiff"]),
-            ("**/*.bin", ["a/x.bin"]),
-            ("a/x.bin", ["a/x.bin"]),
-            ("**/.*/*", [".c/4.tif"]),
-            ("**/*.tif", [".c/4.tif"]),
-        ],
-    )
-    def test_a_pattern_is_matched_from_the_root(self, folder: Folder, glob: str, expected: list[str]) -> None:
-        folder.lay("1.tiff", "a/2.tiff", "a/b/3.tiff", "a/x.bin", ".c/4.tif")
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    root = tmp_path / "slides"
+    root.mkdir()
+    return Folder(root)
+
+
+def refused(folder: Folder, kind: type[HimlError] = BadUsage, **query: str | Path | None) -> HimlError:
+    with pytest.raises(kind) as caught:
+        folder.slides(**query)  # type: ignore[arg-type]
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_files_with_the_extension_of_a_slide_are_slides(folder: Folder) -> None:
+    slides = ["A.SVS", "b.ome.tif", "c.Tiff", "d.mrxs", "e.ndpi", "f.png", "g.jpeg", "h.dcm", "i.qptiff"]
+    folder.lay(*slides, "notes.txt", "labels.csv", "d/Data0000.dat", "tiff", "x.tiff.bak", ".hidden.tiff", ".hidden/y.tiff", "._A.svs")
+    assert folder.slides() == [SlideEntry(name, name) for name in slides]
+    deep = Folder(folder.root / "deep").lay("b/1.tiff", "a/2%26E.tiff", ".thumbs/1.tiff")
+    assert deep.slides() == [SlideEntry("2&E.tiff", "a/2%26E.tiff"), SlideEntry("1.tiff", "b/1.tiff")]
+    assert deep.lay("a/1.tiff", "c/1.txt").ids() == ["a/1.tiff", "a/2&E.tiff", "b/1.tiff"]
+    assert folder.said == deep.said == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_names_of_any_bytes_are_slides(folder: Folder) -> None:
+    (folder.root / "caf\udce9.tiff").write_bytes(b"pixels")
+    assert folder.slides() == [SlideEntry("caf\udce9.tiff", "caf\udce9.tiff")]
+    assert folder.ids(include=folder.write("list", r"caf\xe9.tiff")) == ["caf\udce9.tiff"]
+    assert folder.said == []
+    place = LocalFolder(folder.root)
+    assert place.has("caf\udce9.tiff")
+    with place.local_path("caf\udce9.tiff") as path:
+        assert path.read_bytes() == b"pixels"
+
+
+def test_local_folders_give_paths_and_texts_or_say_what_is_wrong(folder: Folder) -> None:
+    assert str(refused(folder, NotFound)) == f"No slides in folder '{folder.root}': it has no files."
+    folder.lay("a.txt", "b.dat", "montage.csv")
+    assert "it has 3 files, none of them a slide" in str(refused(folder, NotFound))
+    with pytest.raises(NotFound, match=r"There is no folder '.*nowhere'\."):
+        list(LocalFolder(folder.root / "nowhere").names())
+    place: SlideFolder = LocalFolder(folder.root)
+    assert (place.label, place.is_rereadable) == (f"folder '{folder.root}'", True)
+    with place.local_path("sub/1.tiff") as one, place.local_path(str(folder.root.parent / "x")) as other:
+        assert (one, other) == (folder.root / "sub/1.tiff", folder.root.parent / "x")
+    with pytest.raises(SlideUnreadable, match="no image is named"), place.local_path(""):
+        pass
+    folder.write("plain.csv", "\ufeffä\r\n".encode())
+    assert place.text("plain.csv") == "ä\r\n"
+    folder.write("plain.csv", "ä".encode("latin-1"))
+    with pytest.raises(BadUsage, match=r"plain\.csv' is not UTF-8 text \(byte 0\)\."):
+        place.text("plain.csv")
+    folder.write("plain.csv", gzip.compress(b"image,slide_id"))
+    with pytest.raises(BadUsage, match=r"plain\.csv' is packed by gzip\.") as packed:
+        place.text("plain.csv")
+    assert packed.value.hint == "Unpack it first."
+    with pytest.raises(DiskFailed, match=rf"Cannot read '{folder.root}': "):
+        place.text("")
+
+
+def test_an_earlier_montage_is_no_slide_and_that_is_said(folder: Folder) -> None:
+    own = ["montage.png", "montage.jpg", "montage.csv", "montage.dzi", "index.html", "montage_files/12/10_0.jpg"]
+    mine = [f"outputs/montage_files/{name}" for name in ("12/0_0.tiff", "12/mine.jpg", "12/x/0_0.jpg", "mine.tiff")]
+    folder.lay("a.tiff", "sub/montage_files/b.tiff", "sub/montage.png", *own, *(f"outputs/{name}" for name in own), *mine)
+    folder.lay("outputs/.montage.himl-part/new/montage.png", "z/montage.csv", "z/montage_files/1/0_0.jpg")
+    slides = ["a.tiff", *mine, "sub/montage.png", "sub/montage_files/b.tiff", "z/montage_files/1/0_0.jpg"]
+    for glob in (None, "**/*"):
+        assert [slide.image for slide in folder.slides(glob=glob)] == slides
+    assert folder.said[0] == "Files of an earlier montage are left out: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."
+    assert len(folder.said) == 2
+
+
+PARTS = ["**", "*", "a", "b", "a*", "*b", "?", "[ab]", "[!a]", "*.t", ".*", "[", "A"]
+
+
+def test_patterns_start_at_the_folder_and_many_stars_take_no_time(folder: Folder) -> None:
+    folder.lay("1.tiff", "a/2.tiff", "a/x.bin", ".c/4.tif").write("dataset.csv", "image,slide_id\n1.tiff,one\n")
+    for glob, expected in {"/**/*.tiff": ["1.tiff", "a/2.tiff"], "./*.tiff": ["1.tiff"], "a/**": ["a/2.tiff", "a/x.bin"], "**/*.tif": [".c/4.tif"]}.items():
         assert [slide.image for slide in folder.slides(glob=glob)] == expected
-
-    @pytest.mark.parametrize("glob", ["*.svs", "1.tiff/**", "/tmp/*.tiff", "**/a", "[", "a/*.tiff/*"])
-    def test_no_match_is_an_error_that_names_the_pattern(self, folder: Folder, glob: str) -> None:
-        folder.lay("1.tiff", "a/2.tiff")
-        assert str(refused(folder, glob=glob)) == f"--image_glob '{glob}' matches no file in folder '{folder.root}', which has 2 files."
-
-    def test_a_pattern_stays_in_the_folder(self, folder: Folder) -> None:
-        folder.lay("1.tiff")
-        assert "leaves the folder" in str(refused(folder, glob="../*.tiff"))
-        assert "has no pattern" in str(refused(folder, glob=""))
-        assert "has no pattern" in str(refused(folder, glob="/"))
-
-    def test_it_wins_over_the_csv(self, folder: Folder) -> None:
-        folder.lay("1.tiff").write("dataset.csv", "image,slide_id\n1.tiff,one\n")
-        assert folder.ids(glob="*.tiff") == ["1.tiff"]
-        assert folder.said == []
+    assert folder.said == []
+    for glob in ("*.svs", "1.tiff/**", "/tmp/*.tiff", "["):
+        assert str(refused(folder, glob=glob)) == f"--image_glob '{glob}' matches no file in folder '{folder.root}', which has 5 files."
+    for glob, reason in {"../*.tiff": "leaves the folder", "": "has no pattern", "/": "has no pattern"}.items():
+        assert reason in str(refused(folder, glob=glob))
+    pattern = Pattern("/".join(["**", "*"] * 12) + "/**/x")
+    assert not pattern.matches("/".join(["a"] * 200))
+    assert pattern.matches("/".join(["a"] * 200) + "/x")
+    with within(SECONDS):
+        assert not Pattern("**/" * 333 + "x").matches("/".join(["a"] * 200))
+        assert not Pattern("*a" * 25 + "b").matches("a" * 200)
+    with pytest.raises(BadUsage, match="--image_glob has 20,001 characters, and 1,000 is the most"):
+        Pattern("*" + "[" * 20_000)
+    assert [Pattern("A\\*", windows=windows).matches(name) for windows, name in ((False, "A\\b"), (False, "A/b"), (True, "a/b"))] == [True, False, True]
 
 
-class TestTables:
-    def test_the_csv_of_a_folder_is_used_and_that_is_said(self, folder: Folder) -> None:
-        folder.lay("1.tiff", "2.tiff").write("dataset.csv", "slide_id,image,label,mask,site\n007,2.tiff,1,m/2.png,x\nnan,gone.tiff,,,y\n")
-        assert folder.slides() == [SlideEntry("007", "2.tiff", "1", "m/2.png"), SlideEntry("nan", "gone.tiff")]
-        assert folder.said == [f"The slides are those of dataset.csv in folder '{folder.root}'; --image_glob '**/*.tiff' would take its files instead."]
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).filter(lambda parts: parts[-1] != "**"))
+def test_patterns_match_what_path_glob_finds(folder: Folder, parts: list[str]) -> None:
+    folder.lay("a", "b/a", "b/b", "c/a/b", "c/ab/a/x.t", "c/.h/y.t", ".h/a", "b/ab", "[", "c/b/c/b")
+    glob, names = "/".join(parts), [path.relative_to(folder.root).as_posix() for path in files_below(folder.root)]
+    found = {path.relative_to(folder.root).as_posix() for path in folder.root.glob(glob) if path.is_file()}
+    pattern = Pattern(glob)
+    assert {name for name in names if pattern.matches(name)} == found
 
-    def test_one_that_is_named_is_used_without_a_word(self, folder: Folder) -> None:
-        folder.write("dataset.csv", "image,slide_id\n1.tiff,one\n")
-        folder.write("other.csv", "image,slide_id\n2.tiff,two\n")
-        assert folder.ids(csv="other.csv") == ["two"]
-        assert folder.said == []
-        assert "'other.csv' is a CSV" in str(refused(folder, csv="other.csv", glob="*.tiff"))
-        refused_missing = pytest.raises(NotFound, match=r"There is no file '.*third\.csv'")
-        with refused_missing:
-            folder.slides(csv="third.csv")
 
-    def test_images_are_relative_to_the_csv(self, folder: Folder, tmp_path: Path) -> None:
-        away = str(tmp_path / "away.tiff")
-        folder.write(
-            "sub/deep/list.csv",
-            f"image,slide_id,mask\n1.tiff,a,./m.png\n../2.tiff,b,../../m.png\n../../../3.tiff,c,\n{away},d,\nx/../4.tiff,e,\nD:\\5.tiff,f,\n",
-        )
-        listed = folder.slides(csv="sub/deep/list.csv")
-        assert [slide.image for slide in listed] == ["sub/deep/1.tiff", "sub/2.tiff", "../3.tiff", away, "sub/deep/x/../4.tiff", "D:\\5.tiff"]
-        assert [slide.mask for slide in listed] == ["sub/deep/m.png", "m.png", *[None] * 4]
+def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) -> None:
+    folder.lay("1.tiff", "2.tiff").write("dataset.csv", "slide_id,image,label,mask,site\n007,2.tiff,1,m/2.png,x\nnan,gone.tiff,,,y\n")
+    assert folder.slides() == [SlideEntry("007", "2.tiff", "1", "m/2.png"), SlideEntry("nan", "gone.tiff")]
+    assert folder.said == [f"The slides are those of dataset.csv in folder '{folder.root}'; --image_glob '**/*.tiff' would take its files instead."]
+    folder.said.clear()
+    folder.write("other.csv", "image,slide_id\n2.tiff,two\n")
+    assert folder.ids(csv="other.csv") == ["two"]
+    assert folder.said == []
+    assert "'other.csv' is a CSV" in str(refused(folder, csv="other.csv", glob="*.tiff"))
+    with pytest.raises(NotFound, match=r"There is no file '.*third\.csv'"):
+        folder.slides(csv="third.csv")
+    assert [local_dataset(each)[1] for each in (folder.root, folder.root / "other.csv")] == [None, "other.csv"]
+    assert [local_dataset(each)[0].folder for each in (folder.root, folder.root / "other.csv")] == [folder.root, folder.root]
+    with pytest.raises(NotFound, match=r"There is no folder or CSV '.*gone'\."):
+        local_dataset(folder.root / "gone")
+    with pytest.raises(BadUsage, match="neither a folder nor a CSV") as caught:
+        local_dataset(folder.write("a[1].svs", b"x"))
+    assert caught.value.hint == f"To show one slide: himl montage '{folder.root}' --image_glob 'a[[]1].svs'"
+    assert folder.ids(glob="a[[]1].svs") == ["a[1].svs"]
+    folder.write("montage.csv", ",".join(files.COLUMNS) + "\n" + "a" + "," * (len(files.COLUMNS) - 1) + "\n")
+    error = refused(folder, csv="montage.csv")
+    assert str(error) == "'montage.csv' tells of a montage, and is no list of slides."
+    assert error.hint == "Name the folder of the slides, with --include_by_slide_id 'montage.csv'."
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="backslashes are separators there")
-    def test_backslashes_separate_where_only_that_names_a_file(self, folder: Folder) -> None:
+
+def test_images_are_relative_to_the_csv(folder: Folder, tmp_path: Path) -> None:
+    away = str(tmp_path / "away.tiff")
+    lines = f"1.tiff,a,./m.png\n../2.tiff,b,../../m.png\n../../../3.tiff,c,\n{away},d,\nx/../4.tiff,e,\nD:\\5.tiff,f,\n"
+    folder.write("sub/deep/list.csv", f"image,slide_id,mask\n{lines}")
+    slides = folder.slides(csv="sub/deep/list.csv")
+    assert [slide.image for slide in slides] == ["sub/deep/1.tiff", "sub/2.tiff", "../3.tiff", away, "sub/deep/x/../4.tiff", "D:\\5.tiff"]
+    assert [slide.mask for slide in slides] == ["sub/deep/m.png", "m.png", *[None] * 4]
+    if sys.platform != "win32":
         folder.lay("a/1.tiff", "a\\2.tiff", "a/2.tiff").write("dataset.csv", "image,slide_id\na\\1.tiff,1\na\\2.tiff,2\na\\3.tiff,3\n")
         assert [slide.image for slide in folder.slides()] == ["a/1.tiff", "a\\2.tiff", "a\\3.tiff"]
 
-    def test_repeated_ids_stay_and_are_named_once(self, folder: Folder) -> None:
-        folder.write("dataset.csv", "image,slide_id\n1.tiff,a\n2.tiff,a\n3.tiff,b\n")
-        assert [slide.image for slide in folder.slides()] == ["1.tiff", "2.tiff", "3.tiff"]
-        assert folder.said[1:] == ["One slide id stands for several slides, all are shown: 'a' (2 times)."]
-        folder.write("dataset.csv", "image,slide_id\n" + "".join(f"{n}.tiff,{n % 5}\n" for n in range(10)))
-        folder.said.clear()
-        assert len(folder.slides()) == 10
-        assert folder.said[1:] == ["5 slide ids stand for several slides each, all are shown: '0' (2 times), '1' (2 times), '2' (2 times) and 2 more."]
 
-    def test_an_entry_without_image_stays(self, folder: Folder) -> None:
-        folder.write("dataset.csv", "image,slide_id\n,a\n  ,b\n2.tiff,c\n")
-        assert folder.slides() == [SlideEntry("a", ""), SlideEntry("b", ""), SlideEntry("c", "2.tiff")]
-
-    def test_the_record_of_a_montage_lists_no_slides(self, folder: Folder) -> None:
-        folder.write("montage.csv", ",".join(files.COLUMNS) + "\n" + "a" + "," * (len(files.COLUMNS) - 1) + "\n")
-        error = refused(folder, csv="montage.csv")
-        assert str(error) == "'montage.csv' tells of a montage, and is no list of slides."
-        assert error.hint == "Name the folder of the slides, with --include_by_slide_id 'montage.csv'."
-
-    def test_one_without_id_is_called_by_its_image(self, folder: Folder) -> None:
-        folder.write("dataset.csv", "image,slide_id\n1.tiff,a\n\nsub/2.tiff,\n")
-        assert folder.slides()[1:] == [SlideEntry("sub/2.tiff", "sub/2.tiff")]
-        assert folder.said[1:] == ["'dataset.csv': without a slide_id, called by their images: line 4."]
+def test_repeated_and_missing_ids_stay_and_are_named_once(folder: Folder) -> None:
+    folder.write("dataset.csv", "image,slide_id\n1.tiff,a\n2.tiff,a\n3.tiff,b\n")
+    assert [slide.image for slide in folder.slides()] == ["1.tiff", "2.tiff", "3.tiff"]
+    folder.write("dataset.csv", "image,slide_id\n" + "".join(f"{n}.tiff,{n % 5}\n" for n in range(10)))
+    assert len(folder.slides()) == 10
+    folder.write("dataset.csv", "image,slide_id\n,a\n  ,b\n\nsub/2.tiff,\n")
+    assert folder.slides() == [SlideEntry("a", ""), SlideEntry("b", ""), SlideEntry("sub/2.tiff", "sub/2.tiff")]
+    assert folder.said[1::2] == [
+        "One slide id stands for several slides, all are shown: 'a' (2 times).",
+        "5 slide ids stand for several slides each, all are shown: '0' (2 times), '1' (2 times), '2' (2 times) and 2 more.",
+        "'dataset.csv': without a slide_id, called by their images: line 5.",
+    ]
 
 
-class TestDatasets:
-    def test_a_folder_or_a_csv(self, folder: Folder) -> None:
-        path = folder.write("some.csv", "image,slide_id\n")
-        assert [local_dataset(each)[1] for each in (folder.root, path)] == [None, "some.csv"]
-        assert [local_dataset(each)[0].folder for each in (folder.root, path)] == [folder.root, folder.root]
+values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.text("a,;\t\" \r\n'é", max_size=6)
+slides = st.lists(st.tuples(values, values, values, values).filter(lambda row: any(value.strip() for value in row)), min_size=1, max_size=6)
+COLUMNS = ("image", "slide_id", "label", "mask")
 
-    def test_nothing_there(self, folder: Folder) -> None:
-        with pytest.raises(NotFound, match=r"There is no folder or CSV '.*gone'\."):
-            local_dataset(folder.root / "gone")
 
-    def test_a_slide_is_refused_with_what_shows_it(self, folder: Folder) -> None:
-        path = folder.write("a[1].svs", b"x")
-        with pytest.raises(BadUsage, match="neither a folder nor a CSV") as caught:
-            local_dataset(path)
-        assert caught.value.hint == f"To show one slide: himl montage '{folder.root}' --image_glob 'a[[]1].svs'"
-        assert folder.ids(glob="a[[]1].svs") == ["a[1].svs"]
+def read(text: str) -> list[tuple[str, ...]]:
+    return [tuple(values) for _, values in read_table(text, "dataset.csv")]
+
+
+@given(slides, st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n", "\r"]), st.permutations([*COLUMNS, "site"]), st.booleans())
+def test_a_csv_that_is_written_is_read_back(rows: list[tuple[str, ...]], separator: str, line_end: str, columns: list[str], is_quoted: bool) -> None:
+    # The fewest quotes that csv writes leave out those around line ends of other systems.
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if is_quoted or line_end != "\r\n" else csv.QUOTE_MINIMAL
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="elsewhere", delimiter=separator, lineterminator=line_end, quoting=quoting)
+    writer.writeheader()
+    writer.writerows(dict(zip(COLUMNS, row, strict=True)) for row in rows)
+    assert read(text.getvalue()) == [tuple(value if value.strip() else "" for value in row) for row in rows]
+
+
+def test_ways_to_write_the_same_csv() -> None:
+    for text in (
+        "image,slide_id\ra b.tiff,007",
+        "\n\nimage,slide_id\n\n,\na b.tiff,007\n , \n",
+        "image , slide_id\na b.tiff, 007\n",
+        '"image", "slide_id"\n"a b.tiff", "007"\n',
+        "Image;Slide_ID;remark, if any, or none, or more\na b.tiff;007;x\n",
+        "sep=;\nimage;slide_id\na b.tiff;007\n",
+        '"SEP=|"\r\nimage|slide_id\r\na b.tiff|007\r\n',
+        "sep=\t\nslide_id\timage\n007\ta b.tiff\n",
+        "n,image,,slide_id,\n1,a b.tiff,,007,\n",
+    ):
+        assert read(text) == [("a b.tiff", "007", "", "")], text
+    assert read("image,slide_id\n a.tiff , b \n") == [(" a.tiff ", " b ", "", "")], "blanks belong to values unless the header has them"
+
+
+WRONG = [
+    (" \n\n", "'dataset.csv' is empty."),
+    ("image,slide_id\n,\n", "'dataset.csv' has no line below its header."),
+    ("image_id;isup;site\na;b;c\n", "'dataset.csv' has no column 'image'; it has: 'image_id', 'isup', 'site'."),
+    (",".join(f"c{n}" for n in range(14)), "'dataset.csv' has no column 'image'; it has: " + "".join(f"'c{n}', " for n in range(12))[:-2] + " and 2 more."),
+    ("image,slide_id,Image\na,b,c\n", "'dataset.csv' has 2 columns 'image'."),
+    ("image,slide_id\na\nb,c\nd,e,f\n", "'dataset.csv': its header has 2 fields, line 2 has 1, line 4 has 3."),
+    ("sep=;", "'dataset.csv' has no column 'image'; it has: 'sep=', ''."),
+    ('image,slide_id\na,"b\nc"\nd\n', "'dataset.csv': its header has 2 fields, line 4 has 1."),
+    ('image,slide_id\na,b\n"c,d\ne,f\n', "'dataset.csv', line 3: unexpected end of data."),
+    ("image,slide_id\n" + "x" * 200_000 + ",a\n", "'dataset.csv', line 2: field larger than field limit (131072)."),
+    ("image,slide_id\na\0,b\n", "'dataset.csv' is no CSV: it has NUL bytes in it."),
+]
+
+
+def test_what_is_wrong_with_a_csv_is_said() -> None:
+    for text, expected in WRONG:
+        with pytest.raises(BadUsage) as caught:
+            read(text)
+        assert str(caught.value) == expected
+        assert caught.value.hint
+
+
+@pytest.fixture
+def lists(folder: Folder, tmp_path: Path) -> Folder:
+    folder.lay("a/1.tiff", "a/2.tiff", "b/3.tiff", "H%26E.tiff")
+    return Folder(tmp_path)
+
+
+def test_included_are_shown_in_the_order_of_the_folder(folder: Folder, lists: Folder) -> None:
+    def included(text: str) -> list[str]:
+        return folder.ids(include=lists.write("list.txt", text))
+
+    assert included("3.tiff\n1.tiff\n1.tiff\n") == ["1.tiff", "3.tiff"]
+    assert folder.ids(exclude=lists.write("list.txt", "2.tiff")) == ["H&E.tiff", "1.tiff", "3.tiff"]
+    assert included("H&E.tiff") == included("H%26E.tiff") == ["H&E.tiff"]
+    assert included("a/1.tiff") == ["1.tiff"]
+    folder.lay("b/1.tiff")
+    assert included("a/1.tiff") == ["a/1.tiff"]
+    assert included("1.tiff") == ["a/1.tiff", "b/1.tiff"]
+    assert folder.said == []
+    folder.write("dataset.csv", "image,slide_id\na/1.tiff,one\na/2.tiff,two\nb/3.tiff,two\n")
+    assert folder.ids(exclude=lists.write("list.txt", "one\na/2.tiff\n")) == ["two", "two"]
+    assert folder.said[1] == "--exclude_by_slide_id: no slide has the id 'a/2.tiff'."
+
+
+def test_empty_lists_and_unknown_ids_are_named(folder: Folder, lists: Folder) -> None:
+    for content in ("", "slide_id\n", "\ufeff", "slide_id,reason\n\n"):
+        path = lists.write("list.txt", content)
+        assert len(folder.ids(exclude=path)) == 4
+        assert folder.said == []
+        assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has no ids, so that no slide remains."
+    path = lists.write("list.txt", "\n".join(["1.tiff", *(f"x{n}" for n in range(1500)), "y" * 300]))
+    assert folder.ids(include=path) == ["1.tiff"]
+    assert folder.said == ["--include_by_slide_id: no slide has one of these 1,501 ids: 'x0', 'x1', 'x2' and 1,498 more."]
+    path = lists.write("list.txt", "x\n" + "y" * 300)
+    assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has the id of no slide; it has 'x', '{'y' * 79}…'."
+    every = lists.write("all.txt", "1.tiff\n2.tiff\n3.tiff\nH&E.tiff\n")
+    assert str(refused(folder, exclude=every)) == f"--exclude_by_slide_id: '{every}' excludes every slide, 4 in all."
+
+
+def test_what_is_no_list_is_refused(folder: Folder, lists: Folder) -> None:
+    gone = Folder(folder.root / "gone")  # lists are looked at before the folder
+    with pytest.raises(BadUsage, match=r"--include_by_slide_id: there is no file '.*no'"):
+        gone.slides(include=lists.root / "no")
+    with pytest.raises(BadUsage, match=r"--exclude_by_slide_id: cannot read"):
+        folder.slides(exclude=lists.root)
+    with pytest.raises(BadUsage, match=r"is not UTF-8 text"):
+        folder.slides(exclude=lists.write("list", b"II*\0\xff\xfe"))
+    assert "NUL bytes" in str(refused(folder, exclude=lists.write("list", b"II*\0")))
+    assert "is a broken CSV" in str(refused(folder, exclude=lists.write("list", 'slide_id,b\n"x,y\n')))
+    huge = lists.write("huge", b"")
+    os.truncate(huge, (64 << 20) + 1)
+    assert "larger than 64 MiB" in str(refused(folder, exclude=huge))
+
+
+line_ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1, max_size=12).map(str.strip).filter(bool)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(line_ids, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["", " ", "\t"]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])
+)
+@example(["a,b", 'c"d', '"e"', "#f"], "\n", "", "utf-8")
+def test_a_line_is_an_id(tmp_path: Path, ids: list[str], line_end: str, around: str, encoding: str) -> None:
+    text = line_end.join(["", *(f"{around}{each}{around}" for each in ids), around])
+    ids = list(dict.fromkeys(ids))
+    if ids and ids[0].replace(";", ",").replace("\t", ",").split(",")[0].strip(' "').casefold() in HEADERS:
+        return
+    (tmp_path / "ids.csv").write_bytes(text.encode(encoding))
+    assert read_ids(tmp_path / "ids.csv", "--include_by_slide_id") == ids
+
+
+def test_headers_and_what_only_looks_like_one() -> None:
+    texts = {"slide_id\na,b\n": ["a,b"], "slide_id,why\na,b\n": ["a"], ' "slide_id" ; "why"\n"a;b";c\n': ["a;b"], "\n\nfilename\na\n": ["a"]}
+    texts |= {"case,why\na,b\n": ["case,why", "a,b"], "a\nslide_id\n": ["a", "slide_id"], "x" * 200_000 + "\na\n": ["x" * 200_000, "a"]}
+    assert {text: [*filter(None, parse_ids(text))] for text in texts} == texts
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there, and there are no pipes")
+def test_links_are_followed_loops_end_broken_ones_listed(folder: Folder, tmp_path: Path) -> None:
+    """They, and pipes named as slides, become slides that fail, so that they are not missed without a word."""
+    folder.lay("a/1.tiff", "notes.txt", ".himl/runs/r/outputs/montage.png", ".hidden/x.tiff", ".a.tiff.himl-part")
+    other = Folder(tmp_path / "other").lay("2.tiff").root
+    links = {"linked.tiff": other / "2.tiff", "broken.tiff": tmp_path / "gone", "dead.txt": Path("nowhere"), "others": other, "a/up": folder.root}
+    for name, target in (*links.items(), ("self", folder.root / "self")):
+        (folder.root / name).symlink_to(target)
+    place = LocalFolder(folder.root)
+    assert list(place.names()) == [".hidden/x.tiff", "a/1.tiff", "broken.tiff", "dead.txt", "linked.tiff", "notes.txt", "others/2.tiff", "self"]
+    assert place.has("linked.tiff")
+    assert place.has(str(other / "2.tiff"))
+    assert not any(map(place.has, ["broken.tiff", "", "a", "2.tiff", "x" * 5000, "nul\0.tiff"]))
+    os.mkfifo(folder.root / "pipe.tiff")
+    assert folder.ids() == ["1.tiff", "broken.tiff", "linked.tiff", "2.tiff", "pipe.tiff"]
+    assert folder.ids(glob="bro*f") == ["broken.tiff"]
+
+
+AS_SOMEBODY = """
+import os
+from pathlib import Path
+from himl_cli.core.errors import DiskFailed
+from himl_cli.services.montage.query import LocalFolder
+if os.geteuid() == 0:
+    os.setuid(54321)
+try:
+    print(*LocalFolder(Path()).names())
+except DiskFailed as err:
+    print(err)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are other ones there")
+def test_a_folder_that_may_not_be_listed_is_named(folder: Folder) -> None:
+    closed = folder.lay("1.tiff", "closed/1.tiff").root / "closed"
+    closed.chmod(0)
+    try:
+        ran = subprocess.run([sys.executable, "-c", AS_SOMEBODY], cwd=folder.root, capture_output=True, text=True, check=True)
+    finally:
+        closed.chmod(0o700)
+    assert ran.stdout.strip() == "Cannot list folder 'closed': Permission denied."

@@ -1,21 +1,24 @@
-"""Stores for the transfer tests: real ones that keep blobs in memory and can be told to misbehave."""
+"""A store that keeps blobs in memory and can be told to misbehave, for the transfer tests, and what a download left in a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest, TransferResult
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.workspaces.base import FetchSink, StoreSink
 
 PIECE = 1 << 18
 
 
+@lru_cache(16)
 def md5_bytes(body: bytes) -> bytes:
     return hashlib.md5(body).digest()
 
@@ -133,3 +136,34 @@ def pattern(size: int) -> bytes:
     """Bytes that differ everywhere, so that a piece in the wrong place is noticed."""
     block = random.Random(size).randbytes(1 << 20)
     return b"".join(bytes([number % 251]) + block for number in range(size // (1 << 20) + 1))[:size]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Everything that is there, but for the home of the test (himl's cache is in it), which lies in the folder where that is the test's own."""
+    names = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name.as_posix(): path.read_bytes() for name, path in names.items() if name.parts[0] != "home"}
+
+
+def numbers(result: TransferResult) -> tuple[int, int, int]:
+    return result.files, result.skipped, result.unverified
+
+
+def rewrite_unnoticeably(path: Path, body: bytes) -> None:
+    """Other bytes of the same size and time."""
+    before = path.stat()
+    path.write_bytes(body)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def stop_at(size: int, error: BaseException) -> Callable[[FetchRequest, int], None]:
+    """For `before_piece`: raises *error* from that offset on."""
+
+    def stop(request: FetchRequest, offset: int) -> None:
+        if offset >= size:
+            raise error
+
+    return stop
+
+
+def let_through(request: FetchRequest, offset: int) -> None:
+    """For `before_piece`: nothing happens."""

@@ -1,74 +1,63 @@
-"""What the routes of runs and of the experiment answer where the clients' tests do not look: errors, edge values, less common routes."""
+"""What the routes answer where the clients' tests do not look: errors, edge values, pages, limits, filters, orders, and whatever else is sent."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from urllib.parse import quote
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.local.tracking.protocol import MODEL_ATTRIBUTES, RequestError, Searchable, parse_filter, parse_order, sort_items
 from tests.support.folders import SmallDisk
-from tests.workspaces.tracking.tracked_job import INVALID, JOB, MISSING, TrackedJob, tracked_job
+from tests.workspaces.tracking.tracked_job import API, INVALID, JOB, MISSING, TrackedJob, tracked_job
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "/",
-        "/version",
-        "/api/2.0/mlflow/runs",
-        "/api/2.0/mlflow/",
-        "/api/2.0/mlflow/registered-models/webhooks",
-        "/api/3.0/mlflow/webhooks",
-        "/api/3.0/mlflow/traces/tr-1/assessments",
-    ],
-)
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-def test_an_unknown_route_is_not_found(job: TrackedJob, method: str, target: str) -> None:
-    assert job.send(method, target, b"{}").error == (404, "ENDPOINT_NOT_FOUND")
-
-
-def test_other_prefixes_of_the_same_routes(job: TrackedJob) -> None:
+def test_routes_have_several_prefixes_and_others_are_not_found(job: TrackedJob) -> None:
+    for target in ("/", f"{API}runs", f"{API}registered-models/webhooks", "/api/3.0/mlflow/traces/tr-1/assessments"):
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+            assert job.send(method, target, b"{}").error == (404, "ENDPOINT_NOT_FOUND"), (method, target)
     for prefix in ("/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api/2.0/mlflow", "/api/2.0/preview/mlflow"):
         assert job.send("GET", f"{prefix}/runs/get?run_uuid={JOB}").body["run"]["info"]["run_id"] == JOB
 
 
-@pytest.mark.parametrize(
-    ("route", "fields"),
-    [
-        ("runs/update", {"status": "FINISHED"}),
-        ("runs/log-metric", {"key": "m", "value": 1}),
-        ("runs/log-batch", {}),
-        ("runs/log-parameter", {"key": "p", "value": "1"}),
-        ("runs/set-tag", {"key": "t", "value": "1"}),
-        ("runs/delete-tag", {"key": "t"}),
-        ("runs/log-model", {"model_json": "{}"}),
-        ("runs/log-inputs", {}),
-        ("runs/outputs", {}),
-        ("runs/delete", {}),
-        ("runs/restore", {}),
-    ],
-)
-def test_a_run_of_another_job_does_not_exist(job: TrackedJob, route: str, fields: dict[str, object]) -> None:
-    assert job.post(route, run_id="other_1700000000_00000000", **fields).error == MISSING
-    assert job.post(route, **fields).error == INVALID
-
-
-def test_a_run_that_is_asked_for_and_is_not_there(job: TrackedJob) -> None:
-    assert job.get("runs/get?run_id=nobody").error == MISSING
-    assert job.get("runs/get").error == INVALID
-    assert job.get("metrics/get-history?run_id=nobody&metric_key=m").error == MISSING
-
-
-def test_a_run_shows_its_info(job: TrackedJob) -> None:
-    info = job.get(f"runs/get?run_id={JOB}").body["run"]["info"]
-    assert {name: info[name] for name in ("run_id", "run_uuid", "run_name", "status", "lifecycle_stage")} == {
-        "run_id": JOB,
-        "run_uuid": JOB,
-        "run_name": "the job",
-        "status": "RUNNING",
-        "lifecycle_stage": "active",
+def test_a_run_of_another_job_does_not_exist(job: TrackedJob) -> None:
+    routes: dict[str, dict[str, object]] = {
+        **{route: {} for route in ("log-batch", "log-inputs", "outputs", "delete", "restore")},
+        "update": {"status": "FINISHED"},
+        "log-metric": {"key": "m", "value": 1},
+        "log-parameter": {"key": "p", "value": "1"},
+        "set-tag": {"key": "t", "value": "1"},
+        "delete-tag": {"key": "t"},
+        "log-model": {"model_json": "{}"},
     }
-    assert info["artifact_uri"].endswith(f"/runs%20with%20space%20%231/{JOB}/artifacts")
-    assert "end_time" not in info
+    for route, fields in routes.items():
+        assert job.post(f"runs/{route}", run_id="other_1700000000_00000000", **fields).error == MISSING, route
+        assert job.post(f"runs/{route}", **fields).error == INVALID, route
+    assert job.get("runs/get?run_id=nobody").error == job.get("metrics/get-history?run_id=nobody&metric_key=m").error == MISSING
+    assert job.get("runs/get").error == INVALID
+
+
+def test_a_run_shows_its_info_its_names_and_its_user(job: TrackedJob) -> None:
+    info = job.get(f"runs/get?run_id={JOB}").body["run"]["info"]
+    wanted = {"run_id": JOB, "run_uuid": JOB, "run_name": "the job", "status": "RUNNING", "lifecycle_stage": "active"}
+    assert {name: info[name] for name in wanted} == wanted
+    assert (info["artifact_uri"].endswith(f"/runs%20with%20space%20%231/{JOB}/artifacts"), "end_time" in info) == (True, False)
+    child = job.new_child(tags={"mlflow.runName": "by tag"})
+    assert job.run(child).display_name == "by tag"
+    job.post("runs/update", run_id=child, run_name="by update")
+    assert job.run(child).display_name == "by update"
+    job.post("runs/set-tag", run_id=JOB, key="mlflow.runName", value="by set-tag")
+    assert job.run().display_name == "by set-tag"
+    tags = {tag["key"]: tag["value"] for tag in job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["tags"]}
+    assert tags == {"git": "abc", "mlflow.runName": "by set-tag"}
+    for child, user in ((job.new_child(user_id="ada"), "ada"), (job.new_child(tags={"mlflow.user": "eve"}, user_id="ada"), "eve")):
+        assert job.run(child).tags == {"mlflow.user": user}
+        assert job.get(f"runs/get?run_id={child}").body["run"]["info"]["user_id"] == user
 
 
 def test_only_a_client_of_a_child_decides_its_state(job: TrackedJob) -> None:
@@ -83,39 +72,16 @@ def test_only_a_client_of_a_child_decides_its_state(job: TrackedJob) -> None:
     assert job.post("runs/update", run_id=child, status="DONE").error == INVALID
 
 
-def test_names_can_be_set_by_update_and_by_tag(job: TrackedJob) -> None:
-    child = job.new_child(tags={"mlflow.runName": "by tag"})
-    assert job.run(child).display_name == "by tag"
-    job.post("runs/update", run_id=child, run_name="by update")
-    assert job.run(child).display_name == "by update"
-    job.post("runs/set-tag", run_id=JOB, key="mlflow.runName", value="by set-tag")
-    assert job.run().display_name == "by set-tag"
-    tags = {tag["key"]: tag["value"] for tag in job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["tags"]}
-    assert tags == {"git": "abc", "mlflow.runName": "by set-tag"}
-
-
-def test_who_made_a_run_is_kept(job: TrackedJob) -> None:
-    for child, user in ((job.new_child(user_id="ada"), "ada"), (job.new_child(tags={"mlflow.user": "eve"}, user_id="ada"), "eve")):
-        assert job.run(child).tags == {"mlflow.user": user}
-        assert job.get(f"runs/get?run_id={child}").body["run"]["info"]["user_id"] == user
-
-
-def test_a_parent_that_is_not_of_this_job_is_not_taken(job: TrackedJob) -> None:
-    child = job.new_child("child", {"mlflow.parentRunId": JOB})
-    inner = job.new_child("inner", {"mlflow.parentRunId": child})
-    stray = job.new_child("stray", {"mlflow.parentRunId": "of another job"})
-    assert [job.run(run_id).parent for run_id in (child, inner, stray)] == [JOB, child, JOB]
-
-
 def test_deleted_child_run_is_restorable_until_server_closes(job: TrackedJob) -> None:
     kept, gone = job.new_child("kept"), job.new_child("gone")
-    inner = job.new_child("inner", {"mlflow.parentRunId": gone})
+    inner, stray = job.new_child("inner", {"mlflow.parentRunId": gone}), job.new_child("stray", {"mlflow.parentRunId": "of another job"})
+    assert [job.run(run_id).parent for run_id in (kept, inner, stray)] == [JOB, gone, JOB]
     for run_id in (kept, gone, inner):
         job.artifacts(run_id).mkdir(parents=True)
         (job.artifacts(run_id) / "file").touch()
     for run_id in (kept, gone):
         assert job.post("runs/delete", run_id=run_id).status == 200
-    assert sorted(job.found()) == ["inner", "the job"]
+    assert sorted(job.found()) == ["inner", "stray", "the job"]
     assert sorted(job.found(run_view_type="DELETED_ONLY")) == ["gone", "kept"]
     assert job.get(f"runs/get?run_id={gone}").body["run"]["info"]["lifecycle_stage"] == "deleted"
     assert job.post("runs/log-metric", run_id=gone, key="m", value=1).error == INVALID
@@ -123,7 +89,7 @@ def test_deleted_child_run_is_restorable_until_server_closes(job: TrackedJob) ->
     assert job.post("runs/log-metric", run_id=kept, key="m", value=1).status == 200
     assert job.post("runs/delete", run_id=JOB).error == INVALID
     job.server.close()
-    assert set(job.children()) == {"kept"}
+    assert set(job.children()) == {"kept", "stray"}
     assert [(job.folder / run_id).exists() for run_id in (kept, gone, inner)] == [True, False, False]
 
 
@@ -131,24 +97,17 @@ def test_search_knows_the_job_itself_pages_and_refuses(job: TrackedJob) -> None:
     for number in range(3):
         child = job.new_child(f"c{number}", start_time=number + 1)
         job.post("runs/log-metric", run_id=child, key="m", value=["NaN", 5, 2][number])
-    job.post(
-        "runs/log-inputs", run_id=child, datasets=[{"dataset": {"name": "iris", "digest": "d"}, "tags": [{"key": "mlflow.data.context", "value": "train"}]}]
-    )
+    iris = {"dataset": {"name": "iris", "digest": "d"}, "tags": [{"key": "mlflow.data.context", "value": "train"}]}
+    job.post("runs/log-inputs", run_id=child, datasets=[iris])
     assert job.found() == ["the job", "c2", "c1", "c0"]
     assert job.found(order_by=["metrics.m ASC"]) == ["c2", "c1", "the job", "c0"]
     assert job.found("dataset.name = 'iris' and datasets.context LIKE 'tr%'") == ["c2"]
     assert job.found("metrics.m > 1", max_results=1) == ["c2"]
     assert job.post("runs/search", experiment_ids=["999"]).body == {"runs": []}
-    for wrong in (
-        {"filter": "x ="},
-        {"order_by": ["m up"]},
-        {"max_results": 0},
-        {"max_results": 50_001},
-        {"run_view_type": "SOME"},
-        {"page_token": "-1"},
-        {"filter": 5},
-    ):
-        assert job.post("runs/search", **wrong).error == INVALID, wrong
+    wrongs: dict[str, tuple[object, ...]] = {"filter": ("x =", 5), "order_by": (["m up"],), "max_results": (0, 50_001), "run_view_type": ("SOME",)}
+    for name, values in {**wrongs, "page_token": ("-1",)}.items():
+        for value in values:
+            assert job.post("runs/search", **{name: value}).error == INVALID, (name, value)
 
 
 def test_the_experiment_is_always_the_jobs(job: TrackedJob) -> None:
@@ -165,17 +124,13 @@ def test_the_experiment_is_always_the_jobs(job: TrackedJob) -> None:
         assert job.post(f"experiments/{action}", experiment_id="1", new_name="y").error == INVALID
 
 
-def test_tags_that_are_not_there_cannot_be_deleted(job: TrackedJob) -> None:
-    assert job.post("runs/delete-tag", run_id=JOB, key="git").status == 200
+def test_tags_are_unicode_and_deleted_once(job: TrackedJob) -> None:
+    assert [job.post("runs/delete-tag", run_id=JOB, key="git").status for _ in range(2)] == [200, MISSING[0]]
     assert job.run().tags == {}
-    assert job.post("runs/delete-tag", run_id=JOB, key="git").error == MISSING
-
-
-def test_text_that_is_not_unicode_is_refused(job: TrackedJob) -> None:
     for key, value in (("k", "\ud800"), ("\udfff", "v")):
         assert job.post("runs/set-tag", run_id=JOB, key=key, value=value).error == INVALID
     assert job.post("runs/set-tag", run_id=JOB, key="smile", value="\U0001f600 größer").status == 200
-    assert job.run().tags == {"git": "abc", "smile": "\U0001f600 größer"}
+    assert job.run().tags == {"smile": "\U0001f600 größer"}
 
 
 def test_what_a_run_read_and_wrote_is_shown_with_it(job: TrackedJob) -> None:
@@ -197,3 +152,292 @@ def test_a_full_disk_is_told_at_once(small_disk: SmallDisk) -> None:
         assert refused.error == (507, "INTERNAL_ERROR")
         assert "No space left" in refused.body["message"]
         assert job.get(f"runs/get?run_id={JOB}").status == 200
+
+
+def test_values_steps_and_times_that_fit_are_kept(job: TrackedJob) -> None:
+    kept: dict[object, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf, 1: 1.0, "0.5": 0.5, 1e308: 1e308}
+    for number, (sent, number_kept) in enumerate(kept.items()):
+        job.post("runs/log-metric", run_id=JOB, key=f"m{number}", value=sent)
+        assert job.values(f"m{number}") == [pytest.approx(number_kept, nan_ok=True)], sent
+    data = {metric["key"]: metric["value"] for metric in job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["metrics"]}
+    assert data == {"m0": "NaN", "m1": "Infinity", "m2": "-Infinity", "m3": 1.0, "m4": 0.5, "m5": 1e308}
+    wrongs: tuple[object, ...] = (True, "much", None, [])
+    for wrong in wrongs:
+        assert job.post("runs/log-metric", run_id=JOB, key="m", value=wrong).error == INVALID, wrong
+    assert job.values("m") == []
+    fit: dict[str, tuple[object, ...]] = {"step": ("5", -(2**63), 2**63 - 1, 5.0), "timestamp": (0, 253_370_764_799_999)}
+    unfit: dict[str, tuple[object, ...]] = {"step": (2**63, 5.5, True, "five", "٥"), "timestamp": (1_700_000_000_000_000_000, -1)}
+    for name in fit:
+        for number, value in enumerate(fit[name]):
+            key = f"{name}{number}"
+            assert job.post("runs/log-metric", run_id=JOB, key=key, value=1, **{name: value}).status == 200, value
+            history = job.get(f"metrics/get-history?run_id={JOB}&metric_key={key}").body["metrics"]
+            assert [point[name] for point in history] == [int(str(value).removesuffix(".0"))]
+        for value in unfit[name]:
+            assert job.post("runs/log-metric", run_id=JOB, key="unfit", value=1, **{name: value}).status == 400, value
+    assert job.values("unfit") == []
+
+
+def test_points_have_an_order_and_are_kept_once(job: TrackedJob) -> None:
+    for step, time, value in ((5, 10, 0.5), (7, 10, 0.7), (7, 12, 0.8), (7, 11, 0.9), (6, 99, 0.6)):
+        job.post("runs/log-metric", run_id=JOB, key="m", value=value, step=step, timestamp=time)
+    data = job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["metrics"]
+    assert data == [{"key": "m", "value": 0.8, "timestamp": 12, "step": 7}]
+    points = [{"key": "n", "value": value, "step": step, "timestamp": 1} for step, value in enumerate([1, "NaN", 3])]
+    model = job.post("logged-models", name="model", source_run_id=JOB).body["model"]["info"]["model_id"]
+    for metrics in (points, points[2:], [{**point, "model_id": model} for point in points], [{**points[2], "step": 3}]):
+        assert job.post("runs/log-batch", run_id=JOB, metrics=metrics).status == 200
+    assert job.values("n") == [1, pytest.approx(math.nan, nan_ok=True), 3, 3]
+    assert len(job.get(f"logged-models/{model}").body["model"]["data"]["metrics"]) == 3
+
+
+def test_history_comes_in_pages_and_an_interval_is_thinned(job: TrackedJob) -> None:
+    job.post("runs/log-batch", run_id=JOB, metrics=[{"key": "m", "value": step, "step": step, "timestamp": 1} for step in range(5)])
+    seen: list[float] = []
+    token = ""
+    for _ in range(3):
+        page = job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&max_results=2&page_token={token}").body
+        seen += [point["value"] for point in page["metrics"]]
+        token = page.get("next_page_token", "")
+    assert (seen, token) == ([0, 1, 2, 3, 4], "")
+    assert "next_page_token" not in job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&max_results=5").body
+    assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=none").body == {"metrics": []}
+    assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&page_token=x").error == INVALID
+    assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&max_results=0").error == INVALID
+    child = job.new_child("child")
+    for run_id in (JOB, child):
+        job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "n", "value": step, "step": step, "timestamp": 1} for step in range(100)])
+    query = f"metrics/get-history-bulk-interval?run_ids={JOB}&run_ids={child}&metric_key=n&start_step=10&end_step=50&max_results=5"
+    found = job.get(query).body["metrics"]
+    assert [(point["run_id"], point["step"]) for point in found] == [(run, step) for run in (JOB, child) for step in (10, 20, 30, 40, 50)]
+
+
+def test_a_batch_has_mlflows_limits(job: TrackedJob) -> None:
+    kept = 0
+    for what, most in (("metrics", 1000), ("params", 100), ("tags", 100)):
+        items = [{"key": f"k{number}", "value": number if what == "metrics" else "v"} for number in range(most + 1)]
+        assert job.post("runs/log-batch", run_id=JOB, **{what: items}).status == 400
+        assert len(job.metric_store.metrics([JOB])) + len(job.parameters()) == kept
+        assert job.post("runs/log-batch", run_id=JOB, **{what: items[:-1]}).status == 200
+        kept += most if what != "tags" else 0
+    assert (len(job.metric_store.metrics([JOB])), len(job.parameters()), len(job.run().tags)) == (1000, 100, 101)
+
+
+def test_a_batch_with_a_changed_parameter_is_refused_whole(job: TrackedJob) -> None:
+    job.post("runs/log-parameter", run_id=JOB, key="p", value="1")
+    for params in ([{"key": "q", "value": "1"}, {"key": "p", "value": "2"}], [{"key": "r", "value": "1"}, {"key": "r", "value": "2"}]):
+        reply = job.post("runs/log-batch", run_id=JOB, metrics=[{"key": "m", "value": 1}], params=params, tags=[{"key": "t", "value": "1"}])
+        assert reply.error == INVALID
+    assert (job.parameters(), job.values("m"), job.run().tags) == ({"p": "1"}, [], {"git": "abc"})
+
+
+def test_models_of_mlflow_2_are_remembered_in_a_tag(job: TrackedJob) -> None:
+    for number in range(2):
+        assert job.post("runs/log-model", run_id=JOB, model_json=json.dumps({"number": number})).status == 200
+    assert json.loads(job.run().tags["mlflow.log-model.history"]) == [{"number": 0}, {"number": 1}]
+    for wrong in ("[]", "{", '"' + "[" * 100_000):
+        assert job.post("runs/log-model", run_id=JOB, model_json=wrong).error == INVALID
+
+
+def test_logged_models_live_in_the_runs_artifacts(job: TrackedJob) -> None:
+    child = job.new_child("child")
+    (job.artifacts(child) / "taken").mkdir(parents=True)
+    names = ["model", "Model", "taken", "model"]
+    models = [job.post("logged-models", experiment_id="1", name=name, source_run_id=child).body["model"]["info"] for name in names]
+    folders = [info["artifact_uri"].removeprefix(job.artifacts(child).as_uri() + "/") for info in models]
+    assert folders == ["model", "Model-2", "taken-2", "model-3"]
+    first = models[0]["model_id"]
+    assert models[0]["status"] == "LOGGED_MODEL_PENDING"
+    ready = job.send("PATCH", f"{API}logged-models/{first}", json.dumps({"model_id": first, "status": "LOGGED_MODEL_READY"}).encode())
+    assert ready.body["model"]["info"]["status"] == "LOGGED_MODEL_READY"
+    job.send("PATCH", f"{API}logged-models/{first}/tags", b'{"tags": [{"key": "a/b", "value": "1"}, {"key": "c", "value": "2"}]}')
+    job.send("DELETE", f"{API}logged-models/{first}/tags/a%2Fb")
+    job.post(f"logged-models/{first}/params", params=[{"key": "p", "value": "1"}])
+    seen = job.get(f"logged-models/{first}").body["model"]
+    assert (seen["info"]["tags"], seen["data"]["params"]) == ([{"key": "c", "value": "2"}], [{"key": "p", "value": "1"}])
+    assert job.send("DELETE", f"{API}logged-models/{first}").status == 200
+    assert job.get(f"logged-models/{first}").error == MISSING
+    assert job.get(f"logged-models/{first}?allow_deleted=true").status == 200
+    for name in ("..", "a/b", "a\\b", "c:", "a.b", "x\n", "\x00", "n" * 201, 5):
+        assert job.post("logged-models", experiment_id="1", name=name).error == INVALID, name
+
+
+def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None:
+    experiment = job.server.environment({})["MLFLOW_EXPERIMENT_ID"]
+    ids = [job.post("logged-models", name=name, source_run_id=JOB).body["model"]["info"]["model_id"] for name in ("one", "two")]
+    job.post("runs/log-metric", run_id=JOB, key="acc", value=0.9, model_id=ids[1], dataset_name="iris", dataset_digest="d")
+    job.post("runs/log-metric", run_id=JOB, key="acc", value="NaN", model_id=ids[0])
+
+    def found(**fields: object) -> list[str]:
+        reply = job.post("logged-models/search", **{"experiment_ids": [experiment], **fields})
+        assert reply.status == 200, reply
+        return [model["info"]["name"] for model in reply.body["models"]]
+
+    assert found(filter="metrics.acc > 0.5") == ["two"]
+    assert found(filter="name = 'one' and source_run_id = '" + JOB + "'") == ["one"]
+    assert found(order_by=[{"field_name": "metrics.acc", "ascending": False}]) == ["two", "one"]
+    assert found(order_by=[{"field_name": "name"}], max_results=1) == ["one"]
+    assert found(experiment_ids=["5"]) == []
+    assert job.get(f"logged-models/{ids[1]}").body["model"]["data"]["metrics"][0]["dataset_name"] == "iris"
+    assert job.post("logged-models/search", filter="colour = 'x'").error == INVALID
+    job.send("DELETE", f"{API}logged-models/{ids[0]}")
+    assert found() == ["two"]
+
+
+def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -> None:
+    dataset = {"dataset": {"name": "", "digest": "d"}}
+    missing: list[tuple[str, str, dict[str, object]]] = [
+        ("runs/set-tag", "key", {"value": "v"}),
+        ("runs/set-tag", "key", {"key": "", "value": "v"}),
+        ("runs/delete-tag", "key", {}),
+        ("runs/log-batch", "key", {"params": [{}]}),
+        ("runs/log-inputs", "name", {"datasets": [dataset]}),
+        ("runs/log-inputs", "model_id", {"models": [{}]}),
+        ("runs/outputs", "model_id", {"models": [{}]}),
+        ("runs/log-model", "model_json", {}),
+        ("experiments/create", "name", {}),
+        ("experiments/set-experiment-tag", "key", {"value": "v"}),
+        ("experiments/delete-experiment-tag", "key", {}),
+        ("registered-models/get-latest-versions", "name", {}),
+        ("model-versions/create", "source", {"name": "n"}),
+    ]
+    wrongs: list[tuple[str, str, dict[str, object]]] = [
+        ("runs/set-tag", "Parameter 'key' must be a string.", {"key": 5, "value": "v"}),
+        ("runs/update", "Parameter 'status' must be a string.", {"status": 5}),
+        ("runs/log-batch", "Parameter 'metrics' must be a list of objects.", {"metrics": [5]}),
+        ("runs/log-inputs", "Parameter 'datasets' must be a list of objects.", {"datasets": {}}),
+        ("logged-models", "Parameter 'source_run_id' must be a string.", {"source_run_id": 5}),
+        ("registered-models/create", "Invalid name of a registered model ('a/b'): it has '/' or ':' in it.", {"name": "a/b"}),
+        ("registered-models/create", "Parameter 'description' must be a string.", {"name": "n", "description": 5}),
+        ("model-versions/create", "Parameter 'tags' must be a list of objects.", {"name": "n", "source": "x", "tags": 5}),
+        *((route, f"Missing value for required parameter '{name}'.", fields) for route, name, fields in missing),
+    ]
+    for route, message, fields in wrongs:
+        reply = job.post(route, **({"run_id": JOB} if route.startswith("runs/") else {}), **fields)
+        assert (reply.error, reply.body["message"]) == (INVALID, message), route
+    for route in ("metrics/get-history", "metrics/get-history-bulk-interval"):
+        assert job.get(f"{route}?run_id={JOB}").body["message"] == "Missing value for required parameter 'metric_key'."
+    model = job.post("logged-models", name="model").body["model"]["info"]["model_id"]
+    assert job.send("PATCH", f"{API}logged-models/{model}", b'{"status": "DONE"}').error == INVALID
+    assert job.send("DELETE", f"{API}logged-models/{model}/tags/none").error == MISSING
+    job.post("traces", trace={"trace_info": {"trace_id": "tr-1"}})
+    assert job.send("PATCH", f"{API}traces/tr-1", b'{"tags": 5}').error == INVALID
+    assert job.send("PATCH", f"{API}traces/tr-1/tags", b'{"value": "v"}').body["message"] == "Missing value for required parameter 'key'."
+    for query in ("order_by=name+up", "filter=name+up", "max_results=0"):
+        assert job.get(f"registered-models/search?{query}").error == INVALID, query
+    assert job.send("POST", f"{API}runs/search", b"[]").body == {"error_code": "BAD_REQUEST", "message": "The request's body must be a JSON object."}
+    assert job.send("POST", f"{API}runs/search", b"{").body["error_code"] == "BAD_REQUEST"
+
+
+RUN = Searchable(
+    attributes={"run_id": "r1", "run_name": "First try", "status": "FINISHED", "start_time": 1700},
+    metrics={"loss": 0.5, "val/loss": -1.5e-3, "odd name": 1.0, "nan": math.nan},
+    params={"lr": "0.1", "opt": "Adam"},
+    tags={"kind": "100% sure", "mlflow.parentRunId": "p"},
+    datasets=[{"name": "iris", "digest": "d1", "context": "train"}, {"name": "mnist", "digest": "d2", "context": None}],
+)
+HOLDS = """
+    metrics.loss=.5; metric.loss>0.4 AND metrics.loss<= 5e-1; metrics.loss >= 0.5; metrics.nan != 1; metrics.`val/loss` < -1e-3; metrics.val/loss < -0.001
+    metrics."odd name" = 1; parameters.lr = "0.1"; param.opt ILIKE 'a_AM'; params.opt LIKE '%d%m'; created > 1699; dataset.name = 'mnist'
+    tags.mlflow.parentRunId = 'p' and tags.`mlflow.parentRunId` = 'p'; tags.absent IS NULL and params.lr is not null; run_id IN ('r0', 'r1')
+    attr.status = 'FINISHED' and run.`Run name` ILIKE 'first%';   """
+HOLDS_NOT = """
+    metrics.loss > 0.5; metrics.loss != 0.5; metrics.nan = 1; metrics.absent != 1; param.opt LIKE 'a%'; params.opt LIKE '%dm'; params.opt LIKE 'Ad'
+    tags.kind LIKE '100!% sure'; tags.kind IS NULL; tags.absent != 'x'; attributes.run_id NOT IN ('r0','r1'); start_time < 1700; datasets.digest IN ('d9')"""
+BAD = """
+    metrics.loss; metrics.loss >; metrics.loss > '0.5'; metrics.loss > 0.5 or metrics.loss < 0.1; metrics.loss > 0.5 and; metrics.loss LIKE '1'
+    metrics.loss > 0.5 metrics.loss < 1; metrics.loss IS NULL; metrics.loss > 12abc; params.lr = 0.1; params.lr > '0.1'; tags.kind IN ('a'); tags.kind = 'open
+    nonsense.key = 'x'; attributes.colour = 'x'; dataset.colour = 'x'; run_id IN (); run_id IN ('a'; start_time = 'yesterday'; drop table runs"""
+
+
+def texts(block: str) -> list[str]:
+    return re.split(r"; |\n    ", block)[1:]
+
+
+def test_filters() -> None:
+    for block, expected in ((HOLDS, True), (HOLDS_NOT, False)):
+        found = {text: all(comparison.holds(RUN) for comparison in parse_filter(text)) for text in texts(block)}
+        assert found == dict.fromkeys(found, expected)
+    for text in texts(BAD):
+        with pytest.raises(RequestError) as caught:
+            parse_filter(text)
+        assert (caught.value.code, caught.value.status) == ("INVALID_PARAMETER_VALUE", 400), text
+    assert parse_filter("creation_timestamp > 5", MODEL_ATTRIBUTES)[0].value == 5.0
+    with pytest.raises(RequestError, match="Invalid attribute key 'run_id'"):
+        parse_filter("run_id = 'x'", MODEL_ATTRIBUTES)
+    assert str(RequestError("Run 'a\0\x1b[2J\u202eé' does not exist.")) == r"Run 'a\x00\x1b[2J\u202eé' does not exist."
+
+
+@pytest.mark.timeout(20)
+def test_a_pattern_of_many_wildcards_takes_no_time() -> None:
+    item = Searchable(tags={"t": "a" * 2000})
+    assert not parse_filter(f"tags.t LIKE '{'%a' * 200}b'")[0].holds(item)
+
+
+def test_orders_put_what_has_no_value_last() -> None:
+    items = [
+        (Searchable({"start_time": 1}, {"m": 2.0}, {"p": "x"}), "a"),
+        (Searchable({"start_time": 2}, {"m": math.nan}, {"p": "x"}), "b"),
+        (Searchable({"start_time": 3}, {"m": -1.0}, {"p": "x"}), "c"),
+        (Searchable({"start_time": 10}, {}, {}, {"t": "1"}), "d"),
+    ]
+    for clauses, expected in (
+        ("", "abcd"),
+        ("metrics.m", "cabd"),
+        ("metrics.m desc", "acbd"),
+        ("params.p DESC,metrics.m ASC", "cabd"),
+        ("start_time DESC", "dcba"),
+        ("tags.`t`,created ASC", "dabc"),
+    ):
+        assert "".join(sort_items(items, [parse_order(clause) for clause in clauses.split(",") if clause])) == expected
+    for clause in ("", "metrics.m upwards", "metrics.m ASC DESC", "colour", "dataset.name", "metrics."):
+        with pytest.raises(RequestError, match=r"^Invalid"):
+            parse_order(clause)
+
+
+ROUTES = {
+    "POST": """runs/log-batch runs/log-inputs logged-models/search logged-models/MODEL/params traces registered-models/create registered-models/rename
+        registered-models/set-tag registered-models/get-latest-versions registered-models/alias model-versions/create model-versions/transition-stage""",
+    "GET": "registered-models/search registered-models/alias model-versions/get model-versions/get-download-uri model-versions/search traces/tr-1/info",
+    "PATCH": "logged-models/MODEL logged-models/MODEL/tags registered-models/update model-versions/update traces/tr-1 traces/tr-1/tags",
+    "DELETE": "logged-models/MODEL/tags/x registered-models/delete-tag registered-models/alias model-versions/delete traces/tr-1/tags",
+}
+NAMES = "run_id key value metrics params tags filter order_by max_results page_token datasets models name ascending version alias stage source trace_info"
+ITEM = {"key": "k", "value": "\ud800", "step": 2**63, "timestamp": 253_402_300_800_000}
+ODD: list[object] = [
+    *(None, True, 0, -1, 5.5, 2**63, 10**400, math.nan, "", JOB, "1", "NaN", "FINISHED", "\ud800", "\x00", "é" * 300, "metrics.m > 1", "model", "tr-1"),
+    *("models:/model/1", [], ["x"], {}, [{}], [ITEM], [{"key": "", "value": {}}], [{"dataset": {"name": "n"}}], {"name": "n"}, {"trace_id": 5}),
+]
+WRONG = (b"", b"{", b"[]", b"null", b"5", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000, b"\x00" * 1000, b"\xef\xbb\xbf{}")
+
+
+def test_whatever_is_sent_is_answered_and_stays_readable(job: TrackedJob) -> None:
+    """`stress/fuzz` sends more to the routes of runs."""
+    model = job.post("logged-models", name="model").body["model"]["info"]["model_id"]
+    job.post("registered-models/create", name="model")
+    job.post("model-versions/create", name="model", source=f"models:/{model}")
+    job.post("traces", trace={"trace_info": {"trace_id": "tr-1"}})
+
+    def check(method: str, target: str, body: bytes) -> None:
+        reply = job.send(method, API + target.replace("MODEL", model), body)
+        assert reply.status < 500, (reply, body)
+        assert reply.status == 200 or set(reply.body) == {"error_code", "message"}, reply
+
+    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(
+        st.sampled_from([(method, route) for method, routes in ROUTES.items() for route in routes.split()]),
+        st.dictionaries(st.sampled_from(NAMES.split()), st.sampled_from(ODD), max_size=8),
+    )
+    def attempt(route: tuple[str, str], fields: dict[str, object]) -> None:
+        body = {"run_id": JOB, **fields}
+        query = "&".join(f"{name}={quote(str(value)[:50], errors='replace')}" for name, value in body.items())
+        check(route[0], f"{route[1]}?{query}" if route[0] == "GET" else route[1], json.dumps(body).encode())
+
+    attempt()
+    for route, body in zip(ROUTES["POST"].split(), WRONG * 2, strict=False):
+        check("POST", route, body)
+    for path in ("..", "%", "%zz", "runs//get", "runs/get/../x", "é", "\x7f"):
+        check("PATCH", quote(path, safe="%./"), b"{}")
+    assert {job.get(f"runs/get?run_id={run_id}").status for run_id in job.store.descendants(JOB)} == {200}
+    assert {metric.run for metric in job.metric_store.metrics([JOB])} <= {JOB}
+    assert job.run().display_name in job.found(max_results=50_000)

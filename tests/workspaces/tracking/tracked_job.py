@@ -1,15 +1,13 @@
-"""A recorded job with its tracking server, and scripts and plain requests that talk to it."""
+"""A recorded job with its tracking server, and plain requests that talk to it."""
 
 from __future__ import annotations
 
 import http.client
 import itertools
 import json
-import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingServer
 from tests.support.folders import files_below
 
-SCRIPTS = Path(__file__).with_name("scripts")
 JOB = "train_1700000000_0badcafe"
 API = "/api/2.0/mlflow/"
 INVALID = (400, "INVALID_PARAMETER_VALUE")
@@ -36,19 +33,14 @@ class Reply:
         return self.status, str(self.body.get("error_code", ""))
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrackedJob:
-    """`store` and `metrics` read what the server has kept."""
+    """`store` and `metric_store` read what the server has kept."""
 
-    database: Database
     server: TrackingServer
     folder: Path
-    store: RunStore = field(init=False)
-    metric_store: MetricStore = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.store = RunStore(self.database)
-        self.metric_store = MetricStore(self.database)
+    store: RunStore
+    metric_store: MetricStore
 
     def artifacts(self, run_id: str = JOB) -> Path:
         return self.folder / run_id / "artifacts"
@@ -76,23 +68,6 @@ class TrackedJob:
     @property
     def secret(self) -> str:
         return self.server.environment({})["MLFLOW_TRACKING_TOKEN"]
-
-    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What a process of the job sees, with *extra* as the user's own variables."""
-        return self.server.environment({**os.environ, **(extra or {})})
-
-    def script(self, python: Path, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run one of the scripts with a client's interpreter, in the job's folder."""
-        command = [str(python), str(SCRIPTS / name), *arguments]
-        work = self.folder / "work"
-        work.mkdir(exist_ok=True)
-        return subprocess.run(command, cwd=work, env=self.environment(env), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
-
-    def ok(self, python: Path, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
-        """As `script`; it must succeed. Returns what it wrote to stderr."""
-        done = self.script(python, name, *arguments, env=env)
-        assert done.returncode == 0, f"{name} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done.stderr
 
     def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
         """One request as it is given, with the job's token unless *headers* has its own."""
@@ -130,12 +105,8 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
     RunStore(database).add(Run(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
     numbers = itertools.count(1)
     server = TrackingServer(
-        database,
-        JOB,
-        artifacts_of=lambda run_id: folder / run_id / "artifacts",
-        new_child_id=lambda: f"train_1700000000_{next(numbers):08x}",
-        limits=limits,
+        database, JOB, artifacts_of=lambda run_id: folder / run_id / "artifacts", new_child_id=lambda: f"train_1700000000_{next(numbers):08x}", limits=limits
     )
     server.serve()
     with closing(database), closing(server):
-        yield TrackedJob(database, server, folder)
+        yield TrackedJob(server, folder, RunStore(database), MetricStore(database))

@@ -1,1 +1,0 @@
-"""What `benchmarks.aggregate` compares, each in a file of its own."""

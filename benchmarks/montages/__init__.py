@@ -1,1 +1,0 @@
-"""What `benchmarks.montage` reads and compares."""

@@ -1,0 +1,226 @@
+"""What is timed in a process of its own, by the Python of an environment that has the packages: `programs.py NAME ARGUMENTS...`; `PROGRAMS` has the names.
+
+Programs that time themselves print that as the last line, so that imports do not count. Each imports what it needs, and nothing of the benchmarks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CONNECTIONS, THREADS, BATCH = 8, 32, 100
+CONTAINER = "bench"
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def timed() -> Iterator[None]:
+    start, cpu = time.perf_counter(), time.process_time()
+    yield
+    say(json.dumps({"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}))
+
+
+def engine(direction: str, url: str, sas: str, part: str, folder: str) -> None:
+    """himl's transfer engine on the container at *url*, without the command around it."""
+    import pycurl  # noqa: F401  (loaded before the clock starts, as the other clients' libraries are)
+
+    from himl_cli.services.transfer.download import download
+    from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
+    from himl_cli.services.transfer.upload import upload
+    from himl_cli.workspaces.azure.storage.container import AzureBlobs
+    from himl_cli.workspaces.azure.storage.signing import SasSigner
+
+    store, place = AzureBlobs(url, SasSigner(sas)), Path(folder)
+    with timed():
+        is_down = direction == "down"
+        result = download(store, DownloadRequest(place, Filters(prefix=f"{part}/"))) if is_down else upload(store, UploadRequest(place / part, part))
+        if (problem := result.problem()) is not None or result.unverified:
+            sys.exit(f"{problem} {result.unverified} unverified")
+
+
+def md5(folder: str) -> None:
+    """What no checked download can beat: the MD5 of the files in *folder* on one thread."""
+    from himl_cli.services.transfer.local_files import md5_of
+
+    with timed():
+        for path in Path(folder).iterdir():
+            md5_of(path)
+
+
+def storage_blob(direction: str, url: str, key: str, part: str, folder: str, how: str) -> None:
+    """azure-storage-blob as its users speed it up: a thread a file, and for the large one its own connections. `checked` asks for an MD5 with each request."""
+    from azure.storage.blob import BlobServiceClient
+
+    options: dict[str, Any] = {"max_concurrency": CONNECTIONS, "validate_content": how == "checked"}
+
+    def move(name: str) -> None:
+        with open(Path(folder) / name, "wb" if direction == "down" else "rb") as file:
+            if direction == "down":
+                container.download_blob(name, **options).readinto(file)
+            else:
+                container.upload_blob(name, file, overwrite=True, **options)
+
+    with BlobServiceClient(url, credential=key, max_block_size=8 << 20, max_chunk_get_size=8 << 20) as client, timed(), ThreadPoolExecutor(THREADS) as pool:
+        container = client.get_container_client(CONTAINER)
+        list(pool.map(move, names_to_move(container, direction, part, Path(folder))))
+
+
+def names_to_move(container: Any, direction: str, part: str, folder: Path) -> list[str]:
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    if direction == "up":
+        return sorted(f"{part}/{path.name}" for path in (folder / part).iterdir())
+    return [blob.name for blob in container.list_blobs(name_starts_with=f"{part}/")]
+
+
+def one_by_one(direction: str, url: str, sas: str, part: str, folder: str, how: str) -> None:
+    """Small files as azureml-core moves them.
+
+    `loop`: one file after the other by one client of azure-storage-blob, which is what users of `Run.download_file` in a loop have.
+    `pool`: what `Run.download_files` and `upload_files` of azureml-core 1.61 do: batches of 100 in a thread pool of the default size, a new client and
+    connection for each file, whole content in memory; up, an MD5 with each request, and the size asked for afterwards. Its own functions insist on https
+    at `blob.core.windows.net`, so they cannot be pointed at this machine.
+    """
+    from azure.storage.blob import BlobServiceClient
+
+    def move(client: Any, name: str) -> None:
+        container = client.get_container_client(CONTAINER)
+        with open(Path(folder) / name, "wb" if direction == "down" else "rb") as file:
+            if direction == "down":
+                file.write(container.download_blob(name, max_concurrency=CONNECTIONS).readall())
+                return
+            container.upload_blob(name, file, validate_content=True)
+        container.get_blob_client(name).get_blob_properties()
+
+    def by_own_client(name: str) -> None:
+        with BlobServiceClient(url, credential=sas) as own:
+            move(own, name)
+
+    with timed(), BlobServiceClient(url, credential=sas) as client, ThreadPoolExecutor() as pool:
+        names = names_to_move(client.get_container_client(CONTAINER), direction, part, Path(folder))
+        for start in range(0, len(names), BATCH):
+            if how == "loop":
+                for name in names[start : start + BATCH]:
+                    move(client, name)
+            else:
+                list(pool.map(by_own_client, names[start : start + BATCH]))
+
+
+def submit(job: str) -> None:
+    """Submit a job YAML as `az ml job create` does, by azure-ai-ml; telemetry off."""
+    from azure.ai.ml import MLClient, load_job
+    from azure.identity import EnvironmentCredential
+
+    logging.disable(logging.CRITICAL)
+    place = [os.environ[f"HIML_{name}"] for name in ("SUBSCRIPTION_ID", "RESOURCE_GROUP", "WORKSPACE_NAME")]
+    client = MLClient(EnvironmentCredential(), *place, enable_telemetry=False)
+    say(client.jobs.create_or_update(load_job(job)).name)
+
+
+def runs_of(*names: str) -> list[Any]:
+    from azureml.core import Workspace
+    from azureml.core.authentication import ServicePrincipalAuthentication
+    from azureml.core.run import Run
+
+    auth = ServicePrincipalAuthentication(*(os.environ[f"AZURE_{name}"] for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET")))
+    ids = {"subscription_id": os.environ["HIML_SUBSCRIPTION_ID"], "resource_group": os.environ["HIML_RESOURCE_GROUP"]}
+    workspace = Workspace.get(os.environ["HIML_WORKSPACE_NAME"], auth=auth, **ids)
+    return [Run.get(workspace, name) for name in names]
+
+
+def child_by_child(sweep: str) -> None:
+    """What users of azureml-core do: ask each child of a sweep for its metrics."""
+    say(str(sum(len(child.get_metrics()) for run in runs_of(sweep) for child in run.get_children())))
+
+
+def serve(port: str, *names: str) -> None:
+    """azureml-tensorboard as its users call it, until standard input closes."""
+    from azureml.tensorboard import Tensorboard
+
+    board = Tensorboard(runs_of(*names), port=int(port))
+    board.start()
+    sys.stdin.read()
+    board.stop()
+
+
+def for_each_line(refresh: Callable[[], object]) -> None:
+    say("ready")
+    for _ in sys.stdin:
+        refresh()
+        say("done")
+
+
+def watch(folder: str, *names: str) -> None:
+    """For each line on standard input one pulse of azureml-tensorboard's watchers, and one of its synchronizers.
+
+    They are its own objects with its own code; only the seconds that they wait between pulses, and its threads, are left out.
+    """
+    from azureml._run_impl.run_watcher import RunWatcher
+    from azureml.tensorboard import Tensorboard
+    from requests import Session
+
+    class Instead:
+        """Of the event that ends its loops: each ends after one pulse, no transfer is cut short. Of its threads: what these would do is done by the pulse."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            return True
+
+        def is_set(self) -> bool:
+            return False
+
+        def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
+            pass
+
+    session, prefix, instead = Session(), Tensorboard.LOGS_ARTIFACT_PREFIX, Instead()
+    going_on = [RunWatcher(run, os.path.join(folder, run.id), prefix, instead, instead, session) for run in runs_of(*names)]
+
+    def refresh() -> None:
+        for watcher in going_on[:]:
+            if watcher.refresh_log_artifacts():
+                going_on.remove(watcher)  # its last pulse: the synchronizers still have theirs
+            for synchronizer in watcher._dir_syncs.values():
+                synchronizer.state_0()
+
+    for_each_line(refresh)
+
+
+def whole_files(address: str, folder: str, *prefixes: str) -> None:
+    """Event files below each of *prefixes* fetched whole for each line on standard input, by azure-storage-blob."""
+    from azure.storage.blob import ContainerClient
+
+    def fetch(prefix: str) -> None:
+        for name in container.list_blob_names(name_starts_with=f"{prefix}logs/"):
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(container.download_blob(name).readall())
+
+    with ContainerClient.from_container_url(address) as container, ThreadPoolExecutor(8) as pool:
+        for_each_line(lambda: list(pool.map(fetch, prefixes)))
+
+
+def montage(slides: str, pattern: str, width: str, processes: str, result: str) -> None:
+    """hi-ml-cpath's own montage, as its script `create_montage.py` makes it; the script itself runs only in a checkout of its repository."""
+    from health_cpath.utils.montage import MontageCreation
+
+    made = MontageCreation()
+    made.image_glob_pattern, made.level, made.width, made.parallel, made.backend = pattern, 1, int(width), int(processes), "openslide"
+    made.output_path = Path(result)
+    made.create_montage(Path(slides))
+
+
+PROGRAMS = (engine, md5, storage_blob, one_by_one, submit, child_by_child, serve, watch, whole_files, montage)
+
+if __name__ == "__main__":
+    del sys.path[0]  # the benchmarks are no modules for others
+    {program.__name__: program for program in PROGRAMS}[sys.argv[1]](*sys.argv[2:])

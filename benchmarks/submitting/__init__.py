@@ -1,1 +1,0 @@
-"""What `submit_azure` measures: a project, and the vendor's way to submit it."""

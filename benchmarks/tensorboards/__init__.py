@@ -1,1 +1,0 @@
-"""What `benchmarks.tb` compares, each in a file of its own."""

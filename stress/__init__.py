@@ -1,1 +1,0 @@
-"""Stress for `himl`: cases drawn by a seed, run on the double of Azure ML, and judged. `python -m stress --help` tells more."""

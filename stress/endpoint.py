@@ -1,0 +1,584 @@
+"""The server of a local job, met by strangers: `endpoint/<way>/<tracked or submitted>/<number>`. Whoever lacks the token, or names another host, is refused.
+
+Linux only (/proc).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import re
+import resource
+import selectors
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from himl_cli.workspaces.local.tracking.http_connection import LARGEST_BODY
+from himl_cli.workspaces.local.tracking.tracking_server import Limits
+from stress.records import Case, Outcome, Result
+from stress.world import Gauge, World
+from tests.support import machine, processes, running
+from tests.workspaces.tracking.tracked_job import API, JOB
+
+SECONDS, MOST = 60.0, 1 << 20
+INTRUDER = "intruder"  # names of metrics and tags that only a request has that is to be refused
+RIGHT_SHARE = 0.15
+MALFORMED = frozenset({400, 401, 403, 404, 405, 411, 413, 414, 431, 501, 505})
+"""What a request may be answered that is no proper HTTP, or that is wrong in several ways."""
+_RIGHT_AUTHS = ("bearer", "password", "path")
+_WRONG_AUTHS = (
+    *("none", "other token", "cut token", "longer token", "upper token", "other user"),
+    *("token as user", "query", "cookie", "second part", "first of two"),
+)
+_RIGHT_HOSTS = ("address", "localhost", "LOCALHOST")
+_WRONG_HOSTS = ("other", "other with port", "no port", "other port", "below localhost", "IPv6", "any", "user part", "empty", "lacking", "two", "two alike")
+_LENGTHS = ("right", "right", "right", "right", "longer", "shorter", "huge", "endless", "chunked", "text", "negative", "many digits", "two", "none")
+_ODD_METHODS = ("HEAD", "BREW", "post", "OPTIONS", "X" * 500, "PO\tST")
+REQUESTS = 1000
+SENDERS, SLOW_SECONDS = 60, 45.0
+IDLE, IDLE_SECONDS = 2000, 45.0
+SHOWN = 5
+NUMBERS = {("requests", "tracked"): 30}  # how many cases a cell has, if not one
+THREADS = Limits().most + 24
+GROWTH = 64.0  # MiB of memory above those at first
+WAIT, PATIENCE = 60.0, 120.0  # seconds that the job's own client may wait at most, and for which MLflow's clients do, unless they are told otherwise
+TALK = 64 << 10  # bytes that the job's logs may have in the end
+SECONDS_TO_SETTLE, SECONDS_TO_BEGIN = 20.0, 60.0
+
+
+@dataclass(frozen=True)
+class Door:
+    port: int
+    token: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """`content` is sent as it is. One of *answers* has to come; 0 means the end of the connection without any. `tag` is kept if it is answered 200."""
+
+    content: bytes
+    answers: frozenset[int]
+    text: str
+    tag: str = ""
+
+
+def draw(door: Door, dice: random.Random, number: int) -> Drawn:
+    if dice.random() < RIGHT_SHARE:
+        return _right(door, dice, number)
+    auth = dice.choice([*_RIGHT_AUTHS, *_WRONG_AUTHS, *_WRONG_AUTHS])
+    host = dice.choice([*_RIGHT_HOSTS, *_RIGHT_HOSTS, *_WRONG_HOSTS])
+    length = dice.choice(_LENGTHS)
+    method = dice.choice(("POST", "POST", "POST", "GET", "GET", "PATCH", "DELETE", "PUT", *_ODD_METHODS))
+    if auth in _RIGHT_AUTHS and host in _RIGHT_HOSTS and length in ("right", "shorter", "none"):  # it would be let in
+        auth = dice.choice(_WRONG_AUTHS)
+    prefix, lines = _auth(door, auth, dice)
+    route, fields = _harm(door, dice)
+    path_kind, path = _path(route, dice)
+    lengths, body = _body(length, json.dumps(fields).encode(), dice)
+    head = [f"{method} {prefix}{path} HTTP/1.1", *_host(door, host, dice), *lines, *lengths]
+    text = f"{auth}, host {host}, length {length}, {method[:12]}, path {path_kind}"
+    return Drawn("\r\n".join([*head, "", ""]).encode("latin-1", "replace") + body, _answers(auth, host, length, method, path_kind), text)
+
+
+def _answers(auth: str, host: str, length: str, method: str, path_kind: str) -> frozenset[int]:
+    if method in _ODD_METHODS or path_kind in ("long", "spaced", "garbage") or (auth == "path" and path_kind == "absolute"):
+        return MALFORMED
+    by_length = {"chunked": 411, "text": 400, "negative": 400, "many digits": 400, "two": 400}
+    if length in by_length:
+        return frozenset({by_length[length]})
+    if host in _WRONG_HOSTS:
+        return frozenset({403})
+    if auth in _WRONG_AUTHS:
+        return frozenset({401})
+    return frozenset({400}) if length == "longer" else frozenset({413})
+
+
+def _right(door: Door, dice: random.Random, number: int) -> Drawn:
+    prefix, lines = _auth(door, dice.choice(_RIGHT_AUTHS), dice)
+    body = json.dumps({"run_id": door.run_id, "key": f"right_{number}", "value": "x" * dice.choice((1, 10, 5000))}).encode()
+    head = [f"POST {prefix}{API}runs/set-tag HTTP/1.1", *_host(door, dice.choice(_RIGHT_HOSTS), dice), *lines, f"Content-Length: {len(body)}"]
+    return Drawn("\r\n".join([*head, "", ""]).encode() + body, frozenset({200}), "right", f"right_{number}")
+
+
+def _auth(door: Door, kind: str, dice: random.Random) -> tuple[str, list[str]]:
+    other = dice.randbytes(24).hex()
+    changed = door.token.upper() if door.token.upper() != door.token else f"{(int(door.token[0]) + 1) % 10}{door.token[1:]}"
+    token = {"other token": other, "cut token": door.token[:-1], "longer token": door.token + "0", "upper token": changed}.get(kind, door.token)
+    if kind == "path":
+        return f"/{token}", []
+    if kind in ("password", "other user", "token as user"):
+        pair = {"password": f"himl:{token}", "other user": f"root:{token}", "token as user": f"{token}:"}[kind]
+        return "", [f"Authorization: Basic {b64encode(pair.encode()).decode()}"]
+    if kind == "second part":
+        return f"/api/{token}", []
+    if kind in ("query", "none", "cookie"):
+        return (f"/?token={token}&x=" if kind == "query" else ""), ([f"Cookie: token={token}"] if kind == "cookie" else [])
+    if kind == "first of two":
+        return "", [f"Authorization: Bearer {other}", f"Authorization: Bearer {token}"]
+    if kind != "bearer" and dice.random() < 0.3:  # wrong ones in the path, too
+        return f"/{token}", []
+    return "", [f"Authorization: Bearer {token}"]
+
+
+def _host(door: Door, kind: str, dice: random.Random) -> list[str]:
+    right = f"127.0.0.1:{door.port}"
+    other = door.port - dice.randint(1, 500)
+    hosts = {"address": [right], "localhost": [f"localhost:{door.port}"], "LOCALHOST": [f"LOCALHOST:{door.port}"], "other": ["evil.example"]}
+    hosts |= {"other with port": [f"evil.example:{door.port}"], "no port": ["127.0.0.1"], "other port": [f"127.0.0.1:{other}"]}
+    hosts |= {"below localhost": [f"localhost.evil.example:{door.port}"], "IPv6": [f"[::1]:{door.port}"], "any": [f"0.0.0.0:{door.port}"]}
+    hosts |= {"user part": [f"{right}@evil.example"], "empty": [""], "lacking": [], "two": [right, "evil.example"], "two alike": [right, right]}
+    return [f"Host: {host}" for host in hosts[kind]]
+
+
+def _body(kind: str, body: bytes, dice: random.Random) -> tuple[list[str], bytes]:
+    length = len(body)
+    if kind == "chunked":
+        return ["Transfer-Encoding: chunked"], f"{length:x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    said: dict[str, list[object]] = {"right": [length], "longer": [length + dice.randint(1, 10_000)], "shorter": [dice.randrange(length)]}
+    said |= {"huge": [LARGEST_BODY + dice.randint(1, 1 << 20)], "endless": [10 ** dice.randint(12, 18)]}
+    said |= {"text": [dice.choice(("many", "0x10", "1e3", "+5", "1,2", "²"))], "negative": [-dice.randint(1, 1000)]}
+    said |= {"many digits": ["9" * dice.randint(20, 5000)], "two": [length, length + 1], "none": []}
+    return [f"Content-Length: {value}" for value in said[kind]], body
+
+
+def _harm(door: Door, dice: random.Random) -> tuple[str, dict[str, object]]:
+    """A route with its fields: whoever was let in with it would be seen in the record."""
+    name, run = f"{INTRUDER}_{dice.randrange(1000)}", {"run_id": door.run_id}
+    harms: dict[str, dict[str, object]] = {f"runs/{route}": {**run, "key": name, "value": "x"} for route in ("set-tag", "log-metric", "log-parameter")}
+    harms["runs/log-metric"] |= {"value": 1.0, "timestamp": 1, "step": 1}
+    harms |= {"runs/create": {"experiment_id": "1", "run_name": name}, "runs/delete": {**run}}
+    harms |= {"runs/update": {**run, "status": "FAILED", "run_name": name}, "runs/search": {"experiment_ids": ["1"]}}
+    return dice.choice([*harms.items()])
+
+
+def _path(route: str, dice: random.Random) -> tuple[str, str]:
+    kind = dice.choice(("right", "right", "right", "right", "other prefix", "none", "up", "encoded", "absolute", "long", "spaced", "garbage"))
+    paths = {"right": f"{API}{route}", "other prefix": f"/ajax-api/2.0/mlflow/{route}", "none": "/", "up": f"/x/..{API}{route}"}
+    paths |= {"encoded": f"/%61pi/2.0/mlflow/{route}%00%ff", "absolute": f"http://127.0.0.1{API}{route}", "long": "/" + "a" * dice.randint(65_600, 90_000)}
+    paths |= {"spaced": f"{API} {route}", "garbage": "/" + "".join(chr(dice.choice((1, 7, 9, 11, 127, 128, 200, 255))) for _ in range(20)) + " x"}
+    return kind, paths[kind]
+
+
+@dataclass(frozen=True)
+class Met:
+    """`sent` is how many requests or connections there were, `tags` the names of tags that were let in."""
+
+    sent: int
+    problems: Sequence[str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    tags: frozenset[str] = frozenset()
+
+
+def odd_heads(door: Door, dice: random.Random) -> Met:
+    right = f"GET {API}runs/get?run_id={door.run_id} HTTP/1.1\r\nHost: 127.0.0.1:{door.port}\r\n"
+    token = f"Authorization: Bearer {door.token}\r\n"
+    heads = [
+        ("1,000 lines", right + token + "".join(f"X-{number}: y\r\n" for number in range(1000)) + "\r\n", frozenset({431})),
+        ("lines of 60 kB", right + token + "".join(f"X-{number}: {'y' * 60_000}\r\n" for number in range(80)) + "\r\n", frozenset({431})),
+        ("one line of 4 MB", right + token + "X: " + "y" * 4_000_000 + "\r\n\r\n", frozenset({431})),
+        ("a first line of 4 MB", "GET /" + "y" * 4_000_000 + " HTTP/1.1\r\n\r\n", frozenset({414})),
+        ("no end", right + "X: y", frozenset({0, 400, 401})),
+        ("empty lines", "\r\n" * 50_000, frozenset({0, 400})),
+        ("NUL", right + "X\0: \0\r\nAuthorization: Bearer \0\r\n\r\n", MALFORMED),
+        ("no colon", right + "nonsense\r\n" * 20 + "\r\n", MALFORMED),
+        ("folded", right + "Authorization: Bearer\r\n x\r\n\r\n", frozenset({401})),
+        ("HTTP/0.9", f"GET {API}runs/get?run_id={door.run_id}\r\n\r\n", frozenset({403})),
+        ("binary", dice.randbytes(20_000).decode("latin-1"), MALFORMED | {0}),
+    ]
+    drawn = [Drawn(text.encode("latin-1"), answers, name) for name, text, answers in dice.choices(heads, k=180) + heads]
+    return _judged(door, drawn, at_once=20)
+
+
+def odd_bodies(door: Door, dice: random.Random) -> Met:
+    right, wrong = f"Authorization: Bearer {door.token}\r\n", f"Authorization: Bearer {dice.randbytes(24).hex()}\r\n"
+    large, fair = bytes(LARGEST_BODY + 1), bytes(Limits().drained // 2)
+    deep, long = b'{"a":' + b"[" * 200_000, b'{"run_id":' + b"9" * 6000 + b"}"
+    bodies = [
+        ("64 MiB and one of the job", right, large, len(large), frozenset({413})),
+        ("64 MiB and one of a stranger", wrong, large, len(large), frozenset({0, 401})),
+        ("4 MiB of a stranger", wrong, fair, len(fair), frozenset({401})),
+        ("a length of 1 GiB of a stranger", wrong, b"x", 1 << 30, frozenset({401})),
+        ("shorter than its length", right, b"{}", 1000, frozenset({400})),
+        ("200,000 brackets", right, deep, len(deep), frozenset({400})),
+        ("a number of 6,000 digits", right, long, len(long), frozenset({400})),
+        ("no text", right, b"\xff\xfe\x80" * 1000, 3000, frozenset({400})),
+    ]
+    head = f"POST {API}runs/log-batch HTTP/1.1\r\nHost: 127.0.0.1:{door.port}\r\n"
+    drawn = [(f"{head}{auth}Content-Length: {length}\r\n\r\n".encode(), body, answers, name) for name, auth, body, length, answers in bodies]
+    order = dice.sample(drawn * 4, k=4 * len(drawn))
+    return _judged(door, (Drawn(start + body, answers, name) for start, body, answers, name in order))
+
+
+def slow_senders(door: Door, dice: random.Random) -> Met:
+    """SENDERS strangers: some say nothing at all, some a byte of their head or of their body now and then. The silent ones have to be ended."""
+    long = f"POST {API}runs/set-tag HTTP/1.1\r\nHost: 127.0.0.1:{door.port}\r\nContent-Length: 1000000\r\n\r\n".encode()
+    with _connections(door.port, SENDERS) as clients:
+        silent, heads, bodies = clients[0::3], clients[1::3], clients[2::3]
+        for client in bodies:
+            client.send(long)
+        left, end = list(silent), time.monotonic() + SLOW_SECONDS
+        while time.monotonic() < end:
+            for client in dice.sample(heads + bodies, k=10):
+                with suppress(OSError):
+                    client.send(b"G")
+            left = [client for client in left if not _is_ended(client)]
+            time.sleep(0.5)
+        wrong = [f"{len(left)} of {len(silent)} silent connections are still open after {SLOW_SECONDS:.0f} s"] if left else []
+        open_still = sum(not _is_ended(client) for client in heads + bodies)
+    return Met(len(clients), wrong, {"silent": len(silent), "silent_left": len(left), "dripping_left": open_still})
+
+
+def idle_connections(door: Door, dice: random.Random) -> Met:
+    with _connections(door.port, IDLE) as clients:
+        left, end = list(clients), time.monotonic() + IDLE_SECONDS
+        while time.monotonic() < end:
+            time.sleep(1.0)
+            left = [client for client in left if not _is_ended(client)]
+    return Met(len(clients), [], {"ended_by_server": len(clients) - len(left)})
+
+
+ATTACKS: dict[str, Callable[[Door, random.Random], Met]] = {
+    "requests": lambda door, dice: _judged(door, (draw(door, dice, number) for number in range(REQUESTS))),
+    "headers": odd_heads,
+    "bodies": odd_bodies,
+    "slow": slow_senders,
+    "idle": idle_connections,
+}
+
+
+def _judged(door: Door, drawn: Iterable[Drawn], at_once: int = 1) -> Met:
+    problems: list[str] = []
+    statuses: Counter[int] = Counter()
+    tags = set()
+    with ThreadPoolExecutor(at_once) as pool:
+        replies = pool.map if at_once > 1 else map  # the one draws all at once, the other as it goes on
+        answered = replies(lambda one: (one, exchange(door.port, one.content)), drawn)
+        for one, reply in answered:
+            status = status_of(reply) if reply is not None else -1
+            statuses[status] += 1
+            problems += _wrong(door, one, reply)
+            tags |= {one.tag} - {""} if status == 200 else set()
+    facts = {"answers": {str(status): count for status, count in sorted(statuses.items())}}
+    return Met(sum(statuses.values()), problems, facts, frozenset(tags))
+
+
+def _wrong(door: Door, one: Drawn, reply: bytes | None) -> list[str]:
+    if reply is None:
+        return [f"{one.text}: no end of the answer"]
+    status = status_of(reply)
+    wrong = [] if status in one.answers else [f"{one.text}: answered {status}, not {'/'.join(map(str, sorted(one.answers)))}"]
+    if 200 not in one.answers and b"HTTP/1.1 200" in reply:
+        wrong.append(f"{one.text}: something behind it was let in")
+    if status >= 400 and not is_told_in_json(reply):
+        wrong.append(f"{one.text}: {status} without a reason in JSON")
+    if door.token.encode() in reply:
+        wrong.append(f"{one.text}: the token stands in the answer")
+    return wrong
+
+
+@contextmanager
+def _connections(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """So many that do not block; those for which there is no room yet go on trying."""
+    clients = [socket.socket() for _ in range(count)]
+    try:
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        with selectors.DefaultSelector() as ready:
+            for client in clients[: Limits().most // 2]:  # the first ones are in before anything is sent on them
+                ready.register(client, selectors.EVENT_WRITE)
+            ready.select(timeout=10)
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _is_ended(client: socket.socket) -> bool:
+    try:
+        return client.recv(65536) == b""
+    except OSError as e:
+        return e.errno not in (errno.EAGAIN, errno.ENOTCONN)  # nothing has come; it waits to be accepted
+
+
+def exchange(port: int, content: bytes) -> bytes | None:
+    """What comes back for *content*, until the server closes the connection; None where it does not, or sends for ever."""
+    found, deadline = b"", time.monotonic() + SECONDS
+    with suppress(TimeoutError), socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as client:
+        with suppress(OSError):  # refused before all was sent: the reason may have arrived nevertheless
+            client.sendall(content)
+            client.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):
+            while (piece := client.recv(65536)) and len(found) < MOST:
+                found += piece
+                if time.monotonic() > deadline:
+                    return None
+        return found
+    return None
+
+
+def status_of(reply: bytes) -> int:
+    found = re.match(rb"HTTP/1\.1 (\d{3}) ", reply)
+    return int(found[1]) if found else 0
+
+
+def is_told_in_json(reply: bytes) -> bool:
+    """Whether the first reply, an error, says why in MLflow's terms. One to HEAD has no body."""
+    body = reply.partition(b"\r\n\r\n")[2]
+    try:
+        document, _ = json.JSONDecoder().raw_decode(body.decode())
+    except ValueError:
+        return not body
+    return set(document) == {"error_code", "message"}
+
+
+def endpoint_cases() -> list[Case]:
+    numbers = [(way, target, number) for way in ATTACKS for target in TARGETS for number in range(NUMBERS.get((way, target), 1))]
+    return [Case(f"endpoint/{way}/{target}/{number:02d}", partial(_run, way, target)) for way, target, number in numbers]
+
+
+def _run(way: str, kind: str, world: World, dice: random.Random) -> Result:
+    with many_handles(), TARGETS[kind](world) as target:
+        begun = time.monotonic()
+        with Watch(target) as watch:
+            met = ATTACKS[way](target, dice)
+        seconds = time.monotonic() - begun
+        settled = _settled(target)
+        leaks, peak, talk = target.leaks(), target.gauge.peak, target.talk()
+    kept = target.kept()
+    problems = [*met.problems, *leaks, *wrong_record(kept, len(watch.waits), met.tags, is_submitted=kind == "submitted"), *wrong_figures(watch, talk)]
+    problems += [] if processes.is_sound_file(target.database) else ["the database is damaged"]
+    problems += [] if settled else ["handles of connections that are gone are still held"]
+    outcome = Outcome.lost if problems else Outcome.survived
+    why = world.tidy("; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""))
+    figures = {"threads": watch.threads, "handles": watch.handles, "growth_mib": round(watch.growth, 1), "peak_mib": round(peak, 1), "log_bytes": talk}
+    own = {"own_requests": len(watch.waits), "own_longest_wait": round(max(watch.waits, default=0.0), 2)}
+    return Result(outcome, 0, seconds, met.sent, why=why, facts={"sent": met.sent, **met.facts, **figures, **own})
+
+
+def wrong_record(kept: Kept, steps: int, tags: frozenset[str], *, is_submitted: bool) -> list[str]:
+    wrong = []
+    if list(kept.steps) != list(range(steps)):
+        wrong.append(f"{len(kept.steps)} of the {steps} steps of the job's own client are on record, or others")
+    strange = sorted(name for name in (*kept.metrics, *kept.tags) if name.startswith(INTRUDER))
+    wrong += [f"on record are {len(strange)} values of strangers, as '{strange[0]}'"] if strange else []
+    if (lacking := tags - kept.tags.keys()) or (others := {name for name in kept.tags if name.startswith("right_")} - tags):
+        wrong.append(f"of the tags that were let in {len(lacking)} are lacking, {len(others) if not lacking else 0} are there that were not")
+    if kept.runs != 1:
+        wrong.append(f"{kept.runs} runs are on record")
+    expected = "Completed" if is_submitted else "Running"
+    wrong += [] if kept.status == expected else [f"the job is {kept.status}, not {expected}"]
+    wrong += ["the last value of the job is lacking"] if is_submitted and "last" not in kept.metrics else []
+    return wrong
+
+
+def wrong_figures(watch: Watch, talk: int) -> list[str]:
+    grown = [("threads", watch.threads, THREADS), ("handles", watch.handles, THREADS), ("MiB", watch.growth, GROWTH)]
+    wrong = [*watch.troubles, *(f"{more:.0f} {what} more than at first, over {most:.0f}" for what, more, most in grown if more > most)]
+    if max(watch.waits, default=0.0) > WAIT:
+        wrong.append(f"the job's own client waited {max(watch.waits):.0f} s, over {WAIT:.0f}")
+    return wrong + ([f"the job's logs have {talk:,} bytes"] if talk > TALK else [])
+
+
+def _settled(target: Target) -> bool:
+    deadline = time.monotonic() + SECONDS_TO_SETTLE
+    while target.gauge.threads > 24 or target.gauge.handles > 48:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+@contextmanager
+def many_handles() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Watch:
+    """While the context lasts, the job's own client logs one step after the other, and the most that the server takes is noted.
+
+    `waits` are the seconds of each step, `troubles` what went wrong with one; `threads` and `handles` are those above what there were at first.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.waits: list[float] = []
+        self.troubles: list[str] = []
+        self.threads = self.handles = 0
+        self.growth = 0.0
+        self._target = target
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Watch:
+        gauge = self._target.gauge
+        self._log()
+        self._at_first = gauge.threads, gauge.handles, gauge.resident
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._log()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(0.25):
+            self._log()
+            self._look()
+
+    def _log(self) -> None:
+        if not self.troubles:
+            try:
+                self.waits.append(self._target.log(len(self.waits)))
+            except (OSError, HTTPException, AssertionError) as e:
+                self.troubles.append(f"step {len(self.waits)} of the job's own client: {type(e).__name__} {e}")
+
+    def _look(self) -> None:
+        gauge = self._target.gauge
+        try:
+            threads, handles, resident = gauge.threads, gauge.handles, gauge.resident
+        except OSError as e:
+            self.troubles.append(f"the server is gone: {e}")
+            return
+        self.threads = max(self.threads, threads - self._at_first[0])
+        self.handles = max(self.handles, handles - self._at_first[1])
+        self.growth = max(self.growth, resident - self._at_first[2])
+
+
+SCRIPT = """
+import json, os, time, urllib.request
+from pathlib import Path
+
+door = {name: os.environ[f"MLFLOW_{name}"] for name in ("TRACKING_URI", "TRACKING_TOKEN", "RUN_ID")}
+place = Path("DOOR")
+place.with_suffix(".part").touch(mode=0o600)
+place.with_suffix(".part").write_text(json.dumps(door))
+os.replace(place.with_suffix(".part"), place)
+while not place.with_name("stop").exists():
+    time.sleep(0.1)
+body = json.dumps({"run_id": door["RUN_ID"], "key": "last", "value": 1.0, "timestamp": 1, "step": 0}).encode()
+headers = {"Authorization": "Bearer " + door["TRACKING_TOKEN"]}
+request = urllib.request.Request(door["TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric", body, headers)
+urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).read()
+"""
+"""It leaves the way to its server where only the case looks, and logs a last value when it is told to stop."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The record of a job: steps of the metric that its own client logs, and names of all metrics, tags and runs."""
+
+    steps: Sequence[int]
+    metrics: frozenset[str]
+    tags: Mapping[str, str]
+    runs: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Target(Door):
+    gauge: Gauge
+    folder: Path
+    database: Path
+
+    def log(self, step: int) -> float:
+        begun = time.monotonic()
+        body = json.dumps({"run_id": self.run_id, "key": "kept", "value": step, "timestamp": step, "step": step})
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
+            connection.request("POST", f"{API}runs/log-metric", body, {"Authorization": f"Bearer {self.token}"})
+            answer = connection.getresponse()
+            said = answer.read()
+        assert answer.status == 200, f"the job's own client was answered {answer.status}: {said[:200]!r}"
+        return time.monotonic() - begun
+
+    def kept(self) -> Kept:
+        with closing(sqlite3.connect(self.database, timeout=60)) as record:
+            steps = [step for (step,) in record.execute("SELECT step FROM metrics WHERE run = ? AND name = 'kept' ORDER BY step", (self.run_id,))]
+            metrics = frozenset(name for (name,) in record.execute("SELECT DISTINCT name FROM metrics"))
+            tags = dict(record.execute("SELECT name, value FROM tags WHERE run = ?", (self.run_id,)))
+            (runs,) = record.execute("SELECT count(*) FROM runs").fetchone()
+            (status,) = record.execute("SELECT status FROM runs WHERE id = ?", (self.run_id,)).fetchone()
+        return Kept(steps, metrics, tags, runs, status)
+
+    def leaks(self) -> list[str]:
+        mark = self.token.encode()
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        found = [f"the token stands in '{path.name}'" for path in files if mark in path.read_bytes()]
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            found += [f"the token stands in the command line of process {entry.name}"] if mark in line else []
+        return found
+
+    def talk(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.suffix in (".log", ".txt"))
+
+
+@contextmanager
+def tracked(world: World) -> Iterator[Target]:
+    folder = world.folder / "tracked"
+    folder.mkdir()
+    with (folder / "said.log").open("wb") as said:
+        command = [sys.executable, "-m", "stress.apart", "serve", str(folder / "runs")]
+        process = subprocess.Popen(command, cwd=machine.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=dict(os.environ))
+    with process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, (folder / "said.log").read_text()[-2000:]
+            door = json.loads(line)
+            yield Target(door["port"], door["token"], JOB, Gauge(process.pid), folder, folder / "runs" / "workspace.db")
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(SECONDS_TO_BEGIN) == 0, (folder / "said.log").read_text()[-2000:]
+        finally:
+            process.kill()
+
+
+@contextmanager
+def submitted(world: World) -> Iterator[Target]:
+    project, door = world.folder / "project", world.folder / "door.json"
+    running.write_files(project, {"train.py": SCRIPT.replace("DOOR", str(door))})
+    env = world.environment()
+    done = world.himl("submit", "train.py", "--no_wait", "-w", "local", "-q", cwd=project, env=env)
+    assert done.code == 0, done.stderr
+    try:
+        running.until(door.exists, "the script began")
+        way = json.loads(door.read_text())
+        folder = project / ".himl"
+        port = int(way["TRACKING_URI"].rpartition(":")[2])
+        yield Target(port, way["TRACKING_TOKEN"], way["RUN_ID"], Gauge(processes.supervisor_of(project)), folder / "runs", folder / "workspace.db")
+        door.with_name("stop").touch()
+        running.until(lambda: not processes.processes_below(folder), "the job ended")
+    finally:
+        door.with_name("stop").touch()
+        for pid in processes.processes_below(folder):
+            os.kill(pid, 9)
+
+
+TARGETS = {"tracked": tracked, "submitted": submitted}

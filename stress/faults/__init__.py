@@ -1,1 +1,0 @@
-"""Each fault of the network and of the services, met by each command that moves something."""

@@ -1,0 +1,477 @@
+"""Each signal at each command, at a moment that the seed gives, and what a command that was killed has to leave, whenever that happens. Linux only (/proc)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import statistics
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stress.faults import Attempt, Download, Stock, Submit, Upload
+from stress.records import Case, Outcome, Result
+from stress.world import SAID, Ended, Verdict, World, differences, judge, judge_again, last_line
+from tests.support.forked_himl import PROGRAM
+from tests.support.processes import MARK, is_sound, is_sound_file, processes_marked, stop
+from tests.support.running import write_files
+
+HIML, GROUP, SUPERVISOR, SHIM, ALL = "himl", "group", "supervisor", "shim", "all"
+"""Who gets a signal: the command's process, its process group as by a terminal, the two that look after a job here, or everything."""
+AT_REST = frozenset({".himl-lock", ".gitignore"})  # there as well after a call that nobody killed
+
+
+class Moving:
+    """A command of one case that moves files. `first` is asked what is wrong once it has ended and nothing of it goes on, `then` after it was called again.
+
+    `overlaps`: it may be called again while what a dead call has begun goes on; `first` is asked after that then.
+    """
+
+    victims: Sequence[str] = (HIML, GROUP)
+    overlaps = False
+
+    def __init__(self, world: World, kind: type[Attempt], dice: random.Random) -> None:
+        self.world, self._attempt = world, kind(world, world.lasting("stock", Stock), dice)
+        self.arguments, self.close = self._attempt.arguments, self._attempt.close
+        self.env = world.environment(self._attempt.workspace)
+
+    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
+        return self._attempt.problems(ended, is_done=ended.code == 0) + unsound(self.world.home, self.world.folder / "copies")
+
+    then = first
+
+    def leftovers(self) -> int:
+        """How many files lie there that only a call under way needs."""
+        return sum(map(count_temporary, (self.world.project, self.world.home, self.world.folder / "tmp")))
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"jobs": len(self._attempt.of_first)} if isinstance(self._attempt, Sent) else {}
+
+
+class Sent(Submit):
+    """A submit of which the service may still be making the job when it is dead. `of_first` are the jobs of the call that was killed: one at most."""
+
+    def set_up(self, dice: random.Random) -> None:
+        super().set_up(dice)
+        self._before = frozenset(self.workspace.state.runs)
+        self._is_killed = False
+        self.of_first: set[str] = set()
+
+    def problems(self, ended: Ended | None, *, is_done: bool) -> list[str]:
+        assert ended is not None
+        new = set(self.workspace.state.runs) - self._before - self.of_first
+        if self._is_killed:
+            late = new - {ended.stdout.strip()}
+            self._jobs |= late
+            self.of_first |= late
+            wrong = super().problems(ended, is_done=is_done)
+        else:
+            self._is_killed = True
+            self.of_first |= new
+            wrong = super().problems(ended, is_done=is_done)
+            if ended.code != -signal.SIGKILL and any(job not in ended.stdout + ended.stderr for job in self.of_first):  # it could still speak
+                wrong.append("there is no word about the job that was created")
+        return wrong + ([f"the call that was killed made {len(self.of_first)} jobs"] if len(self.of_first) > 1 else [])
+
+
+KINDS: Mapping[str, type[Attempt]] = {"download": Download, "upload": Upload, "submit": Sent}
+
+
+def unsound(folder: Path, scratch: Path) -> list[str]:
+    """What SQLite finds wrong with what downloads remember below *folder*. It looks at copies in *scratch*: opening a file would repair it."""
+    wrong = []
+    for number, path in enumerate(sorted(folder.rglob("transfers/*/state.db"))):
+        place = scratch / str(number)
+        place.mkdir(parents=True)
+        for part in path.parent.glob(f"{path.name}*"):
+            shutil.copyfile(part, place / part.name)
+        if not is_sound_file(place / path.name):
+            wrong.append(f"'{path.relative_to(folder)}' is damaged")
+    shutil.rmtree(scratch, ignore_errors=True)
+    return wrong
+
+
+def count_temporary(folder: Path) -> int:
+    """Files that are to get another name or to be gone: hidden ones that do not stay, and parts."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sum(path.name not in AT_REST and (path.name.startswith(".") or path.name.endswith(".part")) for path in found)
+
+
+STEPS = 20
+SCRIPT = f"""
+import fcntl
+import json
+import os
+import time
+import urllib.request
+from pathlib import Path
+
+from himl_cli import Run
+
+STEPS = {STEPS}
+run = Run.get_context()
+Path("outputs/checkpoints").mkdir(parents=True)
+
+
+def put(name, content):
+    Path(name + ".new").write_bytes(content)
+    os.replace(name + ".new", name)
+
+
+def log_by_mlflow(step):
+    facts = {{"run_id": os.environ["MLFLOW_RUN_ID"], "key": "accuracy", "value": step / STEPS, "timestamp": int(time.time() * 1000), "step": step}}
+    headers = {{"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"]}}
+    url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(facts).encode(), headers)).close()
+    except OSError:
+        pass
+
+
+for step in range(STEPS):
+    run.log("loss", 1 / (step + 1), step=step)
+    log_by_mlflow(step)
+    put(f"outputs/part_{{step:02d}}.bin", bytes([step]) * 10_000)
+    print("step", step, flush=True)
+    time.sleep(0.04)
+with open(os.environ["HIML_RUN_FOLDER"] + "/lock") as lock:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        time.sleep(60)
+put("outputs/checkpoints/last.ckpt", bytes(range(256)) * 4096)
+print("trained", flush=True)
+"""
+"""It takes a second, and a minute more where nobody looks after it: himl has to end it then."""
+OUTPUTS = {f"part_{step:02d}.bin": bytes([step]) * 10_000 for step in range(STEPS)} | {"checkpoints/last.ckpt": bytes(range(256)) * 4096}
+LOG = "".join(f"step {step}\n" for step in range(STEPS)) + "trained\n"
+METRICS = {"loss": [1 / (step + 1) for step in range(STEPS)], "accuracy": [step / STEPS for step in range(STEPS)]}
+ENDED = ("Completed", "Failed", "Canceled")
+FIELDS = frozenset({"id", "experiment", "status", "created", "started", "ended", "tags", "command", "folder", "recovery_id", "exit_code", "reason"})
+_RUN = re.compile(r"^Run (\S+) \(experiment", re.MULTILINE)
+
+
+class Here:
+    arguments = ("submit", "train.py")
+    victims = (HIML, GROUP, SUPERVISOR, SHIM, ALL)
+    overlaps = True
+
+    def __init__(self, world: World) -> None:
+        self.world, self.cwd, self.env = world, world.project, world.environment()
+        write_files(self.cwd, {"train.py": SCRIPT})
+        self._first: list[dict[str, Any]] = []
+
+    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
+        """Looked at when all has ended: the run, if there is one, has to. That of the call *beside* is none of it."""
+        wrong, runs = self._runs()
+        other = _RUN.search(beside.stderr) if beside else None
+        self._first = [run for run in runs if other is None or run["id"] != other[1]]
+        if len(self._first) > 1:
+            wrong.append(f"one call made {len(self._first)} runs")
+        if ended.code == 0 and (self._statuses() != ["Completed"] or ended.stdout != LOG):
+            wrong.append(f"the runs are {self._statuses()}, stdout has {len(ended.stdout)} characters of {len(LOG)}")
+        if ended.code == 1 and "Completed" in self._statuses():
+            wrong.append("the run is completed")
+        return wrong + self._state()
+
+    def then(self, ended: Ended) -> list[str]:
+        wrong, runs = self._runs()
+        known = {run["id"]: run for run in self._first}
+        new = [run for run in runs if run["id"] not in known]
+        if [run["status"] for run in new] != ["Completed"] or ended.stdout != LOG:
+            wrong.append(f"new runs: {[run['status'] for run in new]}, stdout has {len(ended.stdout)} characters of {len(LOG)}")
+        wrong += [f"a run that was {known[run['id']]['status']} is another one" for run in runs if run["id"] in known and run != known[run["id"]]]
+        return wrong + self._state()
+
+    def leftovers(self) -> int:
+        """As well what is set aside for recording an end, and folders of runs that were never recorded."""
+        recorded, runs = {run["id"] for run in self._runs()[1]}, self.cwd / ".himl" / "runs"
+        folders = [path for path in runs.glob("*") if path.name not in recorded]
+        return len(folders) + len(list(runs.glob("*/reserve"))) + sum(map(count_temporary, (self.cwd / ".himl", self.world.home, self.world.folder / "tmp")))
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"ended": ", ".join(self._statuses()) or "no run"}
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+    def _statuses(self) -> list[str]:
+        return [run["status"] for run in self._first]
+
+    def _state(self) -> list[str]:
+        wrong = [] if not (self.cwd / ".himl" / "workspace.db").exists() or is_sound(self.cwd) else ["'workspace.db' is damaged"]
+        note = self.cwd / "most_recent_run.txt"
+        if note.exists() and note.read_text() not in {f"train:{path.name}\n" for path in (self.cwd / ".himl" / "runs").iterdir()}:
+            wrong.append(f"'{note.name}' says {note.read_text()[:200]!r}")
+        return wrong
+
+    def _runs(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """What is wrong with the runs that himl lists, and the runs. A folder without a workspace has none."""
+        if not (self.cwd / ".himl").is_dir():
+            return [], []
+        listed = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.cwd, env=self.env, limit=NEXT_LIMIT)
+        if listed.code != 0:
+            return [f"'himl runs list' ends with {listed.code}: {listed.stderr[-200:]}"], []
+        runs: list[dict[str, Any]] = listed.json()
+        return [text for run in runs for text in wrong_run(self.cwd / ".himl", run)], runs
+
+
+def wrong_run(workspace: Path, run: Mapping[str, Any]) -> list[str]:
+    wrong = [f"the record of a run lacks {sorted(FIELDS - run.keys())}"] if not run.keys() >= FIELDS else []
+    if run["status"] not in ENDED:
+        return [*wrong, f"a run that nothing works at is {run['status']}"]
+    is_whole, folder = run["status"] == "Completed", workspace / "runs" / run["id"]
+    if run["status"] == "Failed" and not run["reason"]:
+        wrong.append("a run failed, and its record does not say why")
+    if is_whole and (run["exit_code"], run["ended"] is None) != (0, False):
+        wrong.append("a run is completed without an end or with an exit code")
+    files = folder / "code" / "outputs"
+    outputs = {path.relative_to(files).as_posix(): path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    wrong += differences(OUTPUTS, {name: content for name, content in outputs.items() if is_whole or not name.endswith(".new")}, is_done=is_whole)
+    log = folder / "user_logs" / "std_log.txt"
+    if is_whole and log.read_text() != LOG:
+        wrong.append(f"the log of a completed run has {log.stat().st_size} bytes of {len(LOG)}")
+    for path in (folder / "job.json", folder / "plan.json"):
+        try:
+            json.loads(path.read_text() if path.exists() else "{}")
+        except ValueError:
+            wrong.append(f"'{path.name}' of a run is no JSON")
+    with closing(sqlite3.connect(workspace / "workspace.db")) as database:
+        logged = database.execute("SELECT name, step, value FROM metrics WHERE run = ? ORDER BY name, step", (run["id"],)).fetchall()
+    return wrong + wrong_metrics(logged, is_whole=is_whole)
+
+
+def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) -> list[str]:
+    """Rows of name, step and value may end early, but have no gap and no other value."""
+    wrong = []
+    for name, values in METRICS.items():
+        rows = [(step, value) for key, step, value in found if key == name]
+        wanted = list(enumerate(values))
+        if rows != wanted[: len(rows)] or (is_whole and len(rows) != len(wanted)):
+            wrong.append(f"metric '{name}' has {len(rows)} rows of {len(wanted)}" + ("" if is_whole else ", other ones than were logged"))
+    return wrong
+
+
+A_CELL = 50
+DRAWS = 4  # a case in which the command ended before the signal came is drawn anew so often at most, the first one included
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+COMMANDS = ("local", "submit", "upload", "download")
+BEYOND = 1.1  # signals come up to so many times the usual duration after the start
+TWICE, WITHIN = 0.1, 0.5  # share of cases with a second signal, and the seconds within which that comes
+WARM, MEASURED = 0.7, 3
+LIMIT, NEXT_LIMIT = 120.0, 60.0
+INTERRUPTED, FAILED, NOT_UP = 130, 1, "Fatal Python error: init_"
+_KNOWN_BY = {SUPERVISOR: "himl_cli.workspaces.local.supervisor", SHIM: "shim.py"}
+GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be there, and of a job whose waiting himl was killed: that goes on to its end
+_OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
+_RUN_ID = re.compile(r"\b\w+_\d{10}_[0-9a-f]{8}\b")
+
+
+def kill_cases() -> list[Case]:
+    cells = [(command, number) for command in COMMANDS for number in SIGNALS]
+    return [Case(f"kills/{command}/{number.name}/{at:02d}", partial(_run, command, number)) for command, number in cells for at in range(A_CELL)]
+
+
+def draw(number: signal.Signals, victims: Sequence[str], seconds: float, dice: random.Random) -> list[Blow]:
+    blow = Blow(number, dice.random() * BEYOND * seconds, dice.sample(victims, len(victims)))
+    is_second, within, other = dice.random() < TWICE, dice.random() * WITHIN, dice.choice(SIGNALS)
+    return [blow, Blow(other, blow.after + within, blow.order)] if is_second else [blow]
+
+
+def _run(command: str, number: signal.Signals, world: World, dice: random.Random) -> Result:
+    draws, result = 1, _tried(world, command, number, dice)
+    while result.outcome is Outcome.not_met and draws < DRAWS:  # quicker than it was: what it took this time counts
+        draws, result = draws + 1, _tried(world, command, number, dice, result.seconds)
+    return replace(result, facts={**result.facts, "draws": draws})
+
+
+@contextmanager
+def _started(world: World, command: str, memory: Path | None, dice: random.Random) -> Iterator[tuple[Here | Moving, Started]]:
+    killed = Here(world) if command == "local" else Moving(world, KINDS[command], dice)
+    world.begin_with(memory)
+    started = Started(killed.arguments, world.project, killed.env, world.folder)
+    try:
+        yield killed, started
+    finally:
+        stop(processes_marked(started.mark, patience=0.0))
+        started.ended_within(NEXT_LIMIT)
+        killed.close()
+        shutil.rmtree(world.project)
+
+
+def _tried(world: World, command: str, number: signal.Signals, dice: random.Random, seconds: float | None = None) -> Result:
+    is_warm = dice.random() < WARM
+    usual, memory = _pace(world, command, is_warm=is_warm)
+    seconds = seconds or usual
+    with _started(world, command, memory, dice) as (killed, started):
+        struck = [hit for blow in draw(number, killed.victims, seconds, dice) if (hit := started.strike(blow)) is not None]
+        ended = started.outcome()
+        result = _judged(world, killed, ended, struck, started)
+        world.check_requests()
+    facts = {**result.facts, "of": round(seconds, 2), "signals": [hit.number.name for hit in struck]}
+    if command != "local":
+        facts["cache"] = "warm" if is_warm else "cold"
+    if struck:
+        facts |= {"after": round(struck[0].after, 3), "victim": struck[0].victim}
+    return replace(result, facts=facts, hits=len(struck))
+
+
+def _judged(world: World, killed: Here | Moving, ended: Ended | None, struck: Sequence[Struck], started: Started) -> Result:
+    seconds, goes_on = started.seconds, ended is not None and (ended.code < 0 or len(struck) > 1)
+
+    call_again = partial(world.call, killed.arguments, world.project, started.env, NEXT_LIMIT)
+    is_beside = goes_on and killed.overlaps
+    again = call_again() if is_beside else None
+    orphans = processes_marked(started.mark, patience=JOB_GONE if goes_on else GONE)
+    problems = killed.first(ended, again) if ended is not None and not orphans else []
+    verdict = judge_first(ended, struck, orphans, problems)
+    facts: dict[str, object] = {"leftovers": killed.leftovers()}
+    if not verdict.is_lost:
+        again = again if is_beside else call_again()
+        orphans = processes_marked(started.mark, patience=GONE)
+        problems = killed.then(again) if again is not None and again.code == 0 else []
+        verdict = judge_again(verdict, again, problems, orphans)
+        facts["left_then"] = killed.leftovers()
+    is_met = bool(struck) and not (ended is not None and ended.code == 0 and struck[0].number is signal.SIGKILL and struck[0].victim in (HIML, GROUP, ALL))
+    outcome = verdict.outcome if is_met else verdict.unless_lost(Outcome.not_met)
+    facts |= killed.facts()
+    if ended is not None and ended.code > 0:
+        facts["said"] = _RUN_ID.sub("…", world.tidy(last_line(ended.stderr)))[:SAID]
+    why = _RUN_ID.sub("…", world.tidy(verdict.why))
+    return Result(outcome, ended.code if ended else None, seconds, 0, again.code if again else None, why, facts)
+
+
+def _pace(world: World, command: str, *, is_warm: bool) -> tuple[float, Path | None]:
+    """The seconds that *command* takes in this world, measured once, and the home folder that it begins with (None: an empty one)."""
+
+    def measure(world: World) -> tuple[float, Path | None]:
+        memory = None
+        if is_warm and command != "local":
+            _alone(world, command, None)
+            memory = world.place / "memory of kills" / command
+            shutil.copytree(world.home, memory)
+        return statistics.median(_alone(world, command, memory) for _ in range(MEASURED)), memory
+
+    return world.lasting(f"pace of {command}, {'warm' if is_warm and command != 'local' else 'cold'}", measure)
+
+
+def _alone(world: World, command: str, memory: Path | None) -> float:
+    """How long *command* takes that nobody kills. Raises AssertionError where it does not do what it should."""
+    with _started(world, command, memory, random.Random(uuid.uuid4().hex)) as (killed, started):
+        ended = started.outcome()
+        seconds = started.seconds
+        orphans = processes_marked(started.mark, patience=GONE)
+        verdict = judge_first(ended, [], orphans, killed.first(ended) if ended is not None else [])
+        assert verdict.outcome is Outcome.survived, f"without any signal: {verdict.why}"
+        assert not killed.leftovers(), f"without any signal {killed.leftovers()} temporary files are left"
+    return seconds
+
+
+@dataclass(frozen=True)
+class Blow:
+    """Signal *number*, *after* so many seconds; of those in *order* it goes to the first that there is then."""
+
+    number: signal.Signals
+    after: float
+    order: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Struck:
+    number: signal.Signals
+    victim: str
+    after: float
+
+
+class Started:
+    """`himl` with *arguments* in a session of its own, its streams in files in *place*; all its processes carry `mark`."""
+
+    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], place: Path) -> None:
+        self.mark = uuid.uuid4().hex
+        self.env = {**env, MARK: self.mark}
+        self._said = [place / "stdout", place / "stderr"]
+        with self._said[0].open("wb") as stdout, self._said[1].open("wb") as stderr, heeding_interrupts():
+            self._begun = time.monotonic()
+            command = [str(PROGRAM), *arguments]
+            streams = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr}
+            self._process = subprocess.Popen(command, cwd=cwd, env=os.environ | self.env, start_new_session=True, **streams)  # type: ignore[call-overload]
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def strike(self, blow: Blow) -> Struck | None:
+        if self.ended_within(blow.after - self.seconds):
+            return None
+        for victim in blow.order:
+            struck, after = None, self.seconds
+            for send, number in self._processes(victim):
+                with suppress(ProcessLookupError):
+                    send(number, blow.number)
+                    struck = Struck(blow.number, victim, after)
+            if struck is not None:
+                return struck
+        return None
+
+    def ended_within(self, seconds: float) -> bool:
+        try:
+            self._process.wait(max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def outcome(self) -> Ended | None:
+        if not self.ended_within(LIMIT):
+            return None
+        return Ended(self._process.returncode, *(path.read_text(encoding="utf-8", errors="backslashreplace") for path in self._said))
+
+    def _processes(self, victim: str) -> list[tuple[Callable[[int, int], None], int]]:
+        if victim == HIML:
+            return [(os.kill, self._process.pid)]
+        if victim == GROUP:
+            return [(os.killpg, self._process.pid)]
+        marked = processes_marked(self.mark, patience=0.0)
+        return [(os.kill, int(line.split()[0])) for line in marked if victim == ALL or _KNOWN_BY[victim] in line]
+
+
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Within it a program is started that heeds Ctrl-C as in a terminal, though this process may pass it over: what is ignored stays so for children."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def documented(struck: Sequence[Struck]) -> frozenset[int]:
+    """Ctrl-C and SIGTERM: 130, or the signal's own end where himl has not begun, or is through. Of a job here whose supervisor or
+    whose shim gets them: 1, for the job failed. 0 wherever the signal came too late to change anything, or to one that does not heed it.
+    """
+    codes: set[int] = {0}
+    for each in struck:
+        if each.victim not in (HIML, GROUP):
+            codes.add(FAILED)
+        if each.victim in (HIML, GROUP, ALL):
+            codes |= {-each.number} if each.number is signal.SIGKILL else {-each.number, INTERRUPTED}
+    return frozenset(codes)
+
+
+def judge_first(ended: Ended | None, struck: Sequence[Struck], orphans: Sequence[str], problems: Sequence[str]) -> Verdict:
+    """The outcome of the call that was killed. Ctrl-C may end the interpreter while it comes up, in its own way, that names no module of himl but the entry."""
+    is_interpreters_end = ended is not None and (ended.code == -signal.SIGINT or (ended.code == FAILED and NOT_UP in ended.stderr))
+    is_early = is_interpreters_end and any(each.number is signal.SIGINT for each in struck) and ended is not None and not _OURS.search(ended.stderr)
+    return judge(ended, documented(struck), problems, prints=True, orphans=orphans, is_before_himl=is_early)

@@ -1,1 +1,0 @@
-"""Many: blobs, runs, writers at once, and looks."""

@@ -1,0 +1,234 @@
+"""Plants faults in himl_cli, one at a time, and says which of them the tests notice.
+
+    python -m stress.mutation record               # which test reaches which line: the whole suite with coverage, below .cache/mutation
+    python -m stress.mutation run --seed 7         # 60 faults, spread over all packages; --list only names them
+    python -m stress.mutation branches             # what the record says of branch coverage
+
+A fault is a comparison turned round, a `not` dropped, or a statement removed. Only tests that reach the line are run, those that reach least first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path.cwd()
+PACKAGE = "himl_cli"
+OPPOSITES = ((ast.Eq, ast.NotEq), (ast.Lt, ast.GtE), (ast.Gt, ast.LtE), (ast.Is, ast.IsNot), (ast.In, ast.NotIn))
+TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {one: other for pair in OPPOSITES for one, other in (pair, pair[::-1])}
+REMOVED = (ast.Expr, ast.Assign, ast.AugAssign, ast.Return, ast.Raise, ast.Delete, ast.Continue, ast.Break)
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider")
+FIRST, MOST = 12, 240  # how many tests are run by themselves first, and at most for one fault
+
+Reach = dict[str, dict[tuple[int, int], set[int]]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Replace what stands from *begin* to *end* (line from 1, column in bytes) of *file* by *text*; tests that reach *lines* may notice."""
+
+    file: str
+    begin: tuple[int, int]
+    end: tuple[int, int]
+    text: str
+    lines: range
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.begin[0]}:{self.begin[1]}"
+
+    def planted(self, source: bytes) -> bytes:
+        lines = source.splitlines(keepends=True)
+        begin, end = (sum(map(len, lines[: line - 1])) + column for line, column in (self.begin, self.end))
+        return source[:begin] + self.text.encode() + source[end:]
+
+
+def faults_of(path: Path) -> Iterator[tuple[str, Fault]]:
+    file = path.relative_to(ROOT).as_posix()
+
+    def fault(node: ast.expr | ast.stmt, text: str, lines: range) -> Fault:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return Fault(file, (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset), text, lines)
+
+    def expressions(node: ast.AST, lines: range) -> Iterator[tuple[str, Fault]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.stmt, ast.JoinedStr, ast.excepthandler, ast.match_case)):
+                continue  # statements have their own turn; expressions in an f-string no place of their own
+            if isinstance(child, ast.Compare) and len(child.ops) == 1:
+                turned = ast.Compare(child.left, [TURNED[type(child.ops[0])]()], child.comparators)
+                yield "comparison", fault(child, f"({ast.unparse(turned)})", lines)
+            elif isinstance(child, ast.UnaryOp) and isinstance(child.op, ast.Not):
+                yield "not", fault(child, f"({ast.unparse(child.operand)})", lines)
+            yield from expressions(child, lines)
+
+    def statements(node: ast.AST) -> Iterator[tuple[str, Fault]]:
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            for child in getattr(node, name, []) if not isinstance(node, (ast.Lambda, ast.IfExp)) else []:
+                if isinstance(child, ast.stmt):
+                    inner = getattr(child, "body", None)
+                    last = inner[0].lineno - 1 if inner else child.end_lineno or child.lineno
+                    lines = range(child.lineno, max(last, child.lineno) + 1)
+                    is_text = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+                    if isinstance(child, REMOVED) and not is_text:
+                        yield "statement", fault(child, "pass", lines)
+                    if not isinstance(child, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.AnnAssign)):
+                        yield from expressions(child, lines)
+                yield from statements(child)
+
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.FunctionDef):
+            yield from statements(node)
+
+
+def drawn(seed: int, count: int) -> list[Fault]:
+    found: dict[str, dict[str, dict[str, Fault]]] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        for kind, fault in faults_of(path):
+            found[str(path.parent.relative_to(ROOT))][kind][str(fault)] = fault
+    source = random.Random(seed)
+    chosen: dict[str, Fault] = {}
+    while len(chosen) < count:
+        for package in sorted(found):
+            kind = source.choice(sorted(found[package]))
+            place = source.choice(sorted(found[package][kind]))
+            if len(chosen) < count:
+                chosen.setdefault(place, found[package][kind][place])
+    return list(chosen.values())
+
+
+def record(folder: Path, arguments: list[str]) -> int:
+    """Run the suite and write which test takes which arc, and which tests failed; gives pytest's exit code."""
+    site = Path(sysconfig.get_paths()["purelib"])
+    hook, plugin = site / "himl_reach.pth", site / "himl_reach.py"
+    shutil.copy(Path(__file__).with_name("reach.py"), plugin)
+    hook.write_text('import os; os.environ.get("HIML_TEST_REACH") and __import__("himl_reach")\n')
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory() as traces:
+            variables = os.environ | {"HIML_TEST_REACH": traces, "HIML_TEST_REACH_SOURCE": str(ROOT / PACKAGE)}
+            options = ["-p", "himl_reach", "-n", "auto", "--dist", "worksteal", f"--junitxml={folder / 'suite.xml'}"]
+            code = subprocess.run([*PYTEST, *options, *arguments], env=variables).returncode
+            tests: dict[str, int] = {}
+            reach: Reach = defaultdict(lambda: defaultdict(set))
+            for path in Path(traces).glob("*.arcs"):
+                test, arcs = pickle.loads(path.read_bytes())
+                number = tests.setdefault(test, len(tests))
+                for file, taken in arcs.items():
+                    for arc in taken:
+                        reach[file][arc].add(number)
+    finally:
+        hook.unlink()
+        plugin.unlink()
+    (folder / "reach").write_bytes(pickle.dumps((list(tests), {file: dict(arcs) for file, arcs in reach.items()})))
+    return code
+
+
+def branches(reach: Reach) -> str:
+    import coverage
+
+    with tempfile.TemporaryDirectory() as folder:
+        measured = coverage.Coverage(data_file=f"{folder}/data", branch=True, source=[str(ROOT / PACKAGE)], config_file=False, messages=False)
+        data = measured.get_data()
+        data.add_arcs({str(ROOT / file): list(arcs) for file, arcs in reach.items()})
+        data.touch_files([str(path) for path in (ROOT / PACKAGE).rglob("*.py")])
+        measured.save()
+        measured.json_report(outfile=f"{folder}/report")
+        totals = json.loads(Path(f"{folder}/report").read_text())["totals"]
+    return "{covered_lines} of {num_statements} statements, {covered_branches} of {num_branches} branches".format(**totals)
+
+
+def tests_for(fault: Fault, tests: list[str], reach: Reach, source: random.Random) -> list[str]:
+    """Tests that reach the fault, those that reach least of himl_cli first, and few of each file among the first."""
+    taken = reach.get(fault.file, {})
+    chosen = {number for arc, who in taken.items() if abs(arc[0]) in fault.lines or abs(arc[1]) in fault.lines for number in who}
+    sizes = Counter(number for arcs in reach.values() for who in arcs.values() for number in who & chosen)
+    ordered = sorted((number for number in chosen if tests[number]), key=lambda number: (sizes[number], tests[number]))
+    files: Counter[str] = Counter()
+    first: list[str] = []
+    rest: list[str] = []
+    for number in ordered:
+        file = tests[number].partition("::")[0]
+        files[file] += 1
+        (first if files[file] <= 4 and len(first) < FIRST else rest).append(tests[number])
+    return [*first, *(rest if len(rest) <= MOST - FIRST else source.sample(rest, MOST - FIRST))]
+
+
+def is_caught(tests: list[str], processes: int) -> str:
+    for batch, options in ((tests[:FIRST], []), (tests[FIRST:], ["-n", str(processes)])):
+        if batch:
+            with tempfile.TemporaryDirectory() as folder:
+                command = [*PYTEST, "-x", "--timeout=120", f"--basetemp={folder}/t", *options, *batch]
+                variables = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+                try:
+                    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=900, env=variables, stdin=subprocess.DEVNULL)
+                except subprocess.TimeoutExpired:
+                    return "(no end)"
+            if done.returncode not in (0, 5):
+                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+                return failed[0].split(" - ")[0] if failed else f"(exit {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-200:]!r})"
+    return ""
+
+
+def run(folder: Path, seeds: list[int], count: int, processes: int, *, only_list: bool) -> None:
+    tests, reach = pickle.loads((folder / "reach").read_bytes())
+    for seed in seeds:
+        caught: list[Fault] = []
+        faults = drawn(seed, count)
+        for number, fault in enumerate(faults, 1):
+            path = ROOT / fault.file
+            source = path.read_bytes()
+            planted = fault.planted(source)
+            place = ast.Constant(None, lineno=fault.begin[0], col_offset=fault.begin[1], end_lineno=fault.end[0], end_col_offset=fault.end[1])
+            before = ast.get_source_segment(source.decode(), place) or ""
+            print(f"{seed}.{number} {fault} `{' '.join(before.split())[:100]}` -> `{fault.text[:100]}`", flush=True)
+            if only_list:
+                continue
+            compile(planted, str(path), "exec")
+            candidates, start = tests_for(fault, tests, reach, random.Random(seed)), time.monotonic()
+            try:
+                path.write_bytes(planted)
+                noticed = is_caught(candidates, processes) if candidates else ""
+            finally:
+                path.write_bytes(source)
+            if noticed:
+                caught.append(fault)
+            print(f"    {'caught by ' + noticed if noticed else 'SURVIVED'} ({len(candidates)} tests, {time.monotonic() - start:.0f} s)", flush=True)
+        if not only_list:
+            print(f"seed {seed}: {len(caught)} of {len(faults)} caught", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stress.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("record", "run", "branches"))
+    parser.add_argument("--folder", type=Path, default=Path(".cache/mutation"), help="where the record is")
+    parser.add_argument("--seed", type=int, action="append", help="may be given more than once")
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("-n", "--processes", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="name the faults and run nothing")
+    arguments, others = parser.parse_known_args()
+    if arguments.do == "record":
+        sys.exit(record(arguments.folder, others))
+    if others:
+        parser.error(f"unknown arguments: {' '.join(others)}")
+    if arguments.do == "branches":
+        print(branches(pickle.loads((arguments.folder / "reach").read_bytes())[1]))
+    else:
+        run(arguments.folder, arguments.seed or [1], arguments.count, arguments.processes, only_list=arguments.list)
+
+
+if __name__ == "__main__":
+    main()

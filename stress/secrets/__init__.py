@@ -1,1 +1,0 @@
-"""No secret is said, written or shown by a command, whatever it is given it by and however it fails; needs /proc (Linux)."""

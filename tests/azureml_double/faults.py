@@ -1,0 +1,199 @@
+"""What can be made to go wrong, and for which requests. All numbers: bytes of a body (counted from its end when negative), or seconds."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tests.azureml_double.log import Head
+
+
+@dataclass(frozen=True)
+class Status:
+    """Answer with this status instead of what the service would say. *code* and *message* stand in the body, in the plane's own form."""
+
+    status: int
+    retry_after: float | str | None = None
+    code: str = "ServerBusy"
+    message: str = "The server is busy."
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    text: str  # in place of the answer, as a proxy or a hotel's network sends it
+    status: int = 200
+    content_type: str = "text/html"
+
+
+@dataclass(frozen=True)
+class Reset:
+    after: int | None = None  # so many bytes of the answer; None: before any byte of it, the request having been carried out
+
+
+@dataclass(frozen=True)
+class ResetUpload:
+    after: int = 0  # so many bytes of the request's body; nothing is carried out
+
+
+@dataclass(frozen=True)
+class Truncate:
+    after: int  # the connection is closed in order then; the headers promised more
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Send nothing for so long, once so many bytes of the body are out (None: before the status line)."""
+
+    seconds: float
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Drip:
+    bytes_per_second: int  # the body comes no faster
+
+
+@dataclass(frozen=True)
+class Latency:
+    seconds: float  # the answer begins that much later
+
+
+@dataclass(frozen=True)
+class Meanwhile:
+    call: Callable[[], object]  # once the request was carried out; the answer begins when it is through
+
+
+@dataclass(frozen=True)
+class FlipByte:
+    at: int  # another byte stands there in the answer's body
+
+
+@dataclass(frozen=True)
+class FlipUpload:
+    at: int  # another byte of the request's body comes to the service
+
+
+@dataclass(frozen=True)
+class WrongMd5:
+    """Promise another MD5 than the content has (`Content-MD5` and `x-ms-blob-content-md5`)."""
+
+
+@dataclass(frozen=True)
+class ChangeEtag:
+    """Another writer came in between: a condition `If-Match` fails with 412, and without one the answer carries a new ETag."""
+
+
+@dataclass(frozen=True)
+class ExpireSas:
+    """Refuse the signature as one whose time is over (403, AuthenticationFailed)."""
+
+
+@dataclass(frozen=True)
+class ExpireToken:
+    """Refuse the bearer token as one whose time is over: 401, by each plane in its own form. Requests without such a token go by."""
+
+
+@dataclass(frozen=True)
+class WrongDate:
+    seconds: float  # by which the answer's `Date` is shifted, as if the client's clock were off
+
+
+@dataclass(frozen=True)
+class SmallPages:
+    size: int  # of the pages in which blob listings come, as the service may do at any time
+
+
+@dataclass(frozen=True)
+class Refuse:
+    status: int = 502  # to `CONNECT`, as a proxy (502, 504: the host was not found or not reached; 407: a password is wanted)
+
+
+@dataclass(frozen=True)
+class BadCertificate:
+    kind: str = "untrusted"  # or `expired`, `early` (not valid yet), `other` (for another host)
+
+
+@dataclass(frozen=True)
+class BreakHandshake:
+    how: str = "reset"  # or `close`, once the client has said hello; `plain`: answer in plain text, as a proxy that filters does
+
+
+OnConnect = Refuse | BadCertificate | BreakHandshake
+OnBody = Reset | ResetUpload | Truncate | Stall | Drip | FlipByte | FlipUpload | WrongMd5
+Action = OnConnect | OnBody | Status | Page | Latency | Meanwhile | ChangeEtag | ExpireSas | ExpireToken | WrongDate | SmallPages
+Kind = TypeVar("Kind", bound=Action)
+
+
+@dataclass(frozen=True)
+class Met:
+    """The faults that one request meets. `done` has the names of those that did something to it: a body may end before the byte that was to be another."""
+
+    actions: Sequence[Action] = ()
+    done: list[str] = field(default_factory=list)
+
+    def first(self, kind: type[Kind]) -> Kind | None:
+        return next((one for one in self.actions if isinstance(one, kind)), None)
+
+    def use(self, kind: type[Kind]) -> Kind | None:
+        """As `first`; it does something now."""
+        found = self.first(kind)
+        if found is not None:
+            self.tell(found)
+        return found
+
+    def tell(self, action: Action) -> None:
+        name = type(action).__name__
+        if name not in self.done:
+            self.done.append(name)
+
+
+@dataclass
+class _Rule:
+    action: Action
+    match: re.Pattern[str]
+    left: int | None
+    skip: int
+
+    def applies(self, line: str, request: Head | None) -> bool:
+        if self.left == 0 or not self._can_meet(request) or not self.match.search(line):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        if self.left is not None:
+            self.left -= 1
+        return True
+
+    def _can_meet(self, request: Head | None) -> bool:
+        if request is None or isinstance(self.action, OnConnect):
+            return request is None and isinstance(self.action, OnConnect)
+        if isinstance(self.action, ExpireToken):
+            return request.get("authorization").lower().startswith("bearer ")
+        return not isinstance(self.action, FlipUpload) or bool(request.length) or request.is_chunked
+
+
+class Faults:
+    """Those in force; safe to change from any thread."""
+
+    def __init__(self) -> None:
+        self._rules: list[_Rule] = []
+        self._lock = threading.Lock()
+
+    def add(self, action: Action, match: str = "", *, times: int | None = 1, skip: int = 0) -> None:
+        """*action* meets the next *times* requests (None: all) whose line holds the regular expression *match*, after *skip* such. The line is `METHOD
+        host/path?query`; for what happens before there is a request (Refuse, BadCertificate, BreakHandshake) it is `CONNECT host`."""
+        with self._lock:
+            self._rules.append(_Rule(action, re.compile(match), times, skip))
+
+    def clear(self) -> None:
+        with self._lock:
+            self._rules.clear()
+
+    def meet(self, line: str, request: Head | None = None) -> Met:
+        """What happens to the *request* with this line (None: to a `CONNECT`); counted."""
+        with self._lock:
+            return Met([rule.action for rule in self._rules if rule.applies(line, request)])

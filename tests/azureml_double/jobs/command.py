@@ -1,0 +1,118 @@
+"""What a job says: its command with references, spans of time, azureml-core's definition of one; and how jobs run."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.azureml_double.state import Json
+
+TAKEN_FOR_SHORTEST = 60.0  # what is less counts as 60 days, as the vendor's client has it in a remark (it sends no less)
+LONGEST = 60 * 24 * 3600.0
+MECHANISMS = {"mount": "ReadOnlyMount", "download": "Download", "direct": "Direct"}
+OUTPUT_MECHANISMS = {"mount": "ReadWriteMount", "upload": "Upload"}
+_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
+_REFERENCE = re.compile(r"\$\{\{\s*(?:(inputs|outputs)\.(\w+)|(name))\s*\}\}")
+_VALUE = re.compile(r"\$\{\{\s*search_space\.([\w.-]+)\s*\}\}")
+Value = str | int | float | bool
+Values = Mapping[str, Value]
+CHOICE = "choice"
+MOST_TRIALS = 1000
+LONGEST_SWEEP = "P60D"  # of one that names no time
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the jobs of a workspace are run."""
+
+    hold: str = ""  # the status in which each job waits to be released; empty: none waits
+    whole_logs: bool = False  # logs are replaced as they grow, not appended to
+    log_digits: int = 1  # that numbers of ranks have at least in the names of logs
+    retry_logs: bool = False  # those of later tries are kept in `user_logs/retry_001`, …; else the last try's replace the ones before
+    fails_with_a_trial: bool = False  # a sweep fails when one trial does, not only when the first three or all of them do
+    values_in: str = "tag"  # of a trial, as OWN_TAGS has it, or nowhere but on the sweep (`sweep`; `old_sweep`: there without the prefix)
+    minute: float = 60.0  # seconds that one of a limit (`timeout`, `trialTimeout`) lasts
+    disk: str = "new"  # of the next try: its `outputs` go to `outputs/retry_001`, …; `restored`: `outputs` and `logs` lie there again
+    python: Path = field(default_factory=lambda: Path(sys.executable))  # what jobs call `python`; programs in its folder stand before all others
+
+
+def seconds_of(duration: str) -> float:
+    """Of `P1DT2H3M4S` (ISO 8601). Raises ValueError for other forms; the service knows no fractions of a second."""
+    found = _DURATION.fullmatch(duration)
+    if found is None or not any(found.groups()):
+        raise ValueError(f"'{duration}' is no duration")
+    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def limit_of(duration: str) -> float:
+    seconds = seconds_of(duration)
+    return seconds if seconds >= TAKEN_FOR_SHORTEST else LONGEST
+
+
+def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+    """*command* with its references replaced: text for text, without any quoting, as the service does."""
+    return _REFERENCE.sub(lambda found: name if found[3] else (inputs if found[1] == "inputs" else outputs)[found[2]], command)
+
+
+def with_values(command: str, values: Mapping[str, str]) -> str:
+    return _VALUE.sub(lambda found: values[found[1]], command)
+
+
+def unknown_references(job: Json) -> list[str]:
+    known: dict[str, Mapping[str, Any]] = {"inputs": job.get("inputs") or {}, "outputs": job.get("outputs") or {}}
+    command = job.get("command") or ""
+    unknown = [f"{found[1]}.{found[2]}" for found in _REFERENCE.finditer(command) if found[1] and found[2] not in known[found[1]]]
+    return unknown + [f"search_space.{found[1]}" for found in _VALUE.finditer(command) if found[1] not in (job.get("searchSpace") or {})]
+
+
+def as_job(definition: Json, code_id: str) -> Json:
+    words = [_word(str(text)) for text in definition.get("arguments") or []]
+    limit, nodes = definition.get("maxRunDurationSeconds"), int(definition.get("nodeCount") or 1)
+    distribution = None  # processes of PyTorch are counted over all nodes, those of MPI on each
+    if definition.get("framework") == "PyTorch":
+        distribution = {"distributionType": "PyTorch", "processCountPerInstance": int(definition["pytorch"]["processCount"] or nodes) // nodes}
+    elif definition.get("communicator") in ("IntelMpi", "OpenMpi"):
+        distribution = {"distributionType": "Mpi", "processCountPerInstance": int(definition["mpi"]["processCountPerNode"])}
+    form: Json = {"jobType": "Command", "codeId": code_id}
+    form |= {"command": definition.get("command") or " ".join(["python", shlex.quote(definition["script"]), *words])}
+    form |= {"environmentVariables": {name: str(value) for name, value in (definition.get("environmentVariables") or {}).items()}}
+    form |= {"inputs": {key: _input(given) for key, given in (definition.get("data") or {}).items()}}
+    form |= {"outputs": {key: _output(given) for key, given in (definition.get("outputData") or {}).items()}}
+    form |= {"resources": {"instanceCount": nodes}, "distribution": distribution}
+    return form | {"limits": {"jobLimitsType": "Command", "timeout": f"PT{limit}S"} if limit else None}
+
+
+def _word(text: str) -> str:
+    """An argument: quoted, or for a path of data the reference to it."""
+    for mark, kind in (("DatasetConsumptionConfig:", "inputs"), ("DatasetOutputConfig:", "outputs")):
+        if text.startswith(mark):
+            return f"${{{{{kind}.{text.removeprefix(mark)}}}}}"
+    return shlex.quote(text)
+
+
+def _input(given: Json) -> Json:
+    location = given["dataLocation"]
+    found = {"mode": MECHANISMS[given["mechanism"]], "pathOnCompute": given.get("pathOnCompute")}
+    if location.get("uri"):
+        return {"jobInputType": "uri_file" if location["uri"]["isFile"] else "uri_folder", "uri": location["uri"]["path"], **found}
+    dataset = location["dataset"]
+    return {"jobInputType": "mltable", "uri": f"azureml:{dataset['name']}:{dataset['version']}", **found}
+
+
+def _output(given: Json) -> Json:
+    options, place = given["additionalOptions"], given["outputLocation"]["dataPath"]
+    form: Json = {"jobOutputType": "uri_folder", "uri": f"azureml://datastores/{place['datastoreName']}/paths/{place['relativePath']}/"}
+    form |= {"mode": OUTPUT_MECHANISMS[given["mechanism"]], "assetName": (options.get("registrationOptions") or {}).get("name")}
+    return form | {"pathOnCompute": options.get("pathOnCompute")}
+
+
+def size_of(space: Json) -> int | None:
+    sizes = [len(given[0]) if kind == CHOICE else given[0] if kind == "randint" else None for kind, given in space.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)

@@ -1,0 +1,189 @@
+"""What goes over the wire: host names that the double plays, HTTP/1.1 messages, the log of all requests, and every secret told to whoever searches for them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import parse_qsl
+
+CHUNK = 256 * 1024
+LAST_CHUNK = b"0\r\n\r\n"
+_SECRET = re.compile(r"(?i)\b(sig|client_secret|client_assertion)=[^&]*")
+Listener = Callable[[str, str], None]
+_listeners: list[Listener] = []
+
+
+class Role(Enum):
+    ARM = "control plane"
+    LOGIN = "identity"
+    DATA = "data plane"
+    BLOB = "storage"
+
+
+DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"  # regions and accounts stand before them
+_EXACT = {"management.azure.com": Role.ARM, "login.microsoftonline.com": Role.LOGIN}
+_EXACT |= {
+    "management.usgovcloudapi.net": Role.ARM,
+    "login.microsoftonline.us": Role.LOGIN,
+}  # a workspace's services are those of the public cloud all the same
+_BELOW = {DATA_PLANE: Role.DATA, STORAGE: Role.BLOB}
+CERTIFIED = (*_EXACT, *(f"*.{suffix}" for suffix in _BELOW))
+
+
+def role_of(host: str) -> Role | None:
+    host = host.lower()
+    return _EXACT.get(host) or _BELOW.get(host.partition(".")[2])
+
+
+def issued(kind: str, secret: str) -> str:
+    for listener in tuple(_listeners):
+        listener(kind, secret)
+    return secret
+
+
+def signed(query: str) -> str:
+    if _listeners:
+        for name, value in parse_qsl(query.partition("?")[2] or query):
+            if name == "sig":
+                issued("signature", value)
+    return query
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+@dataclass
+class Head:
+    first: list[str]
+    headers: list[tuple[str, str]]
+
+    def get(self, name: str, default: str = "") -> str:
+        return next((value for key, value in self.headers if key.lower() == name), default)
+
+    def drop(self, *names: str) -> None:
+        self.headers = [(key, value) for key, value in self.headers if key.lower() not in names]
+
+    def set(self, name: str, value: str) -> None:
+        self.drop(name.lower())
+        self.headers.append((name, value))
+
+    @property
+    def wire(self) -> bytes:
+        lines = [" ".join(self.first), *(f"{name}: {value}" for name, value in self.headers)]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    @property
+    def is_chunked(self) -> bool:
+        return self.get("transfer-encoding").lower() == "chunked"
+
+    @property
+    def length(self) -> int | None:
+        text = self.get("content-length")
+        return int(text) if text else None
+
+    @property
+    def closes(self) -> bool:
+        return self.get("connection").lower() == "close" or self.first[0] == "HTTP/1.0" or self.first[-1] == "HTTP/1.0"
+
+
+async def read_head(reader: asyncio.StreamReader) -> Head:
+    text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = text[:-4].split("\r\n")
+    pairs = (line.split(":", 1) for line in lines)
+    return Head(first.split(" ", 2), [(name, value.strip()) for name, value in pairs])
+
+
+async def body_of(reader: asyncio.StreamReader, head: Head, *, is_answer: bool) -> AsyncIterator[bytes]:
+    """The body's bytes as they come, without chunk framing. An answer with no length runs to the end of the connection."""
+    if head.is_chunked:
+        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            async for content in _pieces(reader, size):
+                yield content
+            await reader.readexactly(2)
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass
+    elif head.length is not None:
+        async for content in _pieces(reader, head.length):
+            yield content
+    elif is_answer:
+        while content := await reader.read(CHUNK):
+            yield content
+
+
+async def _pieces(reader: asyncio.StreamReader, left: int) -> AsyncIterator[bytes]:
+    while left:
+        content = await reader.read(min(left, CHUNK))
+        if not content:
+            raise asyncio.IncompleteReadError(b"", left)
+        left -= len(content)
+        yield content
+
+
+def framed(content: bytes, *, chunked: bool) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(content), content) if chunked else content
+
+
+@dataclass
+class Seen:
+    """One request. `sent` and `received` count bytes of the bodies as the client saw them; `query` has its signatures masked; `status` 0: no answer."""
+
+    method: str
+    host: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    sent: int = 0
+    status: int = 0
+    received: int = 0
+    started: float = field(default_factory=time.time)
+    seconds: float = 0.0
+    unknown: str = ""  # why nobody answers such a request
+    faults: list[str] = field(default_factory=list)
+    body: bytes = b""  # of what is put to a service other than storage
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.host}{self.path}{'?' if self.query else ''}{self.query} -> {self.status}"
+
+
+def masked(query: str) -> str:
+    return _SECRET.sub(r"\1=***", signed(query))
+
+
+class RequestLog:
+    """All requests since the last `clear`; safe to read from any thread."""
+
+    def __init__(self) -> None:
+        self._seen: list[Seen] = []
+        self._expected: list[str] = []
+
+    def note(self, seen: Seen) -> None:
+        self._seen.append(seen)
+
+    def clear(self) -> None:
+        self._seen, self._expected = [], []
+
+    def all(self) -> list[Seen]:
+        return list(self._seen)
+
+    def find(self, pattern: str = "", where: Callable[[Seen], bool] = lambda seen: True) -> list[Seen]:
+        """Requests whose line (`METHOD host/path?query -> status`) holds the regular expression *pattern*, in order."""
+        return [seen for seen in self.all() if re.search(pattern, str(seen)) and where(seen)]
+
+    def expect_unknown(self, pattern: str) -> None:
+        """Requests like this are asked on purpose though nobody answers them: they do not fail this test."""
+        self._expected.append(pattern)
+
+    def unknown(self) -> list[str]:
+        """What was asked that nobody plays, and answers of the double that are its own failures."""
+        return [f"{seen} ({seen.unknown})" for seen in self.all() if seen.unknown and not any(re.search(one, str(seen)) for one in self._expected)]

@@ -1,0 +1,437 @@
+"""`himl runs` on an Azure ML workspace, and failures there; jobs that run here and are recorded there, also without network, right or patience."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from himl_cli.core.processes import is_held
+from tests.azureml_double.faults import Status
+from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
+from tests.azureml_double.state import Right
+from tests.support.azure import opened
+from tests.support.recorded_in_azure import SUBMIT, TRAIN, kill_recorder, log_there, note_of, pid_of, points, posix, proc, the_run, wait_until_told
+from tests.support.recorded_in_azure import azure_project as azure_project
+from tests.support.recorded_in_azure import go as go
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import RecordedRuns
+
+NOON = datetime(2025, 2, 1, 12, 0, 0, tzinfo=timezone.utc)  # of an earlier year: such days take the same room whenever the tests run
+CASES: list[tuple[list[str], int, str, str]] = [
+    (["runs", "show", "train_1_ab"], 3, "No run 'train_1_ab' in workspace", "train_1_aa"),
+    (["runs", "show", "other:train_1_aa"], 3, "belongs to experiment 'train', not 'other'", "train:train_1_aa"),
+    (["datastore", "list", "--datastore", "workspaceblob"], 3, "No datastore 'workspaceblob'", "workspaceblobstore"),
+    (["datastore", "list", "--datastore", "workspacefilestore"], 2, "file share", "azcopy"),
+    (["datastore", "list", "--datastore", "gone"], 3, "gone-container", ""),
+    (["runs", "list", "--config_file", "nope.json"], 3, "There is no file 'nope.json'", "config.json"),
+    (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs and is recorded here", ".himl"),
+]
+
+
+@pytest.fixture
+def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    azure = azure_environment
+    azure.write_config(project)
+    azure.add_run("base_1_aa", "base", display_name="baseline", created=NOON, tags={"team": "blue"})
+    azure.add_run("train_2_bb", "train", status="Failed", created=NOON + timedelta(minutes=1), error="CUDA out of memory", tags={"team": "red"})
+    best = azure.add_run("train_3_cc", "train", created=NOON + timedelta(minutes=2), tags={"team": "blue"}, parameters={"lr": "0.1"})
+    azure.add_run("train_4_dd", "train", status="Running", created=NOON + timedelta(minutes=3))
+    for number, loss in ((0, 0.5), (1, 0.25)):
+        child = azure.add_run(f"fold_{number}", "train", parent="train_3_cc", display_name=f"fold {number}", created=NOON + timedelta(minutes=4 + number))
+        azure.add_metric(child, "loss", [loss])
+    azure.add_metric(best, "loss", [1.0, 0.75], steps=[1, 2])
+    azure.put_artifacts(best, {"user_logs/std_log.txt": b"epoch 1\n\xff raw\n", "user_logs/std_log_process_1.txt": b"rank 1\n", "outputs/m.bin": b"m"})
+    return azure
+
+
+def ids(outcome: Any) -> list[str]:
+    return [run["id"] for run in outcome.json()]
+
+
+def test_runs_of_both_workspaces_are_listed_and_kept_apart(himl: Himl, both: StagedWorkspace) -> None:
+    rows = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
+    assert rows[0][-1] == "workspace"
+    assert [(row[0], row[-1]) for row in rows[1:4]] == [
+        ("here_2_bb", "local workspace '.himl'"),
+        ("here_1_aa", "local workspace '.himl'"),
+        ("train_4_dd", both.label.removeprefix("workspace ")),
+    ]
+    assert ids(himl.ok("runs", "list", "--experiment", "base", "--json")) == ["here_2_bb", "base_1_aa"]
+    assert himl.ok("runs", "show", "latest", "-q").stdout == "here_2_bb\n"
+    assert ids(himl.ok("runs", "list", "--json", "--workspace", "local")) == ["here_2_bb", "here_1_aa"]
+    assert ids(himl.ok("runs", "list", "--json", "--config_file", "config.json"))[0] == "train_4_dd"
+    before = both.requests()
+    for command in ("show here_2_bb", "logs here_2_bb", "tag here_2_bb a=b", "delete here_1_aa --yes"):
+        himl.ok("runs", *command.split())
+    assert both.requests() == before
+    outcome = himl("runs", "show", "here_2_bc", "--json")
+    assert (outcome.code, outcome.error_json()["code"], "here_2_bb" in outcome.error_json()["hint"]) == (3, "run_not_found", True)
+    assert "train_3_cc" in himl("runs", "show", "train_3_cd").stderr
+
+
+def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, failing: StagedWorkspace, project: Path) -> None:
+    for arguments, code, message, hint in CASES:
+        outcome = himl(*arguments)
+        lines = outcome.stderr.splitlines()
+        assert (outcome.code, outcome.stdout) == (code, ""), outcome.stderr
+        assert lines[0].startswith("error: ")
+        assert message in lines[0]
+        assert hint in " ".join(lines)
+        assert all(line.startswith("hint: ") for line in lines[1:])
+    nobody, reader = (failing.environment(failing.add_principal(rights)) for rights in (set(), {Right.READ}))
+    outcome = himl("runs", "list", env=nobody)
+    assert (outcome.code, outcome.stdout, "AzureML Data Scientist" in outcome.stderr) == (4, "", True)
+    assert himl.ok("runs", "show", "train_1_aa", "-q", env=reader).stdout == "train_1_aa\n"
+    assert himl("runs", "tag", "train_1_aa", "a=b", env=reader).code == 4
+    content = json.loads((project / "config.json").read_text()) | {"workspace_name": "nothing"}
+    (project / "config.json").write_text(json.dumps(content))
+    outcome = himl("runs", "list")
+    assert (outcome.code, outcome.stdout, "There is no workspace 'nothing'" in outcome.stderr) == (3, "", True)
+
+
+def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedWorkspace) -> None:
+    """Each try's log in a folder of its own, or in the place of the one before, also where it is longer than that one was."""
+    places = {"train_4_dd": "user_logs/retry_001/std_log.txt", "train_5_ee": "user_logs/std_log.txt"}
+    seeded.add_run("train_5_ee", "train", status="Running")
+    runs = [seeded.state.runs[name] for name in places]
+
+    def see(status: str) -> None:
+        before = {}
+        for run in runs:
+            run.status = status
+            before[run.run_id] = len(seeded.requests(rf"GET .*/history/.*/runs/{run.run_id}"))
+        until(lambda: all(len(seeded.requests(rf"GET .*/history/.*/runs/{name}")) >= count + 2 for name, count in before.items()))
+
+    for run in runs:
+        seeded.append_log(run, "first try\n")
+    watchers = [himl.start("runs", "logs", name, "--follow") for name in places]
+    for watcher in watchers:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == b"first try\n"
+    see("Queued")
+    for run in runs:
+        seeded.put_artifact(run, places[run.run_id], b"second try begins\n")
+    see("Running")
+    for run in runs:
+        seeded.put_artifact(run, places[run.run_id], b"second try begins\nand ends\n")
+        run.status = "Completed"
+    for watcher, (name, place) in zip(watchers, places.items(), strict=True):
+        printed, said = watcher.communicate(timeout=100)
+        assert (watcher.returncode, printed) == (0, b"second try begins\nand ends\n")
+        assert f"Another try of run '{name}' has begun; its log: {place}" in said.decode()
+
+
+@posix
+def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, seeded: StagedWorkspace) -> None:
+    seeded.append_log(seeded.state.runs["train_4_dd"], "first line\n")
+    with himl.start("runs", "logs", "train_4_dd", "--follow") as watcher:
+        assert watcher.stdout is not None
+        first = watcher.stdout.readline()
+        os.kill(watcher.pid, signal.SIGINT)
+        _, said = watcher.communicate(timeout=100)
+    assert (first, watcher.returncode) == (b"first line\n", 130)
+    assert "himl runs cancel train_4_dd" in said.decode()
+    assert not seeded.requests("/cancel")
+
+
+@pytest.fixture
+def both(seeded: StagedWorkspace, project: Path) -> StagedWorkspace:
+    local = RecordedRuns(project)
+    local.add("here_1_aa")
+    local.add("here_2_bb", experiment="base", files={"user_logs/std_log.txt": "local\n"})
+    return seeded
+
+
+def test_runs_are_listed_and_shown_with_page_in_studio(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
+    lines = himl.ok("runs", "show", "train_3_cc").stdout.splitlines()
+    assert lines[0] == "train_3_cc  Completed"
+    assert f"Workspace     {seeded.label}" in lines
+    (studio,) = [line for line in lines if line.startswith("Studio")]
+    state = seeded.state
+    wsid = f"/subscriptions/{state.subscription}/resourcegroups/{state.group}/workspaces/{state.name}"
+    assert studio.split() == ["Studio", f"https://ml.azure.com/runs/train_3_cc?wsid={wsid}&tid={state.tenant}"]
+    assert "  lr  0.1" in lines
+    assert ["loss", "0.75", "2", "2"] in [line.split() for line in lines]
+    assert [line.split()[0] for line in lines if line.split()[:1] in (["fold_0"], ["fold_1"])] == ["fold_0", "fold_1"]
+    lines = himl.ok("runs", "list", "--experiment", "base").stdout.splitlines()
+    assert lines[0] == "id\texperiment\tdisplay_name\tstatus\tstarted\tduration\ttags"
+    assert lines[1] == "base_1_aa\tbase\tbaseline\tCompleted\t2025-02-01T12:00:05.000Z\t60.000\tteam=blue"
+    for options, expected in (
+        ("--experiment nothing", []),
+        ("--status failed,running", ["train_4_dd", "train_2_bb"]),
+        ("--experiment train --tags team=blue --num_runs 2", ["train_3_cc"]),
+    ):
+        assert ids(himl.ok("runs", "list", "--json", *options.split())) == expected
+    (project / "most_recent_run.txt").write_text("train:train_2_bb\n")
+    state = seeded.state
+    for words, found in (
+        ("train:train_3_cc", "train_3_cc"),
+        (f"https://ml.azure.com/runs/train_3_cc?wsid={state.path}&tid={state.tenant}", "train_3_cc"),
+        ("latest", "train_4_dd"),
+        ("--experiment train --status completed,failed --num_runs 5", "train_3_cc\ntrain_2_bb"),
+        ("train_3_cc --children", "fold_0\nfold_1"),
+        ("", "train_2_bb"),
+    ):
+        assert himl.ok("runs", "show", *words.split(), "-q").stdout == f"{found}\n"
+    outcome = himl("runs", "show", "https://ml.azure.com/runs/train_3_cc?wsid=/subscriptions/s/resourcegroups/else/workspaces/where")
+    assert (outcome.code, outcome.stdout) == (3, "")
+    assert outcome.stderr.startswith(f"error: The address names a run of workspace else/where, and {seeded.label} is open.\n")
+
+
+def test_cancel_asks_once_tags_are_kept_and_none_is_deleted(himl: Himl, both: StagedWorkspace) -> None:
+    assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Asked run 'train_4_dd' to stop.\n"
+    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
+    assert len(both.requests("POST .*/cancel")) == 1
+    assert himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
+    outcome = himl("runs", "delete", "here_1_aa", "train_2_bb", "--yes")
+    assert (outcome.code, outcome.stdout, "Run 'train_2_bb' is in workspace" in outcome.stderr) == (1, "", True)
+    assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "stage": "final", "note": "a=b ü"}
+    assert "Outcome       CUDA out of memory" in himl.ok("runs", "show", "train_2_bb").stdout
+    assert himl.ok("runs", "show", "here_1_aa", "-q").stdout == "here_1_aa\n"
+
+
+@pytest.fixture
+def failing(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    azure = azure_environment
+    azure.write_config(project)
+    run = azure.add_run("train_1_aa", "train")
+    azure.put_artifacts(run, {"outputs/m.bin": b"m", "user_logs/std_log.txt": b"log\n"})
+    azure.add_output(run, "model", {"m": b"m"})
+    azure.put_blob(DEFAULT, "data/a.txt", b"a")
+    gone = azure.add_datastore("gone", container="container-that-goes")
+    gone.container = "gone-container"
+    (project / "x.py").write_text("")
+    return azure
+
+
+def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, failing: StagedWorkspace, project: Path) -> None:
+    failing.stage.faults.add(Status(503, retry_after=0), "management|api.azureml.ms", times=None)
+    (project / ".himl").mkdir()
+    outcome = himl("runs", "list", "--json")
+    assert (outcome.code, outcome.stdout) == (5, "")
+    assert ("trying again in" in outcome.stderr, "WARNING" in outcome.stderr) == (True, False)
+    error = json.loads(outcome.stderr.splitlines()[-1])["error"]  # after the notice of a pause
+    assert (error["code"], "--workspace local" in error["hint"]) == ("service_failed", True)
+    himl.ok("runs", "list", "-w", "local")
+
+
+@posix
+def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+    with himl.start(*SUBMIT) as waiting:
+        until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
+        os.kill(waiting.pid, signal.SIGINT)
+        _, said = waiting.communicate(timeout=100)
+    assert waiting.returncode == 130, said
+    azure_project.wait_for(the_run(azure_project).run_id, "Canceled")
+    wait_until_told(project)
+
+
+@posix
+def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+    with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
+        with azure_project.stage.holding("POST .*/history/.*/events"):
+            until(lambda: azure_project.state.runs)
+            os.kill(submitting.pid, signal.SIGINT)
+        printed, said = submitting.communicate(timeout=100)
+    run_id = the_run(azure_project).run_id
+    assert (submitting.returncode, printed.decode().strip()) == (130, run_id), said
+    assert f"Run '{run_id}' is canceled." in said.decode()
+    azure_project.wait_for(run_id, "Canceled")
+    wait_until_told(project)
+
+
+@posix
+@proc
+@pytest.mark.parametrize("module", ["train.py", "himl_cli.workspaces.local.supervisor"])
+def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path, module: str) -> None:
+    run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    himl.ok("runs", "tag", run_id, "stage=mid")
+    until(lambda: the_run(azure_project).tags.get("stage") == "mid")
+    os.kill(pid_of(project, module), signal.SIGKILL)
+    azure_project.wait_for(run_id, "Failed")
+    with opened(azure_project, project) as there:
+        assert there.run(run_id).reason == himl.ok("runs", "show", "--json").json()["reason"]
+    assert log_there(azure_project) == b"up\n"
+    wait_until_told(project)
+
+
+@posix
+def test_ctrl_c_after_job_end_leaves_upload_to_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    with azure_project.stage.holding("PUT .*best.txt"), himl.start(*SUBMIT) as waiting:
+        until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
+        os.kill(waiting.pid, signal.SIGINT)
+        printed, said = waiting.communicate(timeout=100)
+    assert (waiting.returncode, printed) == (130, b"trained\n"), said
+    assert b"goes on in the background" in said
+    wait_until_told(project)
+    run = the_run(azure_project)
+    assert (run.status, azure_project.artifacts(run.run_id)["outputs/deep/best.txt"]) == ("Completed", b"0.9")
+
+
+def test_what_cannot_be_is_said_before_anything_is_made(himl: Himl, project: Path, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(project, {"train.py": TRAIN})
+    for name, value in azure.environment().items():
+        monkeypatch.setenv(name, value)
+    outcome = himl(*SUBMIT)
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --record_in azure needs an Azure ML workspace, and none is configured.")
+    azure.write_config(project)
+    for options, message in {
+        ("--display_name", "n" * 300): "Azure ML takes 256",
+        ("--cluster", "cpu-cluster"): "that is for jobs that run here",
+        ("--workspace", "other.json"): "other.json",
+    }.items():
+        outcome = himl(*SUBMIT, *options)
+        assert (outcome.code in (2, 3), message in outcome.stderr) == (True, True), outcome.stderr
+    assert azure.requests() == []
+    assert sorted(path.name for path in project.iterdir()) == ["config.json", "train.py"]
+
+
+def test_job_here_is_seen_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    outcome = himl.ok(*SUBMIT, "--tag", "team=blue", "--display_name", "First try", "--description", "by hand")
+    assert outcome.stdout == "trained\n"
+    run = the_run(azure_project)
+    assert (run.status, run.experiment.name, run.display_name, run.description) == ("Completed", "train", "First try", "by hand")
+    assert (run.tags["team"], run.tags["run_recovery_id"], bool(run.tags["himl.recorded_from"])) == ("blue", f"train:{run.run_id}", True)
+    assert "command_line" in run.tags
+    assert f"Run {run.run_id} (experiment train) in local workspace '.himl', recorded in {azure_project.label}. Studio: https://ml.azure.com/" in outcome.stderr
+    assert points(azure_project, "loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert [point.data for point in run.metrics["fruit/size"].points] == [{"fruit/size": 2.0}]
+    files = azure_project.artifacts(run.run_id)
+    assert (files["user_logs/std_log.txt"], files["outputs/deep/best.txt"], files["outputs/empty"]) == (b"trained\n", b"0.9", b"")
+    assert b"fig" in files["logged/fruit.jsonl"]
+    assert (project / "most_recent_run.txt").read_text() == f"train:{run.run_id}\n"
+    assert [*(project / ".himl" / "recordings").iterdir()] == []
+    assert himl.ok("runs", "list", "-q").stdout == f"{run.run_id}\n"
+    shown = himl.ok("runs", "show").stdout
+    assert f"Recorded in   {azure_project.label}\n" in shown
+    assert "Studio        https://ml.azure.com/runs/" in shown
+
+
+def test_job_that_fails_failed_there_for_the_same_reason(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import os\nprint('rank', os.environ['RANK'])\nraise SystemExit(7 * int(os.environ['RANK']))\n"})
+    assert himl(*SUBMIT, "--processes_per_node", "2").code == 1
+    run_id = the_run(azure_project).run_id
+    with opened(azure_project, project) as there:
+        run = there.run(run_id)
+    assert (run.status.value, run.reason) == ("Failed", himl.ok("runs", "show", "--json").json()["reason"])
+    assert azure_project.artifacts(run_id)["user_logs/std_log_process_1.txt"] == b"rank 1\n"
+
+
+def test_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"taken": "a file"})
+    assert himl(*SUBMIT, "--output", "model=model,local=taken").code == 2
+    run = azure_project.wait_for(the_run(azure_project).run_id, "Failed")
+    assert "the job did not start: Output 'model': " in str(run.error)
+    wait_until_told(project)
+
+
+@posix
+@proc
+def test_killed_recording_is_taken_up_by_the_next_command(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+    with himl.start(*SUBMIT) as waiting:
+        until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
+        waiting.kill()
+        waiting.communicate(timeout=100)
+    kill_recorder(project)
+    go.touch()
+    run_id = the_run(azure_project).run_id
+    until(lambda: status_here(himl, run_id) == "Completed")
+    azure_project.wait_for(run_id, "Completed")
+    assert (points(azure_project, "loss"), log_there(azure_project)) == ([(0, 1.0), (1, 0.5)], b"up\ndone\n")
+    wait_until_told(project)
+
+
+def status_here(himl: Himl, run_id: str) -> str:
+    return str(himl.ok("runs", "show", run_id, "--json", "--workspace", "local").json()["status"])
+
+
+@posix
+def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
+        until(lambda: azure_project.state.runs)
+        os.kill(submitting.pid, signal.SIGINT)
+        os.kill(submitting.pid, signal.SIGTERM)  # a second SIGINT may be one with the first
+        printed, said = submitting.communicate(timeout=100)
+    run_id = the_run(azure_project).run_id
+    assert (submitting.returncode, printed) == (130, b"")
+    assert f"Interrupted before the job began; run '{run_id}' may be in {azure_project.label}".encode() in said
+    run = azure_project.wait_for(run_id, "Failed")
+    assert "himl submit was interrupted before the job began" in str(run.error)
+    wait_until_told(project)
+    assert run.status == "Failed"
+    assert himl.ok("runs", "list", "--workspace", "local", "-q").stdout == ""
+
+
+def test_refused_files_and_metrics_are_told_and_sent_later(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    """They keep nothing else back; it is too early for another try until a while has passed."""
+    azure_project.stage.faults.add(Status(403, code="AuthorizationFailed", message="You shall not write."), "/metric/|/artifact/", times=None)
+    outcome = himl.ok(*SUBMIT)
+    assert (outcome.stdout, "ot all of the run is in" in outcome.stderr) == ("trained\n", True)
+    run = the_run(azure_project)
+    assert (points(azure_project, "loss"), azure_project.artifacts(run.run_id)) == ([], {})
+    path = note_of(project)
+    assert path is not None
+    until(lambda: not is_held(path.with_suffix(".lock")))
+    shown = himl.ok("runs", "show").stdout
+    assert ("Not told" in shown, "answered 403" in shown) == (True, True)
+    azure_project.stage.faults.clear()
+    note = json.loads(path.read_text())
+    path.write_text(json.dumps(note | {"not_before": note["not_before"] - 3600}))
+    himl.ok("runs", "list")
+    wait_until_told(project)
+    assert (run.status, len(points(azure_project, "loss")), log_there(azure_project)) == ("Completed", 3, b"trained\n")
+    assert "Not told" not in himl.ok("runs", "show").stdout
+
+
+def test_files_that_are_refused_do_not_keep_back_the_rest(himl: Himl, azure_project: StagedWorkspace) -> None:
+    azure_project.stage.faults.add(Status(403, code="AuthorizationFailed", message="You shall not write."), "/artifact/", times=None)
+    outcome = himl.ok(*SUBMIT)
+    run = the_run(azure_project)
+    assert f"warning: not all of the run is in {azure_project.label}: its files: " in " ".join(outcome.stderr.split())
+    assert (run.status, len(points(azure_project, "loss")), azure_project.artifacts(run.run_id)) == ("Completed", 3, {})
+    assert "Not told" in himl.ok("runs", "show").stdout
+
+
+def test_who_may_not_write_there_starts_nothing(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    for status, match in ((403, "/history/"), (401, "/history/"), (403, "PATCH .*/history/")):
+        azure_project.stage.faults.add(Status(status, code="AuthorizationFailed"), match, times=None)
+        refused = himl(*SUBMIT)
+        assert (refused.code, refused.stdout, "Nothing was started." in refused.stderr) == (4, "", match == "/history/"), refused.stderr
+        azure_project.stage.faults.clear()
+        assert note_of(project) is None
+    assert himl("runs", "list", "--workspace", "local", "-q").stdout == ""
+
+
+@proc
+def test_damaged_note_or_setting_puts_the_recording_off(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+    run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
+    until(lambda: points(azure_project, "loss") == [(0, 1.0)])
+    path = note_of(project)
+    assert path is not None
+    kill_recorder(project)
+    write_files(project, {"himl.toml": '[azure]\ncloud = "moon"\n'})
+    elsewhere = project.parent / "elsewhere"
+    elsewhere.mkdir()
+    himl.ok("runs", "list", "-q", "--workspace", str(project / ".himl"), cwd=elsewhere)
+    until(lambda: json.loads(path.read_text())["not_before"], path.read_text)
+    until(lambda: not is_held(path.with_suffix(".lock")))
+    (project / "himl.toml").unlink()
+    assert "moon" in himl.ok("runs", "show", run_id, "--json").json()["tags"]["himl.recording_stopped"]
+    log = project / ".himl" / "runs" / run_id / "recording.log"
+    for damaged in ("{", json.dumps({"run_id": run_id, "place": {"name": "x"}, "runs": {}})):
+        log.write_text("")
+        path.write_text(damaged)
+        himl.ok("runs", "list", "-q")
+        wait_until_told(project)
+        until(lambda: "Not told" in himl.ok("runs", "show", run_id).stdout)
+        until(lambda: not is_held(path.with_suffix(".lock")))
+        assert (log.read_text().count("is damaged"), "Traceback" in log.read_text()) == (1, False)
+    kept = [f"{run_id}.broken"]  # and perhaps what the killed one was about to write, under a hidden name
+    until(lambda: [file.name for file in path.parent.glob("[!.]*")] == kept, lambda: [*path.parent.iterdir()])

@@ -1,0 +1,270 @@
+"""The pages say what is so: commands, options, links, files, exit codes, variables, fields, and what doctor says."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import himl_cli
+from docs.tools import cli_pages, sizes
+from himl_cli import cli, job
+from himl_cli.workspaces import base
+from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
+from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
+from tests.support.folders import files_below
+from tests.support.running import Himl
+from tests.support.runs import RecordedRuns
+
+ROOT = DOCS.parent
+HIML = ROOT / "himl_cli"
+ALL = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
+HOWTOS = [name for name in ALL if name == "CONTRIBUTING.md" or name.startswith("docs/contributing/")]
+DESIGN = [name for name in ALL if name.startswith("docs/design")]
+TOLD_TO_ITSELF = {"HIML_RUN_FOLDER", "HIML_BROUGHT_DATASETS", "HIML_DONE_BEFORE_RANKS", "HIML_SUBMIT_EXPERIMENT"}
+"""Variables with which parts of himl tell each other something: not for users."""
+FAMILIES = {"HIML_SUBMIT_OPTION", "AZURE_ML_INPUT_KEY", "AZURE_ML_OUTPUT_KEY", "AZUREML_SWEEP_NAME"}
+BASES = [ROOT, DOCS, *(folder for folder in (HIML, *HIML.rglob("*")) if folder.is_dir() and folder.name != "__pycache__")]
+"""Folders from which the pages name files: `base.py` is there once, whoever names it."""
+IN_JOBS = "himl|cache|venv|build|dist|outputs|logs|user_logs|system_logs|artifacts|runs|code|steps|datastores|recordings|azureml"
+NOT_OURS = re.compile(rf"[<>{{}}$*…%: ]|NAME|ID|RUN|KEY|DIGEST|VERSION|^\.?({IN_JOBS})\b")
+"""Paths in a workspace, a job or an environment, what a build leaves, and those with a placeholder."""
+DIRECTIVE = re.compile(r"^\.\. (?:auto(?:function|class|exception)|py:data):: (.*(?:\n {9,}\S.*)*)$", re.MULTILINE)
+
+
+@cache
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(HIML.rglob("*.py"))}
+
+
+@cache
+def texts() -> set[str]:
+    """Every text in himl's sources, those between the braces of f-strings too."""
+    nodes = (node for module in modules().values() for node in ast.walk(module))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def section(text: str, heading: str) -> str:
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def is_there(name: str) -> bool:
+    return any((base / name).exists() for base in BASES)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("CHANGELOG.md", "docs/performance.md", "docs/reliability.md")])
+def test_commands_and_links_of_a_page_exist(name: str) -> None:
+    text = text_of(name)
+    commands = {command: wrong_with(re.sub(r"[\[\]]", "", command)) for command in himl_commands(text) if not re.search(r"COMMAND|…|^himl --complete", command)}
+    assert name.startswith("docs/cli/") or {command: wrong for command, wrong in commands.items() if wrong} == {}  # those are generated
+    outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    links = [link for link in re.findall(r"(?<!`)\]\(([^)\s]+)\)", outside) + re.findall(r"(?:src|srcset)=\"([^\"]+)\"", outside) if "://" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), f"'{link}' is not there"
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_generated_pages_and_lists_of_names_and_pages_are_current() -> None:
+    assert wrong_with("himl runs lst") == "there is no command 'himl runs lst'"
+    assert wrong_with("himl submit train.py --clustr gpu -- --epochs 5") == "'himl submit' has no --clustr"
+    assert torn_rows("| a | b |\n|---|:--|\n| `x\\|y` | z |\n| x |\n| `x|y` | z |\n") == ["| x |", "| `x|y` | z |"]
+    assert {name: torn_rows(text_of(name)) for name in ALL if torn_rows(text_of(name))} == {}
+    assert cli_pages.stale(cli_pages.FOLDER) == []
+    listed = [name.removesuffix("()") for group in DIRECTIVE.findall(page("python-api.md")) for name in group.split()]
+    public = [f"himl_cli.{name}" for name in himl_cli.__all__] + [f"himl_cli.cli.{name}" for name in cli.__all__]
+    public += [f"himl_cli.job.{name}" for name, value in vars(job).items() if not name.startswith("_") and callable(value)]
+    assert sorted(listed) == sorted(public)
+    named: dict[str, list[str]] = {}
+    for path in DOCS.rglob("*.md"):
+        parts = re.findall(r"```\{toctree\}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        names = [line for part in parts for line in part.splitlines() if line and not line.startswith(":")]
+        named[path.relative_to(DOCS).as_posix()] = [(path.relative_to(DOCS).parent / f"{name}.md").as_posix() for name in names]
+    assert sorted(name for names in named.values() for name in names) == sorted(set(named) - {"index.md"})
+    assert re.findall(r"(?<!`)\]\(([^)\s#]+)(?:#[^)]*)?\)", page("index.md")) == named["index.md"]
+
+
+def test_readme_is_short_and_names_every_command_and_extra() -> None:
+    text = text_of("README.md")
+    lines = text.splitlines()
+    assert len(lines) <= 125
+    assert all(len(line) <= 80 for line in lines if not line.startswith(("|", "  <")))
+    first = lines[: lines.index("## Install")]
+    assert len(first) <= 44  # a screen
+    rows = [re.findall(r"`([^`]+)`", line.split(" | ")[0]) for line in lines if line.startswith("| `himl ")]
+    named = {command if command.startswith("himl") else f"{row[0].rpartition(' ')[0]} {command}" for row in rows for command in row}
+    found = {" ".join(command.split()[:count]) for command in named for count in (2, 3)}
+    assert {words for words, shape in shapes().items() if not shape.children} <= found
+    extras = re.findall(r"^(\w+) = \[", text_of("pyproject.toml").partition("[project.optional-dependencies]\n")[2].partition("\n[")[0], flags=re.MULTILINE)
+    assert [extra for extra in extras if f"`{extra}`" not in text] == []
+    assert len(extras) > 3
+    limit = re.search(r"^MAX_MEGABYTES=(\d+)", text_of(".ci/wheel"), flags=re.MULTILINE)
+    assert limit is not None
+    assert re.findall(r"(\d+) MB", text) == [limit[1]]
+
+
+def test_first_jobs_and_set_up_name_what_they_need() -> None:
+    install = section(text_of("README.md"), "Install")
+    (script,) = re.findall(r"^himl submit (\S+)", install, flags=re.MULTILINE)
+    (requirements,) = re.findall(r"^pip install \. -r (\S+)", install, flags=re.MULTILINE)
+    assert script in text_of(requirements).splitlines()[0]
+    assert (ROOT / script).is_file()
+    assert install.index("-m venv") < install.index("pip install . ") < install.index("himl submit")
+    for name, heading in (("README.md", "Where Azure comes in"), ("docs/azure-set-up.md", "Telling himl")):
+        submitted = re.findall(r"^himl submit .*--cluster .*", section(text_of(name), heading), flags=re.MULTILINE)
+        assert submitted
+        assert [line for line in submitted if "--requirements " not in line] == []
+        assert [word for word in ("environment.yml", "--requirements FILE", "azureml-mlflow") if f"`{word}`" not in section(text_of(name), heading)] == []
+    montages = [command for name in ("montage.md", "cli/montage.md") for command in himl_commands(page(name)) if "himl montage" in command]
+    on_clusters = [command for command in montages if "--cluster" in command]
+    assert len(on_clusters) > 1
+    assert [command for command in on_clusters if "--private_wheel" not in command] == []
+    shell = blocks(page("azure-set-up.md"), "sh")
+    assigned = dict(re.findall(r"^(\w+)=([\w-]+)", shell[0], flags=re.MULTILINE))
+    (datastore,), (mount,) = ([yaml.safe_load(block) for block in blocks(page(name), "yaml")] for name in ("azure-set-up.md", "mounting.md"))
+    assert (datastore["account_name"], datastore["container_name"]) == (assigned["storage"], assigned["container"])
+    assert (mount["azstorage"]["account-name"], mount["azstorage"]["container"]) == (assigned["storage"], assigned["container"])
+    assert mount["components"] == ["libfuse", "file_cache", "attr_cache", "azstorage"]
+    assert {name for block in shell for name in re.findall(r"\$(\w+)", block)} <= {
+        name for block in shell for name in re.findall(r"^(\w+)=", block, re.MULTILINE)
+    }
+
+
+def test_every_variable_and_extra_is_documented() -> None:
+    names = {text for text in texts() if re.fullmatch("[A-Z_]+", text)}
+    rows = re.findall(r"^\| (`.*?) \|", page("scripts.md").partition("## Environment variables")[2].partition("\n## ")[0], flags=re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`([A-Z_]+)", row)}
+    assert {name for name in names if name.startswith("HIML_") and not name.endswith("_")} - TOLD_TO_ITSELF - documented == set()
+    named = {name.rpartition("_")[0] + "_" if name in FAMILIES else name for name in documented}
+    assert named - {"HTTPS_PROXY"} - names == set()  # libcurl reads that
+    sized = re.findall(r"^\| `himl-cli(?:\[(\w+)\])?` \| ([\d,]+) \| [\d,]* \| [\d,]+ \| [\d,]+ \|$", page("sizes.md"), flags=re.MULTILINE)
+    assert [extra for extra, _ in sized] == ["", *sizes.extras()]
+    assert all(int(total.replace(",", "")) > 100 for _, total in sized)
+
+
+def test_fields_of_a_run_and_an_error_are_those_of_the_page(himl: Himl, project: Path) -> None:
+    RecordedRuns(project).add("train_1_aa")
+    text = page("scripts.md")
+    fields, more = (re.findall(r"`([a-z_]+)`", part) for part in text.partition("A run has ")[2].partition(".\n\n")[0].split("`himl runs show` adds"))
+    listed = himl.ok("runs", "list", "--json").json()[0]
+    assert list(listed) == fields
+    assert set(himl.ok("runs", "show", "train_1_aa", "--json").json()) - set(listed) == set(more) - {"name", "value", "step", "count", "status"}
+    (block,) = blocks(text, "json")
+    failed = himl("runs", "show", "abc", "--json")
+    assert (failed.code, failed.stdout, failed.error_json()) == (3, "", json.loads(block)["error"])
+
+
+def test_datastore_of_the_set_up_is_one_for_azure_s_own_loader(tmp_path: Path) -> None:
+    text = page("azure-set-up.md")
+    (block,) = blocks(text, "yaml")
+    load_sdk()
+    from azure.ai.ml import load_datastore
+
+    for secret in ("account_key", "sas_token"):
+        assert f"--set credentials.{secret}=" in text
+        (tmp_path / "datastore.yml").write_text(block.replace("account_key:", f"{secret}:"))
+        with silenced():
+            found: Any = load_datastore(source=tmp_path / "datastore.yml")
+        assert (found.type, found.name, found.account_name, found.container_name) == ("AzureBlob", "datasets", "himldata", "datasets")
+        assert getattr(found.credentials, secret) == "the key"
+
+
+def names_of_checks() -> Iterator[str]:
+    for module in modules().values():
+        constants = dict(_constants(module))
+        for node in ast.walk(module):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="Check")), args=[ast.Name(id=name), *_]) if name in constants:
+                    yield constants[name]
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="Check")), args=[ast.Constant(value=str(name)), *_]):
+                    yield name
+                case ast.Assign(targets=[ast.Name(id="CHECKS")], value=ast.Dict(keys=keys)):
+                    yield from (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+
+
+def _constants(module: ast.Module) -> Iterator[tuple[str, str]]:
+    for statement in module.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(value))):
+                yield name, value
+            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                yield from ((name.id, value.value) for name, value in zip(names, values, strict=True) if isinstance(name, ast.Name) and _is_text(value))  # type: ignore[attr-defined]
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
+    """`…` stands for what differs from time to time."""
+    headings = re.findall(r"^## (.*)$", page("doctor.md"), flags=re.MULTILINE)
+    assert len(headings) > 8
+    assert set(headings) == set(names_of_checks())
+    rows = re.findall(r"^\| (`.*?) \| ", page("doctor.md").partition("\n## ")[2], flags=re.MULTILINE)
+    quoted = re.findall(r"`([^`]+)`", "\n".join(rows))
+    quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Looking")[2], flags=re.MULTILINE)
+    assert len(quoted) > 40
+    pieces = [piece.strip() for words in quoted for piece in words.split("…") if piece.strip()]
+    assert [piece for piece in pieces if not any(piece in text for text in texts())] == []
+
+
+@cache
+def words_of_the_code() -> set[str]:
+    folders = ("himl_cli", "tests", "stress", "benchmarks", "docs/tools", "scripts", ".ci")
+    files = [path for folder in folders for path in files_below(ROOT / folder) if path.suffix in ("", ".py")]
+    return {word for path in files if path.name != Path(__file__).name for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("name", [*HOWTOS, *DESIGN])
+def test_files_and_names_of_contributor_pages_exist(name: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", text_of(name), flags=re.MULTILINE | re.DOTALL)
+    words = set(re.findall(r"`([^`\n]+)`", text))
+    files = [word for word in words if word.endswith((".py", ".sh", ".lock", ".in", "/")) and not NOT_OURS.search(word) and not word.startswith("/")]
+    assert [word for word in files if not is_there(word)] == []
+    if name in HOWTOS:
+        code = re.findall(r"`([A-Za-z_]\w*)(?:\(.*?\)|=[^`]*)?`", text)
+        assert [word for word in code if word not in words_of_the_code() | FAMILIES and not find_spec(word)] == []
+        assert [call for call in re.findall(r"python -m\s+([\w.]+)", text_of(name)) if find_spec(call) is None] == []
+        assert [script for script in re.findall(r"(?:scripts|\.ci)/[\w-]+", text) if not (ROOT / script).is_file()] == []
+
+
+def test_contributor_pages_list_modules_layers_folders_and_capabilities() -> None:
+    plan, _, outside = page("design.md").partition("```text\n")[2].partition("```")[0].partition("\ntests/")
+    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in HIML.iterdir() if path.name[0] not in "." and path.suffix not in (".pyi", ".typed")}
+    assert sorted(re.findall(r"^  ([\w.]+/?) ", plan, flags=re.MULTILINE)) == sorted(rooms - {"__pycache__/", "__init__.py"})
+    assert [name for name in re.findall(r"\b([\w.]+\.py|\w+/(?:\w+/)?)", plan) if name != "himl_cli/" and not is_there(name)] == []
+    assert [name for name in re.findall(r"^([\w.]+/)", outside, flags=re.MULTILINE) if not (ROOT / name).is_dir()] == []
+    tables = [table for name in DESIGN for table in re.findall(r"^\| module of `([\w/]+)` \|.*\n\|---.*\n((?:\|.*\n)+)", text_of(name), flags=re.MULTILINE)]
+    assert len(tables) >= 4
+    for folder, rows in tables:
+        (place,) = {base / folder for base in BASES if (base / folder).is_dir()}
+        listed = [name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+        assert [name for name in listed if not ((place / f"{name}.py").is_file() or (place / name).is_dir())] == []
+    capabilities = text_of("docs/contributing/adding-a-backend.md").partition("| capability |")[2].partition("\n\n")[0]
+    listed = [name for row in capabilities.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    own = [value for value in vars(base).values() if inspect.isclass(value) and value.__module__ == base.__name__]
+    assert sorted(listed) == sorted(value.__name__ for value in own if base.Workspace in value.__mro__[1:])
+    folders = sorted({path.parts[0] for path in (path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")) if len(path.parts) > 1})
+    listed = re.findall(r"`(tests/\w+)`", section(text_of("docs/contributing/testing.md"), "Where a test goes"))
+    assert sorted(listed) == [f"tests/{name}" for name in folders]

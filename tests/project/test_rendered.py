@@ -1,0 +1,96 @@
+"""What is rendered: docs/performance.md and docs/reliability.md from raw results of everything, run in full; the README's pictures from real commands."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.text import Text
+
+from benchmarks import report
+from benchmarks.aims import AIMS
+from benchmarks.all import BENCHES
+from benchmarks.raw import read_results
+from benchmarks.report import render, verdicts
+from docs.tools.terminal import COLUMNS, COMMANDS, PICTURES, SVG, captured, lines_of
+from stress import document
+from stress.document import read_parts
+from stress.plan import PARTS
+from stress.records import Outcome
+
+PROJECT = Path(__file__).parents[2]
+STRESS = PROJECT / "stress" / "results"
+PARAMETERS = {"1", "1.61", "5", "10", "15", "16", "20", "30", "32", "40", "100", "200", "1500", "2000", "2,000"}
+"""The numbers that the template may have: what is measured, not what came of it."""
+NUMBER = re.compile(r"(\d+\.\d+)(?: ([KM]B))?")
+BYTES = {"KB": 1e3, "MB": 1e6, "": 1.0}
+
+
+def test_performance_page_is_what_all_benchmarks_made() -> None:
+    assert report.DOCUMENT.read_text(encoding="utf-8") == render(report.RESULTS), "to write it anew: python -m benchmarks.report"
+    found = read_results(report.RESULTS)
+    assert {bench: raw.meta["command"] for bench, raw in found.items()} == {bench: f"python -m benchmarks.{bench}" for bench in BENCHES}
+    assert {aim.bench for aim in AIMS} == set(BENCHES)
+    for verdict in verdicts(found):
+        assert verdict.value is not None, f"{verdict.aim.text}: {verdict.why}"
+        assert verdict.is_kept or verdict.aim.cause, f"{verdict.aim.text}: {verdict.value}"
+    prose = re.sub(r"\{\{.*?\}\}|\]\(.*?\)", "", report.TEMPLATE.read_text(encoding="utf-8"))
+    assert set(re.findall(r"\d[\d.,]*\d|\d", prose.replace("MD5", ""))) <= PARAMETERS
+
+
+def test_reliability_page_is_what_a_full_run_of_the_plan_made(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert page == document.render(STRESS)
+    shutil.copytree(STRESS, tmp_path / "results")
+    path = tmp_path / "results" / "results.jsonl.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"outcome":"survived"', b'"outcome":"reported"', 1)))
+    assert document.render(tmp_path / "results") != page
+    parts, planned = read_parts(STRESS), {part.name: [case.id for case in part.cases()] for part in PARTS}
+    assert set(parts) == set(planned)
+    for name, part in parts.items():
+        assert part.meta["full"], f"{name} is a sample: run 'scripts/stress --full --only {name}'"
+        assert re.fullmatch(r"[0-9a-f]{40}", part.meta["commit"])
+        assert Counter(record.id for record in part.records) == Counter(planned[name])
+        assert [record.id for record in part.records if record.result.outcome is Outcome.lost] == []
+        met = {record.id.rpartition("/")[0] for record in part.records if record.result.outcome is not Outcome.not_met}
+        assert {record.id.rpartition("/")[0] for record in part.records} == met
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
+def test_pictures_show_what_the_commands_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the letter but for losses and sizes, which differ a little between versions of scikit-learn. `scripts/pictures` draws them anew."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # as fast on a machine that is busy
+    (tmp_path / "world").mkdir()
+    fresh = Text.from_ansi(captured(tmp_path / "world")).plain.splitlines()
+    assert [line[2:] for line in fresh if line.startswith("$ ")] == list(COMMANDS)
+    assert max(map(len, fresh)) <= COLUMNS
+    for path in PICTURES:
+        lines = lines_of(path.read_text(encoding="utf-8"))
+        assert words(lines) == words(fresh)
+        assert numbers(lines) == pytest.approx(numbers(fresh), rel=0.4)
+
+
+def words(lines: list[str]) -> list[list[str]]:
+    """The words of each line that has some; numbers with a point, and sizes, as `#`."""
+    return [NUMBER.sub("#", line).split() for line in lines if line.strip()]
+
+
+def numbers(lines: list[str]) -> list[float]:
+    return [float(number) * BYTES[unit] for line in lines for number, unit in NUMBER.findall(line)]
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: str(path.stem))
+def test_picture_fetches_nothing_and_can_be_read(path: Path) -> None:
+    svg = path.read_text(encoding="utf-8")
+    assert re.findall(r"\w+://[^\"' ]*", svg) == [SVG.strip("{}")]
+    assert "@import" not in svg
+    assert "url(" not in svg.replace("url(#", "")
+    tags = {element.tag.removeprefix(SVG) for element in ElementTree.fromstring(svg).iter()}
+    assert tags <= {"svg", "style", "defs", "clipPath", "rect", "g", "circle", "text"}

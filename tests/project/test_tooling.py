@@ -1,0 +1,292 @@
+"""The project's own tools: definitions of CI, scripts, how tests are spread; what the package promises and its lock files and archives hold."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from himl_cli import __version__
+from tests.support.forked_himl import PROGRAM, forked
+from tests.support.packaged import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
+from tests.support.released import CHANGELOG, newest_entry
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
+from tests.support.spreading import group_of, spread
+
+PROJECT = Path(__file__).parents[2]
+CI, NEWEST, RELEASE, AZURE = (*(f".github/workflows/{name}.yml" for name in ("ci", "newest", "release")), "azure-pipelines.yml")
+CLAIMED_LATER = ["3.14"]
+"""Pythons that are tried every week, and that pyproject.toml does not claim."""
+NEEDED = ("bash", "cat", "cksum", "dirname", "env", "grep", "id", "rm")
+SCRIPTS = sorted(f"{folder}/{path.name}" for folder in ("scripts", ".ci") for path in (PROJECT / folder).iterdir() if path.is_file() and path.name[0] != "_")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="a PATH of a few linked programs is made with symbolic links")
+
+
+def workflow(name: str) -> dict[Any, Any]:
+    """YAML 1.1 reads the key `on` as true."""
+    content: dict[Any, Any] = yaml.safe_load((PROJECT / name).read_text(encoding="utf-8"))
+    return content
+
+
+def jobs(document: dict[Any, Any]) -> list[dict[str, Any]]:
+    return [*document["jobs"].values()] if isinstance(document["jobs"], dict) else document["jobs"]
+
+
+def pairs(document: dict[Any, Any]) -> list[tuple[str, str]]:
+    (matrix,) = [job["strategy"]["matrix"] for job in jobs(document)]
+    return [(row["set"], row["python"]) for row in matrix.get("include") or matrix.values()]
+
+
+def commands(document: dict[Any, Any]) -> Iterator[str]:
+    """What the steps run, for each row of the matrix where they name one."""
+    for line in (step.get("run") or step.get("bash") for job in jobs(document) for step in job["steps"]):
+        if line is not None and ("matrix." in line or "$(" in line):
+            for row in ({"set": name, "python": python} for name, python in pairs(document)):
+                yield re.sub(r"\$\{\{ matrix\.(\w+) \}\}|\$\((\w+)\)", lambda found, row=row: row[found[1] or found[2]], line)  # type: ignore[misc]
+        elif line is not None:
+            yield line
+
+
+@pytest.mark.parametrize("name", [CI, NEWEST, RELEASE, AZURE])
+def test_ci_steps_are_scripts_or_pinned_actions(name: str) -> None:
+    document = workflow(name)
+    lines = [*commands(document)]
+    assert lines
+    for line in lines:
+        found = re.fullmatch(r"((?:scripts|\.ci)/[\w-]+)((?: [\w.\"$-]+)*)", line)
+        assert found, line
+        assert found[1] in SCRIPTS
+    for job in jobs(document):
+        others = [step.get("uses") or step.get("task") for step in job["steps"] if "run" not in step and "bash" not in step]
+        assert others
+        assert all(re.fullmatch(r"[\w/-]+@(v\d+|\d+|[0-9a-f]{40})", str(each)) for each in others)
+        assert 10 <= (job.get("timeout-minutes") or job["timeoutInMinutes"]) <= 120
+
+
+def test_release_is_tested_then_published_without_token() -> None:
+    """Only the job that publishes may sign in at the package index, and it runs actions only that are pinned by commit."""
+    document = workflow(RELEASE)
+    assert document[True] == {"push": {"tags": ["v*"]}}
+    assert document["permissions"] == {"contents": "read"}
+    build, publish = jobs(document)
+    steps = [step.get("run") or step["uses"].partition("@")[0] for step in build["steps"]]
+    assert steps[-3:] == [".ci/run", 'scripts/release "$GITHUB_REF_NAME"', "actions/upload-artifact"]
+    assert publish["needs"] == "build"
+    assert [step["uses"].partition("@")[0] for step in publish["steps"]] == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
+    assert build["steps"][-1]["with"] == {**publish["steps"][0]["with"], "if-no-files-found": "error"}
+    assert "permissions" not in build
+    assert publish["permissions"] == {"id-token": "write"}
+    assert all(set(step) <= {"uses", "with"} and re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in publish["steps"])
+    assert "secrets." not in (PROJECT / RELEASE).read_text(encoding="utf-8")
+
+
+@pytest.mark.timeout(601)
+def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.FixtureRequest) -> None:
+    (listed,) = re.findall(r"^SMOKE=\(\n(.*?)\n\)$", (PROJECT / "scripts" / "test-set").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(listed.split()) > 5
+    assert [path for path in listed.split() if not (PROJECT / path).exists()] == []
+    groups = ["", "", "a", "a", *[""] * 8, "b", "b", "b", *[""] * 7, "c", "a"]
+    assert spread(list(range(24)), groups, 4) == [2, 3, 23, 0, 1, 4, 12, 13, 14, 5, 6, 7, 22, 8, 9, 10, 11, 15, 16, 17, 18, 19, 20, 21]
+    assert group_of(request.node) == str(request.node.path)
+
+
+@posix
+def test_scripts_name_what_is_missing(tmp_path: Path, require_program: Callable[[str], str]) -> None:
+    """In a checkout with a space in its name, without .venv, and no Python on PATH."""
+    checkout, programs = tmp_path / "a checkout", tmp_path / "bin"
+    for name in ("scripts", ".ci", "examples"):
+        shutil.copytree(PROJECT / name, checkout / name)
+    for name in ("pyproject.toml", "requirements-dev.lock"):
+        shutil.copyfile(PROJECT / name, checkout / name)
+    programs.mkdir()
+    for name in NEEDED:
+        (programs / name).symlink_to(require_program(name))
+
+    def run(script: str) -> tuple[int, str]:
+        command = [str(checkout / script.split()[0]), *script.split()[1:]]
+        done = subprocess.run(command, env={"PATH": str(programs), "HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        return done.returncode, done.stderr.splitlines()[0]
+
+    for name in SCRIPTS:
+        assert os.access(PROJECT / name, os.X_OK)
+        assert run(name) == (1, "No Python 3.10 to 3.14 on PATH. On Debian or Ubuntu, install it with: apt-get install python3 python3-venv"), name
+    write_files(checkout, {".venv/bin/python": "#!/bin/sh\n"})
+    (checkout / ".venv/bin/python").chmod(0o755)
+    assert run("scripts/test-set old") == (2, "There is no set 'old'.")
+    said = "No Python 3.12, neither on PATH nor among those that pyenv keeps: the set 'newest' was not tested on it."
+    assert run("scripts/test-set newest 3.12 --smoke") == (77, said)
+
+
+def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
+    cases = {
+        ("v99.0.0", f"{__version__} (2026-12-01)"): f"The tag is 'v99.0.0'; the package says {__version__}, whose tag is 'v{__version__}'.",
+        (f"v{__version__}", "99.0.0 (2026-12-01)"): f"The changelog's newest entry is 99.0.0, the package says {__version__}.",
+        (f"v{__version__}", f"{__version__} (unreleased)"): f"The changelog calls {__version__} unreleased: give it its date.",
+        (f"v{__version__}", f"{__version__} (2026-12-01)"): "",
+    }
+    for (tag, heading), said in cases.items():
+        (tmp_path / "changes.md").write_text(f"# Changelog\n\n## {heading}\n\n## 0.0.1 (2025-01-01)\n")
+        command = [sys.executable, "-m", "tests.support.released", tag, str(tmp_path / "changes.md")]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stderr) == (1 if said else 0, "")
+        assert not said or done.stdout == f"{said}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.environ.get("HIML_TEST_START") == "1", reason="himl is started")
+def test_fixture_himl_runs_as_a_start_does(himl: Himl, started_himl: Himl, project: Path, tmp_path: Path) -> None:
+    RecordedRuns(project).add("train_1_aa")
+    for command in ("runs show train_1_aa --json", "dowload"):
+        for _ in range(2):  # the second finds more imported
+            assert himl(*command.split()) == started_himl(*command.split())
+    write_files(project, {"train.py": "import os, sys\nprint(os.environ['COLOUR'], os.getcwd() != sys.argv[1])\n"})
+    for each in (himl, started_himl):
+        submit = ["submit", str(project / "train.py"), "--workspace", str(tmp_path / "w"), "--", str(tmp_path)]
+        outcome = each(*submit, cwd=tmp_path, env={"COLOUR": "blue"}, input=b"y\n" * 40_000)
+        assert (outcome.code, outcome.stdout) == (0, "blue True\n"), outcome.stderr
+    assert not forked(PROGRAM).can_run({"PYTHONUTF8": "1"})
+
+
+BY_DATE = {"certifi", "packaging", "tifffile", "imagecodecs", "furo"}  # their versions are dates, a bound on the next major means nothing
+LOCKS = {"requirements-dev.lock": "3.11", "requirements-oldest.lock": "3.10"}
+V1 = {"azureml-core", "azureml-train-core"}  # their old pins stay out of the environments of the tests
+EXTRAS = {"montage", "plot", "parquet", "frames", "sweep", "v1", "all"}
+PACKAGE = {"himl_cli/__init__.py": b"version", "himl_cli/py.typed": b""}
+TOP = f"himl_cli-{__version__}"
+
+
+def pyproject() -> dict[str, Any]:
+    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    content: dict[str, Any] = toml.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    return content
+
+
+def requirements(*groups: str, extras: bool) -> list[Requirement]:
+    """What the package, these groups and, where asked for, its extras want, each line once."""
+    content = pyproject()
+    lines = [line for lines in content["project"]["optional-dependencies"].values() for line in lines if extras and not line.startswith("himl-cli[")]
+    lines += [line for group in groups for line in content["dependency-groups"][group]]
+    return [Requirement(line) for line in dict.fromkeys((*content["project"]["dependencies"], *lines))]
+
+
+def wanted_on(python: str, found: list[Requirement]) -> list[Requirement]:
+    return [each for each in found if each.marker is None or each.marker.evaluate({"python_version": python, "extra": ""})]
+
+
+def locked(lock: str = "requirements-dev.lock") -> dict[str, list[str]]:
+    """The locked versions of each distribution (several where platforms or Pythons differ)."""
+    pins: dict[str, list[str]] = {}
+    for line in (PROJECT / lock).read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition(" ;")[0].partition("==")
+            pins.setdefault(canonicalize_name(name), []).append(version.strip())
+    return pins
+
+
+def test_locks_are_in_the_ranges_and_ranges_bounded() -> None:
+    pins = locked()
+    for requirement in wanted_on("3.11", requirements("dev", extras=False)):
+        versions = pins[canonicalize_name(requirement.name)]
+        assert versions
+        assert all(requirement.specifier.contains(version, prereleases=True) for version in versions), requirement
+    oldest = locked("requirements-oldest.lock")
+    for requirement in wanted_on("3.10", requirements("dev", extras=True)):
+        if requirement.name not in V1:
+            (version,) = oldest[canonicalize_name(requirement.name)]
+            (low,) = [each.version for each in requirement.specifier if each.operator == ">="]
+            assert requirement.specifier.contains(version), requirement
+            assert SpecifierSet(f"=={low}.*").contains(version), requirement
+    bounds: dict[str, SpecifierSet] = {}
+    for requirement in requirements("dev", "docs", extras=True):
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert operators == ({">="} if requirement.name in BY_DATE else {">=", "<"}), requirement
+        assert bounds.setdefault(requirement.name, requirement.specifier) == requirement.specifier
+    lines = (PROJECT / "examples" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert {requirement.name for requirement in wanted} == {"mlflow-skinny", "scikit-learn", "tensorboard"}
+    assert all(requirement.specifier.contains(locked()[canonicalize_name(requirement.name)][0]) for requirement in wanted)
+    for lock, python in LOCKS.items():
+        text = (PROJECT / lock).read_text(encoding="utf-8")
+        assert not re.search(r"://|index-url|find-links|trusted-host", text)
+        assert f"--python-version {python} " in text.splitlines()[1]
+        assert len(locked(lock)) > 100
+        assert all(versions and all(versions) for versions in locked(lock).values())
+
+
+def test_pythons_version_and_extras_are_those_promised() -> None:
+    project = pyproject()["project"]
+    claimed = [line.rpartition(" :: ")[2] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    tested = pairs(workflow(NEWEST))
+    assert [python for name, python in tested if name == "newest"] == [*claimed, *CLAIMED_LATER]
+    assert [python for name, python in tested if name == "oldest"] == [claimed[0]]
+    assert project["requires-python"] == f">={claimed[0]}"
+    for name in ("README.md", "docs/tutorial.md"):
+        assert re.search(rf"Python {claimed[0]}\s+to\s+{claimed[-1]}", (PROJECT / name).read_text(encoding="utf-8"))
+    newest = newest_entry(CHANGELOG.read_text(encoding="utf-8"))
+    assert newest is not None
+    assert newest[0] == __version__
+    extras = project["optional-dependencies"]
+    assert set(extras) == EXTRAS
+    assert Requirement(extras["all"][0]).extras == EXTRAS - {"all", "v1"}
+
+
+def wheel(folder: Path, changes: dict[str, bytes | None], version: str = __version__) -> Path:
+    """A wheel as it should be, with *changes*; None leaves a file out."""
+    path = folder / f"himl_cli-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in {**PACKAGE, **{f"{TOP}.dist-info/{one}": b"said" for one in METADATA}, **changes}.items():
+            if content is not None:
+                archive.writestr(member, content)
+    return path
+
+
+def sources(folder: Path, changes: dict[str, bytes | None]) -> Path:
+    path = folder / f"{TOP}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in {
+            **{f"{TOP}/{one}": b"text" for one in IN_SOURCES},
+            **{f"{TOP}/{one}": text for one, text in PACKAGE.items()},
+            **changes,
+        }.items():
+            if content is not None:
+                entry = tarfile.TarInfo(member)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_changed_archives_are_not_released(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    write_files(project, {**PACKAGE, "himl_cli/__pycache__/a.pyc": b"compiled"})
+    wheels: dict[str, dict[str, bytes | None]] = {
+        "package: lacks himl_cli/py.typed": {"himl_cli/py.typed": None},
+        "package: other bytes in himl_cli/__init__.py": {"himl_cli/__init__.py": b"older"},
+        "package: holds himl_cli/__pycache__/a.pyc": {"himl_cli/__pycache__/a.pyc": b"compiled"},
+        "metadata: lacks licenses/LICENSE": {f"{TOP}.dist-info/licenses/LICENSE": None},
+    }
+    archives: dict[str, dict[str, bytes | None]] = {
+        "lacks docs/design.md": {f"{TOP}/docs/design.md": None},
+        **{f"holds tests/{trace}/x": {f"{TOP}/tests/{trace}/x": b""} for trace in LEFT_OUT},
+        f"outside of {TOP}/: {TOP}/../himl": {f"{TOP}/../himl": b""},
+    }
+    assert [*wheel_problems(wheel(tmp_path, {}), project), *source_problems(sources(tmp_path, {}), project)] == []
+    for said, changes in wheels.items():
+        assert said in [*wheel_problems(wheel(tmp_path, changes), project)]
+    for said, changes in archives.items():
+        assert said in [*source_problems(sources(tmp_path, changes), project)]
+    assert [*wheel_problems(wheel(tmp_path, {}, "9.9.9"), project)] == [f"its name does not say {__version__}, for every platform"]

@@ -1,1 +1,0 @@
-"""Jobs that really run: what was submitted is laid out in a folder and executed there, its logs and outputs go to storage."""

@@ -1,1 +1,0 @@
-"""Pipeline jobs: what the service refuses, and how it runs the rest."""

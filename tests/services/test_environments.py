@@ -1,0 +1,265 @@
+"""Which environment a job gets: what is named, what is found, conda and requirements files, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import EnvironmentSpec
+from himl_cli.services.submission.environment import DEFAULT_IMAGE, OLDEST_PYTHON, choose_environment, conda_text, environment_remarks, merge, read_conda_file
+from himl_cli.services.submission.request import SubmitRequest
+from tests.support.running import write_files
+
+PLAIN = "channels: [conda-forge]\ndependencies: [python=3.11, pip, pip: [torch]]\n"
+INDEX = "https://me:hunter2@index.example/simple"
+OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+WHEEL = "mine-1.0-py3-none-any.whl"
+
+
+def choose(project: Path, script_folder: Path | None = None, env: Mapping[str, str] | None = None, **options: Any) -> tuple[EnvironmentSpec, list[str]]:
+    spec, remarks = choose_environment(SubmitRequest(cwd=project, **options), script_folder or project, project, env or {})
+    return spec, list(remarks)
+
+
+def chosen(project: Path, script_folder: Path | None = None, env: Mapping[str, str] | None = None, **options: Any) -> EnvironmentSpec:
+    return choose(project, script_folder, env, **options)[0]
+
+
+def conda(spec: EnvironmentSpec) -> Any:
+    return yaml.safe_load(spec.conda)
+
+
+def refused(project: Path, script_folder: Path | None = None, **options: Any) -> tuple[str, str]:
+    with pytest.raises(BadUsage) as caught:
+        chosen(project, script_folder, **options)
+    assert "\n" not in f"{caught.value}{caught.value.hint}"
+    return str(caught.value), caught.value.hint
+
+
+def make_wheel(project: Path, name: str = WHEEL) -> str:
+    with zipfile.ZipFile(project / name, "w") as archive:
+        archive.writestr("mine/__init__.py", "")
+    return name
+
+
+def test_nearest_conda_file_is_chosen_or_options_are_named(project: Path) -> None:
+    message, hint = refused(project)
+    assert str(project) in message
+    assert all(option in hint for option in ("--conda_env", "--requirements", "--environment", "--docker_image"))
+    write_files(project, {"conda.yml": PLAIN, "sub/requirements.txt": "torch"})
+    assert "name: --conda_env conda.yml. Else --conda_env FILE" in refused(project)[1]
+    assert f"--requirements {Path('sub') / 'requirements.txt'}" in refused(project, project / "sub")[1]
+    write_files(
+        project,
+        {"environment.yaml": PLAIN, "a/b/train.py": "", "c/environment.yml": "dependencies: [python=3.12]", "../environment.yml": "dependencies: [wrong]"},
+    )
+    spec, remarks = choose(project, project / "a" / "b")
+    assert conda(spec)["dependencies"] == ["pip", "python=3.11", {"pip": ["torch"]}]
+    assert (spec.image, spec.name, spec.wheels) == (DEFAULT_IMAGE, "", ())
+    assert remarks == [f"Environment of the job: '{project / 'environment.yaml'}'."]
+    assert conda(chosen(project, project / "c"))["dependencies"] == ["python=3.12"]
+    with pytest.raises(BadUsage, match=r"no environment\.yml"):  # what lies above the snapshot root is not taken
+        choose_environment(SubmitRequest(cwd=project / "a"), project / "a", project / "a", {})
+
+
+REGISTRY = "azureml://registries/azureml/environments/x"
+OF_ARM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/environments/x/versions/3"
+
+
+def test_environment_image_and_index_by_options(project: Path) -> None:
+    for text, name, version in (("env", "env", None), ("env:3", "env", "3"), ("azureml:env:3", "env", "3"), ("env@latest", "env", None)):
+        assert chosen(project, environment=text) == EnvironmentSpec(name=name, version=version)
+    for text in (f"{REGISTRY}/versions/3", f"{REGISTRY}/labels/latest", OF_ARM):
+        assert chosen(project, environment=text) == chosen(project, environment=f"azureml:{text}") == EnvironmentSpec(name=text)
+    for text in ("", "a b", "env:", REGISTRY, f"{REGISTRY}/versions/", "azureml://elsewhere/x", "a/b"):
+        assert f"'{text}'" in refused(project, environment=text)[0]
+    contradictions: list[dict[str, Any]] = [
+        {"environment": "e", "conda_env": ["c.yml"]},
+        {"environment": "e", "private_wheel": "w.whl"},
+        {"requirements": "r.txt", "conda_env": ["c.yml"]},
+        {"docker_image": "i", "private_wheel": "w.whl"},
+        {"docker_image": "i", "pip_extra_index_url": INDEX},
+    ]
+    for options in contradictions:
+        assert all(f"--{option}" in refused(project, **options)[0] for option in options), options
+    assert chosen(project, docker_image="ghcr.io/me/train:1") == EnvironmentSpec(image="ghcr.io/me/train:1")
+    write_files(project, {"environment.yml": PLAIN})
+    spec = chosen(project, docker_image="docker.io/me/train@sha256:" + "0" * 64)
+    assert (spec.image[:18], conda(spec)["channels"]) == ("docker.io/me/train", ["conda-forge"])
+    for image in ("two words", "https://example.org/x", "-x", ""):
+        assert "--docker_image" in refused(project, docker_image=image)[0]
+    assert conda(chosen(project, pip_extra_index_url=INDEX))["dependencies"][-1] == {"pip": [f"--extra-index-url {INDEX}", "torch"]}
+    assert "hunter2" not in "".join(refused(project, pip_extra_index_url=f"{INDEX} and more"))
+
+
+def test_private_wheel_is_listed_by_file_name(project: Path) -> None:
+    write_files(project, {"environment.yml": "dependencies: [python=3.11]", "broken-1-py3-none-any.whl": "no zip", "mine.tar.gz": ""})
+    spec = chosen(project, private_wheel=make_wheel(project))
+    assert conda(spec)["dependencies"] == ["pip", "python=3.11", {"pip": [WHEEL]}]
+    assert spec.wheels == (project / WHEEL,)
+    make_wheel(project, "mine.whl")
+    make_wheel(project, "mine-1.0-cp311-cp311-win_amd64.whl")
+    for name, complaint in {
+        "absent-1-py3-none-any.whl": "there is no file",
+        "mine.tar.gz": "no wheel",
+        "mine.whl": "no wheel",
+        "mine-1.0-cp311-cp311-win_amd64.whl": "another system (win_amd64)",
+        "broken-1-py3-none-any.whl": "no wheel",
+    }.items():
+        assert complaint in refused(project, private_wheel=name)[0]
+
+
+def text_of(folder: Path, *contents: str) -> str:
+    paths = [folder / f"{number}.yml" for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(content, encoding="utf-8")
+    return conda_text(merge([read_conda_file(path) for path in paths]))
+
+
+def refused_conda(folder: Path, *contents: str) -> str:
+    with pytest.raises(BadUsage) as caught:
+        text_of(folder, *contents)
+    assert "\n" not in f"{caught.value}{caught.value.hint}"
+    return str(caught.value)
+
+
+def test_conda_files_are_merged(tmp_path: Path) -> None:
+    merged = yaml.safe_load(text_of(
+        tmp_path,
+        "channels: [pytorch, conda-forge]\ndependencies: [python=3.11, numpy, pip: [rich, -i https://a.example]]\nvariables: {A: 1}\n",
+        "channels: [conda-forge, nvidia]\ndependencies: [python =3.11, numpy=1.26, pip=24, pip: [tqdm==4, Rich>=13]]\nvariables: {B: x}\n",
+    ))  # fmt: skip
+    assert merged == {
+        "name": "himl",
+        "channels": ["pytorch", "conda-forge", "nvidia"],
+        "dependencies": ["numpy=1.26", "pip=24", "python =3.11", "python=3.11", {"pip": ["--index-url https://a.example", "Rich>=13", "tqdm==4"]}],
+        "variables": {"A": "1", "B": "x"},
+    }
+    write_files(tmp_path, {"c.yml": PLAIN})
+    assert chosen(tmp_path, conda_env=["c.yml", "c.yml"]) == chosen(tmp_path, conda_env=["c.yml"])
+    markers = ["dependencies: [pip: ['a==1; python_version < \"3.9\"']]", "dependencies: [pip: ['a==2; python_version >= \"3.9\"']]"]
+    assert len(yaml.safe_load(text_of(tmp_path, *markers))["dependencies"][-1]["pip"]) == 2
+    expected = text_of(tmp_path, "channels: [x, y]\ndependencies: [numpy=1.26, pip, python=3.11, scipy, pip: [rich, tqdm]]")
+    assert text_of(tmp_path, "name: b c\nprefix: /home/b\nchannels: [x, y]\ndependencies: [{pip: [tqdm, rich]}, scipy, python=3.11, numpy=1.26]") == expected
+    assert text_of(tmp_path, "channels: [y, x]\ndependencies: [numpy=1.26, pip, python=3.11, scipy, pip: [rich, tqdm]]") != expected
+    assert yaml.safe_load(text_of(tmp_path, "dependencies: []"))["dependencies"] == []
+
+
+@pytest.mark.parametrize(("first", "second", "what"), [
+    ("dependencies: [python=3.10]", "dependencies: [python=3.11]", "python =3.10"),
+    ("dependencies: [pip: [Torch_Geometric==1]]", "dependencies: [pip: [torch-geometric==2]]", "torch-geometric ==1"),
+    ("dependencies: [pip: [-i https://u:hunter2@a.example]]", "dependencies: [pip: [--index-url https://b.example]]", "***@a.example"),
+    ("dependencies: []\nvariables: {A: 1}", "dependencies: []\nvariables: {A: 2}", "variable 'A'"),
+])  # fmt: skip
+def test_contradiction_of_conda_files_names_both(tmp_path: Path, first: str, second: str, what: str) -> None:
+    message = refused_conda(tmp_path, first, second)
+    assert all(part in message for part in (what, "0.yml", "1.yml"))
+    assert "hunter2" not in message
+    assert "wants python 3.11 and python 3.12." in refused_conda(tmp_path, "dependencies: [python=3.11, numpy, Python==3.12]\n")
+    text_of(tmp_path, "dependencies: [python=3.11, python=3.11.4, numpy>=1, numpy<3, pip=24.*]\n")
+
+
+@pytest.mark.parametrize(("content", "complaint"), [
+    ("dependencies: [a\nb: }", "line 2"),
+    ("- a\n- b\n", "holds no sections"),
+    ("", "holds no sections, but nothing"),
+    ("name: x\n", "has no 'dependencies'"),
+    ("dependencies: numpy\n", "no list"),
+    ("dependencies: ['']\n", "names no package"),
+    ("dependencies: [npm: [x]]\n", "'npm'"),
+    ("dependencies: [pip: x]\n", "no list of texts"),
+    ("dependencies: []\nchannels: {a: b}\n", "'channels'"),
+    ("dependencies: []\nvariables: [a]\n", "'variables'"),
+    ("dependencies: [pip: ['-r requirements.txt']]\n", "'-r requirements.txt' reads another file"),
+    ("dependencies: [pip: ['-e .']]\n", "path on this machine"),
+    ("dependencies: [pip: ['dist/mine-1-py3-none-any.whl']]\n", "path on this machine"),
+    ("dependencies: [pip: ['--extra-index-url https://${TOKEN}@a.example']]\n", "${TOKEN} is not set"),
+])  # fmt: skip
+def test_unusable_conda_file_is_named(tmp_path: Path, content: str, complaint: str) -> None:
+    message = refused_conda(tmp_path, content)
+    assert "0.yml" in message
+    assert complaint in message
+
+
+def test_missing_files_encodings_and_lines_of_pip(project: Path) -> None:
+    """As Windows shells write them."""
+    with pytest.raises(BadUsage, match=r"--conda_env: there is no file '.*nowhere\.yml'"):
+        read_conda_file(project / "nowhere.yml")
+    assert "--requirements: there is no file" in refused(project, requirements="requirements.txt")[0]
+    for encoding in ("utf-8-sig", "utf-16"):
+        (project / "environment.yml").write_text("dependencies: [python=3.11]\n", encoding=encoding)
+        assert [package.text for package in read_conda_file(project / "environment.yml").packages] == ["python=3.11"]
+    (project / "requirements.txt").write_text("torch\n", encoding="utf-16")
+    assert dependencies(project)[-1] == {"pip": ["torch"]}
+    for line in ("-e git+https://github.com/x/y#egg=y", "y @ https://example.org/y-1-py3-none-any.whl", "--pre", "torch[a,b]==2.0"):
+        text = text_of(project, yaml.safe_dump({"dependencies": ["pip", {"pip": [line]}]}))
+        assert yaml.safe_load(text)["dependencies"] == ["pip", {"pip": [line]}]
+
+
+def dependencies(project: Path, env: Mapping[str, str] | None = None, script_folder: Path | None = None) -> Any:
+    content = conda(chosen(project, script_folder, env, requirements="requirements.txt"))
+    assert content["channels"] == ["conda-forge"]
+    return content["dependencies"]
+
+
+def test_requirements_file_becomes_environment_of_project_python(project: Path, tmp_path: Path) -> None:
+    write_files(project, {
+        "requirements.txt": "# all\n-r more/base.txt\ntorch==2.0  # pinned\n\nnumpy \\\n  >=1.26\n--extra-index-url=https://a.example/simple\n",
+        "more/base.txt": "-r../last.txt\ntqdm\n",
+        "last.txt": "rich#no-comment\n",
+    })  # fmt: skip
+    pip = ["--extra-index-url https://a.example/simple", "numpy >=1.26", "rich#no-comment", "torch==2.0", "tqdm"]
+    assert dependencies(project) == ["pip", f"python={OWN_PYTHON}", {"pip": pip}]
+    write_files(project, {"last.txt": "-r requirements.txt"})
+    assert "which includes it" in refused(project, requirements="requirements.txt")[0]
+    lines = {"-c constraints.txt": "cannot be sent", "--constraint=constraints.txt": "cannot be sent", "--find-links wheels": "path on this machine"}
+    for line, complaint in {**lines, "-e .": "path on this machine", "-r nowhere.txt": "there is no file"}.items():
+        write_files(project, {"requirements.txt": f"torch\n{line}\n"})
+        message = refused(project, requirements="requirements.txt")[0]
+        assert ("line 2" in message, complaint in message) == (True, True), line
+    write_files(project, {"requirements.txt": "torch", "a/train.py": "", ".python-version": "pypy\n"})
+    write_files(tmp_path, {"venv/pyvenv.cfg": "home = /usr\nversion = 3.12.1\n", "conda/conda-meta/python-3.10.4-h1.json": "{}"})
+    assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "gone")})[1] == f"python={OWN_PYTHON}"
+    assert dependencies(project, {"CONDA_PREFIX": str(tmp_path / "conda")})[1] == "python=3.10"
+    assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "venv"), "CONDA_PREFIX": str(tmp_path / "conda")})[1] == "python=3.12"
+    write_files(project, {".python-version": "3.13.2\n"})
+    assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "venv")}, project / "a")[1] == "python=3.13"
+
+
+LACKS_HIML = EnvironmentSpec(image="i", conda="dependencies:\n- python=3.11\n- pip:\n  - torch\n")
+
+
+def remarks_of(folder: Path, script: str, spec: EnvironmentSpec = LACKS_HIML, name: str = "train.py") -> str:
+    (folder / name).write_text(script, encoding="utf-8")
+    return " ".join(environment_remarks(spec, folder / name))
+
+
+def test_environment_that_lacks_himl_is_warned_about(tmp_path: Path) -> None:
+    for script in ("import himl_cli", "from himl_cli import x", "import os, himl_cli.job as j", "def f():\n    from himl_cli.job import inputs\n"):
+        text = remarks_of(tmp_path, script)
+        assert "'train.py' imports himl_cli" in text
+        assert "lacks himl-cli" in text
+    for script in ("import himl_client", "# import himl_cli", "x = 'import himl_cli'", "from .himl_cli import x", "import himl_cli (", "'\\d'"):
+        assert not remarks_of(tmp_path, script)
+    assert not remarks_of(tmp_path, "import himl_cli", name="run.sh")
+    assert not environment_remarks(LACKS_HIML, None)
+    assert not environment_remarks(LACKS_HIML, tmp_path / "nowhere.py")
+    known = [EnvironmentSpec(image="i", conda=f"dependencies:\n- pip:\n  - {line}\n") for line in
+             ("himl-cli", "himl_cli==0.1", "Himl.CLI[plot]>=1", "git+https://example.org/himl-cli.git")]  # fmt: skip
+    known.append(EnvironmentSpec(image="i", conda=LACKS_HIML.conda, wheels=(Path("himl_cli-0.1-py3-none-any.whl"),)))
+    for spec in (*known, EnvironmentSpec(name="registered"), EnvironmentSpec(image="alone")):
+        assert not remarks_of(tmp_path, "import himl_cli", spec)
+    for python, is_old in (("=3.7.3", True), (" = 3.9", True), ("=3.10", False), ("=3.12.1", False), (">=3.7", False)):
+        text = f"dependencies:\n  - python{python}\n  - pip:\n    - torch\n"
+        said = remarks_of(tmp_path, "", EnvironmentSpec(image="i", conda=f"{text}    - himl-cli\n"))
+        assert ("himl-cli needs 3.10 at least" in said) is is_old
+        assert not remarks_of(tmp_path, "", EnvironmentSpec(image="i", conda=text)), "other scripts may run on what they like"
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'requires-python = ">={".".join(map(str, OLDEST_PYTHON))}"' in project

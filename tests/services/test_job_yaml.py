@@ -1,0 +1,298 @@
+"""Azure ML's YAML as a job that runs here: what each key becomes, what is refused by its key, and YAML that stands for too much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import DataSpec, Draw, EarlyStop, Entry, EntryKind, JobSpec, SearchRange, StepOutput, SweepSpec
+from himl_cli.services.submission.job_yaml import PreparedDocument, changed_yaml, prepare_document
+from himl_cli.services.submission.request import SubmitRequest
+from himl_cli.services.yaml_files import LARGEST, MOST_VALUES, parse_mapping
+from tests.support.hostile_texts import SECONDS, within
+from tests.support.running import write_files
+
+COMMAND: dict[str, Any] = {"type": "command", "command": "python fit.py", "code": "src", "environment": "azureml:lab@latest", "compute": "local"}
+SWEEP: dict[str, Any] = {
+    "type": "sweep",
+    "trial": {"command": "python fit.py --lr ${{search_space.lr}}", "code": "src", "environment": "azureml:lab@latest"},
+    "search_space": {"lr": {"type": "choice", "values": [0.1, 0.2]}},
+    "sampling_algorithm": "grid",
+    "objective": {"goal": "Maximize", "primary_metric": "accuracy"},
+    "limits": {"max_total_trials": 9, "max_concurrent_trials": 2, "trial_timeout": 60},
+}
+PATH = Path("job.yml")
+MERGES = "a: &a0 {x: 1}\n" + "".join(f"k{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+ALIASES = "a: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"k{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+DEEP_BY_ALIASES = "a: &a0 1\n" + "".join(f"k{n}: &a{n} {'[' * 90}*a{n - 1}{']' * 90}\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    (MERGES, f"there are more than {MOST_VALUES:,} values"),
+    (ALIASES, f"there are more than {MOST_VALUES:,} values"),
+    (DEEP_BY_ALIASES, "nested to more than 100 levels"),
+    ("a: " + "[" * 300 + "]" * 300, "line 1: values are nested to more than 100 levels"),
+    ("a: 1\nb: &b {c: {d: *b}}", "line 2: the value is part of itself"),
+    ("a: " + "x" * LARGEST, "is too large for YAML: 524,291 characters"),
+    ("a: 1\nb: " + "9" * 400, "line 2: the number is too long"),
+    ("a: 1" + ":1" * 200 + ".5", "the number is too long"),
+    ("a: !!bool maybe", "line 1: 'maybe' is no bool"),
+    ('a: 1\nb: "x\\ud800"', "line 2: the text has half a character in it"),
+    ("a: &a {x: 1}\nb:\n  x: 1\n  x: 2\n  <<: *a\n", "line 4: the key 'x' stands here a second time"),
+], ids=lambda value: value[:12])  # fmt: skip
+def test_excessive_or_invalid_yaml_is_refused_quickly(text: str, complaint: str) -> None:
+    with within(SECONDS), pytest.raises(BadUsage) as caught:
+        parse_mapping(text, PATH)
+    assert caught.value.hint
+    assert len(str(caught.value)) < 300
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "meant"), [
+    ("group:\n  one: &a {x: 1}\n  two: &b\n    <<: *a\n    x: 2\ntop:\n  <<: *b\n", {"group": {"one": {"x": 1}, "two": {"x": 2}}, "top": {"x": 2}}),
+    ("a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: [*a, *b]\n", {"a": {"x": 1}, "b": {"y": 2}, "c": {"x": 1, "y": 2}}),
+    ('emoji: "\\ud83d\\ude00"\n', {"emoji": "\U0001f600"}),
+    ("many: &m [" + "1, " * 999 + "1]\nall: [" + "*m, " * 9 + "*m]\n", {"many": [1] * 1000, "all": [[1] * 1000] * 10}),
+], ids=lambda value: str(value)[:12])  # fmt: skip
+def test_aliases_merges_and_long_values_are_read(text: str, meant: Any) -> None:
+    assert parse_mapping(text, PATH) == meant
+    parse_mapping("deep: " + "[" * 98 + "1" + "]" * 98, PATH)
+
+
+@pytest.fixture
+def folder(project: Path) -> Path:
+    write_files(project, {"src/fit.py": "", "data/a.csv": "", "parts/prep.yml": yaml.safe_dump(PREP)})
+    return project
+
+
+def prepared(folder: Path, content: dict[str, Any], **options: Any) -> PreparedDocument:
+    (folder / "job.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return prepare_document(SubmitRequest(**{"cwd": folder, "target": "job.yml", **options}), {})
+
+
+def job_of(folder: Path, content: dict[str, Any]) -> JobSpec:
+    job = prepared(folder, content).job
+    assert job is not None
+    return job
+
+
+def refusal(folder: Path, content: dict[str, Any]) -> str:
+    with pytest.raises(BadUsage) as caught:
+        prepared(folder, content)
+    assert str(caught.value).startswith(("'job.yml': ", "'parts/prep.yml': "))
+    return f"{caught.value} {caught.value.hint}"
+
+
+def test_command_job(folder: Path) -> None:
+    content = {
+        **COMMAND,
+        "experiment_name": "digits",
+        "display_name": "shown",
+        "tags": {"n": 1, "team": "red"},
+        "environment_variables": {"LR": "${{inputs.lr}}", "ON": True},
+        "command": "python fit.py $[[--fast ${{inputs.lr}}]] ${{inputs.lr}} ${{inputs.raw}} ${{ outputs.o }} $[[--more ${{inputs.more}}]]",
+        "inputs": {"lr": 0.1, "raw": {"type": "uri_folder", "path": "data"}, "more": {"type": "string", "optional": True}},
+        "outputs": {"o": {"type": "uri_folder"}},
+        "distribution": {"type": "PyTorch", "process_count_per_instance": 2},
+        "resources": {"instance_count": 3, "shm_size": "8g"},
+        "limits": {"timeout": 90},
+        "queue_settings": {"job_tier": "spot"},
+    }
+    found = prepared(folder, content, tags={"team": "blue"}, env_vars={"ON": "no"})
+    job = found.job
+    assert job is not None
+    assert job.entry == Entry(EntryKind.command, "python fit.py --fast 0.1 0.1 ${{inputs.raw}} ${{ outputs.o }}")
+    assert (job.experiment, job.display_name, job.tags["team"], job.tags["n"]) == ("digits", "shown", "blue", "1")
+    assert job.env == {"LR": "0.1", "ON": "no"}
+    assert job.inputs == [DataSpec("raw", "data", local=str(folder / "data"))]
+    assert job.outputs == [DataSpec("o", "")]
+    assert (job.processes, job.distribution, job.max_seconds, job.arguments) == (2, "pytorch", 90.0, ())
+    assert (job.snapshot.root, list(job.snapshot.files)) == (folder / "src", ["fit.py"])
+    assert "Passed over, since it runs here and not on a cluster: environment, queue_settings, resources.shm_size." in found.remarks
+    assert "'resources.instance_count': one node here in place of 3." in found.remarks
+
+
+def test_aliases_and_places_of_data(folder: Path) -> None:
+    variables = "environment_variables:\n  <<: *base\n  B: '3'\n"
+    write_files(folder, {"job.yml": f"tags: &base {{A: '1', B: '2'}}\ncommand: echo ${{{{inputs.n}}}}\n{variables}inputs: {{n: &n 4, m: *n}}\n"})
+    found = prepare_document(SubmitRequest(cwd=folder, target="job.yml"), {})
+    assert found.job is not None
+    assert (found.job.entry.target, dict(found.job.env)) == ("echo 4", {"A": "1", "B": "3"})
+    shown = parse_mapping(changed_yaml(found), PATH)
+    assert (shown["environment_variables"], shown["inputs"]) == ({"A": "1", "B": "3"}, {"n": 4, "m": 4})
+    for path, item in {
+        "azureml:digits:3": DataSpec("x", "digits", version="3"),
+        "azureml:digits@latest": DataSpec("x", "digits"),
+        "azureml://datastores/workspaceblobstore/paths/raw/first/": DataSpec("x", "raw/first"),
+        "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/lab/paths/raw": DataSpec("x", "raw", datastore="lab"),
+    }.items():
+        content = {**COMMAND, "command": "ls ${{inputs.x}}", "inputs": {"x": {"type": "uri_folder", "path": path}}}
+        assert list(job_of(folder, content).inputs) == [item]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"comand": "x"}, "'comand' is no key that himl knows there. Did you mean 'command'"),
+    ({"command": None}, "'command' is missing"),
+    ({"command": "ls ${{inputs.y}}"}, "'command' has '${{inputs.y}}', which names nothing; there are: none."),
+    ({"command": "ls ${{parent.y}}"}, "'command' has '${{parent.y}}', which names nothing"),
+    ({"code": "git+https://ada:hunter2@example.org/lab"}, "'code' 'git+https://***@example.org/lab' cannot be had here."),
+    ({"distribution": {"type": "tensorflow"}}, "'distribution.type' 'tensorflow' cannot be had here."),
+    ({"distribution": {"type": "mpi", "process_count_per_instance": 0}}, "'distribution.process_count_per_instance' must be a whole number"),
+    ({"resources": {"instance_count": 10**200}}, "'resources.instance_count' can be 65,000 at most"),
+    ({"command": "echo a\0b"}, "'command' has the character NUL"),
+    ({"command": "echo ${{inputs.a}}", "inputs": {"a": "a\0b"}}, "'inputs.a' has the character NUL"),
+    ({"limits": {"timeout": "soon"}}, "'limits.timeout' must be a number"),
+    ({"limits": 3}, "'limits' must hold keys and values"),
+    ({"inputs": {"x": {"type": "uri_folder", "path": "https://example.org/x"}}}, "'inputs.x.path' 'https://example.org/x' cannot be had here."),
+    ({"inputs": {"x": {"type": "folder", "path": "data"}}}, "'inputs.x.type' cannot be 'folder'."),
+    ({"inputs": {"a-b": 1}}, "'inputs.a-b' cannot be a key."),
+    ({"inputs": {"x": [1]}}, "'inputs.x' must be a plain value or a dataset."),
+    ({"environment_variables": {"A": "${{inputs.x}}"}, "inputs": {"x": {"path": "data"}}}, "'environment_variables.A' has '${{inputs.x}}'"),
+])  # fmt: skip
+def test_invalid_command_job_is_refused_by_key(folder: Path, changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(folder, {**COMMAND, **changes})
+
+
+def test_compute_and_options_that_do_not_count(folder: Path) -> None:
+    named = {**COMMAND, "compute": "azureml:gpu"}
+    assert prepared(folder, named).goes_to_azure
+    assert prepared(folder, named).changes.cluster == ""
+    assert prepared(folder, named, cluster="other").changes.cluster == "other"
+    assert prepared(folder, named, cluster="local").job is not None
+    assert prepared(folder, COMMAND, cluster="gpu").goes_to_azure
+    nowhere = prepared(folder, {"command": "ls"})
+    assert nowhere.job is not None
+    assert nowhere.remarks == ["It names no compute and runs here; --cluster NAME runs it on Azure ML."]
+    for options in ({"checkpoint": "a.pt"}, {"in_place": True}, {"num_nodes": 2}, {"cluster": "gpu", "python": "x"}):
+        name = [*options][-1]
+        with pytest.raises(BadUsage, match=f"--{name} does not count for a job's YAML") as caught:
+            prepared(folder, COMMAND, typed=frozenset(options), **options)
+        assert caught.value.hint == "Leave it out, or say the same in 'job.yml'."
+    (folder / "conda.yml").write_text("name: x\ndependencies: [python]\n")
+    with pytest.raises(BadUsage, match=r"'conda\.yml' holds no job"):
+        prepare_document(SubmitRequest(cwd=folder, target="conda.yml"), {})
+
+
+def test_dry_run_shows_changes_and_forward_slashes(folder: Path) -> None:
+    written, found = "..\\code\\new", "../code/new"
+    content = {**COMMAND, "tags": {"a": "1"}, "code": written}
+    shown = yaml.safe_load(changed_yaml(prepared(folder, content, cluster="gpu", experiment="digits", tags={"b": "2"}, env_vars={"API_KEY": "x"})))
+    assert (shown["compute"], shown["experiment_name"], shown["tags"]["a"], shown["tags"]["b"]) == ("azureml:gpu", "digits", "1", "2")
+    assert (shown["environment_variables"], shown["code"]) == ({"API_KEY": "***"}, found)
+    steps = {
+        "a.b": {**COMMAND, "code": written},
+        "c": {**SWEEP, "trial": {**SWEEP["trial"], "code": written}},
+        "d": {**COMMAND, "component": {"code": written}},
+    }
+    shown = yaml.safe_load(changed_yaml(prepared(folder, {"type": "pipeline", "compute": "azureml:gpu", "jobs": steps})))["jobs"]
+    assert (shown["a.b"]["code"], shown["c"]["trial"]["code"], shown["d"]["component"]["code"]) == (found,) * 3
+    assert {**shown["a.b"], "code": written} == steps["a.b"]
+
+
+def test_sweep_job(folder: Path) -> None:
+    job = job_of(folder, SWEEP)
+    assert job.entry.target == "python fit.py --lr ${{search_space.lr}}"
+    assert job.max_seconds == 60
+    assert job.sweep == SweepSpec({"lr": SearchRange(Draw.choice, [0.1, 0.2])}, "grid", 2, 2, "accuracy", "maximize")
+    drawn = {
+        **SWEEP,
+        "search_space": {"lr": {"type": "loguniform", "min_value": -6, "max_value": -1}, "n": {"type": "randint", "upper": 5}},
+        "sampling_algorithm": {"type": "random", "seed": 7},
+        "early_termination": {"type": "bandit", "slack_factor": 0.2, "evaluation_interval": 2, "delay_evaluation": 3},
+    }
+    sweep = job_of(folder, drawn).sweep
+    assert sweep is not None
+    assert dict(sweep.space) == {"lr": SearchRange(Draw.loguniform, [-6, -1]), "n": SearchRange(Draw.randint, (5,))}
+    assert (sweep.sampling, sweep.seed, sweep.max_trials) == ("random", 7, 9)
+    assert sweep.early_stop == EarlyStop("bandit", 2, 3, slack_factor=0.2)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"search_space": {"lr": {"type": "randint", "upper": "x"}}}, "'search_space.lr.upper' must be a number"),
+    ({"search_space": {"lr": {"type": "uniform", "min_value": 1}}}, "'search_space.lr.max_value' is missing"),
+    ({"search_space": {"lr": {"type": "gauss"}}}, "'search_space.lr.type' cannot be 'gauss'"),
+    ({"search_space": {}}, "'search_space' is missing"),
+    ({"sampling_algorithm": "best"}, "'sampling_algorithm' cannot be 'best'"),
+    ({"sampling_algorithm": "bayesian", "early_termination": {"type": "median_stopping"}}, "exclude each other"),
+    ({"sampling_algorithm": {"type": "random", "rule": "sobol"}}, "'sampling_algorithm.rule' cannot be 'sobol' here"),
+    ({"sampling_algorithm": "random", "limits": {}}, "'limits.max_total_trials' is missing"),
+    ({"objective": {"goal": "minimize"}}, "'objective.primary_metric' is missing"),
+    ({"limits": {"max_total_trials": 9, "trial_timeout": 0}}, "'limits.trial_timeout' must be a number of seconds, not 0."),
+    ({"early_termination": {"type": "bandit"}}, "'early_termination': bandit takes slack_factor or slack_amount"),
+    ({"trial": {"command": "ls ${{search_space.x}}"}}, "'trial.command' has '${{search_space.x}}', which names nothing; there are: lr."),
+])  # fmt: skip
+def test_invalid_sweep_is_refused_by_key(folder: Path, changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(folder, {**SWEEP, **changes})
+
+
+TRAIN = {"command": "python fit.py ${{inputs.data}} ${{inputs.n}}", "code": "src", "environment": "azureml:lab@latest"}
+PIPELINE: dict[str, Any] = {
+    "type": "pipeline",
+    "inputs": {"raw": {"type": "uri_folder", "path": "data"}, "n": 3},
+    "outputs": {"model": {"type": "uri_folder", "path": "azureml://datastores/lab/paths/model"}},
+    "jobs": {
+        "train": {
+            **TRAIN,
+            "inputs": {"data": "${{parent.jobs.prep.outputs.clean}}", "n": "${{parent.inputs.n}}"},
+            "outputs": {"m": "${{parent.outputs.model}}"},
+        },
+        "prep": {"component": "parts/prep.yml", "inputs": {"raw": "${{parent.inputs.raw}}"}, "display_name": "Prepare"},
+    },
+}
+PREP: dict[str, Any] = {
+    "type": "command",
+    "name": "prep",
+    "version": 1,
+    "inputs": {"raw": {"type": "uri_folder"}, "depth": {"type": "integer", "default": 2}, "more": {"type": "string", "optional": True}},
+    "outputs": {"clean": {"type": "uri_folder"}},
+    "code": "../src",
+    "command": "python fit.py ${{inputs.raw}} ${{inputs.depth}} ${{outputs.clean}} $[[--more ${{inputs.more}}]]",
+    "environment": "azureml:lab@latest",
+}
+WRONG_KEYS = ("../x", "9", "é", "k" * 300)
+
+
+def step(**changes: Any) -> dict[str, Any]:
+    return {**PIPELINE, "jobs": {**PIPELINE["jobs"], "train": {**PIPELINE["jobs"]["train"], **changes}}}
+
+
+def test_pipeline_of_inline_jobs_and_component_files(folder: Path) -> None:
+    pipeline = prepared(folder, PIPELINE).pipeline
+    assert pipeline is not None
+    prep, train = pipeline.steps
+    assert (prep.key, prep.name, train.key, train.name) == ("prep", "Prepare", "train", "train")
+    assert prep.job.entry.target == "python fit.py ${{inputs.raw}} 2 ${{outputs.clean}}"
+    assert list(prep.job.inputs) == [DataSpec("raw", "data", local=str(folder / "data"))]
+    assert list(prep.job.outputs) == [DataSpec("clean", "")]
+    assert prep.job.snapshot.root == train.job.snapshot.root == folder / "src"
+    assert train.job.entry.target == "python fit.py ${{inputs.data}} 3"
+    assert train.takes == {"data": StepOutput("prep", "clean")}
+    assert list(train.job.outputs) == [DataSpec("m", "model", datastore="lab")]
+    for_azure = {**PIPELINE, "settings": {"default_compute": "azureml:gpu"}}
+    assert prepared(folder, step(compute="azureml:gpu")).goes_to_azure
+    assert prepared(folder, for_azure).goes_to_azure
+    assert prepared(folder, for_azure, cluster="local").pipeline is not None
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (step(inputs={"data": "${{parent.jobs.perp.outputs.clean}}", "n": 1}), "'jobs.train.inputs.data' names the job 'perp', which is not there."),
+    (step(inputs={"data": "${{parent.jobs.prep.outputs.clear}}", "n": 1}), "names the output 'clear', which 'prep' does not make. It makes: clean."),
+    (step(inputs={"data": "${{parent.jobs.train.outputs.m}}", "n": 1}), "'jobs.train' closes a cycle: train <- train."),
+    (step(inputs={"data": "${{parent.inputs.rwa}}", "n": 1}), "the pipeline has no such input; there are: n, raw."),
+    (step(inputs={"data": "x ${{parent.inputs.raw}}", "n": 1}), "which names nothing"),
+    (step(inputs={"n": 1}), "'jobs.train.command' has '${{inputs.data}}', which names nothing"),
+    (step(outputs={"m": "${{parent.outputs.nodel}}"}), "the pipeline has no such output. There are: model."),
+    (step(type="sweep"), "'jobs.train.type' 'sweep' cannot run here as a step."),
+    (step(component="azureml:prep:1"), "'jobs.train.component' 'azureml:prep:1' is kept by Azure ML"),
+    (step(component="parts/prep.yml", inputs={}), "'inputs.raw' gets no value."),
+    (step(component="parts/prep.yml", inputs={"raw": "x"}, limits={"timeout": -5}), "'jobs.train.limits.timeout' must be a number of seconds, not -5."),
+    ({"type": "pipeline", "jobs": {}}, "'jobs' is missing."),
+    *(({**PIPELINE, "jobs": {key: TRAIN}}, f"'jobs.{key}' cannot be the key of a job.") for key in WRONG_KEYS),
+    ({**PIPELINE, "jobs": {"prep": PREP, "Prep": PREP}}, "'jobs.Prep' and 'prep' differ only in capital letters."),
+])  # fmt: skip
+def test_invalid_pipeline_is_refused_by_key(folder: Path, content: dict[str, Any], message: str) -> None:
+    assert message in refusal(folder, content)

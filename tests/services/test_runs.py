@@ -1,0 +1,352 @@
+"""How runs may be written, which ones a selection means, their logs; many beside each other: labels, statistics, CSV and Parquet."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from array import array
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from himl_cli.commands.error_handler import as_himl_error
+from himl_cli.core.errors import BadUsage, DiskFailed, JobFailed, NotFound, RunNotFound, ServiceFailed
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint
+from himl_cli.core.runs import Run, RunSelection, RunStatus
+from himl_cli.core.workspaces import WorkspaceIds
+from himl_cli.services.runs.aggregate import Statistics, check_file, labels_of, statistics_of, unique, value_of, write_csv, write_parquet
+from himl_cli.services.runs.logs import follow_log, last_lines, read_log, watching
+from himl_cli.services.runs.lookup import (
+    RunReference,
+    check_selection,
+    find_runs,
+    nearest_latest_run_file,
+    parse_reference,
+    read_latest_run_file,
+    split_recovery_id,
+    workspace_in_url,
+)
+from himl_cli.workspaces.resolve import open_workspace
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.aggregates import NOON, aggregation, run
+from tests.support.runs import RecordedRuns
+
+CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
+RUN_PAGE = "https://ml.azure.com/runs/abc_1?wsid="
+
+
+def test_run_references_recovery_ids_and_studio_urls() -> None:
+    for text, expected in {
+        "  abc  ": RunReference("abc"),
+        "train:abc": RunReference("abc", "train"),
+        f"{RUN_PAGE}/subscriptions/s/resourcegroups/g/workspaces/w&tid=t": RunReference("abc_1"),
+        "https://ml.azure.com/experiments/id/0-1/runs/abc?tid=t#x": RunReference("abc"),
+        "HTTPS://ml.azure.com/runs/a%20b/": RunReference("a b"),
+    }.items():
+        assert parse_reference(text) == expected
+    for text in ("", "a:b:c", ":b", "a:", "https://ml.azure.com/", "https://ml.azure.com/runs/", "http://[/runs/x"):
+        with pytest.raises(BadUsage, match="is no"):
+            parse_reference(text)
+    for text, experiment in {"user_branch_1234_abcde12": "user_branch", "a_1_2_3": "a_1", "lab-exp_1772366400_0a1b2c3d": "lab-exp"}.items():
+        assert split_recovery_id(text) == (experiment, text)
+        assert split_recovery_id(f"other:{text}") == ("other", text)
+    for text in ("abc", "abc_def", "_1", "abc_1_xyz", "a.b_1_ff"):
+        with pytest.raises(BadUsage, match=re.escape(f"'{text}' is no recovery id")):
+            split_recovery_id(text)
+    for url, ids in {
+        f"{RUN_PAGE}/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w&tid=t": ("s", "g", "w"),
+        f"{RUN_PAGE}%2Fsubscriptions%2Fs%2FresourceGroups%2Fg%2Fworkspaces%2Fw": ("s", "g", "w"),
+        f"{RUN_PAGE}/subscriptions/s/resourceGroups/g": None,
+        "https://[broken/runs/abc": None,
+        "train_1_aa": None,
+    }.items():
+        assert workspace_in_url(url) == ids
+    assert WorkspaceIds("s", "Group", "W").is_same(WorkspaceIds("S", "group", "w"))
+    assert not WorkspaceIds("s", "g", "w").is_same(WorkspaceIds("s", "g", "w2"))
+
+
+@pytest.fixture
+def runs(project: Path) -> RecordedRuns:
+    return RecordedRuns(project)
+
+
+@pytest.fixture
+def recorded(runs: RecordedRuns) -> RecordedRuns:
+    runs.add("old_1_aa", experiment="my_exp", tags={"team": "blue"})
+    runs.add("mid_2_bb", experiment="my_exp", tags={"team": "red"}, status=RunStatus.failed)
+    runs.add("new_3_cc", experiment="my_exp", tags={"team": "blue"})
+    runs.add("other_4_dd", experiment="other")
+    runs.add("child_a", experiment="my_exp", parent="old_1_aa")
+    runs.add("child_b", experiment="my_exp", parent="new_3_cc")
+    return runs
+
+
+def found(recorded: RecordedRuns, wanted: RunSelection | None = None, *, cwd: Path | None = None) -> list[str]:
+    return [run.id for run in find_runs(recorded.workspace, wanted or RunSelection(), cwd=cwd or recorded.folder)]
+
+
+@pytest.mark.parametrize(("selection", "expected"), [
+    (RunSelection(runs=["new_3_cc", "old_1_aa", "new_3_cc"]), ["new_3_cc", "old_1_aa"]),
+    (RunSelection(runs=["my_exp:mid_2_bb"]), ["mid_2_bb"]),
+    (RunSelection(runs=["LATEST"]), ["other_4_dd"]),
+    (RunSelection(runs=["https://ml.azure.com/runs/mid_2_bb?wsid=x"]), ["mid_2_bb"]),
+    (RunSelection(experiment="my_exp", num_runs=99), ["new_3_cc", "mid_2_bb", "old_1_aa"]),
+    (RunSelection(experiment="my_exp", num_runs=9, tags={"team": "blue"}), ["new_3_cc", "old_1_aa"]),
+    (RunSelection(experiment="my_exp", statuses=[RunStatus.failed]), ["mid_2_bb"]),
+    (RunSelection(experiment="my_exp", num_runs=9, children=True), ["child_b", "child_a"]),
+    (RunSelection(runs=["old_1_aa"], children=True), ["child_a"]),
+])  # fmt: skip
+def test_selected_runs(recorded: RecordedRuns, selection: RunSelection, expected: list[str]) -> None:
+    assert found(recorded, selection) == expected
+
+
+@pytest.mark.parametrize(("selection", "message"), [
+    (RunSelection(runs=["old_1_aa"], experiment="my_exp"), "Two selections at once: --run and --experiment"),
+    (RunSelection(experiment="my_exp", latest_run_file="x"), "Two selections at once: --experiment and --latest_run_file"),
+    (RunSelection(runs=["old_1_aa"], tags={"a": "b"}), "--tags selects among the runs of an experiment"),
+    (RunSelection(statuses=[RunStatus.failed], num_runs=3), "--num_runs and --status select among"),
+    (RunSelection(experiment="my_exp", num_runs=0), "--num_runs must be at least 1"),
+])  # fmt: skip
+def test_contradicting_selections_are_refused(recorded: RecordedRuns, selection: RunSelection, message: str) -> None:
+    with pytest.raises(BadUsage, match=message):
+        found(recorded, selection)
+
+
+def test_latest_run_file_is_used_or_named_where_corrupt(recorded: RecordedRuns) -> None:
+    deep = recorded.folder / "a" / "b"
+    deep.mkdir(parents=True)
+    (recorded.folder / "most_recent_run.txt").write_text("my_exp:old_1_aa\n")
+    assert found(recorded, cwd=deep) == ["old_1_aa"]
+    (recorded.folder / "a" / "most_recent_run.txt").write_text("mid_2_bb")
+    assert found(recorded, cwd=deep) == ["mid_2_bb"]
+    (deep / "most_recent_run.txt").mkdir()
+    assert nearest_latest_run_file(deep) == recorded.folder / "a" / "most_recent_run.txt"
+    (recorded.folder / "runs.txt").write_text("my_exp:new_3_cc")
+    for written in ("runs.txt", str(recorded.folder / "runs.txt")):
+        assert found(recorded, RunSelection(latest_run_file=written)) == ["new_3_cc"]
+    (recorded.folder / "most_recent_run.txt").write_text("my_exp:gone_9_ff")
+    with pytest.raises(NotFound, match=r"No run 'gone_9_ff', which '.*most_recent_run.txt' names"):
+        found(recorded)
+    path = recorded.folder / "most_recent_run.txt"
+    path.write_bytes(b"\xef\xbb\xbfmy exp:run_1\r\n")
+    assert read_latest_run_file(path) == ("run_1", "my exp")
+    for content in (b"", b"\n \n", b"a:b\nc:d\n", b"\x00\x01\x02", b"\xff\xfe\xfd", b"two words", b"a:b:c", b"x" * 5000 + b" y"):
+        path.write_bytes(content)
+        with pytest.raises(BadUsage, match=r"most_recent_run.txt'") as caught:
+            read_latest_run_file(path)
+        assert ("experiment:run_id" in caught.value.hint, "\n" in str(caught.value)) == (True, False)
+
+
+def test_unknown_run_or_experiment_suggests_similar_ones(recorded: RecordedRuns) -> None:
+    """Those of a named experiment first: among all runs, others are nearer."""
+    with pytest.raises(RunNotFound, match="No run 'old_1_ab'") as caught:
+        found(recorded, RunSelection(runs=["old_1_ab"]))
+    assert "old_1_aa" in caught.value.hint
+    with pytest.raises(NotFound, match="No run of an experiment 'my_exq'") as unknown:
+        found(recorded, RunSelection(experiment="my_exq"))
+    assert unknown.value.hint == "Did you mean my_exp?"
+    for number in range(5):
+        recorded.add(f"train_1_a{number}", experiment="noise")
+    recorded.add("train_7_zz", experiment="asked")
+    with pytest.raises(RunNotFound, match="No run 'train_1_zz'") as caught:
+        found(recorded, RunSelection(runs=["asked:train_1_zz"]))
+    assert caught.value.similar == ("train_7_zz",)
+    url = "https://ml.azure.com/runs/gone_9_ff?wsid=/subscriptions/s/resourcegroups/team/workspaces/lab"
+    with pytest.raises(NotFound, match=r"The address names a run of workspace team/lab, and local workspace .* is open") as other:
+        found(recorded, RunSelection(runs=[url]))
+    assert "--config_file" in other.value.hint
+
+
+def test_implied_run_is_refused_where_none_is_or_must_be_named(runs: RecordedRuns) -> None:
+    with pytest.raises(NotFound, match="There is no run"):
+        found(runs, RunSelection(runs=["latest"]))
+    with pytest.raises(BadUsage, match="Say which run is meant"):
+        check_selection(RunSelection(), explicit=True)
+    check_selection(RunSelection(runs=["latest"]), explicit=True)
+
+
+def read(runs: RecordedRuns, name: str | None = None, *, attempt: int | None = None) -> bytes:
+    """A log of an ended run, read and followed: once and alike."""
+    content = b"".join(read_log(runs.workspace, "train_1_aa", name, attempt=attempt))
+    assert b"".join(follow_log(runs.workspace, "train_1_aa", name, attempt=attempt)) == content
+    return content
+
+
+def test_error_while_following_names_run_and_cancel_command() -> None:
+    for failure in (ServiceFailed("Away.", hint="Try again."), BadUsage("No such file."), OSError("odd"), PermissionError(13, "Denied", "x")):
+        with pytest.raises(type(failure)) as caught, watching("train_1_aa"):
+            raise failure
+        error = as_himl_error(caught.value)
+        assert "Run 'train_1_aa' goes on, unless it has ended;" in error.hint
+        assert error.hint.endswith("to cancel it: himl runs cancel train_1_aa")
+    for of_the_run in (JobFailed("Run 'a' failed.", hint="See it."), NotFound("No run 'a'.", hint="See it.")):
+        with pytest.raises(type(of_the_run)) as told, watching("train_1_aa"):
+            raise of_the_run
+        assert told.value.hint == "See it."
+
+
+def test_log_of_last_try_is_read_by_default(runs: RecordedRuns) -> None:
+    tries = {"user_logs/std_log.txt": "one\n", "user_logs/retry_001/std_log.txt": "two\n", "user_logs/retry_010/std_log.txt": "eleven\n"}
+    runs.add("train_1_aa", files={**tries, "user_logs/retry_010/std_log_process_1.txt": "other\n"})
+    events: list[Event] = []
+    assert b"".join(read_log(runs.workspace, "train_1_aa", notify=events.append)) == b"eleven\n"
+    assert events == [Notice("This is the log of try 11; that of the one before: himl runs logs train_1_aa --try 2")]
+    assert (read(runs, "std_log.txt"), read(runs, "user_logs/std_log.txt")) == (b"eleven\n", b"one\n")
+    assert last_lines(runs.workspace, "train_1_aa") == ("user_logs/retry_010/std_log.txt", b"eleven\n")
+    assert [read(runs, attempt=attempt) for attempt in (1, 2, 11)] == [b"one\n", b"two\n", b"eleven\n"]
+    assert read(runs, "std_log_process_1.txt", attempt=11) == b"other\n"
+    runs.add("other_1_aa", files={"logs/one/b.log": "1", "user_logs/two/b.log": "2"})
+    with pytest.raises(NotFound) as ambiguous:
+        read_log(runs.workspace, "other_1_aa", "b.log")
+    assert ambiguous.value.hint == "There are: user_logs/two/b.log, logs/one/b.log."
+    with pytest.raises(NotFound) as caught:
+        read_log(runs.workspace, "train_1_aa", attempt=3)
+    assert (str(caught.value), caught.value.hint) == ("Run 'train_1_aa' has no log of try 3.", "There are logs of: 1, 2, 11.")
+
+
+MAIN_LOGS = (
+    ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt"),
+    ("user_logs/std_log_process_00.txt", "user_logs/std_log_process_01.txt", "user_logs/mpi_log.txt"),
+    ("user_logs/retry_035/std_log_process_00.txt", "user_logs/retry_035/std_log_process_10.txt", "user_logs/std_log_process_00.txt"),
+    ("user_logs/std_log_node_00_worker.txt", "user_logs/std_log_node_01_worker.txt", "user_logs/std_log_node_00_ps.txt"),
+    ("azureml-logs/70_driver_log.txt", "azureml-logs/55_azureml-execution.txt", "azureml-logs/75_job_post.txt"),
+    ("azureml-logs/70_driver_log_0.txt", "azureml-logs/70_driver_log_1.txt", "azureml-logs/70_driver_log_10.txt"),
+    ("azureml-logs/70_driver_log-worker-0.txt", "azureml-logs/70_driver_log-worker-10.txt"),
+    ("azureml-logs/hyperdrive.txt",),
+    ("logs/azureml/executionlogs.txt", "logs/azureml/stderrlogs.txt"),
+)
+
+
+def test_main_log_is_known_by_each_of_its_names(azure: StagedWorkspace, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.write_config(project)
+    workspace = open_workspace(None, None, start=project)
+    for number, (main, *others) in enumerate(MAIN_LOGS):
+        run_id = f"train_{number}_aa"
+        logs = {main: b"main", **dict.fromkeys(others, b"other"), "system_logs/lifecycler/lifecycler.log": b"system"}
+        azure.put_artifacts(azure.add_run(run_id, "train"), logs)
+        assert b"".join(read_log(workspace, run_id)) == b"main"
+        assert last_lines(workspace, run_id) == (main, b"main")
+
+
+def labels(*runs: Run, child_arg: str | None = None) -> list[str]:
+    return labels_of(runs, [RunResults()] * len(runs), child_arg)
+
+
+@pytest.mark.parametrize(("runs", "wanted"), [
+    ([run("a", values={"lr": 0.1, "depth": 2}), run("b", values={"lr": 0.01, "depth": 2})], ["0.1", "0.01"]),
+    ([run("a", values={"lr": 0.1, "depth": 2}), run("b", values={"lr": 0.01, "depth": 3})], ["lr=0.1, depth=2", "lr=0.01, depth=3"]),
+    ([run("a", values={"--lr": 0.1}), run("b", values={"--lr": 1})], ["0.1", "1"]),
+    ([run("a", values={"lr": 0.1, "depth": 2})], ["lr=0.1, depth=2"]),
+    ([run("a", values={"x": 1}), run("b")], ["1", "b"]),
+    ([run("a", tags={"fold": "0", "team": "x"}), run("b", tags={"fold": "1", "team": "x"})], ["0", "1"]),
+    ([run("a", tags={"build_number": "1"}), run("b", tags={"build_number": "2"})], ["a", "b"]),
+    ([run(name, tags={f"tag{number}": name for number in range(5)}, display_name=name.upper()) for name in "ab"], ["A", "B"]),
+    ([run("a", command="t.py --lr 0.1 --fast"), run("b", command="t.py --lr=0.2 --fast")], ["0.1", "0.2"]),
+    ([run("a", command="t.py --x 'a b"), run("b", command="t.py --x c")], ["'a", "c"]),
+    ([run("a", command="t.py --lr ${{search_space.lr}}"), run("b", command="t.py --lr 0.2")], ["a", "0.2"]),
+    ([run("a", display_name="encode"), run("b", display_name="train")], ["encode", "train"]),
+    ([run("p_3", parent="p"), run("p_1", parent="p")], ["3", "1"]),
+    ([run("a", display_name="same"), run("b", display_name="same")], ["a", "b"]),
+])  # fmt: skip
+def test_runs_are_labeled_by_what_differs(runs: list[Run], wanted: list[str]) -> None:
+    assert labels(*runs) == wanted
+
+
+def test_child_argument_labels_runs_that_have_it() -> None:
+    runs = [run("p_prep", tags={"himl.step": "prep"}, command="a.py --v 1"), run("p_train", tags={"himl.step": "train"}, command="a.py", display_name="fit")]
+    assert labels(*runs) == ["prep", "fit"]
+    logged = RunResults(parameters={"seed": "4"})
+    one = run("a", values={"lr": 0.1}, tags={"lr": "tag", "fold": "2"}, command="train.py --lr 5 --random-seed 7 --fast")
+    assert [value_of(name, one, logged) for name in ("lr", "--lr", "fold", "seed", "random_seed", "fast", "nope")] == [0.1, 0.1, "2", "4", "7", True, None]
+    runs = [run("a", values={"lr": 0.1, "fold": 0}), run("b", values={"lr": 0.2, "fold": 0}), run("c", display_name="third")]
+    assert labels(*runs, child_arg="lr") == ["0.1", "0.2", "third"]
+    assert labels(*runs, child_arg="fold") == ["0 [0]", "0 [1]", "third"]
+    with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'nope'") as caught:
+        labels(*runs, child_arg="nope")
+    assert caught.value.hint == "There are: lr, fold."
+    assert unique(["a", "b", "a"]) == ["a [0]", "b", "a [2]"]
+
+
+def of(*values: object) -> Statistics:
+    return statistics_of(aggregation({str(place): {"x": value} for place, value in enumerate(values)}))["x"]  # type: ignore[dict-item]
+
+
+def test_only_numbers_count_also_infinite_and_extreme_ones() -> None:
+    assert of(1.0, math.nan, None, "word", 3, True) == of(1.0, 3.0) == Statistics(2.0, math.sqrt(2), 1.0, 3.0, 2.0, 2)
+    assert of("word", math.nan) == Statistics(None, None, None, None, None, 0)
+    assert of(5.0) == Statistics(5.0, None, 5.0, 5.0, 5.0, 1)
+    found = of(1.0, math.inf)
+    assert (found.mean, found.min, found.max) == (math.inf, 1.0, math.inf)
+    assert found.std is not None
+    assert math.isnan(found.std)
+    assert of(1e308, 1e308, 1.2e308).mean == pytest.approx(statistics.fmean([1e300, 1e300, 1.2e300]) * 1e8)
+    assert of(1e308, 1.5e308).median == pytest.approx(1.25e308)
+    assert (of(4.0, 1.0, 2.0, 8.0).median, of(4.0, 1.0, 2.0).median) == (3.0, 2.0)
+    assert of(1e300, 3e300).std == pytest.approx(math.sqrt(2) * 1e300)
+    assert of(1e-300, 3e-300).std == pytest.approx(math.sqrt(2) * 1e-300, rel=1e-9, abs=0.0)
+
+
+def test_parquet_has_a_row_per_point(project: Path) -> None:
+    curve = Series(array("q", [0, 1]), array("d", [0.5, math.nan]), array("d", [1_750_000_000.25, 1_750_000_001.5]))
+    results = RunResults(
+        series={"loss": curve},
+        texts={"word": [TextPoint("yes", 3, NOON)]},
+        tables={"fruit": {"name": ["lime", None], "size": [1, 2.5]}},
+        lists={"words": ["a", 2]},
+        images={"plot": ["plot.png"]},
+    )
+    other = RunResults(series={"loss": Series([7], [1e300], [0.0])})
+    found = Aggregation([], [Child(run("a"), "0.1", {}, results), Child(run("b"), "0.2", {}, RunResults()), Child(run("c"), "0.3", {}, other)])
+    write_parquet(found, project / "m.parquet")
+    read = pd.read_parquet(project / "m.parquet")
+    assert list(read.columns) == ["run", "label", "metric", "kind", "step", "time", "value", "text"]
+    rows = read.astype(object).where(read.notna(), None)
+    assert [tuple(row) for row in rows.drop(columns="time").itertuples(index=False)] == [
+        ("a", "0.1", "loss", "scalar", 0, 0.5, None),
+        ("a", "0.1", "loss", "scalar", 1, None, None),
+        ("a", "0.1", "word", "text", 3, None, "yes"),
+        ("a", "0.1", "fruit/name", "table", 0, None, "lime"),
+        ("a", "0.1", "fruit/name", "table", 1, None, None),
+        ("a", "0.1", "fruit/size", "table", 0, 1.0, None),
+        ("a", "0.1", "fruit/size", "table", 1, 2.5, None),
+        ("a", "0.1", "words", "list", 0, None, "a"),
+        ("a", "0.1", "words", "list", 1, 2.0, None),
+        ("a", "0.1", "plot", "image", 0, None, "plot.png"),
+        ("c", "0.3", "loss", "scalar", 7, 1e300, None),
+    ]
+    assert read["time"][0] == pd.Timestamp(1_750_000_000_250, unit="ms", tz="UTC")
+    assert read["time"][2] == pd.Timestamp(NOON)
+    assert pd.isna(read["time"][3])
+    write_parquet(Aggregation([], []), project / "m.parquet")
+    assert len(pd.read_parquet(project / "m.parquet")) == 0
+    with pytest.raises(DiskFailed, match="Cannot write"):
+        write_parquet(found, project)
+    assert [path.name for path in project.iterdir()] == ["m.parquet"]
+
+
+def test_csv_has_a_row_per_metric_and_a_column_per_run(project: Path) -> None:
+    check_file("--output_csv", project / "m.csv")
+    with pytest.raises(BadUsage, match=r"--output_csv '.*' is a folder"):
+        check_file("--output_csv", project)
+    with pytest.raises(BadUsage, match=r"there is no folder '.*nowhere'"):
+        check_file("--plot", project / "nowhere" / "m.png")
+    assert [*project.iterdir()] == []
+    found = aggregation({"lr=0.1, depth=2": {"loss": 1 / 3, "word": 'a "b", c'}, "größe": {"loss": math.nan, "x\ny": math.inf}})
+    write_csv(found, statistics_of(found), project / "m.csv")
+    read = pd.read_csv(project / "m.csv", index_col="metric")
+    assert list(read.columns) == ["mean", "std", "min", "max", "median", "lr=0.1, depth=2", "größe"]
+    assert list(read.index) == ["loss", "word", "x\ny"]
+    assert float(read.loc["loss", "lr=0.1, depth=2"]) == 1 / 3
+    assert float(read.loc["x\ny", "größe"]) == math.inf
+    assert read.loc["word", "lr=0.1, depth=2"] == 'a "b", c'
+    assert math.isnan(float(read.loc["loss", "größe"]))
+    assert read.loc["loss", "mean"] == 1 / 3
+    assert pd.isna(read.loc["loss", "std"])
+    write_csv(found, None, project / "m.csv")
+    assert (project / "m.csv").read_bytes().startswith('metric,"lr=0.1, depth=2",größe\nloss,0.3333333333333333,NaN\n'.encode())
+    assert [path.name for path in project.iterdir()] == ["m.csv"]
+    with pytest.raises(DiskFailed, match="Cannot write"):
+        write_csv(found, None, project)

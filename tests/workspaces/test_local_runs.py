@@ -1,0 +1,478 @@
+"""A local workspace: its database, the files of its runs and datastores, and what a job's command line and folders come to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from himl_cli.core.blobs import FetchRequest, StoreRequest
+from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed
+from himl_cli.core.events import Event
+from himl_cli.core.files import walk_files
+from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, JobSpec, PipelineSpec, SearchRange, Snapshot, StepOutput, StepSpec, SweepSpec
+from himl_cli.core.processes import ProcessLock
+from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
+from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
+from himl_cli.workspaces.local.launch_request import LaunchRequest, fill_command, job_command, resolve_folders, shown_command
+from himl_cli.workspaces.local.logged_values import read_texts
+from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore, file_system_of
+from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.support.running import write_files
+from tests.support.runs import RecordedRuns
+from tests.support.stores import Received, Stored, listed, named, sending
+
+WRITER = """
+import pathlib, sys
+from himl_cli.core.runs import Run
+from himl_cli.workspaces.local.run_store import Database, RunStore
+store = RunStore(Database(pathlib.Path(sys.argv[1]), create=True))
+for number in range(50):
+    store.add(Run(f"{sys.argv[2]}_{number}", "e", tags={"n": str(number)}), job="job")
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(tmp_path / "workspace.db", create=True)
+
+
+def test_a_damaged_or_newer_database_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "workspace.db"
+    path.write_bytes(b"not a database " * 100)
+    with pytest.raises(DiskFailed, match=r"workspace\.db' is damaged"):
+        Database(path, create=True)
+    assert path.read_bytes() == b"not a database " * 100
+    path.unlink()
+    Database(path, create=True).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    with pytest.raises(DiskFailed, match="newer himl") as caught:
+        Database(path, create=True)
+    assert caught.value.hint.startswith("Update himl")
+
+
+def test_processes_that_create_and_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "workspace.db"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(number)]) for number in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0] * 4
+    assert len(RunStore(Database(path)).ids()) == 200
+
+
+def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -> None:
+    for journal in ("WAL", "DELETE"):
+        database.rows(f"PRAGMA journal_mode={journal}")
+        database.rows("PRAGMA max_page_count=30")
+        with pytest.raises(DiskFailed, match="No space left"):
+            MetricStore(database).log("r", [("x" * 100, 0.5, step, 0) for step in range(20_000)])
+        database.rows("PRAGMA max_page_count=1000000")
+        RunStore(database).add(Run(journal, "e"))
+    assert len(RunStore(database).ids()) == 2
+
+
+def test_runs_come_newest_first_over_pages(database: Database) -> None:
+    store = RunStore(database)
+    names = [f"r{number:04}" for number in range(PAGE * 2 + 5)]
+    for name in names:
+        store.add(Run(name, "even" if int(name[1:]) % 2 == 0 else "odd"))
+    assert [run.id for run in store.query(RunQuery())] == names[::-1]
+    assert [run.id for run in store.query(RunQuery(limit=PAGE + 3))] == names[::-1][: PAGE + 3]
+    store.end(names[0], RunStatus.failed, reason="exit code 1")
+    lost = store.query(RunQuery(experiment="even", statuses=[RunStatus.failed]), lost=[names[2]])
+    assert {(run.id, run.status) for run in lost} == {(names[0], RunStatus.failed), (names[2], RunStatus.failed)}
+    assert {run.experiment for run in store.query(RunQuery(experiment="odd"))} == {"odd"}
+
+
+def test_the_first_end_stays_and_a_run_is_added_once(database: Database) -> None:
+    store = RunStore(database)
+    store.add(Run("a", "e"))
+    store.end("a", RunStatus.canceled, exit_code=130)
+    store.end("a", RunStatus.completed, exit_code=0)
+    run = store.get("a")
+    assert run is not None
+    assert (run.status, run.exit_code) == (RunStatus.canceled, 130)
+    with pytest.raises(DiskFailed):
+        store.add(Run("a", "other", tags={"left": "behind"}))
+    assert database.rows("SELECT * FROM tags") == [], "a transaction that fails leaves nothing"
+
+
+def test_the_file_system_is_that_of_the_deepest_mount() -> None:
+    table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\nshort line\n"
+    table += "//s/y /mnt/with\\040space cifs rw 0 0\ns:/d /données nfs rw 0 0\n"
+    kinds = {"/": "ext4", "/données/lab": "nfs", "/mnt/share/lab": "nfs4", "/mnt/shared": "ext4", "/mnt/with space/x": "cifs"}
+    assert {folder: file_system_of(Path(folder), table) for folder in kinds} == kinds
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")
+def test_run_files_are_removed_in_inode_order(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"run/{number % 2}/file_{number * 7919 % 100}": "" for number in range(100)} | {"outside/kept": ""})
+    inodes = [{path.name: path.stat().st_ino for path in (tmp_path / "run" / folder).iterdir()} for folder in "01"]
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "outside")
+    gone: list[str] = []
+    is_heard = True  # no hook can be taken away
+    sys.addaudithook(lambda event, found: gone.append(os.path.basename(found[0])) if is_heard and event == "os.remove" else None)
+    RunFolder(tmp_path / "run").remove()
+    is_heard = False
+    for of_folder in inodes:
+        assert [name for name in gone if name in of_folder] == sorted(of_folder, key=lambda name: of_folder[name])
+    assert ((tmp_path / "run").exists(), (tmp_path / "outside" / "kept").exists()) == (False, True)
+
+
+MANY = 1100  # more than are asked for at once
+
+
+def test_more_runs_and_names_than_a_query_takes_at_once(project: Path) -> None:
+    recorded, database = RecordedRuns(project), project / ".himl" / "workspace.db"
+    recorded.add("sweep")
+    for number in range(3):
+        recorded.add(f"sweep_{number}", parent="sweep")
+        recorded.log(f"sweep_{number}", [("loss", 10.0 * number + step, step, 1000 - step) for step in (2, 0, 1)] + [("acc", float(number), 0, 5)] * 3)
+
+    def last() -> dict[str, dict[str, object]]:
+        workspace = LocalWorkspace(project / ".himl")
+        found = workspace.results(list(workspace.runs(RunQuery(parent="sweep"))), wanted=lambda name: True, whole=False)
+        return {run_id: dict(results.last) for run_id, results in found.items()}
+
+    wanted = {f"sweep_{number}": {"loss": 10.0 * number + 2, "acc": float(number)} for number in range(3)}
+    assert last() == wanted
+    with closing(sqlite3.connect(database)) as connection:  # as an earlier version made it
+        connection.execute("DROP INDEX metrics_by_step")
+        connection.execute("CREATE INDEX metrics_by_run ON metrics (run, name)")
+    assert last() == wanted
+    recorded.log("sweep_1", [(f"metric {number}", float(number), 0, 0) for number in range(MANY)])
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, created)"
+            " VALUES (?, ?, 'sweep', 'train', '', '', '', '', 'Completed', ?)",
+            [(f"sweep_{number}", f"sweep_{number}", number) for number in range(3, MANY + 1)],
+        )
+        connection.execute("INSERT INTO metrics (run, name, step, time, value) VALUES (?, 'loss', 0, 0, 7.5)", (f"sweep_{MANY}",))
+    found = last()
+    assert (len(found), found[f"sweep_{MANY}"]) == (MANY + 1, {"loss": 7.5})
+    some = recorded.workspace.results(list(recorded.workspace.runs(RunQuery(parent="sweep"))), wanted=lambda name: name != "loss", whole=True)
+    assert (len(some["sweep_1"].series), some[f"sweep_{MANY}"].last) == (MANY + 1, {})
+
+
+def test_nested_run_with_hyperparameters_tag_is_not_a_trial(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("job")
+    runs.add("inner", parent="job", tags={"hyperparameters": '{"lr": 0.1}'})
+    runs.log("inner", [("loss", 0.5, 0, 0)])
+    runs.add("trial", parent="job", tags={"hyperparameters": '{"lr": 0.1}', "himl.trial": "0"})
+    runs.log("trial", [("acc", 1.0, 0, 0)])
+    found = runs.workspace.results([runs.workspace.run("job")], wanted=lambda name: True, whole=False)
+    assert dict(found["job"].last) == {"loss": 0.5}
+    assert [metric.name for metric in runs.workspace.metrics("job")] == ["loss"]
+
+
+def line(text: str, **more: Any) -> JobSpec:
+    return JobSpec("exp", Entry(EntryKind.command, text), Snapshot(Path(), (), 0), **more)
+
+
+def pass_over(event: Event) -> None:
+    """Nobody listens."""
+
+
+def test_arguments_stand_behind_the_line_for_bash_as_on_azure_ml(tmp_path: Path) -> None:
+    spec = line("python a.py", arguments=["--data", "${{inputs.d}}", "it's", "--api_key", "sesame"])
+    assert shown_command(spec) == """python a.py --data '${{inputs.d}}' 'it'"'"'s' --api_key '***'"""
+    order = LaunchRequest(str(tmp_path), spec, "", {"d": "/my data"}, {})
+    assert job_command(order)[1:] == ["-c", """python a.py --data '/my data' 'it'"'"'s' --api_key sesame"""]
+
+
+def test_input_folder_that_cannot_be_quoted_is_refused(tmp_path: Path) -> None:
+    spec = line("cat <<EOF\n${{inputs.d}}\nEOF", inputs=[DataSpec("d", "x", local=str(tmp_path))])
+    resolve_folders(spec, tmp_path, "run", pass_over)
+    (tmp_path / "my data").mkdir()
+    steps = [
+        StepSpec("first", "First", line("true", outputs=[DataSpec("o", "")])),
+        StepSpec("second", "Second", line("echo `ls ${{inputs.d}}`", inputs=[DataSpec("d", "")]), {"d": StepOutput("first", "o")}),
+    ]
+    pipeline = PipelineSpec("exp", steps)
+    assert [job.place for job in plan_pipeline(tmp_path, pipeline, lambda name: tmp_path / "data", pass_over).jobs] == ["steps/0", "steps/0"]
+    with pytest.raises(BadUsage, match=r"^second: .* stands behind .`., where"):
+        plan_pipeline(tmp_path, pipeline, lambda name: tmp_path / "my data", pass_over)
+    with pytest.raises(BadUsage, match=r"stands behind .<<., where"):
+        resolve_folders(line(spec.entry.target, inputs=[DataSpec("d", "x", local=str(tmp_path / "my data"))]), tmp_path, "run", pass_over)
+
+
+def test_names_of_hyperparameters_and_datastores_lead_nowhere_else(tmp_path: Path) -> None:
+    for name, value, message in (("a=b", "1", "cannot be the name of a hyperparameter"), ("a", "b c", "stands behind .`., where")):
+        sweep = SweepSpec({name: SearchRange(Draw.choice, [1, value])}, "grid", 2)
+        with pytest.raises(BadUsage, match=message):
+            plan_sweep(tmp_path, line(f"echo `echo ${{{{search_space.{name}}}}}`", sweep=sweep), tmp_path, pass_over)
+    default = tmp_path / "datastores" / "local"
+    default.mkdir(parents=True)
+    for name in ("..", "../..", "a/b", "/tmp", "C:", "a\\b"):
+        for data in ({"inputs": [DataSpec("d", "datastores", datastore=name)]}, {"outputs": [DataSpec("d", "esc", datastore=name)]}):
+            with pytest.raises(BadUsage, match="cannot be the name of a datastore"):
+                resolve_folders(line("true", **data), default, "run", pass_over)
+
+
+def test_only_what_a_dead_start_left_is_removed(tmp_path: Path) -> None:
+    workspace = LocalWorkspace(tmp_path / ".himl")
+    workspace.make()
+    for name in ("dead", "alive", "logged"):
+        (workspace.folder / "runs" / name).mkdir()
+        write_files(workspace.folder, {f"starting/{name}": "", f"runs/{name}/go": ""})
+    (workspace.folder / "runs" / "logged" / "user_logs").mkdir()
+    held = ProcessLock(workspace.folder / "starting" / "alive")
+    assert held.take()
+    workspace.prepare(pass_over)
+    assert {path.name for path in (workspace.folder / "runs").iterdir()} == {"alive", "logged"}
+    assert [path.name for path in (workspace.folder / "starting").iterdir()] == ["alive"]
+    held.release()
+
+
+LINE = "${{inputs.x}}"
+
+
+def words_printed(line: str, value: str) -> list[str]:
+    """What bash prints for *line* with *value* in it, as the words between zero bytes."""
+    done = subprocess.run(["bash", "-c", fill_command(line, {"inputs": {"x": value}})], capture_output=True, check=True)
+    assert done.stderr == b""
+    return done.stdout.decode().split("\0")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@settings(max_examples=25)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20))
+def test_a_value_stays_one_word_wherever_it_stands(value: str) -> None:
+    line = f"printf '%s\\0' {LINE} \"{LINE}\" '{LINE}' a\\ {LINE}\"b\\\"{LINE}\" \\'{LINE}; HOME=x"
+    line += f"; (printf '%s\\0' {LINE}; printf '%s\\0' \"{LINE}\"; printf '%s\\0' \"$HOME\"{LINE}) # ' in a comment"
+    assert words_printed(line, value) == [value, value, value, f'a {value}b"{value}', f"'{value}", value, value, f"x{value}", ""]
+
+
+def test_unquotable_placeholder_accepts_only_plain_values() -> None:
+    for line, sign in (
+        (f"cat <<EOF\nfolder {LINE}\nEOF\n", "<<"),
+        (f"echo `ls {LINE}`", "`"),
+        (f'echo "$(case a in a) ls {LINE};; esac)"', "$("),
+        (f'echo "${{HOME:-"a"}} {LINE}"', "${"),
+        (f"echo $'it\\'s {LINE}'", "$'"),
+        (f"# don't touch {LINE}", "#"),
+        (f"echo \\{LINE}", "\\"),
+    ):
+        assert fill_command(line, {"inputs": {"x": "/data/plain-1.5"}}) == line.replace(LINE, "/data/plain-1.5")
+        with pytest.raises(BadUsage) as caught:
+            fill_command(line, {"inputs": {"x": "/my data"}})
+        assert str(caught.value) == f"'{LINE}' stands behind '{sign}', where '/my data' cannot be quoted."
+
+
+def test_moments_with_and_without_a_time_zone_have_one_order(tmp_path: Path) -> None:
+    times = ("2026-01-01T10:00:00+02:00", "2026-01-01T09:00:00", "2026-01-01T08:30:00+00:00")
+    lines = [f'{{"kind": "scalar", "values": {{"name": "said at {time}"}}, "time": "{time}"}}\n' for time in times]
+    write_files(tmp_path, {"logged/words.jsonl": "".join(lines)})
+    [texts] = read_texts(tmp_path, "run")
+    assert [point.value.removeprefix("said at ") for point in texts.points] == [times[0], times[2], times[1]]
+
+
+def test_what_is_held_for_too_long_is_told_and_else_waited_for(database: Database) -> None:
+    with closing(Database(database.path, patience=0.2)) as other:
+        with database.writing(), pytest.raises(DiskFailed, match="is busy: other processes kept writing to it"):
+            RunStore(other).tag("run", {"key": "x"})
+        assert database.rows("SELECT * FROM tags") == []
+        RunStore(other).tag("run", {"key": "y"})
+    assert [row["value"] for row in database.rows("SELECT value FROM tags")] == ["y"]
+
+
+POSIX_NAMES = pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX file names and links")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[RunFiles, Path, Path]:
+    folder, code = tmp_path / "run", tmp_path / "run" / "code"
+    for path in (folder / "user_logs", folder / "artifacts", code / "outputs", code / "logs"):
+        path.mkdir(parents=True)
+    return RunFiles(folder, code, "run 'demo_1'"), folder, code
+
+
+@pytest.fixture
+def datastore(tmp_path: Path) -> Iterator[DatastoreFolder]:
+    (tmp_path / "data").mkdir()
+    database = Database(tmp_path / "workspace.db", create=True)
+    yield DatastoreFolder(tmp_path / "data", "local", database)
+    database.close()
+
+
+def store_body(store: DatastoreFolder, source: Path, name: str, body: bytes) -> Stored:
+    sink = Stored()
+    store.store([sending(source, name, body)], sink, workers=1)
+    return sink
+
+
+def fetch(store: RunFiles | DatastoreFolder, *requests: FetchRequest) -> Received:
+    sink = Received()
+    store.fetch(requests, sink, workers=1)
+    return sink
+
+
+def test_run_files_merge_output_folders_and_artifacts_sorted(run: tuple[RunFiles, Path, Path], tmp_path: Path) -> None:
+    store, folder, code = run
+    paths = ["code/outputs/m.ckpt", "code/logs/events", "user_logs/std_log.txt"]
+    paths += ["artifacts/plot.png", "artifacts/model/a", "artifacts/outputs/m.ckpt", "artifacts/outputs/n"]
+    write_files(folder, {path: path for path in paths})
+    (code / "train.py").write_text("not an artifact")
+    expected = ["logs/events", "model/a", "outputs/m.ckpt", "outputs/n", "plot.png", "user_logs/std_log.txt"]
+    assert [blob.name for blob in listed(store)] == expected
+    assert [blob.name for blob in listed(store, "outputs/m")] == ["outputs/m.ckpt"]
+    assert b"".join(store.read("outputs/m.ckpt")) == b"code/outputs/m.ckpt"
+    assert b"".join(store.read("outputs/n")) == b"artifacts/outputs/n"
+    assert store.stat("train.py") is None
+    assert listed(RunFiles(folder / "gone", folder / "gone" / "code", "run 'gone'")) == []
+    names, sink = ("outputs/m.ckpt", "outputs/other", "note"), Stored()
+    store.store([sending(tmp_path / "x", name, b"new") for name in names], sink, workers=1)
+    assert sink.errors == {}
+    assert [b"".join(store.read(name)) for name in names] == [b"new"] * 3, "what is stored replaces what is shown"
+    assert {path.name for path in (code / "outputs").iterdir()} == {"m.ckpt"}
+
+
+def test_only_logs_may_grow_while_they_are_fetched(run: tuple[RunFiles, Path, Path]) -> None:
+    store, folder, code = run
+    for name, may_grow in (("user_logs/std_log.txt", True), ("logs/events", True), ("outputs/log", False)):
+        path = (folder if name.startswith("user") else code) / name
+        path.write_bytes(b"line 1\n")
+        blob = named(store, name)
+        with open(path, "ab") as log:
+            log.write(b"line 2\n")
+        sink = fetch(store, FetchRequest(blob, 0, blob.size))
+        digest = hashlib.md5(b"line 1\n").digest() if may_grow else None
+        assert (sink.md5s.get((name, 0)), store.md5(blob)) == (digest, digest)
+        assert {failed: type(error) for failed, error in sink.errors.items()} == ({} if may_grow else {name: BlobChanged})
+        assert not may_grow or sink.bodies == {(name, 0): b"line 1\n"}
+    write_files(code, {"logs/cut": "line 1\n", "logs/replaced": "line 1\n"})
+    blobs = [named(store, "logs/cut"), named(store, "logs/replaced")]
+    write_files(code, {"logs/cut": "l", "logs/new": "line 1\nline 2\n"})
+    os.replace(code / "logs" / "new", code / "logs" / "replaced")
+    sink = fetch(store, *(FetchRequest(blob, 0, blob.size) for blob in blobs))
+    assert {name: type(error) for name, error in sink.errors.items()} == {"logs/cut": BlobChanged, "logs/replaced": BlobChanged}
+
+
+@POSIX_NAMES
+def test_a_file_that_is_replaced_while_it_is_fetched_has_changed(run: tuple[RunFiles, Path, Path]) -> None:
+    store, _, code = run
+    path = code / "outputs/big"
+    path.write_bytes(b"old" * 1_000_000)
+
+    class Replacing(Received):
+        def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+            if offset == 0:
+                path.with_name("new").write_bytes(b"new" * 1_000_000)
+                os.replace(path.with_name("new"), path)
+
+    sink = Replacing()
+    store.fetch([FetchRequest(named(store, "outputs/big"), 0, 3_000_000)], sink, workers=1)
+    assert isinstance(sink.errors["outputs/big"], BlobChanged)
+    assert sink.md5s == {}
+
+
+def test_resumed_and_ranged_fetches_report_md5_of_whole_file(run: tuple[RunFiles, Path, Path]) -> None:
+    store, _, code = run
+    body = bytes(range(256)) * 20_000
+    (code / "outputs" / "big").write_bytes(body)
+    blob = named(store, "outputs/big")
+    resumed = fetch(store, FetchRequest(blob, 3_000_001, blob.size - 3_000_001))
+    ranged = fetch(store, FetchRequest(blob, 0, 100), FetchRequest(blob, 100, 1_000_000), FetchRequest(blob, 2_000_000, blob.size - 2_000_000))
+    assert resumed.md5s == {("outputs/big", 3_000_001): hashlib.md5(body).digest()}
+    assert [*ranged.md5s.values()] == [None, None, hashlib.md5(body).digest()]
+
+
+def test_a_recorded_md5_holds_until_the_file_changes(datastore: DatastoreFolder, tmp_path: Path) -> None:
+    sink = store_body(datastore, tmp_path / "x", "models/x", b"content")
+    digest = hashlib.md5(b"content").digest()
+    assert (sink.blobs["models/x"].md5, named(datastore, "models/x").md5, listed(datastore)[0].md5) == (digest, digest, digest)
+    (tmp_path / "data/models/x").write_bytes(b"changed, longer")
+    assert named(datastore, "models/x").md5 is None
+    assert datastore.md5(named(datastore, "models/x")) == hashlib.md5(b"changed, longer").digest()
+    store_body(datastore, tmp_path / "x", "x", b"content")
+    before = (tmp_path / "data/x").stat()
+    (tmp_path / "data/x").write_bytes(b"c0ntent")
+    os.utime(tmp_path / "data/x", ns=(before.st_atime_ns, before.st_mtime_ns))
+    fetched = fetch(datastore, FetchRequest(named(datastore, "x"), 0, 7))
+    assert (fetched.bodies[("x", 0)], fetched.md5s[("x", 0)]) == (b"c0ntent", digest), "of what was stored, not of what it became"
+
+
+def test_many_stored_files_are_all_recorded_and_listed_in_pages(datastore: DatastoreFolder, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(b"x")
+    md5 = hashlib.md5(b"x").digest()
+    sink = Stored()
+    datastore.store((StoreRequest(body, f"d{number % 7}/{number:04d}", 1, md5) for number in range(BLOB_PAGE + 5)), sink, workers=1)
+    pages = [*datastore.list()]
+    assert ([len(page) for page in pages], {blob.md5 for page in pages for blob in page}) == ([BLOB_PAGE, 5], {md5})
+    assert [path.name for path in (tmp_path / "data").rglob("*.himl-part")] == []
+
+
+@POSIX_NAMES
+def test_links_are_followed_once_and_what_is_no_file_is_left_out(datastore: DatastoreFolder, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "folder").mkdir()
+    (data / "folder/file").write_text("x")
+    (data / "loop").symlink_to(data, target_is_directory=True)
+    (data / "again").symlink_to(data / "folder", target_is_directory=True)
+    (data / "linked").symlink_to(data / "folder/file")
+    (data / "broken").symlink_to(data / "nowhere")
+    (data / "circle").symlink_to(data / "circle")
+    os.mkfifo(data / "pipe")
+    (data / ".x.himl-part").write_text("partial")
+    (data / ".himl-transfer.db").write_text("state")
+    assert [blob.name for blob in listed(datastore)] == ["again/file", "folder/file", "linked"]
+    assert datastore.stat("pipe") is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS file names that are not Unicode")
+def test_names_that_are_not_utf_8_are_stored_listed_and_fetched(datastore: DatastoreFolder, tmp_path: Path) -> None:
+    name = os.fsdecode(b"gr\xfc\xdfe")
+    sink = store_body(datastore, tmp_path / "x", name, b"hello")
+    blob = named(datastore, name)
+    assert (sink.errors, listed(datastore), blob.md5) == ({}, [blob], hashlib.md5(b"hello").digest())
+    assert fetch(datastore, FetchRequest(blob, 0, 5)).bodies == {(name, 0): b"hello"}
+
+
+@POSIX_NAMES
+def test_listing_unreadable_folder_raises_disk_failed(datastore: DatastoreFolder, tmp_path: Path) -> None:
+    locked = tmp_path / "data/locked"
+    locked.mkdir()
+    locked.chmod(0)
+    is_root = os.geteuid() == 0
+    if is_root:  # whom no mode stops
+        os.seteuid(65534)
+    try:
+        with pytest.raises(DiskFailed, match="Cannot read"):
+            listed(datastore)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        locked.chmod(0o755)
+
+
+SEGMENT = st.text(alphabet="a0.- /é", min_size=1, max_size=4)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.lists(SEGMENT.filter(lambda text: "/" not in text and text not in (".", "..")), min_size=1, max_size=3).map("/".join), max_size=12), SEGMENT)
+def test_walking_sorts_names_as_plain_strings(tmp_path: Path, names: set[str], prefix: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    made: set[str] = set()
+    for name in sorted(names):
+        with suppress(OSError):  # a name that is a file and a folder
+            write_files(folder, {name: ""})
+            made.add(name)
+    assert [found.name for found in walk_files(str(folder))] == sorted(made)
+    assert [found.name for found in walk_files(str(folder), prefix)] == sorted(name for name in made if name.startswith(prefix))
