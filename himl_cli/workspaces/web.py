@@ -383,7 +383,8 @@ def _checked(address: str) -> str:
             "This address cannot be read: its host or its port is none.",
             hint="It reads https://HOST:PORT/PATH; ports go up to 65535.",
         )
-    if not is_address(address) or not re.fullmatch(r"[^\s%\\<>^`{|}]{1,253}", parts.hostname or ""):
+    is_text = not re.search("[\ud800-\udfff]", address)  # what is no text cannot be percent-encoded
+    if not is_address(address) or not is_text or not re.fullmatch(r"[^\s%\\<>^`{|}]{1,253}", parts.hostname or ""):
         hint = "It reads https://HOST/PATH, all of it in quotes."
         raise BadUsage(f"'{shown(address)}' is not an address that can be read.", hint=hint)
     if parts.scheme.lower() == "http" and parts.hostname not in LOCAL_HOSTS:

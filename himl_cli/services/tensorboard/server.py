@@ -373,6 +373,7 @@ class TensorBoard:
         if not self._was_up and not _is_free(self._host, self._port):
             taken, self._port = self._port, free_port(self._host, self._port)
             self._notify(Notice(f"Port {taken} is taken: TensorBoard takes {self._port}."))
+            self.close()
             self._process = self._start()
             return
         ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"

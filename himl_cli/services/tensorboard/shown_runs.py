@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from typing import Generic, TypeVar
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
@@ -63,7 +63,8 @@ class BackgroundCalls(Generic[Item, Answer]):
         self._waiting: deque[Item] = deque()
         self._running: list[Item] = []
         self._threads = 0
-        self._outcomes: SimpleQueue[tuple[Item, Answer | BaseException]] = SimpleQueue()
+        # A SimpleQueue of Python 3.10 may wait for ever if its time is over when it looks a second time
+        self._outcomes: Queue[tuple[Item, Answer | BaseException]] = Queue()
         self.pending = 0
         for item in items:
             self.add(item)
