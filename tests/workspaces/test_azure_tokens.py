@@ -122,7 +122,7 @@ def test_valid_token_is_used_with_warning_if_renewal_fails(
         ends = time.time() + seconds
         azure_environment.state.principal.token_seconds = seconds
         with connected(azure_environment, project) as connection:
-            connection.record()
+            connection.record(fresh=True)
             time.sleep(seconds / 2 + 0.1)
             stage.faults.add(Status(400, code="no"), "login", times=None)
             with suppress(HimlError):
