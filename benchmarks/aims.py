@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.raw import Results
+from benchmarks.raw import Raw
 
 MB = 1_000_000
 
@@ -48,10 +48,8 @@ class Verdict:
         return self.value is not None and (self.value >= self.aim.limit if self.aim.at_least else self.value <= self.aim.limit)
 
 
-def judge(aim: Aim, results: Results) -> Verdict:
-    raw, values = results.get(aim.bench), list[list[float]]()
-    if raw is None:
-        return Verdict(aim, None, f"`{aim.bench}` has no results")
+def judge(aim: Aim, raw: Raw) -> Verdict:
+    values = list[list[float]]()
     for of in filter(None, (aim.numerator, aim.denominator or aim.minus)):
         places = [(scenario, candidate) for scenario in of.scenarios for candidate in of.candidates]
         found = {place: raw.median(*place, aim.figure) for place in places}

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import DOCUMENT, RESULTS, render, verdict_lines
@@ -17,13 +16,12 @@ BENCHES = ("startup", "submit_local", "runs_list", "tracking", "azure_start", "s
 QUICK = {**dict.fromkeys(BENCHES, ("--rounds", "1")), "montage": ("--rounds", "1", "--width", "20000")}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what *arguments* (default: those of the process) say; 1 where a benchmark failed."""
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of each, montages of width 20,000 only; no part of the document")
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=BENCHES, metavar="NAME", help=f"these ({', '.join(BENCHES)})")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where raw results and document go (default: benchmarks/results and docs)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where raw results go (default: benchmarks/results, and what they make to docs)")
+    args = parser.parse_args()
     results: Path = args.results or (ROOT / ".cache" / "benchmarks" / "results" if args.quick else RESULTS)
     results.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -36,13 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed += [bench] if subprocess.run(command, cwd=ROOT, check=False).returncode else []
         for path in Path(name).glob("*.jsonl"):  # only once all are through: a changed checkout would be told in the figures of the next one
             shutil.copyfile(path, results / path.name)
-    document = DOCUMENT if results.resolve() == RESULTS.resolve() else results / DOCUMENT.name
-    document.write_text(render(results), encoding="utf-8")
-    print("\n".join(verdict_lines(results)), f"\nraw results: {results}\ndocument: {document}")
-    if failed:
-        print(f"Failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    if results == RESULTS:
+        DOCUMENT.write_text(render(results), encoding="utf-8")
+    print("\n".join(verdict_lines(results)), f"\nraw results: {results}")
+    sys.exit(f"Failed: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -93,8 +93,8 @@ def recording(bench: str, path: Path | None) -> Iterator[Raw]:
     raw = Raw(bench, {"bench": bench, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}", "seconds": 0.0, "command": command, **source(), **about})
     yield raw
     raw.meta["seconds"] = round(time.monotonic() - begun, 1)
-    for scenario in dict.fromkeys(one.scenario for one in raw.rounds):
-        print(report.scenario({bench: raw}, bench, scenario), end="\n\n", flush=True)
+    for scenario in dict.fromkeys(one["scenario"] for one in raw.rounds):
+        print(report.scenario(raw, scenario), end="\n\n", flush=True)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in raw.lines()), encoding="utf-8")

@@ -13,53 +13,29 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 FIGURES = ("wall", "cpu", "memory", "requests", "bytes")
 
 
-class RawError(Exception):
-    """A file that holds no raw figures, or only a part of them; the text names it."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one candidate took once: seconds of wall clock and of processors, bytes of memory at the peak, requests, bytes moved or made."""
-
-    scenario: str
-    candidate: str
-    round: int
-    wall: float | None = None
-    cpu: float | None = None
-    memory: int | None = None
-    requests: int | None = None
-    bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Fact:
-    scenario: str
-    candidate: str
-    value: bool | int
-
-
 @dataclass
 class Raw:
+    """`rounds` and `facts` are the lines of these kinds."""
+
     bench: str
     meta: dict[str, Any]
-    rounds: list[Round] = field(default_factory=list)
-    facts: list[Fact] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    facts: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, scenario: str, candidate: str, number: int, **figures: float | None) -> None:
-        """A round; *number* counts from 1, *figures* are those of `Round`."""
-        taken = {name: value for name, value in figures.items() if value is not None}
-        given: dict[str, Any] = {name: round(value, 5) if name in ("wall", "cpu") else int(value) for name, value in taken.items()}
-        self.rounds.append(Round(scenario, candidate, number, **given))
+    def add(self, scenario: str, candidate: str, number: int, **figures: float) -> None:
+        """A round; *number* counts from 1."""
+        given = {name: round(value, 5) if name in ("wall", "cpu") else int(value) for name, value in figures.items()}
+        self.rounds.append({"scenario": scenario, "candidate": candidate, "round": number, **given})
 
     def add_fact(self, scenario: str, candidate: str, value: bool | int) -> None:
-        self.facts.append(Fact(scenario, candidate, value))
+        self.facts.append({"scenario": scenario, "candidate": candidate, "value": value})
 
     def leave_out(self, candidate: str, why: str) -> None:
         """Note, and say on stderr, that *candidate* cannot be had here."""
@@ -69,54 +45,35 @@ class Raw:
     def name_peers(self, **peers: str) -> None:
         self.meta["peers"].update(peers)
 
+    def rounds_of(self, scenario: str, candidate: str) -> list[dict[str, Any]]:
+        return [one for one in self.rounds if (one["scenario"], one["candidate"]) == (scenario, candidate)]
+
     def values(self, scenario: str, candidate: str, figure: str) -> Sequence[float]:
-        found = [getattr(one, figure) for one in self.rounds if (one.scenario, one.candidate) == (scenario, candidate)]
-        return [value for value in found if value is not None]
+        return [one[figure] for one in self.rounds_of(scenario, candidate) if figure in one]
 
     def median(self, scenario: str, candidate: str, figure: str) -> float | None:
         """Of all rounds; of memory the most. None where there is no such figure."""
         found = self.values(scenario, candidate, figure)
-        if not found:
-            return None
-        return max(found) if figure == "memory" else statistics.median(found)
+        return (max if figure == "memory" else statistics.median)(found) if found else None
 
     def candidates(self, *scenarios: str) -> list[str]:
-        return list(dict.fromkeys(one.candidate for scenario in scenarios for one in self.rounds if one.scenario == scenario))
+        return list(dict.fromkeys(one["candidate"] for scenario in scenarios for one in self.rounds if one["scenario"] == scenario))
 
     def lines(self) -> list[str]:
-        others = [(kind, asdict(one)) for kind, ones in (("round", self.rounds), ("fact", self.facts)) for one in ones]
-        taken = [{"kind": kind, "bench": self.bench, **{name: value for name, value in one.items() if value is not None}} for kind, one in others]
-        return [json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in ({"kind": "meta", **self.meta}, *taken)]
+        others = [{"kind": kind, "bench": self.bench, **one} for kind, ones in (("round", self.rounds), ("fact", self.facts)) for one in ones]
+        return [json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in ({"kind": "meta", **self.meta}, *others)]
 
 
 Results = Mapping[str, Raw]
 """By benchmark."""
 
 
-def read_raw(path: Path) -> Raw:
-    """What `measure.recording` wrote. Raises RawError."""
-    try:
-        meta, *others = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if meta.pop("kind") != "meta" or not isinstance(meta["seconds"], float):
-            raise RawError(f"'{path.name}' does not begin with the line of a run")
-        raw = Raw(meta["bench"], meta)
-        for one in others:
-            kind, _ = one.pop("kind"), one.pop("bench")
-            if kind not in ("round", "fact"):
-                raise RawError(f"'{path.name}' has lines that are neither a round nor a fact")
-            raw.rounds += [Round(**one)] if kind == "round" else []
-            raw.facts += [Fact(**one)] if kind == "fact" else []
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise RawError(f"'{path.name}' holds no raw figures: {e}") from e
-    return raw
-
-
 def read_results(folder: Path) -> Results:
+    """What `measure.recording` wrote."""
     found: dict[str, Raw] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        raw = read_raw(path)
-        if raw.bench != path.stem:
-            raise RawError(f"'{path.name}' holds the figures of '{raw.bench}'")
-        raw.meta["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        found[raw.bench] = raw
+        meta, *others = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        meta["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        rounds, facts = ([one for one in others if one["kind"] == kind] for kind in ("round", "fact"))
+        found[path.stem] = Raw(meta["bench"], meta, rounds, facts)
     return found

@@ -1,19 +1,17 @@
 """docs/performance.md: `benchmarks/performance.md.in` with the figures of the raw results in its placeholders, as Markdown tables and texts.
 
-`python -m benchmarks.report` writes it; with `--check` it only says whether the document is what the results make. A placeholder is `{{NAME ARGUMENT | ...}}`;
-`PLACEHOLDERS` has what there is. A figure that was not taken is rendered as `not measured`.
+`python -m benchmarks.report` writes it. A placeholder is `{{NAME ARGUMENT | ...}}`; `PLACEHOLDERS` has what there is. A figure that was not taken is rendered
+as `not measured`.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.aims import AIMS, Verdict, judge
-from benchmarks.raw import FIGURES, RawError, Results, read_results
+from benchmarks.raw import FIGURES, Raw, Results, read_results
 
 TEMPLATE, RESULTS = Path(__file__).with_name("performance.md.in"), Path(__file__).with_name("results")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -38,17 +36,14 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def scenario(results: Results, bench: str, name: str, baseline: str = "") -> str:
+def scenario(raw: Raw, name: str, baseline: str = "") -> str:
     """A row a candidate: rounds, the median of each figure that was taken, the extremes of the time; and the times of *baseline* (default: the first one)."""
-    raw = results.get(bench)
-    candidates = raw.candidates(name) if raw else []
-    if raw is None or not candidates:
-        return f"{name}: {NOT_MEASURED}."
+    candidates = raw.candidates(name)
     unit_of = baseline or candidates[0]
     figures = [figure for figure in FIGURES if any(raw.values(name, candidate, figure) for candidate in candidates)]
     rows = []
     for candidate in candidates:
-        cells = [candidate, str(sum((one.scenario, one.candidate) == (name, candidate) for one in raw.rounds))]
+        cells = [candidate, str(len(raw.rounds_of(name, candidate)))]
         for figure in figures:
             found = raw.values(name, candidate, figure)
             cells.append(shown(figure, raw.median(name, candidate, figure)))
@@ -59,11 +54,8 @@ def scenario(results: Results, bench: str, name: str, baseline: str = "") -> str
     return table([name, "rounds", *(title for figure in figures for title in TITLES[figure]), f"times {unit_of}"], rows)
 
 
-def matrix(results: Results, bench: str, *names: str) -> str:
+def matrix(raw: Raw, *names: str) -> str:
     """A row a candidate, a column a scenario: medians of wall and, in brackets, processor time; last the most memory of all."""
-    raw = results.get(bench)
-    if raw is None:
-        return f"{bench}: {NOT_MEASURED}."
     rows = []
     for candidate in raw.candidates(*names):
         row, peaks = [candidate], list[float]()
@@ -75,13 +67,13 @@ def matrix(results: Results, bench: str, *names: str) -> str:
     return table(["wall (CPU)", *names, "peak memory"], rows)
 
 
-def facts(results: Results, bench: str, *names: str) -> str:
-    raw = results.get(bench)
-    if raw is None or not raw.facts:
-        return f"{bench}: {NOT_MEASURED}."
-    found = {(one.scenario, one.candidate): {True: "yes", False: "**no**"}[one.value] if isinstance(one.value, bool) else f"{one.value:,}" for one in raw.facts}
-    candidates = dict.fromkeys(one.candidate for one in raw.facts if one.scenario in names)
-    return table(["", *names], [[candidate, *(found.get((name, candidate), NOTHING) for name in names)] for candidate in candidates])
+def facts(raw: Raw, *names: str) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for one in raw.facts:
+        if one["scenario"] in names:
+            said = {True: "yes", False: "**no**"}[one["value"]] if isinstance(one["value"], bool) else f"{one['value']:,}"
+            rows.setdefault(one["candidate"], {})[one["scenario"]] = said
+    return table(["", *names], [[candidate, *(found.get(name, NOTHING) for name in names)] for candidate, found in rows.items()])
 
 
 def machines(results: Results) -> str:
@@ -90,9 +82,7 @@ def machines(results: Results) -> str:
     for bench, raw in results.items():
         name = "{cpu}, {cores} cores, {memory_gib} GiB of memory, {disk}, {system}".format(**raw.meta["machine"])
         found.setdefault(name, []).append(f"`{bench}`")
-    if len(found) > 1:
-        return "; ".join(f"{machine} ({', '.join(benches)})" for machine, benches in found.items())
-    return next(iter(found), NOT_MEASURED)
+    return "; ".join(f"{machine} ({', '.join(benches)})" if len(found) > 1 else machine for machine, benches in found.items())
 
 
 def versions(results: Results) -> str:
@@ -101,7 +91,7 @@ def versions(results: Results) -> str:
     for raw in results.values():
         for name, version in {**raw.meta["versions"], **raw.meta["peers"]}.items():
             found.setdefault(name, {})[version] = None
-    return ", ".join(f"{name} {' and '.join(found[name])}" for name in sorted(found, key=str.lower)) or NOT_MEASURED
+    return ", ".join(f"{name} {' and '.join(found[name])}" for name in sorted(found, key=str.lower))
 
 
 def runs(results: Results) -> str:
@@ -111,7 +101,7 @@ def runs(results: Results) -> str:
         meta, link = raw.meta, f"[{bench}](../benchmarks/results/{bench}.jsonl)"
         commit = f"{meta['commit'][:12]}{' and changes' if meta['dirty'] else ''}"
         rows.append([link, f"`{meta['command']}`", meta["started"], f"{meta['seconds']:,.0f} s", commit, meta["digest"]])
-    return table(["raw figures", "command", "begun", "took", "commit", "SHA-256"], rows) if rows else NOT_MEASURED
+    return table(["raw figures", "command", "begun", "took", "commit", "SHA-256"], rows)
 
 
 def _lines(lines: Iterable[str], nothing: str = "None.") -> str:
@@ -123,33 +113,23 @@ def left_out(results: Results) -> str:
     return _lines((f"- `{bench}`: {name}: {why}." for bench, name, why in every), "None: every peer was measured.")
 
 
-class ReportError(Exception):
-    """A placeholder that there is none of, or with the wrong arguments; the text names it."""
-
-
 def render(results: Path, template: Path = TEMPLATE) -> str:
-    """The document that the raw files in the folder *results* make. Raises RawError, ReportError."""
+    """The document that the raw files in the folder *results* make, which have all benchmarks."""
     return _filled(template.read_text(encoding="utf-8"), read_results(results))
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    return [judge(aim, results) for aim in AIMS]
+    return [judge(aim, results[aim.bench]) for aim in AIMS if aim.bench in results]
 
 
 def verdict_lines(folder: Path) -> list[str]:
-    results = read_results(folder)
-    return ["", *(f"{_judged(one):18} {_value(one):>9}  {one.aim.bench}: {one.aim.text}" for one in verdicts(results) if one.aim.bench in results)]
+    return ["", *(f"{_judged(one):18} {_value(one):>9}  {one.aim.bench}: {one.aim.text}" for one in verdicts(read_results(folder)))]
 
 
 def _filled(text: str, results: Results) -> str:
     def value(found: re.Match[str]) -> str:
-        name, arguments = found[1], [part.strip() for part in found[2].split("|")] if found[2].strip() else []
-        if name not in PLACEHOLDERS:
-            raise ReportError(f"There is no placeholder '{name}'; there are {', '.join(PLACEHOLDERS)}.")
-        try:
-            return PLACEHOLDERS[name](results, *arguments)
-        except TypeError as e:
-            raise ReportError(f"'{found[0]}': wrong arguments") from e
+        arguments = [part.strip() for part in found[2].split("|")] if found[2].strip() else []
+        return PLACEHOLDERS[found[1]](results, *arguments)
 
     return PLACEHOLDER.sub(value, text)
 
@@ -189,15 +169,15 @@ def _value(verdict: Verdict) -> str:
 
 
 def _figure(figure: str) -> Callable[..., str]:
-    return lambda results, *place: shown(figure, _median(results, figure, *place), NOT_MEASURED)
+    return lambda results, bench, *place: shown(figure, results[bench].median(*place, figure), NOT_MEASURED)
 
 
-def _median(results: Results, figure: str, bench: str, scenario: str, candidate: str) -> float | None:
-    return results[bench].median(scenario, candidate, figure) if bench in results else None
+def _of_bench(render: Callable[..., str]) -> Callable[..., str]:
+    return lambda results, bench, *names: render(results[bench], *names)
 
 
 def _ratio(results: Results, figure: str, bench: str, scenario: str, above: str, below: str) -> str:
-    first, second = (_median(results, figure, bench, scenario, candidate) for candidate in (above, below))
+    first, second = (results[bench].median(scenario, candidate, figure) for candidate in (above, below))
     return NOT_MEASURED if first is None or second is None else f"{first / second:.2f}"
 
 
@@ -206,9 +186,9 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "versions": versions,
     "runs": runs,
     "left_out": left_out,
-    "table": scenario,
-    "matrix": matrix,
-    "facts": facts,
+    "table": _of_bench(scenario),
+    "matrix": _of_bench(matrix),
+    "facts": _of_bench(facts),
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,
@@ -218,22 +198,5 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Render docs/performance.md from benchmarks/results.")
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 where the document differs from its results")
-    args = parser.parse_args(arguments)
-    try:
-        text = render(RESULTS)
-    except (RawError, ReportError) as e:
-        print(e, file=sys.stderr)
-        return 1
-    if not args.check:
-        DOCUMENT.write_text(text, encoding="utf-8")
-    elif not DOCUMENT.exists() or DOCUMENT.read_bytes() != text.encode():
-        print("docs/performance.md is not what benchmarks/results make. To write it anew: python -m benchmarks.report", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    DOCUMENT.write_text(render(RESULTS), encoding="utf-8")

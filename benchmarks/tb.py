@@ -18,7 +18,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
 
 from benchmarks.blob_services import free_port
 from benchmarks.measure import HIML, PROGRAMS, HimlWorkspace, himl_workspace, new_parser, peer_python, recording, turns
@@ -27,7 +26,7 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Run
 from tests.support.clients import AZUREML_TENSORBOARD
 from tests.support.running import until
-from tests.support.tensorboard import NAME, event_bytes
+from tests.support.tensorboard import DIRECT, NAME, event_bytes
 
 ENDED, GROWING, REFRESHES = 15, 5, 40
 SIZE, STEP = 1 << 20, 16 << 10
@@ -35,7 +34,6 @@ FIRST_SCALAR, ALL_RUNS = "until the first scalar is served", "until those of all
 EVENTS, ALL_BYTES = "event bytes of 40 refreshes", "all bytes of 40 refreshes"
 HIML_TB, AZUREML, WHOLE, ALONE = "himl tb", "azureml-tensorboard", "whole files again", "TensorBoard alone, files here"
 SELECTED = [HIML, "tb", "--experiment", "train", "--num_runs", "all"]
-DIRECT = build_opener(ProxyHandler({}))
 
 
 class GrownRuns:

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from stress.document import matrix
 from stress.plan import PARTS, Crew, Part, WorkerFailed, cases_by_id
-from stress.records import SHOWN, Outcome, Record, RecordFile, lost, read_parts, write_part
+from stress.records import SHOWN, Outcome, Record, RecordFile, lost
 from tests.support.machine import ROOT, machine, source, versions
 
 RESULTS, SAMPLED = Path(__file__).with_name("results"), ROOT / ".cache" / "stress"
@@ -38,8 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             known = cases_by_id() if args.case else {}
             if unknown := [case_id for case_id in args.case if case_id not in known]:
                 raise ValueError(f"There is no case '{unknown[0]}'; there are {len(known):,} from '{next(iter(known))}' on.")
-            if args.mended:
-                return int(bool(lost(run_mended(args.results or RESULTS, crew))))
             print(f"seed {args.seed}", flush=True)
             records = _run_cases(crew(args.seed), args.case, args.seed) if args.case else _run_parts(crew, args)
         except ValueError as e:
@@ -59,8 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="what the cases are drawn from (default: drawn, and printed)")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help=f"these parts ({', '.join(part.name for part in PARTS)})")
     parser.add_argument("--case", nargs="+", default=[], metavar="ID", help="these cases, told in full; nothing is written")
-    parser.add_argument("--go_on", action="store_true", help="with --full --only PART and its seed: what is missing of a run that was ended")
-    parser.add_argument("--mended", action="store_true", help="those that were lost in the last full run, again; they keep what was lost")
+    parser.add_argument("--go_on", action="store_true", help="with --full: what is missing of a run that was ended, or what the last one lost, again")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the raw results go (default: .cache/stress, with --full stress/results)")
     parser.add_argument("--workers", type=int, default=WORKERS, metavar="N", help=f"how many cases at a time (default {WORKERS})")
     parser.add_argument("--minutes", type=float, help=f"begin no case after so many (default {MINUTES:.0f}, with --full as long as it takes)")
@@ -93,7 +89,7 @@ def _run_parts(crew: StartCrew, args: argparse.Namespace) -> list[Record]:
 def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: float | None) -> list[Record]:
     folder = args.results or (RESULTS if args.full else SAMPLED)
     if args.go_on:
-        file = RecordFile.to_go_on(folder / f"{part.name}.jsonl", source())
+        file = RecordFile.to_go_on(folder, part.name, source())
     else:
         command = f"scripts/stress{' --full' if args.full else ''} --seed {args.seed}"
         started = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -120,34 +116,6 @@ def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: f
         print(f"{len(left):,} cases were not begun: the time was over.")
     print(f"{time.monotonic() - begun:.0f} s; raw results: {path}\n", flush=True)
     return file.records
-
-
-def run_mended(results: Path, crew: StartCrew) -> list[Record]:
-    """Run the lost cases of all parts in *results* again, by their seeds; all that were run.
-
-    The new record stands in the place of the old one, and the part's meta line keeps what it was and which commit is right:
-    `"mended": {ID: {"why": …, "commit": …, "dirty": …}}`.
-    """
-    found: list[Record] = []
-    for meta, records in read_parts(results).values():
-        if before := {record.id: record for record in lost(records)}:
-            print(f"{meta['part']}: {len(before):,} cases again, seed {meta['seed']}", flush=True)
-            again: list[Record] = []
-            crew(meta["seed"]).run([*before], again.append)
-            print(*lost_lines(again, meta["seed"]), sep="\n", flush=True)
-            now = {record.id: record for record in again}
-            write_part(results, with_mended(meta, before, now, source()), [now.get(record.id, record) for record in records])
-            found += again
-    return found
-
-
-def with_mended(meta: dict[str, Any], before: dict[str, Record], now: dict[str, Record], commit: dict[str, Any]) -> dict[str, Any]:
-    """The meta line with those that are lost no more; of one that is mended a second time the first reason stays."""
-    known: dict[str, Any] = dict(meta.get("mended", {}))
-    for case_id, record in now.items():
-        if not record.is_lost:
-            known[case_id] = {"why": known.get(case_id, {}).get("why", before[case_id].result.why), **commit}
-    return {**meta, "mended": known}
 
 
 def totals(records: Sequence[Record]) -> str:

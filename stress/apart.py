@@ -1,10 +1,9 @@
-"""Programs that run in processes of their own: `python -m stress.apart WHAT …`. What each imports, it imports itself: some of them are measured."""
+"""What runs in processes of its own. What each imports, it imports itself: some of them are measured, some fork."""
 
 from __future__ import annotations
 
 import gc
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -12,34 +11,35 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Barrier
 
 RANKS = 8
 LIMIT = 30.0
-_turn = threading.Lock()
 
 
-def write(path: str, number: str, count: str, go: str) -> None:
-    """Write *count* runs to a local workspace, as one of many at once, from when the file *go* is there."""
+def write(path: Path, number: int, count: int, all_there: Barrier) -> tuple[float, float, list[str]]:
+    """Write *count* runs to a local workspace, as one of many at once; the seconds that it takes, the longest of a step, and what goes wrong."""
     from himl_cli.core.errors import HimlError
     from himl_cli.core.runs import Run, RunStatus
     from himl_cli.workspaces.local.metric_store import MetricStore
     from himl_cli.workspaces.local.run_store import Database, RunStore
 
-    print("ready", flush=True)
-    while not Path(go).exists():
-        time.sleep(0.01)
-    database = Database(Path(path))
+    database = Database(path)
     store, metrics = RunStore(database), MetricStore(database)
     longest, errors = 0.0, []
-    for turn in range(int(count)):
-        run_id = f"w{int(number):03d}_{turn:04d}"
+    all_there.wait()
+    started = time.monotonic()
+    for turn in range(count):
+        run_id = f"w{number:03d}_{turn:04d}"
         for step in (
             partial(store.add, Run(run_id, "writers"), status=RunStatus.running),
             partial(metrics.log, run_id, [("loss", float(turn), 0, 1)]),
-            partial(store.tag, run_id, {"writer": number}),
+            partial(store.tag, run_id, {"writer": str(number)}),
             partial(store.end, run_id, RunStatus.completed, exit_code=0),
         ):
             begun = time.monotonic()
@@ -48,50 +48,49 @@ def write(path: str, number: str, count: str, go: str) -> None:
             except HimlError as e:
                 errors.append(str(e))
             longest = max(longest, time.monotonic() - begun)
+    seconds = time.monotonic() - started
     database.close()
-    print(json.dumps({"longest": longest, "errors": errors}), flush=True)
+    return seconds, longest, errors
 
 
-def serve(folder: str) -> None:
-    """A tracked job: says `{"port": …, "token": …}` and serves until its stdin ends."""
+def serve(answers: Connection, folder: Path) -> None:
+    """A tracked job: tells its port and token, and serves until nobody asks any more. What it says goes to `said.log` in *folder*."""
     import logging
 
     from tests.workspaces.tracking.tracked_job import tracked_job
 
+    with (folder / "said.log").open("wb") as said:
+        os.dup2(said.fileno(), sys.stderr.fileno())
     logging.basicConfig(level=logging.DEBUG)
-    with tracked_job(Path(folder)) as job:
-        print(json.dumps({"port": job.server.port, "token": job.secret}), flush=True)
-        sys.stdin.read()
+    with tracked_job(folder / "runs") as job, suppress(EOFError):
+        answers.send((job.server.port, job.secret))
+        answers.recv()
 
 
 def orders(first: int, count: int) -> list[tuple[int, ...]]:
     return list(itertools.islice(itertools.permutations(range(RANKS)), first, first + count))
 
 
-def start_ranks(place: str, first: str, count: str) -> None:
-    """Let eight ranks start in each of these orders.
+def start_ranks(folder: Path, first: int, count: int) -> tuple[int, float, list[str]]:
+    """Let eight ranks start in each of these orders; how many they were, the seconds of the slowest, and what went wrong.
 
     Ranks are forks of this process, which has the imports behind it and few of them: forking a large one takes most of the time. The folder
     lies in memory where there is such a place.
     """
-    folder = Path(place)
     os.environ["XDG_CACHE_HOME"] = str(folder)
     for rank in range(RANKS):  # what is loaded by it is loaded once, and not in each fork
         _call(folder, rank, "warm")
     (folder / "acted").unlink()
     shutil.rmtree(folder / "himl")
     gc.freeze()
-    wrong, slowest, done, parent = [], 0.0, 0, os.getppid()
-    for order in orders(int(first), int(count)):
-        if os.getppid() != parent:  # nobody asks any more
-            shutil.rmtree(folder)
-            return
+    wrong, slowest, done = [], 0.0, 0
+    for order in orders(first, count):
         begun = time.monotonic()
         said = run_order(folder, order)
         slowest, done = max(slowest, time.monotonic() - begun), done + 1
         if said:
             wrong.append(f"{''.join(map(str, order))}: {said}")
-    print(json.dumps({"orders": done, "slowest": round(slowest, 2), "wrong": wrong}))
+    return done, slowest, wrong
 
 
 def run_order(folder: Path, order: Sequence[int]) -> str:
@@ -139,44 +138,40 @@ def _call(folder: Path, rank: int, token: str) -> str:
     return rank_zero_only(folder, "key", act, environment=environment, wait_seconds=LIMIT).note
 
 
-def launch(where: str, how: str, *command: str) -> None:
-    """Start ranks of *command*, as often as this is asked to: each line of stdin is a launch, `[[rank, seconds before it], …]`.
+def launch(asked: Connection, folder: Path, command: Sequence[str], cwd: Path, env: Mapping[str, str], reaps: bool) -> None:
+    """Start ranks of *command*, as often as this is asked to, by `[(rank, seconds before it), …]`, and tell when each starts and ends.
 
-    What rank K of launch N says goes to N-K.out and N-K.err. Where it `reaps`, it asks at once how a process ended, as shells do, else when all have.
+    What rank K of launch N says goes to N-K.out and N-K.err. Where it *reaps*, it asks at once how a process ended, as shells do, else when all have.
     """
-    folder, reaps = Path(where), how == "reaps"
-    for number, line in enumerate(sys.stdin):
-        steps = json.loads(line)
+    turn = threading.Lock()
+
+    def tell(**document: object) -> None:
+        with turn:
+            asked.send(document)
+
+    def watch(rank: int, process: subprocess.Popen[bytes]) -> None:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        tell(rank=rank, code=ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, ended=time.time())
+        if reaps:
+            process.wait()
+
+    os.setsid()
+    for number in itertools.count():
+        steps = asked.recv()
         threads, processes = [], []
         for rank, seconds in steps:
             time.sleep(seconds)
             size, place = str(len(steps)), folder / f"{number}-{rank}"
             ranks = {"LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": size, "WORLD_SIZE": size}
             with place.with_suffix(".out").open("wb") as output, place.with_suffix(".err").open("wb") as errors:
-                processes.append(subprocess.Popen(command, env={**os.environ, **ranks}, stdin=subprocess.DEVNULL, stdout=output, stderr=errors))
-            _say({"rank": rank, "pid": processes[-1].pid, "started": time.time()})
-            threads.append(threading.Thread(target=_watch, args=(rank, processes[-1], reaps)))
+                streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
+                processes.append(subprocess.Popen(command, cwd=cwd, env={**os.environ, **env, **ranks}, **streams))  # type: ignore[call-overload]
+            tell(rank=rank, pid=processes[-1].pid, started=time.time())
+            threads.append(threading.Thread(target=watch, args=(rank, processes[-1])))
             threads[-1].start()
         for thread in threads:
             thread.join()
         for process in processes:
             process.wait()
-        _say({"done": True})
-
-
-def _watch(rank: int, process: subprocess.Popen[bytes], reaps: bool) -> None:
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None
-    _say({"rank": rank, "code": ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, "ended": time.time()})
-    if reaps:
-        process.wait()
-
-
-def _say(document: object) -> None:
-    with _turn:
-        print(json.dumps(document), flush=True)
-
-
-if __name__ == "__main__":
-    WHAT: dict[str, Callable[..., None]] = {"write": write, "serve": serve, "ranks": start_ranks, "launch": launch}
-    WHAT[sys.argv[1]](*sys.argv[2:])
+        tell(done=True)

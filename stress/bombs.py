@@ -16,7 +16,7 @@ from functools import partial
 from himl_cli.core.text import LONGEST_GLOB
 from stress.names import COMMANDS, HostileWorkspace, changes, raw_signs, tree_of
 from stress.records import Case, Result
-from stress.world import SAID, Measured, World, judge, measured
+from stress.world import Measured, World, judge, measured
 from tests.support.forked_himl import PROGRAM
 from tests.support.running import write_files
 
@@ -197,10 +197,7 @@ def _run(make: Callable[[random.Random], Bomb], world: World, dice: random.Rando
     done = _set_off(world, bomb)
     changed = [f"in the folder {one}" for one in changes(before, tree_of(world.project)) if not one.startswith(("'.himl", "'.amlignore"))]
     verdict = judge(done.ended, bomb.codes, bomb_problems(done) + changed, prints=True)
-    facts: dict[str, object] = {"cpu": round(done.cpu, 1), "memory": round(done.peak)}
-    if done.ended is not None and done.ended.code:
-        facts["said"] = world.tidy(next(iter(done.ended.stderr.splitlines()), ""))[:SAID]
-    return Result(verdict.outcome, done.ended.code if done.ended else None, done.wall, 1, None, world.tidy(verdict.why)[:1000], facts)
+    return world.told(verdict, done.ended, done.wall, 1, cpu=round(done.cpu, 1), memory=round(done.peak))
 
 
 def _set_off(world: World, bomb: Bomb) -> Measured:

@@ -98,7 +98,8 @@ def verdict(parts: Sequence[PartResults]) -> str:
 
 def mended(parts: Sequence[PartResults]) -> str:
     lines = []
-    for case_id, told in (pair for part in parts for pair in part.meta.get("mended", {}).items()):
+    lost = {one.id for part in parts for one in part.records if one.is_lost}
+    for case_id, told in (pair for part in parts for pair in part.meta.get("mended", {}).items() if pair[0] not in lost):
         why = shorten(" ".join(told["why"].replace("`", "'").split()), 200)
         lines.append(f"- `{case_id}`, right with commit {_commit(told)}. It said: `{why}`")
     head = ["These were lost in the first run, and run again once the cause was mended:", ""]

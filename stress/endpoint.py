@@ -14,8 +14,6 @@ import resource
 import selectors
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from base64 import b64encode
@@ -27,14 +25,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from himl_cli.workspaces.local.tracking.http_connection import LARGEST_BODY
 from himl_cli.workspaces.local.tracking.tracking_server import Limits
-from stress.records import Case, Outcome, Result
-from stress.world import Gauge, World
-from tests.support import machine, processes, running
+from stress import apart
+from stress.records import Case, Result
+from stress.world import LOG_METRIC, SPAWN, Gauge, World
+from tests.support import processes, running
 from tests.workspaces.tracking.tracked_job import API, JOB
 
 SECONDS, MOST = 60.0, 1 << 20
@@ -42,19 +40,13 @@ INTRUDER = "intruder"  # names of metrics and tags that only a request has that 
 RIGHT_SHARE = 0.15
 MALFORMED = frozenset({400, 401, 403, 404, 405, 411, 413, 414, 431, 501, 505})
 """What a request may be answered that is no proper HTTP, or that is wrong in several ways."""
-_RIGHT_AUTHS = ("bearer", "password", "path")
-_WRONG_AUTHS = (
-    *("none", "other token", "cut token", "longer token", "upper token", "other user"),
-    *("token as user", "query", "cookie", "second part", "first of two"),
-)
-_RIGHT_HOSTS = ("address", "localhost", "LOCALHOST")
-_WRONG_HOSTS = ("other", "other with port", "no port", "other port", "below localhost", "IPv6", "any", "user part", "empty", "lacking", "two", "two alike")
-_LENGTHS = ("right", "right", "right", "right", "longer", "shorter", "huge", "endless", "chunked", "text", "negative", "many digits", "two", "none")
+_RIGHT_AUTHS, _RIGHT_HOSTS = ("bearer", "password", "path"), ("address", "localhost", "LOCALHOST")
+_REFUSED_LENGTHS = {"chunked": 411, "text": 400, "negative": 400, "many digits": 400, "two": 400}
+"""Answered before anything else is looked at."""
 _ODD_METHODS = ("HEAD", "BREW", "post", "OPTIONS", "X" * 500, "PO\tST")
 REQUESTS = 1000
 SENDERS, SLOW_SECONDS = 60, 45.0
 IDLE, IDLE_SECONDS = 2000, 45.0
-SHOWN = 5
 NUMBERS = {("requests", "tracked"): 30}  # how many cases a cell has, if not one
 THREADS = Limits().most + 24
 GROWTH = 64.0  # MiB of memory above those at first
@@ -81,100 +73,85 @@ class Drawn:
 
 
 def draw(door: Door, dice: random.Random, number: int) -> Drawn:
+    auths, hosts = _auths(door, dice), _hosts(door, dice)
     if dice.random() < RIGHT_SHARE:
-        return _right(door, dice, number)
-    auth = dice.choice([*_RIGHT_AUTHS, *_WRONG_AUTHS, *_WRONG_AUTHS])
-    host = dice.choice([*_RIGHT_HOSTS, *_RIGHT_HOSTS, *_WRONG_HOSTS])
-    length = dice.choice(_LENGTHS)
+        body = json.dumps({"run_id": door.run_id, "key": f"right_{number}", "value": "x" * dice.choice((1, 10, 5000))}).encode()
+        prefix, lines = auths[dice.choice(_RIGHT_AUTHS)]
+        lines = [*(f"Host: {host}" for host in hosts[dice.choice(_RIGHT_HOSTS)]), *lines, f"Content-Length: {len(body)}"]
+        return Drawn(_request("POST", f"{prefix}{API}runs/set-tag", lines, body), frozenset({200}), "right", f"right_{number}")
+    wrong_auths, wrong_hosts = ([kind for kind in kinds if kind not in right] for kinds, right in ((auths, _RIGHT_AUTHS), (hosts, _RIGHT_HOSTS)))
+    route, body = _harm(door, dice)
+    paths, lengths = _paths(route, dice), _lengths(len(body), dice)
+    auth, host = dice.choice([*_RIGHT_AUTHS, *wrong_auths, *wrong_auths]), dice.choice([*_RIGHT_HOSTS, *_RIGHT_HOSTS, *wrong_hosts])
+    length, path = dice.choice([*lengths, *["right"] * 3]), dice.choice([*paths, *["right"] * 3])
     method = dice.choice(("POST", "POST", "POST", "GET", "GET", "PATCH", "DELETE", "PUT", *_ODD_METHODS))
     if auth in _RIGHT_AUTHS and host in _RIGHT_HOSTS and length in ("right", "shorter", "none"):  # it would be let in
-        auth = dice.choice(_WRONG_AUTHS)
-    prefix, lines = _auth(door, auth, dice)
-    route, fields = _harm(door, dice)
-    path_kind, path = _path(route, dice)
-    lengths, body = _body(length, json.dumps(fields).encode(), dice)
-    head = [f"{method} {prefix}{path} HTTP/1.1", *_host(door, host, dice), *lines, *lengths]
-    text = f"{auth}, host {host}, length {length}, {method[:12]}, path {path_kind}"
-    return Drawn("\r\n".join([*head, "", ""]).encode("latin-1", "replace") + body, _answers(auth, host, length, method, path_kind), text)
+        auth = dice.choice(wrong_auths)
+    if method in _ODD_METHODS or path in ("long", "spaced", "garbage") or (auth == "path" and path == "absolute"):
+        answers = MALFORMED
+    elif length in _REFUSED_LENGTHS:
+        answers = frozenset({_REFUSED_LENGTHS[length]})
+    else:
+        answers = frozenset({403 if host in wrong_hosts else 401 if auth in wrong_auths else 400 if length == "longer" else 413})
+    prefix, lines = auths[auth]
+    lines = [*(f"Host: {host}" for host in hosts[host]), *lines, *lengths[length]]
+    content = body if length != "chunked" else f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    text = f"{auth}, host {host}, length {length}, {method[:12]}, path {path}"
+    return Drawn(_request(method, prefix + paths[path], lines, content), answers, text)
 
 
-def _answers(auth: str, host: str, length: str, method: str, path_kind: str) -> frozenset[int]:
-    if method in _ODD_METHODS or path_kind in ("long", "spaced", "garbage") or (auth == "path" and path_kind == "absolute"):
-        return MALFORMED
-    by_length = {"chunked": 411, "text": 400, "negative": 400, "many digits": 400, "two": 400}
-    if length in by_length:
-        return frozenset({by_length[length]})
-    if host in _WRONG_HOSTS:
-        return frozenset({403})
-    if auth in _WRONG_AUTHS:
-        return frozenset({401})
-    return frozenset({400}) if length == "longer" else frozenset({413})
+def _request(method: str, path: str, lines: Sequence[str], body: bytes) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1", "replace") + body
 
 
-def _right(door: Door, dice: random.Random, number: int) -> Drawn:
-    prefix, lines = _auth(door, dice.choice(_RIGHT_AUTHS), dice)
-    body = json.dumps({"run_id": door.run_id, "key": f"right_{number}", "value": "x" * dice.choice((1, 10, 5000))}).encode()
-    head = [f"POST {prefix}{API}runs/set-tag HTTP/1.1", *_host(door, dice.choice(_RIGHT_HOSTS), dice), *lines, f"Content-Length: {len(body)}"]
-    return Drawn("\r\n".join([*head, "", ""]).encode() + body, frozenset({200}), "right", f"right_{number}")
+def _auths(door: Door, dice: random.Random) -> dict[str, tuple[str, list[str]]]:
+    """Ways to show a token: what stands before the path, and lines of the head. Wrong tokens may stand in either place."""
+    token, other = door.token, dice.randbytes(24).hex()
+    changed = token.upper() if token.upper() != token else f"{(int(token[0]) + 1) % 10}{token[1:]}"
 
-
-def _auth(door: Door, kind: str, dice: random.Random) -> tuple[str, list[str]]:
-    other = dice.randbytes(24).hex()
-    changed = door.token.upper() if door.token.upper() != door.token else f"{(int(door.token[0]) + 1) % 10}{door.token[1:]}"
-    token = {"other token": other, "cut token": door.token[:-1], "longer token": door.token + "0", "upper token": changed}.get(kind, door.token)
-    if kind == "path":
-        return f"/{token}", []
-    if kind in ("password", "other user", "token as user"):
-        pair = {"password": f"himl:{token}", "other user": f"root:{token}", "token as user": f"{token}:"}[kind]
+    def basic(pair: str) -> tuple[str, list[str]]:
         return "", [f"Authorization: Basic {b64encode(pair.encode()).decode()}"]
-    if kind == "second part":
-        return f"/api/{token}", []
-    if kind in ("query", "none", "cookie"):
-        return (f"/?token={token}&x=" if kind == "query" else ""), ([f"Cookie: token={token}"] if kind == "cookie" else [])
-    if kind == "first of two":
-        return "", [f"Authorization: Bearer {other}", f"Authorization: Bearer {token}"]
-    if kind != "bearer" and dice.random() < 0.3:  # wrong ones in the path, too
-        return f"/{token}", []
-    return "", [f"Authorization: Bearer {token}"]
+
+    tokens = {"bearer": token, "other token": other, "cut token": token[:-1], "longer token": token + "0", "upper token": changed}
+    in_path = {kind: kind != "bearer" and dice.random() < 0.3 for kind in tokens}
+    auths = {kind: (f"/{text}", []) if in_path[kind] else ("", [f"Authorization: Bearer {text}"]) for kind, text in tokens.items()}
+    auths |= {"path": (f"/{token}", []), "second part": (f"/api/{token}", []), "query": (f"/?token={token}&x=", []), "none": ("", [])}
+    auths |= {"password": basic(f"himl:{token}"), "other user": basic(f"root:{token}"), "token as user": basic(f"{token}:")}
+    two = [f"Authorization: Bearer {other}", f"Authorization: Bearer {token}"]
+    return auths | {"cookie": ("", [f"Cookie: token={token}"]), "first of two": ("", two)}
 
 
-def _host(door: Door, kind: str, dice: random.Random) -> list[str]:
-    right = f"127.0.0.1:{door.port}"
-    other = door.port - dice.randint(1, 500)
+def _hosts(door: Door, dice: random.Random) -> dict[str, list[str]]:
+    right, other = f"127.0.0.1:{door.port}", door.port - dice.randint(1, 500)
     hosts = {"address": [right], "localhost": [f"localhost:{door.port}"], "LOCALHOST": [f"LOCALHOST:{door.port}"], "other": ["evil.example"]}
     hosts |= {"other with port": [f"evil.example:{door.port}"], "no port": ["127.0.0.1"], "other port": [f"127.0.0.1:{other}"]}
     hosts |= {"below localhost": [f"localhost.evil.example:{door.port}"], "IPv6": [f"[::1]:{door.port}"], "any": [f"0.0.0.0:{door.port}"]}
-    hosts |= {"user part": [f"{right}@evil.example"], "empty": [""], "lacking": [], "two": [right, "evil.example"], "two alike": [right, right]}
-    return [f"Host: {host}" for host in hosts[kind]]
+    return hosts | {"user part": [f"{right}@evil.example"], "empty": [""], "lacking": [], "two": [right, "evil.example"], "two alike": [right, right]}
 
 
-def _body(kind: str, body: bytes, dice: random.Random) -> tuple[list[str], bytes]:
-    length = len(body)
-    if kind == "chunked":
-        return ["Transfer-Encoding: chunked"], f"{length:x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
-    said: dict[str, list[object]] = {"right": [length], "longer": [length + dice.randint(1, 10_000)], "shorter": [dice.randrange(length)]}
-    said |= {"huge": [LARGEST_BODY + dice.randint(1, 1 << 20)], "endless": [10 ** dice.randint(12, 18)]}
+def _lengths(length: int, dice: random.Random) -> dict[str, list[str]]:
+    said: dict[str, list[object]] = {"right": [length], "longer": [length + dice.randint(1, 10_000)], "shorter": [dice.randrange(length)], "none": []}
+    said |= {"huge": [LARGEST_BODY + dice.randint(1, 1 << 20)], "endless": [10 ** dice.randint(12, 18)], "two": [length, length + 1]}
+    said["many digits"] = ["9" * dice.randint(20, 5000)]
     said |= {"text": [dice.choice(("many", "0x10", "1e3", "+5", "1,2", "²"))], "negative": [-dice.randint(1, 1000)]}
-    said |= {"many digits": ["9" * dice.randint(20, 5000)], "two": [length, length + 1], "none": []}
-    return [f"Content-Length: {value}" for value in said[kind]], body
+    return {"chunked": ["Transfer-Encoding: chunked"], **{kind: [f"Content-Length: {value}" for value in values] for kind, values in said.items()}}
 
 
-def _harm(door: Door, dice: random.Random) -> tuple[str, dict[str, object]]:
+def _harm(door: Door, dice: random.Random) -> tuple[str, bytes]:
     """A route with its fields: whoever was let in with it would be seen in the record."""
     name, run = f"{INTRUDER}_{dice.randrange(1000)}", {"run_id": door.run_id}
     harms: dict[str, dict[str, object]] = {f"runs/{route}": {**run, "key": name, "value": "x"} for route in ("set-tag", "log-metric", "log-parameter")}
     harms["runs/log-metric"] |= {"value": 1.0, "timestamp": 1, "step": 1}
     harms |= {"runs/create": {"experiment_id": "1", "run_name": name}, "runs/delete": {**run}}
     harms |= {"runs/update": {**run, "status": "FAILED", "run_name": name}, "runs/search": {"experiment_ids": ["1"]}}
-    return dice.choice([*harms.items()])
+    route, fields = dice.choice([*harms.items()])
+    return route, json.dumps(fields).encode()
 
 
-def _path(route: str, dice: random.Random) -> tuple[str, str]:
-    kind = dice.choice(("right", "right", "right", "right", "other prefix", "none", "up", "encoded", "absolute", "long", "spaced", "garbage"))
-    paths = {"right": f"{API}{route}", "other prefix": f"/ajax-api/2.0/mlflow/{route}", "none": "/", "up": f"/x/..{API}{route}"}
+def _paths(route: str, dice: random.Random) -> dict[str, str]:
+    paths = {"right": f"{API}{route}", "other prefix": f"/ajax-api/2.0/mlflow/{route}", "none": "/", "up": f"/x/..{API}{route}", "spaced": f"{API} {route}"}
     paths |= {"encoded": f"/%61pi/2.0/mlflow/{route}%00%ff", "absolute": f"http://127.0.0.1{API}{route}", "long": "/" + "a" * dice.randint(65_600, 90_000)}
-    paths |= {"spaced": f"{API} {route}", "garbage": "/" + "".join(chr(dice.choice((1, 7, 9, 11, 127, 128, 200, 255))) for _ in range(20)) + " x"}
-    return kind, paths[kind]
+    return paths | {"garbage": "/" + "".join(chr(dice.choice((1, 7, 9, 11, 127, 128, 200, 255))) for _ in range(20)) + " x"}
 
 
 @dataclass(frozen=True)
@@ -356,9 +333,10 @@ def endpoint_cases() -> list[Case]:
 
 
 def _run(way: str, kind: str, world: World, dice: random.Random) -> Result:
-    with many_handles(), TARGETS[kind](world) as target:
-        begun = time.monotonic()
-        with Watch(target) as watch:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with TARGETS[kind](world) as target:
+        begun, watch = time.monotonic(), Watch(target)
+        with watch.watching():
             met = ATTACKS[way](target, dice)
         seconds = time.monotonic() - begun
         settled = _settled(target)
@@ -367,11 +345,9 @@ def _run(way: str, kind: str, world: World, dice: random.Random) -> Result:
     problems = [*met.problems, *leaks, *wrong_record(kept, len(watch.waits), met.tags, is_submitted=kind == "submitted"), *wrong_figures(watch, talk)]
     problems += [] if processes.is_sound_file(target.database) else ["the database is damaged"]
     problems += [] if settled else ["handles of connections that are gone are still held"]
-    outcome = Outcome.lost if problems else Outcome.survived
-    why = world.tidy("; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""))
     figures = {"threads": watch.threads, "handles": watch.handles, "growth_mib": round(watch.growth, 1), "peak_mib": round(peak, 1), "log_bytes": talk}
     own = {"own_requests": len(watch.waits), "own_longest_wait": round(max(watch.waits, default=0.0), 2)}
-    return Result(outcome, 0, seconds, met.sent, why=why, facts={"sent": met.sent, **met.facts, **figures, **own})
+    return world.result(problems, 0, seconds, met.sent, {"sent": met.sent, **met.facts, **figures, **own})
 
 
 def wrong_record(kept: Kept, steps: int, tags: frozenset[str], *, is_submitted: bool) -> list[str]:
@@ -407,18 +383,8 @@ def _settled(target: Target) -> bool:
     return True
 
 
-@contextmanager
-def many_handles() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 class Watch:
-    """While the context lasts, the job's own client logs one step after the other, and the most that the server takes is noted.
+    """While `watching` lasts, the job's own client logs one step after the other, and the most that the server takes is noted.
 
     `waits` are the seconds of each step, `troubles` what went wrong with one; `threads` and `handles` are those above what there were at first.
     """
@@ -429,25 +395,25 @@ class Watch:
         self.threads = self.handles = 0
         self.growth = 0.0
         self._target = target
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Watch:
-        gauge = self._target.gauge
+    @contextmanager
+    def watching(self) -> Iterator[None]:
         self._log()
-        self._at_first = gauge.threads, gauge.handles, gauge.resident
-        self._thread.start()
-        return self
+        is_over, first = threading.Event(), self._figures()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._is_over.set()
-        self._thread.join()
-        self._log()
+        def watch() -> None:
+            while not is_over.wait(0.25):
+                self._log()
+                self._look(first)
 
-    def _run(self) -> None:
-        while not self._is_over.wait(0.25):
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
             self._log()
-            self._look()
 
     def _log(self) -> None:
         if not self.troubles:
@@ -456,33 +422,29 @@ class Watch:
             except (OSError, HTTPException, AssertionError) as e:
                 self.troubles.append(f"step {len(self.waits)} of the job's own client: {type(e).__name__} {e}")
 
-    def _look(self) -> None:
+    def _figures(self) -> tuple[int, int, float]:
         gauge = self._target.gauge
+        return gauge.threads, gauge.handles, gauge.resident
+
+    def _look(self, first: tuple[int, int, float]) -> None:
         try:
-            threads, handles, resident = gauge.threads, gauge.handles, gauge.resident
+            threads, handles, resident = self._figures()
         except OSError as e:
             self.troubles.append(f"the server is gone: {e}")
             return
-        self.threads = max(self.threads, threads - self._at_first[0])
-        self.handles = max(self.handles, handles - self._at_first[1])
-        self.growth = max(self.growth, resident - self._at_first[2])
+        self.threads, self.handles = max(self.threads, threads - first[0]), max(self.handles, handles - first[1])
+        self.growth = max(self.growth, resident - first[2])
 
 
-SCRIPT = """
-import json, os, time, urllib.request
-from pathlib import Path
-
-door = {name: os.environ[f"MLFLOW_{name}"] for name in ("TRACKING_URI", "TRACKING_TOKEN", "RUN_ID")}
+SCRIPT = f"""{LOG_METRIC}
+door = {{name: os.environ[f"MLFLOW_{{name}}"] for name in ("TRACKING_URI", "TRACKING_TOKEN", "RUN_ID")}}
 place = Path("DOOR")
 place.with_suffix(".part").touch(mode=0o600)
 place.with_suffix(".part").write_text(json.dumps(door))
 os.replace(place.with_suffix(".part"), place)
 while not place.with_name("stop").exists():
     time.sleep(0.1)
-body = json.dumps({"run_id": door["RUN_ID"], "key": "last", "value": 1.0, "timestamp": 1, "step": 0}).encode()
-headers = {"Authorization": "Bearer " + door["TRACKING_TOKEN"]}
-request = urllib.request.Request(door["TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric", body, headers)
-urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).read()
+log_metric("last", 1.0, 0)
 """
 """It leaves the way to its server where only the case looks, and logs a last value when it is told to stop."""
 
@@ -527,13 +489,8 @@ class Target(Door):
         mark = self.token.encode()
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         found = [f"the token stands in '{path.name}'" for path in files if mark in path.read_bytes()]
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            found += [f"the token stands in the command line of process {entry.name}"] if mark in line else []
-        return found
+        shown = [entry.name for entry in Path("/proc").glob("[0-9]*") if mark in processes.command_of(int(entry.name))]
+        return found + [f"the token stands in the command line of process {pid}" for pid in shown]
 
     def talk(self) -> int:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.suffix in (".log", ".txt"))
@@ -543,21 +500,19 @@ class Target(Door):
 def tracked(world: World) -> Iterator[Target]:
     folder = world.folder / "tracked"
     folder.mkdir()
-    with (folder / "said.log").open("wb") as said:
-        command = [sys.executable, "-m", "stress.apart", "serve", str(folder / "runs")]
-        process = subprocess.Popen(command, cwd=machine.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=dict(os.environ))
-    with process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, (folder / "said.log").read_text()[-2000:]
-            door = json.loads(line)
-            yield Target(door["port"], door["token"], JOB, Gauge(process.pid), folder, folder / "runs" / "workspace.db")
-            assert process.stdin is not None
-            process.stdin.close()
-            assert process.wait(SECONDS_TO_BEGIN) == 0, (folder / "said.log").read_text()[-2000:]
-        finally:
-            process.kill()
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=apart.serve, args=(theirs, folder))
+    process.start()
+    theirs.close()
+    try:
+        port, token = ours.recv()
+        yield Target(port, token, JOB, Gauge(process.pid or 0), folder, folder / "runs" / "workspace.db")
+        ours.close()
+        process.join(SECONDS_TO_BEGIN)
+        assert process.exitcode == 0, (folder / "said.log").read_text()[-2000:]
+    finally:
+        process.kill()
+        process.join()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from stress.records import Case, Outcome, Result
-from stress.world import SAID, Ended, Verdict, World, differences, file_differences, judge, judge_again, last_line, wrong_blobs
+from stress.world import Ended, Verdict, World, differences, drawn_until_met, file_differences, judge, judge_again, wrong_blobs
 from tests.azureml_double import faults as double
 from tests.azureml_double.jobs.data import code_place
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
@@ -342,7 +342,6 @@ FAULTS = (  # in the order in which they take long
     Fault("token", lambda dice, place: double.ExpireToken(), DOCUMENTS, frozenset({0, 4})),
 )
 A_CELL = 20
-DRAWS = 4  # a fault that no request met is drawn anew so often at most, the first one included
 WARM, PASSING, OF_ONE_FILE = 0.7, 0.6, 0.5  # shares of cases: himl remembers an earlier call, the fault passes, it meets one file rather than any
 CONNECTIONS = 3  # so many are made to a storage account at least; to other hosts it is one
 
@@ -387,11 +386,7 @@ def draw(fault: Fault, places: Weighted, files: Mapping[str, bytes], dice: rando
 def _run(fault: Fault, command: str, world: World, dice: random.Random) -> Result:
     stock = world.lasting("stock", Stock)
     memory = world.lasting(f"memory of {command}", lambda world: _first_call(world, stock, command))
-    draws, result = 1, _tried(world, stock, memory, fault, command, dice)
-    while result.outcome is Outcome.not_met and draws < DRAWS:
-        shutil.rmtree(world.project)
-        draws, result = draws + 1, _tried(world, stock, memory, fault, command, dice)
-    return replace(result, facts={**result.facts, "draws": draws})
+    return drawn_until_met(lambda _: _tried(world, stock, memory, fault, command, dice))
 
 
 def _tried(world: World, stock: Stock, memory: Path, fault: Fault, command: str, dice: random.Random) -> Result:
@@ -415,11 +410,8 @@ def _tried(world: World, stock: Stock, memory: Path, fault: Fault, command: str,
         world.check_requests()
     finally:
         attempt.close()
-    outcome = verdict.outcome if hits else verdict.unless_lost(Outcome.not_met)
-    facts = {"met": drawn.text, "cache": "warm" if drawn.is_warm else "cold"}
-    if ended is not None and ended.code:
-        facts["said"] = world.tidy(last_line(ended.stderr))[:SAID]
-    return Result(outcome, ended.code if ended else None, seconds, hits, again.code if again else None, world.tidy(verdict.why), facts)
+        shutil.rmtree(world.project)
+    return world.told(verdict, ended, seconds, hits, again, met=drawn.text, cache="warm" if drawn.is_warm else "cold")
 
 
 def _judged(attempt: Attempt, ended: Ended | None, documented: frozenset[int]) -> Verdict:

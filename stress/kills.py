@@ -22,7 +22,7 @@ from typing import Any
 
 from stress.faults import Attempt, Download, Stock, Submit, Upload
 from stress.records import Case, Outcome, Result
-from stress.world import SAID, Ended, Verdict, World, differences, judge, judge_again, last_line
+from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again
 from tests.support.forked_himl import PROGRAM
 from tests.support.processes import MARK, is_sound, is_sound_file, processes_marked, stop
 from tests.support.running import write_files
@@ -109,14 +109,8 @@ def count_temporary(folder: Path) -> int:
 
 
 STEPS = 20
-SCRIPT = f"""
+SCRIPT = f"""{LOG_METRIC}
 import fcntl
-import json
-import os
-import time
-import urllib.request
-from pathlib import Path
-
 from himl_cli import Run
 
 STEPS = {STEPS}
@@ -129,19 +123,10 @@ def put(name, content):
     os.replace(name + ".new", name)
 
 
-def log_by_mlflow(step):
-    facts = {{"run_id": os.environ["MLFLOW_RUN_ID"], "key": "accuracy", "value": step / STEPS, "timestamp": int(time.time() * 1000), "step": step}}
-    headers = {{"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"]}}
-    url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, json.dumps(facts).encode(), headers)).close()
-    except OSError:
-        pass
-
-
 for step in range(STEPS):
     run.log("loss", 1 / (step + 1), step=step)
-    log_by_mlflow(step)
+    with suppress(OSError):  # the server may be dead
+        log_metric("accuracy", step / STEPS, step)
     put(f"outputs/part_{{step:02d}}.bin", bytes([step]) * 10_000)
     print("step", step, flush=True)
     time.sleep(0.04)
@@ -266,7 +251,6 @@ def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) ->
 
 
 A_CELL = 50
-DRAWS = 4  # a case in which the command ended before the signal came is drawn anew so often at most, the first one included
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 COMMANDS = ("local", "submit", "upload", "download")
 BEYOND = 1.1  # signals come up to so many times the usual duration after the start
@@ -277,7 +261,6 @@ INTERRUPTED, FAILED, NOT_UP = 130, 1, "Fatal Python error: init_"
 _KNOWN_BY = {SUPERVISOR: "himl_cli.workspaces.local.supervisor", SHIM: "shim.py"}
 GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be there, and of a job whose waiting himl was killed: that goes on to its end
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
-_RUN_ID = re.compile(r"\b\w+_\d{10}_[0-9a-f]{8}\b")
 
 
 def kill_cases() -> list[Case]:
@@ -292,10 +275,7 @@ def draw(number: signal.Signals, victims: Sequence[str], seconds: float, dice: r
 
 
 def _run(command: str, number: signal.Signals, world: World, dice: random.Random) -> Result:
-    draws, result = 1, _tried(world, command, number, dice)
-    while result.outcome is Outcome.not_met and draws < DRAWS:  # quicker than it was: what it took this time counts
-        draws, result = draws + 1, _tried(world, command, number, dice, result.seconds)
-    return replace(result, facts={**result.facts, "draws": draws})
+    return drawn_until_met(partial(_tried, world, command, number, dice))
 
 
 @contextmanager
@@ -315,7 +295,7 @@ def _started(world: World, command: str, memory: Path | None, dice: random.Rando
 def _tried(world: World, command: str, number: signal.Signals, dice: random.Random, seconds: float | None = None) -> Result:
     is_warm = dice.random() < WARM
     usual, memory = _pace(world, command, is_warm=is_warm)
-    seconds = seconds or usual
+    seconds = seconds or usual  # where the command ended before the signal came, it was quicker than usual
     with _started(world, command, memory, dice) as (killed, started):
         struck = [hit for blow in draw(number, killed.victims, seconds, dice) if (hit := started.strike(blow)) is not None]
         ended = started.outcome()
@@ -346,12 +326,7 @@ def _judged(world: World, killed: Here | Moving, ended: Ended | None, struck: Se
         verdict = judge_again(verdict, again, problems, orphans)
         facts["left_then"] = killed.leftovers()
     is_met = bool(struck) and not (ended is not None and ended.code == 0 and struck[0].number is signal.SIGKILL and struck[0].victim in (HIML, GROUP, ALL))
-    outcome = verdict.outcome if is_met else verdict.unless_lost(Outcome.not_met)
-    facts |= killed.facts()
-    if ended is not None and ended.code > 0:
-        facts["said"] = _RUN_ID.sub("…", world.tidy(last_line(ended.stderr)))[:SAID]
-    why = _RUN_ID.sub("…", world.tidy(verdict.why))
-    return Result(outcome, ended.code if ended else None, seconds, 0, again.code if again else None, why, facts)
+    return world.told(verdict, ended, seconds, len(struck) if is_met else 0, again, **facts, **killed.facts())
 
 
 def _pace(world: World, command: str, *, is_warm: bool) -> tuple[float, Path | None]:
@@ -403,7 +378,7 @@ class Started:
         self.mark = uuid.uuid4().hex
         self.env = {**env, MARK: self.mark}
         self._said = [place / "stdout", place / "stderr"]
-        with self._said[0].open("wb") as stdout, self._said[1].open("wb") as stderr, heeding_interrupts():
+        with self._said[0].open("wb") as stdout, self._said[1].open("wb") as stderr:
             self._begun = time.monotonic()
             command = [str(PROGRAM), *arguments]
             streams = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr}
@@ -445,16 +420,6 @@ class Started:
             return [(os.killpg, self._process.pid)]
         marked = processes_marked(self.mark, patience=0.0)
         return [(os.kill, int(line.split()[0])) for line in marked if victim == ALL or _KNOWN_BY[victim] in line]
-
-
-@contextmanager
-def heeding_interrupts() -> Iterator[None]:
-    """Within it a program is started that heeds Ctrl-C as in a terminal, though this process may pass it over: what is ignored stays so for children."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def documented(struck: Sequence[Struck]) -> frozenset[int]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +17,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from himl_cli.workspaces.local.run_store import Database
+from stress import apart
 from stress.records import Case, Result
-from stress.world import Ended, Gauge, World, measured
+from stress.world import LOG_METRIC, SPAWN, Ended, Gauge, World, measured
 from tests.azureml_double.seeding import ARTIFACTS, StagedWorkspace
-from tests.support import forked_himl, machine, running, tensorboard
+from tests.support import forked_himl, running, tensorboard
 from tests.support.processes import is_sound, is_sound_file, processes_below
 from tests.support.runs import RecordedRuns
 from tests.support.tensorboard import serving as showing
@@ -120,14 +119,7 @@ DELETED, COMPARED = 20, 200
 NON_LINEAR = 4.0  # by so much more than their number may the time for many runs be that for few
 AT_ONCE = 4
 SECONDS_TO_END = 20.0  # of what looks after a job, once it is recorded as completed
-SCRIPT = """
-import json, os, urllib.request
-run_id, address, token = (os.environ[f"MLFLOW_{name}"] for name in ("RUN_ID", "TRACKING_URI", "TRACKING_TOKEN"))
-body = json.dumps({"run_id": run_id, "key": "loss", "value": 0.5, "timestamp": 1, "step": 0}).encode()
-request = urllib.request.Request(address + "/api/2.0/mlflow/runs/log-metric", body, {"Authorization": "Bearer " + token})
-urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).read()
-print("trained")
-"""
+SCRIPT = f'{LOG_METRIC}\nlog_metric("loss", 0.5, 0)\nprint("trained")\n'
 
 
 def recorded(few: int, many: int, world: World, dice: random.Random) -> Result:
@@ -245,29 +237,14 @@ TURNS = 200  # runs of each writer
 
 
 def writing(count: int, world: World, dice: random.Random) -> Result:
-    path, go = world.folder / "workspace.db", world.folder / "go"
+    path = world.folder / "workspace.db"
     Database(path, create=True).close()
-    command = [sys.executable, "-m", "stress.apart", "write", str(path)]
-    processes = [
-        subprocess.Popen([*command, str(number), str(TURNS), str(go)], cwd=machine.ROOT, env=world.environment(), stdout=subprocess.PIPE, text=True)
-        for number in range(count)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        begun = time.monotonic()
-        go.touch()
-        with ThreadPoolExecutor(count) as pool:
-            told = [json.loads(said) for said, _ in pool.map(lambda process: process.communicate(timeout=SECONDS), processes)]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    seconds = time.monotonic() - begun
-    errors = [text for one in told for text in one["errors"]]
+    with SPAWN.Manager() as manager, SPAWN.Pool(count) as pool:
+        all_there = manager.Barrier(count)
+        told = pool.starmap_async(apart.write, [(path, number, TURNS, all_there) for number in range(count)], chunksize=1).get(SECONDS)
+    seconds, longest = (max(values) for values in list(zip(*told, strict=True))[:2])
+    errors = [text for *_, wrong in told for text in wrong]
     problems = ([f"{len(errors)} writes failed, as: {errors[0]}"] if errors else []) + wrong_rows(path, count)
-    longest = max(one["longest"] for one in told)
     facts = {"writers": count, "runs": count * TURNS, "transactions": 4 * count * TURNS, "longest_wait": round(longest, 2), "seconds": round(seconds, 1)}
     return world.result(problems, 0, seconds, 4 * count * TURNS, facts)
 
@@ -308,9 +285,7 @@ class Figures:
 def rise(values: Sequence[float]) -> float:
     """By how much they rise from first to last, by least squares, but for a share of first ones."""
     values = values[int(len(values) * SETTLED) :]
-    middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
-    slope = sum((place - middle) * (value - mean) for place, value in enumerate(values)) / sum((place - middle) ** 2 for place in range(len(values)))
-    return slope * (len(values) - 1)
+    return statistics.linear_regression(range(len(values)), values).slope * (len(values) - 1)
 
 
 class GrowingRuns:

@@ -19,9 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -29,7 +27,7 @@ from himl_cli.core.files import PART_SUFFIX, RANKS_NAME, STATE_NAME
 from himl_cli.services.transfer.local_files import part_name, short_hash
 from himl_cli.services.transfer.state import MARK_SIGNS
 from stress.records import Case, Outcome, Result
-from stress.world import SAID, Ended, World, judge
+from stress.world import Ended, Verdict, World, judge, plain
 from tests.azureml_double.faults import Page
 from tests.azureml_double.seeding import ARTIFACTS
 from tests.azureml_double.state import Datastore, Right
@@ -37,6 +35,7 @@ from tests.azureml_double.storage import Storage as Account
 from tests.support.forked_himl import PROGRAM
 from tests.support.running import write_files
 from tests.support.terminals import Terminal
+from tests.support.web import Asked, serving_files
 
 KEY = base64.b64encode(b"no secret").decode()
 
@@ -81,54 +80,24 @@ class Storage:
 
 
 @contextmanager
-def serving(storage: Storage) -> Iterator[int]:
+def serving(storage: Storage) -> Iterator[int | None]:
     """The port of a service with *storage*, as long as the context lasts."""
+    with serving_files(None) as files:
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            asked = urlsplit(self.path)
-            if "comp=list" in asked.query:
-                self._answer(200, storage.listing(parse_qs(asked.query).get("prefix", [""])[0]))
-                return
+        def prepare(asked: Asked) -> None:
             name = unquote(asked.path).partition("/")[2].partition("/")[2]
             blob = next((blob for blob in storage.blobs if storage.root + blob.name == name), None)
-            if blob is None:
-                self._answer(404, b"<Error><Code>BlobNotFound</Code></Error>", {"x-ms-error-code": "BlobNotFound"})
-                return
-            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-            start, stop = int(first), min(len(blob.content), int(last) + 1) if last else len(blob.content)
-            piece = blob.content[start:stop]
-            told = {"ETag": '"0x1"', "Content-MD5": md5_of(piece), "x-ms-blob-type": "BlockBlob"}
-            if self.headers.get("Range"):
-                self._answer(206, piece, {**told, "Content-Range": f"bytes {start}-{stop - 1}/{len(blob.content)}"})
+            if "comp=list" in asked.query:
+                files.put(asked.path, storage.listing(parse_qs(asked.query).get("prefix", [""])[0]))
+            elif blob is None:
+                files.put(asked.path, b"", status=404, headers={"x-ms-error-code": "BlobNotFound"})
             else:
-                self._answer(200, piece, told)
+                first, _, last = (asked.range or f"bytes=0-{len(blob.content)}").removeprefix("bytes=").partition("-")
+                md5 = md5_of(blob.content[int(first) : int(last) + 1])
+                files.put(asked.path, blob.content, etag='"0x1"', headers={"Content-MD5": md5, "x-ms-blob-type": "BlockBlob"})
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+        files.before = prepare
+        yield urlsplit(files.address).port
 
 
 RUN, STORE, CONTAINER = "names_1_aa", "hostile", "azureml"
@@ -432,13 +401,9 @@ def _run(name: str, arrange: Arrange, codes: frozenset[int], kind: str, world: W
             problems.append(f"the next call: exit code {again.code}")
     there = places_of(place.seen(), f"{PROJECT}/{command.target}")
     verdict = judge(ended, codes, problems, prints=True)
-    outcome = verdict.outcome if hits else verdict.unless_lost(Outcome.not_met)
-    if outcome is Outcome.survived and len(there) != len(blobs):  # left out and said so, with exit code 0 as well
-        outcome = Outcome.reported
-    facts: dict[str, object] = {"by": "links" if by_links else "list", "files": len(blobs), "kept": len(there)}
-    if ended is not None and ended.code:
-        facts["said"] = plain(world.tidy(ended.stderr.strip().partition("\n")[0]))[:SAID]
-    return Result(outcome, ended.code if ended else None, seconds, hits, again.code if again else None, plain(world.tidy(verdict.why)), facts)
+    if verdict.outcome is Outcome.survived and len(there) != len(blobs):  # left out and said so, with exit code 0 as well
+        verdict = Verdict(Outcome.reported)
+    return world.told(verdict, ended, seconds, hits, again, by="links" if by_links else "list", files=len(blobs), kept=len(there))
 
 
 def _problems(place: Place, command: Command, before: dict[str, str], arranged: Arranged, ended: Ended | None) -> list[str]:
@@ -480,10 +445,6 @@ def _in_terminal(command: Command, folder: Path, env: dict[str, str], blobs: Seq
         odd = [blob.name for blob in blobs if raw_signs(blob.name)]
         wrong += [f"a terminal gets {name!r} raw from '{' '.join(call)}'" for name in odd if name in terminal.screen.replace("\r\n", "\n")]
     return wrong
-
-
-def plain(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def tree_of(root: Path) -> dict[str, str]:

@@ -1,16 +1,14 @@
 """The parts that there are, what of them is run, and the workers that run it: one that dies, hangs or has run many cases is replaced.
 
-What a sample has, and the numbers that each case draws from, follow from the seed alone. A worker is `python -m stress.plan FOLDER SEED`: it runs cases
-one after the other in a world of its own.
+What a sample has, and the numbers that each case draws from, follow from the seed alone. A worker is a process that runs cases one after the other in a
+world of its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +19,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from stress.bombs import bomb_cases
 from stress.endpoint import endpoint_cases
@@ -31,10 +31,9 @@ from stress.kills import kill_cases
 from stress.load import LARGE, load_cases
 from stress.names import name_cases
 from stress.ranks import rank_cases
-from stress.records import Case, Outcome, Record, Result, parse_record
+from stress.records import Case, Outcome, Record, Result
 from stress.secrets.cases import secret_cases
-from stress.world import World, leave_only_ours, running_world
-from tests.support.machine import ROOT
+from stress.world import SPAWN, World, leave_only_ours, running_world
 
 HUNG = 3600.0  # seconds for a case; its commands have limits of their own, far below
 SECONDS_TO_END = 30.0
@@ -99,34 +98,36 @@ class WorkerFailed(Exception):
 
 class _Worker:
     def __init__(self, place: Path, seed: int) -> None:
+        self.cases, self._log = 0, place / "worker.log"
         place.mkdir()
-        self.cases = 0
-        self.log = place / "worker.log"
-        command = [sys.executable, "-m", "stress.plan", str(place), str(seed)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8")
+        self._log.touch()
+        self._ours, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=work, args=(theirs, self._log, place, seed))
+        self.process.start()
+        theirs.close()
 
-    def said(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
+    def await_start(self) -> None:
+        if self._answer() is None:
+            raise WorkerFailed(self._log.read_text(errors="replace")[-2000:])
 
     def run(self, case_id: str) -> Record | None:
-        assert self.process.stdin is not None
         self.cases += 1
-        with suppress(BrokenPipeError):
-            print(case_id, file=self.process.stdin, flush=True)
-        hung = threading.Timer(HUNG, self.process.kill)
-        hung.start()
-        line = self.said()
-        hung.cancel()
-        return parse_record(json.loads(line)) if line else None
+        with suppress(OSError):
+            self._ours.send(case_id)
+        found: Record | None = self._answer()
+        return found
+
+    def _answer(self) -> Any:
+        """None where it has ended, or hangs."""
+        with suppress(EOFError, OSError):
+            return self._ours.recv() if self._ours.poll(HUNG) else None
+        return None
 
     def end(self) -> None:
-        try:
-            self.process.communicate(timeout=SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
+        self._ours.close()
+        self.process.join(SECONDS_TO_END)
+        self.process.kill()
+        self.process.join()
 
 
 class Crew:
@@ -159,33 +160,28 @@ class Crew:
 
     def _work(self, waiting: deque[str], tell: Callable[[Record], None], deadline: float | None) -> None:
         worker: _Worker | None = None
-        try:
-            while True:
-                with self._guard:
-                    if not waiting or (deadline is not None and time.monotonic() >= deadline):
-                        return
-                    case_id = waiting.popleft()
-                worker = worker or self._start()
-                begun = time.monotonic()
-                record = worker.run(case_id)
-                with self._guard:
-                    if self._is_stopped:
-                        return
+        while case_id := self._next(waiting, deadline):
+            worker = worker or self._start()
+            begun = time.monotonic()
+            record = worker.run(case_id)
+            with self._guard:
+                if not self._is_stopped:
                     tell(record or Record(case_id, Result(Outcome.lost, None, time.monotonic() - begun, why="harness: the worker ended")))
-                if record is None or worker.cases >= LONGEST_SERVICE:
-                    self._end(worker)
-                    worker = None
-        finally:
-            if worker is not None:
+            if record is None or worker.cases >= LONGEST_SERVICE:
                 self._end(worker)
+                worker = None
+        if worker is not None:
+            self._end(worker)
+
+    def _next(self, waiting: deque[str], deadline: float | None) -> str | None:
+        with self._guard:
+            return None if not waiting or (deadline is not None and time.monotonic() >= deadline) else waiting.popleft()
 
     def _start(self) -> _Worker:
         with self._guard:
             worker = _Worker(self._folder / f"worker_{uuid.uuid4().hex[:8]}", self._seed)
             self._workers.append(worker)
-        if not worker.said():
-            self._end(worker)
-            raise WorkerFailed(worker.log.read_text(errors="replace")[-2000:])
+        worker.await_start()
         return worker
 
     def _end(self, worker: _Worker) -> None:
@@ -194,17 +190,18 @@ class Crew:
             self._workers.remove(worker)
 
 
-def work(place: Path, seed: int) -> None:
-    """Say "ready", then run the case of each id that comes on stdin and answer with the line of its record, until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the one that asks, and that ends this
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed here is no answer
-        leave_only_ours()
-        cases = cases_by_id()
-        with running_world(place) as world:
-            print("ready", file=answers, flush=True)
-            for line in sys.stdin:
-                print(run_case(world, cases[line.strip()], seed).as_line(), end="", file=answers, flush=True)
+def work(answers: Connection, log: Path, place: Path, seed: int) -> None:
+    """Say that it is ready, then run the case of each id that comes and answer with its record, until nobody asks any more."""
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C ends the one that asks, and that ends this; what is ignored stays so for children
+    with log.open("ab") as said:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(said.fileno(), stream.fileno())
+    leave_only_ours()
+    cases = cases_by_id()
+    with running_world(place) as world, suppress(EOFError):
+        answers.send("ready")
+        while True:
+            answers.send(run_case(world, cases[answers.recv()], seed))
 
 
 def run_case(world: World, case: Case, seed: int) -> Record:
@@ -219,7 +216,3 @@ def run_case(world: World, case: Case, seed: int) -> Record:
         text = world.tidy(f"{type(e).__name__} in {Path(where.filename).name}:{where.lineno}: {e}")
         result = Result(Outcome.lost, None, time.monotonic() - begun, why=f"harness: {text[:600]}")
     return Record(case.id, result)
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]), int(sys.argv[2]))

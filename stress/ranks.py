@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -19,18 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from queue import Empty, Queue
-from typing import IO
 
 from stress import apart
 from stress.apart import RANKS
 from stress.faults import FETCH, LISTING, SERVICE
 from stress.records import Case, Outcome, Result
-from stress.world import SAID, Ended, Verdict, World, file_differences, judge, last_line, lost
+from stress.world import SAID, SPAWN, Ended, Verdict, World, file_differences, judge, last_line, lost
 from tests.azureml_double.faults import Latency, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.forked_himl import PROGRAM
-from tests.support.machine import ROOT
 
 Steps = Sequence[tuple[int, float]]
 """Ranks in the order in which they are started, each with the seconds before that."""
@@ -73,24 +66,19 @@ class Launcher:
     def __init__(self, folder: Path, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], reaps: bool) -> None:
         folder.mkdir()
         self._folder, self._count = folder, 0
-        self._said: Queue[str] = Queue()
-        words, pipe = [sys.executable, str(Path(apart.__file__)), "launch", str(folder), "reaps" if reaps else "waits", *command], subprocess.PIPE
-        self._process = subprocess.Popen(words, cwd=cwd, env=os.environ | dict(env), stdin=pipe, stdout=pipe, encoding="utf-8", start_new_session=True)
-        assert self._process.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
+        self._pipe, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=apart.launch, args=(theirs, folder, [*command], cwd, dict(env), reaps))
+        self._process.start()
+        theirs.close()
 
     def launch(self, steps: Steps, limit: float, look: Callable[[Launch], None] = lambda launch: None) -> Launch:
         """Start these ranks and wait until all have ended, or until *limit* seconds after the last was started; *look* sees them meanwhile."""
-        assert self._process.stdin is not None
-        print(json.dumps(steps), file=self._process.stdin, flush=True)
+        self._pipe.send(steps)
         launch, number, is_done = Launch(), self._count, False
         self._count += 1
         while not is_done and not (len(launch.ends) == len(steps) and time.time() > launch.moment + limit):
-            with suppress(Empty):
-                line = self._said.get(timeout=0.02)
-                assert line, "the launcher ended"
-                told = json.loads(line)
+            if self._pipe.poll(0.02):
+                told = self._pipe.recv()
                 if "pid" in told:
                     launch.ends[told["rank"]] = RankEnd(told["pid"], told["started"])
                 elif "code" in told:
@@ -102,18 +90,10 @@ class Launcher:
         return launch
 
     def close(self) -> None:
+        self._pipe.close()
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._reader.join()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def _read(self, stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                self._said.put(line)
-        self._said.put("")
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
 
 
 CONTAINER = "azureml"
@@ -278,7 +258,8 @@ def _changed(tried: Tried, *, same_launcher: bool) -> Result:
     tried.world.stage.faults.add(Latency(SLOW), FETCH.match, times=None)
     second = (launcher if same_launcher else tried.launcher()).launch(tried.steps(seconds, first=victim), LIMIT)
     result = _result(tried, second, _whole(tried, second), hits=1)
-    return result if f"{victim}-1" not in left and blow.struck else replace(result, outcome=Verdict(result.outcome).unless_lost(Outcome.not_met))
+    is_met = (f"{victim}-1" not in left and blow.struck) or result.outcome is Outcome.lost
+    return result if is_met else replace(result, outcome=Outcome.not_met)
 
 
 WAYS: Mapping[str, Callable[[Tried], Result]] = {
@@ -343,7 +324,7 @@ def _result(tried: Tried, launch: Launch, verdict: Verdict, *, hits: int, but: i
     facts: dict[str, object] = {"requests": len(tried.world.stage.log.all()), "bytes": sum(tried.source.moved().values())}
     if code:
         facts["said"] = sorted({tried.world.tidy(last_line(launch.ends[rank].stderr))[:SAID] for rank in ends})[:3]
-    outcome = verdict.outcome if hits else verdict.unless_lost(Outcome.not_met)
+    outcome = verdict.outcome if hits or verdict.is_lost else Outcome.not_met
     return Result(outcome, code, launch.seconds, hits, why=verdict.why, facts=facts)
 
 
@@ -385,13 +366,10 @@ def moved_otherwise(wanted: Mapping[str, int], moved: Mapping[str, int]) -> list
 def _run_orders(number: int, world: World, dice: random.Random) -> Result:
     begun, count = time.monotonic(), ORDERS // PARTS_OF_ORDERS
     folder = Path(tempfile.mkdtemp(prefix="himl-ranks-", dir=IN_MEMORY if IN_MEMORY.is_dir() else world.folder))
-    command = [sys.executable, "-m", "stress.apart", "ranks", str(folder), str(number * count), str(count)]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=1800)
+        with SPAWN.Pool(1) as pool:
+            done, slowest, wrong = pool.apply_async(apart.start_ranks, (folder, number * count, count)).get(1800)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    assert done.returncode == 0, done.stderr[-1000:]
-    told = json.loads(done.stdout)
-    why = world.tidy("; ".join(told["wrong"][:5]))
-    outcome = Outcome.lost if why or told["orders"] != count else Outcome.survived
-    return Result(outcome, 0, time.monotonic() - begun, told["orders"], why=why, facts={"orders": told["orders"], "slowest": told["slowest"]})
+    problems = wrong + ([] if done == count else [f"{done} orders were run, not {count}"])
+    return world.result(problems, 0, time.monotonic() - begun, done, {"orders": done, "slowest": round(slowest, 2)})

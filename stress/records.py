@@ -1,6 +1,6 @@
 """What a case is, what came of it, and the files that keep that: JSON lines, the first of each part about its run, gzipped in one file.
 
-A part that runs has a file `PART.jsonl` beside it, whose meta line has no `seconds`.
+A part that runs has a file `PART.jsonl` beside it.
 """
 
 from __future__ import annotations
@@ -87,12 +87,18 @@ class RecordFile:
         self.path.write_text("".join([_line(self.meta), *(record.as_line() for record in self.records)]), encoding="utf-8")
 
     @classmethod
-    def to_go_on(cls, path: Path, commit: Mapping[str, Any]) -> RecordFile:
-        """The file of a run that was ended; its meta line tells of which *commit* the other cases are. Raises ValueError where there is none."""
-        if not path.exists():
-            raise ValueError(f"There is no '{path.name}' of a run that was ended before it was through.")
-        ((meta, records),) = _parts(path.read_text(encoding="utf-8"))
-        return cls(path.parent, {**meta, "went_on": [*meta.get("went_on", []), {**commit, "after": len(records)}]}, records)
+    def to_go_on(cls, folder: Path, part: str, commit: Mapping[str, Any]) -> RecordFile:
+        """The file of a run that was ended; of one that was not, without the cases that it lost. Its meta line tells of which *commit* the other cases are:
+        `"went_on": [{"after": …, "commit": …, "dirty": …}]` or `"mended": {ID: {"why": …, "commit": …, "dirty": …}}`, where the first reason stays.
+        """
+        path = folder / f"{part}.jsonl"
+        if path.exists():
+            ((meta, records),) = _parts(path.read_text(encoding="utf-8"))
+            return cls(folder, {**meta, "went_on": [*meta.get("went_on", []), {**commit, "after": len(records)}]}, records)
+        meta, records = read_parts(folder)[part]
+        known: dict[str, Any] = meta.get("mended", {})
+        again = {one.id: {"why": known.get(one.id, {}).get("why", one.result.why), **commit} for one in lost(records)}
+        return cls(folder, {**meta, "mended": {**known, **again}}, [one for one in records if not one.is_lost])
 
     def add(self, record: Record) -> None:
         self.records.append(record)
@@ -100,7 +106,7 @@ class RecordFile:
             file.write(record.as_line())
 
     def finish(self, seconds: float, *, full: bool) -> Path:
-        packed = write_part(self.path.parent, {**self.meta, "seconds": round(seconds, 1), "full": full}, self.records)
+        packed = write_part(self.path.parent, {"seconds": round(seconds, 1), **self.meta, "full": full}, self.records)
         self.path.unlink()
         return packed
 
@@ -114,7 +120,7 @@ def write_part(folder: Path, meta: dict[str, Any], records: Iterable[Record]) ->
 
 
 def read_parts(folder: Path) -> dict[str, tuple[dict[str, Any], list[Record]]]:
-    """The meta lines and cases of finished parts in *folder* by their names. Raises ValueError where there is none, or a line is no case."""
+    """The meta lines and cases of finished parts in *folder* by their names. Raises ValueError where there is none."""
     if not (folder / PACKED).exists():
         raise ValueError(f"There are no raw results in '{folder.name}': 'scripts/stress --full' makes them.")
     return {meta["part"]: (meta, records) for meta, records in _parts(gzip.decompress((folder / PACKED).read_bytes()).decode())}
@@ -122,10 +128,7 @@ def read_parts(folder: Path) -> dict[str, tuple[dict[str, Any], list[Record]]]:
 
 def parse_record(document: dict[str, Any]) -> Record:
     values = {name: value for name, value in document.items() if name not in ("kind", "id", "outcome")}
-    try:
-        return Record(document["id"], Result(outcome=Outcome(document["outcome"]), **values))
-    except (KeyError, TypeError) as e:
-        raise ValueError(f"not the line of a case: {document}") from e
+    return Record(document["id"], Result(outcome=Outcome(document["outcome"]), **values))
 
 
 def lost(records: Iterable[Record]) -> list[Record]:

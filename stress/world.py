@@ -6,6 +6,7 @@ A world has a double of Azure ML with its Azurite, a himl with its imports behin
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,9 +15,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from stress.records import Outcome, Result
 from tests.azureml_double.seeding import StagedWorkspace
@@ -28,11 +29,25 @@ from tests.support.forked_himl import PROGRAM, ForkedHiml
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "COMSPEC", "PATHEXT")  # the variables of this machine that a case may see
 FIXED = {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 CACHES = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA")
+DRAWS = 4  # a case in which nothing went wrong is drawn anew so often at most, the first one included
 LIMIT = 400.0  # seconds after which a command counts as one that hangs: twice what the longest series of tries takes
 NAMED, SAID = 5, 160
-_IDS = re.compile(r"(…/)?case_[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}")
+SPAWN = multiprocessing.get_context("spawn")
+_IDS = re.compile(r"(…/)?case_[0-9a-f]{8}|\b\w+_\d{10}_[0-9a-f]{8}\b|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}")
 _ESCAPED = re.compile(r"Traceback \(most recent call last\)|Exception ignored|this is a bug in himl", re.IGNORECASE)
 Kept = TypeVar("Kept")
+LOG_METRIC = """
+import json, os, time, urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+def log_metric(key, value, step):
+    facts = {"run_id": os.environ["MLFLOW_RUN_ID"], "key": key, "value": value, "timestamp": int(time.time() * 1000), "step": step}
+    url, token = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric", os.environ["MLFLOW_TRACKING_TOKEN"]
+    request = urllib.request.Request(url, json.dumps(facts).encode(), {"Authorization": "Bearer " + token})
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).read()
+"""
+"""The beginning of a job's script that logs by MLflow's protocol."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,7 @@ class World:
         """What *make* gave when it was first asked for *name*; it is shared by all cases of this world."""
         if name not in self._kept:
             self._kept[name] = make(self)
-        kept: Kept = self._kept[name]
-        return kept
+        return cast("Kept", self._kept[name])
 
     @property
     def home(self) -> Path:
@@ -108,12 +122,28 @@ class World:
 
     def result(self, problems: Sequence[str], code: int | None, seconds: float, hits: int, facts: Mapping[str, Any]) -> Result:
         """That of a case that is lost for any of *problems*, and survived without one."""
-        return Result(Outcome.lost if problems else Outcome.survived, code, seconds, hits, why=self.tidy("; ".join(problems[:5])), facts=facts)
+        why = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
+        return Result(Outcome.lost if problems else Outcome.survived, code, seconds, hits, why=self.tidy(why), facts=facts)
+
+    def told(self, verdict: Verdict, ended: Ended | None, seconds: float, hits: int, again: Ended | None = None, **facts: Any) -> Result:
+        """That of a case whose first call *ended* so; unless something is lost, one without *hits* was not met."""
+        if ended is not None and ended.code > 0:
+            facts["said"] = self.tidy(last_line(ended.stderr))[:SAID]
+        outcome = verdict.outcome if hits or verdict.is_lost else Outcome.not_met
+        return Result(outcome, ended.code if ended else None, seconds, hits, again.code if again else None, self.tidy(verdict.why), facts)
 
     def tidy(self, text: str) -> str:
         for path, short in ((self.place, "…"), (Path(__file__).parent.parent, "himl")):
             text = text.replace(str(path), short)
-        return _IDS.sub("…", text)
+        return plain(_IDS.sub("…", text))
+
+
+def drawn_until_met(attempt: Callable[[float | None], Result]) -> Result:
+    """What *attempt* gives, which is told how long the one before took, once something went wrong in it."""
+    draws, result = 1, attempt(None)
+    while result.outcome is Outcome.not_met and draws < DRAWS:
+        draws, result = draws + 1, attempt(result.seconds)
+    return replace(result, facts={**result.facts, "draws": draws})
 
 
 def leave_only_ours() -> None:
@@ -204,9 +234,6 @@ class Verdict:
     def is_lost(self) -> bool:
         return self.outcome is Outcome.lost
 
-    def unless_lost(self, outcome: Outcome) -> Outcome:
-        return Outcome.lost if self.is_lost else outcome
-
 
 def lost(why: str) -> Verdict:
     return Verdict(Outcome.lost, why)
@@ -286,6 +313,10 @@ def judge_again(first: Verdict, ended: Ended | None, problems: Sequence[str], or
     if orphans:
         return lost(f"after the next call {len(orphans)} processes go on: {orphans[0][:300]}")
     return first
+
+
+def plain(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def last_line(text: str) -> str:
