@@ -125,7 +125,7 @@ class World:
         why = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
         return Result(Outcome.lost if problems else Outcome.survived, code, seconds, hits, why=self.tidy(why), facts=facts)
 
-    def told(self, verdict: Verdict, ended: Ended | None, seconds: float, hits: int, again: Ended | None = None, **facts: Any) -> Result:
+    def told(self, verdict: Verdict, ended: Ended | None, seconds: float, hits: int, again: Ended | None = None, /, **facts: Any) -> Result:
         """That of a case whose first call *ended* so; unless something is lost, one without *hits* was not met."""
         if ended is not None and ended.code > 0:
             facts["said"] = self.tidy(last_line(ended.stderr))[:SAID]

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ LOST = Result(Outcome.lost, 0, 1.234, 1, None, "exit code 0, but 'x|y' is lackin
 ENDS = {"tb/flip/01": LOST, "list/reset/00": SURVIVED, "list/reset/01": FAILED, "list/reset/02": NOT_MET}
 RECORDS = [Record(f"faults/{case_id}", result) for case_id, result in ENDS.items()]
 META = {"part": "faults", "full": False, "seed": 8, "commit": "abc", "dirty": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_tracker_is_left() -> Iterator[None]:
+    """The process that `multiprocessing` starts beside others would stay until this one ends."""
+    yield
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture
