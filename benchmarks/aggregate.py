@@ -73,8 +73,6 @@ def record_sweep(folder: Path, children: int, metrics: int, steps: int) -> None:
 if __name__ == "__main__":
     parser = new_parser(__doc__, 5)
     parser.add_argument("--only", choices=["here", "there"])
-    for name, count in {"children": 1000, "metrics": 20, "steps": 100}.items():
-        parser.add_argument(f"--{name}", type=int, default=count)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, recording("aggregate", args.raw) as record:
         there, here = Path(name, "there"), Path(name, "here")
@@ -82,6 +80,6 @@ if __name__ == "__main__":
             with himl_workspace(there) as himl:
                 measure_there(himl, Path(name), args.rounds, record)
         if args.only != "there":
-            record_sweep(here, args.children, args.metrics, args.steps)
+            record_sweep(here, 1000, 20, 100)
             for way, number in ((way, number) for way in WAYS_HERE for number in range(1, args.rounds + 1)):
                 record.add(HERE, way, number, **spend([*AGGREGATE, *WAYS_HERE[way]], clean_environment(), here))

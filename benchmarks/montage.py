@@ -27,17 +27,17 @@ OURS, SAME_PICTURE, THEIRS = "himl montage", "himl montage --layout hi-ml", "hi-
 WIDTHS = (20_000, 60_000)
 FINEST = (4000, 3000)
 """Width and height of level 0 in pixels; each further level has half of both, so level 1 has 2000 x 1500."""
-LEVELS, TILE = 3, 256
+LEVELS, TILE, SEED = 3, 256, 7
 EOSIN, HAEMATOXYLIN = np.array([214, 122, 176], np.float32), np.array([92, 58, 138], np.float32)
 
 
-def make_slides(folder: Path, count: int, seed: int) -> None:
-    """Write slides called `slide_000.tiff`, ... into *folder*: tiled JPEG TIFFs, tissue-like, the same for the same seed."""
+def make_slides(folder: Path, count: int) -> None:
+    """Write slides called `slide_000.tiff`, ... into *folder*: tiled JPEG TIFFs, tissue-like, the same each time."""
     folder.mkdir(parents=True)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     base = [_texture(random, (900, 0.6), (300, 0.3), (80, 0.1)), _texture(random, (40, 0.4), (12, 0.45), (5, 0.15))]  # where tissue is, and how dark its grain
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda number: _write(folder / f"slide_{number:03}.tiff", _slide(base, seed, number)), range(count)))
+        list(pool.map(lambda number: _write(folder / f"slide_{number:03}.tiff", _slide(base, number)), range(count)))
 
 
 def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[np.float32]:
@@ -50,8 +50,8 @@ def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[
     return np.asarray(sum(noise(cell) * weight for cell, weight in parts))
 
 
-def _slide(base: Sequence[NDArray[np.float32]], seed: int, number: int) -> NDArray[np.uint8]:
-    random = np.random.default_rng([seed, number])
+def _slide(base: Sequence[NDArray[np.float32]], number: int) -> NDArray[np.uint8]:
+    random = np.random.default_rng([SEED, number])
     shape, grain = (np.roll(part, tuple(random.integers(0, 3000, 2)), (0, 1)) for part in base)
     tissue = np.clip((shape - 0.5) * 12, 0, 1)[..., None]
     stain = EOSIN + (HAEMATOXYLIN - EOSIN) * np.clip((grain[..., None] - 0.35) * 3, 0, 1)
@@ -70,20 +70,16 @@ if __name__ == "__main__":
     parser = new_parser(__doc__, 3)
     parser.add_argument("--their_rounds", type=int, default=1, help="of hi-ml-cpath, which takes minutes each")
     parser.add_argument("--width", type=int, action="append", help="repeated: several; default: 20,000 and 60,000")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads of himl, processes of hi-ml-cpath")
-    parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--count", type=int, default=200, help="how many slides are made")
-    parser.add_argument("--slides", type=Path, help="a folder to keep the slides in, and to find them again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, recording("montage", args.raw) as record:
         python = peer_python(record, HI_ML_CPATH, THEIRS, "hi-ml-cpath", "pillow")
-        slides, result = args.slides or Path(name, "slides"), Path(name, "result")
-        if not slides.is_dir():
-            make_slides(slides, args.count, args.seed)
+        slides, result, workers = Path(name, "slides"), Path(name, "result"), str(os.cpu_count() or 1)  # threads of himl, processes of hi-ml-cpath
+        make_slides(slides, args.count)
         for width in args.width or WIDTHS:
-            size = ["--width", str(width), "--workers", str(args.workers), "--output_path", str(result)]
+            size = ["--width", str(width), "--workers", workers, "--output_path", str(result)]
             ours = [HIML, "montage", str(slides), "--image_glob", PATTERN, *size, "-q"]
-            theirs = [python, PROGRAMS, "montage", str(slides), PATTERN, str(width), str(args.workers), str(result)]
+            theirs = [python, PROGRAMS, "montage", str(slides), PATTERN, str(width), workers, str(result)]
             commands = {OURS: ours, SAME_PICTURE: [*ours, "--layout", "hi-ml"], **({THEIRS: theirs} if python else {})}
             for number, candidate in turns(commands, max(args.rounds, args.their_rounds)):
                 if number > (args.their_rounds if candidate == THEIRS else args.rounds):

@@ -20,16 +20,11 @@ CONNECTIONS, THREADS, BATCH = 8, 32, 100
 CONTAINER = "bench"
 
 
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
 @contextmanager
 def timed() -> Iterator[None]:
     start, cpu = time.perf_counter(), time.process_time()
     yield
-    say(json.dumps({"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}))
+    print(json.dumps({"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}), flush=True)
 
 
 def engine(direction: str, url: str, sas: str, part: str, folder: str) -> None:
@@ -125,7 +120,7 @@ def submit(job: str) -> None:
     logging.disable(logging.CRITICAL)
     place = [os.environ[f"HIML_{name}"] for name in ("SUBSCRIPTION_ID", "RESOURCE_GROUP", "WORKSPACE_NAME")]
     client = MLClient(EnvironmentCredential(), *place, enable_telemetry=False)
-    say(client.jobs.create_or_update(load_job(job)).name)
+    print(client.jobs.create_or_update(load_job(job)).name)
 
 
 def runs_of(*names: str) -> list[Any]:
@@ -141,7 +136,7 @@ def runs_of(*names: str) -> list[Any]:
 
 def child_by_child(sweep: str) -> None:
     """What users of azureml-core do: ask each child of a sweep for its metrics."""
-    say(str(sum(len(child.get_metrics()) for run in runs_of(sweep) for child in run.get_children())))
+    print(sum(len(child.get_metrics()) for run in runs_of(sweep) for child in run.get_children()))
 
 
 def serve(port: str, *names: str) -> None:
@@ -155,10 +150,10 @@ def serve(port: str, *names: str) -> None:
 
 
 def for_each_line(refresh: Callable[[], object]) -> None:
-    say("ready")
+    print("ready", flush=True)
     for _ in sys.stdin:
         refresh()
-        say("done")
+        print("done", flush=True)
 
 
 def watch(folder: str, *names: str) -> None:

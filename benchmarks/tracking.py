@@ -25,6 +25,7 @@ from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
+CALLS = 500
 JOB = "benchmark_1700000000_00000000"
 SCRIPT = """
 import json, sys, time
@@ -83,12 +84,10 @@ def time_bare_post(calls: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    parser = new_parser(__doc__, 3)
-    parser.add_argument("--calls", type=int, default=500)
-    args = parser.parse_args()
+    args = new_parser(__doc__, 3).parse_args()
     with recording("tracking", args.raw) as record:
         for number in range(1, args.rounds + 1):  # in turns, so that a slow minute of the machine hits both
             for name, call in (("bare POST", time_bare_post), ("mlflow.log_metric", time_log_metric)):
-                seconds = call(args.calls)
+                seconds = call(CALLS)
                 record.add("a call", name, number, wall=statistics.median(seconds))
                 record.add("the slowest call of a hundred", name, number, wall=statistics.quantiles(seconds, n=100)[98])

@@ -50,46 +50,40 @@ def _yaml(dice: random.Random) -> Bomb:
     width, depth, size = dice.randint(5, 12), dice.randint(6, 12), _many(dice, 3000, 300_000)
     levels = "".join(f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * width)}]}}\n" for level in range(1, depth))
     lists = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]\n" for level in range(1, depth))
-    text = dice.choice(
-        [
-            f"a0: &a0 {{x: 1}}\n{levels}{JOB}",
-            f"a0: &a0 [x]\n{lists}{JOB}tags: {{big: *a{depth - 1}}}\n",
-            f"{JOB}tags: {'[' * size}",
-            f"{JOB}tags: {'{a: ' * size}",
-            f"{JOB}tags: {{a: {'9' * size}}}\n",
-            f"{JOB}tags: !!python/object/apply:os.system ['echo escaped']\n",
-            "- " * size,
-            "? " * size,
-            f"{JOB}tags: &a [*a]\n",
-        ]
-    )
-    return Bomb(("submit", "job.yml", "--dry_run"), REFUSED, {"job.yml": text.encode()})
+    texts = [
+        f"a0: &a0 {{x: 1}}\n{levels}{JOB}",
+        f"a0: &a0 [x]\n{lists}{JOB}tags: {{big: *a{depth - 1}}}\n",
+        f"{JOB}tags: {'[' * size}",
+        f"{JOB}tags: {'{a: ' * size}",
+        f"{JOB}tags: {{a: {'9' * size}}}\n",
+        f"{JOB}tags: !!python/object/apply:os.system ['echo escaped']\n",
+        "- " * size,
+        "? " * size,
+        f"{JOB}tags: &a [*a]\n",
+    ]
+    return Bomb(("submit", "job.yml", "--dry_run"), REFUSED, {"job.yml": dice.choice(texts).encode()})
 
 
 def _toml(dice: random.Random) -> Bomb:
     size = _many(dice, 3000, 1_000_000)
-    text = dice.choice(
-        [
-            f"[submit]\ntag = {'[' * size}",
-            f"[submit]\ntag = {'{a=' * (size // 3)}",
-            f"[submit]\nnum_nodes = {'9' * size}",
-            f"[submit]\nnum_nodes = 0x{'f' * size}",
-            f"[submit]\n{'a.' * (size // 2)}b = 1",
-            f"[submit]\n[{'a.' * (size // 2)}b",
-            f"[submit]\ncluster = '''{'x' * size}",
-            f"[submit]\ncluster = {'x' * size}",
-        ]
-    )
-    name = dice.choice(["himl.toml", "pyproject.toml"])
+    texts = [
+        f"[submit]\ntag = {'[' * size}",
+        f"[submit]\ntag = {'{a=' * (size // 3)}",
+        f"[submit]\nnum_nodes = {'9' * size}",
+        f"[submit]\nnum_nodes = 0x{'f' * size}",
+        f"[submit]\n{'a.' * (size // 2)}b = 1",
+        f"[submit]\n[{'a.' * (size // 2)}b",
+        f"[submit]\ncluster = '''{'x' * size}",
+        f"[submit]\ncluster = {'x' * size}",
+    ]
+    text, name = dice.choice(texts), dice.choice(["himl.toml", "pyproject.toml"])
     return Bomb(SUBMIT, REFUSED, {name: text.replace("[submit]", "[tool.himl.submit]" if name != "himl.toml" else "[submit]").encode()})
 
 
 def _json(dice: random.Random) -> Bomb:
     size = _many(dice, 3000, 1_000_000)
-    text = dice.choice(
-        ["[" * size, '{"a":' * (size // 5), f'{{"subscription_id": {"9" * size}}}', f'{{"subscription_id": "{"x" * size}', '"' * size, " " * size]
-    )
-    return Bomb(("runs", "list", "--config_file", "other.json"), REFUSED, {"other.json": text.encode()})
+    texts = ["[" * size, '{"a":' * (size // 5), f'{{"subscription_id": {"9" * size}}}', f'{{"subscription_id": "{"x" * size}', '"' * size, " " * size]
+    return Bomb(("runs", "list", "--config_file", "other.json"), REFUSED, {"other.json": dice.choice(texts).encode()})
 
 
 def _pipeline(dice: random.Random) -> Bomb:
@@ -100,10 +94,9 @@ def _pipeline(dice: random.Random) -> Bomb:
 
 def _sweep(dice: random.Random) -> Bomb:
     size = _many(dice, 400, 100_000)
-    spec = dice.choice(
-        [f"randint({'9' * size})", f"uniform(0,{'9' * size})", "choice(" * (size // 7), "(" * size, f"loguniform(1e{'9' * size},1)", "quniform(0,1e308,1e-308,"]
-    )
-    return Bomb((*SUBMIT, "--sweep", f"x={spec}"), REFUSED)
+    numbers = "9" * size
+    specs = [f"randint({numbers})", f"uniform(0,{numbers})", "choice(" * (size // 7), "(" * size, f"loguniform(1e{numbers},1)", "quniform(0,1e308,1e-308,"]
+    return Bomb((*SUBMIT, "--sweep", f"x={dice.choice(specs)}"), REFUSED)
 
 
 def _numbers(dice: random.Random) -> Bomb:
@@ -129,9 +122,8 @@ def _ignore(dice: random.Random) -> Bomb:
 
 def _csv(dice: random.Random) -> Bomb:
     size = _many(dice, 131_073, 2_000_000)
-    text = dice.choice(
-        ["x" * size, '"' * size, "image,slide_id\n" + '"' + "x" * size, "image" + "," * size, "image,slide_id\n" + "," * size, "\0" * size, "\r" * size]
-    )
+    head = "image,slide_id\n"
+    text = dice.choice(["x" * size, '"' * size, f'{head}"{"x" * size}', "image" + "," * size, head + "," * size, "\0" * size, "\r" * size])
     if dice.random() < 0.5:
         return Bomb(("montage", "data.csv"), REFUSED | NOT_FOUND, {"data.csv": text.encode()})
     return Bomb(("montage", ".", "--include_by_slide_id", "ids.csv"), REFUSED | NOT_FOUND, {"ids.csv": text.encode(), "a.png": b"no picture"})
@@ -147,19 +139,17 @@ def _xml(dice: random.Random) -> Bomb:
     lol = "".join(f'<!ENTITY l{level} "{f"&l{level - 1};" * 10}">' for level in range(1, depth))
     blob = "<Blob><Name>@</Name><Properties><Content-Length>#</Content-Length></Properties></Blob>"
     page = f"<EnumerationResults><Blobs>{blob}</Blobs><NextMarker /></EnumerationResults>"
-    text = dice.choice(
-        [
-            f'<!DOCTYPE a [<!ENTITY l0 "lol">{lol}]>' + page.replace("@", f"&l{depth - 1};"),
-            f'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>{page}'.replace("@", "&x;"),
-            f'<!DOCTYPE a [<!ENTITY x "{"x" * size}">]>' + page.replace("@", "&x;" * 10_000),
-            "<a>" * size,
-            page.replace("#", "9" * size).replace("@", "a"),
-            page.replace("#", "-5").replace("@", "a"),
-            page.replace("#", "1").replace("@", "a")[: -dice.randint(1, 100)],
-            '<?xml version="1.0" encoding="utf-7"?>' + page,
-        ]
-    )
-    return Bomb(("datastore", "list", "--datastore", "hostile"), FAILED, listing=text.encode())
+    texts = [
+        f'<!DOCTYPE a [<!ENTITY l0 "lol">{lol}]>' + page.replace("@", f"&l{depth - 1};"),
+        f'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>{page}'.replace("@", "&x;"),
+        f'<!DOCTYPE a [<!ENTITY x "{"x" * size}">]>' + page.replace("@", "&x;" * 10_000),
+        "<a>" * size,
+        page.replace("#", "9" * size).replace("@", "a"),
+        page.replace("#", "-5").replace("@", "a"),
+        page.replace("#", "1").replace("@", "a")[: -dice.randint(1, 100)],
+        '<?xml version="1.0" encoding="utf-7"?>' + page,
+    ]
+    return Bomb(("datastore", "list", "--datastore", "hostile"), FAILED, listing=dice.choice(texts).encode())
 
 
 def _zip(dice: random.Random) -> Bomb:
@@ -168,11 +158,10 @@ def _zip(dice: random.Random) -> Bomb:
         for number in range(dice.choice([1, 3, 2000])):
             archive.writestr(zipfile.ZipInfo(f"lab/{number}.py"), bytes(dice.choice([10, 1000])), zipfile.ZIP_DEFLATED)
         archive.writestr(zipfile.ZipInfo("lab/zeros"), bytes(5_000_000), zipfile.ZIP_DEFLATED)
-    content = made.getvalue()
-    is_cut = dice.random() < 0.5
-    return Bomb(
-        ("checkpoint", "fetch", "last.ckpt"), BROKEN if is_cut else DONE, {"last.ckpt": content[: dice.randrange(9, len(content) // 2)] if is_cut else content}
-    )
+    content, codes = made.getvalue(), DONE
+    if dice.random() < 0.5:
+        content, codes = content[: dice.randrange(9, len(content) // 2)], BROKEN
+    return Bomb(("checkpoint", "fetch", "last.ckpt"), codes, {"last.ckpt": content})
 
 
 def _safetensors(dice: random.Random) -> Bomb:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from stress import records as raw
-from stress.records import SHOWN, Outcome, Record
+from stress.records import SHOWN, Outcome, PartResults, Record, read_parts
 from tests.support.machine import ROOT
 
 RESULTS, TEMPLATE = Path(__file__).with_name("results"), Path(__file__).with_name("reliability.md.in")
@@ -23,24 +21,12 @@ NOTHING = "–"
 _PLACE = re.compile(r"\{([a-z_]+)(?:\.(?:([a-z_]+):)?([a-z_.]+))?\}")
 
 
-@dataclass(frozen=True)
-class PartResults:
-    meta: Mapping[str, Any]
-    records: Sequence[Record]
-
-    @property
-    def name(self) -> str:
-        return str(self.meta["part"])
-
-    def value(self, column: str, name: str) -> str:
-        """What stands for *name*, of cases of *column* alone where there is one. Raises ValueError for a name or fact that there is not."""
-        records = [one for one in self.records if column in ("", one.id.split("/")[1])]
-        if name in Outcome.__members__:
-            return figure(sum(record.result.outcome is Outcome[name] for record in records))
-        values = _values(records, name.removeprefix("sum."))
-        if not records or (not values if name.startswith("sum.") else name not in _VALUES):
-            raise ValueError(f"The document needs '{name}' of '{self.name}.{column}', and there is none.")
-        return figure(sum(values)) if name.startswith("sum.") else _VALUES[name](records)
+def value_of(part: PartResults, column: str, name: str) -> str:
+    """What stands for *name*, of cases of *column* alone where there is one."""
+    records = [one for one in part.records if column in ("", one.id.split("/")[1])]
+    if name in Outcome.__members__:
+        return figure(sum(record.result.outcome is Outcome[name] for record in records))
+    return figure(sum(_values(records, name.removeprefix("sum.")))) if name.startswith("sum.") else _VALUES[name](records)
 
 
 _VALUES: Mapping[str, Callable[[Sequence[Record]], str]] = {
@@ -52,10 +38,6 @@ _VALUES: Mapping[str, Callable[[Sequence[Record]], str]] = {
     "by_attack": lambda records: listed(records, ("attack", "server"), ["sent"], ["threads", "handles", "growth_mib", "own_longest_wait"]),
     "figures": lambda records: figures_of(records),
 }
-
-
-def read_parts(results: Path) -> dict[str, PartResults]:
-    return {name: PartResults(*part) for name, part in raw.read_parts(results).items()}
 
 
 def render(results: Path, template: Path = TEMPLATE) -> str:
@@ -72,9 +54,7 @@ def render(results: Path, template: Path = TEMPLATE) -> str:
         part, column, name = place.groups("")
         if not name and part in whole:
             return whole[part](list(parts.values()))
-        if part not in parts:
-            raise ValueError(f"The document needs '{part}.{name}', and there are no results of a part '{part}': 'scripts/stress --full' makes them.")
-        return parts[part].value(column, name)
+        return value_of(parts[part], column, name)
 
     return _PLACE.sub(value, template.read_text(encoding="utf-8"))
 
@@ -91,7 +71,7 @@ def verdict(parts: Sequence[PartResults]) -> str:
         said += [f"- `{case_id}`: {why} (`python -m stress --case {case_id} --seed {seed}`)" for seed, case_id, why in losses]
     if counts[Outcome.not_met]:
         said += ["", f"In {counts[Outcome.not_met]:,} further cases what was to go wrong did not come about; they are counted apart."]
-    if samples := [part.name for part in parts if not part.meta["full"]]:
+    if samples := [part.meta["part"] for part in parts if not part.meta["full"]]:
         said += ["", f"**Not all of it was run**: {', '.join(samples)}."]
     return "\n".join(said)
 
@@ -111,7 +91,7 @@ def runs(parts: Sequence[PartResults]) -> str:
     for part in parts:
         begun = part.meta["started"][: len("2026-01-01T00:00")].replace("T", " ")
         took = duration(part.meta["seconds"]) + (" since it went on" if "went_on" in part.meta else "")
-        lines.append([part.name, figure(len(part.records)), f"`{part.meta['command']}`", _commit(part.meta), begun, took])
+        lines.append([part.meta["part"], figure(len(part.records)), f"`{part.meta['command']}`", _commit(part.meta), begun, took])
     return table(["part", "cases", "command", "commit", "begun (UTC)", "took"], lines)
 
 
@@ -120,7 +100,7 @@ def machines(parts: Sequence[PartResults]) -> str:
     for part in parts:
         machine, versions = part.meta["machine"], ", ".join(f"{name} {version}" for name, version in sorted(part.meta["versions"].items()))
         facts = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory, {machine['disk']}, {machine['system']}"
-        where.setdefault(f"{facts}; {versions}", []).append(part.name)
+        where.setdefault(f"{facts}; {versions}", []).append(part.meta["part"])
     return "\n".join(f"- {place}" if len(where) == 1 else f"- {', '.join(names)}: {place}" for place, names in where.items())
 
 

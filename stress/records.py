@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from himl_cli.core.files import atomic_replacement
 
@@ -77,6 +77,11 @@ class Record:
         return self.result.outcome is Outcome.lost
 
 
+class PartResults(NamedTuple):
+    meta: dict[str, Any]
+    records: list[Record]
+
+
 class RecordFile:
     """The file of a part that runs, in *folder*: each record is there as soon as its case is over."""
 
@@ -119,11 +124,11 @@ def write_part(folder: Path, meta: dict[str, Any], records: Iterable[Record]) ->
     return folder / PACKED
 
 
-def read_parts(folder: Path) -> dict[str, tuple[dict[str, Any], list[Record]]]:
+def read_parts(folder: Path) -> dict[str, PartResults]:
     """The meta lines and cases of finished parts in *folder* by their names. Raises ValueError where there is none."""
     if not (folder / PACKED).exists():
         raise ValueError(f"There are no raw results in '{folder.name}': 'scripts/stress --full' makes them.")
-    return {meta["part"]: (meta, records) for meta, records in _parts(gzip.decompress((folder / PACKED).read_bytes()).decode())}
+    return {part.meta["part"]: part for part in _parts(gzip.decompress((folder / PACKED).read_bytes()).decode())}
 
 
 def parse_record(document: dict[str, Any]) -> Record:
@@ -135,13 +140,13 @@ def lost(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.is_lost]
 
 
-def _parts(text: str) -> list[tuple[dict[str, Any], list[Record]]]:
-    parts: list[tuple[dict[str, Any], list[Record]]] = []
+def _parts(text: str) -> list[PartResults]:
+    parts: list[PartResults] = []
     for document in map(json.loads, text.splitlines()):
         if document.get("kind") == "meta":
-            parts.append((document, []))
+            parts.append(PartResults(document, []))
         else:
-            parts[-1][1].append(parse_record(document))
+            parts[-1].records.append(parse_record(document))
     return parts
 
 

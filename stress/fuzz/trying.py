@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -29,6 +30,7 @@ from himl_cli.render.output import print_error
 from stress.fuzz import files, replies, state, typed
 from stress.fuzz.cases import Tried
 from stress.fuzz.strategies import Target, drawn
+from stress.world import plain
 
 TARGETS = {target.name: target for module in (typed, files, state, replies) for target in module.targets()}
 READY = drawn(st.text() | st.integers() | st.floats() | st.binary(), 0)
@@ -122,12 +124,12 @@ class Trial:
         except TooLong:
             return f"takes more than {SECONDS:.0f} s"
         except Exception as err:  # noqa: BLE001 - whatever it is, it is the finding
-            return f"{type(err).__name__} {_place_of(err)}: {shorten(_printable(str(err)), 120)}"
+            return f"{type(err).__name__} {_place_of(err)}: {shorten(plain(str(err)), 120)}"
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         if grown > MEMORY >> 10:
             return f"takes {grown >> 10} MiB"
         said = [one for one in warned if issubclass(one.category, _SAID)]
-        return f"warns: {shorten(_printable(str(said[0].message)), 120)}" if said else ""
+        return f"warns: {shorten(plain(str(said[0].message)), 120)}" if said else ""
 
 
 def shown(example: Any) -> str:
@@ -138,29 +140,20 @@ def _wrong_words(err: Exception) -> str:
     """What is wrong with a refusal; himl's own are looked at as people see them."""
     kind = type(err).__name__
     if not isinstance(err, HimlError):
-        return "" if str(err).isprintable() or not str(err) else f"{kind} with signs that are not to be seen: {_printable(str(err))[:120]}"
+        return "" if str(err).isprintable() or not str(err) else f"{kind} with signs that are not to be seen: {plain(str(err))[:120]}"
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         print_error(err, as_json=False)
     lines = said.getvalue().splitlines()
-    plain = [line for line in lines if all(each.isprintable() or "\udc80" <= each <= "\udcff" for each in line)]
-    if len(plain) != 1 + bool(err.hint) or len(lines) != len(plain) or not lines[0].removeprefix("error:").strip():
-        return f"{kind} in {len(lines)} lines: {_printable(said.getvalue())[:160]}"
+    printable = [line for line in lines if all(each.isprintable() or "\udc80" <= each <= "\udcff" for each in line)]
+    if len(printable) != 1 + bool(err.hint) or len(lines) != len(printable) or not lines[0].removeprefix("error:").strip():
+        return f"{kind} in {len(lines)} lines: {plain(said.getvalue())[:160]}"
     return ""
 
 
 def _place_of(err: BaseException) -> str:
-    place, trace = "outside of himl", err.__traceback__
-    while trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename)
-        if "himl_cli" in file.parts:
-            place = f"in {file.name}:{trace.tb_frame.f_code.co_name}"
-        trace = trace.tb_next
-    return place
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "·" for each in text)
+    ours = [frame for frame in traceback.extract_tb(err.__traceback__) if "himl_cli" in Path(frame.filename).parts]
+    return f"in {Path(ours[-1].filename).name}:{ours[-1].name}" if ours else "outside of himl"
 
 
 @contextlib.contextmanager

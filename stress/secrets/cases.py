@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stress.records import Case, Outcome, Result
 from stress.secrets.searching import Marks, Search, Shown, watching
-from stress.world import SAID, World, last_line
+from stress.world import Ended, Verdict, World, last_line, lost
 from tests.azureml_double.faults import Action, ExpireSas, Reset, Status
 from tests.azureml_double.log import listening
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
@@ -485,24 +485,20 @@ def _judged(lab: Lab, command: Command, channel: Channel, way: str, form: str, d
         return Result(Outcome.lost, None, time.monotonic() - begun, why="hangs")
     hits = lab.world.hits()
     lab.world.check_requests()
-    is_met = hits > 0 if way else all(lab.marks.kinds[kind] for kind in channel.kinds)
-    outcome, why = verdict(left, search, DOCUMENTED if way else command.codes, is_met=is_met)
+    if not way:  # no fault is to be met, but the channel's secrets
+        hits = int(all(lab.marks.kinds[kind] for kind in channel.kinds))
+    ended = Ended(left.code, left.stdout, left.stderr)
     facts = {"form": form, "way": way or "none", "marks": len(lab.marks), "files": search.files, "processes": search.processes}
-    if search.passed_over:
-        facts["passed_over"] = search.passed_over
-    if left.code:
-        facts["said"] = lab.world.tidy(last_line(left.stderr))[:SAID]
-    return Result(outcome, left.code, seconds, hits, None, lab.world.tidy(why), facts)
+    more = {"passed_over": search.passed_over} if search.passed_over else {}
+    return lab.world.told(verdict(ended, search, DOCUMENTED if way else command.codes), ended, seconds, hits, **facts, **more)
 
 
-def verdict(left: Left, search: Search, codes: frozenset[int], *, is_met: bool) -> tuple[Outcome, str]:
-    if search.leaks:
-        leaks = sorted(set(search.leaks))
-        return Outcome.lost, "; ".join(leaks[:SHOWN]) + (f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else "")
-    if BUG.search(left.stderr):
-        return Outcome.lost, f"a failure that himl does not know: {last_line(left.stderr)}"
-    if left.code not in codes:
-        return Outcome.lost, f"exit code {left.code}, documented: {', '.join(map(str, sorted(codes)))}: {last_line(left.stderr)}"
-    if not is_met:
-        return Outcome.not_met, ""
-    return (Outcome.survived if left.code == 0 else Outcome.reported), ""
+def verdict(ended: Ended, search: Search, codes: frozenset[int]) -> Verdict:
+    """Of a command and a script of the user's, whose traceback is its own."""
+    if leaks := sorted(set(search.leaks)):
+        return lost("; ".join(leaks[:SHOWN]) + (f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""))
+    if BUG.search(ended.stderr):
+        return lost(f"a failure that himl does not know: {last_line(ended.stderr)}")
+    if ended.code not in codes:
+        return lost(f"exit code {ended.code}, documented: {', '.join(map(str, sorted(codes)))}: {last_line(ended.stderr)}")
+    return Verdict(Outcome.survived if ended.code == 0 else Outcome.reported)

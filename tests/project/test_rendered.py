@@ -20,9 +20,8 @@ from benchmarks.raw import read_results
 from benchmarks.report import render, verdicts
 from docs.tools.terminal import COLUMNS, COMMANDS, PICTURES, SVG, captured, lines_of
 from stress import document
-from stress.document import read_parts
 from stress.plan import PARTS
-from stress.records import Outcome
+from stress.records import Outcome, read_parts
 
 PROJECT = Path(__file__).parents[2]
 STRESS = PROJECT / "stress" / "results"

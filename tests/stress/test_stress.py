@@ -39,7 +39,6 @@ from stress.world import SPAWN, Ended, Gauge, Measured, Verdict, World, differen
 from tests.azureml_double.faults import Status
 from tests.azureml_double.stage import Stage
 from tests.support.forked_himl import PROGRAM, forked
-from tests.support.running import Outcome as Left
 from tests.support.running import until, write_files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stress runs on Linux")
@@ -440,11 +439,11 @@ def test_secret_search_allows_own_files_and_sas_in_cache(tmp_path: Path) -> None
     key = f"password in the file {Path('home', *CACHE.parts[:2])}/…/key"
     assert sorted(search.leaks) == ["mode 640 of link", key, "password in the file workspace.db"]
 
-    def outcome(code: int = 0, stderr: str = "", *leaks: str, is_met: bool = True) -> str:
-        return verdict(Left(code, b"", stderr.encode()), Search([*leaks]), DOCUMENTED, is_met=is_met)[0].value
+    def outcome(code: int = 0, stderr: str = "", *leaks: str) -> str:
+        return verdict(Ended(code, "", stderr), Search([*leaks]), DOCUMENTED).outcome.value
 
-    assert (outcome(), outcome(5, "error: no\n"), outcome(is_met=False)) == ("survived", "reported", "not met")
-    assert (outcome(0, "", "password in stderr", is_met=False), outcome(1, BUG), outcome(-9)) == ("lost", "lost", "lost")
+    assert (outcome(), outcome(5, "error: no\n")) == ("survived", "reported")
+    assert (outcome(0, "", "password in stderr"), outcome(1, BUG), outcome(-9)) == ("lost", "lost", "lost")
 
 
 def test_record_that_strangers_changed_is_told() -> None:
