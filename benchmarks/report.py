@@ -149,10 +149,6 @@ def _missed(results: Results) -> str:
     return _lines(f"- **{one.aim.bench}, {one.aim.text}.** Here: {_value(one)}. {_filled(one.aim.cause or NO_CAUSE, results)}" for one in missed)
 
 
-def _not_judged(results: Results) -> str:
-    return _lines(f"- {one.aim.bench}, {one.aim.text}. Lacking: {one.why}." for one in verdicts(results) if one.value is None)
-
-
 def _count_aims(results: Results, which: str) -> str:
     judged = verdicts(results)
     counts = {"all": len(judged), "kept": sum(one.is_kept for one in judged), "lacking": sum(one.value is None for one in judged)}
@@ -192,7 +188,7 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,
-    "not_judged": _not_judged,
+    "not_judged": lambda results: _lines(f"- {one.aim.bench}, {one.aim.text}. Lacking: {one.why}." for one in verdicts(results) if one.value is None),
     "ratio": _ratio,
     **{figure: _figure(figure) for figure in ("wall", "cpu", "memory", "requests", "bytes")},
 }

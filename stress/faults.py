@@ -262,7 +262,7 @@ class RunsList(Attempt):
 COMMANDS: dict[str, type[Attempt]] = {"download": Download, "upload": Upload, "tb": Sync, "checkpoint": Fetch, "submit": Submit, "list": RunsList}
 
 
-FAILED, NO_LIST = frozenset({0, 5}), frozenset({"list"})
+FAILED, FLIPS, NO_LIST = frozenset({0, 5}), frozenset({0, 5, 6}), frozenset({"list"})
 UNDER_A_SECOND, OVER_ALL = 0.5, 100.0  # seconds of a stall that nobody need notice, and that are longer than any time without progress that himl allows
 FAST, SLOW, FLOOR = 4 << 20, 2_000, 60  # bytes a second of a drip: of files, of documents, and of what counts as standing still
 CHUNK = 16 << 10
@@ -309,10 +309,6 @@ def _drip(dice: random.Random, place: Place) -> double.Action:
     return double.Drip(FAST if place.is_file else SLOW)
 
 
-def _flip(dice: random.Random, place: Place) -> double.Action:
-    return (double.FlipUpload if place.sends else double.FlipByte)(at_byte(dice, place))
-
-
 def _later(dice: random.Random, place: Place) -> double.Action:
     seconds = dice.choice([0, 1, 3, 61])
     return double.Status(429, retry_after=seconds if dice.random() < 0.8 else email.utils.formatdate(time.time() + 3, usegmt=True))
@@ -335,7 +331,7 @@ FAULTS = (  # in the order in which they take long
     Fault("truncate", lambda dice, place: double.Truncate(at_byte(dice, place)), ANSWERS),
     Fault("dns", lambda dice, place: double.Refuse(dice.choice([502, 504])), on_connect=True),
     Fault("tls", _tls, on_connect=True),
-    Fault("flip", _flip, BYTES | {PUT.name}, frozenset({0, 5, 6}), lacks=NO_LIST),
+    Fault("flip", lambda dice, place: (double.FlipUpload if place.sends else double.FlipByte)(at_byte(dice, place)), BYTES | {PUT.name}, FLIPS, lacks=NO_LIST),
     Fault("md5", lambda dice, place: double.WrongMd5(), BYTES | SENT, frozenset({0, 6}), lacks=NO_LIST),
     Fault("etag", lambda dice, place: double.ChangeEtag(), BYTES | SENT, of_upload=frozenset({0, 1}), lacks=frozenset({"submit", "list"})),
     Fault("sas", lambda dice, place: double.ExpireSas(), STORAGE, frozenset({0, 4}), lacks=NO_LIST),

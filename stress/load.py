@@ -7,12 +7,11 @@ import signal
 import sqlite3
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPConnection
-from itertools import accumulate
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from stress import apart
 from stress.records import Case, Result
 from stress.world import LOG_METRIC, SPAWN, Ended, Gauge, World, measured
 from tests.azureml_double.seeding import ARTIFACTS, StagedWorkspace
+from tests.azureml_double.state import Run
 from tests.support import forked_himl, running, tensorboard
 from tests.support.processes import is_sound, is_sound_file, processes_below
 from tests.support.runs import RecordedRuns
@@ -53,9 +53,8 @@ def load_cases() -> list[Case]:
 
 def listed(few: int, many: int, world: World, dice: random.Random) -> Result:
     """Real blobs by `himl datastore list` and `himl download --list`: all names, in order, and memory that does not grow with them."""
-    staged = world.stage.workspace()
-    try:
-        begun = time.monotonic()
+    with world.stage.own_workspaces():
+        staged, begun = world.stage.workspace(), time.monotonic()
         names = {size: _put(staged, SIZES[size], count, dice) for size, count in (("few", few), ("many", many))}
         facts: dict[str, object] = {"few": few, "many": many, "put_seconds": round(time.monotonic() - begun)}
         staged.write_config(world.folder)
@@ -71,8 +70,6 @@ def listed(few: int, many: int, world: World, dice: random.Random) -> Result:
                 peaks.append(done.peak)
                 seconds += done.wall if size == "many" else 0
             problems += growth_wrong(peaks, GROWTH)
-    finally:
-        staged.state.storage.wipe()
     return world.result(problems, 0, seconds, many, facts)
 
 
@@ -292,21 +289,19 @@ class GrowingRuns:
     """RUNS runs with an event file each; those of the first GROWING get one more record with each `grow`."""
 
     def __init__(self, staged: StagedWorkspace, most: int) -> None:
-        self._staged, self.most = staged, most
-        self._whole = tensorboard.event_bytes([step / 4 for step in range(most)])
-        self._ends = list(accumulate(_record_lengths(self._whole)))
+        self._staged, self.most, self.count = staged, most, BEGINS_WITH
         self.ids = [f"curve_{number}_{number:02x}" for number in range(RUNS)]
         self._runs = [staged.add_run(run_id, "curves", status="Running" if number < GROWING else "Completed") for number, run_id in enumerate(self.ids)]
-        self.count = BEGINS_WITH
-        for run in self._runs:
-            staged.state.storage.append("azureml", f"{run.artifact_prefix}logs/{tensorboard.NAME}", self._whole[: self._ends[self.count - 1]])
+        self._append(self._runs, _events(BEGINS_WITH))
 
     def grow(self) -> None:
         if self.count < self.most:
-            piece = self._whole[self._ends[self.count - 1] : self._ends[self.count]]
             self.count += 1
-            for run in self._runs[:GROWING]:
-                self._staged.state.storage.append("azureml", f"{run.artifact_prefix}logs/{tensorboard.NAME}", piece)
+            self._append(self._runs[:GROWING], _events(self.count)[len(_events(self.count - 1)) :])
+
+    def _append(self, runs: Sequence[Run], piece: bytes) -> None:
+        for run in runs:
+            self._staged.state.storage.append("azureml", f"{run.artifact_prefix}logs/{tensorboard.NAME}", piece)
 
     def wrong_copies(self, folder: Path) -> list[str]:
         """What is wrong with the copies when there was time for one more look: what came last may be on its way."""
@@ -317,15 +312,18 @@ class GrowingRuns:
 
     def _is_copied(self, folder: Path, number: int) -> bool:
         copies = [path.read_bytes() for path in folder.rglob("*tfevents*") if self.ids[number] in str(path.relative_to(folder))]
-        return copies == [self._whole[: self._ends[(self.count if number < GROWING else BEGINS_WITH) - 1]]]
+        return copies == [_events(self.count if number < GROWING else BEGINS_WITH)]
+
+
+@cache
+def _events(count: int) -> bytes:
+    return tensorboard.event_bytes([step / 4 for step in range(count)])
 
 
 def polled(looks: int, world: World, dice: random.Random) -> Result:
-    staged = world.stage.workspace()
-    try:
+    with world.stage.own_workspaces():
+        staged = world.stage.workspace()
         return _polled(world, GrowingRuns(staged, BEGINS_WITH + looks), staged, looks)
-    finally:
-        staged.state.storage.wipe()
 
 
 def _polled(world: World, runs: GrowingRuns, staged: StagedWorkspace, looks: int) -> Result:
@@ -364,12 +362,3 @@ def _looked(world: World, runs: GrowingRuns, board: tensorboard.Board, looks: in
         if seen % EACH == 0:
             figures.read(gauge)
     return seen
-
-
-def _record_lengths(content: bytes) -> Iterator[int]:
-    """Of the records of an event file: eight bytes for the length of what they hold, and two sums of four bytes."""
-    place = 0
-    while place < len(content):
-        length = 16 + int.from_bytes(content[place : place + 8], "little")
-        place += length
-        yield length

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from stress.bombs import bomb_cases
 from stress.endpoint import endpoint_cases
@@ -98,26 +98,21 @@ class WorkerFailed(Exception):
 
 class _Worker:
     def __init__(self, place: Path, seed: int) -> None:
-        self.cases, self._log = 0, place / "worker.log"
+        self.cases, self.log = 0, place / "worker.log"
         place.mkdir()
-        self._log.touch()
+        self.log.touch()
         self._ours, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=work, args=(theirs, self._log, place, seed))
+        self.process = SPAWN.Process(target=work, args=(theirs, self.log, place, seed))
         self.process.start()
         theirs.close()
-
-    def await_start(self) -> None:
-        if self._answer() is None:
-            raise WorkerFailed(self._log.read_text(errors="replace")[-2000:])
 
     def run(self, case_id: str) -> Record | None:
         self.cases += 1
         with suppress(OSError):
             self._ours.send(case_id)
-        found: Record | None = self._answer()
-        return found
+        return cast("Record | None", self.answer())
 
-    def _answer(self) -> Any:
+    def answer(self) -> object:
         """None where it has ended, or hangs."""
         with suppress(EOFError, OSError):
             return self._ours.recv() if self._ours.poll(HUNG) else None
@@ -181,7 +176,8 @@ class Crew:
         with self._guard:
             worker = _Worker(self._folder / f"worker_{uuid.uuid4().hex[:8]}", self._seed)
             self._workers.append(worker)
-        worker.await_start()
+        if worker.answer() is None:
+            raise WorkerFailed(worker.log.read_text(errors="replace")[-2000:])
         return worker
 
     def _end(self, worker: _Worker) -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from himl_cli.commands import options
 from himl_cli.core import redaction
-from himl_cli.core import redaction as addresses
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
 from himl_cli.core.jobs import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import NotJson, read_json
@@ -82,9 +81,9 @@ TYPED: Sequence[tuple[str, Callable[[str], object], Sequence[str], tuple[type[Ex
 
 
 def _address(text: str) -> None:
-    for read in (addresses.is_address, addresses.is_botched_address, addresses.shown, addresses.identity, addresses.last_name):
+    for read in (redaction.is_address, redaction.is_botched_address, redaction.shown, redaction.identity, redaction.last_name):
         read(text)
-    addresses.safe_name(addresses.last_name(text)).encode()
+    redaction.safe_name(redaction.last_name(text)).encode()
 
 
 def _sweep(given: tuple[list[str], str, str, str, int, bool]) -> None:
@@ -100,10 +99,6 @@ def _sweep(given: tuple[list[str], str, str, str, int, bool]) -> None:
 def _sweeps() -> st.SearchStrategy[Any]:
     spaces, sampling, stops = st.lists(texts(SPACES), min_size=1, max_size=3), texts(("random", "grid", "bayesian", "")), st.just("") | texts(STOPS)
     return st.tuples(spaces, sampling, stops, st.sampled_from(["val/loss", "", " ", "\ud800"]), st.sampled_from([1, 0, 5, -1, 2**70]), st.booleans())
-
-
-def _filter(given: tuple[str, str, str]) -> None:
-    Filters(include=(given[0],), exclude=(given[1],)).admit(given[2])
 
 
 def _ignore(given: tuple[bytes, str]) -> None:
@@ -240,10 +235,6 @@ def _failure(given: tuple[int, Any, str]) -> None:
     raise service_errors.refusal(failure, ADDRESS, "your sign-in")
 
 
-def _failures() -> st.SearchStrategy[Any]:
-    return st.tuples(st.sampled_from([400, 401, 403, 404, 409, 429, 500, 503]), documents(ERRORS), texts(CHALLENGE))
-
-
 def _tokens() -> st.SearchStrategy[str]:
     coded = json_files([CLAIMS]).map(lambda content: f"h.{base64.urlsafe_b64encode(content).decode()}.s")
     return st.one_of(coded, coded, texts(("eyJ.eyJ0aWQiOiJ0In0.s",)))
@@ -277,12 +268,17 @@ TOLD: Sequence[tuple[str, Callable[[str], object], Sequence[str]]] = (
 
 def targets() -> list[Target]:
     xml, name = contents((LISTING, BOMB), XML_WORDS), texts(NAMES)
+    failures = st.tuples(st.sampled_from([400, 401, 403, 404, 409, 429, 500, 503]), documents(ERRORS), texts(CHALLENGE))
     return [
         *(text_target(f"typed/{name}", samples, call, refusals) for name, call, samples, refusals in TYPED),
         *(text_target(f"wire/{name}", samples, call, ()) for name, call, samples in TOLD),
         text_target("typed/address", (SIGNED, "http://127.0.0.1:8080/a", "https:/host", "s3://b/k", STUDIO), _address, ()),
         Target("typed/sweep", _sweeps, _sweep),
-        Target("typed/filters", lambda: st.tuples(texts(GLOBS), texts(GLOBS), name), _filter),
+        Target(
+            "typed/filters",
+            lambda: st.tuples(texts(GLOBS), texts(GLOBS), name),
+            lambda given: Filters(include=(given[0],), exclude=(given[1],)).admit(given[2]),
+        ),
         Target("typed/ignore_rules", lambda: st.tuples(contents(IGNORED), name.filter(_can_be_path)), _ignore, ()),
         Target("typed/file_name", lambda: name, _safe_name, (UnsafeName,)),
         text_target("typed/pairs", ("A=b", "x", "=y", "a=b=c"), lambda text: options.parse_pairs("--tag", [text])),
@@ -292,7 +288,7 @@ def targets() -> list[Target]:
         Target("wire/listing", lambda: xml, _page, (ServiceFailed,)),
         Target("wire/level", lambda: xml, lambda content: container.listed_level(content, "r/"), (ServiceFailed,)),
         Target("wire/storage_error", lambda: damaged([STORAGE_ERROR.encode()]), blob_responses.error_code, ()),
-        Target("wire/failure", _failures, _failure, (HimlError,), takes_some=False),
+        Target("wire/failure", lambda: failures, _failure, (HimlError,), takes_some=False),
         Target("wire/token", _tokens, lambda text: credentials.Token(text, 1.0, "c").claims(), ()),
         Target("wire/json", lambda: json_files([*ERRORS, WORKSPACE, TAGS]), read_json, (NotJson,)),
         Target("wire/number", values, run_metrics.as_number, ()),
