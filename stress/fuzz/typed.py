@@ -101,6 +101,10 @@ def _sweeps() -> st.SearchStrategy[Any]:
     return st.tuples(spaces, sampling, stops, st.sampled_from(["val/loss", "", " ", "\ud800"]), st.sampled_from([1, 0, 5, -1, 2**70]), st.booleans())
 
 
+def _filter(given: tuple[str, str, str]) -> None:
+    Filters(include=(given[0],), exclude=(given[1],)).admit(given[2])
+
+
 def _ignore(given: tuple[bytes, str]) -> None:
     rules = snapshot.parse_rules(given[0])
     for is_folder in (False, True):
@@ -274,11 +278,7 @@ def targets() -> list[Target]:
         *(text_target(f"wire/{name}", samples, call, ()) for name, call, samples in TOLD),
         text_target("typed/address", (SIGNED, "http://127.0.0.1:8080/a", "https:/host", "s3://b/k", STUDIO), _address, ()),
         Target("typed/sweep", _sweeps, _sweep),
-        Target(
-            "typed/filters",
-            lambda: st.tuples(texts(GLOBS), texts(GLOBS), name),
-            lambda given: Filters(include=(given[0],), exclude=(given[1],)).admit(given[2]),
-        ),
+        Target("typed/filters", lambda: st.tuples(texts(GLOBS), texts(GLOBS), name), _filter),
         Target("typed/ignore_rules", lambda: st.tuples(contents(IGNORED), name.filter(_can_be_path)), _ignore, ()),
         Target("typed/file_name", lambda: name, _safe_name, (UnsafeName,)),
         text_target("typed/pairs", ("A=b", "x", "=y", "a=b=c"), lambda text: options.parse_pairs("--tag", [text])),

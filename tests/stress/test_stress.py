@@ -35,7 +35,7 @@ from stress.ranks import ORDERS, PARTS_OF_ORDERS, Launch, Launcher, RankEnd, end
 from stress.records import Case, Outcome, Record, RecordFile, Result, parse_record, read_parts, write_part
 from stress.secrets.cases import DOCUMENTED, verdict
 from stress.secrets.searching import CACHE, Marks, Search, watching
-from stress.world import SPAWN, Ended, Gauge, Measured, Verdict, World, differences, file_differences, judge, judge_again, wrong_blobs
+from stress.world import SPAWN, Ended, Gauge, Measured, Verdict, World, differences, file_differences, judge, judge_again, lost, wrong_blobs
 from tests.azureml_double.faults import Status
 from tests.azureml_double.stage import Stage
 from tests.support.forked_himl import PROGRAM, forked
@@ -146,6 +146,7 @@ def test_case_has_own_folder_and_a_broken_one_is_lost(world: World) -> None:
     result = run_case(world, Case("part/cell/00", fail), 8).result
     assert (result.outcome, result.why.startswith("harness: RuntimeError in test_stress.py:")) == (Outcome.lost, True)
     assert result.why.endswith(": no such thing in …/x")
+    assert [world.told(found, DONE, 0.1, 0).outcome for found in (REPORTED, lost("'a' is lacking"))] == [Outcome.not_met, Outcome.lost]
 
 
 def test_single_case_is_run_by_a_worker(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
