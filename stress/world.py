@@ -33,7 +33,8 @@ DRAWS = 4  # a case in which nothing went wrong is drawn anew so often at most, 
 LIMIT = 400.0  # seconds after which a command counts as one that hangs: twice what the longest series of tries takes
 NAMED, SAID = 5, 160
 SPAWN = multiprocessing.get_context("spawn")
-_IDS = re.compile(r"(…/)?case_[0-9a-f]{8}|\b\w+_\d{10}_[0-9a-f]{8}\b|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}")
+_IDS = re.compile(r"(…/)?case_[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}")
+_RUN_ID = re.compile(r"\b\w+_\d{10}_[0-9a-f]{8}\b")
 _ESCAPED = re.compile(r"Traceback \(most recent call last\)|Exception ignored|this is a bug in himl", re.IGNORECASE)
 Kept = TypeVar("Kept")
 LOG_METRIC = """
@@ -127,10 +128,11 @@ class World:
 
     def told(self, verdict: Verdict, ended: Ended | None, seconds: float, hits: int, again: Ended | None = None, /, **facts: Any) -> Result:
         """That of a case whose first call *ended* so; unless something is lost, one without *hits* was not met."""
+        said, why = (self.tidy(_RUN_ID.sub("…", text)) for text in (last_line(ended.stderr) if ended else "", verdict.why))
         if ended is not None and ended.code > 0:
-            facts["said"] = self.tidy(last_line(ended.stderr))[:SAID]
+            facts["said"] = said[:SAID]
         outcome = verdict.outcome if hits or verdict.is_lost else Outcome.not_met
-        return Result(outcome, ended.code if ended else None, seconds, hits, again.code if again else None, self.tidy(verdict.why), facts)
+        return Result(outcome, ended.code if ended else None, seconds, hits, again.code if again else None, why, facts)
 
     def tidy(self, text: str) -> str:
         for path, short in ((self.place, "…"), (Path(__file__).parent.parent, "himl")):

@@ -66,25 +66,28 @@ def _workspace() -> bytes:
     return path.read_bytes()
 
 
-def _read_workspace(workspace: LocalWorkspace) -> None:
+def _read_workspace() -> None:
+    workspace = LocalWorkspace(Path.cwd())
     for run in [*workspace.runs(RunQuery(limit=5))][:3]:
         for read in (workspace.run, workspace.metrics, workspace.values, workspace.parameters):
             read(run.id)
         workspace.results([run], wanted=lambda name: True, whole=True)
 
 
-def _damaged_workspace(content: bytes) -> None:
+def _placed(content: bytes) -> Path:
     for path in Path.cwd().glob("workspace.db*"):
         path.unlink()
-    written("workspace.db", content)
-    _read_workspace(LocalWorkspace(Path.cwd()))
+    return written("workspace.db", content)
+
+
+def _damaged_workspace(content: bytes) -> None:
+    _placed(content)
+    _read_workspace()
 
 
 def _rows(given: tuple[str, str, Any]) -> None:
     table, column, value = given
-    for path in Path.cwd().glob("workspace.db*"):
-        path.unlink()
-    connection = sqlite3.connect(written("workspace.db", _workspace()))
+    connection = sqlite3.connect(_placed(_workspace()))
     try:
         connection.execute(f"UPDATE OR IGNORE {table} SET {column} = ?", (value,))
         connection.commit()
@@ -92,7 +95,7 @@ def _rows(given: tuple[str, str, Any]) -> None:
         return  # SQLite itself does not hold it
     finally:
         connection.close()
-    _read_workspace(LocalWorkspace(Path.cwd()))
+    _read_workspace()
 
 
 def _row_values() -> st.SearchStrategy[Any]:
