@@ -188,7 +188,7 @@ class Crew:
 
 def work(answers: Connection, log: Path, place: Path, seed: int) -> None:
     """Say that it is ready, then run the case of each id that comes and answer with its record, until nobody asks any more."""
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C ends the one that asks, and that ends this; what is ignored stays so for children
+    pass_over_interrupts()
     with log.open("ab") as said:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(said.fileno(), stream.fileno())
@@ -198,6 +198,11 @@ def work(answers: Connection, log: Path, place: Path, seed: int) -> None:
         answers.send("ready")
         while True:
             answers.send(run_case(world, cases[answers.recv()], seed))
+
+
+def pass_over_interrupts() -> None:
+    """Ctrl-C ends the one that asks, and that ends this process. It is not ignored: that would stay so for children, which are killed by it in some cases."""
+    signal.signal(signal.SIGINT, lambda number, frame: None)
 
 
 def run_case(world: World, case: Case, seed: int) -> Record:

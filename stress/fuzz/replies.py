@@ -19,6 +19,7 @@ from functools import cache, partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
 from hypothesis import strategies as st
@@ -119,22 +120,16 @@ def line_of(method: str, url: str) -> str:
 @contextmanager
 def recording(staged: StagedWorkspace, folder: Path) -> Iterator[tuple[Connection, dict[str, Any]]]:
     found: dict[str, Any] = {}
-    before = dict(os.environ)
-    os.environ.update({**staged.environment(), "HIML_NO_CACHE": "1"})
-    try:
-        with connected(staged, folder) as connection:
-            send = connection.rest.send
+    with patch.dict(os.environ, {**staged.environment(), "HIML_NO_CACHE": "1"}), connected(staged, folder) as connection:
+        send = connection.rest.send
 
-            def kept(method: str, url: str, **options: Any) -> responses.Response:
-                reply = send(method, url, **options)
-                found[line_of(method, url)] = reply.body
-                return reply
+        def kept(method: str, url: str, **options: Any) -> responses.Response:
+            reply = send(method, url, **options)
+            found[line_of(method, url)] = reply.body
+            return reply
 
-            connection.rest.send = kept  # type: ignore[method-assign]
-            yield connection, found
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        connection.rest.send = kept  # type: ignore[method-assign]
+        yield connection, found
 
 
 def record_answers() -> None:

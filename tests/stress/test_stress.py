@@ -30,7 +30,7 @@ from stress.fuzz.cases import TARGETS
 from stress.fuzz.strategies import Target
 from stress.load import Figures, growth_wrong, wrong_answers, wrong_listing, wrong_submissions
 from stress.names import Blob, changes, file_problems, is_named, places_of, raw_signs, tree_of
-from stress.plan import PARTS, dice_for, run_case, sample
+from stress.plan import PARTS, dice_for, pass_over_interrupts, run_case, sample
 from stress.ranks import ORDERS, PARTS_OF_ORDERS, Launch, Launcher, RankEnd, ended_early, judge_launch, moved_otherwise
 from stress.records import Case, Outcome, Record, RecordFile, Result, parse_record, read_parts, write_part
 from stress.secrets.cases import DOCUMENTED, verdict
@@ -230,6 +230,18 @@ def test_arguments_and_variables_of_a_process_are_seen() -> None:
         until(lambda: any(b"--key=own" in arguments for shown in watcher.take() for arguments in shown.arguments))
         (shown,) = watcher.take()
     assert (shown.variables["MORE"], shown.is_job, "key" in shown.program) == (b"x", False, False)
+
+
+def test_killed_command_heeds_ctrl_c_though_worker_does_not() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pass_over_interrupts()
+        process = subprocess.Popen(["sleep", "60"])
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
 
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
