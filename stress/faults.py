@@ -342,25 +342,14 @@ WARM, PASSING, OF_ONE_FILE = 0.7, 0.6, 0.5  # shares of cases: himl remembers an
 CONNECTIONS = 3  # so many are made to a storage account at least; to other hosts it is one
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What goes wrong: *action* at *times* requests (None: all) that *match*, once *skip* such have gone by."""
-
-    action: double.Action
-    match: str
-    times: int | None
-    skip: int
-    text: str
-    is_warm: bool
-
-
 def fault_cases() -> list[Case]:
     cells = [(fault, command) for fault in FAULTS for command in COMMANDS if command not in fault.lacks]
     return [Case(f"faults/{command}/{fault.name}/{number:02d}", partial(_run, fault, command)) for fault, command in cells for number in range(A_CELL)]
 
 
-def draw(fault: Fault, places: Weighted, files: Mapping[str, bytes], dice: random.Random) -> Drawn:
-    is_warm = dice.random() < WARM
+def draw(fault: Fault, attempt: Attempt, dice: random.Random) -> tuple[str, bool]:
+    """Let what is drawn go wrong: at some requests or at all of a kind, once some have gone by; says which, and whether himl remembers an earlier call."""
+    places, files, is_warm = attempt.places, attempt.files, dice.random() < WARM
     fitting = [(place, weight) for place, weight in places if place.name in fault.at and not (is_warm and place.is_first_only)]
     if not fitting:  # what it could meet is asked by a first call only
         is_warm, fitting = False, [(place, weight) for place, weight in places if place.name in fault.at]
@@ -376,7 +365,8 @@ def draw(fault: Fault, places: Weighted, files: Mapping[str, bytes], dice: rando
     where = f"{'connections for ' if fault.on_connect else ''}{place.name}{' of ' if which else ''}{which}"
     values = [getattr(action, one.name) for one in fields(action) if getattr(action, one.name) != one.default and one.name != "message"]
     text = f"{type(action).__name__}({', '.join(map(str, values))}) at {where}, {times or 'all'} after {skip}"
-    return Drawn(action, f"^CONNECT {place.host}" if fault.on_connect else place.match, times, skip, text, is_warm)
+    attempt.world.stage.faults.add(action, f"^CONNECT {place.host}" if fault.on_connect else place.match, times=times, skip=skip)
+    return text, is_warm
 
 
 def _run(fault: Fault, command: str, world: World, dice: random.Random) -> Result:
@@ -387,10 +377,9 @@ def _run(fault: Fault, command: str, world: World, dice: random.Random) -> Resul
 
 def _tried(world: World, stock: Stock, memory: Path, fault: Fault, command: str, dice: random.Random) -> Result:
     attempt = COMMANDS[command](world, stock, dice)
-    drawn = draw(fault, attempt.places, attempt.files, dice)
-    world.begin_with(memory if drawn.is_warm else None)
     world.stage.clear()
-    world.stage.faults.add(drawn.action, drawn.match, times=drawn.times, skip=drawn.skip)
+    met, is_warm = draw(fault, attempt, dice)
+    world.begin_with(memory if is_warm else None)
     try:
         begun = time.monotonic()
         ended = attempt.call()
@@ -407,7 +396,7 @@ def _tried(world: World, stock: Stock, memory: Path, fault: Fault, command: str,
     finally:
         attempt.close()
         shutil.rmtree(world.project)
-    return world.told(verdict, ended, seconds, hits, again, met=drawn.text, cache="warm" if drawn.is_warm else "cold")
+    return world.told(verdict, ended, seconds, hits, again, met=met, cache="warm" if is_warm else "cold")
 
 
 def _judged(attempt: Attempt, ended: Ended | None, documented: frozenset[int]) -> Verdict:

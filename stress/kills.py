@@ -268,10 +268,10 @@ def kill_cases() -> list[Case]:
     return [Case(f"kills/{command}/{number.name}/{at:02d}", partial(_run, command, number)) for command, number in cells for at in range(A_CELL)]
 
 
-def draw(number: signal.Signals, victims: Sequence[str], seconds: float, dice: random.Random) -> list[Blow]:
-    blow = Blow(number, dice.random() * BEYOND * seconds, dice.sample(victims, len(victims)))
-    is_second, within, other = dice.random() < TWICE, dice.random() * WITHIN, dice.choice(SIGNALS)
-    return [blow, Blow(other, blow.after + within, blow.order)] if is_second else [blow]
+def draw(number: signal.Signals, seconds: float, dice: random.Random) -> list[tuple[signal.Signals, float]]:
+    """One signal, or two, and after how many seconds each comes."""
+    after, is_second, within, other = dice.random() * BEYOND * seconds, dice.random() < TWICE, dice.random() * WITHIN, dice.choice(SIGNALS)
+    return [(number, after), (other, after + within)] if is_second else [(number, after)]
 
 
 def _run(command: str, number: signal.Signals, world: World, dice: random.Random) -> Result:
@@ -297,7 +297,8 @@ def _tried(world: World, command: str, number: signal.Signals, dice: random.Rand
     usual, memory = _pace(world, command, is_warm=is_warm)
     seconds = seconds or usual  # where the command ended before the signal came, it was quicker than usual
     with _started(world, command, memory, dice) as (killed, started):
-        struck = [hit for blow in draw(number, killed.victims, seconds, dice) if (hit := started.strike(blow)) is not None]
+        order = dice.sample(killed.victims, len(killed.victims))
+        struck = [hit for sent, after in draw(number, seconds, dice) if (hit := started.strike(sent, after, order)) is not None]
         ended = started.outcome()
         result = _judged(world, killed, ended, struck, started)
         world.check_requests()
@@ -356,15 +357,6 @@ def _alone(world: World, command: str, memory: Path | None) -> float:
 
 
 @dataclass(frozen=True)
-class Blow:
-    """Signal *number*, *after* so many seconds; of those in *order* it goes to the first that there is then."""
-
-    number: signal.Signals
-    after: float
-    order: Sequence[str]
-
-
-@dataclass(frozen=True)
 class Struck:
     number: signal.Signals
     victim: str
@@ -388,15 +380,16 @@ class Started:
     def seconds(self) -> float:
         return time.monotonic() - self._begun
 
-    def strike(self, blow: Blow) -> Struck | None:
-        if self.ended_within(blow.after - self.seconds):
+    def strike(self, number: signal.Signals, after: float, order: Sequence[str]) -> Struck | None:
+        """Send signal *number*, *after* so many seconds, to the first of those in *order* that there is then."""
+        if self.ended_within(after - self.seconds):
             return None
-        for victim in blow.order:
-            struck, after = None, self.seconds
-            for send, number in self._processes(victim):
+        for victim in order:
+            struck, moment = None, self.seconds
+            for send, pid in self._processes(victim):
                 with suppress(ProcessLookupError):
-                    send(number, blow.number)
-                    struck = Struck(blow.number, victim, after)
+                    send(pid, number)
+                    struck = Struck(number, victim, moment)
             if struck is not None:
                 return struck
         return None
