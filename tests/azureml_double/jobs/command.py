@@ -33,7 +33,6 @@ class Manner:
 
     hold: str = ""  # the status in which each job waits to be released; empty: none waits
     whole_logs: bool = False  # logs are replaced as they grow, not appended to
-    log_digits: int = 1  # that numbers of ranks have at least in the names of logs
     retry_logs: bool = False  # those of later tries are kept in `user_logs/retry_001`, …; else the last try's replace the ones before
     fails_with_a_trial: bool = False  # a sweep fails when one trial does, not only when the first three or all of them do
     values_in: str = "tag"  # of a trial, as OWN_TAGS has it, or nowhere but on the sweep (`sweep`; `old_sweep`: there without the prefix)

@@ -18,7 +18,6 @@ GENERATORS = {"Random": "RANDOM", "Grid": "GRID", "Bayesian": "BayesianOptimizat
 SYSTEM_PREFIX, VALUE_PREFIX, HYPERPARAMETERS = "_aml_system_", "AZUREML_SWEEP_", "hyperparameters"
 OWN_TAGS = {
     "tag": (HYPERPARAMETERS, SYSTEM_PREFIX + HYPERPARAMETERS),
-    "old_tag": (HYPERPARAMETERS,),
     "system_tag": (SYSTEM_PREFIX + HYPERPARAMETERS,),
 }
 """Of a trial: the tags with its values, by `values_in`."""

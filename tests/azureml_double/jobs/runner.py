@@ -37,7 +37,7 @@ class Attempt:
         self._staged, self._run, self._job = staged, run, run.job
         self._folder, self._submitter, self._manner = folder, submitter, manner
         self._data, self._home, self._temp = folder / "cap" / "data-capability" / "wd", folder / "home", folder / "tmp"
-        self._ranks = processes.ranks_of(self._job, manner.log_digits)
+        self._ranks = processes.ranks_of(self._job)
         self._working = {rank.node: folder / (f"node_{rank.node}" if rank.node else "exe") / "wd" for rank in self._ranks}
         self._layer = Layer(staged.state, self._data, self._working[0])
         self._inputs: dict[str, str] = {}
@@ -277,11 +277,6 @@ class JobRunner:
 
     def preempt(self, run_id: str) -> None:
         self._courses[run_id].preempt()
-
-    def preempt_after(self, run_id: str, seconds: float) -> None:
-        timer = threading.Timer(seconds, self.preempt, [run_id])
-        timer.daemon = True
-        timer.start()
 
     def close(self) -> None:
         if self.staged.state.jobs is self:
