@@ -54,7 +54,11 @@ SET: dict[str, tuple[str, Mapping[str, str], str, str]] = {
 }
 NO_FILE = "workspace.db' is no file, or a link that leads to none."
 HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "a damaged record of runs": (lambda project: write_files(project, {".himl/workspace.db": b"no database" * 100}), "workspace.db' is damaged", "to start a new record"),
+    "a damaged record of runs": (
+        lambda project: write_files(project, {".himl/workspace.db": b"no database" * 100}),
+        "workspace.db' is damaged",
+        "to start a new record",
+    ),
     "a record by a newer himl": (record_by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
     "a folder in place of the record": (lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True), NO_FILE, "to start a new record"),
 }

@@ -16,8 +16,8 @@ from himl_cli.core.logged import Aggregation, Logged, LoggedKind, LoggedRow, Run
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.aggregate import aggregate, children_chosen
-from himl_cli.workspaces.base import RunRecorder, Workspace
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.base import RunRecorder, Workspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.azure import opened
 from tests.support.runs import RecordedRuns

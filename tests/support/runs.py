@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -80,7 +79,6 @@ class RecordedRuns:
     def log(self, run_id: str, points: Sequence[Point] = (), parameters: Mapping[str, str] | None = None) -> None:
         """Record metrics (name, value, step, milliseconds) and parameters."""
         MetricStore(self._database).log(run_id, points, parameters)
-
 
 
 @pytest.fixture

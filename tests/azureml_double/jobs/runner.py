@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tests.azureml_double.jobs import processes
-from tests.azureml_double.jobs.command import Manner, filled, limit_of
+from tests.azureml_double.jobs.command import Manner, filled, seconds_of
 from tests.azureml_double.jobs.data import LITERAL, GrowingLog, LaidOutput, Layer, Place, code_place, files_below
 from tests.azureml_double.jobs.pipelines import PipelineCourse
 from tests.azureml_double.jobs.processes import Course, JobCanceled, JobFailed, JobPreempted
@@ -213,7 +213,7 @@ class CommandCourse(Course):
 
     def _watch(self, attempt: Attempt) -> None:
         timeout = (self._job.get("limits") or {}).get("timeout")
-        limit = limit_of(timeout) if timeout else None
+        limit = seconds_of(timeout) if timeout else None
         real = None if limit is None else limit * self._manner.minute / 60
         try:
             ended = attempt.watch(self._interrupted, real)
@@ -242,7 +242,7 @@ class CommandCourse(Course):
             if self._canceled.is_set():
                 raise JobCanceled
             self._run.move(status)
-        if status == self._manner.hold:
+        if status == "Queued" and self._manner.hold:
             self._released.wait()
             if self._canceled.is_set():
                 raise JobCanceled

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tests.azureml_double.frame import bad_request
-from tests.azureml_double.jobs.command import CHOICE, LONGEST_SWEEP, MOST_TRIALS, Value, Values, limit_of, seconds_of, size_of, unknown_references
+from tests.azureml_double.jobs.command import CHOICE, LONGEST_SWEEP, MOST_TRIALS, Value, Values, seconds_of, size_of, unknown_references
 from tests.azureml_double.jobs.processes import Course, JobFailed
 from tests.azureml_double.jobs.records import SYSTEM_PREFIX, add_trial
 from tests.azureml_double.state import Json, Metric, Point, Principal, Run, now, time_text
@@ -176,7 +176,7 @@ class SweepCourse(Course):
         limits = self._job.get("limits") or {}
         total = limits.get("maxTotalTrials") or MOST_TRIALS
         self._concurrent = limits.get("maxConcurrentTrials") or total
-        self._seconds = limit_of(limits.get("timeout") or LONGEST_SWEEP) * runner.manner.minute / 60
+        self._seconds = seconds_of(limits.get("timeout") or LONGEST_SWEEP) * runner.manner.minute / 60
         self._metric = str(self._job["objective"]["primaryMetric"])
         self._maximize = str(self._job["objective"]["goal"]).lower() == "maximize"
         space, sampling = self._job["searchSpace"], self._job["samplingAlgorithm"]
