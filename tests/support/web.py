@@ -20,7 +20,7 @@ LONG_AGO = "Fri, 02 Jan 2026 03:04:05 GMT"
 
 @dataclass
 class Served:
-    """A file, and how it is served: `headers` come on top (and count before the others), `moved_to` makes it a redirection, with `status` it is sent as it is."""
+    """A file, and how it is served: `headers` come on top (and count before the others), `moved_to` makes it a redirection, a `status` sends it as it is."""
 
     body: bytes = b""
     etag: str = '"one"'
