@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from himl_cli.core.runs import RunQuery
-from himl_cli.workspaces.azure.config import WorkspaceAddress, address_of_job, azure_settings, current_cloud
+from himl_cli.workspaces.azure.config import WorkspaceAddress, azure_settings, current_cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool
@@ -33,25 +33,12 @@ from tests.support.web import Served, serving_files
 
 
 @contextmanager
-def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
-    """The workspace, as a command in *folder* sees it; the variables of `staged.environment()` have to be set."""
-    yield from _open(address_of(staged), folder, policy)
-
-
-@contextmanager
-def opened_in_job(folder: Path) -> Iterator[AzureWorkspace]:
-    """The workspace, as a command in a job sees it; the variables of `staged.job_environment(run)` have to be set."""
-    address = address_of_job()
-    assert address is not None
-    yield from _open(address, folder)
-
-
-def _open(address: WorkspaceAddress, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
-    workspace = AzureWorkspace(Connection.open(address, settings=azure_settings(folder), policy=policy))
-    try:
+def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE, *, address: WorkspaceAddress | None = None) -> Iterator[AzureWorkspace]:
+    """The workspace, as a command in *folder* sees it; the variables of `staged.environment()` have to be set. *address*: as `address_of_job()` gives it in a
+    job, where the variables of `staged.job_environment(run)` have to be set."""
+    connection = Connection.open(address or address_of(staged), settings=azure_settings(folder), policy=policy)
+    with closing(AzureWorkspace(connection)) as workspace:
         yield workspace
-    finally:
-        workspace.close()
 
 
 HASTY = replace(CONTROL_PLANE, first=0.01)
