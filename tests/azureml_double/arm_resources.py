@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.azureml_double.arm_jobs import check_code, check_environment
-from tests.azureml_double.frame import ServiceError, arm_page, bad_request, below_no_workspace, body_of, demand, there, workspace_of
+from tests.azureml_double.frame import arm_page, bad_request, below_no_workspace, body_of, demand, there, workspace_of
 from tests.azureml_double.jobs.command import unknown_references
 from tests.azureml_double.jobs.pipelines import bare_id
 from tests.azureml_double.state import Azure, Caller, Datastore, Json, Right, Workspace, new_id, now, time_text
@@ -56,16 +56,12 @@ def get_workspace(request: Request) -> Response:
 
 @below_no_workspace
 def subscriptions(request: Request, azure: Azure, caller: Caller) -> Response:
-    """Those of the caller's tenant, or the one in the path."""
+    """Those of the caller's tenant."""
     assert caller.principal is not None
-    tenant, asked = caller.principal.tenant, request.path_params.get("subscription")
+    tenant = caller.principal.tenant
     own = sorted({one.subscription for one in azure.workspaces.values() if one.tenant == tenant})
     documents = [{"id": f"/subscriptions/{one}", "subscriptionId": one, "tenantId": tenant, "displayName": "Research", "state": "Enabled"} for one in own]
-    if asked is None:
-        return JSONResponse({"value": documents, "count": {"type": "Total", "value": len(documents)}})
-    if asked not in own:
-        raise ServiceError(404, "SubscriptionNotFound", f"The subscription '{asked}' could not be found.", gateway=True)
-    return JSONResponse(documents[own.index(asked)])
+    return JSONResponse({"value": documents, "count": {"type": "Total", "value": len(documents)}})
 
 
 async def cloud_endpoints(request: Request) -> Response:
@@ -353,6 +349,5 @@ for _one in ("environments", "data"):
 open_routes = [
     Route("/metadata/endpoints", cloud_endpoints),
     Route("/subscriptions", subscriptions),
-    Route("/subscriptions/{subscription}", subscriptions),
     Route(f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}/computeOperationsStatus/{{operation}}", operation_status),
 ]

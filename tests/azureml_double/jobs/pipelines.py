@@ -175,7 +175,7 @@ def camel(given: Mapping[str, Any]) -> Json:
 
 
 def bare_id(text: str | None) -> str | None:
-    return text.removeprefix("azureml:") if text and text.startswith(("azureml:/", "azureml:azureml:")) else text
+    return text.removeprefix("azureml:") if text and text.startswith(("azureml:/subscriptions/", "azureml:azureml:")) else text
 
 
 class PipelineCourse(Course):

@@ -188,7 +188,6 @@ def test_a_preempted_job_hears_nothing_and_begins_anew(azure: StagedWorkspace, d
         {"samplingAlgorithm": {"samplingAlgorithmType": "Sobol"}},
         {"samplingAlgorithm": BAYESIAN, "earlyTermination": {"policyType": "MedianStopping"}},
         {"samplingAlgorithm": BAYESIAN, "searchSpace": {"lr": ["normal", [0, 1]]}},
-        {"samplingAlgorithm": BAYESIAN, "searchSpace": {"lr": ["choice", [[1, "a"]]]}},
         {"samplingAlgorithm": RANDOM, "searchSpace": {"lr": ["uniform", [2, 1]]}},
         {"searchSpace": {}},
         {"searchSpace": {"lr": ["uniform", [0, 1]]}},
