@@ -10,22 +10,23 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from tests.support.fixtures import azure as azure
-from tests.support.fixtures import azure_environment as azure_environment
-from tests.support.fixtures import shared_stage as shared_stage
-from tests.support.fixtures import shared_web as shared_web
-from tests.support.fixtures import stage as stage
-from tests.support.fixtures import web as web
 from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
 from tests.support.forked_himl import FORKED, PROGRAM, forked
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import Himl
 from tests.support.spreading import group_of, spread
+
+if TYPE_CHECKING:
+    from tests.azureml_double.seeding import StagedWorkspace
+    from tests.azureml_double.stage import Stage
+    from tests.support.web import FileServer
 
 settings.register_profile("himl", deadline=None)  # these machines are shared: a slow moment is no failure
 settings.load_profile("himl")
@@ -120,19 +121,67 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.fixture
 def read_only() -> Iterator[Callable[[Path], Path]]:
     """Call it with a folder to make that read-only until the test ends."""
-    undo: list[Callable[[], None]] = []
+    with ExitStack() as stack:
 
-    def protect(folder: Path) -> Path:
-        restore = made_read_only(folder)
-        if restore is None:
-            lacking("a folder that cannot be written (by permission, or by a read-only mount as root)")
-        else:
-            undo.append(restore)
-        return folder
+        def protect(folder: Path) -> Path:
+            if not stack.enter_context(made_read_only(folder)):
+                lacking("a folder that cannot be written (by permission, or by a read-only mount as root)")
+            return folder
 
-    yield protect
-    for restore in reversed(undo):
-        restore()
+        yield protect
+
+
+@pytest.fixture(scope="session")
+def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The double of this test process; tests ask for `stage`."""
+    from tests.azureml_double.stage import running_stage  # only here: it costs every test process half a second
+
+    with running_stage(tmp_path_factory.mktemp("stage")) as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(shared_stage: Stage) -> Iterator[Stage]:
+    """The double, without faults, requests and workspaces of other tests. A request that nobody plays fails the test."""
+    shared_stage.clear()
+    with shared_stage.own_workspaces():
+        yield shared_stage
+    unknown = shared_stage.log.unknown()
+    shared_stage.clear()
+    assert not unknown, f"requests that the double does not play: {unknown}"
+
+
+@pytest.fixture
+def azure(stage: Stage) -> StagedWorkspace:
+    """A workspace of its own, nothing in it; nothing points to it yet."""
+    return stage.workspace()
+
+
+@pytest.fixture
+def azure_environment(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
+    """The workspace `azure`, with the variables set that let clients in this process and its children reach it."""
+    for name, value in azure.environment().items():
+        monkeypatch.setenv(name, value)
+    return azure
+
+
+@pytest.fixture(scope="session")
+def shared_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServer, Path]]:
+    """The server of this test process, and the file with its authority; tests ask for `web`."""
+    from tests.support.web import serving_files
+
+    bundle = tmp_path_factory.mktemp("web") / "authority.pem"
+    with serving_files(bundle) as server:
+        yield server, bundle
+
+
+@pytest.fixture
+def web(shared_web: tuple[FileServer, Path], monkeypatch: pytest.MonkeyPatch) -> FileServer:
+    """Nothing is served yet."""
+    server, bundle = shared_web
+    server.clear()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    return server
 
 
 @pytest.fixture

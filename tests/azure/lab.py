@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -68,6 +68,7 @@ class Lab:
         state = self.azure.state
         identity = self.azure.job_environment(state.runs[self.job]) if self.job else self.azure.environment()
         place = {"LAB_SUBSCRIPTION": state.subscription, "LAB_GROUP": state.group, "LAB_WORKSPACE": state.name, "LAB_EXPERIMENT": EXPERIMENT}
+        place["LAB_LOGGED"] = json.dumps(LOGGED)
         quick = {"AZUREML_DEFAULT_RETRIES": "0", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HBI_WORKSPACE_JOB": "true"}  # the last: no telemetry
         work = folder / "work"
         work.mkdir(parents=True)
@@ -203,6 +204,16 @@ def run_pipeline(azure: StagedWorkspace, folder: Path) -> Lab:
     return Lab(azure, {"LAB_PIPELINE": run.id})
 
 
+LOGGED: Sequence[tuple[str, Sequence[Any], Mapping[str, Any]]] = (
+    *(("log", ["loss", loss], {"step": step}) for step, loss in enumerate(LOSS)),
+    *(("log", [name, value], {}) for name, value in {"once": 3, "flag": True, "word": "yes"}.items()),
+    *(("log_list", [name, values], {}) for name, values in {"sizes": [1, 2, 3], "mixed": [1, 0.5], "words": ["a", "b"]}.items()),
+    *(("log_row", ["rows"], {"a": a, "b": b}) for a, b in ((1, 2.5), (2, 0.5))),
+    ("log_row", ["row"], {"a": 1, "b": 2.5, "c": "x"}),
+    ("log_row", ["single"], {"x": 1}),
+    ("log_table", ["table", {"epoch": [1, 2], "accuracy": [0.7, 0.8], "note": ["a", "b"]}], {}),
+)
+"""Methods of a run, and what they are given: himl and azureml-core make all these calls."""
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
 
 
@@ -212,25 +223,14 @@ class Figure:
 
 
 def written_by_himl(azure: StagedWorkspace, folder: Path) -> Lab:
-    """A run with everything that himl can write (the same calls as in `programs/azureml_core.py`), one that failed, and one nested in the first.
+    """A run with everything that himl can write (azureml-core makes the same calls), one that failed, and one nested in the first.
 
     BY_HIML holds what himl reads of it.
     """
     with inside(azure, folder):
         run = create_aml_run_object(EXPERIMENT, "by himl")
-        for step, loss in enumerate((1.0, 0.5, 0.25)):
-            run.log("loss", loss, step=step)
-        run.log("once", 3)
-        run.log("flag", True)
-        run.log("word", "yes")
-        run.log_list("sizes", [1, 2, 3])
-        run.log_list("mixed", [1, 0.5])
-        run.log_row("row", a=1, b=2.5, c="x")
-        run.log_row("rows", a=1, b=2.5)
-        run.log_row("rows", a=2, b=0.5)
-        run.log_row("single", x=1)
-        run.log_list("words", ["a", "b"])
-        run.log_table("table", {"epoch": [1, 2], "accuracy": [0.7, 0.8], "note": ["a", "b"]})
+        for method, given, named in LOGGED:
+            getattr(run, method)(*given, **named)
         run.log_image("curve", plot=Figure())
         run.log_text("weights", "outputs/model.bin")
         recorder = get_workspace().opened

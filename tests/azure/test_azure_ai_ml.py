@@ -183,6 +183,7 @@ def test_pipelines_of_himl_and_of_its_own_are_read_by_both(hear: Hear, visits: V
     own = piped.said["own"]
     assert own["status"] == "Completed", piped.said["log"]
     assert "Execution Summary" in piped.said["log"]
+    assert piped.azure.get_blob("workspaceblobstore", f"azureml/{piped.said['id']}/all/word.txt") == b"hello"
     assert (sorted(own["children"]), "hello" in own["files"]["take"]["artifacts/user_logs/std_log.txt"]) == (["make", "take"], True)
     with inside(piped.azure, tmp_path / "in"), opened(piped.azure, tmp_path) as workspace:
         run = workspace.run(piped.said["id"])

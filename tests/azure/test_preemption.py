@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def test_preempted_training_logs_same_metrics_as_undisturbed(himl: Himl, azure: 
     notes = notes_folder(tmp_path, holds=True)
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={notes.as_posix()}").stdout.strip()
     until(lambda: (notes / "epochs").exists() and len((notes / "epochs").read_text().splitlines()) > 1)
-    jobs.preempt_after(run_id, random.uniform(0, 0.2))
+    time.sleep(random.uniform(0, 0.2))  # at any moment
+    jobs.preempt(run_id)
     until(lambda: azure.state.runs[run_id].attempt == 2)
     (notes / "hold").unlink()
     run = azure.wait_for(run_id, "Completed")

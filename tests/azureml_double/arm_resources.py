@@ -12,7 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.azureml_double.arm_jobs import check_code, check_environment
-from tests.azureml_double.frame import ServiceError, arm_page, bad_request, below_no_workspace, body_of, demand, there, workspace_of
+from tests.azureml_double.frame import arm_page, bad_request, below_no_workspace, body_of, demand, there, workspace_of
+from tests.azureml_double.jobs.command import unknown_references
+from tests.azureml_double.jobs.pipelines import bare_id
 from tests.azureml_double.state import Azure, Caller, Datastore, Json, Right, Workspace, new_id, now, time_text
 
 PROVIDER = "Microsoft.MachineLearningServices"
@@ -23,7 +25,6 @@ POLLS = 1  # that say "not yet"
 _COMPUTE_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
 _DATASTORE_NAME = re.compile(r"[a-zA-Z0-9_]{1,255}")
 _NAMES = {"codes": "Code", "environments": "Environment", "data": "Data", "components": "Component"}
-_REFERENCE = re.compile(r"\$\{\{\s*(inputs|outputs)\.(\w+)\s*\}\}")
 _WHERE = {"AzureBlob": "containerName", "AzureDataLakeGen2": "filesystem", "AzureFile": "fileShareName"}
 
 
@@ -55,16 +56,12 @@ def get_workspace(request: Request) -> Response:
 
 @below_no_workspace
 def subscriptions(request: Request, azure: Azure, caller: Caller) -> Response:
-    """Those of the caller's tenant, or the one in the path."""
+    """Those of the caller's tenant."""
     assert caller.principal is not None
-    tenant, asked = caller.principal.tenant, request.path_params.get("subscription")
+    tenant = caller.principal.tenant
     own = sorted({one.subscription for one in azure.workspaces.values() if one.tenant == tenant})
     documents = [{"id": f"/subscriptions/{one}", "subscriptionId": one, "tenantId": tenant, "displayName": "Research", "state": "Enabled"} for one in own]
-    if asked is None:
-        return JSONResponse({"value": documents, "count": {"type": "Total", "value": len(documents)}})
-    if asked not in own:
-        raise ServiceError(404, "SubscriptionNotFound", f"The subscription '{asked}' could not be found.", gateway=True)
-    return JSONResponse(documents[own.index(asked)])
+    return JSONResponse({"value": documents, "count": {"type": "Total", "value": len(documents)}})
 
 
 async def cloud_endpoints(request: Request) -> Response:
@@ -284,15 +281,11 @@ def put_version(request: Request) -> Response:
 def _check_component(workspace: Workspace, spec: Json, *, is_new: bool) -> None:
     if not is_new or spec.get("type") != "command":
         return
-    unknown = [f"{kind}.{name}" for kind, name in _REFERENCE.findall(spec["command"]) if name not in (spec.get(kind) or {})]
+    unknown = unknown_references(spec)
     if unknown:
         raise bad_request(f"The command refers to {', '.join(unknown)}, which the component does not have.")
-    check_code(workspace, _id(spec.get("code")))
-    check_environment(workspace, _id(spec.get("environment")))
-
-
-def _id(text: str | None) -> str | None:
-    return text.removeprefix("azureml:") if text and text.startswith(("azureml:/subscriptions/", "azureml:azureml:")) else text
+    check_code(workspace, bare_id(spec.get("code")))
+    check_environment(workspace, bare_id(spec.get("environment")))
 
 
 def _version(workspace: Workspace, kind: str, name: str, version: str) -> Json:
@@ -356,6 +349,5 @@ for _one in ("environments", "data"):
 open_routes = [
     Route("/metadata/endpoints", cloud_endpoints),
     Route("/subscriptions", subscriptions),
-    Route("/subscriptions/{subscription}", subscriptions),
     Route(f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}/computeOperationsStatus/{{operation}}", operation_status),
 ]

@@ -284,6 +284,13 @@ def name_in(token: str) -> str:
         raise bad_request("The continuation token is not valid.") from error
 
 
+def page_at(items: Sequence[Kind], token: str | None, size: int) -> tuple[Sequence[Kind], str | None]:
+    """The items from where *token* says, and the token of the next page."""
+    begin = int(name_in(token)) if token else 0
+    end = begin + size
+    return items[begin:end], token_after(str(end)) if end < len(items) else None
+
+
 def next_link(request: Request, parameter: str, token: str | None) -> str | None:
     if token is None:
         return None

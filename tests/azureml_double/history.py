@@ -80,7 +80,7 @@ def data_form(workspace: Workspace, run: Run, wish: Mapping[str, Any]) -> Json:
 
 
 def experiment_form(experiment: Experiment) -> Json:
-    form: Json = {"experimentId": experiment.experiment_id, "name": experiment.name, "description": experiment.description}
+    form: Json = {"experimentId": experiment.experiment_id, "name": experiment.name, "description": None}
     form |= {"createdUtc": time_text(experiment.created), "tags": experiment.tags, "archivedTime": time_text(experiment.archived)}
     return form | {"retainForLifetimeOfWorkspace": False, "artifactLocation": None}
 
@@ -293,14 +293,12 @@ def delete_tags(request: Request) -> Response:
 
 
 def post_event(request: Request) -> Response:
-    """How a run without the service's own runtime tells its status. What went wrong comes before, or with the event of the failure."""
+    """How a run without the service's own runtime tells its status. What went wrong comes before the event of the failure."""
     run, event = changeable_run(request), body_of(request)
     name, data = event.get("name", ""), event.get("data")
     told: Json = data if isinstance(data, dict) else {}
     if name in STATUS_EVENTS:
         run.move(STATUS_EVENTS[name])
-        if run.status == "Failed" and told.get("ErrorDetails"):
-            run.error = {"error": {"code": "UserError", "message": str(told["ErrorDetails"])}}
     elif name not in QUIET_EVENTS:
         raise bad_request(f"Unknown event '{name}'.")
     elif isinstance(told.get("ErrorResponse"), dict):
@@ -338,8 +336,6 @@ def patch_experiment(request: Request) -> Response:
     experiment, body = _named(request, Right.WRITE, "experiments/write"), body_of(request)
     if body.get("archive") is not None:
         experiment.archived = now() if body["archive"] else None
-    if body.get("description") is not None:
-        experiment.description = body["description"]
     experiment.tags |= body.get("tags") or {}
     return JSONResponse(experiment_form(experiment))
 

@@ -26,11 +26,8 @@ class Role(Enum):
 
 
 DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"  # regions and accounts stand before them
-_EXACT = {"management.azure.com": Role.ARM, "login.microsoftonline.com": Role.LOGIN}
-_EXACT |= {
-    "management.usgovcloudapi.net": Role.ARM,
-    "login.microsoftonline.us": Role.LOGIN,
-}  # a workspace's services are those of the public cloud all the same
+_EXACT = dict.fromkeys(("management.azure.com", "management.usgovcloudapi.net"), Role.ARM)
+_EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)  # the other services are those of the public cloud in any case
 _BELOW = {DATA_PLANE: Role.DATA, STORAGE: Role.BLOB}
 CERTIFIED = (*_EXACT, *(f"*.{suffix}" for suffix in _BELOW))
 

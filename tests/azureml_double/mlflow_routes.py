@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.azureml_double.frame import ServiceError, bad_request, body_of, demand, name_in, not_found, there, token_after, workspace_of
+from tests.azureml_double.frame import ServiceError, bad_request, body_of, demand, not_found, page_at, there, workspace_of
 from tests.azureml_double.history import new_run
 from tests.azureml_double.run_data import keep_number, number_text
 from tests.azureml_double.state import Experiment, Json, Metric, Point, Right, Run, Workspace, new_id
@@ -221,9 +221,8 @@ def _set_tag(run: Run, key: str, value: str) -> None:
 
 
 def _page(workspace: Workspace, items: Sequence[Any], asked: Mapping[str, Any]) -> tuple[Sequence[Any], dict[str, str]]:
-    begin = int(name_in(asked["page_token"])) if asked.get("page_token") else 0
-    end = begin + min(int(asked.get("max_results") or workspace.page_size), workspace.page_size)
-    return items[begin:end], {"next_page_token": token_after(str(end))} if end < len(items) else {}
+    page, token = page_at(items, asked.get("page_token"), min(int(asked.get("max_results") or workspace.page_size), workspace.page_size))
+    return page, {"next_page_token": token} if token else {}
 
 
 def search_runs(request: Request) -> Response:

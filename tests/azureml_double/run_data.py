@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.azureml_double.frame import bad_request, body_of, demand, error_document, name_in, next_link, there, token_after, workspace_of
+from tests.azureml_double.frame import bad_request, body_of, demand, error_document, name_in, next_link, page_at, there, token_after, workspace_of
 from tests.azureml_double.history import FAMILIES, changeable_run, outputs_of, run_of
 from tests.azureml_double.history_query import instant
 from tests.azureml_double.state import MODELS, Json, Metric, Point, Right, Run, Workspace, new_id, now, time_text
@@ -81,7 +81,7 @@ def make_artifacts(request: Request) -> Response:
 
 def list_metrics(request: Request) -> Response:
     run = run_of(request)
-    names, token = _metric_page(request, sorted(run.metrics))
+    names, token = page_at(sorted(run.metrics), body_of(request).get("continuationToken"), workspace_of(request).page_size)
     value = []
     for metric in (run.metrics[name] for name in names):
         key = {"namespace": metric.namespace, "name": metric.name, "labels": None, "columnNames": None}
@@ -92,7 +92,7 @@ def list_metrics(request: Request) -> Response:
 def full_metric(request: Request) -> Response:
     run, name = run_of(request), body_of(request).get("metricName", "")
     metric = there(run.metrics.get(name), f"Metric {name} of run {run.run_id} was not found.")
-    points, token = _metric_page(request, metric.points)
+    points, token = page_at(metric.points, body_of(request).get("continuationToken"), workspace_of(request).page_size)
     value = []
     for point in points:
         data = {column: number_text(one) if isinstance(one, float) else one for column, one in point.data.items()}
@@ -100,13 +100,6 @@ def full_metric(request: Request) -> Response:
     head = {"dataContainerId": run.data_container_id, "name": metric.name, "columns": _columns(metric), "properties": {KIND: metric.kind}}
     nulls = dict.fromkeys(("standardSchemaId", "dataLocation", "nextLink"))
     return JSONResponse({**head, **nulls, "namespace": metric.namespace, "value": value, "continuationToken": token})
-
-
-def _metric_page(request: Request, items: Sequence[Any]) -> tuple[Sequence[Any], str | None]:
-    token = body_of(request).get("continuationToken")
-    begin = int(name_in(token)) if token else 0
-    end = begin + workspace_of(request).page_size
-    return items[begin:end], token_after(str(end)) if end < len(items) else None
 
 
 def _columns(metric: Metric) -> dict[str, str]:

@@ -158,12 +158,12 @@ class StagedWorkspace:
         run.outputs[key] = Output(state.long_uri(f"azureml://datastores/{datastore}/paths/{path}"), asset, kind)
         return run.outputs[key]
 
-    def run_jobs(self, *, hold: bool | str = False, **manner: Any) -> JobRunner:
-        """Let jobs that are submitted from now on really run, until the runner is closed (it is a context) or the workspace is gone. *hold*: each job waits in
-        the status Queued (or in the one named) until `release`. *manner*: as in `Manner`."""
+    def run_jobs(self, **manner: Any) -> JobRunner:
+        """Let jobs that are submitted from now on really run, as `Manner(**manner)` says, until the runner is closed (it is a context) or the workspace is
+        gone."""
         if self.state.jobs is not None:
             self.state.jobs.close()
-        return JobRunner(self, Manner("Queued" if hold is True else hold or "", **manner))
+        return JobRunner(self, Manner(**manner))
 
     def wait_for(self, run_id: str, *statuses: str, seconds: float = 60) -> Run:
         """The run once it is in one of *statuses* (default: once it has ended). An AssertionError tells its log where it ends otherwise, or takes longer."""

@@ -175,7 +175,6 @@ class Experiment:
     name: str
     experiment_id: str = field(default_factory=new_id)
     created: datetime = field(default_factory=now)
-    description: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     archived: datetime | None = None
     runs: dict[str, Run] = field(default_factory=dict)  # oldest first

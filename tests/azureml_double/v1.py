@@ -14,17 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.azureml_double.arm_resources import get_compute
-from tests.azureml_double.frame import (
-    ServiceError,
-    body_of,
-    caller_of,
-    demand,
-    error_document,
-    name_in,
-    there,
-    token_after,
-    workspace_of,
-)
+from tests.azureml_double.frame import ServiceError, body_of, caller_of, demand, error_document, page_at, there, workspace_of
 from tests.azureml_double.jobs.command import as_job
 from tests.azureml_double.jobs.pipelines import camel
 from tests.azureml_double.jobs.records import new_job
@@ -39,12 +29,10 @@ SAMPLINGS = {"RANDOM": "Random", "GRID": "Grid", "BayesianOptimization": "Bayesi
 
 
 def list_datastores(request: Request) -> Response:
-    workspace = workspace_of(request)
-    after = request.query_params.get("continuationToken")
-    names = [name for name in sorted(workspace.datastores) if after is None or name > name_in(after)]
-    size = min(int(request.query_params.get("count", "30")), workspace.page_size)
-    value = [_datastore_form(request, workspace.datastores[name]) for name in names[:size]]
-    return JSONResponse({"value": value, "continuationToken": token_after(names[size - 1]) if len(names) > size else None, "nextLink": None})
+    workspace, query = workspace_of(request), request.query_params
+    names, token = page_at(sorted(workspace.datastores), query.get("continuationToken"), min(int(query.get("count", "30")), workspace.page_size))
+    value = [_datastore_form(request, workspace.datastores[name]) for name in names]
+    return JSONResponse({"value": value, "continuationToken": token, "nextLink": None})
 
 
 def get_datastore(request: Request) -> Response:

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from himl_cli.workspaces.local.run_store import SCHEMA_VERSION
+from tests.azureml_double.faults import Refuse, WrongDate
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right
-from tests.support import workspaces as ways
+from tests.support.azure import SIGN_IN
 from tests.support.running import Himl, Outcome, write_files
 from tests.support.runs import RecordedRuns
 from tests.support.terminals import Terminal
-from tests.support.workspaces import Break, Variables
 
-SET: dict[str, tuple[str, Variables, str, str]] = {
+Break = Callable[[StagedWorkspace, Path], Mapping[str, str] | None]
+"""Makes something wrong, and gives the variables that a command needs for that."""
+
+
+def record_by_a_newer_himl(project: Path) -> None:
+    RecordedRuns(project).add("train_1_aa")
+    with closing(sqlite3.connect(project / ".himl" / "workspace.db")) as connection, connection:
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+
+
+def record_that_is_a_pipe(project: Path) -> None:
+    (project / ".himl").mkdir()
+    os.mkfifo(project / ".himl" / "workspace.db")
+
+
+def wrong(key: str, value: str) -> Break:
+    def write(azure: StagedWorkspace, project: Path) -> None:
+        content = json.loads((project / "config.json").read_text())
+        (project / "config.json").write_text(json.dumps(content | {key: value}))
+
+    return write
+
+
+SET: dict[str, tuple[str, Mapping[str, str], str, str]] = {
     "an unknown key": ("[submit]\nclutser = 'gpu'\n", {}, "himl.toml', line 2: 'clutser' is no option of 'himl submit'.", "Did you mean 'cluster'?"),
     "no TOML": ("[submit\n", {}, "himl.toml', line 1: ", "no valid TOML"),
     "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
@@ -26,18 +54,30 @@ SET: dict[str, tuple[str, Variables, str, str]] = {
 }
 NO_FILE = "workspace.db' is no file, or a link that leads to none."
 HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "a ways.damaged record of runs": (ways.damaged, "workspace.db' is damaged", "to start a new record"),
-    "a record by a newer himl": (ways.by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
-    "a folder in place of the record": (ways.a_folder, NO_FILE, "to start a new record"),
+    "a damaged record of runs": (
+        lambda project: write_files(project, {".himl/workspace.db": b"no database" * 100}),
+        "workspace.db' is damaged",
+        "to start a new record",
+    ),
+    "a record by a newer himl": (record_by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
+    "a folder in place of the record": (lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True), NO_FILE, "to start a new record"),
 }
 IN_AZURE: dict[str, tuple[Break, str, str]] = {
-    "half a config.json": (ways.wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
-    "an expired secret": (ways.an_expired_secret, "sign-in", "expired"),
-    "an unknown host": (ways.an_unknown_host, "sign-in", "The name login.himl.invalid is not known here (DNS)."),
-    "a clock behind": (ways.a_clock_behind, "clock", "This machine's clock is 2 hours behind the service's."),
-    "a wrong name": (ways.wrong("workspace_name", "no-such-workspace"), "workspace", "There is no workspace 'no-such-workspace'"),
-    "storage out of reach": (ways.storage_out_of_reach, "datastore", "did not connect to"),
-    "a closed firewall": (ways.a_closed_firewall, "datastore", "does not let this machine in"),
+    "half a config.json": (wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
+    "an expired secret": (lambda azure, _: setattr(azure.state.principal, "secret_expired", True), "sign-in", "expired"),
+    "an unknown host": (
+        lambda azure, _: {"AZURE_AUTHORITY_HOST": "login.himl.invalid", "NO_PROXY": "himl.invalid", "no_proxy": "himl.invalid"},
+        "sign-in",
+        "The name login.himl.invalid is not known here (DNS).",
+    ),
+    "a clock behind": (lambda azure, _: azure.stage.faults.add(WrongDate(7200), times=None), "clock", "This machine's clock is 2 hours behind the service's."),
+    "a wrong name": (wrong("workspace_name", "no-such-workspace"), "workspace", "There is no workspace 'no-such-workspace'"),
+    "storage out of reach": (
+        lambda azure, _: azure.stage.faults.add(Refuse(), re.escape(azure.state.storage.host), times=None),
+        "datastore",
+        "did not connect to",
+    ),
+    "a closed firewall": (lambda azure, _: setattr(azure.state.storage, "is_open", False), "datastore", "does not let this machine in"),
 }
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 AZURE_CHECKS = ["curl", "sign-in", "clock", "workspace", "datastore"]
@@ -60,7 +100,7 @@ def the_check(outcome: Outcome, name: str, state: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("content", "env", "said", "remedy"), SET.values(), ids=SET)
-def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, env: Variables, said: str, remedy: str) -> None:
+def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, env: Mapping[str, str], said: str, remedy: str) -> None:
     RecordedRuns(project).add("train_1_aa")
     (project / "himl.toml").write_text(content, encoding="utf-8")
     outcome = himl("doctor", "--json", env=env)
@@ -75,7 +115,7 @@ def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, en
 
 
 if sys.platform != "win32":
-    HERE["a record that is a pipe"] = (ways.a_pipe, NO_FILE, "to start a new record")
+    HERE["a record that is a pipe"] = (record_that_is_a_pipe, NO_FILE, "to start a new record")
 
 
 @pytest.mark.parametrize(("break_it", "said", "remedy"), HERE.values(), ids=HERE)
@@ -180,9 +220,9 @@ def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
 @pytest.mark.parametrize(
     ("break_it", "said", "expected"),
     [
-        (ways.wrong("subscription_id", CONFIG["subscription_id"]), CONFIG["subscription_id"], ["ok", "ok", "ok", "failed", "skipped"]),
-        (ways.nobody_signed_in, "az login", ["ok", "failed", "ok", "skipped", "skipped"]),
-        (ways.no_access, "Storage Blob Data Reader", ["ok", "ok", "ok", "ok", "failed"]),
+        (wrong("subscription_id", CONFIG["subscription_id"]), CONFIG["subscription_id"], ["ok", "ok", "ok", "failed", "skipped"]),
+        (lambda azure, _: dict.fromkeys(SIGN_IN, ""), "az login", ["ok", "failed", "ok", "skipped", "skipped"]),
+        (lambda azure, _: azure.environment(azure.add_principal({Right.READ})), "Storage Blob Data Reader", ["ok", "ok", "ok", "ok", "failed"]),
         (
             lambda azure, project: {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
             "proxy",

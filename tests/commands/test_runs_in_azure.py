@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,13 @@ import pytest
 from himl_cli.core.processes import is_held
 from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
-from tests.azureml_double.state import Right
+from tests.azureml_double.state import Right, Run
 from tests.support.azure import opened
-from tests.support.recorded_in_azure import SUBMIT, TRAIN, kill_recorder, log_there, note_of, pid_of, points, posix, proc, the_run, wait_until_told
-from tests.support.recorded_in_azure import azure_project as azure_project
-from tests.support.recorded_in_azure import go as go
+from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
-from tests.support.runs import RecordedRuns
+from tests.support.runs import POSIX, RecordedRuns
 
+proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
 NOON = datetime(2025, 2, 1, 12, 0, 0, tzinfo=timezone.utc)  # of an earlier year: such days take the same room whenever the tests run
 CASES: list[tuple[list[str], int, str, str]] = [
     (["runs", "show", "train_1_ab"], 3, "No run 'train_1_ab' in workspace", "train_1_aa"),
@@ -127,7 +127,7 @@ def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedW
         assert f"Another try of run '{name}' has begun; its log: {place}" in said.decode()
 
 
-@posix
+@POSIX
 def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, seeded: StagedWorkspace) -> None:
     seeded.append_log(seeded.state.runs["train_4_dd"], "first line\n")
     with himl.start("runs", "logs", "train_4_dd", "--follow") as watcher:
@@ -221,7 +221,87 @@ def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, failing: StagedWor
     himl.ok("runs", "list", "-w", "local")
 
 
-@posix
+TRAIN = """
+import pathlib
+import himl_cli
+run = himl_cli.Run.get_context()
+for step in range(3):
+    run.log("loss", 1 / (step + 1), step=step)
+run.log_row("fruit", kind="fig", size=2)
+pathlib.Path("outputs/deep").mkdir(parents=True)
+pathlib.Path("outputs/deep/best.txt").write_text("0.9")
+pathlib.Path("outputs/empty").touch()
+print("trained")
+"""
+WAITING = """
+import pathlib, sys, time
+import himl_cli
+run = himl_cli.Run.get_context()
+run.log("loss", 1.0, step=0); run.flush()
+print("up", flush=True)
+while not pathlib.Path({go!r}).exists():
+    time.sleep(0.05)
+run.log("loss", 0.5, step=1); run.flush()
+pathlib.Path("outputs").mkdir(exist_ok=True)
+pathlib.Path("outputs/late.txt").write_text("late")
+print("done", flush=True)
+"""
+SUBMIT = ("submit", "train.py", "--record_in", "azure")
+
+
+@pytest.fixture
+def azure_project(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
+    azure_environment.write_config(project)
+    write_files(project, {"train.py": TRAIN})
+    return azure_environment
+
+
+@pytest.fixture
+def go(azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> Iterator[Path]:
+    """train.py logs, prints `up`, and goes on once this file is there."""
+    path = tmp_path / "go"
+    write_files(project, {"train.py": WAITING.format(go=str(path))})
+    yield path
+    path.touch()
+    azure_project.stage.faults.clear()
+    wait_until_told(project)
+
+
+def the_run(azure: StagedWorkspace) -> Run:
+    (run,) = (run for run in azure.state.runs.values() if run.parent_id is None)
+    return run
+
+
+def points(azure: StagedWorkspace, name: str) -> list[tuple[int | None, Any]]:
+    metric = the_run(azure).metrics.get(name)
+    return [(point.step, point.data[name]) for point in metric.points] if metric else []
+
+
+def log_there(azure: StagedWorkspace) -> bytes:
+    return azure.artifacts(the_run(azure).run_id).get("user_logs/std_log.txt", b"")
+
+
+def note_of(project: Path) -> Path | None:
+    return next(iter((project / ".himl" / "recordings").glob("*.json")), None)
+
+
+def wait_until_told(project: Path) -> None:
+    until(lambda: note_of(project) is None, lambda: [path.read_text() for path in (project / ".himl" / "recordings").iterdir()])
+
+
+def kill(project: Path, module: str) -> None:
+    """The process that was started as *module* for a run of *project*."""
+    os.kill(processes_below(project, module)[0], signal.SIGKILL)
+
+
+def kill_recorder(project: Path) -> None:
+    path = note_of(project)
+    assert path is not None
+    kill(project, "himl_cli.commands.recorder")
+    until(lambda: not is_held(path.with_suffix(".lock")))
+
+
+@POSIX
 def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
         until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
@@ -232,7 +312,7 @@ def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorks
     wait_until_told(project)
 
 
-@posix
+@POSIX
 def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
         with azure_project.stage.holding("POST .*/history/.*/events"):
@@ -246,7 +326,7 @@ def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: Stag
     wait_until_told(project)
 
 
-@posix
+@POSIX
 @proc
 @pytest.mark.parametrize("module", ["train.py", "himl_cli.workspaces.local.supervisor"])
 def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path, module: str) -> None:
@@ -254,7 +334,7 @@ def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorksp
     until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     himl.ok("runs", "tag", run_id, "stage=mid")
     until(lambda: the_run(azure_project).tags.get("stage") == "mid")
-    os.kill(pid_of(project, module), signal.SIGKILL)
+    kill(project, module)
     azure_project.wait_for(run_id, "Failed")
     with opened(azure_project, project) as there:
         assert there.run(run_id).reason == himl.ok("runs", "show", "--json").json()["reason"]
@@ -262,7 +342,7 @@ def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorksp
     wait_until_told(project)
 
 
-@posix
+@POSIX
 def test_ctrl_c_after_job_end_leaves_upload_to_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     with azure_project.stage.holding("PUT .*best.txt"), himl.start(*SUBMIT) as waiting:
         until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
@@ -332,7 +412,7 @@ def test_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: Sta
     wait_until_told(project)
 
 
-@posix
+@POSIX
 @proc
 def test_killed_recording_is_taken_up_by_the_next_command(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
@@ -352,7 +432,7 @@ def status_here(himl: Himl, run_id: str) -> str:
     return str(himl.ok("runs", "show", run_id, "--json", "--workspace", "local").json()["status"])
 
 
-@posix
+@POSIX
 def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
         until(lambda: azure_project.state.runs)

@@ -26,7 +26,7 @@ from tests.azureml_double.stage import Stage
 from tests.support.azure import azure_project as azure_project
 from tests.support.azure import running as running
 from tests.support.folders import SmallDisk, files_below, files_with
-from tests.support.processes import command_of, is_sound, processes_below, supervisor_of
+from tests.support.processes import is_sound, processes_below, supervisor_of
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import POSIX, STUBBORN, latest, runs, started, status
 from tests.support.terminals import Terminal
@@ -401,10 +401,8 @@ def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: P
     if victims.endswith("supervisor"):
         os.kill(supervisor_of(project), signal.SIGTERM if "SIGTERM" in victims else signal.SIGKILL)
     else:
-        wanted = b"shim.py" if victims == "shim" else b"himl_cli"
-        for pid in processes_below(project / ".himl" if victims == "shim" else project):
-            if wanted in command_of(pid):
-                os.kill(pid, signal.SIGKILL)
+        for pid in processes_below(project / ".himl", "shim.py") if victims == "shim" else processes_below(project, "himl_cli"):
+            os.kill(pid, signal.SIGKILL)
     _, talk = process.communicate(timeout=100)
     (run,) = runs(himl)
     assert (process.returncode, run["status"], "SIGTERM" in run["reason"]) == (1, "Failed", victims == "SIGTERM to supervisor")

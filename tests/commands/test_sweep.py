@@ -438,7 +438,7 @@ def test_resume_after_killed_sweep_loses_no_result(himl: Himl, project: Path, tm
     kill(project, KEEPER)
     if who == "all":
         kill(project, SUPERVISOR)
-        until(lambda: not pids(project, b"train.py"))
+        until(lambda: not pids(project, "train.py"))
     assert show(himl, run)["status"] == "Failed"
     completed = {each["id"] for each in show(himl, run)["children"] if each["status"] == "Completed"}
     (notes / "hold").unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,22 @@ from himl_cli.core.logged import Aggregation, Logged, LoggedKind, LoggedRow, Run
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.aggregate import aggregate, children_chosen
+from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import RunRecorder, Workspace
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.support.azure import opened
+from tests.support.runs import RecordedRuns
 from tests.support.stores import Stored, listed, sending
-from tests.support.workspaces import COMPLETED, Seed, Seen, azure, local
 
+Seen = LocalWorkspace | AzureWorkspace
+COMPLETED = RunEnd(RunStatus.completed)
 PARENT = "sweep_1_aa"
 
 
-@pytest.fixture(params=[local, azure], ids=["local", "azure"])
+@pytest.fixture(params=["local", "azure"])
 def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
-    seed: Seed = request.param
-    with seed(request, project) as found:
+    is_local = request.param == "local"
+    with nullcontext(RecordedRuns(project).workspace) if is_local else opened(request.getfixturevalue("azure_environment"), project) as found:
         assert isinstance(found, RunRecorder)
         assert isinstance(found, Workspace)
         yield found

@@ -28,11 +28,8 @@ from himl_cli.render.output import GAP, Column, Format, Output, as_table, as_tab
 from himl_cli.render.results import FAILED_SLIDES_SHOWN, FILE_COLUMNS, failed_lines, print_montage
 from himl_cli.render.run_views import RUN_COLUMNS, WORKSPACE_COLUMN, best_lines, run_columns, steps_view, trials_view
 from himl_cli.services.transfer.plan import Filters, list_files
-from tests.support.aggregates import aggregation, run
-from tests.support.runs import RecordedRuns
+from tests.support.runs import POSIX, RecordedRuns, aggregation, run
 from tests.support.terminals import Terminal
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 
 
 def ran(code: str, **options: str) -> subprocess.CompletedProcess[bytes]:
@@ -81,7 +78,7 @@ def test_a_question_that_nobody_can_answer_is_an_error() -> None:
     assert len(done.stdout.split()) >= 6
 
 
-@posix
+@POSIX
 def test_control_characters_are_cleaned_only_for_terminals(tmp_path: Path) -> None:
     code = "from himl_cli.render.output import *\nfor how in (lambda o, n: o.table(n, (), quiet=str), lambda o, n: o.result(n, human='', quiet=n)):\n"
     code += "    how(Output(Format.quiet), ['ok\\x1b[31mred', 'two\\nlines'])"
@@ -110,7 +107,7 @@ print("done")
 """
 
 
-@posix
+@POSIX
 @pytest.mark.parametrize(("columns", "has_bar", "has_files"), [(60, True, False), (80, True, True), (40, False, True)])
 def test_counts_have_a_rate_and_the_time_left(tmp_path: Path, columns: int, has_bar: bool, has_files: bool) -> None:
     """The line of the bar is wiped before anything else is printed; files that move have a line of their own."""
@@ -126,7 +123,7 @@ def test_counts_have_a_rate_and_the_time_left(tmp_path: Path, columns: int, has_
     assert screen.endswith("\x1b[2Kdone\n")
 
 
-@posix
+@POSIX
 def test_no_progress_is_drawn_for_programs_or_off_a_terminal(tmp_path: Path) -> None:
     for format in ("json", "quiet"):
         screen = in_terminal(tmp_path, EVENTS.format(format=format, files=True))
@@ -163,7 +160,7 @@ print("done")
 """
 
 
-@posix
+@POSIX
 def test_threads_count_together_and_draw_nothing_after_the_end(tmp_path: Path) -> None:
     screen = in_terminal(tmp_path, THREADS)
     assert "8,000/8,000 slides" in screen

@@ -21,17 +21,14 @@ from himl_cli.workspaces.retry import RetryPolicy
 from tests.azureml_double.faults import Action, ResetUpload, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
-from tests.support.recorded_in_azure import ID, QUICK, content, record, told_of, values
-from tests.support.recorded_in_azure import file as file
-from tests.support.recorded_in_azure import here as here
-from tests.support.recorded_in_azure import recorded as recorded
-from tests.support.recorded_in_azure import there as there
 from tests.support.running import until, write_files
 from tests.support.runs import RecordedRuns
 
 NOT_ALLOWED = Status(403, code="AuthorizationFailed", message="You shall not write.")
 REFUSED = Status(400, code="UserError", message="No.")
 PATIENT = Timing(look=0.01, longest_pause=0.02)
+ID = "train_1_aa"
+QUICK = Timing(look=0.01, start=0.3, longest_pause=0.1, refused=0.05)
 
 
 @dataclass
@@ -50,13 +47,15 @@ class Recording:
     def heal(self) -> None:
         self.azure.stage.faults.clear()
 
-    def record(self, timing: Timing = QUICK) -> None:
-        record(self.here, self.there, self.file, timing)
+    def record(self, timing: Timing = QUICK, there: AzureWorkspace | None = None) -> None:
+        note = self.file.read()
+        assert note is not None
+        Mirror(self.here, there or self.there, self.file, note, timing).run()
 
     @contextmanager
     def recording(self, timing: Timing = QUICK, there: AzureWorkspace | None = None) -> Iterator[threading.Thread]:
         """It goes on meanwhile, and has ended afterwards."""
-        thread = threading.Thread(target=record, args=(self.here, there or self.there, self.file, timing))
+        thread = threading.Thread(target=self.record, args=(timing, there))
         thread.start()
         yield thread
         thread.join(60)
@@ -78,8 +77,30 @@ class Recording:
 
 
 @pytest.fixture
-def recording(recorded: RecordedRuns, here: LocalWorkspace, there: AzureWorkspace, file: MirrorFile, azure_environment: StagedWorkspace) -> Recording:
-    return Recording(recorded, here, there, file, azure_environment)
+def recording(azure_environment: StagedWorkspace, project: Path) -> Iterator[Recording]:
+    """One that has just begun."""
+    runs = RecordedRuns(project)
+    file = MirrorFile(runs.workspace.folder, ID)
+    with opened(azure_environment, project) as there:
+        there.start_run(Run(ID, "train"))
+        file.begin(MirrorState(ID, {}))
+        yield Recording(runs, runs.workspace, there, file, azure_environment)
+        file.release()
+
+
+def told_of(file: MirrorFile) -> SentRun:
+    note = file.read()
+    assert note is not None
+    return note.runs.get(ID, SentRun())
+
+
+def values(workspace: AzureWorkspace) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    return {(metric.run, metric.name): [(point.step, point.value) for point in metric.points] for metric in workspace.metrics(ID)}
+
+
+def content(workspace: AzureWorkspace, run_id: str = ID) -> dict[str, bytes]:
+    files = workspace.run_files(run_id)
+    return {blob.name: b"".join(files.read(blob.name)) for page in files.list() for blob in page}
 
 
 def test_all_of_a_run_arrives_with_those_below_it(recording: Recording) -> None:
@@ -238,7 +259,8 @@ def test_recording_resumes_once_permission_returns_or_run_ends(recording: Record
     assert (recording.there.run(ID).status, [*values(recording.there)]) == (RunStatus.completed, [(ID, "loss")])
 
 
-def test_refused_recording_is_due_again_later(here: LocalWorkspace) -> None:
+def test_refused_recording_is_due_again_later(project: Path) -> None:
+    here = RecordedRuns(project).workspace
     state = MirrorState(ID, {})
     assert state.is_due()
     put_off(here, state, "No.")

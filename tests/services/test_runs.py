@@ -31,8 +31,7 @@ from himl_cli.services.runs.lookup import (
 )
 from himl_cli.workspaces.resolve import open_workspace
 from tests.azureml_double.seeding import StagedWorkspace
-from tests.support.aggregates import NOON, aggregation, run
-from tests.support.runs import RecordedRuns
+from tests.support.runs import NOON, RecordedRuns, aggregation, run
 
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 RUN_PAGE = "https://ml.azure.com/runs/abc_1?wsid="

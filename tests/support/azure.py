@@ -8,19 +8,17 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
 
 from himl_cli.core.runs import RunQuery
-from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress, address_of_job, azure_settings, current_cloud
+from himl_cli.workspaces.azure.config import WorkspaceAddress, azure_settings, current_cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.curl import CurlPool
@@ -31,29 +29,16 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Principal, Right, make_token
 from tests.support.running import write_files
+from tests.support.web import Served, serving_files
 
 
 @contextmanager
-def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
-    """The workspace, as a command in *folder* sees it; the variables of `staged.environment()` have to be set."""
-    state = staged.state
-    yield from _open(WorkspaceAddress(state.subscription, state.group, state.name, PUBLIC, "a test"), folder, policy)
-
-
-@contextmanager
-def opened_in_job(folder: Path) -> Iterator[AzureWorkspace]:
-    """The workspace, as a command in a job sees it; the variables of `staged.job_environment(run)` have to be set."""
-    address = address_of_job()
-    assert address is not None
-    yield from _open(address, folder)
-
-
-def _open(address: WorkspaceAddress, folder: Path, policy: RetryPolicy = CONTROL_PLANE) -> Iterator[AzureWorkspace]:
-    workspace = AzureWorkspace(Connection.open(address, settings=azure_settings(folder), policy=policy))
-    try:
+def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE, *, address: WorkspaceAddress | None = None) -> Iterator[AzureWorkspace]:
+    """The workspace, as a command in *folder* sees it; the variables of `staged.environment()` have to be set. *address*: as `address_of_job()` gives it in a
+    job, where the variables of `staged.job_environment(run)` have to be set."""
+    connection = Connection.open(address or address_of(staged), settings=azure_settings(folder), policy=policy)
+    with closing(AzureWorkspace(connection)) as workspace:
         yield workspace
-    finally:
-        workspace.close()
 
 
 HASTY = replace(CONTROL_PLANE, first=0.01)
@@ -130,40 +115,12 @@ def storage_that_lists(
     properties = f"<Properties><Content-Length>{len(body)}</Content-Length><Etag>0x1</Etag><Content-MD5>{md5}</Content-MD5></Properties>"
     blobs = "".join(f"<Blob><Name>{escape(name)}</Name>{properties}</Blob>" for name in sorted(names))
     listing = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>".encode()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def setup(self) -> None:
-            super().setup()
-            if connections is not None:
-                connections.append(self.client_address[1])
-
-        def do_GET(self) -> None:
-            content = listing if "comp=list" in self.path else body
-            is_range = bool(content_range) and content is body
-            self.send_response(206 if is_range else 200)
-            for name, value in {"ETag": '"0x1"', "Content-MD5": md5 if tells_md5 else "", "Content-Length": str(len(content))}.items():
-                if value:
-                    self.send_header(name, value)
-            if is_range:
-                self.send_header("Content-Range", content_range)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        store = AzureBlobs(f"http://127.0.0.1:{server.server_port}/account/container", SasSigner("sig=x"), label="the store", policy=HASTY_STORE)
-        try:
-            yield store
-        finally:
-            server.shutdown()
-            thread.join()
+    headers = {"ETag": '"0x1"'} | ({"Content-MD5": md5} if tells_md5 else {})
+    blob = Served(body, status=206 if content_range else 200, headers=headers | ({"Content-Range": content_range} if content_range else {}))
+    with serving_files(None) as server:
+        server.connections = connections if connections is not None else []
+        server.before = lambda asked: server.files.update({asked.path: Served(listing, status=200) if "comp=list" in asked.query else blob})
+        yield AzureBlobs(f"{server.address}/account/container", SasSigner("sig=x"), label="the store", policy=HASTY_STORE)
 
 
 AZ = """

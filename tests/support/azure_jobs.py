@@ -27,6 +27,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import JobCode
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.running import write_files
 
 FILES = {"train.py": "print('trained')\n", "data/list.txt": "a\nb\n"}
 CONDA = "name: training\ndependencies:\n- python=3.11\n- pip:\n  - mlflow-skinny\n"
@@ -35,10 +36,7 @@ MADE = EnvironmentSpec(image="docker.io/python:3.11", conda=CONDA)
 
 def snapshot_of(folder: Path, files: Mapping[str, str] = FILES) -> Snapshot:
     """*files* written to *folder*, as a snapshot of it."""
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    write_files(folder, files)
     return Snapshot(folder, sorted(files), sum(len(text.encode()) for text in files.values()))
 
 

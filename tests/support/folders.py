@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,26 +66,21 @@ def mounted_small_disk(folder: Path, *, kib: int) -> Iterator[SmallDisk | None]:
         yield None
 
 
-def made_read_only(folder: Path) -> Callable[[], None] | None:
-    """Make *folder* and all below it unwritable for this user; gives what undoes it, or None where it cannot be done."""
-    if sys.platform == "win32":
-        return None
-    if os.geteuid() != 0:
+@contextmanager
+def made_read_only(folder: Path) -> Iterator[bool]:
+    """In this context *folder* and all below it cannot be written by this user; gives whether that is so."""
+    if sys.platform != "win32" and os.geteuid() != 0:
         modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*")) if not path.is_symlink()}
         for path, mode in modes.items():
             path.chmod(mode & ~0o222)
-        return lambda: _restore(modes)
-    if sys.platform != "linux" or not _works(["mount", "--bind", str(folder), str(folder)]):
-        return None
-    if not _works(["mount", "-o", "remount,ro,bind", str(folder)]):
+        yield True
+        for path, mode in modes.items():
+            path.chmod(mode)
+    elif sys.platform == "linux" and _works(["mount", "--bind", str(folder), str(folder)]):
+        yield _works(["mount", "-o", "remount,ro,bind", str(folder)])
         _unmount(folder)
-        return None
-    return lambda: _unmount(folder)
-
-
-def _restore(modes: Mapping[Path, int]) -> None:
-    for path, mode in modes.items():
-        path.chmod(mode)
+    else:
+        yield False
 
 
 def _unmount(folder: Path) -> None:

@@ -22,34 +22,19 @@ def is_sound_file(path: Path) -> bool:
         return bool(database.execute("PRAGMA integrity_check").fetchone() == ("ok",))
 
 
-def processes_below(project: Path) -> list[int]:
-    """Processes that work in *project* or below it, by /proc."""
+def processes_below(folder: Path, module: str = "") -> list[int]:
+    """Processes that work in *folder* or below it, of those whose command line holds *module*; by /proc."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                where = os.readlink(entry / "cwd")
-            except OSError:
-                continue
-            if where.startswith(str(project)) and command_of(int(entry.name)):
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
+            where, command = os.readlink(entry / "cwd"), (entry / "cmdline").read_bytes()
+            if where.startswith(str(folder)) and command and module.encode() in command:
                 found.append(int(entry.name))
     return found
 
 
-def command_of(pid: int) -> bytes:
-    """What a process was started as, by /proc; nothing where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
 def supervisor_of(project: Path) -> int:
-    """The supervisor's process, found by what it was started as. Raises AssertionError where there is none."""
-    for pid in processes_below(project / ".himl"):
-        if b"himl_cli.workspaces.local.supervisor" in command_of(pid):
-            return pid
-    raise AssertionError("no supervisor")
+    return processes_below(project / ".himl", "himl_cli.workspaces.local.supervisor")[0]
 
 
 MARK = "TESTED_WITH_MARK"
@@ -75,11 +60,8 @@ def stop(processes: list[str]) -> None:
 def _marked_now(entry: bytes) -> list[str]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes()
-            command = (folder / "cmdline").read_bytes()
-        except OSError:  # it ended meanwhile, or is not ours
-            continue
-        if entry in environment.split(b"\0") and command:
-            found.append(f"{folder.name} {command.replace(bytes(1), b' ').decode(errors='replace')}")
+        with contextlib.suppress(OSError):
+            environment, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
+            if entry in environment.split(b"\0") and command:
+                found.append(f"{folder.name} {command.replace(bytes(1), b' ').decode(errors='replace')}")
     return found

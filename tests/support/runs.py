@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from himl_cli.core.jobs import HYPERPARAMETERS
+from himl_cli.core.logged import Aggregation, Child, RunResults, Value
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.checkpoints.select import Checkpoint, choice_of
 from himl_cli.services.checkpoints.source import find_checkpoint
@@ -79,9 +81,6 @@ class RecordedRuns:
         MetricStore(self._database).log(run_id, points, parameters)
 
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal or signals")
-
-
 @pytest.fixture
 def recorded(project: Path) -> RecordedRuns:
     """Three runs, the newest with metrics, parameters and children."""
@@ -101,7 +100,7 @@ def recorded(project: Path) -> RecordedRuns:
     return runs
 
 
-POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and process groups of POSIX")
+POSIX = pytest.mark.skipif(os.name == "nt", reason="terminals, signals and process groups of POSIX")
 
 STUBBORN = """
 import os, signal, subprocess, sys, time
@@ -165,3 +164,18 @@ def name(runs: RecordedRuns, select: str | None = None, metric: str | None = Non
 
 def log(runs: RecordedRuns, metric: str, values: Mapping[int, float]) -> None:
     runs.log(RUN, [(metric, value, step, step) for step, value in values.items()])
+
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+
+
+def run(run_id: str, *, values: Mapping[str, object] | None = None, tags: Mapping[str, str] | None = None, command: str = "", **fields: str) -> Run:
+    """A completed run; *values* are its hyperparameters."""
+    own = {HYPERPARAMETERS: json.dumps(values)} if values is not None else {}
+    return Run(run_id, "train", RunStatus.completed, NOON, tags={**own, **(tags or {})}, command=command, **fields)  # type: ignore[arg-type]
+
+
+def aggregation(all_last: Mapping[str, Mapping[str, Value]]) -> Aggregation:
+    """Last values by label."""
+    children = [Child(run(label), label, {}, RunResults(last)) for label, last in all_last.items()]
+    return Aggregation(sorted({name for last in all_last.values() for name in last}), children)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
 
-KEEPER = b"himl_cli.workspaces.local.controller"
-SUPERVISOR = b"himl_cli.workspaces.local.supervisor"
+KEEPER = "himl_cli.workspaces.local.controller"
+SUPERVISOR = "himl_cli.workspaces.local.supervisor"
 
 # Notes each start in ../notes/starts, waits for ../notes/go-on where ../notes/hold is, and notes its end.
 NOTING = """
@@ -64,21 +65,11 @@ def log_of(project: Path, run: str) -> str:
     return (project / ".himl" / "runs" / run / "user_logs" / "std_log.txt").read_text()
 
 
-def pids(project: Path, module: bytes) -> list[int]:
-    """Processes of *module* that work below the project's workspace (by /proc)."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                where, command = os.readlink(entry / "cwd"), (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if where.startswith(str(project / ".himl")) and module in command:
-                found.append(int(entry.name))
-    return found
+def pids(project: Path, module: str) -> list[int]:
+    return processes_below(project / ".himl", module)
 
 
-def kill(project: Path, module: bytes) -> None:
+def kill(project: Path, module: str) -> None:
     """SIGKILL to all processes of *module*, and wait until they are gone."""
     for pid in pids(project, module):
         os.kill(pid, signal.SIGKILL)

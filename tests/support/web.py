@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,7 @@ LONG_AGO = "Fri, 02 Jan 2026 03:04:05 GMT"
 
 @dataclass
 class Served:
-    """A file, and how it is served: `headers` come on top (and count before the others), `moved_to` makes it a redirection."""
+    """A file, and how it is served: `headers` come on top (and count before the others), `moved_to` makes it a redirection, a `status` sends it as it is."""
 
     body: bytes = b""
     etag: str = '"one"'
@@ -57,6 +57,7 @@ class FileServer:
     files: dict[str, Served] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
     seen: list[Asked] = field(default_factory=list)
+    connections: list[int] = field(default_factory=list)  # the ports that they come from
     before: Callable[[Asked], None] = _nothing
 
     def __call__(self, path: str, query: str = "") -> str:
@@ -69,7 +70,7 @@ class FileServer:
 
     def clear(self) -> None:
         """As it was in the beginning."""
-        self.files, self.cuts, self.seen, self.before = {}, [], [], _nothing
+        self.files, self.cuts, self.seen, self.connections, self.before = {}, [], [], [], _nothing
 
     @property
     def ranges(self) -> list[str]:
@@ -110,16 +111,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(is_get=False)
 
     def handle(self) -> None:
+        self.server.files.connections.append(self.client_address[1])  # type: ignore[attr-defined]
         try:
             super().handle()
         except (ConnectionError, ssl.SSLError):  # the client left
             self.close_connection = True
 
     def finish(self) -> None:
-        try:
+        with suppress(ConnectionError, ssl.SSLError):
             super().finish()
-        except (ConnectionError, ssl.SSLError):
-            pass
 
     def _answer(self, *, is_get: bool) -> None:
         files: FileServer = self.server.files  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ def _content(served: Served, asked: Asked) -> tuple[int, bytes, dict[str, str]]:
     if served.moved_to:
         return 302, b"", {"Location": served.moved_to, "Content-Length": "0"}
     if served.status:
-        return served.status, b"", {"Content-Length": "0", **served.headers}
+        return served.status, served.body, {"Content-Length": str(len(served.body)), **served.headers}
     fields = {name: value for name, value in {"ETag": served.etag, "Last-Modified": served.modified}.items() if value}
     body, status = served.body, 200
     condition = asked.headers.get("if-range", "")

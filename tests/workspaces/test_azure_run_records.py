@@ -15,14 +15,14 @@ from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
-from himl_cli.workspaces.azure.config import CHINA, PUBLIC, WorkspaceAddress
+from himl_cli.workspaces.azure.config import CHINA, PUBLIC, WorkspaceAddress, address_of_job
 from himl_cli.workspaces.azure.run_history import fulfils, history_filter, index_conditions, plain_tags
 from himl_cli.workspaces.azure.run_records import as_run, history_condition, status_of, studio_url
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.faults import Meanwhile, Reset, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right
-from tests.support.azure import HASTY, opened, opened_in_job, use
+from tests.support.azure import HASTY, opened, use
 from tests.support.stores import Stored
 
 DATA_PLANE = r"api\.azureml\.ms/"
@@ -101,7 +101,7 @@ def test_cancel_of_finalizing_run_fails_with_its_state(azure_environment: Staged
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (azure.job_environment(run) if in_job else {}).items():
             patch.setenv(name, value)
-        with opened_in_job(project) if in_job else opened(azure, project) as workspace, pytest.raises(HimlError, match="Finalizing") as caught:
+        with opened(azure, project, address=address_of_job() if in_job else None) as workspace, pytest.raises(HimlError, match="Finalizing") as caught:
             workspace.cancel("r1")
     assert not isinstance(caught.value, ServiceFailed)
     assert run.status == "Finalizing"
@@ -137,7 +137,7 @@ def test_in_a_job_its_own_token_is_enough(azure: StagedWorkspace, project: Path,
     azure.add_output(own, "model", {"b": b"2"})
     for name, value in azure.job_environment(own).items():
         monkeypatch.setenv(name, value)
-    with opened_in_job(project) as workspace:
+    with opened(azure, project, address=address_of_job()) as workspace:
         assert workspace.run("job_1").experiment == "train"
         for query in (RunQuery(), RunQuery("train")):
             assert [run.id for run in workspace.runs(query)] == ["job_1"]

@@ -13,8 +13,6 @@ from typing import Any
 
 from tests.azureml_double.state import Json
 
-TAKEN_FOR_SHORTEST = 60.0  # what is less counts as 60 days, as the vendor's client has it in a remark (it sends no less)
-LONGEST = 60 * 24 * 3600.0
 MECHANISMS = {"mount": "ReadOnlyMount", "download": "Download", "direct": "Direct"}
 OUTPUT_MECHANISMS = {"mount": "ReadWriteMount", "upload": "Upload"}
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
@@ -31,9 +29,8 @@ LONGEST_SWEEP = "P60D"  # of one that names no time
 class Manner:
     """How the jobs of a workspace are run."""
 
-    hold: str = ""  # the status in which each job waits to be released; empty: none waits
+    hold: bool = False  # each job waits in the status Queued until it is released
     whole_logs: bool = False  # logs are replaced as they grow, not appended to
-    log_digits: int = 1  # that numbers of ranks have at least in the names of logs
     retry_logs: bool = False  # those of later tries are kept in `user_logs/retry_001`, …; else the last try's replace the ones before
     fails_with_a_trial: bool = False  # a sweep fails when one trial does, not only when the first three or all of them do
     values_in: str = "tag"  # of a trial, as OWN_TAGS has it, or nowhere but on the sweep (`sweep`; `old_sweep`: there without the prefix)
@@ -49,11 +46,6 @@ def seconds_of(duration: str) -> float:
         raise ValueError(f"'{duration}' is no duration")
     days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def limit_of(duration: str) -> float:
-    seconds = seconds_of(duration)
-    return seconds if seconds >= TAKEN_FOR_SHORTEST else LONGEST
 
 
 def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:

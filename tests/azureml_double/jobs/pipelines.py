@@ -23,8 +23,6 @@ MODES = {"ro_mount": "ReadOnlyMount", "rw_mount": "ReadWriteMount", "download": 
 DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "PyTorch"}
 _COMPONENT = re.compile(r"(?:azureml:)?(?:/subscriptions/.*)?/components/([^/]+)/versions/([^/]+)", re.IGNORECASE)
 _BOUND = re.compile(r"\s*\$\{\{\s*parent\.(?:(inputs|outputs)\.(\w+)|jobs\.(\w+)\.outputs\.(\w+))\s*\}\}\s*")
-_OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]")
-_INPUT = re.compile(r"\$\{\{\s*inputs\.(\w+)\s*\}\}")
 
 
 class Binding(NamedTuple):
@@ -125,17 +123,12 @@ def _check_outputs(properties: Json, node: Node) -> None:
 def step_job(pipeline: Run, node: Node, ended: Mapping[str, Run]) -> Json:
     given, component, job = node.given, node.component, pipeline.job or {}
     inputs = {name: one for name in node.takes if (one := _input(job, node, name, ended)) is not None}
-
-    def kept(found: re.Match[str]) -> str:
-        """A part `$[[…]]` of the command falls away where its inputs are not given."""
-        return found[1] if all(name in inputs for name in _INPUT.findall(found[1])) else ""
-
     spread = given.get("distribution") or component.get("distribution") or {}
     kind, each = str(spread.get("distribution_type") or spread.get("type") or ""), spread.get("process_count_per_instance")
     distribution = {"distributionType": DISTRIBUTIONS.get(kind.lower(), kind), "processCountPerInstance": each} if spread else None
     found: Json = {"jobType": "Command", "experimentName": pipeline.experiment.name, "componentId": given["componentId"]}
-    found |= {"command": _OPTIONAL.sub(kept, component["command"]), "codeId": _id(component.get("code"))}
-    found |= {"environmentId": _id(component.get("environment"))}
+    found |= {"command": component["command"], "codeId": bare_id(component.get("code"))}
+    found |= {"environmentId": bare_id(component.get("environment"))}
     found |= {"computeId": given.get("computeId") or job.get("computeId") or (job.get("settings") or {}).get("default_compute")}
     found |= {"environmentVariables": given.get("environment_variables") or component.get("environment_variables") or {}, "inputs": inputs}
     found |= {"outputs": {name: _output(pipeline, node, name) for name in node.gives}}
@@ -181,8 +174,8 @@ def camel(given: Mapping[str, Any]) -> Json:
     return {re.sub(r"_(\w)", lambda found: found[1].upper(), name): value for name, value in given.items()}
 
 
-def _id(text: str | None) -> str | None:
-    return text.removeprefix("azureml:") if text and text.startswith("azureml:/") else text
+def bare_id(text: str | None) -> str | None:
+    return text.removeprefix("azureml:") if text and text.startswith(("azureml:/subscriptions/", "azureml:azureml:")) else text
 
 
 class PipelineCourse(Course):

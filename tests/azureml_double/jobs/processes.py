@@ -159,9 +159,8 @@ class Rank:
     variables: Mapping[str, str]
 
 
-def ranks_of(job: Json, digits: int = 1) -> Sequence[Rank]:
-    """The processes that *job* (the `properties` of PUT job) asks for; one for each node where it names no distribution. Their numbers have at least so many
-    *digits* in the names of logs."""
+def ranks_of(job: Json) -> Sequence[Rank]:
+    """The processes that *job* (the `properties` of PUT job) asks for; one for each node where it names no distribution."""
     nodes = int((job.get("resources") or {}).get("instanceCount") or 1)
     distribution = job.get("distribution") or {}
     kind, each = distribution.get("distributionType"), int(distribution.get("processCountPerInstance") or 1)
@@ -181,7 +180,7 @@ def ranks_of(job: Json, digits: int = 1) -> Sequence[Rank]:
         elif kind == "Mpi":
             of_mpi = {"RANK": index, "LOCAL_RANK": local, "SIZE": world, "LOCAL_SIZE": each}
             numbers |= {f"OMPI_COMM_WORLD_{name}": number for name, number in of_mpi.items()}
-        log = f"user_logs/std_log_process_{index:0{max(digits, len(str(world - 1)))}}.txt" if kind or world > 1 else "user_logs/std_log.txt"
+        log = f"user_logs/std_log_process_{index:0{len(str(world - 1))}}.txt" if kind or world > 1 else "user_logs/std_log.txt"
         address = {"MASTER_ADDR": HERE} if kind == "PyTorch" else {}
         ranks.append(Rank(node, log, {**of_nodes, **address, **{name: str(number) for name, number in numbers.items()}}))
     return ranks

@@ -16,11 +16,7 @@ RUN_TYPES = {"Command": "azureml.scriptrun", "Sweep": "hyperdrive", "Pipeline": 
 JOB_TYPES = {"hyperdrive": "Sweep", "azureml.PipelineRun": "Pipeline", "automl": "AutoML"}
 GENERATORS = {"Random": "RANDOM", "Grid": "GRID", "Bayesian": "BayesianOptimization"}
 SYSTEM_PREFIX, VALUE_PREFIX, HYPERPARAMETERS = "_aml_system_", "AZUREML_SWEEP_", "hyperparameters"
-OWN_TAGS = {
-    "tag": (HYPERPARAMETERS, SYSTEM_PREFIX + HYPERPARAMETERS),
-    "old_tag": (HYPERPARAMETERS,),
-    "system_tag": (SYSTEM_PREFIX + HYPERPARAMETERS,),
-}
+OWN_TAGS = {"tag": (HYPERPARAMETERS, SYSTEM_PREFIX + HYPERPARAMETERS), "system_tag": (SYSTEM_PREFIX + HYPERPARAMETERS,)}
 """Of a trial: the tags with its values, by `values_in`."""
 WORDS = (("boring", "sincere", "quiet", "jolly"), ("boat", "wolf", "pine", "lamp"))
 AS_IT_IS = Manner()

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tests.azureml_double.jobs import processes
-from tests.azureml_double.jobs.command import Manner, filled, limit_of
+from tests.azureml_double.jobs.command import Manner, filled, seconds_of
 from tests.azureml_double.jobs.data import LITERAL, GrowingLog, LaidOutput, Layer, Place, code_place, files_below
 from tests.azureml_double.jobs.pipelines import PipelineCourse
 from tests.azureml_double.jobs.processes import Course, JobCanceled, JobFailed, JobPreempted
@@ -37,7 +37,7 @@ class Attempt:
         self._staged, self._run, self._job = staged, run, run.job
         self._folder, self._submitter, self._manner = folder, submitter, manner
         self._data, self._home, self._temp = folder / "cap" / "data-capability" / "wd", folder / "home", folder / "tmp"
-        self._ranks = processes.ranks_of(self._job, manner.log_digits)
+        self._ranks = processes.ranks_of(self._job)
         self._working = {rank.node: folder / (f"node_{rank.node}" if rank.node else "exe") / "wd" for rank in self._ranks}
         self._layer = Layer(staged.state, self._data, self._working[0])
         self._inputs: dict[str, str] = {}
@@ -213,7 +213,7 @@ class CommandCourse(Course):
 
     def _watch(self, attempt: Attempt) -> None:
         timeout = (self._job.get("limits") or {}).get("timeout")
-        limit = limit_of(timeout) if timeout else None
+        limit = seconds_of(timeout) if timeout else None
         real = None if limit is None else limit * self._manner.minute / 60
         try:
             ended = attempt.watch(self._interrupted, real)
@@ -242,7 +242,7 @@ class CommandCourse(Course):
             if self._canceled.is_set():
                 raise JobCanceled
             self._run.move(status)
-        if status == self._manner.hold:
+        if status == "Queued" and self._manner.hold:
             self._released.wait()
             if self._canceled.is_set():
                 raise JobCanceled
@@ -277,11 +277,6 @@ class JobRunner:
 
     def preempt(self, run_id: str) -> None:
         self._courses[run_id].preempt()
-
-    def preempt_after(self, run_id: str, seconds: float) -> None:
-        timer = threading.Timer(seconds, self.preempt, [run_id])
-        timer.daemon = True
-        timer.start()
 
     def close(self) -> None:
         if self.staged.state.jobs is self:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tests.azureml_double.frame import bad_request
-from tests.azureml_double.jobs.command import CHOICE, LONGEST_SWEEP, MOST_TRIALS, Value, Values, limit_of, seconds_of, size_of, unknown_references
+from tests.azureml_double.jobs.command import CHOICE, LONGEST_SWEEP, MOST_TRIALS, Value, Values, seconds_of, size_of, unknown_references
 from tests.azureml_double.jobs.processes import Course, JobFailed
 from tests.azureml_double.jobs.records import SYSTEM_PREFIX, add_trial
 from tests.azureml_double.state import Json, Metric, Point, Principal, Run, now, time_text
@@ -27,7 +27,6 @@ TABLE = "best_child_by_primary_metric"
 COLUMNS = {"metric_name": "String", "timestamp": "String", "run_id": "String", "metric_value": "Double", "final": "Bool"}
 RANGES = ("uniform", "loguniform", "quniform", "qloguniform")
 MOST_AT_ONCE = 100
-MOST_STEPS = 100_000  # of a Bayesian quniform
 SAMPLINGS: Mapping[str, Sequence[str]] = {"Random": (), "Grid": (CHOICE,), "Bayesian": (CHOICE, "uniform", "quniform")}
 """What each sampling algorithm can draw from; empty: everything."""
 POLICIES = ("Bandit", "MedianStopping", "TruncationSelection")
@@ -89,7 +88,7 @@ def check_sweep(properties: Json) -> None:
     if not properties.get("searchSpace"):
         raise bad_request("The search space is empty.")
     for name, spec in properties["searchSpace"].items():
-        wrong = _wrong_with(spec, SAMPLINGS[kind], is_bayesian=kind == "Bayesian")
+        wrong = _wrong_with(spec, SAMPLINGS[kind])
         if wrong:
             raise bad_request(f"Parameter '{name}': {wrong}.")
     if policy is not None and kind == "Bayesian":
@@ -98,18 +97,15 @@ def check_sweep(properties: Json) -> None:
         _check_policy(policy)
 
 
-def _wrong_with(spec: Any, known: Sequence[str], *, is_bayesian: bool) -> str:
-    """*known*: the distributions that the sampling knows (empty: all). Of Bayesian sampling what azureml-train-core checks before it asks."""
+def _wrong_with(spec: Any, known: Sequence[str]) -> str:
+    """*known*: the distributions that the sampling knows (empty: all)."""
     if not isinstance(spec, list) or len(spec) != 2 or len(spec[1]) != _ARGUMENTS.get(spec[0]):
         return f"this is no known distribution with its arguments: {spec}"
     kind, given = spec
     if known and kind not in known:
         return f"the distribution '{kind}' is not supported by the sampling algorithm, which takes {', '.join(known)}"
     if kind == CHOICE:
-        if not isinstance(given[0], list) or not given[0]:
-            return "'choice' needs a list of values"
-        is_mixed = len({isinstance(value, str) for value in given[0]}) > 1
-        return "either all or none of the values of 'choice' have to be texts" if is_bayesian and is_mixed else ""
+        return "" if isinstance(given[0], list) and given[0] else "'choice' needs a list of values"
     if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in given):
         return f"'{kind}' takes numbers, not {given}"
     if kind == "randint" and (not isinstance(given[0], int) or given[0] < 1):
@@ -118,8 +114,6 @@ def _wrong_with(spec: Any, known: Sequence[str], *, is_bayesian: bool) -> str:
         return f"the lower bound of '{kind}' has to be less than the upper one"
     if kind.startswith("q") and (given[2] <= 0 or given[2] != int(given[2])):
         return f"the step of '{kind}' has to be a whole number of 1 or more"
-    if is_bayesian and kind == "quniform" and not (all(isinstance(one, int) for one in given) and (given[1] - given[0]) / given[2] <= MOST_STEPS):
-        return f"'quniform' takes whole numbers with this sampling algorithm, and not too many of them, not {given}"
     return ""
 
 
@@ -176,7 +170,7 @@ class SweepCourse(Course):
         limits = self._job.get("limits") or {}
         total = limits.get("maxTotalTrials") or MOST_TRIALS
         self._concurrent = limits.get("maxConcurrentTrials") or total
-        self._seconds = limit_of(limits.get("timeout") or LONGEST_SWEEP) * runner.manner.minute / 60
+        self._seconds = seconds_of(limits.get("timeout") or LONGEST_SWEEP) * runner.manner.minute / 60
         self._metric = str(self._job["objective"]["primaryMetric"])
         self._maximize = str(self._job["objective"]["goal"]).lower() == "maximize"
         space, sampling = self._job["searchSpace"], self._job["samplingAlgorithm"]
