@@ -22,9 +22,8 @@ from tests.support.fixtures import shared_web as shared_web
 from tests.support.fixtures import stage as stage
 from tests.support.fixtures import web as web
 from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
-from tests.support.forked_himl import FORKED, PROGRAM, forked
 from tests.support.processes import MARK, processes_marked, stop
-from tests.support.running import Himl
+from tests.support.running import PROGRAM, Himl
 from tests.support.spreading import group_of, spread
 
 settings.register_profile("himl", deadline=None)  # these machines are shared: a slow moment is no failure
@@ -44,8 +43,6 @@ def no_process_is_left() -> Iterator[None]:
     mark = uuid.uuid4().hex
     os.environ[MARK] = mark
     yield
-    for each in FORKED.values():
-        each.close()
     left = processes_marked(mark, patience=60.0)
     stop(left)
     assert not left, f"processes that the tests left behind: {left}"
@@ -78,7 +75,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def himl(project: Path) -> Himl:
     """The app as users see it, in this process (HIML_TEST_START=1: the installed program, started for each call)."""
-    return Himl(PROGRAM, project, forked(PROGRAM), in_process=True)
+    return Himl(PROGRAM, project, in_process=True)
 
 
 @pytest.fixture

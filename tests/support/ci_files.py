@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.forked_himl import PROGRAM
+from tests.support.running import PROGRAM
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "ci"
 FILES = ("github-actions.yml", "github-actions-oidc.yml", "azure-pipelines.yml", "azure-pipelines-oidc.yml")
@@ -100,7 +99,7 @@ class Machine:
         path.write_text(step.script, encoding="utf-8")
         own = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
         variables = {name: resolved(str(value), self.values) for name, value in step.variables.items()}
-        programs = os.pathsep.join((str(PROGRAM.parent), str(Path(sys.executable).parent), own["PATH"]))
+        programs = f"{PROGRAM.parent}{os.pathsep}{own['PATH']}"
         return subprocess.Popen(
             [*step.shell, str(path)],
             cwd=self.folder,
