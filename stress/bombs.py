@@ -17,8 +17,7 @@ from himl_cli.core.text import LONGEST_GLOB
 from stress.names import COMMANDS, HostileWorkspace, changes, raw_signs, tree_of
 from stress.records import Case, Result
 from stress.world import Measured, World, judge, measured
-from tests.support.forked_himl import PROGRAM
-from tests.support.running import write_files
+from tests.support.running import PROGRAM, write_files
 
 A_CELL = 4
 LONGEST_SAID = 4000  # signs in all

@@ -489,7 +489,7 @@ class Target(Door):
         mark = self.token.encode()
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         found = [f"the token stands in '{path.name}'" for path in files if mark in path.read_bytes()]
-        shown = [entry.name for entry in Path("/proc").glob("[0-9]*") if mark in processes.command_of(int(entry.name))]
+        shown = processes.processes_below(Path("/"), self.token)
         return found + [f"the token stands in the command line of process {pid}" for pid in shown]
 
     def talk(self) -> int:

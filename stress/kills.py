@@ -23,9 +23,8 @@ from typing import Any
 from stress.faults import Attempt, Download, Stock, Submit, Upload
 from stress.records import Case, Outcome, Result
 from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again
-from tests.support.forked_himl import PROGRAM
 from tests.support.processes import MARK, is_sound, is_sound_file, processes_marked, stop
-from tests.support.running import write_files
+from tests.support.running import PROGRAM, write_files
 
 HIML, GROUP, SUPERVISOR, SHIM, ALL = "himl", "group", "supervisor", "shim", "all"
 """Who gets a signal: the command's process, its process group as by a terminal, the two that look after a job here, or everything."""

@@ -21,7 +21,7 @@ from stress.records import Case, Result
 from stress.world import LOG_METRIC, SPAWN, Ended, Gauge, World, measured
 from tests.azureml_double.seeding import ARTIFACTS, StagedWorkspace
 from tests.azureml_double.state import Run
-from tests.support import forked_himl, running, tensorboard
+from tests.support import running, tensorboard
 from tests.support.processes import is_sound, is_sound_file, processes_below
 from tests.support.runs import RecordedRuns
 from tests.support.tensorboard import serving as showing
@@ -64,7 +64,7 @@ def listed(few: int, many: int, world: World, dice: random.Random) -> Result:
             for size, run_id in SIZES.items():
                 where = staged.state.runs[run_id].artifact_prefix if how == "list" else run_id
                 out = world.folder / f"{how}_{size}.out"
-                done = measured([str(forked_himl.PROGRAM), *arguments, where], out, world.folder, world.environment(staged), SECONDS)
+                done = measured([str(running.PROGRAM), *arguments, where], out, world.folder, world.environment(staged), SECONDS)
                 facts |= {f"{how}_{size}_mib": round(done.peak, 1), f"{how}_{size}_seconds": round(done.wall, 1)}
                 problems += wrong_listing(done.ended, done.peak, names[size], how)
                 peaks.append(done.peak)
@@ -333,7 +333,7 @@ def _polled(world: World, runs: GrowingRuns, staged: StagedWorkspace, looks: int
     copies, figures = project / "copies", Figures()
     env = {**world.environment(staged), "HIML_NO_CACHE": ""}
     begun = time.monotonic()
-    with showing(running.Himl(forked_himl.PROGRAM, project), world.folder, *runs.ids, "--run_logs_dir", str(copies), env=env) as board:
+    with showing(running.Himl(running.PROGRAM, project), world.folder, *runs.ids, "--run_logs_dir", str(copies), env=env) as board:
         seen = _looked(world, runs, board, looks, figures)
         shown = next(name for name in board.ask("data/runs") or [runs.ids[0]] if runs.ids[0] in name)
         board.shows(shown, [step / 4 for step in range(runs.count)])

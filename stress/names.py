@@ -32,8 +32,7 @@ from tests.azureml_double.faults import Page
 from tests.azureml_double.seeding import ARTIFACTS
 from tests.azureml_double.state import Datastore, Right
 from tests.azureml_double.storage import Storage as Account
-from tests.support.forked_himl import PROGRAM
-from tests.support.running import write_files
+from tests.support.running import PROGRAM, write_files
 from tests.support.terminals import Terminal
 from tests.support.web import Asked, serving_files
 

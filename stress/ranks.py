@@ -23,7 +23,7 @@ from stress.records import Case, Outcome, Result
 from stress.world import SAID, SPAWN, Ended, Verdict, World, file_differences, judge, last_line, lost
 from tests.azureml_double.faults import Latency, Status
 from tests.azureml_double.seeding import StagedWorkspace
-from tests.support.forked_himl import PROGRAM
+from tests.support.running import PROGRAM
 
 Steps = Sequence[tuple[int, float]]
 """Ranks in the order in which they are started, each with the seconds before that."""

@@ -14,7 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,7 +24,6 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage, running_stage
 from tests.azureml_double.storage import Storage
 from tests.support import running
-from tests.support.forked_himl import PROGRAM, ForkedHiml
 
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "COMSPEC", "PATHEXT")  # the variables of this machine that a case may see
 FIXED = {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -61,8 +60,8 @@ class Ended:
 class World:
     """What `running_world` makes. `folder` is the running case's own, empty when it begins; `stage` is shared by the cases, one at a time."""
 
-    def __init__(self, stage: Stage, place: Path, himl: ForkedHiml) -> None:
-        self.stage, self.place, self.folder, self._himl = stage, place, place, himl
+    def __init__(self, stage: Stage, place: Path) -> None:
+        self.stage, self.place, self.folder = stage, place, place
         self._kept: dict[str, Any] = {}
 
     @contextmanager
@@ -106,7 +105,7 @@ class World:
         return {**FIXED, **homes, **temporary, **(staged.environment() if staged else self.stage.environment())}
 
     def himl(self, *arguments: str | Path, cwd: Path, env: Mapping[str, str], limit: float = LIMIT) -> running.Outcome:
-        return running.Himl(PROGRAM, cwd, self._himl)(*arguments, env=env, timeout=limit)
+        return running.Himl(running.PROGRAM, cwd)(*arguments, env=env, timeout=limit)
 
     def call(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], limit: float = LIMIT) -> Ended | None:
         with suppress(subprocess.TimeoutExpired):
@@ -156,11 +155,9 @@ def leave_only_ours() -> None:
 
 @contextmanager
 def running_world(place: Path) -> Iterator[World]:
-    with ExitStack() as stack:
-        (place / "stage").mkdir(parents=True)
-        himl = ForkedHiml(PROGRAM)
-        stack.callback(himl.close)
-        yield World(stack.enter_context(running_stage(place / "stage")), place, himl)
+    (place / "stage").mkdir(parents=True)
+    with running_stage(place / "stage") as stage:
+        yield World(stage, place)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ import pytest
 from hypothesis import settings
 
 from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
-from tests.support.forked_himl import FORKED, PROGRAM, forked
 from tests.support.processes import MARK, processes_marked, stop
-from tests.support.running import Himl
+from tests.support.running import PROGRAM, Himl
 from tests.support.spreading import group_of, spread
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ def no_process_is_left() -> Iterator[None]:
     mark = uuid.uuid4().hex
     os.environ[MARK] = mark
     yield
-    for each in FORKED.values():
-        each.close()
     left = processes_marked(mark, patience=60.0)
     stop(left)
     assert not left, f"processes that the tests left behind: {left}"
@@ -79,7 +76,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def himl(project: Path) -> Himl:
     """The app as users see it, in this process (HIML_TEST_START=1: the installed program, started for each call)."""
-    return Himl(PROGRAM, project, forked(PROGRAM), in_process=True)
+    return Himl(PROGRAM, project, in_process=True)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from stress.world import Ended, Verdict, World, last_line, lost
 from tests.azureml_double.faults import Action, ExpireSas, Reset, Status
 from tests.azureml_double.log import listening
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
-from tests.support import forked_himl, running, runs, tensorboard
+from tests.support import running, runs, tensorboard
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import Outcome as Left
 
@@ -240,7 +240,7 @@ def _show_board(lab: Lab, words: Sequence[str]) -> Left:
     """Let TensorBoard be shown for a moment, then end it as Ctrl-C does. Raises TimeoutExpired."""
     with (lab.world.folder / "tmp" / "said.txt").open("w+b") as said:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": said}
-        process = subprocess.Popen([forked_himl.PROGRAM, *words], cwd=lab.project, env=lab.env, start_new_session=True, **streams)  # type: ignore[call-overload]
+        process = subprocess.Popen([running.PROGRAM, *words], cwd=lab.project, env=lab.env, start_new_session=True, **streams)  # type: ignore[call-overload]
         try:
             select.select([process.stdout], [], [], BOARD_SECONDS)
             time.sleep(1.0)

@@ -14,8 +14,6 @@ import pytest
 
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Run
-from tests.support.forked_himl import PROGRAM, forked
-from tests.support.forking_himl import TOLERATED
 
 shows_hints = pytest.mark.skipif(sys.version_info < (3, 11), reason="tracebacks show hints from Python 3.11 on")
 SAY = """
@@ -25,29 +23,19 @@ def say(**values):
 """
 
 
-def run_script(
-    script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, is_started: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error, but for `TOLERATED`.
-
-    With *is_started* in a Python that has imported nothing yet: for tests of what is imported.
-    """
-    folder, variables, himl = cwd or script.parent, os.environ | dict(env or {}), forked(PROGRAM)
-    if is_started or not himl.can_run(variables):
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning", str(script), *arguments],
-            cwd=folder,
-            env=variables,
-            capture_output=True,
-            text=True,
-        )
-    done = himl.run([str(script), *arguments], folder, variables, is_script=True)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+TOLERATED = "datetime.datetime.utcnow"
+"""What warns from Python 3.12 on: azure-ai-ml calls it whatever it is asked for."""
 
 
-def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, is_started: bool = False) -> dict[str, Any]:
+def run_script(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error, but for `TOLERATED`."""
+    command = [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning", str(script), *arguments]
+    return subprocess.run(command, cwd=cwd or script.parent, env=os.environ | dict(env or {}), capture_output=True, text=True)
+
+
+def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The last line that the script printed, as JSON; it must end with 0."""
-    done = run_script(script, *arguments, cwd=cwd, env=env, is_started=is_started)
+    done = run_script(script, *arguments, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -135,6 +135,17 @@ def test_how_a_tool_ends(project: Path, kind: str) -> None:
     assert (done.returncode, done.stderr.startswith("Traceback"), done.stderr.endswith("KeyError: 'key'\n")) == (1, True, True)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_log_of_a_tool_is_its_own(project: Path, own: bool) -> None:
+    setup = "import logging\n" + own * "logging.basicConfig(format='mine: %(message)s')\n"
+    body = "logging.warning('of the tool')"
+    expected = r"mine: of the tool\n" if own else r"[-0-9]+ [:,0-9]+ WARNING root: of the tool\n"
+    without = run_script(written(project, setup + AROUND["without_typer"].format(body=body)))
+    talking = BY_TYPER.partition("@cli.command")[0] + f"@cli.command(app)\ndef tool(talk: cli.Talk) -> None:\n    {body}\ncli.main(app)\n"
+    for done in (without, run_script(written(project, setup + talking))):
+        assert re.fullmatch(expected, done.stderr), done.stderr
+
+
 SEVERAL = """
 from himl_cli import cli
 

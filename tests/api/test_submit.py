@@ -237,7 +237,7 @@ def test_workspace_and_environment_have_to_be_said(project: Path, request: pytes
 
 
 def test_unknown_cluster_is_one_line_error_with_exit_code_3(lab: StagedWorkspace, project: Path) -> None:
-    done = run_script(write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE), "--azureml", is_started=True)
+    done = run_script(write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE), "--azureml")
     snapshot, error = done.stderr.splitlines()
     assert (done.returncode, done.stdout, snapshot[:11]) == (3, "", "Snapshot of")
     assert error.startswith("error: ")
@@ -428,7 +428,7 @@ def job(azure: StagedWorkspace) -> dict[str, str]:
 
 
 def test_job_gets_own_paths_and_arguments_at_no_cost(azure: StagedWorkspace, job: dict[str, str], project: Path) -> None:
-    found = said(write_script(project, "train.py", CALL, ALL), env=job, is_started=True)
+    found = said(write_script(project, "train.py", CALL, ALL), env=job)
     paths = {"inputs": ["/data/a", "/data/b"], "outputs": ["/data/c"], "out": "outputs", "logs": "logs", "cwd": str(project)}
     assert found == {**paths, "azure": True, "has_run": True, "heavy": [], "made": True}
     assert azure.requests() == []

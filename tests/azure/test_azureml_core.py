@@ -17,8 +17,7 @@ from tests.azure.lab import Heard, Lab, Visits, digests, fill, inside, ready, ru
 from tests.azureml_double.stage import Stage
 from tests.support.client_calls import variables_of_machine
 from tests.support.clients import AZUREML_CORE, HIML_V1
-from tests.support.forked_himl import PROGRAM, forked
-from tests.support.running import Himl, write_files
+from tests.support.running import PROGRAM, Himl, write_files
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
 RECORDED = """
@@ -39,7 +38,7 @@ def made_by_himl(lab: Lab, folder: Path, files: dict[str, str], *arguments: str)
     folder.mkdir()
     write_files(folder, files)
     lab.azure.write_config(folder)
-    himl = Himl(PROGRAM, folder, forked(PROGRAM))
+    himl = Himl(PROGRAM, folder)
     return himl.ok(*arguments, env={**variables_of_machine(folder / "home"), **lab.azure.environment()}).stdout.strip()
 
 

@@ -20,7 +20,6 @@ from tests.azureml_double.jobs.runner import JobRunner
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right
 from tests.support.clients import HIML_V1
-from tests.support.forked_himl import forked
 from tests.support.running import Himl, Outcome, until, write_files
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
@@ -39,7 +38,7 @@ SUBMIT = ("submit", "--sdk", "v1", "--cluster", "cpu-cluster")
 @pytest.fixture
 def himl(project: Path) -> Himl:
     program = client_python(HIML_V1).with_name("himl.exe" if sys.platform == "win32" else "himl")
-    return Himl(program, project, forked(program))
+    return Himl(program, project)
 
 
 @pytest.fixture

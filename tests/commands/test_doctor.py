@@ -237,6 +237,7 @@ def test_checks_behind_a_failed_one_are_skipped(himl: Himl, azure: StagedWorkspa
     assert all(said in line for line in outcome.stdout.splitlines() if line.startswith("failed"))
     failed = [name for name, state in zip(AZURE_CHECKS, expected, strict=True) if state == "failed"]
     assert outcome.stderr.startswith(f"error: Not in order: {', '.join(failed)}.\n")
+    assert ("Mend the first one first" in outcome.stderr) == (len(failed) > 1)
 
 
 def test_workspace_show_prints_config_even_if_azure_call_fails(himl: Himl, configured: StagedWorkspace, project: Path) -> None:

@@ -24,8 +24,7 @@ from docs.tools.terminal import settled
 from himl_cli.app import COMMANDS, app
 from himl_cli.commands.completion import app_shape
 from tests.azureml_double.seeding import StagedWorkspace
-from tests.support.forked_himl import PROGRAM, forked
-from tests.support.running import Himl
+from tests.support.running import PROGRAM, Himl
 from tests.support.runs import RecordedRuns
 from tests.support.terminals import RUN, VIEWS, Terminal, View, make_world
 
@@ -102,7 +101,7 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
         done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *words.split(), "--help"], capture_output=True, text=True)
         assert done.stderr.strip() == "LOADED []"
         assert done.stdout.startswith("Usage: himl")
-    himl = Himl(PROGRAM, project, forked(PROGRAM))
+    himl = Himl(PROGRAM, project)
     assert [(child.path[-1], child.panel, child.summary) for child in SHAPE.children] == [(name, each.panel, each.help) for name, each in COMMANDS.items()]
     for words, shape in ALL.items():
         assert shape.text

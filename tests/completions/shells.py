@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.forked_himl import PROGRAM
+from tests.support.running import PROGRAM
 from tests.support.terminals import Terminal
 
 SCRIPTS = Path(__file__).parents[2] / "completions"

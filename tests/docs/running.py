@@ -24,14 +24,12 @@ from rich.text import Text
 
 from docs.tools.terminal import settled
 from tests.docs.blocks import PRELUDES, ROOT, Block
-from tests.docs.program import STARTED
 from tests.docs.worlds import FILES, SHORTER, World
-from tests.support.forked_himl import PROGRAM, forked
 from tests.support.terminals import Terminal
 
 PATIENCE = 240
 TOML = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-OF_THE_SHELL = (STARTED, "_", "SHLVL", "PWD", "OLDPWD")
+OF_THE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD")
 ANY = "…"
 NEAR = 0.2
 PROMPT = "$ "
@@ -93,8 +91,7 @@ class Chain:
 
     def _shell(self, block: Block, script: str, until: str = "") -> None:
         state = self.scratch / "state"
-        variables = {**self.variables, STARTED: "1"} if until else self.variables
-        said, code = _said(["bash", "-c", self._script(script, state, SHORTER)], self.folder, variables, until)
+        said, code = _said(["bash", "-c", self._script(script, state, SHORTER)], self.folder, self.variables, until)
         assert code == int(block.value("exit") or 0), f"{block.where} ended with {code}:\n{script}\n{said}"
         self._take(state)
 
@@ -111,7 +108,7 @@ class Chain:
 
     def _in_terminal(self, block: Block, command: str, answer: str = "") -> str:
         state = self.scratch / "state"
-        terminal = Terminal(["bash", "-c", self._script(command, state)], cwd=self.folder, env={**self.variables, STARTED: "1"})
+        terminal = Terminal(["bash", "-c", self._script(command, state)], cwd=self.folder, env=self.variables)
         if answer:
             terminal.type(f"{answer}\n")
         code = terminal.finish(PATIENCE)
@@ -123,14 +120,8 @@ class Chain:
         prelude = PRELUDES / f"{block.value('prelude')}.py"
         script = self.folder / "block.py"
         script.write_text((prelude.read_text(encoding="utf-8") if block.value("prelude") else "") + block.body, encoding="utf-8")
-        himl = forked(PROGRAM)
-        is_started = "from azure." in block.body or not himl.can_run(self.variables)
-        for more in ([], ["--azureml"])[: 1 + block.has("azureml")]:
-            if is_started:  # the vendor's package warns while it is imported: there only what the block itself does counts
-                said, code = _said([sys.executable, "-W", "error:::__main__", script.name, *more], self.folder, self.variables)
-            else:
-                done = himl.run([script.name, *more], self.folder, self.variables, timeout=PATIENCE, is_script=True)
-                said, code = (done.stdout + done.stderr).decode("utf-8", "replace"), done.returncode
+        for more in ([], ["--azureml"])[: 1 + block.has("azureml")]:  # the vendor's package warns while it is imported: what the block itself does counts
+            said, code = _said([sys.executable, "-W", "error:::__main__", script.name, *more], self.folder, self.variables)
             assert code == int(block.value("exit") or 0), f"{block.where} ended with {code}:\n{said}"
         if block.has("azureml"):
             assert self.world.azure is not None

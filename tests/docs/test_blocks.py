@@ -7,21 +7,17 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
 
 from tests.docs import worlds
 from tests.docs.blocks import ELSEWHERE, PRELUDES, REASONS, ROOT, Block, chains, pages, problems, read
-from tests.docs.program import STARTED, program
 from tests.docs.running import Chain, commands_of, differences
 from tests.docs.worlds import World
 from tests.support.azure import Az, token_of
-from tests.support.forked_himl import PROGRAM
-from tests.support.running import Himl
+from tests.support.running import PROGRAM
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for bash"), pytest.mark.timeout(600)]
 
@@ -56,18 +52,12 @@ SHOWN = ["Run train_1795254201_4b2e6fd8 (experiment train)", "…", "loss 0.512 
 SCREEN = "Run train_1700000000_00c0ffee (experiment train)\nepoch 1\nloss   0.53  700 B\nCompleted in 1m 02s.\n"
 
 
-@pytest.fixture(scope="module")
-def himl_on_path() -> Iterator[Path]:
-    with TemporaryDirectory(prefix="himl_docs_") as folder, program(Path(folder, "bin")) as found:
-        yield found
-
-
 @pytest.fixture
-def world(request: pytest.FixtureRequest, tmp_path: Path, himl_on_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     name = request.node.callspec.params["name"].rpartition(", ")[2]
     folder = tmp_path / ("himl" if name == "example" else "lab")
     folder.mkdir()
-    monkeypatch.setenv("PATH", os.pathsep.join((str(himl_on_path), str(Path(sys.executable).parent), os.environ["PATH"])))
+    monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
     if name not in ("azure", "slides"):
         found: World = getattr(worlds, name)(folder)
         return found
@@ -171,13 +161,3 @@ def test_printed_output_is_compared_with_the_shown_one() -> None:
         (SCREEN + "one more\n", "'Completed in DURATION.' is not printed where it is shown, or more is printed behind it"),
     ):
         assert differences(SHOWN, screen).startswith(wrong)
-
-
-def test_fast_himl_of_blocks_is_as_the_installed_one(himl: Himl, tmp_path: Path) -> None:
-    with program(tmp_path / "p") as folder:
-        fast = Himl(folder / "himl", himl.folder)
-        for arguments in (["runs", "show", "gone"], ["submit", "é b.py"]):
-            wanted = himl(*arguments)
-            for variables in ({}, {STARTED: "1"}):
-                made = fast(*arguments, env=variables)
-                assert (made.code, made.raw_stdout, made.raw_stderr) == (wanted.code, wanted.raw_stdout, wanted.raw_stderr)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from zipfile import ZipFile
@@ -32,11 +31,9 @@ from tests.api.scripts import run_script
 from tests.azureml_double.log import listening
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Principal
-from tests.docs.program import program
 from tests.support.azure import Az, sign_ins, token_of
 from tests.support.documents import blocks, himl_commands, page, wrong_with
-from tests.support.forked_himl import PROGRAM
-from tests.support.running import Himl, until, write_files
+from tests.support.running import PROGRAM, Himl, until, write_files
 from tests.support.runs import RecordedRuns
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are for bash")
@@ -125,7 +122,7 @@ class Machine:
         path.write_text(step.script, encoding="utf-8")
         own = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
         variables = {name: resolved(str(value), self.values) for name, value in step.variables.items()}
-        programs = os.pathsep.join((str(PROGRAM.parent), str(Path(sys.executable).parent), own["PATH"]))
+        programs = f"{PROGRAM.parent}{os.pathsep}{own['PATH']}"
         return subprocess.Popen(
             [*step.shell, str(path)],
             cwd=self.folder,
@@ -262,14 +259,6 @@ def lab(
             yield Lab(azure, project, scratch, principal, id_tokens, secrets)
 
 
-@contextmanager
-def quick(machine: Machine) -> Iterator[Machine]:
-    """The machine with a `himl` that starts fast; nobody can interrupt it."""
-    with TemporaryDirectory(prefix="himl_ci_") as folder, program(Path(folder, "bin")) as found:
-        path = os.pathsep.join((str(found), str(Path(sys.executable).parent), os.environ["PATH"]))
-        yield replace(machine, service={**machine.service, "PATH": path})
-
-
 def check_said(lab: Lab, said: str) -> None:
     """No colour, no bar, no secret."""
     assert not re.search(r"[\x1b\r\x08]", said)
@@ -285,7 +274,8 @@ def write_program(path: Path, script: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_ci_steps_train_and_download_results(lab: Lab, name: str) -> None:
     train = steps_of(name)["Train"]
-    with lab.azure.run_jobs(), quick(lab.machine(name)) as machine:
+    machine = lab.machine(name)
+    with lab.azure.run_jobs():
         code, said = machine.run(train)
         asked = sign_ins(lab.azure.stage)
         checked, signed = machine.run(replace(train, script="himl doctor"))
@@ -336,7 +326,8 @@ def test_canceled_build_cancels_the_job(lab: Lab, name: str) -> None:
 def test_lines_of_the_page_do_what_it_says(lab: Lab) -> None:
     """All that himl runs, one after the other; the one that makes a federated credential is for Azure's own CLI."""
     lines = [block for block in blocks(page("ci.md"), "sh") if not block.startswith("az ")]
-    with lab.azure.run_jobs(), quick(lab.machine("a principal")) as machine:
+    machine = lab.machine("a principal")
+    with lab.azure.run_jobs():
         for number, block in enumerate(lines):
             code, said = machine.run(Step(f"Block {number}", block, GITHUB_BASH))
             assert code == 0, f"{block}\n{said}"
@@ -356,11 +347,10 @@ def test_script_ends_as_the_model_deserves(
     himl.ok("init", "--local")
     shutil.copytree(EXAMPLES, project / "ci")
     machine = Machine(project, {"CLUSTER": "local", "LEAST_ACCURACY": "0.9"}, {}, tmp_path)
-    with quick(machine) as fast:
-        for logged in (TRAIN.replace("0.95", "0.89"), TRAIN.partition("RUN_CONTEXT.log")[0]):
-            write_files(project, {"train.py": logged})
-            code, said = fast.run(PLAIN)
-            assert (code, said.splitlines()[-1]) == (1, "The accuracy is below 0.9, or was not logged.")
+    for logged in (TRAIN.replace("0.95", "0.89"), TRAIN.partition("RUN_CONTEXT.log")[0]):
+        write_files(project, {"train.py": logged})
+        code, said = machine.run(PLAIN)
+        assert (code, said.splitlines()[-1]) == (1, "The accuracy is below 0.9, or was not logged.")
     write_files(project, {"train.py": TRAIN})
     assert machine.run(PLAIN)[0] == 0
     write_program(tmp_path / "jq", "echo 'jq: out of memory' >&2; exit 2")

@@ -22,11 +22,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from himl_cli import __version__
-from tests.support.forked_himl import PROGRAM, forked
 from tests.support.packaged import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
 from tests.support.released import CHANGELOG, newest_entry
-from tests.support.running import Himl, write_files
-from tests.support.runs import RecordedRuns
+from tests.support.running import write_files
 from tests.support.spreading import group_of, spread
 
 PROJECT = Path(__file__).parents[2]
@@ -146,20 +144,6 @@ def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=100)
         assert (done.returncode, done.stderr) == (1 if said else 0, "")
         assert not said or done.stdout == f"{said}\n"
-
-
-@pytest.mark.skipif(sys.platform == "win32" or os.environ.get("HIML_TEST_START") == "1", reason="himl is started")
-def test_fixture_himl_runs_as_a_start_does(himl: Himl, started_himl: Himl, project: Path, tmp_path: Path) -> None:
-    RecordedRuns(project).add("train_1_aa")
-    for command in ("runs show train_1_aa --json", "dowload"):
-        for _ in range(2):  # the second finds more imported
-            assert himl(*command.split()) == started_himl(*command.split())
-    write_files(project, {"train.py": "import os, sys\nprint(os.environ['COLOUR'], os.getcwd() != sys.argv[1])\n"})
-    for each in (himl, started_himl):
-        submit = ["submit", str(project / "train.py"), "--workspace", str(tmp_path / "w"), "--", str(tmp_path)]
-        outcome = each(*submit, cwd=tmp_path, env={"COLOUR": "blue"}, input=b"y\n" * 40_000)
-        assert (outcome.code, outcome.stdout) == (0, "blue True\n"), outcome.stderr
-    assert not forked(PROGRAM).can_run({"PYTHONUTF8": "1"})
 
 
 BY_DATE = {"certifi", "packaging", "tifffile", "imagecodecs", "furo"}  # their versions are dates, a bound on the next major means nothing

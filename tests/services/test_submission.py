@@ -271,6 +271,8 @@ def test_dataset_of_one_file_other_version_or_target_folder(
     register(azure_environment, "labels", "tables/", "2", kind="mltable")
     latest = bring_dataset(workspace, DataSpec("k", "labels"), None, ignore)
     assert (contents(latest), latest == path.parent) == ({"labels.csv": b"a,b\n", "other.csv": b""}, False)
+    register(azure_environment, "labels", "tables/", "3", kind="mltable")
+    assert bring_dataset(workspace, DataSpec("k", "labels", "3"), None, ignore) != latest
     with pytest.raises(NotFound, match=r"Input 'k': .* has no version '7'; there are: "):
         bring_dataset(workspace, DataSpec("k", "labels", "7"), None, ignore)
     monkeypatch.chdir(project)

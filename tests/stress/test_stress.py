@@ -38,7 +38,6 @@ from stress.secrets.searching import CACHE, Marks, Search, watching
 from stress.world import SPAWN, Ended, Gauge, Measured, Verdict, World, differences, file_differences, judge, judge_again, lost, wrong_blobs
 from tests.azureml_double.faults import Status
 from tests.azureml_double.stage import Stage
-from tests.support.forked_himl import PROGRAM, forked
 from tests.support.running import until, write_files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stress runs on Linux")
@@ -58,7 +57,7 @@ def no_tracker_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def world(stage: Stage, tmp_path: Path) -> World:
-    return World(stage, tmp_path / "world", forked(PROGRAM))
+    return World(stage, tmp_path / "world")
 
 
 def test_runs_keep_their_cases_and_go_on_when_ended(tmp_path: Path) -> None:

@@ -23,8 +23,11 @@ import typer.main
 import typer.testing
 
 from himl_cli.app import app
-from tests.support.forked_himl import READ_AT_START, ForkedHiml
 
+PROGRAM = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
+"""As it is installed."""
+READ_AT_START = ("PYTHON", "LC_", "LD_", "DYLD_", "COVERAGE_", "MALLOC_", "OPENSSL_", "LANG", "AZUREML_DEFAULT_", "COLUMNS", "TZ")
+"""Variables that begin so are read when a process starts or when modules are imported: the process of the tests would not heed them."""
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]  # himl's commands are built once for all calls
 
 
@@ -60,13 +63,11 @@ class Outcome:
 class Himl:
     """Call it with arguments; `prefix` stands before the program (a mount namespace, `stdbuf`, ...).
 
-    *in_process* runs each call in this process by Typer's `CliRunner`, *forked* in a copy of a process that has the program's imports behind it, wherever
-    that makes no difference. HIML_TEST_START=1 starts the program for each.
+    *in_process* runs each call in this process by Typer's `CliRunner` wherever that makes no difference. HIML_TEST_START=1 starts the program for each.
     """
 
     program: Path
     folder: Path
-    forked: ForkedHiml | None = None
     in_process: bool = False
 
     def __call__(
@@ -81,14 +82,11 @@ class Himl:
         words, folder, variables = list(map(str, arguments)), cwd or self.folder, dict(env or {})
         is_main = threading.current_thread() is threading.main_thread()
         is_special = prefix or os.environ.get("HIML_TEST_START") == "1" or words[:1] == ["--complete"]  # which is no command of the app
-        is_special = is_special or any(name.startswith((*READ_AT_START, "COLUMNS", "TZ")) for name in variables)
+        is_special = is_special or any(name.startswith(READ_AT_START) for name in variables)
         if self.in_process and is_main and not is_special:
             return self._invoke(words, folder, variables, input)
         command = [*prefix, str(self.program), *words]
-        if self.forked and not prefix and self.forked.can_run(os.environ | variables):
-            done = self.forked.run(command, folder, os.environ | variables, input, timeout)
-        else:
-            done = subprocess.run(command, cwd=folder, env=os.environ | variables, input=input, capture_output=True, timeout=timeout)
+        done = subprocess.run(command, cwd=folder, env=os.environ | variables, input=input, capture_output=True, timeout=timeout)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def _invoke(self, words: list[str], folder: Path, variables: dict[str, str], input: bytes) -> Outcome:

@@ -21,7 +21,7 @@ from tests.azureml_double.faults import ExpireSas, Latency, Meanwhile, Page, Sta
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Right
-from tests.support.azure import DEFAULT, connected, opened, use
+from tests.support.azure import DEFAULT, connected, hasty_store, opened, use
 from tests.support.folders import files_with
 from tests.support.stores import Received, Stored, listed, sending
 
@@ -163,6 +163,11 @@ def test_a_refusal_of_storage_is_named(stage: Stage, azure: StagedWorkspace, pro
     monkeypatch.setenv("HIML_NO_CACHE", "1")
     with opened(azure, project) as workspace, pytest.raises(ServiceFailed):  # a resource manager that is busy is no refusal
         listed(workspace.datastore())
+    for fault, why in ((ExpireSas(), "expired"), (Status(403, code="AuthenticationFailed"), "not valid")):
+        stage.faults.clear()
+        stage.faults.add(fault, "comp=list", times=None)
+        with pytest.raises(NotAllowed, match=f"says that the SAS token is {why}\\."):
+            listed(hasty_store(azure))
     stage.faults.clear()
     use(azure, monkeypatch, {Right.READ})
     error = complaint(azure, project)
