@@ -25,6 +25,7 @@ from rich.text import Text
 from docs.tools.terminal import settled
 from tests.docs.blocks import PRELUDES, ROOT, Block
 from tests.docs.worlds import FILES, SHORTER, World
+from tests.support.running import PROGRAM, Himl
 from tests.support.terminals import Terminal
 
 PATIENCE = 240
@@ -33,6 +34,8 @@ OF_THE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD")
 ANY = "…"
 NEAR = 0.2
 PROMPT = "$ "
+PLAIN = re.compile(r"""himl (?:'[^']*'|"[^"$`\\]*"|[^|&;<>()$`*?~{}\[\]\\'"#]|(?<!\s)#)*(?:\s#.*)?""")
+"""A command of himl that asks nothing of the shell."""
 PLACES = (
     (re.compile(r"\b[A-Za-z]\w*?_\d{10}_[0-9a-f]{8}"), "ID"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "TIME"),
@@ -79,15 +82,24 @@ class Chain:
                 shutil.copy(FILES / "train.py", script)  # blocks that show what is printed have really trained
         prelude = (PRELUDES / f"{block.value('prelude')}.sh").read_text() if block.value("prelude") else ""
         body = "\n".join(command for command, _ in commands_of(block.body)) if block.kind == "console" else block.body
-        lines = body.replace("\\\n", " ").splitlines()
+        lines = [line for line in body.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
         if until := block.value("until"):
             for line in lines:
                 self._shell(block, prelude + line, until)
         elif answer := block.value("answer"):
             for line in lines:
                 self._in_terminal(block, prelude + line, answer)
+        elif not prelude and all(PLAIN.fullmatch(line) for line in lines):
+            self._in_process(block, lines)
         else:
             self._shell(block, prelude + body)
+
+    def _in_process(self, block: Block, lines: Sequence[str]) -> None:
+        himl, changed = Himl(PROGRAM, self.folder, in_process=True), {name: text for name, text in self.variables.items() if os.environ.get(name) != text}
+        for number, line in enumerate(lines, 1):
+            done = himl(*shlex.split(self._named(line, SHORTER), comments=True)[1:], env=changed)
+            wanted = int(block.value("exit") or 0) if number == len(lines) else 0
+            assert done.code == wanted, f"{block.where}: {line} ended with {done.code}:\n{done.stdout}{done.stderr}"
 
     def _shell(self, block: Block, script: str, until: str = "") -> None:
         state = self.scratch / "state"
@@ -96,10 +108,14 @@ class Chain:
         self._take(state)
 
     def _script(self, script: str, state: Path, shorter: Mapping[str, str] | None = None) -> str:
+        return f"trap 'env -0 > {shlex.quote(str(state))}' EXIT\nset -aeuo pipefail\n{self._named(script, shorter)}\n"
+
+    def _named(self, script: str, shorter: Mapping[str, str] | None = None) -> str:
+        """*script* with what its words stand for in this world."""
         names = {**(shorter or {}), **self.world.names}
         pattern = "|".join(rf"(?<![\w-]){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True)) or r"(?!)"
         lines = (line if line.lstrip().startswith("#") else re.sub(pattern, lambda found: names[found[0]], line) for line in script.splitlines())
-        return f"trap 'env -0 > {shlex.quote(str(state))}' EXIT\nset -aeuo pipefail\n" + "\n".join(lines) + "\n"
+        return "\n".join(lines)
 
     def _take(self, state: Path) -> None:
         found = dict(entry.split("=", 1) for entry in os.fsdecode(state.read_bytes()).split("\0") if "=" in entry)
