@@ -341,10 +341,8 @@ NO_JSON = r"^eastus\.api\.azureml\.ms answered with application/json that is no 
 HOST = r"eastus\.api\.azureml\.ms"
 UNMEANT = ["{}", "[]", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"run": null}']
 UNMEANT += ['{"value": [], "nextLink": {"x": 1}, "continuationToken": {"x": 1}}']
-FORMS = {
-    **dict.fromkeys(UNMEANT, UNEXPECTED),
+FORMS = dict.fromkeys(UNMEANT, UNEXPECTED) | {
     "[" * 3000 + "]" * 3000: NO_JSON.format("it is nested too deeply"),
-    '{"value": ' + "9" * 5000 + "}": NO_JSON.format("it holds a number that is too long"),
     r'{"value": ["\ud800"]}': NO_JSON.format("it holds half a character"),
 }
 

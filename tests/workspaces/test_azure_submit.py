@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -33,7 +32,7 @@ from tests.azureml_double.state import Right, now, time_text
 from tests.support.azure import HASTY, connected, opened
 from tests.support.azure_jobs import CONDA, FILES, MADE, cluster_spec, sent, snapshot_of
 from tests.support.folders import files_below, files_with
-from tests.support.running import Himl
+from tests.support.running import Himl, until
 
 UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
 UNCHANGED_ENVIRONMENT = "Environment unchanged since an earlier submit: not registered again."
@@ -242,14 +241,12 @@ def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorksp
 
 
 def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
-    azure, files = azure_environment, {"train.py": "print(1)\n", "environment.yml": CONDA}
+    azure = azure_environment
     azure.write_config(project)
-    snapshot_of(project, files)
+    snapshot_of(project, {"train.py": "print(1)\n", "environment.yml": CONDA})
     azure.stage.faults.add(Stall(240), "GET .*/(computes|codes)/", times=None)
     process = himl.start("submit", "train.py", "--cluster", "cpu-cluster")
-    while not azure.requests("GET .*/computes/"):
-        assert process.poll() is None
-        time.sleep(0.05)
+    until(lambda: azure.requests("GET .*/computes/") or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 130
