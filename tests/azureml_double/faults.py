@@ -189,6 +189,11 @@ class Faults:
         with self._lock:
             self._rules.append(_Rule(action, re.compile(match), times, skip))
 
+    def only(self, action: Action, match: str = "", *, times: int | None = 1, skip: int = 0) -> None:
+        """In place of those that are in force."""
+        self.clear()
+        self.add(action, match, times=times, skip=skip)
+
     def clear(self) -> None:
         with self._lock:
             self._rules.clear()

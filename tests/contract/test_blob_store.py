@@ -24,6 +24,7 @@ from himl_cli.workspaces.local.run_store import Database
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right
 from tests.support.azure import opened as opened_workspace
+from tests.support.azure import set_all
 from tests.support.folders import contents
 from tests.support.running import write_files
 from tests.support.stores import Received, Stored, listed, named, sending
@@ -92,8 +93,7 @@ def azure_artifact_links(request: pytest.FixtureRequest, folder: Path, bodies: M
     azure: StagedWorkspace = request.getfixturevalue("azure_environment")
     reader = azure.add_principal({Right.READ})
     environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
-    for name, value in azure.environment(reader).items():
-        environment.setenv(name, value)
+    set_all(environment, azure.environment(reader))
     with azure_run(azure, folder, bodies) as opened:
         yield opened
     assert azure.requests("/prefix/contentinfo/") or not azure.requests("comp=list")

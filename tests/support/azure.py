@@ -98,7 +98,11 @@ def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy 
 
 def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Right]) -> None:
     """Let an application with *rights* be the one that signs in."""
-    for name, value in azure.environment(azure.add_principal(rights)).items():
+    set_all(environment, azure.environment(azure.add_principal(rights)))
+
+
+def set_all(environment: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
         environment.setenv(name, value)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.seeding import StagedWorkspace
-from tests.support.azure import SIGN_IN, Az, opened, token_of
+from tests.support.azure import SIGN_IN, Az, connected, opened, token_of
 from tests.workspaces.tracking.tracked_job import TrackedJob, tracked_job
 
 
@@ -18,6 +19,12 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
     """The workspace `azure` of the double, opened; nothing was asked of it yet."""
     with opened(azure_environment, project) as opened_workspace:
         yield opened_workspace
+
+
+@pytest.fixture
+def connection(azure_environment: StagedWorkspace, project: Path) -> Iterator[Connection]:
+    with connected(azure_environment, project) as made:
+        yield made
 
 
 @pytest.fixture

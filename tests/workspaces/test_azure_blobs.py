@@ -33,7 +33,7 @@ from himl_cli.workspaces.retry import RetryPolicy
 from tests.azureml_double.faults import Action, ChangeEtag, FlipByte, Meanwhile, Page, Reset, ResetUpload, SmallPages, Stall, Status, Truncate, WrongMd5
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
-from tests.support.azure import DEFAULT, HASTY_STORE, PATIENT, hasty_store, storage_that_lists
+from tests.support.azure import DEFAULT, HASTY_STORE, PATIENT, hasty_store, set_all, storage_that_lists
 from tests.support.folders import contents
 from tests.support.running import until
 from tests.support.stores import Received, Stored, listed, named, sending
@@ -197,14 +197,12 @@ def test_wrong_bundle_and_untrusted_certificate_are_told(azure_environment: Stag
 
 
 def test_what_does_not_connect_is_told_without_a_password(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
+    set_all(monkeypatch, dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(ServiceFailed, match=r"^127\.0\.0\.1 refuses connections\.$"):
         listed(AzureBlobs(f"http://127.0.0.1:{port}/account/container", SasSigner("sig=x"), policy=MINUTES))
-    for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.setenv(name, "http://user:hidden@127.0.0.1:9")
+    set_all(monkeypatch, dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://user:hidden@127.0.0.1:9"))
     with pytest.raises(ServiceFailed) as caught:
         listed(hasty_store(azure_environment, retries=MINUTES))
     assert str(caught.value) == f"The proxy 127.0.0.1:9 did not connect to {azure_environment.state.storage.host}."  # as a resource manager out of reach
@@ -232,9 +230,8 @@ def test_what_no_other_try_can_mend_is_told_at_once(stage: Stage, staged: Staged
         Status(503, retry_after=3600): (ServiceFailed, "asks to wait 3600 s", 0),
     }
     for fault, (kind, words, skip) in faults.items():
-        stage.faults.clear()
         stage.log.clear()
-        stage.faults.add(fault, "/big" if skip else BIG, times=None, skip=skip)
+        stage.faults.only(fault, "/big" if skip else BIG, times=None, skip=skip)
         sink = fetched(staged, store=hasty_store(staged))
         error = sink.errors["big"]
         assert (type(error), words in f"{error} {error.hint}", sink.bodies) == (kind, True, {})
@@ -276,23 +273,6 @@ def test_the_end_of_a_blob_that_became_shorter_is_blob_changed(staged: StagedWor
     staged.put_blob(DEFAULT, "big", BODY[: 1 << 20])
     store.fetch([FetchRequest(replace(blob, etag=named(store, "big").etag), 1 << 20, 5)], sink, workers=1)
     assert (type(sink.errors["big"]), sink.bodies) == (BlobChanged, {})
-
-
-@pytest.mark.parametrize(
-    ("fault", "code"),
-    [(FlipByte(1000), "integrity_failed"), (Status(500), "service_failed")],
-    ids=["a flipped byte", "errors for ever"],
-)
-def test_damaged_download_leaves_no_file_and_next_succeeds(stage: Stage, staged: StagedWorkspace, tmp_path: Path, fault: Action, code: str) -> None:
-    staged.put_blob(DEFAULT, "good", b"good")
-    stage.faults.add(fault, BIG, times=None)
-    store = hasty_store(staged)
-    result = download(store, DownloadRequest(tmp_path / "out"))
-    assert [(one.name, one.code) for one in result.failed] == [("big", code)]
-    assert ((tmp_path / "out" / "good").read_bytes(), (tmp_path / "out" / "big").exists()) == (b"good", False)
-    stage.faults.clear()
-    assert download(store, DownloadRequest(tmp_path / "out")).problem() is None
-    assert (tmp_path / "out" / "big").read_bytes() == BODY
 
 
 def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, staged: StagedWorkspace) -> None:
@@ -357,18 +337,20 @@ def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(stage: Stage, st
     assert len(sink.md5s) == 4
 
 
-def test_permanent_fault_fails_after_all_retries_or_three_stalls(stage: Stage, staged: StagedWorkspace) -> None:
+def test_permanent_fault_fails_after_all_retries_or_three_stalls(stage: Stage, staged: StagedWorkspace, tmp_path: Path) -> None:
     stage.faults.add(Stall(120), BIG, times=None)
     assert "3 times in a row" in str(fetched(staged, store=hasty_store(staged, stall=1)).errors["big"])
     until(lambda: len(stage.log.find(BIG)) == 3)
     for fault in (Reset(), Truncate(after=0), Status(500)):
         stage.log.clear()
-        stage.faults.clear()
-        stage.faults.add(fault, BIG, times=None)
+        stage.faults.only(fault, BIG, times=None)
         sink = fetched(staged)
         assert isinstance(sink.errors["big"], ServiceFailed)
         assert (sink.bodies, sink.md5s) == ({}, {})
         assert HASTY_STORE.attempts <= len(stage.log.find(BIG)) <= HASTY_STORE.attempts + 1  # libcurl repeats by itself what it sent on a closed connection
+    stage.faults.only(FlipByte(1000), BIG, times=None)
+    result = download(hasty_store(staged), DownloadRequest(tmp_path))
+    assert ([one.code for one in result.failed], (tmp_path / "big").exists()) == (["integrity_failed"], False)
 
 
 WHOLE = random.Random(8).randbytes(2 * MOST_CHECKED + 1_000_000)
@@ -494,8 +476,7 @@ def test_upload_with_lost_response_counts_as_own_upload(stage: Stage, azure_envi
 def test_a_blob_that_cannot_be_made_of_blocks_is_sent_whole(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     request = replace(sending(tmp_path / "1", "lake", LARGE), md5=None)
     for sign in ("comp=block&", "comp=blocklist&blocklisttype", "comp=blocklist&"):
-        stage.faults.clear()
-        stage.faults.add(Status(409, code="BlobOperationNotSupported"), f"(PUT|GET) .*{sign}", times=None)
+        stage.faults.only(Status(409, code="BlobOperationNotSupported"), f"(PUT|GET) .*{sign}", times=None)
         sink = Stored()
         hasty_store(azure_environment).store([request], sink, workers=4)
         assert (sink.errors, sink.sent, sink.blobs["lake"].md5) == ({}, len(LARGE), hashlib.md5(LARGE).digest())

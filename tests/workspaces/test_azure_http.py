@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pycurl
@@ -18,16 +19,15 @@ import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.events import Event, Notice
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.runs import RunQuery
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.services.runs.logs import OutageTolerance
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.credentials import Token
-from himl_cli.workspaces.azure.responses import Response, as_time, http_time, md5_from, retry_after, size_from, understood
+from himl_cli.workspaces.azure.responses import Response, as_time, http_time, md5_from, retry_after, size_from
 from himl_cli.workspaces.azure.run_metrics import as_number, as_step
-from himl_cli.workspaces.azure.run_records import as_run
 from himl_cli.workspaces.azure.service_errors import AADSTS, ServiceNotFound, ServiceRefused, reason_of, refusal
 from himl_cli.workspaces.azure.storage.blob_responses import properties_of
 from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
@@ -37,7 +37,7 @@ from tests.azureml_double.faults import Action, Page, Reset, Status, Truncate, W
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Right
-from tests.support.azure import connected
+from tests.support.azure import connected, set_all
 from tests.support.hostile_texts import NASTY, naming
 
 RUN = r"/runs/run_1"
@@ -92,16 +92,14 @@ def test_retry_after_is_waited_for_and_said(connection: Connection, stage: Stage
 def test_a_wait_that_is_too_long_is_told_and_not_cut_short(connection: Connection, stage: Stage) -> None:
     for asked_for in (3600, "Fri, 31 Dec 2099 23:59:59 GMT"):
         stage.log.clear()
-        stage.faults.clear()
-        stage.faults.add(Status(429, retry_after=asked_for), RUN, times=None)
+        stage.faults.only(Status(429, retry_after=asked_for), RUN, times=None)
         with pytest.raises(ServiceRefused, match=f"takes no more requests for now and asks to wait .*{asked_for}"):
             get_run(connection)
         assert len(stage.log.find(RUN)) == 1
 
 
 def test_missing_role_error_names_the_required_action(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in azure_environment.environment(azure_environment.add_principal({Right.STORAGE_READ})).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, azure_environment.environment(azure_environment.add_principal({Right.STORAGE_READ})))
     with connected(azure_environment, project) as connection, pytest.raises(NotAllowed) as caught:
         connection.record()
     assert str(caught.value).startswith("Service principal ")
@@ -156,42 +154,27 @@ def test_requests_are_quoted_and_say_who_asks(connection: Connection, stage: Sta
 
 AT_ONCE = """
 import sys, threading
+from concurrent.futures import ThreadPoolExecutor
 from himl_cli.workspaces.azure.http import load_azure_core
 sys.setswitchinterval(1e-6)
-failures, barrier = [], threading.Barrier(3)
+barrier = threading.Barrier(3)
 def run(name):
     barrier.wait()
-    try:
-        load_azure_core()
-        __import__(name)
-    except (ImportError, RuntimeError) as err:
-        failures.append(repr(err))
-names = ("azure.core.rest", "azure.identity", "azure.core.pipeline.transport._requests_basic")
-threads = [threading.Thread(target=run, args=(name,)) for name in names]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-sys.exit("; ".join(failures) or 0)
+    load_azure_core()
+    __import__(name)
+with ThreadPoolExecutor(3) as pool:
+    list(pool.map(run, ("azure.core.rest", "azure.identity", "azure.core.pipeline.transport._requests_basic")))
 """
 
 
 def test_threads_import_azure_core_at_once() -> None:  # without the lock, about half fail
-    ended = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+    subprocess.run([sys.executable, "-c", AT_ONCE], check=True)
 
 
 def test_outage_is_told_once_and_fails_after_its_time() -> None:
     told: list[Event] = []
-    clock = Clock()
-    outage = OutageTolerance(told.append, seconds=600, clock=clock)
+    clock = SimpleNamespace(now=0.0)
+    outage = OutageTolerance(told.append, seconds=600, clock=lambda: clock.now)
     outage.succeeded()
     for clock.now in (0, 600):
         outage.failed(ServiceFailed("Away."))
@@ -261,7 +244,6 @@ def test_codes_and_message_are_read_from_every_form() -> None:
     ],
 )
 def test_each_refusal_becomes_its_own_kind_of_error(body: Any, status: int, kind: type[HimlError], words: str) -> None:
-
     error = error_of(body, status)
     assert type(error) is kind
     assert words in str(error)
@@ -359,10 +341,8 @@ NO_JSON = r"^eastus\.api\.azureml\.ms answered with application/json that is no 
 HOST = r"eastus\.api\.azureml\.ms"
 UNMEANT = ["{}", "[]", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"run": null}']
 UNMEANT += ['{"value": [], "nextLink": {"x": 1}, "continuationToken": {"x": 1}}']
-FORMS = {
-    **dict.fromkeys(UNMEANT, UNEXPECTED),
+FORMS = dict.fromkeys(UNMEANT, UNEXPECTED) | {
     "[" * 3000 + "]" * 3000: NO_JSON.format("it is nested too deeply"),
-    '{"value": ' + "9" * 5000 + "}": NO_JSON.format("it holds a number that is too long"),
     r'{"value": ["\ud800"]}': NO_JSON.format("it holds half a character"),
 }
 
@@ -382,8 +362,7 @@ def page(form: object) -> Page:
 def test_answer_of_another_form_is_a_failure_of_the_service(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     for question, (match, ask) in QUESTIONS.items():
         for form, complaint in FORMS.items() if question == "a run" else [(form, UNEXPECTED) for form in UNMEANT]:
-            azure.stage.faults.clear()
-            azure.stage.faults.add(page(form), match, times=None)
+            azure.stage.faults.only(page(form), match, times=None)
             with naming(f"{question}: {form[:40]}"), pytest.raises(ServiceFailed, match=complaint.format(HOST)) as caught:
                 ask(workspace)
             assert caught.value.exit_code == 5
@@ -393,24 +372,21 @@ def test_answer_of_another_form_is_a_failure_of_the_service(workspace: AzureWork
 def test_odd_fields_of_answers_are_failures_of_the_service(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     whole: dict[str, object] = {"runId": "run_1", "experimentId": azure.state.experiment("exp").experiment_id, "status": "Completed"}
     odd: list[dict[str, object]] = [{"runId": 3}, {"experimentId": None}, {"properties": ["x"]}, {"dataContainerId": ["x"]}, {"status": 7}, {"tags": "none"}]
-    odd += [{"createdUtc": 3}, {"parentRunId": ["x"]}, {"runType": 7}, {"runTypeV2": 3}, {"properties": {"runTemplate": 1}}]
-    odd += [{"status": "Failed", "error": "x"}, {"tags": 3}]
+    odd += [{"createdUtc": 3}, {"createdUtc": [3]}, {"parentRunId": ["x"]}, {"runType": 7}, {"runTypeV2": 3}, {"properties": {"runTemplate": 1}}]
+    odd += [{"status": "Failed", "error": "x"}, {"tags": 3}, {"runId": None}, {"endTimeUtc": 3}, {"status": "Failed", "cancelationReason": {"x": 3}}]
     for fields in odd:
-        azure.stage.faults.clear()
-        azure.stage.faults.add(page(whole | fields), "GET .*/runs/run_1$", times=None)
+        azure.stage.faults.only(page(whole | fields), "GET .*/runs/run_1$", times=None)
         azure.stage.faults.add(page({"value": [whole | fields]}), "runs:query", times=None)
         for ask in (QUESTIONS["a run"][1], QUESTIONS["an experiment's runs"][1]):
             with naming(str(fields)), pytest.raises(ServiceFailed, match=UNEXPECTED.format(HOST)):
                 ask(workspace)
     point: dict[str, object] = {"metricId": "loss", "step": 0, "createdUtc": "2026-01-02T03:04:05Z", "data": {"loss": 1.0}}
     for values in ({"step": "x"}, {"step": 2**63}, {"step": [3]}, {"data": "x"}, {"createdUtc": 3}):
-        azure.stage.faults.clear()
-        azure.stage.faults.add(page({"value": [point | values], "columns": {"loss": "Double"}}), "/metric/.*/full", times=None)
+        azure.stage.faults.only(page({"value": [point | values], "columns": {"loss": "Double"}}), "/metric/.*/full", times=None)
         with naming(str(values)), pytest.raises(ServiceFailed, match=UNEXPECTED.format(HOST)):
             workspace.metrics("run_1")
     for form in ("{}", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"value": [], "nextLink": {"x": 1}}'):
-        azure.stage.faults.clear()
-        azure.stage.faults.add(Status(404), "/index/", times=None)
+        azure.stage.faults.only(Status(404), "/index/", times=None)
         azure.stage.faults.add(page(form), r"/jobs\?", times=None)
         with naming(form), pytest.raises(ServiceFailed, match=UNEXPECTED.format(r"management\.azure\.com")):
             list(workspace.runs(RunQuery()))
@@ -420,14 +396,12 @@ def test_list_that_names_the_same_page_again_is_a_failure(workspace: AzureWorksp
     for question in ("an experiment's runs", "the workspace's runs", "children", "names of metrics", "points of a metric"):
         match, ask = QUESTIONS[question]
         columns = {"columns": {"loss": "Double"}} if question == "points of a metric" else {}
-        azure.stage.faults.clear()
         azure.stage.log.clear()
-        azure.stage.faults.add(page({"value": [], "continuationToken": "x", **columns}), match, times=None)
+        azure.stage.faults.only(page({"value": [], "continuationToken": "x", **columns}), match, times=None)
         with pytest.raises(ServiceFailed, match=r"unexpected: its list of (runs|metrics) does not end"):
             ask(workspace)
         assert len(azure.stage.log.find(match)) == 2
-    azure.stage.faults.clear()
-    azure.stage.faults.add(Status(404), "/index/", times=None)
+    azure.stage.faults.only(Status(404), "/index/", times=None)
     azure.stage.faults.add(page('{"value": [], "nextLink": "https://management.azure.com/more"}'), r"/jobs\?|/more", times=None)
     with pytest.raises(ServiceFailed, match="its list of jobs does not end"):
         list(workspace.runs(RunQuery()))
@@ -473,21 +447,6 @@ def test_listing_that_cannot_be_read_is_a_failure_of_the_service() -> None:
         with pytest.raises(ServiceFailed, match=r"^The list of blobs that storage sent has .{1,30} for the size of 'models/a\.pt'\.$") as caught:
             listed_page(listing, "")
         assert caught.value.hint
-
-
-def test_odd_fields_of_runs_and_points_are_told_or_read() -> None:
-    def read_run(field: str, value: object) -> Run:
-        with understood("https://eastus.api.azureml.ms/history/runs", "a run"):
-            return as_run({**whole, field: value}, experiment="exp", address=ADDRESS)
-
-    whole = {"runId": "sweep_1", "experimentId": "e", "status": "Failed", "parentRunId": "sweep"}
-    told: list[tuple[str, object]] = [("runId", None), ("status", 7), ("createdUtc", [3]), ("endTimeUtc", 3), ("tags", "x"), ("properties", [3])]
-    for field, value in [*told, ("error", "x"), ("runTypeV2", True), ("cancelationReason", {"x": 3})]:
-        with pytest.raises(ServiceFailed, match="answered with something unexpected"):
-            read_run(field, value)
-    read: dict[str, object] = {"tags": {"primary_metric_config": "[" * 3000}, "error": {"message": '{"a":' * 3000}}
-    for field, value in read.items():
-        assert read_run(field, value).status is RunStatus.failed
 
 
 def test_text_that_is_no_json_says_why() -> None:

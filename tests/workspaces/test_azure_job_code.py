@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.faults import Page, Reset, ResetUpload, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
-from tests.support.azure import DEFAULT, connected
+from tests.support.azure import DEFAULT, connected, set_all
 from tests.support.azure_jobs import cluster_spec, ensured
 from tests.support.running import write_files
 
@@ -42,12 +42,6 @@ def write_code(folder: Path, files: dict[str, str | bytes]) -> Snapshot:
 @pytest.fixture
 def code(tmp_path: Path) -> Snapshot:
     return write_code(tmp_path / "my-code", FILES)
-
-
-@pytest.fixture
-def connection(azure_environment: StagedWorkspace, project: Path) -> Iterator[Connection]:
-    with connected(azure_environment, project) as opened:
-        yield opened
 
 
 def registered(azure: StagedWorkspace) -> list[dict[str, object]]:
@@ -109,8 +103,7 @@ def test_cached_code_upload_is_not_reused_for_another_account(
     azure: StagedWorkspace, project: Path, connection: Connection, code: Snapshot, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ensured(connection, code, ignore)
-    for name, value in azure.environment(azure.add_principal()).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, azure.environment(azure.add_principal()))
     stage.log.clear()
     with connected(azure, project) as other:
         assert ensured(other, code, ignore).id == first.id
@@ -134,8 +127,7 @@ def test_a_moment_of_trouble_is_survived(stage: Stage, azure: StagedWorkspace, c
 
 def test_a_refusal_registers_nothing(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
     for step in ("POST [^ ]*/startPendingUpload", "PUT [^ ]*blob[^ ]*model.py", "PUT [^ ]*/codes/"):
-        stage.faults.clear()
-        stage.faults.add(Status(400, code="Nope", message="Not so."), step, times=None)
+        stage.faults.only(Status(400, code="Nope", message="Not so."), step, times=None)
         with pytest.raises(ServiceFailed):
             ensured(connection, code, ignore)
         assert registered(azure) == []
@@ -303,9 +295,8 @@ class Resolver:
 
 
 @pytest.fixture
-def resolve(azure_environment: StagedWorkspace, project: Path) -> Iterator[Resolver]:
-    with connected(azure_environment, project) as opened:
-        yield Resolver(opened)
+def resolve(connection: Connection) -> Resolver:
+    return Resolver(connection)
 
 
 def register(azure: StagedWorkspace, name: str, versions: Sequence[str] = ("1",), *, kind: str = "uri_folder", uri: str = "") -> None:

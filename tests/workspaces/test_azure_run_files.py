@@ -236,8 +236,7 @@ def test_links_of_another_form_are_the_services_failure(stage: Stage, azure: Sta
     forms = {'{"value": [], "continuationToken": "again"}': "does not end"} | dict.fromkeys(["[]", "{}", '{"value": [{}]}', '{"value": 1}'], ".")
     forms |= {f'{{"value": [{{"path": "a", "contentUri": "{uri}"}}]}}': "." for uri in ("", "https://[x", "https://host")}
     for answer, complaint in forms.items():
-        stage.faults.clear()
-        stage.faults.add(Page(answer, content_type="application/json"), "/prefix/contentinfo/", times=None)
+        stage.faults.only(Page(answer, content_type="application/json"), "/prefix/contentinfo/", times=None)
         with opened(azure, project) as workspace, pytest.raises(ServiceFailed, match=complaint):
             listed(workspace.run_files("run_1"))
 

@@ -231,8 +231,7 @@ def test_record_missing_in_batch_is_requested_separately(workspace: AzureWorkspa
     add_many(azure, 12)
     partial = Page('{"successfulResults": {}, "failedResults": {"1": {}}}', content_type="application/json")
     for fault in (partial, Status(404, code="UserError"), Status(400, code="UserError")):
-        azure.stage.faults.clear()
-        azure.stage.faults.add(fault, match="batchrundata", times=None)
+        azure.stage.faults.only(fault, match="batchrundata", times=None)
         assert ids(workspace, RunQuery()) == newest(12, of=12)
     azure.stage.faults.add(Status(404, code="UserError"), match="GET .*/runs/10$")
     assert ids(workspace, RunQuery(limit=3)) == ["11", "9", "8"], "it went since the index saw it"
@@ -337,8 +336,7 @@ def test_runs_unknown_to_mlflow_are_read_from_metric_service(azure: StagedWorksp
     for route in ("/runs/search", "/runs/get"):
         azure.stage.faults.add(Status(404, code="UserError", message="no such run"), route, times=None)
     assert read(workspace, children(workspace))["sweep_0"].last == {"loss": 0.0}
-    azure.stage.faults.clear()
-    azure.stage.faults.add(Status(403, code="AuthorizationFailed", message="no"), "/mlflow/", times=None)
+    azure.stage.faults.only(Status(403, code="AuthorizationFailed", message="no"), "/mlflow/", times=None)
     with pytest.raises(NotAllowed, match="403"):
         read(workspace, children(workspace))
 

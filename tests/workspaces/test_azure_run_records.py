@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import urllib.request
 from functools import partial
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
@@ -22,8 +20,8 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.faults import Meanwhile, Reset, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right
-from tests.support.azure import HASTY, opened, use
-from tests.support.stores import Stored
+from tests.support.azure import HASTY, opened, set_all, use
+from tests.support.stores import Stored, sending
 
 DATA_PLANE = r"api\.azureml\.ms/"
 
@@ -99,8 +97,7 @@ def test_cancel_of_finalizing_run_fails_with_its_state(azure_environment: Staged
     azure = azure_environment
     run = azure.add_run("r1", status="Finalizing")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (azure.job_environment(run) if in_job else {}).items():
-            patch.setenv(name, value)
+        set_all(patch, azure.job_environment(run) if in_job else {})
         with opened(azure, project, address=address_of_job() if in_job else None) as workspace, pytest.raises(HimlError, match="Finalizing") as caught:
             workspace.cancel("r1")
     assert not isinstance(caught.value, ServiceFailed)
@@ -135,8 +132,7 @@ def test_in_a_job_its_own_token_is_enough(azure: StagedWorkspace, project: Path,
     azure.add_metric(own, "loss", [0.5])
     azure.put_artifacts(own, {"outputs/a": b"1"})
     azure.add_output(own, "model", {"b": b"2"})
-    for name, value in azure.job_environment(own).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, azure.job_environment(own))
     with opened(azure, project, address=address_of_job()) as workspace:
         assert workspace.run("job_1").experiment == "train"
         for query in (RunQuery(), RunQuery("train")):
@@ -199,6 +195,7 @@ def test_why_a_run_failed_is_one_line_without_secrets() -> None:
         ({"error": {"message": json.dumps({"error": {"code": "X", "message": "The cluster has no quota."}})}}, "The cluster has no quota."),
         ({"error": {"code": "ServiceError", "message": ""}}, "ServiceError"),
         ({"error": {"message": "{not json"}}, "{not json"),
+        ({"error": {"message": '{"a":' * 3000}}, ('{"a":' * 3000)[:499] + "…"),
         ({"error": {"message": "Cannot read https://a.blob.core/c/b?sv=1&sig=SECRETSECRET"}}, "Cannot read https://a.blob.core/c/b?sv=1&sig=***"),
         ({"error": {"message": "x" * 5000}}, "x" * 499 + "…"),
         (None, ""),
@@ -256,11 +253,7 @@ def started(workspace: AzureWorkspace, azure: StagedWorkspace) -> AzureWorkspace
 
 
 def store(workspace: AzureWorkspace, folder: Path, files: dict[str, bytes]) -> Stored:
-    requests = []
-    for number, (name, content) in enumerate(files.items()):
-        (folder / str(number)).write_bytes(content)
-        requests.append(StoreRequest(folder / str(number), name, len(content), hashlib.md5(content).digest()))
-    sink = Stored()
+    requests, sink = [sending(folder / str(number), name, content) for number, (name, content) in enumerate(files.items())], Stored()
     workspace.run_files(RUN).store(iter(requests), sink, workers=4)
     return sink
 
@@ -278,9 +271,8 @@ def test_links_to_write_to_are_asked_anew_where_they_are_refused(started: AzureW
     assert store(started, tmp_path, {"log #1.txt": b"new, and longer", "other": b"o"}).errors == {}
     assert azure.get_blob("workspaceartifactstore", f"{PLACE}/log #1.txt") == b"new, and longer"
     assert len(azure.requests(r"GET .*/artifacts/write/")) == 2
-    azure.stage.faults.clear()
     azure.stage.log.clear()
-    azure.stage.faults.add(Status(403, code="AuthenticationFailed", message="Signature not valid in the specified time frame."), r"PUT .*model\.bin", times=1)
+    azure.stage.faults.only(Status(403, code="AuthenticationFailed", message="Signature not valid in the specified time frame."), r"PUT .*model\.bin", times=1)
     assert store(started, tmp_path, {"outputs/model.bin": b"m"}).errors == {}
     assert azure.get_blob("workspaceartifactstore", f"{PLACE}/outputs/model.bin") == b"m"
     assert len(azure.requests(r"GET .*/artifacts/write/")) == 1

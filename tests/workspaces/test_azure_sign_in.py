@@ -23,7 +23,7 @@ from tests.azureml_double.identity import USER_CODE
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Principal
-from tests.support.azure import SIGN_IN, Az, connected, sign_ins, token_of, write_settings
+from tests.support.azure import SIGN_IN, Az, connected, set_all, sign_ins, token_of, write_settings
 from tests.support.running import Himl
 from tests.support.terminals import Terminal
 
@@ -141,8 +141,7 @@ def test_what_was_tried_is_named_until_azure_variables_sign_in(unsigned: StagedW
 
 def test_a_managed_identity_signs_in_where_its_endpoint_is(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = unsigned.add_principal()
-    for name, value in unsigned.identity_environment(identity).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, unsigned.identity_environment(identity))
     with connected(unsigned, project) as connection:
         signed_in = connection.sign_in()
     assert (signed_in.credential, signed_in.principal) == ("managed identity", identity.client_id)
@@ -153,18 +152,11 @@ def test_all_that_applies_is_tried_in_order_and_named(unsigned: StagedWorkspace,
     federated.write_text("assertion")
     nobody = unsigned.add_principal(tenant="11111111-2222-3333-4444-555555555555")
     ids = {"AZURE_TENANT_ID": unsigned.state.tenant, "AZURE_CLIENT_ID": unsigned.state.principal.client_id, "AZURE_FEDERATED_TOKEN_FILE": str(federated)}
-    for name, value in (unsigned.identity_environment(nobody) | {"MSI_SECRET": "another"} | ids).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, unsigned.identity_environment(nobody) | {"MSI_SECRET": "another"} | ids)
     with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
         connection.record()
     tried = re.findall(r"([\w ]+) \(", str(caught.value).partition("Tried: ")[2])
-    assert [name.strip() for name in tried] == [
-        "environment variables",
-        "workload identity",
-        "managed identity",
-        "Azure CLI",
-        "browser and device code",
-    ]
+    assert [name.strip() for name in tried] == ["environment variables", "workload identity", "managed identity", "Azure CLI", "browser and device code"]
     assert "managed identity (this machine has none)" in str(caught.value)
     assert "az login" in caught.value.hint
 
@@ -201,8 +193,7 @@ def test_workspace_of_another_tenant_names_that_tenant(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger = azure_environment.add_principal(tenant="11111111-2222-3333-4444-555555555555")
-    for name, value in azure_environment.environment(stranger).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, azure_environment.environment(stranger))
     with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match="from another tenant") as caught:
         connection.record()
     assert f"az login --tenant {azure_environment.state.tenant}" in caught.value.hint
@@ -284,8 +275,7 @@ def token_file(principal: Principal, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in SIGN_IN:
         monkeypatch.delenv(name)
     variables = {"AZURE_TENANT_ID": principal.tenant, "AZURE_CLIENT_ID": principal.client_id, "AZURE_FEDERATED_TOKEN_FILE": str(path), "PATH": ""}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, variables)
     return path
 
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -30,10 +29,10 @@ from tests.azureml_double.faults import Meanwhile, Page, Reset, Stall, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Right, now, time_text
-from tests.support.azure import connected
+from tests.support.azure import HASTY, connected, opened
 from tests.support.azure_jobs import CONDA, FILES, MADE, cluster_spec, sent, snapshot_of
 from tests.support.folders import files_below, files_with
-from tests.support.running import Himl
+from tests.support.running import Himl, until
 
 UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
 UNCHANGED_ENVIRONMENT = "Environment unchanged since an earlier submit: not registered again."
@@ -186,10 +185,8 @@ LOOK = r"GET .*/jobs/"
 @pytest.fixture
 def hasty(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
     """The workspace `azure`, opened with short waits between tries."""
-    with connected(azure_environment, project) as connection:
-        workspace = AzureWorkspace(connection)
+    with opened(azure_environment, project, HASTY) as workspace:
         yield workspace
-        workspace.close()
 
 
 def test_a_request_that_is_repeated_makes_no_second_job(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
@@ -244,14 +241,12 @@ def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorksp
 
 
 def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
-    azure, files = azure_environment, {"train.py": "print(1)\n", "environment.yml": CONDA}
+    azure = azure_environment
     azure.write_config(project)
-    snapshot_of(project, files)
+    snapshot_of(project, {"train.py": "print(1)\n", "environment.yml": CONDA})
     azure.stage.faults.add(Stall(240), "GET .*/(computes|codes)/", times=None)
     process = himl.start("submit", "train.py", "--cluster", "cpu-cluster")
-    while not azure.requests("GET .*/computes/"):
-        assert process.poll() is None
-        time.sleep(0.05)
+    until(lambda: azure.requests("GET .*/computes/") or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 130
@@ -262,9 +257,8 @@ def test_a_failure_before_there_is_a_job_says_that_there_is_none(hasty: AzureWor
     refused = Status(400, code="UserError", message="A tag is too long.")
     faults = [("GET .*/computes/", Status(503), "503"), ("PUT .*/environments/", Status(503), "503")]
     for place, fault, words in [*faults, (JOB, refused, "A tag is too long"), (JOB, Status(500), "failed at PUT")]:
-        azure.stage.faults.clear()
         azure.stage.log.clear()
-        azure.stage.faults.add(fault, place, times=None)
+        azure.stage.faults.only(fault, place, times=None)
         with pytest.raises(ServiceRefused, match=words) as caught:
             hasty.submit(cluster_spec(project), notify=ignore)
         assert caught.value.hint.startswith("No job was created. ")
@@ -288,56 +282,50 @@ def test_an_answer_that_is_no_job_is_followed_by_a_look(hasty: AzureWorkspace, a
     assert len(azure.requests(LOOK)) == 1
 
 
-@pytest.fixture
-def computes(azure_environment: StagedWorkspace, project: Path) -> Iterator[Connection]:
-    with connected(azure_environment, project) as opened:
-        yield opened
-
-
-def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, computes: Connection, azure_environment: StagedWorkspace) -> None:
-    check_compute(computes, "serverless", nodes=8)
+def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, connection: Connection, azure_environment: StagedWorkspace) -> None:
+    check_compute(connection, "serverless", nodes=8)
     assert stage.log.all() == []
-    check_compute(computes, "gpu-cluster", nodes=2)
+    check_compute(connection, "gpu-cluster", nodes=2)
     assert [seen.path.rpartition("/")[2] for seen in stage.log.find(r"management\.azure\.com")] == ["gpu-cluster"]
     stage.faults.add(Page('{"name": "gpu-cluster"}', content_type="application/json"), "/computes/", times=None)
     with pytest.raises(ServiceFailed, match="another form"):
-        check_compute(computes, "gpu-cluster")
+        check_compute(connection, "gpu-cluster")
     stage.faults.clear()
     errors = [{"code": "ClusterResizeFailed", "message": "Quota of this family\nis used up."}]
     for told, words in ((errors, ": Quota of this family is used up"), (None, "")):
         azure_environment.state.computes["gpu-cluster"] |= {"state": "Failed", "errors": told}
         heard: list[Event] = []
-        check_compute(computes, "gpu-cluster", notify=heard.append)
+        check_compute(connection, "gpu-cluster", notify=heard.append)
         assert notices(heard) == [f"The compute 'gpu-cluster' is in state Failed{words}. The job is sent all the same, and may wait there."]
 
 
-def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWorkspace, computes: Connection) -> None:
+def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWorkspace, connection: Connection) -> None:
     azure_environment.add_compute("desk", kind="ComputeInstance")
     azure_environment.add_compute("bricks", kind="Databricks")
-    check_compute(computes, "desk")
+    check_compute(connection, "desk")
     azure_environment.state.computes["cpu-cluster"]["state"] = "Deleting"
     refused = [("gpu-cluster", 3, "--num_nodes 3: the compute 'gpu-cluster' has 2 nodes at most"), ("desk", 2, "has 1 node at most")]
     refused += [("bricks", 1, "'bricks' is Databricks, which runs no such jobs"), ("cpu-cluster", 1, "'cpu-cluster' cannot be used: its state is Deleting")]
     for name, nodes, complaint in refused:
         with pytest.raises(BadUsage, match=complaint):
-            check_compute(computes, name, nodes=nodes)
+            check_compute(connection, name, nodes=nodes)
 
 
-def test_an_unknown_compute_names_those_there_are(azure_environment: StagedWorkspace, computes: Connection) -> None:
+def test_an_unknown_compute_names_those_there_are(azure_environment: StagedWorkspace, connection: Connection) -> None:
     azure_environment.state.page_size = 1
     azure_environment.add_compute("a100")
     with pytest.raises(NotFound, match=r"No compute 'gpu-clutser' in workspace .*; there are: a100, cpu-cluster, gpu-cluster") as caught:
-        check_compute(computes, "gpu-clutser")
+        check_compute(connection, "gpu-clutser")
     assert "'gpu-cluster'" in caught.value.hint
     azure_environment.state.computes.clear()
     with pytest.raises(NotFound, match="it has none"):
-        check_compute(computes, "gpu")
+        check_compute(connection, "gpu")
 
 
-def test_what_cannot_be_a_computes_name_is_not_asked_for(stage: Stage, computes: Connection) -> None:
+def test_what_cannot_be_a_computes_name_is_not_asked_for(stage: Stage, connection: Connection) -> None:
     for name in ("..", "a/b", "x?y"):
         with pytest.raises(NotFound, match="No compute"):
-            check_compute(computes, name)
+            check_compute(connection, name)
     assert all(seen.path.endswith("/computes") for seen in stage.log.find(r"management\.azure\.com"))
 
 

@@ -38,15 +38,6 @@ from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 from tests.support.stores import Received, Stored, listed, named, sending
 
-WRITER = """
-import pathlib, sys
-from himl_cli.core.runs import Run
-from himl_cli.workspaces.local.run_store import Database, RunStore
-store = RunStore(Database(pathlib.Path(sys.argv[1]), create=True))
-for number in range(50):
-    store.add(Run(f"{sys.argv[2]}_{number}", "e", tags={"n": str(number)}), job="job")
-"""
-
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
@@ -66,13 +57,6 @@ def test_a_damaged_or_newer_database_is_named_and_left_alone(tmp_path: Path) -> 
     with pytest.raises(DiskFailed, match="newer himl") as caught:
         Database(path, create=True)
     assert caught.value.hint.startswith("Update himl")
-
-
-def test_processes_that_create_and_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "workspace.db"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(number)]) for number in range(4)]
-    assert [writer.wait(60) for writer in writers] == [0] * 4
-    assert len(RunStore(Database(path)).ids()) == 200
 
 
 def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -> None:

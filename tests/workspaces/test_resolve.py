@@ -27,6 +27,7 @@ from himl_cli.workspaces.azure.config import (
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import JoinedWorkspace, azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
+from tests.support.azure import set_all
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
@@ -41,11 +42,6 @@ def put(folder: Path, file: str = "config.json", content: Any = KEYS, encoding: 
     text = content if isinstance(content, str) else json.dumps(content)
     write_files(folder, {file: text.encode(encoding)})
     return folder / file
-
-
-def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
 
 
 def meant(start: Path, spec: str | None = None, config_file: str | None = None) -> tuple[str | None, Path | None]:
