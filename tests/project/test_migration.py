@@ -20,7 +20,6 @@ from himl_cli.api.submit_if_needed import AZUREML_FLAG
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
 from himl_cli.services.submission.data import parse_data
-from himl_cli.workspaces.azure.config import find_config
 from tests.support.documents import (
     COMMANDS,
     CONTAINER,
@@ -196,19 +195,3 @@ def test_import_rename_command_changes_whole_project(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.bak").read_text() == before
         subprocess.run([sys.executable, "-W", "error", name], cwd=tmp_path, check=True, timeout=100)
     assert [name for name in others if (tmp_path / f"{name}.bak").exists()] == []
-
-
-def test_settings_and_files_of_before_are_heeded(himl: Himl, project: Path) -> None:
-    ids = {"subscription_id": INNEREYE_SETTINGS["subscription_id"], "resource_group": "team", "workspace_name": "lab"}
-    write_files(project, {"train.py": "import os\nprint(sorted(os.listdir()))\n", ".amlignore": "skipped.txt\n", "skipped.txt": ""})
-    write_files(project, {"environment.yml": "dependencies: [numpy==1.2.3]\n", "inner/.azureml/config.json": json.dumps(ids)})
-    ran = himl.ok("submit", "train.py", env={"HIML_EXPERIMENT_NAME": "lungs"})
-    assert "skipped.txt" not in ran.stdout
-    assert "environment.yml" in ran.stdout
-    assert (project / "most_recent_run.txt").read_text().startswith("lungs:")
-    assert "numpy==1.2.3" in himl.ok("submit", "train.py", "--cluster", "gpu", "--dry_run").stdout
-    assert find_config(project / "inner" / "deep") == project / "inner" / ".azureml" / "config.json"
-    for kind, names in {"workspace": (), "azure": ("TENANT_ID", "SERVICE_PRINCIPAL_ID", "SERVICE_PRINCIPAL_PASSWORD")}.items():
-        shown = himl.ok("submit", "--show_settings", env={f"HIML_{name}": "x" for name in names} | {f"HIML_{key.upper()}": str(ids[key]) for key in ids}).stdout
-        assert [name for name in names if f"HIML_{name}" not in shown] == [], kind
-    assert all(row.is_same for _, row in each("## Settings and files"))

@@ -6,7 +6,6 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +17,9 @@ import yaml
 import himl_cli
 from docs.tools import cli_pages, sizes
 from himl_cli import cli, job
-from himl_cli.workspaces import base
+from himl_cli.services import doctor
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
+from himl_cli.workspaces.azure.workspace import CHECKS
 from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
 from tests.support.folders import files_below
 from tests.support.running import Himl
@@ -190,37 +190,12 @@ def test_datastore_of_the_set_up_is_one_for_azure_s_own_loader(tmp_path: Path) -
         assert getattr(found.credentials, secret) == "the key"
 
 
-def names_of_checks() -> Iterator[str]:
-    for module in modules().values():
-        constants = dict(_constants(module))
-        for node in ast.walk(module):
-            match node:
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="Check")), args=[ast.Name(id=name), *_]) if name in constants:
-                    yield constants[name]
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="Check")), args=[ast.Constant(value=str(name)), *_]):
-                    yield name
-                case ast.Assign(targets=[ast.Name(id="CHECKS")], value=ast.Dict(keys=keys)):
-                    yield from (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
-
-
-def _constants(module: ast.Module) -> Iterator[tuple[str, str]]:
-    for statement in module.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(value))):
-                yield name, value
-            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
-                yield from ((name.id, value.value) for name, value in zip(names, values, strict=True) if isinstance(name, ast.Name) and _is_text(value))  # type: ignore[attr-defined]
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
 def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
     """`…` stands for what differs from time to time."""
     headings = re.findall(r"^## (.*)$", page("doctor.md"), flags=re.MULTILINE)
     assert len(headings) > 8
-    assert set(headings) == set(names_of_checks())
+    named = re.findall(r"Check\.\w+\(\s*(?:\"(.+?)\"|([A-Z_]+)),", inspect.getsource(doctor))
+    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | set(CHECKS)
     rows = re.findall(r"^\| (`.*?) \| ", page("doctor.md").partition("\n## ")[2], flags=re.MULTILINE)
     quoted = re.findall(r"`([^`]+)`", "\n".join(rows))
     quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Looking")[2], flags=re.MULTILINE)
@@ -247,24 +222,3 @@ def test_files_and_names_of_contributor_pages_exist(name: str) -> None:
         assert [word for word in code if word not in words_of_the_code() | FAMILIES and not find_spec(word)] == []
         assert [call for call in re.findall(r"python -m\s+([\w.]+)", text_of(name)) if find_spec(call) is None] == []
         assert [script for script in re.findall(r"(?:scripts|\.ci)/[\w-]+", text) if not (ROOT / script).is_file()] == []
-
-
-def test_contributor_pages_list_modules_layers_folders_and_capabilities() -> None:
-    plan, _, outside = page("design.md").partition("```text\n")[2].partition("```")[0].partition("\ntests/")
-    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in HIML.iterdir() if path.name[0] not in "." and path.suffix not in (".pyi", ".typed")}
-    assert sorted(re.findall(r"^  ([\w.]+/?) ", plan, flags=re.MULTILINE)) == sorted(rooms - {"__pycache__/", "__init__.py"})
-    assert [name for name in re.findall(r"\b([\w.]+\.py|\w+/(?:\w+/)?)", plan) if name != "himl_cli/" and not is_there(name)] == []
-    assert [name for name in re.findall(r"^([\w.]+/)", outside, flags=re.MULTILINE) if not (ROOT / name).is_dir()] == []
-    tables = [table for name in DESIGN for table in re.findall(r"^\| module of `([\w/]+)` \|.*\n\|---.*\n((?:\|.*\n)+)", text_of(name), flags=re.MULTILINE)]
-    assert len(tables) >= 4
-    for folder, rows in tables:
-        (place,) = {base / folder for base in BASES if (base / folder).is_dir()}
-        listed = [name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-        assert [name for name in listed if not ((place / f"{name}.py").is_file() or (place / name).is_dir())] == []
-    capabilities = text_of("docs/contributing/adding-a-backend.md").partition("| capability |")[2].partition("\n\n")[0]
-    listed = [name for row in capabilities.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    own = [value for value in vars(base).values() if inspect.isclass(value) and value.__module__ == base.__name__]
-    assert sorted(listed) == sorted(value.__name__ for value in own if base.Workspace in value.__mro__[1:])
-    folders = sorted({path.parts[0] for path in (path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")) if len(path.parts) > 1})
-    listed = re.findall(r"`(tests/\w+)`", section(text_of("docs/contributing/testing.md"), "Where a test goes"))
-    assert sorted(listed) == [f"tests/{name}" for name in folders]
