@@ -9,8 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -60,16 +60,6 @@ def each(heading: str) -> list[tuple[str, Row]]:
 def options_in(said: str) -> list[str]:
     """The options that a cell names, without the one that trials get as an argument."""
     return [option for option in re.findall(r"`(--\w+)", said) if option != "--crossval_index"]
-
-
-def found_in_himl(dotted: str) -> object:
-    """What `himl_cli.NAME` or `himl_cli.job.NAME` is. Raises AttributeError where there is no such thing."""
-    parts = dotted.split(".")
-    deep = parts[1] in ("job", "cli")
-    found: object = import_module(".".join(parts[: 2 if deep else 1]))
-    for part in parts[2 if deep else 1 :]:
-        found = getattr(found, part)
-    return found
 
 
 def test_programs_and_options_of_before_are_named() -> None:
@@ -135,7 +125,7 @@ def test_names_of_health_ml_and_innereye_exist_as_said() -> None:
     dotted_names = set(re.findall(r"`(himl_cli(?:\.\w+)+)", without_blocks(PAGE)))
     assert len(dotted_names) > 8
     for dotted in dotted_names:
-        assert found_in_himl(dotted) is not None
+        assert resolve_name(dotted) is not None
 
 
 def taken_over(himl: Himl, file: str, text: str) -> tuple[Callable[[str], object], set[str]]:

@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,17 @@ from himl_cli import cli, job
 from himl_cli.services import doctor
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import CHECKS
+from himl_cli.workspaces.local.workspace import CHECK_NAME
 from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
-from tests.support.folders import files_below
 from tests.support.running import Himl
 from tests.support.runs import RecordedRuns
 
 ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"
 ALL = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
-HOWTOS = [name for name in ALL if name == "CONTRIBUTING.md" or name.startswith("docs/contributing/")]
-DESIGN = [name for name in ALL if name.startswith("docs/design")]
 TOLD_TO_ITSELF = {"HIML_RUN_FOLDER", "HIML_BROUGHT_DATASETS", "HIML_DONE_BEFORE_RANKS", "HIML_SUBMIT_EXPERIMENT"}
 """Variables with which parts of himl tell each other something: not for users."""
 FAMILIES = {"HIML_SUBMIT_OPTION", "AZURE_ML_INPUT_KEY", "AZURE_ML_OUTPUT_KEY", "AZUREML_SWEEP_NAME"}
-BASES = [ROOT, DOCS, *(folder for folder in (HIML, *HIML.rglob("*")) if folder.is_dir() and folder.name != "__pycache__")]
-"""Folders from which the pages name files: `base.py` is there once, whoever names it."""
-IN_JOBS = "himl|cache|venv|build|dist|outputs|logs|user_logs|system_logs|artifacts|runs|code|steps|datastores|recordings|azureml"
-NOT_OURS = re.compile(rf"[<>{{}}$*…%: ]|NAME|ID|RUN|KEY|DIGEST|VERSION|^\.?({IN_JOBS})\b")
-"""Paths in a workspace, a job or an environment, what a build leaves, and those with a placeholder."""
 DIRECTIVE = re.compile(r"^\.\. (?:auto(?:function|class|exception)|py:data):: (.*(?:\n {9,}\S.*)*)$", re.MULTILINE)
 
 
@@ -60,10 +52,6 @@ def texts() -> set[str]:
 
 def section(text: str, heading: str) -> str:
     return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-
-
-def is_there(name: str) -> bool:
-    return any((base / name).exists() for base in BASES)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("CHANGELOG.md", "docs/performance.md", "docs/reliability.md")])
@@ -195,30 +183,10 @@ def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
     headings = re.findall(r"^## (.*)$", page("doctor.md"), flags=re.MULTILINE)
     assert len(headings) > 8
     named = re.findall(r"Check\.\w+\(\s*(?:\"(.+?)\"|([A-Z_]+)),", inspect.getsource(doctor))
-    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | set(CHECKS)
+    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | {*CHECKS, CHECK_NAME}
     rows = re.findall(r"^\| (`.*?) \| ", page("doctor.md").partition("\n## ")[2], flags=re.MULTILINE)
     quoted = re.findall(r"`([^`]+)`", "\n".join(rows))
     quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Looking")[2], flags=re.MULTILINE)
     assert len(quoted) > 40
     pieces = [piece.strip() for words in quoted for piece in words.split("…") if piece.strip()]
     assert [piece for piece in pieces if not any(piece in text for text in texts())] == []
-
-
-@cache
-def words_of_the_code() -> set[str]:
-    folders = ("himl_cli", "tests", "stress", "benchmarks", "docs/tools", "scripts", ".ci")
-    files = [path for folder in folders for path in files_below(ROOT / folder) if path.suffix in ("", ".py")]
-    return {word for path in files if path.name != Path(__file__).name for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
-
-
-@pytest.mark.parametrize("name", [*HOWTOS, *DESIGN])
-def test_files_and_names_of_contributor_pages_exist(name: str) -> None:
-    text = re.sub(r"^```.*?^```$", "", text_of(name), flags=re.MULTILINE | re.DOTALL)
-    words = set(re.findall(r"`([^`\n]+)`", text))
-    files = [word for word in words if word.endswith((".py", ".sh", ".lock", ".in", "/")) and not NOT_OURS.search(word) and not word.startswith("/")]
-    assert [word for word in files if not is_there(word)] == []
-    if name in HOWTOS:
-        code = re.findall(r"`([A-Za-z_]\w*)(?:\(.*?\)|=[^`]*)?`", text)
-        assert [word for word in code if word not in words_of_the_code() | FAMILIES and not find_spec(word)] == []
-        assert [call for call in re.findall(r"python -m\s+([\w.]+)", text_of(name)) if find_spec(call) is None] == []
-        assert [script for script in re.findall(r"(?:scripts|\.ci)/[\w-]+", text) if not (ROOT / script).is_file()] == []

@@ -30,7 +30,6 @@ PROJECT = Path(__file__).parents[2]
 CI, NEWEST, RELEASE, AZURE = (*(f".github/workflows/{name}.yml" for name in ("ci", "newest", "release")), "azure-pipelines.yml")
 CLAIMED_LATER = ["3.14"]
 """Pythons that are tried every week, and that pyproject.toml does not claim."""
-SCRIPTS = sorted(f"{folder}/{path.name}" for folder in ("scripts", ".ci") for path in (PROJECT / folder).iterdir() if path.is_file() and path.name[0] != "_")
 
 
 def workflow(name: str) -> dict[Any, Any]:
@@ -66,7 +65,6 @@ def test_ci_steps_are_scripts_or_pinned_actions(name: str) -> None:
     for line in lines:
         found = re.fullmatch(r"((?:scripts|\.ci)/[\w-]+)((?: [\w.\"$-]+)*)", line)
         assert found, line
-        assert found[1] in SCRIPTS
         assert os.access(PROJECT / found[1], os.X_OK)
     for job in jobs(document):
         others = [step.get("uses") or step.get("task") for step in job["steps"] if "run" not in step and "bash" not in step]
