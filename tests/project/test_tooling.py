@@ -198,9 +198,9 @@ def test_pythons_version_and_extras_are_those_promised() -> None:
     assert Requirement(extras["all"][0]).extras == EXTRAS - {"all", "v1"}
 
 
-def wheel(folder: Path, changes: dict[str, bytes | None], version: str = __version__) -> Path:
+def wheel(folder: Path, changes: dict[str, bytes | None]) -> Path:
     """A wheel as it should be, with *changes*; None leaves a file out."""
-    path = folder / f"himl_cli-{version}-py3-none-any.whl"
+    path = folder / f"{TOP}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, content in {**PACKAGE, **{f"{TOP}.dist-info/{one}": b"said" for one in METADATA}, **changes}.items():
             if content is not None:
@@ -209,13 +209,9 @@ def wheel(folder: Path, changes: dict[str, bytes | None], version: str = __versi
 
 
 def sources(folder: Path, changes: dict[str, bytes | None]) -> Path:
-    path = folder / f"{TOP}.tar.gz"
+    path, whole = folder / f"{TOP}.tar.gz", {**dict.fromkeys(IN_SOURCES, b"text"), **PACKAGE}
     with tarfile.open(path, "w:gz") as archive:
-        for member, content in {
-            **{f"{TOP}/{one}": b"text" for one in IN_SOURCES},
-            **{f"{TOP}/{one}": text for one, text in PACKAGE.items()},
-            **changes,
-        }.items():
+        for member, content in {**{f"{TOP}/{one}": text for one, text in whole.items()}, **changes}.items():
             if content is not None:
                 entry = tarfile.TarInfo(member)
                 entry.size = len(content)
