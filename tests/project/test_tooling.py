@@ -198,9 +198,9 @@ def test_pythons_version_and_extras_are_those_promised() -> None:
     assert Requirement(extras["all"][0]).extras == EXTRAS - {"all", "v1"}
 
 
-def wheel(folder: Path, changes: dict[str, bytes | None]) -> Path:
+def wheel(folder: Path, changes: dict[str, bytes | None], version: str = __version__) -> Path:
     """A wheel as it should be, with *changes*; None leaves a file out."""
-    path = folder / f"{TOP}-py3-none-any.whl"
+    path = folder / f"himl_cli-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, content in {**PACKAGE, **{f"{TOP}.dist-info/{one}": b"said" for one in METADATA}, **changes}.items():
             if content is not None:
