@@ -71,15 +71,11 @@ def record_sweep(folder: Path, children: int, metrics: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = new_parser(__doc__, 5)
-    parser.add_argument("--only", choices=["here", "there"])
-    args = parser.parse_args()
+    args = new_parser(__doc__, 5).parse_args()
     with tempfile.TemporaryDirectory() as name, recording("aggregate", args.raw) as record:
         there, here = Path(name, "there"), Path(name, "here")
-        if args.only != "here":
-            with himl_workspace(there) as himl:
-                measure_there(himl, Path(name), args.rounds, record)
-        if args.only != "there":
-            record_sweep(here, 1000, 20, 100)
-            for way, number in ((way, number) for way in WAYS_HERE for number in range(1, args.rounds + 1)):
-                record.add(HERE, way, number, **spend([*AGGREGATE, *WAYS_HERE[way]], clean_environment(), here))
+        with himl_workspace(there) as himl:
+            measure_there(himl, Path(name), args.rounds, record)
+        record_sweep(here, 1000, 20, 100)
+        for way, number in ((way, number) for way in WAYS_HERE for number in range(1, args.rounds + 1)):
+            record.add(HERE, way, number, **spend([*AGGREGATE, *WAYS_HERE[way]], clean_environment(), here))

@@ -167,12 +167,8 @@ def refresh(command: Sequence[str], runs: GrownRuns, environment: Mapping[str, s
 
 
 if __name__ == "__main__":
-    parser = new_parser(__doc__, 5)
-    parser.add_argument("--only", choices=["start", "bytes"])
-    args = parser.parse_args()
+    args = new_parser(__doc__, 5).parse_args()
     with tempfile.TemporaryDirectory() as name, himl_workspace(Path(name, "double")) as himl, recording("tb", args.raw) as record:
         python = peer_python(record, AZUREML_TENSORBOARD, AZUREML, "azureml-tensorboard", "tensorboard")
-        if args.only != "bytes":
-            measure_start(himl, Path(name), args.rounds, python, record)
-        if args.only != "start":
-            measure_bytes(himl, Path(name), python, record)
+        measure_start(himl, Path(name), args.rounds, python, record)
+        measure_bytes(himl, Path(name), python, record)

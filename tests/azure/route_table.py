@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from starlette.routing import Route
@@ -18,6 +16,7 @@ from tests.azureml_double.log import Seen
 from tests.azureml_double.stage import CONTROL_PLANE, DATA_PLANE, Stage, routes_of, running_stage
 from tests.support import clients
 from tests.support.client_calls import variables_of_machine
+from tests.support.running import PROGRAM, Himl, write_files
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "azure-double.md"
 BEGIN, END = "<!-- routes: begin -->", "<!-- routes: end -->"
@@ -83,57 +82,40 @@ with create_aml_run_object("digits", snapshot_directory=".") as run:
 }
 """What himl submits; own_run.py runs here and starts a run of Azure ML."""
 WORKSPACE = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+", re.IGNORECASE)
-FAMILY = re.compile(r"^(/history)/(?:experiments/\{experiment\}|experimentids/\{experiment_id\})(/runs.*)$")
+FAMILY = re.compile(r"^/history(?:/experiments/\{experiment\}(?=/runs)|/experimentids/\{experiment_id\}(?=/runs)|(?=/runs/))")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: routes that differ only in how they name the experiment share one."""
-
-    plane: str
-    method: str
-    path: str
-
-    @property
-    def shown(self) -> str:
-        return f"{self.plane} {self.method} `{self.path}`"
+def line_of(plane: str, route: Route) -> str:
+    """How the table shows *route*: those that differ only in how they name the experiment share a line."""
+    method = min((route.methods or set()) - {"HEAD"})
+    path = re.sub(r"\{(\w+)(?::path)?\}", lambda name: name[1].upper(), FAMILY.sub("/history[/experiments/NAME|/experimentids/ID]", route.path))
+    return f"{plane} {method} `{path or '/'}`"
 
 
-def row_of(plane: str, route: Route) -> Row:
-    method = next(iter(sorted((route.methods or set()) - {"HEAD"})))
-    family = FAMILY.match(route.path)
-    path = f"{family[1]}[/experiments/NAME|/experimentids/ID]{family[2]}" if family else route.path
-    path = re.sub(r"\{(\w+)(?::path)?\}", lambda name: name[1].upper(), path)
-    return Row(plane, method, re.sub(r"^(/history)(/runs/)", r"\1[/experiments/NAME|/experimentids/ID]\2", path) or "/")
-
-
-def all_routes() -> dict[Row, list[Route]]:
+def all_routes() -> dict[str, list[Route]]:
     """The double's routes below a workspace, by the line that shows them."""
-    rows: dict[Row, list[Route]] = {}
+    lines: dict[str, list[Route]] = {}
     for plane, modules in (("ARM", CONTROL_PLANE), ("DP", DATA_PLANE)):
         for route in routes_of(modules):
             assert isinstance(route, Route), route
-            rows.setdefault(row_of(plane, route), []).append(route)
-    return rows
+            lines.setdefault(line_of(plane, route), []).append(route)
+    return lines
 
 
-def answering(seen: Seen, rows: Mapping[Row, Iterable[Route]]) -> Row | None:
+def answering(seen: Seen, lines: Mapping[str, Iterable[Route]]) -> str | None:
     """The line of the route that answered; None for what is not below a workspace (sign-in, discovery, storage)."""
-    plane = "ARM" if seen.host == "management.azure.com" else "DP"
     found = WORKSPACE.search(seen.path)
     if found is None:
         return None
-    service = "" if plane == "ARM" else f"/{seen.path.split('/')[1]}"
-    path = f"{service}{seen.path[found.end() :]}"
-    for row, routes in rows.items():
-        if (row.plane, row.method) == (plane, seen.method) and any(route.path_regex.match(path or "/") or route.path_regex.match(path) for route in routes):
-            return row
-    return None
+    plane, service = ("ARM", "") if seen.host == "management.azure.com" else ("DP", f"/{seen.path.split('/')[1]}")
+    path, begin = f"{service}{seen.path[found.end() :]}", f"{plane} {seen.method} "
+    fitting = (line for line, routes in lines.items() if line.startswith(begin) and any(route.path_regex.match(path or "/") for route in routes))
+    return next(fitting, None)
 
 
-def table(asked: Mapping[Row, set[str]]) -> str:
+def table(asked: Mapping[str, set[str]]) -> str:
     head = f"| route | {' | '.join(CLIENTS)} |\n|---|{'---|' * len(CLIENTS)}\n"
-    lines = [f"| {row.shown.replace('|', chr(92) + '|')} | {' | '.join('x' if one in who else '' for one in CLIENTS)} |" for row, who in asked.items()]
+    lines = [f"| {line.replace('|', chr(92) + '|')} | {' | '.join('x' if one in who else '' for one in CLIENTS)} |" for line, who in asked.items()]
     return head + "\n".join(lines) + "\n"
 
 
@@ -141,9 +123,9 @@ def documented() -> str:
     return DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
 
 
-def _heard() -> dict[Row, set[str]]:
-    rows = all_routes()
-    asked: dict[Row, set[str]] = {row: set() for row in rows}
+def _heard() -> dict[str, set[str]]:
+    lines = all_routes()
+    asked: dict[str, set[str]] = {line: set() for line in lines}
     with tempfile.TemporaryDirectory() as folder, running_stage(Path(folder)) as stage:
         for client in (*CALLS, HIML):
             stage.clear()
@@ -158,9 +140,8 @@ def _heard() -> dict[Row, set[str]]:
                 called = visit(stage, client, {name: _lab(stage, name) for name in CALLS[client]}, place)
                 assert [one.errors for _, one in called.values() if one.code != 0] == []
             for seen in stage.log.all():
-                row = answering(seen, rows)
-                if row is not None:
-                    asked[row].add(HYPERDRIVE if client == clients.HIML_V1 else client)
+                if (line := answering(seen, lines)) is not None:
+                    asked[line].add(HYPERDRIVE if client == clients.HIML_V1 else client)
     return asked
 
 
@@ -172,14 +153,9 @@ def _lab(stage: Stage, name: str) -> Lab:
 
 def _run_himl(lab: Lab, folder: Path) -> None:
     lab.azure.write_config(folder)
-    for name, content in PROJECT.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content, encoding="utf-8")
-    program = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
-    env = {**os.environ, **variables_of_machine(folder.with_name("home")), **lab.azure.environment()}
+    write_files(folder, PROJECT)
     for command in COMMANDS:
-        done = subprocess.run([str(program), *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+        Himl(PROGRAM, folder).ok(*command, env={**variables_of_machine(folder.with_name("home")), **lab.azure.environment()})
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tests.azureml_double.faults import Latency, Reset, Status
 from tests.azureml_double.jobs.runner import JobRunner
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right
-from tests.support.clients import HIML_V1
+from tests.support.clients import HIML_V1, WHEEL, write_wheel
 from tests.support.running import Himl, Outcome, until, write_files
 
 pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
@@ -182,12 +181,8 @@ def test_ranks_of_nodes_and_processes(lab: StagedWorkspace, himl: Himl, project:
 
 
 def test_image_is_built_from_private_wheel_or_own_folder(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    wheel = project / "lab_tools-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("lab_tools.py", "")
-        archive.writestr("lab_tools-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: lab-tools\nVersion: 1.0\n")
-        archive.writestr("lab_tools-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr("lab_tools-1.0.dist-info/RECORD", "")
+    write_wheel(project)
+    wheel = project / WHEEL
     sent = [definition_of(lab, submitted(himl, "--private_wheel", wheel.name, "train.py"))["environment"] for _ in range(2)]
     assert sent[0]["name"] == sent[1]["name"]
     context = sent[0]["docker"]["buildContext"]

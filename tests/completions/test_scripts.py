@@ -70,12 +70,6 @@ sys.stdout.buffer.write(told + b"\\r\\n")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 
 
-def offered() -> Iterator[tuple[str, ParameterShape]]:
-    for verb in program().walk():
-        for option in verb.options:
-            yield verb.words, option
-
-
 def test_every_command_and_option_is_in_every_script() -> None:
     assert not outdated(), AGAIN
     for shell in FILES:
@@ -86,13 +80,12 @@ def test_every_command_and_option_is_in_every_script() -> None:
             assert f"'{command.words}'" in text
             for option in command.options:
                 assert all(name in text for name in (*option.names, *option.off_names, *option.old_names)), option
-    for words, option in offered():
-        assert KIND.fullmatch(option.kind), (words, option)
-        assert re.fullmatch(r"\+?--?\w+(\|--?\w+)*(=[\w+:,.-]*)?", option_row(option)), option_row(option)
-        assert len(option.help) <= 100
     for verb in program().walk():
-        assert all(KIND.fullmatch(argument.kind) for argument in verb.arguments), verb
+        assert all(KIND.fullmatch(each.kind) for each in (*verb.arguments, *verb.options)), verb
         assert verb.summary or verb.words == "himl"
+        for option in verb.options:
+            assert re.fullmatch(r"\+?--?\w+(\|--?\w+)*(=[\w+:,.-]*)?", option_row(option)), option_row(option)
+            assert len(option.help) <= 100
     text = (SCRIPTS / FILES["bash"]).read_text(encoding="ascii")
     for sign in NEWER_THAN_3_2:
         assert not re.search(sign, text), sign

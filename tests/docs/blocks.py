@@ -160,10 +160,6 @@ def _wrong_with(block: Block) -> Iterator[str]:
         yield f"'{block.value('not')}' is no reason"
     if (prelude := block.value("prelude")) and not (PRELUDES / f"{prelude}{SUFFIXES.get(block.kind, '')}").is_file():
         yield f"there is no prelude '{prelude}' for it"
-    if block.has("shows") and block.kind != "console":
-        yield "only a console block shows something"
-    if block.has("azureml") and block.kind != "python":
-        yield "only a Python block is run with --azureml"
 
 
 def chains(page: Page) -> list[list[Block]]:

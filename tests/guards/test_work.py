@@ -7,25 +7,22 @@ one of 2 N, each done once before at a small size.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.workspaces.base import FetchSink, StoreSink
+from tests.services.transfer.stores import MemoryStore
 
 SMALL, BODY = 5, b"x" * 1000
-MD5 = hashlib.md5(BODY).digest()
 POINTS, METRICS = 10, 10
 
 
@@ -37,34 +34,9 @@ class Job:
     prepare: Callable[[Path, int], Callable[[], object]]
 
 
-class InMemory:
-    """A blob store of *count* files of the same bytes."""
-
-    label = origin = "the store"
-
-    def __init__(self, count: int) -> None:
-        self._blobs = [BlobInfo(f"run/{number // 100:03d}/{number:06d}.bin", len(BODY), "1", MD5) for number in range(count)]
-
-    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        for start in range(0, len(self._blobs), 1000):
-            yield self._blobs[start : start + 1000]
-
-    def stat(self, name: str) -> BlobInfo | None:
-        return next((blob for blob in self._blobs if blob.name == name), None)
-
-    def md5(self, blob: BlobInfo) -> bytes | None:
-        return blob.md5
-
-    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        yield BODY[offset:]
-
-    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        raise AssertionError("nothing is stored here")
-
-    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        for request in requests:
-            sink.write(request, request.offset, BODY)
-            sink.finish(request, MD5)
+def store_of(count: int) -> MemoryStore:
+    """*count* blobs of the same bytes."""
+    return MemoryStore({f"run/{number // 100:03d}/{number:06d}.bin": BODY for number in range(count)})
 
 
 def plan(folder: Path, size: int) -> Callable[[], object]:
@@ -74,7 +46,7 @@ def plan(folder: Path, size: int) -> Callable[[], object]:
     from himl_cli.services.transfer.state import TransferState
 
     def run() -> int:
-        request, store = DownloadRequest(folder / f"plan_{size}"), InMemory(size)
+        request, store = DownloadRequest(folder / f"plan_{size}"), store_of(size)
         target = TargetFolder(request.folder)
         with TransferState(request.folder, lambda text: None) as state:
             found = DownloadPlan(store, request, target, state, TransferStats())
@@ -88,7 +60,7 @@ def download_small(folder: Path, size: int) -> Callable[[], object]:
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.plan import DownloadRequest
 
-    return lambda: _expect(download(InMemory(size), DownloadRequest(folder / f"download_{size}")).files, size)
+    return lambda: _expect(download(store_of(size), DownloadRequest(folder / f"download_{size}")).files, size)
 
 
 def runs_list(folder: Path, size: int) -> Callable[[], object]:
@@ -157,7 +129,7 @@ def _command(folder: Path, *arguments: str) -> None:
 
 
 MEASURED = {
-    (3, 11): {"plan": 182_435, "download": 56_249, "runs list": 141_306, "aggregate": 100_822},
+    (3, 11): {"plan": 164_760, "download": 70_373, "runs list": 141_306, "aggregate": 100_822},
 }
 """Calls of the larger of each two jobs, by the version of Python. A change that makes them fewer is welcome to lower these."""
 SLACK, TWICE = 1.15, 2.1

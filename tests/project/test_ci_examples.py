@@ -10,15 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from zipfile import ZipFile
 
 import joblib
@@ -35,6 +32,7 @@ from tests.support.azure import Az, sign_ins, token_of
 from tests.support.documents import blocks, himl_commands, page, wrong_with
 from tests.support.running import PROGRAM, Himl, until, write_files
 from tests.support.runs import RecordedRuns
+from tests.support.web import Asked, FileServer, serving_files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are for bash")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "ci"
@@ -159,44 +157,27 @@ ASKING = "asking-for-an-id-token"
 class IdTokens:
     """GitHub's endpoint that gives a job its tokens: each call makes one that *principal* trusts."""
 
-    def __init__(self, principal: Principal) -> None:
+    def __init__(self, server: FileServer, principal: Principal) -> None:
         self.given: list[str] = []
         self.calls = 0
         self.refused: set[int] = set()
         """Calls, counted from 1, that are refused."""
         self.answer: dict[str, object] | None = None
         """Given in place of one with a token."""
-        ours = self
+        self._server, self._principal = server, principal
+        server.before = self._prepare
+        self.variables = {"ACTIONS_ID_TOKEN_REQUEST_URL": server("/token", "v=2"), "ACTIONS_ID_TOKEN_REQUEST_TOKEN": ASKING}
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked = {name: value for name, (value, *_) in parse_qs(urlsplit(self.path).query).items()}
-                is_right = (asked, self.headers["Authorization"]) == ({"v": "2", "audience": "api://AzureADTokenExchange"}, f"Bearer {ASKING}")
-                ours.calls += 1
-                if not is_right or ours.calls in ours.refused:
-                    return self.send_error(400)
-                if ours.answer is None:
-                    ours.given.append(principal.new_assertion())
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(json.dumps({"count": 1, "value": ours.given[-1]} if ours.answer is None else ours.answer).encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.variables = {"ACTIONS_ID_TOKEN_REQUEST_URL": f"http://127.0.0.1:{self._server.server_port}/token?v=2", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": ASKING}
-
-    @contextmanager
-    def serving(self) -> Iterator[IdTokens]:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
+    def _prepare(self, asked: Asked) -> None:
+        self.calls += 1
+        wanted = ({"v": ["2"], "audience": ["api://AzureADTokenExchange"]}, f"Bearer {ASKING}")
+        if (parse_qs(asked.query), asked.headers.get("authorization")) != wanted or self.calls in self.refused:
+            self._server.put("/token", b"", status=400)
+            return
+        if self.answer is None:
+            self.given.append(self._principal.new_assertion())
+        answer = {"count": 1, "value": self.given[-1]} if self.answer is None else self.answer
+        self._server.put("/token", json.dumps(answer).encode(), status=200)
 
 
 @dataclass(frozen=True)
@@ -255,8 +236,8 @@ def lab(
         az = Az(tmp_path / "az")
         az.answer(token_of(principal))
         monkeypatch.setenv("PATH", f"{az.folder}{os.pathsep}{os.environ['PATH']}")
-        with IdTokens(principal).serving() as id_tokens:
-            yield Lab(azure, project, scratch, principal, id_tokens, secrets)
+        with serving_files(None) as server:
+            yield Lab(azure, project, scratch, principal, IdTokens(server, principal), secrets)
 
 
 def check_said(lab: Lab, said: str) -> None:

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -20,7 +20,6 @@ from himl_cli.api.submit_if_needed import AZUREML_FLAG
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
 from himl_cli.services.submission.data import parse_data
-from himl_cli.workspaces.azure.config import find_config
 from tests.support.documents import (
     COMMANDS,
     CONTAINER,
@@ -61,16 +60,6 @@ def each(heading: str) -> list[tuple[str, Row]]:
 def options_in(said: str) -> list[str]:
     """The options that a cell names, without the one that trials get as an argument."""
     return [option for option in re.findall(r"`(--\w+)", said) if option != "--crossval_index"]
-
-
-def found_in_himl(dotted: str) -> object:
-    """What `himl_cli.NAME` or `himl_cli.job.NAME` is. Raises AttributeError where there is no such thing."""
-    parts = dotted.split(".")
-    deep = parts[1] in ("job", "cli")
-    found: object = import_module(".".join(parts[: 2 if deep else 1]))
-    for part in parts[2 if deep else 1 :]:
-        found = getattr(found, part)
-    return found
 
 
 def test_programs_and_options_of_before_are_named() -> None:
@@ -136,7 +125,7 @@ def test_names_of_health_ml_and_innereye_exist_as_said() -> None:
     dotted_names = set(re.findall(r"`(himl_cli(?:\.\w+)+)", without_blocks(PAGE)))
     assert len(dotted_names) > 8
     for dotted in dotted_names:
-        assert found_in_himl(dotted) is not None
+        assert resolve_name(dotted) is not None
 
 
 def taken_over(himl: Himl, file: str, text: str) -> tuple[Callable[[str], object], set[str]]:
@@ -196,19 +185,3 @@ def test_import_rename_command_changes_whole_project(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.bak").read_text() == before
         subprocess.run([sys.executable, "-W", "error", name], cwd=tmp_path, check=True, timeout=100)
     assert [name for name in others if (tmp_path / f"{name}.bak").exists()] == []
-
-
-def test_settings_and_files_of_before_are_heeded(himl: Himl, project: Path) -> None:
-    ids = {"subscription_id": INNEREYE_SETTINGS["subscription_id"], "resource_group": "team", "workspace_name": "lab"}
-    write_files(project, {"train.py": "import os\nprint(sorted(os.listdir()))\n", ".amlignore": "skipped.txt\n", "skipped.txt": ""})
-    write_files(project, {"environment.yml": "dependencies: [numpy==1.2.3]\n", "inner/.azureml/config.json": json.dumps(ids)})
-    ran = himl.ok("submit", "train.py", env={"HIML_EXPERIMENT_NAME": "lungs"})
-    assert "skipped.txt" not in ran.stdout
-    assert "environment.yml" in ran.stdout
-    assert (project / "most_recent_run.txt").read_text().startswith("lungs:")
-    assert "numpy==1.2.3" in himl.ok("submit", "train.py", "--cluster", "gpu", "--dry_run").stdout
-    assert find_config(project / "inner" / "deep") == project / "inner" / ".azureml" / "config.json"
-    for kind, names in {"workspace": (), "azure": ("TENANT_ID", "SERVICE_PRINCIPAL_ID", "SERVICE_PRINCIPAL_PASSWORD")}.items():
-        shown = himl.ok("submit", "--show_settings", env={f"HIML_{name}": "x" for name in names} | {f"HIML_{key.upper()}": str(ids[key]) for key in ids}).stdout
-        assert [name for name in names if f"HIML_{name}" not in shown] == [], kind
-    assert all(row.is_same for _, row in each("## Settings and files"))

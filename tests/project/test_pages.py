@@ -6,9 +6,7 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,20 @@ import yaml
 import himl_cli
 from docs.tools import cli_pages, sizes
 from himl_cli import cli, job
-from himl_cli.workspaces import base
+from himl_cli.services import doctor
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
+from himl_cli.workspaces.azure.workspace import CHECKS
+from himl_cli.workspaces.local.workspace import CHECK_NAME
 from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
-from tests.support.folders import files_below
 from tests.support.running import Himl
 from tests.support.runs import RecordedRuns
 
 ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"
 ALL = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
-HOWTOS = [name for name in ALL if name == "CONTRIBUTING.md" or name.startswith("docs/contributing/")]
-DESIGN = [name for name in ALL if name.startswith("docs/design")]
 TOLD_TO_ITSELF = {"HIML_RUN_FOLDER", "HIML_BROUGHT_DATASETS", "HIML_DONE_BEFORE_RANKS", "HIML_SUBMIT_EXPERIMENT"}
 """Variables with which parts of himl tell each other something: not for users."""
 FAMILIES = {"HIML_SUBMIT_OPTION", "AZURE_ML_INPUT_KEY", "AZURE_ML_OUTPUT_KEY", "AZUREML_SWEEP_NAME"}
-BASES = [ROOT, DOCS, *(folder for folder in (HIML, *HIML.rglob("*")) if folder.is_dir() and folder.name != "__pycache__")]
-"""Folders from which the pages name files: `base.py` is there once, whoever names it."""
-IN_JOBS = "himl|cache|venv|build|dist|outputs|logs|user_logs|system_logs|artifacts|runs|code|steps|datastores|recordings|azureml"
-NOT_OURS = re.compile(rf"[<>{{}}$*…%: ]|NAME|ID|RUN|KEY|DIGEST|VERSION|^\.?({IN_JOBS})\b")
-"""Paths in a workspace, a job or an environment, what a build leaves, and those with a placeholder."""
 DIRECTIVE = re.compile(r"^\.\. (?:auto(?:function|class|exception)|py:data):: (.*(?:\n {9,}\S.*)*)$", re.MULTILINE)
 
 
@@ -60,10 +52,6 @@ def texts() -> set[str]:
 
 def section(text: str, heading: str) -> str:
     return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-
-
-def is_there(name: str) -> bool:
-    return any((base / name).exists() for base in BASES)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("CHANGELOG.md", "docs/performance.md", "docs/reliability.md")])
@@ -190,81 +178,15 @@ def test_datastore_of_the_set_up_is_one_for_azure_s_own_loader(tmp_path: Path) -
         assert getattr(found.credentials, secret) == "the key"
 
 
-def names_of_checks() -> Iterator[str]:
-    for module in modules().values():
-        constants = dict(_constants(module))
-        for node in ast.walk(module):
-            match node:
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="Check")), args=[ast.Name(id=name), *_]) if name in constants:
-                    yield constants[name]
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="Check")), args=[ast.Constant(value=str(name)), *_]):
-                    yield name
-                case ast.Assign(targets=[ast.Name(id="CHECKS")], value=ast.Dict(keys=keys)):
-                    yield from (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
-
-
-def _constants(module: ast.Module) -> Iterator[tuple[str, str]]:
-    for statement in module.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(value))):
-                yield name, value
-            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
-                yield from ((name.id, value.value) for name, value in zip(names, values, strict=True) if isinstance(name, ast.Name) and _is_text(value))  # type: ignore[attr-defined]
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
 def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
     """`…` stands for what differs from time to time."""
     headings = re.findall(r"^## (.*)$", page("doctor.md"), flags=re.MULTILINE)
     assert len(headings) > 8
-    assert set(headings) == set(names_of_checks())
+    named = re.findall(r"Check\.\w+\(\s*(?:\"(.+?)\"|([A-Z_]+)),", inspect.getsource(doctor))
+    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | {*CHECKS, CHECK_NAME}
     rows = re.findall(r"^\| (`.*?) \| ", page("doctor.md").partition("\n## ")[2], flags=re.MULTILINE)
     quoted = re.findall(r"`([^`]+)`", "\n".join(rows))
     quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Looking")[2], flags=re.MULTILINE)
     assert len(quoted) > 40
     pieces = [piece.strip() for words in quoted for piece in words.split("…") if piece.strip()]
     assert [piece for piece in pieces if not any(piece in text for text in texts())] == []
-
-
-@cache
-def words_of_the_code() -> set[str]:
-    folders = ("himl_cli", "tests", "stress", "benchmarks", "docs/tools", "scripts", ".ci")
-    files = [path for folder in folders for path in files_below(ROOT / folder) if path.suffix in ("", ".py")]
-    return {word for path in files if path.name != Path(__file__).name for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
-
-
-@pytest.mark.parametrize("name", [*HOWTOS, *DESIGN])
-def test_files_and_names_of_contributor_pages_exist(name: str) -> None:
-    text = re.sub(r"^```.*?^```$", "", text_of(name), flags=re.MULTILINE | re.DOTALL)
-    words = set(re.findall(r"`([^`\n]+)`", text))
-    files = [word for word in words if word.endswith((".py", ".sh", ".lock", ".in", "/")) and not NOT_OURS.search(word) and not word.startswith("/")]
-    assert [word for word in files if not is_there(word)] == []
-    if name in HOWTOS:
-        code = re.findall(r"`([A-Za-z_]\w*)(?:\(.*?\)|=[^`]*)?`", text)
-        assert [word for word in code if word not in words_of_the_code() | FAMILIES and not find_spec(word)] == []
-        assert [call for call in re.findall(r"python -m\s+([\w.]+)", text_of(name)) if find_spec(call) is None] == []
-        assert [script for script in re.findall(r"(?:scripts|\.ci)/[\w-]+", text) if not (ROOT / script).is_file()] == []
-
-
-def test_contributor_pages_list_modules_layers_folders_and_capabilities() -> None:
-    plan, _, outside = page("design.md").partition("```text\n")[2].partition("```")[0].partition("\ntests/")
-    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in HIML.iterdir() if path.name[0] not in "." and path.suffix not in (".pyi", ".typed")}
-    assert sorted(re.findall(r"^  ([\w.]+/?) ", plan, flags=re.MULTILINE)) == sorted(rooms - {"__pycache__/", "__init__.py"})
-    assert [name for name in re.findall(r"\b([\w.]+\.py|\w+/(?:\w+/)?)", plan) if name != "himl_cli/" and not is_there(name)] == []
-    assert [name for name in re.findall(r"^([\w.]+/)", outside, flags=re.MULTILINE) if not (ROOT / name).is_dir()] == []
-    tables = [table for name in DESIGN for table in re.findall(r"^\| module of `([\w/]+)` \|.*\n\|---.*\n((?:\|.*\n)+)", text_of(name), flags=re.MULTILINE)]
-    assert len(tables) >= 4
-    for folder, rows in tables:
-        (place,) = {base / folder for base in BASES if (base / folder).is_dir()}
-        listed = [name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-        assert [name for name in listed if not ((place / f"{name}.py").is_file() or (place / name).is_dir())] == []
-    capabilities = text_of("docs/contributing/adding-a-backend.md").partition("| capability |")[2].partition("\n\n")[0]
-    listed = [name for row in capabilities.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    own = [value for value in vars(base).values() if inspect.isclass(value) and value.__module__ == base.__name__]
-    assert sorted(listed) == sorted(value.__name__ for value in own if base.Workspace in value.__mro__[1:])
-    folders = sorted({path.parts[0] for path in (path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")) if len(path.parts) > 1})
-    listed = re.findall(r"`(tests/\w+)`", section(text_of("docs/contributing/testing.md"), "Where a test goes"))
-    assert sorted(listed) == [f"tests/{name}" for name in folders]

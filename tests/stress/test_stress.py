@@ -68,7 +68,8 @@ def test_runs_keep_their_cases_and_go_on_when_ended(tmp_path: Path) -> None:
         assert len(file.path.read_text().splitlines()) == 2 + number
     file.finish(12.34, full=True)
     parts = read_parts(tmp_path)
-    assert parts["faults"] == ({**META, "kind": "meta", "full": True, "seconds": 12.3}, [parse(record) for record in sorted(RECORDS, key=lambda one: one.id)])
+    read_again = [parse_record(json.loads(record.as_line())) for record in sorted(RECORDS, key=lambda one: one.id)]
+    assert parts["faults"] == ({**META, "kind": "meta", "full": True, "seconds": 12.3}, read_again)
     assert (list(parts), file.path.exists()) == (["faults", "names"], False)
     for why in ("later", LOST.why):  # of what was lost the first reason is kept, while the case is run again
         again = RecordFile.to_go_on(tmp_path, "faults", {"commit": "def", "dirty": False})
@@ -87,11 +88,6 @@ def test_runs_keep_their_cases_and_go_on_when_ended(tmp_path: Path) -> None:
     assert totals(RECORDS) == "3 injected: 1 survived, 1 reported, 1 lost; 1 cases in which it was not met"
     command = "     python -m stress --case faults/tb/flip/01 --seed 8"
     assert lost_lines(RECORDS, 8) == [f"LOST faults/tb/flip/01: {LOST.why}", "     met: FlipByte(at=1)", command]
-
-
-def parse(record: Record) -> Record:
-    """As it is read again."""
-    return parse_record(json.loads(record.as_line()))
 
 
 def test_document_shows_each_outcome(tmp_path: Path) -> None:
