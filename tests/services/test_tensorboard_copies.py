@@ -26,11 +26,9 @@ from tests.support.azure import opened
 from tests.support.folders import contents, files_below
 from tests.support.running import until
 from tests.support.runs import RecordedRuns
-from tests.support.tensorboard import NAME, event_bytes, scalars
+from tests.support.tensorboard import LONG, NAME, SHORT, event_bytes, scalars
 
 LONGER = event_bytes([1.0, 0.5, 0.25, 0.125, 2.0])
-LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
-SHORT = event_bytes([1.0, 0.5])
 RUN = "train_1_aa"
 GET = rf"GET .*{RUN}/logs/{NAME}"
 THEN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
