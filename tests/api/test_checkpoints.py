@@ -16,7 +16,7 @@ import pytest
 from himl_cli import MODEL_WEIGHTS_DIR_NAME, CheckpointParser, checkpoint, checkpoint_url, fetch_checkpoint, fetch_run, get_workspace, push_checkpoints
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound, TransferIncomplete
 from tests.api.conftest import arrived
-from tests.api.ranks import SAY, local_ranks, run_ranks
+from tests.api.ranks import local_ranks, run_ranks
 from tests.api.scripts import run_script
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, write_files
@@ -162,20 +162,10 @@ def test_processes_that_a_script_starts_can_use_it(web: FileServer, project: Pat
     assert (done.returncode, done.stdout) == (0, f"{web('/best.ckpt')} best\n"), done.stderr
 
 
-def test_ranks_fetch_once_and_all_have_the_path(local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_fetch_once_and_all_have_the_path(local_runs: RecordedRuns, tmp_path: Path) -> None:
     program = "say([open(himl_cli.checkpoint('train_1_aa')).read(), str(himl_cli.fetch_checkpoint('train_1_aa:last.ckpt', sys.argv[1]))])"
     out = tmp_path / "out"
     assert run_ranks(program, out, local_ranks(3), cwd=local_runs.folder) == [[["last", str(out / "last.ckpt")]]] * 3
-    monkeypatch.setenv("PROGRAM", SAY + SELF_STARTED)
-    assert run_ranks(SELF_STARTED, tmp_path / "own", [{}], cwd=local_runs.folder) == [["last", "last"]]
-
-
-SELF_STARTED = """
-import subprocess
-say(open(himl_cli.checkpoint("train_1_aa")).read())
-if "LOCAL_RANK" not in os.environ:
-    assert subprocess.run([sys.executable, "-c", os.environ["PROGRAM"], sys.argv[1]], env={**os.environ, "LOCAL_RANK": "1"}).returncode == 0
-"""
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modify_checkpoint"

@@ -31,21 +31,16 @@ def losses(runs: cli.Runs, place: cli.Place, talk: cli.Talk) -> None:
 cli.main(app)
 """
 FOUND: dict[str, list[str]] = {
-    "--run train_1_aa,child_a": ["train_1_aa", "child_a"],
     "--run_ids train_1_aa --run-recovery-ids train:child_a": ["train_1_aa", "child_a"],
     "--run train_1_aa --children": ["child_a", "child_b"],
     "": ["child_a"],
     "--latest-run-file other.txt": ["train_1_aa"],
     "--experiment_name train --num-runs 2": ["train_2_bb", "train_1_aa"],
     "--experiment train --num_runs all --tags team=blue --status completed,queued": ["train_1_aa"],
-    "--run train_1_aa -w .himl": ["train_1_aa"],
 }
 REFUSED: dict[str, tuple[int, str]] = {
     "--run nope": (3, "error: No run 'nope' in local workspace"),
     "--run train_1_aa --experiment train": (2, "error: Two selections at once: --run and --experiment."),
-    "--num_runs 2": (2, "error: --num_runs selects among the runs of an experiment."),
-    "--experiment train --num_runs few": (2, "error: --num_runs takes a whole number from 1, or 'all', got 'few'."),
-    "--experiment=": (2, "error: --experiment got an empty value."),
     "-w local --config_file config.json": (2, "error: Two workspaces at once: --workspace and --config_file."),
     "--run train_1_aa -q --json": (2, '{"error": {"code": "usage"'),
     "--bogus": (2, "error: No such option '--bogus'."),

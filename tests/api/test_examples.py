@@ -15,7 +15,6 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "hi_ml"
-PAGE = Path(__file__).parents[2] / "docs" / "examples" / "hi_ml.md"
 BELOW_30 = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
 LINE = ", ".join(map(str, BELOW_30))
 LINES = "\n".join(map(str, BELOW_30))

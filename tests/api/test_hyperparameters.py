@@ -119,14 +119,11 @@ def test_args_that_cannot_be_sent_are_told() -> None:
         "'lr': float is nothing to draw values from": space({"lr": 0.1}),
         "neither a number nor a text": space({"lr": [[0.1]]}),
         "'-l'": space({"-l": [0.1]}),
-        "uniform takes 2 arguments": space({"lr": "uniform(1)"}),
         "'max_total_trials' is missing": space({"lr": "uniform(0,1)"}),
         "whole number": space(SPACE, max_total_trials="many"),
         "'compute' cannot be given here": space(SPACE, compute="gpu"),
         "'timeout' is a number of seconds": space(SPACE, timeout="2h"),
         "are the same": space(SPACE, early_termination="median", early_termination_policy="median"),
-        "no sampling 'sobol'": space(SPACE, sampling_algorithm="sobol"),
-        "unknown 'slack'": space(SPACE, early_termination="bandit(slack=1)"),
     }
     for words, given in wrongs.items():
         with pytest.raises(BadUsage, match=words):

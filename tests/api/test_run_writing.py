@@ -17,6 +17,7 @@ from himl_cli import HimlError, Run, Workspace, create_aml_run_object, fetch_run
 from himl_cli.core.errors import BadUsage
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, write_files
+from tests.support.sweeps import show
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 Start = Callable[..., Run]
@@ -49,28 +50,24 @@ def run(place: Workspace) -> Run:
     return create_aml_run_object("train", "first try")
 
 
-def shown(himl: Himl, run: Run) -> Any:
-    return himl.ok("runs", "show", "--run", run.id, "--json").json()
-
-
 def test_run_begins_and_ends_as_the_commands_see_it(run: Run, himl: Himl, place: Workspace, project: Path) -> None:
     assert (run.status, run.display_name, run.experiment.name) == ("Running", "first try", "train")
     assert run.tags["run_recovery_id"] == f"train:{run.id}"
-    assert shown(himl, run)["status"] == "Running"
+    assert show(himl, run.id)["status"] == "Running"
     assert run.id in himl.ok("runs", "list", "--experiment", "train").stdout
     run.complete()
     assert run.status == "Completed"
-    assert shown(himl, run)["status"] == "Completed"
+    assert show(himl, run.id)["status"] == "Completed"
     assert fetch_run(None, run.id).get_status() == "Completed"
     failed = create_aml_run_object("train", workspace=place)
     failed.fail(error_details="no memory left")
-    assert (shown(himl, failed)["status"], shown(himl, failed)["reason"]) == ("Failed", "no memory left")
+    assert (show(himl, failed.id)["status"], show(himl, failed.id)["reason"]) == ("Failed", "no memory left")
     with create_aml_run_object("train") as good:
         good.log("loss", 1)
     assert (good.get_status(), good.get_metrics()) == ("Completed", {"loss": 1.0})
     with pytest.raises(RuntimeError, match="stop"), create_aml_run_object("train") as bad:
         raise RuntimeError("stop")
-    assert shown(himl, bad)["reason"] == "RuntimeError: stop"
+    assert show(himl, bad.id)["reason"] == "RuntimeError: stop"
     assert bad.get_details()["error"] == {"message": "RuntimeError: stop"}
     run = create_aml_run_object("my experiment!")
     assert (run.experiment.name, run.id.startswith("my_experiment_")) == ("my_experiment_", True)
@@ -105,13 +102,13 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     assert run.get_metrics() == expected
     assert run.get_metrics("num") == {"num": "3.5"}
     run.complete()
-    ours = {logged["name"]: logged["value"] for kind in ("metrics", "texts") for logged in shown(himl, run)[kind]}
+    ours = {logged["name"]: logged["value"] for kind in ("metrics", "texts") for logged in show(himl, run.id)[kind]}
     assert ours == {name: value[-1] if isinstance(value, list) else value for name, value in expected.items()}
     printed = himl.ok("runs", "show", run.id).stdout.splitlines()
     lines = [line.split() for line in printed]
     assert [line for line in (["Kernel", "type", "0", "1", "linear"], ["words", "1", "2", "b"]) if line not in lines] == []
     assert max(len(line) for line in printed if "once" in line) < 400
-    texts = {one["name"]: one for one in shown(himl, run)["texts"]}
+    texts = {one["name"]: one for one in show(himl, run.id)["texts"]}
     assert texts["words"] == {"name": "words", "value": "b", "step": 1, "count": 2, "run": run.id}
 
 
@@ -215,10 +212,6 @@ RUN_CONTEXT.complete()
 LOGGED = {"loss": [1.0, 0.5], "row/a": 1.0, "row/b": 2.5}
 
 
-def shown_of(himl: Himl, run_id: str) -> Any:
-    return himl.ok("runs", "show", "--run", run_id, "--json").json()
-
-
 def values(document: Any) -> dict[str, float]:
     return {metric["name"]: metric["value"] for metric in document["metrics"]}
 
@@ -229,7 +222,7 @@ def test_job_here_logs_to_its_run_even_once_it_said_it_failed(project: Path, him
         run_id = himl.ok("submit", "train.py", "-q", *how).stdout.strip().splitlines()[-1]
         log = himl.ok("runs", "logs", "--run", run_id).stdout
         assert json.loads(log.splitlines()[-1]) == [run_id, "train", "Running", LOGGED, False, []]
-        document = shown_of(himl, run_id)
+        document = show(himl, run_id)
         assert (document["status"], document["tags"]["by"]) == ("Completed", "script")
         assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
         himl.ok("download", "--run", run_id, "--output_dir", project / "down")
@@ -238,7 +231,7 @@ def test_job_here_logs_to_its_run_even_once_it_said_it_failed(project: Path, him
     program = "from himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('a', 1)\nRUN_CONTEXT.flush()\nRUN_CONTEXT.fail('so what')\nRUN_CONTEXT.log('a', 2)\n"
     write_files(project, {"train.py": program})
     run_id = himl.ok("submit", "train.py", "-q", "--env_var", "MLFLOW_TRACKING_URI=http://127.0.0.1:9").stdout.strip().splitlines()[-1]
-    document = shown_of(himl, run_id)
+    document = show(himl, run_id)
     assert (document["status"], values(document)) == ("Completed", {"a": 2.0})
     assert "lost" not in himl.ok("runs", "logs", "--run", run_id).stdout
 
@@ -254,7 +247,7 @@ for n in range(50):
 """
     write_files(project, {"train.py": program})
     run_id = himl.ok("submit", "train.py", "--processes_per_node", "3", "-q").stdout.strip().splitlines()[-1]
-    counts = {metric["name"]: metric["count"] for metric in shown_of(himl, run_id)["metrics"]}
+    counts = {metric["name"]: metric["count"] for metric in show(himl, run_id)["metrics"]}
     assert counts == {"rank0": 50, "rank1": 50, "rank2": 50, "t/rank": 150, "t/n": 150}
     program = """
 import mlflow
@@ -290,7 +283,7 @@ def test_a_job_on_azure_logs_to_its_run_with_the_run_token(azure_environment: St
     assert json.loads(done.stdout) == ["train_1_aa", "train", "Running", LOGGED, True, []]
     assert azure.requests(r"management\.azure\.com") == []
     azure.write_config(project)
-    document = shown_of(himl, "train_1_aa")
+    document = show(himl, "train_1_aa")
     assert (document["status"], document["tags"]["by"]) == ("Running", "script")
     assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
     assert azure.get_blob("workspaceartifactstore", "ExperimentRun/dcid.train_1_aa/outputs/weights.bin") == b"w"

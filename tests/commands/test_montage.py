@@ -72,21 +72,15 @@ def test_a_csv_has_labels_masks_and_its_own_order(himl: Himl, project: Path, sli
 
 def test_hi_ml_option_names_work_and_cluster_ones_are_noted(himl: Himl, project: Path, slides: Path) -> None:
     old = ("--image_glob_pattern", "**/*.tiff", "--parallel", "2", "--backend", "OpenSlide", "--docker_shm_size", "10g", "--wait_for_completion")
-    done = himl.ok("montage", "--dataset", slides, *old, "--workspace_config_path", "nowhere.json", "--width", "300", "--image-format", "JPG")
+    options = ("--workspace_config_path", "nowhere.json", "--width", "300", "--image-format", "JPG")
+    done = himl.ok("montage", "--dataset", slides, *old, *options)
     assert [(row["slide_id"], row["backend"]) for row in rows_of(project / "outputs")] == [("a.tiff", "openslide"), ("d.tiff", "openslide")]
     assert done.stderr == "Passed over, since the montage is made here and not on a cluster: --shm_size, --wait.\n"
     assert left_in(project / "outputs") == ["montage.csv", "montage.jpg"]
-
-
-def test_lists_of_ids_and_levels_are_heeded(himl: Himl, project: Path, slides: Path) -> None:
-    (project / "ids.txt").write_text("c.png\na.tiff\n")
-    options = ("--width", "600", "--image_format", "png", "--level", "2", "--workers", "1", "--output_path", "far")
-    for option, shown in {"--include_by_slide_id": {"a.tiff": "2", "c.png": "0"}, "--exclude_by_slide_id": {"b.svs": "2", "d.tiff": "2"}}.items():
-        done = himl.ok("montage", "slides", option, "ids.txt", *options)
-        rows = rows_of(project / "far")
-        assert {row["slide_id"]: row["level"] for row in rows} == shown
-        assert [bool(row["remark"]) for row in rows] == [level == "0" for level in shown.values()]
-        assert ("Level 2 is missing" in done.stderr) == ("c.png" in shown)
+    (project / "ids.txt").write_text("d.tiff\n")
+    for option, shown in {"--include_by_slide_id": "d.tiff", "--exclude_by_slide_id": "a.tiff"}.items():
+        himl.ok("montage", slides, *options, "--image_glob", "**/*.tiff", option, "ids.txt")
+        assert [row["slide_id"] for row in rows_of(project / "outputs")] == [shown]
 
 
 def test_without_a_width_pictures_are_as_large_as_they_are(himl: Himl, project: Path, slides: Path) -> None:
@@ -176,15 +170,12 @@ BAD: Mapping[str, tuple[Sequence[str], int, str]] = {
     "output below a file": (("slides", "--output_path", "slides/c.png/x"), 1, "c.png"),
     "output is empty": (("slides", "--output_path", ""), 2, "--output_path got an empty value"),
     "both lists": (("slides", "--include_by_slide_id", "a", "--exclude_by_slide_id", "b"), 2, "cannot be used together"),
-    "nothing left": (("slides", "--include_by_slide_id", "slides/notes.txt"), 2, "no slide"),
-    "the list would be replaced": (("own/montage.csv", "--output_path", "own"), 2, "'own/montage.csv' is a list of slides of this montage"),
     "no such option": (("slides", "--widht", "5"), 2, "Did you mean '--width'"),
     "cucim is not here": (("slides", "--backend", "cucim"), 2, "cucim"),
 }
 
 
 def test_what_cannot_be_is_one_line_and_leaves_nothing(himl: Himl, project: Path, slides: Path) -> None:
-    write_files(project, {"own/montage.csv": "image,slide_id\n../slides/a.tiff,a\n"})
     before = contents(project)
     for case, (arguments, code, text) in BAD.items():
         done = himl("montage", *arguments)

@@ -127,19 +127,6 @@ def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedW
         assert f"Another try of run '{name}' has begun; its log: {place}" in said.decode()
 
 
-@POSIX
-def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, seeded: StagedWorkspace) -> None:
-    seeded.append_log(seeded.state.runs["train_4_dd"], "first line\n")
-    with himl.start("runs", "logs", "train_4_dd", "--follow") as watcher:
-        assert watcher.stdout is not None
-        first = watcher.stdout.readline()
-        os.kill(watcher.pid, signal.SIGINT)
-        _, said = watcher.communicate(timeout=100)
-    assert (first, watcher.returncode) == (b"first line\n", 130)
-    assert "himl runs cancel train_4_dd" in said.decode()
-    assert not seeded.requests("/cancel")
-
-
 @pytest.fixture
 def both(seeded: StagedWorkspace, project: Path) -> StagedWorkspace:
     local = RecordedRuns(project)

@@ -25,9 +25,7 @@ INDEX = "https://ada:marked-secret@pypi.example.org/simple"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk1 ada@lab"
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
 REFUSED = {
-    ("--in_place",): "--in_place: that is for jobs that run here",
     ("--record_in", "azure"): "--record_in azure: that is for jobs that run here",
-    ("--environment", "lab:1", "--conda_env", "environment.yml"): "--environment and --conda_env were both given",
     ("--workspace", "local"): "has no clusters",
     ("--ssh_key", "id_rsa"): "--ssh_key 'id_rsa' holds a private key, which has to stay on this machine.",
     ("--ssh_key", "train.py"): "--ssh_key 'train.py' holds no public key of SSH.",

@@ -176,21 +176,18 @@ def refused(himl: Himl, project: Path, *options: str, env: dict[str, str] | None
 
 def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
     submit = ("submit", "train.py", "--cluster", "cpu-cluster")
-    for spec, word in (("lr=uniform(1)", "uniform takes 2"), ("lr=", "empty"), ("optimizer.lr=0.1,0.2", "search_space.optimizer_lr")):
-        done = himl(*submit, "--sweep", spec)
-        assert (done.code, word in " ".join(done.stderr.split())) == (2, True), done.stderr
+    done = himl(*submit, "--sweep", "optimizer.lr=0.1,0.2")
+    assert (done.code, "search_space.optimizer_lr" in done.stderr) == (2, True), done.stderr
     outcome = himl.ok(*submit, "--sweep", "lr=uniform(0,1)", "--max_trials", "3", "--dry_run")
     assert ("type: sweep" in outcome.stdout, "max_total_trials: 3" in outcome.stdout) == (True, True)
     (seed,) = re.findall(r"^  seed: (\d+)$", outcome.stdout, re.MULTILINE)
     assert f"random(seed={seed}), 3 trials" in outcome.stderr
     assert not lab.stage.log.all()
     for options, said in [
-        (("--sweep", "lr=uniform(0,1)", "--sampling", "bayesian", "--max_trials", "3", "--early_stop", "median"), "exclude each other"),
         (("--sweep", "lr=1,2", "--in_place"), "--in_place is for a single run"),
         (("--max_trials", "3"), "--max_trials belongs to --sweep"),
         (("--seed_arg", "seed", "--crossval", "2"), "--seed_arg belongs to --different_seeds"),
         (("--crossval", "2", "--crossval_arg", "--fold", "--crossval_count_arg", "fold"), "--crossval_arg and --crossval_count_arg are both 'fold'."),
-        (("--sweep", "api_key=sesame-1,sesame-2"), "The hyperparameter 'api_key' looks like a secret"),
         (("--sweep", "lr=1,2", "--", "${{search_space.depth}}"), "'${{search_space.depth}}' names no hyperparameter; there are: lr."),
         (("--create_cluster",), "--create_cluster is for pipelines"),
     ]:

@@ -23,15 +23,13 @@ from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.processes import MARK, processes_marked
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import RecordedRuns
-from tests.support.tensorboard import DIRECT, NAME, WRITER, event_bytes, is_closed, scalars, serving
+from tests.support.tensorboard import DIRECT, LONG, NAME, SHORT, WRITER, event_bytes, is_closed, scalars, serving
 
 READERS = {
     "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
     "none": ({"TENSORBOARD_DATA_SERVER_BINARY": "/no/such/file"}, "MultiplexerDataProvider"),
 }
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
-LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
-SHORT = event_bytes([1.0, 0.5])
 GROWS = f"""
 {WRITER}
 writer = EventFileWriter("logs/train")

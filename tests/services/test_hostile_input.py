@@ -15,7 +15,6 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
 from himl_cli.api import submit_if_needed
-from himl_cli.app import loaded
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, ServiceFailed
@@ -59,7 +58,6 @@ from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns
 from tests.support.web import serving_files
 
-SUBMIT: Any = loaded("submit")
 JOB = "type: command\ncommand: python a.py\n"
 SWEEP = (
     "type: sweep\ntrial: {command: python a.py}\nobjective: {primary_metric: a, goal: minimize}\nlimits: {max_total_trials: 2}\n"

@@ -33,7 +33,6 @@ from himl_cli.workspaces.resolve import open_workspace
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.runs import NOON, RecordedRuns, aggregation, run
 
-CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 RUN_PAGE = "https://ml.azure.com/runs/abc_1?wsid="
 
 
@@ -103,7 +102,6 @@ def test_selected_runs(recorded: RecordedRuns, selection: RunSelection, expected
 
 
 @pytest.mark.parametrize(("selection", "message"), [
-    (RunSelection(runs=["old_1_aa"], experiment="my_exp"), "Two selections at once: --run and --experiment"),
     (RunSelection(experiment="my_exp", latest_run_file="x"), "Two selections at once: --experiment and --latest_run_file"),
     (RunSelection(runs=["old_1_aa"], tags={"a": "b"}), "--tags selects among the runs of an experiment"),
     (RunSelection(statuses=[RunStatus.failed], num_runs=3), "--num_runs and --status select among"),

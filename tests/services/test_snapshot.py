@@ -15,7 +15,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
 from himl_cli.core.text import parse_dotenv
-from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts
+from himl_cli.core.workspaces import Check, CheckState
 from himl_cli.services.doctor import installation_checks, requirements
 from himl_cli.services.project_setup import TakenSettings, read_settings
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, parse_rules, take_snapshot, verdict
@@ -248,9 +248,6 @@ def test_root_is_nearest_folder_with_project_marker(project: Path) -> None:
         root = project / marker.partition("/")[0].strip(".")[:3]
         write_files(root, {marker: "", "a/train.py": ""})
         assert find_snapshot_root(root / "a") == root
-
-
-HERE = WorkspaceFacts("local", "local", "'here'")
 
 
 def states(checks: Sequence[Check]) -> dict[str, CheckState]:

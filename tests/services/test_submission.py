@@ -154,7 +154,6 @@ def test_distribution_and_processes(cluster: SubmitRequest, options: dict[str, A
     ({"cluster": " "}, "--cluster got an empty value"),
     ({"identity": "me"}, "--identity cannot be 'me'"),
     ({"record_in": "azur"}, "--record_in cannot be 'azur'"),
-    ({"docker_image": "img"}, "--environment and --docker_image were both given"),
     ({"display_name": "x" * 257}, "--display_name has 257 characters; Azure ML takes 256"),
     ({"tags": {"k" * 101: "v"}}, "has 101 characters; Azure ML takes 100"),
     ({"tags": {f"k{n}": "v" for n in range(60)}}, "Azure ML takes 50"),

@@ -26,10 +26,8 @@ from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.azureml_double.state import now
 from tests.support.azure import opened
 from tests.support.runs import RecordedRuns
-from tests.support.tensorboard import NAME, event_bytes
+from tests.support.tensorboard import LONG, NAME, SHORT
 
-LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
-SHORT = event_bytes([1.0, 0.5])
 REFRESH = 0.05
 
 

@@ -156,3 +156,7 @@ def serving(
     finally:
         process.kill()
         process.communicate()
+
+
+LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
+SHORT = event_bytes([1.0, 0.5])

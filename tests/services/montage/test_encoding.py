@@ -319,18 +319,6 @@ def test_a_jpeg_that_would_be_too_long_is_scaled_to_fit(size: Size, tmp_path: Pa
     assert difference.max() < 25
 
 
-def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
-    """Nor the number of cores: a montage that a job makes is the one that is made here."""
-    size, made = (70_000, 140), set()
-    pixels = np.tile(np.random.default_rng(0).integers(0, 256, (size[1], 700, 3), dtype=np.uint8), (1, 100, 1))
-    for workers in (1, 5):
-        with Pool(workers) as pool:
-            assert pool.workers == workers
-            put(JpegFile(tmp_path / "x.jpg", size, pool), pixels, (64,))
-        made.add((tmp_path / "x.jpg").read_bytes())
-    assert len(made) == 1
-
-
 def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
     for kind, size in ((PngFile, (1000, 800)), (JpegFile, (1000, 800)), (JpegFile, (70_000, 40))):
         with busy_pool() as pool:
@@ -404,13 +392,6 @@ def test_a_new_picture_replaces_what_had_its_name(kind: Kind, tmp_path: Path, po
     assert path.read_bytes() == complete
 
 
-def noise(width: int, height: int) -> NDArray[np.uint8]:
-    """Noise over a slope: every pixel counts, and JPEG keeps much of it."""
-    random = np.random.default_rng(width * 7 + height).integers(0, 40, (height, width, 3))
-    slope = np.linspace(0, 200, width).astype(int)[None, :, None]
-    return (random + slope).astype(np.uint8)
-
-
 def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Means of what there is in each 2 x 2 pixels, by floats."""
     height, width, _ = pixels.shape
@@ -422,7 +403,7 @@ def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (510, 510), (511, 512), (1021, 1019), (1531, 7), (3, 2049)], ids=str)
 def test_tiles_are_those_of_the_whole_picture(tmp_path: Path, pool: Pool, size: tuple[int, int]) -> None:
-    pixels, names = noise(*size), {"montage.dzi"}
+    pixels, names = shades(size), {"montage.dzi"}
     sinks = [DeepZoom(tmp_path / str(number), size, pool) for number in range(3)]
     for sink, heights in zip(sinks, ((3000,), (1, 1, 1, 2000), (509, 1, 1, 2, 507, 3)), strict=True):
         put(sink, pixels, heights)
@@ -450,7 +431,7 @@ def test_tiles_are_those_of_the_whole_picture(tmp_path: Path, pool: Pool, size: 
 def test_stopping_makes_no_more_tiles(tmp_path: Path) -> None:
     with busy_pool() as pool:
         sink = DeepZoom(tmp_path, (2000, 1000), pool)
-        sink.write(noise(2000, 511))
+        sink.write(shades((2000, 511)))
         sink.abort()
     assert set(contents(tmp_path)) == set()
     sink.abort()

@@ -127,6 +127,7 @@ def test_layouts_refuse_no_slides_and_too_small_a_width() -> None:
         himl_layout(5000, has_masks=False, width=375)
     assert "at least 376." in raised.value.hint
     assert himl_layout(5000, has_masks=False, width=376).cells[0].image.size == (4, 2)
+    assert [himl_layout(5000, has_masks=has_masks, width=60_000).columns for has_masks in (False, True)] == [94, 66]
 
 
 @both_masks
@@ -202,21 +203,6 @@ def test_every_pixel_of_himl_layout_is_the_predecessors(
         assert [cell.reason for cell in make_montage(request, entries, LocalFolder(GOLDEN), ignore).cells] == [""] * len(entries)
         with Image.open(request.output / "montage.png") as image:
             assert np.array_equal(np.asarray(image)[is_known], wanted[is_known])
-
-
-@pytest.mark.parametrize(("count", "columns", "with_masks"), [(1, 1, 1), (2, 1, 1), (7, 3, 2), (5000, 94, 66)])
-def test_himl_layout_has_its_columns_and_sizes(count: int, columns: int, with_masks: int) -> None:
-    for pictures, expected in ((1, columns), (2, with_masks)):
-        layout = himl_layout(count, has_masks=pictures == 2, width=60_000)
-        wide = 60_000 // expected // pictures
-        assert layout.columns == expected
-        assert {cell.image.size for cell in layout.cells} == {(wide, wide // 2)}
-        assert {cell.box.width for cell in layout.cells} == {wide * pictures}
-        line = 0 if count == 1 else 2
-        assert layout.size == (expected * (wide * pictures + line) + line, layout.rows * (wide // 2 + line) + line)
-        last = layout.cells[-1]
-        assert (last.row, last.box.x) == (layout.rows - 1, line + last.column * (wide * pictures + line))
-        assert last.box.y == line + last.row * (wide // 2 + line)
 
 
 def test_himl_order_is_that_of_file_names_and_nothing_is_lost() -> None:

@@ -111,14 +111,11 @@ def made(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query: s
 
 
 def refused(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query: str | Path | None) -> str:
-    def state() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() if path.is_file() else b"" for path in data.parent.rglob("*")}
-
-    before = state()
+    before = contents(data.parent)
     with pytest.raises(BadUsage) as caught:
         made(out, data, formats, **query)
     assert caught.value.hint == "Choose another folder with --output_path."
-    assert state() == before
+    assert contents(data.parent) == before
     return str(caught.value)
 
 

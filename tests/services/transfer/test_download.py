@@ -16,7 +16,7 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Event, Finished, Moved, Planned
 from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
-from himl_cli.services.transfer.local_files import UnsafeName, folded, open_new, part_name, safe_relative
+from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, TargetFolder, UploadRequest
 from himl_cli.services.transfer.state import TransferState
 from himl_cli.services.transfer.upload import upload
@@ -114,12 +114,14 @@ def test_repeated_refusal_ends_the_transfer(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_written_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_but_one(path: str) -> int:
-        if "bad" in path:
-            raise OSError(errno.EIO, "the disk is broken", path)
-        return open_new(path)
+    open_file = os.open
 
-    monkeypatch.setattr("himl_cli.services.transfer.download.open_new", open_but_one)
+    def open_but_one(path: str, *options: int) -> int:
+        if Path(path).name.startswith(".bad."):
+            raise OSError(errno.EIO, "the disk is broken", path)
+        return open_file(path, *options)
+
+    monkeypatch.setattr(os, "open", open_but_one)
     result = download(MemoryStore({"bad": b"b", "good": b"g"}), DownloadRequest(tmp_path))
     problem = result.problem()
     assert (numbers(result), [failure.name for failure in result.failed]) == ((1, 0, 0), ["bad"])

@@ -248,7 +248,6 @@ def test_state_of_folders_long_gone_is_removed(tmp_path: Path) -> None:
     assert {name for name, entry in entries.items() if entry.exists()} == {"stays", "gone", "elsewhere"}
 
 
-ROOT = Path(__file__).parents[3]
 RANK = """
 import json, os, sys, time
 from pathlib import Path
