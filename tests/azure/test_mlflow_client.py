@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 
 import pytest
 
+from docs.tools.route_table import all_routes, documented
 from tests.azure import lab as world
 from tests.azure.conftest import Hear
 from tests.azure.lab import Visits, digests, fill, visit
-from tests.azure.route_table import all_routes, documented
 from tests.azureml_double.frame import ServiceError
 from tests.azureml_double.history_query import RunQuery, page_of
 from tests.azureml_double.stage import Stage
@@ -118,4 +118,4 @@ def test_filters_and_orders_without_a_meaning_are_refused() -> None:
 def test_document_lists_exactly_the_routes_of_the_double() -> None:
     lines = documented().splitlines()[2:]
     named = [re.sub(r"\\\|", "|", line).split(" | ")[0].removeprefix("| ") for line in lines]
-    assert sorted(named) == sorted(all_routes()), "renew it: python -m tests.azure.route_table"
+    assert sorted(named) == sorted(all_routes()), "renew it: python -m docs.tools.route_table"

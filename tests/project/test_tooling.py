@@ -21,8 +21,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from himl_cli import __version__
-from tests.support.packaged import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
-from tests.support.released import CHANGELOG, newest_entry
+from scripts.archives import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
+from scripts.release_tag import CHANGELOG, newest_entry
 from tests.support.running import write_files
 from tests.support.spreading import group_of, spread
 
@@ -109,7 +109,7 @@ def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
     }
     for (tag, heading), said in cases.items():
         (tmp_path / "changes.md").write_text(f"# Changelog\n\n## {heading}\n\n## 0.0.1 (2025-01-01)\n")
-        command = [sys.executable, "-m", "tests.support.released", tag, str(tmp_path / "changes.md")]
+        command = [sys.executable, "-m", "scripts.release_tag", tag, str(tmp_path / "changes.md")]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=100)
         assert (done.returncode, done.stderr) == (1 if said else 0, "")
         assert not said or done.stdout == f"{said}\n"

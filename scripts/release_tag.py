@@ -1,6 +1,6 @@
 """Whether a tag, the package's version and the changelog agree.
 
-`python -m tests.support.released TAG [CHANGELOG]` prints what does not, and ends with 1 then.
+`python -m scripts.release_tag TAG [CHANGELOG]` prints what does not, and ends with 1 then.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from himl_cli import __version__
 
-CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
+CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 HEADING = re.compile(r"^## (\S+) \((unreleased|\d{4}-\d\d-\d\d)\)$", re.MULTILINE)
 
 

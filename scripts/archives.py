@@ -1,6 +1,6 @@
 """What a wheel and a source archive have to hold, and nothing else.
 
-`python -m tests.support.packaged FOLDER` looks at the two in FOLDER, and ends with 1 where something is wrong.
+`python -m scripts.archives FOLDER` looks at the two in FOLDER, and ends with 1 where something is wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from himl_cli import __version__
 from tests.support.folders import files_below
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 LARGEST_WHEEL = 2_000_000
 LARGEST_SOURCES = 8_000_000
 LICENSES = ("LICENSE", "himl_cli/services/montage/fonts/LICENSE", "himl_cli/services/montage/assets/openseadragon-LICENSE.txt")

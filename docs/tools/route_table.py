@@ -1,4 +1,4 @@
-"""Which routes the double has, and which client asks each: `python -m tests.azure.route_table` runs them all and renews docs/azure-double.md."""
+"""Which routes the double has, and which client asks each: `python -m docs.tools.route_table` runs them all and renews docs/azure-double.md."""
 
 from __future__ import annotations
 
