@@ -200,35 +200,26 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
 
 @posix
 @pytest.mark.usefixtures("recorded")
-def test_a_tensorboard_that_dies_is_one_clear_error(himl: Himl, tmp_path: Path, mark: str) -> None:
-    if not Path("/proc").is_dir():
-        pytest.skip("finds TensorBoard by /proc")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
+def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp_path: Path, mark: str) -> None:
+    """The data server has all that was read in memory: it is what is killed first where that runs out."""
+
+    def kill(part: str) -> None:
+        for line in (line for line in processes_marked(mark, patience=0) if part in line):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+
     with serving(himl, tmp_path, RUN) as board:
         board.shows(RUN, VALUES)
         board.says(LAST)
-        (tensorboard,) = (line for line in processes_marked(mark, patience=0) if "tensorboard.program" in line)
-        os.kill(int(tensorboard.split()[0]), signal.SIGKILL)
-        assert board.process.wait(60) == 1
-        said = re.fullmatch(r"Ctrl-C ends it\.\nerror: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk)
-        assert said, board.talk
-    assert left_in(tmp_path) == []
-
-
-@posix
-@pytest.mark.usefixtures("recorded")
-def test_dead_data_server_is_restarted_on_same_port(himl: Himl, tmp_path: Path, mark: str) -> None:
-    """It has all that was read in memory: it is what is killed first where that runs out."""
-    if not Path("/proc").is_dir():
-        pytest.skip("finds the data server by /proc")
-    with serving(himl, tmp_path, RUN) as board:
-        board.shows(RUN, VALUES)
-        board.says(LAST)
-        for server in (line for line in processes_marked(mark, patience=0) if "tensorboard_data_server/bin" in line):
-            os.kill(int(server.split()[0]), signal.SIGKILL)
+        kill("tensorboard_data_server/bin")
         board.says("TensorBoard's data server ended: TensorBoard is started again.")
         until(lambda: answers(board.url), "it answers")
         board.shows(RUN, VALUES)
-        assert board.end() == 0
+        kill("tensorboard.program")
+        assert board.process.wait(60) == 1
+        said = re.fullmatch(r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk.partition("started again.\n")[2])
+        assert said, board.talk
+    assert left_in(tmp_path) == []
 
 
 def answers(url: str) -> bool:

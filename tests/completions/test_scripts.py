@@ -22,8 +22,8 @@ from himl_cli.commands.completion import program_of
 from himl_cli.core.command_shape import ParameterShape
 from himl_cli.render.completions import FILES, completion_script, fish_quoted, option_row, posix_quoted, powershell_quoted
 from himl_cli.services.completion_files import ASK_POWERSHELL, MARK, POWERSHELL_LINE, place_of
+from scripts.completions import AGAIN, outdated, program, shape
 from tests.completions.shells import PATIENCE, SCRIPTS, variables
-from tests.completions.written import AGAIN, outdated, program, shape
 from tests.conftest import lacking
 from tests.support.azure import write_program
 from tests.support.processes import MARK as LEFT

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from stress import document, endpoint, kills
+from stress import endpoint, kills
 from stress.__main__ import lost_lines, main, totals
 from stress.apart import RANKS, orders, start_ranks
 from stress.bombs import bomb_problems
@@ -88,21 +88,6 @@ def test_runs_keep_their_cases_and_go_on_when_ended(tmp_path: Path) -> None:
     assert totals(RECORDS) == "3 injected: 1 survived, 1 reported, 1 lost; 1 cases in which it was not met"
     command = "     python -m stress --case faults/tb/flip/01 --seed 8"
     assert lost_lines(RECORDS, 8) == [f"LOST faults/tb/flip/01: {LOST.why}", "     met: FlipByte(at=1)", command]
-
-
-def test_document_shows_each_outcome(tmp_path: Path) -> None:
-    template, about = tmp_path / "any.md.in", {"command": "scripts/stress", "started": "2026-03-01T12:34:56Z", "seconds": 183.2}
-    write_part(tmp_path, {**META, **about}, RECORDS)
-    template.write_text("{verdict}\n{faults.by_command}\n{faults.codes} {faults.longest} {faults.tb:lost} {faults.list:lost}\n")
-    text = document.render(tmp_path, template)
-    for said in (
-        "**1 of 3 cases lost something.** Of the others, 1 ended as if nothing had been, 1 with a documented exit code",
-        f"- `faults/tb/flip/01`: {LOST.why} (`python -m stress --case faults/tb/flip/01 --seed 8`)",
-        "**Not all of it was run**: faults.",
-        "| flip | – | 0 / 0 / 1 | 0 / 0 / 1 | 0 |\n| reset | 1 / 1 / 0 | – | 1 / 1 / 0 | 1 |\n| sum | 1 / 1 / 0 | 0 / 0 / 1 | 1 / 1 / 1 | 1 |",
-        "`5` (1) 6.0 s 1 0\n",
-    ):
-        assert said in text
 
 
 def test_sample_has_each_cell_and_follows_from_seed() -> None:

@@ -1,7 +1,7 @@
 """Writes the scripts in `completions/`, or tells which are not what the program would print.
 
-python -m tests.completions.written
-python -m tests.completions.written --check
+python -m scripts.completions
+python -m scripts.completions --check
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from himl_cli.core.command_shape import CommandShape
 from himl_cli.render.completions import FILES, completion_script
 from tests.completions.shells import SCRIPTS
 
-AGAIN = "python -m tests.completions.written"
+AGAIN = "python -m scripts.completions"
 
 
 @cache
