@@ -45,9 +45,8 @@ def get_workspace(request: Request) -> Response:
     properties |= dict.fromkeys(("hbiWorkspace", "v1LegacyMode", "softDeleteEnabled", "storageHnsEnabled", "enableDataIsolation"), False)
     properties |= {"tenantId": workspace.tenant, "provisioningState": "Succeeded", "workspaceId": workspace.workspace_id}
     properties |= {"privateLinkCount": 0, "publicNetworkAccess": "Enabled", "discoveryUrl": f"https://{workspace.data_plane_host}/discovery"}
-    properties |= {"sdkTelemetryAppInsightsKey": workspace.workspace_id, "sasGetterUri": ""} | (
-        {"mlFlowTrackingUri": tracking} if workspace.tells_tracking else {}
-    )
+    properties |= {"sdkTelemetryAppInsightsKey": workspace.workspace_id, "sasGetterUri": ""}
+    properties |= {"mlFlowTrackingUri": tracking} if workspace.tells_tracking else {}
     document = {"id": workspace.path, "name": workspace.name, "type": f"{PROVIDER}/workspaces", "location": workspace.location, "properties": properties}
     identity = {"type": "SystemAssigned", "principalId": workspace.workspace_id, "tenantId": workspace.tenant}
     sku = {"name": "Basic", "tier": "Basic"}

@@ -25,7 +25,7 @@ from himl_cli.app import COMMANDS, app
 from himl_cli.commands.completion import app_shape
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import PROGRAM, Himl
-from tests.support.runs import RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 from tests.support.terminals import RUN, VIEWS, Terminal, View, make_world
 
 HEAVY = ["rich", "pydantic", "msgspec", "azure", "mlflow", "tensorboard", "importlib.metadata", "sqlite3", "asyncio", "numpy", "PIL", "tifffile", "openslide"]
@@ -42,7 +42,6 @@ loaded = [name for name in {heavy!r} if name in sys.modules]
 print("LOADED", loaded, file=sys.stderr)
 """
 STOPPED = "error: Interrupted.\n"
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 LAID_OUT = [name for name, view in VIEWS.items() if view.is_laid_out]
 AZURE_VIEWS = {
     "runs": View(["runs", "list"], RUN),
@@ -233,7 +232,7 @@ def check_in_a_pipe(views: Sequence[View], folders: Sequence[Path]) -> None:
         assert (int(code), printed != b"", b"\x1b" in printed, b"\r" in printed) == (view.code, True, False, False), printed
 
 
-@POSIX
+@posix
 def test_azure_output_fits_narrow_terminal_and_pipe(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.write_config(project)
     run = azure_environment.add_run(RUN, "train", display_name="A rather long display name of a first try", tags={"team": "blue"})
@@ -261,14 +260,14 @@ def labs(himl: Himl, world: Path, tmp_path: Path, views: Sequence[View]) -> list
     return folders
 
 
-@POSIX
+@posix
 @pytest.mark.parametrize(("columns", "wish"), SEATS)
 def test_what_commands_show_fits_the_terminal(himl: Himl, world: Path, tmp_path: Path, columns: int, wish: str) -> None:
     views = [VIEWS[name] for name in SEATS[columns, wish]]
     check(views, labs(himl, world, tmp_path, views), columns, wish)
 
 
-@POSIX
+@posix
 def test_what_commands_print_into_a_pipe_is_plain(himl: Himl, world: Path, tmp_path: Path) -> None:
     views = list(VIEWS.values())
     check_in_a_pipe(views, labs(himl, world, tmp_path, views))

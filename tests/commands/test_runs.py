@@ -22,7 +22,7 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.running import Himl, Outcome, write_files
-from tests.support.runs import POSIX, RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 from tests.support.runs import recorded as recorded
 from tests.support.terminals import Terminal
 
@@ -110,7 +110,7 @@ def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> 
     assert sorted(path.name for path in (project / ".himl" / "runs").iterdir()) == ["base_1_aa", "train_2_bb"]
 
 
-@POSIX
+@posix
 def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path, tmp_path: Path) -> None:
     (project / "slow.py").write_text(SCRIPT)
     ended, canceled = (himl.ok("submit", "slow.py", "--no_wait", "-q", "--", str(tmp_path / name)).stdout.strip() for name in ("go", "never"))
@@ -132,7 +132,7 @@ def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path, tmp_pa
     assert himl.ok("runs", "show", canceled, "--json").json()["status"] == "Canceled"
 
 
-@POSIX
+@posix
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 1), (None, 130)])
 def test_delete_asks_on_a_terminal(himl: Himl, project: Path, answer: str | None, code: int) -> None:
@@ -181,7 +181,7 @@ def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: Recorde
     assert table(shown)[1][0] == f"{SHOWN}_0"
 
 
-@POSIX
+@posix
 def test_tables_fit_80_columns_and_count_what_is_omitted(himl: Himl, empty: RecordedRuns) -> None:
     add_sweep_here(empty, 300, failed=(1,))
     shown = screen(himl, "runs", "show", SHOWN)

@@ -19,7 +19,7 @@ from tests.azureml_double.state import Right, Run
 from tests.support.azure import opened
 from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
-from tests.support.runs import POSIX, RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 
 proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
 NOON = datetime(2025, 2, 1, 12, 0, 0, tzinfo=timezone.utc)  # of an earlier year: such days take the same room whenever the tests run
@@ -288,7 +288,7 @@ def kill_recorder(project: Path) -> None:
     until(lambda: not is_held(path.with_suffix(".lock")))
 
 
-@POSIX
+@posix
 def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
         until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
@@ -299,7 +299,7 @@ def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorks
     wait_until_told(project)
 
 
-@POSIX
+@posix
 def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
         with azure_project.stage.holding("POST .*/history/.*/events"):
@@ -313,7 +313,7 @@ def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: Stag
     wait_until_told(project)
 
 
-@POSIX
+@posix
 @proc
 @pytest.mark.parametrize("module", ["train.py", "himl_cli.workspaces.local.supervisor"])
 def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path, module: str) -> None:
@@ -329,7 +329,7 @@ def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorksp
     wait_until_told(project)
 
 
-@POSIX
+@posix
 def test_ctrl_c_after_job_end_leaves_upload_to_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     with azure_project.stage.holding("PUT .*best.txt"), himl.start(*SUBMIT) as waiting:
         until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
@@ -399,7 +399,7 @@ def test_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: Sta
     wait_until_told(project)
 
 
-@POSIX
+@posix
 @proc
 def test_killed_recording_is_taken_up_by_the_next_command(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
@@ -419,7 +419,7 @@ def status_here(himl: Himl, run_id: str) -> str:
     return str(himl.ok("runs", "show", run_id, "--json", "--workspace", "local").json()["status"])
 
 
-@POSIX
+@posix
 def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
         until(lambda: azure_project.state.runs)

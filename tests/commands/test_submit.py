@@ -28,7 +28,7 @@ from tests.support.azure import running as running
 from tests.support.folders import SmallDisk, files_below, files_with
 from tests.support.processes import is_sound, processes_below, supervisor_of
 from tests.support.running import Himl, until, write_files
-from tests.support.runs import POSIX, STUBBORN, latest, runs, started, status
+from tests.support.runs import STUBBORN, latest, posix, runs, started, status
 from tests.support.terminals import Terminal
 
 SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': dict(os.environ), 'python': sys.executable}))"
@@ -60,7 +60,7 @@ def seen(himl: Himl, *arguments: str | Path, **options: Any) -> dict[str, Any]:
     return dict(json.loads(himl.ok(*arguments, **options).stdout))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+@posix
 def test_in_place_a_debugger_can_be_used(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "x = 41\nbreakpoint()\nprint('x is', x)\n", "pyproject.toml": ""})
     terminal = Terminal([str(himl.program), "submit", "train.py", "--in_place"], cwd=project)
@@ -178,7 +178,7 @@ def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, projec
         assert f"{told} not kept with the results: '{place / 'a.txt' if script == 'one.py' else place}'." in outcome.stderr.splitlines()
 
 
-@POSIX
+@posix
 def test_what_is_piped_in_reaches_the_script_alone(started_himl: Himl, project: Path, himl: Himl) -> None:
     himl = started_himl  # jobs get its own standard input
     write_files(project, {"count.py": COUNT, "read.py": "import sys; print(text := sys.stdin.read()); sys.exit(text != 'good')"})
@@ -379,7 +379,7 @@ def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project:
     assert (child["status"], child["reason"]) == ("Failed", "the job ended"), "recorded, not only read off a free lock"
 
 
-@POSIX
+@posix
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> None:
     write_files(project, {"train.py": "print('ran')"})
@@ -391,7 +391,7 @@ def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> No
     assert is_sound(project)
 
 
-@POSIX
+@posix
 @pytest.mark.parametrize("victims", ["supervisor", "supervisor and shim", "shim", "SIGTERM to supervisor"])
 def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: Path, victims: str) -> None:
     if victims == "shim" and sys.platform != "linux":
@@ -413,7 +413,7 @@ def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: P
     assert is_sound(project)
 
 
-@POSIX
+@posix
 def test_script_that_ends_by_signal_or_cannot_start_says_so(himl: Himl, project: Path, tmp_path: Path) -> None:
     dies = "import os, signal, sys\nsys.stdout.buffer.write(bytes(range(256)))\nsys.stdout.flush()\nos.kill(os.getpid(), signal.SIGSEGV)\n"
     write_files(project, {"train.py": dies, "run.sh": "exec /nowhere/python train.py\n"})
@@ -440,7 +440,7 @@ def test_submits_at_once_are_all_recorded(himl: Himl, project: Path) -> None:
     assert is_sound(project)
 
 
-@POSIX
+@posix
 @pytest.mark.parametrize(("number", "quiet", "group"), [(signal.SIGTERM, True, False), (signal.SIGINT, False, True)])
 def test_interrupting_waiting_submit_cancels_the_job(himl: Himl, project: Path, number: signal.Signals, quiet: bool, group: bool) -> None:
     """Also a signal to its whole group, which the supervisor is not in. A quiet one prints its id all the same."""
@@ -454,7 +454,7 @@ def test_interrupting_waiting_submit_cancels_the_job(himl: Himl, project: Path, 
     until(lambda: processes_below(project) == [])
 
 
-@POSIX
+@posix
 def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print('ran')"})
     with (project / "big.bin").open("wb") as stream:
@@ -467,7 +467,7 @@ def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
     himl.ok("runs", "delete", "--run", "latest", "--yes")
 
 
-@POSIX
+@posix
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_closed_terminal_or_killed_submit_leaves_job_running(himl: Himl, project: Path, tmp_path: Path, number: signal.Signals) -> None:
     go = tmp_path / "go"
@@ -510,7 +510,7 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "most_recent_run.txt").read_text() == "train:train_7\n"
 
 
-@POSIX
+@posix
 def test_second_ctrl_c_stops_waiting_for_run_to_end(himl: Himl, project: Path) -> None:
     """SIGTERM follows the SIGINT that the script ignores, and lets rank 0 say its last words; SIGKILL ends rank 1, which ignores that too."""
     ignores = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"

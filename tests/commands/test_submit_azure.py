@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
@@ -19,7 +18,7 @@ from tests.support.azure import azure_project as azure_project
 from tests.support.azure import running as running
 from tests.support.folders import files_with
 from tests.support.running import Himl, until, write_files
-from tests.support.runs import RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 
 INDEX = "https://ada:marked-secret@pypi.example.org/simple"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk1 ada@lab"
@@ -35,7 +34,6 @@ REFUSED = {
     ("--dockerfile", "{home}/Dockerfile"): "The image would be built from all of '{home}'.",
 }
 OLD_NAME = "No run is of an experiment 'lab-exp'; this is experiment 'lab_exp'.\n"
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 LINES = "import sys, time, pathlib\nfor n in range(4):\n    print('line', n, flush=True); time.sleep(0.3)\n"
 LOOK = """
 import sys

@@ -22,14 +22,13 @@ from tests.azureml_double.jobs.records import add_trial
 from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.processes import MARK, processes_marked
 from tests.support.running import Himl, until, write_files
-from tests.support.runs import RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 from tests.support.tensorboard import DIRECT, LONG, NAME, SHORT, WRITER, event_bytes, is_closed, scalars, serving
 
 READERS = {
     "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
     "none": ({"TENSORBOARD_DATA_SERVER_BINARY": "/no/such/file"}, "MultiplexerDataProvider"),
 }
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 GROWS = f"""
 {WRITER}
 writer = EventFileWriter("logs/train")

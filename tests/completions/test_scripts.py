@@ -29,14 +29,14 @@ from tests.support.azure import write_program
 from tests.support.processes import MARK as LEFT
 from tests.support.processes import processes_marked
 from tests.support.running import Himl, write_files
-from tests.support.runs import RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 from tests.support.terminals import Terminal
 
 KIND = re.compile(r"(list\+)?(choice:[\w,.-]+|runs|experiments|folders|files(:\.\w+(,\.\w+)*)?)(\+(folders|files(:\.\w+(,\.\w+)*)?))*|")
 TEXTS = ["plain", "it's", 'a "b"', "$HOME $(echo x) `echo y`", "back\\slash", "\\'", "''", "%s %d \\t", "*"]
 TEXTS += ["{a,b}", "~", "-n", ";|&<>", "#", "!x", "(a)", "[a]"]
 NEWER_THAN_3_2 = (r"declare -A", r"local -[An]\b", r"mapfile|readarray", r"\$\{\w+(,,|\^\^)", r"&>>", r";;&", r"\|&", r"\[-1\]", r"< <\(", r"coproc", r"@Q\}")
-"""What Bash 3.2, the one of macOS, or a POSIX mode cannot read."""
+"""What Bash 3.2, the one of macOS, or a posix mode cannot read."""
 ASK = """
 . '{script}'
 $answers = @()
@@ -67,7 +67,6 @@ told = os.environ["PROFILE_TO_TELL"].encode("utf-8" if "OutputEncoding" in sys.a
 sys.stdout.buffer.write(told + b"\\r\\n")
 """
 """Tells where its profile is: in the machine's code page, unless it is asked for UTF-8."""
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 
 
 def test_every_command_and_option_is_in_every_script() -> None:
@@ -158,7 +157,7 @@ def files_of(home: Path) -> dict[str, str]:
     }
 
 
-@POSIX
+@posix
 @pytest.mark.parametrize("shell", HOMES)
 def test_after_a_yes_the_shell_completes(himl: Himl, home: Path, project: Path, shell: str, require_program: Callable[[str], str]) -> None:
     program = require_program(shell)
@@ -186,7 +185,7 @@ def test_after_a_yes_the_shell_completes(himl: Himl, home: Path, project: Path, 
         terminal.finish()
 
 
-@POSIX
+@posix
 def test_shell_that_loads_the_folder_needs_no_line(himl: Himl, home: Path, require_program: Callable[[str], str]) -> None:
     (home / ".bashrc").write_text("BASH_COMPLETION_VERSINFO=(2 11)\n", encoding="utf-8")
     written = himl.ok("completion", "bash", "--install", "--json", env={"BASH_COMPLETION_USER_DIR": str(home / "own")}).json()
@@ -237,7 +236,7 @@ def test_home_folder_that_is_not_utf_8_is_written(himl: Himl, tmp_path: Path, sh
     assert printed.endswith(MARK.encode())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="start files of POSIX shells")
+@pytest.mark.skipif(sys.platform == "win32", reason="start files of posix shells")
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_unresponsive_shell_is_ended_with_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str, require_program: Callable[[str], str]

@@ -22,7 +22,7 @@ from himl_cli.workspaces.local.completion_names import EXPERIMENTS, FEW, MOST, N
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.completions.shells import SCRIPTS, Fish, TypedShell, started, values
 from tests.support.running import Himl
-from tests.support.runs import RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 
 LOADED = """
 import json, sys
@@ -35,7 +35,6 @@ HEAVY = {"typer", "rich", "azure", "msgspec", "yaml", "socket", "ssl", "asyncio"
 HEAVY |= {"himl_cli.app", "himl_cli.workspaces.resolve"}
 UNSAFE = ["a b", "a'b", 'a"b', "$(touch x)", "`touch x`", "a;b", "a\nb", "größe", "-rf", "~root"]
 UNSAFE += ["a:b", "a=b", "a,b", "{a,b}", "*", "", "!x", "\x1b[31m", "a\\b"]
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell or terminal")
 
 FILES = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.fish"}
 RUNS = {"digits_1_aa", "train_1_aa", "train_2_bb", "sweep_3_cc"}

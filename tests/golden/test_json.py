@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.running import Himl, write_files
-from tests.support.runs import POSIX, RecordedRuns
+from tests.support.runs import RecordedRuns, posix
 from tests.support.runs import recorded as recorded
 from tests.support.web import FileServer
 
@@ -125,7 +125,7 @@ def test_error_of_a_web_address_has_its_code(himl: Himl, web: FileServer, name: 
     assert (outcome.code, outcome.error_json()["code"]) == (code, name)
 
 
-@POSIX
+@posix
 def test_interrupted_submit_has_its_code_and_run(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time\nprint('up', flush=True); time.sleep(600)\n"})
     process = himl.start("submit", "train.py", "--json")

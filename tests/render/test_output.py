@@ -28,7 +28,7 @@ from himl_cli.render.output import GAP, Column, Format, Output, as_table, as_tab
 from himl_cli.render.results import FAILED_SLIDES_SHOWN, FILE_COLUMNS, failed_lines, print_montage
 from himl_cli.render.run_views import RUN_COLUMNS, WORKSPACE_COLUMN, best_lines, run_columns, steps_view, trials_view
 from himl_cli.services.transfer.plan import Filters, list_files
-from tests.support.runs import POSIX, RecordedRuns, aggregation, run
+from tests.support.runs import RecordedRuns, aggregation, posix, run
 from tests.support.terminals import Terminal
 
 
@@ -78,7 +78,7 @@ def test_a_question_that_nobody_can_answer_is_an_error() -> None:
     assert len(done.stdout.split()) >= 6
 
 
-@POSIX
+@posix
 def test_control_characters_are_cleaned_only_for_terminals(tmp_path: Path) -> None:
     code = "from himl_cli.render.output import *\nfor how in (lambda o, n: o.table(n, (), quiet=str), lambda o, n: o.result(n, human='', quiet=n)):\n"
     code += "    how(Output(Format.quiet), ['ok\\x1b[31mred', 'two\\nlines'])"
@@ -107,7 +107,7 @@ print("done")
 """
 
 
-@POSIX
+@posix
 @pytest.mark.parametrize(("columns", "has_bar", "has_files"), [(60, True, False), (80, True, True), (40, False, True)])
 def test_counts_have_a_rate_and_the_time_left(tmp_path: Path, columns: int, has_bar: bool, has_files: bool) -> None:
     """The line of the bar is wiped before anything else is printed; files that move have a line of their own."""
@@ -123,7 +123,7 @@ def test_counts_have_a_rate_and_the_time_left(tmp_path: Path, columns: int, has_
     assert screen.endswith("\x1b[2Kdone\n")
 
 
-@POSIX
+@posix
 def test_no_progress_is_drawn_for_programs_or_off_a_terminal(tmp_path: Path) -> None:
     for format in ("json", "quiet"):
         screen = in_terminal(tmp_path, EVENTS.format(format=format, files=True))
@@ -160,17 +160,12 @@ print("done")
 """
 
 
-@POSIX
+@posix
 def test_threads_count_together_and_draw_nothing_after_the_end(tmp_path: Path) -> None:
     screen = in_terminal(tmp_path, THREADS)
     assert "8,000/8,000 slides" in screen
     assert screen.count("\x1b[?25l") == screen.count("\x1b[?25h") == 1, "the cursor is shown again"
     assert screen.rpartition("\x1b[?25h")[2].endswith("\x1b[2Klate\ndone\n")
-
-
-def test_rates_have_two_digits() -> None:
-    texts = {0.0312: "0.031", 3.44: "3.4", 9.94: "9.9", 9.96: "10", 99.7: "100", 1240.3: "1,240"}
-    assert {number: rate(number) for number in texts} == texts
 
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=timezone.utc)
@@ -269,7 +264,9 @@ def test_a_long_name_is_folded_in_its_column(project: Path, monkeypatch: pytest.
     assert "".join(row.split()[0] for row in rows) == name
 
 
-def test_durations_sizes_and_local_times_say_as_much_as_is_needed() -> None:
+def test_rates_durations_sizes_and_local_times_say_what_is_needed() -> None:
+    rates = {0.0312: "0.031", 3.44: "3.4", 9.94: "9.9", 9.96: "10", 99.7: "100", 1240.3: "1,240"}
+    assert {number: rate(number) for number in rates} == rates
     texts = {None: "", 0: "0.0s", 9.94: "9.9s", 9.96: "10s", 59.6: "1m 00s", 65: "1m 05s", 3599.9: "1h 00m", 7500: "2h 05m", 400_000: "4d 15h"}
     assert {seconds: duration_text(seconds) for seconds in texts} == texts
     sizes = {0: "0 B", 999: "999 B", 1000: "1.0 KB", 4096: "4.1 KB", 999_960: "1.0 MB", 1_500_000: "1.5 MB", 7 * 10**15: "7000.0 TB"}

@@ -100,7 +100,7 @@ def recorded(project: Path) -> RecordedRuns:
     return runs
 
 
-POSIX = pytest.mark.skipif(os.name == "nt", reason="terminals, signals and process groups of POSIX")
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, terminals and process groups of POSIX")
 
 STUBBORN = """
 import os, signal, subprocess, sys, time

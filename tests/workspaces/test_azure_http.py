@@ -159,15 +159,13 @@ from himl_cli.workspaces.azure.http import load_azure_core
 sys.setswitchinterval(1e-6)
 barrier = threading.Barrier(3)
 def run(name):
-    barrier.wait()
-    load_azure_core()
-    __import__(name)
+    barrier.wait(), load_azure_core(), __import__(name)
 with ThreadPoolExecutor(3) as pool:
     list(pool.map(run, ("azure.core.rest", "azure.identity", "azure.core.pipeline.transport._requests_basic")))
 """
 
 
-def test_threads_import_azure_core_at_once() -> None:  # without the lock, about half fail
+def test_threads_import_azure_core_at_once() -> None:  # from different ends they fail, unless load_azure_core comes first
     subprocess.run([sys.executable, "-c", AT_ONCE], check=True)
 
 
