@@ -98,8 +98,7 @@ class Chain:
         himl, changed = Himl(PROGRAM, self.folder, in_process=True), {name: text for name, text in self.variables.items() if os.environ.get(name) != text}
         for number, line in enumerate(lines, 1):
             done = himl(*shlex.split(self._named(line, SHORTER), comments=True)[1:], env=changed)
-            wanted = int(block.value("exit") or 0) if number == len(lines) else 0
-            assert done.code == wanted, f"{block.where}: {line} ended with {done.code}:\n{done.stdout}{done.stderr}"
+            assert done.code == int((number == len(lines) and block.value("exit")) or 0), f"{block.where}: {line} ended with {done.code}:\n{done.stdout}{done.stderr}"
 
     def _shell(self, block: Block, script: str, until: str = "") -> None:
         state = self.scratch / "state"
@@ -108,7 +107,8 @@ class Chain:
         self._take(state)
 
     def _script(self, script: str, state: Path, shorter: Mapping[str, str] | None = None) -> str:
-        return f"trap 'env -0 > {shlex.quote(str(state))}' EXIT\nset -aeuo pipefail\n{self._named(script, shorter)}\n"
+        options = "-aeu" if "| head" in script else "-aeuo pipefail"  # head may leave before all is printed
+        return f"trap 'env -0 > {shlex.quote(str(state))}' EXIT\nset {options}\n{self._named(script, shorter)}\n"
 
     def _named(self, script: str, shorter: Mapping[str, str] | None = None) -> str:
         """*script* with what its words stand for in this world."""
