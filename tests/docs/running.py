@@ -98,7 +98,7 @@ class Chain:
         himl, changed = Himl(PROGRAM, self.folder, in_process=True), {name: text for name, text in self.variables.items() if os.environ.get(name) != text}
         for number, line in enumerate(lines, 1):
             done = himl(*shlex.split(self._named(line, SHORTER), comments=True)[1:], env=changed)
-            assert done.code == int((number == len(lines) and block.value("exit")) or 0), f"{block.where}: {line} ended with {done.code}:\n{done.stdout}{done.stderr}"
+            assert done.code == int((number == len(lines) and block.value("exit")) or 0), f"{block.where}: {line} gave {done.code}:\n{done.stdout}{done.stderr}"
 
     def _shell(self, block: Block, script: str, until: str = "") -> None:
         state = self.scratch / "state"
