@@ -1,7 +1,8 @@
 """The tracking server of one job, in threads of the process that supervises it, and what the job's environment says of
 it.
 
-Importing this module is cheap; what serves is imported by the server's own thread, while the script starts.
+Importing this module is cheap; the server's own thread imports what serves once the first client connects, since most
+jobs never ask.
 """
 
 from __future__ import annotations
@@ -121,16 +122,18 @@ class TrackingServer:
         if self._runs is not None:
             self._runs.remove_deleted()
 
-    def _serve(self, *facts: Any) -> None:
+    def _context(self, *facts: Any) -> AuthContext:
         from himl_cli.workspaces.local.tracking.http_connection import AuthContext, Routes
         from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
+        self._runs = JobRuns(*facts)
         limiter = self._limiter
+        return AuthContext(Routes(self._runs), USER, self._secret, self.port, limiter.limits.drained, limiter.remove)
+
+    def _serve(self, *facts: Any) -> None:
+        limiter = self._limiter
+        context: AuthContext | None = None
         with self._listener:  # clients of a server that is gone are refused, they do not wait
-            self._runs = JobRuns(*facts)
-            context = AuthContext(
-                Routes(self._runs), USER, self._secret, self.port, limiter.limits.drained, limiter.remove
-            )
             while not self._closing:
                 limiter.wait()
                 try:
@@ -139,6 +142,10 @@ class TrackingServer:
                     limiter.end_oldest()
                     time.sleep(0.1)
                     continue
+                if context is None and self._closing:  # by `close`, and nobody else came
+                    client.close()
+                    break
+                context = context or self._context(*facts)
                 limiter.add(client)
                 thread = threading.Thread(target=self._talk, args=(client, context), daemon=True)
                 with self._lock:
