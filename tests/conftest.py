@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.support import fork_server
 from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import PROGRAM, Himl
@@ -44,6 +46,7 @@ def no_process_is_left() -> Iterator[None]:
     mark = uuid.uuid4().hex
     os.environ[MARK] = mark
     yield
+    fork_server.close()
     left = processes_marked(mark, patience=60.0)
     stop(left)
     assert not left, f"processes that the tests left behind: {left}"
@@ -220,6 +223,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in slow]
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     if processes > 1:
+        items.sort(key=lambda item: zlib.crc32(item.path.name.encode()))  # files that wait beside files that compute
         items[:] = spread(items, [group_of(item) for item in items], processes)
 
 

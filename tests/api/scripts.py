@@ -14,6 +14,7 @@ import pytest
 
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Run
+from tests.support import fork_server
 
 shows_hints = pytest.mark.skipif(sys.version_info < (3, 11), reason="tracebacks show hints from Python 3.11 on")
 SAY = """
@@ -25,12 +26,14 @@ def say(**values):
 
 TOLERATED = "datetime.datetime.utcnow"
 """What warns from Python 3.12 on: azure-ai-ml calls it whatever it is asked for."""
+MODULES = ["himl_cli.api.submit_if_needed", "himl_cli.workspaces.azure.jobs.job_submission", "azure.storage.blob", "sklearn.svm", "sklearn.model_selection"]
 
 
 def run_script(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error, but for `TOLERATED`."""
-    command = [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning", str(script), *arguments]
-    return subprocess.run(command, cwd=cwd or script.parent, env=os.environ | dict(env or {}), capture_output=True, text=True)
+    python = [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning"]
+    done = fork_server.run(python, MODULES, [str(script), *arguments], cwd or script.parent, os.environ | dict(env or {}))
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> dict[str, Any]:

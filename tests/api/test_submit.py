@@ -428,7 +428,7 @@ def job(azure: StagedWorkspace) -> dict[str, str]:
 
 
 def test_job_gets_own_paths_and_arguments_at_no_cost(azure: StagedWorkspace, job: dict[str, str], project: Path) -> None:
-    found = said(write_script(project, "train.py", CALL, ALL), env=job)
+    found = said(write_script(project, "train.py", CALL, ALL), env={**job, "HIML_TEST_START": "1"})
     paths = {"inputs": ["/data/a", "/data/b"], "outputs": ["/data/c"], "out": "outputs", "logs": "logs", "cwd": str(project)}
     assert found == {**paths, "azure": True, "has_run": True, "heavy": [], "made": True}
     assert azure.requests() == []

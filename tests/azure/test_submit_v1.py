@@ -37,7 +37,7 @@ SUBMIT = ("submit", "--sdk", "v1", "--cluster", "cpu-cluster")
 @pytest.fixture
 def himl(project: Path) -> Himl:
     program = client_python(HIML_V1).with_name("himl.exe" if sys.platform == "win32" else "himl")
-    return Himl(program, project)
+    return Himl(program, project, modules=("himl_cli.commands.submit", "azureml.core", "azureml.train.hyperdrive"))
 
 
 @pytest.fixture

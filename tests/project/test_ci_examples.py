@@ -437,7 +437,7 @@ def test_ci_installs_what_the_variable_names_and_nothing_else(name: str, tmp_pat
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-W", "error", str(EXAMPLES.parent / "train.py"), *arguments], cwd=folder, capture_output=True, text=True)
+    return run_script(EXAMPLES.parent / "train.py", *arguments, cwd=folder)
 
 
 def test_example_learns_and_writes_what_it_learned(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ import typer.main
 import typer.testing
 
 from himl_cli.app import app
+from tests.support import fork_server
 
 PROGRAM = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
 """As it is installed."""
-READ_AT_START = ("PYTHON", "LC_", "LD_", "DYLD_", "COVERAGE_", "MALLOC_", "OPENSSL_", "LANG", "AZUREML_DEFAULT_", "COLUMNS", "TZ")
+READ_AT_START = (*fork_server.READ_AT_START, fork_server.READ_AT_IMPORT, "COLUMNS", "TZ")
 """Variables that begin so are read when a process starts or when modules are imported: the process of the tests would not heed them."""
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]  # himl's commands are built once for all calls
 
@@ -63,12 +64,14 @@ class Outcome:
 class Himl:
     """Call it with arguments; `prefix` stands before the program (a mount namespace, `stdbuf`, ...).
 
-    *in_process* runs each call in this process by Typer's `CliRunner` wherever that makes no difference. HIML_TEST_START=1 starts the program for each.
+    *in_process* runs each call in this process by Typer's `CliRunner` wherever that makes no difference; where *modules* are named, a copy of a process of
+    the program's Python that has imported these makes it. HIML_TEST_START=1 starts the program for each.
     """
 
     program: Path
     folder: Path
     in_process: bool = False
+    modules: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -85,6 +88,9 @@ class Himl:
         is_special = is_special or any(name.startswith(READ_AT_START) for name in variables)
         if self.in_process and is_main and not is_special:
             return self._invoke(words, folder, variables, input)
+        if self.modules:
+            done = fork_server.run([str(self.program.with_name("python"))], [*self.modules], [str(self.program), *words], folder, os.environ | variables)
+            return Outcome(done.returncode, done.stdout, done.stderr)
         command = [*prefix, str(self.program), *words]
         done = subprocess.run(command, cwd=folder, env=os.environ | variables, input=input, capture_output=True, timeout=timeout)
         return Outcome(done.returncode, done.stdout, done.stderr)
@@ -104,8 +110,9 @@ class Himl:
             finally:
                 signal.signal(signal.SIGINT, before)
                 logging.getLogger().handlers[:] = handlers
-                for logger in _log_levels():
-                    logger.setLevel(levels.get(logger, logging.NOTSET))
+                for logger, level in _log_levels().items():
+                    if level != levels.get(logger, logging.NOTSET):  # each setting empties the caches of all loggers
+                        logger.setLevel(levels.get(logger, logging.NOTSET))
                 if dict(os.environ) != environment:
                     os.environ.clear()
                     os.environ.update(environment)

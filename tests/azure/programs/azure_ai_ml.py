@@ -206,8 +206,9 @@ def train() -> dict[str, Any]:
 def fail() -> dict[str, str]:
     """A registered environment by its label, two nodes with MPI, and an identity; the script waits for the client, then fails."""
     client, seen = opened(), Path("seen").absolute()  # the client shows no log of a job that ended before it looked
+    wait = "R=$OMPI_COMM_WORLD_RANK; for i in $(seq 600); do [ -e"
     job = command(
-        command=f"for i in $(seq 600); do [ -e '{seen}' ] && break; sleep 0.1; done; echo rank $OMPI_COMM_WORLD_RANK; exit $OMPI_COMM_WORLD_RANK",
+        command=f"{wait} '{seen}' ] && break; sleep 0.1; done; echo rank $R; touch '{seen}'.$R; {wait} '{seen}'.0 ] && break; sleep 0.1; done; exit $R",
         environment=TORCH,
         compute=CLUSTER,
         distribution=MpiDistribution(process_count_per_instance=1),
