@@ -88,7 +88,7 @@ if __name__ == "__main__":
     except SystemExit as end:
         code = end.code
         if isinstance(code, str):
-            print(code, file=sys.stderr)
+            sys.stderr.write(f"{code}\n")
     except BaseException:  # noqa: BLE001 - as the interpreter itself
         sys.excepthook(*sys.exc_info())
         code = 1
