@@ -33,7 +33,11 @@ settings.register_profile("himl", deadline=None)  # these machines are shared: a
 settings.load_profile("himl")
 
 NEEDS = "NEEDS "
-SLOW_FOLDERS = ("tests/azure/", "tests/docs/", "tests/project/", "tests/stress/", "tests/workspaces/tracking/")
+SLOW = (
+    *(f"tests/{name}/" for name in ("api", "azure", "azureml_double/tests", "completions", "docs", "guards", "project", "stress")),
+    *("tests/services/montage/", "tests/workspaces/tracking/"),
+    *(f"tests/commands/test_{name}" for name in ("help", "montage", "pipeline", "runs_in_azure", "submit", "sweep", "tb")),
+)
 """What `--quick` leaves out, with tests of a browser and those that may build a client's environment."""
 FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_")
 RANK_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID"}
@@ -211,14 +215,21 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="leave out the tests of real clients, a browser, MLflow, the documents and whole projects")
+    parser.addoption(
+        "--quick", action="store_true", help="leave out the tests of jobs, scripts, pictures, real clients, a browser, MLflow, shells, documents and projects"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Importing what is left out would take long as well."""
+    return True if config.getoption("--quick") and collection_path.relative_to(config.rootpath).as_posix().startswith(SLOW) else None
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Processes of xdist begin with the tests that may take minutes, so that at the end none is left alone with them."""
     if config.getoption("--quick"):
-        slow = {item for item in items if item.nodeid.startswith(SLOW_FOLDERS) or group_of(item) or "browser" in getattr(item, "fixturenames", ())}
+        slow = {item for item in items if group_of(item) or "browser" in getattr(item, "fixturenames", ())}
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
