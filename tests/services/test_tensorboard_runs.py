@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from himl_cli.workspaces.base import Workspace
 from tests.azureml_double.faults import FlipByte
 from tests.azureml_double.jobs.records import add_trial
 from tests.azureml_double.seeding import StagedWorkspace, add_sweep
-from tests.azureml_double.state import now
 from tests.support.azure import opened
 from tests.support.runs import RecordedRuns
 from tests.support.tensorboard import LONG, NAME, SHORT
@@ -113,32 +111,6 @@ def test_runs_that_come_to_match_join_and_none_leaves(azure: StagedWorkspace, wo
     azure.state.runs["old_2"].status = "Failed"
     selection.renew()
     assert (selection.ids, selection.open) == (["old_2", "old_0", "old_1"], ["old_0", "old_1"])
-
-
-def test_renewing_takes_few_requests(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
-    begun = now() - timedelta(hours=1)
-    for number in range(300):
-        azure.add_run(f"train_{number}", "train", status="Running" if number % 100 == 0 else "Completed", created=begun + timedelta(seconds=number))
-    grows = Selection(workspace, tmp_path, experiment="train", num_runs=300)
-    named = Selection(workspace, tmp_path, runs=[f"train_{number}" for number in range(0, 300, 50)])
-    assert len(grows.ids) == 300
-    for selection in (grows, named):
-        selection.renew()
-        assert len(requests(azure, selection.renew)) == 1
-        assert sorted(selection.open) == ["train_0", "train_100", "train_200"]
-    azure.state.runs["train_100"].hidden = True  # archived: it is in no list any more
-    named.renew()
-    for run_id in ("train_0", "train_100", "train_200"):
-        azure.state.runs[run_id].status = "Completed"
-    lines = requests(azure, named.renew)
-    assert (named.open, named.selected.may_grow, len(lines)) == ([], False, 3)
-    for number in range(320):
-        azure.add_run(f"old_{number}", "old", status="Running" if number < 3 else "Completed")
-    ids = ["old_0", "old_1", "old_2"]
-    selected = Selection(workspace, tmp_path, runs=ids).selected
-    assert sorted(selected.fetch_changes(ids).runs) == ids, "at the bottom of a large experiment: reading its list stops at the cost of single requests"
-    lines = requests(azure, lambda: selected.fetch_changes(ids))
-    assert (len(lines), [line for line in lines if "/history/" not in line]) == (3, [])
 
 
 def test_sweep_shows_trials_and_new_ones_join(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:

@@ -20,10 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-READ_AT_START = ("PYTHON", "LC_", "LD_", "DYLD_", "COVERAGE_", "MALLOC_", "OPENSSL_", "LANG")
-"""Variables that begin so are read when a process starts."""
-READ_AT_IMPORT = "AZUREML_DEFAULT_"
-"""And these when modules are imported: a server has those of its first call."""
+READ_AT_START = ("PYTHON", "LC_", "LD_", "DYLD_", "COVERAGE_", "MALLOC_", "OPENSSL_", "LANG")  # how variables begin that a process reads when it starts
+READ_AT_IMPORT = "AZUREML_DEFAULT_"  # and these when it imports modules: a server has those of its first call
 servers: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 
 

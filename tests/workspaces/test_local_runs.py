@@ -121,38 +121,6 @@ def test_run_files_are_removed_in_inode_order(tmp_path: Path) -> None:
 MANY = 1100  # more than are asked for at once
 
 
-def test_more_runs_and_names_than_a_query_takes_at_once(project: Path) -> None:
-    recorded, database = RecordedRuns(project), project / ".himl" / "workspace.db"
-    recorded.add("sweep")
-    for number in range(3):
-        recorded.add(f"sweep_{number}", parent="sweep")
-        recorded.log(f"sweep_{number}", [("loss", 10.0 * number + step, step, 1000 - step) for step in (2, 0, 1)] + [("acc", float(number), 0, 5)] * 3)
-
-    def last() -> dict[str, dict[str, object]]:
-        workspace = LocalWorkspace(project / ".himl")
-        found = workspace.results(list(workspace.runs(RunQuery(parent="sweep"))), wanted=lambda name: True, whole=False)
-        return {run_id: dict(results.last) for run_id, results in found.items()}
-
-    wanted = {f"sweep_{number}": {"loss": 10.0 * number + 2, "acc": float(number)} for number in range(3)}
-    assert last() == wanted
-    with closing(sqlite3.connect(database)) as connection:  # as an earlier version made it
-        connection.execute("DROP INDEX metrics_by_step")
-        connection.execute("CREATE INDEX metrics_by_run ON metrics (run, name)")
-    assert last() == wanted
-    recorded.log("sweep_1", [(f"metric {number}", float(number), 0, 0) for number in range(MANY)])
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.executemany(
-            "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, created)"
-            " VALUES (?, ?, 'sweep', 'train', '', '', '', '', 'Completed', ?)",
-            [(f"sweep_{number}", f"sweep_{number}", number) for number in range(3, MANY + 1)],
-        )
-        connection.execute("INSERT INTO metrics (run, name, step, time, value) VALUES (?, 'loss', 0, 0, 7.5)", (f"sweep_{MANY}",))
-    found = last()
-    assert (len(found), found[f"sweep_{MANY}"]) == (MANY + 1, {"loss": 7.5})
-    some = recorded.workspace.results(list(recorded.workspace.runs(RunQuery(parent="sweep"))), wanted=lambda name: name != "loss", whole=True)
-    assert (len(some["sweep_1"].series), some[f"sweep_{MANY}"].last) == (MANY + 1, {})
-
-
 def test_nested_run_with_hyperparameters_tag_is_not_a_trial(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("job")

@@ -29,7 +29,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.montage import Box, CellOutcome, Size
 from himl_cli.services.montage import resampling
 from himl_cli.services.montage.compose import SINKS
-from himl_cli.services.montage.encoding import MOST_AHEAD, JpegFile, PiecedFile, PngFile, combined_adler32
+from himl_cli.services.montage.encoding import JpegFile, PngFile, combined_adler32
 from himl_cli.services.montage.pyramid import DeepZoom, Tiling, asset, write_page
 from himl_cli.services.montage.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
 from himl_cli.services.montage.threads import Pool
@@ -168,31 +168,6 @@ def test_wrong_numbers_of_rows_are_refused() -> None:
 
     with pytest.raises(OSError, match="the tile is gone"):
         pull(resized(strips(), (30, 20), (10, 10)), (10, 1))
-
-
-@WAYS
-def test_rows_are_pulled_in_any_numbers_and_sources_let_go_of(way: Bicubic | None) -> None:
-    source, target = (2500, 2000), (1210, 977)
-    pixels = picture(source)
-    expected = fed(Resampler(source, target, way), cut(pixels, [256]))
-    pulled = resized(cut(pixels, [99]), source, target, way)
-    canvas: NDArray[np.uint8] = np.zeros((400, 3000, 3), np.uint8)
-    parts = [pull(pulled, (1210, count)) for count in (1, 0, 300)]
-    pulled.fill(canvas[:, 1000:2210])
-    parts += [canvas[:, 1000:2210], pull(pulled, (1210, 276))]
-    assert difference(np.concatenate(parts), expected) <= (0 if way is None else 1)
-    assert not canvas[:, :1000].any()
-    assert not canvas[:, 2210:].any()
-    alive: list[weakref.ref[NDArray[np.uint8]]] = []
-
-    def made() -> NDArray[np.uint8]:
-        pixels = picture((300, 200))
-        alive.append(weakref.ref(pixels))
-        return pixels
-
-    pulled = resized((made() for _ in range(1)), (300, 200), (200, 100), way)
-    pull(pulled, (200, 1))
-    assert alive[0]() is None
 
 
 def test_strips_are_read_no_further_than_needed_and_let_go_of() -> None:
@@ -334,26 +309,6 @@ def test_what_does_not_fit_is_refused_and_checksums_put_together(tmp_path: Path,
     jpeg.abort()
     for first, second in ((b"", b""), (b"", b"abc"), (b"abc", b""), (b"\xff" * 70_000, b"\xff" * 200_003), (b"\x00" * 65_521, b"a" * 65_521)):
         assert combined_adler32(zlib.adler32(first), zlib.adler32(second), len(second)) == zlib.adler32(first + second)
-
-
-@pytest.mark.parametrize(("workers", "most"), [(1, 4), (3, 8), (40, MOST_AHEAD)])
-def test_as_many_pieces_wait_as_the_pools_threads_are_good_for(workers: int, most: int, tmp_path: Path) -> None:
-    taken: list[int] = []
-
-    class Numbers(PiecedFile[int]):
-        def take(self, piece: int) -> None:
-            taken.append(piece)
-
-    with busy_pool(workers) as pool:
-        pieces = Numbers(tmp_path / "x", pool)
-        waiting = []
-        for number in range(50):
-            pieces.put(lambda number=number: number)  # type: ignore[misc]
-            waiting.append(number + 1 - len(taken))
-        pieces.drain()
-        pieces.end(b"")
-    assert max(waiting) == most
-    assert taken == list(range(50))
 
 
 @both_kinds

@@ -27,7 +27,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Backend, Colour, Size, SlideUnreadable
 from himl_cli.services.montage.readers import LARGEST
 from himl_cli.services.montage.slides import check_backend, level_for, open_slide
-from himl_cli.services.montage.tiff import STRIP_BYTES, Level, level_pages, stored_size
+from himl_cli.services.montage.tiff import STRIP_BYTES, stored_size
 from tests.support import slides
 from tests.support.slides import KINDS, SIZE, change_tiles, mean_difference, move_tile, read_slide, slide_picture, write_broken, write_kind, write_tiff
 
@@ -274,23 +274,6 @@ def test_the_level_asked_for_or_the_coarsest_that_fills() -> None:
         assert level_for([(8000, 6000), (2000, 1500), (500, 375)], requested, wanted) == (level, "")
     assert level_for([(80, 60), (40, 30), (20, 15)], 7, (1, 1)) == (2, "level 7 is missing (levels 0 to 2 are there): level 2 was read")
     assert level_for([(80, 60)], 1, (1, 1)) == (0, "level 1 is missing (level 0 is the only one): level 0 was read")
-
-
-def test_strips_of_few_rows_are_joined(tmp_path: Path) -> None:
-    path, picture = tmp_path / "slide.tiff", slide_picture(0)
-    for rows, expected in ((1, [64] * 6 + [46]), (7, [70] * 6 + [10]), (100, [100] * 4 + [30]), (430, [430])):
-        write_tiff(path, picture, tile=None, compression="deflate", rowsperstrip=rows)
-        with closing(open_slide(path, Backend.auto)) as slide:
-            assert [len(strip) for strip in slide.strips(0, None)] == expected
-    write_tiff(path, picture, tile=256, compression="deflate")
-    with tifffile.TiffFile(path) as file:
-        (page,) = level_pages(file)
-        strips = list(Level(page, 0, as_labels=False).strips(band_bytes=100 * 3 * SIZE[0]))
-    assert [len(strip) for strip in strips] == [100, 100, 56, 100, 74]
-    assert np.array_equal(np.concatenate(strips), picture)
-    planes = np.ascontiguousarray(np.moveaxis(picture, 2, 0)).astype(np.uint16) * 257
-    tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", rowsperstrip=90, byteorder=">", metadata=None)
-    assert mean_difference(read_slide(path), picture) == 0
 
 
 def test_one_segment_for_all_comes_in_parts(tmp_path: Path) -> None:

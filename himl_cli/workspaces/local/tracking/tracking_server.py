@@ -80,7 +80,7 @@ class TrackingServer:
         # So many may wait to be accepted: every rank, and its data loaders, may come at once
         self._listener = socket.create_server((LOOPBACK, 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
-        self._closing = False
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._threads: dict[socket.socket, threading.Thread] = {}
         self._limiter = UnauthenticatedLimiter(limits or Limits())
@@ -100,9 +100,9 @@ class TrackingServer:
 
     def close(self) -> None:
         """Answer the requests that have arrived, end all connections, and remove the runs that the script deleted."""
-        if self._closing:
+        if self._closing.is_set():
             return
-        self._closing = True
+        self._closing.set()
         self._limiter.close()
         if self._accepting.is_alive():
             with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1):
@@ -134,7 +134,7 @@ class TrackingServer:
         limiter = self._limiter
         context: AuthContext | None = None
         with self._listener:  # clients of a server that is gone are refused, they do not wait
-            while not self._closing:
+            while not self._closing.is_set():
                 limiter.wait()
                 try:
                     client, _ = self._listener.accept()
@@ -142,7 +142,7 @@ class TrackingServer:
                     limiter.end_oldest()
                     time.sleep(0.1)
                     continue
-                if context is None and self._closing:  # by `close`, and nobody else came
+                if context is None and self._closing.is_set():  # by `close`, and nobody else came
                     client.close()
                     break
                 context = context or self._context(*facts)
