@@ -34,10 +34,9 @@ def run(python: list[str], modules: list[str], command: list[str], cwd: Path, en
     if sys.platform != "linux" or env.get("HIML_TEST_START") == "1" or "HIML_TEST_REACH" in env or others:
         return subprocess.run([*python, *command], cwd=cwd, env=env, capture_output=True, stdin=subprocess.DEVNULL)
     key = (*python, *modules)
-    if key not in servers:
+    if (server := servers.pop(key, None)) is None:
         at_import = {name: value for name, value in env.items() if name.startswith(READ_AT_IMPORT)}
-        servers[key] = subprocess.Popen([*python, __file__, *modules], env=BEFORE | at_import, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    server = servers[key]
+        server = subprocess.Popen([*python, __file__, *modules], env=BEFORE | at_import, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdin is not None
     assert server.stdout is not None
     with TemporaryDirectory() as folder:
@@ -46,6 +45,7 @@ def run(python: list[str], modules: list[str], command: list[str], cwd: Path, en
         server.stdin.write(json.dumps(call).encode() + b"\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
+        servers[key] = server  # unless the test ended meanwhile: its answer is still to come
         return subprocess.CompletedProcess(command, code, *[stream.read_bytes() for stream in streams])
 
 
