@@ -436,12 +436,8 @@ def test_ci_installs_what_the_variable_names_and_nothing_else(name: str, tmp_pat
     assert (tmp_path / "installed" / "himl_cli.py").exists()
 
 
-def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_script(EXAMPLES.parent / "train.py", *arguments, cwd=folder)
-
-
 def test_example_learns_and_writes_what_it_learned(tmp_path: Path) -> None:
-    done = train(tmp_path, "--epochs", "4")
+    done = run_script(EXAMPLES.parent / "train.py", "--epochs", "4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line.split()[:2] for line in done.stdout.splitlines()[:-1]] == [["epoch", f"{epoch}/4"] for epoch in (1, 2, 3, 4)]
     results = json.loads((tmp_path / "outputs" / "results.json").read_text())

@@ -320,6 +320,9 @@ def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -
     model = job.post("logged-models", name="model").body["model"]["info"]["model_id"]
     assert job.send("PATCH", f"{API}logged-models/{model}", b'{"status": "DONE"}').error == INVALID
     assert job.send("DELETE", f"{API}logged-models/{model}/tags/none").error == MISSING
+    job.post("registered-models/create", name="registered")
+    job.post("model-versions/create", name="registered", source=f"models:/{model}")
+    assert job.post("model-versions/transition-stage", name="registered", version="1", stage="up").body["message"].startswith("Invalid stage 'up'.")
     job.post("traces", trace={"trace_info": {"trace_id": "tr-1"}})
     assert job.send("PATCH", f"{API}traces/tr-1", b'{"tags": 5}').error == INVALID
     assert job.send("PATCH", f"{API}traces/tr-1/tags", b'{"value": "v"}').body["message"] == "Missing value for required parameter 'key'."
