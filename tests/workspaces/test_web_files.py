@@ -188,6 +188,8 @@ def test_user_in_the_address_is_sent_to_its_own_host_only(web: FileServer, folde
         assert fetch(address, folder).problem() is None
     assert {(asked.path, asked.headers.get("authorization", "")) for asked in other.seen} == {("/a.ckpt", "Basic YWRhOnBhIHNz"), ("/b.ckpt", "")}
     assert "ada" not in opened(address).label + opened(address).origin
+    is_versioned = [any("x-ms-version: " in header for header in opened(f"https://lab.{kind}/a/b").signed("").headers) for kind in ("blob.example", "example")]
+    assert is_versioned == [True, False]
 
 
 def test_addresses_that_are_not_read() -> None:
