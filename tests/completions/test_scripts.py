@@ -36,7 +36,7 @@ KIND = re.compile(r"(list\+)?(choice:[\w,.-]+|runs|experiments|folders|files(:\.
 TEXTS = ["plain", "it's", 'a "b"', "$HOME $(echo x) `echo y`", "back\\slash", "\\'", "''", "%s %d \\t", "*"]
 TEXTS += ["{a,b}", "~", "-n", ";|&<>", "#", "!x", "(a)", "[a]"]
 NEWER_THAN_3_2 = (r"declare -A", r"local -[An]\b", r"mapfile|readarray", r"\$\{\w+(,,|\^\^)", r"&>>", r";;&", r"\|&", r"\[-1\]", r"< <\(", r"coproc", r"@Q\}")
-"""What Bash 3.2, the one of macOS, or a posix mode cannot read."""
+"""What Bash 3.2, the one of macOS, or a POSIX mode cannot read."""
 ASK = """
 . '{script}'
 $answers = @()
@@ -236,7 +236,7 @@ def test_home_folder_that_is_not_utf_8_is_written(himl: Himl, tmp_path: Path, sh
     assert printed.endswith(MARK.encode())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="start files of posix shells")
+@pytest.mark.skipif(sys.platform == "win32", reason="start files of POSIX shells")
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_unresponsive_shell_is_ended_with_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str, require_program: Callable[[str], str]

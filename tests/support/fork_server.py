@@ -28,7 +28,7 @@ servers: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 def run(python: list[str], modules: list[str], command: list[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
     """What the script `command[0]` with its arguments leaves that *python* (with options) runs, having imported *modules*.
 
-    It really starts on systems that cannot fork, with HIML_TEST_START=1, and where a variable of *env* matters to a start.
+    It really starts on other systems than Linux, with HIML_TEST_START=1, and where a variable of *env* matters to a start.
     """
     others = {name for name, value in env.items() if name.startswith(READ_AT_START) and BEFORE.get(name) != value} - {"PYTHONDONTWRITEBYTECODE"}
     if sys.platform != "linux" or env.get("HIML_TEST_START") == "1" or "HIML_TEST_REACH" in env or others:

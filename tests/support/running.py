@@ -88,7 +88,7 @@ class Himl:
         is_special = is_special or any(name.startswith(READ_AT_START) for name in variables)
         if self.in_process and is_main and not is_special:
             return self._invoke(words, folder, variables, input)
-        if self.modules:
+        if self.modules and not (prefix or input):
             done = fork_server.run([str(self.program.with_name("python"))], [*self.modules], [str(self.program), *words], folder, os.environ | variables)
             return Outcome(done.returncode, done.stdout, done.stderr)
         command = [*prefix, str(self.program), *words]

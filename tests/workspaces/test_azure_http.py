@@ -159,7 +159,9 @@ from himl_cli.workspaces.azure.http import load_azure_core
 sys.setswitchinterval(1e-6)
 barrier = threading.Barrier(3)
 def run(name):
-    barrier.wait(), load_azure_core(), __import__(name)
+    barrier.wait()
+    load_azure_core()
+    __import__(name)
 with ThreadPoolExecutor(3) as pool:
     list(pool.map(run, ("azure.core.rest", "azure.identity", "azure.core.pipeline.transport._requests_basic")))
 """

@@ -118,9 +118,6 @@ def test_run_files_are_removed_in_inode_order(tmp_path: Path) -> None:
     assert ((tmp_path / "run").exists(), (tmp_path / "outside" / "kept").exists()) == (False, True)
 
 
-MANY = 1100  # more than are asked for at once
-
-
 def test_nested_run_with_hyperparameters_tag_is_not_a_trial(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("job")

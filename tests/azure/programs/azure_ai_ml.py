@@ -206,9 +206,9 @@ def train() -> dict[str, Any]:
 def fail() -> dict[str, str]:
     """A registered environment by its label, two nodes with MPI, and an identity; the script waits for the client, then fails."""
     client, seen = opened(), Path("seen").absolute()  # the client shows no log of a job that ended before it looked
-    wait = "R=$OMPI_COMM_WORLD_RANK; for i in $(seq 600); do [ -e"
+    wait = "for i in $(seq 600); do [ -e '{}' ] && break; sleep 0.1; done"
     job = command(
-        command=f"{wait} '{seen}' ] && break; sleep 0.1; done; echo rank $R; touch '{seen}'.$R; {wait} '{seen}'.0 ] && break; sleep 0.1; done; exit $R",
+        command=f"R=$OMPI_COMM_WORLD_RANK; {wait.format(seen)}; echo rank $R; touch '{seen}'.$R; {wait.format(f'{seen}.0')}; exit $R",
         environment=TORCH,
         compute=CLUSTER,
         distribution=MpiDistribution(process_count_per_instance=1),

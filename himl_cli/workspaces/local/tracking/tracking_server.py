@@ -142,7 +142,7 @@ class TrackingServer:
                     limiter.end_oldest()
                     time.sleep(0.1)
                     continue
-                if context is None and self._closing.is_set():  # by `close`, and nobody else came
+                if context is None and self._closing.is_set():  # by `close`, or as late as it, and nobody came before
                     client.close()
                     break
                 context = context or self._context(*facts)
