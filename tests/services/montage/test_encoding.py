@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 from typing import Any
 
 import imagecodecs
@@ -220,9 +220,9 @@ def by_vips(path: Path) -> NDArray[np.uint8]:
 @contextmanager
 def busy_pool() -> Iterator[Pool]:
     """A pool whose thread has something else to do until the end."""
-    begun, may_end = Event(), Event()
+    begun, may_end = Barrier(2), Event()
     with Pool(1) as pool:
-        pool.submit(lambda: (begun.set(), may_end.wait()))
+        pool.submit(lambda: (begun.wait(), may_end.wait()))
         begun.wait()
         try:
             yield pool
