@@ -28,6 +28,7 @@ Point = tuple[float, float]
 LARGEST = 8  # pixels of the screen for one of the montage
 MARGIN = 12  # pixels of the screen that the page leaves around what it zooms to
 TOLERANCE = 10  # of a colour, for JPEG and smoothing
+ABORTED = "net::ERR_ABORTED"  # what a reload ends, and nothing is wrong with
 TRUNCATED = "The file ends in the middle of level 0."
 HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "</script><svg onload=alert(3)>", "a\"b'c&amp;d", "🔬 probe 7", "שקופית 12"]
 HOSTILE += ["\u202ereversed", "two\nlines", "a/b?c#d&nth=9", "50 %41", "bad\udcffname"]
@@ -102,7 +103,7 @@ class OpenedPage:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("dialog", lambda dialog: self.said.append(f"dialog: {dialog.message}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        self.page.on("requestfailed", lambda request: self.failed.extend([] if request.failure == ABORTED else [request.url]))
 
     @property
     def frame(self) -> Box:
