@@ -439,6 +439,7 @@ def test_whatever_is_sent_is_answered_and_stays_readable(job: TrackedJob) -> Non
     attempt()
     for route, body in zip(ROUTES["POST"].split(), WRONG * 2, strict=False):
         check("POST", route, body)
+    check("POST", "traces", b'{"size": NaN, "parts": [1e999, {"share": -Infinity}]}')
     for path in ("..", "%", "%zz", "runs//get", "runs/get/../x", "é", "\x7f"):
         check("PATCH", quote(path, safe="%./"), b"{}")
     assert {job.get(f"runs/get?run_id={run_id}").status for run_id in job.store.descendants(JOB)} == {200}

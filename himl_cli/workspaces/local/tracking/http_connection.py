@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
-from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json
+from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json, with_finite_numbers
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
@@ -274,7 +274,10 @@ class Connection(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, reply: Json) -> None:
         """Everything in one write: in two, the second waits for the client's delayed acknowledgement, some 40 ms."""
-        text = json.dumps(reply, separators=(",", ":"), allow_nan=False)
+        try:
+            text = json.dumps(reply, separators=(",", ":"), allow_nan=False)
+        except ValueError:  # in a document of the client's own, as of a trace
+            text = json.dumps(with_finite_numbers(reply), separators=(",", ":"), allow_nan=False)
         if status != HTTPStatus.OK:  # a reason may quote the path, and clients print reasons
             text = text.replace(self._context.secret, "…")
         body = text.encode()

@@ -142,6 +142,15 @@ def parse_json(text: str | bytes, what: str = "Not valid JSON", code: str = "INV
         raise RequestError(f"{what}: {err}.", code=code) from err
 
 
+def with_finite_numbers(value: object) -> object:
+    """The JSON value with NaN and infinite numbers as strings, as protocol buffers have them."""
+    if isinstance(value, dict):
+        return {key: with_finite_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_finite_numbers(each) for each in value]
+    return json_number(value)
+
+
 def milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 

@@ -158,9 +158,11 @@ class TrackingServer:
     def _talk(self, client: socket.socket, context: AuthContext) -> None:
         from himl_cli.workspaces.local.tracking.http_connection import Connection
 
-        with suppress(OSError):  # the client went away
-            Connection(client, context)
-        self._forget(client)
+        try:
+            with suppress(OSError):  # the client went away
+                Connection(client, context)
+        finally:
+            self._forget(client)
 
     def _forget(self, client: socket.socket) -> None:
         self._limiter.remove(client)
