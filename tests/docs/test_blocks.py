@@ -18,6 +18,8 @@ from tests.docs.running import Chain, commands_of
 from tests.docs.worlds import World
 from tests.support.azure import Az, token_of
 from tests.support.running import PROGRAM
+from tests.support.slurm import cluster as cluster
+from tests.support.slurm import slurm as slurm
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for bash"), pytest.mark.timeout(600)]
 
@@ -56,6 +58,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     folder = tmp_path / ("himl" if name == "example" else "lab")
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
+    if name == "slurm":
+        return worlds.slurm(folder, request.getfixturevalue("slurm").programs)
     if name not in ("azure", "slides"):
         found: World = getattr(worlds, name)(folder)
         return found
