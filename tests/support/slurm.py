@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.conftest import lacking
 from tests.support.running import until
@@ -102,8 +103,9 @@ class Slurm:
         self.daemons.insert(0 if name == "slurmctld-wlm" else len(self.daemons), process)
 
     def stop(self) -> None:
-        self("scancel", "--user", getpass.getuser())
-        until(lambda: not self("squeue", "-h"), "all jobs have ended")
+        if all(process.poll() is None for process in self.daemons):
+            self("scancel", "--user", getpass.getuser())
+            until(lambda: not self("squeue", "-h"), "all jobs have ended")
         for process in reversed(self.daemons):
             process.send_signal(signal.SIGTERM)
             process.wait()
@@ -112,18 +114,26 @@ class Slurm:
 def fetch() -> Path | None:
     """The folder with the unpacked packages; None where they cannot be had."""
     root = CACHE / "root"
-    if (root / "usr/sbin/slurmctld-wlm").exists():
-        return root
     if sys.platform != "linux" or not (shutil.which("apt-get") and shutil.which("dpkg")):
         return None
     CACHE.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["apt-get", "-qq", "download", *PACKAGES], cwd=CACHE, capture_output=True, check=False)
-    if done.returncode:
-        return None
-    for package in CACHE.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", package, root.with_name("part")], check=True)
-    root.with_name("part").rename(root)
-    return root
+    own = ["-o", f"Dir::State={CACHE / 'state'}", "-o", f"Dir::Cache={CACHE / 'cache'}"]  # any user may write there
+    with FileLock(CACHE / "lock"):
+        if root.exists():
+            return root
+        for commands in ([["download"]], [[*own, "update"], [*own, "download"]]):
+            done = [
+                subprocess.run(["apt-get", "-qq", *command, *(PACKAGES if command[-1] == "download" else ())], cwd=CACHE, capture_output=True, check=False)
+                for command in commands
+            ]
+            if done[-1].returncode == 0:
+                break
+        else:
+            return None
+        for package in CACHE.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", package, root.with_name("part")], check=True)
+        root.with_name("part").rename(root)
+        return root
 
 
 @pytest.fixture(scope="session")
