@@ -18,8 +18,6 @@ from tests.docs.running import Chain, commands_of
 from tests.docs.worlds import World
 from tests.support.azure import Az, token_of
 from tests.support.running import PROGRAM
-from tests.support.slurm import cluster as cluster
-from tests.support.slurm import slurm as slurm
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for bash"), pytest.mark.timeout(600)]
 

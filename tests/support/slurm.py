@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import getpass
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from filelock import FileLock
 
-from tests.conftest import lacking
 from tests.support.running import until
 
 CACHE = Path(__file__).parents[2] / ".cache" / "slurm"
@@ -136,27 +134,26 @@ def fetch() -> Path | None:
         return root
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """One for all tests of this process."""
+@contextmanager
+def running_cluster(folder: Path) -> Iterator[Slurm]:
+    """A cluster that lives in *folder*. Raises FileNotFoundError where Debian's packages cannot be had."""
     root = fetch()
     if root is None:
-        lacking("Slurm (Debian's packages)")
-        return
-    made = Slurm(tmp_path_factory.mktemp("slurm"), root)
+        raise FileNotFoundError("Slurm (Debian's packages)")
+    made = Slurm(folder, root)
     for name in ("state", "spool-n1", "spool-n2", "bin"):
-        (made.folder / name).mkdir()
+        (folder / name).mkdir()
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()
-    facts = {"folder": made.folder, "root": root, "ports": ports, "user": getpass.getuser(), "libraries": LIBRARIES}
-    (made.folder / "slurm.conf").write_text(CONFIGURATION.format(**facts))
+    facts = {"folder": folder, "root": root, "ports": ports, "user": getpass.getuser(), "libraries": LIBRARIES}
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(**facts))
     libraries = f"{root}/{LIBRARIES}/slurm-wlm:{root}/{LIBRARIES}"
     for name in (*PROGRAMS, "slurmctld-wlm", "slurmd-wlm"):
         program = made.programs / name
         place = "sbin" if name.startswith("slurm") else "bin"
-        lines = ["#!/bin/sh", f'echo "{name}" "$@" >>{made.calls}', f"export LD_LIBRARY_PATH={libraries} SLURM_CONF={made.folder}/slurm.conf"]
+        lines = ["#!/bin/sh", f'echo "{name}" "$@" >>{made.calls}', f"export LD_LIBRARY_PATH={libraries} SLURM_CONF={folder}/slurm.conf"]
         program.write_text("\n".join([*lines, f'exec {root}/usr/{place}/{name} "$@"', ""]))
         program.chmod(0o755)
     try:
@@ -164,14 +161,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield made
     finally:
         made.stop()
-
-
-@pytest.fixture
-def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """The cluster, whose programs are on PATH."""
-    monkeypatch.setenv("PATH", f"{cluster.programs}{os.pathsep}{os.environ['PATH']}")
-    cluster.calls.write_text("")
-    return cluster
 
 
 if __name__ == "__main__":

@@ -377,10 +377,12 @@ class RunStore:
             yield from ((row["id"], row["parent"]) for row in self.database.rows(statement, chunk))
 
     def slurm_jobs(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Those of the runs that Slurm runs, each with its job's number there, empty where it is not known."""
+        """Those of the runs that are open and Slurm's, each with its job's number there, empty where it is not
+        known."""
         found: dict[str, str] = {}
         for chunk, marks in chunks(run_ids):
-            statement = f"SELECT run, value FROM tags WHERE name = ? AND run IN ({marks})"
+            of_open = f"SELECT id FROM runs WHERE id IN ({marks}) AND ended IS NULL"
+            statement = f"SELECT run, value FROM tags WHERE name = ? AND run IN ({of_open})"
             found |= {row["run"]: row["value"] for row in self.database.rows(statement, (SLURM_JOB, *chunk))}
         return found
 
