@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,14 +137,10 @@ def fetch() -> Path | None:
         return root
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """One for all tests of this process."""
-    root = fetch()
-    if root is None:
-        lacking("Slurm (Debian's packages)")
-        return
-    made = Slurm(tmp_path_factory.mktemp("slurm"), root)
+@contextmanager
+def running_cluster(folder: Path, root: Path) -> Iterator[Slurm]:
+    """A controller and two nodes of the packages in *root*, with all that they write in *folder*."""
+    made = Slurm(folder, root)
     for name in ("state", "spool-n1", "spool-n2", "bin"):
         (made.folder / name).mkdir()
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
@@ -164,6 +161,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """One for all tests of this process."""
+    root = fetch()
+    if root is None:
+        lacking("Slurm (Debian's packages)")
+        return
+    with running_cluster(tmp_path_factory.mktemp("slurm"), root) as made:
+        yield made
 
 
 @pytest.fixture
