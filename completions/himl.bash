@@ -17,8 +17,6 @@ _himl_table() {
             -m=
             --command=
             --cluster=choice:local
-            +--sbatch=
-            --retries=
             --record_in=choice:local,azure
             --in_place
             --num_nodes=
@@ -476,7 +474,6 @@ _himl_table() {
             --verbose|-v
             --yes
             --local
-            --slurm
             --help|-h
         '
         ;;
@@ -507,7 +504,6 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
-            --slurm=
             --help|-h
         '
         ;;
