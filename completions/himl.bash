@@ -17,6 +17,8 @@ _himl_table() {
             -m=
             --command=
             --cluster=choice:local
+            +--sbatch=
+            --retries=
             --record_in=choice:local,azure
             --in_place
             --num_nodes=
@@ -474,6 +476,7 @@ _himl_table() {
             --verbose|-v
             --yes
             --local
+            --slurm
             --help|-h
         '
         ;;
@@ -504,6 +507,7 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
+            --slurm=
             --help|-h
         '
         ;;

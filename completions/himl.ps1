@@ -32,7 +32,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Rows = @(
                 '-m=', 'A module, as python -m takes it',
                 '--command=', 'A command line, of any program, in place of TARGET',
-                '--cluster=choice:local', 'Azure ML compute; absent or ''local'': here',
+                '--cluster=choice:local', 'Azure ML compute, or slurm:PARTITION; absent or ''local'': here',
+                '+--sbatch=', 'An option of sbatch on Slurm, as in gres=gpu:2',
+                '--retries=', 'Start a job on Slurm that failed again, so many times',
                 '--record_in=choice:local,azure', 'Where a job that runs here is recorded: local or azure',
                 '--in_place', 'Run here without a snapshot, for a debugger',
                 '--num_nodes=', 'Machines of the cluster',
@@ -544,6 +546,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--verbose|-v', 'Debug log and tracebacks on stderr',
                 '--yes', 'Never ask; take yes for the answer',
                 '--local', 'Make a local workspace, .himl, in this folder',
+                '--slurm', 'Write what Slurm offers here to himl.toml',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()
@@ -583,6 +586,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Ids or paths alone on stdout',
                 '--verbose|-v', 'Debug log and tracebacks on stderr',
                 '--yes', 'Never ask; take yes for the answer',
+                '--slurm=', 'Send a job of seconds to this NAME of --cluster slurm:NAME as well',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()

@@ -27,6 +27,7 @@ from tests.support.spreading import group_of, spread
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
     from tests.azureml_double.stage import Stage
+    from tests.support.slurm import Slurm
     from tests.support.web import FileServer
 
 settings.register_profile("himl", deadline=None)  # these machines are shared: a slow moment is no failure
@@ -151,6 +152,27 @@ def stage(shared_stage: Stage) -> Iterator[Stage]:
     unknown = shared_stage.log.unknown()
     shared_stage.clear()
     assert not unknown, f"requests that the double does not play: {unknown}"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """The Slurm of this test process; tests ask for `slurm`."""
+    from tests.support.slurm import running_cluster
+
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(running_cluster(tmp_path_factory.mktemp("slurm")))
+        except FileNotFoundError as err:
+            lacking(str(err))
+        yield made
+
+
+@pytest.fixture
+def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """The cluster, whose programs are on PATH."""
+    monkeypatch.setenv("PATH", f"{cluster.programs}{os.pathsep}{os.environ['PATH']}")
+    cluster.calls.write_text("")
+    return cluster
 
 
 @pytest.fixture

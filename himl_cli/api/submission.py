@@ -29,7 +29,7 @@ from himl_cli.services.submission.environment import CONDA_NAMES
 from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note
 from himl_cli.services.submission.request import SubmitRequest, parse_duration
 from himl_cli.workspaces.base import JobRunner, Workspace
-from himl_cli.workspaces.resolve import require_sdk_v1, sdk_objects
+from himl_cli.workspaces.resolve import open_for_jobs, require_sdk_v1, sdk_objects
 
 
 def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | None:
@@ -132,7 +132,10 @@ def submit(
         )
     if request.sdk == "v1":
         require_sdk_v1()
-    workspace = workspace_of()
+    is_on_slurm = request.on_slurm is not None
+    if is_on_slurm and after_submission is not None:
+        raise BadUsage("after_submission is given a job of Azure ML, and this one goes to Slurm.", hint="Leave it out.")
+    workspace = open_for_jobs(None, None, start=request.cwd) if is_on_slurm else workspace_of()
     if not isinstance(workspace, JobRunner):
         raise BadUsage(
             "No Azure ML workspace is given, and none is configured.",
@@ -162,7 +165,7 @@ def submit(
                 sweep = sweep_outcome(workspace, ended)
                 print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
                 raise_unless_completed(ended, sweep=sweep)
-        if not exits:
+        if not exits and not is_on_slurm:
             return sdk_objects(workspace, run.id, request.sdk)[0]
     except Interrupted as err:
         output.notice(f"{err} {err.hint}".strip())

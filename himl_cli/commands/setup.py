@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, WorkspaceOptions, option
+from himl_cli.core.errors import HimlError
 from himl_cli.render.output import Format
+
+if TYPE_CHECKING:
+    from himl_cli.core.workspaces import Check
 
 init_app = group()
 workspace_app = group("Show which workspace is meant, and where that was read.")
@@ -28,6 +35,7 @@ def init(
     resource_group: str | None = option("Its resource group.", "NAME"),
     workspace_name: str | None = option("Its name.", "NAME"),
     local: bool = option("Make a local workspace, .himl, in this folder.", default=False, panel="Options"),
+    slurm: bool = option("Write what Slurm offers here to himl.toml.", default=False),
     output_opts: OutputOptions,
 ) -> None:
     """Set up this folder for an Azure ML workspace, or with a local one.
@@ -47,6 +55,8 @@ def init(
     from himl_cli.services.project_setup import set_up
     from himl_cli.workspaces import resolve
 
+    if slurm:
+        return _write_partitions(output_opts)
     named = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
     ids, folder = {key: value for key, value in named.items() if value is not None}, Path.cwd()
     done = set_up(
@@ -62,6 +72,24 @@ def init(
         config = None if local else resolve.azure_config_at(folder)
         done = SetUp([PreparedFile(config, is_new=False) if config else PreparedFile(*resolve.make_local(folder))])
     print_set_up(output_opts.output(), done, folder)
+
+
+def _write_partitions(output_opts: OutputOptions) -> None:
+    from himl_cli.core.errors import BadUsage
+    from himl_cli.core.files import write_atomic
+    from himl_cli.core.settings import FILE
+    from himl_cli.core.workspaces import PreparedFile, SetUp
+    from himl_cli.render.results import print_set_up
+    from himl_cli.services.submission.slurm import SECTION, settings_text
+    from himl_cli.workspaces.resolve import slurm_partitions
+
+    path, found = Path.cwd() / FILE, slurm_partitions()
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    if f"[{SECTION}." in before:
+        raise BadUsage(f"'{path}' has tables of Slurm already.", hint="Change them there; sinfo lists the partitions.")
+    write_atomic(path, f"{before.rstrip()}\n\n{settings_text(found)}".lstrip())
+    keys = [f"{SECTION}.{name}" for name, _, _ in found]
+    print_set_up(output_opts.output(), SetUp([PreparedFile(path, not before, keys)]), Path.cwd())
 
 
 @workspace_app.callback()
@@ -103,7 +131,12 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
 
 
 @command(doctor_app, "doctor")
-def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
+def doctor(
+    *,
+    slurm: str | None = option("Send a job of seconds to this NAME of --cluster slurm:NAME as well.", "NAME"),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+) -> None:
     """Check what himl needs, a line each with what to do about it.
 
     Python and packages; settings; which workspaces are meant, and why; signing in to Azure, the workspace, its
@@ -119,10 +152,30 @@ def doctor(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None
 
     names, here = workspace_opts.names, Path.cwd()
     find, remarks = partial(open_each, *names, start=here), partial(search_remarks, *names, start=here)
-    checks = print_checks(output_opts.output(), checkup(find, remarks, partial(_settings, here)))
+    of_slurm = partial(_slurm_checks, names, slurm)
+    checks = print_checks(output_opts.output(), chain(checkup(find, remarks, partial(_settings, here)), of_slurm()))
     problem = verdict(checks)
     if problem is not None:
         raise problem
+
+
+def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> Iterator[Check]:
+    from himl_cli.core.workspaces import Check
+    from himl_cli.services.submission.request import SLURM, SubmitRequest
+    from himl_cli.services.submission.slurm import slurm_spec
+    from himl_cli.workspaces.resolve import slurm_checks
+
+    here = Path.cwd()
+    if slurm is None:
+        if shutil.which("sbatch"):
+            yield from slurm_checks(*names, None, start=here)
+        return
+    try:
+        spec = slurm_spec(SubmitRequest(cwd=here, cluster=f"{SLURM}{slurm.removeprefix(SLURM)}"))
+    except HimlError as err:
+        yield Check.failed("slurm", str(err), err.hint)
+    else:
+        yield from slurm_checks(*names, spec, start=here)
 
 
 def _settings(here: Path) -> list[str]:

@@ -25,7 +25,7 @@ from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
 from himl_cli.render.results import (
     print_ended,
-    print_job_yaml,
+    print_job_file,
     print_left_running,
     print_prepared,
     print_run,
@@ -117,7 +117,8 @@ def submit_script(call: Submission) -> None:
         raise BadUsage(
             "--create_cluster is for pipelines, whose .env says what the cluster is like.", hint="Leave it out."
         )
-    waits = call.waits(on_cluster=bool(request.on_cluster))
+    is_sent = bool(request.on_cluster) or request.on_slurm is not None
+    waits = call.waits(on_cluster=is_sent)
     if call.dry_run:
         return _print_script(call)
     if request.is_told_to_azure:
@@ -131,7 +132,7 @@ def submit_script(call: Submission) -> None:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
         start = partial(session.jobs.submit, job.spec)
-        if request.on_cluster:
+        if is_sent:
             return _run_on_cluster(call, session, start, waits, job.spec)
         _run_here(session, start, waits, job.spec)
 
@@ -147,11 +148,12 @@ def submit_file(call: Submission) -> None:
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
     prepared = prepare_document(call.request)
-    waits = call.waits(on_cluster=prepared.goes_to_azure)
+    is_sent = prepared.goes_to_azure or call.request.on_slurm is not None
+    waits = call.waits(on_cluster=is_sent)
     if call.dry_run:
         output = call.output_opts.output()
         print_prepared(output, prepared.remarks, *prepared.reports)
-        return print_job_yaml(output, changed_yaml(prepared))
+        return print_job_file(output, changed_yaml(prepared))
     if prepared.goes_to_azure:
         call.check_azure()
     with call.open(For.clusters if prepared.goes_to_azure else For.jobs) as session:
@@ -165,12 +167,16 @@ def submit_file(call: Submission) -> None:
         if prepared.pipeline is None:
             assert prepared.job is not None
             job = _with_data(call, session, PreparedJob(prepared.job, None))
-            return _run_here(session, partial(session.jobs.submit, job.spec), waits)
-        pipeline = prepared.pipeline
-        if isinstance(workspace, FolderWorkspace):
-            with _data_sources(session) as (azure, notify):
-                pipeline = bring_to_steps(pipeline, workspace, azure, notify)
-        _run_here(session, partial(session.jobs.submit_pipeline, pipeline), waits)
+            start: Callable[..., Run] = partial(session.jobs.submit, job.spec)
+        else:
+            pipeline = prepared.pipeline
+            if isinstance(workspace, FolderWorkspace):
+                with _data_sources(session) as (azure, notify):
+                    pipeline = bring_to_steps(pipeline, workspace, azure, notify)
+            start = partial(session.jobs.submit_pipeline, pipeline)
+        if is_sent:
+            return _run_on_cluster(call, session, start, waits)
+        _run_here(session, start, waits)
 
 
 def _submit_pipeline(call: Submission) -> None:
@@ -191,13 +197,14 @@ def _submit_pipeline(call: Submission) -> None:
             "--create_cluster: this pipeline runs here.",
             hint="Leave it out, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
         )
-    waits = call.waits(on_cluster=bool(spec.cluster))
+    is_on_slurm = request.on_slurm is not None
+    waits = call.waits(on_cluster=bool(spec.cluster) or is_on_slurm)
     if call.dry_run:
         cloud_setting(request.cwd)
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
         wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
-        return print_job_yaml(output, job_yaml(spec), sorted(wheels))
+        return print_job_file(output, job_yaml(spec), sorted(wheels))
     if spec.cluster:
         try:
             call.check_azure()
@@ -210,7 +217,8 @@ def _submit_pipeline(call: Submission) -> None:
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
-            return _run_here(session, partial(session.jobs.submit_pipeline, spec), waits)
+            begin = partial(session.jobs.submit_pipeline, spec)
+            return _run_on_cluster(call, session, begin, waits) if is_on_slurm else _run_here(session, begin, waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):
@@ -269,8 +277,12 @@ def _print_script(call: Submission) -> None:
         )
     output = call.output_opts.output()
     print_prepared(output, job.remarks, job.report)
+    if job.spec.slurm is not None:
+        with call.open(For.jobs) as session:
+            script = cast(FolderWorkspace, session.workspace).batch_script(job.spec, session.notify)
+            return print_job_file(output, script, name="batch_script")
     wheels = job.spec.environment.wheels if job.spec.environment else ()
-    print_job_yaml(output, job_yaml(job.spec), [wheel.name for wheel in wheels])
+    print_job_file(output, job_yaml(job.spec), [wheel.name for wheel in wheels])
 
 
 @contextmanager

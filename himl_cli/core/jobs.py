@@ -311,6 +311,20 @@ class EnvironmentSpec:
     dockerfile: str = ""
 
 
+@dataclass(frozen=True)
+class SlurmSpec:
+    """How a site's Slurm is to run a job, by the table `[slurm.NAME]` of the settings and what was typed.
+
+    `options` are sbatch's, by their long names without dashes; None for one without a value. `setup` are lines of the
+    batch script before the job, `run_with` words before its command. A failed job is started again `retries` times.
+    """
+
+    options: Mapping[str, str | None] = field(default_factory=dict)
+    setup: Sequence[str] = ()
+    run_with: str = ""
+    retries: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
     """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
@@ -352,6 +366,7 @@ class JobSpec(JobOptions):
 
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every
     hyperparameter that no argument names as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
+    With `slurm` a site's Slurm runs it, from this workspace: `nodes` counts there too.
 
     `brought` are files that lie in the working folder when the script starts, by their names there (`/` separators):
     paths here, on a cluster paths in an input (`${{inputs.KEY}}/…`). What an earlier try left under the name stays.
@@ -376,6 +391,7 @@ class JobSpec(JobOptions):
     run_id: str = ""
     parent: str = ""
     sweep: SweepSpec | None = None
+    slurm: SlurmSpec | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
 
 

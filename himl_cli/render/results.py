@@ -90,16 +90,16 @@ def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
         output.lines(lines)
 
 
-def print_job_yaml(output: Output, text: str, wheels: Sequence[str] = ()) -> None:
-    """The job's YAML; in JSON as the text of one field. *wheels* are files that an image made of the YAML alone would
-    lack."""
+def print_job_file(output: Output, text: str, wheels: Sequence[str] = (), *, name: str = "job_yaml") -> None:
+    """The job's YAML or batch script; in JSON as the text of the field *name*. *wheels* are files that an image made of
+    the YAML alone would lack."""
     for wheel in wheels:
         output.notice(
             f"'{wheel}' is put into the image by himl submit; an image that is made of this YAML alone lacks it."
         )
     if MASK in text:
         output.notice(f"Secrets are shown as {MASK}: put them back before you use this.")
-    output.result({"job_yaml": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
+    output.result({name: text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
 
 
 def print_left_running(output: Output, run: Run, text: str = "") -> None:

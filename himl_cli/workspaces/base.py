@@ -266,6 +266,9 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         None where there is no such folder. Raises BadUsage for a name that leaves the datastore.
         """
 
+    def batch_script(self, spec: JobSpec, notify: Notify) -> str:
+        """The script that Slurm would get for the job, secrets masked; nothing is made. Raises as `submit` does."""
+
     def delete(self, run_id: str) -> None:
         """Remove the run, its children and all their files. Raises RunNotFound; BadUsage while it runs."""
 

@@ -13,7 +13,7 @@ import heapq
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -31,7 +31,8 @@ from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace, Workspace
 
 if TYPE_CHECKING:
-    from himl_cli.core.jobs import JobSpec, PipelineSpec
+    from himl_cli.core.jobs import JobSpec, PipelineSpec, SlurmSpec
+    from himl_cli.core.workspaces import Check
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
@@ -196,6 +197,27 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
         folder = (project.parent if file and project.name == ".azureml" else project) / WORKSPACE_FOLDER
     log.debug("the job is recorded in %s", folder)
     return _open_local(folder, create=True)
+
+
+def slurm_partitions() -> Sequence[tuple[str, str, str]]:
+    """The partitions of the site's Slurm: name, time limit, generic resources. Raises ServiceFailed."""
+    from himl_cli.workspaces.local.slurm import partitions
+
+    return partitions()
+
+
+def slurm_checks(spec: str | None, config_file: str | None, slurm: SlurmSpec | None, *, start: Path) -> Iterator[Check]:
+    """What doctor finds of Slurm; with *slurm* by a job in the local workspace, which is made where there is none."""
+    from himl_cli.core.events import ignore
+    from himl_cli.workspaces.local.slurm_batch import checks
+
+    folder = start
+    if slurm is not None:
+        with closing(open_for_jobs(spec, config_file, start=start)) as workspace:
+            assert isinstance(workspace, FolderWorkspace)
+            workspace.prepare(ignore)
+            folder = workspace.folder
+    return checks(folder, slurm)
 
 
 def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:

@@ -56,6 +56,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     folder = tmp_path / ("himl" if name == "example" else "lab")
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
+    if name == "slurm":
+        return worlds.slurm(folder, request.getfixturevalue("slurm").programs)
     if name not in ("azure", "slides"):
         found: World = getattr(worlds, name)(folder)
         return found

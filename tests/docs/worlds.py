@@ -4,6 +4,7 @@ empty     nothing
 here      a project with a training script and recorded runs
 example   the checkout's examples
 azure     a project, `az`, the examples, and a workspace on Azure ML where jobs run
+slurm     a project, on a machine whose sbatch has a cluster
 slides    as azure, with slides in a folder and in a datastore
 """
 
@@ -96,6 +97,11 @@ def here(folder: Path) -> World:
     write_files(folder, {"most_recent_run.txt": f"train:{HERE}\n"})
     names = {"RUN": HERE, "SWEEP": "sweep_1", "ID": IDS["subscription_id"], "RG": IDS["resource_group"], "WS": IDS["workspace_name"]}
     return World(folder, variables(), names)
+
+
+def slurm(folder: Path, programs: Path) -> World:
+    _copy_files(folder, IDS)
+    return World(folder, variables(PATH=f"{programs}{os.pathsep}{os.environ['PATH']}"), {"--max_run_duration 2h": "--max_run_duration 2m"})
 
 
 def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: bool = False) -> World:

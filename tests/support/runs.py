@@ -26,10 +26,11 @@ Point = tuple[str, float, int, int]
 
 
 class RecordedRuns:
-    """A local workspace in *folder*`/.himl` and what is recorded in it; each run is made a second after the one before."""
+    """A local workspace in *folder*`/.himl` and what is recorded in it; each run is made a second after the one before, and has *tags*."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tags: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._tags = tags or {}
         (folder / ".himl" / "datastores" / "local").mkdir(parents=True)
         self.workspace = LocalWorkspace(folder / ".himl")
         self._database = Database(folder / ".himl" / "workspace.db", create=True)
@@ -54,7 +55,7 @@ class RecordedRuns:
         """Record a run; *files* are named as its artifacts are (`outputs/...`, `user_logs/...`)."""
         self._clock += 1000
         folder = self.folder / ".himl" / "runs" / run_id
-        new = Run(run_id, experiment, display_name=display_name, tags=dict(tags or {}), parent=parent, command=command)
+        new = Run(run_id, experiment, display_name=display_name, tags={**self._tags, **(tags or {})}, parent=parent, command=command)
         self._store.add(new, job=parent or run_id, folder=str(folder / "code"))
         times = (self._clock, None if status is RunStatus.queued else self._clock)
         with self._database.writing() as connection:

@@ -116,8 +116,9 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     document = read_document(path, str(request.target))
     root, kind = document.root, document.kind
     compute = request.cluster if request.cluster is not None else document.compute
-    is_local = compute in ("", HERE)
-    request = replace(request, cluster=HERE if is_local else compute)
+    is_local = compute in ("", HERE) or request.on_slurm is not None
+    if request.on_slurm is None:
+        request = replace(request, cluster=HERE if is_local else compute)
     request, file_remarks = beside_file(request, ["yaml", "yaml_local"] if is_local else ["yaml"], "a job's YAML")
     check_values(request)
     if request.experiment is None and not request.experiment_from_branch:
@@ -140,7 +141,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     if not is_local:
         return prepared
     remarks += file_remarks
-    if not document.compute:
+    if not document.compute and request.on_slurm is None:
         remarks.append("It names no compute and runs here; --cluster NAME runs it on Azure ML.")
     common = replace(
         common,

@@ -208,7 +208,7 @@ class _StepMaker:
         idle += ["input_datareference_path"] if source and step.input_datareference_path else []
         if idle:
             self.remarks.append(f"{step.key}: passed over, since it has no meaning for this step: {', '.join(idle)}.")
-        if not on_cluster and job.nodes > 1:
+        if not (on_cluster or job.slurm) and job.nodes > 1:
             self.remarks.append(f"{step.key}: one node here in place of {job.nodes}.")
         return StepSpec(step.key, step.name, job, {INPUT: source} if source else {}, waits_for)
 

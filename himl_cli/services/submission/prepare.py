@@ -239,7 +239,7 @@ def _distribution(request: SubmitRequest) -> tuple[str, int | None]:
     """
     processes = request.processes_per_node
     if not request.on_cluster:
-        return request.distribution or "pytorch", processes
+        return request.distribution or "pytorch", processes or (1 if request.num_nodes > 1 else None)
     usual = "mpi" if processes is None else "pytorch"
     if request.num_nodes * (processes or 1) == 1:
         usual = "" if request.no_mpi_single_node else "mpi"

@@ -37,6 +37,7 @@ from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten
 
 log = logging.getLogger(__name__)
 
+SLURM = "slurm:"
 CLUSTER = {"only": "cluster", "files": "pipeline"}
 MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
 ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
@@ -54,8 +55,9 @@ TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` lea
 def option(default: Any = None, *, only: str = "", files: str = "", choices: Sequence[str] = ()) -> Any:
     """A field that holds an option of `himl submit`.
 
-    *only* is `cluster` or `local` where it has no meaning elsewhere. *files* are the kinds of job files that it goes
-    with, as words: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that runs here. *choices* are its values.
+    *only* is `cluster` (of Azure ML), `local` or `slurm` where it has no meaning elsewhere. *files* are the kinds of
+    job files that it goes with, as words: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that runs here.
+    *choices* are its values.
     """
     default_factory = {"default_factory": default} if callable(default) else {"default": default}
     return field(**default_factory, metadata={"only": only, "files": files, "choices": choices})
@@ -83,6 +85,8 @@ class SubmitRequest(JobOptions):
 
     command: str | None = option()
     cluster: str | None = option(files="pipeline yaml")
+    sbatch: Sequence[str] = option((), only="slurm", files="pipeline yaml_local")
+    retries: int | None = option(only="slurm", files="pipeline yaml_local")
     record_in: str | None = option(only="local", choices=(HERE, "azure"))
     python: str | None = option(only="local", files="pipeline yaml_local")
     num_nodes: int = option(1)
@@ -129,13 +133,18 @@ class SubmitRequest(JobOptions):
 
     @property
     def on_cluster(self) -> str:
-        """The cluster that the job runs on; empty where it runs here."""
-        return "" if self.cluster in (None, HERE) else str(self.cluster)
+        """The cluster of Azure ML that the job runs on; empty where it runs here or on Slurm."""
+        return "" if self.cluster in (None, HERE) or self.on_slurm is not None else str(self.cluster)
+
+    @property
+    def on_slurm(self) -> str | None:
+        """NAME of `--cluster slurm:NAME`, which may be empty; None where the job does not run on Slurm."""
+        return str(self.cluster)[len(SLURM) :] if str(self.cluster).startswith(SLURM) else None
 
     @property
     def is_told_to_azure(self) -> bool:
         """Whether the job runs here and is recorded in an Azure ML workspace too."""
-        return self.record_in == "azure" and not self.on_cluster
+        return self.record_in == "azure" and not self.on_cluster and self.on_slurm is None
 
     def is_set(self, name: str) -> bool:
         """Whether the option says something else than its default."""
@@ -198,7 +207,16 @@ def check_values(request: SubmitRequest) -> None:
         if value is not None and (problem := count_problem(value, MOST[name])):
             too_few = isinstance(value, int) and value < 1
             raise BadUsage(f"--{name} {value}: at least 1 is needed." if too_few else f"--{name} {problem}")
-    if not request.on_cluster and request.is_typed("num_nodes"):
+    if request.on_slurm is None:
+        for name in filter(request.is_typed, _only_on("slurm")):
+            raise BadUsage(f"--{name}: that is for jobs on Slurm.", hint="Add --cluster slurm:PARTITION")
+    elif request.is_typed("record_in") and request.record_in == "azure":
+        raise BadUsage(
+            "--record_in azure does not go with a job on Slurm, which is recorded here alone.", hint="Leave it out."
+        )
+    elif not re.fullmatch(r"[\w.-]*", request.on_slurm):
+        raise BadUsage(f"--cluster '{request.cluster}' names no partition.", hint="As in --cluster slurm:gpu")
+    if not request.on_cluster and request.on_slurm is None and request.is_typed("num_nodes"):
         raise BadUsage(
             f"--num_nodes {request.num_nodes}: a job that runs here has one node.",
             hint="Use --processes_per_node for several processes.",
@@ -224,8 +242,13 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
             dropped.append("conda_env" if request.is_typed("requirements") else "requirements")
         return request.without(*_only_on("local"), *dropped), []
     idle = [f"--{name}" for name in _only_on("cluster") if request.is_typed(name)]
-    idle += [f"num_nodes = {request.num_nodes}"] if request.num_nodes != 1 else []
-    remarks = [f"Passed over, since the job runs here and not on a cluster: {', '.join(idle)}."] if idle else []
+    is_on_slurm = request.on_slurm is not None
+    elsewhere = () if is_on_slurm else ("num_nodes", *_only_on("slurm"))
+    idle += [f"num_nodes = {request.num_nodes}"] if request.num_nodes != 1 and not is_on_slurm else []
+    where = "on Slurm and not on Azure ML" if is_on_slurm else "here and not on a cluster"
+    remarks = [f"Passed over, since the job runs {where}: {', '.join(idle)}."] if idle else []
+    if is_on_slurm and request.record_in == "azure":
+        remarks.append("Passed over: record_in = azure. A job on Slurm is recorded here alone.")
     uncopied = [f"--{name}" for name in ("ignored_folders", "include_secret") if request.is_typed(name)]
     if request.in_place and uncopied:
         remarks.append(f"Passed over, since the job runs in place and nothing is copied: {', '.join(uncopied)}.")
@@ -233,7 +256,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
         remarks.append(
             "Passed over, since the job is one plain process: --distribution. Add --processes_per_node N to have ranks."
         )
-    return request.without(*_only_on("cluster"), "num_nodes"), remarks
+    return request.without(*_only_on("cluster"), *elsewhere), remarks
 
 
 def _only_on(where: str) -> list[str]:
@@ -335,7 +358,11 @@ def job_of_options(
     options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
     options["instance_type"] = request.instance_type or ""  # None where the command line has none
     options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
-    limit = request.max_run_duration
+    limit, slurm = request.max_run_duration, None
+    if request.on_slurm is not None:
+        from himl_cli.services.submission.slurm import slurm_spec
+
+        slurm = slurm_spec(request)
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),
@@ -346,6 +373,7 @@ def job_of_options(
         tags={**automatic, **request.tags},
         cluster=request.on_cluster,
         nodes=request.num_nodes,
+        slurm=slurm,
         **options,
     )
     return spec, remarks

@@ -23,24 +23,32 @@ from typing import Any
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import (
     BEST_TRIAL,
-    GOAL,
-    MANY,
-    PRIMARY_METRIC,
     REPEATED,
     STEP,
     STOPPED_EARLY,
+    TRIAL,
     EarlyStop,
     best_of,
     hyperparameters_of,
 )
+from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import FAILED_RANK, TRIES, Run, RunQuery, RunStatus
-from himl_cli.workspaces.local.launch import events_of, spawn, start_error
-from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, PlannedJob, plan_from_json
+from himl_cli.workspaces.local.launch import begin, events_of, spawn, start_error
+from himl_cli.workspaces.local.launch_request import (
+    PIPELINE,
+    LaunchRequest,
+    Plan,
+    PlannedJob,
+    plan_from_json,
+    plan_from_stored,
+)
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.sampling import Trial, make_sampler, trials_to_stop
+from himl_cli.workspaces.local.slurm import SlurmJobs, cancel
+from himl_cli.workspaces.local.slurm_batch import queue_again, queue_job
 from himl_cli.workspaces.local.staging import stage_files
 from himl_cli.workspaces.local.sweep_plan import job_outputs, step_request, trial_request
 
@@ -53,39 +61,69 @@ SECONDS_TO_JUDGE = 0.25  # with many trials and long series: a tenth of the time
 class Controller(RunProcess):
     """One sweep, or one pipeline."""
 
-    def __init__(self, plan: Plan) -> None:
-        facts = {MANY: plan.kind}
-        if plan.kind != PIPELINE:
-            facts |= {PRIMARY_METRIC: plan.sweep.primary_metric, GOAL: plan.sweep.goal}
-        new = replace(plan.run, tags={**plan.run.tags, **facts})
-        super().__init__(new, plan.run_folder, Path(plan.run_folder) / plan.jobs[0].place, again=plan.again)
+    def __init__(self, plan: Plan, *, is_queued: bool = False) -> None:
+        cwd = Path(plan.run_folder) / plan.jobs[0].place
+        super().__init__(plan.new_run, plan.run_folder, cwd, again=plan.again or is_queued, is_queued=is_queued)
         self._plan = plan
 
     def work(self, store: RunStore) -> Outcome:
-        plan = self._plan
-        if not plan.again:
-            self.folder.user_logs.mkdir()
-            (self.folder.user_logs / "std_log.txt").touch()
-            for place, spec in {job.place: job.spec for job in plan.jobs}.items():
-                target = self.folder.path / place
-                target.mkdir(parents=True)
-                stage_files(spec, target, is_stopped=self.is_stopped)
-            plan = plan.staged()
-            self.folder.write(PLAN, {"many": plan.stored()})
-            made = {job.key: job_outputs(job, plan.child_id(job)) for job in plan.jobs} if plan.outputs else {}
-            outputs = {name: made[step][key] for name, (step, key) in plan.outputs.items()}
-            self.folder.write(RECORD, {"outputs": outputs})
+        if self._is_queued:
+            plan = replace(self._plan, again=self._again)
+        else:
+            plan = self._plan if self._plan.again else stage_plan(self._plan, self.folder, self.is_stopped)
         store.start(plan.run.id)
         report("started")
         children = Children(plan, store, self._why_stopped)
         outcome = _run_steps(children) if plan.kind == PIPELINE else Sweep(children).run()
-        children.log(f"{outcome.status.value.lower()}{f': {outcome.reason}' if outcome.reason else ''}")
+        children.log(outcome.text)
         return outcome
+
+    def has_begun(self, store: RunStore) -> bool:
+        return any(True for _ in store.query(RunQuery(parent=self._plan.run.id, limit=1)))
 
     def _why_stopped(self) -> Outcome | None:
         if self._terminated:
             return Outcome(RunStatus.failed, TERMINATED)
         return Outcome(RunStatus.canceled, CANCELED) if self.folder.is_cancel_asked() else None
+
+
+def stage_plan(plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) -> Plan:
+    """Stage the files of the plan's jobs in its run's folder, and store it: the plan to start children by. Raises
+    OSError, Stopped."""
+    folder.user_logs.mkdir()
+    (folder.user_logs / "std_log.txt").touch()
+    for place, spec in {job.place: job.spec for job in plan.jobs}.items():
+        target = folder.path / place
+        target.mkdir(parents=True)
+        stage_files(spec, target, is_stopped=is_stopped)
+    plan = plan.staged()
+    folder.write(PLAN, {"many": plan.stored()})
+    made = {job.key: job_outputs(job, plan.child_id(job)) for job in plan.jobs} if plan.outputs else {}
+    outputs = {name: made[step][key] for name, (step, key) in plan.outputs.items()}
+    folder.write(RECORD, {"outputs": outputs})
+    return plan
+
+
+def end_if_last(store: RunStore, folder: RunFolder) -> None:
+    """Record the end of a sweep or pipeline that no controller looks after, since Slurm has its children, once none of
+    them is open. Raises HimlError, OSError."""
+    lock = ProcessLock(folder.lock)
+    is_array = "[" in store.slurm_jobs([folder.run_id]).get(folder.run_id, "")
+    if not is_array or any(store.open_children([folder.run_id])) or not lock.try_to_take():
+        return
+    try:
+        run = store.get(folder.run_id)
+        if run is None or run.status.is_final:
+            return
+        plan = plan_from_stored(folder.read(PLAN)["many"], folder.path, {})
+        children = Children(plan, store, lambda: None)
+        outcome = _outcome_of_steps(children) if plan.kind == PIPELINE else Sweep(children).outcome_of_recorded()
+        if folder.is_cancel_asked():
+            outcome = Outcome(RunStatus.canceled, folder.why_canceled())
+        children.log(outcome.text)
+        store.end(run.id, outcome.status, reason=outcome.reason)
+    finally:
+        lock.release()
 
 
 def _run_steps(children: Children) -> Outcome:
@@ -117,6 +155,16 @@ def _run_steps(children: Children) -> Outcome:
         if run.status is not RunStatus.completed:
             why = run.reason or "no reason is known"
             return Outcome(RunStatus.failed, f"{job.title} failed: {why}{rest}", run.exit_code)
+    return Outcome(RunStatus.completed)
+
+
+def _outcome_of_steps(children: Children) -> Outcome:
+    """How a pipeline ended, of which all steps have."""
+    known = {run.tags[STEP]: run for run, _ in children.recorded() if STEP in run.tags}
+    for job in children.plan.jobs:
+        run = known.get(job.key)
+        if run is not None and run.status is not RunStatus.completed:
+            return Outcome(run.status, f"{job.title} {describe_end(run)}", run.exit_code)
     return Outcome(RunStatus.completed)
 
 
@@ -171,6 +219,7 @@ class Children:
         self._unread_since = 0.0
         self._ended: queue.Queue[tuple[str, str]] = queue.Queue()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._slurm = SlurmJobs(self._runs.parent) if any(job.spec.slurm for job in plan.jobs) else None
 
     def log(self, line: str) -> None:
         path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"
@@ -253,13 +302,15 @@ class Children:
         if not folder.is_cancel_asked():  # else the reason beside it may be just being read
             with self.logging_errors():
                 folder.ask_to_cancel(why)
+                if self._slurm is not None:
+                    cancel(self.store.slurm_jobs([run_id]).values(), only_waiting=True)
 
     def recorded(self) -> Iterator[tuple[Run, bool]]:
         """The children on record, each with whether it is at work: an earlier controller started them."""
         for run in self.store.query(RunQuery(parent=self.plan.run.id)):
             if run.status.is_final:
                 yield run, False
-            elif RunFolder(self._runs / run.id).is_supervised():
+            elif RunFolder(self._runs / run.id).is_supervised() or run.id in self._waiting([run.id]):
                 yield run, True
             elif (found := self.store.get(run.id, [run.id])) is not None:  # anew: it may have ended since
                 yield found, False
@@ -280,6 +331,8 @@ class Children:
     def _watch(self, folder: RunFolder, request: LaunchRequest | None) -> None:
         trouble = ""
         try:
+            if self._slurm is not None:
+                return self._ended.put((folder.run_id, self._watch_queued(folder, request)))
             events = [{"event": "refused", "why": BUSY}] if request is None else self._run(folder, request)
             if events and events[-1].get("why") == BUSY:
                 while folder.is_supervised():
@@ -291,6 +344,26 @@ class Children:
         except (HimlError, ValueError) as err:
             trouble = str(err)
         self._ended.put((folder.run_id, trouble))
+
+    def _watch_queued(self, folder: RunFolder, request: LaunchRequest | None) -> str:
+        """Why the job could not be sent to Slurm; else nothing, once it has ended."""
+        run_id = folder.run_id
+        if request is not None and self.store.get(run_id) is None:
+            begin(replace(request, again=True), start=queue_job)
+        elif request is not None and (error := queue_again(replace(request, again=True), folder)) is not None:
+            return str(error)
+        while (run := self.store.get(run_id)) is not None and not run.status.is_final:
+            if not folder.is_supervised():
+                self._waiting(list(self.at_work))
+            time.sleep(5 * POLL_SECONDS)
+        return ""
+
+    def _waiting(self, run_ids: list[str]) -> Mapping[str, str]:
+        """Of these children, those that Slurm has, and what it says of them."""
+        if self._slurm is None:
+            return {}
+        free = [run_id for run_id in run_ids if not RunFolder(self._runs / run_id).is_supervised()]
+        return self._slurm.refresh(self.store, self.store.slurm_jobs(free))
 
     def _run(self, folder: RunFolder, request: LaunchRequest) -> list[dict[str, Any]]:
         """What the supervisor reported to its end. As long as it lives the job is at work, whatever it says."""
@@ -369,10 +442,11 @@ class Sweep:
         self._total = self._spec.max_trials
         if self._spec.sampling == "grid":
             self._total = min(self._total, prod(len(found.values) for found in self._spec.space.values()))
+        self._most = self._spec.max_concurrent or (self._total if self._plan.jobs[0].spec.slurm else 1)
 
     def run(self) -> Outcome:
         waiting = deque(self._find_what_is_left())
-        most = self._spec.max_concurrent or 1
+        most = self._most
         while True:
             stopping, at_work = self._children.stopping, self._children.at_work
             has_given_up = self._ends[:FAILURES_TO_GIVE_UP] == [RunStatus.failed] * FAILURES_TO_GIVE_UP
@@ -390,6 +464,20 @@ class Sweep:
         if has_given_up and waiting:
             not_started = f"{len(waiting)} of {self._total} were not started"
             return Outcome(RunStatus.failed, f"the first {FAILURES_TO_GIVE_UP} trials to end failed; {not_started}")
+        return self._outcome_of_trials()
+
+    def outcome_of_recorded(self) -> Outcome:
+        """How the sweep ended, of which all trials have."""
+        for run, _ in self._children.recorded():
+            if TRIAL in run.tags:
+                started = StartedTrial(int(run.tags[TRIAL]), hyperparameters_of(run.tags), run_id=run.id)
+                started.note_end(run.status)
+                self._started[run.id] = started
+        self._read_metrics(self._started)
+        self._log_best()
+        return self._outcome_of_trials()
+
+    def _outcome_of_trials(self) -> Outcome:
         statuses = [each.status for each in self._started.values() if not each.is_stopped_early]
         counts = ((RunStatus.failed, "failed"), (RunStatus.canceled, "were canceled"))
         parts = [
@@ -400,7 +488,7 @@ class Sweep:
     def _find_what_is_left(self) -> Iterable[int]:
         """The numbers of the trials to start; those that are at work already are watched from here on."""
         if not self._plan.again:
-            self._log(f"{self._total} trial{'s' * (self._total != 1)}, {self._spec.max_concurrent or 1} at once")
+            self._log(f"{self._total} trial{'s' * (self._total != 1)}, {self._most} at once")
             return range(self._total)
         numbers = {self._plan.child_id(index): index for index in range(self._total)}
         left = dict.fromkeys(range(self._total))

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
 from himl_cli.core.jobs import STEP, TRIAL, JobSpec
@@ -28,13 +29,14 @@ from himl_cli.workspaces.local.launch_request import (
     plan_from_stored,
     shown_command,
 )
-from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD, STARTING, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, DONE
 from himl_cli.workspaces.local.staging import STAGED
 
 log = logging.getLogger(__name__)
 
-STARTING = "starting"
+Request = TypeVar("Request", LaunchRequest, Plan)
+
 SUBMIT_AGAIN = "Submit it again as a new run."
 
 
@@ -44,15 +46,21 @@ def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: M
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then), NotFound
     without bash for a line of it.
     """
-    check_shell(spec)
     folder = str(workspace / "runs" / run_id)
     log.debug("run %s: inputs %s, outputs %s", run_id, inputs, outputs)
+    if spec.slurm is not None:
+        from himl_cli.workspaces.local.slurm_batch import queue_job
+
+        request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, again=True)
+        return begin(request, start=queue_job)
+    check_shell(spec)
     with _own_stdin(spec) as (stdin, handles):
-        begin(LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, stdin), handles)
+        request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, stdin)
+        begin(request, start=partial(_start, handles=handles))
 
 
-def begin(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> None:
-    """Make the run's folder, and start the process of *request* for it, which inherits *handles*.
+def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | None] | None = None) -> None:
+    """Make the run's folder, and *start* the run in it, by default by the process of *request*.
 
     Returns once the run is recorded and its files are staged. While it is being started, a file in `starting/` is
     locked: by one that is not, `remove_leftovers` knows starts that were killed.
@@ -68,7 +76,7 @@ def begin(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> None:
         folder.path.mkdir(parents=True)
         try:
             folder.allow_to_run()
-            error = _start(request, folder, handles)
+            error = (start or _start)(request, folder)
         except OSError as err:
             error = explain_disk_error(err, what, folder.path)
         if error is not None:
@@ -110,15 +118,17 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
             f"What '{folder.path}' keeps of the run has another form than himl writes ({type(err).__name__}: {err}).",
             hint=SUBMIT_AGAIN,
         ) from err
+    from himl_cli.workspaces.local.slurm_batch import queue_again
+
     for spec in specs:
         check_shell(spec)
     try:
         if "many" in stored:
-            error = _start(plan, folder)
+            error = queue_again(plan, folder) if specs[0].slurm else _start(plan, folder)
         else:
             with _own_stdin(specs[0]) as (stdin, handles):
                 request = LaunchRequest(str(folder.path), specs[0], run.command, *data, stdin, again=True)
-                error = _start(request, folder, handles)
+                error = queue_again(request, folder) if specs[0].slurm else _start(request, folder, handles)
     except OSError as err:
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if error is not None:

@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import (
+    GOAL,
+    MANY,
     PLACEHOLDER,
+    PRIMARY_METRIC,
     DataSpec,
     Draw,
     EarlyStop,
@@ -29,6 +32,7 @@ from himl_cli.core.jobs import (
     EntryKind,
     JobSpec,
     SearchRange,
+    SlurmSpec,
     Snapshot,
     SweepSpec,
     check_placeholders,
@@ -46,9 +50,11 @@ PIPELINE = "pipeline"
 LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run: names of files end at 255 bytes
 RUN_NAME = "${{name}}"  # what stands for the run's id in the name of an output, as on Azure ML
+RANK = "{rank}"
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
 # Patterns for command lines alone, which most jobs are not: compiled where they are used
@@ -79,6 +85,30 @@ class LaunchRequest:
 
     def to_json(self) -> str:
         return json.dumps(_shallow(self) | {"spec": _job_form(self.spec)})
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the job has, which are one but on Slurm."""
+        return self.spec.nodes if self.spec.slurm else 1
+
+    @property
+    def rank_count(self) -> int | None:
+        """How many ranks the job has, on all its nodes; None where none were asked for."""
+        return None if self.spec.processes is None else self.spec.processes * self.nodes
+
+    @property
+    def run(self) -> Run:
+        """The job's run, to be recorded."""
+        spec = self.spec
+        return Run(
+            Path(self.run_folder).name,
+            spec.experiment,
+            display_name=spec.display_name,
+            description=spec.description,
+            tags=spec.tags,
+            parent=spec.parent or None,
+            command=self.command,
+        )
 
 
 def request_from_json(text: str) -> LaunchRequest:
@@ -130,6 +160,14 @@ class Plan:
     jobs: Sequence[PlannedJob]
     again: bool = False
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def new_run(self) -> Run:
+        """The run of the whole, to be recorded."""
+        facts = {MANY: self.kind}
+        if self.kind != PIPELINE:
+            facts |= {PRIMARY_METRIC: self.sweep.primary_metric, GOAL: self.sweep.goal}
+        return replace(self.run, tags={**self.run.tags, **facts})
 
     @property
     def sweep(self) -> SweepSpec:
@@ -223,7 +261,7 @@ def _job_form(spec: JobSpec) -> Form:
         "entry": {"kind": spec.entry.kind.value, "target": spec.entry.target},
         "snapshot": snapshot,
         "arguments": list(spec.arguments),
-        "sweep": asdict(spec.sweep) if spec.sweep else None,
+        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in ("sweep", "slurm")},
         **{name: [asdict(item) for item in getattr(spec, name)] for name in ("inputs", "outputs")},
         **{name: dict(getattr(spec, name)) for name in ("env", "tags", "brought")},
         "docker_args": [],
@@ -243,6 +281,7 @@ def _job_from_form(form: Form) -> JobSpec:
         "inputs": [DataSpec(**item) for item in form["inputs"]],
         "outputs": [DataSpec(**item) for item in form["outputs"]],
         "sweep": sweep or None,
+        "slurm": SlurmSpec(**form["slurm"]) if form.get("slurm") else None,
     }
     return JobSpec(**{**form, **parts})
 
@@ -343,22 +382,38 @@ def rank_environments(request: LaunchRequest) -> list[dict[str, str]]:
     count = request.spec.processes
     if count is None:
         return [{}]
+    shared = _variables_of_ranks(request, "127.0.0.1", "0")
+    return [{name: text.replace(RANK, str(number)) for name, text in shared.items()} for number in range(count)]
+
+
+def _variables_of_ranks(request: LaunchRequest, address: str, node: str, rank: str = RANK, local: str = RANK) -> Form:
     with socket.socket() as probe:  # a port that nobody uses at the moment
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address if address[0].isdigit() else "", 0))
         port: int = probe.getsockname()[1]
-    size = str(count)
-    shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks: tuple[str, ...] = ("RANK", "LOCAL_RANK")
+    size, of_node = str(request.rank_count), str(request.spec.processes)
+    found = {"WORLD_SIZE": size, "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": rank, "LOCAL_RANK": local}
     if request.spec.distribution == "mpi":
-        ranks = (*ranks, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
-        shared |= dict.fromkeys(("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"), size)
-    else:
-        shared |= {"NODE_RANK": "0", "LOCAL_WORLD_SIZE": size}
-    return [{**shared, **dict.fromkeys(ranks, str(number))} for number in range(count)]
+        found |= {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": local}
+        return {**found, "OMPI_COMM_WORLD_SIZE": size, "OMPI_COMM_WORLD_LOCAL_SIZE": of_node}
+    return {**found, "NODE_RANK": node, "LOCAL_WORLD_SIZE": of_node}
+
+
+def srun_variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of ranks on several nodes, with those in them that srun sets for each; *env* is what all share,
+    where the job's own server is at this machine's loopback address."""
+    first = "$SLURM_LAUNCH_NODE_IPADDR"
+    ranks = _variables_of_ranks(request, first, "$SLURM_NODEID", "$SLURM_PROCID", "$SLURM_LOCALID")
+    known = ("MLFLOW_TRACKING_URI", "NO_PROXY", "no_proxy")
+    return ranks | {name: env[name].replace("127.0.0.1", first) for name in known if name in env}
 
 
 def job_command(request: LaunchRequest) -> list[str]:
     """The program and its arguments, placeholders filled in. Raises BadUsage as `fill_command`."""
+    run_with = request.spec.slurm.run_with if request.spec.slurm else ""
+    return [*shlex.split(run_with), *_own_command(request)]
+
+
+def _own_command(request: LaunchRequest) -> list[str]:
     entry, python = request.spec.entry, request.spec.python
     folders = {"inputs": request.inputs, "outputs": request.outputs}
     arguments = [

@@ -22,6 +22,7 @@ FREE_SPACE = "Free some space; 'himl runs delete' removes runs with their files.
 CHECK_PERMISSIONS = "Check the folder's permissions, or name another with --workspace."
 RECORD = "job.json"  # facts about the job: where its inputs and outputs lie
 WHY = "why"
+STARTING = "starting"  # the folder, in the workspace's, of locked files named after runs that are being started
 PLAN = "plan.json"  # what the run is for, so that it can be resumed
 COLLECTED = ("outputs", "logs")  # the folders of results where the script runs
 RESERVE_BYTES = 128 * 1024

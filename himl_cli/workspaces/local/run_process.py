@@ -32,6 +32,15 @@ class Outcome(RunEnd):
 
     exit_code: int | None = None
 
+    @property
+    def text(self) -> str:
+        return f"{self.status.value.lower()}{f': {self.reason}' if self.reason else ''}"
+
+
+def with_recovery_id(new: Run) -> Run:
+    """The run with the tag by which hi-ml finds its runs."""
+    return replace(new, tags={**new.tags, "run_recovery_id": f"{new.experiment}:{new.id}"})
+
 
 def read_request() -> str:
     """The document that this process was started with. From here on Ctrl-C and a closed terminal do not reach it."""
@@ -52,46 +61,63 @@ def report(event: str, **facts: str) -> None:
 
 class RunProcess(ABC):
     """The run of this process, recorded as *new*, with its files in *cwd*. With *again*, a run that is on record and
-    not completed is resumed."""
+    not completed is resumed; with *is_queued* it waited in a queue till now, and this may be its first attempt."""
 
-    def __init__(self, new: Run, run_folder: str, cwd: Path, *, again: bool) -> None:
+    def __init__(self, new: Run, run_folder: str, cwd: Path, *, again: bool, is_queued: bool = False) -> None:
         self.folder = RunFolder(Path(run_folder))
         self._new = new
         self._cwd = cwd
         self._again = again
+        self._is_queued = is_queued
         self._terminated = False
 
     @abstractmethod
     def work(self, store: RunStore) -> Outcome:
         """Do what the run is for. Raises Stopped when `is_stopped` says so before anything runs."""
 
+    def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
+        """How the run ends where its work ended so; None where it goes on, or where another tells how it ended."""
+        return outcome
+
+    def has_begun(self, store: RunStore) -> bool:
+        """Of a run that waited in a queue: whether there was an attempt before."""
+        return False
+
+    def after_the_end(self, store: RunStore) -> None:
+        """What follows once the end is recorded."""
+        return
+
     def before_the_end(self, store: RunStore) -> None:
         """What is recorded just before the end is. Raises HimlError; it is called again then."""
         return
 
-    def run(self) -> None:
-        """Reports `recorded`, then `started`; or `refused` alone, and nothing was done."""
+    def run(self) -> RunStatus | None:
+        """Reports `recorded`, then `started`; or `refused` alone, and nothing was done. Gives how the run ended, None
+        where this was not its end."""
         lock, run_id = ProcessLock(self.folder.lock), self._new.id
         if not lock.take():
             message, hint = f"Run '{run_id}' is still at work.", f"To stop it: himl runs cancel {run_id}"
             report("refused", why=BUSY, message=message, hint=hint)
-            return
+            return None
         try:
             store = self._record()
         except (OSError, HimlError) as err:
             error = self._explain(err, "Cannot record the run")
             why = DONE if isinstance(error, BadUsage) else DISK
             report("refused", why=why, message=str(error), hint=error.hint)
-            return
+            return None
         report("recorded")
 
         def note_termination(number: int, frame: object) -> None:
             self._terminated = True
 
         signal.signal(signal.SIGTERM, note_termination)
-        self._record_end(store, self._outcome(store))
+        if (outcome := self.outcome_to_record(store, self._outcome(store))) is not None:
+            self._record_end(store, outcome)
+            self.after_the_end(store)
         lock.release()  # whoever read the end may go on with the run while this process still exits
         report("started")
+        return None if outcome is None else outcome.status
 
     def is_stopped(self) -> bool:
         return self._terminated or self.folder.is_cancel_asked()
@@ -101,17 +127,18 @@ class RunProcess(ABC):
         self.folder.reserve_space()
         store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
         known = store.get(self._new.id) if self._again else None
-        if known is not None and known.status is RunStatus.completed:
+        was_canceled = self._is_queued and self.folder.is_cancel_asked()
+        if known is not None and (known.status is RunStatus.completed or (was_canceled and known.status.is_final)):
             self.folder.free_reserve()
             hint = f"See himl runs show {known.id}"
-            raise BadUsage(f"Run '{known.id}' is completed: nothing is left to do.", hint=hint)
-        if self._again:
+            raise BadUsage(f"Run '{known.id}' is {known.status.value.lower()}: nothing is left to do.", hint=hint)
+        if self._again and not self._is_queued:
             self.folder.allow_to_run()
         if known is not None:
+            self._again = not self._is_queued or self.has_begun(store)
             store.reopen(known.id)
-        else:  # with the tag by which hi-ml finds its runs
-            tags = {**self._new.tags, "run_recovery_id": f"{self._new.experiment}:{self._new.id}"}
-            store.add(replace(self._new, tags=tags), folder=str(self._cwd))
+        else:
+            store.add(with_recovery_id(self._new), folder=str(self._cwd))
         return store
 
     def _outcome(self, store: RunStore) -> Outcome:

@@ -19,7 +19,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.runs import SLURM_JOB, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
@@ -267,7 +267,7 @@ def chunks(items: Sequence[str], size: int = 500) -> Iterator[tuple[tuple[str, .
 
 class RunStore:
     """Reads and writes runs. `lost` arguments are ids of jobs whose supervisor is gone: their open runs read as
-    failed."""
+    failed; `reasons` say of open runs why they wait."""
 
     def __init__(self, database: Database, *, label: str = "") -> None:
         self.database = database
@@ -285,31 +285,42 @@ class RunStore:
     ) -> None:
         """Record a run; *job* is the one whose supervisor keeps it, unless it is one itself. *reason_if_lost* is why it
         failed should its keeper end without recording an outcome; empty: `LOST`."""
-        names = (new.id, job or new.id, new.parent, new.experiment, new.display_name, new.description)
-        texts = [text and storable(text) for text in (*names, new.command, folder)]
-        statement = (
-            "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, "
-            "reason, created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
-        )
         with self.database.writing(durable=True) as connection:
-            connection.execute(statement, (*texts, status.value, reason_if_lost, now_ms(), started))
-            put_pairs(connection, "tags", new.id, new.tags)
+            _insert(connection, new, job or new.id, folder, status, reason_if_lost, started)
+
+    def add_all(self, runs: Iterable[Run]) -> None:
+        """Record queued runs, all or none; each in its `folder`."""
+        with self.database.writing(durable=True) as connection:
+            for run in runs:
+                _insert(connection, run, run.id, run.folder)
 
     def start(self, run_id: str) -> None:
         self._update(run_id, "status = ?, started = ?", (RunStatus.running.value, now_ms()))
+
+    def start_parent(self, run_id: str) -> None:
+        """The first of its children has started."""
+        if (found := self.get(run_id)) is not None and found.started is None:
+            self.start(run_id)
+
+    def requeue(self, run_id: str) -> None:
+        """An open run waits in a queue."""
+        if (found := self.get(run_id)) is not None and found.status is not RunStatus.queued:
+            self._update(run_id, "status = ?, started = NULL", (RunStatus.queued.value,))
 
     def end(
         self,
         run_id: str,
         status: RunStatus,
+        reason: str = "",
         *,
         exit_code: int | None = None,
-        reason: str = "",
         ended: int | None = None,
+        if_tagged: tuple[str, str] | None = None,
     ) -> None:
-        """Record how the run ended; the first end that is recorded stays."""
+        """Record how the run ended; the first end that is recorded stays. With *if_tagged*, the name and the value of a
+        tag, only where it has that still."""
         values = (status.value, exit_code, reason, ended or now_ms())
-        self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values)
+        self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values, if_tagged=if_tagged)
 
     def rename(self, run_id: str, display_name: str) -> None:
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
@@ -319,14 +330,31 @@ class RunStore:
         values = "status = ?, ended = NULL, exit_code = NULL, reason = ''"
         self._update(run_id, values, (RunStatus.running.value,), open_only=False)
 
-    def _update(self, run_id: str, what: str, values: tuple[object, ...], *, open_only: bool = True) -> None:
+    def _update(
+        self,
+        run_id: str,
+        what: str,
+        values: tuple[object, ...],
+        *,
+        open_only: bool = True,
+        if_tagged: tuple[str, str] | None = None,
+    ) -> None:
         guard = " AND ended IS NULL" if open_only else ""
+        if if_tagged:
+            guard += " AND EXISTS (SELECT 1 FROM tags WHERE run = id AND name = ? AND value = ?)"
         with self.database.writing(durable=True) as connection:
-            connection.execute(f"UPDATE runs SET {what} WHERE id = ?{guard}", (*values, run_id))
+            statement = f"UPDATE runs SET {what} WHERE id = ?{guard}"
+            connection.execute(statement, (*values, run_id, *(if_tagged or ())))
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         with self.database.writing() as connection:
             put_pairs(connection, "tags", run_id, tags)
+
+    def tag_each(self, name: str, values: Mapping[str, str]) -> None:
+        """Give each of some runs, by id, its value of the tag."""
+        with self.database.writing(durable=True) as connection:
+            for run_id, value in values.items():
+                put_pairs(connection, "tags", run_id, {name: value})
 
     def delete_tag(self, run_id: str, name: str) -> None:
         with self.database.writing() as connection:
@@ -342,14 +370,30 @@ class RunStore:
     def open_jobs(self) -> list[str]:
         return _ids(row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL"))
 
+    def open_children(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The children of these runs that have not ended and are jobs of their own, each with its parent."""
+        for chunk, marks in chunks(run_ids):
+            statement = f"SELECT id, parent FROM runs WHERE parent IN ({marks}) AND ended IS NULL AND job = id"
+            yield from ((row["id"], row["parent"]) for row in self.database.rows(statement, chunk))
+
+    def slurm_jobs(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Those of the runs that are open and Slurm's, each with its job's number there, empty where it is not
+        known."""
+        found: dict[str, str] = {}
+        for chunk, marks in chunks(run_ids):
+            of_open = f"SELECT id FROM runs WHERE id IN ({marks}) AND ended IS NULL"
+            statement = f"SELECT run, value FROM tags WHERE name = ? AND run IN ({of_open})"
+            found |= {row["run"]: row["value"] for row in self.database.rows(statement, (SLURM_JOB, *chunk))}
+        return found
+
     def job_of(self, run_id: str) -> str | None:
         """The job that keeps the run, or None where there is no such run."""
         rows = self.database.rows("SELECT job FROM runs WHERE id = ?", (run_id,))
         return next(iter(_ids(row["job"] for row in rows)), None)
 
-    def get(self, run_id: str, lost: Iterable[str] = ()) -> Run | None:
+    def get(self, run_id: str, lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None) -> Run | None:
         rows = self.database.rows("SELECT * FROM runs WHERE id = ?", (run_id,))
-        found = self._records(rows, set(lost))
+        found = self._records(rows, set(lost), reasons or {})
         return found[0] if found else None
 
     def ids(self) -> list[str]:
@@ -385,7 +429,9 @@ class RunStore:
                 if row["id"] not in asked and _ids([row["id"]]):
                     yield row["id"], row["root"]
 
-    def query(self, wanted: RunQuery, lost: Iterable[str] = ()) -> Iterator[Run]:
+    def query(
+        self, wanted: RunQuery, lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None
+    ) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""
         gone = set(lost)
         parts = ["parent = ?" if wanted.parent else "parent IS NULL"]
@@ -408,13 +454,13 @@ class RunStore:
                 f"SELECT * FROM runs WHERE {' AND '.join(parts)}{clause} ORDER BY created DESC, id DESC LIMIT ?",
                 (*values, *before, size),
             )
-            yield from self._records(rows, gone)
+            yield from self._records(rows, gone, reasons or {})
             if len(rows) < size:
                 return
             clause, before = " AND (created, id) < (?, ?)", (rows[-1]["created"], rows[-1]["id"])
             left = None if left is None else left - len(rows)
 
-    def _records(self, rows: list[sqlite3.Row], lost: set[str]) -> list[Run]:
+    def _records(self, rows: list[sqlite3.Row], lost: set[str], reasons: Mapping[str, str]) -> list[Run]:
         with taken_apart(self.database.path):
             if len(_ids(row["id"] for row in rows)) < len(rows):
                 raise TypeError("an id is none")
@@ -423,11 +469,11 @@ class RunStore:
         for row in self.database.rows(statement, tuple(tags)):
             tags[row["run"]][row["name"]] = row["value"]
         with taken_apart(self.database.path):
-            return [self._record(row, tags[row["id"]], lost) for row in rows]
+            return [self._record(row, tags[row["id"]], lost, reasons) for row in rows]
 
-    def _record(self, row: sqlite3.Row, tags: dict[str, str], lost: set[str]) -> Run:
+    def _record(self, row: sqlite3.Row, tags: dict[str, str], lost: set[str], reasons: Mapping[str, str]) -> Run:
         is_open = row["ended"] is None
-        status, reason = RunStatus(row["status"]), "" if is_open else row["reason"]
+        status, reason = RunStatus(row["status"]), reasons.get(row["id"], "") if is_open else row["reason"]
         if is_open and row["job"] in lost:
             how_lost = LOST_WITH_CHILDREN + row["id"] if MANY in tags else LOST
             status, reason = RunStatus.failed, row["reason"] or how_lost
@@ -448,6 +494,24 @@ def _ids(found: Iterable[object]) -> list[str]:
     return [
         each for each in found if isinstance(each, str) and each.isprintable() and each.strip(".") and "/" not in each
     ]
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    new: Run,
+    job: str,
+    folder: str,
+    status: RunStatus = RunStatus.queued,
+    reason_if_lost: str = "",
+    started: int | None = None,
+) -> None:
+    names = (new.id, job, new.parent, new.experiment, new.display_name, new.description, new.command, folder)
+    connection.execute(
+        "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, reason, "
+        "created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        (*(text and storable(text) for text in names), status.value, reason_if_lost, now_ms(), started),
+    )
+    put_pairs(connection, "tags", new.id, new.tags)
 
 
 def put_pairs(

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+VARIABLES = "SHIM_VARIABLES"  # a JSON object: variables of the command, by those of srun, which numbers the ranks
 SECONDS_TO_LEAVE = 1.0  # what a process gets between TERM and KILL once nobody waits for it any more
 
 if sys.platform == "win32":
@@ -177,6 +178,10 @@ def children_of(pid: int) -> list[int]:
 
 
 def main(stdin: str, command: list[str]) -> None:
+    if VARIABLES in os.environ:
+        variables = json.loads(os.environ.pop(VARIABLES))
+        os.environ.update({name: os.path.expandvars(text) for name, text in variables.items()})
+        sender["rank"] = int(os.environ["SLURM_PROCID"])
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):  # a handler, not SIG_IGN: that would be inherited by the command
             signal.signal(getattr(signal, name), lambda number, frame: None)
@@ -201,9 +206,12 @@ def obey(family: Family) -> None:
     os._exit(1)
 
 
+sender: dict[str, int] = {}  # which rank this is, where srun mixes what several tell
+
+
 def report(**facts: str | int) -> None:
     with suppress(OSError):  # the supervisor is gone: nobody is left to tell, and obey() ends the rest
-        os.write(1, json.dumps(facts).encode() + b"\n")
+        os.write(1, json.dumps(sender | facts).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.workspaces.local.launch_request import LaunchRequest, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
-STAGED, ATTEMPTS = "laid", "tries"  # keys of a run's record
+STAGED, ATTEMPTS, RETRIES = "laid", "tries", "retries"  # keys of a run's record
 
 Stamp = tuple[int, int, int]  # inode, size in bytes, modification time in nanoseconds
 
@@ -34,13 +34,13 @@ class JobFiles:
         self._made: list[Path] = []
         self.cwd = spec.snapshot.root if spec.in_place else folder.code
         names = ["std_log.txt"]
-        if spec.processes is not None and spec.processes > 1:
-            names = [f"std_log_process_{number}.txt" for number in range(spec.processes)]
+        if (request.rank_count or 1) > 1:
+            names = [f"std_log_process_{number}.txt" for number in range(request.rank_count or 1)]
         self.logs = [folder.user_logs / name for name in names]
 
-    def stage(self, *, is_stopped: Callable[[], bool]) -> None:
-        """Stage the snapshot and make the folders; for another attempt, those of the earlier ones stay. Raises OSError,
-        Stopped."""
+    def stage(self, *, is_stopped: Callable[[], bool], is_attempt: bool = True) -> None:
+        """Stage the snapshot and make the folders; for another attempt, those of the earlier ones stay. Without
+        *is_attempt* the job is to begin later. Raises OSError, Stopped."""
         folder, spec, again = self._folder, self._request.spec, self._request.again
         known = folder.read(RECORD) if again else {}
         attempts = known.get(ATTEMPTS, 0)
@@ -57,7 +57,7 @@ class JobFiles:
         for path in self._request.outputs.values():
             Path(path).mkdir(parents=True, exist_ok=True)
         data = {"inputs": dict(self._request.inputs), "outputs": dict(self._request.outputs)}
-        facts = {**data, "python": spec.python, "in_place": spec.in_place}
+        facts = {**known, **data, "python": spec.python, "in_place": spec.in_place}
         folder.write(RECORD, {**facts, STAGED: known.get(STAGED, False), ATTEMPTS: attempts})
         if spec.in_place:
             folder.code.mkdir(exist_ok=again)
@@ -66,11 +66,21 @@ class JobFiles:
                 shutil.rmtree(folder.code)  # what an earlier attempt was staging when it was killed
             folder.code.mkdir()
             stage_files(spec, folder.code, is_stopped=is_stopped)
+        if not is_attempt:
+            return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
         self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]
         for made in self._made:  # as a job finds them everywhere
             made.mkdir(exist_ok=True)
         self._before = self._stamps()
         folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})
+
+    @property
+    def retries(self) -> int:
+        """How often the job was started again after a failure."""
+        return int(self._folder.read(RECORD).get(RETRIES, 0))
+
+    def note_retry(self) -> None:
+        self._folder.write(RECORD, {**self._folder.read(RECORD), RETRIES: self.retries + 1})
 
     def collect(self) -> None:
         """Of a job that ran in place, copy what it wrote to the run's folder. Raises OSError."""

@@ -17,25 +17,30 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.runs import Run, RunStatus, new_run_id
+from himl_cli.core.runs import RunStatus, new_run_id
 from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     job_command,
     job_environment,
     rank_environments,
     request_from_json,
+    srun_variables,
 )
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.shim import become_subreaper, children_of
-from himl_cli.workspaces.local.staging import JobFiles
+from himl_cli.workspaces.local.shim import VARIABLES, become_subreaper, children_of
+from himl_cli.workspaces.local.staging import ATTEMPTS, JobFiles, Stopped
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
+REQUEUE_SECONDS = 60.0  # until Slurm tells what is requeued to end
+SRUN_SECONDS = 30.0  # for srun to end, once its shims are told to
 # What is sent to the ranks, and how many seconds after the decision to stop. Ctrl-C's rule: SIGINT, after 10 s SIGTERM,
 # after 5 more SIGKILL
 CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
@@ -51,23 +56,16 @@ class Supervisor(RunProcess):
     """One job: records it, stages its files, starts its ranks, watches them, records how it ended."""
 
     def __init__(self, request: LaunchRequest) -> None:
-        spec, folder = request.spec, RunFolder(Path(request.run_folder))
-        self._files = JobFiles(request, folder)
-        new = Run(
-            folder.run_id,
-            spec.experiment,
-            display_name=spec.display_name,
-            description=spec.description,
-            tags=spec.tags,
-            parent=spec.parent or None,
-            command=request.command,
-        )
-        super().__init__(new, request.run_folder, self._files.cwd, again=request.again)
+        self._files = JobFiles(request, RunFolder(Path(request.run_folder)))
+        is_queued = request.spec.slurm is not None
+        super().__init__(request.run, request.run_folder, self._files.cwd, again=request.again, is_queued=is_queued)
         self._request = request
         self._ends: queue.Queue[RankEnd] = queue.Queue()
 
     def work(self, store: RunStore) -> Outcome:
         run_id, spec = self.folder.run_id, self._request.spec
+        if self.is_stopped():
+            raise Stopped
         if self._again:
             from himl_cli.workspaces.local.metric_store import begin_attempt
 
@@ -78,12 +76,15 @@ class Supervisor(RunProcess):
             run_id,
             artifacts_of=lambda name: RunFolder(self.folder.path.parent / name).artifacts,
             new_child_id=lambda: new_run_id(spec.experiment),
+            is_shared=self._request.nodes > 1,
         )
         try:
             env = job_environment(self._request, os.environ)
             if "MLFLOW_TRACKING_URI" not in spec.env:  # a server of the user's own knows nothing of our run
                 env = tracking.environment(env)
             store.start(run_id)
+            if spec.slurm and spec.parent:
+                store.start_parent(spec.parent)
             ranks = self._start_ranks({**env, **spec.env})
             report("started")
             tracking.serve()
@@ -102,6 +103,42 @@ class Supervisor(RunProcess):
         reason = "; ".join(part for part in (outcome.reason, problem) if part)
         return Outcome(outcome.status, reason, outcome.exit_code)
 
+    def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
+        """On Slurm a job that failed is started again as often as was asked for; why it was told to terminate, Slurm
+        knows at the latest once it has ended."""
+        slurm = self._request.spec.slurm
+        if slurm is None or outcome.status is not RunStatus.failed:
+            return outcome
+        from himl_cli.workspaces.local.slurm import OwnJob
+
+        job = OwnJob.current()
+        if outcome.reason == TERMINATED:
+            reason = job.reason_to_stop()
+            if not reason:
+                return None
+            outcome = replace(outcome, reason=reason)
+        if self._files.retries >= slurm.retries:
+            return outcome
+        self._files.note_retry()
+        store.requeue(self.folder.run_id)
+        if not job.requeue():
+            return outcome
+        deadline = time.monotonic() + REQUEUE_SECONDS
+        while not self._terminated and time.monotonic() < deadline:  # a job that ends before that is not requeued
+            time.sleep(POLL_SECONDS)
+        return None
+
+    def has_begun(self, store: RunStore) -> bool:
+        return bool(self.folder.read(RECORD).get(ATTEMPTS))
+
+    def after_the_end(self, store: RunStore) -> None:
+        parent = self._request.spec.parent
+        if self._request.spec.slurm and parent:
+            from himl_cli.workspaces.local.controller import end_if_last
+
+            with contextlib.suppress(HimlError, OSError):  # whoever looks at the sweep next sees to it
+                end_if_last(store, RunFolder(self.folder.path.with_name(parent)))
+
     def before_the_end(self, store: RunStore) -> None:
         # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot
         # change.
@@ -110,8 +147,10 @@ class Supervisor(RunProcess):
 
             MetricStore(store.database).log(self.folder.run_id, [], self._request.values, rule="IGNORE")
 
-    def _start_ranks(self, env: Mapping[str, str]) -> list[Rank]:
+    def _start_ranks(self, env: Mapping[str, str]) -> Sequence[Rank]:
         command, stdin = job_command(self._request), self._request.stdin
+        if self._request.nodes > 1:
+            return [RanksOfNodes(self._request, command, env, self._files.cwd, self._files.logs[0], self._ends)]
         ranks = []
         for number, (log, own) in enumerate(zip(self._files.logs, rank_environments(self._request), strict=True)):
             source = stdin if number == 0 or not stdin.isdigit() else ""
@@ -120,7 +159,7 @@ class Supervisor(RunProcess):
             os.close(int(stdin))  # whoever writes into the pipe is to see that the script has closed it
         return ranks
 
-    def _watch(self, ranks: list[Rank]) -> tuple[list[RankEnd], str]:
+    def _watch(self, ranks: Sequence[Rank]) -> tuple[list[RankEnd], str]:
         """Wait for all ranks; once a reason to stop shows up, end them by and by. Returns their ends in order, and that
         reason."""
         ends: list[RankEnd] = []
@@ -128,7 +167,7 @@ class Supervisor(RunProcess):
         limit = self._request.spec.max_seconds
         deadline = time.monotonic() + limit if limit else None
         try:
-            while len(ends) < len(ranks):
+            while len(ends) < (self._request.rank_count or 1):
                 with contextlib.suppress(queue.Empty):
                     ends.append(self._ends.get(timeout=POLL_SECONDS))
                 now = time.monotonic()
@@ -172,6 +211,9 @@ class Supervisor(RunProcess):
         return Outcome(RunStatus.failed, reason, code)
 
 
+SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
+
+
 class Rank:
     """One process of the job: starts the command under its shim; its end arrives in *ends*.
 
@@ -193,7 +235,7 @@ class Rank:
         self._ends = ends
         with log.open("ab") as stream:
             self._shim = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")), stdin, *command],
+                [*SHIM, stdin, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -224,20 +266,78 @@ class Rank:
         for line in self._shim.stdout:
             facts = json.loads(line)
             pid = facts.get("pid", pid)
-            if "error" in facts:
-                code, reason = 127, facts["error"]
-            elif "exit" in facts:
-                code, reason = facts["exit"], f"exit code {facts['exit']}"
-            elif "signal" in facts:
-                number = facts["signal"]
-                name = next((each.name for each in signal.Signals if each == number), "unknown")
-                code, reason = 128 + number, f"ended by signal {number} ({name})"
+            code, reason = _end_of(facts) or (code, reason)
         if code is None:
             code, reason = 128 + int(signal.SIGTERM), "the process that watched over it was killed"
             if pid is not None and sys.platform != "win32":  # the process group, which the shim cannot end any more
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
         self._ends.put((self._number, code, reason))
+
+
+class RanksOfNodes(Rank):
+    """The ranks of all nodes: one `srun` starts a shim for each, hands what it reads to all of them, and mixes
+    what they tell."""
+
+    def __init__(
+        self,
+        request: LaunchRequest,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        ends: queue.Queue[RankEnd],
+    ) -> None:
+        self._count, self._ends = request.rank_count or 1, ends
+        options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
+        options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
+        options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
+        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take it over since 22.05
+            options.append(f"--cpus-per-task={cpus}")
+        self._shim = subprocess.Popen(
+            ["srun", *options, *SHIM, "", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=cwd,
+            env={**env, VARIABLES: json.dumps(srun_variables(request, env))},
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def close(self) -> None:
+        assert self._shim.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._shim.stdin.close()
+        try:
+            self._shim.wait(SRUN_SECONDS)
+        except subprocess.TimeoutExpired:  # a node that does not answer
+            self._shim.kill()
+            self._shim.wait()
+
+    def _listen(self) -> None:
+        assert self._shim.stdout is not None
+        left = set(range(self._count))
+        for line in self._shim.stdout:
+            with contextlib.suppress(ValueError, KeyError):  # what a node's prologue prints
+                facts = json.loads(line)
+                if (end := _end_of(facts)) is not None:
+                    left.remove(facts["rank"])
+                    self._ends.put((facts["rank"], *end))
+        for number in sorted(left):
+            self._ends.put((number, 128 + int(signal.SIGTERM), "its node, or srun, ended it"))
+
+
+def _end_of(facts: Mapping[str, Any]) -> tuple[int, str] | None:
+    """The code and the reason that a shim tells, where that is its news."""
+    if "error" in facts:
+        return 127, facts["error"]
+    if "exit" in facts:
+        return facts["exit"], f"exit code {facts['exit']}"
+    if "signal" not in facts:
+        return None
+    number = facts["signal"]
+    name = next((each.name for each in signal.Signals if each == number), "unknown")
+    return 128 + number, f"ended by signal {number} ({name})"
 
 
 def _end_adopted() -> None:

@@ -28,6 +28,7 @@ from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.launch_request import Plan
+    from himl_cli.workspaces.local.slurm import SlurmJobs
 
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
@@ -60,6 +61,12 @@ class LocalWorkspace(FolderWorkspace):
         return RunStore(Database(self.folder / "workspace.db", create=True), label=self.label)
 
     @cached_property
+    def _slurm(self) -> SlurmJobs:
+        from himl_cli.workspaces.local.slurm import SlurmJobs
+
+        return SlurmJobs(self.folder)
+
+    @cached_property
     def _metrics(self) -> MetricStore:
         return MetricStore(self._runs.database)
 
@@ -76,8 +83,7 @@ class LocalWorkspace(FolderWorkspace):
 
     def run(self, run_id: str) -> Run:
         job = self._runs.job_of(run_id)
-        lost = [] if job is None or self._folder_of(job).is_supervised() else [job]
-        found = self._runs.get(run_id, lost)
+        found = self._runs.get(run_id, *self._unsupervised([] if job is None else [job]))
         if found is None:
             raise self._not_found(run_id)
         return found
@@ -86,8 +92,17 @@ class LocalWorkspace(FolderWorkspace):
         return RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        lost = [job for job in self._runs.open_jobs() if not self._folder_of(job).is_supervised()]
-        return self._runs.query(query, lost)
+        return self._runs.query(query, *self._unsupervised(self._runs.open_jobs()))
+
+    def _unsupervised(self, jobs: Sequence[str], *, now: bool = False) -> tuple[list[str], Mapping[str, str]]:
+        """Those of *jobs* that are lost, since nobody looks after them, and for those that Slurm has what they wait
+        for."""
+        free = [job for job in jobs if not self._folder_of(job).is_supervised()]
+        in_slurm = self._runs.slurm_jobs(free)
+        if not in_slurm:
+            return free, {}
+        reasons = self._slurm.refresh(self._runs, in_slurm, now=now)
+        return [job for job in free if job not in reasons], reasons
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
         self.run(run_id)
@@ -103,6 +118,13 @@ class LocalWorkspace(FolderWorkspace):
                 self.end_run(run_id, RunEnd(RunStatus.canceled, "canceled"))
             else:
                 self._folder_of(job).ask_to_cancel()
+                if number := self._runs.slurm_jobs([job]).get(job):
+                    from himl_cli.workspaces.local.slurm import cancel
+
+                    for child, _ in self._runs.open_children([job]):
+                        self._folder_of(child).ask_to_cancel("its parent was canceled")
+                    cancel([number], only_waiting=True)
+                    self._unsupervised([job], now=True)
             return True
         below = [child.id for child in self._runs.query(RunQuery(parent=run_id)) if not child.status.is_final]
         folders = [self._folder_of(child) for child in below if self._runs.job_of(child) == child]
@@ -207,6 +229,19 @@ class LocalWorkspace(FolderWorkspace):
         launch(self.folder, spec, inputs, outputs, run_id)
         return self.run(run_id)
 
+    def batch_script(self, spec: JobSpec, notify: Notify) -> str:
+        from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
+        from himl_cli.workspaces.local.slurm_batch import array_script, job_script, masked
+        from himl_cli.workspaces.local.sweep_plan import plan_sweep
+
+        datastore, spec = self._default_folder(spec.default_datastore), masked(spec)
+        if spec.sweep is not None:
+            return array_script(plan_sweep(self.folder, spec, datastore, notify), 0, spec.sweep.max_trials)
+        run_id = new_run_id(spec.experiment)
+        folders = resolve_folders(spec, datastore, run_id, notify)
+        run_folder = str(self.folder / "runs" / run_id)
+        return job_script(LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True))
+
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.sweep_plan import plan_pipeline
 
@@ -216,7 +251,12 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch import begin
 
         self.prepare(notify)
-        begin(plan)
+        if plan.jobs[0].spec.slurm is not None:
+            from himl_cli.workspaces.local.slurm_batch import queue_plan
+
+            begin(plan, start=queue_plan)
+        else:
+            begin(plan)
         return self.run(plan.run.id)
 
     def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:

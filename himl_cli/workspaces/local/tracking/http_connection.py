@@ -138,7 +138,7 @@ class Routes:
 class AuthContext:
     """Who is let in, and to what. The secret is taken as a bearer token, as the password of `user`, or as the first
     part of the path. Of a body that is refused to one without it, `drained` bytes are read; `on_authenticated` is told
-    of a connection that has shown it."""
+    of a connection that has shown it. `is_shared`: other machines may ask."""
 
     routes: Routes
     user: str
@@ -146,6 +146,7 @@ class AuthContext:
     port: int
     drained: int
     on_authenticated: Callable[[socket.socket], None]
+    is_shared: bool = False
 
 
 class _Head:
@@ -244,8 +245,9 @@ class Connection(BaseHTTPRequestHandler):
     def _authenticate(self, path: str) -> str:
         """The path without the secret. A foreign Host is a web page whose name was bound to this address."""
         hosts, port = self.headers.get_all("Host", []), self._context.port
-        if len(hosts) != 1 or hosts[0].lower() not in (f"127.0.0.1:{port}", f"localhost:{port}"):
-            raise RequestError("This server answers on 127.0.0.1 only.", code="PERMISSION_DENIED", status=403)
+        known_hosts = r"[\d.]+" if self._context.is_shared else "127[.]0[.]0[.]1|localhost"
+        if len(hosts) != 1 or not re.fullmatch(f"({known_hosts}):{port}", hosts[0].lower()):
+            raise RequestError("This server answers on its own address only.", code="PERMISSION_DENIED", status=403)
         secret, authorization = self._context.secret, self.headers.get("Authorization", "")
         known = (f"Bearer {secret}".encode(), b"Basic " + b64encode(f"{self._context.user}:{secret}".encode()))
         first, _, rest = path[1:].partition("/")

@@ -57,7 +57,7 @@ class Limits:
 
 class TrackingServer:
     """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from `serve` to `close`; a client
-    that connects before that waits.
+    that connects before that waits. With *is_shared* it listens to other machines too, on which the job has ranks.
 
     *artifacts_of* names the folder of a run's artifacts (it need not exist), *new_child_id* makes the id of a nested
     run. Raises RunNotFound where the job is not recorded, OSError where no port is to be had.
@@ -71,6 +71,7 @@ class TrackingServer:
         artifacts_of: Callable[[str], Path],
         new_child_id: Callable[[], str],
         limits: Limits | None = None,
+        is_shared: bool = False,
     ) -> None:
         job = RunStore(database).get(job_id)
         if job is None:
@@ -78,7 +79,8 @@ class TrackingServer:
         self._job = job
         self._secret = os.urandom(24).hex()
         # So many may wait to be accepted: every rank, and its data loaders, may come at once
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=256)
+        self._is_shared = is_shared
+        self._listener = socket.create_server(("" if is_shared else LOOPBACK, 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -122,13 +124,14 @@ class TrackingServer:
         if self._runs is not None:
             self._runs.remove_deleted()
 
-    def _context(self, *facts: Any) -> AuthContext:
+    def _context(self, *facts_of_job: Any) -> AuthContext:
         from himl_cli.workspaces.local.tracking.http_connection import AuthContext, Routes
         from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
-        self._runs = JobRuns(*facts)
+        self._runs = JobRuns(*facts_of_job)
         limiter = self._limiter
-        return AuthContext(Routes(self._runs), USER, self._secret, self.port, limiter.limits.drained, limiter.remove)
+        facts = (self.port, limiter.limits.drained, limiter.remove, self._is_shared)
+        return AuthContext(Routes(self._runs), USER, self._secret, *facts)
 
     def _serve(self, *facts: Any) -> None:
         limiter = self._limiter

@@ -1,0 +1,108 @@
+"""What `--cluster slurm:NAME`, the table `[slurm.NAME]` of himl.toml and `--sbatch` say of a job that a site's Slurm is
+to run."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import SlurmSpec
+from himl_cli.core.settings import Setting, section_settings
+from himl_cli.services.submission.request import SubmitRequest, parse_duration
+
+SECTION = "slurm"
+KEYS = ("partition", "sbatch", "setup", "run_with")
+# Options of sbatch that himl gives itself
+OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "ntasks", "output", "parsable", "wrap")
+MOST_RETRIES = 1000
+
+
+def slurm_spec(request: SubmitRequest) -> SlurmSpec:
+    """How Slurm is to run the job of *request*: the table of its name, else the partition so called; `--sbatch` wins
+    over both. Raises BadUsage for what sbatch would not take."""
+    name = request.on_slurm or ""
+    tables = section_settings(request.cwd, SECTION)
+    table = {"partition": name} if name else {}
+    if name in tables:
+        table = _table(tables[name])
+    options: dict[str, str | None] = {"partition": table["partition"]} if table.get("partition") else {}
+    of_table = _options(table.get("sbatch", ()), f"[{SECTION}.{name}] sbatch")
+    options |= of_table | _options(request.sbatch, "--sbatch")
+    _check_known(options)
+    if request.max_run_duration and "time" not in options:
+        minutes = math.ceil(parse_duration(request.max_run_duration, "--max_run_duration") / 60)
+        options["time"] = str(minutes if minutes > 10 else minutes + 2)  # himl ends it first, Slurm counts in minutes
+    retries = request.retries or 0
+    if not 0 <= retries <= MOST_RETRIES:
+        raise BadUsage(f"--retries {retries}: it can be 0 to {MOST_RETRIES:,}.")
+    return SlurmSpec(options, table.get("setup", ()), table.get("run_with", ""), retries)
+
+
+def _table(setting: Setting) -> dict[str, Any]:
+    """The table of a name, its values as `slurm_spec` reads them."""
+    if not isinstance(setting.value, Mapping):
+        raise setting.wrong("is no table.", hint=f'Write it as [{SECTION}.{setting.key}] with partition = "…" below.')
+    found: dict[str, Any] = {}
+    for key, value in setting.value.items():
+        if key not in KEYS:
+            near = get_close_matches(key, KEYS, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Keys of a table are: {', '.join(KEYS)}."
+            raise setting.wrong(f"has the key '{key}', which is not known.", hint=hint)
+        lines = value.splitlines() if isinstance(value, str) and key in ("setup", "sbatch") else value
+        if key in ("setup", "sbatch"):
+            if key == "sbatch" and isinstance(lines, Mapping):
+                lines = [name if each is True else f"{name}={each}" for name, each in lines.items()]
+            if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
+                raise setting.wrong(f"has a '{key}' that is neither a text nor a list of texts.")
+        elif not isinstance(value, str):
+            raise setting.wrong(f"has a '{key}' that is no text.")
+        found[key] = lines
+    return found
+
+
+def _options(given: Sequence[str], where: str) -> dict[str, str | None]:
+    """`KEY=VALUE` or `KEY` each, as sbatch's long options, which dashes may begin."""
+    found: dict[str, str | None] = {}
+    for text in given:
+        key, has_value, value = text.strip().partition("=")
+        key = key.strip().lstrip("-").replace("_", "-")
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", key) or "\n" in value:
+            raise BadUsage(f"{where} '{text}' is no option of sbatch.", hint="Write KEY=VALUE, as in gres=gpu:2")
+        if key in OWN:
+            raise BadUsage(f"{where} '{text}': himl gives --{key} itself.", hint="Leave it out.")
+        found[key] = value.strip() if has_value else None
+    return found
+
+
+def _check_known(options: Mapping[str, str | None]) -> None:
+    """Raises BadUsage for an option that `sbatch --help` does not list, where there is an sbatch to ask."""
+    text = ""
+    with suppress(OSError, subprocess.SubprocessError):
+        text = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, timeout=10).stdout
+    known = re.findall(r"--([a-z][a-z0-9-]+)", text)
+    for key in options if known else ():
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "See: sbatch --help"
+            raise BadUsage(f"--sbatch {key}: sbatch has no option --{key}.", hint=hint)
+
+
+def settings_text(partitions: Sequence[tuple[str, str, str]]) -> str:
+    """Tables for himl.toml, of partitions by name, time limit and generic resources."""
+    tables = []
+    for name, limit, resources in partitions:
+        known = f", {resources}" if resources not in ("", "(null)") else ""
+        tables.append(
+            f"[{SECTION}.{name}]  # himl submit train.py --cluster slurm:{name}\n"
+            f'partition = "{name}"  # time limit {limit}{known}\n'
+            '# sbatch = ["gres=gpu:1", "account=NAME"]\n'
+            '# setup = ["module load cuda"]\n'
+            '# run_with = "apptainer exec --nv image.sif"\n'
+        )
+    return "\n".join(tables)

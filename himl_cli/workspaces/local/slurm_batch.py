@@ -1,0 +1,406 @@
+"""Sending jobs of the local workspace to a site's Slurm: their batch scripts, sbatch, and the batch step itself.
+
+The batch step is the supervisor of any local job, on a node that sees the workspace's folder too. A run is on record
+before sbatch is asked, and its id is the job's name: a job whose number nobody could write down is found by that.
+Options are those of Slurm 20.11 and later (slurm.schedmd.com/sbatch.html).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound, ServiceFailed
+from himl_cli.core.jobs import Entry, EntryKind, JobSpec, SlurmSpec, Snapshot
+from himl_cli.core.processes import ProcessLock, detached, interruptions
+from himl_cli.core.redaction import MASK
+from himl_cli.core.runs import SLURM_JOB, Run, RunStatus
+from himl_cli.core.workspaces import Check
+from himl_cli.workspaces.local.launch_request import (
+    PIPELINE,
+    LaunchRequest,
+    Plan,
+    job_from_stored_form,
+    plan_from_json,
+    request_from_json,
+    stored_form,
+)
+from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_process import RunProcess, read_request, with_recovery_id
+from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.slurm import LOG, WARNING_SECONDS, cancel, output_of, task_log
+from himl_cli.workspaces.local.staging import JobFiles, Stopped
+
+SUBMIT_SECONDS = 120.0
+PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
+PROBE = "probe.json"
+END = "END_OF_REQUEST"
+OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")  # options that count for it too
+
+
+def check_sbatch() -> None:
+    """Raises NotFound where this machine has no Slurm."""
+    if shutil.which("sbatch") is None:
+        raise NotFound(
+            "There is no sbatch on PATH: this machine sends no jobs to Slurm.",
+            hint="Log in to a machine that does, or leave --cluster slurm:... out.",
+        )
+
+
+def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, str | None]) -> str:
+    """The script for sbatch: its options, the lines of `setup`, and this module, which reads *document*.
+
+    The document may hold secrets: the script goes to sbatch through a pipe, and into no file of himl's.
+    """
+    slurm = _slurm(spec)
+    options: dict[str, str | None] = {
+        "job-name": folder.run_id,
+        "chdir": str(folder.path),
+        "output": str(folder.path / LOG).replace("%", "%%"),
+        "open-mode": "append",
+        "nodes": str(spec.nodes),
+        "ntasks-per-node": str(spec.processes or 1),
+        "signal": f"B:TERM@{WARNING_SECONDS}",
+        **({} if "no-requeue" in slurm.options else {"requeue": None}),
+        **own,
+        **slurm.options,
+    }
+    lines = [f"#SBATCH --{name}{'' if value is None else f'={_quoted(value)}'}" for name, value in options.items()]
+    command = shlex.join([sys.executable, "-m", "himl_cli.workspaces.local.slurm_batch"])
+    job = [f"exec {command} >/dev/null <<'{END}'", document, END]
+    return "\n".join(["#!/bin/bash", *lines, *slurm.setup, *job, ""])
+
+
+def _quoted(value: str) -> str:
+    """As sbatch reads it in a line of a script."""
+    return value if re.fullmatch(r"[^\s\"'\\#]*", value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
+def _slurm(spec: JobSpec) -> SlurmSpec:
+    assert spec.slurm is not None
+    return spec.slurm
+
+
+def job_script(request: LaunchRequest) -> str:
+    """The batch script of one job, whose files are staged."""
+    spec = replace(request.spec, snapshot=replace(request.spec.snapshot, files=()), brought={})
+    document = replace(request, spec=spec).to_json()
+    return _script(spec, RunFolder(Path(request.run_folder)), document, {})
+
+
+def masked(spec: JobSpec) -> JobSpec:
+    """The job as people may see it."""
+    form = stored_form(spec, spec.snapshot.files)
+    return job_from_stored_form(form, dict.fromkeys(spec.env, MASK))
+
+
+def array_script(plan: Plan, first: int, count: int, after: str = "") -> str:
+    """The batch script of so many trials from the trial *first* on, as an array, which begins when the job numbered
+    *after* has ended."""
+    spec, folder = plan.jobs[0].spec, RunFolder(Path(plan.run_folder))
+    at_once = f"%{plan.sweep.max_concurrent}" if plan.sweep.max_concurrent else ""
+    own: dict[str, str | None] = {
+        "job-name": folder.run_id + (f"+{first}" if first else ""),
+        "array": f"0-{count - 1}{at_once}",
+        "output": str(task_log(folder, first)).replace("%", "%%").replace("TASK", "%a"),
+    }
+    if after:
+        own["dependency"] = f"afterany:{after}"
+    return _script(spec, folder, json.dumps({"plan": plan.to_json(), "first": first}), own)
+
+
+def controller_script(plan: Plan) -> str:
+    """The batch script of a controller, which needs one processor."""
+    spec, slurm = plan.jobs[0].spec, _slurm(plan.jobs[0].spec)
+    options = {name: value for name, value in slurm.options.items() if name in OF_CONTROLLER}
+    spec = replace(spec, nodes=1, processes=None, slurm=replace(slurm, options=options))
+    return _script(spec, RunFolder(Path(plan.run_folder)), json.dumps({"controller": plan.to_json()}), {})
+
+
+def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
+    """Record the run as queued, stage its files, and hand its job to Slurm: give why Slurm did not take it, nothing is
+    recorded then. Raises OSError, Interrupted, and ServiceFailed where nobody knows whether Slurm has it."""
+    check_sbatch()
+    files = JobFiles(replace(request, again=False), folder)
+    new = replace(with_recovery_id(request.run), folder=str(files.cwd))
+
+    def stage(is_stopped: Callable[[], bool]) -> None:
+        files.stage(is_stopped=is_stopped, is_attempt=False)
+
+    def scripts(numbers: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        yield job_script(request), {new.id: "{}"}
+
+    return _queue(folder, [new], stage, scripts)
+
+
+def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
+    """As `queue_job`, of a sweep or a pipeline. Children that are known beforehand are recorded, and sent: trials as
+    arrays, steps as jobs that wait for each other. Where what is next depends on results, a controller is sent."""
+    from himl_cli.workspaces.local.controller import stage_plan
+    from himl_cli.workspaces.local.sampling import make_sampler
+    from himl_cli.workspaces.local.sweep_plan import step_request, trial_request
+
+    check_sbatch()
+    children: list[LaunchRequest] = []
+    needs_controller = plan.kind != PIPELINE and (plan.sweep.sampling == "bayesian" or bool(plan.sweep.early_stop))
+    if plan.kind == PIPELINE:
+        children = [step_request(plan, job) for job in plan.jobs]
+    elif not needs_controller:
+        known = map(make_sampler(plan.sweep), range(plan.sweep.max_trials), repeat(()))
+        children = [trial_request(plan, index, values) for index, values in enumerate(known) if values is not None]
+    runs = [replace(with_recovery_id(plan.new_run), folder=str(folder.path / plan.jobs[0].place))]
+    for child in children:
+        own = child.spec.snapshot.root if child.spec.in_place else Path(child.run_folder, "code")
+        runs.append(replace(with_recovery_id(child.run), folder=str(own)))
+    staged = plan
+
+    def stage(is_stopped: Callable[[], bool]) -> None:
+        nonlocal staged
+        staged = stage_plan(plan, folder, is_stopped)
+        (folder.path / "tasks").mkdir()
+        for child in children:
+            Path(child.run_folder).mkdir()
+            RunFolder(Path(child.run_folder)).allow_to_run()
+
+    def arrays(numbers: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        size = _largest_array()
+        for first in range(0, len(children), size):
+            count = min(size, len(children) - first)
+            after = numbers[-1] if numbers and plan.sweep.max_concurrent else ""
+            trials = {plan.child_id(first + task): f"{{}}_{task}" for task in range(count)}
+            yield array_script(staged, first, count, after), {plan.run.id: f"{{}}[0-{count - 1}]", **trials}
+
+    def steps(numbers: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        keys = [job.key for job in staged.jobs]
+        for job in staged.jobs:
+            request = replace(step_request(staged, job), again=True)
+            before = ":".join(numbers[keys.index(key)] for key in job.after)
+            own = {"dependency": f"afterok:{before}", "kill-on-invalid-dep": "yes"} if before else {}
+            script = _script(job.spec, RunFolder(Path(request.run_folder)), request.to_json(), own)
+            yield script, {plan.run.id: f"{{}}[{job.key}]", request.run.id: "{}"}
+
+    def controller(numbers: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+        yield controller_script(staged), {plan.run.id: "{}"}
+
+    scripts = steps if plan.kind == PIPELINE else controller if needs_controller else arrays
+    return _queue(folder, runs, stage, scripts)
+
+
+def _largest_array() -> int:
+    text, _ = output_of(["scontrol", "show", "config"])
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", text or "")
+    return max(1, int(found[1]) - 1) if found else 1000
+
+
+def queue_again(request: LaunchRequest | Plan, folder: RunFolder) -> HimlError | None:
+    """Hand the job of a run that has ended, or a controller for what is missing of it, to Slurm: give why Slurm did not
+    take it."""
+    check_sbatch()
+    with closing(Database(folder.workspace / "workspace.db")) as database:
+        store = RunStore(database)
+        folder.allow_to_run()
+        try:
+            number = _sbatch(controller_script(request) if isinstance(request, Plan) else job_script(request))
+        except HimlError as err:
+            return err
+        store.tag(folder.run_id, {SLURM_JOB: number})
+        store.reopen(folder.run_id)
+        store.requeue(folder.run_id)
+    return None
+
+
+def _queue(
+    folder: RunFolder,
+    runs: Sequence[Run],
+    stage: Callable[[Callable[[], bool]], None],
+    scripts: Callable[[Sequence[str]], Iterator[tuple[str, dict[str, str]]]],
+) -> HimlError | None:
+    """Record *runs*, *stage* their files, send *scripts*, and note the jobs' numbers. With each script come the runs
+    that it starts, by id, each with a pattern of its number; *scripts* sees the numbers of those before it."""
+    ids, numbers = [run.id for run in runs], list[str]()
+    known: dict[str, list[str]] = {}
+    with closing(Database(folder.workspace / "workspace.db", create=True)) as database, interruptions() as interrupted:
+        store = RunStore(database)
+        store.add_all(replace(run, tags={**run.tags, SLURM_JOB: ""}) for run in runs)
+        try:
+            stage(lambda: bool(interrupted))
+            for script, patterns in scripts(numbers):
+                if interrupted:
+                    raise Stopped
+                numbers.append(_sbatch(script))
+                for run_id, pattern in patterns.items():
+                    known.setdefault(run_id, []).append(pattern.format(numbers[-1]))
+        except NoAnswer:
+            raise
+        except BaseException as err:
+            with suppress(HimlError):
+                cancel(numbers)
+            store.delete(ids)
+            for run_id in ids:
+                RunFolder(folder.path.with_name(run_id)).remove()
+            if isinstance(err, Stopped):
+                raise Interrupted("Nothing was submitted.") from None
+            if isinstance(err, HimlError):
+                return err
+            raise
+        store.tag_each(SLURM_JOB, {run_id: ",".join(found) for run_id, found in known.items()})
+        if interrupted:
+            for run_id in ids:
+                RunFolder(folder.path.with_name(run_id)).ask_to_cancel()
+            cancel(numbers)
+            for run_id in ids:
+                store.end(run_id, RunStatus.canceled, reason="canceled")
+            raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"See himl runs show {folder.run_id}")
+    return None
+
+
+class NoAnswer(ServiceFailed):
+    """Whether Slurm has the job is not known."""
+
+
+def _sbatch(script: str) -> str:
+    """The number of the job that Slurm made of the script. Raises NoAnswer; BadUsage or ServiceFailed where there is no
+    job."""
+    process = subprocess.Popen(
+        ["sbatch", "--parsable"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        # those of a job that this process is part of would count for the new one
+        env={
+            name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM_")
+        },
+        **detached(),
+    )
+    try:
+        output, complaint = process.communicate(script, timeout=SUBMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise NoAnswer(
+            f"sbatch has not answered for {SUBMIT_SECONDS:.0f} s; whether Slurm has the job is not known.",
+            hint="See what became of it: himl runs list",
+        ) from None
+    number: str = output.strip().partition(";")[0]
+    if process.returncode or not number.isdigit():
+        raise _refusal(complaint or output)
+    return number
+
+
+def _refusal(complaint: str) -> HimlError:
+    """sbatch's own words in one line."""
+    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in complaint.splitlines()]
+    text = "; ".join(dict.fromkeys(line.removeprefix("Batch job submission failed: ").rstrip(".") for line in lines))
+    text = text or "it said nothing"
+    is_away = re.search(r"unable to contact|connect failure|timed out|communication|configuration source", text, re.I)
+    if is_away:
+        return ServiceFailed(f"Slurm does not answer: {text}.", hint="Nothing was submitted. Try again later.")
+    return BadUsage(f"Slurm refused the job: {text}.", hint="Nothing was submitted. See sinfo, and --sbatch KEY=VALUE.")
+
+
+def checks(folder: Path, spec: SlurmSpec | None) -> Iterator[Check]:
+    """Whether jobs can be sent to Slurm from here; with *spec* also, by a job of seconds, whether its nodes see the
+    workspace in *folder* and its locks, have this Python, and the same time."""
+    name = "slurm"
+    text, problem = output_of(["sbatch", "--version"])
+    if text is None:
+        yield Check.failed(name, f"sbatch cannot be used: {problem}.", "Log in to a machine that sends jobs to Slurm.")
+        return
+    _, problem = output_of(["sinfo", "--noheader", "--format=%P"])
+    if problem:
+        yield Check.failed(
+            name, f"{text.strip()}, but the controller does not answer: {problem}.", "See: scontrol ping"
+        )
+        return
+    yield Check.passed(name, f"{text.strip()}.")
+    if spec is None:
+        return
+    with TemporaryDirectory(prefix="probe_", dir=folder) as made:
+        probe = RunFolder(Path(made))
+        lock = ProcessLock(probe.lock)
+        lock.take()
+        job = JobSpec("himl", Entry(EntryKind.script, ""), Snapshot(folder, (), 0), slurm=spec)
+        document = json.dumps({"probe": made})
+        try:
+            number = _sbatch(_script(job, probe, document, {"job-name": "himl-doctor", "time": "2"}))
+        except HimlError as err:
+            yield Check.failed(name, str(err), err.hint)
+            return
+        deadline, begin, found = time.monotonic() + PROBE_SECONDS, time.time(), dict[str, Any]()
+        while not found and time.monotonic() < deadline and _is_open(number):
+            time.sleep(1.0)
+            found = probe.read(PROBE)
+        found = found or probe.read(PROBE)
+        with suppress(HimlError):
+            cancel([number])
+        lock.release()
+        if not found:
+            said = (Path(made, LOG).read_text(errors="replace") if Path(made, LOG).exists() else "").strip()
+            last = f" It said: {said.splitlines()[-1]}." if said else ""
+            waited = f"Job {number} left nothing in '{folder}' within {PROBE_SECONDS:.0f} s."
+            hint = "Put the workspace and this Python on a file system that all nodes share; see also: squeue --me"
+            yield Check.failed(name, waited + last, hint)
+            return
+        yield Check.passed(name, f"A job on node {found['node']} sees '{folder}', and runs this Python.")
+        if not found["is_held"]:
+            text = f"Locks of '{folder}' are not seen on node {found['node']}; himl asks Slurm in place of them."
+            yield Check.note(name, text, "Lustre needs the mount option flock for it.")
+        late = max(begin - found["time"], found["time"] - time.time())
+        if late > CLOCK_SECONDS:
+            yield Check.note(name, f"The clock of node {found['node']} differs by {late:.0f} s.", "Tell the site.")
+
+
+def _is_open(number: str) -> bool:
+    text, _ = output_of(["squeue", "--noheader", f"--jobs={number}", "--format=%T"])
+    return bool(text)
+
+
+def main() -> None:
+    """The batch step: a job, the trial of an array's task, or the controller of a sweep; or doctor's look around."""
+    from himl_cli.workspaces.local.controller import Controller
+    from himl_cli.workspaces.local.sampling import make_sampler
+    from himl_cli.workspaces.local.shim import become_subreaper
+    from himl_cli.workspaces.local.supervisor import Supervisor
+    from himl_cli.workspaces.local.sweep_plan import trial_request
+
+    document = read_request()
+    form = json.loads(document)
+    if "probe" in form:
+        folder = RunFolder(Path(form["probe"]))
+        facts = {"node": platform.node(), "time": time.time(), "is_held": folder.is_supervised()}
+        return folder.write(PROBE, facts)
+    if "controller" in form:
+        sys.exit(_exit_code(Controller(plan_from_json(form["controller"]), is_queued=True)))
+    become_subreaper()
+    if "plan" not in form:
+        sys.exit(_exit_code(Supervisor(request_from_json(document))))
+    plan, index = plan_from_json(form["plan"]), form["first"] + int(os.environ["SLURM_ARRAY_TASK_ID"])
+    values = make_sampler(plan.sweep)(index, ())
+    assert values is not None, f"trial {index}"
+    sys.exit(_exit_code(Supervisor(replace(trial_request(plan, index, values), again=True))))
+
+
+def _exit_code(process: RunProcess) -> int:
+    """What Slurm, and with it the jobs that wait for this one, is told: whether the run completed. Of one that goes on
+    0, since Slurm forgets to requeue a job that fails at that moment."""
+    return 0 if process.run() in (RunStatus.completed, None) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""Jobs that a real Slurm runs: what submit sends, how runs are told of, canceled, started again, and what happens when Slurm or himl is away."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.running import Himl, Outcome, until, write_files
+from tests.support.slurm import Slurm
+
+LOG_METRIC = """
+import json, os, time, urllib.request
+
+def log(name, value):
+    body = json.dumps({"run_id": os.environ["MLFLOW_RUN_ID"], "key": name, "value": value, "timestamp": int(time.time() * 1000), "step": 0}).encode()
+    headers = {"Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"], "Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric", body, headers)).read()
+"""
+SCRIPTS = {
+    "log.py": LOG_METRIC,
+    "hello.py": "import os, sys\nprint('hello', *sys.argv[1:], os.environ.get('TOKEN'))\nopen('outputs/made.txt', 'w').write('made')\n",
+    "sleep.py": "import sys, time\nprint('asleep', flush=True)\ntime.sleep(float(sys.argv[1]))\n",
+}
+Run = dict[str, Any]
+
+
+@pytest.fixture
+def send(himl: Himl, project: Path, slurm: Slurm) -> Callable[..., str]:
+    """Submits to the partition `gpu` and gives the run's id."""
+    write_files(project, {name: text.encode() for name, text in SCRIPTS.items()})
+
+    def call(*arguments: str) -> str:
+        done = himl("submit", "--cluster", "slurm:gpu", "-q", *arguments)
+        assert done.code == 0, done.stderr
+        return done.stdout.strip()
+
+    return call
+
+
+def shown(himl: Himl, run_id: str) -> Run:
+    run: Run = himl("runs", "show", run_id, "--json").json()
+    return run
+
+
+def ended(himl: Himl, run_id: str) -> Run:
+    """The run, once it has ended."""
+    until(lambda: shown(himl, run_id)["status"] not in ("Queued", "Running"), lambda: f"it ends: {shown(himl, run_id)}")
+    return shown(himl, run_id)
+
+
+def job_of(run: Run) -> str:
+    return str(run["tags"]["himl.slurm_job"])
+
+
+def test_submit_returns_at_once_and_the_run_is_as_any(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    run_id = send("hello.py", "--env_var", "TOKEN=very-secret-1", "--sbatch", "comment=mine", "--", "world")
+    run = ended(himl, run_id)
+    assert (run["status"], run["exit_code"], run["reason"]) == ("Completed", 0, "")
+    assert himl("runs", "logs", run_id).stdout == "hello world very-secret-1\n"
+    assert himl("download", run_id).code == 0
+    assert list((project / "outputs").rglob("made.txt"))
+    job = slurm("scontrol", "show", "job", job_of(run))
+    assert f"JobName={run_id}" in job
+    assert "Comment=mine" in job
+    assert "Partition=gpu" in job
+    kept = [path for path in (project / ".himl").rglob("*") if path.is_file() and path.name != "std_log.txt"]
+    assert not [path for path in kept if b"very-secret-1" in path.read_bytes()]
+    assert "very-secret-1" not in job + slurm.calls.read_text()
+    assert slurm.calls.read_text().count("sbatch --parsable") == 1
+
+
+def test_a_queued_run_tells_why_it_waits_and_is_canceled(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    run_id = send("sleep.py", "--sbatch", "begin=now+1hour", "--", "60")
+    assert (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) == ("Queued", "BeginTime")
+    assert "Waits for     BeginTime" in himl("runs", "show", run_id).stdout
+    done = himl("runs", "delete", run_id, "--yes")
+    assert done.code == 2
+    assert f"error: Run '{run_id}' is queued; nothing was deleted." in done.stderr
+    assert himl("runs", "cancel", run_id).code == 0
+    assert (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) == ("Canceled", "canceled")
+    assert not slurm("squeue", "-h", "-n", run_id)
+
+
+def test_a_running_run_is_canceled_here_or_in_slurm(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    here, there = send("sleep.py", "--", "600"), send("sleep.py", "--", "600")
+    for run_id in (here, there):
+        until(lambda run_id=run_id: "asleep" in himl("runs", "logs", run_id).stdout, "it runs")  # type: ignore[misc]
+    assert himl("runs", "cancel", here).code == 0
+    slurm("scancel", job_of(shown(himl, there)))
+    assert (ended(himl, here)["status"], ended(himl, here)["reason"]) == ("Canceled", "canceled")
+    assert (ended(himl, there)["status"], ended(himl, there)["reason"]) == ("Canceled", f"canceled in Slurm (job {job_of(shown(himl, there))})")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cluster", "slurm:none"], "error: Slurm refused the job: invalid partition specified: none; Invalid partition name specified."),
+        (["--cluster", "slurm:short", "--sbatch", "time=60"], "error: Slurm refused the job: Requested time limit is invalid (missing or exceeds some limit)."),
+        (["--cluster", "slurm:gpu", "--sbatch", "gres=gpu:2"], "error: Slurm refused the job: Invalid generic resource (gres) specification."),
+        (["--cluster", "slurm:gpu", "--sbatch", "grse=gpu:2"], "error: --sbatch grse: sbatch has no option --grse.\nhint: Did you mean gres?"),
+        (["--cluster", "slurm:gpu", "--sbatch", "array=0-3"], "error: --sbatch 'array=0-3': himl gives --array itself.\nhint: Leave it out."),
+        (["--sbatch", "mem=1G"], "error: --sbatch: that is for jobs on Slurm.\nhint: Add --cluster slurm:PARTITION"),
+    ],
+)
+def test_what_slurm_refuses_is_not_recorded(himl: Himl, project: Path, send: Callable[..., str], options: list[str], message: str) -> None:
+    for many in ([], ["--crossval", "2"]):
+        done = himl("submit", "hello.py", *options, *many)
+        assert done.code == 2
+        assert message in done.stderr
+    folder = project / ".himl"
+    assert not folder.exists() or (himl("runs", "list", "-q").stdout, os.listdir(folder / "runs"), os.listdir(folder / "starting")) == ("", [], [])
+
+
+def test_a_failed_job_is_started_again_as_often_as_asked(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    flag = project.parent / "attempts"
+    count = f"with open({str(flag)!r}, 'a+') as f:\n f.write('x'); f.seek(0); n = len(f.read())\n"
+    write_files(project, {"flaky.py": f"import sys\n{count}print('attempt', n)\nsys.exit(n < 4)\n".encode()})
+    run_id = send("flaky.py", "--retries", "3")
+    until(lambda: _hurry(slurm, run_id) and shown(himl, run_id)["status"] == "Completed", lambda: str(shown(himl, run_id)))
+    assert [himl("runs", "logs", run_id, "--try", str(number)).stdout for number in (1, 4)] == ["attempt 1\n", "attempt 4\n"]
+    flag.unlink()
+    run_id = send("flaky.py", "--retries", "1")
+    until(lambda: _hurry(slurm, run_id) and shown(himl, run_id)["status"] == "Failed", lambda: str(shown(himl, run_id)))
+    assert flag.read_text() == "xx"
+
+
+def _hurry(slurm: Slurm, name: str) -> bool:
+    """Have what was requeued begin in two seconds: Slurm waits for two minutes, and a node refuses what begins within the second in which it ended."""
+    for line in slurm("squeue", "-h", "-t", "PENDING", "-n", name, "-o", "%A %S").splitlines():
+        number, start = line.split()
+        if start != "N/A" and datetime.fromisoformat(start) - datetime.now() > timedelta(seconds=30):
+            slurm("scontrol", "update", f"JobId={number}", "StartTime=now+2", may_fail=True)
+    return True
+
+
+def test_a_requeued_job_is_another_attempt_of_the_run(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    run_id = send("sleep.py", "--", "600")
+    for attempt in range(3):
+        until(lambda: (shown(himl, run_id)["status"], himl("runs", "logs", run_id).stdout) == ("Running", "asleep\n"), "it runs")
+        slurm("scontrol", "requeue", job_of(shown(himl, run_id)))
+        until(lambda: shown(himl, run_id)["status"] == "Queued", lambda: str(shown(himl, run_id)))
+        until(lambda: _hurry(slurm, run_id) and shown(himl, run_id)["status"] == "Running", f"attempt {attempt + 2} runs")
+    assert himl("runs", "cancel", run_id).code == 0
+    assert ended(himl, run_id)["status"] == "Canceled"
+    assert himl("runs", "logs", run_id, "--try", "4").code == 0
+
+
+def test_a_job_whose_supervisor_is_killed_has_failed(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    run_id = send("sleep.py", "--", "600")
+    until(lambda: "asleep" in himl("runs", "logs", run_id).stdout, "it runs")
+    slurm("scancel", "--signal=KILL", "--batch", job_of(shown(himl, run_id)))
+    run = ended(himl, run_id)
+    assert run["status"] == "Failed"
+    assert run["reason"].startswith(f"job {job_of(run)} ended in Slurm as "), run
+
+
+def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    table = (
+        '[slurm.lab]\npartition = "short"\nsbatch = { mem = "100M", exclusive = true }\nsetup = "export FROM_SETUP=yes"\nrun_with = "env FROM_RUN_WITH=too"\n'
+    )
+    script = "import os\nprint(os.environ['FROM_SETUP'], os.environ['FROM_RUN_WITH'], os.environ['SLURM_JOB_PARTITION'])\n"
+    write_files(project, {"himl.toml": table.encode(), "show.py": script.encode()})
+    done = himl("submit", "show.py", "--cluster", "slurm:lab", "--wait", "--max_run_duration", "90s")
+    assert done.code == 0, done.stderr
+    assert himl("runs", "logs", "latest").stdout == "yes too short\n"
+    dry = himl("submit", "show.py", "--cluster", "slurm:lab", "--dry_run", "--env_var", "TOKEN=very-secret-2").stdout
+    for line in ("#SBATCH --partition=short", "#SBATCH --mem=100M", "#SBATCH --exclusive", "export FROM_SETUP=yes"):
+        assert line in dry.splitlines()
+    assert "very-secret-2" not in dry
+    write_files(project, {"himl.toml": b'[slurm.lab]\npartitoin = "short"\n'})
+    done = himl("submit", "show.py", "--cluster", "slurm:lab")
+    assert done.code == 2
+    assert "has the key 'partitoin'" in done.stderr
+    assert "Did you mean partition?" in done.stderr
+
+
+def test_trials_are_one_array(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    script = "import sys\nfrom log import log\nlog('loss', float(sys.argv[2]))\n"
+    write_files(project, {"trial.py": script.encode()})
+    run_id = send("trial.py", "--sweep", "x=" + ",".join(str(value) for value in range(1, 7)), "--max_concurrent", "3", "--primary_metric", "loss")
+    run = ended(himl, run_id)
+    assert (run["status"], run["tags"]["himl.best_trial"]) == ("Completed", f"{run_id}_0")
+    assert job_of(run).endswith("[0-5]")
+    assert slurm.calls.read_text().count("sbatch --parsable") == 1
+    assert "completed" in himl("runs", "logs", run_id).stdout
+
+
+def test_a_trial_and_a_whole_sweep_are_canceled(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    run_id = send("sleep.py", "--crossval", "4", "--max_concurrent", "1", "--", "600")
+    until(lambda: shown(himl, run_id)["status"] == "Running", "the first trial runs")
+    assert himl("runs", "cancel", f"{run_id}_3").code == 0
+    assert shown(himl, f"{run_id}_3")["status"] == "Canceled"
+    assert shown(himl, f"{run_id}_2")["status"] == "Queued"
+    assert himl("runs", "cancel", run_id).code == 0
+    assert ended(himl, run_id)["status"] == "Canceled"
+    assert [shown(himl, f"{run_id}_{number}")["status"] for number in range(4)] == ["Canceled"] * 4
+    assert not slurm("squeue", "-h", "-n", run_id)
+
+
+def test_what_is_missing_of_a_sweep_is_done_later(himl: Himl, project: Path, send: Callable[..., str]) -> None:
+    flag = project.parent / "flag"
+    write_files(project, {"fold.py": f"import os, sys\nprint(sys.argv)\nsys.exit(sys.argv[2] == '1' and not os.path.exists({str(flag)!r}))\n".encode()})
+    run_id = send("fold.py", "--crossval", "3")
+    assert (ended(himl, run_id)["status"], ended(himl, run_id)["reason"]) == ("Failed", "1 of 3 trials failed")
+    flag.touch()
+    done = himl("submit", "--resume", run_id)
+    assert done.code == 0, done.stderr
+    assert "resumed: 1 of 3 trials are left" in himl("runs", "logs", run_id).stdout
+
+
+@pytest.mark.parametrize("options", [["--sampling", "bayesian", "--max_trials", "3", "--max_concurrent", "2"], ["--early_stop", "median", "--max_trials", "3"]])
+def test_what_depends_on_results_has_a_controller(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str], options: list[str]) -> None:
+    write_files(project, {"trial.py": b"import sys\nfrom log import log\nlog('loss', float(sys.argv[2]) ** 2)\n"})
+    run_id = send("trial.py", "--sweep", "x=uniform(0,1)", *options, "--primary_metric", "loss", "--sbatch", "mem=100M")
+    run = ended(himl, run_id)
+    assert run["status"] == "Completed", himl("runs", "logs", run_id).stdout
+    assert slurm.calls.read_text().count("sbatch --parsable") == 4
+    assert "best: trial" in himl("runs", "logs", run_id).stdout
+
+
+def test_steps_of_a_pipeline_wait_for_each_other(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    step = {"type": "PythonScriptStep", "script": "step.py", "source_directory": "code", "requirements": "requirements.txt"}
+    steps = {
+        "step1": {**step, "name": "first", "arguments": "--code 0"},
+        "step2": {**step, "name": "second", "arguments": "--code 3"},
+        "step3": {**step, "name": "third"},
+    }
+    script = b"import sys\nsys.exit(int(sys.argv[2]) if len(sys.argv) > 2 else 0)\n"
+    write_files(project, {"pipe.json": json.dumps(steps).encode(), "code/step.py": script, "requirements.txt": b""})
+    run_id = send("pipe.json")
+    run = ended(himl, run_id)
+    assert run["status"] == "Failed"
+    assert run["reason"].startswith("step 'second' (step2) failed"), run
+    assert [shown(himl, f"{run_id}_step{number}")["status"] for number in (1, 2, 3)] == ["Completed", "Failed", "Canceled"]
+    assert shown(himl, f"{run_id}_step3")["reason"] == "a step before it did not complete"
+
+
+def test_ranks_of_two_nodes_meet_and_log(himl: Himl, project: Path, send: Callable[..., str]) -> None:
+    script = "import os, sys, time\nfrom log import log\nlog('rank_' + os.environ['RANK'], 1.0)\n"
+    script += "print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'NODE_RANK', 'WORLD_SIZE')))\n"
+    script += "if len(sys.argv) > 1:\n  sys.exit(4) if os.environ['RANK'] == sys.argv[1] else time.sleep(600)\n"
+    write_files(project, {"ranks.py": script.encode()})
+    run_id = send("ranks.py", "--num_nodes", "2", "--processes_per_node", "2")
+    assert ended(himl, run_id)["status"] == "Completed", himl("runs", "logs", run_id).stdout
+    logs = [himl("runs", "logs", run_id, "--file", f"std_log_process_{rank}.txt").stdout for rank in range(4)]
+    assert logs == ["0 0 0 4\n", "1 1 0 4\n", "2 0 1 4\n", "3 1 1 4\n"]
+    assert {metric["name"] for metric in shown(himl, run_id)["metrics"]} == {f"rank_{rank}" for rank in range(4)}
+    run_id = send("ranks.py", "--num_nodes", "2", "--processes_per_node", "2", "--", "2")
+    assert (ended(himl, run_id)["status"], ended(himl, run_id)["reason"]) == ("Failed", "rank 2: exit code 4")
+
+
+def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    waiting = send("sleep.py", "--sbatch", "begin=now+1hour", "--", "1")
+    slurm.stop_controller()
+    try:
+        done = himl("submit", "hello.py", "--cluster", "slurm:gpu")
+        assert done.code == 5
+        assert "error: Slurm does not answer: " in done.stderr
+        run = shown(himl, waiting)
+        assert run["status"] == "Queued"
+        assert run["reason"].startswith("Slurm cannot be asked: "), run
+    finally:
+        slurm.start_controller()
+        until(lambda: "UP" in slurm("scontrol", "ping", may_fail=True), "the controller answers")
+    assert himl("runs", "list", "-q").stdout.split() == [waiting]
+    assert himl("runs", "cancel", waiting).code == 0
+
+
+def test_how_jobs_ended_that_slurm_has_forgotten(
+    himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str]
+) -> None:
+    """squeue forgets a job after some minutes (MinJobAge); a stand-in for it forgets at once, one for sacct knows how they ended."""
+    runs = {state: send("sleep.py", "--sbatch", "begin=now+1hour", "--", "1") for state in ("TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "CANCELLED by 0", "")}
+    numbers = {state: job_of(shown(himl, run_id)) for state, run_id in runs.items()}
+    for number in numbers.values():
+        slurm("scancel", number)
+    stand_ins = {"squeue": "", "sacct": "".join(f"echo '{number}|{state}|2026-01-02T03:04:05'\n" for state, number in numbers.items() if state)}
+    for name, text in stand_ins.items():
+        program = tmp_path / "stand_ins" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{text}")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'stand_ins'}{os.pathsep}{os.environ['PATH']}")
+    found = {state: (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) for state, run_id in runs.items()}
+    assert found == {
+        "TIMEOUT": ("Failed", f"it reached Slurm's time limit (job {numbers['TIMEOUT']})"),
+        "OUT_OF_MEMORY": ("Failed", f"it used more memory than Slurm had given it (--sbatch mem=SIZE) (job {numbers['OUT_OF_MEMORY']})"),
+        "NODE_FAIL": ("Failed", f"its node failed (job {numbers['NODE_FAIL']})"),
+        "CANCELLED by 0": ("Canceled", f"canceled in Slurm (job {numbers['CANCELLED by 0']})"),
+        "": ("Canceled", "canceled in Slurm before it began"),
+    }
+
+
+def test_a_submit_that_is_killed_leaves_one_run_or_none(project: Path, himl: Himl, started_himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    for seed in range(6):
+        chance = random.Random(seed)
+        command = [str(started_himl.program), "submit", "sleep.py", "--cluster", "slurm:gpu", *(["--crossval", "2"] if seed % 2 else []), "--", "0"]
+        with subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(chance.uniform(0.3, 0.9))
+            process.kill()
+    until(lambda: all(run["status"] in ("Completed", "Failed") for run in himl("runs", "list", "--num_runs", "all", "--json").json() or []), "all have ended")
+    known = {run["id"] for run in himl("runs", "list", "--num_runs", "all", "--json").json() or []}
+    jobs = {line for line in slurm("squeue", "-h", "-t", "all", "-o", "%j %Z").splitlines() if str(project) in line}
+    assert {line.split()[0] for line in jobs} <= known
+
+
+def test_many_open_runs_cost_one_call(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    run_id = send("sleep.py", "--crossval", "60", "--sbatch", "begin=now+1hour", "--", "1")
+    for _ in range(3):
+        send("sleep.py", "--sbatch", "begin=now+1hour", "--", "1")
+    slurm.calls.write_text("")
+    assert himl("runs", "list").code == 0
+    assert [line.split()[0] for line in slurm.calls.read_text().splitlines()] == ["squeue"]
+    for run in himl("runs", "list", "-q").stdout.split():
+        assert himl("runs", "cancel", run).code == 0
+    assert shown(himl, run_id)["status"] == "Canceled"
+
+
+def test_doctor_and_init_know_slurm(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    assert himl("init", "--local").code == 0
+    done: Outcome = himl("doctor", "--slurm", "gpu")
+    assert "slurm-wlm 22.05" in done.stdout
+    assert f"sees '{project / '.himl'}', and runs this Python" in done.stdout, done.stdout
+    assert "Slurm refused the job" in himl("doctor", "--slurm", "none").stdout
+    assert himl("init", "--slurm").code == 0
+    assert "[slurm.gpu]" in (project / "himl.toml").read_text()
+    assert himl("submit", "hello.py", "--cluster", "slurm:short", "--wait", "-q").code == 0

@@ -1,0 +1,167 @@
+"""A real Slurm on this machine: Debian's packages unpacked into .cache, and in a test a controller with two nodes, as whoever runs it, without munge.
+
+`python -m tests.support.slurm` fetches the packages.
+"""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from tests.support.running import until
+
+CACHE = Path(__file__).parents[2] / ".cache" / "slurm"
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libmunge2", "libhwloc15", "munge")
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+PROGRAMS = ("sacct", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
+CONFIGURATION = """
+ClusterName=himl
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={ports[0]}
+AuthType=auth/none
+CredType=cred/none
+SlurmUser={user}
+SlurmdUser={user}
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+EnforcePartLimits=ALL
+ReturnToService=2
+LaunchParameters=disable_send_gids
+KillWait=2
+MessageTimeout=3
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=10000,bf_interval=1
+SlurmctldPidFile={folder}/controller.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/controller.log
+SlurmdLogFile={folder}/%n.log
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+PluginDir={root}/{libraries}/slurm-wlm
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=16 RealMemory=4000
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=16 RealMemory=4000
+PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes=n1,n2 MaxTime=5 State=UP
+"""
+
+
+@dataclass
+class Slurm:
+    """`programs` is the folder to put on PATH; its programs know the cluster. `calls` is a file with a line for each call of one."""
+
+    folder: Path
+    root: Path
+    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def programs(self) -> Path:
+        return self.folder / "bin"
+
+    @property
+    def calls(self) -> Path:
+        return self.folder / "calls"
+
+    def __call__(self, program: str, *arguments: str, may_fail: bool = False) -> str:
+        done = subprocess.run([str(self.programs / program), *arguments], capture_output=True, text=True, check=False)
+        assert may_fail or done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def start(self) -> None:
+        self.start_controller()
+        for node in ("n1", "n2"):
+            self._start("slurmd-wlm", "-N", node, "-d", str(self.root / "usr/sbin/slurmstepd-wlm"))
+        until(lambda: self("sinfo", "-h", "-N", "-o", "%t").split().count("idle") >= 4, "two nodes in two partitions are idle")
+
+    def start_controller(self) -> None:
+        self._start("slurmctld-wlm")
+
+    def stop_controller(self) -> None:
+        controller = self.daemons.pop(0)
+        controller.terminate()
+        controller.wait()
+
+    def _start(self, name: str, *arguments: str) -> None:
+        process = subprocess.Popen([str(self.programs / name), "-D", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.daemons.insert(0 if name == "slurmctld-wlm" else len(self.daemons), process)
+
+    def stop(self) -> None:
+        if all(process.poll() is None for process in self.daemons):
+            self("scancel", "--user", getpass.getuser())
+            until(lambda: not self("squeue", "-h"), "all jobs have ended")
+        for process in reversed(self.daemons):
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def fetch() -> Path | None:
+    """The folder with the unpacked packages; None where they cannot be had."""
+    root = CACHE / "root"
+    if sys.platform != "linux" or not (shutil.which("apt-get") and shutil.which("dpkg")):
+        return None
+    CACHE.mkdir(parents=True, exist_ok=True)
+    own = ["-o", f"Dir::State={CACHE / 'state'}", "-o", f"Dir::Cache={CACHE / 'cache'}"]  # any user may write there
+    with FileLock(CACHE / "lock"):
+        if root.exists():
+            return root
+        for commands in ([["download"]], [[*own, "update"], [*own, "download"]]):
+            done = [
+                subprocess.run(["apt-get", "-qq", *command, *(PACKAGES if command[-1] == "download" else ())], cwd=CACHE, capture_output=True, check=False)
+                for command in commands
+            ]
+            if done[-1].returncode == 0:
+                break
+        else:
+            return None
+        for package in CACHE.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", package, root.with_name("part")], check=True)
+        root.with_name("part").rename(root)
+        return root
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Iterator[Slurm]:
+    """A cluster that lives in *folder*. Raises FileNotFoundError where Debian's packages cannot be had."""
+    root = fetch()
+    if root is None:
+        raise FileNotFoundError("Slurm (Debian's packages)")
+    made = Slurm(folder, root)
+    for name in ("state", "spool-n1", "spool-n2", "bin"):
+        (folder / name).mkdir()
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    facts = {"folder": folder, "root": root, "ports": ports, "user": getpass.getuser(), "libraries": LIBRARIES}
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(**facts))
+    libraries = f"{root}/{LIBRARIES}/slurm-wlm:{root}/{LIBRARIES}"
+    for name in (*PROGRAMS, "slurmctld-wlm", "slurmd-wlm"):
+        program = made.programs / name
+        place = "sbin" if name.startswith("slurm") else "bin"
+        lines = ["#!/bin/sh", f'echo "{name}" "$@" >>{made.calls}', f"export LD_LIBRARY_PATH={libraries} SLURM_CONF={folder}/slurm.conf"]
+        program.write_text("\n".join([*lines, f'exec {root}/usr/{place}/{name} "$@"', ""]))
+        program.chmod(0o755)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+if __name__ == "__main__":
+    fetch()
