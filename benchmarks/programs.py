@@ -214,7 +214,27 @@ def montage(slides: str, pattern: str, width: str, processes: str, result: str) 
     made.create_montage(Path(slides))
 
 
-PROGRAMS = (engine, md5, storage_blob, one_by_one, submit, child_by_child, serve, watch, whole_files, montage)
+def submitit(folder: str, count: str, how: str) -> None:
+    """Calls of a function as jobs of Slurm, more than one as an array: `held` for an hour, or `wait` for their results."""
+    from submitit import AutoExecutor
+
+    executor = AutoExecutor(folder=folder, cluster="slurm")
+    more = {"additional_parameters": {"begin": "now+1hour"}} if how == "held" else {}
+    executor.update_parameters(timeout_min=60, slurm_partition="gpu", slurm_array_parallelism=8, **{f"slurm_{name}": value for name, value in more.items()})
+    jobs = [executor.submit(print, 0)] if count == "1" else executor.map_array(print, range(int(count)))
+    for job in jobs if how == "wait" else []:
+        job.result()
+
+
+def hydra(*_: str) -> None:
+    """A Hydra app that prints `x`; Hydra itself reads its arguments from the command line."""
+    import hydra
+
+    del sys.argv[1]
+    hydra.main(version_base=None)(lambda config: print(config.x))()
+
+
+PROGRAMS = (engine, md5, storage_blob, one_by_one, submit, child_by_child, serve, watch, whole_files, montage, submitit, hydra)
 
 if __name__ == "__main__":
     del sys.path[0]  # the benchmarks are no modules for others

@@ -40,6 +40,8 @@ def required_by_himl(extra: str) -> tuple[str, ...]:
 AZUREML_CORE, AZUREML_MLFLOW, AZUREML_TENSORBOARD = "azureml-core", "azureml-mlflow", "azureml-tensorboard"
 HI_ML_CPATH = "hi-ml-cpath"
 """The predecessor's montages, with the versions that it pins itself: 4 GB, for the benchmark only."""
+SUBMITIT = "submitit"
+"""With Hydra and its launcher that uses it, for the benchmark only."""
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
@@ -48,6 +50,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
     AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
     HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
+    SUBMITIT: ("submitit>=1.5,<1.6", "hydra-core>=1.3,<1.4", "hydra-submitit-launcher==1.2.0"),
     HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }

@@ -227,7 +227,7 @@ class LocalWorkspace(FolderWorkspace):
         inputs, outputs = resolve_folders(spec, datastore, run_id, notify)
         self.prepare(notify)
         launch(self.folder, spec, inputs, outputs, run_id)
-        return self.run(run_id)
+        return self._submitted(run_id)
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
         from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
@@ -257,7 +257,11 @@ class LocalWorkspace(FolderWorkspace):
             begin(plan, start=queue_plan)
         else:
             begin(plan)
-        return self.run(plan.run.id)
+        return self._submitted(plan.run.id)
+
+    def _submitted(self, run_id: str) -> Run:
+        """The run as it was just recorded: Slurm need not be asked about what it has just taken."""
+        return self._runs.get(run_id) or self.run(run_id)
 
     def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
         from himl_cli.workspaces.local.launch import resume
