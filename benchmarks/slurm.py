@@ -44,18 +44,21 @@ class Bench:
             self.slurm.calls.write_text("")
             spent = spend(commands[name], self.environment(), self.folder)
             calls = [line.split()[0] for line in self.slurm.calls.read_text().splitlines() if "--help" not in line]
-            until(lambda: self.open_jobs() == left, lambda name=name: f"{left} jobs are in the queue, not {self.open_jobs()}: {scenario}, {name}")
+            self.wait_for(left)
             if number > unmeasured:
                 self.record.add(scenario, name, number - unmeasured, wall=spent["wall"], requests=sum(calls.count(program) for program in ASKING))
             if left and not keep:
                 self.empty()
 
-    def open_jobs(self) -> int:
-        return len(self.slurm("squeue", "--noheader", "--array").splitlines())
+    def wait_for(self, left: int) -> None:
+        def in_queue() -> int:
+            return len(self.slurm("squeue", "--noheader", "--array").splitlines())
+
+        until(lambda: in_queue() == left, lambda: f"{left} jobs are in the queue; there are {in_queue()}")
 
     def empty(self) -> None:
         self.slurm("scancel", "--user", getpass.getuser())
-        until(lambda: not self.open_jobs(), "the queue is empty")
+        self.wait_for(0)
 
 
 def candidates(folder: Path, python: str, trials: int, *, held: bool) -> dict[str, list[str]]:
