@@ -161,7 +161,7 @@ def doctor(
 
 def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> Iterator[Check]:
     from himl_cli.core.workspaces import Check
-    from himl_cli.services.submission.request import SLURM, SubmitRequest
+    from himl_cli.services.submission.request import SLURM
     from himl_cli.services.submission.slurm import slurm_spec
     from himl_cli.workspaces.resolve import slurm_checks
 
@@ -171,7 +171,7 @@ def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> It
             yield from slurm_checks(*names, None, start=here)
         return
     try:
-        spec = slurm_spec(SubmitRequest(cwd=here, cluster=f"{SLURM}{slurm.removeprefix(SLURM)}"))
+        spec = slurm_spec(slurm.removeprefix(SLURM), here)
     except HimlError as err:
         yield Check.failed("slurm", str(err), err.hint)
     else:

@@ -148,11 +148,13 @@ def submit_file(call: Submission) -> None:
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
     prepared = prepare_document(call.request)
-    is_sent = prepared.goes_to_azure or call.request.on_slurm is not None
+    is_sent = prepared.goes_to_azure or prepared.is_on_slurm
     waits = call.waits(on_cluster=is_sent)
     if call.dry_run:
         output = call.output_opts.output()
         print_prepared(output, prepared.remarks, *prepared.reports)
+        if prepared.is_on_slurm and prepared.job is not None:
+            return _print_batch_script(call, prepared.job)
         return print_job_file(output, changed_yaml(prepared))
     if prepared.goes_to_azure:
         call.check_azure()
@@ -278,11 +280,15 @@ def _print_script(call: Submission) -> None:
     output = call.output_opts.output()
     print_prepared(output, job.remarks, job.report)
     if job.spec.slurm is not None:
-        with call.open(For.jobs) as session:
-            script = cast(FolderWorkspace, session.workspace).batch_script(job.spec, session.notify)
-            return print_job_file(output, script, name="batch_script")
+        return _print_batch_script(call, job.spec)
     wheels = job.spec.environment.wheels if job.spec.environment else ()
     print_job_file(output, job_yaml(job.spec), [wheel.name for wheel in wheels])
+
+
+def _print_batch_script(call: Submission, spec: JobSpec) -> None:
+    with call.open(For.jobs) as session:
+        script = cast(FolderWorkspace, session.workspace).batch_script(spec, session.notify)
+        print_job_file(session.output, script, name="batch_script")
 
 
 @contextmanager

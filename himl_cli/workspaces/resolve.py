@@ -229,7 +229,8 @@ def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) ->
             hint="Leave it out, or run the job here: --cluster local",
         )
     address = find_workspaces(spec, config_file, start=start).azure
-    return address or _not_configured("A job for a cluster", start, "Without --cluster jobs run here.")
+    elsewhere = "Without --cluster jobs run here, with --cluster slurm:NAME on your site's Slurm."
+    return address or _not_configured("A job for a cluster", start, elsewhere)
 
 
 def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:

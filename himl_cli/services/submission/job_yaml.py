@@ -104,6 +104,7 @@ class PreparedDocument:
     pipeline: PipelineSpec | None = None
     reports: Sequence[SnapshotReport] = ()
     remarks: Sequence[str] = ()
+    is_on_slurm: bool = False
 
     @property
     def goes_to_azure(self) -> bool:
@@ -115,10 +116,8 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     path = target_path(request)
     document = read_document(path, str(request.target))
     root, kind = document.root, document.kind
-    compute = request.cluster if request.cluster is not None else document.compute
-    is_local = compute in ("", HERE) or request.on_slurm is not None
-    if request.on_slurm is None:
-        request = replace(request, cluster=HERE if is_local else compute)
+    request = replace(request, cluster=request.cluster if request.cluster is not None else document.compute or HERE)
+    is_local, is_on_slurm = not request.on_cluster, request.on_slurm is not None
     request, file_remarks = beside_file(request, ["yaml", "yaml_local"] if is_local else ["yaml"], "a job's YAML")
     check_values(request)
     if request.experiment is None and not request.experiment_from_branch:
@@ -137,11 +136,11 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         code=changed_code(root),
         is_secret=secrets_but(request.include_secret),
     )
-    prepared = PreparedDocument(document, changes, remarks=remarks)
+    prepared = PreparedDocument(document, changes, remarks=remarks, is_on_slurm=is_on_slurm)
     if not is_local:
         return prepared
     remarks += file_remarks
-    if not document.compute and request.on_slurm is None:
+    if not document.compute and not is_on_slurm:
         remarks.append("It names no compute and runs here; --cluster NAME runs it on Azure ML.")
     common = replace(
         common,

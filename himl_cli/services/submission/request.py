@@ -139,7 +139,8 @@ class SubmitRequest(JobOptions):
     @property
     def on_slurm(self) -> str | None:
         """NAME of `--cluster slurm:NAME`, which may be empty; None where the job does not run on Slurm."""
-        return str(self.cluster)[len(SLURM) :] if str(self.cluster).startswith(SLURM) else None
+        name = str(self.cluster).strip()
+        return name[len(SLURM) :] if name.lower().startswith(SLURM) else None
 
     @property
     def is_told_to_azure(self) -> bool:
@@ -214,7 +215,7 @@ def check_values(request: SubmitRequest) -> None:
         raise BadUsage(
             "--record_in azure does not go with a job on Slurm, which is recorded here alone.", hint="Leave it out."
         )
-    elif not re.fullmatch(r"[\w.-]*", request.on_slurm):
+    elif not re.fullmatch(r"\S*", request.on_slurm):
         raise BadUsage(f"--cluster '{request.cluster}' names no partition.", hint="As in --cluster slurm:gpu")
     if not request.on_cluster and request.on_slurm is None and request.is_typed("num_nodes"):
         raise BadUsage(
@@ -359,16 +360,17 @@ def job_of_options(
     options["instance_type"] = request.instance_type or ""  # None where the command line has none
     options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
     limit, slurm = request.max_run_duration, None
+    seconds = parse_duration(limit, "--max_run_duration") if limit else None
     if request.on_slurm is not None:
         from himl_cli.services.submission.slurm import slurm_spec
 
-        slurm = slurm_spec(request)
+        slurm = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0, request.retries or 0)
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),
         Snapshot(folder, (), 0),
         python=python,
-        max_seconds=parse_duration(limit, "--max_run_duration") if limit else None,
+        max_seconds=seconds,
         env=request.env_vars,
         tags={**automatic, **request.tags},
         cluster=request.on_cluster,

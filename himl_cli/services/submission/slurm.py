@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import SlurmSpec
 from himl_cli.core.settings import Setting, section_settings
-from himl_cli.services.submission.request import SubmitRequest, parse_duration
 
 SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with")
@@ -23,22 +23,21 @@ OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "
 MOST_RETRIES = 1000
 
 
-def slurm_spec(request: SubmitRequest) -> SlurmSpec:
-    """How Slurm is to run the job of *request*: the table of its name, else the partition so called; `--sbatch` wins
-    over both. Raises BadUsage for what sbatch would not take."""
-    name = request.on_slurm or ""
-    tables = section_settings(request.cwd, SECTION)
+def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0, retries: int = 0) -> SlurmSpec:
+    """How Slurm is to run a job for `--cluster slurm:NAME`: the table of that name, which counts in the folder *cwd*,
+    else the partition so called. Options that were *typed* (`--sbatch`) win over both, the job's limit of *seconds*
+    (0: none) is that of Slurm where they have none. Raises BadUsage for what sbatch would not take."""
+    tables = section_settings(cwd, SECTION)
     table = {"partition": name} if name else {}
     if name in tables:
         table = _table(tables[name])
     options: dict[str, str | None] = {"partition": table["partition"]} if table.get("partition") else {}
     of_table = _options(table.get("sbatch", ()), f"[{SECTION}.{name}] sbatch")
-    options |= of_table | _options(request.sbatch, "--sbatch")
+    options |= of_table | _options(typed, "--sbatch")
     _check_known(options)
-    if request.max_run_duration and "time" not in options:
-        minutes = math.ceil(parse_duration(request.max_run_duration, "--max_run_duration") / 60)
+    if seconds and "time" not in options:
+        minutes = math.ceil(seconds / 60)
         options["time"] = str(minutes if minutes > 10 else minutes + 2)  # himl ends it first, Slurm counts in minutes
-    retries = request.retries or 0
     if not 0 <= retries <= MOST_RETRIES:
         raise BadUsage(f"--retries {retries}: it can be 0 to {MOST_RETRIES:,}.")
     return SlurmSpec(options, table.get("setup", ()), table.get("run_with", ""), retries)

@@ -43,14 +43,13 @@ from himl_cli.workspaces.local.launch_request import (
     plan_from_stored,
 )
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import PLAN, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.slurm import SlurmJobs, cancel
 from himl_cli.workspaces.local.slurm_batch import queue_again, queue_job
-from himl_cli.workspaces.local.staging import stage_files
-from himl_cli.workspaces.local.sweep_plan import job_outputs, step_request, trial_request
+from himl_cli.workspaces.local.sweep_plan import job_outputs, stage_plan, step_request, trial_request
 
 POLL_SECONDS = 0.1
 SECONDS_UNREAD = 600.0
@@ -85,23 +84,6 @@ class Controller(RunProcess):
         if self._terminated:
             return Outcome(RunStatus.failed, TERMINATED)
         return Outcome(RunStatus.canceled, CANCELED) if self.folder.is_cancel_asked() else None
-
-
-def stage_plan(plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) -> Plan:
-    """Stage the files of the plan's jobs in its run's folder, and store it: the plan to start children by. Raises
-    OSError, Stopped."""
-    folder.user_logs.mkdir()
-    (folder.user_logs / "std_log.txt").touch()
-    for place, spec in {job.place: job.spec for job in plan.jobs}.items():
-        target = folder.path / place
-        target.mkdir(parents=True)
-        stage_files(spec, target, is_stopped=is_stopped)
-    plan = plan.staged()
-    folder.write(PLAN, {"many": plan.stored()})
-    made = {job.key: job_outputs(job, plan.child_id(job)) for job in plan.jobs} if plan.outputs else {}
-    outputs = {name: made[step][key] for name, (step, key) in plan.outputs.items()}
-    folder.write(RECORD, {"outputs": outputs})
-    return plan
 
 
 def end_if_last(store: RunStore, folder: RunFolder) -> None:
@@ -219,7 +201,7 @@ class Children:
         self._unread_since = 0.0
         self._ended: queue.Queue[tuple[str, str]] = queue.Queue()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._slurm = SlurmJobs(self._runs.parent) if any(job.spec.slurm for job in plan.jobs) else None
+        self._slurm = SlurmJobs(self._runs.parent, end_if_last) if any(job.spec.slurm for job in plan.jobs) else None
 
     def log(self, line: str) -> None:
         path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"

@@ -12,7 +12,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,9 +48,10 @@ NEVER_SENT = "himl was killed before sbatch had the job"
 @dataclass
 class SlurmJobs:
     """What Slurm tells of the jobs of a workspace, asked seldom. `waiting` has a reason for each run that is open
-    there."""
+    there, *end_if_last* records the end of a whole none of whose children are."""
 
     folder: Path
+    end_if_last: Callable[[RunStore, RunFolder], None]
     lock: threading.Lock = field(default_factory=threading.Lock)
     asked_at: float = -ASK_AGAIN_SECONDS
     waiting: dict[str, str] = field(default_factory=dict)
@@ -78,11 +79,9 @@ class SlurmJobs:
                 if left:
                     waiting[parent] = next(filter(None, (waiting.get(child, "") for child in left)), "")
                     continue
-                from himl_cli.workspaces.local.controller import end_if_last
-
                 waiting[parent] = ""  # where another process is just recording its end
                 with suppress(HimlError, OSError):
-                    end_if_last(store, RunFolder(self.folder / "runs" / parent))
+                    self.end_if_last(store, RunFolder(self.folder / "runs" / parent))
             self.waiting, self.asked_at = waiting, time.monotonic()
 
     def _ask(self, store: RunStore, jobs: Mapping[str, str]) -> dict[str, str]:

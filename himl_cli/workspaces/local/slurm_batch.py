@@ -1,7 +1,8 @@
-"""Sending jobs of the local workspace to a site's Slurm: their batch scripts, sbatch, and the batch step itself.
+"""Sending jobs of the local workspace to a site's Slurm: their batch scripts, and sbatch.
 
-The batch step is the supervisor of any local job, on a node that sees the workspace's folder too. A run is on record
-before sbatch is asked, and its id is the job's name: a job whose number nobody could write down is found by that.
+The batch step is the supervisor of any local job (`supervisor.main`), on a node that sees the workspace's folder too.
+A run is on record before sbatch is asked, and its id is the job's name: a job whose number nobody could write down is
+found by that.
 Options are those of Slurm 20.11 and later (slurm.schedmd.com/sbatch.html).
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -35,15 +35,15 @@ from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     Plan,
     job_from_stored_form,
-    plan_from_json,
-    request_from_json,
     stored_form,
 )
 from himl_cli.workspaces.local.run_folder import RunFolder
-from himl_cli.workspaces.local.run_process import RunProcess, read_request, with_recovery_id
+from himl_cli.workspaces.local.run_process import with_recovery_id
 from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.sampling import make_sampler
 from himl_cli.workspaces.local.slurm import LOG, WARNING_SECONDS, cancel, output_of, task_log
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
+from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial_request
 
 SUBMIT_SECONDS = 120.0
 PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
@@ -62,7 +62,7 @@ def check_sbatch() -> None:
 
 
 def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, str | None]) -> str:
-    """The script for sbatch: its options, the lines of `setup`, and this module, which reads *document*.
+    """The script for sbatch: its options, the lines of `setup`, and the supervisor, which reads *document*.
 
     The document may hold secrets: the script goes to sbatch through a pipe, and into no file of himl's.
     """
@@ -80,7 +80,7 @@ def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, s
         **slurm.options,
     }
     lines = [f"#SBATCH --{name}{'' if value is None else f'={_quoted(value)}'}" for name, value in options.items()]
-    command = shlex.join([sys.executable, "-m", "himl_cli.workspaces.local.slurm_batch"])
+    command = shlex.join([sys.executable, "-m", "himl_cli.workspaces.local.supervisor"])
     job = [f"exec {command} >/dev/null <<'{END}'", document, END]
     return "\n".join(["#!/bin/bash", *lines, *slurm.setup, *job, ""])
 
@@ -123,6 +123,11 @@ def array_script(plan: Plan, first: int, count: int, after: str = "") -> str:
     return _script(spec, folder, json.dumps({"plan": plan.to_json(), "first": first}), own)
 
 
+def needs_controller(plan: Plan) -> bool:
+    """Whether the values of some trials of a sweep depend on results of others."""
+    return plan.sweep.sampling == "bayesian" or plan.sweep.early_stop is not None
+
+
 def controller_script(plan: Plan) -> str:
     """The batch script of a controller, which needs one processor."""
     spec, slurm = plan.jobs[0].spec, _slurm(plan.jobs[0].spec)
@@ -150,16 +155,11 @@ def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
 def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
     """As `queue_job`, of a sweep or a pipeline. Children that are known beforehand are recorded, and sent: trials as
     arrays, steps as jobs that wait for each other. Where what is next depends on results, a controller is sent."""
-    from himl_cli.workspaces.local.controller import stage_plan
-    from himl_cli.workspaces.local.sampling import make_sampler
-    from himl_cli.workspaces.local.sweep_plan import step_request, trial_request
-
     check_sbatch()
     children: list[LaunchRequest] = []
-    needs_controller = plan.kind != PIPELINE and (plan.sweep.sampling == "bayesian" or bool(plan.sweep.early_stop))
     if plan.kind == PIPELINE:
         children = [step_request(plan, job) for job in plan.jobs]
-    elif not needs_controller:
+    elif not needs_controller(plan):
         known = map(make_sampler(plan.sweep), range(plan.sweep.max_trials), repeat(()))
         children = [trial_request(plan, index, values) for index, values in enumerate(known) if values is not None]
     runs = [replace(with_recovery_id(plan.new_run), folder=str(folder.path / plan.jobs[0].place))]
@@ -196,7 +196,7 @@ def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
     def controller(numbers: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
         yield controller_script(staged), {plan.run.id: "{}"}
 
-    scripts = steps if plan.kind == PIPELINE else controller if needs_controller else arrays
+    scripts = steps if plan.kind == PIPELINE else controller if needs_controller(plan) else arrays
     return _queue(folder, runs, stage, scripts)
 
 
@@ -369,38 +369,3 @@ def checks(folder: Path, spec: SlurmSpec | None) -> Iterator[Check]:
 def _is_open(number: str) -> bool:
     text, _ = output_of(["squeue", "--noheader", f"--jobs={number}", "--format=%T"])
     return bool(text)
-
-
-def main() -> None:
-    """The batch step: a job, the trial of an array's task, or the controller of a sweep; or doctor's look around."""
-    from himl_cli.workspaces.local.controller import Controller
-    from himl_cli.workspaces.local.sampling import make_sampler
-    from himl_cli.workspaces.local.shim import become_subreaper
-    from himl_cli.workspaces.local.supervisor import Supervisor
-    from himl_cli.workspaces.local.sweep_plan import trial_request
-
-    document = read_request()
-    form = json.loads(document)
-    if "probe" in form:
-        folder = RunFolder(Path(form["probe"]))
-        facts = {"node": platform.node(), "time": time.time(), "is_held": folder.is_supervised()}
-        return folder.write(PROBE, facts)
-    if "controller" in form:
-        sys.exit(_exit_code(Controller(plan_from_json(form["controller"]), is_queued=True)))
-    become_subreaper()
-    if "plan" not in form:
-        sys.exit(_exit_code(Supervisor(request_from_json(document))))
-    plan, index = plan_from_json(form["plan"]), form["first"] + int(os.environ["SLURM_ARRAY_TASK_ID"])
-    values = make_sampler(plan.sweep)(index, ())
-    assert values is not None, f"trial {index}"
-    sys.exit(_exit_code(Supervisor(replace(trial_request(plan, index, values), again=True))))
-
-
-def _exit_code(process: RunProcess) -> int:
-    """What Slurm, and with it the jobs that wait for this one, is told: whether the run completed. Of one that goes on
-    0, since Slurm forgets to requeue a job that fails at that moment."""
-    return 0 if process.run() in (RunStatus.completed, None) else 1
-
-
-if __name__ == "__main__":
-    main()

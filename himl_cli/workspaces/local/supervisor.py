@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import queue
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     job_command,
     job_environment,
+    plan_from_json,
     rank_environments,
     request_from_json,
     srun_variables,
@@ -353,6 +355,41 @@ def _end_adopted() -> None:
             os.waitpid(pid, 0)
 
 
+def main() -> None:
+    """Look after the job on stdin. In a job of Slurm that may also be the controller of a sweep, the trial of an
+    array's task, or doctor's look around.
+
+    Slurm, and with it the jobs that wait for this one, is told whether the run completed; of one that goes on 0, since
+    it forgets to requeue a job that fails at that moment.
+    """
+    document = read_request()
+    form = json.loads(document)
+    if "probe" in form:
+        from himl_cli.workspaces.local.slurm_batch import PROBE
+
+        probe = RunFolder(Path(form["probe"]))
+        return probe.write(PROBE, {"node": platform.node(), "time": time.time(), "is_held": probe.is_supervised()})
+    process: RunProcess
+    if "controller" in form:
+        from himl_cli.workspaces.local.controller import Controller
+
+        process = Controller(plan_from_json(form["controller"]), is_queued=True)
+    else:
+        become_subreaper()
+        process = Supervisor(_task_request(form) if "plan" in form else request_from_json(document))
+    sys.exit(0 if process.run() in (RunStatus.completed, None) else 1)
+
+
+def _task_request(form: Mapping[str, Any]) -> LaunchRequest:
+    """What the array's task that this process is was asked to run."""
+    from himl_cli.workspaces.local.sampling import make_sampler
+    from himl_cli.workspaces.local.sweep_plan import trial_request
+
+    plan, index = plan_from_json(form["plan"]), form["first"] + int(os.environ["SLURM_ARRAY_TASK_ID"])
+    values = make_sampler(plan.sweep)(index, ())
+    assert values is not None, f"trial {index}"
+    return replace(trial_request(plan, index, values), again=True)
+
+
 if __name__ == "__main__":
-    become_subreaper()
-    Supervisor(request_from_json(read_request())).run()
+    main()

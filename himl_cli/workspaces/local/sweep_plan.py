@@ -43,7 +43,9 @@ from himl_cli.workspaces.local.launch_request import (
     resolve_folders,
     shown_command,
 )
+from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 from himl_cli.workspaces.local.sampling import check_sampling
+from himl_cli.workspaces.local.staging import stage_files
 
 
 def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) -> Plan:
@@ -148,6 +150,23 @@ def step_request(plan: Plan, job: PlannedJob) -> LaunchRequest:
     name = job.name or job.key
     spec = replace(job.spec, tags=tags, display_name=name, parent=plan.run.id, experiment=plan.run.experiment)
     return _request(plan, plan.child_id(job), replace(job, spec=spec, inputs={**job.inputs, **taken}), {})
+
+
+def stage_plan(plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) -> Plan:
+    """Stage the files of the plan's jobs in its run's folder, and store it: the plan to start children by. Raises
+    OSError, Stopped."""
+    folder.user_logs.mkdir()
+    (folder.user_logs / "std_log.txt").touch()
+    for place, spec in {job.place: job.spec for job in plan.jobs}.items():
+        target = folder.path / place
+        target.mkdir(parents=True)
+        stage_files(spec, target, is_stopped=is_stopped)
+    plan = plan.staged()
+    folder.write(PLAN, {"many": plan.stored()})
+    made = {job.key: job_outputs(job, plan.child_id(job)) for job in plan.jobs} if plan.outputs else {}
+    outputs = {name: made[step][key] for name, (step, key) in plan.outputs.items()}
+    folder.write(RECORD, {"outputs": outputs})
+    return plan
 
 
 def job_outputs(job: PlannedJob, run_id: str) -> dict[str, str]:

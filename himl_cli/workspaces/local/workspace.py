@@ -62,9 +62,10 @@ class LocalWorkspace(FolderWorkspace):
 
     @cached_property
     def _slurm(self) -> SlurmJobs:
+        from himl_cli.workspaces.local.controller import end_if_last
         from himl_cli.workspaces.local.slurm import SlurmJobs
 
-        return SlurmJobs(self.folder)
+        return SlurmJobs(self.folder, end_if_last)
 
     @cached_property
     def _metrics(self) -> MetricStore:
@@ -230,17 +231,20 @@ class LocalWorkspace(FolderWorkspace):
         return self._submitted(run_id)
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
+        from himl_cli.workspaces.local import slurm_batch
         from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
-        from himl_cli.workspaces.local.slurm_batch import array_script, job_script, masked
         from himl_cli.workspaces.local.sweep_plan import plan_sweep
 
-        datastore, spec = self._default_folder(spec.default_datastore), masked(spec)
+        datastore, spec = self._default_folder(spec.default_datastore), slurm_batch.masked(spec)
         if spec.sweep is not None:
-            return array_script(plan_sweep(self.folder, spec, datastore, notify), 0, spec.sweep.max_trials)
+            plan = plan_sweep(self.folder, spec, datastore, notify)
+            if slurm_batch.needs_controller(plan):
+                return slurm_batch.controller_script(plan)
+            return slurm_batch.array_script(plan, 0, spec.sweep.max_trials)
         run_id = new_run_id(spec.experiment)
         folders = resolve_folders(spec, datastore, run_id, notify)
         run_folder = str(self.folder / "runs" / run_id)
-        return job_script(LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True))
+        return slurm_batch.job_script(LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True))
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.sweep_plan import plan_pipeline
