@@ -8,6 +8,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ SCRIPTS = {
     "hello.py": "import os, sys\nprint('hello', *sys.argv[1:], os.environ.get('TOKEN'))\nopen('outputs/made.txt', 'w').write('made')\n",
     "sleep.py": "import sys, time\nprint('asleep', flush=True)\ntime.sleep(float(sys.argv[1]))\n",
 }
+IS_LARGE = bool(os.environ.get("HIML_TEST_LARGE"))
+"""`.ci/run` has that: 200 trials and 30 kills in place of a few."""
 Run = dict[str, Any]
 
 
@@ -172,6 +175,10 @@ def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Sl
     done = himl("submit", "show.py", "--cluster", "slurm:lab", "--wait", "--max_run_duration", "90s")
     assert done.code == 0, done.stderr
     assert himl("runs", "logs", "latest").stdout == "yes too short\n"
+    write_files(project, {"job.yml": b"type: command\ncode: .\ncommand: python show.py\ncompute: slurm:lab\n"})
+    assert himl("submit", "job.yml", "--wait").code == 0
+    assert himl("runs", "logs", "latest").stdout == "yes too short\n"
+    assert "#SBATCH --partition=short" in himl("submit", "job.yml", "--dry_run").stdout
     dry = himl("submit", "show.py", "--cluster", "slurm:lab", "--dry_run", "--env_var", "TOKEN=very-secret-2").stdout
     for line in ("#SBATCH --partition=short", "#SBATCH --mem=100M", "#SBATCH --exclusive", "export FROM_SETUP=yes"):
         assert line in dry.splitlines()
@@ -192,6 +199,22 @@ def test_trials_are_one_array(himl: Himl, project: Path, slurm: Slurm, send: Cal
     assert job_of(run).endswith("[0-5]")
     assert slurm.calls.read_text().count("sbatch --parsable") == 1
     assert "completed" in himl("runs", "logs", run_id).stdout
+
+
+def test_no_more_trials_run_at_once_than_was_said(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    times = project.parent / "times"
+    times.mkdir()
+    script = "import sys, time\nfrom log import log\nbegun = time.time()\nlog('loss', float(sys.argv[2]))\n"
+    script += f"open({str(times)!r} + '/' + sys.argv[2], 'w').write(f'{{begun}} {{time.time()}}')\n"
+    write_files(project, {"trial.py": script.encode()})
+    count = 200 if IS_LARGE else 20
+    run_id = send("trial.py", "--sweep", "x=" + ",".join(map(str, range(count))), "--max_concurrent", "8", "--primary_metric", "loss")
+    assert ended(himl, run_id)["status"] == "Completed"
+    spans = [tuple(map(float, (times / str(number)).read_text().split())) for number in range(count)]
+    assert max(sum(begun <= moment < end for begun, end in spans) for moment, _ in spans) <= 8
+    trials = himl("runs", "aggregate", run_id, "--json").json()["children"]
+    assert [(trial["hyperparameters"]["x"], trial["last"]["loss"]) for trial in trials] == [(x, x) for x in range(count)]
+    assert slurm.calls.read_text().count("sbatch --parsable") == 1
 
 
 def test_a_trial_and_a_whole_sweep_are_canceled(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
@@ -301,16 +324,26 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
 
 
 def test_a_submit_that_is_killed_leaves_one_run_or_none(project: Path, himl: Himl, started_himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
-    for seed in range(6):
-        chance = random.Random(seed)
+    def submit_and_kill(seed: int) -> None:
         command = [str(started_himl.program), "submit", "sleep.py", "--cluster", "slurm:gpu", *(["--crossval", "2"] if seed % 2 else []), "--", "0"]
         with subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(chance.uniform(0.3, 0.9))
+            time.sleep(random.Random(seed).uniform(0.2, 1.2))
             process.kill()
-    until(lambda: all(run["status"] in ("Completed", "Failed") for run in himl("runs", "list", "--num_runs", "all", "--json").json() or []), "all have ended")
-    known = {run["id"] for run in himl("runs", "list", "--num_runs", "all", "--json").json() or []}
-    jobs = {line for line in slurm("squeue", "-h", "-t", "all", "-o", "%j %Z").splitlines() if str(project) in line}
-    assert {line.split()[0] for line in jobs} <= known
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(submit_and_kill, range(30 if IS_LARGE else 6)))
+    known: dict[str, Run] = {}
+
+    def have_all_ended() -> bool:
+        known.update({run["id"]: run for run in himl("runs", "list", "--num_runs", "all", "--json").json() or []})
+        return all(run["status"] in ("Completed", "Failed") for run in known.values())
+
+    until(have_all_ended, lambda: f"all have ended: {known}")
+    told = slurm("squeue", "-h", "-t", "all", "-o", "%j %F %Z").splitlines()
+    jobs = [line.split()[0] for line in {line for line in told if str(project) in line}]  # the tasks of an array are alike
+    assert len(set(jobs)) == len(jobs), jobs
+    assert {name for name, run in known.items() if run["status"] == "Completed"} <= set(jobs) <= known.keys()
+    assert not list((project / ".himl" / "runs").glob(".*"))
 
 
 def test_many_open_runs_cost_one_call(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
