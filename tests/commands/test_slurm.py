@@ -324,10 +324,15 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
 
 
 def test_a_submit_that_is_killed_leaves_one_run_or_none(project: Path, himl: Himl, started_himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    command = [str(started_himl.program), "submit", "sleep.py", "--cluster", "slurm:gpu", "--", "0"]
+    begun = time.monotonic()
+    subprocess.run(command, cwd=project, capture_output=True, check=True)
+    usual = time.monotonic() - begun
+
     def submit_and_kill(seed: int) -> None:
-        command = [str(started_himl.program), "submit", "sleep.py", "--cluster", "slurm:gpu", *(["--crossval", "2"] if seed % 2 else []), "--", "0"]
-        with subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(random.Random(seed).uniform(0.2, 1.2))
+        many = ["--crossval", "2"] if seed % 2 else []
+        with subprocess.Popen([*command[:-2], *many, *command[-2:]], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(random.Random(seed).uniform(0.3, 2.0) * usual)
             process.kill()
 
     with ThreadPoolExecutor(3) as pool:

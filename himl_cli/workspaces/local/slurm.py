@@ -228,11 +228,12 @@ class OwnJob:
         return f"{REASONS['TIMEOUT']} ({self.facts.get('TimeLimit')})" if is_near and is_running else ""
 
     def requeue(self) -> bool:
-        """Have Slurm start the job again. It ends this process soon."""
+        """Have Slurm start the job again. It ends all processes of the job soon, and often scontrol first."""
         text, problem = output_of(["scontrol", "requeue", self.number])
-        if text is None:
+        is_taken = text is not None or problem.startswith("exit code -")
+        if not is_taken:
             log.warning("scontrol requeue %s: %s", self.number, problem)
-        return text is not None
+        return is_taken
 
 
 def task_log(folder: RunFolder, first: int, task: str = "TASK") -> Path:
