@@ -106,6 +106,7 @@ PIXELS = (
     "rest. himl's own layout, with another filter, is at {{ratio wall | montage | 20,000 wide | hi-ml-cpath 0.5.2 | himl montage}} times."
 )
 
+ON_SLURM, OPEN = tuple(f"{what}, until the command returns" for what in ("a job", "100 trials")), "500 open runs"
 WIDE, WIDER, HI_ML_TB, BEST = "20,000 wide", "60,000 wide", "himl-tb --help of hi-ml", "large up: at most 1.1 times the best of"
 AIMS = (
     Aim("startup", "any help: at most 1.5 times `import typer`", _of("help", *HELPS), 1.5, denominator=_of("help", TYPER)),
@@ -124,6 +125,9 @@ AIMS = (
     _times("tb", "event bytes: at most 1.02 times the new ones", "event bytes of 40 refreshes", TB, 1.02, "new bytes", "bytes"),
     _times("tb", "all bytes: at least 20 times fewer than whole files", "all bytes of 40 refreshes", "whole files again", 20, TB, "bytes", least=True),
     Aim("tb", "first picture: at most 3 s more than TensorBoard alone", _of(FIRST_SCALAR, TB), 3.0, minus=_of(FIRST_SCALAR, "TensorBoard alone, files here")),
+    Aim("slurm", "`himl submit` returns within 0.4 s of sbatch", Of(ON_SLURM, (SUBMIT,)), 0.4, minus=Of(ON_SLURM, ("sbatch",))),
+    Aim("slurm", "`himl runs list` of 500 open runs: at most 0.5 s", _of(OPEN, "himl runs list"), 0.5),
+    Aim("slurm", "`himl runs list` of 500 open runs: one request", _of(OPEN, "himl runs list"), 1, "requests"),
     _times("montage", "20,000 wide: at least 10 times as fast as hi-ml", WIDE, HI_ML, 10, MONTAGE, least=True, cause=LAYOUT),
     _times("montage", "20,000 wide, hi-ml's own picture: at least 10 times as fast", WIDE, HI_ML, 10, HI_ML_LAYOUT, least=True, cause=PIXELS),
     Aim("montage", "20,000 wide: at most 300 MB", _of(WIDE, MONTAGE, HI_ML_LAYOUT), 300 * MB, "memory"),

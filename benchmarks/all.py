@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.report import DOCUMENT, RESULTS, render, verdict_lines
 
 ROOT = Path(__file__).parent.parent
-BENCHES = ("startup", "submit_local", "runs_list", "tracking", "azure_start", "submit_azure", "aggregate", "tb", "transfer", "montage")
-QUICK = {**dict.fromkeys(BENCHES, ("--rounds", "1")), "montage": ("--rounds", "1", "--width", "20000")}
+BENCHES = ("startup", "submit_local", "runs_list", "tracking", "azure_start", "submit_azure", "aggregate", "tb", "slurm", "transfer", "montage")
+QUICK = {**dict.fromkeys(BENCHES, ("--rounds", "1")), "slurm": ("--rounds", "1", "--open", "20"), "montage": ("--rounds", "1", "--width", "20000")}
 
 
 def main() -> None:

@@ -226,7 +226,7 @@ def test_a_trial_and_a_whole_sweep_are_canceled(himl: Himl, slurm: Slurm, send: 
     assert himl("runs", "cancel", run_id).code == 0
     assert ended(himl, run_id)["status"] == "Canceled"
     assert [shown(himl, f"{run_id}_{number}")["status"] for number in range(4)] == ["Canceled"] * 4
-    assert not slurm("squeue", "-h", "-n", run_id)
+    until(lambda: not slurm("squeue", "-h", "-n", run_id), "no job is left")
 
 
 def test_what_is_missing_of_a_sweep_is_done_later(himl: Himl, project: Path, send: Callable[..., str]) -> None:
