@@ -182,8 +182,9 @@ def _settings(here: Path) -> list[str]:
     """Where settings stand that count here. Raises BadUsage for those that a command could not use."""
     from himl_cli.commands.scripts import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
-    from himl_cli.core.settings import find_settings
+    from himl_cli.core.settings import find_settings, section_settings
     from himl_cli.services.montage.stored import cache_limit
+    from himl_cli.services.submission.slurm import SECTION, slurm_spec
     from himl_cli.workspaces.resolve import cloud_setting
 
     command: Any = typer.main.get_command(submit)
@@ -191,5 +192,7 @@ def _settings(here: Path) -> list[str]:
     submit_settings(command, here)
     cloud_setting(here)
     cache_limit(here)
+    for name in section_settings(here, SECTION):
+        slurm_spec(name, here)
     names = sorted(name for name in os.environ if name.startswith(VARIABLE_PREFIX) and os.environ[name])
     return [*(f"'{file.path}'" for file in find_settings(here)), *names]

@@ -81,12 +81,14 @@ def _options(given: Sequence[str], where: str) -> dict[str, str | None]:
 
 def _check_known(options: Mapping[str, str | None]) -> None:
     """Raises BadUsage for an option that `sbatch --help` does not list, where there is an sbatch to ask."""
+    if not options:
+        return
     text = ""
     with suppress(OSError, subprocess.SubprocessError):
         text = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, timeout=10).stdout
     known = re.findall(r"--([a-z][a-z0-9-]+)", text)
-    for key in options if known else ():
-        if key not in known:
+    for key in options:
+        if known and key not in known:
             near = get_close_matches(key, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else "See: sbatch --help"
             raise BadUsage(f"--sbatch {key}: sbatch has no option --{key}.", hint=hint)
