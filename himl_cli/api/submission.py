@@ -133,6 +133,8 @@ def submit(
     if request.sdk == "v1":
         require_sdk_v1()
     is_on_slurm = request.on_slurm is not None
+    if is_on_slurm:
+        request = request.without("vscode", "no_mpi_single_node")  # defaults of hi-ml's, of which nobody need hear
     if is_on_slurm and after_submission is not None:
         raise BadUsage("after_submission is given a job of Azure ML, and this one goes to Slurm.", hint="Leave it out.")
     workspace = open_for_jobs(None, None, start=request.cwd) if is_on_slurm else workspace_of()

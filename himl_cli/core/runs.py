@@ -91,6 +91,19 @@ class Run:
         """`experiment:run_id`, the form hi-ml writes to `most_recent_run.txt`."""
         return f"{self.experiment}:{self.id}"
 
+    @property
+    def end_text(self) -> str:
+        """How it ended, in words: `failed after 3.2 s: exit code 3`."""
+        after, seconds = "", self.duration
+        if seconds is not None and seconds < 100:
+            after = f" after {seconds:.1f} s"
+        elif seconds is not None:
+            minutes, rest = divmod(round(seconds), 60)
+            hours, left = divmod(minutes, 60)
+            after = f" after {hours} h {left} min" if hours else f" after {minutes} min {rest} s"
+        why = f": {self.reason}" if self.reason and self.reason != self.status.value.lower() else ""
+        return f"{self.status.value.lower()}{after}{why}"
+
 
 def own_name(run: Run) -> str:
     """The display name where it says more than the id: Azure ML's default is the id itself."""

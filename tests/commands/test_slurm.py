@@ -6,6 +6,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,14 @@ def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Sl
     assert done.code == 2
     assert "has the key 'partitoin'" in done.stderr
     assert "Did you mean partition?" in done.stderr
+
+
+def test_python_function_submits_too(himl: Himl, project: Path, send: Callable[..., str]) -> None:
+    call = 'submit_to_azure_if_needed(compute_cluster_name="slurm:gpu", snapshot_root_directory=".", wait_for_completion=True)'
+    write_files(project, {"own.py": f"import sys\nfrom himl_cli import submit_to_azure_if_needed\n{call}\nprint('in the job', *sys.argv[1:])\n".encode()})
+    done = subprocess.run([sys.executable, "own.py", "--azureml", "--epochs=2"], cwd=project, capture_output=True, text=True)
+    assert (done.returncode, "Passed over" in done.stderr) == (0, False), done.stderr
+    assert himl("runs", "logs", "latest").stdout == "in the job --epochs=2\n"
 
 
 def test_trials_are_one_array(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:

@@ -146,7 +146,7 @@ def _outcome_of_steps(children: Children) -> Outcome:
     for job in children.plan.jobs:
         run = known.get(job.key)
         if run is not None and run.status is not RunStatus.completed:
-            return Outcome(run.status, f"{job.title} {describe_end(run)}", run.exit_code)
+            return Outcome(run.status, f"{job.title} {run.end_text}", run.exit_code)
     return Outcome(RunStatus.completed)
 
 
@@ -175,7 +175,7 @@ def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Ru
     while (ended := children.next_end()) is None:
         _ = children.stopping  # asks it to stop where the pipeline was
     run, _, trouble = ended
-    children.log(f"{job.title}: {describe_end(run) if run else f'could not be started: {trouble}'}")
+    children.log(f"{job.title}: {run.end_text if run else f'could not be started: {trouble}'}")
     if run is not None and run.status is RunStatus.failed:
         for line in children.last_lines(run, 10):
             children.log(f"  {job.key}: {line}")
@@ -362,19 +362,6 @@ class Children:
                 process.stdout.close()
 
 
-def describe_end(run: Run) -> str:
-    """How a run ended, in words: `failed after 3.2 s: exit code 3`."""
-    after, seconds = "", run.duration
-    if seconds is not None and seconds < 100:
-        after = f" after {seconds:.1f} s"
-    elif seconds is not None:
-        minutes, rest = divmod(round(seconds), 60)
-        hours, left = divmod(minutes, 60)
-        after = f" after {hours} h {left} min" if hours else f" after {minutes} min {rest} s"
-    why = f": {run.reason}" if run.reason and run.reason != run.status.value.lower() else ""
-    return f"{run.status.value.lower()}{after}{why}"
-
-
 @dataclass
 class StartedTrial(Trial):
     """`place` is how far the values of the primary metric were read. `is_again`: it had an earlier attempt, of whose
@@ -518,7 +505,7 @@ class Sweep:
         else:
             started.note_end(run.status, _is_stopped_early(run))
             is_judged = started.verdict and started.is_stopped_early
-            text = describe_end(replace(run, reason="") if is_judged else run) + self._metric_text(started)
+            text = (replace(run, reason="") if is_judged else run).end_text + self._metric_text(started)
             if run.status is RunStatus.failed and (lines := self._children.last_lines(run, 1)):
                 text += f"; its last line: {lines[0].strip()}"
         self._ends.append(started.status or RunStatus.failed)
