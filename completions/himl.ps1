@@ -96,7 +96,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--resume=runs', 'Go on with a run that is kept here: do what is missing, or try again; needs no TARGET',
                 '--wait|--no_wait', 'Wait for the end (default: here yes, on a cluster no)',
                 '--follow', 'Wait, and show the output as it comes (always so here)',
-                '--dry_run', 'Print the job as Azure ML YAML; send nothing',
+                '--dry_run', 'Print the job as Azure ML YAML, or for Slurm as batch script; send nothing',
                 '--show_settings', 'Show each option''s value and where it came from; run nothing',
                 '--sdk=choice:v2,v1', 'v2, or v1: by the deprecated azureml-core',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',

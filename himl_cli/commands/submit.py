@@ -134,7 +134,7 @@ OPTIONS: Mapping[str, Option] = {
         panel="After",
     ),
     "follow": option("Wait, and show the output as it comes (always so here).", default=False),
-    "dry_run": option("Print the job as Azure ML YAML; send nothing.", default=False),
+    "dry_run": option("Print the job as Azure ML YAML, or for Slurm as batch script; send nothing.", default=False),
     "show_settings": option("Show each option's value and where it came from; run nothing.", default=False),
     "sdk": option("v2, or v1: by the deprecated azureml-core.", "SDK", "v2"),
 }
@@ -191,13 +191,14 @@ def submit(
 ) -> None:
     """Run a script as a job: a snapshot of its project, recorded with its log, outputs and metrics.
 
-    Here, or with --cluster on Azure ML. Arguments of the script stand after --. With --sweep, --crossval or
-    --different_seeds it is many runs, each with values of its own.
+    Here, or with --cluster on Azure ML or a site's Slurm. Arguments of the script stand after --. With --sweep,
+    --crossval or --different_seeds it is many runs, each with values of its own.
 
     \b
       himl submit train.py -- --epochs 5
       himl submit train.py --cluster gpu --follow
       himl submit train.py --cluster gpu --dry_run > job.yml
+      himl submit train.py --cluster slurm:gpu --sbatch gres=gpu:2
       himl submit -m lab.train --cluster gpu --num_nodes 2 --processes_per_node 4
       himl submit train.py --input mnist,local=data/mnist --tag team=blue
       himl submit train.py --sweep lr=0.1,0.01 --max_concurrent 2

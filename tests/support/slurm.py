@@ -21,7 +21,7 @@ from filelock import FileLock
 from tests.support.running import until
 
 CACHE = Path(__file__).parents[2] / ".cache" / "slurm"
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libmunge2", "libhwloc15", "munge")
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libmunge2", "libhwloc15", "libnuma1", "libdbus-1-3", "munge")
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PROGRAMS = ("sacct", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 CONFIGURATION = """

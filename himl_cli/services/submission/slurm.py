@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float =
 
 def _table(setting: Setting) -> dict[str, Any]:
     """The table of a name, its values as `slurm_spec` reads them."""
+    setting = replace(setting, key=f"{SECTION}.{setting.key}")
     if not isinstance(setting.value, Mapping):
-        raise setting.wrong("is no table.", hint=f'Write it as [{SECTION}.{setting.key}] with partition = "…" below.')
+        raise setting.wrong("is no table.", hint=f'Write it as [{setting.key}] with partition = "…" below.')
     found: dict[str, Any] = {}
     for key, value in setting.value.items():
         if key not in KEYS:

@@ -34,7 +34,8 @@ class Outcome(RunEnd):
 
     @property
     def text(self) -> str:
-        return f"{self.status.value.lower()}{f': {self.reason}' if self.reason else ''}"
+        status = self.status.value.lower()
+        return f"{status}: {self.reason}" if self.reason not in ("", status) else status
 
 
 def with_recovery_id(new: Run) -> Run:
