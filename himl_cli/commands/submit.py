@@ -198,7 +198,6 @@ def submit(
       himl submit train.py -- --epochs 5
       himl submit train.py --cluster gpu --follow
       himl submit train.py --cluster gpu --dry_run > job.yml
-      himl submit train.py --cluster slurm:gpu --sbatch gres=gpu:2
       himl submit -m lab.train --cluster gpu --num_nodes 2 --processes_per_node 4
       himl submit train.py --input mnist,local=data/mnist --tag team=blue
       himl submit train.py --sweep lr=0.1,0.01 --max_concurrent 2
