@@ -307,6 +307,29 @@ def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slur
     assert himl("runs", "cancel", waiting).code == 0
 
 
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, programs: dict[str, str]) -> None:
+    """Put shell scripts in the place of Slurm's programs of these names."""
+    for name, text in programs.items():
+        program = folder / "stand_ins" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{text}")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'stand_ins'}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("what", ["Invalid account or account/partition combination specified", "Invalid qos specification"])
+def test_what_a_site_with_accounts_refuses(
+    himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str], what: str
+) -> None:
+    """They need a database of accounts, which the cluster of the tests has not."""
+    refusal = f"cat >/dev/null\necho 'sbatch: error: Batch job submission failed: {what}' >&2\nexit 1\n"
+    stand_in(tmp_path, monkeypatch, {"sbatch": f"[ $1 = --help ] && exec {slurm.programs}/sbatch --help\n{refusal}"})
+    done = himl("submit", "hello.py", "--cluster", "slurm:gpu", "--sbatch", "account=none", "--sbatch", "qos=high")
+    assert done.code == 2
+    assert f"error: Slurm refused the job: {what}." in done.stderr
+    assert himl("runs", "list", "-q").stdout == ""
+
+
 def test_how_jobs_ended_that_slurm_has_forgotten(
     himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str]
 ) -> None:
@@ -316,12 +339,7 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
     for number in numbers.values():
         slurm("scancel", number)
     stand_ins = {"squeue": "", "sacct": "".join(f"echo '{number}|{state}|2026-01-02T03:04:05'\n" for state, number in numbers.items() if state)}
-    for name, text in stand_ins.items():
-        program = tmp_path / "stand_ins" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{text}")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'stand_ins'}{os.pathsep}{os.environ['PATH']}")
+    stand_in(tmp_path, monkeypatch, stand_ins)
     found = {state: (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) for state, run_id in runs.items()}
     assert found == {
         "TIMEOUT": ("Failed", f"it reached Slurm's time limit (job {numbers['TIMEOUT']})"),
