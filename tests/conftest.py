@@ -155,6 +155,18 @@ def stage(shared_stage: Stage) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="session")
+def lightning_packages() -> str:
+    """For PYTHONPATH: PyTorch Lightning and PyTorch."""
+    from tests.support.clients import LIGHTNING, packages_of
+
+    try:
+        return packages_of(LIGHTNING)
+    except subprocess.CalledProcessError:
+        lacking("PyTorch's CPU build, which pip does not find")
+        raise
+
+
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     """The Slurm of this test process; tests ask for `slurm`."""
     from tests.support.slurm import running_cluster

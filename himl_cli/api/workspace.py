@@ -241,6 +241,16 @@ class Run(Recording):
         """Ask the run to stop; False when it had ended already."""
         return self._found_in.opened.cancel(self.id)
 
+    def log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Keep *parameters* as texts, at once. One that was logged before with another value stays as it was, as after
+        an interruption, and the others are kept."""
+        given = {name: str(value) for name, value in parameters.items()}
+        try:
+            self._recorder.log_parameters(self.id, given)
+        except BadUsage:
+            known = self._found_in.opened.parameters(self.id)
+            self._recorder.log_parameters(self.id, {name: given[name] for name in given.keys() - known.keys()})
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set *tags*; others stay as they are."""
         self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})

@@ -58,6 +58,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
     if name == "slurm":
         return worlds.slurm(folder, request.getfixturevalue("slurm").programs)
+    if name == "lightning":
+        return worlds.lightning(folder, request.getfixturevalue("lightning_packages"))
     if name not in ("azure", "slides"):
         found: World = getattr(worlds, name)(folder)
         return found

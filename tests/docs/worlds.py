@@ -5,6 +5,7 @@ here      a project with a training script and recorded runs
 example   the checkout's examples
 azure     a project, `az`, the examples, and a workspace on Azure ML where jobs run
 slurm     a project, on a machine whose sbatch has a cluster
+lightning nothing, with PyTorch Lightning installed
 slides    as azure, with slides in a folder and in a datastore
 """
 
@@ -102,6 +103,10 @@ def here(folder: Path) -> World:
 def slurm(folder: Path, programs: Path) -> World:
     _copy_files(folder, IDS)
     return World(folder, variables(PATH=f"{programs}{os.pathsep}{os.environ['PATH']}"), {"--max_run_duration 2h": "--max_run_duration 2m"})
+
+
+def lightning(folder: Path, packages: str) -> World:
+    return World(folder, variables(PYTHONPATH=packages))
 
 
 def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: bool = False) -> World:

@@ -42,6 +42,8 @@ HI_ML_CPATH = "hi-ml-cpath"
 """The predecessor's montages, with the versions that it pins itself: 4 GB, for the benchmark only."""
 SUBMITIT = "submitit"
 """With Hydra and its launcher that uses it, for the benchmark only."""
+LIGHTNING = "lightning"
+"""With PyTorch, which comes with several GB for CUDA on Linux but for its CPU build, and that is in few registries."""
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
@@ -51,6 +53,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
     HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
     SUBMITIT: ("submitit>=1.5,<1.6", "hydra-core>=1.3,<1.4", "hydra-submitit-launcher==1.2.0"),
+    LIGHTNING: ("lightning>=2.6,<2.7", f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"),
     HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
@@ -81,6 +84,12 @@ def client_python(name: str) -> Path:
             _build(base, folder, requirements)
             complete.touch()
     return _python_of(folder)
+
+
+def packages_of(name: str) -> str:
+    """The folder of the packages of a client that the Python of the tests runs: for PYTHONPATH."""
+    folder = client_python(name).parent.parent
+    return str(next(path for path in (folder / "Lib" / "site-packages", *folder.glob("lib/python*/site-packages")) if path.is_dir()))
 
 
 def _base_python(name: str) -> str:
