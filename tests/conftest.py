@@ -154,11 +154,12 @@ def stage(shared_stage: Stage) -> Iterator[Stage]:
     assert not unknown, f"requests that the double does not play: {unknown}"
 
 
-@pytest.fixture(scope="session")
-def lightning_packages() -> str:
-    """For PYTHONPATH: PyTorch Lightning and PyTorch."""
+@pytest.fixture
+def lightning_packages(monkeypatch: pytest.MonkeyPatch) -> str:
+    """For PYTHONPATH: PyTorch Lightning and PyTorch, which are compiled once, and not by each process."""
     from tests.support.clients import LIGHTNING, packages_of
 
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
     try:
         return packages_of(LIGHTNING)
     except subprocess.CalledProcessError:
