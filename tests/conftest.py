@@ -162,9 +162,8 @@ def lightning_packages(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
     try:
         return packages_of(LIGHTNING)
-    except subprocess.CalledProcessError:
-        lacking("PyTorch's CPU build, which pip does not find")
-        raise
+    except subprocess.CalledProcessError:  # which is in few registries, so that nobody is to be without CI for it
+        pytest.skip(f"{NEEDS}PyTorch's CPU build (torch==2.13.0+cpu), which pip does not find")
 
 
 @pytest.fixture(scope="session")
