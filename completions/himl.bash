@@ -63,6 +63,7 @@ _himl_table() {
             --build_user_email=
             +--input=
             +--output=
+            +--keep=
             --default_datastore=
             --checkpoint=runs+files
             +--sweep=

@@ -98,6 +98,12 @@ OPTIONS: Mapping[str, Option] = {
         "SPEC",
         many=True,
     ),
+    "keep": option(
+        "Keep new files outside outputs/ and logs/ as well, as outputs, by globs as of 'himl download --include'.",
+        "GLOB,...",
+        many=True,
+        parse=parse_list,
+    ),
     "default_datastore": option("Datastore of inputs and outputs that name none.", "NAME"),
     "checkpoint": option(
         "Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last checkpoint), "

@@ -1,19 +1,66 @@
-"""Files of this machine: folders listed in the order of names, files written atomically, the home folder."""
+"""Files of this machine: folders listed in the order of names, globs, files written atomically, the home folder."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
+from himl_cli.core.text import LONGEST_GLOB
 
 PART_SUFFIX = ".himl-part"
 STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"  # what earlier versions kept beside a user's files
 WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
+
+
+class Globs:
+    """Any of *globs*, as `services.transfer.plan.Filters` describes them, over whole names. Raises BadUsage for one
+    that is too long or cannot be read."""
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        self._parts: list[list[str]] = []  # of each glob, the last one first
+        for glob in globs:
+            if len(glob) > LONGEST_GLOB:
+                raise BadUsage(f"A glob has {len(glob):,} characters, and {LONGEST_GLOB:,} is the most.")
+            for characters in re.findall(r"\[(.[^]]*)\]", glob):
+                if any(first > last for first, last in re.findall(r"(.)-(.)", characters)):
+                    raise BadUsage(
+                        f"Not a glob: {glob} (bad character range).", hint="A set of characters reads [a-c]."
+                    )
+            body = glob.removeprefix("/")
+            parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
+            if parts[-1] == "**":
+                parts.append("*")
+            self._parts.append([*reversed(parts), *([] if glob.startswith("/") else ["**"])])
+
+    def matches(self, name: str) -> bool:
+        parts = name.split("/")
+        return any(_matches(glob, parts) for glob in self._parts)
+
+
+def _matches(glob: Sequence[str], name: Sequence[str]) -> bool:
+    """Whether the parts of a name are those of a glob, whose last one is the first of *glob*: most names fail at that.
+    The time grows with the product of their numbers only."""
+    reached = {len(name)}  # numbers of parts of the name that the rest of the glob has to take up
+    for part in glob:
+        if part == "**":
+            reached = set(range(max(reached) + 1))
+        else:
+            reached = {number - 1 for number in reached if number > 0 and fnmatchcase(name[number - 1], part)}
+        if not reached:
+            return False
+    return 0 in reached
+
+
+def is_event_file(name: str) -> bool:
+    """Whether TensorBoard takes the file called *name* for one of its own."""
+    return "tfevents" in name.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)

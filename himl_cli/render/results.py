@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -113,10 +114,11 @@ def print_ended(
     run: Run,
     rest: tuple[str, bytes] | None,
     sweep: SweepView | None = None,
-    unkept: Sequence[Path] = (),
+    unkept: Sequence[tuple[str, Path]] = (),
 ) -> None:
     """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are
-    the trials of a run that has some, *unkept* are files of the job that are no part of its results."""
+    the trials of a run that has some, *unkept* are the names and paths of files that are no part of
+    its results."""
     if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])
@@ -128,9 +130,16 @@ def print_ended(
     if run.status is RunStatus.completed:
         output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")
     if unkept:
-        count, where = len(unkept), shown_path(os.path.commonpath(unkept))
-        words = "files outside outputs/ and logs/ were" if count > 1 else "file outside outputs/ and logs/ was"
-        output.notice(f"{count:,} {words} not kept with the results: '{where}'.")
+        count, names = len(unkept), [name for name, _ in unkept]
+        where, words = shown_path(os.path.commonpath([path for _, path in unkept])), "1 new file"
+        folder = os.path.commonpath([os.path.dirname(name) for name in names])
+        glob = names[0] if count == 1 else f"{folder}/**" if folder else "**"
+        verb = "is" if count == 1 else "are"
+        words = f"{count:,} new files" if count > 1 else words
+        output.notice(
+            f"{words} outside outputs/ and logs/ {verb} not kept with the results: '{where}'; keep such files with "
+            f"--keep {shlex.quote(glob)}"
+        )
 
 
 def print_settings(

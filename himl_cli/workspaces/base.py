@@ -284,8 +284,9 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
     def python_of(self, run_id: str) -> str:
         """The interpreter that runs the job, as a path; empty where none is on record. Raises DiskFailed."""
 
-    def unkept_files(self, run_id: str) -> Sequence[Path]:
-        """What the run's jobs wrote where it is no result of theirs. Raises DiskFailed."""
+    def unkept_files(self, run_id: str) -> Mapping[str, Path]:
+        """What the run's job wrote where it is no result, by the names in the folder that it runs in; while it is at
+        work, also what it will keep at its end. Raises DiskFailed."""
 
 
 @runtime_checkable

@@ -39,9 +39,9 @@ ELSEWHERE = """
 import os, pathlib, shutil, helper
 for name in ("outputs/kept.txt", "logs/kept.txt", "lab/logs/new.txt"):
     pathlib.Path(name).write_text("kept")
-pathlib.Path("lightning_logs/version_0").mkdir(parents=True)
-shutil.copy2("data/old.csv", "lightning_logs/version_0/epoch=1.ckpt")
-os.utime("lightning_logs/version_0/epoch=1.ckpt", (0, 0))
+pathlib.Path("models/version_0").mkdir(parents=True)
+shutil.copy2("data/old.csv", "models/version_0/epoch=1.ckpt")
+os.utime("models/version_0/epoch=1.ckpt", (0, 0))
 open("data/old.csv", "a").write("2")
 """
 DRY = ("submit", "train.py", "--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
@@ -171,11 +171,40 @@ def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, projec
     assert {path.relative_to(kept).as_posix(): path.read_text() for path in files_below(kept)} == {"outputs/new.txt": "n", "outputs/old.txt": "changed"}
     files = {"helper.py": "", "data/old.csv": "1", "lab/logs/old.txt": ""}
     write_files(project, {"fails.py": ELSEWHERE + "raise SystemExit(3)", "one.py": "open('a.txt', 'w')", **files})
-    for script, code, told in (("one.py", 0, "1 file outside outputs/ and logs/ was"), ("fails.py", 1, "3 files outside outputs/ and logs/ were")):
+    for script, code, told, glob in (
+        ("one.py", 0, "1 new file outside outputs/ and logs/ is", "a.txt"),
+        ("fails.py", 1, "3 new files outside outputs/ and logs/ are", "'**'"),
+    ):
         outcome = himl("submit", script)
         place = project / ".himl" / "runs" / latest(himl)["id"] / "code"
         assert outcome.code == code
-        assert f"{told} not kept with the results: '{place / 'a.txt' if script == 'one.py' else place}'." in outcome.stderr.splitlines()
+        told += f" not kept with the results: '{place / 'a.txt' if script == 'one.py' else place}'; keep such files with --keep "
+        assert told + glob in outcome.stderr.splitlines()
+        assert "not kept" not in himl("submit", script, "--keep", glob.strip("'")).stderr
+
+
+LOGGED = ("lightning_logs/version_0/metrics.csv", "lab/runs/one/events.out.tfevents.1", "lab/runs/one/more/a.txt")
+KEPT = ("models/a b/m.pt", "x.csv")
+WRITES = f"""
+import pathlib
+for name in {(*LOGGED, *KEPT, "models/n.pt", "lab/x.csv")}:
+    pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(name).write_text(name)
+"""
+
+
+def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": WRITES, "lab/runs/old/events.out.tfevents.0": "sent, and not new"})
+    said = himl.ok("submit", "train.py", "--keep", "models/a b/,/x.csv").stderr
+    assert "2 new files outside" in said
+    himl.ok("download", "latest", "--output_dir", "got")
+    (run,) = [folder for folder in (project / "got").iterdir() if folder.is_dir()]
+    got = {path.relative_to(run).as_posix(): path.read_text() for path in files_below(run)}
+    assert got.keys() == {*(f"logs/{name}" for name in LOGGED), *(f"outputs/{name}" for name in KEPT), "user_logs/std_log.txt"}
+    assert all(text == name.partition("/")[2] for name, text in got.items() if text)
+    assert himl.ok("tb", "latest", "--sync_only", "-q").stdout.strip() == str(project / ".himl" / "runs" / run.name / "code" / "logs")
+    for wrong in (("--keep", "a[z-a]"), ("--keep", "*", "--cluster", "gpu", "--sdk", "v1")):
+        assert himl("submit", "train.py", *wrong).code == 2
 
 
 @posix

@@ -13,6 +13,7 @@ import pytest
 from tests.azureml_double.faults import Status
 from tests.azureml_double.jobs.runner import JobRunner
 from tests.azureml_double.seeding import StagedWorkspace
+from tests.commands.test_submit import KEPT, WRITES
 from tests.support.azure import CONDA, SUBMIT, TRAIN
 from tests.support.azure import azure_project as azure_project
 from tests.support.azure import running as running
@@ -229,6 +230,14 @@ def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(himl: Himl, azu
     write_files(project, {"train.py": LINES})
     with azure_project.run_jobs(whole_logs=True):
         assert himl.ok(*SUBMIT, "--follow").stdout == "line 0\nline 1\nline 2\nline 3\n"
+
+
+def test_a_job_of_a_cluster_keeps_what_is_asked_for(himl: Himl, running: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": f"{WRITES}\nraise SystemExit(7)"})
+    for options, code in (((), 7), (("--processes_per_node", "2"), 1)):
+        done = himl(*SUBMIT, *options, "--wait", "-q", "--keep", "models/a b/,/x.csv")
+        files = himl.ok("download", done.stdout.strip(), "--list", "--json").json()
+        assert {file["name"] for file in files if file["name"].startswith("outputs/")} == {f"outputs/{name}" for name in KEPT}, code
 
 
 def test_job_that_ran_too_long_says_so(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:

@@ -31,7 +31,7 @@ READERS = {
 }
 GROWS = f"""
 {WRITER}
-writer = EventFileWriter("logs/train")
+writer = EventFileWriter(sys.argv[2])
 for step in range(2):
     write(writer, "loss", step, 1.0 / (step + 1))
 while not os.path.exists(sys.argv[1]):
@@ -46,16 +46,16 @@ LAST = "Ctrl-C ends it.\n"
 
 
 @posix
-@pytest.mark.parametrize("reader", READERS)
-def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Path, tmp_path: Path, reader: str) -> None:
-    env, provider = READERS[reader]
+@pytest.mark.parametrize(("reader", "folder"), [*zip(READERS, ("lightning_logs/version_0", "logs/train"), strict=True)])
+def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Path, tmp_path: Path, reader: str, folder: str) -> None:
+    (env, provider), name = READERS[reader], folder.removeprefix("logs/")
     write_files(project, {"train.py": GROWS})
-    run = himl.ok("submit", "train.py", "--no_wait", "-q", "--display_name", "First try", "--", str(tmp_path / "go")).stdout.strip()
+    run = himl.ok("submit", "train.py", "--no_wait", "-q", "--display_name", "First try", "--", str(tmp_path / "go"), folder).stdout.strip()
     try:
         with serving(himl, tmp_path, env=env) as board:
-            board.shows(f"First_try-{run}/train", [1.0, 0.5])
+            board.shows(f"First_try-{run}/{name}", [1.0, 0.5])
             (tmp_path / "go").touch()
-            board.shows(f"First_try-{run}/train", [1.0, 0.5, 0.25])
+            board.shows(f"First_try-{run}/{name}", [1.0, 0.5, 0.25])
             assert provider in board.ask("data/environment")["debug"]["data_provider"]
             assert board.end() == 0
             assert board.process.stdout is not None

@@ -559,11 +559,13 @@ def _shown(path: str, cwd: Path) -> str:
     return shlex.quote(min(relative, path, key=len))
 
 
-def unkept_files(workspace: Workspace, run: Run) -> Sequence[Path]:
-    """What *run* wrote on this machine, outside of what is kept of it."""
+def unkept_files(workspace: Workspace, run: Run) -> Sequence[tuple[str, Path]]:
+    """What *run* and its children wrote on this machine, outside of what is kept of them, with the names there."""
     home = workspace.home_of(run.id)
     with suppress(HimlError):  # how the run ended is what is to be told
-        return home.unkept_files(run.id) if isinstance(home, FolderWorkspace) else ()
+        if isinstance(home, FolderWorkspace):
+            jobs = [run, *(children_of(home, run) if MANY in run.tags else ())]
+            return [found for job in jobs for found in home.unkept_files(job.id).items()]
     return ()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import expand_user
+from himl_cli.core.files import Globs, expand_user
 from himl_cli.core.jobs import (
     DISTRIBUTIONS,
     HERE,
@@ -208,6 +208,9 @@ def check_values(request: SubmitRequest) -> None:
         if value is not None and (problem := count_problem(value, MOST[name])):
             too_few = isinstance(value, int) and value < 1
             raise BadUsage(f"--{name} {value}: at least 1 is needed." if too_few else f"--{name} {problem}")
+    Globs(request.keep)
+    if request.keep and request.on_cluster and request.sdk == "v1":
+        raise BadUsage("--keep does not go with --sdk v1.", hint="Leave one of them out.")
     if request.on_slurm is None:
         for name in filter(request.is_typed, _only_on("slurm")):
             raise BadUsage(f"--{name}: that is for jobs on Slurm.", hint="Add --cluster slurm:PARTITION")
@@ -250,7 +253,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
     remarks = [f"Passed over, since the job runs {where}: {', '.join(idle)}."] if idle else []
     if is_on_slurm and request.record_in == "azure":
         remarks.append("Passed over: record_in = azure. A job on Slurm is recorded here alone.")
-    uncopied = [f"--{name}" for name in ("ignored_folders", "include_secret") if request.is_typed(name)]
+    uncopied = [f"--{name}" for name in ("ignored_folders", "include_secret", "keep") if request.is_typed(name)]
     if request.in_place and uncopied:
         remarks.append(f"Passed over, since the job runs in place and nothing is copied: {', '.join(uncopied)}.")
     if request.is_typed("distribution") and request.processes_per_node is None:

@@ -26,10 +26,9 @@ from typing import cast
 from pathspec import GitIgnoreSpec, RegexPattern
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, is_bookkeeping
+from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, Globs, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.core.text import YAML_ENDINGS, as_found
-from himl_cli.services.transfer.plan import Globs
 from himl_cli.services.transfer.state import has_fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
-from himl_cli.core.files import walk_files
+from himl_cli.core.files import is_event_file, walk_files
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.transfer.local_files import OPEN_FLAGS, UnsafeName, disk_error, folded, safe_relative, write_all
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
@@ -108,6 +108,9 @@ class LocalSource(EventSource):
         found = self._finder.find(is_last=is_last).items()
         paths = {name: self._workspace.file_path(self.run.id, blob.name) for name, blob in found}
         self.files = {name: path.absolute() for name, path in paths.items() if path is not None}
+        if not self.files and not is_last:  # what a job at work will keep at its end is not among its logs yet
+            elsewhere = self._workspace.unkept_files(self.run.id)
+            self.files = {name: path.absolute() for name, path in elsewhere.items() if is_event_file(name)}
         return True
 
 
@@ -209,10 +212,6 @@ class CopiedSource(EventSource):
             self._is_complete = False
         else:
             self._error = self._error or error
-
-
-def is_event_file(name: str) -> bool:
-    return "tfevents" in name.rpartition("/")[2]
 
 
 def copy_name(name: str, taken: dict[str, str]) -> str:

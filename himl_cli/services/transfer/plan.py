@@ -7,9 +7,8 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,8 +17,7 @@ from typing import Any
 from himl_cli.core.blobs import BlobInfo, Failure, Refused, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound
 from himl_cli.core.events import Notify, Planned
-from himl_cli.core.files import STATE_NAME
-from himl_cli.core.text import LONGEST_GLOB
+from himl_cli.core.files import STATE_NAME, Globs
 from himl_cli.services.transfer.local_files import UnsafeName, disk_error, folded, md5_of, safe_relative
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
@@ -81,45 +79,6 @@ class Filters:
             raise NotFound(
                 f"No file in {store.label} starts with '{self.prefix}'.", hint=_existing_names(store, self.prefix)
             )
-
-
-class Globs:
-    """Any of *globs*, as `Filters` describes them, over whole names. Raises BadUsage for one that is too long or cannot
-    be read."""
-
-    def __init__(self, globs: Sequence[str]) -> None:
-        self._parts: list[list[str]] = []  # of each glob, the last one first
-        for glob in globs:
-            if len(glob) > LONGEST_GLOB:
-                raise BadUsage(f"A glob has {len(glob):,} characters, and {LONGEST_GLOB:,} is the most.")
-            for characters in re.findall(r"\[(.[^]]*)\]", glob):
-                if any(first > last for first, last in re.findall(r"(.)-(.)", characters)):
-                    raise BadUsage(
-                        f"Not a glob: {glob} (bad character range).", hint="A set of characters reads [a-c]."
-                    )
-            body = glob.removeprefix("/")
-            parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
-            if parts[-1] == "**":
-                parts.append("*")
-            self._parts.append([*reversed(parts), *([] if glob.startswith("/") else ["**"])])
-
-    def matches(self, name: str) -> bool:
-        parts = name.split("/")
-        return any(_matches(glob, parts) for glob in self._parts)
-
-
-def _matches(glob: Sequence[str], name: Sequence[str]) -> bool:
-    """Whether the parts of a name are those of a glob, whose last one is the first of *glob*: most names fail at that.
-    The time grows with the product of their numbers only."""
-    reached = {len(name)}  # numbers of parts of the name that the rest of the glob has to take up
-    for part in glob:
-        if part == "**":
-            reached = set(range(max(reached) + 1))
-        else:
-            reached = {number - 1 for number in reached if number > 0 and fnmatchcase(name[number - 1], part)}
-        if not reached:
-            return False
-    return 0 in reached
 
 
 def literal(name: str) -> str:

@@ -261,6 +261,7 @@ def _job_form(spec: JobSpec) -> Form:
         "entry": {"kind": spec.entry.kind.value, "target": spec.entry.target},
         "snapshot": snapshot,
         "arguments": list(spec.arguments),
+        "keep": list(spec.keep),
         **{name: asdict(part) if (part := getattr(spec, name)) else None for name in ("sweep", "slurm")},
         **{name: [asdict(item) for item in getattr(spec, name)] for name in ("inputs", "outputs")},
         **{name: dict(getattr(spec, name)) for name in ("env", "tags", "brought")},

@@ -9,12 +9,13 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed
+from himl_cli.core.files import Globs, is_event_file
 from himl_cli.core.processes import is_held
 from himl_cli.core.text import read_json
 
@@ -24,6 +25,7 @@ RECORD = "job.json"  # facts about the job: where its inputs and outputs lie
 WHY = "why"
 STARTING = "starting"  # the folder, in the workspace's, of locked files named after runs that are being started
 PLAN = "plan.json"  # what the run is for, so that it can be resumed
+LIGHTNING_LOGS = "lightning_logs"  # where Lightning's loggers write unless they are told another folder
 COLLECTED = ("outputs", "logs")  # the folders of results where the script runs
 RESERVE_BYTES = 128 * 1024
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
@@ -106,9 +108,9 @@ class RunFolder:
             raise DiskFailed(f"Cannot read '{path}': {err}.") from err
         return found if isinstance(found, dict) else {}
 
-    def files_elsewhere(self) -> Iterator[Path]:
-        """Files that the script wrote outside `outputs/`, `logs/` and Python's caches; none of a job in place, where
-        they lie as it left them."""
+    def files_elsewhere(self) -> Iterator[tuple[str, Path]]:
+        """Files that the script wrote outside `outputs/`, `logs/` and Python's caches, with their names in the folder
+        it runs in, but for those that `keep_files` has kept; none of a job in place, where they lie as it left them."""
         if self.read(RECORD).get("in_place", True):
             return
         since = (self.path / RECORD).stat().st_mtime_ns  # it is written once the files are staged
@@ -117,9 +119,27 @@ class RunFolder:
             folders[:] = [name for name in folders if name != "__pycache__" and not (is_top and name in COLLECTED)]
             for path in (Path(parent, name) for name in names):
                 with suppress(OSError):
-                    facts = path.lstat()
-                    if stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since:
-                        yield path
+                    facts, name = path.lstat(), path.relative_to(self.code).as_posix()
+                    is_new = stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since
+                    if is_new and not any((self.code / top / name).exists() for top in COLLECTED):
+                        yield name, path
+
+    def keep_files(self, globs: Sequence[str]) -> None:
+        """Make files elsewhere results: as logs, those in Lightning's default folder or beside and below event files;
+        as outputs, those that *globs* match. A result has a link's cost where links to files are. Raises OSError,
+        BadUsage for what is no glob."""
+        found, wanted = dict(self.files_elsewhere()), Globs(globs)
+        folders = {LIGHTNING_LOGS, *(os.path.dirname(name) for name in found if is_event_file(name))} - {""}
+        for name, path in found.items():
+            above = {parent.as_posix() for parent in PurePosixPath(name).parents}
+            top = "logs" if above & folders or is_event_file(name) else "outputs"
+            if top == "logs" or wanted.matches(name):
+                target = self.code / top / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(path, target)
+                except OSError:  # a file system without links
+                    shutil.copy2(path, target)
 
     def remove(self) -> None:
         """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""

@@ -83,7 +83,9 @@ class JobFiles:
         self._folder.write(RECORD, {**self._folder.read(RECORD), RETRIES: self.retries + 1})
 
     def collect(self) -> None:
-        """Of a job that ran in place, copy what it wrote to the run's folder. Raises OSError."""
+        """Keep what the job wrote: of one that ran in place, copy its results to the run's folder; of others, what
+        `RunFolder.keep_files` says. Raises OSError."""
+        self._folder.keep_files(self._request.spec.keep)
         for name, stamp in self._stamps().items():
             if self._before.get(name) != stamp:
                 for _ in _copy_file(self.cwd / name, self._folder.code / name):

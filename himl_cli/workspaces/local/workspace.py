@@ -276,8 +276,8 @@ class LocalWorkspace(FolderWorkspace):
     def python_of(self, run_id: str) -> str:
         return str(self._folder_of(run_id).read(RECORD).get("python") or "")
 
-    def unkept_files(self, run_id: str) -> Sequence[Path]:
-        return [path for each in self._runs.descendants(run_id) for path in self._folder_of(each).files_elsewhere()]
+    def unkept_files(self, run_id: str) -> Mapping[str, Path]:
+        return dict(self._folder_of(run_id).files_elsewhere())
 
     def _default_folder(self, datastore: str | None) -> Path:
         if datastore:

@@ -84,11 +84,27 @@ _RANK = "${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}"
 
 
 def command_line(spec: JobSpec) -> str:
-    """The command as it is sent: links to inputs, copies of files, the script (`script_line`).
+    """The command as it is sent: links to inputs, copies of files, the script (`script_line`), what it keeps.
 
     Raises BadUsage for a placeholder that names no input or output of the job, and for links that cannot be.
     """
-    return _link_commands(spec) + copy_commands(spec.brought) + script_line(spec)
+    line = script_line(spec)
+    return _link_commands(spec) + copy_commands(spec.brought) + (_keeping(spec.keep, line) if spec.keep else line)
+
+
+def _keeping(globs: Sequence[str], line: str) -> str:
+    """*line*, and once it has ended copies of what it wrote outside of `outputs/` and `logs/` and *globs* match, which
+    bash reads as `core.files.Globs` does. The exit code is that of *line*."""
+    patterns = []
+    for glob in globs:
+        whole = f"{glob.removeprefix('/')}**" if glob.endswith("/") else glob.removeprefix("/")
+        whole = whole if glob.startswith("/") else f"**/{whole}"
+        patterns.append(re.sub(r"[^\w./*?\[\]!^-]", lambda found: shlex.quote(found[0]), whole))
+    copying = 'case "$f" in outputs/*|logs/*) ;; *) [ ! -f "$f" ] || [ ! "$f" -nt "$himl_start" ]'
+    copying += ' || cp --parents "$f" outputs/;; esac'
+    loop = f"for f in {' '.join(patterns)}; do {copying}; done"
+    only_first = f'[ "{_RANK}" != 0 ] || ( shopt -s globstar nullglob dotglob; mkdir -p outputs; {loop} )'
+    return f"himl_start=$(mktemp); ( {line}\n); himl_exit=$?; {only_first}; exit $himl_exit"
 
 
 def script_line(spec: JobSpec) -> str:
