@@ -223,6 +223,9 @@ class SlideFolder(Protocol):
         """The whole of a small UTF-8 file (a byte order mark is dropped). Raises NotFound, BadUsage where it is no
         UTF-8, DiskFailed."""
 
+    def version(self, name: str) -> str:
+        """What is another once the file changes; empty where there is no such file. Reads nothing of it."""
+
     def expect(self, names: Sequence[str]) -> None:
         """These files, and no others, will be asked for, roughly in this order: they may be downloaded ahead."""
 

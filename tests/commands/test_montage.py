@@ -240,7 +240,7 @@ def test_earlier_montage_stays_when_the_next_is_interrupted(himl: Himl, long: Pa
     earlier = contents(long)
     with in_the_middle(himl, "--image_format", "png,jpg,dzi") as process:
         other = himl("montage", "long.csv", "--width", "1000")
-        assert (other.code, "Another montage is being written to 'outputs'" in other.stderr) == (1, True)
+        assert (other.code, "Another himl montage is writing to 'outputs'" in other.stderr) == (1, True)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=100)
     assert process.returncode == 130

@@ -107,9 +107,7 @@ class PngFile(PiecedFile[tuple[bytes, int, int]]):
         self._above: NDArray[np.uint8] = np.zeros(size[0] * 3, np.uint8)
         self._adler = 1
         self._rows = max(1, PIECE_BYTES // (size[0] * 3))
-        # Depth, colour type, compression, kinds of filters, no interlacing; then what a zlib stream begins with.
-        header = _chunk(b"IHDR", struct.pack(">II5B", *size, 8, 2, 0, 0, 0)) + _chunk(b"IDAT", b"\x78\x01")
-        self.append(b"\x89PNG\r\n\x1a\n" + header)  # which stays in the file's buffer
+        self.append(_png_start(size))  # which stays in the file's buffer
 
     def write(self, band: NDArray[np.uint8]) -> None:
         """The next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous; nobody changes it
@@ -128,8 +126,26 @@ class PngFile(PiecedFile[tuple[bytes, int, int]]):
 
     def finish(self) -> None:
         self.drain()
-        last_block = b"\x03\x00"
-        self.end(_chunk(b"IDAT", last_block + struct.pack(">I", self._adler)) + _chunk(b"IEND", b""))
+        self.end(_png_end(self._adler))
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG of *pixels*, shape (rows, columns, 3), RGB."""
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    chunk, adler, length = _compressed(rows, np.zeros(rows.shape[1], np.uint8))
+    return _png_start((pixels.shape[1], len(pixels))) + chunk + _png_end(combined_adler32(1, adler, length))
+
+
+def _png_start(size: Size) -> bytes:
+    """The header of an RGB picture of 8 bits, and what a zlib stream begins with."""
+    # Depth, colour type, compression, kinds of filters, no interlacing
+    header = _chunk(b"IHDR", struct.pack(">II5B", *size, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", b"\x78\x01")
+
+
+def _png_end(adler: int) -> bytes:
+    last_block = b"\x03\x00"
+    return _chunk(b"IDAT", last_block + struct.pack(">I", adler)) + _chunk(b"IEND", b"")
 
 
 def combined_adler32(first: int, second: int, length: int) -> int:

@@ -1,5 +1,5 @@
-"""The files of a montage: their names, montage.csv, and the folder that they are written to. Nothing of them is seen
-there before all are complete, and nothing is replaced that is no montage's."""
+"""The files of a montage and those of tiles: their names, montage.csv, and the folder that they are written to. Nothing
+is seen there before it is complete, and nothing is replaced that is not himl's."""
 
 from __future__ import annotations
 
@@ -36,10 +36,18 @@ FILES_OF = {ImageFormat.png: (PNG,), ImageFormat.jpg: (JPG,), ImageFormat.dzi: (
 # The folder inside the output folder that everything is made in (on the same disk, so that moving it out takes no
 # time), and what is in it: folders of new files and of those that they replace, and a lock.
 STAGING, NEW, OLD, LOCK = f".montage{PART_SUFFIX}", "new", "old", "lock"
+TILES_STAGING = f".tiles{PART_SUFFIX}"
 HINT = "Choose another folder with --output_path."
 COLUMNS = (
     *("slide_id", "label", "image", "mask", "column", "row", "x", "y", "width", "height"),
     *("picture_x", "picture_y", "picture_width", "picture_height", "level", "backend", "status", "reason", "remark"),
+)
+# Of tiles: the list of all, that of the slides; in each slide's folder how they were cut, and a picture of the slide
+TILES_DATASET, TILES_SLIDES, TILES_RECORD, OVERVIEW = "dataset.csv", "slides.csv", "himl_tiles.json", "overview.jpg"
+TILE_COLUMNS = ("slide_id", "tile_id", "image", "left", "top", "right", "bottom", "label", "occupancy")
+TILED_COLUMNS = (
+    *("slide_id", "label", "image", "mask", "folder", "level", "width", "height", "backend"),
+    *("tiles", "status", "reason"),
 )
 
 
@@ -56,7 +64,7 @@ def write_error(err: OSError, path: Path, what: str = "write") -> DiskFailed:
     """*err*, met in doing *what* with *path*; what is being staged is called by the path that it would have had in the
     end."""
     for above in path.parents:
-        if above.name == NEW and above.parent.name == STAGING:
+        if above.name == NEW and above.parent.name in (STAGING, TILES_STAGING):
             path = above.parent.parent / path.relative_to(above)
             break
     return disk_error(err, f"Cannot {what} '{path}'")
@@ -64,8 +72,13 @@ def write_error(err: OSError, path: Path, what: str = "write") -> DiskFailed:
 
 def write_text(path: Path, text: str) -> None:
     """Write *text* to *path* as it is, in UTF-8. Raises DiskFailed."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Raises DiskFailed."""
     try:
-        path.write_text(text, encoding="utf-8", newline="")
+        path.write_bytes(data)
     except OSError as err:
         raise write_error(err, path) from err
 
@@ -91,9 +104,9 @@ def _sides(box: Box | None) -> Sequence[int | None]:
     return [None] * 4 if box is None else [box.x, box.y, box.width, box.height]
 
 
-def is_record(path: Path) -> bool:
-    """Whether *path* is the montage.csv of a montage."""
-    header = ",".join(COLUMNS) + "\n"
+def is_record(path: Path, columns: Sequence[str] = COLUMNS) -> bool:
+    """Whether *path* is a CSV with these columns: by default, the montage.csv of a montage."""
+    header = ",".join(columns) + "\n"
     try:
         if not path.is_file():  # reading a pipe would wait for somebody to write
             return False
@@ -134,14 +147,14 @@ def written_files(result: MontageResult) -> Sequence[WrittenFile]:
 
 
 @contextmanager
-def output_folder(path: Path) -> Iterator[Path]:
-    """Where to write the files of a montage in *path*, which is made, by the names that they have in the end; `publish`
-    moves them. Within the `with`, nobody else writes a montage there.
+def output_folder(path: Path, staging_name: str = STAGING) -> Iterator[Path]:
+    """Where to write the files of a montage (or of tiles) in *path*, which is made, by the names that they have in the
+    end; `publish` moves them. Within the `with`, nobody else writes such files there.
 
     What a call left that was killed is removed first. Raises BadUsage where the folder is a link that leads nowhere,
     DiskFailed where it cannot be made or written, HimlError where another process is at work in it.
     """
-    staging = path.absolute() / STAGING
+    staging = path.absolute() / staging_name
     lock, is_locked = ProcessLock(staging / LOCK), False
     made: list[Path] = []
     try:
@@ -159,7 +172,7 @@ def output_folder(path: Path) -> Iterator[Path]:
             is_locked = lock.take() and (staging / LOCK).exists()  # or its holder just removed it
             if not is_locked:
                 raise HimlError(
-                    f"Another montage is being written to '{path}'.",
+                    f"Another himl {staging_name.split('.')[1]} is writing to '{path}'.",
                     hint="Wait until it is complete, or write to another folder by --output_path.",
                 )
             _remove_staged(staging)

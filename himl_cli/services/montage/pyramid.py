@@ -20,7 +20,7 @@ from PIL import Image
 
 from himl_cli.core.montage import Box, CellOutcome, Size
 from himl_cli.services.montage.encoding import encode_jpeg
-from himl_cli.services.montage.files import DZI, TILES, escaped, write_error, write_text
+from himl_cli.services.montage.files import DZI, TILES, escaped, write_bytes, write_error, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +175,7 @@ def _halved(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _write_tile(path: Path, pixels: NDArray[np.uint8]) -> None:
-    encoded = encode_jpeg([pixels])
-    try:
-        path.write_bytes(encoded)
-    except OSError as err:
-        raise write_error(err, path) from err
+    write_bytes(path, encode_jpeg([pixels]))
 
 
 def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> None:

@@ -23,7 +23,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import walk_files
 from himl_cli.core.montage import SlideEntry, SlideFolder, SlideUnreadable
 from himl_cli.core.text import LONGEST_GLOB, listed, read_text
-from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILES, plain
+from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILED_COLUMNS, TILES, TILES_RECORD, plain
 from himl_cli.services.submission.snapshot import fits
 
 DATASET_CSV = "dataset.csv"
@@ -103,6 +103,13 @@ class LocalFolder:
             raise NotFound(f"There is no file '{path}'.") from err
         except OSError as err:
             raise DiskFailed(f"Cannot read '{path}': {err.strerror}.") from err
+
+    def version(self, name: str) -> str:
+        try:
+            found = os.stat(self.folder / name)
+        except (OSError, ValueError):  # ValueError: a null byte in the name
+            return ""
+        return f"{found.st_size} {found.st_mtime_ns}"
 
     def expect(self, names: Sequence[str]) -> None:
         """All files are on this machine."""
@@ -248,8 +255,8 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
     """The files that match *pattern*, hidden ones too; None: those that may be slides and are not hidden. Sorted by
     name; never empty.
 
-    Earlier montages in the folder are left out, and that is said. Ids are file names, or all are names with their
-    folders where file names repeat; `&` looks like `%26` in some mounted datasets. Raises BadUsage where nothing
+    Earlier montages and tiles in the folder are left out, and that is said. Ids are file names, or all are names with
+    their folders where file names repeat; `&` looks like `%26` in some mounted datasets. Raises BadUsage where nothing
     matches, NotFound where the folder has no slides.
     """
     every = list(folder.names())
@@ -257,16 +264,18 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
         wanted = [name for name in every if may_be_slide(name) and not name.startswith(".") and "/." not in name]
     else:
         wanted = list(filter(pattern.matches, every))
-    records, zooms = ({dirname(name) for name in every if basename(name) == file} for file in (RECORD, DZI))
+    records, zooms, tiled = (
+        {dirname(name) for name in every if basename(name) == file} for file in (RECORD, DZI, TILES_RECORD)
+    )
     names: list[str] = []
     made: list[str] = []
     for name in wanted:
         tile = TILE.fullmatch(name)
-        is_file = basename(name) in FILES and dirname(name) in records
+        is_file = (basename(name) in FILES and dirname(name) in records) or dirname(name) in tiled
         is_made = is_file or (tile is not None and (tile["folder"] or "") in zooms)
         (made if is_made else names).append(name)
     if made:
-        notify(Notice(f"Files of an earlier montage are left out: {listed([_quoted(name) for name in made])}."))
+        notify(Notice(f"Files of earlier montages and tiles are left out: {listed([_quoted(name) for name in made])}."))
     count = f"has {len(every):,} file{'' if len(every) == 1 else 's'}" if every else "has no files"
     if not names and pattern is None:
         raise NotFound(
@@ -336,9 +345,9 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
         raise BadUsage(f"'{name}' is empty.", hint=HEADER_HINT)
     shown, slides = rows[0][1], rows[1:]
     header = [_column_name(value) for value in shown]
-    if header == [*COLUMNS]:
+    if tuple(header) in (COLUMNS, TILED_COLUMNS):
         raise BadUsage(
-            f"'{name}' tells of a montage, and is no list of slides.",
+            f"'{name}' tells of {'a montage' if tuple(header) == COLUMNS else 'tiles'}, and is no list of slides.",
             hint=f"Name the folder of the slides, with --include_by_slide_id '{name}'.",
         )
     for column in (*REQUIRED, *OPTIONAL):

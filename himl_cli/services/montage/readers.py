@@ -151,6 +151,17 @@ def vendor_of(path: Path) -> str | None:
         return None
 
 
+def objective_power(path: Path) -> float | None:
+    """The magnification of level 0, such as 40, where OpenSlide finds it in the file."""
+    try:
+        import openslide
+
+        with openslide.OpenSlide(path) as slide:
+            return float(slide.properties[openslide.PROPERTY_NAME_OBJECTIVE_POWER])
+    except (ImportError, OSError, KeyError, ValueError, openslide.OpenSlideError):
+        return None
+
+
 class VendorSlide:
     """A Slide that OpenSlide reads, without the interpreter's lock. Raises SlideUnreadable where OpenSlide refuses
     it."""

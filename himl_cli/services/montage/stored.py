@@ -355,6 +355,12 @@ class StoredFolder:
             raise NotFound(f"There is no file '{name}' in {self.label}.")
         return decoded(b"".join(self._store.read(self._files[name].name)), f"'{name}' in {self.label}")
 
+    def version(self, name: str) -> str:
+        with suppress(SlideUnreadable):
+            blob = self._blob(name)
+            return f"{blob.size} {blob.etag or blob.modified}"
+        return ""
+
     def expect(self, names: Sequence[str]) -> None:
         """As `SlideFolder.expect`, once. Raises DiskFailed where the cache cannot be used."""
         if self._is_here:

@@ -125,7 +125,7 @@ def test_an_earlier_montage_is_no_slide_and_that_is_said(folder: Folder) -> None
     slides = ["a.tiff", *mine, "sub/montage.png", "sub/montage_files/b.tiff", "z/montage_files/1/0_0.jpg"]
     for glob in (None, "**/*"):
         assert [slide.image for slide in folder.slides(glob=glob)] == slides
-    assert folder.said[0] == "Files of an earlier montage are left out: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."
+    assert folder.said[0] == "Files of earlier montages and tiles are left out: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."
     assert len(folder.said) == 2
 
 

@@ -39,7 +39,7 @@ def test_files_and_folders_take_their_places_whole(tmp_path: Path) -> None:
     write_files(out, dict.fromkeys(("montage.png", "montage_files/0/0_0.jpg", "montage_files/9/0_0.jpg", "montage.jpg", "other.txt"), b"old"))
     with output_folder(out) as new:
         write_files(new, dict.fromkeys(("montage.png", "montage_files/0/0_0.jpg", "montage.csv"), b"new"))
-        with pytest.raises(HimlError, match="Another montage is being written to"), output_folder(out):
+        with pytest.raises(HimlError, match="Another himl montage is writing to"), output_folder(out):
             pytest.fail("entered")
         assert (out / "montage.png").read_bytes() == b"old"
         publish(out, ["montage.png", "montage_files", "montage.csv"], ["montage.jpg"])
