@@ -41,6 +41,8 @@ COMMANDS = {
         "himl_cli.commands.files:datastore_app", "Upload, download and list files of a datastore.", "Files"
     ),
     "montage": Listed("himl_cli.commands.montage", "Show any number of slides in one picture.", "Files"),
+    "tiles": Listed("himl_cli.commands.tiles", "Cut slides into tiles, and list them in a CSV.", "Files"),
+    "dsa": Listed("himl_cli.commands.dsa", "Upload annotations of slides to a Digital Slide Archive.", "Files"),
     "init": Listed(
         "himl_cli.commands.setup:init_app", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"
     ),

@@ -30,12 +30,12 @@ EXAMPLES = "\b\n"  # how a paragraph begins whose lines help leaves as they are
 DEFAULT = re.compile(r"^(?P<help>.*?)\s*\[default: (?P<default>.*)\]$", re.DOTALL)
 LONGEST_HELP = 100
 FREE = (
-    "ARGS GLOB GLOB,... HOST IMAGE K=V K=V,... KEY LINE M N NAME NAME=SPEC NAME[:V] P PACKAGE.MODULE PIXELS POLICY "
-    "PREFIX REMOTE_PREFIX SECONDS SIZE SPEC TEXT TIME URL ID ID,..."
+    "ARGS COLLECTION/FOLDER GLOB GLOB,... HOST IMAGE ITEM K=V K=V,... KEY LINE M N NAME NAME=SPEC NAME[:V] P "
+    "PACKAGE.MODULE PIXELS POLICY PREFIX REMOTE_PREFIX SECONDS SIZE SPEC TEXT TIME URL ID ID,... [PATH]"
 )
 METAVARS: Mapping[str, str] = {
     **dict.fromkeys(FREE.split(), ""),
-    "DATASET": "folders+files:.csv",
+    **dict.fromkeys(("DATASET", "SLIDES"), "folders+files:.csv"),
     "DIR": "folders",
     "DIR,...": "list+folders",
     "FILE": "files",
@@ -45,6 +45,7 @@ METAVARS: Mapping[str, str] = {
     "LOCAL_DIR": "folders",
     "PATH": "files",
     "RUN": "runs",
+    "[FILE]": "files:.csv,.geojson,.json",
     "[RUN]...": "list+runs",
     "[RUN]... KEY=VALUE...": "list+runs",
     "SHELL": f"choice:{','.join(FILES)}",
@@ -193,6 +194,7 @@ def option_kinds() -> Mapping[str, str]:
     from himl_cli.core.jobs import GOALS
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
+    from himl_cli.core.tiles import TileFormat
     from himl_cli.services.submission.request import CHOICES
     from himl_cli.services.submission.sweeps import SAMPLINGS
 
@@ -203,6 +205,7 @@ def option_kinds() -> Mapping[str, str]:
         "--format": _choice(Format),
         "--goal": _choice(GOALS),
         "--image_format": f"list+{_choice(ImageFormat)}",
+        "himl tiles --image_format": _choice(TileFormat),
         "--layout": _choice(LayoutStyle),
         "--sampling": _choice(SAMPLINGS),
         "--status": f"list+{_choice(RunStatus)}",

@@ -35,6 +35,8 @@ HIML_OLD_NAMES = {
     "run_id": "run",
     "compute_cluster_name": "cluster",
     "crossval_count": "crossval",
+    "dsa_url": "url",
+    "workspace_config": "config_file",
 }
 """hi-ml's names of options, understood everywhere and shown nowhere."""
 
@@ -74,7 +76,7 @@ OTHER_OPTIONS = {
 UNEXPECTED = "Got unexpected extra argument"  # how the parser's complaint begins about one argument too many
 NAME_COLUMN = 26
 PANEL_ORDER = {"Arguments": 0, "Options": 2}  # where headings stand in help; all others between these
-Function = TypeVar("Function", bound=Callable[..., None])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def normalized(name: str) -> str:

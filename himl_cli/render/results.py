@@ -1,4 +1,4 @@
-"""What commands print: of jobs, transfers, checkpoints, montages, set-up and checks. The result goes to stdout, what
+"""What commands print: of jobs, transfers, checkpoints, slides, set-up and checks. The result goes to stdout, what
 goes with it to stderr."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.blobs import TransferResult, causes
+from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import MANY, SnapshotReport, secrets_text
 from himl_cli.core.logged import SweepView
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
 from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus
 from himl_cli.core.text import named, utc_text
+from himl_cli.core.tiles import TiledSlide, TilesResult
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
 from himl_cli.render.forms import json_form, number_text, run_form
 from himl_cli.render.output import (
@@ -357,16 +360,45 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
             output.notice("None of the slides was read. Paths in a CSV are relative to its folder.")
 
 
-def failed_lines(cells: Sequence[CellOutcome]) -> Iterator[str]:
-    """Which slides could not be read and why, each reason once."""
+def print_tiles(output: Output, result: TilesResult) -> None:
+    """The list of the tiles, how many there are and how long it took on stdout; slides that failed on stderr, at the
+    end."""
+    names = ("folder", "level", "backend", "tiles", "is_resumed", "reason")
+    tiles, total, failed = sum(slide.tiles for slide in result.slides), len(result.slides), len(result.failed)
+    resumed = sum(slide.is_resumed for slide in result.slides)
+    data = {
+        "dataset": str(result.dataset),
+        "tiles": tiles,
+        "slides": [{**_cell(slide, *names), **_sides(slide.size)} for slide in result.slides],
+        "failed": failed,
+        "seconds": round(result.seconds, 3),
+    }
+    parts = {
+        f"{tiles:,} tile{'s' * (tiles != 1)} of {total - failed:,} slide{'s' * (total - failed != 1)}": True,
+        f"{resumed:,} of them complete before": resumed,
+        f"{failed:,} not read": failed,
+    }
+    human = f"{one_line(str(result.dataset))}  {', '.join(filter(parts.get, parts))}; {duration_text(result.seconds)}."
+    output.result(data, human=human, quiet=[str(result.dataset)])
+    if output.format is Format.human:
+        output.flush()
+        for line in failed_lines(result.failed, result.record.name):
+            output.notice(line)
+        if failed == total:
+            output.notice("None of the slides was read. Paths in a CSV are relative to its folder.")
+
+
+def failed_lines(slides: Sequence[CellOutcome | TiledSlide], record: str = "montage.csv") -> Iterator[str]:
+    """Which slides could not be read and why, each reason once; *record* is the file that has them all."""
     alike: dict[tuple[bool, str], list[str]] = {}
-    for cell in cells:
-        alike.setdefault((cell.is_ok, cell.reason.removeprefix("mask: ")), []).append(cell.slide_id)
+    for slide in slides:
+        reason = slide.reason.removeprefix("mask: ") if slide.is_ok else slide.reason
+        alike.setdefault((slide.is_ok, reason), []).append(slide.slide_id)
     for (is_ok, reason), ids in list(alike.items())[:FAILED_SLIDES_SHOWN]:
         yield f"{'mask not read' if is_ok else 'not read'}: {named(ids)}: {reason}"
     rest = list(alike.values())[FAILED_SLIDES_SHOWN:]
     if rest:
-        yield f"... and {sum(map(len, rest)):,} more, for other reasons; montage.csv has them all."
+        yield f"... and {sum(map(len, rest)):,} more, for other reasons; {record} has them all."
 
 
 def _file_lines(files: Sequence[WrittenFile]) -> Iterator[str]:
@@ -399,8 +431,35 @@ def _sides(size: tuple[int, int] | None) -> dict[str, int | None]:
     return {"width": size[0] if size else None, "height": size[1] if size else None}
 
 
-def _cell(cell: CellOutcome, *names: str) -> dict[str, Any]:
+def _cell(cell: CellOutcome | TiledSlide, *names: str) -> dict[str, Any]:
     return {name: getattr(cell, name) for name in ("slide_id", "image", *names)}
+
+
+ARCHIVE_COLUMNS = (
+    Column("TYPE", lambda row: row["type"]),
+    Column("NAME", lambda row: row["name"], folds=30),
+    Column("ID", lambda row: row["id"], rank=1, least=24),
+    Column("ELEMENTS", lambda row: str(row["elements"] or ""), rank=2, right=True),
+    Column("UPDATED", lambda row: (row["updated"] or "")[:16].replace("T", " "), rank=3, least=16),
+)
+
+
+def print_annotations(output: Output, name: str, rows: Sequence[Mapping[str, Any]], problem: HimlError | None) -> None:
+    """What became of the annotation called *name* of each slide, those that failed on stderr. Raises *problem*."""
+    for row in rows if len(rows) > 1 and output.format is Format.human else ():
+        if row["reason"]:
+            output.notice(f"{row['slide_id']}: {row['reason']}")
+    counts = Counter(row["status"] for row in rows)
+    parts = [
+        f"{counts[status]:,} {status}" for status in ("uploaded", "replaced", "unchanged", "failed") if counts[status]
+    ]
+    output.result(
+        {"name": name, "slides": rows},
+        human="" if counts["failed"] == len(rows) else f"Annotation '{name}': {', '.join(parts)}.",
+        quiet=[row["annotation_id"] for row in rows if row["annotation_id"]],
+    )
+    if problem is not None:
+        raise problem
 
 
 def print_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:

@@ -1,0 +1,454 @@
+"""Annotations of slides in a Digital Slide Archive: documents made from a CSV or GeoJSON, and the items they go to.
+
+A document is what large_image's `POST /annotation` takes, coordinates in pixels of the slide's highest resolution from
+its upper left corner (https://girder.github.io/large_image/annotations.html).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotFound, ServiceFailed, TransferIncomplete
+from himl_cli.core.events import Counted, Counting, Notify
+from himl_cli.core.text import NotJson, did_you_mean, listed, named, near_matches, read_json
+from himl_cli.workspaces.base import BlobStore
+
+SIDES = ("left", "top", "right", "bottom")
+SPECTRAL = ((43, 131, 186), (171, 221, 164), (255, 255, 191), (253, 174, 97), (215, 25, 28))
+"""ColorBrewer's diverging colours from blue to red; RGB."""
+OPACITY = 0.5
+DIGEST = "himl_sha256"  # the attribute of an annotation that tells whether the same was uploaded before
+ATTEMPTS = 3
+MOST_FOUND = 50  # items that a search gives
+OBJECT_ID = re.compile(r"[0-9a-f]{24}")
+
+Document = dict[str, Any]
+Request = Callable[..., Any]
+"""`GirderClient.request`."""
+
+
+class TileOptions(NamedTuple):
+    """How a CSV is drawn: values are those of the column `value`; with `rescale` the least and the greatest of a slide
+    get the first and the last colour, else 0 and 1."""
+
+    value: str
+    is_heatmap: bool
+    rescale: bool
+
+
+class Tile(NamedTuple):
+    left: float
+    top: float
+    right: float
+    bottom: float
+    value: float
+
+
+def run_file(store: BlobStore, name: str, run_id: str) -> str:
+    """The text of a run's file, checked by its MD5. Raises NotFound with near names, BadUsage for what is no UTF-8."""
+    blob = store.stat(name)
+    if blob is None:
+        folder = name.partition("/")[0]
+        known = [each.name for page in store.list() for each in page if each.name.endswith((".csv", "json"))]
+        hint = did_you_mean(name, known) or f"See 'himl download {run_id} --prefix {folder} --list'."
+        raise NotFound(f"Run '{run_id}' has no file '{name}'.", hint=hint)
+    content = b"".join(store.read(name))
+    if blob.md5 is not None and hashlib.md5(content, usedforsecurity=False).digest() != blob.md5:
+        raise IntegrityFailed(f"'{name}' of run '{run_id}' does not match its MD5.", hint="Try again.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise BadUsage(f"'{name}' of run '{run_id}' is not UTF-8 text (byte {err.start}).", hint="Name a CSV.") from err
+
+
+def read_documents(
+    text: str, source: str, *, name: str, slide: str, id_filter: str = "", options: TileOptions
+) -> dict[str, Document]:
+    """The annotation called *name* for each slide whose id holds *id_filter*, by slide id, from the *text* of *source*:
+    GeoJSON if it begins with a bracket, else a CSV. Shapes of GeoJSON without a property `slide_id` are of *slide*.
+
+    Raises BadUsage that says which column, line or shape is wrong, or that no slide is left.
+    """
+    is_geojson = text.lstrip()[:1] in ("{", "[")
+    elements = _shapes(text, source, slide) if is_geojson else _tile_elements(text, source, options)
+    documents = {}
+    for slide_id, each in elements.items():
+        if id_filter not in slide_id:
+            continue
+        digest = hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
+        documents[slide_id] = {
+            "name": name,
+            "description": f"Uploaded by himl from {source}",
+            "attributes": {DIGEST: digest},
+            "elements": each,
+        }
+    if not documents:
+        what = f"'{source}' has no slide with '{id_filter}' in its id; it has {named([*elements])}."
+        raise BadUsage(what, hint="Correct --id_filter, or leave it out.")
+    return documents
+
+
+def _tile_elements(text: str, source: str, options: TileOptions) -> dict[str, list[Document]]:
+    tiles: dict[str, list[Tile]] = {}
+    first_line = text.lstrip().partition("\n")[0]
+    separator = max(",;\t", key=first_line.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    wanted = (*SIDES, options.value)
+    try:
+        missing = [column for column in ("slide_id", *wanted) if column not in (rows.fieldnames or ())]
+        if missing:
+            columns = listed([f"'{column}'" for column in rows.fieldnames or ()]) or "none"
+            hint = did_you_mean(missing[0], rows.fieldnames or ())
+            hint = hint or "--value names the column of the values; the others are slide_id, left, top, right, bottom."
+            raise BadUsage(f"'{source}' has no column '{missing[0]}'; it has {columns}.", hint=hint)
+        for row in rows:
+            tile = Tile(*(_number(row[column], f"'{source}', line {rows.line_num}: {column}") for column in wanted))
+            if tile.right <= tile.left or tile.bottom <= tile.top:
+                raise BadUsage(
+                    f"'{source}', line {rows.line_num}: the tile has no area.",
+                    hint="right is greater than left, and bottom than top, in pixels of the highest resolution.",
+                )
+            if not row["slide_id"].strip():
+                raise BadUsage(f"'{source}', line {rows.line_num}: slide_id is empty.", hint="Name the slide.")
+            tiles.setdefault(row["slide_id"].strip(), []).append(tile)
+    except csv.Error as err:
+        hint = "Write a field that holds quotes or separators in double quotes, and quotes in it twice."
+        raise BadUsage(f"'{source}', line {rows.reader.line_num}: {err}.", hint=hint) from err
+    if not tiles:
+        raise BadUsage(f"'{source}' has no line below its header.", hint="Give it one line for each tile.")
+    draw = _heatmap if options.is_heatmap else _rectangles
+    return {slide: draw(each, options) for slide, each in tiles.items()}
+
+
+def _number(text: str | None, what: str) -> float:
+    with suppress(ValueError):
+        value = float(text or "")
+        if math.isfinite(value):
+            return value
+    raise BadUsage(f"{what} is '{text or ''}', and no number.", hint="Correct the line, or leave it out.")
+
+
+def _rectangles(tiles: Sequence[Tile], options: TileOptions) -> list[Document]:
+    values = [tile.value for tile in tiles]
+    low, high = (min(values), max(values)) if options.rescale and min(values) < max(values) else (0.0, 1.0)
+    return [
+        {
+            "type": "rectangle",
+            "center": [(tile.left + tile.right) / 2, (tile.top + tile.bottom) / 2, 0],
+            "width": tile.right - tile.left,
+            "height": tile.bottom - tile.top,
+            "rotation": 0,
+            "fillColor": _rgba(_colour((tile.value - low) / (high - low)), OPACITY),
+            "lineColor": _rgba((0, 0, 0), 0),
+            "label": {"value": f"{tile.value:.4g}", "visibility": "hidden"},
+            "user": {options.value: tile.value},
+        }
+        for tile in tiles
+    ]
+
+
+def _heatmap(tiles: Sequence[Tile], options: TileOptions) -> list[Document]:
+    """One element with a point in the middle of each tile, which reaches as far as a tile is wide; where values are
+    low the slide shows through."""
+    stops = [_rgba(colour, OPACITY if number else 0) for number, colour in enumerate(SPECTRAL)]
+    centers = [[(tile.left + tile.right) / 2, (tile.top + tile.bottom) / 2, 0, tile.value] for tile in tiles]
+    return [
+        {
+            "type": "heatmap",
+            "points": centers,
+            "radius": max(tile.right - tile.left for tile in tiles),
+            "scaleWithZoom": True,
+            "normalizeRange": options.rescale,
+            "colorRange": stops,
+            "rangeValues": [number / (len(stops) - 1) for number in range(len(stops))],
+        }
+    ]
+
+
+def _colour(position: float) -> Sequence[int]:
+    """The colour of SPECTRAL at *position*, 0 to 1, between two of them where it lies there."""
+    place = min(max(position, 0.0), 1.0) * (len(SPECTRAL) - 1)
+    below = min(int(place), len(SPECTRAL) - 2)
+    pairs = zip(SPECTRAL[below], SPECTRAL[below + 1], strict=True)
+    return [round(first + (second - first) * (place - below)) for first, second in pairs]
+
+
+def _rgba(colour: Sequence[int], opacity: float) -> str:
+    return f"rgba({colour[0]}, {colour[1]}, {colour[2]}, {opacity:g})"
+
+
+def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Document]]:
+    """The elements of each slide. A shape has the label, group and colours of its properties, as large_image and
+    QuPath write them."""
+    try:
+        value = read_json(text)
+    except NotJson as err:
+        hint = "A file that begins with a bracket is read as GeoJSON, any other as a CSV."
+        raise BadUsage(f"'{source}' is no JSON (line {err.line}): {err}.", hint=hint) from err
+    shapes: dict[str, list[Document]] = {}
+    number = 0
+    for feature in value if isinstance(value, list) else [value]:
+        if not isinstance(feature, Mapping):
+            raise BadUsage(f"'{source}' is no GeoJSON.", hint="It is a FeatureCollection, a Feature or a geometry.")
+        inner = feature.get("features", [feature]) if feature.get("type") == "FeatureCollection" else [feature]
+        for each in inner:
+            number += 1
+            try:
+                properties = each.get("properties") or {} if each["type"] == "Feature" else {}
+                geometry = each["geometry"] if each["type"] == "Feature" else each
+                slide = str(properties.get("slide_id") or default_slide)
+                shapes.setdefault(slide, []).extend(_geometry_elements(geometry, _style(properties)))
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+                what = f"'{source}': shape {number} is none that an annotation can have"
+                hint = "Points, lines and polygons with numbers for coordinates can be uploaded."
+                raise BadUsage(f"{what}.", hint=hint) from err
+    if not any(shapes.values()):
+        raise BadUsage(f"'{source}' has no shape in it.", hint="Its features are points, lines and polygons.")
+    return shapes
+
+
+def _style(properties: Mapping[str, Any]) -> Document:
+    names = ("lineColor", "fillColor", "lineWidth", "group")
+    style = {name: properties[name] for name in names if name in properties}
+    label, classification = properties.get("label") or properties.get("name"), properties.get("classification")
+    if isinstance(classification, Mapping):  # QuPath's
+        label = label or classification.get("name")
+        if "color" in classification:
+            red, green, blue = (int(part) for part in classification["color"])
+            style.setdefault("lineColor", _rgba((red, green, blue), 1))
+        if "name" in classification:
+            style.setdefault("group", str(classification["name"]))
+    if label:
+        style["label"] = {"value": str(label["value"] if isinstance(label, Mapping) else label)}
+    return style
+
+
+def _geometry_elements(geometry: Mapping[str, Any], style: Document) -> Iterator[Document]:
+    """Elements of one geometry (RFC 7946). Raises KeyError for a type that no annotation has, or as Python does for
+    coordinates of another form."""
+    kind, coordinates = geometry["type"], geometry.get("coordinates")
+    if kind == "GeometryCollection":
+        for inner in geometry["geometries"]:
+            yield from _geometry_elements(inner, style)
+    elif kind in ("MultiPoint", "MultiLineString", "MultiPolygon"):
+        for each in coordinates or ():
+            yield from _geometry_elements({"type": kind.removeprefix("Multi"), "coordinates": each}, style)
+    elif kind == "Point":
+        yield {**style, "type": "point", "center": _coordinate(coordinates)}
+    elif kind == "LineString":
+        yield {**style, "type": "polyline", "points": _points(coordinates, 2), "closed": False}
+    elif kind == "Polygon":
+        outer, *holes = (_points(ring, 4)[:-1] for ring in coordinates or ())  # which ends where it begins
+        yield {**style, "type": "polyline", "points": outer, "closed": True} | ({"holes": holes} if holes else {})
+    else:
+        raise KeyError(kind)
+
+
+def _points(positions: Any, least: int) -> list[list[float]]:
+    points = [_coordinate(position) for position in positions]
+    if len(points) < least:
+        raise ValueError(positions)
+    return points
+
+
+def _coordinate(position: Any) -> list[float]:
+    x, y = (float(part) for part in position[:2])
+    if not math.isfinite(x + y):
+        raise ValueError(position)
+    return [x, y, 0.0]
+
+
+class SlideArchive:
+    """The items of an archive, found by name, and their annotations; *host* is what messages call it."""
+
+    def __init__(self, request: Request, host: str) -> None:
+        self._request, self._host = request, host
+
+    def rows(self, path: str = "") -> list[Document]:
+        """What *path* holds: the collections of the archive, folders and items, or the annotations of an item. Raises
+        NotFound with near names."""
+        parent = self._lookup(_absolute(path)) if path.strip("/ ") else None
+        return [
+            {
+                "type": kind,
+                "name": each["annotation"]["name"] if kind == "annotation" else each["name"],
+                "id": each["_id"],
+                "elements": each.get("_elementCount"),
+                "updated": each.get("updated"),
+            }
+            for kind, each in self._children(parent)
+        ]
+
+    def items(self, path: str) -> list[Document]:
+        """The items of the folder at *path*, `COLLECTION/FOLDER`. Raises NotFound, BadUsage for what is no folder."""
+        folder = self._lookup(_absolute(path))
+        if folder["_modelType"] != "folder":
+            inside = named([each["name"] for kind, each in self._children(folder) if kind == "folder"])
+            hint = f"Folders of it: {inside}." if inside else "It reads COLLECTION/FOLDER."
+            raise BadUsage(f"'{path}' is a {folder['_modelType']}, and no folder.", hint=hint)
+        return [each for kind, each in self._children(folder) if kind == "item"]
+
+    def item(self, text: str, items: Sequence[Document] | None = None) -> Document:
+        """The one item that *text* names, among *items* or all of the archive: by its whole name or the name up to a
+        dot, else as a part of it.
+
+        Raises NotFound with near names, BadUsage where several items are of that name.
+        """
+        found = [*items] if items is not None else self._search(f'"{text}"', "text")
+        if not (best := _best(found, text)) and items is None:
+            best = _best(found + self._search(text, "prefix"), text)
+        if len(best) > 1:
+            names = named([each["name"] for each in best])
+            hint = (
+                "Name the folder by --folder, or the item's id by --item."
+                if items is None
+                else "Name its id by --item."
+            )
+            raise BadUsage(f"'{text}' may be any of {len(best)} items in {self._host}: {names}.", hint=hint)
+        if not best:
+            known = found if items is not None else self._search(text[: max(3, len(text) // 2)], "prefix")
+            near = near_matches(text, [each["name"] for each in known])
+            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "'himl dsa list' shows what there is."
+            raise NotFound(f"No item in {self._host} has '{text}' in its name.", hint=hint)
+        return best[0]
+
+    def item_by_id(self, item_id: str) -> Document:
+        try:
+            found: Document = self._request("GET", f"item/{item_id}")
+        except ServiceFailed as err:
+            if not err.is_lasting:
+                raise
+            raise NotFound(
+                f"{self._host} has no item of the id '{item_id}'.", hint="'himl dsa list' shows ids."
+            ) from err
+        return found
+
+    def annotate(self, item: Document, document: Document, *, overwrite: bool) -> tuple[str, str]:
+        """Give the item the annotation *document*: `uploaded`, `replaced` or `unchanged`, and the annotation's id.
+
+        Raises TransferIncomplete where it has another of that name, unless *overwrite* replaces the newest of these.
+        A new one is sent once; after a failure himl looks whether it came about before it sends it again.
+        """
+        name, digest = document["name"], document["attributes"][DIGEST]
+        query = {"itemId": item["_id"], "name": name, "sort": "updated", "sortdir": -1, "limit": 1}
+        for attempt in range(1, ATTEMPTS + 1):
+            old = next(iter(self._request("GET", "annotation", **query)), None)
+            if old is not None:
+                is_same = (old["annotation"].get("attributes") or {}).get(DIGEST) == digest
+                if is_same and (attempt > 1 or not overwrite):
+                    return "uploaded" if attempt > 1 else "unchanged", old["_id"]
+                if not overwrite:
+                    raise TransferIncomplete(
+                        f"Item '{item['name']}' has another annotation '{name}'.",
+                        hint="Replace it by --overwrite, or give the new one another name by --name.",
+                    )
+                self._request("PUT", f"annotation/{old['_id']}", json=document)
+                return "replaced", old["_id"]
+            try:
+                made = self._request("POST", "annotation", itemId=item["_id"], json=document, repeats=False)
+                return "uploaded", made["_id"]
+            except ServiceFailed as err:
+                if err.is_lasting or attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _lookup(self, path: str) -> Document:
+        try:
+            found: Document = self._request("GET", "resource/lookup", path=path)
+        except ServiceFailed as err:
+            if not err.is_lasting:
+                raise
+            parent, _, name = path.rpartition("/")
+            known = (
+                self._children(None if parent == "/collection" else self._lookup(parent)) if parent != "/user" else []
+            )
+            hint = did_you_mean(name, [each["name"] for _, each in known if "name" in each])
+            shown = path.removeprefix("/collection/")
+            raise NotFound(
+                f"{self._host} has no '{shown}'.", hint=hint or "'himl dsa list' shows what there is."
+            ) from err
+        return found
+
+    def _children(self, parent: Document | None) -> list[tuple[str, Document]]:
+        """What lies in *parent*, each with its type; in the whole archive its collections."""
+        kind = parent["_modelType"] if parent else ""
+        routes: list[tuple[str, dict[str, Any]]] = []
+        if parent is None:
+            routes.append(("collection", {}))
+        elif kind == "item":
+            routes.append(("annotation", {"itemId": parent["_id"]}))
+        else:
+            routes.append(("folder", {"parentType": kind, "parentId": parent["_id"]}))
+        if parent and kind == "folder":
+            routes.append(("item", {"folderId": parent["_id"]}))
+        return [(route, each) for route, query in routes for each in self._request("GET", route, limit=0, **query)]
+
+    def _search(self, text: str, mode: str) -> list[Document]:
+        query = {"q": text, "mode": mode, "types": '["item"]', "limit": MOST_FOUND}
+        found: list[Document] = self._request("GET", "resource/search", **query)["item"]
+        return found
+
+
+def _absolute(path: str) -> str:
+    """*path* as Girder names it; `COLLECTION/FOLDER` without a slash before it is below `/collection`."""
+    plain = path.strip().rstrip("/")
+    return plain if plain.startswith("/") else f"/collection/{plain}"
+
+
+def _best(items: Sequence[Document], text: str) -> list[Document]:
+    """The *items* whose names are *text*, else begin with it and a dot, else hold it; each once."""
+    distinct = {each["_id"]: each for each in items}.values()
+    rules: tuple[Callable[[str], bool], ...] = (
+        text.__eq__,
+        lambda name: name.startswith(f"{text}."),
+        lambda name: text in name,
+    )
+    return next(filter(None, ([each for each in distinct if rule(each["name"])] for rule in rules)), [])
+
+
+def upload_documents(
+    archive: SlideArchive,
+    documents: Mapping[str, Document],
+    *,
+    folder: str | None,
+    item: str | None,
+    overwrite: bool,
+    notify: Notify,
+) -> tuple[list[Document], HimlError | None]:
+    """Give each slide's item, in *folder* or all of the archive, its document; *item* is a name or id that stands for
+    the only slide.
+
+    What became of each slide, and the error that this amounts to. A slide without item or with another annotation of
+    that name does not stop the others; raises what the server's own failures raise.
+    """
+    if item is not None and len(documents) > 1:
+        hint = "Leave --item out, so that slides are found by their ids, or choose one by --id_filter."
+        raise BadUsage(f"--item takes one slide, and there are {len(documents)}: {named([*documents])}.", hint=hint)
+    items = archive.items(folder) if folder else None
+    rows, errors = [], list[HimlError]()
+    notify(Counting("slides", len(documents)))
+    for slide, document in documents.items():
+        row: Document = dict.fromkeys(("slide_id", "status", "item", "item_id", "annotation_id", "reason"))
+        row |= {"slide_id": slide, "elements": len(document["elements"])}
+        try:
+            is_id = item is not None and OBJECT_ID.fullmatch(item)
+            found = archive.item_by_id(item or "") if is_id else archive.item(item or slide, items)
+            row |= {"item": found["name"], "item_id": found["_id"]}
+            row["status"], row["annotation_id"] = archive.annotate(found, document, overwrite=overwrite)
+        except (BadUsage, NotFound, TransferIncomplete) as err:
+            row |= {"status": "failed", "reason": str(err)}
+            errors.append(err)
+        rows.append(row)
+        notify(Counted())
+    if len(rows) == len(errors) == 1:
+        return rows, errors[0]
+    what = f"{len(errors)} of {len(rows)} slides got no annotation."
+    return rows, TransferIncomplete(what, hint=errors[0].hint) if errors else None

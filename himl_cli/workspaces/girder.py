@@ -1,0 +1,142 @@
+"""Requests to a Girder server, which every Digital Slide Archive is: JSON in, JSON out, himl's errors.
+
+Routes and answers are those of Girder 3 to 5, as a server describes them at `/api/v1`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+from himl_cli import __version__
+from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.redaction import is_address, parts_of, shown
+from himl_cli.core.text import NotJson, read_valid_json
+from himl_cli.workspaces.azure.http import load_azure_core, open_transport
+from himl_cli.workspaces.azure.responses import one_line
+from himl_cli.workspaces.azure.service_errors import network_error
+from himl_cli.workspaces.retry import CONTROL_PLANE
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 600.0  # a server stores some thousand elements a second, and answers then
+MAKE_A_KEY = "In the archive: your name at the top right, 'My account', 'API keys'; allow all actions."
+
+
+class GirderClient:
+    """Signs in by an API key when the first request is made; `host` is what messages call the server.
+
+    Redirects are not followed, so that neither key nor token goes to another host; the key goes to nothing that does
+    not answer as Girder does.
+    """
+
+    def __init__(self, address: str, key: str) -> None:
+        """*address* is that of the start page, or of any page or route below it. Raises BadUsage, and NotAllowed for no
+        *key*; makes no request."""
+        parts = parts_of(address)
+        if not is_address(address) or not parts.hostname:
+            raise BadUsage(
+                f"'{shown(address)}' is no address of a Digital Slide Archive.",
+                hint="It reads https://HOST; give it by --url or DSA_URL.",
+            )
+        if not key.strip():
+            raise NotAllowed(
+                "DSA_API_KEY is not set, so that nobody is signed in.", hint=f"{MAKE_A_KEY} Set it to that."
+            )
+        self.host, self.is_encrypted = parts.hostname, parts.scheme.lower() == "https"
+        self.address = re.split(r"/(?:api(?:/v\d+)?|static)(?:/|$)", shown(address))[0].rstrip("/")
+        self._key, self._token = key.strip(), ""
+        self._transports: dict[bool, Any] = {}
+
+    def request(self, method: str, route: str, *, json: Any = None, repeats: bool = True, **params: str | int) -> Any:
+        """The JSON answer of `/api/v1/ROUTE`; sent again for what may pass, unless *repeats* is False.
+
+        Raises NotAllowed for 401 and 403, NotFound where no Girder answers, ServiceFailed for all else that is no
+        success, `is_lasting` for what the server refuses.
+        """
+        if not self._token:
+            self._token = self._sign_in()
+        return self._send(method, route, json=json, repeats=repeats, params=params)
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+
+    def _sign_in(self) -> str:
+        version = self._send("GET", "system/version")
+        if not isinstance(version, Mapping) or "release" not in version:
+            raise self._is_none()
+        try:
+            answer = self._send("POST", "api_key/token", form={"key": self._key})
+        except ServiceFailed as err:
+            if not err.is_lasting:
+                raise
+            raise NotAllowed(f"{self.host} does not accept the key in DSA_API_KEY.", hint=MAKE_A_KEY) from err
+        token = answer.get("authToken", {}).get("token") if isinstance(answer, Mapping) else None
+        if not isinstance(token, str):
+            raise self._is_none()
+        return token
+
+    def _send(
+        self,
+        method: str,
+        route: str,
+        *,
+        json: Any = None,
+        form: Mapping[str, str] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        repeats: bool = True,
+    ) -> Any:
+        load_azure_core()
+        from azure.core.exceptions import AzureError
+        from azure.core.rest import HttpRequest
+
+        if repeats not in self._transports:
+            once = replace(CONTROL_PLANE, attempts=1, read_timeout=WRITE_SECONDS)
+            self._transports[repeats] = open_transport(CONTROL_PLANE if repeats else once)
+        url = f"{self.address}/api/v1/{route}"
+        headers = {"User-Agent": f"himl/{__version__}", "Accept": "application/json"}
+        if self._token:
+            headers["Girder-Token"] = self._token
+        body: dict[str, Any] = {name: value for name, value in (("json", json), ("data", form)) if value is not None}
+        request = HttpRequest(method, f"{url}?{urlencode(params)}" if params else url, headers=headers, **body)
+        try:
+            answer = self._transports[repeats].send(request)
+        except AzureError as err:
+            raise network_error(err, url) from err
+        status = answer.status_code
+        log.debug("%s %s -> %d", method, url, status)
+        if 300 <= status < 400:
+            target = shown(answer.headers.get("location", "")) or "nowhere"
+            raise ServiceFailed(
+                f"{self.host} sends requests to {target}, which himl does not follow with its sign-in.",
+                hint="If that is the archive, give its address by --url.",
+            )
+        try:
+            found = read_valid_json(answer.content) if answer.content.strip() else None
+        except NotJson as err:
+            if status < 500:
+                raise self._is_none() from err
+            found = None
+        if status < 400:
+            return found
+        said = found.get("message") if isinstance(found, Mapping) else ""
+        details = f" ({one_line(said).rstrip('.')})" if isinstance(said, str) and said else ""
+        if status in (401, 403):
+            raise NotAllowed(
+                f"{self.host} does not allow {method} /{route} by the key in DSA_API_KEY{details}.",
+                hint="Ask for write access to the slide's folder; the key has to allow all actions.",
+            )
+        failed = "failed at" if status >= 500 else "refused"
+        error = ServiceFailed(f"{self.host} {failed} {method} /{route}: {status}{details}.")
+        error.is_lasting = 400 <= status < 500 and status not in (408, 429)
+        error.hint = "" if error.is_lasting else "Try again later."
+        raise error
+
+    def _is_none(self) -> NotFound:
+        hint = "--url takes the address of its start page, such as https://dsa.example.org."
+        return NotFound(f"There is no Digital Slide Archive at {self.address}.", hint=hint)
