@@ -75,7 +75,7 @@ def test_hi_ml_option_names_work_and_cluster_ones_are_noted(himl: Himl, project:
     options = ("--workspace_config_path", "nowhere.json", "--width", "300", "--image-format", "JPG")
     done = himl.ok("montage", "--dataset", slides, *old, *options)
     assert [(row["slide_id"], row["backend"]) for row in rows_of(project / "outputs")] == [("a.tiff", "openslide"), ("d.tiff", "openslide")]
-    assert done.stderr == "Passed over, since the montage is made here and not on a cluster: --shm_size, --wait.\n"
+    assert done.stderr == "Passed over, since this runs here and not on a cluster: --shm_size, --wait.\n"
     assert left_in(project / "outputs") == ["montage.csv", "montage.jpg"]
     (project / "ids.txt").write_text("d.tiff\n")
     for option, shown in {"--include_by_slide_id": "d.tiff", "--exclude_by_slide_id": "a.tiff"}.items():

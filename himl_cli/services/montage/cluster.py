@@ -1,4 +1,4 @@
-"""A montage as a job on a cluster: the same command, on data that is mounted there."""
+"""A montage, or tiles, as a job on a cluster: the same command, on data that is mounted there."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ PYTHON = "3.11"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterMontage:
-    """A montage that is to be made by a *job*, whose cluster, environment and names are set.
+class SlideJob:
+    """A *command* on slides, montage or tiles, for a *job* to run, whose cluster, environment and names are set.
 
     `dataset` is the name of a registered dataset, or a folder or CSV of the datastore; `image_glob` chooses files of
-    it; `options` are those of the picture, as the command takes them; `lists` are files of this machine by the option
+    it; `options` are all others of the command, as it takes them; `lists` are files of this machine by the option
     that takes them. Paths are relative to `job.cwd`.
     """
 
+    command: str
     job: SubmitRequest
     dataset: str
     image_glob: str | None = None
@@ -46,51 +47,51 @@ class ClusterMontage:
     datastore: str | None = None
 
 
-def prepare_montage(montage: ClusterMontage, folder: Path) -> PreparedJob:
+def prepare_slide_job(request: SlideJob, folder: Path) -> PreparedJob:
     """The job; what is sent with it is put into *folder*, which is empty and has to stay until the job is submitted. No
     request is made.
 
     Raises BadUsage for data that a cluster cannot see, for lists that cannot be read or leave no slide, and for a himl
     that is to be had on this machine alone; NotFound, DiskFailed.
     """
-    data, csv = _data(montage)
-    image_pattern(montage.image_glob, csv)
-    for option, path in montage.lists.items():
-        if not (montage.job.cwd / path).is_file():
+    data, csv = _data(request)
+    image_pattern(request.image_glob, csv)
+    for option, path in request.lists.items():
+        if not (request.job.cwd / path).is_file():
             raise BadUsage(
                 f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
             )
-        if not read_ids(montage.job.cwd / path, option) and option == INCLUDE:
+        if not read_ids(request.job.cwd / path, option) and option == INCLUDE:
             raise no_ids(f"{option}: '{path}'")
     placeholder = f"${{{{inputs.{INPUT}}}}}"
-    arguments = ["montage", posixpath.join(placeholder, csv) if csv else placeholder]
-    arguments += [] if montage.image_glob is None else [f"--image_glob={montage.image_glob}"]
-    arguments += [*montage.options, f"--output_path={OUTPUT}"]
-    wheel, conda_env = montage.job.private_wheel, montage.job.conda_env
+    arguments = [request.command, posixpath.join(placeholder, csv) if csv else placeholder]
+    arguments += [] if request.image_glob is None else [f"--image_glob={request.image_glob}"]
+    arguments += [*request.options, f"--output_path={OUTPUT}"]
+    wheel, conda_env = request.job.private_wheel, request.job.conda_env
     is_own_wheel = wheel is not None and Path(wheel).name.startswith(f"{PACKAGE.replace('-', '_')}-")
     try:
-        arguments += _snapshot(montage, folder / "snapshot", arguments)
-        if not montage.job.conda_env:
+        arguments += _snapshot(request, folder / "snapshot", arguments)
+        if not request.job.conda_env:
             package = f"{PACKAGE}[montage]" if is_own_wheel else requirement_elsewhere("montage", __version__)
             text = f"channels:\n- conda-forge\ndependencies:\n- python={PYTHON}\n- pip\n- pip:\n  - '{package}'\n"
             conda_env = [str(folder / "environment.yml")]
             Path(conda_env[0]).write_text(text, encoding="utf-8")
     except OSError as err:
         raise disk_error(err, f"Cannot write to '{folder}'") from err
-    request = replace(
-        montage.job,
+    of_job = replace(
+        request.job,
         module="himl_cli",
         arguments=arguments,
         snapshot_root=str(folder / "snapshot"),
         inputs=[data],
         conda_env=conda_env,
-        experiment=montage.job.experiment or "montage",
+        experiment=request.job.experiment or request.command,
     )
-    job = prepare_job(request)
+    job = prepare_job(of_job)
     remarks = [*job.remarks]
-    if not montage.job.conda_env and is_own_wheel:
+    if not request.job.conda_env and is_own_wheel:
         remarks.append(f"Environment of the job: Python {PYTHON} and '{wheel}' with its extra montage.")
-    elif not montage.job.conda_env:
+    elif not request.job.conda_env:
         remarks.append(
             f"Environment of the job: Python {PYTHON} and {package}, which pip has to find when the image is built. "
             "If it does not: --private_wheel FILE or --conda_env FILE."
@@ -101,41 +102,41 @@ def prepare_montage(montage: ClusterMontage, folder: Path) -> PreparedJob:
     return replace(job, report=None, remarks=remarks)
 
 
-def check_data(montage: ClusterMontage, datastore: Callable[[str], BlobStore]) -> None:
+def check_data(request: SlideJob, datastore: Callable[[str], BlobStore]) -> None:
     """Look for a CSV of a datastore, *datastore* giving it by name, as a job on a mounted folder would look too late.
     Raises NotFound."""
-    data, csv = _data(montage)
+    data, csv = _data(request)
     if data.is_folder and csv is not None:
-        check_csv(datastore(str(montage.datastore)), montage.dataset)
+        check_csv(datastore(str(request.datastore)), request.dataset)
 
 
-def _data(montage: ClusterMontage) -> tuple[DataSpec, str | None]:
+def _data(request: SlideJob) -> tuple[DataSpec, str | None]:
     """The data as an input of the job, and the name of the CSV in it, where one was named. Raises BadUsage and NotFound
     for a path of this machine.
 
     With a datastore a name is a folder of that, and without one a dataset if there is one; `NAME:VERSION` is a dataset
     in any case.
     """
-    if montage.datastore is None:
-        _check_is_no_path(montage)
-    name, csv = split_dataset(montage.dataset)
+    if request.datastore is None:
+        _check_is_no_path(request)
+    name, csv = split_dataset(request.dataset)
     if versioned := re.fullmatch(r"([^/:]+):([^/:]+)", name):
-        return DataSpec(INPUT, versioned[1], versioned[2], datastore=montage.datastore, mode="mount"), csv
+        return DataSpec(INPUT, versioned[1], versioned[2], datastore=request.datastore, mode="mount"), csv
     name = checked_prefix(name)
     if not name:
         raise BadUsage(
-            f"'{montage.dataset}' is no folder of a datastore: a job's data is a folder below its top.",
+            f"'{request.dataset}' is no folder of a datastore: a job's data is a folder below its top.",
             hint="Put the slides into a folder of it.",
         )
-    is_folder = montage.datastore is not None
-    return DataSpec(INPUT, name, datastore=montage.datastore, mode="mount", is_folder=is_folder), csv
+    is_folder = request.datastore is not None
+    return DataSpec(INPUT, name, datastore=request.datastore, mode="mount", is_folder=is_folder), csv
 
 
-def _check_is_no_path(montage: ClusterMontage) -> None:
+def _check_is_no_path(request: SlideJob) -> None:
     """Raises for what is a path of this machine, or could be: BadUsage for one that is there, saying how the folder or
     CSV comes to a datastore, else NotFound. A folder that also holds the current one or the user's home is not
     named."""
-    cwd, cluster, text = montage.job.cwd, str(montage.job.cluster), expand_user(montage.dataset)
+    cwd, cluster, text = request.job.cwd, str(request.job.cluster), expand_user(request.dataset)
     path = cwd / text
     if os.path.exists(path):
         source, csv = (text, "") if path.is_dir() else (os.path.dirname(text), f"/{path.name}")
@@ -150,24 +151,27 @@ def _check_is_no_path(montage: ClusterMontage) -> None:
                 "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name "
                 "'slides' and --datastore NAME."
             )
-        what = f"'{montage.dataset}' lies on this machine, where cluster '{cluster}' cannot see it."
+        what = f"'{request.dataset}' lies on this machine, where cluster '{cluster}' cannot see it."
         raise BadUsage(what, hint=hint)
     if text.startswith(("~", "./", "../", ".\\", "..\\")) or os.path.isabs(text) or PureWindowsPath(text).drive:
         raise NotFound(
-            f"There is no '{montage.dataset}' here, and on a cluster DATASET is a folder of a datastore.",
-            hint=f"Name a folder of a datastore: himl montage FOLDER --datastore NAME --cluster {shlex.quote(cluster)}",
+            f"There is no '{request.dataset}' here, and on a cluster the slides are those of a datastore.",
+            hint=(
+                f"Name a folder of a datastore: himl {request.command} FOLDER --datastore NAME "
+                f"--cluster {shlex.quote(cluster)}"
+            ),
         )
 
 
-def _snapshot(montage: ClusterMontage, snapshot: Path, arguments: Sequence[str]) -> Sequence[str]:
+def _snapshot(request: SlideJob, snapshot: Path, arguments: Sequence[str]) -> Sequence[str]:
     """Make the folder that is sent: the lists, else the command, for an empty one is refused. Gives the options that
     name the lists there."""
     snapshot.mkdir()
     options = []
-    for option, path in montage.lists.items():
+    for option, path in request.lists.items():
         name = f"{option.lstrip('-')}{path.suffix.lower() if re.fullmatch(r'[.][A-Za-z0-9]+', path.suffix) else ''}"
         try:
-            shutil.copyfile(montage.job.cwd / path, snapshot / name)
+            shutil.copyfile(request.job.cwd / path, snapshot / name)
         except OSError as err:
             raise disk_error(err, f"{option}: cannot read '{path}'") from err
         options.append(f"{option}={name}")

@@ -24,7 +24,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, N
 from himl_cli.core.events import Event, Finished, Notice, ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind
 from himl_cli.core.montage import SlideFolder, SlideUnreadable
-from himl_cli.services.montage.cluster import ClusterMontage, check_data, prepare_montage
+from himl_cli.services.montage.cluster import SlideJob, check_data, prepare_slide_job
 from himl_cli.services.montage.stored import GB, HOPELESS, cache_limit, companions, open_stored
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
 from himl_cli.workspaces.base import BlobStore
@@ -47,8 +47,8 @@ def from_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prepared(cwd: Path, dataset: str = "slides", **options: Any) -> PreparedJob:
     own = {name: options.pop(name) for name in ("image_glob", "options", "lists", "datastore") if name in options}
-    montage = ClusterMontage(job=SubmitRequest(cwd=cwd, cluster="cpu", **options), dataset=dataset, **own)
-    return prepare_montage(montage, Path(tempfile.mkdtemp(dir=cwd.parent)))
+    montage = SlideJob(command="montage", job=SubmitRequest(cwd=cwd, cluster="cpu", **options), dataset=dataset, **own)
+    return prepare_slide_job(montage, Path(tempfile.mkdtemp(dir=cwd.parent)))
 
 
 def files(job: PreparedJob) -> dict[str, str]:
@@ -106,7 +106,7 @@ def test_a_path_that_is_not_there_is_told_so(project: Path) -> None:
     for dataset in ("./gone", "../gone", "/gone/slides", "~/gone", "C:\\slides"):
         with pytest.raises(NotFound) as caught:
             prepared(project, dataset)
-        assert str(caught.value) == f"There is no '{dataset}' here, and on a cluster DATASET is a folder of a datastore."
+        assert str(caught.value) == f"There is no '{dataset}' here, and on a cluster the slides are those of a datastore."
         assert "himl montage FOLDER --datastore NAME --cluster cpu" in caught.value.hint
     for dataset in (".x/..", "list.csv", "/"):
         with pytest.raises(BadUsage):
@@ -145,7 +145,7 @@ def test_a_csv_is_looked_for_where_its_datastore_is_known(tmp_path: Path) -> Non
     write_files(tmp_path / "data", {"slides/list.csv": "a", "slides/list.csv.old": "a"})
 
     def check(dataset: str, datastore: str | None = "lab") -> None:
-        montage = ClusterMontage(job=SubmitRequest(cwd=tmp_path, cluster="cpu"), dataset=dataset, datastore=datastore)
+        montage = SlideJob(command="montage", job=SubmitRequest(cwd=tmp_path, cluster="cpu"), dataset=dataset, datastore=datastore)
         check_data(montage, lambda name: DatastoreFolder(tmp_path / "data", name, database))
 
     check("slides/list.csv")

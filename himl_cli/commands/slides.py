@@ -1,0 +1,240 @@
+"""What the commands on slides share: options of which slides, of reading and of a job on a cluster, the folder where
+slides lie, and the same command as a job.
+
+Services are imported in the functions that need them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from himl_cli.commands.options import (
+    MOST_WORKERS,
+    Bundle,
+    OutputOptions,
+    WorkspaceOptions,
+    option,
+    options_of,
+    parse_list,
+    parse_workers,
+)
+from himl_cli.commands.session import For, open_session, output_session
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.montage import Backend, SlideFolder
+from himl_cli.core.text import did_you_mean, non_blank
+
+if TYPE_CHECKING:
+    from himl_cli.core.events import Notify
+    from himl_cli.render.output import Output
+    from himl_cli.services.montage.cluster import SlideJob
+    from himl_cli.services.montage.query import SlideQuery
+
+Kind = TypeVar("Kind", bound=Enum)
+
+
+def parse_path(option: str, text: str | None) -> Path | None:
+    from himl_cli.core.files import expand_home
+
+    return None if non_blank(option, text) is None else expand_home(str(text))
+
+
+def parse_member(option: str, text: str, kind: type[Kind]) -> Kind:
+    """The member of *kind* that is called *text*, in any case. Raises BadUsage naming the nearest."""
+    known = {str(each.value): each for each in kind}
+    found = known.get(text.strip().lower())
+    if found is None:
+        raise BadUsage(
+            f"{option} cannot be '{text}'.",
+            hint=f"{did_you_mean(text.lower(), known)} It is one of: {', '.join(known)}.".strip(),
+        )
+    return found
+
+
+class SlideOptions(Bundle):
+    image_glob: str | None = option(
+        "Files of the folder, e.g. '**/*.tiff' (default: all slides).", "GLOB", parse=non_blank, panel="Which slides"
+    )
+    include_by_slide_id: Path | None = option("Only the ids in this file: text or CSV.", "FILE", parse=parse_path)
+    exclude_by_slide_id: Path | None = option("All but the ids in this file.", "FILE", parse=parse_path)
+    datastore: str | None = option("The folder or CSV lies in this datastore.", "NAME", parse=non_blank)
+
+    def validate(self) -> None:
+        if len(self.lists) > 1:
+            raise BadUsage(f"{' and '.join(self.lists)} cannot be used together.", hint="Leave one of them out.")
+
+    @property
+    def lists(self) -> dict[str, Path]:
+        """The lists of ids that were given, by their options."""
+        lists = {
+            "--include_by_slide_id": self.include_by_slide_id,
+            "--exclude_by_slide_id": self.exclude_by_slide_id,
+        }
+        return {name: path for name, path in lists.items() if path is not None}
+
+    def query(self, csv: str | None) -> SlideQuery:
+        from himl_cli.services.montage.query import SlideQuery
+
+        return SlideQuery(self.image_glob, csv, self.include_by_slide_id, self.exclude_by_slide_id)
+
+
+class ReaderOptions(Bundle):
+    backend: Backend = option(
+        "auto, tifffile, openslide or cucim: what reads slides.",
+        "NAME",
+        Backend.auto.value,
+        parse=lambda name, text: parse_member(name, text, Backend),
+        panel="How",
+    )
+    workers: int | None = option(
+        f"Threads, 1 to {MOST_WORKERS} (default: one a core).", "N", kind=int | None, parse=parse_workers
+    )
+    strict: bool = option("Exit with 1 if a slide could not be read.", default=False)
+
+
+class ClusterOptions(Bundle):
+    cluster: str | None = option(
+        "Azure ML compute; absent or 'local': here.", "NAME", parse=non_blank, panel="On a cluster"
+    )
+    conda_env: Sequence[str] = option("Conda files of its environment.", "FILE,...", many=True, parse=parse_list)
+    private_wheel: str | None = option("A wheel of himl to install there.", "FILE", parse=non_blank)
+    shm_size: str | None = option("Shared memory (default: 100g).", "SIZE", parse=non_blank)
+    experiment: str | None = option("The experiment (default: the command's name).", "NAME", parse=non_blank)
+    display_name: str | None = option("What Studio calls it.", "NAME", parse=non_blank)
+    wait: bool = option("Wait for the job's end.", default=False)
+
+    @property
+    def is_here(self) -> bool:
+        return self.cluster in (None, "local")
+
+    @property
+    def given(self) -> dict[str, object]:
+        """What was given of the options that are for a job only."""
+        values = {name: getattr(self, name) for name in options_of(type(self)) if name != "cluster"}
+        return {name: value for name, value in values.items() if value}
+
+    def job(
+        self,
+        command: str,
+        dataset: str,
+        slides: SlideOptions,
+        reader: ReaderOptions,
+        output_path: Path,
+        values: Mapping[str, object],
+    ) -> SlideJob:
+        """The *command* as a job, with the options *values*, all written out: defaults may be others there. Raises
+        BadUsage for another *output_path* than a job's."""
+        from himl_cli.services.montage.cluster import OUTPUT, SlideJob
+        from himl_cli.services.submission.request import SubmitRequest
+
+        if output_path != Path(OUTPUT):
+            raise BadUsage(
+                "--output_path is for files that are made here; those of a job are among the outputs of its run.",
+                hint="Leave it out, and fetch them: himl download RUN --output_dir DIR",
+            )
+        values = {**values, "backend": reader.backend.value, "workers": reader.workers, "strict": reader.strict}
+        of_job = {name: value for name, value in self.given.items() if name != "wait"}
+        return SlideJob(
+            command=command,
+            job=SubmitRequest(cwd=Path.cwd(), cluster=self.cluster, **of_job),  # type: ignore[arg-type]  # by name
+            dataset=dataset,
+            image_glob=slides.image_glob,
+            options=[
+                f"--{name}" if value is True else f"--{name}={value}"
+                for name, value in values.items()
+                if value is not None and value is not False
+            ],
+            lists=slides.lists,
+            datastore=slides.datastore,
+        )
+
+
+def check_packages(what: str) -> None:
+    """Raises BadUsage where packages of the extra `montage` are missing, which *what* needs; imports none of them."""
+    from importlib.util import find_spec
+
+    from himl_cli.core.installation import install_command
+
+    packages = {  # by module
+        "numpy": "numpy",
+        "PIL": "pillow",
+        "tifffile": "tifffile",
+        "imagecodecs": "imagecodecs",
+        "openslide": "openslide-python",
+        "isal": "isal",
+    }
+    missing = [package for module, package in packages.items() if find_spec(module) is None]
+    if missing:
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise BadUsage(
+            f"{what} {', '.join(missing)}, which {are} not installed.",
+            hint=f"Install {them}: {install_command('montage')}",
+        )
+
+
+@contextmanager
+def slide_folder(
+    dataset: str,
+    datastore: str | None,
+    cluster: ClusterOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+) -> Iterator[tuple[SlideFolder, str | None, Output, Notify]]:
+    """Where the slides lie, the name of the CSV that was named (None: a folder was), where to print, and whom to tell
+    of progress. A workspace is opened for a datastore only. What is for a job only is said to be passed over."""
+    import logging
+
+    if not output_opts.verbose:  # what tifffile logs names no slide, and himl says it of the slide
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    passed_over = ", ".join(f"--{name}" for name in cluster.given)
+    notice = f"Passed over, since this runs here and not on a cluster: {passed_over}."
+    if datastore is None:
+        from himl_cli.core.files import expand_home
+        from himl_cli.services.montage.query import local_dataset
+
+        with output_session(output_opts) as (output, notify):
+            found = local_dataset(expand_home(dataset))
+            if passed_over:
+                output.notice(notice)
+            yield *found, output, notify
+    else:
+        from himl_cli.services.montage.stored import cache_limit, open_stored
+
+        with open_session(workspace_opts, output_opts, For.data) as session:
+            store, limit = session.workspace.datastore(datastore), cache_limit(session.cwd)
+            with open_stored(store, dataset, limit, session.notify) as (folder, csv):
+                if passed_over:
+                    session.output.notice(notice)
+                yield folder, csv, session.output, session.notify
+
+
+def run_on_cluster(
+    workspace_opts: WorkspaceOptions, output_opts: OutputOptions, request: SlideJob, waits: bool
+) -> None:
+    """Submit the same command as a job; what was decided for the user is said once it is there, so that an error stands
+    alone. Then Ctrl-C ends the waiting only. Raises BadUsage, JobFailed, Interrupted, and what submitting raises."""
+    from functools import partial
+    from tempfile import TemporaryDirectory
+
+    from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
+    from himl_cli.render.progress import observing
+    from himl_cli.render.results import print_prepared
+    from himl_cli.services.montage.cluster import check_data, prepare_slide_job
+    from himl_cli.services.runs.logs import watching
+    from himl_cli.services.submission.prepare import start_and_note
+    from himl_cli.workspaces.resolve import azure_for_jobs
+
+    azure_for_jobs(*workspace_opts.names, start=request.job.cwd)  # before anything is looked at
+    with TemporaryDirectory(prefix=f"himl-{request.command}-") as folder:
+        job = prepare_slide_job(request, Path(folder))
+        with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
+            check_data(request, session.workspace.datastore)
+            with observing(session.output) as notify:  # its bar is gone before anything else is printed
+                start = partial(session.jobs.submit, job.spec)
+                made.append(start_and_note(start, request.job.cwd, notify))
+            with watching(made[0].id):
+                print_prepared(session.output, job.remarks, job.report)
+            wait_or_leave(session, made[0], waits=waits, follows=False)

@@ -1,0 +1,130 @@
+"""`himl tiles`: slides cut into tiles, with a CSV that lists them.
+
+Services are imported in the functions that need them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
+from himl_cli.commands.slides import (
+    ClusterOptions,
+    ReaderOptions,
+    SlideOptions,
+    check_packages,
+    parse_member,
+    run_on_cluster,
+    slide_folder,
+)
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.text import non_blank
+from himl_cli.core.tiles import TileFormat, TilesRequest
+
+app = group()
+
+LARGEST_TILE, MOST_LEVEL = 8192, 99
+
+
+@command(app, "tiles")
+def tiles(
+    *,
+    slides: SlideOptions,
+    tile_size: int = option("Width and height of a tile, in pixels of the level.", "PIXELS", 224, panel="The tiles"),
+    overlap: int = option("Pixels that a tile shares with the next one.", "PIXELS", 0),
+    level: int | None = option("The slides' level, 0 the finest.  [default: 0]", "N", kind=int | None),
+    magnification: float | None = option(
+        "The level of this magnification, within 5 %; a slide without one fails.", "M", kind=float | None
+    ),
+    occupancy: float = option(
+        "The least share of a tile that is foreground, from 0 to 1; 0: all tiles.", "SHARE", 0.05
+    ),
+    masks: bool = option(
+        "Foreground is where the slide's mask is not 0 (default: what is dark, by Otsu's threshold).", default=False
+    ),
+    image_format: TileFormat = option(
+        "png or jpg.",
+        "F",
+        TileFormat.png.value,
+        parse=lambda name, text: parse_member(name, text, TileFormat),
+    ),
+    overview: bool = option("A picture of each slide with its tiles marked.", default=False),
+    output_path: Path = option("The folder they go to.", "DIR", "outputs", parse=parse_folder),
+    reader: ReaderOptions,
+    job: ClusterOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="SLIDES", help="A folder of slides, or a CSV that lists them.", show_default=False),
+    ],
+) -> None:
+    """Cut slides into tiles: a folder for each slide, and dataset.csv, which lists all tiles.
+
+    SLIDES are chosen as for himl montage. dataset.csv has the columns slide_id, tile_id, image, left, top, right,
+    bottom, label and occupancy, places in pixels of level 0. Tiles without enough tissue are left out; where a slide
+    ends, tiles are white. The same command again goes on where it was stopped; slides that fail are named at the end.
+
+    \b
+      himl tiles slides
+      himl tiles slides --level 1 --overlap 32 --image_format jpg --overview
+      himl tiles slides/dataset.csv --magnification 10 --masks --occupancy 0.5
+      himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
+    """
+    non_blank("SLIDES", dataset)
+    if level is not None and magnification is not None:
+        raise BadUsage("--level and --magnification cannot be used together.", hint="Leave one of them out.")
+    ranges = {
+        "--tile_size": (tile_size, 1, LARGEST_TILE),
+        "--overlap": (overlap, 0, tile_size - 1),
+        "--level": (level or 0, 0, MOST_LEVEL),
+        "--occupancy": (occupancy, 0, 1),
+    }
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise BadUsage(f"{name} takes a number from {least} to {most:,}, got {value}.")
+    if magnification is not None and not 0 < magnification < math.inf:
+        raise BadUsage(f"--magnification takes a number above 0, such as 20, got {magnification}.")
+    if not job.is_here:
+        values = {
+            "tile_size": tile_size,
+            "overlap": overlap,
+            "level": level,
+            "magnification": magnification,
+            "occupancy": occupancy,
+            "masks": masks,
+            "image_format": image_format.value,
+            "overview": overview,
+        }
+        return run_on_cluster(
+            workspace_opts, output_opts, job.job("tiles", dataset, slides, reader, output_path, values), job.wait
+        )
+    check_packages("Cutting tiles needs")
+    from himl_cli.render.results import print_tiles
+    from himl_cli.services.montage.query import list_slides
+    from himl_cli.services.montage.threads import cores
+    from himl_cli.services.montage.tiles import cut_slides
+
+    request = TilesRequest(
+        output=output_path,
+        tile_size=tile_size,
+        overlap=overlap,
+        level=level or 0,
+        magnification=magnification,
+        occupancy=occupancy,
+        masks=masks,
+        format=image_format,
+        overview=overview,
+        backend=reader.backend,
+        workers=reader.workers or cores(),
+    )
+    with slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
+        result = cut_slides(request, list_slides(folder, slides.query(csv), notify), folder, notify)
+    print_tiles(output, result)
+    if reader.strict and result.problem is not None:
+        raise result.problem
