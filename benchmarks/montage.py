@@ -34,10 +34,15 @@ EOSIN, HAEMATOXYLIN = np.array([214, 122, 176], np.float32), np.array([92, 58, 1
 def make_slides(folder: Path, count: int) -> None:
     """Write slides called `slide_000.tiff`, ... into *folder*: tiled JPEG TIFFs, tissue-like, the same each time."""
     folder.mkdir(parents=True)
-    random = np.random.default_rng(SEED)
-    base = [_texture(random, (900, 0.6), (300, 0.3), (80, 0.1)), _texture(random, (40, 0.4), (12, 0.45), (5, 0.15))]  # where tissue is, and how dark its grain
+    base = textures()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda number: _write(folder / f"slide_{number:03}.tiff", _slide(base, number)), range(count)))
+        list(pool.map(lambda number: _write(folder / f"slide_{number:03}.tiff", tissue(base, number)), range(count)))
+
+
+def textures() -> Sequence[NDArray[np.float32]]:
+    """Where tissue is, and how dark its grain."""
+    random = np.random.default_rng(SEED)
+    return [_texture(random, (900, 0.6), (300, 0.3), (80, 0.1)), _texture(random, (40, 0.4), (12, 0.45), (5, 0.15))]
 
 
 def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[np.float32]:
@@ -50,13 +55,14 @@ def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[
     return np.asarray(sum(noise(cell) * weight for cell, weight in parts))
 
 
-def _slide(base: Sequence[NDArray[np.float32]], number: int) -> NDArray[np.uint8]:
+def tissue(base: Sequence[NDArray[np.float32]], number: int) -> NDArray[np.uint8]:
+    """Pixels of level 0 of slide *number*, of shape (height, width, 3), made of `textures()`."""
     random = np.random.default_rng([SEED, number])
     shape, grain = (np.roll(part, tuple(random.integers(0, 3000, 2)), (0, 1)) for part in base)
-    tissue = np.clip((shape - 0.5) * 12, 0, 1)[..., None]
+    cover = np.clip((shape - 0.5) * 12, 0, 1)[..., None]
     stain = EOSIN + (HAEMATOXYLIN - EOSIN) * np.clip((grain[..., None] - 0.35) * 3, 0, 1)
     speckle = random.integers(-3, 4, (*grain.shape, 1), dtype=np.int8)
-    return np.clip(244 + (stain - 244) * tissue + speckle, 0, 255).astype(np.uint8)
+    return np.clip(244 + (stain - 244) * cover + speckle, 0, 255).astype(np.uint8)
 
 
 def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
