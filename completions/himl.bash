@@ -6,7 +6,7 @@ _himl_table() {
     verbs='' rows='' kinds=''
     case $1 in
     'himl')
-        verbs='submit runs tb download checkpoint datastore montage init workspace doctor completion'
+        verbs='submit runs tb download checkpoint datastore montage tiles dsa init workspace doctor completion'
         rows='
             --version
             --help|-h
@@ -465,6 +465,84 @@ _himl_table() {
         '
         kinds='folders+files:.csv'
         ;;
+    'himl tiles')
+        rows='
+            --image_glob=
+            --include_by_slide_id=files
+            --exclude_by_slide_id=files
+            --datastore=
+            --tile_size=
+            --overlap=
+            --level=choice:auto
+            --magnification=
+            --occupancy=
+            --masks
+            --image_format=choice:png,jpg
+            --overview
+            --output_path=folders
+            --backend=choice:auto,tifffile,openslide,cucim
+            --workers=
+            --strict
+            --cluster=choice:local
+            +--conda_env=list+files:.yml,.yaml
+            --private_wheel=files:.whl
+            --shm_size=
+            --experiment=experiments
+            --display_name=
+            --wait
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='folders+files:.csv'
+        ;;
+    'himl dsa')
+        verbs='upload list'
+        rows='
+            --help|-h
+        '
+        ;;
+    'himl dsa upload')
+        rows='
+            --run=list+runs
+            --id_filter=
+            --kind=choice:rectangles,heatmap
+            --value=
+            --no_rescale
+            --name=
+            --url=
+            --folder=
+            --item=
+            --overwrite
+            --dry_run
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='files:.csv,.geojson,.json'
+        ;;
+    'himl dsa list')
+        rows='
+            --url=
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='text'
+        ;;
     'himl init')
         rows='
             --from=files
@@ -535,6 +613,7 @@ _himl_today() {
     --config_path) name=--config_file ;;
     --crossval_count) name=--crossval ;;
     --docker_shm_size) name=--shm_size ;;
+    --dsa_url) name=--url ;;
     --experiment_name) name=--experiment ;;
     --files_to_download) name=--prefix ;;
     --image_glob_pattern) name=--image_glob ;;
@@ -543,6 +622,7 @@ _himl_today() {
     --run_ids) name=--run ;;
     --run_recovery_ids) name=--run ;;
     --wait_for_completion) name=--wait ;;
+    --workspace_config) name=--config_file ;;
     --workspace_config_path) name=--config_file ;;
     esac
 }

@@ -15,6 +15,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'checkpoint', 'Fetch checkpoints of runs, push changed ones, make links',
                 'datastore', 'Upload, download and list files of a datastore',
                 'montage', 'Show any number of slides in one picture',
+                'tiles', 'Cut slides into tiles, and list them in a CSV',
+                'dsa', 'Upload annotations of slides to a Digital Slide Archive',
                 'init', 'Set up this folder for an Azure ML workspace, or a local one',
                 'workspace', 'Show which workspace is meant, and what it is',
                 'doctor', 'Check what himl needs, and say what to do about it',
@@ -506,7 +508,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--image_glob=', 'Files of the folder, e.g. ''**/*.tiff'' (default: all slides)',
                 '--include_by_slide_id=files', 'Only the ids in this file: text or CSV',
                 '--exclude_by_slide_id=files', 'All but the ids in this file',
-                '--datastore=', 'DATASET is a folder or a CSV of this datastore',
+                '--datastore=', 'The folder or CSV lies in this datastore',
                 '--width=', 'Its width, without hi-ml''s lines (default: as the slides need; for hi-ml''s layout 60000)',
                 '--level=choice:auto', 'The slides'' level, 0 the finest; auto: by the cells',
                 '--layout=choice:fit,hi-ml', 'fit keeps the slides'' shapes, hi-ml stretches them',
@@ -519,7 +521,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--conda_env=list+files:.yml,.yaml', 'Conda files of its environment',
                 '--private_wheel=files:.whl', 'A wheel of himl to install there',
                 '--shm_size=', 'Shared memory (default: 100g)',
-                '--experiment=experiments', 'The experiment (default: montage)',
+                '--experiment=experiments', 'The experiment (default: the command''s name)',
                 '--display_name=', 'What Studio calls it',
                 '--wait', 'Wait for the job''s end',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
@@ -532,6 +534,94 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('folders+files:.csv')
+        }
+        'himl tiles' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--image_glob=', 'Files of the folder, e.g. ''**/*.tiff'' (default: all slides)',
+                '--include_by_slide_id=files', 'Only the ids in this file: text or CSV',
+                '--exclude_by_slide_id=files', 'All but the ids in this file',
+                '--datastore=', 'The folder or CSV lies in this datastore',
+                '--tile_size=', 'Width and height of a tile, in pixels of the level',
+                '--overlap=', 'Pixels that a tile shares with the next one',
+                '--level=choice:auto', 'The slides'' level, 0 the finest',
+                '--magnification=', 'The level of this magnification, within 5 %; a slide without one fails',
+                '--occupancy=', 'The least share of a tile that is foreground, from 0 to 1; 0: all tiles',
+                '--masks', 'Foreground is where the slide''s mask is not 0 (default: what is dark, by Otsu''s threshold)',
+                '--image_format=choice:png,jpg', 'png or jpg',
+                '--overview', 'A picture of each slide with its tiles marked',
+                '--output_path=folders', 'The folder they go to',
+                '--backend=choice:auto,tifffile,openslide,cucim', 'auto, tifffile, openslide or cucim: what reads slides',
+                '--workers=', 'Threads, 1 to 256 (default: one a core)',
+                '--strict', 'Exit with 1 if a slide could not be read',
+                '--cluster=choice:local', 'Azure ML compute; absent or ''local'': here',
+                '+--conda_env=list+files:.yml,.yaml', 'Conda files of its environment',
+                '--private_wheel=files:.whl', 'A wheel of himl to install there',
+                '--shm_size=', 'Shared memory (default: 100g)',
+                '--experiment=experiments', 'The experiment (default: the command''s name)',
+                '--display_name=', 'What Studio calls it',
+                '--wait', 'Wait for the job''s end',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
+                '--config_file=files:.json', 'An Azure config.json',
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('folders+files:.csv')
+        }
+        'himl dsa' = @{
+            Verbs = @(
+                'upload', 'Upload attention maps and other annotations to slides',
+                'list', 'List collections, the folders and items in one, or the annotations of an item'
+            )
+            Rows = @(
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @()
+        }
+        'himl dsa upload' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--run=list+runs', 'The run that FILE is of',
+                '--id_filter=', 'Only slides with this in their id',
+                '--kind=choice:rectangles,heatmap', 'How a CSV is drawn: rectangles or heatmap',
+                '--value=', 'The CSV''s column of values',
+                '--no_rescale', 'Colours from 0 to 1, not from a slide''s least value to its greatest',
+                '--name=', 'The annotation''s name (default: that of FILE, or the run''s id and name)',
+                '--url=', 'The archive''s address (default: the variable DSA_URL); the API key is in DSA_API_KEY',
+                '--folder=', 'Look for slides in this folder only',
+                '--item=', 'The item''s name or id, in place of the slide''s id',
+                '--overwrite', 'Replace an annotation of that name that differs',
+                '--dry_run', 'Print the annotations as JSON, and send nothing',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
+                '--config_file=files:.json', 'An Azure config.json',
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('files:.csv,.geojson,.json')
+        }
+        'himl dsa list' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--url=', 'The archive''s address (default: the variable DSA_URL); the API key is in DSA_API_KEY',
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('text')
         }
         'himl init' = @{
             Verbs = @(
@@ -613,6 +703,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         '--config_path' = '--config_file'
         '--crossval_count' = '--crossval'
         '--docker_shm_size' = '--shm_size'
+        '--dsa_url' = '--url'
         '--experiment_name' = '--experiment'
         '--files_to_download' = '--prefix'
         '--image_glob_pattern' = '--image_glob'
@@ -621,6 +712,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         '--run_ids' = '--run'
         '--run_recovery_ids' = '--run'
         '--wait_for_completion' = '--wait'
+        '--workspace_config' = '--config_file'
         '--workspace_config_path' = '--config_file'
     }
 

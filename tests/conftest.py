@@ -27,6 +27,7 @@ from tests.support.spreading import group_of, spread
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
     from tests.azureml_double.stage import Stage
+    from tests.support.dsa import Archive
     from tests.support.slurm import Slurm
     from tests.support.web import FileServer
 
@@ -38,7 +39,7 @@ SLOW_FOLDERS = ("api", "azure", "azureml_double/tests", "completions", "docs", "
 SLOW_COMMANDS = ("help", "montage", "pipeline", "runs_in_azure", "submit", "sweep", "tb")
 SLOW = (*(f"tests/{name}/" for name in SLOW_FOLDERS), *(f"tests/commands/test_{name}" for name in SLOW_COMMANDS))
 """What `--quick` leaves out, with tests of a browser and those that may build a client's environment."""
-FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_")
+FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_", "DSA_")
 RANK_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID"}
 FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "VIRTUAL_ENV", "CONDA_PREFIX", "SSH_CONNECTION"}
 
@@ -218,6 +219,17 @@ def web(shared_web: tuple[FileServer, Path], monkeypatch: pytest.MonkeyPatch) ->
     server.clear()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     return server
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+    """A Digital Slide Archive with nothing in it, with the variables set that lead to it."""
+    from tests.support.dsa import KEY, running_archive
+
+    with running_archive() as found:
+        monkeypatch.setenv("DSA_URL", f"{found.address}/#collections")
+        monkeypatch.setenv("DSA_API_KEY", KEY)
+        yield found
 
 
 @pytest.fixture

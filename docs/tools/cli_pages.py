@@ -25,6 +25,7 @@ GUIDES = {
     "checkpoint": "checkpoints.md",
     "datastore": "datasets.md",
     "montage": "montage.md",
+    "dsa": "dsa.md",
     "init": "azure-set-up.md",
     "workspace": "azure.md",
     "doctor": "doctor.md",
@@ -40,6 +41,7 @@ WORLDS = {
     "datastore": "azure",
     "montage": "slides",
     "doctor": "azure",
+    "dsa": "dsa",
 }
 """Where tests run the examples of a command, or of a group; others run `here`."""
 EDGES = re.compile(r"^([('\"]*)(.*?)([)'\".,;:!?]*)$")

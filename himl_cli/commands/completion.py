@@ -191,6 +191,7 @@ def first_sentence(text: str) -> str:
 def option_kinds() -> Mapping[str, str]:
     """What options take whose metavar does not say it, by name, or by command and name. The choices are those that the
     program checks."""
+    from himl_cli.commands.dsa import Kind
     from himl_cli.core.jobs import GOALS
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
@@ -204,6 +205,7 @@ def option_kinds() -> Mapping[str, str]:
         "--backend": _choice(Backend),
         "--format": _choice(Format),
         "--goal": _choice(GOALS),
+        "--kind": _choice(Kind),
         "--image_format": f"list+{_choice(ImageFormat)}",
         "himl tiles --image_format": _choice(TileFormat),
         "--layout": _choice(LayoutStyle),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,11 @@ GEOJSON = {
 
 
 @pytest.fixture
-def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+def archive(archive: Archive) -> Archive:
     """Two folders with slides, one of which is in both."""
-    with running_archive() as found:
-        for name in ("PANDA/slide_1.svs", "PANDA/slide_10.svs", "PANDA/slide_2.ome.tiff", "TCGA/slide_1.svs", "TCGA/old/x.svs"):
-            found.add(f"Biopsies/{name}")
-        monkeypatch.setenv("DSA_URL", f"{found.address}/#collections")
-        monkeypatch.setenv("DSA_API_KEY", KEY)
-        yield found
+    for name in ("PANDA/slide_1.svs", "PANDA/slide_10.svs", "PANDA/slide_2.ome.tiff", "TCGA/slide_1.svs", "TCGA/old/x.svs"):
+        archive.add(f"Biopsies/{name}")
+    return archive
 
 
 @pytest.fixture

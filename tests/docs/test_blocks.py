@@ -60,6 +60,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return worlds.slurm(folder, request.getfixturevalue("slurm").programs)
     if name == "lightning":
         return worlds.lightning(folder, request.getfixturevalue("lightning_packages"))
+    if name == "dsa":
+        return worlds.dsa(folder, request.getfixturevalue("archive"))
     if name not in ("azure", "slides"):
         found: World = getattr(worlds, name)(folder)
         return found

@@ -6,6 +6,7 @@ example   the checkout's examples
 azure     a project, `az`, the examples, and a workspace on Azure ML where jobs run
 slurm     a project, on a machine whose sbatch has a cluster
 lightning nothing, with PyTorch Lightning installed
+dsa       a CSV, GeoJSON and a run with results, and a Digital Slide Archive with the slides
 slides    as azure, with slides in a folder and in a datastore
 """
 
@@ -22,12 +23,14 @@ from typing import TYPE_CHECKING
 from himl_cli.core.runs import RunStatus
 from tests.docs.blocks import ROOT
 from tests.support.clients import WHEEL, write_wheel
+from tests.support.dsa import KEY
 from tests.support.folders import contents
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
+    from tests.support.dsa import Archive
 
 FILES = Path(__file__).parent / "files"
 """Files that the documents name."""
@@ -107,6 +110,16 @@ def slurm(folder: Path, programs: Path) -> World:
 
 def lightning(folder: Path, packages: str) -> World:
     return World(folder, variables(PYTHONPATH=packages))
+
+
+def dsa(folder: Path, archive: Archive) -> World:
+    results = b"slide_id,left,top,right,bottom,bag_attn\nslide_1,0,0,224,224,0.07\nslide_1,224,0,448,224,0.42\nslide_2,0,0,224,224,0.11\n"
+    shape = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {"name": "tumour"}}
+    write_files(folder, {"attention.csv": results, "tumour.geojson": json.dumps(shape)})
+    RecordedRuns(folder).add(HERE, display_name="transformer", files={f"outputs/{split}/test_output.csv": results for split in ("test", "val")})
+    for number in (1, 2):
+        archive.add(f"Biopsies/PANDA/slide_{number}.svs")
+    return World(folder, variables(), {"RUN": HERE, "https://dsa.example.org": archive.address, "DSA_API_KEY=…": f"DSA_API_KEY={KEY}"})
 
 
 def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: bool = False) -> World:

@@ -158,6 +158,10 @@ OPTIONS = {
         "himl download",
         "experiment experiment_name run run_ids run_recovery_ids num_runs tags latest_run_file config_file config_path output_dir prefix files_to_download",
     ),
+    "### girder.py": (
+        "himl dsa upload",
+        "run_id dsa_url dsa_key workspace_config overwrite_csv dry_run max_slides id_filter login_only no_rescale colormap folder split search_mode",
+    ),
     "### himl-runner": (
         SUBMIT,
         "model cluster num_nodes conda_env experiment tag azure_datasets mount_in_azureml crossval_count different_seeds random_seed src_checkpoint "
