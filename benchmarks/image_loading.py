@@ -148,7 +148,6 @@ def read_slides(record: Raw, libraries: Mapping[str, Readers], folder: Path, rou
     first, *others = libraries
     for other in others:
         check_same([path for pair in slides for path in pair], folder, first, other)
-    record.add_fact("tiles", "kept", sum(len(list((folder / f"{first} {number}").iterdir())) for number in range(len(slides))))
     for number, library in turns(libraries, rounds):
         call = libraries[library]
         saved = [call("lowest", library, path, f"{path}.{library}.png") for pair in slides for path in pair]

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,35 +97,25 @@ def to_tensor() -> Callable[[Any], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def as_tensor(read: Callable[[str], Any], path: str) -> Any:
-    return to_tensor()(read(path))
-
-
-def from_numpy(read: Callable[[str], Any], path: str) -> Any:
-    """What `to_tensor` gives, by hand: float32 from 0 to 1, shape (1 or 3, height, width)."""
+def from_numpy(array: Any) -> Any:
+    """What `to_tensor` gives, by hand: float32 from 0 to 1, of shape (1 or 3, height, width)."""
     import numpy
     import torch
 
-    array = read(path)
     scaled = array if array.dtype == numpy.float32 else numpy.float32(array) / 255
     return torch.from_numpy(numpy.transpose(scaled if scaled.ndim == 3 else scaled[:, :, None], (2, 0, 1)))
 
 
-def as_floats(read: Callable[[str], Any], path: str) -> Any:
-    return read(path).astype(float)
-
-
-def pillow_tensor(path: str) -> Any:
+def pillow_image(path: str) -> Any:
     from PIL import Image
 
-    with Image.open(path) as image:
-        return to_tensor()(image)
+    return Image.open(path)
 
 
 def torchvision(path: str) -> Any:
     from torchvision.io import decode_image
 
-    return decode_image(path).float() / 255
+    return decode_image(path)
 
 
 def npy(path: str) -> Any:
@@ -141,22 +131,20 @@ def pt(path: str) -> Any:
     return torch.load(Path(path).with_suffix(".pt"))
 
 
-def ways(table: str, kind: str) -> dict[str, Callable[[str], Any]]:
-    """By row: what loads a file of the *kind* (`RGB PNG`) as a `tensor`, or as an `array` of float64 from 0 to 255."""
+def ways(table: str, kind: str) -> dict[str, tuple[Callable[[str], Any], Callable[[Any], Any]]]:
+    """By row: what reads a file of the *kind* (`RGB PNG`), and makes a `tensor` of it, or an `array` of float64 from 0 to 255."""
     is_png = kind.endswith("PNG")
     arrays = {name: read for name, read in ARRAYS.items() if name != "tifffile" or not is_png}
     if table == "array":
-        own = {"matplotlib": lambda path: matplotlib(path).astype(float) * 255, "Pillow, PngImageFile": lambda path: pillow_png(path).astype(float)}
-        return {**{name: partial(as_floats, read) for name, read in arrays.items()}, **(own if is_png else {})}
-    by_hand = {f"{name}, from_numpy": partial(from_numpy, arrays[name]) for name in ("matplotlib", "OpenCV")}
-    decoded = {"torchvision": torchvision} if is_png else {}
+        own = {"matplotlib": (matplotlib, lambda array: array.astype(float) * 255), "Pillow, PngImageFile": (pillow_png, lambda array: array.astype(float))}
+        return {**{name: (read, lambda array: array.astype(float)) for name, read in arrays.items()}, **(own if is_png else {})}
+    stored = {"NumPy, .npy": (npy, lambda tensor: tensor), "torch, .pt": (pt, lambda tensor: tensor)}
     return {
-        **by_hand,
-        **{name: partial(as_tensor, read) for name, read in arrays.items()},
-        "Pillow": pillow_tensor,
-        **decoded,
-        "NumPy, .npy": npy,
-        "torch, .pt": pt,
+        **{f"{name}, from_numpy": (arrays[name], from_numpy) for name in ("matplotlib", "OpenCV")},
+        **{name: (read, to_tensor()) for name, read in arrays.items()},
+        "Pillow": (pillow_image, to_tensor()),
+        **({"torchvision": (torchvision, lambda tensor: tensor.float() / 255)} if is_png else {}),
+        **stored,
     }
 
 
@@ -181,10 +169,11 @@ def check(table: str, kind: str, name: str, folder: str, tolerance: float) -> st
     """Why the row cannot be had; empty where it gives, of each file, what the `.npy` beside it has, but for *tolerance* grey levels. Raises AssertionError."""
     import numpy
 
+    read, convert = ways(table, kind)[name]
     for path in files(folder):
         expected = numpy.load(Path(path).with_suffix(".npy")) * 255.0
         try:
-            found = numpy.asarray(ways(table, kind)[name](path))
+            found = numpy.asarray(convert(read(path)))
         except (ImportError, RuntimeError) as e:
             return f"{type(e).__name__}: {str(e).partition('. ')[0]}"
         if table == "tensor":
@@ -198,10 +187,10 @@ def check(table: str, kind: str, name: str, folder: str, tolerance: float) -> st
 
 
 def load(table: str, kind: str, name: str, folder: str, times: int) -> dict[str, float]:
-    way, paths = ways(table, kind)[name], files(folder)
+    (read, convert), paths = ways(table, kind)[name], files(folder)
     with timed() as took:
         for path in paths * times:
-            way(path)
+            convert(read(path))
     return took
 
 

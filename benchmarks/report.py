@@ -1,20 +1,25 @@
-"""docs/performance.md: `benchmarks/performance.md.in` with the figures of the raw results in its placeholders, as Markdown tables and texts.
+"""Pages of docs/: `benchmarks/PAGE.in` with the figures of the raw results in its placeholders, as Markdown tables and texts.
 
-`python -m benchmarks.report` writes it. A placeholder is `{{NAME ARGUMENT | ...}}`; `PLACEHOLDERS` has what there is. A figure that was not taken is rendered
+`python -m benchmarks.report` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`; `PLACEHOLDERS` has what there is. A figure that was not taken is rendered
 as `not measured`.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
+from benchmarks import image_readers
 from benchmarks.aims import AIMS, Verdict, judge
 from benchmarks.raw import FIGURES, Raw, Results, read_results
 
-TEMPLATE, RESULTS = Path(__file__).with_name("performance.md.in"), Path(__file__).with_name("results")
-DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+HERE, DOCS = Path(__file__).parent, Path(__file__).parent.parent / "docs"
+RESULTS = HERE / "results"
+PAGES = ("performance.md", "image-loading.md")
+"""A benchmark with a page of its name is on that page, all others on the first."""
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^{}]*)\}\}")
 NO_CAUSE = "The cause is not known."
 NOT_MEASURED, NOTHING = "not measured", "–"
@@ -67,6 +72,16 @@ def matrix(raw: Raw, *names: str) -> str:
     return table(["wall (CPU)", *names, "peak memory"], rows)
 
 
+def spreads(raw: Raw, *names: str) -> str:
+    """A row a candidate, a column a scenario: medians of wall, with the least and the most in brackets."""
+    rows = []
+    for candidate in raw.candidates(*names):
+        found = [raw.values(name, candidate, "wall") for name in names]
+        cells = [f"{shown('wall', median(values))} ({shown('wall', min(values))} to {shown('wall', max(values))})" if values else NOTHING for values in found]
+        rows.append([candidate, *cells])
+    return table(["", *names], rows)
+
+
 def facts(raw: Raw, *names: str) -> str:
     rows: dict[str, dict[str, str]] = {}
     for one in raw.facts:
@@ -85,11 +100,11 @@ def machines(results: Results) -> str:
     return "; ".join(f"{machine} ({', '.join(benches)})" if len(found) > 1 else machine for machine, benches in found.items())
 
 
-def versions(results: Results) -> str:
-    """himl's own environment, then the peers; a name with several versions where the results do not agree."""
+def versions(results: Results, *parts: str) -> str:
+    """Those of himl's own environment and of its peers (or of one of these *parts*); a name with several versions where the results do not agree."""
     found: dict[str, dict[str, None]] = {}
     for raw in results.values():
-        for name, version in {**raw.meta["versions"], **raw.meta["peers"]}.items():
+        for name, version in ((name, version) for part in parts or ("versions", "peers") for name, version in raw.meta[part].items()):
             found.setdefault(name, {})[version] = None
     return ", ".join(f"{name} {' and '.join(found[name])}" for name in sorted(found, key=str.lower))
 
@@ -113,9 +128,18 @@ def left_out(results: Results) -> str:
     return _lines((f"- `{bench}`: {name}: {why}." for bench, name, why in every), "None: every peer was measured.")
 
 
-def render(results: Path, template: Path = TEMPLATE) -> str:
-    """The document that the raw files in the folder *results* make, which have all benchmarks."""
-    return _filled(template.read_text(encoding="utf-8"), read_results(results))
+def page_of(bench: str) -> str:
+    return own if (own := f"{bench.replace('_', '-')}.md") in PAGES else PAGES[0]
+
+
+def render(results: Path, page: str) -> str:
+    """The text of a page of PAGES that the raw files in the folder *results* make, which have all benchmarks."""
+    return _filled((HERE / f"{page}.in").read_text(encoding="utf-8"), {bench: raw for bench, raw in read_results(results).items() if page_of(bench) == page})
+
+
+def write_pages(results: Path) -> None:
+    for page in PAGES:
+        (DOCS / page).write_text(render(results, page), encoding="utf-8")
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -172,6 +196,17 @@ def _of_bench(render: Callable[..., str]) -> Callable[..., str]:
     return lambda results, bench, *names: render(results[bench], *names)
 
 
+def _fastest(results: Results, bench: str, scenario: str, *but: str) -> str:
+    """The candidate with the least median of wall, those named in *but* aside."""
+    raw = results[bench]
+    return min((name for name in raw.candidates(scenario) if name not in but), key=lambda name: median(raw.values(scenario, name, "wall")))
+
+
+def _gain(results: Results, bench: str, scenario: str, baseline: str, *but: str) -> str:
+    """How many times as fast as *baseline* the fastest candidate is."""
+    return _ratio(results, "wall", bench, scenario, baseline, _fastest(results, bench, scenario, *but))
+
+
 def _ratio(results: Results, figure: str, bench: str, scenario: str, above: str, below: str) -> str:
     first, second = (results[bench].median(scenario, candidate, figure) for candidate in (above, below))
     return NOT_MEASURED if first is None or second is None else f"{first / second:.2f}"
@@ -184,15 +219,19 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "left_out": left_out,
     "table": _of_bench(scenario),
     "matrix": _of_bench(matrix),
+    "spreads": _of_bench(spreads),
     "facts": _of_bench(facts),
+    "code": lambda results, *names: "```python\n" + "\n\n".join(inspect.getsource(getattr(image_readers, name)) for name in names) + "```",
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,
     "not_judged": lambda results: _lines(f"- {one.aim.bench}, {one.aim.text}. Lacking: {one.why}." for one in verdicts(results) if one.value is None),
     "ratio": _ratio,
+    "fastest": _fastest,
+    "gain": _gain,
     **{figure: _figure(figure) for figure in ("wall", "cpu", "memory", "requests", "bytes")},
 }
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(render(RESULTS), encoding="utf-8")
+    write_pages(RESULTS)

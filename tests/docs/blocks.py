@@ -35,7 +35,7 @@ REASONS = {
     "ssh": "needs another machine",
     "checkout": "changes the checkout itself, or measures for an hour",
 }
-ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md")
+ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md", "docs/image-loading.md")
 """Pages for those who work on himl, which show no use of it; and one whose files tests/project/test_ci_examples.py runs."""
 VALUED = ("prelude", "until", "answer", "exit", "file", "not")
 FLAGS = ("more", "shows", "azureml")
