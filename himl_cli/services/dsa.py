@@ -306,13 +306,9 @@ class SlideArchive:
         if not (best := _best(found, text)) and items is None:
             best = _best(found + self._search(text, "prefix"), text)
         if len(best) > 1:
-            names = named([each["name"] for each in best])
-            hint = (
-                "Name the folder by --folder, or the item's id by --item."
-                if items is None
-                else "Name its id by --item."
-            )
-            raise BadUsage(f"'{text}' may be any of {len(best)} items in {self._host}: {names}.", hint=hint)
+            names = listed([f"'{each['name']}' ({each['_id']})" for each in best])
+            message = f"'{text}' may be any of {len(best)} items in {self._host}: {names}."
+            raise BadUsage(message, hint="Name the folder by --folder, or the item's id by --item.")
         if not best:
             known = found if items is not None else self._search(text[: max(3, len(text) // 2)], "prefix")
             near = near_matches(text, [each["name"] for each in known])

@@ -151,6 +151,7 @@ def _page(found: list[Document], query: Mapping[str, str]) -> list[Document]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet
 
     def do_GET(self) -> None:
         archive: Archive = self.server.archive  # type: ignore[attr-defined]
@@ -180,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+        self.wfile.flush()
 
     do_POST = do_PUT = do_GET  # noqa: N815
 
