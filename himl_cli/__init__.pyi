@@ -11,6 +11,14 @@ from himl_cli.api.distributed import (
     set_environment_variables_for_multi_node as set_environment_variables_for_multi_node,
 )
 from himl_cli.api.distributed import torch_barrier as torch_barrier
+from himl_cli.api.health_azure import create_run_configuration as create_run_configuration
+from himl_cli.api.health_azure import create_script_run as create_script_run
+from himl_cli.api.health_azure import health_azure_package_setup as health_azure_package_setup
+from himl_cli.api.health_azure import object_to_yaml as object_to_yaml
+from himl_cli.api.health_azure import register_environment as register_environment
+from himl_cli.api.health_azure import set_logging_levels as set_logging_levels
+from himl_cli.api.health_azure import submit_run as submit_run
+from himl_cli.api.health_azure import write_yaml_to_object as write_yaml_to_object
 from himl_cli.api.hyperdrive import EARLY_TERMINATION_ARG as EARLY_TERMINATION_ARG
 from himl_cli.api.hyperdrive import GOAL_ARG as GOAL_ARG
 from himl_cli.api.hyperdrive import MAX_CONCURRENT_TRIALS_ARG as MAX_CONCURRENT_TRIALS_ARG
@@ -48,6 +56,7 @@ from himl_cli.api.workspace import Run as Run
 from himl_cli.api.workspace import Workspace as Workspace
 from himl_cli.api.workspace import get_workspace as get_workspace
 from himl_cli.core.errors import HimlError as HimlError
+from himl_cli.submission import submit as submit
 
 __version__: str
 __all__: list[str]

@@ -178,10 +178,10 @@ def _seconds(given: Mapping[str, Any], name: str) -> float | None:
     raise BadUsage(f"hyperparam_args: '{name}' is a number of seconds, not {value!r}.")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grid:
     """What `create_grid_hyperdrive_config` and its kin give: one run for each of *values*, which it finds in its
-    argument `--{argument}`."""
+    argument `--{argument}`. A script may set `_run_config`, which `submit_run` reads, as of azureml's."""
 
     values: Sequence[Scalar]
     argument: str

@@ -13,6 +13,7 @@ from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config, trial_second
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import HERE, SweepSpec
+from himl_cli.core.runs import Run
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
@@ -110,6 +111,41 @@ def environment_of(
     return {"conda_env": (str(found),) if found else (), "docker_image": image if has_image else None, **more}
 
 
+def run_job(
+    request: SubmitRequest,
+    workspace: Workspace,
+    after_submission: Callable[[str], None] = lambda run_id: None,
+    *,
+    waits: bool,
+    follows: bool,
+) -> Run:
+    """Submit the job, print where it is, call *after_submission* with the run's id, wait where that is wanted, and give
+    the run. Raises HimlError where that fails; nothing is sent then, or the message says what was."""
+    if not isinstance(workspace, JobRunner):
+        raise BadUsage(f"{workspace.label} does not run jobs.")
+    output, job = Output(), prepare_job(request)
+    print_prepared(output, job.remarks, job.report)
+    with observing(output) as notify:
+        run = start_and_note(partial(workspace.submit, job.spec), Path.cwd(), notify)
+    with watching(run.id):
+        print_sent(output, run, waits=waits, follows=follows)
+        after_submission(run.id)
+        if not waits:
+            return run
+        trials = job.spec.sweep.max_trials if job.spec.sweep else 0
+        with observing(output) as notify:
+            ended = (
+                follow_to_end(workspace, run.id, output.stream, notify)
+                if follows
+                else wait_for_end(workspace, run.id, notify, trials)
+            )
+        output.end_line()
+        sweep = sweep_outcome(workspace, ended)
+        print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
+        raise_unless_completed(ended, sweep=sweep)
+        return ended
+
+
 def submit(
     request: SubmitRequest,
     workspace_of: Callable[[], Workspace | None],
@@ -143,34 +179,18 @@ def submit(
             "No Azure ML workspace is given, and none is configured.",
             hint=f"{HOW_TO_CONFIGURE} Or pass workspace_config_file.",
         )
-    output = Output()
+
+    def tell_script(run_id: str) -> None:
+        if after_submission is not None:
+            sent, *client = sdk_objects(workspace, run_id, request.sdk)
+            after_submission(sent, *([ml_client] if client and ml_client is not None else client))
 
     try:
-        job = prepare_job(request)
-        print_prepared(output, job.remarks, job.report)
-        with observing(output) as notify:
-            run = start_and_note(partial(workspace.submit, job.spec), Path.cwd(), notify)
-        with watching(run.id):
-            print_sent(output, run, waits=waits, follows=follows)
-            if after_submission is not None:
-                sent, *client = sdk_objects(workspace, run.id, request.sdk)
-                after_submission(sent, *([ml_client] if client and ml_client is not None else client))
-            if waits:
-                trials = job.spec.sweep.max_trials if job.spec.sweep else 0
-                with observing(output) as notify:
-                    ended = (
-                        follow_to_end(workspace, run.id, output.stream, notify)
-                        if follows
-                        else wait_for_end(workspace, run.id, notify, trials)
-                    )
-                output.end_line()
-                sweep = sweep_outcome(workspace, ended)
-                print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
-                raise_unless_completed(ended, sweep=sweep)
+        run = run_job(request, workspace, tell_script, waits=waits, follows=follows)
         if not exits and not is_on_slurm:
             return sdk_objects(workspace, run.id, request.sdk)[0]
     except Interrupted as err:
-        output.notice(f"{err} {err.hint}".strip())
+        Output().notice(f"{err} {err.hint}".strip())
         sys.exit(err.exit_code)
     finally:
         if exits:  # else a run of azureml-core goes on using it

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.api.distributed import LONGEST_VARIABLE, set_environment_variables_for_multi_node
-from himl_cli.api.exceptions import NoWorkspace, naming_submit_arguments, one_line_if_uncaught
+from himl_cli.api.exceptions import NoWorkspace, WrongArgument, naming_submit_arguments, one_line_if_uncaught
 from himl_cli.api.job_folders import DataFolders
 from himl_cli.api.open_workspace import resolve_workspace
-from himl_cli.api.transfer import PathLike
+from himl_cli.api.transfer import PathLike, log_notice
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.files import nearest_local
 from himl_cli.core.jobs import DataSpec
@@ -26,11 +26,14 @@ from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.text import read_json
 from himl_cli.services.submission.data import KEY, bring_dataset
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
+from himl_cli.workspaces.resolve import sdk_data
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Run
 
 log = logging.getLogger(__name__)
+
+AMULET_OUTPUT = "AMLT_OUTPUT_DIR"  # the folder of a job of Amulet whose files are kept
 
 
 @dataclass
@@ -100,6 +103,32 @@ class DatasetConfig:
             overwrite=self.overwrite_existing,
         )
 
+    def to_input_dataset(
+        self, dataset_index: int, workspace: Any, strictly_aml_v1: bool = False, ml_client: Any | None = None
+    ) -> Any:
+        """The dataset as an input of azure-ai-ml's jobs, an `azure.ai.ml.Input`: the registered one of its name, else
+        the folder of its datastore, which is registered then. *ml_client* counts before *workspace*.
+
+        Raises BadUsage for *strictly_aml_v1*, NotFound where there is neither, and as `get_workspace`.
+        """
+        if strictly_aml_v1:
+            raise WrongArgument(
+                "to_input_dataset makes inputs of azure-ai-ml, and none of azureml-core.",
+                hint="submit_to_azure_if_needed(strictly_aml_v1=True) takes the DatasetConfig itself.",
+            )
+        return sdk_data(
+            resolve_workspace(ml_client or workspace), self.to_input(dataset_index), log_notice, is_output=False
+        )
+
+    def to_output_dataset(self, workspace: Any, dataset_index: int) -> Any:
+        """The dataset as an output of azure-ai-ml's jobs, an `azure.ai.ml.Output`. Raises as `to_input_dataset`."""
+        return sdk_data(resolve_workspace(workspace), self.to_output(dataset_index), log_notice, is_output=True)
+
+    def to_input_dataset_local(self, workspace: Any = None) -> tuple[Path | None, None]:
+        """The dataset's folder outside of a job, downloaded where it is not here, None where no workspace has it; and
+        None, since nothing is mounted. Raises as `submit_to_azure_if_needed`."""
+        return _input_folder(self, 0, cache(partial(azure_workspace, workspace, None)), None), None
+
 
 def as_configs(datasets: Sequence[str | DatasetConfig] | None) -> list[DatasetConfig]:
     """Names and `DatasetConfig`s, all as the latter. Raises TypeError for anything but a list of them, ValueError for
@@ -150,6 +179,9 @@ def info_in_job(inputs: list[DatasetConfig], outputs: list[DatasetConfig], is_wa
             "The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python."
         )
     set_environment_variables_for_multi_node()
+    if AMULET_OUTPUT in os.environ and "LOCAL_RANK" not in os.environ and "RANK" in os.environ:
+        # Lightning, which starts the other ranks itself, would take each of them for the rank that Amulet gave
+        os.environ["GLOBAL_RANK"] = os.environ.pop("RANK")
 
     def folders(kind: str, specs: list[DataSpec]) -> list[Path | None]:
         found = [DataFolders(kind).get(spec.key) for spec in specs]
@@ -164,9 +196,15 @@ def info_in_job(inputs: list[DatasetConfig], outputs: list[DatasetConfig], is_wa
         mount_contexts=[],
         run=RUN_CONTEXT,
         is_running_in_azure_ml=is_in_azure,
-        output_folder=_make_folder(Path("outputs")),
-        logs_folder=_make_folder(Path("logs")),
+        **_result_folders(Path()),
     )
+
+
+def _result_folders(folder: Path) -> dict[str, Path]:
+    """Where the script's results go: below *folder*, in a job of Amulet to the folder that is kept there."""
+    amulet = os.environ.get(AMULET_OUTPUT)
+    outputs, logs = (Path(amulet), Path(amulet, "logs")) if amulet else (folder / "outputs", folder / "logs")
+    return {"output_folder": _make_folder(outputs), "logs_folder": _make_folder(logs)}
 
 
 def _make_folder(folder: Path) -> Path:
@@ -215,8 +253,7 @@ def info_outside(
             mount_contexts=[],
             run=None,
             is_running_in_azure_ml=False,
-            output_folder=_make_folder(Path.cwd() / "outputs"),
-            logs_folder=_make_folder(Path.cwd() / "logs"),
+            **_result_folders(Path.cwd()),
         )
 
 

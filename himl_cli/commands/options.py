@@ -243,6 +243,8 @@ class OutputOptions(Bundle):
     verbose: bool = option("Debug log and tracebacks on stderr.", default=False, names=("--verbose", "-v"))
     yes: bool = option("Never ask; take yes for the answer.", default=False)
 
+    make_output = Output
+
     def validate(self) -> None:
         formats = {self.format, *[Format.json] * self.json, *[Format.quiet] * self.quiet} - {Format.human}
         if len(formats) > 1:
@@ -259,7 +261,7 @@ class OutputOptions(Bundle):
         start_logging(verbose=self.verbose)
 
     def output(self) -> Output:
-        return Output(self.format, verbose=self.verbose, yes=self.yes)
+        return self.make_output(self.format, verbose=self.verbose, yes=self.yes)
 
 
 class WorkspaceOptions(Bundle):

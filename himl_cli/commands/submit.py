@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -194,7 +194,7 @@ def submit(
             metavar="TARGET", help="A .py or .sh script, a pipeline .json, or an Azure ML job .yml.", show_default=False
         ),
     ] = None,
-) -> None:
+) -> Any:
     """Run a script as a job: a snapshot of its project, recorded with its log, outputs and metrics.
 
     Here, or with --cluster on Azure ML or a site's Slurm. Arguments of the script stand after --. With --sweep,
@@ -215,7 +215,8 @@ def submit(
     if options.show_settings:
         from himl_cli.commands.submit_job import show_settings
 
-        return show_settings(workspace_opts, output_opts, ctx.params, sources)
+        show_settings(workspace_opts, output_opts, ctx.params, sources)
+        return None
     print_misplaced(ctx, output_opts)
     request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
     from himl_cli.commands import submit_job
@@ -224,8 +225,5 @@ def submit(
     flags = (options.create_cluster, options.wait, options.follow, options.dry_run)
     call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags)
     if options.resume is not None:
-        submit_job.resume(call, options.resume)
-    elif is_file(target):
-        submit_job.submit_file(call)
-    else:
-        submit_job.submit_script(call)
+        return submit_job.resume(call, options.resume)
+    return submit_job.submit_file(call) if is_file(target) else submit_job.submit_script(call)

@@ -109,9 +109,9 @@ class Submission(NamedTuple):
         azure_for_jobs(*self.workspace_opts.names, start=self.request.cwd)
 
 
-def submit_script(call: Submission) -> None:
-    """Run a script, a module or a command line: here, here but recorded on Azure ML, or on a cluster; or only show the
-    job. Raises BadUsage, NotFound, JobFailed, Interrupted."""
+def submit_script(call: Submission) -> Run | None:
+    """Run a script, a module or a command line: here, here but recorded on Azure ML, or on a cluster, and give its run;
+    or only show the job. Raises BadUsage, NotFound, JobFailed, Interrupted."""
     request = call.request
     if call.makes_cluster():
         raise BadUsage(
@@ -120,7 +120,8 @@ def submit_script(call: Submission) -> None:
     is_sent = bool(request.on_cluster) or request.on_slurm is not None
     waits = call.waits(on_cluster=is_sent)
     if call.dry_run:
-        return _print_script(call)
+        _print_script(call)
+        return None
     if request.is_told_to_azure:
         return _run_recorded(call, waits)
     if request.on_cluster:
@@ -134,12 +135,12 @@ def submit_script(call: Submission) -> None:
         start = partial(session.jobs.submit, job.spec)
         if is_sent:
             return _run_on_cluster(call, session, start, waits, job.spec)
-        _run_here(session, start, waits, job.spec)
+        return _run_here(session, start, waits, job.spec)
 
 
-def submit_file(call: Submission) -> None:
-    """Run the pipeline or the job that a file describes: here, or as it is on the compute that it or the user names.
-    Raises BadUsage, NotFound, JobFailed, Interrupted."""
+def submit_file(call: Submission) -> Run | None:
+    """Run the pipeline or the job that a file describes: here, or as it is on the compute that it or the user names;
+    the answer is as that of `submit_script`. Raises BadUsage, NotFound, JobFailed, Interrupted."""
     if str(call.request.target).lower().endswith(".json"):
         return _submit_pipeline(call)
     from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
@@ -154,8 +155,10 @@ def submit_file(call: Submission) -> None:
         output = call.output_opts.output()
         print_prepared(output, prepared.remarks, *prepared.reports)
         if prepared.is_on_slurm and prepared.job is not None:
-            return _print_batch_script(call, prepared.job)
-        return print_job_file(output, changed_yaml(prepared))
+            _print_batch_script(call, prepared.job)
+        else:
+            print_job_file(output, changed_yaml(prepared))
+        return None
     if prepared.goes_to_azure:
         call.check_azure()
     with call.open(For.clusters if prepared.goes_to_azure else For.jobs) as session:
@@ -178,10 +181,10 @@ def submit_file(call: Submission) -> None:
             start = partial(session.jobs.submit_pipeline, pipeline)
         if is_sent:
             return _run_on_cluster(call, session, start, waits)
-        _run_here(session, start, waits)
+        return _run_here(session, start, waits)
 
 
-def _submit_pipeline(call: Submission) -> None:
+def _submit_pipeline(call: Submission) -> Run | None:
     from himl_cli.services.submission.pipelines import (
         check_cluster,
         naming_pipeline_file,
@@ -206,7 +209,8 @@ def _submit_pipeline(call: Submission) -> None:
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
         wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
-        return print_job_file(output, job_yaml(spec), sorted(wheels))
+        print_job_file(output, job_yaml(spec), sorted(wheels))
+        return None
     if spec.cluster:
         try:
             call.check_azure()
@@ -228,12 +232,12 @@ def _submit_pipeline(call: Submission) -> None:
                 there = replace(resolve_on_cluster(prepared, workspace, notify), new_cluster=prepared.cluster)
                 return session.jobs.submit_pipeline(there, notify=notify)
 
-        _run_on_cluster(call, session, start, waits)
+        return _run_on_cluster(call, session, start, waits)
 
 
-def resume(call: Submission, reference: str) -> None:
-    """Go on with the run of --resume. Ctrl-C cancels it while it is waited for. Raises JobFailed, Interrupted,
-    BadUsage, RunNotFound."""
+def resume(call: Submission, reference: str) -> Run:
+    """Go on with the run of --resume, and give it. Ctrl-C cancels it while it is waited for. Raises JobFailed,
+    Interrupted, BadUsage, RunNotFound."""
     waits, request = call.waits(on_cluster=False), call.request
     shared = (*options_of(WorkspaceOptions), *options_of(OutputOptions))
     taken = (*RESUME_OPTIONS, *OF_RECORD, "resume", "target", "module", "wait", "follow", *shared)
@@ -250,9 +254,9 @@ def resume(call: Submission, reference: str) -> None:
         run, seen = resume_run(session.workspace, reference, request, session.notify)
         print_run(session.output, run, "Going on with run")
         if waits:
-            _wait_here(session, run, interrupted, start=seen)
-        else:
-            print_left_running(session.output, run)
+            return _wait_here(session, run, interrupted, start=seen)
+        print_left_running(session.output, run)
+        return run
 
 
 def show_settings(
@@ -340,26 +344,26 @@ def _all_runs(call: Submission, session: Session, source: str) -> Iterator[Works
         yield workspace
 
 
-def _run_here(session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None) -> None:
+def _run_here(session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None) -> Run:
     with interruptions() as interrupted:
         run = start_and_note(start, session.cwd, session.notify)
         print_run(session.output, run)
         if waits:
-            _wait_here(session, run, interrupted, spec=spec)
-        else:
-            print_left_running(session.output, run)
+            return _wait_here(session, run, interrupted, spec=spec)
+        print_left_running(session.output, run)
+        return run
 
 
 def _run_on_cluster(
     call: Submission, session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None
-) -> None:
+) -> Run:
     with naming_once_made() as made:
         with observing(session.output) as notify:  # its bar is gone before a log is printed
             made.append(start_and_note(start, session.cwd, notify))
-        wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec)
+        return wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec)
 
 
-def _run_recorded(call: Submission, waits: bool) -> None:
+def _run_recorded(call: Submission, waits: bool) -> Run:
     """Run the job on this machine, mirrored to an Azure ML workspace. Ctrl-C cancels it while it is waited for. Raises
     JobFailed, Interrupted."""
     from himl_cli.services.runs.mirror_state import wait_until_mirrored
@@ -383,21 +387,23 @@ def _run_recorded(call: Submission, waits: bool) -> None:
                 if interrupted:  # while it was started
                     source.cancel(run.id)
                     raise Interrupted(f"Run '{run.id}' is canceled.", hint=f"See how it ends: himl runs show {run.id}")
-                return
+                return run
             try:
-                _wait_here(session, run, interrupted, spec=job.spec)
+                ended = _wait_here(session, run, interrupted, spec=job.spec)
             except JobFailed:
                 wait_until_mirrored(source, run, twin.workspace, session.notify, interrupted)
                 raise
             is_complete = wait_until_mirrored(source, run, twin.workspace, session.notify, interrupted)
             if interrupted and not is_complete:
                 raise Interrupted(f"Stopped waiting; run '{run.id}' has ended.", hint=f"See himl runs show {run.id}")
+            return ended
 
 
 def _wait_here(
     session: Session, run: Run, interrupted: list[int], *, start: int = 0, spec: JobSpec | None = None
-) -> None:
-    """Show the output of a job that runs here, from the byte *start* of its log on, until its end; with its *spec* the
+) -> Run:
+    """Show the output of a job that runs here, from the byte *start* of its log on, until its end, and give the run as
+    it ended; with its *spec* the
     hint of a failure is more exact. Raises JobFailed, Interrupted."""
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), naming(run.id):
@@ -408,9 +414,10 @@ def _wait_here(
         child = failed_child(workspace, ended)
         hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd)
         raise_unless_completed(ended, child, failure_hint=hint)
+        return ended
 
 
-def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spec: JobSpec | None = None) -> None:
+def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spec: JobSpec | None = None) -> Run:
     """Say that the run is on its way to a cluster, and wait for it where that is wanted, its log shown where that
     *follows*, else a sentence now and then; of a sweep about its trials. Ctrl-C ends the waiting only. Raises
     JobFailed, Interrupted."""
@@ -418,7 +425,7 @@ def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spe
     with _printing_unfinished(session, run), watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
         if not waits:
-            return
+            return run
         with _showing_output(session, run):
             if follows:
                 ended = follow_to_end(workspace, run.id, output.stream, session.notify)
@@ -434,6 +441,7 @@ def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spe
         child = failed_child(workspace, ended)
         hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd) if spec else ""
         raise_unless_completed(ended, child, sweep, failure_hint=hint)
+        return ended
 
 
 @contextmanager

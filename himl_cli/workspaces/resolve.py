@@ -31,7 +31,8 @@ from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace, Workspace
 
 if TYPE_CHECKING:
-    from himl_cli.core.jobs import JobSpec, PipelineSpec, SlurmSpec
+    from himl_cli.core.events import Notify
+    from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, SlurmSpec
     from himl_cli.core.workspaces import Check
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -290,6 +291,27 @@ def sdk_objects(workspace: object, run_id: str, sdk: str) -> tuple[Any, ...]:
     from himl_cli.workspaces.azure.jobs.v1 import sdk_run
 
     return (sdk_run(workspace.connection, run_id),)
+
+
+def sdk_data(workspace: object, item: DataSpec, notify: Notify, *, is_output: bool) -> Any:
+    """*item* of an Azure ML workspace as azure-ai-ml's `Input` or `Output`. Raises TypeError for another workspace,
+    NotFound."""
+    from himl_cli.workspaces.azure.workspace import AzureWorkspace
+
+    if not isinstance(workspace, AzureWorkspace):
+        raise TypeError("Only an Azure ML workspace has data for its jobs.")
+    return workspace.sdk_data(item, is_output=is_output, notify=notify)
+
+
+def register_environment(workspace: object, environment: Any) -> Any:
+    """As `sdk.register_environment` for an Azure ML workspace. Raises TypeError for another."""
+    from himl_cli.workspaces.azure.workspace import AzureWorkspace
+
+    if not isinstance(workspace, AzureWorkspace):
+        raise TypeError("Only an Azure ML workspace has environments.")
+    from himl_cli.workspaces.azure.jobs.sdk import register_environment
+
+    return register_environment(workspace.connection, environment)
 
 
 def job_yaml(spec: JobSpec | PipelineSpec) -> str:

@@ -72,7 +72,7 @@ def test_every_name_of_hi_ml_is_there_and_no_other() -> None:
     assert [name for name in HI_MLS if not getattr(himl_cli, name).__doc__] == []
     described = (ROOT.parent / "docs" / "python.md").read_text(encoding="utf-8")
     assert [name for name in himl_cli.__all__ if name not in described and name != "__version__"] == []
-    with pytest.raises(AttributeError, match="module 'himl_cli' has no attribute 'submit_run'"):
-        himl_cli.submit_run  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'himl_cli' has no attribute 'submit_run_v2'"):
+        himl_cli.submit_run_v2  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(ImportError):
         from himl_cli import nothing_of_that_name  # type: ignore[attr-defined]  # noqa: F401

@@ -443,6 +443,16 @@ def test_job_gets_own_paths_and_arguments_at_no_cost(azure: StagedWorkspace, job
         assert said(script, env={**job, "AZURE_ML_INPUT_INPUT_0": "", name: "/v1/a"})["inputs"][0] == "/v1/a"
 
 
+def test_a_job_of_amulet_keeps_its_output_folder(job: dict[str, str], project: Path, tmp_path: Path) -> None:
+    told = "import os\nsay(outputs=info.output_folder, logs=info.logs_folder, rank=os.environ.get('RANK'), overall=os.environ.get('GLOBAL_RANK'))"
+    script, kept = write_script(project, "train.py", CLUSTER, told), tmp_path / "amlt"
+    variables = {**job, "AMLT_OUTPUT_DIR": str(kept), "RANK": "3"}
+    found = {"outputs": str(kept), "logs": str(kept / "logs"), "rank": None, "overall": "3"}
+    assert said(script, env=variables) == found
+    assert said(script, env={**variables, "LOCAL_RANK": "1"}) == {**found, "rank": "3", "overall": None}
+    assert (kept / "logs").is_dir()
+
+
 def test_datasets_are_found_by_all_service_variable_names(job: dict[str, str], project: Path) -> None:
     """The exact key first, then the key in upper case, then the older SDK's; no variable that is somebody else's."""
     (project / "look.py").write_text(

@@ -202,12 +202,17 @@ FUNCTIONS = {
     "set_environment_variables_for_multi_node": "",
     "split_recovery_id": "id_str",
     "torch_barrier": "",
+    "create_run_configuration": "workspace compute_cluster_name conda_environment_file aml_environment_name environment_variables pip_extra_index_url "
+    "private_pip_wheel_path docker_base_image docker_shm_size num_nodes max_run_duration input_datasets output_datasets",
+    "create_script_run": "script_params snapshot_root_directory entry_script",
+    "submit_run": "workspace experiment_name script_run_config tags wait_for_completion wait_for_completion_show_output display_name",
+    "register_environment": "workspace environment",
+    "object_to_yaml": "o",
+    "write_yaml_to_object": "o yaml_string strict",
+    "set_logging_levels": "levels",
+    "health_azure_package_setup": "",
 }
 """What `health_azure` exports and himl has as well, with its arguments in hi-ml's order."""
-FUNCTIONS_GONE = (
-    *("create_run_configuration", "create_script_run", "submit_run", "object_to_yaml", "write_yaml_to_object", "set_logging_levels"),
-    *("health_azure_package_setup", "register_environment"),
-)
 CONTAINER = (
     "create_model get_data_module azure_datasets local_datasets max_epochs get_trainer_arguments get_eval_data_module get_parameter_tuning_args "
     "outputs_folder health_ml.configs HelloWorld HelloContainer"

@@ -177,6 +177,11 @@ class AzureWorkspace(CloudWorkspace):
 
         return sdk_view(self.connection, run_id)
 
+    def sdk_data(self, item: DataSpec, *, is_output: bool, notify: Notify) -> Any:
+        from himl_cli.workspaces.azure.jobs.sdk import sdk_data
+
+        return sdk_data(self.connection, self._datastores, item, is_output, notify)
+
     def has_cluster(self, name: str) -> bool:
         from himl_cli.workspaces.azure.jobs.job_submission import has_cluster
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from himl_cli.core.errors import BadUsage, RunNotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import SERVERLESS, DocumentChanges, secrets_text
+from himl_cli.core.jobs import SERVERLESS, DataSpec, DocumentChanges, secrets_text
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep
@@ -26,6 +26,7 @@ from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, ca_bundle
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import load_azure_core
 from himl_cli.workspaces.azure.jobs.body import PutRequest
+from himl_cli.workspaces.azure.jobs.data_assets import resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.job_submission import (
     USER_TOKEN,
     azure_run_id,
@@ -39,6 +40,8 @@ from himl_cli.workspaces.azure.service_errors import ServiceRefused, network_err
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.core.credentials import AccessToken
+
+    from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 _HINT = (
     "Azure ML's schema of jobs: https://aka.ms/ml-cli-v2-job-command-yaml-reference (and its neighbours for sweep "
@@ -148,6 +151,40 @@ def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
         ) from err
     except AzureError as err:
         raise network_error(err, connection.arm("/jobs")) from err
+
+
+def register_environment(connection: Connection, environment: Any) -> Any:
+    """azure-ai-ml's `Environment` of the same name and version (1 where it has none), registered where there is none.
+    Raises TypeError for what is no such object, and what azure-ai-ml raises."""
+    load_sdk()
+    from azure.ai.ml.entities import Environment
+    from azure.core.exceptions import ResourceNotFoundError
+
+    if not isinstance(environment, Environment):
+        kind = type(environment).__qualname__
+        raise TypeError(f"An environment of azure-ai-ml is expected (azure.ai.ml.entities.Environment), not {kind}.")
+    with silenced():
+        environments = client_for(connection).environments
+        environment.version = environment.version or "1"
+        try:
+            return environments.get(environment.name, environment.version)
+        except ResourceNotFoundError:
+            return environments.create_or_update(environment)
+
+
+def sdk_data(connection: Connection, datastores: Datastores, item: DataSpec, is_output: bool, notify: Notify) -> Any:
+    """*item* as azure-ai-ml's `Input` or `Output`, for jobs that a script makes itself. Raises as `resolve_inputs` and
+    `resolve_outputs`."""
+    load_sdk()
+    from azure.ai.ml import Input, Output
+
+    resolve = resolve_outputs if is_output else resolve_inputs
+    data = resolve(connection, datastores, [item], None, notify)[item.key]
+    path = f"azureml:{data.path}" if data.path.startswith("/") else data.path
+    with silenced():
+        if is_output:
+            return Output(type=data.type, path=path, mode=data.mode, name=data.asset_name)
+        return Input(type=data.type, path=path, mode=data.mode)
 
 
 def submit_document(connection: Connection, path: Path, changes: DocumentChanges, notify: Notify) -> Run:

@@ -1,0 +1,85 @@
+"""`himl submit` as a function, for scripts and notebooks that go on with the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from himl_cli.core.errors import BadUsage
+
+if TYPE_CHECKING:
+    from himl_cli.api.workspace import Run
+
+
+def submit(
+    target: str | os.PathLike[str] | None = None,
+    arguments: Sequence[object] = (),
+    *,
+    wait: bool = False,
+    **options: Any,
+) -> Run:
+    """Submit a job as `himl submit` does, and return its run: of a script, of a pipeline's `.json` or a job's `.yml`,
+    here or on a cluster.
+
+    *arguments* are the script's. *options* are those of `himl submit` by their names: texts and numbers, True for a
+    switch, a list for what may be given several times, a mapping for K=V (`sweep={"lr": [0.1, 0.01]}`). Settings files
+    and variables count as they do there. With *wait*, the run has ended, and its output went to stdout if it ran here
+    or with `follow=True`. What `himl submit` says to people goes to stderr.
+
+    Raises BadUsage for what cannot be asked for, JobFailed where the run was waited for and did not complete,
+    Interrupted for Ctrl-C meanwhile, and what the workspace raises.
+    """
+    import logging
+
+    import typer.main
+
+    from himl_cli.api.workspace import Run, Workspace
+    from himl_cli.commands import submit as command
+    from himl_cli.commands.error_handler import as_himl_error
+    from himl_cli.commands.options import OutputOptions, WorkspaceOptions, options_of
+    from himl_cli.render.output import Output
+    from himl_cli.workspaces.resolve import open_runs
+
+    class Talk(Output):
+        """Leaves the result to the caller."""
+
+        def result(self, *_: object, **__: object) -> None:
+            return
+
+    class TalkOptions(OutputOptions):
+        make_output = Talk
+
+        def _start_log(self) -> None:
+            if self.verbose or not logging.getLogger().handlers:  # the script may have set up a log of its own
+                super()._start_log()
+
+    if options.get("dry_run") or options.get("show_settings"):
+        raise BadUsage("submit() returns a run: dry_run and show_settings start none.", hint="Use himl submit.")
+    program: Any = typer.main.get_command(command.app)
+    names = {each.name: each.opts[0] for each in program.params}
+    words = [] if target is None else [os.fspath(target)]
+    for name, value in {"wait": wait, **options}.items():
+        words += _words(names.get(name, f"--{name}"), value)
+    try:
+        context = program.make_context("himl submit", [*words, "--", *map(str, arguments)])
+        kinds: tuple[Any, ...] = (command.SubmitOptions, WorkspaceOptions, TalkOptions)
+        asked, place, talk = (kind(**{name: context.params[name] for name in options_of(kind)}) for kind in kinds)
+        with context:
+            record = command.submit(context, asked, place, talk, context.params["target"])
+    except typer.TyperException as err:
+        raise as_himl_error(err) from err
+    return Run(Workspace.of(open_runs(*place.names, start=Path.cwd())), record)
+
+
+def _words(option: str, value: Any) -> Iterator[str]:
+    """*option* with *value* as a command line has it."""
+    if value is None or isinstance(value, bool):
+        yield from [option] if value else ["--no_wait"] if option == "--wait" else []
+        return
+    if isinstance(value, Mapping):
+        pairs = {key: each if isinstance(each, (list, tuple)) else [each] for key, each in value.items()}
+        value = [f"{key}={','.join(map(str, each))}" for key, each in pairs.items()]
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        yield from [f"{option}={each}"] if option.startswith("--") else [option, str(each)]

@@ -1,0 +1,169 @@
+"""Functions of hi-ml's module beside `submit_to_azure_if_needed`, and `himl_cli.submit`: scripts that submit and go on with the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import himl_cli
+from tests.api.scripts import CONDA, lab, run_script
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.running import write_files
+
+__all__ = ["lab"]
+SAY = "import json, sys\nsay = lambda **values: print(json.dumps(values, default=str))\n"
+STEPS = f"""{SAY}
+from himl_cli import *
+workspace = get_workspace()
+where = create_run_configuration(workspace, "cpu-cluster", conda_environment_file="environment.yml", environment_variables={{"A": 1}},
+    docker_base_image="mcr.microsoft.com/azureml/other:1", num_nodes=2, max_run_duration="1.5h", input_datasets=["faces"], output_datasets=["small"])
+script = create_script_run(["--epochs", 2], entry_script="lab/train.py")
+script.run_config = where
+config = create_crossval_hyperdrive_config(3, "split", "loss")
+config._run_config = script
+for what in (script, config):
+    run = submit_run(workspace, "my experiment", what, tags={{"team": "blue"}}, display_name="mine")
+    say(id=run.id, status=run.status, tags=run.get_tags(), experiment=run.experiment.name, name=run.display_name)
+try:
+    submit_run(workspace, "e", create_script_run([]))
+except ValueError as err:
+    say(refused=str(err))
+"""
+
+
+def test_a_script_run_is_submitted_in_steps(lab: StagedWorkspace, project: Path) -> None:
+    lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
+    write_files(project, {"send.py": STEPS, "lab/train.py": "print('training')"})
+    done = run_script(project / "send.py")
+    assert done.returncode == 0, done.stderr
+    single, search, refused = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert refused == {"refused": "script_run_config has no run_config."}
+    for found in (single, search):
+        assert (found["experiment"], found["name"], found["tags"]["team"]) == ("my_experiment", "mine", "blue")
+    job = lab.state.runs[single["id"]].job or {}
+    assert (job["command"], job["resources"]["instanceCount"], job["limits"]["timeout"]) == ("python lab/train.py --epochs 2", 2, "PT1H30M")
+    assert (job["environmentVariables"]["A"], [*job["inputs"]], [*job["outputs"]]) == ("1", ["INPUT_0"], ["OUTPUT_0"])
+    trial = lab.state.runs[search["id"]].job or {}
+    assert (trial["jobType"], trial["limits"]["maxTotalTrials"]) == ("Sweep", 3)
+
+
+SUBMITS = f"""{SAY}
+import himl_cli
+here = himl_cli.submit("lab/train.py", ["--epochs", 2], workspace="local", experiment="mine", tag={{"team": "blue"}}, wait=True)
+say(id=here.id, status=here.status, team=here.get_tags()["team"], log=b"".join(here.files().read("user_logs/std_log.txt")).decode())
+many = himl_cli.submit("lab/train.py", sweep={{"lr": [0.1, 0.01]}}, workspace="local", wait=True)
+say(children=len(list(many.get_children())))
+there = himl_cli.submit(command="echo hi", cluster="cpu-cluster", env_var=["A=1", "B=2"], num_nodes=2, display_name="mine")
+say(id=there.id, status=there.status)
+for options in ({{"clutser": "x"}}, {{"dry_run": True}}, {{"num_nodes": "many"}}):
+    try:
+        himl_cli.submit("lab/train.py", **options)
+    except himl_cli.HimlError as err:
+        say(code=err.exit_code, said=str(err))
+try:
+    himl_cli.submit("fails.py", workspace="local", wait=True)
+except himl_cli.HimlError as err:
+    say(code=err.exit_code, said=type(err).__name__)
+"""
+
+
+def test_submit_returns_the_run_here_and_on_a_cluster(lab: StagedWorkspace, project: Path) -> None:
+    files = {"lab/train.py": "import sys; print('training', sys.argv[1:])", "fails.py": "raise SystemExit(3)"}
+    write_files(project, {"send.py": SUBMITS, "environment.yml": CONDA, "himl.toml": "[submit]\ndescription = 'from the settings'\n", **files})
+    done = run_script(project / "send.py")
+    assert done.returncode == 0, done.stderr
+    here, many, there, *refused = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert (here["status"], here["team"], here["log"]) == ("Completed", "blue", "training ['--epochs', '2']\n")
+    assert f"Run {here['id']} (experiment mine)" in done.stderr
+    assert many == {"children": 2}
+    job = lab.state.runs[there["id"]].job or {}
+    assert (job["command"], job["environmentVariables"]["B"], job["displayName"], job["description"]) == ("echo hi", "2", "mine", "from the settings")
+    assert [one["code"] for one in refused] == [2, 2, 2, 1]
+    assert refused[0]["said"] == "No such option '--clutser'."
+    assert refused[3]["said"] == "JobFailed"
+    assert done.stdout.splitlines()[0] == "training ['--epochs', '2']", "the log alone is there beside what the script says"
+
+
+DATA = f"""{SAY}
+from azure.ai.ml.entities import Environment
+from himl_cli import *
+workspace, faces = get_workspace(), DatasetConfig("faces", use_mounting=True, target_folder="/tmp/faces")
+found, written = faces.to_input_dataset(0, workspace), DatasetConfig("small").to_output_dataset(workspace, 0)
+say(type=type(found).__name__, path=found.path, mode=found.mode, out=type(written).__name__, out_path=written.path, out_mode=written.mode)
+folder, mounted = faces.to_input_dataset_local(workspace)
+say(file=(folder / "1.png").read_text(), mounted=mounted)
+environment = Environment(name="lab-env", image="mcr.microsoft.com/azureml/other:1")
+first, second = (register_environment(workspace, environment) for _ in range(2))
+say(name=first.name, version=first.version, same=first.id == second.id)
+try:
+    register_environment(workspace, "lab-env")
+except TypeError as err:
+    say(refused=str(err))
+"""
+
+
+def test_data_and_environments_are_those_of_azure_ai_ml(lab: StagedWorkspace, project: Path) -> None:
+    lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
+    write_files(project, {"data.py": DATA})
+    done = subprocess.run([sys.executable, "data.py"], cwd=project, capture_output=True, text=True)  # with warnings of azure-ai-ml
+    assert done.returncode == 0, done.stderr
+    data, local, environment, refused = map(json.loads, done.stdout.splitlines())
+    assert (data["type"], data["mode"], data["out"], data["out_mode"]) == ("Input", "ro_mount", "Output", "rw_mount")
+    assert "/data/faces/versions/1" in data["path"]
+    assert data["out_path"].endswith("/small/")
+    assert local == {"file": "1", "mounted": None}
+    assert environment == {"name": "lab-env", "version": "1", "same": True}
+    assert "lab-env" in lab.state.assets["environments"]
+    assert "azure.ai.ml.entities.Environment" in refused["refused"]
+
+
+class Colour(Enum):
+    RED = "r"
+    BLUE = "b"
+
+
+class Config:
+    def __init__(self) -> None:
+        self.epochs, self.rate, self.name, self.path, self.colour = 3, 0.5, "a", Path("data"), Colour.RED
+        self.folds: tuple[int, ...] = (1, 2)
+        self.nothing: Any = None
+        self.inner: Any = None
+        self._own = "not told"
+
+
+def test_objects_become_yaml_and_come_back(caplog: pytest.LogCaptureFixture) -> None:
+    written, read = Config(), Config()
+    written.epochs, written.rate, written.colour, written.path, written.folds = 5, 1, Colour.BLUE, Path("other"), (3,)
+    written.inner, read.inner = Config(), Config()
+    written.inner.name = "inner"
+    text = himl_cli.object_to_yaml(written)
+    assert "not told" not in text
+    himl_cli.write_yaml_to_object(read, text, strict=True)
+    assert {**vars(read), "inner": vars(read.inner)} == {**vars(written), "inner": vars(written.inner)}
+    wrong = "epochs: many\ncolour: GREEN\nnew: 1\nname: b\n"
+    himl_cli.write_yaml_to_object(read, wrong)
+    assert (read.epochs, read.name, len(caplog.records)) == (5, "b", 3)
+    for text in (wrong, "- 1\n"):
+        with pytest.raises(ValueError, match=r"'epochs'.*'colour'.*'new'|no sections"):
+            himl_cli.write_yaml_to_object(read, text, strict=True)
+    written.nothing = object()
+    with pytest.raises(ValueError, match="'nothing'"):
+        himl_cli.object_to_yaml(written)
+
+
+def test_levels_of_loggers_are_set() -> None:
+    before = {name: logging.getLogger(name).level for name in ("himl.test", "matplotlib", "azure")}
+    try:
+        himl_cli.set_logging_levels({"himl.test": logging.ERROR})
+        himl_cli.health_azure_package_setup()
+        levels = [logging.getLogger(name).level for name in before]
+        assert levels == [logging.ERROR, logging.INFO, logging.WARNING]
+    finally:
+        himl_cli.set_logging_levels(before)
