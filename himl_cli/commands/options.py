@@ -10,6 +10,7 @@ value as `globs.include`. An option of one command alone is the default of a par
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -171,7 +172,10 @@ def parse_pairs(option: str, values: Iterable[str] | None) -> Mapping[str, str]:
         if not equals or not key.strip():
             missing = "an entry without KEY" if equals else "an entry without '='"
             shown = missing if option == "--env_var" else f"'{value}'"  # a variable's value may be a secret
-            raise BadUsage(f"{option} takes KEY=VALUE, got {shown}.", hint=f"For example {option} team=blue")
+            hint = f"For example {option} team=blue"
+            if option == "--tag" and not equals:
+                hint += f"; a name for people: --display_name {shlex.quote(value)}"
+            raise BadUsage(f"{option} takes KEY=VALUE, got {shown}.", hint=hint)
         pairs[key.strip()] = rest
     return pairs
 

@@ -33,8 +33,10 @@ TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
 """A program that himl starts itself."""
 OTHER_FORMS = {"--azureml": (), "--log_from_vm": ("--record_in", "azure"), "--strictly_aml_v1": ("--sdk", "v1")}
-"""hi-ml's switches, and what says the same here. Its datasets:"""
+"""hi-ml's switches, and what says the same here. Options of torchrun and of hi-ml's runner, and its datasets:"""
 OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
+OF_RUNNER = {"--src_checkpoint": "--checkpoint"}
+LIGHTNING_CLI, LIGHTNING_COMMANDS = "LightningCLI", {"fit", "validate", "test", "predict"}
 HIML_INPUTS, HIML_MOUNTS = "--azure_datasets", "--mount_in_azureml"
 
 
@@ -112,7 +114,11 @@ class ScriptCommand(HimlCommand):
         mounted = ",mode=mount" if HIML_MOUNTS in switches else ""
         for name in sorted_words["inputs"] or ["NAME"] * bool(mounted):
             words += ["--input", name if "mode=" in name else name + mounted]
-        words += ["--", *sorted_words["script"]] if sorted_words["script"] else []
+        arguments = sorted_words["script"]
+        script = Path(target[0]) if target else Path()
+        if arguments and script.is_file() and LIGHTNING_CLI in script.read_text("utf-8", "replace"):
+            arguments = lightning_cli_arguments(arguments)
+        words += ["--", *arguments] if arguments else []
         return mask_line(shlex.join(words)), bool(switches)
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
@@ -197,9 +203,9 @@ def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[
             switches.append(name)
             options += OTHER_FORMS.get(name, ())
             inputs += (value or _next(words)).split(",") if name == HIML_INPUTS else ()
-        elif name in OF_TORCHRUN and is_launched and not target:
+        elif name in OF_RUNNER or (name in OF_TORCHRUN and is_launched and not target):
             switches.append(name)
-            options += [OF_TORCHRUN[name], value or _next(words)]
+            options += [(OF_RUNNER | OF_TORCHRUN)[name], value or _next(words)]
         elif name == "--input":
             inputs.append(value or _next(words))
         elif name == "--command":
@@ -223,6 +229,29 @@ def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[
             script.append(token)
     script += after
     return {"target": target, "options": options, "inputs": inputs, "script": script, "switches": switches}
+
+
+def lightning_cli_arguments(words: Sequence[str]) -> list[str]:
+    """Arguments of hi-ml's runner as a script of `LightningCLI` takes them: behind `fit`, or `test` where only that was
+    wanted; those for the Trainer (`--pl_…`, `--max_epochs`) as `--trainer.…`."""
+    if LIGHTNING_COMMANDS & set(words):
+        return list(words)
+    command, arguments, rest = "fit", list[str](), deque(words)
+    while rest:
+        word = rest.popleft()
+        name, _, value = word.partition("=")
+        if name in ("--run_inference_only", "--resume_training", "--mode"):
+            if name == "--mode":
+                value = value or _next(rest)
+            is_test = name == "--run_inference_only" or value == "eval_full"
+            command = "test" if is_test else command
+        elif name.startswith("--pl_") or name == "--max_epochs":
+            is_alone = not value and (not rest or rest[0].startswith("-"))
+            name = name.removeprefix("--").removeprefix("pl_")
+            arguments.append(f"--trainer.{name}={value or ('true' if is_alone else _next(rest))}")
+        else:
+            arguments.append(word)
+    return [command, *arguments]
 
 
 def _next(words: deque[str]) -> str:

@@ -247,6 +247,24 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         assert said in outcome.stderr
 
 
+def test_flags_of_the_runner_become_those_of_lightning_cli(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": f"{SCRIPT}# LightningCLI\n", "plain.py": SCRIPT, "last.ckpt": "weights"})
+    for mistake, meant in {
+        "runner --model=Line --pl_fast_dev_run --max_epochs 3 --rate 1": "train.py -- fit --model=Line --trainer.fast_dev_run=true --trainer.max_epochs=3 "
+        "--rate 1",
+        "submit train.py --model Line --pl_limit_test_batches=2 --run_inference_only": "train.py -- test --model Line --trainer.limit_test_batches=2",
+        "submit train.py --mode=eval_full --src_checkpoint last.ckpt --model=Line": "train.py --checkpoint last.ckpt -- test --model=Line",
+        "submit train.py --resume_training --src_checkpoint=last.ckpt --model=Line": "train.py --checkpoint last.ckpt -- fit --model=Line",
+        "submit train.py test --model=Line": "train.py -- test --model=Line",
+        "submit plain.py --model=Line --max_epochs=3": "plain.py -- --model=Line --max_epochs=3",
+    }.items():
+        outcome = himl(*shlex.split(mistake))
+        assert outcome.code == 2
+        assert hint_of(outcome).endswith(f": himl submit {meant}"), mistake
+        assert typed(himl, f"himl submit {meant}").stdout.split() == ["args", *shlex.split(meant.partition(" -- ")[2])]
+    assert hint_of(himl("submit", "train.py", "--tag", "my run")).endswith("a name for people: --display_name 'my run'")
+
+
 @pytest.mark.parametrize(
     ("mistake", "meant"),
     {

@@ -58,8 +58,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
     if name == "slurm":
         return worlds.slurm(folder, request.getfixturevalue("slurm").programs)
-    if name == "lightning":
-        return worlds.lightning(folder, request.getfixturevalue("lightning_packages"))
+    if name in ("lightning", "runner"):
+        return {"lightning": worlds.lightning, "runner": worlds.runner}[name](folder, request.getfixturevalue("lightning_packages"))
     if name == "dsa":
         return worlds.dsa(folder, request.getfixturevalue("archive"))
     if name not in ("azure", "slides"):

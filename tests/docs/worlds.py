@@ -6,6 +6,7 @@ example   the checkout's examples
 azure     a project, `az`, the examples, and a workspace on Azure ML where jobs run
 slurm     a project, on a machine whose sbatch has a cluster
 lightning nothing, with PyTorch Lightning installed
+runner    examples/lightning_cli, with PyTorch Lightning installed
 dsa       a CSV, GeoJSON and a run with results, and a Digital Slide Archive with the slides
 slides    as azure, with slides in a folder and in a datastore
 """
@@ -110,6 +111,11 @@ def slurm(folder: Path, programs: Path) -> World:
 
 def lightning(folder: Path, packages: str) -> World:
     return World(folder, variables(PYTHONPATH=packages))
+
+
+def runner(folder: Path, packages: str) -> World:
+    shutil.copytree(ROOT / "examples" / "lightning_cli", folder, dirs_exist_ok=True)
+    return lightning(folder, packages)
 
 
 def dsa(folder: Path, archive: Archive) -> World:

@@ -60,7 +60,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
         *("SimpleITK>=2.5,<3", "scikit-image>=0.26,<1", "tifffile==2026.3.3", "imagecodecs==2026.3.6", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),
     ),
     CUCIM: ("--no-deps", "cucim-cu12==26.10.0", "numpy>=2,<3", "lazy_loader", "click", "packaging", "pillow>=13,<14"),
-    LIGHTNING: ("lightning>=2.6,<2.7", f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"),
+    LIGHTNING: ("lightning>=2.6,<2.7", "jsonargparse[signatures]>=4.40,<5", f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"),
     HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
