@@ -60,6 +60,8 @@ here = himl_cli.submit("lab/train.py", ["--epochs", 2], workspace="local", exper
 say(id=here.id, status=here.status, team=here.get_tags()["team"], log=b"".join(here.files().read("user_logs/std_log.txt")).decode())
 many = himl_cli.submit("lab/train.py", sweep={{"lr": [0.1, 0.01]}}, workspace="local", wait=True)
 say(children=len(list(many.get_children())))
+pipeline = himl_cli.submit("pipe.json", workspace="local", cluster="local", experiment="steps", wait=True)
+say(status=pipeline.status, experiment=pipeline.experiment.name, steps=[step.status for step in pipeline.get_children()])
 there = himl_cli.submit(command="echo hi", cluster="cpu-cluster", env_var=["A=1", "B=2"], num_nodes=2, display_name="mine")
 say(id=there.id, status=there.status)
 for options in ({{"clutser": "x"}}, {{"dry_run": True}}, {{"num_nodes": "many"}}):
@@ -76,13 +78,15 @@ except himl_cli.HimlError as err:
 
 def test_submit_returns_the_run_here_and_on_a_cluster(lab: StagedWorkspace, project: Path) -> None:
     files = {"lab/train.py": "import sys; print('training', sys.argv[1:])", "fails.py": "raise SystemExit(3)"}
+    files["pipe.json"] = json.dumps({"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "lab"}})
     write_files(project, {"send.py": SUBMITS, "environment.yml": CONDA, "himl.toml": "[submit]\ndescription = 'from the settings'\n", **files})
     done = run_script(project / "send.py")
     assert done.returncode == 0, done.stderr
-    here, many, there, *refused = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    here, many, pipeline, there, *refused = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert (here["status"], here["team"], here["log"]) == ("Completed", "blue", "training ['--epochs', '2']\n")
     assert f"Run {here['id']} (experiment mine)" in done.stderr
     assert many == {"children": 2}
+    assert pipeline == {"status": "Completed", "experiment": "steps", "steps": ["Completed"]}
     job = lab.state.runs[there["id"]].job or {}
     assert (job["command"], job["environmentVariables"]["B"], job["displayName"], job["description"]) == ("echo hi", "2", "mine", "from the settings")
     assert [one["code"] for one in refused] == [2, 2, 2, 1]
