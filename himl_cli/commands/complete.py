@@ -14,7 +14,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.files import named_folder, nearest_local
 from himl_cli.workspaces.local.completion_names import completion_names
 
-AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path")
+AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path", "workspace_config")
 """`--config_file`, and hi-ml's names of it: they mean a workspace that is not on this machine."""
 
 
