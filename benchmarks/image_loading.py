@@ -125,15 +125,18 @@ def _tiles(pixels: NDArray[np.uint8] | None, width: int, height: int) -> Iterato
 
 
 def load_images(record: Raw, call: Readers, folder: Path, rounds: int) -> None:
-    for table in ("tensor", "array"):
-        for kind, tolerance in TOLERANCES.items():
-            place = str(folder / kind)
-            call("write_pt", place)
-            failed: Mapping[str, str] = {name: why for name in call("names", table, kind) if (why := call("check", table, kind, name, place, tolerance))}
-            for name, why in failed.items():
-                record.leave_out(name, f"it does not load here ({why})")
-            for number, name in turns([name for name in call("names", table, kind) if name not in failed], rounds):
-                record.add(f"{kind} to {table}", name, number, **call("load", table, kind, name, place, TIMES))
+    """All tables in each round, so that what disturbs the machine for a minute hits one round of each row."""
+    rows: list[tuple[str, str, str]] = []
+    for kind, tolerance in TOLERANCES.items():
+        call("write_pt", str(folder / kind))
+        for table in ("tensor", "array"):
+            for name in call("names", table, kind):
+                if why := call("check", table, kind, name, str(folder / kind), tolerance):
+                    record.leave_out(name, f"it does not load here ({why})")
+                else:
+                    rows.append((table, kind, name))
+    for number, (table, kind, name) in turns(rows, rounds):
+        record.add(f"{kind} to {table}", name, number, **call("load", table, kind, name, str(folder / kind), TIMES))
 
 
 def read_slides(record: Raw, libraries: Mapping[str, Readers], folder: Path, rounds: int) -> None:

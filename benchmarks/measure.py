@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import report
 from benchmarks.raw import Raw
@@ -57,12 +57,15 @@ def spend(command: Sequence[str], environment: Mapping[str, str], folder: Path |
     return {"wall": float(wall), "cpu": float(cpu), **own, "memory": int(memory) * RSS_UNIT}
 
 
-def turns(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """Each name in each round, counted from 1; every other round backwards, so that a slow minute of the machine hits all alike."""
-    order = list(names)
+Candidate = TypeVar("Candidate")
+
+
+def turns(candidates: Iterable[Candidate], rounds: int) -> Iterator[tuple[int, Candidate]]:
+    """Each candidate in each round, counted from 1; every other round backwards, so that a slow minute of the machine hits all alike."""
+    order = list(candidates)
     for number in range(1, rounds + 1):
-        for name in order[:: 1 if number % 2 else -1]:
-            yield number, name
+        for candidate in order[:: 1 if number % 2 else -1]:
+            yield number, candidate
 
 
 def take_turns(record: Raw, scenario: str, candidates: Mapping[str, Sequence[str]], rounds: int, folder: Path) -> None:
