@@ -294,7 +294,8 @@ class SlideArchive:
             inside = named([each["name"] for kind, each in self._children(folder) if kind == "folder"])
             hint = f"Folders of it: {inside}." if inside else "It reads COLLECTION/FOLDER."
             raise BadUsage(f"'{path}' is a {folder['_modelType']}, and no folder.", hint=hint)
-        return [each for kind, each in self._children(folder) if kind == "item"]
+        found: list[Document] = self._request("GET", "item", folderId=folder["_id"], limit=0)
+        return found
 
     def item(self, text: str, items: Sequence[Document] | None = None) -> Document:
         """The one item that *text* names, among *items* or all of the archive: by its whole name or the name up to a
@@ -331,26 +332,26 @@ class SlideArchive:
         """Give the item the annotation *document*: `uploaded`, `replaced` or `unchanged`, and the annotation's id.
 
         Raises TransferIncomplete where it has another of that name, unless *overwrite* replaces the newest of these.
-        A new one is sent once; after a failure himl looks whether it came about before it sends it again.
+        It is sent once; after a failure himl looks whether it came about before it sends it again.
         """
-        name, digest = document["name"], document["attributes"][DIGEST]
+        name, digest, outcome = document["name"], document["attributes"][DIGEST], "unchanged"
         query = {"itemId": item["_id"], "name": name, "sort": "updated", "sortdir": -1, "limit": 1}
         for attempt in range(1, ATTEMPTS + 1):
             old = next(iter(self._request("GET", "annotation", **query)), None)
-            if old is not None:
-                is_same = (old["annotation"].get("attributes") or {}).get(DIGEST) == digest
-                if is_same and (attempt > 1 or not overwrite):
-                    return "uploaded" if attempt > 1 else "unchanged", old["_id"]
-                if not overwrite:
-                    raise TransferIncomplete(
-                        f"Item '{item['name']}' has another annotation '{name}'.",
-                        hint="Replace it by --overwrite, or give the new one another name by --name.",
-                    )
-                self._request("PUT", f"annotation/{old['_id']}", json=document)
-                return "replaced", old["_id"]
+            attributes = old["annotation"].get("attributes") if old is not None else None
+            if old is not None and (attributes or {}).get(DIGEST) == digest and (attempt > 1 or not overwrite):
+                return outcome, old["_id"]
+            if old is not None and not overwrite:
+                raise TransferIncomplete(
+                    f"Item '{item['name']}' has another annotation '{name}'.",
+                    hint="Replace it by --overwrite, or give the new one another name by --name.",
+                )
+            outcome = "replaced" if old else "uploaded"
+            method, route, where = (
+                ("PUT", f"annotation/{old['_id']}", {}) if old else ("POST", "annotation", {"itemId": item["_id"]})
+            )
             try:
-                made = self._request("POST", "annotation", itemId=item["_id"], json=document, repeats=False)
-                return "uploaded", made["_id"]
+                return outcome, self._request(method, route, json=document, repeats=False, **where)["_id"]
             except ServiceFailed as err:
                 if err.is_lasting or attempt == ATTEMPTS:
                     raise

@@ -152,9 +152,12 @@ def test_slides_without_item_do_not_stop_the_others(himl: Himl, files: Path, arc
 @pytest.mark.parametrize("fault", [-1, 500])
 def test_annotation_is_stored_once_where_the_server_fails(himl: Himl, files: Path, archive: Archive, fault: int) -> None:
     """The connection breaks off once it is stored; or the server fails before."""
-    archive.faults = [fault]
-    himl.ok("dsa", "upload", "one.csv")
-    assert len(archive.annotations(archive.add("Biopsies/PANDA/slide_2.ome.tiff"))) == 1
+    for arguments, status in (([], "uploaded"), (["--kind", "heatmap", "--overwrite"], "replaced")):
+        archive.faults = [fault]
+        (row,) = himl.ok("dsa", "upload", "one.csv", *arguments, "--json").json()["slides"]
+        assert row["status"] == status
+        (kept,) = archive.annotations(archive.add("Biopsies/PANDA/slide_2.ome.tiff"))
+        assert kept["annotation"] == documents(himl, "one.csv", *arguments[:2])["slide_2"]
 
 
 def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path, archive: Archive) -> None:

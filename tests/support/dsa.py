@@ -33,7 +33,7 @@ class Refused(Exception):
 
 @dataclass
 class Archive:
-    """`documents` by id. `faults` are for the next requests that create an annotation: a status, or -1 for a connection that breaks off when it is stored.
+    """`documents` by id. `faults` are for the next requests that write an annotation: a status, or -1 for a connection that breaks off when it is stored.
 
     `seen` are method, path with query, and headers of all requests; `moved_to` makes every answer a redirection.
     """
@@ -160,8 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         route = parts.path.removeprefix("/dsa/api/v1/")
         status, kind, content = 200, "application/json", b""
-        creates = self.command == "POST" and route == "annotation"
-        fault = archive.faults.pop(0) if creates and archive.faults else 0
+        writes = self.command != "GET" and route.startswith("annotation")
+        fault = archive.faults.pop(0) if writes and archive.faults else 0
         if archive.moved_to:
             status = 302
         elif route == parts.path:
