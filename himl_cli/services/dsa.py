@@ -78,6 +78,8 @@ def read_documents(
     Raises BadUsage that says which column, line or shape is wrong, or that no slide is left.
     """
     is_geojson = text.lstrip()[:1] in ("{", "[")
+    if is_geojson and options.is_heatmap:
+        raise BadUsage(f"A heat map is made of a CSV, and '{source}' is GeoJSON.", hint="Leave --kind out.")
     elements = _shapes(text, source, slide) if is_geojson else _tile_elements(text, source, options)
     documents = {}
     for slide_id, each in elements.items():
@@ -116,9 +118,10 @@ def _tile_elements(text: str, source: str, options: TileOptions) -> dict[str, li
                     f"'{source}', line {rows.line_num}: the tile has no area.",
                     hint="right is greater than left, and bottom than top, in pixels of the highest resolution.",
                 )
-            if not row["slide_id"].strip():
+            slide = (row["slide_id"] or "").strip()
+            if not slide:
                 raise BadUsage(f"'{source}', line {rows.line_num}: slide_id is empty.", hint="Name the slide.")
-            tiles.setdefault(row["slide_id"].strip(), []).append(tile)
+            tiles.setdefault(slide, []).append(tile)
     except csv.Error as err:
         hint = "Write a field that holds quotes or separators in double quotes, and quotes in it twice."
         raise BadUsage(f"'{source}', line {rows.reader.line_num}: {err}.", hint=hint) from err
@@ -293,7 +296,7 @@ class SlideArchive:
         if folder["_modelType"] != "folder":
             inside = named([each["name"] for kind, each in self._children(folder) if kind == "folder"])
             hint = f"Folders of it: {inside}." if inside else "It reads COLLECTION/FOLDER."
-            raise BadUsage(f"'{path}' is a {folder['_modelType']}, and no folder.", hint=hint)
+            raise BadUsage(f"'{path}' is no folder: its type is {folder['_modelType']}.", hint=hint)
         found: list[Document] = self._request("GET", "item", folderId=folder["_id"], limit=0)
         return found
 
