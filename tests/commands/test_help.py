@@ -25,7 +25,7 @@ from himl_cli.app import COMMANDS, app
 from himl_cli.commands.completion import app_shape
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.dsa import Archive
-from tests.support.running import PROGRAM, Himl, write_files
+from tests.support.running import PROGRAM, Himl
 from tests.support.runs import RecordedRuns, posix
 from tests.support.terminals import RUN, VIEWS, Terminal, View, make_world
 
@@ -52,9 +52,10 @@ AZURE_VIEWS = {
     "checks": View(["doctor"], "sign-in"),
     "a workspace": View(["workspace", "show"], "Subscription ID", is_folded=False),
     "a link": View(["checkpoint", "url", RUN], "https://", is_folded=False),
-    "annotations": View(["dsa", "upload", "tiles.csv"], "Annotation 'tiles': 1 u"),
+    "annotations": View(["dsa", "upload", "--run", RUN], f"Annotation '{RUN}", said=("Annotation",)),
     "an archive": View(["dsa", "list", "Biopsies/PANDA"], "slide_1.svs"),
 }
+TILES = b"slide_id,left,top,right,bottom,bag_attn\nslide_1,0,0,9,9,0.5\n"
 PLAIN = {"0", "1", "2"}  # bold and dim
 # The codes that may be used. Red, green, yellow and cyan are as the user's theme has them: whoever chose a background chose those to be read on it.
 STYLES: dict[str, set[str]] = {"with colours": PLAIN | {"31", "32", "33", "36"}, "without colour": PLAIN, "and dumb": set()}
@@ -240,10 +241,9 @@ def test_output_of_services_fits_narrow_terminal_and_pipe(azure_environment: Sta
     azure_environment.write_config(project)
     run = azure_environment.add_run(RUN, "train", display_name="A rather long display name of a first try", tags={"team": "blue"})
     azure_environment.add_metric(run, "val/accuracy_of_the_macro_average_over_all_classes", [0.5, 0.123456789], steps=[1, 2])
-    azure_environment.put_artifacts(run, {"outputs/checkpoints/last.ckpt": b"last"})
+    azure_environment.put_artifacts(run, {"outputs/checkpoints/last.ckpt": b"last", "outputs/test/test_output.csv": TILES})
     archive.add("Biopsies/PANDA/slide_1.svs")
     archive.add(f"Biopsies/PANDA/{'a_long_name_of_a_slide_' * 3}.svs")
-    write_files(project, {"tiles.csv": "slide_id,left,top,right,bottom,bag_attn\nslide_1,0,0,9,9,0.5\n"})
     views = list(AZURE_VIEWS.values())
     check(views, [project] * len(views), *NARROW)
     check_in_a_pipe(views, [project] * len(views))
