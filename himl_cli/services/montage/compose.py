@@ -256,6 +256,8 @@ def make_montage(
         check_inputs(request.output, entries, folder, lists)
         folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
         found = find_sources(entries, folder, request.backend, pool)
+        if not folder.is_rereadable and request.layout is LayoutStyle.fit:
+            notify(Notice("Slides are read once: cells are 4:3, whatever the slides' shapes."))
         layout = _layout(request, found)
         sinks: list[Sink] = []
         for kind, name in (SINKS[each] for each in request.formats):

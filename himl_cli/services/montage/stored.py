@@ -140,11 +140,7 @@ class SlideDownloads:
             if limit <= free:
                 place = f"the cache ({_gigabytes(limit)})"
                 way_out = f" {VARIABLE}={-(-size // GB)} changes that, where the disk has room."
-            text = (
-                f"The slides ({_gigabytes(size)}) do not fit {place}: each is read once, and cells of --layout fit are "
-                f"4:3, whatever the slides' shapes.{way_out}"
-            )
-            notify(Notice(text))
+            notify(Notice(f"The slides ({_gigabytes(size)}) do not fit {place}: each is deleted after use.{way_out}"))
         self._queue = deque(self._slides.values())
         self._demanded: list[_Slide] = []
         self._transfers = self._used = self._failures = 0
