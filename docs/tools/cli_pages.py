@@ -25,6 +25,7 @@ GUIDES = {
     "checkpoint": "checkpoints.md",
     "datastore": "datasets.md",
     "montage": "montage.md",
+    "tiles": "tiles.md",
     "dsa": "dsa.md",
     "init": "azure-set-up.md",
     "workspace": "azure.md",
@@ -40,6 +41,7 @@ WORLDS = {
     "checkpoint": "azure",
     "datastore": "azure",
     "montage": "slides",
+    "tiles": "slides",
     "doctor": "azure",
     "dsa": "dsa",
 }
