@@ -214,6 +214,39 @@ def montage(slides: str, pattern: str, width: str, processes: str, result: str) 
     made.create_montage(Path(slides))
 
 
+def tiles(slides: str, tile_size: str, result: str) -> None:
+    """hi-ml-cpath's own tiles of level 0, slide after slide as its `main` makes them by default, read by OpenSlide: cuCIM needs a GPU."""
+    from types import SimpleNamespace
+
+    from health_cpath.preprocessing import create_tiles_dataset as own
+
+    own.WSIBackend = SimpleNamespace(CUCIM="OpenSlide")
+    samples = [{"image": str(path), "slide_id": path.name, "label": 0, "metadata": {}} for path in sorted(Path(slides).iterdir())]
+    with timed():
+        own.main(samples, result, 0, int(tile_size), 0, None, 0.05)
+
+
+def regions(slides: str, tile_size: str, result: str) -> None:
+    """What one writes first: a region for each tile, kept where enough of it is darker than Otsu's threshold of the coarsest level."""
+    import numpy as np
+    from openslide import OpenSlide
+    from skimage.filters import threshold_otsu
+
+    side = int(tile_size)
+    with timed():
+        for path in sorted(Path(slides).iterdir()):
+            folder = Path(result, path.name)
+            folder.mkdir(parents=True)
+            with OpenSlide(str(path)) as slide:
+                coarse = slide.read_region((0, 0), slide.level_count - 1, slide.level_dimensions[-1]).convert("RGB")
+                threshold = threshold_otsu(np.asarray(coarse).mean(axis=-1))
+                for top in range(0, slide.dimensions[1], side):
+                    for left in range(0, slide.dimensions[0], side):
+                        tile = slide.read_region((left, top), 0, (side, side)).convert("RGB")
+                        if (np.asarray(tile).mean(axis=-1) < threshold).mean() >= 0.05:
+                            tile.save(folder / f"{left}x_{top}y.png")
+
+
 def submitit(folder: str, count: str, how: str) -> None:
     """Calls of a function as jobs of Slurm, more than one as an array: `held` for an hour, or `wait` for their results."""
     from submitit import AutoExecutor
@@ -234,7 +267,7 @@ def hydra(*_: str) -> None:
     hydra.main(version_base=None)(lambda config: print(config.x))()
 
 
-PROGRAMS = (engine, md5, storage_blob, one_by_one, submit, child_by_child, serve, watch, whole_files, montage, submitit, hydra)
+PROGRAMS = (engine, md5, storage_blob, one_by_one, submit, child_by_child, serve, watch, whole_files, montage, tiles, regions, submitit, hydra)
 
 if __name__ == "__main__":
     del sys.path[0]  # the benchmarks are no modules for others
