@@ -1,6 +1,6 @@
 """The pictures of the guides: what himl makes of made-up slides, of a training and of runs, drawn anew into docs/pictures.
 
-    python -m docs.tools.guide_pictures     montage.jpg, montage_page.png, crossval.svg and tensorboard.png
+    python -m docs.tools.guide_pictures     montage.jpg, montage_page.png, tiles.jpg, crossval.svg and tensorboard.png
 
 The pages are looked at with the Chromium or Chrome of this machine.
 """
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from benchmarks.montage import make_slides
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY
 from tests.support.browser import OPTIONS, chromium
 from tests.support.runs import RecordedRuns
@@ -58,6 +59,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="himl-") as name, sync_playwright() as playwright:
         folder = Path(name)
         draw_crossval(folder / "crossval")
+        draw_tiles(folder / "tiles")
         browser = playwright.chromium.launch(executable_path=program, args=list(OPTIONS), chromium_sandbox=False)
         draw_montage(folder / "montage", browser)
         draw_tensorboard(folder / "board", browser)
@@ -97,6 +99,14 @@ def draw_montage(folder: Path, browser: Browser) -> None:
     page.get_by_role("option").first.wait_for()
     page.wait_for_timeout(2000)  # until all tiles are drawn
     keep(page, "montage_page")
+
+
+def draw_tiles(folder: Path) -> None:
+    """The overview of one of the slides of the benchmarks, whose tissue looks like tissue."""
+    make_slides(folder / "slides", 1)
+    himl(folder, "tiles", "slides", "--tile_size", "256", "--overview")
+    with Image.open(folder / "outputs" / "slide_000.tiff" / "overview.jpg") as image:
+        image.resize((1024, 768)).save(PICTURES / "tiles.jpg", quality=80)
 
 
 def write_slide(slides: Path, number: int) -> None:
