@@ -58,7 +58,7 @@ from himl_cli.services.transfer.local_files import folded, short_hash
 
 WHITE = (255, 255, 255)
 HELD_BYTES = 512 << 20  # what slides that are cut at the same time may hold; a larger one is cut alone
-HELD_ROWS = 1024  # of a slide, roughly: of a band, a strip, and the one that is read ahead
+STRIP_ROWS = 768  # that are held of a slide beside a row of tiles, roughly: a strip, and the one that is read ahead
 PIECE = 1 << 20  # pixels whose brightness is looked at together
 OTSU_SIDE = 1024  # the threshold is that of the coarsest level whose longer side has so many pixels
 # Where foreground and background differ less, in grey levels of the mean of red, green and blue, a slide is all
@@ -143,17 +143,18 @@ def folder_names(entries: Sequence[SlideEntry]) -> list[str]:
 
 
 def _check_output(output: Path, slides: Sequence[TiledSlide]) -> None:
-    """Raises BadUsage where something else than himl's tiles and lists would be replaced."""
+    """Raises BadUsage where something else than himl's tiles and lists would be replaced, DiskFailed where that cannot
+    be seen."""
     for name, columns in ((TILES_DATASET, TILE_COLUMNS), (TILES_SLIDES, TILED_COLUMNS)):
         if os.path.lexists(output / name) and not is_record(output / name, columns):
             raise BadUsage(f"'{output / name}' is no list of tiles, and would be replaced.", hint=HINT)
-    for slide in slides:
-        path = output / slide.folder
-        is_ours = (
-            path.is_dir() and not path.is_symlink() and ((path / TILES_RECORD).exists() or not any(path.iterdir()))
-        )
-        if os.path.lexists(path) and not is_ours:
-            raise BadUsage(f"'{path}' is no folder of tiles, and would be replaced.", hint=HINT)
+    for path in (output / slide.folder for slide in slides):
+        try:
+            is_free = not os.path.lexists(path) or (path / TILES_RECORD).exists()
+            if not is_free and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+                raise BadUsage(f"'{path}' is no folder of tiles, and would be replaced.", hint=HINT)
+        except OSError as err:
+            raise disk_error(err, f"Cannot look into '{path}'") from err
 
 
 def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Mapping[str, Any]:
@@ -260,13 +261,13 @@ class _Cutter:
         image = opened.enter_context(closing(open_slide(path, request.backend)))
         level = _level(image.levels, request, path)
         if not request.masks:
-            return _Source(image, None, level)
+            return _Source(image, None, level, request.tile_size)
         if slide.mask is None:
             raise SlideUnreadable("it has no mask")
         with _naming_mask():
             path = opened.enter_context(self._folder.local_path(slide.mask))
             mask = opened.enter_context(closing(open_slide(path, request.backend, as_labels=True)))
-        return _Source(image, mask, level)
+        return _Source(image, mask, level, request.tile_size)
 
     def _cut(self, slide: TiledSlide, recipe: Mapping[str, Any], source: _Source, opened: ExitStack) -> TiledSlide:
         staged = self._new / slide.folder
@@ -338,12 +339,13 @@ class _Source:
     image: Slide
     mask: Slide | None
     level: int
+    tile_size: int
 
     @property
     def bytes(self) -> int:
         """How much memory its pixels take while it is cut, roughly; Pillow decodes all of a picture."""
         width, height = self.image.levels[self.level]
-        return 3 * width * (height if self.image.backend == "pillow" else min(height, HELD_ROWS))
+        return 3 * width * (self.tile_size + (height if self.image.backend == "pillow" else STRIP_ROWS))
 
 
 def _level(levels: Sequence[Size], request: TilesRequest, path: Path) -> int:
@@ -462,7 +464,8 @@ def _overview(slide: Slide, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
     resized(slide.strips(level, WHITE), slide.levels[level], size, quick()).fill(pixels)
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
+    across, down = size[0] / width, size[1] / height
     for left, top, right, bottom, _ in tiles:
-        across, down = size[0] / width, size[1] / height
-        draw.rectangle((left * across, top * down, right * across - 1, bottom * down - 1), outline=MARK)
+        x, y = left * across, top * down
+        draw.rectangle((x, y, max(x, right * across - 1), max(y, bottom * down - 1)), outline=MARK)
     return np.asarray(picture)

@@ -209,6 +209,8 @@ def test_overviews_show_the_slide_with_its_tiles_marked(slides: Path) -> None:
     assert (len(rows_of(result)), [left, top, right, bottom]) == (1, [2000, 1000, 2500, 1500])
     assert np.abs(blue.min(axis=0) - (top / 2, left / 2)).max() <= 2
     assert np.abs(blue.max(axis=0) - (bottom / 2, right / 2)).max() <= 2
+    write_tiff(slides / "long.tiff", np.pad(picture[1000:1040, 2000:2040], ((0, 0), (60_000, 0), (0, 0)), constant_values=255), compression="deflate")
+    assert cut(slides, "long.tiff", tile_size=20, occupancy=0.01, overview=True).slides[0].tiles == 4, "each is less than a pixel of the overview"
 
 
 def test_nothing_that_is_not_himls_is_replaced(slides: Path) -> None:
