@@ -82,6 +82,7 @@ FROM_AZURITE = [f"{name} from Azurite" for name in (DOWN, LARGE_DOWN)]
 MOVES = [*(f"{name}{late}" for name in (DOWN, UP, LARGE_DOWN, LARGE_UP) for late in ("", ", 30 ms")), *FROM_AZURITE]
 MONTAGE, HI_ML_LAYOUT, HI_ML = "himl montage", "himl montage --layout hi-ml", "hi-ml-cpath 0.5.2"
 SUBMIT, AZURE_AI_ML, TB, AGGREGATE = "himl submit", "azure-ai-ml", "himl tb", "himl runs aggregate"
+SLIDES = "12 slides"
 FIRST_SCALAR, TRIALS, SWEEP = "until the first scalar is served", "200 trials x 10 metrics there", "1,000 trials x 20 metrics x 100 steps here"
 
 BEST_OF_ALL = (
@@ -134,6 +135,8 @@ AIMS = (
     _times("montage", "60,000 wide: at least 15 times as fast as hi-ml", WIDER, HI_ML, 15, MONTAGE, least=True),
     _times("montage", "60,000 wide, hi-ml's own picture: at least 15 times as fast", WIDER, HI_ML, 15, HI_ML_LAYOUT, least=True, cause=PIXELS),
     Aim("montage", "60,000 wide: at most 700 MB", _of(WIDER, MONTAGE, HI_ML_LAYOUT), 700 * MB, "memory"),
+    *(_times("tiles", f"at least 4 times as fast as {other}", SLIDES, other, 4, "himl tiles", least=True) for other in ("OpenSlide, region by region", HI_ML)),
+    Aim("tiles", "at most 300 MB", _of(SLIDES, "himl tiles"), 300 * MB, "memory"),
     _times("transfer", "small down: faster than rclone", DOWN, ENGINE, 1.0, RCLONE),
     _times("transfer", "small down: azcopy takes at least 8 times the time", DOWN, AZCOPY, 8, ENGINE, least=True, cause=EIGHT_TIMES),
     _times("transfer", "small down: azure-storage-blob takes at least 8 times the time", DOWN, SDK, 8, ENGINE, least=True),
