@@ -22,7 +22,7 @@ from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec, StepSpec
 from himl_cli.services.submission.request import automatic_tags, git_facts
 from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, CLOUDS, Cloud, WorkspaceAddress
-from himl_cli.workspaces.azure.jobs.body import command_line
+from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, restored_variables, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.resolve import job_yaml

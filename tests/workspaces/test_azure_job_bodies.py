@@ -17,7 +17,7 @@ import pytest
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec, PipelineSpec, Snapshot, StepSpec
-from himl_cli.workspaces.azure.jobs.body import command_line, copy_commands
+from himl_cli.workspaces.azure.jobs.command_line import command_line, copy_commands
 from himl_cli.workspaces.azure.jobs.job_submission import azure_run_id
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.seeding import StagedWorkspace

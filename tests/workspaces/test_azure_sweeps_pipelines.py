@@ -17,7 +17,7 @@ from himl_cli.core.jobs import DataSpec, DocumentChanges, Draw, EnvironmentSpec,
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.submission.snapshot import secrets_but
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
-from himl_cli.workspaces.azure.jobs.body import command_line
+from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.run_records import as_run
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.faults import Reset, Status

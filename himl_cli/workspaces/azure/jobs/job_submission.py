@@ -33,13 +33,12 @@ from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
     PutRequest,
     check_names,
-    command_line,
     component_request,
     job_request,
     pipeline_nodes,
     pipeline_request,
-    script_line,
 )
+from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line
 from himl_cli.workspaces.azure.jobs.data_assets import (
     JobData,
     of_step,

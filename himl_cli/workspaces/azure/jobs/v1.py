@@ -47,15 +47,12 @@ from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, JobCode, JobEnvironment, environment_id, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
-    command_line,
     early_stop_fields,
     job_tags,
     max_concurrent,
-    script_line,
-    script_name,
     search_space,
-    shell_line,
 )
+from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
 from himl_cli.workspaces.azure.jobs.data_assets import FILE, LATEST, JobData, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.job_submission import (
     azure_run_id,

@@ -28,7 +28,6 @@ from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, conda_contents, fol
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
     check_names,
-    command_line,
     early_stop_fields,
     git_properties,
     job_properties,
@@ -37,6 +36,7 @@ from himl_cli.workspaces.azure.jobs.body import (
     pipeline_nodes,
     wire_values,
 )
+from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.data_assets import (
     FOLDER,
     INPUT_MODES,
