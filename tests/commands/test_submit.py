@@ -203,6 +203,13 @@ def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, proje
     assert got.keys() == {*(f"logs/{name}" for name in LOGGED), *(f"outputs/{name}" for name in KEPT), "user_logs/std_log.txt"}
     assert all(text == name.partition("/")[2] for name, text in got.items() if text)
     assert himl.ok("tb", "latest", "--sync_only", "-q").stdout.strip() == str(project / ".himl" / "runs" / run.name / "code" / "logs")
+    again = "import os\nis_first = not os.path.exists('lightning_logs')\nos.makedirs('lightning_logs', exist_ok=True)\n"
+    again += "open('part', 'w').write('first' if is_first else 'second')\nos.replace('part', 'lightning_logs/a.txt')\nraise SystemExit(is_first)"
+    write_files(project, {"again.py": again})
+    assert himl("submit", "again.py").code == 1
+    himl.ok("submit", "--resume", "latest")
+    kept = project / ".himl" / "runs" / latest(himl)["id"] / "code" / "logs" / "lightning_logs" / "a.txt"
+    assert kept.read_text() == "second"
     for wrong in (("--keep", "a[z-a]"), ("--keep", "*", "--cluster", "gpu", "--sdk", "v1")):
         assert himl("submit", "train.py", *wrong).code == 2
 

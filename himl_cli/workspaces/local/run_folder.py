@@ -121,7 +121,7 @@ class RunFolder:
                 with suppress(OSError):
                     facts, name = path.lstat(), path.relative_to(self.code).as_posix()
                     is_new = stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since
-                    if is_new and not any((self.code / top / name).exists() for top in COLLECTED):
+                    if is_new and not any(_is_same(facts, self.code / top / name) for top in COLLECTED):
                         yield name, path
 
     def keep_files(self, globs: Sequence[str]) -> None:
@@ -136,6 +136,7 @@ class RunFolder:
             if top == "logs" or wanted.matches(name):
                 target = self.code / top / name
                 target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)  # an earlier attempt's
                 try:
                     os.link(path, target)
                 except OSError:  # a file system without links
@@ -152,6 +153,14 @@ class RunFolder:
                 continue  # somebody else removes it too
             except OSError as err:
                 raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
+
+
+def _is_same(facts: os.stat_result, path: Path) -> bool:
+    """Whether *path* is a link to the file with *facts*, or a copy of it."""
+    with suppress(OSError):
+        there = path.stat()
+        return (there.st_size, there.st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+    return False
 
 
 def _unlink_files(folder: Path) -> None:
