@@ -82,7 +82,7 @@ def upload(
     from himl_cli.core.runs import RunSelection
     from himl_cli.render.results import print_annotations
     from himl_cli.services.dsa import TileOptions, read_documents, run_file, upload_documents
-    from himl_cli.services.runs.lookup import find_runs
+    from himl_cli.services.runs.lookup import find_runs, parse_reference
     from himl_cli.workspaces.resolve import open_runs
 
     cwd = Path.cwd()
@@ -91,6 +91,7 @@ def upload(
         lazy_workspace(lambda: open_runs(*workspace_opts.names, start=cwd)) as workspace,
     ):
         if run is not None:
+            parse_reference(run)  # before a workspace is looked for
             (found,) = find_runs(workspace(), RunSelection(runs=[run]), cwd=cwd, notify=notify)
             text = run_file(workspace().run_files(found.id), file or RUN_FILE, found.id)
             is_named = found.display_name not in ("", found.id)
