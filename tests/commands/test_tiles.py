@@ -101,11 +101,11 @@ def test_mistakes_are_told_and_change_nothing(himl: Himl, project: Path, options
 def test_killed_and_resumed_it_leaves_the_same_bytes(started_himl: Himl, project: Path, number: signal.Signals) -> None:
     himl = started_himl
     for seed in range(12):
-        write_tiff(make(project / "slides") / f"{seed:02}.tiff", slide_picture(seed, (1500, 1500)), levels=2)
-    command = ("tiles", "slides", "--tile_size", "64", "--workers", "2", "--occupancy", "0")
+        write_tiff(make(project / "slides") / f"{seed:02}.tiff", slide_picture(seed, (1000, 1000)), levels=2)
+    command = ("tiles", "slides", "--tile_size", "64", "--occupancy", "0")
     himl.ok(*command, "--output_path", "whole")
     out = project / "outputs"
-    with himl.start(*command) as process:
+    with himl.start(*command, "--workers", "1") as process:
         until(lambda: any(out.glob("*.tiff")) or process.poll() is not None)
         process.send_signal(number)
         process.communicate(timeout=100)
