@@ -55,8 +55,6 @@ def submit(
             if self.verbose or not logging.getLogger().handlers:  # the script may have set up a log of its own
                 super()._start_log()
 
-    if options.get("dry_run") or options.get("show_settings"):
-        raise BadUsage("submit() returns a run: dry_run and show_settings start none.", hint="Use himl submit.")
     program: Any = typer.main.get_command(command.app)
     names = {each.name: each.opts[0] for each in program.params}
     words = [] if target is None else [os.fspath(target)]
@@ -66,6 +64,8 @@ def submit(
         context = program.make_context("himl submit", [*words, "--", *map(str, arguments)])
         kinds: tuple[Any, ...] = (command.SubmitOptions, WorkspaceOptions, TalkOptions)
         asked, place, talk = (kind(**{name: context.params[name] for name in options_of(kind)}) for kind in kinds)
+        if asked.dry_run or asked.show_settings:
+            raise BadUsage("submit() returns a run: dry_run and show_settings start none.", hint="Use himl submit.")
         with context:
             record = command.submit(context, asked, place, talk, context.params["target"])
     except typer.TyperException as err:
