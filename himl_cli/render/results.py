@@ -136,7 +136,7 @@ def print_ended(
         count, names = len(unkept), [name for name, _ in unkept]
         where, words = shown_path(os.path.commonpath([path for _, path in unkept])), "1 new file"
         folder = os.path.commonpath([os.path.dirname(name) for name in names])
-        glob = names[0] if count == 1 else f"{folder}/**" if folder else "**"
+        glob = names[0] if len(set(names)) == 1 else f"{folder}/**" if folder else "**"
         verb = "is" if count == 1 else "are"
         words = f"{count:,} new files" if count > 1 else words
         output.notice(
