@@ -26,7 +26,6 @@ from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.text import read_json
 from himl_cli.services.submission.data import KEY, bring_dataset
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
-from himl_cli.workspaces.resolve import sdk_data
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Run
@@ -116,12 +115,15 @@ class DatasetConfig:
                 "to_input_dataset makes inputs of azure-ai-ml, and none of azureml-core.",
                 hint="submit_to_azure_if_needed(strictly_aml_v1=True) takes the DatasetConfig itself.",
             )
-        return sdk_data(
-            resolve_workspace(ml_client or workspace), self.to_input(dataset_index), log_notice, is_output=False
-        )
+        from himl_cli.workspaces.resolve import sdk_data
+
+        found = resolve_workspace(ml_client or workspace)
+        return sdk_data(found, self.to_input(dataset_index), log_notice, is_output=False)
 
     def to_output_dataset(self, workspace: Any, dataset_index: int) -> Any:
         """The dataset as an output of azure-ai-ml's jobs, an `azure.ai.ml.Output`. Raises as `to_input_dataset`."""
+        from himl_cli.workspaces.resolve import sdk_data
+
         return sdk_data(resolve_workspace(workspace), self.to_output(dataset_index), log_notice, is_output=True)
 
     def to_input_dataset_local(self, workspace: Any = None) -> tuple[Path | None, None]:

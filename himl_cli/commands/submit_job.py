@@ -403,8 +403,7 @@ def _wait_here(
     session: Session, run: Run, interrupted: list[int], *, start: int = 0, spec: JobSpec | None = None
 ) -> Run:
     """Show the output of a job that runs here, from the byte *start* of its log on, until its end, and give the run as
-    it ended; with its *spec* the
-    hint of a failure is more exact. Raises JobFailed, Interrupted."""
+    it ended; with its *spec* the hint of a failure is more exact. Raises JobFailed, Interrupted."""
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), naming(run.id):
         with _showing_output(session, run):

@@ -330,9 +330,8 @@ class JobOptions:
     """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
 
     `in_place` runs in the snapshot's root itself instead of a copy. `keep` are globs of files outside `outputs/` and
-    `logs/` that are kept as outputs. `identity` is `user`, `managed` or None for the
-    run's own token, `sdk` is `v2`, or `v1` for the deprecated azureml-core. `services.submission.request.option` says
-    what the metadata mean.
+    `logs/` that are kept as outputs. `identity` is `user`, `managed` or None for the run's own token, `sdk` is `v2`, or
+    `v1` for the deprecated azureml-core. `services.submission.request.option` says what the metadata mean.
     """
 
     in_place: bool = field(default=False, metadata={"only": "local"})

@@ -120,8 +120,8 @@ def print_ended(
     unkept: Sequence[tuple[str, Path]] = (),
 ) -> None:
     """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are
-    the trials of a run that has some, *unkept* are the names and paths of files that are no part of
-    its results."""
+    the trials of a run that has some, *unkept* are the names and paths of files that are no part of its
+    results."""
     if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])
@@ -134,13 +134,12 @@ def print_ended(
         output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")
     if unkept:
         count, names = len(unkept), [name for name, _ in unkept]
-        where, words = shown_path(os.path.commonpath([path for _, path in unkept])), "1 new file"
+        where = shown_path(os.path.commonpath([path for _, path in unkept]))
         folder = os.path.commonpath([os.path.dirname(name) for name in names])
         glob = names[0] if len(set(names)) == 1 else f"{folder}/**" if folder else "**"
-        verb = "is" if count == 1 else "are"
-        words = f"{count:,} new files" if count > 1 else words
+        what, verb = ("1 new file", "is") if count == 1 else (f"{count:,} new files", "are")
         output.notice(
-            f"{words} outside outputs/ and logs/ {verb} not kept with the results: '{where}'; keep such files with "
+            f"{what} outside outputs/ and logs/ {verb} not kept with the results: '{where}'; keep such files with "
             f"--keep {shlex.quote(glob)}"
         )
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema
+
+from tests.support.web import answering
 
 KEY, TOKEN = "kEyOfAdaWhichNobodyMaySee", "tOkEnOfAdaWhichNobodyMaySee"
 SCHEMA = json.loads(Path(__file__).with_name("dsa_annotation_schema.json").read_text(encoding="utf-8"))
@@ -196,11 +197,5 @@ def running_archive() -> Iterator[Archive]:
     server.daemon_threads = True
     archive = Archive(f"http://localhost:{server.server_port}/dsa")
     server.archive = archive  # type: ignore[attr-defined]
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with answering(server):
         yield archive
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

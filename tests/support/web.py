@@ -91,10 +91,17 @@ def serving_files(bundle: Path | None) -> Iterator[FileServer]:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     files = FileServer(f"{'http' if bundle is None else 'https'}://localhost:{server.server_port}")
     server.files = files  # type: ignore[attr-defined]
+    with answering(server):
+        yield files
+
+
+@contextmanager
+def answering(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Within it, a thread answers the requests to *server*."""
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield files
+        yield
     finally:
         server.shutdown()
         thread.join()

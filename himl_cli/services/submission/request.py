@@ -208,7 +208,7 @@ def check_values(request: SubmitRequest) -> None:
         if value is not None and (problem := count_problem(value, MOST[name])):
             too_few = isinstance(value, int) and value < 1
             raise BadUsage(f"--{name} {value}: at least 1 is needed." if too_few else f"--{name} {problem}")
-    Globs(request.keep)
+    Globs(request.keep)  # raises for one that cannot be read
     if request.keep and request.on_cluster and request.sdk == "v1":
         raise BadUsage("--keep does not go with --sdk v1.", hint="Leave one of them out.")
     if request.on_slurm is None:
