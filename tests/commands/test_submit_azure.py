@@ -233,7 +233,7 @@ def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(himl: Himl, azu
 
 
 def test_a_job_of_a_cluster_keeps_what_is_asked_for(himl: Himl, running: StagedWorkspace, project: Path) -> None:
-    write_files(project, {"train.py": f"{WRITES}\nimport os\nraise SystemExit(7 * ('RANK' not in os.environ))"})
+    write_files(project, {"models/a b/sent.pt": "not new", "train.py": f"{WRITES}\nimport os\nraise SystemExit(7 * ('RANK' not in os.environ))"})
     for options, code in (((), 1), (("--processes_per_node", "2"), 0)):  # a launcher ends the other ranks of one that failed
         done = himl(*SUBMIT, *options, "--wait", "-q", "--keep", "models/a b/,/x.csv")
         assert done.code == code, done.stderr
