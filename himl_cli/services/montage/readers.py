@@ -155,10 +155,12 @@ def objective_power(path: Path) -> float | None:
     """The magnification of level 0, such as 40, where OpenSlide finds it in the file."""
     try:
         import openslide
-
+    except (ImportError, OSError):
+        return None
+    try:
         with openslide.OpenSlide(path) as slide:
             return float(slide.properties[openslide.PROPERTY_NAME_OBJECTIVE_POWER])
-    except (ImportError, OSError, KeyError, ValueError, openslide.OpenSlideError):
+    except (OSError, KeyError, ValueError, openslide.OpenSlideError):
         return None
 
 
