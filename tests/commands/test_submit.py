@@ -210,6 +210,9 @@ def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, proje
     himl.ok("submit", "--resume", "latest")
     kept = project / ".himl" / "runs" / latest(himl)["id"] / "code" / "logs" / "lightning_logs" / "a.txt"
     assert kept.read_text() == "second"
+    write_files(project, {"own.py": "open('outputs/y.txt', 'w').write('own')\nopen('y.txt', 'w').write('other')"})
+    assert "1 new file outside" in himl.ok("submit", "own.py", "--keep", "y.txt").stderr
+    assert (kept.parents[3].with_name(latest(himl)["id"]) / "code" / "outputs" / "y.txt").read_text() == "own"
     for wrong in (("--keep", "a[z-a]"), ("--keep", "*", "--cluster", "gpu", "--sdk", "v1")):
         assert himl("submit", "train.py", *wrong).code == 2
 

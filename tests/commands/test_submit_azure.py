@@ -233,12 +233,15 @@ def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(himl: Himl, azu
 
 
 def test_a_job_of_a_cluster_keeps_what_is_asked_for(himl: Himl, running: StagedWorkspace, project: Path) -> None:
-    write_files(project, {"models/a b/sent.pt": "not new", "train.py": f"{WRITES}\nimport os\nraise SystemExit(7 * ('RANK' not in os.environ))"})
+    own = "import os\nos.makedirs('outputs', exist_ok=True)\nopen('outputs/x.csv', 'w').write('own')\nraise SystemExit(7 * ('RANK' not in os.environ))"
+    write_files(project, {"models/a b/sent.pt": "not new", "train.py": f"{WRITES}\n{own}"})
     for options, code in (((), 1), (("--processes_per_node", "2"), 0)):  # a launcher ends the other ranks of one that failed
         done = himl(*SUBMIT, *options, "--wait", "-q", "--keep", "models/a b/,/x.csv")
         assert done.code == code, done.stderr
         files = himl.ok("download", done.stdout.strip(), "--list", "--json").json()
         assert {file["name"] for file in files if file["name"].startswith("outputs/")} == {f"outputs/{name}" for name in KEPT}
+        himl.ok("download", done.stdout.strip(), "--prefix", "outputs/x.csv", "--output_dir", "got", "--overwrite")
+        assert [path.read_text() for path in (project / "got").rglob("x.csv")] == ["own"] * (2 - code)
 
 
 def test_job_that_ran_too_long_says_so(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:

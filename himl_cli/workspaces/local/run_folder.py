@@ -126,15 +126,18 @@ class RunFolder:
 
     def keep_files(self, globs: Sequence[str]) -> None:
         """Make files elsewhere results: as logs, those in Lightning's default folder or beside and below event files;
-        as outputs, those that *globs* match. A result has a link's cost where links to files are. Raises OSError,
-        BadUsage for what is no glob."""
+        as outputs, those that *globs* match. What the script wrote there itself by that name stays. A result has a
+        link's cost where links to files are. Raises OSError, BadUsage for what is no glob."""
         found, wanted = dict(self.files_elsewhere()), Globs(globs)
+        since = (self.path / RECORD).stat().st_mtime_ns
         folders = {LIGHTNING_LOGS, *(os.path.dirname(name) for name in found if is_event_file(name))} - {""}
         for name, path in found.items():
             above = {parent.as_posix() for parent in PurePosixPath(name).parents}
             top = "logs" if above & folders or is_event_file(name) else "outputs"
             if top == "logs" or wanted.matches(name):
                 target = self.code / top / name
+                if target.exists() and target.stat().st_mtime_ns > since:
+                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.unlink(missing_ok=True)  # an earlier attempt's
                 try:

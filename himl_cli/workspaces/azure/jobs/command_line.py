@@ -44,7 +44,7 @@ def _keeping(globs: Sequence[str], line: str) -> str:
     wholes = [glob[1:] if glob.startswith("/") else f"**/{glob}" for glob in folders]
     patterns = [re.sub(r"[^\w./*?\[\]!^-]", lambda found: shlex.quote(found[0]), glob) for glob in wholes]
     copying = 'case "$f" in outputs/*|logs/*) ;; *) [ ! -f "$f" ] || [ ! "$f" -nt "$himl_start" ]'
-    copying += ' || cp --parents -- "$f" outputs/;; esac'
+    copying += ' || [ -e "outputs/$f" ] || cp --parents -- "$f" outputs/;; esac'
     loop = f"for f in {' '.join(patterns)}; do {copying}; done"
     only_first = f'[ "{_RANK}" != 0 ] || ( shopt -s globstar nullglob dotglob; mkdir -p outputs; {loop} )'
     return f"himl_start=$(mktemp); ( {line}\n); himl_exit=$?; {only_first}; exit $himl_exit"
