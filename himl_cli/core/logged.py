@@ -127,6 +127,8 @@ class RunDetails:
     below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
 
 
+SYSTEM = "system/"  # what the names of MLflow's system metrics begin with: of the machine that a run has
+
 Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
 INT64 = range(-(2**63), 2**63)  # steps are such numbers, and so are values that are kept whole
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from himl_cli.core.jobs import (
@@ -27,7 +29,7 @@ from himl_cli.core.jobs import (
     value_text,
     values_text,
 )
-from himl_cli.core.logged import RunDetails, SweepView, TrialView
+from himl_cli.core.logged import SYSTEM, Metric, MetricPoint, RunDetails, SweepView, TrialView
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
     FROM_RUN,
@@ -55,6 +57,7 @@ from himl_cli.render.output import (
     local_time,
     one_line,
     shown_path,
+    size_text,
     styled,
     width,
 )
@@ -291,11 +294,15 @@ SHOWN_ELSEWHERE = (
 )
 
 
+_MACHINE = re.compile(SYSTEM + r"(cpu|system|gpu_\d+)_(utilization_percentage|memory_usage_megabytes)")
+
+
 def run_view(details: RunDetails) -> Iterator[str]:
     """The lines that show a run: facts, tags, parameters, metrics, texts, children."""
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
-    yield from _pairs({name: value for name, value in _facts(run).items() if value}, label_width=12)
+    facts = _facts(run) | {"Machine": machine_text(details.metrics)}
+    yield from _pairs({name: value for name, value in facts.items() if value}, label_width=12)
     automatic = {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS)}
     submitted = {name: value for name, value in automatic.items() if name not in SHOWN_ELSEWHERE}
     sections = {"Tags": own_tags(run), "Submitted with": submitted, "Parameters": details.parameters}
@@ -312,6 +319,7 @@ def run_view(details: RunDetails) -> Iterator[str]:
             each.run if each.run != run.id else "",
         )
         for each in details.metrics
+        if not (each.name.startswith(SYSTEM) and sys.stdout.isatty())
     ]
     header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if any(row[-1] for row in metrics) else "")
     yield from _table("Metrics", header, metrics, right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
@@ -338,6 +346,30 @@ def run_view(details: RunDetails) -> Iterator[str]:
         ]
         titles = ("ID", "NAME", "STATUS", "DURATION")
         yield from _table("Children", titles, children, right=(3,), ranks=(0, 3, 1, 2), cut=(1,))
+
+
+def machine_text(metrics: Iterable[Metric]) -> str:
+    """What MLflow's system metrics among *metrics* say, in one line: mean and peak of the CPU's utilization, the most
+    memory, and the same of each GPU. Of several with one name the first counts. Empty where there are none.
+
+    A point stands for the steps since the one before it.
+    """
+    found: dict[str, dict[str, Sequence[MetricPoint]]] = {}
+    for metric in metrics:
+        points = [point for point in metric.points if math.isfinite(point.value)]
+        if points and (name := _MACHINE.fullmatch(metric.name)):
+            found.setdefault(name[1].replace("system", "cpu"), {}).setdefault(name[2], points)
+    parts = []
+    for device, facts in sorted(found.items(), key=lambda item: int(item[0][4:] or -1)):
+        words = []
+        if load := facts.get("utilization_percentage"):
+            weights = [max(1, after - before) for before, after in pairwise([0, *(point.step for point in load)])]
+            mean = sum(weight * point.value for weight, point in zip(weights, load, strict=True)) / sum(weights)
+            words.append(f"{mean:.0f}% (peak {max(point.value for point in load):.0f}%)")
+        if memory := facts.get("memory_usage_megabytes"):
+            words.append(f"peak memory {size_text(round(max(point.value for point in memory) * 1e6))}")
+        parts.append(f"{device.upper().replace('_', ' ')} {', '.join(words)}")
+    return "; ".join(parts)
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], **layout: Any) -> Iterator[str]:
