@@ -206,7 +206,7 @@ class RunResults:
     `series` are the points behind numbers (a list of numbers is one, its values counted as steps), `texts` those behind
     texts, `tables` values by column, `lists` what was logged at once and has more than numbers in it, `images` names of
     the run's files; these five are empty where only last values were asked for. `parameters` are those that the run
-    logged.
+    logged, `steps` those of the numbers in `last`, where they are known without reading all points.
     """
 
     last: Mapping[str, Value] = field(default_factory=dict)
@@ -216,6 +216,7 @@ class RunResults:
     lists: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     images: Mapping[str, Sequence[str]] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def filled(self, other: RunResults) -> RunResults:
         """This record, and what only *other* has; the parameters stay as they are."""
@@ -227,6 +228,7 @@ class RunResults:
             {**other.lists, **self.lists},
             {**other.images, **self.images},
             self.parameters,
+            {**other.steps, **self.steps},
         )
 
 

@@ -167,13 +167,15 @@ def experiment_remarks(asked: str, chosen: str) -> list[str]:
 
 @dataclass(frozen=True)
 class RunQuery:
-    """Which runs of a workspace: all conditions hold together; `limit` None means every run, newest first."""
+    """Which runs of a workspace: all conditions hold together; `limit` None means every run, newest first. With
+    `children` those below others come too, of an experiment."""
 
     experiment: str | None = None
     statuses: Sequence[RunStatus] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     parent: str | None = None
     limit: int | None = None
+    children: bool = False
 
 
 @dataclass(frozen=True)

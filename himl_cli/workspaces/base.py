@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -136,8 +137,12 @@ class Workspace(Protocol):
     def runs(self, query: RunQuery) -> Iterator[Run]:
         """The runs that match, newest first, fetched as they are consumed; archived ones are left out.
 
-        Children come only when `query.parent` is set; an experiment or a parent that does not exist has no runs.
+        Children come only with `query.parent` or `query.children`; an experiment or a parent that does not exist has no
+        runs.
         """
+
+    def experiments(self) -> Mapping[str, datetime]:
+        """The names of all experiments, each with the time when it was made, the newest first."""
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
         """Set *tags* on the run (others stay) and return it as it is then. Raises RunNotFound."""

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -485,6 +486,14 @@ class JoinedWorkspace(Workspace):
         )
         both = heapq.merge(self.local.runs(query), others, key=lambda run: run.created, reverse=True)
         yield from islice(both, query.limit)
+
+    def experiments(self) -> Mapping[str, datetime]:
+        """Those of both; one that both have is as old as the older of them."""
+        with _way_out():
+            there = self._remote.experiments()
+        here = self.local.experiments()
+        found = {name: min(each[name] for each in (here, there) if name in each) for name in {**here, **there}}
+        return dict(sorted(found.items(), key=lambda each: each[1], reverse=True))
 
     def _remote_runs(self, query: RunQuery) -> Iterator[Run]:
         with _way_out():

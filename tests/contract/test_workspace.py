@@ -105,6 +105,8 @@ def test_queries_find_runs_as_they_are_alone(workspace: Workspace) -> None:
         (RunQuery(parent="train_2_bb"), []),
         (RunQuery(parent="nope"), []),
         (RunQuery("other", parent="train_1_aa"), []),
+        (RunQuery("train", children=True), ["child_b", "child_a", "train_2_bb", "train_1_aa"]),
+        (RunQuery("train", children=True, statuses=[failed], limit=1), ["child_b"]),
         (RunQuery("train", tags={"team": "blue"}, statuses=[completed], limit=5), ["train_1_aa"]),
     ]
     for query, expected in queries:
@@ -113,6 +115,7 @@ def test_queries_find_runs_as_they_are_alone(workspace: Workspace) -> None:
         for run in workspace.runs(query):
             assert workspace.run(run.id) == run
     assert workspace.run("child_a").parent == "train_1_aa"
+    assert [*workspace.experiments()] == ["other", "train"]
     run = workspace.run("train_2_bb")
     assert (run.status, run.exit_code, run.reason, run.duration) == (RunStatus.failed, 3, "exit code 3", 65.0)
     assert workspace.cancel("train_2_bb") is False

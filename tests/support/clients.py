@@ -48,7 +48,9 @@ LIGHTNING = "lightning"
 """With PyTorch, which comes with several GB for CUDA on Linux but for its CPU build, and that is in few registries."""
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
+SKINNY = "skinny3"
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
+    SKINNY: ("mlflow-skinny>=3.17,<4", "scikit-learn>=1.4,<2", "pillow", "pandas>=2.2.2,<4"),
     "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow", "opentelemetry-sdk<1.40"),  # with later ones it traces nothing
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
@@ -66,7 +68,6 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
 }
 NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11), HI_ML_CPATH: (3, 9)}  # nobody maintains it since
 OLDEST_PYTHON = (3, 9)
-SKINNY = "skinny3"  # mlflow-skinny, which the environment of the tests holds
 FULL = ("mlflow2", "mlflow3")
 ALL = (SKINNY, *FULL)
 
@@ -77,8 +78,6 @@ class PythonMissing(Exception):
 
 def client_python(name: str) -> Path:
     """The interpreter of the client called *name*, built first where it is not there. Raises CalledProcessError when that fails, PythonMissing."""
-    if name == SKINNY:
-        return Path(sys.executable)
     requirements = REQUIREMENTS[name]
     base = _base_python(name)
     version = _version_of(base)

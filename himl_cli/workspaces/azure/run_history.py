@@ -305,7 +305,7 @@ def fulfils(run: Run, query: RunQuery) -> bool:
         (query.experiment is None or run.experiment.lower() == query.experiment.lower())
         and (not query.statuses or run.status in query.statuses)
         and all(run.tags.get(name) == value for name, value in query.tags.items())
-        and run.parent == query.parent
+        and (query.children or run.parent == query.parent)
     )
 
 
@@ -320,7 +320,8 @@ def plain_tags(query: RunQuery) -> dict[str, str]:
 
 def history_filter(query: RunQuery) -> str:
     """The conditions for the run history, as far as they can be said; "" for none."""
-    conditions = ["" if query.parent else "ParentRunId eq null", history_condition(query.statuses)]
+    is_any = query.parent or query.children
+    conditions = ["" if is_any else "ParentRunId eq null", history_condition(query.statuses)]
     conditions += [f'Tags/{name} eq "{value}"' for name, value in plain_tags(query).items()]
     return " and ".join(f"({condition})" for condition in conditions if condition)
 
@@ -551,7 +552,7 @@ class RunLists:
                 return self._history.children(query.parent, filter=filter, top=top)
             return self._history.of_experiment(query.experiment or "", filter=filter, top=top)
 
-        full, simple = history_filter(query), history_filter(RunQuery(parent=query.parent))
+        full, simple = history_filter(query), history_filter(RunQuery(parent=query.parent, children=query.children))
         try:
             yield from filtered(full, top)
         except ServiceRefused as err:

@@ -13,6 +13,7 @@ import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from itertools import chain, islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -241,12 +242,13 @@ def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
 
 @dataclass(frozen=True)
 class MlflowRun:
-    """A run as MLflow has it: the last value of each metric, parameters and tags by name."""
+    """A run as MLflow has it: the last value of each metric and its step, parameters and tags, all by name."""
 
     id: str
     last: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
 
 class ManyRuns:
@@ -276,10 +278,10 @@ class ManyRuns:
         series = self._all_points(last, others) if whole else {}
         found: dict[str, RunResults] = {}
         for run_id in everyone:
-            other, run = others.get(run_id, RunResults()), known.get(run_id)
+            other, run = others.get(run_id, RunResults()), known.get(run_id) or MlflowRun(run_id)
             values = {**last.get(run_id, {}), **other.last}
             base = replace(other, series={**series.get(run_id, {}), **other.series}) if whole else RunResults()
-            found[run_id] = replace(base, last=values, parameters=run.parameters if run else {})
+            found[run_id] = replace(base, last=values, parameters=run.parameters, steps=run.steps)
         for run_id, (_, root) in nested.items():
             found[root] = found[root].filled(found[run_id])
         return {run.id: found[run.id] for run in self._runs}
@@ -487,6 +489,21 @@ def _get_run(connection: Connection, run_id: str) -> MlflowRun | None:
         return _as_run(answer["run"])
 
 
+def read_experiments(connection: Connection) -> dict[str, datetime]:
+    """As `Workspace.experiments`, by MLflow's search: the workspace's own services list none but by their names."""
+    url = connection.service("mlflow", "/experiments/search")
+
+    def ask(token: Mapping[str, str]) -> Any:
+        return connection.rest.post(url, json={"max_results": 1000, "view_type": "ACTIVE_ONLY", **token})
+
+    def parse(raw: Mapping[str, Any]) -> tuple[str, datetime]:
+        created = int(raw.get("creation_time") or 0)  # in milliseconds since 1970 UTC
+        return str(raw["name"]), datetime.fromtimestamp(created / 1000, timezone.utc)
+
+    found = _mlflow_items(ask, url, "experiments", parse)
+    return dict(sorted(found, key=lambda each: each[1], reverse=True))
+
+
 def _mlflow_items(
     ask: Callable[[dict[str, str]], Any], url: str, what: str, parse: Callable[[Mapping[str, Any]], Item]
 ) -> list[Item]:
@@ -511,7 +528,8 @@ def _as_run(raw: Mapping[str, Any]) -> MlflowRun:
 
     data, run_id = raw.get("data") or {}, str(raw["info"].get("run_id") or raw["info"]["run_uuid"])
     last = {str(one["key"]): as_number(one.get("value")) for one in data.get("metrics") or []}
-    return MlflowRun(run_id, last, pairs(data.get("params")), pairs(data.get("tags")))
+    steps = {str(one["key"]): as_step(one.get("step")) for one in data.get("metrics") or []}
+    return MlflowRun(run_id, last, pairs(data.get("params")), pairs(data.get("tags")), steps)
 
 
 def _row(point: Mapping[str, Any]) -> tuple[int, float, float]:

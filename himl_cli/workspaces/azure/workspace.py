@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,6 +87,11 @@ class AzureWorkspace(CloudWorkspace):
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._lists.runs(query)
+
+    def experiments(self) -> Mapping[str, datetime]:
+        from himl_cli.workspaces.azure.run_metrics import read_experiments
+
+        return read_experiments(self.connection)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
         self._facts(run_id)

@@ -183,40 +183,41 @@ def read_results(
     found: dict[str, RunResults] = {}
     for run_id in everyone:
         logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
-        numbers: dict[str, Value] = {**logged.last, **last.get(run_id, {})}
-        found[run_id] = RunResults(numbers, parameters=parameters[run_id])
+        numbers: dict[str, Value] = {**logged.last, **{name: value for name, (value, _) in last[run_id].items()}}
+        steps = {name: step for name, (_, step) in last[run_id].items()}
+        found[run_id] = RunResults(numbers, parameters=parameters[run_id], steps=steps)
         if whole:
             in_tables = {f"{name}/{column}" for name, columns in logged.tables.items() for column in columns}
             series = {name: one for name, one in points.get(run_id, {}).items() if name not in in_tables}
-            found[run_id] = replace(logged, last=numbers, series=series, parameters=parameters[run_id])
+            found[run_id] = replace(logged, last=numbers, series=series, parameters=parameters[run_id], steps=steps)
     for child, root in nested.items():
         found[root] = found[root].filled(found[child])
     return {run_id: found[run_id] for run_id in run_ids}
 
 
-def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, float]]:
-    """Of each metric the value with the highest step; of those the latest, then the one logged last. Of several
-    attempts, of what counts."""
-    found: dict[str, dict[str, float]] = {}
+def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, tuple[float, int]]]:
+    """Of each metric the value with the highest step, and that step; of those the latest, then the one logged last. Of
+    several attempts, of what counts."""
+    found: dict[str, dict[str, tuple[float, int]]] = {run_id: {} for run_id in run_ids}
     for chunk, marks in chunks(run_ids):
         for clause, names in _of_names(database, chunk, marks, wanted):
             statement = (
-                "SELECT m.run, m.name, m.value FROM (SELECT DISTINCT run, name FROM metrics WHERE run IN "
+                "SELECT m.run, m.name, m.value, m.step FROM (SELECT DISTINCT run, name FROM metrics WHERE run IN "
                 f"({marks}){clause}) AS d"
                 " JOIN metrics AS m ON m.rowid = (SELECT l.rowid FROM metrics AS l WHERE l.run = d.run AND l.name = "
                 "d.name ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
             )
-            for run_id, name, value in database.rows(statement, (*chunk, *names)):
-                found.setdefault(run_id, {})[name] = nan_if_null(value)
+            for run_id, name, value, step in database.rows(statement, (*chunk, *names)):
+                found[run_id][name] = nan_if_null(value), step
     for (run_id, name), cuts in cuts_of(database, run_ids).items():
         if name in found.get(run_id, {}):
             left = "".join(" AND NOT (rowid <= ? AND step >= ?)" for _ in cuts)
             statement = (
-                f"SELECT value FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, time DESC, "
+                f"SELECT value, step FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, time DESC, "
                 "rowid DESC LIMIT 1"
             )
-            value = database.rows(statement, (run_id, name, *(part for cut in cuts for part in cut)))[0][0]
-            found[run_id][name] = nan_if_null(value)
+            value, step = database.rows(statement, (run_id, name, *(part for cut in cuts for part in cut)))[0]
+            found[run_id][name] = nan_if_null(value), step
     return found
 
 

@@ -399,6 +399,14 @@ class RunStore:
     def ids(self) -> list[str]:
         return _ids(row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY created DESC"))
 
+    def experiments(self) -> dict[str, datetime]:
+        """When the first run of each experiment was recorded, by name, the newest first."""
+        statement = "SELECT experiment, MIN(created) AS first FROM runs GROUP BY experiment ORDER BY first DESC"
+        with taken_apart(self.database.path):
+            return {
+                row[0]: datetime.fromtimestamp(row[1] / 1000, timezone.utc) for row in self.database.rows(statement)
+            }
+
     def open_runs_of(self, job: str) -> list[str]:
         return [row["id"] for row in self.database.rows("SELECT id FROM runs WHERE job = ? AND ended IS NULL", (job,))]
 
@@ -434,7 +442,7 @@ class RunStore:
     ) -> Iterator[Run]:
         """Runs that match, newest first, a page at a time."""
         gone = set(lost)
-        parts = ["parent = ?" if wanted.parent else "parent IS NULL"]
+        parts = ["1" if wanted.children else "parent = ?" if wanted.parent else "parent IS NULL"]
         values: list[object] = [wanted.parent] if wanted.parent else []
         if wanted.experiment is not None:
             parts.append("experiment = ?")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,9 @@ class LocalWorkspace(FolderWorkspace):
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._runs.query(query, *self._unsupervised(self._runs.open_jobs()))
+
+    def experiments(self) -> Mapping[str, datetime]:
+        return self._runs.experiments()
 
     def _unsupervised(self, jobs: Sequence[str], *, now: bool = False) -> tuple[list[str], Mapping[str, str]]:
         """Those of *jobs* that are lost, since nobody looks after them, and for those that Slurm has what they wait

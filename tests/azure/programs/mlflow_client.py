@@ -39,7 +39,7 @@ def curve(client: MlflowClient, run_id: str, name: str) -> list[list[float]]:
 
 
 def listed(client: MlflowClient, run_id: str, path: str | None = None) -> list[str]:
-    names = []
+    names: list[str] = []
     for item in client.list_artifacts(run_id, path):
         names += listed(client, run_id, item.path) if item.is_dir else [item.path]
     return sorted(names)

@@ -182,7 +182,7 @@ def log_from_rank(rank: str, count: str) -> None:
 
 def trace_calls() -> None:
 
-    @mlflow.trace
+    @mlflow.trace  # type: ignore[untyped-decorator]
     def double(number: int) -> int:
         with mlflow.start_span("inner") as span:
             span.set_inputs({"number": number})

@@ -154,9 +154,10 @@ Document = dict[str, Any]
 
 
 class ModelRegistry:
-    """Registered models. Each change is one transaction. *models* knows where the job's own logged models lie."""
+    """Registered models. Each change is one transaction. *models* knows where the job's own logged models lie; who only
+    reads needs none."""
 
-    def __init__(self, database: Database, models: LoggedModels) -> None:
+    def __init__(self, database: Database, models: LoggedModels | None = None) -> None:
         self._database = database
         self._models = models
 
@@ -204,7 +205,7 @@ class ModelRegistry:
                 named = Fields({"name": name, "version": version})
                 found = _target(self._model(named), named)
                 location, run_id = found["location"], found["run_id"]
-            else:
+            elif self._models is not None:
                 model_of = self._models.find(Fields({"model_id": name}))
                 location, run_id = model_of.folder.as_uri(), str(model_of.info["source_run_id"])
         created: Document = {

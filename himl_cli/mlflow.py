@@ -1,0 +1,480 @@
+"""Runs of himl's workspaces for MLflow's clients and its user interface, by plugins that MLflow finds by itself:
+
+    mlflow.set_tracking_uri("himl:.")
+    mlflow.search_runs(experiment_names=["train"])
+
+A URI is `himl:FOLDER` or `himl:///FOLDER` for a workspace's own folder (`.himl`), or for what himl's commands see in a
+folder (the local workspace and Azure ML side by side), and `himl://azureml` for the Azure ML workspace alone that is
+configured. `?workspace=SPEC` and `?config_file=PATH` are as the options of these names.
+
+Runs are read; their tags can be changed, and runs that are kept on this machine can be deleted, for good. Everything
+else is refused. Each error is an MlflowException with the sentences of himl's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import update_abstractmethods
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from functools import cache, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, quote, urlsplit
+from urllib.request import url2pathname
+
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2, model_registry_pb2
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.model_registry.abstract_store import AbstractStore as AbstractModelStore
+from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.utils.proto_json_utils import parse_dict
+from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
+
+from himl_cli.core.errors import (
+    BadUsage,
+    HimlError,
+    IntegrityFailed,
+    NotAllowed,
+    NotFound,
+    ServiceFailed,
+    WorkspaceNotFound,
+)
+from himl_cli.core.files import WORKSPACE_FOLDER
+from himl_cli.core.jobs import hyperparameters_of, value_text
+from himl_cli.core.logged import RunResults
+from himl_cli.core.runs import Run, RunQuery, own_tags
+from himl_cli.core.workspaces import HOW_TO_CONFIGURE
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
+from himl_cli.workspaces.resolve import local_folder, open_configured_azure, open_runs
+from mlflow import entities
+
+if TYPE_CHECKING:
+    from himl_cli.workspaces.local.tracking.models import ModelRegistry
+    from himl_cli.workspaces.local.tracking.protocol import Fields
+
+Plugin = TypeVar("Plugin", bound=type)
+AZURE = "azureml"  # as a URI's host
+# What MLflow's user interface knows an experiment for training by, which has no traces and prompts
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+VERBS = {"add", "complete", "copy", "create", "delete", "end", "finalize", "link", "log", "record", "register"}
+VERBS |= {"remove", "rename", "restore", "set", "start", "transition", "update", "upsert", "write"}
+CODES: Mapping[type[HimlError], Any] = {
+    NotFound: databricks_pb2.RESOURCE_DOES_NOT_EXIST,
+    BadUsage: databricks_pb2.INVALID_PARAMETER_VALUE,
+    NotAllowed: databricks_pb2.PERMISSION_DENIED,
+    ServiceFailed: databricks_pb2.TEMPORARILY_UNAVAILABLE,
+}
+
+
+@cache
+def open_uri(uri: str) -> Workspace:
+    """The workspace that a URI of the form above means. Raises BadUsage, NotFound, WorkspaceNotFound."""
+    parts = urlsplit(uri)
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    if parts.netloc not in ("", AZURE):
+        hint = f"Take himl:FOLDER, himl:///FOLDER or himl://{AZURE}."
+        raise BadUsage(f"'{uri}' names the host '{parts.netloc}', and himl's URIs have none.", hint=hint)
+    folder = Path(url2pathname(parts.path)).absolute() if parts.path.strip("/") else Path.cwd()
+    if not folder.is_dir():
+        raise NotFound(f"There is no folder '{folder}', which '{uri}' names.")
+    config_file, spec = options.get("config_file"), options.get("workspace")
+    if parts.netloc == AZURE and config_file is None:
+        azure = open_configured_azure(folder)
+        if azure is None:
+            raise WorkspaceNotFound(f"'{uri}' needs an Azure ML workspace: none is configured.", hint=HOW_TO_CONFIGURE)
+        return azure
+    if spec is None and config_file is None and folder.name == WORKSPACE_FOLDER:
+        spec = str(folder)
+    return open_runs(spec, config_file, start=folder)
+
+
+def absolute_uri(uri: str) -> str:
+    """The URI with the folder that it means now in it: another process has another folder of its own."""
+    parts = urlsplit(uri)
+    folder = Path(url2pathname(parts.path)).absolute() if parts.path.strip("/") else Path.cwd()
+    return f"himl://{parts.netloc}{folder.as_uri().removeprefix('file://')}{'?' * bool(parts.query)}{parts.query}"
+
+
+def translated(call: Callable[..., Any]) -> Callable[..., Any]:
+    """*call*, with himl's errors as MLflow's."""
+
+    @wraps(call)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except HimlError as err:
+            code = next((code for kind, code in CODES.items() if isinstance(err, kind)), databricks_pb2.INTERNAL_ERROR)
+            raise MlflowException(f"{err} {err.hint}".rstrip(), error_code=code) from err
+
+    return answer
+
+
+def read_only(plugin: Plugin) -> Plugin:
+    """Translate errors of the methods of *plugin*, and refuse what its bases would change and it does not define."""
+    for name in dir(plugin):
+        method = None if name.startswith("__") else getattr(plugin, name)
+        if not callable(method):
+            continue
+        if name in vars(plugin):
+            setattr(plugin, name, translated(method))
+        elif getattr(method, "__isabstractmethod__", False) or name.split("_")[0] in VERBS:
+            setattr(plugin, name, _refusal(name))
+    update_abstractmethods(plugin)
+    return plugin
+
+
+def _refusal(name: str) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        text = f"MLflow cannot {name.strip('_').replace('_', ' ')} here: himl's workspaces are read through MLflow, but"
+        hint = "for tags of runs and their deletion. 'himl submit' starts runs, and in Python himl_cli.create_run."
+        raise MlflowException(f"{text} {hint}", error_code=databricks_pb2.PERMISSION_DENIED)
+
+    return refuse
+
+
+@read_only
+class RunStore(AbstractStore):  # type: ignore[misc]
+    """The experiments and runs of a workspace as MLflow's tracking store. Children are runs with a parent."""
+
+    def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
+        super().__init__()
+        self._uri = absolute_uri(store_uri)
+        self._workspace = translated(open_uri)(self._uri)
+        self._names: dict[str, str] = {}  # of experiments, by their ids
+        self._deleted: set[str] = set()
+
+    def search_experiments(
+        self,
+        view_type: int = entities.ViewType.ACTIVE_ONLY,
+        max_results: int = 1000,
+        filter_string: str | None = None,
+        order_by: Sequence[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList:
+        found = [] if view_type == entities.ViewType.DELETED_ONLY else self._experiments()
+        found = SearchExperimentsUtils.filter(found, filter_string)
+        found = SearchExperimentsUtils.sort(found, order_by or ["creation_time DESC", "experiment_id ASC"])
+        return PagedList(*SearchUtils.paginate(found, page_token, max_results))
+
+    def _experiments(self) -> list[entities.Experiment]:
+        made = {name: _milliseconds(time) for name, time in self._workspace.experiments().items()}
+        self._names = {experiment_id(name): name for name in made}
+        tags = [entities.ExperimentTag(*pair) for pair in EXPERIMENT_TAGS.items()]
+        return [
+            entities.Experiment(number, name, self._uri, "active", tags, made[name], made[name])
+            for number, name in self._names.items()
+        ]
+
+    def get_experiment(self, experiment_id: str) -> entities.Experiment:
+        found = next((each for each in self._experiments() if each.experiment_id == experiment_id), None)
+        if found is None:
+            raise NotFound(f"There is no experiment of id '{experiment_id}' in {self._workspace.label}.")
+        return found
+
+    def get_experiment_by_name(self, experiment_name: str) -> entities.Experiment | None:
+        return next((each for each in self._experiments() if each.name == experiment_name), None)
+
+    def get_run(self, run_id: str) -> entities.Run:
+        run = self._workspace.run(run_id)
+        children = [*self._workspace.runs(RunQuery(parent=run_id, limit=500))]  # whose values are not its own
+        return self._entities([run], beside=children)[0]
+
+    def _search_runs(
+        self,
+        experiment_ids: Sequence[str],
+        filter_string: str | None,
+        run_view_type: int,
+        max_results: int,
+        order_by: Sequence[str] | None,
+        page_token: str | None,
+    ) -> tuple[list[entities.Run], str | None]:
+        if not self._names.keys() >= {*experiment_ids}:
+            self._experiments()
+        names = [self._names[each] for each in experiment_ids if each in self._names]
+        names = [] if run_view_type == entities.ViewType.DELETED_ONLY else names
+        runs = {run.id: run for name in names for run in self._workspace.runs(RunQuery(name, children=True))}
+        kinds = {each["type"] for each in SearchUtils.parse_search_filter(filter_string)}
+        kinds |= {SearchUtils.parse_order_by_for_search_runs(clause)[0] for clause in order_by or ()}
+        is_by_values = bool(kinds & {"metric", "parameter"})
+        found = self._entities(runs.values()) if is_by_values else map(self._entity, runs.values())
+        ordered = SearchUtils.sort(SearchUtils.filter([*found], filter_string), order_by)
+        page, token = SearchUtils.paginate(ordered, page_token, max_results)
+        return page if is_by_values else self._entities(runs[each.info.run_id] for each in page), token
+
+    def _entities(self, runs: Iterable[Run], beside: Sequence[Run] = ()) -> list[entities.Run]:
+        """*runs* with their last values; *beside* are runs whose values do not count as those of the runs above."""
+        runs = [*runs]
+        results, problems = self._results([*runs, *beside])
+        return [self._entity(run, results[run.id], problems.get(run.id, "")) for run in runs]
+
+    def _results(self, runs: Sequence[Run]) -> tuple[Mapping[str, RunResults], Mapping[str, str]]:
+        """What the runs logged, and of those whose record is damaged what is wrong."""
+        try:
+            return self._workspace.results(runs, wanted=lambda name: True, whole=False), {}
+        except HimlError as err:
+            if len(runs) == 1:
+                return {runs[0].id: RunResults()}, {runs[0].id: str(err)}
+            parts = [self._results([run]) for run in runs]
+            results = {run_id: each for found, _ in parts for run_id, each in found.items()}
+            return results, {run_id: text for _, problems in parts for run_id, text in problems.items()}
+
+    def _entity(self, run: Run, results: RunResults | None = None, problem: str = "") -> entities.Run:
+        from himl_cli.workspaces.local.tracking.tracked_runs import RUN_NAME, STATUS_NAMES, USER_TAG
+
+        results, name = results or RunResults(), run.display_name or run.id
+        tags = {tag: value for tag, value in run.tags.items() if tag.startswith("mlflow.")} | own_tags(run)
+        tags |= {
+            RUN_NAME: name,
+            "mlflow.parentRunId": run.parent or "",
+            "mlflow.note.content": tags.get("mlflow.note.content") or run.description,
+            "mlflow.source.name": run.command,
+            "himl.reason": "" if run.reason == run.status.value.lower() else run.reason,
+            "himl.problem": problem,
+            "himl.workspace": run.workspace,
+            "himl.studio": run.url,
+        }
+        began, ended = _milliseconds(run.started or run.created), run.ended and _milliseconds(run.ended)
+        metrics = [
+            entities.Metric(key, float(value), ended or began, results.steps.get(key, 0), run_id=run.id)
+            for key, value in results.last.items()
+            if isinstance(value, (int, float))
+        ]
+        parameters = {key: value_text(value) for key, value in hyperparameters_of(run.tags).items()}
+        info = entities.RunInfo(
+            run_id=run.id,
+            experiment_id=experiment_id(run.experiment),
+            user_id=run.tags.get(USER_TAG, ""),
+            status=STATUS_NAMES[run.status],
+            start_time=began,
+            end_time=ended,
+            lifecycle_stage="active",
+            artifact_uri=f"himl-run:/{quote(run.id)}?store={quote(self._uri, safe='')}",
+            run_name=name,
+        )
+        pairs = {**parameters, **results.parameters}
+        data = entities.RunData(
+            metrics,
+            [entities.Param(*pair) for pair in pairs.items()],
+            [entities.RunTag(key, value) for key, value in tags.items() if value],
+        )
+        return entities.Run(info, data, entities.RunInputs([]))
+
+    def get_metric_history(
+        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> PagedList:
+        found = self._points([run_id], metric_key)
+        return PagedList(*SearchUtils.paginate(found, page_token, max_results or max(len(found), 1)))
+
+    def _points(self, run_ids: Iterable[str], name: str) -> list[entities.Metric]:
+        """All points of one metric, run by run, by step, then time."""
+        runs = [self._workspace.run(run_id) for run_id in run_ids]
+        results = self._workspace.results(runs, wanted=lambda each: each == name, whole=True)
+        return [
+            entities.Metric(name, value, round(time * 1000), step, run_id=run.id)
+            for run in runs
+            if (series := results[run.id].series.get(name)) is not None
+            for step, value, time in zip(series.steps, series.values, series.times, strict=True)
+        ]
+
+    def get_metric_history_bulk_interval(
+        self,
+        run_ids: Sequence[str],
+        metric_key: str,
+        max_results: int,
+        start_step: int | None = None,
+        end_step: int | None = None,
+    ) -> list[entities.MetricWithRunId]:
+        """Points between two steps, thinned evenly to *max_results* a run; the first and the last stay."""
+        found: list[entities.MetricWithRunId] = []
+        by_run: dict[str, list[entities.Metric]] = {run_id: [] for run_id in run_ids}
+        for point in self._points(by_run, metric_key):
+            if (start_step is None or point.step >= start_step) and (end_step is None or point.step <= end_step):
+                by_run[point.run_id].append(point)
+        for run_id, points in by_run.items():
+            last, most = len(points) - 1, max(max_results, 2)
+            places = range(len(points)) if last < most else (number * last // (most - 1) for number in range(most))
+            found += [entities.MetricWithRunId(points[place], run_id) for place in places]
+        return found
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[entities.Metric],
+        params: Sequence[entities.Param],
+        tags: Sequence[entities.RunTag],
+    ) -> None:
+        if metrics or params:
+            _refusal("log_metrics_and_parameters")()
+        self._workspace.tag(run_id, {tag.key: tag.value for tag in tags})
+
+    def set_tag(self, run_id: str, tag: entities.RunTag) -> None:
+        self._workspace.tag(run_id, {tag.key: tag.value})
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Leave the tag empty, which is as if it were not there."""
+        self._workspace.tag(run_id, {key: ""})
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete the run with its children and all their files, for good. Where a run above it was deleted just now,
+        nothing is left to do. Raises NotAllowed for a run that is not kept on this machine."""
+        if run_id in self._deleted:
+            return
+        home = self._workspace.home_of(run_id)
+        if not isinstance(home, FolderWorkspace):
+            raise NotAllowed(f"Run '{run_id}' is kept in {home.label}, where himl deletes nothing.")
+        below, found = {run_id}, [run_id]
+        while found:
+            found = [child.id for parent in found for child in home.runs(RunQuery(parent=parent))]
+            below.update(found)
+        home.delete(run_id)
+        self._deleted |= below
+
+    def search_traces(self, *args: Any, **kwargs: Any) -> tuple[list[Any], None]:
+        return [], None
+
+    def search_logged_models(self, *args: Any, **kwargs: Any) -> PagedList:
+        return PagedList([], None)
+
+
+def experiment_id(name: str) -> str:
+    from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
+
+    return experiment_number(name)
+
+
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
+
+
+@read_only
+class RunArtifacts(ArtifactRepository):  # type: ignore[misc]
+    """The files of the run that a URI of a `RunStore` names, or of a folder in it."""
+
+    def __init__(self, artifact_uri: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(artifact_uri, *args, **kwargs)
+        parts = urlsplit(artifact_uri)
+        self._run_id, _, self._folder = url2pathname(parts.path).replace("\\", "/").lstrip("/").partition("/")
+        self._uri = parse_qs(parts.query)["store"][-1]
+
+    @property
+    def _files(self) -> BlobStore:
+        return open_uri(self._uri).run_files(self._run_id)
+
+    def _name(self, path: str | None) -> str:
+        return "/".join(part.strip("/") for part in (self._folder, path or "") if part.strip("/"))
+
+    def list_artifacts(self, path: str | None = None) -> list[entities.FileInfo]:
+        """Files and folders right below *path*, sorted by name; nothing below a file."""
+        start = f"{self._name(path)}/".lstrip("/")
+        beside = len(f"{self._folder}/".lstrip("/"))
+        found: dict[str, entities.FileInfo] = {}
+        for page in self._files.list(start):
+            for blob in page:
+                first, slash, _ = blob.name[len(start) :].partition("/")
+                name = f"{start}{first}"[beside:]
+                found.setdefault(name, entities.FileInfo(name, bool(slash), None if slash else blob.size))
+        return [*found.values()]
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        """Write the bytes as they come. Raises NotFound, IntegrityFailed where they have not the MD5 on record."""
+        name, files = self._name(remote_file_path), self._files
+        blob = files.stat(name)
+        if blob is None:
+            raise NotFound(f"Run '{self._run_id}' has no file '{name}'.")
+        digest = hashlib.md5(usedforsecurity=False)
+        with open(local_path, "wb") as target:
+            for data in files.read(name):
+                digest.update(data)
+                target.write(data)
+        if blob.md5 is not None and digest.digest() != blob.md5 and files.stat(name) == blob:
+            raise IntegrityFailed(f"'{name}' of run '{self._run_id}' arrived with other bytes than it has there.")
+
+    def get_local_path(self, artifact_path: str) -> str | None:
+        """Where the file lies on this machine; None where it does not, so that it has to be downloaded."""
+        files = self._files
+        path = files.path_of(self._name(artifact_path)) if isinstance(files, LocalStore) else None
+        return str(path) if path is not None and path.is_file() else None
+
+
+@read_only
+class ModelStore(AbstractModelStore):  # type: ignore[misc]
+    """The models that jobs registered in a local workspace, as MLflow's registry; of Azure ML it has none."""
+
+    def __init__(self, store_uri: str | None = None, tracking_uri: str | None = None) -> None:
+        super().__init__(store_uri, tracking_uri)
+        self._folder = local_folder(translated(open_uri)(absolute_uri(store_uri or "himl:.")))
+
+    def _ask(self, call: Callable[[ModelRegistry, Fields], Any], **fields: Any) -> Any:
+        """What the registry of the local workspace answers to a request with *fields*. Raises NotFound where there is
+        no such workspace, and MlflowException."""
+        from himl_cli.workspaces.local.run_store import Database
+        from himl_cli.workspaces.local.tracking.models import ModelRegistry
+        from himl_cli.workspaces.local.tracking.protocol import Fields, RequestError
+
+        if self._folder is None:
+            raise NotFound("Models are registered in local workspaces only, and there is none.")
+        given = Fields({name: value for name, value in fields.items() if value is not None})
+        try:
+            with closing(Database(self._folder / "workspace.db")) as database:
+                return call(ModelRegistry(database), given)
+        except RequestError as err:
+            raise MlflowException(str(err), error_code=databricks_pb2.ErrorCode.Value(err.code)) from err
+
+    def _search(self, what: str, make: Callable[[Any], Any], *given: Any) -> PagedList:
+        names = ("filter", "max_results", "order_by", "page_token")
+        fields = dict(zip(names, given, strict=True))
+        answer = self._ask(lambda registry, asked: registry.search(what, asked), **fields) if self._folder else {}
+        return PagedList([make(each) for each in answer.get(what, [])], answer.get("next_page_token"))
+
+    def search_registered_models(
+        self,
+        filter_string: str | None = None,
+        max_results: int | None = None,
+        order_by: Sequence[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList:
+        return self._search("registered_models", _model, filter_string, max_results, order_by, page_token)
+
+    def search_model_versions(
+        self,
+        filter_string: str | None = None,
+        max_results: int | None = None,
+        order_by: Sequence[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList:
+        return self._search("model_versions", _version, filter_string, max_results, order_by, page_token)
+
+    def get_registered_model(self, name: str) -> RegisteredModel:
+        return _model(self._ask(lambda registry, asked: registry.get("model", asked), name=name)["registered_model"])
+
+    def get_latest_versions(self, name: str, stages: Sequence[str] | None = None) -> list[ModelVersion]:
+        answer = self._ask(lambda registry, asked: registry.latest_versions(asked), name=name, stages=stages)
+        return [_version(each) for each in answer["model_versions"]]
+
+    def get_model_version(self, name: str, version: str | int) -> ModelVersion:
+        asked = {"name": name, "version": str(version)}
+        return _version(self._ask(lambda registry, asked: registry.get("version", asked), **asked)["model_version"])
+
+    def get_model_version_download_uri(self, name: str, version: str | int) -> str:
+        asked = {"name": name, "version": str(version)}
+        return str(self._ask(lambda registry, asked: registry.get("uri", asked), **asked)["artifact_uri"])
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
+        answer = self._ask(lambda registry, asked: registry.get("alias", asked), name=name, alias=alias)
+        return _version(answer["model_version"])
+
+
+def _model(form: Mapping[str, Any]) -> RegisteredModel:
+    message = model_registry_pb2.RegisteredModel()
+    parse_dict(form, message)
+    return RegisteredModel.from_proto(message)
+
+
+def _version(form: Mapping[str, Any]) -> ModelVersion:
+    message = model_registry_pb2.ModelVersion()
+    parse_dict(form, message)
+    return ModelVersion.from_proto(message)
