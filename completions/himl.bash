@@ -64,6 +64,7 @@ _himl_table() {
             +--input=
             +--output=
             +--keep=
+            --no_system_metrics
             --default_datastore=
             --checkpoint=runs+files
             +--sweep=
@@ -148,6 +149,7 @@ _himl_table() {
             --children
             --child_arg=
             +--metrics=
+            --system
             --no_stats
             --output_csv=files
             --output_parquet=files

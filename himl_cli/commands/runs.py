@@ -109,6 +109,7 @@ def aggregate(
         "Name the columns by this tag or argument.  [default: what differs between them]", "NAME", panel="Metrics"
     ),
     metrics: Sequence[str] = option("Only metrics of these names.", "GLOB,...", many=True, parse=parse_list),
+    system: bool = option("The machine's metrics, system/..., alone or beside --metrics.", default=False),
     no_stats: bool = option("No mean, std, min, max and median.", default=False),
     output_csv: str | None = option("The table as CSV.", "FILE"),
     output_parquet: str | None = option("All points as Parquet, a row a point.", "FILE"),
@@ -126,9 +127,11 @@ def aggregate(
       himl runs aggregate --run abc --metrics 'val/*' --plot curves.png
       himl runs aggregate --experiment train --num_runs 5 --output_csv seeds.csv
     """
+    from himl_cli.core.logged import SYSTEM
     from himl_cli.services.runs.aggregate import aggregate as aggregated
     from himl_cli.services.runs.aggregate import choose_runs, statistics_of
 
+    metrics = [*metrics, *([f"{SYSTEM}*"] if system else [])]
     given = {CSV: output_csv, PARQUET: output_parquet, PLOT: plot}
     files = {name: Path(path) for name, path in given.items() if path is not None}
     _check_files(files)

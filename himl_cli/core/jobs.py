@@ -339,6 +339,7 @@ class JobOptions:
     display_name: str = field(default="", metadata={"files": "pipeline yaml"})
     description: str = field(default="", metadata={"files": "pipeline yaml"})
     default_datastore: str | None = field(default=None, metadata={"files": "pipeline yaml_local"})
+    no_system_metrics: bool = field(default=False, metadata={"only": "local", "files": "pipeline yaml_local"})
     instance_type: str = field(default="", metadata={"only": "cluster"})
     job_tier: str | None = field(
         default=None, metadata={"only": "cluster", "choices": ("spot", "basic", "standard", "premium")}

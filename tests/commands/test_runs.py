@@ -290,7 +290,8 @@ def record_trial(workspace: LocalWorkspace, number: int, values: Mapping[str, ob
 def workspace(project: Path) -> LocalWorkspace:
     found = RecordedRuns(project).workspace
     found.start_run(Run(SWEEP, "sweep"))
-    record_trial(found, 0, {"lr": 0.1}, [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), writing.scalar("word", "tab\there")])
+    machine = curve("system/gpu_0_utilization_percentage", 40.0, 60.0)
+    record_trial(found, 0, {"lr": 0.1}, [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), *machine, writing.scalar("word", "tab\there")])
     record_trial(found, 1, {"lr": 0.01}, curve("val/loss", 2.0), FAILED)
     record_trial(found, 2, {"lr": 0.001}, [*curve("val/loss", 9.0, 3.0), *curve("acc", 0.25)])
     found.end_run(SWEEP, COMPLETED)
@@ -327,6 +328,13 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
         done = himl("runs", "aggregate", "nope", *options)
         assert (done.code, words in done.stderr) == (2, True), done.stderr
     assert [path.name for path in project.iterdir()] == [".himl"]
+    for words, names in (
+        ("--metrics *", ["acc", "val/loss", "word"]),
+        ("--system", ["system/gpu_0_utilization_percentage"]),
+        ("--system --metrics *loss", ["system/gpu_0_utilization_percentage", "val/loss"]),
+        ("--metrics system/gpu*", ["system/gpu_0_utilization_percentage"]),
+    ):
+        assert himl.ok("runs", "aggregate", SWEEP, *words.split(), "--json").json()["metrics"] == names
     done = himl.ok("runs", "aggregate", SWEEP)
     assert [line.split("\t") for line in done.stdout.splitlines()] == [
         ["metric", "mean", "std", "min", "max", "median", "0.1", "0.01", "0.001"],

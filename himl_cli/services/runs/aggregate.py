@@ -22,7 +22,7 @@ from himl_cli.core.events import Notify, ignore
 from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, Scalar, hyperparameters_of, value_text, values_text
-from himl_cli.core.logged import STATISTICS, Aggregation, Child, RunResults, Value
+from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Value
 from himl_cli.core.runs import Run, RunSelection, own_name, own_tags
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run
 from himl_cli.workspaces.base import Workspace
@@ -199,10 +199,12 @@ def aggregate(
 
 
 def matching(globs: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a name matches one of *globs*, to the letter; every name does where there are none."""
-    if not globs:
-        return lambda name: True
-    return lambda name: any(name == glob or fnmatchcase(name, glob) for glob in globs)
+    """Whether a name matches one of *globs*, to the letter; where there are none, every name does. What begins with
+    `system/` is matched by globs alone that begin so."""
+    return lambda name: any(
+        (name == glob or fnmatchcase(name, glob)) and name.startswith(SYSTEM) <= glob.startswith(SYSTEM)
+        for glob in globs or ("*",)
+    )
 
 
 def _by_fold(runs: Sequence[Run], values: Sequence[object]) -> list[Run]:

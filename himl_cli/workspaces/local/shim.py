@@ -2,7 +2,8 @@
 imports nothing of himl.
 
 stdin: words from the supervisor, a line each (INT, TERM, KILL); its end means that the supervisor is gone.
-stdout: one JSON object a line: `{"pid": 7}` at the start, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
+stdout: one JSON object a line: `{"pid": 7, "parent": 5}` at the start, the command's process and the one that started
+this one, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
 stderr: the job's log; the command gets it as both its stdout and stderr.
 
 STDIN is what the command reads: a device, or the number of a handle; '' gives it nothing to read. The command gets a
@@ -191,7 +192,7 @@ def main(stdin: str, command: list[str]) -> None:
     except OSError as err:
         report(error=f"cannot start '{command[0]}': {err.strerror or err}")
         return
-    report(pid=process.pid)
+    report(pid=process.pid, parent=os.getppid())
     threading.Thread(target=obey, args=(family,), daemon=True).start()
     code = family.wait(process)
     family.end(SECONDS_TO_LEAVE)

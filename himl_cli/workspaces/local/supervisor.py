@@ -38,6 +38,7 @@ from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome,
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import VARIABLES, become_subreaper, children_of
 from himl_cli.workspaces.local.staging import ATTEMPTS, JobFiles, Stopped
+from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
@@ -84,13 +85,16 @@ class Supervisor(RunProcess):
             env = job_environment(self._request, os.environ)
             if "MLFLOW_TRACKING_URI" not in spec.env:  # a server of the user's own knows nothing of our run
                 env = tracking.environment(env)
+            env |= spec.env
             store.start(run_id)
             if spec.slurm and spec.parent:
                 store.start_parent(spec.parent)
-            ranks = self._start_ranks({**env, **spec.env})
+            ranks = self._start_ranks(env)
             report("started")
             tracking.serve()
-            outcome = self._outcome_of_ranks(*self._watch(ranks))
+            is_sampled = not spec.no_system_metrics and ENABLED not in env
+            with sampling(self.folder.path, env, lambda: ranks[0].parent) if is_sampled else contextlib.nullcontext():
+                outcome = self._outcome_of_ranks(*self._watch(ranks))
         finally:  # what comes after the script cannot change how it ended: what fails is said beside that
             problem = ""
             try:
@@ -220,7 +224,7 @@ class Rank:
     """One process of the job: starts the command under its shim; its end arrives in *ends*.
 
     *stdin* is that of the request. The command's output goes straight to *log* (append mode), so a log line is never
-    lost to a dying supervisor.
+    lost to a dying supervisor. `parent` is the process that started the shims of this node; 0: it is not known yet.
     """
 
     def __init__(
@@ -235,6 +239,7 @@ class Rank:
     ) -> None:
         self._number = number
         self._ends = ends
+        self.parent = os.getpid()
         with log.open("ab") as stream:
             self._shim = subprocess.Popen(
                 [*SHIM, stdin, *command],
@@ -291,6 +296,7 @@ class RanksOfNodes(Rank):
         ends: queue.Queue[RankEnd],
     ) -> None:
         self._count, self._ends = request.rank_count or 1, ends
+        self._count_here, self.parent = request.spec.processes or 1, 0
         options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
         options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
         options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
@@ -322,6 +328,8 @@ class RanksOfNodes(Rank):
         for line in self._shim.stdout:
             with contextlib.suppress(ValueError, KeyError):  # what a node's prologue prints
                 facts = json.loads(line)
+                if "parent" in facts and facts["rank"] < self._count_here:
+                    self.parent = facts["parent"]
                 if (end := _end_of(facts)) is not None:
                     left.remove(facts["rank"])
                     self._ends.put((facts["rank"], *end))
