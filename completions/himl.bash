@@ -6,7 +6,7 @@ _himl_table() {
     verbs='' rows='' kinds=''
     case $1 in
     'himl')
-        verbs='submit runs tb download checkpoint datastore montage tiles dsa init workspace doctor completion'
+        verbs='submit runs ui tb download checkpoint datastore montage tiles dsa init workspace doctor completion'
         rows='
             --version
             --help|-h
@@ -247,6 +247,21 @@ _himl_table() {
             --help|-h
         '
         kinds='list+runs...'
+        ;;
+    'himl ui')
+        rows='
+            --port=
+            --host=
+            --open
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
         ;;
     'himl tb')
         rows='

@@ -7,6 +7,7 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
             printf '%s\t%s\n' \
                 'submit' 'Run a script, a module or a shell script as a job' \
                 'runs' 'List, show, follow, cancel, tag and delete runs' \
+                'ui' 'Show runs in MLflow\'s user interface' \
                 'tb' 'Show runs in TensorBoard, also while they go on' \
                 'download' 'Download the files of runs, checked by MD5' \
                 'checkpoint' 'Fetch checkpoints of runs, push changed ones, make links' \
@@ -255,6 +256,19 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
                 '--latest_run_file=files' 'The run that this file names' \
                 '--children' 'The children of those runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
+                '--config_file=files:.json' 'An Azure config.json' \
+                '--format=choice:human,json,quiet' 'human, json or quiet' \
+                '--json' 'One JSON document on stdout' \
+                '--quiet|-q' 'Ids or paths alone on stdout' \
+                '--verbose|-v' 'Debug log and tracebacks on stderr' \
+                '--yes' 'Never ask; take yes for the answer' \
+                '--help|-h' 'Show this message and exit'
+        case 'himl ui'
+            printf '%s\t%s\n' \
+                '--port=' 'Its port; the next free one if that is taken' \
+                '--host=' 'Its host; any but localhost lets other machines in' \
+                '--open' 'Open it in the browser' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
                 '--config_file=files:.json' 'An Azure config.json' \
                 '--format=choice:human,json,quiet' 'human, json or quiet' \

@@ -10,6 +10,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
                 'submit', 'Run a script, a module or a shell script as a job',
                 'runs', 'List, show, follow, cancel, tag and delete runs',
+                'ui', 'Show runs in MLflow''s user interface',
                 'tb', 'Show runs in TensorBoard, also while they go on',
                 'download', 'Download the files of runs, checked by MD5',
                 'checkpoint', 'Fetch checkpoints of runs, push changed ones, make links',
@@ -289,6 +290,24 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
+        }
+        'himl ui' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--port=', 'Its port; the next free one if that is taken',
+                '--host=', 'Its host; any but localhost lets other machines in',
+                '--open', 'Open it in the browser',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
+                '--config_file=files:.json', 'An Azure config.json',
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @()
         }
         'himl tb' = @{
             Verbs = @(

@@ -32,7 +32,8 @@ class Listed(NamedTuple):
 COMMANDS = {
     "submit": Listed("himl_cli.commands.submit", "Run a script, a module or a shell script as a job.", "Jobs and runs"),
     "runs": Listed("himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"),
-    "tb": Listed("himl_cli.commands.tb", "Show runs in TensorBoard, also while they go on.", "Jobs and runs"),
+    "ui": Listed("himl_cli.commands.web:ui_app", "Show runs in MLflow's user interface.", "Jobs and runs"),
+    "tb": Listed("himl_cli.commands.web:tb_app", "Show runs in TensorBoard, also while they go on.", "Jobs and runs"),
     "download": Listed("himl_cli.commands.files:download_app", "Download the files of runs, checked by MD5.", "Files"),
     "checkpoint": Listed(
         "himl_cli.commands.checkpoint", "Fetch checkpoints of runs, push changed ones, make links.", "Files"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 from urllib.request import url2pathname
 
+from mlflow.entities.metric import MetricWithRunId
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2, model_registry_pb2
@@ -201,7 +202,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         kinds |= {SearchUtils.parse_order_by_for_search_runs(clause)[0] for clause in order_by or ()}
         is_by_values = bool(kinds & {"metric", "parameter"})
         found = self._entities(runs.values()) if is_by_values else map(self._entity, runs.values())
-        ordered = SearchUtils.sort(SearchUtils.filter([*found], filter_string), order_by)
+        ordered = SearchUtils.sort(SearchUtils.filter([*found], filter_string), [*(order_by or ())])
         page, token = SearchUtils.paginate(ordered, page_token, max_results)
         return page if is_by_values else self._entities(runs[each.info.run_id] for each in page), token
 
@@ -234,7 +235,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             "mlflow.source.name": run.command,
             "himl.reason": "" if run.reason == run.status.value.lower() else run.reason,
             "himl.problem": problem,
-            "himl.workspace": run.workspace,
+            "himl.workspace": run.workspace if run.url else "",
             "himl.studio": run.url,
         }
         began, ended = _milliseconds(run.started or run.created), run.ended and _milliseconds(run.ended)
@@ -287,9 +288,9 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         max_results: int,
         start_step: int | None = None,
         end_step: int | None = None,
-    ) -> list[entities.MetricWithRunId]:
+    ) -> list[MetricWithRunId]:
         """Points between two steps, thinned evenly to *max_results* a run; the first and the last stay."""
-        found: list[entities.MetricWithRunId] = []
+        found: list[MetricWithRunId] = []
         by_run: dict[str, list[entities.Metric]] = {run_id: [] for run_id in run_ids}
         for point in self._points(by_run, metric_key):
             if (start_step is None or point.step >= start_step) and (end_step is None or point.step <= end_step):
@@ -297,7 +298,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         for run_id, points in by_run.items():
             last, most = len(points) - 1, max(max_results, 2)
             places = range(len(points)) if last < most else (number * last // (most - 1) for number in range(most))
-            found += [entities.MetricWithRunId(points[place], run_id) for place in places]
+            found += [MetricWithRunId(points[place], run_id) for place in places]
         return found
 
     def log_batch(
@@ -335,6 +336,9 @@ class RunStore(AbstractStore):  # type: ignore[misc]
 
     def search_traces(self, *args: Any, **kwargs: Any) -> tuple[list[Any], None]:
         return [], None
+
+    def _search_datasets(self, experiment_ids: Sequence[str]) -> list[Any]:
+        return []
 
     def search_logged_models(self, *args: Any, **kwargs: Any) -> PagedList:
         return PagedList([], None)
@@ -427,6 +431,7 @@ class ModelStore(AbstractModelStore):  # type: ignore[misc]
     def _search(self, what: str, make: Callable[[Any], Any], *given: Any) -> PagedList:
         names = ("filter", "max_results", "order_by", "page_token")
         fields = dict(zip(names, given, strict=True))
+        fields["order_by"] = [*(fields["order_by"] or ())]
         answer = self._ask(lambda registry, asked: registry.search(what, asked), **fields) if self._folder else {}
         return PagedList([make(each) for each in answer.get(what, [])], answer.get("next_page_token"))
 

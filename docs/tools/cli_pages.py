@@ -22,6 +22,7 @@ GUIDES = {
     "submit": "submit.md",
     "runs aggregate": "many-runs.md",
     "tb": "tensorboard.md",
+    "ui": "ui.md",
     "checkpoint": "checkpoints.md",
     "datastore": "datasets.md",
     "montage": "montage.md",
@@ -36,6 +37,7 @@ GUIDES = {
 WORLDS = {
     "submit": "azure prelude=stopped",
     "tb": "here until=http://",
+    "ui": "here until=http://",
     "runs cancel": "here prelude=running",
     "runs delete": "here answer=y",
     "checkpoint": "azure",

@@ -54,6 +54,7 @@ OTHER_WORDS = {
     "runner": "submit",
     "exec": "submit",
     "tensorboard": "tb",
+    "mlflow": "ui",
     "login": "doctor",
     "get": "download",
     "put": "upload",

@@ -214,7 +214,7 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
         board.says("TensorBoard's data server ended: TensorBoard is started again.")
         until(lambda: answers(board.url), "it answers")
         board.shows(RUN, VALUES)
-        kill("tensorboard.program")
+        kill("server_program")
         assert board.process.wait(60) == 1
         said = re.fullmatch(r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk.partition("started again.\n")[2])
         assert said, board.talk

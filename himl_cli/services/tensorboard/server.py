@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import (
-    BadUsage,
-    DiskFailed,
     HimlError,
     IntegrityFailed,
     NotAllowed,
@@ -31,9 +22,10 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
 from himl_cli.core.jobs import MANY
-from himl_cli.core.processes import detached, end_detached, take_time_to_end
+from himl_cli.core.processes import take_time_to_end
 from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.core.text import listed, named, read_json
+from himl_cli.services.child_server import SECONDS_TO_END, ChildServer, free_port, get
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
 from himl_cli.services.tensorboard.shown_runs import BackgroundCalls, Changes, SelectedRuns
 from himl_cli.services.transfer.local_files import disk_error
@@ -42,14 +34,9 @@ log = logging.getLogger(__name__)
 
 # Stands for the list of runs, beside the ids of runs, among what fails.
 RUN_LIST = ""
-SECONDS_TO_END = 5.0
 PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # as gRPC reads them, the first that is there
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 CHECK_SECONDS, FAILED_CHECKS, RESTARTS = 2.0, 2, 3
-ANSWER_SECONDS, DATA_ANSWER_SECONDS = 1.0, 20.0
-PORTS_TRIED, LAST_PORT = 100, 65535
-IS_WINDOWS = sys.platform == "win32"
-TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}  # Windows: of a port that somebody has exclusively
+DATA_ANSWER_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -300,13 +287,7 @@ def serve(
         shown.root.mkdir()
         with closing(TensorBoard(shown.root, host, free, refresh, notify)) as server:
             runs.start()
-            if port not in (free, 0):
-                notify(Notice(f"Port {port} is taken: TensorBoard takes {free}."))
-            is_loopback = host.lower() == "localhost"
-            with suppress(ValueError):
-                is_loopback = ipaddress.ip_address(host).is_loopback
-            if not is_loopback:
-                notify(Notice(f"Nobody has to sign in to TensorBoard: whoever reaches {host}:{free} sees these runs."))
+            server.tell_address(port)
             poller = Poller(runs, shown, refresh, notify)
             is_up, is_first = False, True
             try:
@@ -326,68 +307,50 @@ def serve(
                 raise
 
 
-class TensorBoard:
-    """TensorBoard over *folder*, at *host* and *port*, from now on until it is closed.
+class TensorBoard(ChildServer):
+    """TensorBoard over the runs in *folder*; the folder above is its own."""
 
-    The folder above *folder* is its own: it has its output, it is where TensorBoard puts temporary files, and it is
-    gone if whoever started this is killed.
-    """
+    name = "TensorBoard"
+    version_check = "python -m tensorboard.main --version"
 
     def __init__(self, folder: Path, host: str, port: int, refresh: int, notify: Notify = ignore) -> None:
         self._folder = folder
-        self._log = folder.parent / "tensorboard.log"
-        self._host = host
-        self._address = ANY_ADDRESS.get(host, host)
-        self._port = port
         self._refresh = refresh
-        self._notify = notify
-        self._was_up = False
         self._checks: BackgroundCalls[int, int] = BackgroundCalls(
-            lambda port: _get(self._address, port, "/data/runs", DATA_ANSWER_SECONDS)[0]
+            lambda port: get(self._address, port, "/data/runs", DATA_ANSWER_SECONDS)[0]
         )
         self._check_at = 0.0
         self._failed_checks = 0
         self._restarts = 0
-        self._process = self._start()
+        super().__init__(folder.parent, host, port, notify)
 
     @property
-    def url(self) -> str:
-        host = socket.gethostname() if self._host in ANY_ADDRESS else self._host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/"
+    def arguments(self) -> Sequence[str]:
+        return [
+            "tensorboard",
+            f"--logdir={self._folder}",
+            f"--host={self._host}",
+            f"--port={self._port}",
+            f"--reload_interval={min(5, self._refresh)}",  # seconds between two readings of the disk
+            "--reload_multifile=true",
+            "--reload_multifile_inactive_secs=-1",
+        ]
 
-    def is_up(self) -> bool:
-        """Whether it answers: it, and not another server that took the port first."""
-        self._was_up = self._was_up or serves(self._folder, self._address, self._port)
-        return self._was_up
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """As here, and the way to TensorBoard's data server never goes through a proxy."""
+        exceptions = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
+        return {**os.environ, PROXY_EXCEPTIONS[0]: ",".join(filter(None, (exceptions, *LOCAL_HOSTS)))}
+
+    def answers(self) -> bool:
+        return serves(self._folder, self._address, self._port)
 
     def check(self) -> None:
-        """See that it runs; where somebody took its port while it started, it is started again at the next one.
-
-        Raises HimlError, with the last line of its output, where it has ended by itself.
-        """
-        code = self._process.poll()
-        if code is None:
-            if self._was_up:
-                self._check_data_server()
+        """As usual; and where its data server, which has all that was read in memory, is gone, restart TensorBoard:
+        then it answers, several times, that it cannot read. Raises HimlError where that was done too often."""
+        super().check()
+        if not self._was_up:
             return
-        if not self._was_up and not _is_free(self._host, self._port):
-            taken, self._port = self._port, free_port(self._host, self._port)
-            self._notify(Notice(f"Port {taken} is taken: TensorBoard takes {self._port}."))
-            self.close()
-            self._process = self._start()
-            return
-        ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
-        with suppress(ValueError):
-            ending = f"was ended by {signal.Signals(-code).name}"
-        lines: list[str] = []
-        with suppress(OSError):
-            lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-        raise HimlError(f"TensorBoard {ending}: {last}", hint="Does 'python -m tensorboard.main --version' work?")
-
-    def _check_data_server(self) -> None:
-        """Restart TensorBoard where its data server, which has all that was read in memory, is gone: then it answers,
-        several times, that it cannot read. Raises HimlError where that was done too often."""
         checked = self._checks.next(0)
         if checked is not None:
             self._check_at = time.monotonic() + CHECK_SECONDS
@@ -406,112 +369,13 @@ class TensorBoard:
         self._failed_checks = 0
         self._notify(Notice("TensorBoard's data server ended: TensorBoard is started again."))
         # Before its pipe closes: at that it takes the folder with all that is shown with it
-        end_detached(self._process)
-        self.close()
-        self._process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        options = [
-            f"--logdir={self._folder}",
-            f"--host={self._host}",
-            f"--port={self._port}",
-            f"--reload_interval={min(5, self._refresh)}",  # seconds between two readings of the disk
-            "--reload_multifile=true",
-            "--reload_multifile_inactive_secs=-1",
-        ]
-        own = str(self._folder.parent)
-        # The way to TensorBoard's data server never goes through a proxy. Where the temporary files of all users lie,
-        # TensorBoard fails over a folder that another user left
-        exceptions = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
-        environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own)
-        environment[PROXY_EXCEPTIONS[0]] = ",".join(filter(None, (exceptions, *LOCAL_HOSTS)))
-        try:
-            with self._log.open("wb") as output:
-                return subprocess.Popen(
-                    [sys.executable, "-m", "himl_cli.services.tensorboard.program", own, *options],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    env=environment,
-                    cwd=own,  # `-m` looks there first: nothing of the user's may be taken for TensorBoard
-                    **detached(),
-                )
-        except OSError as err:
-            raise DiskFailed(f"Cannot start TensorBoard: {err.strerror or err}.") from err
-
-    def close(self) -> None:
-        try:
-            self._process.communicate(timeout=SECONDS_TO_END)  # which closes its standard input, and waits
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            end_detached(self._process)
-
-
-def _get(host: str, port: int, path: str, seconds: float) -> tuple[int, bytes]:
-    """The status and content of an answer from this machine, 0 for none; no proxy is asked."""
-    with (
-        suppress(OSError, HTTPException, ValueError),
-        closing(HTTPConnection(host, port, timeout=seconds)) as connection,
-    ):
-        connection.request("GET", path, headers={"Connection": "close"})
-        answer = connection.getresponse()
-        return answer.status, answer.read(100_000)
-    return 0, b""
+        self.end_at_once()
+        self.restart()
 
 
 def serves(folder: Path, host: str, port: int) -> bool:
     """Whether a TensorBoard over *folder* answers at *host* and *port*."""
     answer: Any = None
     with suppress(ValueError):
-        answer = read_json(_get(host, port, "/data/environment", ANSWER_SECONDS)[1])
+        answer = read_json(get(host, port, "/data/environment")[1])
     return isinstance(answer, dict) and answer.get("data_location") == str(folder)
-
-
-def free_port(host: str, first: int) -> int:
-    """*first*, or the next port that is free at *host*; any free one for 0.
-
-    Raises BadUsage for a host that is not this machine and for a port that only an administrator may take, HimlError
-    where all are taken.
-    """
-    if first == 0:
-        with socket.socket() as anywhere:
-            anywhere.bind(("", 0))
-            return int(anywhere.getsockname()[1])
-    last = min(first + PORTS_TRIED - 1, LAST_PORT)
-    port = next((port for port in range(first, last + 1) if _is_free(host, port)), None)
-    if port is None:
-        raise HimlError(f"The ports {first} to {last} are all taken.", hint="Name another one with --port.")
-    return port
-
-
-def _is_free(host: str, port: int) -> bool:
-    """Whether the port is free at all addresses of *host*: `localhost` may be two, and a browser takes either. Raises
-    BadUsage as `free_port` does."""
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as err:
-        raise BadUsage(
-            f"There is no host '{host}': {err.strerror or err}.",
-            hint="--host takes a name or an address of this machine.",
-        ) from err
-    usable = 0
-    for family, kind, protocol, _, address in addresses:
-        try:
-            with socket.socket(family, kind, protocol) as probe:
-                if not IS_WINDOWS:  # an ended server's port may be had again at once
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                probe.listen(1)
-            usable += 1
-        except OSError as err:
-            if err.errno in TAKEN:
-                return False
-            if err.errno == errno.EACCES:
-                raise BadUsage(
-                    f"Port {port} is for administrators only.", hint="Take one from 1024 on, as --port 6006."
-                ) from err
-    if not usable:
-        raise BadUsage(
-            f"'{host}' is not an address of this machine.",
-            hint="Leave --host out, or give 0.0.0.0 for all its addresses.",
-        )
-    return True

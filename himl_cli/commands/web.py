@@ -1,13 +1,14 @@
-"""`himl tb`: runs in TensorBoard.
+"""`himl tb` and `himl ui`: runs in the browser, in TensorBoard and in MLflow's user interface.
 
 Services are imported in the functions that need them, so that help comes at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
@@ -25,7 +26,38 @@ from himl_cli.core.text import non_blank
 if TYPE_CHECKING:
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
-app = group()
+tb_app, ui_app = group(), group()
+HOST = option("Its host; any but localhost lets other machines in.", "HOST", "localhost", parse=non_blank)
+OPEN = option("Open it in the browser.", default=False, names=("--open",))
+
+
+@command(ui_app, "ui")
+def ui(
+    *,
+    port: int = option("Its port; the next free one if that is taken.", "N", 5000, panel="MLflow"),
+    host: str = HOST,
+    open_browser: bool = OPEN,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+) -> None:
+    """Show runs in MLflow's user interface, also while they go on.
+
+    All runs of the workspace, those kept here and those of Azure ML side by side: tables, curves, comparisons, files.
+    Tags can be changed, and runs that are kept here can be deleted, for good. Needs the extra ui. Ctrl-C ends it.
+
+    \b
+      himl ui
+      himl ui --open --workspace local
+    """
+    from himl_cli.services.child_server import check_port
+    from himl_cli.services.mlflow_server import require_mlflow, serve, store_uri
+
+    check_port(port)
+    require_mlflow()
+    with suppress(KeyboardInterrupt), open_session(workspace_opts, output_opts) as session:
+        session.workspace.experiments()  # who has to sign in does it here, where it can be seen
+        uri = store_uri(*workspace_opts.names, start=session.cwd)
+        serve(uri, host, port, session.notify, lambda url: _announce(session, "MLflow", {"url": url}, open_browser))
 
 
 def _inside_run(option: str, folder: str) -> str:
@@ -36,7 +68,7 @@ def _inside_run(option: str, folder: str) -> str:
     return folder
 
 
-@command(app, "tb")
+@command(tb_app, "tb")
 def tb(
     *,
     selection: SelectionOptions,
@@ -51,8 +83,8 @@ def tb(
     refresh: int = option("Time between looks for new runs and files.", "SECONDS", 15),
     sync_only: bool = option("Fetch once, print where they are, and end.", default=False),
     port: int = option("Its port; the next free one if that is taken.", "N", 6006, panel="TensorBoard"),
-    host: str = option("Its host; any but localhost lets other machines in.", "HOST", "localhost", parse=non_blank),
-    open_browser: bool = option("Open it in the browser.", default=False, names=("--open",)),
+    host: str = HOST,
+    open_browser: bool = OPEN,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -68,13 +100,12 @@ def tb(
       himl tb --experiment train --num_runs 5 --open
       himl tb train_1772366400_0a1b2c3d --sync_only --run_logs_dir logs
     """
-    from himl_cli.services.tensorboard.server import LAST_PORT
+    from himl_cli.services.child_server import check_port
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
     if refresh < 1:
         raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
-    if not 0 <= port <= LAST_PORT:
-        raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
+    check_port(port)
     selected = selection.selection(runs)
     with suppress(*[] if sync_only else [KeyboardInterrupt]), open_session(workspace_opts, output_opts) as session:
         shown = SelectedRuns(session.workspace, selected, session.cwd, log_dir, run_logs_dir, session.notify)
@@ -99,16 +130,22 @@ def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: 
 
     def on_start(url: str) -> None:
         document = {"url": url, "runs": [source.run.id for source in runs.sources]}
-        session.output.result(document, human=f"TensorBoard: {url}", quiet=url)
-        session.output.flush()  # it is there at once, also for a program at the other end of a pipe
-        session.output.notice("Ctrl-C ends it.")
+        _announce(session, "TensorBoard", document, open_browser)
         if not logging.getLogger().isEnabledFor(logging.INFO):  # this goes on for hours, and says itself who is silent
             logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
-        if open_browser:
-            import webbrowser
-
-            if not webbrowser.open(url):
-                session.output.notice(f"No browser can be opened here: open {url} yourself.")
 
     with observing(session.output) as watcher:
         serve(runs, host, port, refresh, watcher, on_start, on_first_update=watcher.close)
+
+
+def _announce(session: Session, name: str, document: Mapping[str, Any], open_browser: bool) -> None:
+    """Print the address of the server, and open it in the browser where that is wanted."""
+    url = document["url"]
+    session.output.result(document, human=f"{name}: {url}", quiet=url)
+    session.output.flush()  # it is there at once, also for a program at the other end of a pipe
+    session.output.notice("Ctrl-C ends it.")
+    if open_browser:
+        import webbrowser
+
+        if not webbrowser.open(url):
+            session.output.notice(f"No browser can be opened here: open {url} yourself.")

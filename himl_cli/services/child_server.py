@@ -1,0 +1,208 @@
+"""A web server as a child of this process, at a free port, that ends with it: TensorBoard, or MLflow's."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import ClassVar
+
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
+from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.processes import detached, end_detached
+
+SECONDS_TO_END, ANSWER_SECONDS = 5.0, 1.0
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+PORTS_TRIED, LAST_PORT = 100, 65535
+IS_WINDOWS = sys.platform == "win32"
+TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}  # Windows: of a port that somebody has exclusively
+
+
+class ChildServer(ABC):
+    """A server at *host* and *port*, from now on until it is closed.
+
+    *folder* is its own: it has its output, it is where it puts temporary files, and it is gone if whoever started this
+    is killed. Raises DiskFailed.
+    """
+
+    name: ClassVar[str]
+    version_check: ClassVar[str]
+    """A command that tells whether the server's program works."""
+
+    def __init__(self, folder: Path, host: str, port: int, notify: Notify = ignore) -> None:
+        self._own = folder
+        self._log = folder / "server.log"
+        self._host = host
+        self._address = ANY_ADDRESS.get(host, host)
+        self._port = port
+        self._notify = notify
+        self._was_up = False
+        self._process = self._start()
+
+    @property
+    @abstractmethod
+    def arguments(self) -> Sequence[str]:
+        """What `services.server_program` takes behind the folder."""
+
+    @property
+    @abstractmethod
+    def environment(self) -> Mapping[str, str]:
+        """The server's environment, but for the place of temporary files."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether this server answers at its address: it, and not another one that took the port first."""
+
+    @property
+    def url(self) -> str:
+        host = socket.gethostname() if self._host in ANY_ADDRESS else self._host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/"
+
+    def is_up(self) -> bool:
+        self._was_up = self._was_up or self.answers()
+        return self._was_up
+
+    def tell_address(self, asked: int) -> None:
+        """Say that the port is not the one *asked* for, and who can reach it, where that is not as usual."""
+        if asked not in (self._port, 0):
+            self._notify(Notice(f"Port {asked} is taken: {self.name} takes {self._port}."))
+        if not is_loopback(self._host):
+            address = f"{self._host}:{self._port}"
+            self._notify(Notice(f"Nobody has to sign in to {self.name}: whoever reaches {address} sees these runs."))
+
+    def check(self) -> None:
+        """See that it runs; where somebody took its port while it started, it is started again at the next one.
+
+        Raises HimlError, with the last line of its output, where it has ended by itself.
+        """
+        code = self._process.poll()
+        if code is None:
+            return
+        if not self._was_up and not _is_free(self._host, self._port):
+            taken, self._port = self._port, free_port(self._host, self._port)
+            self._notify(Notice(f"Port {taken} is taken: {self.name} takes {self._port}."))
+            self.restart()
+            return
+        ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
+        with suppress(ValueError):
+            ending = f"was ended by {signal.Signals(-code).name}"
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        raise HimlError(f"{self.name} {ending}: {last}", hint=f"Does '{self.version_check}' work?")
+
+    def restart(self) -> None:
+        self.close()
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        own = str(self._own)
+        try:
+            with self._log.open("wb") as output:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "himl_cli.services.server_program", own, *self.arguments],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    # Where the temporary files of all users lie, TensorBoard fails over a folder that another user left
+                    env={**self.environment, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own)},
+                    cwd=own,  # `-m` looks there first: nothing of the user's may be taken for the server
+                    **detached(),
+                )
+        except OSError as err:
+            raise DiskFailed(f"Cannot start {self.name}: {err.strerror or err}.") from err
+
+    def end_at_once(self) -> None:
+        """End it with what it started, and leave the folder."""
+        end_detached(self._process)
+
+    def close(self) -> None:
+        try:
+            self._process.communicate(timeout=SECONDS_TO_END)  # which closes its standard input, and waits
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            end_detached(self._process)
+
+
+def check_port(port: int) -> None:
+    """Raises BadUsage for a number that no port has."""
+    if not 0 <= port <= LAST_PORT:
+        raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host.lower() == "localhost"
+
+
+def get(host: str, port: int, path: str, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
+    """The status and content of an answer from this machine, 0 for none; no proxy is asked."""
+    with (
+        suppress(OSError, HTTPException, ValueError),
+        closing(HTTPConnection(host, port, timeout=seconds)) as connection,
+    ):
+        connection.request("GET", path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.read(100_000)
+    return 0, b""
+
+
+def free_port(host: str, first: int) -> int:
+    """*first*, or the next port that is free at *host*; any free one for 0.
+
+    Raises BadUsage for a host that is not this machine and for a port that only an administrator may take, HimlError
+    where all are taken.
+    """
+    if first == 0:
+        with socket.socket() as anywhere:
+            anywhere.bind(("", 0))
+            return int(anywhere.getsockname()[1])
+    last = min(first + PORTS_TRIED - 1, LAST_PORT)
+    port = next((port for port in range(first, last + 1) if _is_free(host, port)), None)
+    if port is None:
+        raise HimlError(f"The ports {first} to {last} are all taken.", hint="Name another one with --port.")
+    return port
+
+
+def _is_free(host: str, port: int) -> bool:
+    """Whether the port is free at all addresses of *host*: `localhost` may be two, and a browser takes either. Raises
+    BadUsage as `free_port` does."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as err:
+        raise BadUsage(
+            f"There is no host '{host}': {err.strerror or err}.",
+            hint="--host takes a name or an address of this machine.",
+        ) from err
+    usable = 0
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                if not IS_WINDOWS:  # an ended server's port may be had again at once
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen(1)
+            usable += 1
+        except OSError as err:
+            if err.errno in TAKEN:
+                return False
+            if err.errno == errno.EACCES:
+                raise BadUsage(
+                    f"Port {port} is for administrators only.", hint="Take one from 1024 on, as --port 6006."
+                ) from err
+    if not usable:
+        raise BadUsage(
+            f"'{host}' is not an address of this machine.",
+            hint="Leave --host out, or give 0.0.0.0 for all its addresses.",
+        )
+    return True

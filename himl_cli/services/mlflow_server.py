@@ -1,0 +1,100 @@
+"""MLflow's server over the runs of a workspace, by the plugins of `himl_cli.mlflow`, as a child of this process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from http import HTTPStatus
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlencode
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Notify
+from himl_cli.core.installation import install_command
+from himl_cli.core.processes import take_time_to_end
+from himl_cli.services.child_server import ANY_ADDRESS, SECONDS_TO_END, ChildServer, free_port, get, is_loopback
+from himl_cli.services.transfer.local_files import disk_error
+
+OLDEST = (3, 5, 1)  # as in pyproject.toml
+LOOPBACK = ("localhost", "127.0.0.1", "[[]::1]")  # patterns of Host headers; a bracket alone would begin a set
+
+
+def require_mlflow() -> None:
+    """Raises BadUsage, with the command that installs it, where the full MLflow is missing or too old."""
+    try:
+        version = metadata.version("mlflow")  # not mlflow-skinny, which has no user interface
+    except metadata.PackageNotFoundError:
+        found = "which is not installed"
+    else:
+        from packaging.version import Version
+
+        if Version(version).release >= OLDEST:
+            return
+        found = f"and {version} is installed, older than {'.'.join(map(str, OLDEST))}"
+    raise BadUsage(f"himl ui needs MLflow, {found}.", hint=f"Install it: {install_command('ui')}")
+
+
+def store_uri(spec: str | None, config_file: str | None, *, start: Path) -> str:
+    """The URI by which `himl_cli.mlflow` opens what the options of a command mean in *start*."""
+    options = {name: value for name, value in (("workspace", spec), ("config_file", config_file)) if value}
+    return f"himl://{start.absolute().as_uri().removeprefix('file://')}{'?' * bool(options)}{urlencode(options)}"
+
+
+class MlflowServer(ChildServer):
+    """MLflow's server over the store of *uri*, with nothing of the user's settings of MLflow."""
+
+    name = "MLflow"
+    version_check = "python -m mlflow --version"
+
+    def __init__(self, folder: Path, uri: str, host: str, port: int, notify: Notify) -> None:
+        self._uri = uri
+        self._token = secrets.token_hex(8)  # by which it is told from another server at the port
+        super().__init__(folder, host, port, notify)
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        return ["mlflow", self._uri, self._host, str(self._port), self._token]
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """As here, without MLflow's variables; only names of this machine are answered, which no stranger's page can
+        take (DNS rebinding)."""
+        names = [*LOOPBACK]
+        if not is_loopback(self._host):
+            own = {self._host, self._address, socket.gethostname(), socket.getfqdn()}
+            names = ["*"] if self._host in ANY_ADDRESS else [*names, *sorted(own)]
+        kept = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
+        allowed = ",".join(pattern for name in names for pattern in (name, f"{name}:*"))
+        return {**kept, "MLFLOW_SERVER_ALLOWED_HOSTS": allowed, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    def answers(self) -> bool:
+        return get(self._address, self._port, f"/{self._token}")[0] == HTTPStatus.OK
+
+
+def serve(uri: str, host: str, port: int, notify: Notify, on_url: Callable[[str], None]) -> None:
+    """Show the runs of the store of *uri* until this is interrupted; *on_url* is called once the server answers. Raises
+    what `free_port` does, HimlError where it ends by itself, DiskFailed."""
+    free = free_port(host, port)
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="himl_ui_", ignore_cleanup_errors=True)
+    except OSError as err:
+        raise disk_error(err, "Cannot make a temporary folder") from err
+    with temporary as name, closing(MlflowServer(Path(name).resolve(), uri, host, free, notify)) as server:
+        server.tell_address(port)
+        is_up = False
+        try:
+            while True:
+                time.sleep(0.5 if is_up else 0.1)
+                server.check()
+                if not is_up and server.is_up():
+                    is_up = True
+                    on_url(server.url)
+        except KeyboardInterrupt:
+            take_time_to_end(SECONDS_TO_END)  # a second Ctrl-C would leave the server behind
+            raise
