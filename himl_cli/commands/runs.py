@@ -93,7 +93,7 @@ def show(
 
     selected = selection.selection(runs)
     with open_session(workspace_opts, output_opts) as session:
-        details = [run_details(session.workspace, run) for run in _find(session, selected)]
+        details = [run_details(session.workspace, run, has_machine=True) for run in _find(session, selected)]
         session.output.result(
             details[0] if means_one_run(selected) else details,
             human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),

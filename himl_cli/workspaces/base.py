@@ -183,6 +183,11 @@ class Workspace(Protocol):
         in a run counts as its own only where the run itself has nothing of that name.
         """
 
+    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+        """What the workspace itself keeps of the machines of *runs*, by run id, beside what was logged: a request a
+        run. Raises nothing."""
+        return {}
+
     def home_of(self, run_id: str) -> Workspace:
         """The workspace that keeps the run: this one, unless it is made of several. Raises RunNotFound there."""
         return self

@@ -531,6 +531,10 @@ class JoinedWorkspace(Workspace):
                 found |= self._remote.results(there, wanted=wanted, whole=whole)
         return found
 
+    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+        there = [run for run in runs if run.workspace != self.local.label]
+        return self._remote.system_metrics(there) if there else {}
+
     def run_files(self, run_id: str) -> BlobStore:
         return self._ask(run_id, lambda workspace: workspace.run_files(run_id))
 

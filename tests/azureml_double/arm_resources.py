@@ -5,6 +5,7 @@ and versioned assets: code (found by its hash, uploaded to a container of its ow
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
@@ -22,6 +23,7 @@ NODE_STATES = ("preparing", "running", "idle", "unusable", "leaving", "preempted
 CORES = {"STANDARD_DS2_V2": 2, "STANDARD_DS3_V2": 4, "STANDARD_NC6": 6, "STANDARD_NC6S_V3": 6, "STANDARD_NC24S_V3": 24}  # sizes of the region
 QUOTA = 100  # cores of one cluster
 POLLS = 1  # that say "not yet"
+_GRAINS = {"PT1M": 1, "PT5M": 5, "PT15M": 15, "PT30M": 30, "PT1H": 60, "PT6H": 360, "PT12H": 720, "P1D": 1440}  # their minutes
 _COMPUTE_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
 _DATASTORE_NAME = re.compile(r"[a-zA-Z0-9_]{1,255}")
 _NAMES = {"codes": "Code", "environments": "Environment", "data": "Data", "components": "Component"}
@@ -61,6 +63,38 @@ def subscriptions(request: Request, azure: Azure, caller: Caller) -> Response:
     own = sorted({one.subscription for one in azure.workspaces.values() if one.tenant == tenant})
     documents = [{"id": f"/subscriptions/{one}", "subscriptionId": one, "tenantId": tenant, "displayName": "Research", "state": "Enabled"} for one in own]
     return JSONResponse({"value": documents, "count": {"type": "Total", "value": len(documents)}})
+
+
+def resource_metrics(request: Request) -> Response:
+    """Azure Monitor's metrics of the nodes of a run, in the form of its version 2024-02-01; `filter` has to name the run, and may split by the device."""
+    demand(request, Right.READ, "providers/Microsoft.Insights/metrics/read")
+    workspace, asked = workspace_of(request), request.query_params
+    found = re.fullmatch(r"RunId eq '([^']+)'(?: and DeviceId eq '\*')?", asked.get("$filter", ""))
+    names, begun, ended = asked["metricnames"].split(","), *map(datetime.fromisoformat, asked["timespan"].replace("Z", "+00:00").split("/"))
+    bare = [name for name in names if "DeviceId" in asked["$filter"] and not name.startswith("Gpu")]
+    for is_wrong, message in (
+        (not found or len(names) > 20 or begun >= ended or asked["interval"] not in _GRAINS, "The request cannot be understood."),
+        (bare and asked.get("ValidateDimensions", "true") == "true", f"Metric: {''.join(bare[:1])} does not support requested dimension combination: DeviceId"),
+    ):
+        if is_wrong:
+            return JSONResponse({"code": "BadRequest", "message": message}, 400)
+    assert found is not None
+    kept, value = workspace.resource_metrics.get(found[1], {}), []
+    for name in names:
+        series = []
+        for device, numbers in kept.get(name, {}).items():
+            told = [{"name": {"value": "runid", "localizedValue": "runid"}, "value": found[1]}]
+            told += [{"name": {"value": "deviceid", "localizedValue": "deviceid"}, "value": device}] if device else []
+            times = [(begun + timedelta(minutes=_GRAINS[asked["interval"]] * place)).strftime("%Y-%m-%dT%H:%M:%SZ") for place in range(len(numbers))]
+            data = [
+                {"timeStamp": time, "average": number, "maximum": number + 1} if number is not None else {"timeStamp": time}
+                for time, number in zip(times, numbers, strict=True)
+            ]
+            series.append({"metadatavalues": told, "data": data})
+        facts = {"id": f"{workspace.path}/providers/Microsoft.Insights/metrics/{name}", "type": "Microsoft.Insights/metrics", "unit": "Count"}
+        value.append({**facts, "name": {"value": name, "localizedValue": name}, "timeseries": series[: int(asked.get("top", "10"))], "errorCode": "Success"})
+    document = {"cost": 0, "timespan": asked["timespan"], "interval": asked["interval"], "value": value}
+    return JSONResponse({**document, "namespace": f"{PROVIDER}/workspaces", "resourceregion": workspace.location})
 
 
 async def cloud_endpoints(request: Request) -> Response:
@@ -323,6 +357,7 @@ def start_pending_upload(request: Request) -> Response:
 
 routes: list[Route] = [
     Route("/", get_workspace),
+    Route("/providers/Microsoft.Insights/metrics", resource_metrics),
     Route("/datastores", list_datastores),
     Route("/datastores/{name}", get_datastore),
     Route("/datastores/{name}", put_datastore, methods=["PUT"]),

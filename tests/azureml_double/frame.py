@@ -32,6 +32,7 @@ PUBLISHED = re.findall(
     2024-10-01-preview 2025-01-01-preview 2025-04-01 2025-04-01-preview 2025-06-01 2025-07-01-preview 2025-09-01 2025-10-01-preview 2025-12-01""",
 )
 """Versions of all that lies below a workspace: those that the provider's specification, and the pages made of it, list."""
+MONITOR = ["2018-01-01", "2019-07-01", "2021-05-01", "2023-10-01", "2024-02-01"]  # of Microsoft.Insights/metrics
 OLDER = re.findall(
     r"\S+",
     """2018-03-01-preview 2018-11-19 2019-05-01 2019-06-01 2019-11-01 2020-01-01 2020-02-18-preview 2020-03-01 2020-04-01 2020-05-01-preview
@@ -173,7 +174,7 @@ def _check_version(request: Request, workspace: Workspace, rest: str) -> None:
     if not version:
         raise ServiceError(400, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.", gateway=True)
     kind = rest.strip("/").partition("/")[0]
-    known = (*OLDER, *PUBLISHED) if kind in ("", "computes") else PUBLISHED
+    known = [*OLDER, *PUBLISHED] if kind in ("", "computes") else MONITOR if kind == "providers" else PUBLISHED
     if version not in known:
         message = f"No registered resource provider found for location '{workspace.location}' and API version '{version}' for type "
         message += f"'{'/'.join(filter(None, ('workspaces', kind)))}'. The supported api-versions are '{', '.join(known)}'. "

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.processes import is_held
-from tests.azureml_double.faults import Status
+from tests.azureml_double.faults import Page, Status
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.azureml_double.state import Right, Run
 from tests.support.azure import opened
@@ -169,6 +169,42 @@ def test_runs_are_listed_and_shown_with_page_in_studio(himl: Himl, seeded: Stage
     outcome = himl("runs", "show", "https://ml.azure.com/runs/train_3_cc?wsid=/subscriptions/s/resourcegroups/else/workspaces/where")
     assert (outcome.code, outcome.stdout) == (3, "")
     assert outcome.stderr.startswith(f"error: The address names a run of workspace else/where, and {seeded.label} is open.\n")
+
+
+def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.write_config(project)
+    for name in ("trained", "logged", "old", "bare"):
+        azure.add_run(name, "train", seconds=180, created=NOON if name == "old" else None)
+    azure.add_metric(azure.state.runs["logged"], "system/cpu_utilization_percentage", [10.0, 30.0])
+    gpus: dict[str, list[float | None]] = {"10": [50.0, 60.0], "2": [100.0]}
+    cpu: dict[str, list[float | None]] = {"": [20.0, None, 50.0]}
+    azure.state.resource_metrics["trained"] = {
+        "CpuUtilizationPercentage": cpu,
+        "CpuMemoryUtilizationMegabytes": {"": [2999.0]},
+        "GpuUtilizationPercentage": gpus,
+        "GpuMemoryUtilizationMegabytes": {"2": [15999.0]},
+    }
+    machine = "Machine       CPU 40% (peak 50%), peak memory 3.0 GB; GPU 0 100% (peak 100%), peak memory 16.0 GB; GPU 1 55% (peak 60%)"
+    assert machine in himl.ok("runs", "show", "trained").stdout.splitlines()
+    assert "Machine       CPU 20% (peak 30%)" in himl.ok("runs", "show", "logged").stdout.splitlines()
+    assert "Machine" not in himl.ok("runs", "show", "old").stdout + himl.ok("runs", "show", "bare").stdout
+    himl.ok("runs", "list")
+    asked = "Microsoft.Insights/metrics"
+    assert [name for name in azure.state.runs if azure.requests(f"{asked}.*'{name}'|{asked}.*%27{name}%27")] == ["trained", "bare"]
+    names = ["cpu_utilization_percentage", "gpu_0_memory_usage_megabytes", "gpu_0_utilization_percentage", "gpu_1_utilization_percentage"]
+    found = himl.ok("runs", "aggregate", "trained", "logged", "bare", "--system", "--json").json()
+    assert found["metrics"] == [f"system/{name}" for name in (*names, "system_memory_usage_megabytes")]
+    series = {child["id"]: child["series"] for child in found["children"]}
+    assert series["trained"]["system/cpu_utilization_percentage"]["values"] == [20, 50]
+    assert (series["logged"]["system/cpu_utilization_percentage"]["values"], series["bare"]) == ([10, 30], {})
+    azure.stage.log.clear()
+    assert himl.ok("runs", "aggregate", "trained", "logged", "--json").json()["metrics"] == []
+    assert not azure.requests(asked)
+    for fault in (Status(403, code="AuthorizationFailed"), Page("<html>", 200)):
+        azure.stage.faults.add(fault, asked, times=None)
+        assert "Machine" not in himl.ok("runs", "show", "trained").stdout
+        azure.stage.faults.clear()
 
 
 def test_cancel_asks_once_tags_are_kept_and_none_is_deleted(himl: Himl, both: StagedWorkspace) -> None:

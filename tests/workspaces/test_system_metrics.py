@@ -123,7 +123,13 @@ def nvml(tmp_path: Path, require_program: Callable[[str], str]) -> dict[str, str
 
 
 def test_gpus_are_those_that_a_job_may_see_and_tell_what_they_can(nvml: dict[str, str], himl: Himl, project: Path) -> None:
-    first = {"utilization_percentage": 10, "memory_usage_megabytes": 8000, "memory_usage_percentage": 10, "power_usage_watts": 100, "power_usage_percentage": 25}
+    first = {
+        "utilization_percentage": 10,
+        "memory_usage_megabytes": 8000,
+        "memory_usage_percentage": 10,
+        "power_usage_watts": 100,
+        "power_usage_percentage": 25,
+    }
     second = {"utilization_percentage": 20, "memory_usage_megabytes": 16000, "memory_usage_percentage": 20}
     third = {"memory_usage_megabytes": 24000, "memory_usage_percentage": 30, "power_usage_watts": 100}
     part = {"memory_usage_megabytes": 32000, "memory_usage_percentage": 40}

@@ -16,7 +16,7 @@ from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, TRIAL, hyperparameters_of
-from himl_cli.core.logged import RunDetails, SweepView, TrialView
+from himl_cli.core.logged import SYSTEM, RunDetails, SweepView, TrialView
 from himl_cli.core.runs import (
     Run,
     RunQuery,
@@ -295,14 +295,17 @@ BEST_SO_FAR = "best_child_by_primary_metric/"
 """What the names of the columns begin with of a table that Azure ML keeps for itself among the metrics of a sweep."""
 
 
-def run_details(workspace: Workspace, run: Run) -> RunDetails:
-    """What *run* logged, and its children in the order they were made. Raises RunNotFound when it was deleted
+def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False) -> RunDetails:
+    """What *run* logged, and its children in the order they were made. With *has_machine* also the system metrics that
+    the workspace itself has of a run without children, which may cost a request. Raises RunNotFound when it was deleted
     meanwhile."""
     children = children_of(workspace, run)
     values = workspace.values(run.id)
     sweep = sweep_view(workspace, run, children)
     below = {} if sweep else _below(workspace, children)
     metrics = [metric for metric in values.metrics if not (sweep and metric.name.startswith(BEST_SO_FAR))]
+    if has_machine and not children and not any(metric.name.startswith(SYSTEM) for metric in metrics):
+        metrics += workspace.system_metrics([run]).get(run.id, ())
     texts = [each for each in values.texts if not (sweep and each.name.startswith(BEST_SO_FAR))]
     return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below)
 

@@ -34,6 +34,7 @@ class ApiVersion:
     JOBS = WORKSPACES = ENVIRONMENTS = COMPUTES = DATASTORES = "2024-10-01"
     CODES = DATA = "2023-04-01"  # as azure-ai-ml asks for them
     DATASTORE_SECRETS = "2025-12-01"  # the one in which the vendor's SDK lets a secret expire
+    RESOURCE_METRICS = "2024-02-01"  # of Azure Monitor
     ENDPOINTS = "2015-01-01"  # resource manager's page about the cloud
     STORAGE = "2023-11-03"  # `x-ms-version`: tells names that XML cannot hold, and takes bearer tokens
     MODELS = "1.0.0"  # the registry of models, as azure-ai-ml asks it

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.run_history import RunHistory, RunLists, can_be_id
 from himl_cli.workspaces.azure.run_outputs import DEFAULT_OUTPUT, find_output
 from himl_cli.workspaces.azure.run_records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
@@ -115,6 +116,12 @@ class AzureWorkspace(CloudWorkspace):
         from himl_cli.workspaces.azure.run_metrics import ManyRuns
 
         return ManyRuns(self.connection, self._history, runs).results(wanted, whole=whole) if runs else {}
+
+    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+        from himl_cli.workspaces.azure.resource_metrics import read_resource_metrics
+
+        found = ask_all(partial(read_resource_metrics, self.connection), runs)
+        return {run.id: metrics for run, metrics in zip(runs, found, strict=True)}
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         from himl_cli.workspaces.azure.run_metrics import read_parameters
