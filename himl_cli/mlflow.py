@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import update_abstractmethods
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 from mlflow.entities.metric import MetricWithRunId
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.protos import databricks_pb2, model_registry_pb2
+from mlflow.protos import databricks_pb2, model_registry_pb2, service_pb2
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.entities.paged_list import PagedList
 from mlflow.store.model_registry.abstract_store import AbstractStore as AbstractModelStore
@@ -147,6 +147,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         self._workspace = translated(open_uri)(self._uri)
         self._names: dict[str, str] = {}  # of experiments, by their ids
         self._deleted: set[str] = set()
+        self._folder = local_folder(self._workspace)
 
     def search_experiments(
         self,
@@ -193,11 +194,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         order_by: Sequence[str] | None,
         page_token: str | None,
     ) -> tuple[list[entities.Run], str | None]:
-        if not self._names.keys() >= {*experiment_ids}:
-            self._experiments()
-        names = [self._names[each] for each in experiment_ids if each in self._names]
-        names = [] if run_view_type == entities.ViewType.DELETED_ONLY else names
-        runs = {run.id: run for name in names for run in self._workspace.runs(RunQuery(name, children=True))}
+        is_shown = run_view_type != entities.ViewType.DELETED_ONLY
+        runs = {run.id: run for run in self._runs_of(experiment_ids)} if is_shown else {}
         kinds = {each["type"] for each in SearchUtils.parse_search_filter(filter_string)}
         kinds |= {SearchUtils.parse_order_by_for_search_runs(clause)[0] for clause in order_by or ()}
         is_by_values = bool(kinds & {"metric", "parameter"})
@@ -205,6 +203,12 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         ordered = SearchUtils.sort(SearchUtils.filter([*found], filter_string), [*(order_by or ())])
         page, token = SearchUtils.paginate(ordered, page_token, max_results)
         return page if is_by_values else self._entities(runs[each.info.run_id] for each in page), token
+
+    def _runs_of(self, experiment_ids: Sequence[str]) -> Iterator[Run]:
+        if not self._names.keys() >= {*experiment_ids}:
+            self._experiments()
+        for name in (self._names[each] for each in experiment_ids if each in self._names):
+            yield from self._workspace.runs(RunQuery(name, children=True))
 
     def _entities(self, runs: Iterable[Run], beside: Sequence[Run] = ()) -> list[entities.Run]:
         """*runs* with their last values; *beside* are runs whose values do not count as those of the runs above."""
@@ -253,7 +257,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             start_time=began,
             end_time=ended,
             lifecycle_stage="active",
-            artifact_uri=f"himl-run:/{quote(run.id)}?store={quote(self._uri, safe='')}",
+            artifact_uri=self._artifacts_of(run),
             run_name=name,
         )
         pairs = {**parameters, **results.parameters}
@@ -262,7 +266,56 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             [entities.Param(*pair) for pair in pairs.items()],
             [entities.RunTag(key, value) for key, value in tags.items() if value],
         )
-        return entities.Run(info, data, entities.RunInputs([]))
+        known = self._tracked(run)
+        datasets = [_message(each, service_pb2.DatasetInput()) for each in known.get("dataset_inputs", ())]
+        inputs = entities.RunInputs(
+            [entities.DatasetInput.from_proto(each) for each in datasets],
+            [entities.LoggedModelInput(each["model_id"]) for each in known.get("model_inputs", ())],
+        )
+        written = [entities.LoggedModelOutput(**each) for each in known.get("model_outputs", ())]
+        return entities.Run(info, data, inputs, entities.RunOutputs(written))
+
+    def _artifacts_of(self, run: Run, folder: str = "") -> str:
+        return f"himl-run:/{quote(run.id)}{quote(f'/{folder}' if folder else '')}?store={quote(self._uri, safe='')}"
+
+    def _tracked(self, run: Run) -> Mapping[str, Any]:
+        """What MLflow's clients recorded of a run on this machine beside its values; empty elsewhere."""
+        from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder
+
+        return {} if self._folder is None or run.url else RunFolder(self._folder / "runs" / run.id).read(TRACKED)
+
+    def _models(self, runs: Iterable[Run]) -> list[entities.LoggedModel]:
+        found = []
+        for run in runs:
+            for form in self._tracked(run).get("models", ()):
+                if not form.pop("is_deleted", False):
+                    message = _message(form, service_pb2.LoggedModel())
+                    message.info.artifact_uri = self._artifacts_of(run, Path(unquote(message.info.artifact_uri)).name)
+                    found.append(entities.LoggedModel.from_proto(message))
+        return found
+
+    def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> entities.LoggedModel:
+        ids = [each.experiment_id for each in self._experiments()]
+        found = next((each for each in self._models(self._runs_of(ids)) if each.model_id == model_id), None)
+        if found is None:
+            raise NotFound(f"There is no logged model '{model_id}' in {self._workspace.label}.")
+        return found
+
+    def search_logged_models(
+        self,
+        experiment_ids: Sequence[str],
+        filter_string: str | None = None,
+        datasets: Sequence[Mapping[str, Any]] | None = None,
+        max_results: int | None = None,
+        order_by: Sequence[Mapping[str, Any]] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList:
+        from mlflow.utils.search_utils import SearchLoggedModelsUtils
+
+        models = self._models(self._runs_of(experiment_ids))
+        found = SearchLoggedModelsUtils.filter_logged_models(models, filter_string, datasets)
+        found = SearchLoggedModelsUtils.sort(found, [*(order_by or ())])
+        return PagedList(*SearchLoggedModelsUtils.paginate(found, page_token, max_results or 100))
 
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
@@ -339,9 +392,6 @@ class RunStore(AbstractStore):  # type: ignore[misc]
 
     def _search_datasets(self, experiment_ids: Sequence[str]) -> list[Any]:
         return []
-
-    def search_logged_models(self, *args: Any, **kwargs: Any) -> PagedList:
-        return PagedList([], None)
 
 
 def experiment_id(name: str) -> str:
@@ -474,12 +524,14 @@ class ModelStore(AbstractModelStore):  # type: ignore[misc]
 
 
 def _model(form: Mapping[str, Any]) -> RegisteredModel:
-    message = model_registry_pb2.RegisteredModel()
-    parse_dict(form, message)
-    return RegisteredModel.from_proto(message)
+    return RegisteredModel.from_proto(_message(form, model_registry_pb2.RegisteredModel()))
 
 
 def _version(form: Mapping[str, Any]) -> ModelVersion:
-    message = model_registry_pb2.ModelVersion()
-    parse_dict(form, message)
-    return ModelVersion.from_proto(message)
+    return ModelVersion.from_proto(_message(form, model_registry_pb2.ModelVersion()))
+
+
+def _message(form: Mapping[str, Any], empty: Any) -> Any:
+    """*empty*, a message of MLflow's protocol, with what *form* says of it in JSON."""
+    parse_dict(form, empty)
+    return empty

@@ -22,6 +22,7 @@ from himl_cli.core.text import read_json
 FREE_SPACE = "Free some space; 'himl runs delete' removes runs with their files."
 CHECK_PERMISSIONS = "Check the folder's permissions, or name another with --workspace."
 RECORD = "job.json"  # facts about the job: where its inputs and outputs lie
+TRACKED = "mlflow.json"  # what MLflow's clients recorded beside values: data sets and models
 WHY = "why"
 STARTING = "starting"  # the folder, in the workspace's, of locked files named after runs that are being started
 PLAN = "plan.json"  # what the run is for, so that it can be resumed
@@ -91,8 +92,8 @@ class RunFolder:
         return shutil.disk_usage(self.path).free < RESERVE_BYTES
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Store RECORD or PLAN, whole or not at all: whoever writes may be killed. Without variables, which may hold
-        secrets. Raises OSError."""
+        """Store RECORD, PLAN or TRACKED, whole or not at all: whoever writes may be killed. Without variables: they may
+        hold secrets. Raises OSError."""
         part = self.path / f"{name}.part"
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         once_free(lambda: part.replace(self.path / name))

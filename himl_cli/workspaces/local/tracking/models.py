@@ -1,5 +1,5 @@
-"""What MLflow's clients keep beside runs: logged models and traces as long as the job runs, and the registry of models,
-which lies in the workspace's database: what one job registers, later ones find."""
+"""What MLflow's clients keep beside runs: logged models, in a file of their run; traces, as long as the job runs; and
+the registry of models, in the workspace's database: what one job registers, later ones find."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class LoggedModels:
         self.runs = runs
         self._lock = threading.Lock()
         self._models: dict[str, LoggedModel] = {}
+        runs.at_end.append(self._keep_all)  # with what was measured of them since
 
     def create(self, request: Fields) -> Json:
         """A model of a run; its files lie in the run's artifacts under the model's name, as with MLflow 2."""
@@ -86,7 +87,7 @@ class LoggedModels:
                 model.folder = artifacts / f"{name}-{number}"
             info["artifact_uri"] = model.folder.as_uri()
             self._models[model_id] = model
-            return self._json(model)
+            return self._kept(model)
 
     def find(self, request: Fields) -> LoggedModel:
         model_id = request.key("model_id")
@@ -119,7 +120,8 @@ class LoggedModels:
                         raise RequestError(f"Invalid model status '{status[:50]}'. Valid values are {known}.")
                     model.info["status"] = status
             model.info["last_updated_timestamp_ms"] = now_ms()
-            return {} if action == "delete" else self._json(model)
+            form = self._kept(model)
+            return {} if action == "delete" else form
 
     def search(self, request: Fields) -> Json:
         """The models that match, newest first unless sorted otherwise, in pages."""
@@ -143,6 +145,18 @@ class LoggedModels:
 
     def _metrics_of(self, model: LoggedModel) -> list[Json]:
         return self.runs.model_metrics.get(str(model.info["model_id"]), [])
+
+    def _keep_all(self) -> None:
+        with self._lock:
+            for model in self._models.values():
+                self._kept(model)
+
+    def _kept(self, model: LoggedModel) -> Json:
+        """The model's form, which its run's file has from now on."""
+        form: dict[str, Any] = self._json(model)
+        stage = {"is_deleted": model.is_deleted} if model.is_deleted else {}
+        self.runs.keep(str(model.info["source_run_id"]) or self.runs.job_id, "models", [{**form["model"], **stage}])
+        return form
 
     def _json(self, model: LoggedModel) -> Json:
         data: Json = {"params": json_pairs(model.params), "metrics": list(self._metrics_of(model))}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.logged import INT64
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore, Point
+from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     Fields,
@@ -52,9 +51,9 @@ def run_id_of(request: Fields) -> str:
 class JobRuns:
     """What one job's clients may see: the job's run and its children. Raises `RequestError` for every other run.
 
-    Data sets and models that runs read and wrote, and what they measured of these (`model_metrics`), are known as long
-    as the job runs. A script that names another experiment still logs to its job's: clients fail when ids differ. A
-    request to log is kept whole or refused whole.
+    Data sets and models that runs read and wrote are kept in a file of each run; what they measured of models
+    (`model_metrics`) is known as long as the job runs. A script that names another experiment still logs to its job's:
+    clients fail when ids differ. A request to log is kept whole or refused whole.
     """
 
     def __init__(
@@ -78,7 +77,9 @@ class JobRuns:
         self._known: set[str] = set()
         self._deleted: set[str] = set()
         self.model_metrics: dict[str, list[Json]] = {}
-        self._linked: dict[tuple[str, str], dict[Any, dict[str, Any]]] = {}
+        self.at_end: list[Callable[[], None]] = []
+        # By run, then by kind: those of the job's earlier attempts at first
+        self._linked: dict[str, dict[str, list[dict[str, Any]]]] = {job.id: self._folder(job.id).read(TRACKED)}
 
     def require(self, run_id: str, *, active: bool = True) -> str:
         """The id itself where it is this job's. Raises `RequestError` where not, or where the run is deleted and
@@ -144,16 +145,16 @@ class JobRuns:
         self._deleted.discard(self.require(request.key("run_id"), active=False))
         return {}
 
-    def remove_deleted(self) -> None:
-        """Forget the children that were deleted and not restored, with the runs below them and all their files."""
+    def close(self) -> None:
+        """Store what is stored at the end, and forget the children that were deleted and not restored, with the runs
+        below them and all their files."""
+        for act in self.at_end:
+            act()
         gone = sorted({run_id for deleted in self._deleted for run_id in self.store.descendants(deleted)})
         if gone:
             self.store.delete(gone)
         for run_id in gone:
-            folder = self.artifacts_of(run_id)
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                folder.parent.rmdir()  # only where nothing else was put beside the artifacts
+            self._folder(run_id).remove()
 
     def search(self, request: Fields) -> Json:
         """The job's runs that match, newest first unless sorted otherwise, in pages."""
@@ -188,23 +189,39 @@ class JobRuns:
             entry = {"dataset": texts, "tags": json_pairs(item.pairs("tags"))}
             datasets.setdefault((texts["name"], texts["digest"]), entry)
         models = [item.key("model_id") for item in request.items("models")]
-        with self._lock:
-            known = self._linked.setdefault((run_id, "dataset_inputs"), {})
-            known.update({key: entry for key, entry in datasets.items() if key not in known})
-            self._linked.setdefault((run_id, "model_inputs"), {}).update({name: {"model_id": name} for name in models})
+        known = {_key(entry) for entry in self._links(run_id, "dataset_inputs")}
+        self.keep(run_id, "dataset_inputs", [entry for key, entry in datasets.items() if key not in known])
+        self.keep(run_id, "model_inputs", [{"model_id": name} for name in models])
         return {}
 
     def log_outputs(self, request: Fields) -> Json:
         run_id = self.require(run_id_of(request))
         models = [(item.key("model_id"), item.integer("step", 0)) for item in request.items("models")]
-        written = {name: {"model_id": name, "step": step} for name, step in models}
-        with self._lock:
-            self._linked.setdefault((run_id, "model_outputs"), {}).update(written)
+        self.keep(run_id, "model_outputs", [{"model_id": name, "step": step} for name, step in models])
         return {}
 
-    def _links(self, run_id: str, kind: str) -> list[dict[str, Any]]:
+    def keep(self, run_id: str, kind: str, entries: Sequence[dict[str, Any]]) -> None:
+        """Add *entries* to those of the run, in place of what they say anew, and store them. Raises DiskFailed."""
+        if not entries:
+            return
+        new = {_key(entry) for entry in entries}
+        old = [entry for entry in self._links(run_id, kind) if _key(entry) not in new]
         with self._lock:
-            return [*self._linked.get((run_id, kind), {}).values()]
+            kinds = self._linked.setdefault(run_id, {})
+            kinds[kind] = [*old, *entries]
+            folder = self._folder(run_id)
+            try:
+                folder.path.mkdir(parents=True, exist_ok=True)
+                folder.write(TRACKED, kinds)
+            except OSError as err:
+                raise explain_disk_error(err, "Cannot keep what was logged", folder.path) from err
+
+    def _links(self, run_id: str, kind: str) -> Sequence[dict[str, Any]]:
+        with self._lock:
+            return [*self._linked.get(run_id, {}).get(kind, [])]
+
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self.artifacts_of(run_id).parent)
 
     def _info(self, run: Run) -> Json:
         info: Json = {
@@ -340,6 +357,13 @@ class JobRuns:
     def _points(self, run_id: str, name: str) -> list[Point]:
         series = self.metric_store.metrics([run_id], name=name)
         return [(name, point.value, point.step, milliseconds(point.time)) for one in series for point in one.points]
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells a data set, or a model, from the others of a run."""
+    if "dataset" in entry:
+        return entry["dataset"]["name"], entry["dataset"]["digest"]
+    return (str(entry.get("info", entry)["model_id"]),)
 
 
 def _tags(run: Run) -> dict[str, str]:

@@ -101,7 +101,8 @@ class TrackingServer:
         self._accepting.start()
 
     def close(self) -> None:
-        """Answer the requests that have arrived, end all connections, and remove the runs that the script deleted."""
+        """Answer the requests that have arrived, end all connections, and remove the runs that the script deleted.
+        Raises DiskFailed."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -122,7 +123,7 @@ class TrackingServer:
             thread.join(max(0.0, deadline - time.monotonic()))
             client.close()
         if self._runs is not None:
-            self._runs.remove_deleted()
+            self._runs.close()
 
     def _context(self, *facts_of_job: Any) -> AuthContext:
         from himl_cli.workspaces.local.tracking.http_connection import AuthContext, Routes
