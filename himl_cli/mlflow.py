@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from abc import update_abstractmethods
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from functools import cache, wraps
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from urllib.request import url2pathname
 
+from google.protobuf.json_format import ParseError
 from mlflow.entities.metric import MetricWithRunId
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -37,6 +38,7 @@ from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 
 from himl_cli.core.errors import (
     BadUsage,
+    DiskFailed,
     HimlError,
     IntegrityFailed,
     NotAllowed,
@@ -115,8 +117,9 @@ def translated(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_only(plugin: Plugin) -> Plugin:
-    """Translate errors of the methods of *plugin*, and refuse what its bases would change and it does not define."""
-    for name in dir(plugin):
+    """Translate errors of the methods that *plugin* has of its bases, and refuse those that it does not define where
+    they are to change something."""
+    for name in {name for base in plugin.__bases__ for name in dir(base)}:
         method = None if name.startswith("__") else getattr(plugin, name)
         if not callable(method):
             continue
@@ -228,8 +231,15 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             return results, {run_id: text for _, problems in parts for run_id, text in problems.items()}
 
     def _entity(self, run: Run, results: RunResults | None = None, problem: str = "") -> entities.Run:
+        """The run, without *results* no more than its record; `himl.problem` among the tags is what is damaged."""
         from himl_cli.workspaces.local.tracking.tracked_runs import RUN_NAME, STATUS_NAMES, USER_TAG
 
+        inputs, outputs = entities.RunInputs([]), entities.RunOutputs([])
+        if results is not None:
+            try:
+                inputs, outputs, _ = self._tracked(run)
+            except DiskFailed as err:
+                problem = problem or str(err)
         results, name = results or RunResults(), run.display_name or run.id
         tags = {tag: value for tag, value in run.tags.items() if tag.startswith("mlflow.")} | own_tags(run)
         tags |= {
@@ -266,37 +276,47 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             [entities.Param(*pair) for pair in pairs.items()],
             [entities.RunTag(key, value) for key, value in tags.items() if value],
         )
-        known = self._tracked(run)
-        datasets = [_message(each, service_pb2.DatasetInput()) for each in known.get("dataset_inputs", ())]
-        inputs = entities.RunInputs(
-            [entities.DatasetInput.from_proto(each) for each in datasets],
-            [entities.LoggedModelInput(each["model_id"]) for each in known.get("model_inputs", ())],
-        )
-        written = [entities.LoggedModelOutput(**each) for each in known.get("model_outputs", ())]
-        return entities.Run(info, data, inputs, entities.RunOutputs(written))
+        return entities.Run(info, data, inputs, outputs)
 
     def _artifacts_of(self, run: Run, folder: str = "") -> str:
         return f"himl-run:/{quote(run.id)}{quote(f'/{folder}' if folder else '')}?store={quote(self._uri, safe='')}"
 
-    def _tracked(self, run: Run) -> Mapping[str, Any]:
-        """What MLflow's clients recorded of a run on this machine beside its values; empty elsewhere."""
+    def _tracked(self, run: Run) -> tuple[entities.RunInputs, entities.RunOutputs, list[entities.LoggedModel]]:
+        """The data sets and models that MLflow's clients recorded of a run on this machine: what it read, what it
+        wrote, and the models that it made. Raises DiskFailed."""
         from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder
 
-        return {} if self._folder is None or run.url else RunFolder(self._folder / "runs" / run.id).read(TRACKED)
+        known, path = {}, (self._folder or Path()) / "runs" / run.id
+        if self._folder is not None and not run.url:
+            known = RunFolder(path).read(TRACKED)
+        try:
+            datasets = [_message(each, service_pb2.DatasetInput()) for each in known.get("dataset_inputs", ())]
+            inputs = entities.RunInputs(
+                [entities.DatasetInput.from_proto(each) for each in datasets],
+                [entities.LoggedModelInput(each["model_id"]) for each in known.get("model_inputs", ())],
+            )
+            written = [
+                entities.LoggedModelOutput(each["model_id"], each["step"]) for each in known.get("model_outputs", ())
+            ]
+            messages = [
+                _message(each, service_pb2.LoggedModel())
+                for each in known.get("models", ())
+                if "is_deleted" not in each
+            ]
+        except (AttributeError, LookupError, TypeError, ValueError, ParseError) as err:
+            raise DiskFailed(f"'{path / TRACKED}' is damaged: it holds what himl does not write.") from err
+        for message in messages:
+            message.info.artifact_uri = self._artifacts_of(run, Path(unquote(message.info.artifact_uri)).name)
+        return inputs, entities.RunOutputs(written), [entities.LoggedModel.from_proto(each) for each in messages]
 
-    def _models(self, runs: Iterable[Run]) -> list[entities.LoggedModel]:
-        found = []
-        for run in runs:
-            for form in self._tracked(run).get("models", ()):
-                if not form.pop("is_deleted", False):
-                    message = _message(form, service_pb2.LoggedModel())
-                    message.info.artifact_uri = self._artifacts_of(run, Path(unquote(message.info.artifact_uri)).name)
-                    found.append(entities.LoggedModel.from_proto(message))
-        return found
+    def _models(self, experiment_ids: Sequence[str]) -> Iterator[entities.LoggedModel]:
+        for run in self._runs_of(experiment_ids):
+            with suppress(DiskFailed):  # the run itself says so
+                yield from self._tracked(run)[2]
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> entities.LoggedModel:
         ids = [each.experiment_id for each in self._experiments()]
-        found = next((each for each in self._models(self._runs_of(ids)) if each.model_id == model_id), None)
+        found = next((each for each in self._models(ids) if each.model_id == model_id), None)
         if found is None:
             raise NotFound(f"There is no logged model '{model_id}' in {self._workspace.label}.")
         return found
@@ -312,8 +332,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     ) -> PagedList:
         from mlflow.utils.search_utils import SearchLoggedModelsUtils
 
-        models = self._models(self._runs_of(experiment_ids))
-        found = SearchLoggedModelsUtils.filter_logged_models(models, filter_string, datasets)
+        models = self._models(experiment_ids)
+        found = SearchLoggedModelsUtils.filter_logged_models([*models], filter_string, datasets)
         found = SearchLoggedModelsUtils.sort(found, [*(order_by or ())])
         return PagedList(*SearchLoggedModelsUtils.paginate(found, page_token, max_results or 100))
 

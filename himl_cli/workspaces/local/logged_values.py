@@ -208,7 +208,8 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
                 "d.name ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
             )
             for run_id, name, value, step in database.rows(statement, (*chunk, *names)):
-                found[run_id][name] = nan_if_null(value), step
+                with taken_apart(database.path):
+                    found[run_id][name] = nan_if_null(value), int(step)
     for (run_id, name), cuts in cuts_of(database, run_ids).items():
         if name in found.get(run_id, {}):
             left = "".join(" AND NOT (rowid <= ? AND step >= ?)" for _ in cuts)
