@@ -82,6 +82,8 @@ _himl_table() {
             --resume=runs
             --wait|--no_wait
             --follow
+            --notify=
+            --notify_format=choice:json,slack,teams
             --dry_run
             --show_settings
             --sdk=choice:v2,v1

@@ -101,6 +101,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--resume=runs', 'Go on with a run that is kept here: do what is missing, or try again; needs no TARGET',
                 '--wait|--no_wait', 'Wait for the end (default: here yes, on a cluster no)',
                 '--follow', 'Wait, and show the output as it comes (always so here)',
+                '--notify=', 'Post how the run ended to this webhook; better set in himl.private.toml',
+                '--notify_format=choice:json,slack,teams', 'json, slack or teams (default: that of the URL''s host, else json)',
                 '--dry_run', 'Print the job as Azure ML YAML, or for Slurm as batch script; send nothing',
                 '--show_settings', 'Show each option''s value and where it came from; run nothing',
                 '--sdk=choice:v2,v1', 'v2, or v1: by the deprecated azureml-core',

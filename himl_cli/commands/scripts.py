@@ -37,6 +37,8 @@ OTHER_FORMS = {"--azureml": (), "--log_from_vm": ("--record_in", "azure"), "--st
 OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
 OF_RUNNER = {"--src_checkpoint": "--checkpoint"}
 LIGHTNING_CLI, LIGHTNING_COMMANDS = "LightningCLI", {"fit", "validate", "test", "predict"}
+OF_NOTIFY = {"url": "notify", "format": "notify_format"}
+"""Keys of [notify], and the options that they set."""
 HIML_INPUTS, HIML_MOUNTS = "--azure_datasets", "--mount_in_azureml"
 
 
@@ -305,19 +307,27 @@ def submit_settings(command: Any, start: Path) -> dict[str, tuple[Any, str]]:
 
     options = _options(command)
     settings: dict[str, tuple[Any, str]] = {}
-    for key, setting in section_settings(start, "submit").items():
-        name = normalized(key)
+    found = {normalized(key): setting for key, setting in section_settings(start, "submit").items()}
+    for key, setting in section_settings(start, "notify").items():
+        if key not in OF_NOTIFY:
+            raise setting.wrong("is not known in [notify].", hint=did_you_mean(key, OF_NOTIFY) or "Keys: url, format.")
+        found.setdefault(OF_NOTIFY[key], setting)
+    for name, setting in found.items():
         if name not in options:
             raise setting.wrong(
                 "is no option of 'himl submit'.",
                 hint=did_you_mean(name, options) or "See 'himl submit --help' for the options.",
             )
-        is_text = isinstance(setting.value, str)
-        if is_text and setting.file.name != PRIVATE_FILE and may_be_signed(setting.value):
-            raise setting.wrong(
-                "is a link that may be signed, and this file goes with each job.",
-                hint=f"It belongs in {PRIVATE_FILE}, which stays here.",
-            )
+        if name == "notify" and not isinstance(setting.value, str):  # nothing of it may be shown
+            raise setting.wrong("must be one text.", hint="Write it in quotes.")
+        if isinstance(setting.value, str) and setting.file.name != PRIVATE_FILE:
+            is_secret = name == "notify" and "/" in setting.value
+            if is_secret or may_be_signed(setting.value):
+                what = "may hold a key" if is_secret else "is a link that may be signed"
+                raise setting.wrong(
+                    f"{what}, and this file goes with each job.",
+                    hint=f"It belongs in {PRIVATE_FILE}, which stays here.",
+                )
         settings[name] = _typed(options[name], setting), setting.place
     return settings
 

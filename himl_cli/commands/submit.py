@@ -141,6 +141,8 @@ OPTIONS: Mapping[str, Option] = {
         panel="After",
     ),
     "follow": option("Wait, and show the output as it comes (always so here).", default=False),
+    "notify": option("Post how the run ended to this webhook; better set in himl.private.toml.", "URL"),
+    "notify_format": option("json, slack or teams (default: that of the URL's host, else json).", "FORM"),
     "dry_run": option("Print the job as Azure ML YAML, or for Slurm as batch script; send nothing.", default=False),
     "show_settings": option("Show each option's value and where it came from; run nothing.", default=False),
     "sdk": option("v2, or v1: by the deprecated azureml-core.", "SDK", "v2"),

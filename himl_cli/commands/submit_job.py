@@ -3,7 +3,8 @@ a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,10 +17,11 @@ from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import MANY, JobSpec, Webhook
+from himl_cli.core.logged import SweepView
 from himl_cli.core.processes import interruptions
 from himl_cli.core.redaction import is_address, shown
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
@@ -45,7 +47,7 @@ from himl_cli.services.runs.logs import (
     wait_for_run,
     watching,
 )
-from himl_cli.services.runs.lookup import parse_reference
+from himl_cli.services.runs.lookup import children_of, parse_reference
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.prepare import (
     OF_RECORD,
@@ -55,7 +57,7 @@ from himl_cli.services.submission.prepare import (
     start_and_note,
     submit_mirrored,
 )
-from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest
+from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest, webhook_of
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import (
     azure_facts,
@@ -70,6 +72,9 @@ from himl_cli.workspaces.resolve import (
     recording_place,
     require_sdk_v1,
 )
+from himl_cli.workspaces.webhook import post, run_document
+
+NOTIFICATION_SECONDS = 60.0
 
 
 class Submission(NamedTuple):
@@ -104,6 +109,16 @@ class Submission(NamedTuple):
         """Whether --create_cluster was typed; set for all jobs it counts where it can."""
         return self.create_cluster and self.sources["create_cluster"] == TYPED
 
+    def check_notification(self, waits: bool) -> None:
+        """Of a job on Azure ML, which only who waits for it here can tell a webhook of. Raises BadUsage, and says what
+        settings ask for in vain."""
+        if webhook_of(self.request) is None or waits:
+            return
+        problem = "once the job is on Azure ML, nothing of himl is left that could tell the webhook of its end"
+        if self.request.is_typed("notify"):
+            raise BadUsage(f"--notify: {problem}.", hint="Add --wait: himl then tells it when the job has ended.")
+        self.output_opts.output().notice(f"Passed over: notify, since {problem}; with --wait it is told.")
+
     def check_azure(self) -> None:
         """Raises what is wrong with the workspace of a job on a cluster: call it before anything is looked at."""
         azure_for_jobs(*self.workspace_opts.names, start=self.request.cwd)
@@ -128,6 +143,7 @@ def submit_script(call: Submission) -> Run | None:
         if request.sdk == "v1":
             require_sdk_v1()
         call.check_azure()
+        call.check_notification(waits)
     job = prepare_job(request)
     with call.open(For.clusters if request.on_cluster else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
@@ -161,6 +177,7 @@ def submit_file(call: Submission) -> Run | None:
         return None
     if prepared.goes_to_azure:
         call.check_azure()
+        call.check_notification(waits)
     with call.open(For.clusters if prepared.goes_to_azure else For.jobs) as session:
         print_prepared(session.output, prepared.remarks, *prepared.reports)
         workspace = session.workspace
@@ -212,6 +229,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
         print_job_file(output, job_yaml(spec), sorted(wheels))
         return None
     if spec.cluster:
+        call.check_notification(waits)
         try:
             call.check_azure()
         except BadUsage as err:  # why the pipeline goes there
@@ -360,7 +378,8 @@ def _run_on_cluster(
     with naming_once_made() as made:
         with observing(session.output) as notify:  # its bar is gone before a log is printed
             made.append(start_and_note(start, session.cwd, notify))
-        return wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec)
+        webhook = webhook_of(call.request) if waits else None
+        return wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec, webhook=webhook)
 
 
 def _run_recorded(call: Submission, waits: bool) -> Run:
@@ -410,16 +429,25 @@ def _wait_here(
             ended = wait_for_run(workspace, run.id, output.stream, session.notify, interrupted, start=start)
         sweep, unkept = sweep_outcome(workspace, ended), unkept_files(workspace, ended)
         print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=True), sweep, unkept)
+        _print_notification(session, ended, interrupted)
         child = failed_child(workspace, ended)
         hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd)
         raise_unless_completed(ended, child, failure_hint=hint)
         return ended
 
 
-def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spec: JobSpec | None = None) -> Run:
+def wait_or_leave(
+    session: Session,
+    run: Run,
+    *,
+    waits: bool,
+    follows: bool,
+    spec: JobSpec | None = None,
+    webhook: Webhook | None = None,
+) -> Run:
     """Say that the run is on its way to a cluster, and wait for it where that is wanted, its log shown where that
-    *follows*, else a sentence now and then; of a sweep about its trials. Ctrl-C ends the waiting only. Raises
-    JobFailed, Interrupted."""
+    *follows*, else a sentence now and then; of a sweep about its trials. Ctrl-C ends the waiting only. Of a run that
+    ended on Azure ML the *webhook* is told here. Raises JobFailed, Interrupted."""
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
@@ -437,10 +465,43 @@ def wait_or_leave(session: Session, run: Run, *, waits: bool, follows: bool, spe
             output.notice(
                 f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one."
             )
+        if webhook is not None and not isinstance(workspace.home_of(run.id), FolderWorkspace):
+            _notify_of_end(session, ended, sweep, webhook)
+        else:
+            _print_notification(session, ended)
         child = failed_child(workspace, ended)
         hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd) if spec else ""
         raise_unless_completed(ended, child, sweep, failure_hint=hint)
         return ended
+
+
+def _print_notification(session: Session, run: Run, interrupted: Sequence[int] = ()) -> None:
+    """Where a webhook is told of the end of *run*, wait for that, and say what became of it unless it was told."""
+    tags, deadline = run.tags, time.monotonic() + NOTIFICATION_SECONDS
+    while NOTIFICATION in tags and not interrupted:
+        state, _, detail = tags[NOTIFICATION].partition(": ")
+        if state not in (DUE, SENDING) or time.monotonic() > deadline:
+            if state != SENT:
+                detail = detail if state == NOT_SENT else f"nobody knows whether {detail} was told"
+                session.output.notice(f"The notification failed: {detail}.")
+            return
+        time.sleep(0.1)
+        tags = session.workspace.run(run.id).tags
+
+
+def _notify_of_end(session: Session, run: Run, sweep: SweepView | None, webhook: Webhook) -> None:
+    """Tell *webhook* from here how a run of Azure ML ended; that it could not be told becomes a tag of the run."""
+    workspace, problem = session.workspace, ""
+    try:
+        children = children_of(workspace, run) if MANY in run.tags or sweep else ()
+        results = workspace.results([run], wanted=lambda name: True, whole=False)[run.id]
+        problem = post(webhook, run, run_document(run, "", results, children, sweep))
+        if problem:
+            workspace.tag(run.id, {NOTIFICATION: f"{NOT_SENT}: {problem}"})
+    except HimlError as err:
+        problem = problem or str(err).rstrip(".")
+    if problem:
+        session.output.notice(f"The notification failed: {problem}.")
 
 
 @contextmanager

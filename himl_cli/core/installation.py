@@ -1,4 +1,5 @@
-"""How the running himl was installed, for errors that say how to add to it or to renew it.
+"""How the running himl was installed, for errors that say how to add to it or to renew it; and which
+certificate authorities it trusts.
 
 An index is asked for a package of himl's name only where this himl came from one: elsewhere anybody may have taken the
 name.
@@ -6,6 +7,7 @@ name.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -126,3 +128,29 @@ def _quoted(text: str) -> str:
     from shlex import quote
 
     return quote(text)
+
+
+# requests reads the first two, OpenSSL the others, libcurl's library none of them: the file is chosen here, once, and
+# handed to each client
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def ca_source() -> str:
+    """Where `ca_bundle` takes it from: the first of the variables that is set, else `certifi`."""
+    return next((name for name in CA_VARIABLES if os.environ.get(name, "").strip()), "certifi")
+
+
+def ca_bundle() -> str:
+    """The file (or folder) of certificate authorities. Raises BadUsage where a variable names nothing that exists."""
+    name = ca_source()
+    if name == "certifi":
+        import certifi
+
+        return certifi.where()
+    path = os.environ[name].strip()
+    if not Path(path).exists():
+        raise BadUsage(
+            f"{name} names '{path}', which does not exist.",
+            hint="Correct the variable, or unset it to trust the usual authorities.",
+        )
+    return path

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import named, read_json
 
 SEARCH_SPACE = "search_space"
@@ -325,6 +326,23 @@ class SlurmSpec:
     retries: int = 0
 
 
+WEBHOOK_FORMATS = ("json", "slack", "teams")
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where the end of a run is posted to, and in which of WEBHOOK_FORMATS. The address is a secret: Slack's and Teams'
+    hold a key."""
+
+    url: str = field(repr=False)
+    format: str
+
+    @property
+    def host(self) -> str:
+        """What messages and records may say of the address."""
+        return parts_of(self.url).hostname or ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
     """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
@@ -368,7 +386,8 @@ class JobSpec(JobOptions):
 
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every
     hyperparameter that no argument names as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
-    With `slurm` a site's Slurm runs it, from this workspace: `nodes` counts there too.
+    With `slurm` a site's Slurm runs it, from this workspace: `nodes` counts there too. `webhook` is told of the end of
+    the run, or of `parent`'s where it has one.
 
     `brought` are files that lie in the working folder when the script starts, by their names there (`/` separators):
     paths here, on a cluster paths in an input (`${{inputs.KEY}}/…`). What an earlier try left under the name stays.
@@ -394,6 +413,7 @@ class JobSpec(JobOptions):
     parent: str = ""
     sweep: SweepSpec | None = None
     slurm: SlurmSpec | None = None
+    webhook: Webhook | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
 
 

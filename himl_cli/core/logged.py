@@ -5,13 +5,22 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Generic, TypeVar
 
-from himl_cli.core.jobs import Scalar, best_of
+from himl_cli.core.jobs import (
+    BEST_TRIAL,
+    GOAL,
+    MANY,
+    PRIMARY_METRIC,
+    REPEATED,
+    Scalar,
+    best_of,
+    hyperparameters_of,
+)
 from himl_cli.core.runs import Run
 
 LoggedValue = TypeVar("LoggedValue", float, str)
@@ -127,6 +136,13 @@ class RunDetails:
     below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
 
 
+def float_form(value: float) -> float | str:
+    """JSON has no word for NaN and the infinities."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 SYSTEM = "system/"  # what the names of MLflow's system metrics begin with: of the machine that a run has
 
 Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
@@ -230,6 +246,28 @@ class RunResults:
             self.parameters,
             {**other.steps, **self.steps},
         )
+
+
+def sweep_of(run: Run, children: Sequence[Run], results: Callable[..., Mapping[str, RunResults]]) -> SweepView | None:
+    """The trials of *run* with the last values of its primary metric, which *results* (`Workspace.results`) knows; None
+    where its *children* are no trials."""
+    values = {child.id: hyperparameters_of(child.tags) for child in children}
+    trials = [child for child in children if values[child.id]]
+    if not trials:
+        return None
+    metric, goal = run.tags.get(PRIMARY_METRIC, ""), run.tags.get(GOAL, "minimize")
+    found = results(trials, wanted=lambda name: name == metric) if metric else {}
+    views = []
+    for child in trials:
+        last = found[child.id].last.get(metric) if child.id in found else None
+        if isinstance(last, bool) or not isinstance(last, (int, float)):
+            last = None
+        views.append(TrialView(child, values[child.id], None if last is None else float(last)))
+    if run.tags.get(MANY) in REPEATED:
+        return SweepView(metric, goal, views, is_repeated=True)
+    view = SweepView(metric, goal, views)
+    recorded = run.tags.get(BEST_TRIAL, "")
+    return replace(view, best=recorded if recorded in values else view.best_at_the_end)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ _SECRETS = re.compile(
     rf"""(?P<keep>
         [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a link
       | (?:AccountKey|SharedAccessSignature|SharedAccessKey)=                      # a connection string
+      | https://(?:hooks\.slack(?:-gov)?\.com|[\w-]+\.webhook\.office\.com)/        # a webhook
       | \b(?:Bearer|Basic)\s+                                                      # an Authorization header
       | {_NAMED}["']?\s*[=:]\s*["']?                                               # name=value
     )(?P<secret>[^\s"'&;]+)""",
@@ -28,6 +29,7 @@ _SECRET_NAME = re.compile(
     r"|(^|[-_.])(pass|auth|pat|(?<!public[-_])key)$|pw$|(?-i:[a-z0-9](?<!public)Key$)",
     re.IGNORECASE,
 )
+_WEBHOOK = re.compile(r"webhook|(^|[-_])notify$", re.IGNORECASE)  # of which an address is secret as a whole
 _COUNTED = re.compile(  # of what a number is no secret: `--token_count 5`, `--max_token 9`, `--pad_token_id 0`
     r"^[-\w.]*?(?:(?:^|[-_.])(?:num|n|max|min)[-_]token"
     r"|token[-_](?:count|size|len|length|num|dim|limit|rate|dropout|id|idx|index|weight))$",
@@ -67,7 +69,7 @@ def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST) -> list[str]:
             masked.append(f"{quote}{MASK}{quote}")
         else:
             masked.append(_masked_word(word, depth))
-        follows_secret, name = word.startswith("-") and "=" not in word and _SECRET_NAME.search(word) is not None, word
+        follows_secret, name = word.startswith("-") and "=" not in word, word
     return masked
 
 
@@ -90,6 +92,8 @@ def mask_document(value: Any, name: str = "") -> Any:
 
 def _is_secret(name: str, value: str) -> bool:
     """Whether *value* is to be hidden because of the *name* it is given by."""
+    if _WEBHOOK.search(name) and is_address(value.strip("\"'")):
+        return True
     return _SECRET_NAME.search(name) is not None and not (_COUNTED.match(name) and _NUMBER.fullmatch(value))
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HYPERPARAMETERS
+from himl_cli.core.text import utc_text
 
 # How a local run's reason begins when one of several ranks failed
 FAILED_RANK = re.compile(r"rank (\d+): ")
@@ -27,9 +28,12 @@ TRIES = "himl.tries"
 SLURM_JOB = "himl.slurm_job"  # of a run here that Slurm runs: the job's number there, empty until it is known
 RECORDED_IN = "himl.recorded_in"  # of a run here: the workspace that it is mirrored to
 STUDIO = "himl.studio"  # of a run here: the page of the run there
+# Of a run whose end a webhook is told: one of the four words, and the webhook's host, or why it was not told
+NOTIFICATION = "himl.notification"
+DUE, SENDING, SENT, NOT_SENT = "due", "sending", "sent", "failed"
 STOPPED = "himl.recording_stopped"  # of a run here: why not all of it could be mirrored
 RECORDED_FROM = "himl.recorded_from"  # of the run there: the machine that it runs on
-OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM)
+OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
 # The tag of a run that began with a checkpoint of another one, or that keeps changed ones: the other run's id, with `:`
 # and the path for one file or `FOLDER/`; of what came from no run, `./NAME` for a path, or the address without its
 # query
@@ -103,6 +107,32 @@ class Run:
             after = f" after {hours} h {left} min" if hours else f" after {minutes} min {rest} s"
         why = f": {self.reason}" if self.reason and self.reason != self.status.value.lower() else ""
         return f"{self.status.value.lower()}{after}{why}"
+
+
+def run_form(run: Run) -> dict[str, Any]:
+    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is
+    known."""
+    duration = run.duration
+    return {
+        "id": run.id,
+        "experiment": run.experiment,
+        "display_name": run.display_name,
+        "status": run.status.value,
+        "started": run.started and utc_text(run.started),
+        "duration": None if duration is None else round(duration, 3),
+        "tags": dict(run.tags),
+        "created": utc_text(run.created),
+        "ended": run.ended and utc_text(run.ended),
+        "parent": run.parent,
+        "exit_code": run.exit_code,
+        "reason": run.reason,
+        "description": run.description,
+        "command": run.command,
+        "workspace": run.workspace.removeprefix("workspace "),
+        "folder": run.folder,
+        "url": run.url,
+        "recovery_id": run.recovery_id,
+    }
 
 
 def own_name(run: Run) -> str:

@@ -17,7 +17,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import DEEPEST, is_too_deep
 
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
-SECTIONS = ("submit", "azure", "montage", "slurm")
+SECTIONS = ("submit", "notify", "azure", "montage", "slurm")
 LARGEST = 512 << 10  # characters of a settings file
 # Digits: whole numbers of so many are numbers to floating point too, hexadecimal ones among them
 LONGEST_NUMBER = 250

@@ -16,9 +16,9 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
-from himl_cli.core.logged import STATISTICS, Aggregation, Child, Value
-from himl_cli.core.runs import RunStatus
-from himl_cli.render.forms import float_form, json_form, number_text, run_form
+from himl_cli.core.logged import STATISTICS, Aggregation, Child, Value, float_form
+from himl_cli.core.runs import RunStatus, run_form
+from himl_cli.render.forms import json_form, number_text
 from himl_cli.render.output import GAP, STATUS_STYLES, cut_end, one_line, styled, width
 
 LONGEST_CELL, LEAST_LABEL = 24, 12

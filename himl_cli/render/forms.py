@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -11,8 +10,8 @@ from pathlib import PurePath
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.logged import Metric, RunDetails, Texts
-from himl_cli.core.runs import Run
+from himl_cli.core.logged import Metric, RunDetails, Texts, float_form
+from himl_cli.core.runs import Run, run_form
 from himl_cli.core.text import utc_text
 
 
@@ -27,32 +26,6 @@ def json_form(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
     return value
-
-
-def run_form(run: Run) -> dict[str, Any]:
-    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is
-    known."""
-    duration = run.duration
-    return {
-        "id": run.id,
-        "experiment": run.experiment,
-        "display_name": run.display_name,
-        "status": run.status.value,
-        "started": json_form(run.started),
-        "duration": None if duration is None else round(duration, 3),
-        "tags": dict(run.tags),
-        "created": json_form(run.created),
-        "ended": json_form(run.ended),
-        "parent": run.parent,
-        "exit_code": run.exit_code,
-        "reason": run.reason,
-        "description": run.description,
-        "command": run.command,
-        "workspace": run.workspace.removeprefix("workspace "),
-        "folder": run.folder,
-        "url": run.url,
-        "recovery_id": run.recovery_id,
-    }
 
 
 def details_form(details: RunDetails) -> dict[str, Any]:
@@ -89,13 +62,6 @@ def metric_form(metric: Metric | Texts) -> dict[str, Any]:
         "count": len(metric.points),
         "run": metric.run,
     }
-
-
-def float_form(value: float) -> float | str:
-    """JSON has no word for NaN and the infinities."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def number_text(value: float | None, digits: int = 6) -> str:

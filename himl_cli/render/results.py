@@ -20,11 +20,11 @@ from himl_cli.core.jobs import MANY, SnapshotReport, secrets_text
 from himl_cli.core.logged import SweepView
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
-from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus
+from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus, run_form
 from himl_cli.core.text import named, utc_text
 from himl_cli.core.tiles import TiledSlide, TilesResult
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
-from himl_cli.render.forms import json_form, number_text, run_form
+from himl_cli.render.forms import json_form, number_text
 from himl_cli.render.output import (
     Column,
     Format,

@@ -33,6 +33,7 @@ from himl_cli.core.logged import SYSTEM, Metric, MetricPoint, RunDetails, SweepV
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
     FROM_RUN,
+    NOTIFICATION,
     PUSHED,
     RECORDED_IN,
     SLURM_JOB,
@@ -289,7 +290,7 @@ def _value(name: str, trial: TrialView) -> str:
 
 
 SHOWN_ELSEWHERE = (
-    *("mlflow.log-model.history", RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
+    *("mlflow.log-model.history", NOTIFICATION, RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER, TRIES),
 )
 
@@ -408,6 +409,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Folder": shown_path(run.folder),
         "Workspace": run.workspace,
         "Recorded in": tags.get(RECORDED_IN, ""),
+        "Notified": tags.get(NOTIFICATION, ""),
         "Not told": tags.get(STOPPED, ""),
         "Studio": run.url or tags.get(STUDIO, ""),
     }

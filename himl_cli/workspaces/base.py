@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
-from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
+from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
 from himl_cli.core.workspaces import Check, WorkspaceFacts
@@ -282,13 +282,15 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
     def delete(self, run_id: str) -> None:
         """Remove the run, its children and all their files. Raises RunNotFound; BadUsage while it runs."""
 
-    def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
+    def resume(
+        self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None = None
+    ) -> Run:
         """Go on with the run, under its own id: of a sweep with the trials that are missing, of a pipeline with the
         steps that are, of a job with another attempt.
 
-        What each of them wrote stays where it is. *env* are the job's own variables, which no file keeps. Raises
-        RunNotFound; BadUsage for a run that still is at work, that has nothing left to do, or of which variables are
-        missing.
+        What each of them wrote stays where it is. *env* are the job's own variables, which no file keeps, nor the
+        *webhook* that is told of the end. Raises RunNotFound; BadUsage for a run that still is at work, that has
+        nothing left to do, or of which variables are missing.
         """
 
     def python_of(self, run_id: str) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,8 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
-from himl_cli.core.jobs import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED, TRIAL, hyperparameters_of
-from himl_cli.core.logged import SYSTEM, RunDetails, SweepView, TrialView
+from himl_cli.core.jobs import MANY, TRIAL
+from himl_cli.core.logged import SYSTEM, RunDetails, SweepView, sweep_of
 from himl_cli.core.runs import (
     Run,
     RunQuery,
@@ -319,23 +320,7 @@ def children_of(workspace: Workspace, run: Run) -> list[Run]:
 def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
     """The trials of *run* with the last values of its primary metric, for a request or two in all; None where its
     *children* are no trials."""
-    values = {child.id: hyperparameters_of(child.tags) for child in children}
-    trials = [child for child in children if values[child.id]]
-    if not trials:
-        return None
-    metric, goal = run.tags.get(PRIMARY_METRIC, ""), run.tags.get(GOAL, "minimize")
-    found = workspace.results(trials, wanted=lambda name: name == metric, whole=False) if metric else {}
-    views = []
-    for child in trials:
-        last = found[child.id].last.get(metric) if child.id in found else None
-        if isinstance(last, bool) or not isinstance(last, (int, float)):
-            last = None
-        views.append(TrialView(child, values[child.id], None if last is None else float(last)))
-    if run.tags.get(MANY) in REPEATED:
-        return SweepView(metric, goal, views, is_repeated=True)
-    view = SweepView(metric, goal, views)
-    recorded = run.tags.get(BEST_TRIAL, "")
-    return replace(view, best=recorded if recorded in values else view.best_at_the_end)
+    return sweep_of(run, children, partial(workspace.results, whole=False))
 
 
 def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:

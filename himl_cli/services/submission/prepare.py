@@ -27,7 +27,7 @@ from himl_cli.core.jobs import (
     with_search_space,
 )
 from himl_cli.core.redaction import mask_arguments, redact
-from himl_cli.core.runs import RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, RunSelection, new_run_id
+from himl_cli.core.runs import NOTIFICATION, RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, RunSelection, new_run_id
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.runs.logs import MAIN_LOG, watching
 from himl_cli.services.runs.lookup import find_runs
@@ -36,12 +36,14 @@ from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.request import (
     PreparedJob,
     SubmitRequest,
+    check_choices,
     check_names,
     check_values,
     command_line,
     job_of_options,
     refuse,
     shorten_tags,
+    webhook_of,
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
@@ -61,7 +63,7 @@ from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 # Options that count where a run is resumed, and those that may be given again, and have to say what its record says.
-RESUME_OPTIONS = ("max_concurrent", "env_vars")
+RESUME_OPTIONS = ("max_concurrent", "env_vars", "notify", "notify_format")
 OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
 _PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
 
@@ -310,7 +312,7 @@ def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
 def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify) -> tuple[Run, int]:
     """Go on with the run that *wanted* names, and give it, and where in its log begins what is new.
 
-    Of *request*, `env_vars` and `max_concurrent` count; what else it says has to agree with the run's record.
+    Of *request*, `env_vars`, `max_concurrent` and `notify` count; what else it says has to agree with the run's record.
     Raises RunNotFound, and BadUsage for a run that cannot go on or that was another job.
     """
     (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
@@ -323,7 +325,11 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     _check_agrees(run, request)
     # the log of a sweep or a pipeline goes on; another try of a job has a log of its own
     log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
-    resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, notify=notify)
+    check_choices(request)
+    webhook = webhook_of(request)
+    if webhook is None and NOTIFICATION in run.tags:
+        notify(Notice("Nobody is notified of this run's end: the address is not kept. Give it again by --notify URL."))
+    resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, webhook=webhook)
     note_latest(resumed, Path(request.cwd), notify)
     return resumed, log.size if log else 0
 

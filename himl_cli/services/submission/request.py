@@ -22,6 +22,7 @@ from himl_cli.core.files import Globs, expand_user
 from himl_cli.core.jobs import (
     DISTRIBUTIONS,
     HERE,
+    WEBHOOK_FORMATS,
     DataSpec,
     Entry,
     EntryKind,
@@ -30,8 +31,9 @@ from himl_cli.core.jobs import (
     Snapshot,
     SnapshotReport,
     SweepSpec,
+    Webhook,
 )
-from himl_cli.core.redaction import mask_arguments, mask_line, redact
+from himl_cli.core.redaction import is_address, mask_arguments, mask_line, parts_of, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
 from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten
 
@@ -130,6 +132,8 @@ class SubmitRequest(JobOptions):
     crossval_count_arg: str | None = option()
     different_seeds: int | None = option()
     seed_arg: str = option("random_seed")
+    notify: str | None = option(files="pipeline yaml")
+    notify_format: str | None = option(files="pipeline yaml", choices=WEBHOOK_FORMATS)
 
     @property
     def on_cluster(self) -> str:
@@ -199,10 +203,7 @@ def check_values(request: SubmitRequest) -> None:
     if len(given) != 1:
         hint = 'himl submit SCRIPT.py, or himl submit -m package.module, or himl submit --command "PROGRAM ..."'
         raise BadUsage(f"{' and '.join(given[:2])} were both given." if given else "Nothing to run.", hint=hint)
-    for name, choices in CHOICES.items():
-        value = getattr(request, name)
-        if value not in (None, *choices):
-            raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"It is one of: {', '.join(choices)}.")
+    check_choices(request)
     for name in ("num_nodes", "processes_per_node"):
         value = getattr(request, name)
         if value is not None and (problem := count_problem(value, MOST[name])):
@@ -232,6 +233,14 @@ def check_values(request: SubmitRequest) -> None:
             f"cluster '{request.on_cluster}'.",
             hint="To run it here, add --cluster local",
         )
+
+
+def check_choices(request: SubmitRequest) -> None:
+    """Raises BadUsage for an option that is none of its values."""
+    for name, choices in CHOICES.items():
+        value = getattr(request, name)
+        if value not in (None, *choices):
+            raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"It is one of: {', '.join(choices)}.")
 
 
 def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[str]]:
@@ -379,9 +388,32 @@ def job_of_options(
         cluster=request.on_cluster,
         nodes=request.num_nodes,
         slurm=slurm,
+        webhook=webhook_of(request),
         **options,
     )
     return spec, remarks
+
+
+def webhook_of(request: SubmitRequest) -> Webhook | None:
+    """What `--notify` names, in the format that was asked for, else that of its host. Raises BadUsage, which names no
+    more of the address than the host."""
+    if request.notify is None:
+        if request.is_typed("notify_format"):
+            raise BadUsage(f"--notify_format {request.notify_format}: --notify is missing.", hint="Add --notify URL")
+        return None
+    url = request.notify.strip()
+    parts = parts_of(url)
+    if not (is_address(url) and parts.hostname and url.isascii() and url.isprintable()) or " " in url or parts.username:
+        raise BadUsage(
+            f"--notify: the address{f' at {parts.hostname}' if parts.hostname else ''} is none that himl can post to.",
+            hint="It reads https://HOST/PATH, without a user or blanks; it is a secret, and is not shown here.",
+        )
+    hosts = {
+        "slack": ("slack.com", "slack-gov.com"),
+        "teams": ("webhook.office.com", "logic.azure.com", "powerplatform.com"),
+    }
+    known = (form for form, ends in hosts.items() if f".{parts.hostname}".endswith(tuple(f".{end}" for end in ends)))
+    return Webhook(url, request.notify_format or next(known, "json"))
 
 
 def command_line(request: SubmitRequest) -> str:

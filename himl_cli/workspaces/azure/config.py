@@ -399,29 +399,3 @@ def settings_facts(start: Path) -> Sequence[tuple[str, str, str]]:
     values["cloud"] = cloud or values["cloud"]
     places = {**settings.places, "cloud": CLOUD_VARIABLE} if cloud else settings.places
     return [(key, value, places.get(key, "default")) for key, value in values.items()]
-
-
-# requests reads the first two, OpenSSL the others, libcurl's library none of them: the file is chosen here, once, and
-# handed to each client
-CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
-
-
-def ca_source() -> str:
-    """Where `ca_bundle` takes it from: the first of the variables that is set, else `certifi`."""
-    return next((name for name in CA_VARIABLES if os.environ.get(name, "").strip()), "certifi")
-
-
-def ca_bundle() -> str:
-    """The file (or folder) of certificate authorities. Raises BadUsage where a variable names nothing that exists."""
-    name = ca_source()
-    if name == "certifi":
-        import certifi
-
-        return certifi.where()
-    path = os.environ[name].strip()
-    if not Path(path).exists():
-        raise BadUsage(
-            f"{name} names '{path}', which does not exist.",
-            hint="Correct the variable, or unset it to trust the usual authorities.",
-        )
-    return path

@@ -23,10 +23,11 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from himl_cli import __version__
 from himl_cli.core.errors import ServiceFailed, WorkspaceNotFound
+from himl_cli.core.installation import ca_bundle, ca_source
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import NotJson, read_json, read_valid_json
-from himl_cli.workspaces.azure.config import WorkspaceAddress, ca_bundle, ca_source
+from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import Response, object_of, pages, retry_after
 from himl_cli.workspaces.azure.service_errors import (
     ServiceNotFound,

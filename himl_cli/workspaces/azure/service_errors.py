@@ -27,9 +27,10 @@ from himl_cli.core.errors import (
     ServiceFailed,
     WorkspaceNotFound,
 )
+from himl_cli.core.installation import ca_source
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.azure.config import WorkspaceAddress, ca_source
+from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import Response, clock_complaint
 
 _CLOSED = re.compile(

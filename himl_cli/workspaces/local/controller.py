@@ -47,7 +47,7 @@ from himl_cli.workspaces.local.run_folder import PLAN, RunFolder, explain_disk_e
 from himl_cli.workspaces.local.run_process import BUSY, CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.sampling import Trial, make_sampler, trials_to_stop
-from himl_cli.workspaces.local.slurm import SlurmJobs, cancel
+from himl_cli.workspaces.local.slurm import SlurmJobs, cancel, end_unreachable_steps
 from himl_cli.workspaces.local.slurm_batch import queue_again, queue_job
 from himl_cli.workspaces.local.sweep_plan import job_outputs, stage_plan, step_request, trial_request
 
@@ -62,7 +62,9 @@ class Controller(RunProcess):
 
     def __init__(self, plan: Plan, *, is_queued: bool = False) -> None:
         cwd = Path(plan.run_folder) / plan.jobs[0].place
-        super().__init__(plan.new_run, plan.run_folder, cwd, again=plan.again or is_queued, is_queued=is_queued)
+        super().__init__(
+            plan.new_run, plan.run_folder, cwd, plan.jobs[0].spec, again=plan.again or is_queued, is_queued=is_queued
+        )
         self._plan = plan
 
     def work(self, store: RunStore) -> Outcome:
@@ -91,6 +93,8 @@ def end_if_last(store: RunStore, folder: RunFolder) -> None:
     them is open. Raises HimlError, OSError."""
     lock = ProcessLock(folder.lock)
     is_array = "[" in store.slurm_jobs([folder.run_id]).get(folder.run_id, "")
+    if is_array:
+        end_unreachable_steps(store, folder.run_id)
     if not is_array or any(store.open_children([folder.run_id])) or not lock.try_to_take():
         return
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
-from himl_cli.core.jobs import STEP, TRIAL, JobSpec
+from himl_cli.core.jobs import STEP, TRIAL, JobSpec, Webhook
 from himl_cli.core.processes import ProcessLock, detached, interruptions, is_held
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
@@ -90,7 +90,9 @@ def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | No
             mark.unlink()
 
 
-def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent: int | None) -> None:
+def resume(
+    workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None
+) -> None:
     """Resume a run that stopped before its end: a job by another attempt, a sweep or a pipeline by what is missing.
     Returns once it is at work again. Raises BadUsage where it cannot be resumed, DiskFailed, Interrupted."""
     _check_state(run)
@@ -100,6 +102,7 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
         if "many" in stored:
             _check_stored(run, [job["spec"] for job in stored["many"]["jobs"]], env)
             plan = plan_from_stored(stored["many"], folder.path, env)
+            plan = replace(plan, jobs=[replace(job, spec=replace(job.spec, webhook=webhook)) for job in plan.jobs])
             if max_concurrent is not None and plan.jobs[0].spec.sweep is not None:
                 sweep = replace(plan.sweep, max_concurrent=max_concurrent)
                 plan = replace(plan, jobs=[replace(plan.jobs[0], spec=replace(plan.jobs[0].spec, sweep=sweep))])
@@ -111,7 +114,7 @@ def resume(workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent:
             )
         else:
             _check_stored(run, [stored["job"]], env)
-            specs = [job_from_stored_form(stored["job"], env)]
+            specs = [replace(job_from_stored_form(stored["job"], env), webhook=webhook)]
             data = record["inputs"], record["outputs"]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
         raise DiskFailed(

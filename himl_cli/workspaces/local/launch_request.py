@@ -35,10 +35,11 @@ from himl_cli.core.jobs import (
     SlurmSpec,
     Snapshot,
     SweepSpec,
+    Webhook,
     check_placeholders,
 )
 from himl_cli.core.redaction import mask_arguments, mask_line
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import DUE, NOTIFICATION, Run
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
@@ -105,7 +106,7 @@ class LaunchRequest:
             spec.experiment,
             display_name=spec.display_name,
             description=spec.description,
-            tags=spec.tags,
+            tags={**spec.tags, **_notification(spec)},
             parent=spec.parent or None,
             command=self.command,
         )
@@ -164,7 +165,7 @@ class Plan:
     @property
     def new_run(self) -> Run:
         """The run of the whole, to be recorded."""
-        facts = {MANY: self.kind}
+        facts = {MANY: self.kind, **_notification(self.jobs[0].spec)}
         if self.kind != PIPELINE:
             facts |= {PRIMARY_METRIC: self.sweep.primary_metric, GOAL: self.sweep.goal}
         return replace(self.run, tags={**self.run.tags, **facts})
@@ -239,7 +240,7 @@ def stored_form(spec: JobSpec, files: Sequence[str] = ()) -> Form:
     target = mask_line(spec.entry.target) if spec.entry.kind is EntryKind.command else spec.entry.target
     has_secrets = shown != list(spec.arguments) or target != spec.entry.target
     snapshot, entry = replace(spec.snapshot, files=files), replace(spec.entry, target=target)
-    masked = replace(spec, arguments=shown, entry=entry, env={}, snapshot=snapshot)
+    masked = replace(spec, arguments=shown, entry=entry, env={}, snapshot=snapshot, webhook=None)
     return {**_job_form(masked), "env_names": sorted(spec.env), "has_secrets": has_secrets}
 
 
@@ -247,6 +248,11 @@ def job_from_stored_form(form: Form, env: Mapping[str, str]) -> JobSpec:
     """The job of a form that was stored, with the variables of *env*."""
     known = {name: value for name, value in form.items() if name not in ("env_names", "has_secrets")}
     return _job_from_form({**known, "env": dict(env)})
+
+
+def _notification(spec: JobSpec) -> dict[str, str]:
+    """The tag of a run whose end the webhook of *spec* is told; none for a child, which has its parent's."""
+    return {NOTIFICATION: f"{DUE}: {spec.webhook.host}"} if spec.webhook and not spec.parent else {}
 
 
 def _shallow(record: Any) -> Form:
@@ -262,7 +268,7 @@ def _job_form(spec: JobSpec) -> Form:
         "snapshot": snapshot,
         "arguments": list(spec.arguments),
         "keep": list(spec.keep),
-        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in ("sweep", "slurm")},
+        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in ("sweep", "slurm", "webhook")},
         **{name: [asdict(item) for item in getattr(spec, name)] for name in ("inputs", "outputs")},
         **{name: dict(getattr(spec, name)) for name in ("env", "tags", "brought")},
         "docker_args": [],
@@ -283,6 +289,7 @@ def _job_from_form(form: Form) -> JobSpec:
         "outputs": [DataSpec(**item) for item in form["outputs"]],
         "sweep": sweep or None,
         "slurm": SlurmSpec(**form["slurm"]) if form.get("slurm") else None,
+        "webhook": Webhook(**form["webhook"]) if form.get("webhook") else None,
     }
     return JobSpec(**{**form, **parts})
 

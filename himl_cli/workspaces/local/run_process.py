@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import platform
 import signal
 import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError
+from himl_cli.core.jobs import JobSpec, Webhook
+from himl_cli.core.logged import sweep_of
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.runs import Run, RunEnd, RunStatus
+from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.workspaces.local.logged_values import read_results
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.staging import Stopped
@@ -60,13 +65,43 @@ def report(event: str, **facts: str) -> None:
         sys.stdout.flush()
 
 
+def notify_of_end(store: RunStore, folder: RunFolder, webhook: Webhook) -> None:
+    """Tell *webhook* how the run of *folder* ended, unless another process does; how that went becomes a tag of the
+    run."""
+    run_id, tags = folder.run_id, {word: f"{word}: {webhook.host}" for word in (DUE, SENDING, SENT)}
+    run = store.get(run_id)
+    if run is None or not run.status.is_final or run.tags.get(NOTIFICATION) != tags[DUE]:
+        return
+    from himl_cli.workspaces.webhook import post, run_document
+
+    results = partial(read_results, store.database, folder.path.parent, whole=False)
+    children = list(store.query(RunQuery(parent=run_id)))
+    sweep = sweep_of(run, children, lambda trials, wanted: results([trial.id for trial in trials], wanted=wanted))
+    logged = results([run_id], wanted=lambda name: True)[run_id]
+    document = run_document(run, platform.node(), logged, children, sweep)
+    if store.replace_tag(run_id, NOTIFICATION, tags[DUE], tags[SENDING]):
+        problem = post(webhook, run, document)
+        store.replace_tag(run_id, NOTIFICATION, tags[SENDING], f"{NOT_SENT}: {problem}" if problem else tags[SENT])
+
+
 class RunProcess(ABC):
     """The run of this process, recorded as *new*, with its files in *cwd*. With *again*, a run that is on record and
-    not completed is resumed; with *is_queued* it waited in a queue till now, and this may be its first attempt."""
+    not completed is resumed; with *is_queued* it waited in a queue till now, and this may be its first attempt. The
+    webhook of *spec* is told of the end."""
 
-    def __init__(self, new: Run, run_folder: str, cwd: Path, *, again: bool, is_queued: bool = False) -> None:
+    def __init__(
+        self,
+        new: Run,
+        run_folder: str,
+        cwd: Path,
+        spec: JobSpec | None = None,
+        *,
+        again: bool,
+        is_queued: bool = False,
+    ) -> None:
         self.folder = RunFolder(Path(run_folder))
         self._new = new
+        self._spec = spec
         self._cwd = cwd
         self._again = again
         self._is_queued = is_queued
@@ -118,6 +153,12 @@ class RunProcess(ABC):
             self.after_the_end(store)
         lock.release()  # whoever read the end may go on with the run while this process still exits
         report("started")
+        spec = self._spec
+        if outcome is not None and spec is not None and spec.webhook is not None:
+            try:
+                notify_of_end(store, RunFolder(self.folder.path.with_name(spec.parent or run_id)), spec.webhook)
+            except Exception:  # the run has ended as it did
+                traceback.print_exc()
         return None if outcome is None else outcome.status
 
     def is_stopped(self) -> bool:
@@ -138,6 +179,10 @@ class RunProcess(ABC):
         if known is not None:
             self._again = not self._is_queued or self.has_begun(store)
             store.reopen(known.id)
+            if due := self._new.tags.get(NOTIFICATION):
+                store.tag(known.id, {NOTIFICATION: due})
+            else:
+                store.delete_tag(known.id, NOTIFICATION)
         else:
             store.add(with_recovery_id(self._new), folder=str(self._cwd))
         return store

@@ -350,6 +350,12 @@ class RunStore:
         with self.database.writing() as connection:
             put_pairs(connection, "tags", run_id, tags)
 
+    def replace_tag(self, run_id: str, name: str, value: str, new: str) -> bool:
+        """Give the tag the value *new* where it has *value*: of several processes one succeeds."""
+        with self.database.writing() as connection:
+            statement = "UPDATE tags SET value = ? WHERE run = ? AND name = ? AND value = ?"
+            return connection.execute(statement, (storable(new), run_id, name, value)).rowcount == 1
+
     def tag_each(self, name: str, values: Mapping[str, str]) -> None:
         """Give each of some runs, by id, its value of the tag."""
         with self.database.writing(durable=True) as connection:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.jobs import MANY, STEP, STEP_AFTER
 from himl_cli.core.processes import is_held
-from himl_cli.core.runs import SLURM_JOB, RunStatus
+from himl_cli.core.runs import SLURM_JOB, RunQuery, RunStatus
+from himl_cli.workspaces.local.launch_request import PIPELINE
 from himl_cli.workspaces.local.run_folder import STARTING, RunFolder
 from himl_cli.workspaces.local.run_store import RunStore
 
@@ -42,6 +44,7 @@ REASONS = {
     "TIMEOUT": "it reached Slurm's time limit",
 }
 UNKNOWN_END = "it ended without recording an outcome, and Slurm does not know its job any more"
+STEP_BEFORE_FAILED = "a step before it did not complete"
 NEVER_SENT = "himl was killed before sbatch had the job"
 
 
@@ -152,7 +155,7 @@ class SlurmJobs:
         if ended.state == "CANCELLED" and folder.is_cancel_asked():
             return folder.why_canceled()
         if ended.reason.startswith("Dependency"):
-            return "a step before it did not complete"
+            return STEP_BEFORE_FAILED
         if ended.state in REASONS:
             return f"{REASONS[ended.state]} (job {ended.number})"
         said, path, task = "", folder.path / LOG, ended.number.partition("_")[2]
@@ -189,6 +192,22 @@ def _accounted(numbers: Iterable[str]) -> dict[str, Seen]:
     text, _ = output_of(command)
     rows = [line.split("|") for line in (text or "").splitlines()]
     return {row[0]: Seen(row[0], row[1].split()[0], "", row[2]) for row in rows if len(row) > 2 and row[1]}
+
+
+def end_unreachable_steps(store: RunStore, run_id: str) -> None:
+    """Record the end of steps that wait for one that did not complete: their jobs never start, and Slurm
+    removes them."""
+    whole = store.get(run_id)
+    if whole is None or whole.tags.get(MANY) != PIPELINE:
+        return
+    open_ids = {child for child, _ in store.open_children([run_id])}
+    steps = [run for run in store.query(RunQuery(parent=run_id)) if STEP in run.tags]
+    ended = {run.tags[STEP] for run in steps if run.id not in open_ids and run.status is not RunStatus.completed}
+    while left := [run for run in steps if run.id in open_ids and ended & {*run.tags[STEP_AFTER].split(",")}]:
+        for run in left:
+            store.end(run.id, RunStatus.canceled, STEP_BEFORE_FAILED)
+            open_ids.remove(run.id)
+            ended.add(run.tags[STEP])
 
 
 def cancel(numbers: Iterable[str], *, only_waiting: bool = False) -> None:

@@ -105,7 +105,8 @@ def job_script(request: LaunchRequest) -> str:
 def masked(spec: JobSpec) -> JobSpec:
     """The job as people may see it."""
     form = stored_form(spec, spec.snapshot.files)
-    return job_from_stored_form(form, dict.fromkeys(spec.env, MASK))
+    webhook = spec.webhook and replace(spec.webhook, url=MASK)
+    return replace(job_from_stored_form(form, dict.fromkeys(spec.env, MASK)), webhook=webhook)
 
 
 def array_script(plan: Plan, first: int, count: int, after: str = "") -> str:

@@ -43,6 +43,7 @@ from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
 REQUEUE_SECONDS = 60.0  # until Slurm tells what is requeued to end
+WHOLE_SECONDS = 30.0  # for another process to record the end of the whole that this job was the last of
 SRUN_SECONDS = 30.0  # for srun to end, once its shims are told to
 # What is sent to the ranks, and how many seconds after the decision to stop. Ctrl-C's rule: SIGINT, after 10 s SIGTERM,
 # after 5 more SIGKILL
@@ -61,7 +62,9 @@ class Supervisor(RunProcess):
     def __init__(self, request: LaunchRequest) -> None:
         self._files = JobFiles(request, RunFolder(Path(request.run_folder)))
         is_queued = request.spec.slurm is not None
-        super().__init__(request.run, request.run_folder, self._files.cwd, again=request.again, is_queued=is_queued)
+        super().__init__(
+            request.run, request.run_folder, self._files.cwd, request.spec, again=request.again, is_queued=is_queued
+        )
         self._request = request
         self._ends: queue.Queue[RankEnd] = queue.Queue()
 
@@ -138,12 +141,18 @@ class Supervisor(RunProcess):
         return bool(self.folder.read(RECORD).get(ATTEMPTS))
 
     def after_the_end(self, store: RunStore) -> None:
-        parent = self._request.spec.parent
-        if self._request.spec.slurm and parent:
+        parent, deadline = self._request.spec.parent, time.monotonic() + WHOLE_SECONDS
+        while self._request.spec.slurm and parent:
             from himl_cli.workspaces.local.controller import end_if_last
 
             with contextlib.suppress(HimlError, OSError):  # whoever looks at the sweep next sees to it
                 end_if_last(store, RunFolder(self.folder.path.with_name(parent)))
+                if any(store.open_children([parent])) or (whole := store.get(parent)) is None or whole.status.is_final:
+                    return
+            # Another process is recording its end, which the webhook is told from here
+            if self._request.spec.webhook is None or time.monotonic() > deadline:
+                return
+            time.sleep(POLL_SECONDS)
 
     def before_the_end(self, store: RunStore) -> None:
         # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot

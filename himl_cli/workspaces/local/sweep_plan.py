@@ -179,7 +179,9 @@ def job_outputs(job: PlannedJob, run_id: str) -> dict[str, str]:
 def _request(plan: Plan, run_id: str, job: PlannedJob, values: Mapping[str, str]) -> LaunchRequest:
     folder, outputs = Path(plan.run_folder).with_name(run_id), job_outputs(job, run_id)
     words = (shown_command(job.spec), dict(job.inputs), outputs)
-    return LaunchRequest(str(folder), job.spec, *words, again=folder.exists(), values=values)
+    # On Slurm the last child to end may be what records the whole's
+    spec = job.spec if job.spec.slurm else replace(job.spec, webhook=None)
+    return LaunchRequest(str(folder), spec, *words, again=folder.exists(), values=values)
 
 
 def _trial_output(item: DataSpec) -> DataSpec:

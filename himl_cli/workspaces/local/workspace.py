@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec
+from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus, new_run_id
@@ -271,10 +271,12 @@ class LocalWorkspace(FolderWorkspace):
         """The run as it was just recorded: Slurm need not be asked about what it has just taken."""
         return self._runs.get(run_id) or self.run(run_id)
 
-    def resume(self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, notify: Notify) -> Run:
+    def resume(
+        self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None = None
+    ) -> Run:
         from himl_cli.workspaces.local.launch import resume
 
-        resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent)
+        resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent, webhook=webhook)
         return self.run(run_id)
 
     def python_of(self, run_id: str) -> str:

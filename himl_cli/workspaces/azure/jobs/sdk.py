@@ -18,11 +18,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from himl_cli.core.errors import BadUsage, RunNotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.installation import ca_bundle
 from himl_cli.core.jobs import SERVERLESS, DataSpec, DocumentChanges, secrets_text
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep
-from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, ca_bundle
+from himl_cli.workspaces.azure.config import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import load_azure_core
 from himl_cli.workspaces.azure.jobs.body import PutRequest

@@ -17,8 +17,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from himl_cli import __version__
 from himl_cli.core.errors import DiskFailed, HimlError
+from himl_cli.core.installation import ca_bundle
 from himl_cli.core.processes import register_after_fork
-from himl_cli.workspaces.azure.config import ca_bundle
 
 BUFFER = 128 << 10
 UPLOAD = "PUT from a file"

@@ -22,8 +22,9 @@ from xml.etree import ElementTree
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.installation import ca_bundle
 from himl_cli.core.redaction import parts_of
-from himl_cli.workspaces.azure.config import ApiVersion, Cloud, ca_bundle
+from himl_cli.workspaces.azure.config import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
