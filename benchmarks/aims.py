@@ -116,6 +116,7 @@ AIMS = (
     Aim("runs_list", "`himl runs list` of 2,000 runs: at most 0.5 s", _of("2,000 runs", "himl runs list"), 0.5),
     Aim("runs_list", "run ids by Tab: at most 150 ms", _of("Tab, 2,000 runs", "himl --complete runs="), 0.15),
     Aim("tracking", "a `log_metric` call: at most 3 ms", _of("a call", "mlflow.log_metric"), 0.003),
+    Aim("system_metrics", "a sample every 10 s: at most 0.5 % of a processor, 50 ms", _of("a sample", "200 processes"), 0.05, "cpu"),
     Aim("azure_start", "`himl runs list`: at most 1 s of processor time", Of(("first", "again"), ("himl runs list",)), 1.0, "cpu"),
     _times("submit_azure", "first: no more time than azure-ai-ml", "first", SUBMIT, 1.0, AZURE_AI_ML),
     _times("submit_azure", "first: no more requests", "first", SUBMIT, 1.0, AZURE_AI_ML, "requests"),

@@ -13,7 +13,21 @@ from benchmarks.report import RESULTS, verdict_lines, write_pages
 
 ROOT = Path(__file__).parent.parent
 BENCHES = (
-    *("startup", "submit_local", "runs_list", "tracking", "azure_start", "submit_azure", "aggregate", "tb", "slurm", "transfer", "montage", "tiles"),
+    *(
+        "startup",
+        "submit_local",
+        "runs_list",
+        "tracking",
+        "system_metrics",
+        "azure_start",
+        "submit_azure",
+        "aggregate",
+        "tb",
+        "slurm",
+        "transfer",
+        "montage",
+        "tiles",
+    ),
     "image_loading",  # of no part of himl: it has a page of its own, and no aims
 )
 QUICK = {**dict.fromkeys(BENCHES, ("--rounds", "1")), "slurm": ("--rounds", "1", "--open", "20"), "montage": ("--rounds", "1", "--width", "20000")}
