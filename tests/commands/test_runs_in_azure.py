@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.processes import is_held
+from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azureml_double.faults import Page, Status
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.azureml_double.state import Right, Run
@@ -415,6 +416,20 @@ def test_job_here_is_seen_there(himl: Himl, azure_project: StagedWorkspace, proj
     shown = himl.ok("runs", "show").stdout
     assert f"Recorded in   {azure_project.label}\n" in shown
     assert "Studio        https://ml.azure.com/runs/" in shown
+
+
+def test_metrics_of_the_machine_here_are_told_there(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+    name = "system/cpu_utilization_percentage"
+    with himl.start(*SUBMIT, "--env_var", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL=0.2") as waiting:
+        until(lambda: azure_project.state.runs and name in the_run(azure_project).metrics)
+        go.touch()
+        assert waiting.communicate(timeout=100)[0] == b"up\ndone\n"
+    (here,) = [metric for metric in LocalWorkspace(project / ".himl").metrics(the_run(azure_project).run_id) if metric.name == name]
+    assert points(azure_project, name) == [(point.step, point.value) for point in here.points]
+    (elsewhere := project.parent / "elsewhere").mkdir()
+    azure_project.write_config(elsewhere)
+    assert "\nMachine       CPU " in himl.ok("runs", "show", the_run(azure_project).run_id, cwd=elsewhere).stdout
+    assert not azure_project.requests("Microsoft.Insights/metrics")
 
 
 def test_job_that_fails_failed_there_for_the_same_reason(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:

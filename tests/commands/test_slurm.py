@@ -290,6 +290,22 @@ def test_ranks_of_two_nodes_meet_and_log(himl: Himl, project: Path, send: Callab
     assert (ended(himl, run_id)["status"], ended(himl, run_id)["reason"]) == ("Failed", "rank 2: exit code 4")
 
 
+def test_samples_are_of_the_ranks_on_the_first_node(himl: Himl, project: Path, send: Callable[..., str]) -> None:
+    script = "import os, pathlib, time\nheld = b'x' * int(300e6 if os.environ['NODE_RANK'] == '1' else 100e6)\n"
+    script += f"while not pathlib.Path({str(project / 'over')!r}).exists():\n  time.sleep(0.1)\n"
+    write_files(project, {"hold.py": script.encode()})
+    run_id = send("hold.py", "--num_nodes", "2", "--processes_per_node", "1", "--env_var", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL=0.5")
+
+    def megabytes() -> list[float]:
+        return [each["value"] for each in shown(himl, run_id)["metrics"] if each["name"] == "system/system_memory_usage_megabytes"]
+
+    until(lambda: max(megabytes(), default=0) > 100, lambda: f"samples: {shown(himl, run_id)}")
+    assert max(megabytes()) < 300
+    (project / "over").touch()
+    assert ended(himl, run_id)["status"] == "Completed"
+    assert "\nMachine       CPU " in himl("runs", "show", run_id).stdout
+
+
 def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
     waiting = send("sleep.py", "--sbatch", "begin=now+1hour", "--", "1")
     slurm.stop_controller()

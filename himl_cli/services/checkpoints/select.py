@@ -17,7 +17,7 @@ from typing import Literal, cast
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import GOALS
-from himl_cli.core.logged import Metric
+from himl_cli.core.logged import SYSTEM, Metric
 from himl_cli.core.runs import FROM_RUN, PUSHED, Choice, Goal, Run
 from himl_cli.core.text import near_matches, non_blank
 from himl_cli.services.checkpoints.names import (
@@ -439,7 +439,7 @@ def _logged_values(metrics: Sequence[Metric], name: str, run: Run, attempts: int
     own_first = sorted(metrics, key=lambda metric: metric.run != run.id)
     alike = [metric for metric in own_first if same_metric(metric.name, name)]
     if not alike:
-        known = sorted({metric.name for metric in metrics})
+        known = sorted({metric.name for metric in metrics if not metric.name.startswith(SYSTEM)})
         more = ", …" if len(known) > METRICS_SHOWN else ""
         shown = ", ".join(near_matches(name, known) or known[:METRICS_SHOWN])
         raise NotFound(
