@@ -74,7 +74,7 @@ from himl_cli.workspaces.resolve import (
 )
 from himl_cli.workspaces.webhook import post, run_document
 
-NOTIFICATION_SECONDS = 60.0
+NOTIFICATION_SECONDS = {DUE: 10.0, SENDING: 60.0}  # how long a command waits for what follows
 
 
 class Submission(NamedTuple):
@@ -477,10 +477,10 @@ def wait_or_leave(
 
 def _print_notification(session: Session, run: Run, interrupted: Sequence[int] = ()) -> None:
     """Where a webhook is told of the end of *run*, wait for that, and say what became of it unless it was told."""
-    tags, deadline = run.tags, time.monotonic() + NOTIFICATION_SECONDS
+    tags, begin = run.tags, time.monotonic()
     while NOTIFICATION in tags and not interrupted:
         state, _, detail = tags[NOTIFICATION].partition(": ")
-        if state not in (DUE, SENDING) or time.monotonic() > deadline:
+        if time.monotonic() - begin >= NOTIFICATION_SECONDS.get(state, 0.0):
             if state != SENT:
                 detail = detail if state == NOT_SENT else f"nobody knows whether {detail} was told"
                 session.output.notice(f"The notification failed: {detail}.")

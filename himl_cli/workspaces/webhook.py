@@ -45,17 +45,12 @@ def run_document(
     form = run_form(run)
     found: Document = {name: form[name] for name in OF_RUN}
     found |= {"url": run.url or run.tags.get(STUDIO, ""), "host": host}
-    named = sorted(name for name in results.last if not name.startswith(SYSTEM))[:MOST_METRICS]
-    values = {name: results.last[name] for name in named}
-    found["metrics"] = [
-        {
-            "name": name,
-            "value": float_form(value) if isinstance(value, float) else value,
-            "step": results.steps.get(name),
-        }
-        for name, value in values.items()
-        if not isinstance(value, str)
+    numbers = [
+        {"name": name, "value": float_form(value), "step": results.steps.get(name)}
+        for name, value in sorted(results.last.items())
+        if isinstance(value, (int, float)) and not name.startswith(SYSTEM)
     ]
+    found["metrics"] = numbers[:MOST_METRICS]
     if children:
         found["counts"] = dict(Counter(child.status.value for child in children))
     if sweep is not None:
@@ -66,12 +61,8 @@ def run_document(
             found["primary_metric"] |= {"mean": fmean(known), "std": spread}
         for trial in sweep.trials:
             if trial.run.id == sweep.best:
-                value = None if trial.value is None else float_form(trial.value)
-                found["best_trial"] = {
-                    "id": trial.run.id,
-                    "hyperparameters": dict(trial.hyperparameters),
-                    "primary_metric": value,
-                }
+                best = {"id": trial.run.id, "hyperparameters": dict(trial.hyperparameters)}
+                found["best_trial"] = best | {"primary_metric": trial.value and float_form(trial.value)}
     return found
 
 
@@ -114,18 +105,21 @@ def _facts(run: Run, document: Document) -> Iterator[tuple[str, str]]:
         yield "Host", document["host"]
     if counts := document.get("counts"):
         ended = ", ".join(f"{number} {status}" for status, number in counts.items())
-        yield "Trials" if "primary_metric" in document else "Children", ended
+        yield "Trials" if "primary_metric" in document else "Steps", ended
     metric = document.get("primary_metric", {})
     if best := document.get("best_trial"):
-        yield "Best trial", f"{values_text(best['hyperparameters'])}; {metric['name']} {best['primary_metric']}"
+        value = _text(best["primary_metric"])
+        yield "Best trial", f"{values_text(best['hyperparameters'])}; {metric['name']} {value} ({best['id']})"
     if "mean" in metric:
-        spread = "" if metric["std"] is None else f", std {metric['std']:.6g}"
-        yield metric["name"], f"mean {metric['mean']:.6g}{spread}"
+        yield metric["name"], f"mean {_text(metric['mean'])}, std {_text(metric['std'])}"
     for each in document["metrics"][:SHOWN_METRICS]:
-        value = each["value"]
-        yield each["name"], f"{value:.6g}" if isinstance(value, float) else str(value)
+        yield each["name"], _text(each["value"])
     if document["url"]:
         yield "Studio", document["url"]
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _send(webhook: Webhook, data: bytes) -> str:
@@ -154,13 +148,15 @@ def _opener() -> Any:
             return None
 
     path = ca_bundle()
-    context = ssl.create_default_context(**{"capath" if os.path.isdir(path) else "cafile": path})  # type: ignore[arg-type]
+    is_folder = os.path.isdir(path)
+    context = ssl.create_default_context(cafile=None if is_folder else path, capath=path if is_folder else None)
     return build_opener(NoRedirects, HTTPSHandler(context=context))
 
 
 def _attempt(opener: Any, webhook: Webhook, data: bytes) -> Failure | None:
     """None where the webhook took it."""
     from http.client import HTTPException, responses
+    from ssl import SSLCertVerificationError
     from urllib.error import HTTPError
     from urllib.request import Request
 
@@ -183,5 +179,7 @@ def _attempt(opener: Any, webhook: Webhook, data: bytes) -> Failure | None:
         message = f"{host} cannot be reached: {shorten(str(why))}"
         if isinstance(cause, TimeoutError):
             message = f"{host} did not answer within {POLICY.read_timeout:.0f} s"
+        elif isinstance(cause, SSLCertVerificationError):
+            message, may_pass = f"the certificate of {host} is not trusted ({cause.verify_message})", False
     after = float(asked) if asked.isdigit() else None
     return Failure(ServiceFailed(message), may_pass=may_pass, retry_after=after, message=message)

@@ -1,7 +1,8 @@
-"""A small HTTPS server of files that can be told to be slow-witted: no ranges, no HEAD, no ETag, connections cut, content replaced on the way."""
+"""A small HTTPS server of files that can be told to be slow-witted: no ranges, no HEAD, no ETag, connections cut, content replaced on the way. A webhook."""
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 from collections.abc import Callable, Iterator
@@ -9,11 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 from urllib.parse import urlsplit
 
 import trustme
 
+KEY = "marked-secret-T0B1"
+"""The path of webhooks, which nobody may see."""
 LOOK = "bytes=0-0"
 LONG_AGO = "Fri, 02 Jan 2026 03:04:05 GMT"
 
@@ -81,7 +85,15 @@ class FileServer:
 @contextmanager
 def serving_files(bundle: Path | None) -> Iterator[FileServer]:
     """A server on localhost; its authority's certificate goes to the file *bundle*, None: it speaks plain http."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server, address = _server(_Handler, bundle)
+    files = FileServer(address)
+    server.files = files  # type: ignore[attr-defined]
+    with answering(server):
+        yield files
+
+
+def _server(handler: type[BaseHTTPRequestHandler], bundle: Path | None) -> tuple[ThreadingHTTPServer, str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     if bundle is not None:
         authority = trustme.CA()
@@ -89,10 +101,58 @@ def serving_files(bundle: Path | None) -> Iterator[FileServer]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    files = FileServer(f"{'http' if bundle is None else 'https'}://localhost:{server.server_port}")
-    server.files = files  # type: ignore[attr-defined]
+    return server, f"{'http' if bundle is None else 'https'}://localhost:{server.server_port}"
+
+
+@dataclass
+class WebhookServer:
+    """Takes what is posted to `url`, whose path is `KEY`. Each request gets the first of `answers`, else 200; None: no answer before the server ends."""
+
+    address: str
+    answers: list[int | None] = field(default_factory=list)
+    moved_to: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)  # of the requests, as they came in
+    ending: Event = field(default_factory=Event)
+
+    @property
+    def url(self) -> str:
+        return f"{self.address}/services/{KEY}"
+
+
+@contextmanager
+def serving_webhook(bundle: Path | None = None) -> Iterator[WebhookServer]:
+    """On localhost, as `serving_files`."""
+    server, address = _server(_Webhook, bundle)
+    webhook = WebhookServer(address)
+    server.webhook = webhook  # type: ignore[attr-defined]
     with answering(server):
-        yield files
+        try:
+            yield webhook
+        finally:
+            webhook.ending.set()
+
+
+class _Webhook(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        webhook: WebhookServer = self.server.webhook  # type: ignore[attr-defined]
+        webhook.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        webhook.targets.append(self.path)
+        status = webhook.answers.pop(0) if webhook.answers else 200
+        if status is None:
+            webhook.ending.wait()
+            return
+        self.send_response(status)
+        if webhook.moved_to:
+            self.send_header("Location", webhook.moved_to)
+        self.end_headers()
+
+    def handle(self) -> None:
+        with suppress(ConnectionError, ssl.SSLError):  # the client left
+            super().handle()
+
+    def log_message(self, *_: object) -> None:
+        return
 
 
 @contextmanager

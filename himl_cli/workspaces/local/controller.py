@@ -62,9 +62,8 @@ class Controller(RunProcess):
 
     def __init__(self, plan: Plan, *, is_queued: bool = False) -> None:
         cwd = Path(plan.run_folder) / plan.jobs[0].place
-        super().__init__(
-            plan.new_run, plan.run_folder, cwd, plan.jobs[0].spec, again=plan.again or is_queued, is_queued=is_queued
-        )
+        again, spec = plan.again or is_queued, plan.jobs[0].spec
+        super().__init__(plan.new_run, plan.run_folder, cwd, spec, again=again, is_queued=is_queued)
         self._plan = plan
 
     def work(self, store: RunStore) -> Outcome:
@@ -92,10 +91,10 @@ def end_if_last(store: RunStore, folder: RunFolder) -> None:
     """Record the end of a sweep or pipeline that no controller looks after, since Slurm has its children, once none of
     them is open. Raises HimlError, OSError."""
     lock = ProcessLock(folder.lock)
-    is_array = "[" in store.slurm_jobs([folder.run_id]).get(folder.run_id, "")
-    if is_array:
-        end_unreachable_steps(store, folder.run_id)
-    if not is_array or any(store.open_children([folder.run_id])) or not lock.try_to_take():
+    if "[" not in store.slurm_jobs([folder.run_id]).get(folder.run_id, ""):
+        return
+    end_unreachable_steps(store, folder.run_id)
+    if any(store.open_children([folder.run_id])) or not lock.try_to_take():
         return
     try:
         run = store.get(folder.run_id)

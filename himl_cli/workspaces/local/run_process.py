@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError
-from himl_cli.core.jobs import JobSpec, Webhook
+from himl_cli.core.jobs import MANY, JobSpec, Webhook
 from himl_cli.core.logged import sweep_of
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunEnd, RunQuery, RunStatus
@@ -75,7 +75,7 @@ def notify_of_end(store: RunStore, folder: RunFolder, webhook: Webhook) -> None:
     from himl_cli.workspaces.webhook import post, run_document
 
     results = partial(read_results, store.database, folder.path.parent, whole=False)
-    children = list(store.query(RunQuery(parent=run_id)))
+    children = list(store.query(RunQuery(parent=run_id))) if MANY in run.tags else []
     sweep = sweep_of(run, children, lambda trials, wanted: results([trial.id for trial in trials], wanted=wanted))
     logged = results([run_id], wanted=lambda name: True)[run_id]
     document = run_document(run, platform.node(), logged, children, sweep)
