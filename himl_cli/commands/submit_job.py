@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import MANY, JobSpec, Webhook
-from himl_cli.core.logged import SweepView
+from himl_cli.core.logged import RunResults, SweepView
 from himl_cli.core.processes import interruptions
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run
@@ -491,17 +491,14 @@ def _print_notification(session: Session, run: Run, interrupted: Sequence[int] =
 
 def _notify_of_end(session: Session, run: Run, sweep: SweepView | None, webhook: Webhook) -> None:
     """Tell *webhook* from here how a run of Azure ML ended; that it could not be told becomes a tag of the run."""
-    workspace, problem = session.workspace, ""
-    try:
-        children = children_of(workspace, run) if MANY in run.tags or sweep else ()
+    workspace, results, children = session.workspace, RunResults(), list[Run]()
+    with suppress(HimlError):  # what cannot be asked for is left out
         results = workspace.results([run], wanted=lambda name: True, whole=False)[run.id]
-        problem = post(webhook, run, run_document(run, "", results, children, sweep))
-        if problem:
-            workspace.tag(run.id, {NOTIFICATION: f"{NOT_SENT}: {problem}"})
-    except HimlError as err:
-        problem = problem or str(err).rstrip(".")
-    if problem:
+        children = list(children_of(workspace, run)) if MANY in run.tags or sweep else []
+    if problem := post(webhook, run, run_document(run, "", results, children, sweep)):
         session.output.notice(f"The notification failed: {problem}.")
+        with suppress(HimlError):
+            workspace.tag(run.id, {NOTIFICATION: f"{NOT_SENT}: {problem}"})
 
 
 @contextmanager

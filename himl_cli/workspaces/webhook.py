@@ -175,7 +175,8 @@ def _attempt(opener: Any, webhook: Webhook, data: bytes) -> Failure | None:
                 message = f"{host} sends to {target}, which himl does not follow"
     except (OSError, HTTPException, ValueError) as err:
         cause = getattr(err, "reason", err)
-        why = getattr(cause, "strerror", None) or type(cause).__name__
+        # Of others than OSErrors the words may hold the address
+        why = getattr(cause, "strerror", None) or (cause if isinstance(cause, OSError) else type(cause).__name__)
         message = f"{host} cannot be reached: {shorten(str(why))}"
         if isinstance(cause, TimeoutError):
             message = f"{host} did not answer within {POLICY.read_timeout:.0f} s"
