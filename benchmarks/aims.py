@@ -82,6 +82,7 @@ FROM_AZURITE = [f"{name} from Azurite" for name in (DOWN, LARGE_DOWN)]
 MOVES = [*(f"{name}{late}" for name in (DOWN, UP, LARGE_DOWN, LARGE_UP) for late in ("", ", 30 ms")), *FROM_AZURITE]
 MONTAGE, HI_ML_LAYOUT, HI_ML = "himl montage", "himl montage --layout hi-ml", "hi-ml-cpath 0.5.2"
 SUBMIT, AZURE_AI_ML, TB, AGGREGATE = "himl submit", "azure-ai-ml", "himl tb", "himl runs aggregate"
+UI, MLFLOW_SERVER, FIRST_PAGE, CURVES = "himl ui", "mlflow server, SQLite", "2,000 runs: the first page", "50 runs compared: all curves"
 SLIDES = "12 slides"
 FIRST_SCALAR, TRIALS, SWEEP = "until the first scalar is served", "200 trials x 10 metrics there", "1,000 trials x 20 metrics x 100 steps here"
 
@@ -127,6 +128,10 @@ AIMS = (
     _times("tb", "event bytes: at most 1.02 times the new ones", "event bytes of 40 refreshes", TB, 1.02, "new bytes", "bytes"),
     _times("tb", "all bytes: at least 20 times fewer than whole files", "all bytes of 40 refreshes", "whole files again", 20, TB, "bytes", least=True),
     Aim("tb", "first picture: at most 3 s more than TensorBoard alone", _of(FIRST_SCALAR, TB), 3.0, minus=_of(FIRST_SCALAR, "TensorBoard alone, files here")),
+    Aim("ui", "2,000 runs: the first page within 1.5 s", _of(FIRST_PAGE, UI), 1.5),
+    Aim("ui", "the curves of 50 runs within 2 s", _of(CURVES, UI), 2.0),
+    _times("ui", "the first page: no more time than with SQLite", FIRST_PAGE, UI, 1.0, MLFLOW_SERVER),
+    _times("ui", "the curves: no more time than with SQLite", CURVES, UI, 1.0, MLFLOW_SERVER),
     Aim("slurm", "`himl submit` returns within 0.4 s of sbatch", Of(ON_SLURM, (SUBMIT,)), 0.4, minus=Of(ON_SLURM, ("sbatch",))),
     Aim("slurm", "`himl runs list` of 500 open runs: at most 0.5 s", _of(OPEN, "himl runs list"), 0.5),
     Aim("slurm", "`himl runs list` of 500 open runs: one request", _of(OPEN, "himl runs list"), 1, "requests"),

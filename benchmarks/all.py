@@ -23,6 +23,7 @@ BENCHES = (
         "submit_azure",
         "aggregate",
         "tb",
+        "ui",
         "slurm",
         "transfer",
         "montage",

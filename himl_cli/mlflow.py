@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import update_abstractmethods
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -48,7 +49,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.jobs import hyperparameters_of, value_text
-from himl_cli.core.logged import RunResults
+from himl_cli.core.logged import RunResults, Series
 from himl_cli.core.runs import Run, RunQuery, own_tags
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
@@ -340,19 +341,16 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList:
-        found = self._points([run_id], metric_key)
+        series = self._series([run_id], metric_key).get(run_id)
+        found = [] if series is None else [*map(partial(_point, series, metric_key, run_id), range(len(series.steps)))]
         return PagedList(*SearchUtils.paginate(found, page_token, max_results or max(len(found), 1)))
 
-    def _points(self, run_ids: Iterable[str], name: str) -> list[entities.Metric]:
-        """All points of one metric, run by run, by step, then time."""
-        runs = [self._workspace.run(run_id) for run_id in run_ids]
-        results = self._workspace.results(runs, wanted=lambda each: each == name, whole=True)
-        return [
-            entities.Metric(name, value, round(time * 1000), step, run_id=run.id)
-            for run in runs
-            if (series := results[run.id].series.get(name)) is not None
-            for step, value, time in zip(series.steps, series.values, series.times, strict=True)
-        ]
+    def _series(self, run_ids: Iterable[str], name: str) -> Mapping[str, Series]:
+        """The points of one metric by run, of those that have it."""
+        results = self._workspace.results(
+            [self._workspace.run(run_id) for run_id in run_ids], wanted=lambda each: each == name, whole=True
+        )
+        return {run_id: found.series[name] for run_id, found in results.items() if name in found.series}
 
     def get_metric_history_bulk_interval(
         self,
@@ -364,14 +362,13 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     ) -> list[MetricWithRunId]:
         """Points between two steps, thinned evenly to *max_results* a run; the first and the last stay."""
         found: list[MetricWithRunId] = []
-        by_run: dict[str, list[entities.Metric]] = {run_id: [] for run_id in run_ids}
-        for point in self._points(by_run, metric_key):
-            if (start_step is None or point.step >= start_step) and (end_step is None or point.step <= end_step):
-                by_run[point.run_id].append(point)
-        for run_id, points in by_run.items():
-            last, most = len(points) - 1, max(max_results, 2)
-            places = range(len(points)) if last < most else (number * last // (most - 1) for number in range(most))
-            found += [MetricWithRunId(points[place], run_id) for place in places]
+        for run_id, series in self._series(run_ids, metric_key).items():
+            first = 0 if start_step is None else bisect_left(series.steps, start_step)
+            count = (len(series.steps) if end_step is None else bisect_right(series.steps, end_step)) - first
+            most = max(2, max_results)
+            thinned = (number * (count - 1) // (most - 1) for number in range(most))
+            for place in range(count) if count <= most else thinned:
+                found.append(MetricWithRunId(_point(series, metric_key, run_id, first + place), run_id))
         return found
 
     def log_batch(
@@ -418,6 +415,11 @@ def experiment_id(name: str) -> str:
     from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
 
     return experiment_number(name)
+
+
+def _point(series: Series, name: str, run_id: str, place: int) -> entities.Metric:
+    time = round(series.times[place] * 1000)
+    return entities.Metric(name, series.values[place], time, series.steps[place], run_id=run_id)
 
 
 def _milliseconds(time: datetime) -> int:

@@ -1,6 +1,6 @@
 """The pictures of the guides: what himl makes of made-up slides, of a training and of runs, drawn anew into docs/pictures.
 
-    python -m docs.tools.guide_pictures     montage.jpg, montage_page.png, tiles.jpg, crossval.svg and tensorboard.png
+    python -m docs.tools.guide_pictures     montage.jpg, montage_page.png, tiles.jpg, crossval.svg, tensorboard.png, ui.png and ui_run.png
 
 The pages are looked at with the Chromium or Chrome of this machine.
 """
@@ -27,6 +27,7 @@ from PIL import Image
 
 from benchmarks.montage import make_slides
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY
+from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
 from tests.support.browser import OPTIONS, chromium
 from tests.support.runs import RecordedRuns
 from tests.support.slides import mask_picture, slide_picture, write_tiff
@@ -47,6 +48,14 @@ UNMASKED = 4
 TRIALS = [(lr, depth) for lr in (0.1, 0.03, 0.01) for depth in (2, 4)]
 SWEEP = "sweep_1772366400_0a1b2c3d"
 STEPS = 80
+MACHINE = {
+    "cpu_utilization_percentage": (20, 45),
+    "system_memory_usage_megabytes": (900, 2400),
+    "gpu_0_utilization_percentage": (5, 88),
+    "gpu_0_memory_usage_megabytes": (600, 10_400),
+    "gpu_0_power_usage_watts": (60, 210),
+}
+"""System metrics: the least value, and how far they rise."""
 
 
 def main() -> int:
@@ -63,6 +72,7 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=program, args=list(OPTIONS), chromium_sandbox=False)
         draw_montage(folder / "montage", browser)
         draw_tensorboard(folder / "board", browser)
+        draw_ui(folder / "ui", browser)
         browser.close()
     return 0
 
@@ -139,6 +149,34 @@ def draw_tensorboard(folder: Path, browser: Browser) -> None:
         keep(page, "tensorboard")
 
 
+def draw_ui(folder: Path, browser: Browser) -> None:
+    """The same trials in MLflow's interface, and what one of them took of its machine."""
+    folder.mkdir()
+    runs = RecordedRuns(folder)
+    runs.add(SWEEP, experiment="sweep", tags={MANY: "sweep"})
+    rng = np.random.default_rng(0)
+    for number, (lr, depth) in enumerate(TRIALS):
+        name = f"{SWEEP}_{number}"
+        runs.add(name, experiment="sweep", parent=SWEEP, display_name=f"lr={lr} depth={depth}", tags={HYPERPARAMETERS: json.dumps({"lr": lr, "depth": depth})})
+        curves = {tag: curve(tag, lr, depth, number) for tag in ("train_loss", "val_loss", "val_accuracy")}
+        for machine, (least, spread) in MACHINE.items():
+            curves[f"system/{machine}"] = [least + spread * (1 - math.exp(-step / 4)) * float(rng.uniform(0.8, 1)) for step in range(40)]
+        runs.log(name, [(tag, value, step, 1_772_366_400_000 + step * 10_000) for tag, values in curves.items() for step, value in enumerate(values)])
+    with board(folder, "ui") as address:
+        page = browser.new_page(viewport={"width": 1400, "height": 860}, reduced_motion="reduce", timezone_id="UTC")
+        experiment = experiment_number("sweep")
+        page.goto(f"{address}#/experiments/{experiment}/runs?compareRunsMode=CHART")
+        page.locator("[data-component-id*=runnamecellrenderer]").first.click()  # opens the sweep
+        page.mouse.move(0, 0)
+        page.locator(".js-plotly-plot").nth(2).wait_for()
+        page.wait_for_timeout(4000)  # until all curves are drawn
+        keep(page, "ui")
+        page.goto(f"{address}#/experiments/{experiment}/runs/{SWEEP}_0/system-metrics")
+        page.locator(".js-plotly-plot").nth(2).wait_for()
+        page.wait_for_timeout(4000)
+        keep(page, "ui_run")
+
+
 def keep(page: Page, name: str) -> None:
     """What the page shows, in 256 colours, a third of the bytes."""
     with Image.open(BytesIO(page.screenshot())) as image:
@@ -153,9 +191,9 @@ def curve(tag: str, lr: float, depth: int, seed: int) -> list[float]:
 
 
 @contextmanager
-def board(folder: Path) -> Iterator[str]:
-    """`himl tb` of the sweep; the address of its page."""
-    with subprocess.Popen(words("tb", SWEEP, "--port", "0"), cwd=folder, env=variables(folder), stdout=subprocess.PIPE, text=True) as process:
+def board(folder: Path, *command: str) -> Iterator[str]:
+    """`himl tb` of the sweep, or another *command* that serves; the address of its page."""
+    with subprocess.Popen(words(*(command or ("tb", SWEEP)), "--port", "0"), cwd=folder, env=variables(folder), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().split()[-1]
