@@ -25,7 +25,7 @@ from stress.records import Outcome, read_parts
 
 PROJECT = Path(__file__).parents[2]
 STRESS = PROJECT / "stress" / "results"
-PARAMETERS = {"1", "1.61", "5", "10", "15", "16", "20", "30", "32", "40", "100", "200", "1500", "2000", "2,000"}
+PARAMETERS = {"1", "1.61", "5", "10", "15", "16", "20", "30", "32", "40", "50", "100", "1,000", "200", "1500", "2000", "2,000"}
 PARAMETERS |= {"0", "3", "12", "61", "64", "180", "224", "255", "3000", "4000", "1,220", "5,888", "25,344", "27,648", "29,440"}
 """The numbers that the templates may have: what is measured, not what came of it."""
 NUMBER = re.compile(r"(\d+\.\d+)(?: ([KM]B))?")

@@ -118,7 +118,7 @@ def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
 BY_DATE = {"certifi", "packaging", "tifffile", "imagecodecs", "furo"}  # their versions are dates, a bound on the next major means nothing
 LOCKS = {"requirements-dev.lock": "3.11", "requirements-oldest.lock": "3.10"}
 V1 = {"azureml-core", "azureml-train-core"}  # their old pins stay out of the environments of the tests
-EXTRAS = {"montage", "plot", "parquet", "frames", "sweep", "v1", "all"}
+EXTRAS = {"montage", "plot", "parquet", "frames", "sweep", "ui", "v1", "all"}
 PACKAGE = {"himl_cli/__init__.py": b"version", "himl_cli/py.typed": b""}
 TOP = f"himl_cli-{__version__}"
 
