@@ -74,7 +74,7 @@ from himl_cli.workspaces.resolve import (
 )
 from himl_cli.workspaces.webhook import post, run_document
 
-NOTIFICATION_SECONDS = {DUE: 10.0, SENDING: 60.0}  # how long a command waits for what follows
+NOTIFICATION_SECONDS = {DUE: 20.0, SENDING: 60.0}  # how long a command waits for what follows
 
 
 class Submission(NamedTuple):
