@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 from himl_cli.core.jobs import (
@@ -144,6 +145,7 @@ def float_form(value: float) -> float | str:
 
 
 SYSTEM = "system/"  # what the names of MLflow's system metrics begin with: of the machine that a run has
+RATES = ("utilization_percentage", "power_usage_watts", "power_usage_percentage")  # what those of rates end with
 
 Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
 INT64 = range(-(2**63), 2**63)  # steps are such numbers, and so are values that are kept whole
@@ -211,6 +213,16 @@ class Series:
     steps: Sequence[int]
     values: Sequence[float]
     times: Sequence[float]
+
+
+def system_summary(name: str, steps: Sequence[int], values: Sequence[float]) -> float:
+    """What a system metric comes to over all of its points: of a rate the mean, in which a point stands for the steps
+    since the one before it; of an amount the most. NaN where no value is a number."""
+    weights = [max(1, step - before) for before, step in pairwise([0, *steps])]
+    pairs = [(weight, value) for weight, value in zip(weights, values, strict=True) if math.isfinite(value)]
+    if not name.endswith(RATES):
+        return max((value for _, value in pairs), default=math.nan)
+    return sum(weight * value for weight, value in pairs) / (sum(weight for weight, _ in pairs) or math.nan)
 
 
 @dataclass(frozen=True)

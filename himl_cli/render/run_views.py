@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from himl_cli.core.jobs import (
@@ -29,7 +28,7 @@ from himl_cli.core.jobs import (
     value_text,
     values_text,
 )
-from himl_cli.core.logged import SYSTEM, Metric, MetricPoint, RunDetails, SweepView, TrialView
+from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, system_summary
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
     FROM_RUN,
@@ -351,24 +350,21 @@ def run_view(details: RunDetails) -> Iterator[str]:
 
 def machine_text(metrics: Iterable[Metric]) -> str:
     """What MLflow's system metrics among *metrics* say, in one line: mean and peak of the CPU's utilization, the most
-    memory, and the same of each GPU. Of several with one name the first counts. Empty where there are none.
-
-    A point stands for the steps since the one before it.
-    """
-    found: dict[str, dict[str, Sequence[MetricPoint]]] = {}
+    memory, and the same of each GPU. Of several with one name the first counts. Empty where there are none."""
+    found: dict[str, dict[str, Metric]] = {}
     for metric in metrics:
-        points = [point for point in metric.points if math.isfinite(point.value)]
-        if points and (name := _MACHINE.fullmatch(metric.name)):
-            found.setdefault(name[1].replace("system", "cpu"), {}).setdefault(name[2], points)
+        if (name := _MACHINE.fullmatch(metric.name)) and any(math.isfinite(point.value) for point in metric.points):
+            found.setdefault(name[1].replace("system", "cpu"), {}).setdefault(name[2], metric)
     parts = []
     for device, facts in sorted(found.items(), key=lambda item: int(item[0][4:] or -1)):
         words = []
-        if load := facts.get("utilization_percentage"):
-            weights = [max(1, after - before) for before, after in pairwise([0, *(point.step for point in load)])]
-            mean = sum(weight * point.value for weight, point in zip(weights, load, strict=True)) / sum(weights)
-            words.append(f"{mean:.0f}% (peak {max(point.value for point in load):.0f}%)")
-        if memory := facts.get("memory_usage_megabytes"):
-            words.append(f"peak memory {size_text(round(max(point.value for point in memory) * 1e6))}")
+        for metric in facts.values():
+            values = [point.value for point in metric.points]
+            summary = system_summary(metric.name, [point.step for point in metric.points], values)
+            if metric.name.endswith("megabytes"):
+                words.append(f"peak memory {size_text(round(min(summary, 1e12) * 1e6))}")
+            else:
+                words.insert(0, f"{summary:.0f}% (peak {max(filter(math.isfinite, values)):.0f}%)")
         parts.append(f"{device.upper().replace('_', ' ')} {', '.join(words)}")
     return "; ".join(parts)
 

@@ -335,6 +335,8 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
         ("--metrics system/gpu*", ["system/gpu_0_utilization_percentage"]),
     ):
         assert himl.ok("runs", "aggregate", SWEEP, *words.split(), "--json").json()["metrics"] == names
+    rows = [line.split("\t") for line in himl.ok("runs", "aggregate", SWEEP, "--system", "--no_stats").stdout.splitlines()]
+    assert rows[2] == ["system/gpu_0_utilization_percentage", "50.0", "", ""], "the mean of what was logged"
     done = himl.ok("runs", "aggregate", SWEEP)
     assert [line.split("\t") for line in done.stdout.splitlines()] == [
         ["metric", "mean", "std", "min", "max", "median", "0.1", "0.01", "0.001"],

@@ -196,6 +196,7 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
     names = ["cpu_utilization_percentage", "gpu_0_memory_usage_megabytes", "gpu_0_utilization_percentage", "gpu_1_utilization_percentage"]
     found = himl.ok("runs", "aggregate", "trained", "logged", "bare", "--system", "--json").json()
     assert found["metrics"] == [f"system/{name}" for name in (*names, "system_memory_usage_megabytes")]
+    assert found["children"][0]["last"]["system/cpu_utilization_percentage"] == 40
     series = {child["id"]: child["series"] for child in found["children"]}
     assert series["trained"]["system/cpu_utilization_percentage"]["values"] == [20, 50]
     assert (series["logged"]["system/cpu_utilization_percentage"]["values"], series["bare"]) == ([10, 30], {})

@@ -22,7 +22,7 @@ from himl_cli.core.events import Notify, ignore
 from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, Scalar, hyperparameters_of, value_text, values_text
-from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value
+from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
 from himl_cli.core.runs import Run, RunSelection, own_name, own_tags
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run
 from himl_cli.workspaces.base import Workspace
@@ -178,22 +178,19 @@ def aggregate(
     globs: Sequence[str] = (),
     whole: bool = False,
 ) -> Aggregation:
-    """The metrics of *runs* whose names match one of *globs* (as `matching` says), with all points where *whole*; of
-    the system metrics, where they are wanted, what the workspace itself has where a run logged none.
+    """The metrics of *runs* whose names match one of *globs* (as `matching` says), with all points where *whole*.
+
+    Of system metrics `last` is the `system_summary`, since the last sample says little of a run.
 
     Folds come in the order of their numbers, other runs as they are given. Raises BadUsage where no run has
     *child_arg*, HimlError for a workspace that cannot read many runs.
     """
     wanted = matching(globs)
-    results = dict(workspace.results(runs, wanted=wanted, whole=whole))
+    results = {**workspace.results(runs, wanted=lambda name: wanted(name) and not name.startswith(SYSTEM), whole=whole)}
     if any(glob.startswith(SYSTEM) for glob in globs):
-        bare = [run for run in runs if not any(name.startswith(SYSTEM) for name in results[run.id].last)]
-        for run_id, metrics in workspace.system_metrics(bare).items():
-            found = {metric.name: metric.points for metric in metrics if wanted(metric.name)}
-            rows = {name: [(p.step, p.value, p.time.timestamp()) for p in points] for name, points in found.items()}
-            series = {name: Series(*zip(*points, strict=True)) for name, points in rows.items() if whole}
-            last = {name: points[-1].value for name, points in found.items()}
-            results[run_id] = results[run_id].filled(RunResults(last, series))
+        for run_id, series in _system_metrics(workspace, runs, wanted).items():
+            last = {name: system_summary(name, one.steps, one.values) for name, one in series.items()}
+            results[run_id] = results[run_id].filled(RunResults(last, series if whole else {}))
     if child_arg is not None:
         ordered = _by_fold(runs, [value_of(child_arg, run, results[run.id]) for run in runs])
     else:
@@ -206,6 +203,18 @@ def aggregate(
         for run, label in zip(ordered, labels, strict=True)
     ]
     return Aggregation(sorted({name for child in children for name in child.results.last}), children)
+
+
+def _system_metrics(
+    workspace: Workspace, runs: Sequence[Run], wanted: Callable[[str], bool]
+) -> dict[str, Mapping[str, Series]]:
+    """The points of system metrics by run and name: those that the run logged, else what the workspace itself has."""
+    logged = workspace.results(runs, wanted=lambda name: wanted(name) and name.startswith(SYSTEM), whole=True)
+    found = {run.id: logged[run.id].series for run in runs}
+    for run_id, metrics in workspace.system_metrics([run for run in runs if not found[run.id]]).items():
+        rows = {one.name: [(p.step, p.value, p.time.timestamp()) for p in one.points] for one in metrics}
+        found[run_id] = {name: Series(*zip(*points, strict=True)) for name, points in rows.items() if wanted(name)}
+    return found
 
 
 def matching(globs: Sequence[str]) -> Callable[[str], bool]:

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.logged import SYSTEM
+from himl_cli.core.logged import SYSTEM, system_summary
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, now_ms
 
@@ -79,13 +78,11 @@ def _interval(env: Mapping[str, str]) -> float:
 
 
 def _condensed(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each rate the mean, of each amount the most."""
     values: dict[str, list[float]] = {}
     for sample in samples:
         for name, value in sample.items():
             values.setdefault(name, []).append(value)
-    rates = ("utilization_percentage", "power_usage_watts", "power_usage_percentage")
-    return {name: round(fmean(found) if name.endswith(rates) else max(found), 2) for name, found in values.items()}
+    return {name: round(system_summary(name, range(len(found)), found), 2) for name, found in values.items()}
 
 
 class Machine:
