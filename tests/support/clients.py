@@ -48,6 +48,8 @@ LIGHTNING = "lightning"
 """With PyTorch, which comes with several GB for CUDA on Linux but for its CPU build, and that is in few registries."""
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
+HIML_OLDEST_MLFLOW = "himl-oldest-mlflow"
+"""himl itself, as the sources are, with the oldest MLflow whose user interface it shows."""
 SKINNY = "skinny3"
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     SKINNY: ("mlflow-skinny>=3.17,<4", "scikit-learn>=1.4,<2", "pillow", "pandas>=2.2.2,<4"),
@@ -64,6 +66,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     CUCIM: ("--no-deps", "cucim-cu12==26.10.0", "numpy>=2,<3", "lazy_loader", "click", "packaging", "pillow>=13,<14"),
     LIGHTNING: ("lightning>=2.6,<2.7", "jsonargparse[signatures]>=4.40,<5", f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"),
     HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
+    HIML_OLDEST_MLFLOW: ("-e", f"{PROJECT}[ui]", "mlflow==3.5.1", *required_by_himl("ui")),
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
 NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11), HI_ML_CPATH: (3, 9)}  # nobody maintains it since
