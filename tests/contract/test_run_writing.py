@@ -277,4 +277,4 @@ def test_long_curves_and_runs_of_several_experiments_come_whole(workspace: Seen,
     assert workspace.results([], wanted=lambda name: True, whole=True) == {}
     curve = read(workspace, run_id, [Logged("loss", LoggedKind.scalar, [LoggedRow({"loss": float(step)}, step) for step in range(2600)])])
     assert points(curve.series["loss"]) == [(step, float(step)) for step in range(2600)]
-    assert read(workspace, run_id, [], whole=False) == RunResults({"loss": 2599.0})
+    assert read(workspace, run_id, [], whole=False) == RunResults({"loss": 2599.0}, steps={"loss": 2599})

@@ -115,7 +115,7 @@ def test_queries_find_runs_as_they_are_alone(workspace: Workspace) -> None:
         for run in workspace.runs(query):
             assert workspace.run(run.id) == run
     assert workspace.run("child_a").parent == "train_1_aa"
-    assert [*workspace.experiments()] == ["other", "train"]
+    assert {*workspace.experiments()} == {"other", "train"}
     run = workspace.run("train_2_bb")
     assert (run.status, run.exit_code, run.reason, run.duration) == (RunStatus.failed, 3, "exit code 3", 65.0)
     assert workspace.cancel("train_2_bb") is False
