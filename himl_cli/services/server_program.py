@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 # What MLflow's server does beside showing runs: it runs programs, or sends what it is told to others
-MLFLOW_CLOSED = {"assistant", "gateway", "gateway-proxy", "jobs", "mcp-servers", "upload-artifact", "webhooks"}
+MLFLOW_CLOSED = {"assistant", "gateway", "jobs", "mcp-servers", "upload-artifact", "webhooks"}
 # What a browser that has not been here before is to begin with: pages about training, and no assistant beside them
 MLFLOW_DEFAULTS = {"mlflow.workflowType_v1": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
 MLFLOW_SCRIPT = (
