@@ -106,7 +106,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--input=' 'Data it reads: [KEY=]NAME[:VERSION][,OPTION=...]' \
                 '+--output=' 'Data it writes: [KEY=]NAME[,OPTION=...]' \
                 '+--keep=' 'Keep new files outside outputs/ and logs/ as well, as outputs, by globs as of \'himl download...' \
-                '--no_system_metrics' 'Record no CPU, memory and GPU of a job that runs here or on Slurm' \
+                '--no_system_metrics' 'Record no use of CPU, memory and GPUs of a job here or on Slurm' \
                 '--default_datastore=' 'Datastore of inputs and outputs that name none' \
                 '--checkpoint=runs+files' 'Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last...' \
                 '+--sweep=' 'Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform(a,b) (e^a to e^b), normal(mu,sigma)...' \

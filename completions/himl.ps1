@@ -83,7 +83,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--input=', 'Data it reads: [KEY=]NAME[:VERSION][,OPTION=...]',
                 '+--output=', 'Data it writes: [KEY=]NAME[,OPTION=...]',
                 '+--keep=', 'Keep new files outside outputs/ and logs/ as well, as outputs, by globs as of ''himl download...',
-                '--no_system_metrics', 'Record no CPU, memory and GPU of a job that runs here or on Slurm',
+                '--no_system_metrics', 'Record no use of CPU, memory and GPUs of a job here or on Slurm',
                 '--default_datastore=', 'Datastore of inputs and outputs that name none',
                 '--checkpoint=runs+files', 'Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last...',
                 '+--sweep=', 'Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform(a,b) (e^a to e^b), normal(mu,sigma)...',

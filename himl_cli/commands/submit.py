@@ -104,7 +104,7 @@ OPTIONS: Mapping[str, Option] = {
         many=True,
         parse=parse_list,
     ),
-    "no_system_metrics": option("Record no CPU, memory and GPU of a job that runs here or on Slurm.", default=False),
+    "no_system_metrics": option("Record no use of CPU, memory and GPUs of a job here or on Slurm.", default=False),
     "default_datastore": option("Datastore of inputs and outputs that name none.", "NAME"),
     "checkpoint": option(
         "Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last checkpoint), "

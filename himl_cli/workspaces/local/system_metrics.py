@@ -22,8 +22,8 @@ from himl_cli.workspaces.local.run_store import Database, now_ms
 ENABLED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 INTERVAL = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
 SECONDS = 10.0
-POINTS = 360  # a point is due once a 360th of the time sampled has passed: after an hour they become fewer
-WRITES = 100  # writing takes that part of the time at most, however many jobs wait for the database
+AGE_A_POINT = 360  # a point stands for a 360th of the attempt's time at least: after an hour they become fewer
+PAUSE_A_WRITE = 100  # times what a write took, until the next: many jobs at once wait for one database
 PATIENCE_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 CPU = SYSTEM + "cpu_utilization_percentage"
@@ -64,7 +64,7 @@ def _sample(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int],
                     MetricStore(database).log(run_id, [(name, value, step, moment) for name, value in values.items()])
                     written += CPU in values
                     pending = []
-                due = now + max((now - started) / POINTS, (time.monotonic() - now) * WRITES)
+                due = now + max((now - started) / AGE_A_POINT, (time.monotonic() - now) * PAUSE_A_WRITE)
             if is_over:
                 return
             stop.wait(seconds)
