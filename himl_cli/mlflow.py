@@ -150,7 +150,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         self._uri = absolute_uri(store_uri)
         self._workspace = translated(open_uri)(self._uri)
         self._names: dict[str, str] = {}  # of experiments, by their ids
-        self._deleted: set[str] = set()
+        self._deleted: dict[str, Run] = {}  # by their ids: MLflow's page asks for a run that it has just deleted
         self._folder = local_folder(self._workspace)
 
     def search_experiments(
@@ -185,6 +185,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         return next((each for each in self._experiments() if each.name == experiment_name), None)
 
     def get_run(self, run_id: str) -> entities.Run:
+        if run_id in self._deleted:
+            return self._entity(self._deleted[run_id])
         run = self._workspace.run(run_id)
         children = [*self._workspace.runs(RunQuery(parent=run_id, limit=500))]  # whose values are not its own
         return self._entities([run], beside=children)[0]
@@ -267,7 +269,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             status=STATUS_NAMES[run.status],
             start_time=began,
             end_time=ended,
-            lifecycle_stage="active",
+            lifecycle_stage="deleted" if run.id in self._deleted else "active",
             artifact_uri=self._artifacts_of(run),
             run_name=name,
         )
@@ -397,12 +399,11 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         home = self._workspace.home_of(run_id)
         if not isinstance(home, FolderWorkspace):
             raise NotAllowed(f"Run '{run_id}' is kept in {home.label}, where himl deletes nothing.")
-        below, found = {run_id}, [run_id]
-        while found:
-            found = [child.id for parent in found for child in home.runs(RunQuery(parent=parent))]
-            below.update(found)
+        below = [home.run(run_id)]
+        for run in below:
+            below += home.runs(RunQuery(parent=run.id))
         home.delete(run_id)
-        self._deleted |= below
+        self._deleted |= {run.id: run for run in below}
 
     def search_traces(self, *args: Any, **kwargs: Any) -> tuple[list[Any], None]:
         return [], None
