@@ -93,9 +93,10 @@ def show(
 
     selected = selection.selection(runs)
     with open_session(workspace_opts, output_opts) as session:
-        details = [run_details(session.workspace, run, has_machine=True) for run in _find(session, selected)]
+        is_one = means_one_run(selected)
+        details = [run_details(session.workspace, run, has_machine=is_one) for run in _find(session, selected)]
         session.output.result(
-            details[0] if means_one_run(selected) else details,
+            details[0] if is_one else details,
             human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),
             quiet=[each.run.id for each in details],
         )
