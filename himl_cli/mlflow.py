@@ -64,6 +64,8 @@ Plugin = TypeVar("Plugin", bound=type)
 AZURE = "azureml"  # as a URI's host
 # What MLflow's user interface knows an experiment for training by, which has no traces and prompts
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+NEWEST_FIRST = ("attribute", "start_time", False)  # what MLflow's pages ask for at first
+VALUES = ("metric", "parameter", "dataset")  # of searches: what is not in a run's record
 VERBS = {"add", "complete", "copy", "create", "delete", "end", "finalize", "link", "log", "record", "register"}
 VERBS |= {"remove", "rename", "restore", "set", "start", "transition", "update", "upsert", "write"}
 CODES: Mapping[type[HimlError], Any] = {
@@ -200,21 +202,33 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         order_by: Sequence[str] | None,
         page_token: str | None,
     ) -> tuple[list[entities.Run], str | None]:
+        """Newest first, unless sorted otherwise: by creation, so that of thousands only those up to the page are
+        read."""
+        conditions = SearchUtils.parse_search_filter(filter_string)
+        orders = [SearchUtils.parse_order_by_for_search_runs(clause) for clause in order_by or ()]
+        limit = None
+        if not conditions and orders in ([], [NEWEST_FIRST]):
+            limit = SearchUtils.parse_start_offset_from_page_token(page_token) + max_results + 1
         is_shown = run_view_type != entities.ViewType.DELETED_ONLY
-        runs = {run.id: run for run in self._runs_of(experiment_ids)} if is_shown else {}
-        kinds = {each["type"] for each in SearchUtils.parse_search_filter(filter_string)}
-        kinds |= {SearchUtils.parse_order_by_for_search_runs(clause)[0] for clause in order_by or ()}
-        is_by_values = bool(kinds & {"metric", "parameter"})
+        runs = {run.id: run for run in self._runs_of(experiment_ids, limit)} if is_shown else {}
+        if limit is not None:
+            newest = sorted(runs.values(), key=lambda run: run.created, reverse=True)
+            page, token = SearchUtils.paginate(newest, page_token, max_results)
+            return self._entities(page), token
+        is_by_values = any(
+            kind in VALUES for kind in (*(each["type"] for each in conditions), *(each[0] for each in orders))
+        )
         found = self._entities(runs.values()) if is_by_values else map(self._entity, runs.values())
         ordered = SearchUtils.sort(SearchUtils.filter([*found], filter_string), [*(order_by or ())])
         page, token = SearchUtils.paginate(ordered, page_token, max_results)
         return page if is_by_values else self._entities(runs[each.info.run_id] for each in page), token
 
-    def _runs_of(self, experiment_ids: Sequence[str]) -> Iterator[Run]:
+    def _runs_of(self, experiment_ids: Sequence[str], limit: int | None = None) -> Iterator[Run]:
+        """The runs of the experiments, of each the newest first, *limit* at most."""
         if not self._names.keys() >= {*experiment_ids}:
             self._experiments()
         for name in (self._names[each] for each in experiment_ids if each in self._names):
-            yield from self._workspace.runs(RunQuery(name, children=True))
+            yield from self._workspace.runs(RunQuery(name, children=True, limit=limit))
 
     def _entities(self, runs: Iterable[Run], beside: Sequence[Run] = ()) -> list[entities.Run]:
         """*runs* with their last values; *beside* are runs whose values do not count as those of the runs above."""
