@@ -110,6 +110,7 @@ _himl_table() {
             --num_runs=choice:all
             +--tags=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --watch
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -136,6 +137,7 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
+            --watch
             --help|-h
         '
         kinds='list+runs...'

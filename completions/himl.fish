@@ -146,6 +146,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--num_runs=choice:all' 'How many of them, or all' \
                 '+--tags=' 'Only those with these tags' \
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
+                '--watch' 'Show them until all have ended, with progress and last metrics' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
                 '--config_file=files:.json' 'An Azure config.json' \
                 '--format=choice:human,json,quiet' 'human, json or quiet' \
@@ -170,6 +171,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--quiet|-q' 'Ids or paths alone on stdout' \
                 '--verbose|-v' 'Debug log and tracebacks on stderr' \
                 '--yes' 'Never ask; take yes for the answer' \
+                '--watch' 'Show it until it has ended, with progress, last metrics and its log' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs aggregate'
             printf '%s\t%s\n' \

@@ -5,7 +5,7 @@ Services are imported in the commands that need them, so that help comes at once
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ from himl_cli.commands.options import (
     parse_pairs,
 )
 from himl_cli.commands.session import Session, open_session
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage, Interrupted, NotFound
+from himl_cli.core.events import Notify, ignore
 from himl_cli.render.output import Declined, Format, Output
 
 if TYPE_CHECKING:
@@ -48,29 +49,38 @@ def list_runs(
     num_runs: int | None = NUM_RUNS,
     tags: Mapping[str, str] = TAGS,
     status: Sequence[Any] = STATUS,
+    watch: bool = option("Show them until all have ended, with progress and last metrics.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
     """List runs, newest first.
 
-    The last 20, unless --num_runs says otherwise.
+    The last 20, unless --num_runs says otherwise. Ctrl-C stops --watch, not the runs.
 
     \b
       himl runs list --experiment train --status Failed
       himl runs list --num_runs all --json
+      himl runs list --watch
     """
     from himl_cli.core.runs import RunQuery
     from himl_cli.render.run_views import run_columns
 
     query = RunQuery(experiment, status, tags, limit=None if num_runs == ALL_RUNS else num_runs or 20)
     matching = " match" if experiment or status or tags else ""
+    if watch:
+        _check_watch(output_opts)
     with open_session(workspace_opts, output_opts) as session:
-        if experiment is None:
-            runs = session.workspace.runs(query)
-        else:
+
+        def found(notify: Notify) -> Iterable[Run]:
+            if experiment is None:
+                return session.workspace.runs(query)
             from himl_cli.services.runs.lookup import runs_of_experiment
 
-            runs = runs_of_experiment(session.workspace, query, session.notify)
+            return runs_of_experiment(session.workspace, query, notify)
+
+        runs = found(session.notify)
+        if watch and (listed := list(runs)):
+            return _watch_list(session, listed, lambda: list(found(ignore)))
         session.output.table(
             runs, run_columns, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}."
         )
@@ -78,21 +88,31 @@ def list_runs(
 
 @command(app, "show")
 def show(
-    selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
+    *,
+    selection: SelectionOptions,
+    watch: bool = option("Show it until it has ended, with progress, last metrics and its log.", default=False),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
 ) -> None:
     """Show one run in full: outcome, tags, metrics, texts, trials or steps.
 
-    Without a run: the one submitted last from this folder.
+    Without a run: the one submitted last from this folder. Ctrl-C stops --watch, not the run.
 
     \b
       himl runs show
       himl runs show train_1772366400_0a1b2c3d --json
+      himl runs show latest --watch
     """
     from himl_cli.render.run_views import run_view
     from himl_cli.services.runs.lookup import means_one_run, run_details
 
-    selected = selection.selection(runs)
+    if watch:
+        _check_watch(output_opts)
+    selected = selection.selection(runs, single="--watch" if watch else "")
     with open_session(workspace_opts, output_opts) as session:
+        if watch:
+            return _watch_run(session, _find(session, selected))
         is_one = means_one_run(selected)
         details = [run_details(session.workspace, run, has_machine=is_one) for run in _find(session, selected)]
         session.output.result(
@@ -100,6 +120,55 @@ def show(
             human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),
             quiet=[each.run.id for each in details],
         )
+
+
+def _check_watch(output_opts: OutputOptions) -> None:
+    """Raises BadUsage for forms that have no place for what is watched."""
+    if output_opts.format is not Format.human:
+        raise BadUsage(
+            f"--watch and --{output_opts.format.value} do not go together: what is watched changes.",
+            hint="Leave one of them out; off a terminal --watch prints a line for each change.",
+        )
+
+
+def _watch_list(session: Session, runs: Sequence[Run], newest: Callable[[], Sequence[Run]]) -> None:
+    """Raises JobFailed where runs did not complete, Interrupted."""
+    from himl_cli.core.logged import WatchedRuns
+    from himl_cli.render.watch import list_frame, view
+    from himl_cli.services.runs.watch import raise_for_failed, watch_runs
+
+    watched = WatchedRuns(runs)
+    try:
+        with view(session.output, list_frame) as shown:
+            for pause in watch_runs(session.workspace, watched, shown.notify, newest=newest):
+                shown.show(watched, pause)
+    except KeyboardInterrupt as err:
+        running = [run.id for run in watched.runs if not run.status.is_final]
+        raise Interrupted(
+            f"Stopped watching; {len(running)} run{'s go' if len(running) != 1 else ' goes'} on.",
+            hint=f"To cancel one: himl runs cancel {running[0]}" if running else "",
+        ) from err
+    raise_for_failed(watched)
+
+
+def _watch_run(session: Session, found: Sequence[Run]) -> None:
+    """Raises JobFailed as `submit --wait` does, Interrupted."""
+    from himl_cli.core.logged import WatchedRuns
+    from himl_cli.render.watch import run_frame, view
+    from himl_cli.services.runs.logs import failed_child, raise_unless_completed, watching
+    from himl_cli.services.runs.watch import watch_runs
+
+    if len(found) > 1:
+        raise BadUsage(
+            f"--watch takes one run, and {len(found)} are meant.", hint="Give one run id, or: himl runs list --watch"
+        )
+    workspace, watched = session.workspace, WatchedRuns(found)
+    with watching(found[0].id):
+        with view(session.output, run_frame) as shown:
+            for pause in watch_runs(workspace, watched, shown.notify):
+                shown.show(watched, pause)
+        ended = watched.runs[0]
+        raise_unless_completed(ended, failed_child(workspace, ended), watched.sweep)
 
 
 @command(app, "aggregate")

@@ -137,6 +137,29 @@ class RunDetails:
     below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
 
 
+@dataclass
+class WatchedRuns:
+    """Runs that are looked at again and again, and what is known of them by now, each by run id.
+
+    `followed` are the ids of those that had not ended when they were first seen. `points` are the steps and the values
+    of their numbers by name, `children` the trials or steps of those that have some. The others are of the first run
+    alone: its trials with their values, the last lines of its log, and the system metrics that the workspace itself
+    keeps.
+    """
+
+    runs: Sequence[Run]
+    followed: set[str] = field(default_factory=set)
+    points: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)
+    children: dict[str, Sequence[Run]] = field(default_factory=dict)
+    sweep: SweepView | None = None
+    log: Sequence[str] = ()
+    machine: Sequence[Metric] = ()
+
+    def numbers(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """The points of the run, less those of its machine."""
+        return {name: found for name, found in self.points.get(run_id, {}).items() if not name.startswith(SYSTEM)}
+
+
 def float_form(value: float) -> float | str:
     """JSON has no word for NaN and the infinities."""
     if math.isfinite(value):

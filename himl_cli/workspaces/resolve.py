@@ -531,6 +531,13 @@ class JoinedWorkspace(Workspace):
                 found |= self._remote.results(there, wanted=wanted, whole=whole)
         return found
 
+    def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
+        """As `results`."""
+        here = [run for run in runs if run.workspace == self.local.label]
+        there = [run for run in runs if run.workspace != self.local.label]
+        with _way_out():
+            return {**self.local.refresh(here), **(self._remote.refresh(there) if there else {})}
+
     def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
         there = [run for run in runs if run.workspace != self.local.label]
         return self._remote.system_metrics(there) if there else {}

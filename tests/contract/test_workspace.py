@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -153,6 +154,15 @@ def test_metrics_parameters_files_and_outputs_of_a_run(workspace: Workspace) -> 
     with pytest.raises(NotFound, match=f"No datastore 'nope' in .*; there are: {default.name}"):
         workspace.datastore("nope")
     assert workspace.datastore().label == workspace.datastore(default.name).label
+
+
+def test_runs_are_refreshed_with_what_they_logged_last(workspace: Workspace) -> None:
+    known = [workspace.run(run_id) for run_id in ("train_1_aa", "train_2_bb")]
+    found = workspace.refresh([replace(run, status=RunStatus.queued) for run in known])
+    assert {run_id: run.status for run_id, (run, _) in found.items()} == {run.id: run.status for run in known}
+    _, results = found["train_1_aa"]
+    assert {name: (results.steps[name], results.last[name]) for name in ("loss", "acc")} == {"loss": (2, 0.5), "acc": (2, 0.9)}
+    assert (found["train_2_bb"][1].last, workspace.refresh([])) == ({}, {})
 
 
 def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -> None:

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.events import ignore
+from himl_cli.core.logged import WatchedRuns
+from himl_cli.services.runs.watch import watch_runs
 from tests.azureml_double.log import Seen
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace, add_sweep
-from tests.support.azure import add_many
+from tests.support.azure import add_many, opened
 from tests.support.running import Himl, write_files
 from tests.support.tensorboard import NAME, event_bytes
 
@@ -123,3 +126,30 @@ def test_commands_make_no_more_requests_than_before(himl: Himl, seeded: StagedWo
             calls.append(asked(seeded.stage.log.all()))
         found[name] = (calls[0], calls[1])
     assert found == {name: (cold, warm) for name, (_, cold, warm) in COMMANDS.items()}
+
+
+@pytest.mark.parametrize("kind", ["list", "run", "sweep"])
+def test_a_look_at_what_is_watched_is_one_request(azure_environment: StagedWorkspace, project: Path, kind: str) -> None:
+    """Once what was logged before is there. (A list of the runs anew, which is none here, takes those of `runs list` each tenth time.)"""
+    azure = azure_environment
+    names = [f"train_{number}_aa" for number in range(30 if kind == "list" else 1)]
+    for name in names:
+        run = azure.add_run(name, f"exp_{name[-4]}", status="Running")
+        azure.add_metric(run, "val/loss", [0.5, 0.25])
+        azure.append_log(run, "epoch 1\n")
+    if kind == "sweep":
+        names = [add_sweep(azure, SWEEP, [{"lr": number / 10} for number in range(150)], lambda *_: {"accuracy": [0.1]}, statuses={3: "Running"}).run_id]
+    counts = []
+    with opened(azure, project) as workspace:
+        watched = WatchedRuns([workspace.run(name) for name in names])
+        looks = watch_runs(workspace, watched, ignore, newest=(lambda: watched.runs) if kind == "list" else None)
+        for _ in range(6):
+            next(looks)
+        for number in range(40):
+            azure.stage.log.clear()
+            azure.append_log(run, f"epoch {number}\n")
+            next(looks)
+            counts.append(len(azure.stage.log.all()))
+    assert set(counts) - {0} == {1}, counts
+    assert watched.points
+    assert "epoch 38" in watched.log if kind == "run" else (watched.sweep is None) is (kind == "list")

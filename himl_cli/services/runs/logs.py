@@ -89,7 +89,7 @@ def read_log(
     *notify* hears that there are other tries. Raises NotFound naming the logs there are.
     """
     files = workspace.run_files(run_id)
-    found = _find(files, name, attempt) or (_called(files, name) if attempt is None else None)
+    found = find_log(files, name, attempt) or (_called(files, name) if attempt is None else None)
     if found is None:
         raise _no_log(files, workspace.run(run_id), name, attempt)
     if attempt is None and found.before:
@@ -146,7 +146,7 @@ def follow_log(
             now = workspace.run(run_id).status  # asked before reading, so that no last bytes are missed
             files = workspace.run_files(run_id) if files is None else files
             if found is None:
-                found = _find(files, name, attempt)
+                found = find_log(files, name, attempt)
                 if found is None and attempt is None and (status is None or now.is_final):
                     found = _called(files, name)
             if found is not None:
@@ -187,7 +187,7 @@ def _later_tries(files: BlobStore, log: _Log, name: str | None, done: int, *, is
 def last_lines(workspace: Workspace, run_id: str, name: str | None = None) -> tuple[str, bytes] | None:
     """The log's name (the main one's, unless *name* says which) and its last 20 lines; None where there is none."""
     files = workspace.run_files(run_id)
-    found = _find(files, name)
+    found = find_log(files, name)
     blob = files.stat(found.name) if found else None
     if found is None or blob is None:
         return None
@@ -237,7 +237,7 @@ class _Log(NamedTuple):
     before: int = 0
 
 
-def _find(files: BlobStore, name: str | None, attempt: int | None = None) -> _Log | None:
+def find_log(files: BlobStore, name: str | None, attempt: int | None = None) -> _Log | None:
     """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in
     the last try first."""
     exact = name is not None and "/" in name and attempt is None

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from himl_cli.core.logged import LoggedValues, Metric, MetricPoint, RunResults, Series, TextPoint, Texts, Value
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood
@@ -40,6 +40,13 @@ IDS_AT_ONCE = 100
 BULK_POINTS = 25_000  # of several runs at once, an answer that has no next page: what MLflow gives at most
 PARENT, ROOT = "mlflow.parentRunId", "mlflow.rootRunId"
 HISTORY_FIELDS = {PARENT: "ParentRunId", ROOT: "RootRunId"}
+STATUSES = {
+    "SCHEDULED": RunStatus.queued,
+    "RUNNING": RunStatus.running,
+    "FINISHED": RunStatus.completed,
+    "FAILED": RunStatus.failed,
+    "KILLED": RunStatus.canceled,
+}
 REFUSED_ROUTE = (400, 405, 501)
 
 Item = TypeVar("Item")
@@ -242,13 +249,15 @@ def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
 
 @dataclass(frozen=True)
 class MlflowRun:
-    """A run as MLflow has it: the last value of each metric and its step, parameters and tags, all by name."""
+    """A run as MLflow has it: the last value of each metric and its step, parameters and tags, all by name. `status` is
+    None where MLflow has a word for it that is not known here."""
 
     id: str
     last: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     steps: Mapping[str, int] = field(default_factory=dict)
+    status: RunStatus | None = None
 
 
 class ManyRuns:
@@ -286,6 +295,12 @@ class ManyRuns:
             found[root] = found[root].filled(found[run_id])
         return {run.id: found[run.id] for run in self._runs}
 
+    def current(self) -> dict[str, MlflowRun]:
+        """The runs as MLflow has them now, by id; those that it does not know are left out. One request for a hundred
+        of them."""
+        experiments = sorted({*self._experiments.values()})
+        return {run.id: run for run in self._with_ids(experiments, [run.id for run in self._runs])}
+
     def _known(self) -> dict[str, MlflowRun]:
         groups: dict[tuple[str, str], list[str]] = {}
         for run in self._runs:
@@ -293,9 +308,9 @@ class ManyRuns:
         found: dict[str, MlflowRun] = {}
         for (experiment_id, parent), run_ids in groups.items():
             if parent and len(run_ids) > 3 and _can_be_quoted(parent):
-                children = self._search(experiment_id, f"tags.{PARENT} = '{parent}'") or ()
+                children = self._search([experiment_id], f"tags.{PARENT} = '{parent}'") or ()
                 found |= {run.id: run for run in children if run.id in self._ids}
-            rest = self._with_ids(experiment_id, [run_id for run_id in run_ids if run_id not in found])
+            rest = self._with_ids([experiment_id], [run_id for run_id in run_ids if run_id not in found])
             found |= {run.id: run for run in rest}
         return found
 
@@ -328,7 +343,7 @@ class ManyRuns:
     def _below(self, experiment: str, tag: str, above: str) -> list[MlflowRun]:
         """The runs below *above*; the run history names them where MLflow does not understand the question."""
         experiment_id = self._experiments[experiment]
-        found = self._search(experiment_id, f"tags.{tag} = '{above}'")
+        found = self._search([experiment_id], f"tags.{tag} = '{above}'")
         if found is not None:
             return found
         try:
@@ -341,14 +356,14 @@ class ManyRuns:
                 "Azure ML does not tell which runs are nested in '%s'; what they logged is missing (%s)", above, err
             )
             return []
-        return self._with_ids(experiment_id, [one for one in below if one != above and one not in self._ids])
+        return self._with_ids([experiment_id], [one for one in below if one != above and one not in self._ids])
 
-    def _search(self, experiment_id: str, condition: str) -> list[MlflowRun] | None:
-        """The runs of the experiment that fulfil *condition*, archived ones too; None where MLflow does not understand
+    def _search(self, experiment_ids: Sequence[str], condition: str) -> list[MlflowRun] | None:
+        """The runs of the experiments that fulfil *condition*, archived ones too; None where MLflow does not understand
         it."""
         url = self._connection.service("mlflow", "/runs/search")
         body = {
-            "experiment_ids": [experiment_id],
+            "experiment_ids": [*experiment_ids],
             "filter": condition,
             "run_view_type": "ALL",
             "max_results": 1000,  # what MLflow's own client asks for
@@ -367,13 +382,13 @@ class ManyRuns:
             log.debug("MLflow's search does not take '%s': %s", condition, err)
             return None
 
-    def _with_ids(self, experiment_id: str, run_ids: Sequence[str]) -> list[MlflowRun]:
+    def _with_ids(self, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> list[MlflowRun]:
         """The runs of these ids, as far as MLflow knows them. A request a hundred, and one for each that did not
         come."""
         found: dict[str, MlflowRun] = {}
-        for start in range(0, len(run_ids) if len(run_ids) > 2 else 0, IDS_AT_ONCE):
+        for start in range(0, len(run_ids) if len(run_ids) > 1 else 0, IDS_AT_ONCE):
             ids = ",".join(f"'{run_id}'" for run_id in run_ids[start : start + IDS_AT_ONCE] if _can_be_quoted(run_id))
-            some = self._search(experiment_id, f"attributes.run_id IN ({ids})")
+            some = self._search(experiment_ids, f"attributes.run_id IN ({ids})")
             if some is None:
                 break
             found |= {run.id: run for run in some}
@@ -529,7 +544,8 @@ def _as_run(raw: Mapping[str, Any]) -> MlflowRun:
     data, run_id = raw.get("data") or {}, str(raw["info"].get("run_id") or raw["info"]["run_uuid"])
     last = {str(one["key"]): as_number(one.get("value")) for one in data.get("metrics") or []}
     steps = {str(one["key"]): as_step(one.get("step")) for one in data.get("metrics") or []}
-    return MlflowRun(run_id, last, pairs(data.get("params")), pairs(data.get("tags")), steps)
+    status = STATUSES.get(str(raw["info"].get("status")))
+    return MlflowRun(run_id, last, pairs(data.get("params")), pairs(data.get("tags")), steps, status)
 
 
 def _row(point: Mapping[str, Any]) -> tuple[int, float, float]:

@@ -117,6 +117,20 @@ class AzureWorkspace(CloudWorkspace):
 
         return ManyRuns(self.connection, self._history, runs).results(wanted, whole=whole) if runs else {}
 
+    def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
+        """One request for a hundred runs, to MLflow, and one more for those of another status than in *runs*."""
+        from himl_cli.workspaces.azure.run_metrics import ManyRuns
+
+        known = ManyRuns(self.connection, self._history, runs).current() if runs else {}
+        changed = [run.id for run in runs if run.id not in known or known[run.id].status not in (run.status, None)]
+        records = {raw["runId"]: self._lists.record(raw) for raw in self._history.many(changed)}
+        last = {run_id: RunResults(found.last, steps=found.steps) for run_id, found in known.items()}
+        return {
+            run.id: (records.get(run.id, run), last.get(run.id, RunResults()))
+            for run in runs
+            if run.id in records or run.id in known
+        }
+
     def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
         from himl_cli.workspaces.azure.resource_metrics import read_resource_metrics
 

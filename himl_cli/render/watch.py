@@ -1,0 +1,230 @@
+"""Runs that are looked at again and again: a screen that is drawn anew each second, or off a terminal a line for each
+change. Import this module where something is watched, not before."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import pairwise
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.jobs import SWEPT
+from himl_cli.core.logged import SYSTEM, Metric, MetricPoint, WatchedRuns
+from himl_cli.core.redaction import redact
+from himl_cli.core.runs import Run
+from himl_cli.core.text import shorten, utc_text
+from himl_cli.render.forms import number_text
+from himl_cli.render.output import (
+    STATUS_STYLES,
+    Column,
+    Output,
+    aligned,
+    as_table,
+    cut_end,
+    duration_text,
+    encoded,
+    one_line,
+    styled,
+    width,
+)
+from himl_cli.render.run_views import best_lines, machine_text, run_columns, steps_view
+
+METRIC_SECONDS = 10.0
+"""Off a terminal, between two lines of one metric of one run, at least."""
+PROMPT_LINES = 4
+"""Lines of the terminal that the last state leaves to what comes after it: an error, its hint, the shell's prompt."""
+SIGNS, PLAIN_SIGNS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
+RANKS = {"STARTED": 7, "METRICS": 3, "DURATION": 2}  # where they are not those of other lists of runs
+
+Frame = Callable[[WatchedRuns, int], Iterable[str]]
+"""Gives the lines of a screen that is so many lines high."""
+
+
+@contextmanager
+def view(output: Output, frame: Frame) -> Iterator[Screen | Changes]:
+    """On a terminal a screen of its own with what *frame* gives, and the last state below the command at the end; else
+    a line for each change."""
+    if not output.is_terminal or os.environ.get("TERM") == "dumb":
+        yield Changes(output)
+        return
+    screen = Screen(frame)
+    try:
+        with screen.live:
+            yield screen
+    finally:
+        height = shutil.get_terminal_size().lines - PROMPT_LINES
+        output.lines(frame(screen.watched, max(1, height)) if screen.watched else ())
+
+
+class Screen:
+    """The terminal as long as something is watched; what is said meanwhile is its last line."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self._said = ""
+        self.watched: WatchedRuns | None = None
+        console = Console(highlight=False, markup=False)
+        # Both streams stay what they are: what makes the lines asks them for the terminal's width
+        self.live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self._said = one_line(redact(event.text))
+
+    def show(self, watched: WatchedRuns, seconds: float) -> None:
+        """Draw it, and again each second, with new durations and in the terminal's new size, for so long."""
+        self.watched, end = watched, time.monotonic() + seconds
+        while True:
+            height = shutil.get_terminal_size().lines - bool(self._said)
+            lines = [*self._frame(watched, height)]
+            if len(lines) > height:
+                lines[height - 1 :] = [styled(f"… {len(lines) - height + 1} more lines", "dim")]
+            lines += [styled(self._said, "dim")] * bool(self._said)
+            text = encoded("\n".join(lines), sys.stdout).decode(sys.stdout.encoding or "utf-8", "replace")
+            self.live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(1.0, left))
+
+
+class Changes:
+    """Off a terminal: time, run, name and value of each change, with tabs between them; metrics seldom, and at the
+    end."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._told: dict[tuple[str, str], str] = {}
+        self._due: dict[tuple[str, str], float] = {}
+        self.watched: WatchedRuns | None = None
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self._output.notice(event.text)
+
+    def show(self, watched: WatchedRuns, seconds: float) -> None:
+        """Print what has changed, and wait for so long."""
+        now, time_text, lines = time.monotonic(), utc_text(datetime.now(timezone.utc)), []
+        for run in watched.runs:
+            facts = {"status": run.status.value, "ended": progress_text(watched, run)}
+            metrics = {name: number_text(points[-1][1]) for name, points in watched.numbers(run.id).items()}
+            for name, value in (facts | metrics).items():
+                key = (run.id, name)
+                is_due = name in facts or run.status.is_final or now >= self._due.get(key, now)
+                if value and is_due and value != self._told.get(key):
+                    self._told[key], self._due[key] = value, now + METRIC_SECONDS
+                    lines.append("\t".join((time_text, one_line(run.id), one_line(name), value)))
+        self._output.lines(lines)
+        time.sleep(seconds)
+
+
+def list_frame(watched: WatchedRuns, height: int) -> Iterator[str]:
+    """A line a run: its state, how many of its trials have ended, its last metrics with a sparkline each."""
+    columns = [
+        column._replace(rank=RANKS.get(column.title, column.rank))
+        for column in run_columns(watched.runs)
+        if column.title != "TAGS"
+    ]
+    columns += [
+        Column("ENDED", lambda run: progress_text(watched, run), rank=1, least=5, right=True),
+        Column("METRICS", lambda run: _metrics_text(watched, run), rank=RANKS["METRICS"], least=24),
+    ]
+    yield from as_table(watched.runs, columns).split("\n")
+
+
+def run_frame(watched: WatchedRuns, height: int) -> Iterator[str]:
+    """One run: its state, its trials or steps, its last metrics with a sparkline each, its machine, and of its log as
+    much as there is room for."""
+    run = watched.runs[0]
+    took = f" {'after' if run.ended else 'for'} {duration_text(run.duration)}" if run.duration is not None else ""
+    why = f" ({one_line(run.reason)})" if run.reason else ""
+    yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}{took}{why}"
+    lines: list[str] = []
+    if children := watched.children.get(run.id, ()):
+        states = Counter(child.status.value for child in children)
+        counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+        lines.append(f"{progress_text(watched, run)} ended: {counts}")
+        lines += best_lines(watched.sweep) if watched.sweep else steps_view(children, {})
+    if machine := machine_text([*_system_metrics(watched, run.id), *watched.machine]):
+        lines.append(f"Machine  {machine}")
+    if numbers := watched.numbers(run.id):
+        rows = [
+            (shorten(one_line(name), max(12, width() // 3)), number_text(points[-1][1]), str(points[-1][0]))
+            for name, points in numbers.items()
+        ]
+        lines += ["", *_with_sparklines(rows, [[value for _, value in points] for points in numbers.values()])]
+    log = [*watched.log]
+    while log and not log[-1].strip():
+        log.pop()
+    room = max(0, height - 1) if not log else max(height // 2, height - 2 - len(log))
+    yield from lines[:room]
+    if log:
+        rest = max(1, height - 2 - len(lines[:room]))
+        yield from ("", *(line if cell_len(line) <= width() else set_cell_size(line, width()) for line in log[-rest:]))
+
+
+def progress_text(watched: WatchedRuns, run: Run) -> str:
+    """`3/6`: how many of the run's trials or steps have ended, of those that its sweep is to have, where that is known,
+    else of those that were made; empty for a run without any."""
+    children = watched.children.get(run.id, ())
+    planned = [int(number) for number in re.findall(r", (\d{1,9}) (?:trial|run)s?, ", run.tags.get(SWEPT, ""))]
+    total = max([len(children), *planned])
+    return f"{sum(child.status.is_final for child in children)}/{total}" if children else ""
+
+
+def sparkline(values: Sequence[float], most: int) -> str:
+    """*values* in *most* signs at most, from the lowest to the highest of them; each sign is the mean of its share of
+    them. A space for what is no number."""
+    signs = SIGNS
+    try:
+        signs.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        signs = PLAIN_SIGNS
+    count = min(most, len(values))
+    edges = [place * len(values) // count for place in range(count + 1)] if count > 0 else []
+    shares = [[value for value in values[start:end] if math.isfinite(value)] for start, end in pairwise(edges)]
+    means = [math.fsum(share) / len(share) if share else math.nan for share in shares]
+    known = [mean for mean in means if math.isfinite(mean)]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    top = len(signs) - 1
+    return "".join(
+        " " if not math.isfinite(mean) else signs[round((mean - low) / span * top) if 0 < span < math.inf else top // 2]
+        for mean in means
+    )
+
+
+def _with_sparklines(rows: Sequence[tuple[str, str, str]], values: Sequence[Sequence[float]]) -> Iterator[str]:
+    lines = [*aligned([("METRIC", "LAST", "STEP"), *rows], right=(1, 2), indent="")]
+    begin = max(sum(max(len(row[place]) for row in [*rows, ("METRIC", "LAST", "STEP")]) + 2 for place in range(3)), 0)
+    yield lines[0]
+    for line, some in zip(lines[1:], values, strict=True):
+        yield f"{line.ljust(begin)}{styled(sparkline(some, min(60, width() - begin)), 'cyan')}"
+
+
+def _metrics_text(watched: WatchedRuns, run: Run) -> str:
+    numbers = watched.numbers(run.id)
+    return "  ".join(
+        f"{cut_end(one_line(name), 20)} {number_text(points[-1][1], 4)} "
+        f"{sparkline([value for _, value in points], 8)}".rstrip()
+        for name, points in numbers.items()
+    )
+
+
+def _system_metrics(watched: WatchedRuns, run_id: str) -> Iterator[Metric]:
+    now = datetime.now(timezone.utc)
+    for name, points in watched.points.get(run_id, {}).items():
+        if name.startswith(SYSTEM) and points:
+            yield Metric(name, [MetricPoint(value, step, now) for step, value in points], run_id)

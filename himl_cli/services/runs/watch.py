@@ -1,0 +1,239 @@
+"""Runs looked at again and again until they have ended: their states, numbers, trials and the end of a log, by as few
+requests as a service can answer."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from himl_cli.core.errors import JobFailed, NotFound, ServiceFailed
+from himl_cli.core.events import Notify
+from himl_cli.core.jobs import MANY, hyperparameters_of
+from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, sweep_of
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.services.runs.logs import GROWTH, LOOKS, TAIL_BYTES, OutageTolerance, find_log
+from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of
+from himl_cli.workspaces.base import BlobStore, Workspace
+
+SECOND = 1.0
+"""Between two looks at runs that are kept here."""
+SELDOM = 10
+"""Rounds of looks between two at what changes seldom: which runs there are, what a service measured of the machine."""
+MANY_POINTS = 20_000
+"""Of runs that are kept here all points are read each time, up to so many; of others only the last one of each look."""
+SILENT = 5
+"""Looks at a log that has not grown, after which it is looked for again: another try may have begun."""
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
+
+
+def watch_runs(
+    workspace: Workspace, watched: WatchedRuns, notify: Notify, *, newest: Callable[[], Sequence[Run]] | None = None
+) -> Iterator[float]:
+    """Keep *watched* up to date until all its runs have ended; gives the seconds until the next look, after each, and
+    0 once all is known.
+
+    With *newest*, which lists the runs anew, those that begin meanwhile are watched too; without it the first run is
+    watched in detail. A service gets one question a look, in turn: the states and last numbers of all runs, the
+    children of one, their values, new bytes of the log; only the points that were logged before are more, at first.
+    Its failures are tolerated as by `follow_log`. Raises what the workspace raises.
+    """
+    homes = {run.workspace: run.id for run in watched.runs if not run.status.is_final}
+    intervals = [workspace.home_of(run_id).poll_interval for run_id in homes.values()]
+    first, longest = max(intervals, default=LOOKS)
+    is_here, outage, pause = (first, longest) == LOOKS, OutageTolerance(notify), first
+    looks = _Looks(workspace, watched, newest, is_here=is_here)
+    for number in _rounds(looks):
+        for look in looks.of_round(number):
+            has_changed = False
+            try:
+                has_changed = look()
+                outage.succeeded()
+            except ServiceFailed as err:
+                outage.failed(err)
+            if not is_here and not looks.is_over:
+                pause = first if has_changed else min(longest, pause * GROWTH)
+                yield max(SECOND, pause)
+        if is_here and not looks.is_over:
+            yield SECOND
+    yield 0.0
+
+
+def raise_for_failed(watched: WatchedRuns) -> None:
+    """Raises JobFailed where runs that were followed to their end did not complete."""
+    failed = [run for run in watched.runs if run.id in watched.followed and run.status is not RunStatus.completed]
+    if failed:
+        names = ", ".join(run.id for run in failed[:5]) + (", …" if len(failed) > 5 else "")
+        raise JobFailed(
+            f"{len(failed)} of {len(watched.followed)} runs did not complete: {names}.",
+            hint=f"See himl runs show {failed[0].id}",
+        )
+
+
+def _rounds(looks: _Looks) -> Iterator[int]:
+    number = 0
+    while not number or not looks.is_over:
+        yield number
+        number += 1
+
+
+class _Looks:
+    """What is asked for, one thing a look; each look says whether it brought something new."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        watched: WatchedRuns,
+        newest: Callable[[], Sequence[Run]] | None,
+        *,
+        is_here: bool,
+    ) -> None:
+        self._workspace = workspace
+        self._is_here = is_here
+        self._watched = watched
+        self._newest = newest
+        self._values: dict[str, RunResults] = {}  # of trials
+        self._settled: set[str] = set()  # trials that had ended when they were asked for their values
+        self._log: _LogTail | None = None
+        self._take(watched.runs)
+
+    @property
+    def is_over(self) -> bool:
+        return all(run.status.is_final for run in self._watched.runs)
+
+    def of_round(self, number: int) -> Iterator[Callable[[], bool]]:
+        watched, run = self._watched, self._watched.runs[0] if self._watched.runs else None
+        open_before = {run.id for run in watched.runs if not run.status.is_final}
+        if number and number % SELDOM == 0 and self._newest is not None:
+            yield partial(self._list, self._newest)
+        yield self._refresh
+        count = sum(len(points) for found in watched.points.values() for points in found.values())
+        if number == 0 or (self._is_here and count <= MANY_POINTS):
+            yield partial(self._look_back, open_before)
+        for parent in watched.runs:
+            is_shown = self._newest is None or parent.id in watched.followed
+            if MANY in parent.tags and is_shown and (parent.id in open_before or parent.id not in watched.children):
+                yield partial(self._look_at_children, parent)
+        if self._newest is not None or run is None:
+            return
+        if run.id in watched.children:
+            if any(hyperparameters_of(child.tags) for child in watched.children[run.id]):
+                yield self._look_at_trials
+            return
+        if watched.runs[0].started is not None:
+            self._log = self._log or _LogTail(self._workspace.run_files(run.id), watched)
+            yield self._log.look
+        if number % SELDOM == 0 and not any(name.startswith(SYSTEM) for name in watched.points.get(run.id, {})):
+            yield self._look_at_machine
+
+    def _take(self, runs: Sequence[Run]) -> None:
+        self._watched.runs = runs
+        self._watched.followed |= {run.id for run in runs if not run.status.is_final}
+
+    def _list(self, newest: Callable[[], Sequence[Run]]) -> bool:
+        before = {run.id for run in self._watched.runs}
+        runs = newest()
+        gone = [run for run in self._watched.runs if run.id in self._watched.followed - {each.id for each in runs}]
+        self._take([*runs, *gone])
+        return not before.issuperset(run.id for run in runs)
+
+    def _look_back(self, open_before: set[str]) -> bool:
+        """All points that were logged up to now, of runs in a list of those alone that had not ended."""
+        runs = [run for run in self._watched.runs if self._newest is None or run.id in open_before]
+        found = self._workspace.results(runs, wanted=self._is_wanted, whole=True) if runs else {}
+        for run_id, results in found.items():
+            self._watched.points[run_id] = {
+                name: list(zip(series.steps, series.values, strict=True)) for name, series in results.series.items()
+            }
+        return True
+
+    def _is_wanted(self, name: str) -> bool:
+        return not name.startswith(BEST_SO_FAR)
+
+    def _refresh(self) -> bool:
+        waiting = [run for run in self._watched.runs if not run.status.is_final]
+        found = self._workspace.refresh(waiting) if waiting else {}
+        if len(found) < len(waiting) and self._newest is None:
+            self._workspace.run(waiting[0].id)  # raises RunNotFound: it was deleted
+        gone = {run.id for run in waiting} - found.keys()
+        before = self._watched.runs
+        self._watched.runs = [found[run.id][0] if run.id in found else run for run in before if run.id not in gone]
+        grown = [self._add(run_id, results) for run_id, (_, results) in found.items()]
+        return any(grown) or [run.status for run in before] != [run.status for run in self._watched.runs]
+
+    def _add(self, run_id: str, results: RunResults) -> bool:
+        """Add what was logged last to the points; whether there was anything new."""
+        points, has_grown = self._watched.points.setdefault(run_id, {}), False
+        for name, value in results.last.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not self._is_wanted(name):
+                continue
+            known = points.setdefault(name, [])
+            step = results.steps.get(name, known[-1][0] if known else 0)
+            is_other = bool(known) and not math.isnan(value) and value != known[-1][1]
+            if not known or step > known[-1][0] or is_other:
+                known.append((step, float(value)))
+                has_grown = True
+        return has_grown
+
+    def _look_at_children(self, run: Run) -> bool:
+        children, before = children_of(self._workspace, run), self._watched.children.get(run.id, ())
+        self._watched.children[run.id] = children
+        return [(child.id, child.status) for child in children] != [(child.id, child.status) for child in before]
+
+    def _look_at_trials(self) -> bool:
+        run = self._watched.runs[0]
+        children = self._watched.children[run.id]
+        waiting = [child for child in children if child.id not in self._settled]
+        settled = {child.id for child in waiting if child.status.is_final}
+        found = self._workspace.refresh(waiting) if waiting else {}
+        self._settled |= settled
+        before, self._values = self._values, self._values | {run_id: last for run_id, (_, last) in found.items()}
+        self._watched.sweep = sweep_of(run, children, lambda *_, **__: self._values)
+        return before != self._values
+
+    def _look_at_machine(self) -> bool:
+        run = self._watched.runs[0]
+        self._watched.machine = self._workspace.system_metrics([run]).get(run.id, ())
+        return False
+
+
+class _LogTail:
+    """The last lines of a run's main log, of its last try, in *watched*: a request a look once it was found."""
+
+    def __init__(self, files: BlobStore, watched: WatchedRuns) -> None:
+        self._files = files
+        self._watched = watched
+        self._name = ""
+        self._end = 0
+        self._tail = b""
+        self._silent = 0
+
+    def look(self) -> bool:
+        """Read what was added. A log that has not grown for a while is looked for anew."""
+        if not self._name or self._silent >= SILENT:
+            self._silent = 0
+            found = find_log(self._files, None)
+            blob = self._files.stat(found.name) if found else None
+            if found is None or blob is None:
+                return False
+            if found.name == self._name and blob.size >= self._end:
+                return False
+            self._name, self._end, self._tail = found.name, max(0, blob.size - TAIL_BYTES), b""
+        try:
+            piece = b"".join(self._files.read(self._name, self._end))
+        except NotFound:  # another try is about to replace it
+            piece = b""
+        self._end += len(piece)
+        self._silent = 0 if piece else self._silent + 1
+        if piece:
+            self._tail = (self._tail + piece)[-TAIL_BYTES:]
+            self._watched.log = [_plain(line) for line in self._tail.decode("utf-8", "replace").split("\n")[-200:]]
+        return bool(piece)
+
+
+def _plain(line: str) -> str:
+    """*line* as it stands in the end on a terminal that knows no more than a carriage return: progress bars draw
+    themselves over and over. A space for every other control character."""
+    shown = ESCAPES.sub("", line).rstrip("\r").rpartition("\r")[2].expandtabs()
+    return "".join(sign if sign.isprintable() else " " for sign in shown)
