@@ -321,7 +321,8 @@ def test_service_outage_limits_retries_across_blobs(stage: Stage, staged: Staged
     stage.faults.add(Status(500), "GET .*/many/", times=None)
     store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
     assert len(sink.errors) == 40
-    assert len(stage.log.find("GET .*/many/")) <= 8 * HASTY_STORE.attempts + 32 * 2
+    at_work = 8 + 3  # the other workers' are, when the eighth has failed
+    assert len(stage.log.find("GET .*/many/")) <= at_work * HASTY_STORE.attempts + (40 - at_work) * 2
 
 
 def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(stage: Stage, staged: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
