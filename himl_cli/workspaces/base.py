@@ -7,14 +7,13 @@ Speaks himl's own records and raises himl's own errors, never an SDK's. The cont
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import HimlError, RunNotFound
+from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
@@ -187,12 +186,6 @@ class Workspace(Protocol):
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
         """Each of *runs* as it is now, with the last values that it logged, by id; those that were deleted are left
         out. For looking often: as few requests as can be, one for many runs where nothing but numbers changed."""
-        now = []
-        for run in runs:
-            with suppress(RunNotFound):
-                now.append(self.run(run.id))
-        results = self.results(now, wanted=lambda name: True, whole=False) if now else {}
-        return {run.id: (run, results[run.id]) for run in now}
 
     def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
         """What the workspace itself keeps of the machines of *runs*, by run id, beside what was logged: a request a

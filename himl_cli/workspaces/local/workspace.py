@@ -155,6 +155,12 @@ class LocalWorkspace(FolderWorkspace):
         ids = [run.id for run in runs]
         return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
 
+    def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
+        jobs = self._unsupervised(self._runs.open_jobs())  # of all, so that Slurm is asked once for all of them
+        now = [found for run in runs if (found := self._runs.get(run.id, *jobs)) is not None]
+        results = self.results(now, wanted=lambda name: True, whole=False)
+        return {run.id: (run, results[run.id]) for run in now}
+
     def run_files(self, run_id: str) -> BlobStore:
         self.run(run_id)
         return self._files(run_id)
