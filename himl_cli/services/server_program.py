@@ -65,9 +65,12 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
     from mlflow.server.fastapi_app import app
 
     async def answer(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        parts = {*str(scope.get("path", "")).split("/")}
-        if parts & {token, *MLFLOW_CLOSED}:
-            status = 200 if token in parts else 403
+        parts, headers = {*str(scope["path"]).split("/")}, dict(scope["headers"])
+        origin = headers.get(b"origin")
+        # MLflow 3.5 lets pages of any address ask, and later ones none but localhost's, not even the server's own
+        is_foreign = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+        if is_foreign or parts & {token, *MLFLOW_CLOSED}:
+            status = 200 if token in parts and not is_foreign else 403
             await send({"type": "http.response.start", "status": status, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -83,7 +86,8 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
             await send(message)
 
         is_first: list[bool] = []
-        await app(scope, receive, send_page if parts == {""} else send)
+        own = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"origin"]}
+        await app(own, receive, send_page if parts == {""} else send)
 
     uvicorn.run(answer, host=host, port=int(port), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
 

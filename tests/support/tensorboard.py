@@ -1,4 +1,4 @@
-"""Event files as TensorBoard writes and reads them, and a `himl tb` that runs."""
+"""Event files as TensorBoard writes and reads them, and a `himl tb` or `himl ui` that runs."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Board:
         """End it by a signal; its exit code once TensorBoard has ended too."""
         self.process.send_signal(number)
         code = self.process.wait(60)
-        until(lambda: is_closed(self.port, self.host), "TensorBoard has ended")
+        until(lambda: is_closed(self.port, self.host), "the server has ended")
         return code
 
 
@@ -136,14 +136,15 @@ def serving(
     host: str = "127.0.0.1",
     prefix: Sequence[str] = (),
     stdin: int | None = subprocess.DEVNULL,
+    command: Sequence[str] = ("tb", "--refresh", "1"),
 ) -> Iterator[Board]:
-    """`himl tb` on a port that is free, looking every second; `prefix` stands before the program."""
+    """`himl tb`, looking every second, or another *command*, on a port that is free; `prefix` stands before the program."""
     port = () if "--port" in options else ("--port", "0")
     said, own = tmp_path / "said.txt", tmp_path / "tmp"
     own.mkdir(exist_ok=True)
     with said.open("wb") as talk:
         process = subprocess.Popen(
-            [*prefix, str(himl.program), "tb", *port, "--refresh", "1", *options],
+            [*prefix, str(himl.program), *command, *port, *options],
             cwd=himl.folder,
             env=os.environ | {"TMPDIR": str(own)} | dict(env or {}),
             stdin=stdin,
