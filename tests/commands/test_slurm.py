@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from himl_cli.core.runs import RunQuery
+from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.running import Himl, Outcome, until, write_files
 from tests.support.slurm import Slurm
 
@@ -400,7 +402,9 @@ def test_many_open_runs_cost_one_call(himl: Himl, slurm: Slurm, send: Callable[.
         send("sleep.py", "--sbatch", "begin=now+1hour", "--", "1")
     slurm.calls.write_text("")
     assert himl("runs", "list").code == 0
-    assert [line.split()[0] for line in slurm.calls.read_text().splitlines()] == ["squeue"]
+    found = [*LocalWorkspace(himl.folder / ".himl").runs(RunQuery())]
+    assert len(LocalWorkspace(himl.folder / ".himl").refresh(found)) == 4
+    assert [line.split()[0] for line in slurm.calls.read_text().splitlines()] == ["squeue"] * 3
     for run in himl("runs", "list", "-q").stdout.split():
         assert himl("runs", "cancel", run).code == 0
     assert shown(himl, run_id)["status"] == "Canceled"
