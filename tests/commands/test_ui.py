@@ -290,7 +290,9 @@ def test_a_sweep_is_deleted_with_its_trials_and_files(world: World, shown: Page,
     choose(shown, name)
     shown.get_by_role("button", name="Delete", exact=True).click()
     expect(shown.get_by_role("dialog").get_by_text("has 2 child runs")).to_be_visible()
-    shown.get_by_role("dialog").get_by_role("button", name="Delete selected and children").click()
+    with shown.expect_response(re.compile(f"/runs/get.*{sweep}")) as looked:
+        shown.get_by_role("dialog").get_by_role("button", name="Delete selected and children").click()
+    assert looked.value.status == 200, "the page tells of an error otherwise"
     expect(row(shown, name)).to_have_count(0)
     expect(shown.get_by_role("dialog")).to_have_count(0)
     expect(shown.get_by_role("alert")).to_have_count(0)
