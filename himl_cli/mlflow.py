@@ -19,7 +19,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
-from functools import cache, partial, wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -47,9 +47,9 @@ from himl_cli.core.errors import (
     ServiceFailed,
     WorkspaceNotFound,
 )
-from himl_cli.core.files import WORKSPACE_FOLDER
+from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
 from himl_cli.core.jobs import hyperparameters_of, value_text
-from himl_cli.core.logged import RunResults, Series
+from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, own_tags
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.protocol import Fields
 
 Plugin = TypeVar("Plugin", bound=type)
-AZURE = "azureml"  # as a URI's host
+AZURE, LOCAL = "azureml", "local"  # as a URI's host, and as a workspace's name
 # What MLflow's user interface knows an experiment for training by, which has no traces and prompts
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 NEWEST_FIRST = ("attribute", "start_time", False)  # what MLflow's pages ask for at first
@@ -87,7 +87,8 @@ def open_uri(uri: str) -> Workspace:
     folder = Path(url2pathname(parts.path)).absolute() if parts.path.strip("/") else Path.cwd()
     if not folder.is_dir():
         raise NotFound(f"There is no folder '{folder}', which '{uri}' names.")
-    config_file, spec = options.get("config_file"), options.get("workspace")
+    paths = {name: str(folder / expand_home(text)) for name, text in options.items() if text != LOCAL}
+    config_file, spec = paths.get("config_file"), paths.get("workspace", options.get("workspace"))
     if parts.netloc == AZURE and config_file is None:
         azure = open_configured_azure(folder)
         if azure is None:
@@ -357,16 +358,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList:
-        series = self._series([run_id], metric_key).get(run_id)
-        found = [] if series is None else [*map(partial(_point, series, metric_key, run_id), range(len(series.steps)))]
+        found = [entities.Metric(**point) for point in self.points([run_id], metric_key)]
         return PagedList(*SearchUtils.paginate(found, page_token, max_results or max(len(found), 1)))
-
-    def _series(self, run_ids: Iterable[str], name: str) -> Mapping[str, Series]:
-        """The points of one metric by run, of those that have it."""
-        results = self._workspace.results(
-            [self._workspace.run(run_id) for run_id in run_ids], wanted=lambda each: each == name, whole=True
-        )
-        return {run_id: found.series[name] for run_id, found in results.items() if name in found.series}
 
     def get_metric_history_bulk_interval(
         self,
@@ -376,16 +369,33 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         start_step: int | None = None,
         end_step: int | None = None,
     ) -> list[MetricWithRunId]:
-        """Points between two steps, thinned evenly to *max_results* a run; the first and the last stay."""
-        found: list[MetricWithRunId] = []
-        for run_id, series in self._series(run_ids, metric_key).items():
-            first = 0 if start_step is None else bisect_left(series.steps, start_step)
-            count = (len(series.steps) if end_step is None else bisect_right(series.steps, end_step)) - first
-            most = max(2, max_results)
-            thinned = (number * (count - 1) // (most - 1) for number in range(most))
-            for place in range(count) if count <= most else thinned:
-                found.append(MetricWithRunId(_point(series, metric_key, run_id, first + place), run_id))
-        return found
+        found = self.points(run_ids, metric_key, max_results, start_step, end_step)
+        return [MetricWithRunId(entities.Metric(**point), point["run_id"]) for point in found]
+
+    def points(
+        self,
+        run_ids: Sequence[str],
+        name: str,
+        most: int | None = None,
+        first: int | None = None,
+        last: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The points of one metric by the names of MLflow's own fields, run by run, by step, then time; between two
+        steps; of more than *most* of a run so many, evenly, with the first and the last of them."""
+        results = self._workspace.results(
+            [self._workspace.run(run_id) for run_id in run_ids], wanted=lambda each: each == name, whole=True
+        )
+        for run_id, series in (
+            (run_id, found.series[name]) for run_id, found in results.items() if name in found.series
+        ):
+            begin = 0 if first is None else bisect_left(series.steps, first)
+            count = (len(series.steps) if last is None else bisect_right(series.steps, last)) - begin
+            places: Sequence[int] = range(begin, begin + count)
+            if most is not None and count > (most := max(2, most)):
+                places = [begin + number * (count - 1) // (most - 1) for number in range(most)]
+            for place in places:
+                step, value, time = series.steps[place], series.values[place], round(series.times[place] * 1000)
+                yield {"key": name, "value": value, "timestamp": time, "step": step, "run_id": run_id}
 
     def log_batch(
         self,
@@ -430,11 +440,6 @@ def experiment_id(name: str) -> str:
     from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
 
     return experiment_number(name)
-
-
-def _point(series: Series, name: str, run_id: str, place: int) -> entities.Metric:
-    time = round(series.times[place] * 1000)
-    return entities.Metric(name, series.values[place], time, series.steps[place], run_id=run_id)
 
 
 def _milliseconds(time: datetime) -> int:
