@@ -86,13 +86,13 @@ def open_uri(uri: str) -> Workspace:
         raise BadUsage(f"'{uri}' names the host '{parts.netloc}', and himl's URIs have none.", hint=hint)
     folder = Path(url2pathname(parts.path)).absolute() if parts.path.strip("/") else Path.cwd()
     if not folder.is_dir():
-        raise NotFound(f"There is no folder '{folder}', which '{uri}' names.")
+        raise NotFound(f"There is no folder '{folder}'.")
     paths = {name: str(folder / expand_home(text)) for name, text in options.items() if text != LOCAL}
     config_file, spec = paths.get("config_file"), paths.get("workspace", options.get("workspace"))
     if parts.netloc == AZURE and config_file is None:
         azure = open_configured_azure(folder)
         if azure is None:
-            raise WorkspaceNotFound(f"'{uri}' needs an Azure ML workspace: none is configured.", hint=HOW_TO_CONFIGURE)
+            raise WorkspaceNotFound(f"himl://{AZURE} needs an Azure ML workspace: none is configured.", hint=HOW_TO_CONFIGURE)
         return azure
     if spec is None and config_file is None and folder.name == WORKSPACE_FOLDER:
         spec = str(folder)
