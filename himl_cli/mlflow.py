@@ -92,7 +92,8 @@ def open_uri(uri: str) -> Workspace:
     if parts.netloc == AZURE and config_file is None:
         azure = open_configured_azure(folder)
         if azure is None:
-            raise WorkspaceNotFound(f"himl://{AZURE} needs an Azure ML workspace: none is configured.", hint=HOW_TO_CONFIGURE)
+            text = f"himl://{AZURE} needs an Azure ML workspace: none is configured."
+            raise WorkspaceNotFound(text, hint=HOW_TO_CONFIGURE)
         return azure
     if spec is None and config_file is None and folder.name == WORKSPACE_FOLDER:
         spec = str(folder)
