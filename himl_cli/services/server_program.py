@@ -64,7 +64,7 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
     initialize_backend_stores(uri, uri, uri)
     from mlflow.server.fastapi_app import app
 
-    hasten_curves(uri)
+    hasten_curves()
 
     async def answer(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         parts, headers = {*str(scope["path"]).split("/")}, dict(scope["headers"])
@@ -94,18 +94,18 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
     uvicorn.run(answer, host=host, port=int(port), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
 
 
-def hasten_curves(uri: str) -> None:
+def hasten_curves() -> None:
     """Let MLflow's server answer at once what its pages draw: its own way, from objects by protocol buffers to JSON,
     takes several times as long. Whatever is not plain is left to that."""
     import msgspec
     from flask import Response, request
     from mlflow.server import app
+    from mlflow.server.handlers import _get_tracking_store
 
     from himl_cli.core.errors import HimlError
-    from himl_cli.mlflow import RunStore
-    from himl_cli.workspaces.local.metric_store import json_number
+    from himl_cli.core.logged import float_form
 
-    store = RunStore(uri)
+    store = _get_tracking_store()  # a RunStore
 
     @app.before_request  # type: ignore[untyped-decorator]
     def answer() -> Response | None:
@@ -122,7 +122,7 @@ def hasten_curves(uri: str) -> None:
             return None
         if not is_interval and len(points) > most:  # the rest is for a next page
             return None
-        metrics = [{**point, "value": json_number(point["value"])} for point in points]
+        metrics = [{**point, "value": float_form(point["value"])} for point in points]
         return Response(msgspec.json.encode({"metrics": metrics}), mimetype="application/json")
 
 
