@@ -1,8 +1,7 @@
 """How long MLflow's interface takes in Chromium over 2,000 runs: by `himl ui`, and by `mlflow server` over MLflow's own SQLite store with the same runs.
 
 `start`: seconds from the command until the server answers. `first page`: from the address of the experiment until the first row of runs is there.
-`charts`: from the address of the experiment's charts, of 50 of its runs, until one has the curves of all of them. `comparison`: the same of the page that
-compares 50 runs by one metric. In a browser that has MLflow's scripts in its cache.
+`comparison`: from the address that compares 50 runs until a chart has the curves of all of them. In a browser that has MLflow's scripts in its cache.
 """
 
 from __future__ import annotations
@@ -34,22 +33,15 @@ if TYPE_CHECKING:
 RUNS, COMPARED = 2000, 50
 METRICS = ("loss", "acc", "val/loss", "val/acc")
 POINTS, MANY_POINTS = 20, 1000  # of each metric, and of those that are compared
-EXPERIMENT, SEARCH = "train", "tags.curves = 'long'"
+EXPERIMENT = "train"
 HIML_UI, MLFLOW = "himl ui", "mlflow server, SQLite"
-START, FIRST_PAGE = "until it answers", "2,000 runs: the first page"
-CHARTS, COMPARISON = "50 runs: the curves of all, among the charts", "50 runs: the curves of all, by the page of a metric"
-CURVES = "(plot => (plot.data || []).filter(line => line.x && line.x.length > 1).length)"
-DRAWN = f"[...document.querySelectorAll('.js-plotly-plot')].some(plot => {CURVES}(plot) >= {COMPARED})"
+START, FIRST_PAGE, COMPARISON = "until it answers", "2,000 runs: the first page", "50 runs compared: all curves"
 
 
 def points_of(number: int) -> list[tuple[str, float, int, int]]:
     """Name, value, step, time in milliseconds."""
     count = MANY_POINTS if number >= RUNS - COMPARED else POINTS
     return [(name, 1 / (1 + step + number % 7), step, 1_772_366_400_000 + 1000 * step) for name in METRICS for step in range(count)]
-
-
-def tags_of(number: int) -> dict[str, str]:
-    return {"fold": str(number % 5), "curves": "long" if number >= RUNS - COMPARED else "short"}
 
 
 def record_himl(folder: Path) -> list[str]:
@@ -59,7 +51,7 @@ def record_himl(folder: Path) -> list[str]:
     store, metrics = RunStore(database), MetricStore(database)
     ids = [f"{EXPERIMENT}_{1_750_000_000 + number}_{number:08x}" for number in range(RUNS)]
     for number, run_id in enumerate(ids):
-        store.add(Run(run_id, EXPERIMENT, display_name=f"run {number}", command="train.py", tags=tags_of(number)), started=now_ms())
+        store.add(Run(run_id, EXPERIMENT, display_name=f"run {number}", command="train.py", tags={"fold": str(number % 5)}), started=now_ms())
         metrics.log(run_id, points_of(number), {"lr": str(number / 1000)})
         store.end(run_id, RunStatus.completed, exit_code=0)
     database.close()
@@ -75,7 +67,7 @@ def record_mlflow(folder: Path) -> tuple[str, list[str]]:
     store = SqlAlchemyStore(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"))
     experiment, ids = store.create_experiment(EXPERIMENT), []
     for number in range(RUNS):
-        run_id = store.create_run(experiment, "", now_ms(), [RunTag(*pair) for pair in tags_of(number).items()], f"run {number}").info.run_id
+        run_id = store.create_run(experiment, "", now_ms(), [RunTag("fold", str(number % 5))], f"run {number}").info.run_id
         points = [Metric(name, value, time, step) for name, value, step, time in points_of(number)]
         for start in range(0, len(points), 900):
             store.log_batch(run_id, points[start : start + 900], [Param("lr", str(number / 1000))], [])
@@ -136,22 +128,12 @@ def first_page(experiment: str) -> tuple[str, str]:
     return f"#/experiments/{experiment}/runs", f"document.body.innerText.includes('run {RUNS - 1}')"
 
 
-def charts(experiment: str) -> tuple[str, str]:
-    return f"#/experiments/{experiment}/runs?compareRunsMode=CHART&searchFilter={quote(SEARCH)}", DRAWN
-
-
 def comparison(experiment: str, ids: list[str]) -> tuple[str, str]:
     query = {"runs": ids[-COMPARED:], "metric": "loss", "experiments": [experiment], "plot_metric_keys": ["loss"], "plot_layout": {}}
     texts = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in query.items())
-    return f"#/metric?{texts}&x_axis=step&y_axis_scale=linear", DRAWN
-
-
-def show_all(page: Page, address: str) -> None:
-    """Charts have 20 runs at most, until somebody asks for all; the browser remembers that."""
-    page.goto(address)
-    page.get_by_test_id("experiment-view-runs-visibility-column-header").click()
-    page.get_by_text("Show all runs").click()
-    page.wait_for_function(DRAWN, timeout=60_000)
+    curves = "(plot.data || []).filter(line => line.x && line.x.length > 1).length"
+    drawn = f"[...document.querySelectorAll('.js-plotly-plot')].some(plot => {curves} >= {COMPARED})"
+    return f"#/metric?{texts}&x_axis=step&y_axis_scale=linear", drawn
 
 
 def main() -> None:
@@ -169,9 +151,7 @@ def main() -> None:
         for number, each in turns(runs, args.rounds):
             with served(each, folders[each]) as (url, seconds), opened(browser) as page:
                 record.add(START, each, number, wall=seconds)
-                show_all(page, url + charts(runs[each][0])[0])
-                pictures = {FIRST_PAGE: first_page(runs[each][0]), CHARTS: charts(runs[each][0]), COMPARISON: comparison(*runs[each])}
-                for scenario, (place, condition) in pictures.items():
+                for scenario, (place, condition) in {FIRST_PAGE: first_page(runs[each][0]), COMPARISON: comparison(*runs[each])}.items():
                     seconds_until_shown(page, url + place, condition)  # what is imported at the first request
                     record.add(scenario, each, number, wall=seconds_until_shown(page, url + place, condition))
         browser.close()
