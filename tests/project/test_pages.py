@@ -122,7 +122,7 @@ def test_first_jobs_and_set_up_name_what_they_need() -> None:
     assert script in text_of(requirements).splitlines()[0]
     assert (ROOT / script).is_file()
     assert install.index("-m venv") < install.index("pip install . ") < install.index("himl submit")
-    for name, heading in (("README.md", "With Azure ML"), ("docs/azure-set-up.md", "Telling himl")):
+    for name, heading in (("README.md", "With Azure ML"), ("docs/azure-set-up.md", "Configure himl")):
         submitted = re.findall(r"^himl submit .*--cluster .*", section(text_of(name), heading), flags=re.MULTILINE)
         assert submitted
         assert [line for line in submitted if "--requirements " not in line] == []
@@ -189,7 +189,7 @@ def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
     assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | {*CHECKS, CHECK_NAME, "slurm"}
     rows = re.findall(r"^\| (`.*?) \| ", page("doctor.md").partition("\n## ")[2], flags=re.MULTILINE)
     quoted = re.findall(r"`([^`]+)`", "\n".join(rows))
-    quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Looking")[2], flags=re.MULTILINE)
+    quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Check the sign-in")[2], flags=re.MULTILINE)
     assert len(quoted) > 40
     pieces = [piece.strip() for words in quoted for piece in words.split("…") if piece.strip()]
     assert [piece for piece in pieces if not any(piece in text for text in texts())] == []
