@@ -22,7 +22,7 @@ PAGE = """\
 
 # Installed sizes
 
-After reading this page you know how much disk space himl and its extras need.
+Use this page to check how much disk space himl and its extras need.
 himl {version} was installed in an empty environment: {platform}, Python {python},
 the {versions} versions of {date} (`v1`: those that its old pins allow).
 The figures include bytecode, but not pip. 1 MB is 1,000,000 bytes. If some
