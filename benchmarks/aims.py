@@ -109,9 +109,9 @@ PIXELS = (
 )
 
 DRAWING = (
-    "The page of MLflow requests each run, then each curve, then all curves again, and draws them with Plotly, in this benchmark without a GPU. The server, "
-    "which is the part of himl, takes less time. With the store of MLflow, the page takes {{ratio wall | ui | 50 runs compared: all curves | mlflow server, SQLite | "
-    "himl ui}} times as long."
+    "The page of MLflow requests each run, then each curve, then all curves again, and draws them with Plotly, in this benchmark without a GPU. The "
+    "server, which is the part of himl, takes less time. With the store of MLflow, the page takes {{ratio wall | ui | 50 runs compared: all curves | "
+    "mlflow server, SQLite | himl ui}} times as long."
 )
 ON_SLURM, OPEN = tuple(f"{what}, until the command returns" for what in ("a job", "100 trials")), "500 open runs"
 WIDE, WIDER, HI_ML_TB, BEST = "20,000 wide", "60,000 wide", "himl-tb --help of hi-ml", "large up: at most 1.1 times the best of"

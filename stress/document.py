@@ -63,7 +63,7 @@ def verdict(parts: Sequence[PartResults]) -> str:
     records = [(part.meta["seed"], record) for part in parts for record in part.records]
     counts = Counter(record.result.outcome for _, record in records)
     injected = len(records) - counts[Outcome.not_met]
-    ends = f"{counts[Outcome.survived]:,} completed as if nothing had happened, and {counts[Outcome.reported]:,} ended with a documented exit code and one line."
+    ends = f"{counts[Outcome.survived]:,} completed normally, and {counts[Outcome.reported]:,} ended with a documented exit code and one line."
     said = [f"**Nothing was lost.** Of {injected:,} cases, {ends}"]
     if counts[Outcome.lost]:
         said = [f"**{counts[Outcome.lost]:,} of {injected:,} cases lost something.** Of the others, {ends}", ""]
