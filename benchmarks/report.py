@@ -116,7 +116,7 @@ def runs(results: Results) -> str:
         meta, link = raw.meta, f"[{bench}](../benchmarks/results/{bench}.jsonl)"
         commit = f"{meta['commit'][:12]}{' and changes' if meta['dirty'] else ''}"
         rows.append([link, f"`{meta['command']}`", meta["started"], f"{meta['seconds']:,.0f} s", commit, meta["digest"]])
-    return table(["raw figures", "command", "begun", "took", "commit", "SHA-256"], rows)
+    return table(["raw figures", "command", "started", "time", "commit", "SHA-256"], rows)
 
 
 def _lines(lines: Iterable[str], nothing: str = "None.") -> str:
@@ -125,7 +125,7 @@ def _lines(lines: Iterable[str], nothing: str = "None.") -> str:
 
 def left_out(results: Results) -> str:
     every = [(bench, *one) for bench, raw in results.items() for one in raw.meta["missing"].items()]
-    return _lines((f"- `{bench}`: {name}: {why}." for bench, name, why in every), "None: every peer was measured.")
+    return _lines((f"- `{bench}`: {name}: {why}." for bench, name, why in every), "None: all tools were measured.")
 
 
 def page_of(bench: str) -> str:
@@ -159,18 +159,18 @@ def _filled(text: str, results: Results) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
-    return "not judged" if verdict.value is None else "kept" if verdict.is_kept else "**missed**"
+    return "not judged" if verdict.value is None else "met" if verdict.is_kept else "**missed**"
 
 
 def _aims(results: Results, bench: str = "") -> str:
     rows = [[f"`{one.aim.bench}`", one.aim.text, _value(one), _judged(one)] for one in verdicts(results) if bench in ("", one.aim.bench)]
     first = 1 if bench else 0
-    return table(["benchmark", "aim", "here", ""][first:], [row[first:] for row in rows])
+    return table(["benchmark", "aim", "measured", ""][first:], [row[first:] for row in rows])
 
 
 def _missed(results: Results) -> str:
     missed = [one for one in verdicts(results) if one.value is not None and not one.is_kept]
-    return _lines(f"- **{one.aim.bench}, {one.aim.text}.** Here: {_value(one)}. {_filled(one.aim.cause or NO_CAUSE, results)}" for one in missed)
+    return _lines(f"- **{one.aim.bench}, {one.aim.text}.** Measured: {_value(one)}. {_filled(one.aim.cause or NO_CAUSE, results)}" for one in missed)
 
 
 def _count_aims(results: Results, which: str) -> str:
@@ -225,7 +225,7 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,
-    "not_judged": lambda results: _lines(f"- {one.aim.bench}, {one.aim.text}. Lacking: {one.why}." for one in verdicts(results) if one.value is None),
+    "not_judged": lambda results: _lines(f"- {one.aim.bench}, {one.aim.text}. Missing: {one.why}." for one in verdicts(results) if one.value is None),
     "ratio": _ratio,
     "fastest": _fastest,
     "gain": _gain,

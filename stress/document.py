@@ -63,16 +63,16 @@ def verdict(parts: Sequence[PartResults]) -> str:
     records = [(part.meta["seed"], record) for part in parts for record in part.records]
     counts = Counter(record.result.outcome for _, record in records)
     injected = len(records) - counts[Outcome.not_met]
-    ends = f"{counts[Outcome.survived]:,} ended as if nothing had been, {counts[Outcome.reported]:,} with a documented exit code and its line, nothing lost."
+    ends = f"{counts[Outcome.survived]:,} completed normally, and {counts[Outcome.reported]:,} ended with a documented exit code and one line."
     said = [f"**Nothing was lost.** Of {injected:,} cases, {ends}"]
     if counts[Outcome.lost]:
         said = [f"**{counts[Outcome.lost]:,} of {injected:,} cases lost something.** Of the others, {ends}", ""]
         losses = [(seed, one.id, " ".join(one.result.why.split())) for seed, one in records if one.is_lost]
         said += [f"- `{case_id}`: {why} (`python -m stress --case {case_id} --seed {seed}`)" for seed, case_id, why in losses]
     if counts[Outcome.not_met]:
-        said += ["", f"In {counts[Outcome.not_met]:,} further cases what was to go wrong did not come about; they are counted apart."]
+        said += ["", f"In {counts[Outcome.not_met]:,} further cases the fault did not occur. They are counted separately."]
     if samples := [part.meta["part"] for part in parts if not part.meta["full"]]:
-        said += ["", f"**Not all of it was run**: {', '.join(samples)}."]
+        said += ["", f"**These parts are samples, not full runs**: {', '.join(samples)}."]
     return "\n".join(said)
 
 
@@ -81,18 +81,18 @@ def mended(parts: Sequence[PartResults]) -> str:
     lost = {one.id for part in parts for one in part.records if one.is_lost}
     for case_id, told in (pair for part in parts for pair in part.meta.get("mended", {}).items() if pair[0] not in lost):
         why = shorten(" ".join(told["why"].replace("`", "'").split()), 200)
-        lines.append(f"- `{case_id}`, right with commit {_commit(told)}. It said: `{why}`")
-    head = ["These were lost in the first run, and run again once the cause was mended:", ""]
-    return "\n".join([*head, *lines]) if lines else "No case was lost at first and run again."
+        lines.append(f"- `{case_id}`, fixed in commit {_commit(told)}. It reported: `{why}`")
+    head = ["The first run lost these cases. They ran again after the cause was fixed:", ""]
+    return "\n".join([*head, *lines]) if lines else "No case was lost at first and repeated."
 
 
 def runs(parts: Sequence[PartResults]) -> str:
     lines = []
     for part in parts:
         begun = part.meta["started"][: len("2026-01-01T00:00")].replace("T", " ")
-        took = duration(part.meta["seconds"]) + (" since it went on" if "went_on" in part.meta else "")
+        took = duration(part.meta["seconds"]) + (" after it was resumed" if "went_on" in part.meta else "")
         lines.append([part.meta["part"], figure(len(part.records)), f"`{part.meta['command']}`", _commit(part.meta), begun, took])
-    return table(["part", "cases", "command", "commit", "begun (UTC)", "took"], lines)
+    return table(["part", "cases", "command", "commit", "started (UTC)", "time"], lines)
 
 
 def machines(parts: Sequence[PartResults]) -> str:

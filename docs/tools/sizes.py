@@ -18,14 +18,15 @@ from himl_cli import __version__
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = """\
-<!-- Written by scripts/sizes: changes by hand are lost. -->
+<!-- scripts/sizes generates this page. Manual changes are lost. -->
 
 # Installed sizes
 
-What himl {version} takes in an empty environment: {platform}, Python {python},
+Use this page to check how much disk space himl and its extras need.
+himl {version} was installed in an empty environment: {platform}, Python {python},
 the {versions} versions of {date} (`v1`: those that its old pins allow).
-Bytecode counts, pip does not; 1 MB is 1,000,000 bytes. Where packages are
-installed already, less is added.
+The figures include bytecode, but not pip. 1 MB is 1,000,000 bytes. If some
+packages are installed already, himl adds less.
 
 | Installed | MB | more than without extras | files | packages |
 |---|---:|---:|---:|---:|
