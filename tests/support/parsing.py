@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shlex
 from typing import Any
 
@@ -16,8 +17,11 @@ from himl_cli.core.errors import BadUsage
 
 
 def complaint(line: str) -> str:
-    """What the parser says against *line*, `himl runs list --status Failed`; empty where it takes it."""
-    name, *words = shlex.split(line, comments=True)
+    """What the parser says against *line*, `himl runs list --status Failed`, and commands in its `$(...)`; empty where it takes them."""
+    inner = [said for each in re.findall(r"\$\((himl [^)]*)\)", line) if (said := complaint(each))]
+    if inner:
+        return inner[0]
+    name, *words = shlex.split(re.sub(r"\$\([^)]*\)", "1", line), comments=True)
     words = words[: next((place for place, word in enumerate(words) if word in (">", "|", "&&")), len(words))]
     command: Any = typer.main.get_command(app)
     ctx: Any = None

@@ -1,0 +1,95 @@
+"""Hints never lead into a wall: the parser takes each command that a text of himl names, and there is each option; old forms are answered by new ones."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import himl_cli
+from himl_cli.app import COMMANDS
+from tests.support.documents import shapes
+from tests.support.parsing import complaint
+
+FILLED = "1"
+"""Stands for what is filled in: a run, a number, a file."""
+COMMAND = re.compile(r"(?P<before>['`]|: |, or |See |^|)(?<![\w.-])himl (?P<words>[\w-].*)", re.DOTALL)
+END = re.compile(r"[,;.] |[,;.]$|\)| - | \(|\n")
+"""What ends a command that stands in no quotes."""
+OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
+FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue)\b[^;',]*")
+"""Calls of other programs."""
+OF_OTHERS = {"--NAME", "--azureml", "--crossval_index", "--input_data", "--random_seed", "--nv", "--index-url", "--extra-index-url", "--parents"}
+"""Options of scripts, and of other programs in lines that himl writes."""
+
+
+def variants(node: ast.AST) -> list[str]:
+    """The texts that an expression may be, with FILLED for what is not known here."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else [FILLED]
+    if isinstance(node, ast.JoinedStr):
+        return ["".join(parts) for parts in product(*map(variants, node.values))]
+    if isinstance(node, ast.FormattedValue):
+        return variants(node.value)
+    if isinstance(node, ast.IfExp):
+        return [*variants(node.body), *variants(node.orelse)]
+    return [FILLED]
+
+
+def texts_of(path: Path) -> Iterator[tuple[str, str, bool]]:
+    """Each text in a module but docstrings, with its place, and whether it is one of a hint."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
+    named = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "hint"]
+    named += [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and "hint" in {getattr(each, "id", "") for each in node.targets}]
+    hints = {id(part) for node in named for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Constant, ast.JoinedStr)) and id(node) not in docstrings | inside:
+            for text in variants(node):
+                yield f"{path.name}:{node.lineno}", text + FILLED * text.endswith(" "), id(node) in hints
+
+
+def commands_in(text: str, is_hint: bool) -> Iterator[tuple[str, bool]]:
+    """Each `himl ...` in *text*, and whether all of it is a command: in quotes, or behind a colon; else what follows the command's name may be prose."""
+    for place in [found.start() for found in re.finditer(r"(?:['`]|: |, or |See |)himl ", text)]:
+        found = COMMAND.match(text, place)
+        first = found["words"].split(maxsplit=1)[0] if found else ""
+        if found is None or first in (FILLED, "COMMAND"):
+            continue
+        quote = found["before"] if found["before"] in ("'", "`") else ""
+        is_command = first.strip("'`.,;") in COMMANDS or first.startswith("--")
+        if quote and (is_command or quote in found["words"]):
+            yield f"himl {found['words'].partition(quote)[0]}", True
+        elif is_command or (is_hint and found["before"] == ": "):
+            yield f"himl {END.split(found['words'], maxsplit=1)[0]}", bool(found["before"]) or (is_hint and place == 0)
+
+
+def wrong_with(text: str, is_hint: bool = False) -> list[str]:
+    """What the parser has against the commands in *text*, and the options of no command."""
+    found = []
+    for command, is_whole in commands_in(text, is_hint):
+        words = re.sub(r"\bN\b", FILLED, command) if is_whole else re.sub(r"^(himl(?: \w+)?).*", r"\1 --help", command)
+        found += [f"{command}: {said}"] if (said := complaint(words)) else []
+    if " " in text:
+        known = {name for shape in shapes().values() for option in shape.options for name in (*option.names, *option.off_names)} | OF_OTHERS
+        found += [option for option in OPTION.findall(FOREIGN.sub("", text)) if option not in known]
+    return found
+
+
+def test_commands_and_options_in_texts_exist() -> None:
+    assert wrong_with("To stop it: himl runs stop 1", is_hint=True) == ["himl runs stop 1: No such command 'stop'. Did you mean 'cancel'?"]
+    assert wrong_with("See 'himl runs list --bogus'.") != []
+    assert wrong_with("Then: himl atone 1", is_hint=True) != []
+    assert wrong_with("Add --overwrit to replace it.") == ["--overwrit"]
+    assert wrong_with("Read by himl submit alone; himl sends it. 'himl submit' starts it: himl runs logs 1 --follow, or --wait.", is_hint=True) == []
+    root = Path(himl_cli.__file__).parent
+    texts = [each for path in sorted(root.rglob("*.py")) for each in texts_of(path)]
+    checked = [(place, text, is_hint) for place, text, is_hint in texts if "himl " in text or "--" in text]
+    assert sum(is_hint for *_, is_hint in checked) > 100
+    assert {f"{place}: {text}": wrong for place, text, is_hint in checked if (wrong := wrong_with(text, is_hint))} == {}
+    examples = [line for shape in shapes().values() for line in shape.examples if line.startswith("himl ")]
+    assert {line: said for line in examples if (said := complaint(re.split(r" {3,}", line)[0]))} == {}
+    assert [wrong for shape in shapes().values() if (wrong := wrong_with(shape.text))] == []
