@@ -16,7 +16,7 @@ from tests.support.running import Himl, write_files
 FILES = [".agents/skills/himl/SKILL.md", ".claude/skills/himl/SKILL.md"]
 
 
-def test_every_command_with_json_has_a_schema(himl: Himl) -> None:
+def test_every_command_with_json_has_a_schema(himl: Himl, project: Path) -> None:
     with_json = [words.removeprefix("himl ") for words, shape in shapes().items() if any("--json" in option.names for option in shape.options)]
     assert himl.ok("schema", "-q").stdout.splitlines() == [*with_json, "error"] == himl.ok("schema", "--json").json()
     for name in [*with_json, "error"]:
@@ -25,6 +25,8 @@ def test_every_command_with_json_has_a_schema(himl: Himl) -> None:
         assert schema["title"] == f"himl {name}"
     run = himl.ok("schema", "runs", "list", "--json").json()["$defs"]["Run"]
     assert (run["properties"]["status"]["enum"][0], "duration" in run["required"]) == ("Queued", True)
+    write_files(project, {"train.py": ""})
+    assert "type: command" in himl.ok("submit", "train.py", "--cluster", "gpu", "--dry_run", "--json").json()["job_yaml"]
     outcome = himl("schema", "runs", "lst")
     assert (outcome.code, "Did you mean 'runs list'" in outcome.stderr, outcome.stderr.splitlines()[1]) == (2, True, "hint: List the commands: himl schema")
 

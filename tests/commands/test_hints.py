@@ -9,20 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import himl_cli
-from himl_cli.app import COMMANDS
 from tests.support.documents import shapes
-from tests.support.parsing import complaint
-
-FILLED = "1"
-"""Stands for what is filled in: a run, a number, a file."""
-COMMAND = re.compile(r"(?P<before>['`]|: |, or |See |^|)(?<![\w.-])himl (?P<words>[\w-].*)", re.DOTALL)
-END = re.compile(r"[,;.] |[,;.]$|\)| - | \(|\n")
-"""What ends a command that stands in no quotes."""
-OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
-FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue)\b[^;',]*")
-"""Calls of other programs."""
-OF_OTHERS = {"--NAME", "--azureml", "--crossval_index", "--input_data", "--random_seed", "--nv", "--index-url", "--extra-index-url", "--parents"}
-"""Options of scripts, and of other programs in lines that himl writes."""
+from tests.support.parsing import FILLED, complaint, wrong_with
 
 
 def variants(node: ast.AST) -> list[str]:
@@ -50,33 +38,6 @@ def texts_of(path: Path) -> Iterator[tuple[str, str, bool]]:
         if isinstance(node, (ast.Constant, ast.JoinedStr)) and id(node) not in docstrings | inside:
             for text in variants(node):
                 yield f"{path.name}:{node.lineno}", text + FILLED * text.endswith(" "), id(node) in hints
-
-
-def commands_in(text: str, is_hint: bool) -> Iterator[tuple[str, bool]]:
-    """Each `himl ...` in *text*, and whether all of it is a command: in quotes, or behind a colon; else what follows the command's name may be prose."""
-    for place in [found.start() for found in re.finditer(r"(?:['`]|: |, or |See |)himl ", text)]:
-        found = COMMAND.match(text, place)
-        first = found["words"].split(maxsplit=1)[0] if found else ""
-        if found is None or first in (FILLED, "COMMAND"):
-            continue
-        quote = found["before"] if found["before"] in ("'", "`") else ""
-        is_command = first.strip("'`.,;") in COMMANDS or first.startswith("--")
-        if quote and (is_command or quote in found["words"]):
-            yield f"himl {found['words'].partition(quote)[0]}", True
-        elif is_command or (is_hint and found["before"] == ": "):
-            yield f"himl {END.split(found['words'], maxsplit=1)[0]}", bool(found["before"]) or (is_hint and place == 0)
-
-
-def wrong_with(text: str, is_hint: bool = False) -> list[str]:
-    """What the parser has against the commands in *text*, and the options of no command."""
-    found = []
-    for command, is_whole in commands_in(text, is_hint):
-        words = re.sub(r"\bN\b", FILLED, command) if is_whole else re.sub(r"^(himl(?: \w+)?).*", r"\1 --help", command)
-        found += [f"{command}: {said}"] if (said := complaint(words)) else []
-    if " " in text:
-        known = {name for shape in shapes().values() for option in shape.options for name in (*option.names, *option.off_names)} | OF_OTHERS
-        found += [option for option in OPTION.findall(FOREIGN.sub("", text)) if option not in known]
-    return found
 
 
 def test_commands_and_options_in_texts_exist() -> None:

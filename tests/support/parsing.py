@@ -1,4 +1,4 @@
-"""The real parser of himl on a command line, without a call of the command."""
+"""The real parser of himl on command lines, and on those that texts name, without a call of the command."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ import contextlib
 import io
 import re
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import typer
 import typer.main
 
-from himl_cli.app import app
+from himl_cli.app import COMMANDS, app
 from himl_cli.commands.groups import HimlGroup
 from himl_cli.core.errors import BadUsage
+from tests.support.documents import shapes
+
+FILLED = "1"
+"""Stands for what is filled in: a run, a number, a file."""
+COMMAND = re.compile(r"(?P<before>['`]|: |, or |See |^|)(?<![\w.-])himl (?P<words>[\w-].*)", re.DOTALL)
+END = re.compile(r"[,;.] |[,;.]$|\)| - | \(|\n")
+"""What ends a command that stands in no quotes."""
+OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
+FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue)\b[^;',]*")
+"""Calls of other programs."""
+OF_OTHERS = {"--NAME", "--azureml", "--crossval_index", "--input_data", "--random_seed", "--nv", "--index-url", "--extra-index-url", "--parents"}
+"""Options of scripts, and of other programs in lines that himl writes."""
 
 
 def complaint(line: str) -> str:
@@ -39,3 +52,30 @@ def complaint(line: str) -> str:
     except typer.TyperException as err:
         return err.format_message()
     return ""
+
+
+def commands_in(text: str, is_hint: bool) -> Iterator[tuple[str, bool]]:
+    """Each `himl ...` in *text*, and whether all of it is a command: in quotes, or behind a colon; else what follows the command's name may be prose."""
+    for place in [found.start() for found in re.finditer(r"(?:['`]|: |, or |See |)himl ", text)]:
+        found = COMMAND.match(text, place)
+        first = found["words"].split(maxsplit=1)[0] if found else ""
+        if found is None or first in (FILLED, "COMMAND"):
+            continue
+        quote = found["before"] if found["before"] in ("'", "`") else ""
+        is_command = first.strip("'`.,;") in COMMANDS or first.startswith("--")
+        if quote and (is_command or quote in found["words"]):
+            yield f"himl {found['words'].partition(quote)[0]}", True
+        elif is_command or (is_hint and found["before"] == ": "):
+            yield f"himl {END.split(found['words'], maxsplit=1)[0]}", bool(found["before"]) or (is_hint and place == 0)
+
+
+def wrong_with(text: str, is_hint: bool = False) -> list[str]:
+    """What the parser has against the commands in *text*, and the options of no command."""
+    found = []
+    for command, is_whole in commands_in(text, is_hint):
+        words = re.sub(r"\bN\b", FILLED, command) if is_whole else re.sub(r"^(himl(?: \w+)?).*", r"\1 --help", command)
+        found += [f"{command}: {said}"] if (said := complaint(words)) else []
+    if " " in text:
+        known = {name for shape in shapes().values() for option in shape.options for name in (*option.names, *option.off_names, *option.old_names)} | OF_OTHERS
+        found += [option for option in OPTION.findall(FOREIGN.sub("", text.partition(" -- ")[0])) if option not in known]
+    return found

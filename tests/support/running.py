@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from himl_cli.app import app
 from himl_cli.commands.agents import documents
 from himl_cli.render.forms import json_schema
 from tests.support import fork_server
+from tests.support.parsing import wrong_with
 
 PROGRAM = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
 """As it is installed."""
@@ -53,6 +55,10 @@ class Outcome:
     raw_stdout: bytes
     raw_stderr: bytes
     words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for hint in re.findall(r"^hint: (.*)", self.stderr, flags=re.MULTILINE):
+            assert wrong_with(hint, is_hint=True) == [], self.stderr
 
     @property
     def stdout(self) -> str:
