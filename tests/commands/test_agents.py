@@ -25,7 +25,7 @@ def test_every_command_with_json_has_a_schema(himl: Himl, project: Path) -> None
         assert schema["title"] == f"himl {name}"
     run = himl.ok("schema", "runs", "list", "--json").json()["$defs"]["Run"]
     assert (run["properties"]["status"]["enum"][0], "duration" in run["required"]) == ("Queued", True)
-    write_files(project, {"train.py": ""})
+    write_files(project, {"train.py": "", "environment.yml": "dependencies: [python=3.11]\n"})
     assert "type: command" in himl.ok("submit", "train.py", "--cluster", "gpu", "--dry_run", "--json").json()["job_yaml"]
     outcome = himl("schema", "runs", "lst")
     assert (outcome.code, "Did you mean 'runs list'" in outcome.stderr, outcome.stderr.splitlines()[1]) == (2, True, "hint: List the commands: himl schema")

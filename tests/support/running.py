@@ -80,6 +80,7 @@ class Outcome:
         document = json.loads(self.raw_stderr, parse_constant=_refuse)
         validator("error").validate(document)
         error: dict[str, str] = document["error"]
+        assert wrong_with(error["hint"], is_hint=True) == [], error
         return error
 
 
