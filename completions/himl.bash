@@ -6,7 +6,7 @@ _himl_table() {
     verbs='' rows='' kinds=''
     case $1 in
     'himl')
-        verbs='submit runs ui tb download checkpoint datastore montage tiles dsa init workspace doctor completion'
+        verbs='submit runs ui tb download checkpoint datastore montage tiles dsa init workspace doctor completion skill schema'
         rows='
             --version
             --help|-h
@@ -622,6 +622,28 @@ _himl_table() {
             --help|-h
         '
         kinds='choice:bash,zsh,fish,powershell'
+        ;;
+    'himl skill')
+        rows='
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --install
+            --help|-h
+        '
+        ;;
+    'himl schema')
+        rows='
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='text...'
         ;;
     esac
 }

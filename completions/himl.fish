@@ -18,7 +18,9 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
                 'init' 'Set up this folder for an Azure ML workspace, or a local one' \
                 'workspace' 'Show which workspace is meant, and what it is' \
                 'doctor' 'Check what himl needs, and say what to do about it' \
-                'completion' 'Tab completion of himl in bash, zsh, fish and PowerShell'
+                'completion' 'Tab completion of himl in bash, zsh, fish and PowerShell' \
+                'skill' 'Print or install a skill file for coding agents' \
+                'schema' 'Print the JSON Schema of what --json prints'
         case 'himl runs'
             printf '%s\t%s\n' \
                 'list' 'List runs, newest first' \
@@ -580,6 +582,23 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--yes' 'Never ask; take yes for the answer' \
                 '--install' 'Put the script where the shell finds it' \
                 '--help|-h' 'Show this message and exit'
+        case 'himl skill'
+            printf '%s\t%s\n' \
+                '--format=choice:human,json,quiet' 'human, json or quiet' \
+                '--json' 'One JSON document on stdout' \
+                '--quiet|-q' 'Ids or paths alone on stdout' \
+                '--verbose|-v' 'Debug log and tracebacks on stderr' \
+                '--yes' 'Never ask; take yes for the answer' \
+                '--install' 'Write it to the folders where agents look in this project' \
+                '--help|-h' 'Show this message and exit'
+        case 'himl schema'
+            printf '%s\t%s\n' \
+                '--format=choice:human,json,quiet' 'human, json or quiet' \
+                '--json' 'One JSON document on stdout' \
+                '--quiet|-q' 'Ids or paths alone on stdout' \
+                '--verbose|-v' 'Debug log and tracebacks on stderr' \
+                '--yes' 'Never ask; take yes for the answer' \
+                '--help|-h' 'Show this message and exit'
     end
 end
 
@@ -647,6 +666,9 @@ function __himl_kinds --description 'What the plain arguments of the command $ar
         case 'himl completion'
             printf '%s\n' \
                 'choice:bash,zsh,fish,powershell'
+        case 'himl schema'
+            printf '%s\n' \
+                'text...'
     end
 end
 

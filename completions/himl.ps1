@@ -21,7 +21,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'init', 'Set up this folder for an Azure ML workspace, or a local one',
                 'workspace', 'Show which workspace is meant, and what it is',
                 'doctor', 'Check what himl needs, and say what to do about it',
-                'completion', 'Tab completion of himl in bash, zsh, fish and PowerShell'
+                'completion', 'Tab completion of himl in bash, zsh, fish and PowerShell',
+                'skill', 'Print or install a skill file for coding agents',
+                'schema', 'Print the JSON Schema of what --json prints'
             )
             Rows = @(
                 '--version', 'Show the version and exit',
@@ -720,6 +722,33 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('choice:bash,zsh,fish,powershell')
+        }
+        'himl skill' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--install', 'Write it to the folders where agents look in this project',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @()
+        }
+        'himl schema' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('text...')
         }
     }
     # hi-ml's names of options, with today's.

@@ -13,7 +13,7 @@ author = copyright = "The himl authors"
 release = __version__
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "docs.tools.sphinx_links"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "docs.tools.sphinx_links", "docs.tools.llms_txt"]
 exclude_patterns = ["tools"]
 smartquotes = False  # two dashes are two dashes
 default_role = "literal"  # docstrings have single backticks

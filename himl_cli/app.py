@@ -56,6 +56,12 @@ COMMANDS = {
     "completion": Listed(
         "himl_cli.commands.completion", "Tab completion of himl in bash, zsh, fish and PowerShell.", "Set-up"
     ),
+    "skill": Listed(
+        "himl_cli.commands.agents:skill_app", "Print or install a skill file for coding agents.", "Scripts and agents"
+    ),
+    "schema": Listed(
+        "himl_cli.commands.agents:schema_app", "Print the JSON Schema of what --json prints.", "Scripts and agents"
+    ),
 }
 
 

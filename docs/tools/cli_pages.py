@@ -1,4 +1,4 @@
-"""The pages of docs/cli, made from the commands themselves.
+"""The pages of docs/cli, made from the commands themselves and from the types of their documents.
 
 `python -m docs.tools.cli_pages` writes them; with `--check` it ends with 1 where one is not what it would be.
 """
@@ -9,12 +9,15 @@ import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer.main
 
 from himl_cli.app import app
+from himl_cli.commands.agents import documents
 from himl_cli.commands.completion import app_shape
 from himl_cli.core.command_shape import CommandShape, ParameterShape
+from himl_cli.render.forms import json_schema
 
 FOLDER = Path(__file__).parents[1] / "cli"
 WRITTEN = "<!-- Written by `python -m docs.tools.cli_pages` from the commands: change those. -->"
@@ -55,7 +58,8 @@ CODE = re.compile(r"[*_<>\[\]|$=\\{}]|^-{1,2}\w|^--$|\w\(")
 
 def pages() -> dict[str, str]:
     """The text of each page by its file name."""
-    return {f"{page_name(command)}.md": page(command) for command in app_shape(typer.main.get_command(app)).walk()}
+    shape = app_shape(typer.main.get_command(app))
+    return {f"{page_name(command)}.md": page(command) for command in shape.walk()} | {"schemas.md": schema_page()}
 
 
 def page_name(command: CommandShape) -> str:
@@ -90,7 +94,8 @@ def children(command: CommandShape) -> Iterator[str]:
         yield f"## {heading}"
         yield table(("command", "what it does"), rows)
     if command.children:
-        yield "\n".join(["```{toctree}", ":hidden:", "", *map(page_name, command.children), "```"])
+        more = ["schemas"] if len(command.path) == 1 else []
+        yield "\n".join(["```{toctree}", ":hidden:", "", *map(page_name, command.children), *more, "```"])
 
 
 def arguments(command: CommandShape) -> Iterator[str]:
@@ -137,7 +142,54 @@ def remarks(command: CommandShape) -> Iterator[str]:
         yield f"hi-ml's names of options are understood as well: {', '.join(old)}."
     guide = _of(GUIDES, command)
     seen = [f"[{name}](../{name})" for name in (guide, "scripts.md") if name]
-    yield f"See also: {', '.join(seen)}; [all commands](index.md)." if len(command.path) > 1 else "Exit codes and JSON: [scripts.md](../scripts.md)."
+    if len(command.path) == 1:
+        yield "Exit codes: [scripts.md](../scripts.md). JSON documents: [schemas.md](schemas.md)."
+        return
+    name = " ".join(command.path[1:])
+    if name in documents():
+        kind = _kind(json_schema(name, *documents()[name])).replace("](#", "](schemas.md#")
+        yield f"The document of `--json`: {kind}."
+    yield f"See also: {', '.join(seen)}; [all commands](index.md)."
+
+
+def schema_page() -> str:
+    """The documents that commands print with `--json`, and the fields of the objects in them."""
+    schemas = {name: json_schema(name, *kinds) for name, kinds in documents().items()}
+    objects = {name: part for schema in schemas.values() for name, part in schema.get("$defs", {}).items()}
+    parts = [
+        WRITTEN,
+        "# JSON documents",
+        "This page lists what each command prints with `--json`. `himl schema COMMAND` prints the JSON Schema of it. Later versions may add fields.",
+        table(("command", "document"), [(code("stderr" if name == "error" else f"himl {name}"), _kind(schema)) for name, schema in schemas.items()]),
+    ]
+    for name, part in objects.items():
+        parts += [f"## {name}", prose(part.get("description", ""))]
+        if "enum" in part:
+            parts.append(f"One of {_kind(part)}.")
+            continue
+        fields = [(code(field), _kind(each) + ("" if field in part["required"] else ", optional"), each) for field, each in part["properties"].items()]
+        parts.append(table(("field", "type", "meaning"), [(field, kind, prose(_meaning(each))) for field, kind, each in fields]))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """The type in words, with links to the objects."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(map(_kind, schema["anyOf"])))
+    if "enum" in schema:
+        return ", ".join(code(word) for word in schema["enum"])
+    if schema.get("type") == "array":
+        return f"array of {_kind(schema['items'])}"
+    inside = schema.get("additionalProperties")
+    return f"object of {_kind(inside)}" if inside else schema.get("type", "any value")
+
+
+def _meaning(schema: Mapping[str, Any]) -> str:
+    """The description, which the one of several types that is not null may have."""
+    return next((each["description"] for each in (schema, *schema.get("anyOf", ())) if "description" in each), "")
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -52,6 +53,10 @@ OTHER_WORDS = {
     "tail": "logs",
     "run": "submit",
     "runner": "submit",
+    "himl-runner": "submit",
+    "hi-ml-runner": "submit",
+    "himl-tb": "tb",
+    "himl-download": "download",
     "exec": "submit",
     "tensorboard": "tb",
     "mlflow": "ui",
@@ -59,7 +64,7 @@ OTHER_WORDS = {
     "get": "download",
     "put": "upload",
 }
-"""What other tools call these commands."""
+"""What other tools, hi-ml's among them, call these commands."""
 
 OTHER_OPTIONS = {
     "-f": ("--follow",),
@@ -71,8 +76,16 @@ OTHER_OPTIONS = {
     "--output": ("--output_dir",),
     "--env": ("--env_var",),
     "-t": ("--tag",),
+    "--run_recovery_id": ("--run",),
 }
 """What other tools call these options."""
+
+OTHER_WAYS = {
+    "--dsa_key": "Set the environment variable DSA_API_KEY. Others can read a command line.",
+    "--login_only": "To test the sign-in: himl dsa list",
+    "--max_slides": "Choose slides by a part of their ids: --id_filter TEXT",
+}
+"""What takes the place of options of hi-ml's that no option replaces."""
 
 UNEXPECTED = "Got unexpected extra argument"  # how the parser's complaint begins about one argument too many
 NAME_COLUMN = 26
@@ -122,7 +135,9 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         try:
             return list(super().parse_args(ctx, [*self._with_plain_switches(ctx, args)]))
         except typer.TyperException as err:
-            option, message = getattr(err, "option_name", None) or "", err.format_message()
+            option, message = _as_typed(args, getattr(err, "option_name", None) or ""), err.format_message()
+            if option:
+                err.option_name = option  # type: ignore[attr-defined]  # which messages name
             hint = self._hint_for_other(ctx, args, option) or self._hint_for_extra(ctx, args, message)
             if hint:
                 raise BadUsage(f"No such option '{option}'." if option else message, hint=hint) from err
@@ -153,11 +168,12 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         """The command line with our words for *option*, which other tools have."""
-        words = OTHER_OPTIONS.get(option, ())
+        name = option.replace("-", "_").replace("__", "--", 1) if option.startswith("--") else option
+        words = OTHER_OPTIONS.get(name, ())
         index = next((index for index, word in enumerate(args) if word.partition("=")[0] == option), -1)
         is_known = words and words[0] in self._by_name(ctx) and (words[1:] != ("all",) or self._lists_runs(ctx))
         if index < 0 or not is_known or "--" in args[:index]:
-            return ""
+            return OTHER_WAYS.get(name, "")
         _, equals, value = args[index].partition("=")
         line = [*args[:index], *words, *([value] if equals else []), *args[index + 1 :]]
         return mask_line(f"The same here: {ctx.command_path} {shlex.join(line)}")
@@ -233,6 +249,13 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         return super().resolve_command(ctx, args)
 
     def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
+        """The same call by the name that himl has for the command, if its parser takes that."""
+        verb, rest = OTHER_WORDS.get(args[0].lower(), ""), args[1:]
+        found = self.get_command(ctx, verb) if verb and not {"-h", "--help"} & {*rest} else None
+        if found is not None:
+            with suppress(BadUsage, typer.TyperException):
+                found.make_context(verb, [*rest], parent=ctx)
+                return mask_line(f"In himl: {ctx.command_path} {shlex.join([verb, *rest])}")
         return f"See '{ctx.command_path} --help'."
 
     def _near_command(self, ctx: Any, name: str) -> str:
@@ -285,6 +308,12 @@ def command(
         return function
 
     return register
+
+
+def _as_typed(args: Sequence[str], option: str) -> str:
+    """*option*, as the parser calls it, in the spelling of the command line."""
+    typed = (word.partition("=")[0] for word in before_double_dash(args) if word.startswith("--"))
+    return next((name for name in typed if f"--{normalized(name[2:])}" == option), option)
 
 
 def before_double_dash(tokens: Sequence[str]) -> list[str]:

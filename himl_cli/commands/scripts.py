@@ -33,13 +33,20 @@ TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
 """A program that himl starts itself."""
 OTHER_FORMS = {"--azureml": (), "--log_from_vm": ("--record_in", "azure"), "--strictly_aml_v1": ("--sdk", "v1")}
-"""hi-ml's switches, and what says the same here. Options of torchrun and of hi-ml's runner, and its datasets:"""
+"""hi-ml's switches, and what says the same here. Options of torchrun and of the runners of hi-ml and InnerEye, and
+their datasets:"""
 OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
-OF_RUNNER = {"--src_checkpoint": "--checkpoint"}
+OF_RUNNER = {
+    "--src_checkpoint": "--checkpoint",
+    "--run_recovery_id": "--checkpoint",
+    "--workers_per_node": "--processes_per_node",
+    "--azureml_datastore": "--default_datastore",
+}
 LIGHTNING_CLI, LIGHTNING_COMMANDS = "LightningCLI", {"fit", "validate", "test", "predict"}
 OF_NOTIFY = {"url": "notify", "format": "notify_format"}
 """Keys of [notify], and the options that they set."""
-HIML_INPUTS, HIML_MOUNTS = "--azure_datasets", "--mount_in_azureml"
+HIML_INPUTS = ("--azure_datasets", "--azure_dataset_id", "--extra_azure_dataset_ids")
+HIML_MOUNTS = ("--mount_in_azureml", "--use_dataset_mount")
 
 
 def script_arguments(ctx: typer.Context) -> tuple[str, ...]:
@@ -113,7 +120,7 @@ class ScriptCommand(HimlCommand):
         is_set = ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))
         if "--azureml" in switches and not is_set and "--cluster" not in given:
             words += ["--cluster", "NAME"]
-        mounted = ",mode=mount" if HIML_MOUNTS in switches else ""
+        mounted = ",mode=mount" if {*HIML_MOUNTS} & {*switches} else ""
         for name in sorted_words["inputs"] or ["NAME"] * bool(mounted):
             words += ["--input", name if "mode=" in name else name + mounted]
         arguments = sorted_words["script"]
@@ -201,10 +208,10 @@ def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[
         words = before or after
         token = words.popleft()
         name, value = _name_of(token), token.partition("=")[2]
-        if name in (*OTHER_FORMS, HIML_INPUTS, HIML_MOUNTS):
+        if name in (*OTHER_FORMS, *HIML_INPUTS, *HIML_MOUNTS):
             switches.append(name)
             options += OTHER_FORMS.get(name, ())
-            inputs += (value or _next(words)).split(",") if name == HIML_INPUTS else ()
+            inputs += (value or _next(words)).split(",") if name in HIML_INPUTS else ()
         elif name in OF_RUNNER or (name in OF_TORCHRUN and is_launched and not target):
             switches.append(name)
             options += [(OF_RUNNER | OF_TORCHRUN)[name], value or _next(words)]

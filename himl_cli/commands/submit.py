@@ -99,7 +99,7 @@ OPTIONS: Mapping[str, Option] = {
         many=True,
     ),
     "keep": option(
-        "Keep new files outside outputs/ and logs/ as well, as outputs, by globs as of 'himl download --include'.",
+        "Keep new files outside outputs/ and logs/ as well, as outputs, by globs as of 'himl download --include GLOB'.",
         "GLOB,...",
         many=True,
         parse=parse_list,

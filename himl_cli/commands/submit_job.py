@@ -116,7 +116,7 @@ class Submission(NamedTuple):
             return
         problem = "once the job is on Azure ML, nothing of himl is left that could tell the webhook of its end"
         if self.request.is_typed("notify"):
-            raise BadUsage(f"--notify: {problem}.", hint="Add --wait: himl then tells it when the job has ended.")
+            raise BadUsage(f"--notify: {problem}.", hint="Add --wait. himl then posts to it when the job ends.")
         self.output_opts.output().notice(f"Passed over: notify, since {problem}; with --wait it is told.")
 
     def check_azure(self) -> None:

@@ -212,7 +212,7 @@ class WebFile(Endpoint):
         return ServiceFailed(f"{self.host} sends requests elsewhere, again and again.")
 
     def refusal(self, why: str) -> NotAllowed:
-        hint = "Get a new link; of a run's checkpoint, 'himl checkpoint url' makes one."
+        hint = "Get a new link; of a run's checkpoint, 'himl checkpoint url RUN' makes one."
         if 0 < self.expires < time.time():
             ends = datetime.fromtimestamp(self.expires, timezone.utc)
             message = f"The link to {self.label} has expired ({ends:%Y-%m-%d %H:%M} UTC)."

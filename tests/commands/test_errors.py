@@ -58,6 +58,8 @@ OF_SUBMIT = {
     "submit -m lab/train -- --lr 3": "himl submit -m lab.train -- --lr 3",
     "submit train.py --azure_datasets=faces,hands": "himl submit train.py --input faces --input hands",
     "submit train.py --input faces --mount_in_azureml=True --lr 3": "himl submit train.py --input faces,mode=mount -- --lr 3",
+    "submit train.py --azure_dataset_id faces --use_dataset_mount --extra_azure_dataset_ids=hands": "himl submit train.py "
+    "--input faces,mode=mount --input hands,mode=mount",
     "submit torchrun --standalone --nproc-per-node=1 train.py --lr 3": "himl submit train.py --processes_per_node 1 -- --lr 3",
     "submit train.py --tag team blue": "himl submit train.py --tag team=blue",
     "run train.py --lr 3": "himl submit train.py -- --lr 3",
@@ -68,6 +70,9 @@ OF_OTHERS = {
     "runs list --tags=a=b c=d": "himl runs list --tags=a=b --tags c=d",
     "runs list 5 -q": "himl runs list --num_runs 5 -q",
     "runs logs train_1_aa -f": "himl runs logs train_1_aa --follow",
+    "runs ls -q --experiment_name train": "himl runs list -q --experiment_name train",
+    "himl-download --run_ids train_1_aa": "himl download --run_ids train_1_aa",
+    "download --run-recovery-id train_1_aa": "himl download --run train_1_aa",
     "download train_1_aa -o out": "himl download train_1_aa --output_dir out",
     "download latest results": "himl download latest --output_dir results",
     "download results": "himl download latest --output_dir results",
@@ -240,6 +245,12 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         ("runs download x", 2, "Did you mean 'himl download'?"),
         ("stop x", 2, "Did you mean 'himl runs cancel'?"),
         ("runs cancel --all", 2, "See 'himl runs cancel --help'."),
+        ("himl-tb --run_ids x --num_runs 2", 2, "hint: In himl: himl tb --run_ids x --num_runs 2\n"),
+        ("himl-tb --bogus", 2, "hint: See 'himl --help'.\n"),
+        ("submit train.py --run-id x", 2, "error: No such option '--run-id'.\n"),
+        ("datastore list --run_ids x", 2, "error: No such option '--run_ids'."),
+        ("dsa upload --dsa-key x", 2, "hint: Set the environment variable DSA_API_KEY."),
+        ("dsa upload --login_only", 2, "hint: To test the sign-in: himl dsa list\n"),
     ]:
         write_files(project, {"nb.ipynb": "{}"})
         outcome = himl(*mistake.split())
@@ -255,6 +266,9 @@ def test_flags_of_the_runner_become_those_of_lightning_cli(himl: Himl, project: 
         "submit train.py --model Line --pl_limit_test_batches=2 --run_inference_only": "train.py -- test --model Line --trainer.limit_test_batches=2",
         "submit train.py --mode=eval_full --src_checkpoint last.ckpt --model=Line": "train.py --checkpoint last.ckpt -- test --model=Line",
         "submit train.py --resume_training --src_checkpoint=last.ckpt --model=Line": "train.py --checkpoint last.ckpt -- fit --model=Line",
+        "himl-runner --model=Line": "train.py -- fit --model=Line",
+        "submit plain.py --run_recovery_id=last.ckpt": "plain.py --checkpoint last.ckpt",
+        "submit plain.py --workers_per_node 1 --azureml_datastore local": "plain.py --processes_per_node 1 --default_datastore local",
         "submit train.py test --model=Line": "train.py -- test --model=Line",
         "submit plain.py --model=Line --max_epochs=3": "plain.py -- --model=Line --max_epochs=3",
     }.items():

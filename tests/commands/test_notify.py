@@ -234,7 +234,7 @@ def test_a_run_that_is_resumed_needs_the_address_again(himl: Himl, project: Path
 
 def test_on_azure_the_command_that_waits_sends_it(himl: Himl, running: StagedWorkspace, project: Path, tmp_path: Path, webhook: WebhookServer) -> None:
     refused = himl(*SUBMIT, "--notify", webhook.url)
-    assert (refused.code, refused.stderr.splitlines()[-1]) == (2, "hint: Add --wait: himl then tells it when the job has ended.")
+    assert (refused.code, refused.stderr.splitlines()[-1]) == (2, "hint: Add --wait. himl then posts to it when the job ends.")
     assert not running.state.runs
     sent = himl.ok(*SUBMIT, "--wait", "--notify", webhook.url)
     webhook.answers = [404]

@@ -181,7 +181,7 @@ def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Sl
     write_files(project, {"job.yml": b"type: command\ncode: .\ncommand: python show.py\ncompute: slurm:lab\n"})
     assert himl("submit", "job.yml", "--wait").code == 0
     assert himl("runs", "logs", "latest").stdout == "yes too short\n"
-    assert "#SBATCH --partition=short" in himl("submit", "job.yml", "--dry_run").stdout
+    assert "#SBATCH --partition=short" in himl("submit", "job.yml", "--dry_run", "--json").json()["batch_script"]
     dry = himl("submit", "show.py", "--cluster", "slurm:lab", "--dry_run", "--env_var", "TOKEN=very-secret-2").stdout
     for line in ("#SBATCH --partition=short", "#SBATCH --mem=100M", "#SBATCH --exclusive", "export FROM_SETUP=yes"):
         assert line in dry.splitlines()

@@ -21,7 +21,7 @@ from tests.azureml_double.faults import Page, Stall, Status
 from tests.azureml_double.jobs.records import add_trial
 from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.processes import MARK, processes_marked
-from tests.support.running import Himl, until, write_files
+from tests.support.running import Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.tensorboard import DIRECT, LONG, NAME, SHORT, WRITER, event_bytes, is_closed, scalars, serving
 
@@ -188,6 +188,7 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
     browser.chmod(0o755)
     with serving(himl, tmp_path, RUN, "--open", "--format", form, env={"BROWSER": f"{browser} %s"}) as board:
         document = json.dumps({"url": board.url, "runs": [RUN]})
+        validator("tb").validate(json.loads(document))
         assert board.line == {"human": f"TensorBoard: {board.url}\n", "quiet": f"{board.url}\n", "json": f"{document}\n"}[form]
         until(lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() == f"{board.url}\n", "the browser was told")
         assert left_in(tmp_path) != []

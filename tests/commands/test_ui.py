@@ -33,7 +33,7 @@ from tests.support.browser import page as page
 from tests.support.client_calls import variables_of_machine
 from tests.support.clients import HIML_OLDEST_MLFLOW, PROJECT, client_python
 from tests.support.processes import MARK, processes_marked
-from tests.support.running import PROGRAM, Himl, until, write_files
+from tests.support.running import PROGRAM, Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.tensorboard import Board, is_closed, serving
 
@@ -378,6 +378,7 @@ def mark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Ite
 def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: signal.Signals, form: str) -> None:
     with serving(himl, tmp_path, "--format", form, command=["ui"]) as board:
         document = json.dumps({"url": board.url})
+        validator("ui").validate(json.loads(document))
         assert board.line == {"human": f"MLflow: {board.url}\n", "quiet": f"{board.url}\n", "json": f"{document}\n"}[form]
         assert ask(board.port, "/version")[0] == 200
         assert [path.name.startswith("himl_ui_") for path in (tmp_path / "tmp").iterdir()] == [True]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.running import Himl, write_files
+from tests.support.running import Himl, validator, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.runs import recorded as recorded
 from tests.support.web import FileServer
@@ -103,7 +103,7 @@ def filled(project: Path, recorded: RecordedRuns) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_document_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
     outcome = himl(*DOCUMENTS[name], "--json")
-    document = json.loads(outcome.raw_stdout)
+    document = outcome.json()
     if name == "doctor":  # what it says depends on the machine
         document = [{key: entry[key] if key == "name" else "" for key in entry} for entry in document]
     compare(name, {"exit_code": outcome.code if name != "doctor" else 0, "document": document}, {"PROJECT": project, "HOME": project.parent / "home"})
@@ -138,4 +138,6 @@ def test_interrupted_submit_has_its_code_and_run(himl: Himl, project: Path) -> N
 
 def _last_object(stderr: bytes) -> dict[str, Any]:
     """The error that a command ended with, below what its job may have printed."""
-    return dict(json.loads(stderr.splitlines()[-1]))
+    document: dict[str, Any] = json.loads(stderr.splitlines()[-1])
+    validator("error").validate(document)
+    return document

@@ -15,7 +15,9 @@ from tests.support.running import write_files
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
-    "docs/index.md": '# First\n\n"--" [x](reading.md#a-part)\n\n```{toctree}\nreading\nexamples/one\n```\n',
+    "docs/index.md": (
+        '# First\n\n"--" [x](reading.md#a-part)\n\n## Begin\n\n- [Reading](reading.md): what to\n  read\n\n```{toctree}\nreading\nexamples/one\n```\n'
+    ),
     "docs/reading.md": (
         "# Reading\n\n## A part\n\n[page](../examples/one/README.md) [part](../examples/one/README.md#one)\n[raw](../raw.jsonl) [text](../CONTRIBUTING.md)\n\n"
         "```{include} ../bench/README.md\n:relative-docs: ../docs/\n```\n"
@@ -56,6 +58,9 @@ def test_links_lead_to_pages_or_downloads_and_nothing_is_fetched(tmp_path: Path)
     assert [found for path in (tmp_path / "html").rglob("*.html") for found in re.findall(OUTSIDE, path.read_text(encoding="utf-8"))] == []
     styles = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "html").rglob("*.css"))
     assert re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*", styles) == []
+    llms = (tmp_path / "html" / "llms.txt").read_text(encoding="utf-8")
+    assert llms.startswith("# himl\n\n> Run training")
+    assert "\n## Begin\n\n- [Reading](reading.html): what to read\n\n## Command reference\n\n- [himl submit](cli/submit.html): Run " in llms
     (tmp_path / "docs" / "reading.md").write_text("# Reading\n\n## A part\n\n[x](../examples/two/README.md)\n", encoding="utf-8")
     done = build(tmp_path)
     assert done.returncode != 0

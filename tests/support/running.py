@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,9 +22,13 @@ from typing import Any
 import pytest
 import typer.main
 import typer.testing
+from jsonschema import Draft202012Validator
 
 from himl_cli.app import app
+from himl_cli.commands.agents import documents
+from himl_cli.render.forms import json_schema
 from tests.support import fork_server
+from tests.support.parsing import wrong_with
 
 PROGRAM = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
 """As it is installed."""
@@ -32,13 +37,28 @@ READ_AT_START = (*fork_server.READ_AT_START, fork_server.READ_AT_IMPORT, "COLUMN
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]  # himl's commands are built once for all calls
 
 
+@cache
+def validator(name: str) -> Draft202012Validator:
+    """Of the documents of `himl NAME --json`: by their schema, and no field is there that it does not name."""
+    schema = json_schema(name, *documents()[name])
+    for part in schema.get("$defs", {}).values():
+        if "properties" in part:
+            part["additionalProperties"] = False
+    return Draft202012Validator(schema)
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished command left: its streams as bytes and as text, and its exit code."""
+    """What a finished command left: its streams as bytes and as text, and its exit code; `words` are its arguments."""
 
     code: int
     raw_stdout: bytes
     raw_stderr: bytes
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for hint in re.findall(r"^hint: (.*)", self.stderr, flags=re.MULTILINE):
+            assert wrong_with(hint, is_hint=True) == [], self.stderr
 
     @property
     def stdout(self) -> str:
@@ -49,14 +69,18 @@ class Outcome:
         return self.raw_stderr.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
 
     def json(self) -> Any:
-        """stdout as one strict JSON document: NaN and Infinity are refused."""
-        return json.loads(self.raw_stdout, parse_constant=_refuse)
+        """stdout as one strict JSON document, of the schema that `himl schema` prints for the command: NaN and Infinity are refused."""
+        document = json.loads(self.raw_stdout, parse_constant=_refuse)
+        name = next(name for name in (" ".join(self.words[:2]), self.words[0]) if name in documents())
+        validator(name).validate(document)
+        return document
 
     def error_json(self) -> dict[str, str]:
         """The error object that `--json` leaves on stderr."""
         document = json.loads(self.raw_stderr, parse_constant=_refuse)
-        assert set(document) == {"error"}, document
+        validator("error").validate(document)
         error: dict[str, str] = document["error"]
+        assert wrong_with(error["hint"], is_hint=True) == [], error
         return error
 
 
@@ -90,10 +114,10 @@ class Himl:
             return self._invoke(words, folder, variables, input)
         if self.modules and not (prefix or input):
             done = fork_server.run([str(self.program.with_name("python"))], [*self.modules], [str(self.program), *words], folder, os.environ | variables)
-            return Outcome(done.returncode, done.stdout, done.stderr)
+            return Outcome(done.returncode, done.stdout, done.stderr, tuple(words))
         command = [*prefix, str(self.program), *words]
         done = subprocess.run(command, cwd=folder, env=os.environ | variables, input=input, capture_output=True, timeout=timeout)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return Outcome(done.returncode, done.stdout, done.stderr, tuple(words))
 
     def _invoke(self, words: list[str], folder: Path, variables: dict[str, str], input: bytes) -> Outcome:
         """The app on *words*; what a process has for itself is set for it, and back again."""
@@ -118,7 +142,7 @@ class Himl:
                     os.environ.update(environment)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Outcome(result.exit_code & 0xFF, result.stdout_bytes, result.stderr_bytes)
+        return Outcome(result.exit_code & 0xFF, result.stdout_bytes, result.stderr_bytes, tuple(words))
 
     def ok(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:
         """As a call, and it must succeed."""

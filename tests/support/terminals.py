@@ -132,6 +132,8 @@ VIEWS = {
     "checks": View(["doctor"], "python"),
     "a workspace": View(["workspace", "show"], "Default datastore", is_folded=False, is_laid_out=False),
     "completion": View(["completion", "bash", "--install", "--yes"], "Wrote", is_laid_out=False, said=("Wrote '",)),
+    "a skill": View(["skill", "--install"], "Wrote", is_laid_out=False, said=("Wrote '",)),
+    "documents": View(["schema"], "runs aggregate", is_laid_out=False),
     "a job": View(["submit", "train.py"], "epoch 1, loss 0.5", is_laid_out=False, said=SAID_OF_A_JOB),
     "a job beside downloads": View(
         ["submit", "train.py"],

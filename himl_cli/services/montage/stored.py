@@ -115,7 +115,7 @@ class SlideDownloads:
     def __init__(
         self, store: BlobStore, slides: Mapping[str, tuple[Sequence[BlobInfo], int]], limit: int, notify: Notify
     ) -> None:
-        top = cache_of("slides", "to keep slides in", "Fetch them with 'himl datastore download', and name the folder.")
+        top = cache_of("slides", "to keep slides in", "Fetch them: himl datastore download PREFIX DIR; then name DIR.")
         self._store, self._notify = store, notify
         try:
             for folder in top.iterdir():  # what killed processes left

@@ -412,7 +412,7 @@ class SingleBlob(AzureBlobs):
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         for request in requests:
-            hint = "Use a datastore: himl datastore upload"
+            hint = "Use a datastore: himl datastore upload LOCAL REMOTE_PREFIX"
             sink.fail(request, HimlError(f"The files of {self.label} cannot be added to.", hint=hint))
 
 

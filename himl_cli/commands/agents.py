@@ -1,0 +1,178 @@
+"""`himl schema` and `himl skill`: what programs and coding agents read about himl, made from the commands themselves.
+
+Services are imported in the functions that need them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import OutputOptions, option
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import write_atomic
+from himl_cli.core.text import did_you_mean, named
+from himl_cli.render.output import Declined
+
+if TYPE_CHECKING:
+    from himl_cli.core.command_shape import CommandShape
+
+schema_app = group()
+skill_app = group()
+
+SKILL_FILES = (".agents/skills/himl/SKILL.md", ".claude/skills/himl/SKILL.md")
+"""Where coding agents find skills of a project: the place that most of them share, and that of Claude Code."""
+SKILL_HEAD = """\
+---
+name: himl
+description: Run training scripts on this machine, on Slurm or on Azure ML with the himl command line, and read the \
+status, logs, metrics, files and checkpoints of runs. Use it to submit jobs and sweeps, to follow and compare runs, \
+and to download results.
+---
+
+# himl
+"""
+SKILL_RULES = """\
+## Rules
+
+- `himl COMMAND --help` lists the options of a command. Write the arguments of a script after `--`.
+- Commands take a run id or `latest`. Without one, they use the run that you submitted last from the current folder,
+  except `himl runs cancel`, `himl runs tag` and `himl runs delete`.
+- `himl submit` waits for a job on this machine. With `--cluster` it returns at once: add `--wait` to wait.
+- himl sets `MLFLOW_TRACKING_URI` in each job. Log metrics in the script with MLflow.
+- `--json` prints one JSON document on stdout, and `himl schema COMMAND` prints its JSON Schema. `-q` prints ids or
+  paths alone, one on each line. Messages go to stderr.
+- An error is a message and a hint with the next step. With `--json` it is one document on stderr:
+  `{"error": {"code": ..., "message": ..., "hint": ...}}`.
+- Exit codes: 0 done, 1 the job or the operation failed, 2 wrong usage, 3 not found, 4 not signed in or not allowed,
+  5 a service failed, 6 a checksum is wrong, 130 interrupted. Repeat a command only after 5.
+- `himl runs delete` asks before it deletes. Without a terminal, add `--yes`.
+"""
+
+
+@command(schema_app, "schema")
+def schema(
+    *,
+    output_opts: OutputOptions,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND]...", help="A command, such as runs list, or error.", show_default=False),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of the document that a command prints with --json.
+
+    Without COMMAND, list the commands that print one. The word error is for the document that a command prints on
+    stderr when it fails.
+
+    \b
+      himl schema
+      himl schema runs list
+      himl schema error > error.schema.json
+    """
+    from himl_cli.render.forms import json_schema
+
+    found, name = documents(), " ".join(words or ())
+    if not name:
+        return output_opts.output().result([*found], human="\n".join(found), quiet=found)
+    if name not in found:
+        near = did_you_mean(name, found)
+        raise BadUsage(f"No command '{name}' prints a document. {near}".strip(), hint="List the commands: himl schema")
+    form = json_schema(f"himl {name}", *found[name])
+    text = json.dumps(form, indent=2)
+    output_opts.output().result(form, human=text, quiet=text)
+
+
+def documents() -> dict[str, tuple[Any, ...]]:
+    """The types of the document that each command prints with `--json`; of several, it is of one."""
+    from himl_cli.core import documents as of
+    from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
+    from himl_cli.services.runs.writing import CancelOutcome
+    from himl_cli.services.tensorboard.server import SyncedRun
+
+    return {
+        "submit": (of.Run, of.JobFile, of.BatchScript, list[of.Setting]),
+        "runs list": (list[of.Run],),
+        "runs show": (of.RunDetails, list[of.RunDetails]),
+        "runs aggregate": (of.Aggregation,),
+        "runs logs": (list[of.Log],),
+        "runs cancel": (list[CancelOutcome],),
+        "runs tag": (list[of.Run],),
+        "runs delete": (of.DeletedRuns,),
+        "ui": (of.Server,),
+        "tb": (of.TensorBoard, list[SyncedRun]),
+        "download": (of.Transfer, list[of.StoredFile]),
+        "checkpoint fetch": (of.Checkpoint,),
+        "checkpoint push": (of.PushedCheckpoints,),
+        "checkpoint url": (of.CheckpointLink,),
+        "datastore upload": (of.Transfer,),
+        "datastore download": (of.Transfer,),
+        "datastore list": (list[of.StoredFile],),
+        "montage": (of.Montage, of.Run),
+        "tiles": (of.Tiles, of.Run),
+        "dsa upload": (of.Annotations, dict[str, of.Annotation]),
+        "dsa list": (list[of.ArchiveEntry],),
+        "init": (SetUp,),
+        "workspace show": (list[WorkspaceFacts],),
+        "doctor": (list[Check],),
+        "completion": (of.CompletionScript, of.InstalledCompletion),
+        "skill": (of.Skill, of.InstalledSkill),
+        "schema": (list[str], dict[str, Any]),
+        "error": (of.Error,),
+    }
+
+
+@command(skill_app, "skill")
+def skill(
+    ctx: typer.Context,
+    *,
+    install: bool = option("Write it to the folders where agents look in this project.", default=False),
+    output_opts: OutputOptions,
+) -> None:
+    """Print a skill file (SKILL.md): what a coding agent needs to know about himl.
+
+    With --install, himl writes it to .agents/skills/himl and .claude/skills/himl in the project's folder. himl asks
+    before it replaces a file that differs.
+
+    \b
+      himl skill
+      himl skill --install
+    """
+    from himl_cli.commands.completion import app_shape
+
+    output, text = output_opts.output(), skill_text(app_shape(ctx.find_root().command))
+    if not install:
+        return output.result({"skill": text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
+    from himl_cli.services.submission.snapshot import find_snapshot_root
+
+    root = find_snapshot_root(Path.cwd())
+    paths = [root / name for name in SKILL_FILES]
+    differing = [str(path) for path in paths if path.exists() and path.read_bytes() != text.encode()]
+    if differing and not output.confirm(f"Replace {named(differing)} with the skill of this version?"):
+        raise Declined("himl wrote nothing.")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+    names = [str(path) for path in paths]
+    output.result({"files": names}, human="\n".join(f"Wrote '{name}'." for name in names), quiet=names)
+
+
+def skill_text(program: CommandShape) -> str:
+    """The skill file: each command of *program* by its first example and its line in help, of `himl submit` all
+    examples; then what holds for all of them."""
+    parts = [SKILL_HEAD, program.text.partition("\n")[0] + "\n"]
+    for panel in dict.fromkeys(child.panel for child in program.children):
+        commands = [each for child in program.children if child.panel == panel for each in child.walk()]
+        lines = [line for each in commands if not each.children for line in _calls(each)]
+        parts.append("\n".join([f"## {panel}\n", "```sh", *lines, "```\n"]))
+    return "\n".join([*parts, SKILL_RULES])
+
+
+def _calls(command: CommandShape) -> Iterator[str]:
+    first, *others = command.examples
+    yield f"{first:<49}  # {command.summary}"
+    yield from others if command.words == "himl submit" else ()

@@ -1,0 +1,403 @@
+"""The documents that `--json` prints, as types: `himl schema` and docs/cli/schemas.md are made from them.
+
+Other modules import this for type checkers alone, since it imports msgspec. A dataclass that is printed field by field
+needs no type here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypedDict
+
+from msgspec import Meta
+
+from himl_cli.core.jobs import Scalar
+from himl_cli.core.runs import RunStatus
+
+Time = Annotated[str, Meta(description="A time in UTC.", extra_json_schema={"format": "date-time"})]
+Number = Annotated[
+    float | Literal["NaN", "Infinity", "-Infinity"], Meta(description="A number; NaN and the infinities are texts.")
+]
+Value = int | bool | str | None | Number
+Seconds = Annotated[float, Meta(description="A duration in seconds.")]
+Bytes = Annotated[int, Meta(description="A size in bytes.")]
+Md5 = Annotated[str, Meta(description="An MD5 in hexadecimal digits.")]
+RunId = Annotated[str, Meta(description="The id of a run.")]
+
+
+class Run(TypedDict):
+    """A run. What is unknown is null or empty."""
+
+    id: RunId
+    experiment: str
+    display_name: str
+    status: Annotated[str, Meta(extra_json_schema={"enum": [status.value for status in RunStatus]})]
+    started: Time | None
+    duration: Seconds | None
+    tags: dict[str, str]
+    created: Time
+    ended: Time | None
+    parent: RunId | None
+    exit_code: Annotated[int | None, Meta(description="The exit code of the script.")]
+    reason: Annotated[str, Meta(description="Why the run ended as it did, or what it waits for.")]
+    description: str
+    command: str
+    workspace: str
+    folder: Annotated[str, Meta(description="The folder of the code on this machine.")]
+    url: Annotated[str, Meta(description="The page of the run in Azure ML Studio.")]
+    recovery_id: Annotated[str, Meta(description="The form experiment:run_id.")]
+
+
+class ChildRun(Run, total=False):
+    """A trial of a sweep with its values, or another child run with its own children."""
+
+    hyperparameters: dict[str, Scalar]
+    primary_metric: Annotated[Number | None, Meta(description="The last value of the primary metric.")]
+    children: list[ChildRun]
+
+
+class LastValue(TypedDict):
+    """The last value of a metric or a text."""
+
+    name: str
+    value: Annotated[Number | str, Meta(description="The value of the last point.")]
+    step: int
+    count: Annotated[int, Meta(description="The number of points.")]
+    run: Annotated[str, Meta(description="The id of the run that logged it: this run, or a nested one.")]
+
+
+class PrimaryMetric(TypedDict):
+    """The metric by which himl compares trials."""
+
+    name: str
+    goal: str
+    best: Annotated[str | None, Meta(description="The id of the best trial.")]
+
+
+class _RunDetails(Run):
+    parameters: dict[str, str]
+    metrics: list[LastValue]
+    texts: list[LastValue]
+    children: list[ChildRun]
+
+
+class RunDetails(_RunDetails, total=False):
+    """A run with everything that it logged."""
+
+    primary_metric: Annotated[PrimaryMetric, Meta(description="Of a sweep.")]
+
+
+class Statistics(TypedDict):
+    """Statistics of the last values of a metric over the runs that have one."""
+
+    mean: Number | None
+    std: Annotated[Number | None, Meta(description="The standard deviation of the sample (n - 1).")]
+    min: Number | None
+    max: Number | None
+    median: Number | None
+    count: int
+
+
+class Series(TypedDict):
+    """The points of a metric, as columns of the same length."""
+
+    steps: list[int]
+    values: list[Number]
+    times: Annotated[list[float], Meta(description="Seconds since 1970, UTC.")]
+
+
+class TextPoint(TypedDict):
+    """A logged text."""
+
+    step: int
+    time: Time
+    value: str
+
+
+class AggregatedRun(Run):
+    """A run with everything that it logged, by name."""
+
+    label: Annotated[str, Meta(description="The title of its column.")]
+    hyperparameters: dict[str, Scalar]
+    parameters: dict[str, str]
+    last: Annotated[dict[str, Value], Meta(description="Last values.")]
+    series: dict[str, Series]
+    texts: dict[str, list[TextPoint]]
+    tables: Annotated[dict[str, list[dict[str, Value]]], Meta(description="An object for each row.")]
+    lists: dict[str, list[Value]]
+    images: Annotated[dict[str, list[str]], Meta(description="Names of files of the run.")]
+
+
+class Aggregation(TypedDict):
+    """Many runs side by side."""
+
+    metrics: Annotated[list[str], Meta(description="The names of all metrics.")]
+    statistics: Annotated[dict[str, Statistics] | None, Meta(description="By metric; null with --no_stats.")]
+    children: list[AggregatedRun]
+
+
+class Log(TypedDict):
+    """The log of a run. Bytes that are not UTF-8 are lone surrogates."""
+
+    run: RunId
+    log: str
+
+
+class DeletedRuns(TypedDict):
+    """The runs that were deleted."""
+
+    deleted: list[str]
+
+
+class JobFile(TypedDict):
+    """The job of --dry_run."""
+
+    job_yaml: str
+
+
+class BatchScript(TypedDict):
+    """The job of --dry_run on Slurm."""
+
+    batch_script: str
+
+
+class Setting(TypedDict):
+    """An option of --show_settings."""
+
+    option: str
+    value: Annotated[str, Meta(description="The value as one would type it; secrets are masked.")]
+    source: Annotated[str, Meta(description="The command line, an environment variable, FILE:LINE, or default.")]
+
+
+class Server(TypedDict):
+    """A server that the command started."""
+
+    url: str
+
+
+class TensorBoard(Server):
+    """The server of TensorBoard."""
+
+    runs: list[str]
+
+
+class StoredFile(TypedDict):
+    """A file of a run or of a datastore."""
+
+    name: str
+    size: Bytes
+    modified: Time | None
+    md5: Md5 | None
+    run: Annotated[str, Meta(description="The id of its run; empty for a datastore.")]
+
+
+class RefusedFile(TypedDict):
+    """A file that himl cannot write under its name."""
+
+    name: str
+    reason: str
+
+
+class FailedFile(TypedDict):
+    """A file that himl could not transfer."""
+
+    name: str
+    message: str
+    code: Annotated[str, Meta(description="The code of the error.")]
+    hint: str
+
+
+class Transfer(TypedDict):
+    """The summary of a download or an upload."""
+
+    files: Annotated[int, Meta(description="The number of files that himl transferred.")]
+    bytes: Bytes
+    seconds: Seconds
+    skipped: Annotated[int, Meta(description="The number of files that were complete before.")]
+    unverified: Annotated[int, Meta(description="The number of files without an MD5 to compare.")]
+    differing: Annotated[list[str], Meta(description="Files that himl left, because they differ.")]
+    refused: list[RefusedFile]
+    failed: list[FailedFile]
+    places: Annotated[list[str], Meta(description="The folders that the files are in.")]
+
+
+class Checkpoint(TypedDict):
+    """A checkpoint on this machine."""
+
+    path: str
+    status: Literal["fetched", "complete", "local"]
+    run: RunId | None
+    address: Annotated[str | None, Meta(description="The address that it came from, without its query.")]
+    names: Annotated[list[str], Meta(description="Its files.")]
+    size: Bytes
+    md5: Md5 | None
+    verified: Annotated[bool | None, Meta(description="Whether himl compared the MD5; null if it fetched nothing.")]
+    epoch: int | None
+    metric: str | None
+    value: float | None
+
+
+_From = TypedDict("_From", {"from": RunId})
+
+
+class PushedCheckpoints(Run, _From):
+    """The run that keeps the changed checkpoints."""
+
+    files: list[str]
+    unchanged: Annotated[list[str], Meta(description="Files that are the same in the original run.")]
+    checkpoint: Annotated[str, Meta(description="The value for himl submit --checkpoint.")]
+
+
+class CheckpointLink(TypedDict):
+    """A link to a checkpoint. Everyone who has the link can read the file."""
+
+    url: str
+    expires: Time
+    run: RunId
+    name: str
+
+
+class Picture(TypedDict):
+    """A file that himl montage wrote."""
+
+    path: str
+    bytes: Bytes
+    width: Annotated[int | None, Meta(description="Pixels.")]
+    height: Annotated[int | None, Meta(description="Pixels.")]
+
+
+class SlideProblem(TypedDict):
+    """A slide or a mask that himl could not read."""
+
+    slide_id: str
+    image: str
+    reason: str
+
+
+class MaskProblem(SlideProblem):
+    """A mask that himl could not read."""
+
+    mask: str | None
+
+
+class SlideRemark(TypedDict):
+    """A remark on a slide."""
+
+    slide_id: str
+    image: str
+    remark: str
+
+
+class Montage(TypedDict):
+    """A montage."""
+
+    files: list[Picture]
+    width: int
+    height: int
+    columns: int
+    rows: int
+    slides: Annotated[int, Meta(description="The number of slides.")]
+    failed: list[SlideProblem]
+    failed_masks: list[MaskProblem]
+    remarks: list[SlideRemark]
+    seconds: Seconds
+
+
+class TiledSlide(SlideProblem):
+    """A slide that was cut into tiles."""
+
+    folder: str
+    level: int | None
+    backend: str
+    tiles: Annotated[int, Meta(description="The number of tiles.")]
+    is_resumed: Annotated[bool, Meta(description="Whether an earlier call completed it.")]
+    width: int | None
+    height: int | None
+
+
+class Tiles(TypedDict):
+    """The tiles of all slides."""
+
+    dataset: Annotated[str, Meta(description="The CSV file that lists the tiles.")]
+    tiles: int
+    slides: list[TiledSlide]
+    failed: Annotated[int, Meta(description="The number of slides that failed.")]
+    seconds: Seconds
+
+
+class AnnotatedSlide(TypedDict):
+    """The outcome for one slide."""
+
+    slide_id: str
+    status: Literal["uploaded", "replaced", "unchanged", "failed"]
+    item: str | None
+    item_id: str | None
+    annotation_id: str | None
+    reason: Annotated[str | None, Meta(description="Why it failed.")]
+    elements: int
+
+
+class Annotations(TypedDict):
+    """The annotation of each slide."""
+
+    name: str
+    slides: list[AnnotatedSlide]
+
+
+class Annotation(TypedDict):
+    """An annotation as the archive stores it."""
+
+    name: str
+    description: str
+    attributes: dict[str, Any]
+    elements: list[dict[str, Any]]
+
+
+class ArchiveEntry(TypedDict):
+    """A collection, folder, item or annotation of the archive."""
+
+    type: str
+    name: str
+    id: str
+    elements: Annotated[int | None, Meta(description="Of an annotation.")]
+    updated: str | None
+
+
+class CompletionScript(TypedDict):
+    """The completion script of a shell."""
+
+    shell: str
+    script: str
+
+
+class InstalledCompletion(TypedDict):
+    """The files that --install wrote."""
+
+    shell: str
+    files: list[str]
+    line: Annotated[str, Meta(description="The line that the start-up file of the shell still needs.")]
+
+
+class Skill(TypedDict):
+    """The skill file."""
+
+    skill: str
+
+
+class InstalledSkill(TypedDict):
+    """The skill files in the project's folder."""
+
+    files: list[str]
+
+
+class Failure(TypedDict):
+    """What went wrong, and what to do about it."""
+
+    code: Annotated[str, Meta(description="A word that does not change.")]
+    message: str
+    hint: str
+
+
+class Error(TypedDict):
+    """The document on stderr of a command that failed."""
+
+    error: Failure

@@ -1,0 +1,81 @@
+"""The real parser of himl on command lines, and on those that texts name, without a call of the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+import typer.main
+
+from himl_cli.app import COMMANDS, app
+from himl_cli.commands.groups import HimlGroup
+from himl_cli.core.errors import BadUsage
+from tests.support.documents import shapes
+
+FILLED = "1"
+"""Stands for what is filled in: a run, a number, a file."""
+COMMAND = re.compile(r"(?P<before>['`]|: |, or |See |^|)(?<![\w.-])himl (?P<words>[\w-].*)", re.DOTALL)
+END = re.compile(r"[,;.] |[,;.]$|\)| - | \(|\n")
+"""What ends a command that stands in no quotes."""
+OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
+FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue)\b[^;',]*")
+"""Calls of other programs."""
+OF_OTHERS = {"--NAME", "--azureml", "--crossval_index", "--input_data", "--random_seed", "--nv", "--index-url", "--extra-index-url", "--parents"}
+"""Options of scripts, and of other programs in lines that himl writes."""
+
+
+def complaint(line: str) -> str:
+    """What the parser says against *line*, `himl runs list --status Failed`, and commands in its `$(...)`; empty where it takes them."""
+    inner = [said for each in re.findall(r"\$\((himl [^)]*)\)", line) if (said := complaint(each))]
+    if inner:
+        return inner[0]
+    name, *words = shlex.split(re.sub(r"\$\([^)]*\)", "1", line), comments=True)
+    words = words[: next((place for place, word in enumerate(words) if word in (">", "|", "&&")), len(words))]
+    command: Any = typer.main.get_command(app)
+    ctx: Any = None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            while isinstance(command, HimlGroup) and words and not words[0].startswith("-"):
+                ctx = command.make_context(name, [], parent=ctx, resilient_parsing=True)
+                ctx.resilient_parsing = False
+                name, command, words = command.resolve_command(ctx, words)
+            command.make_context(name, words, parent=ctx)
+    except typer.Exit as end:  # of --help, or a group without a verb
+        return "" if end.exit_code == 0 else f"'{line}' lacks a command"
+    except BadUsage as err:
+        return str(err)
+    except typer.TyperException as err:
+        return err.format_message()
+    return ""
+
+
+def commands_in(text: str, is_hint: bool) -> Iterator[tuple[str, bool]]:
+    """Each `himl ...` in *text*, and whether all of it is a command: in quotes, or behind a colon; else what follows the command's name may be prose."""
+    for place in [found.start() for found in re.finditer(r"(?:['`]|: |, or |See |)himl ", text)]:
+        found = COMMAND.match(text, place)
+        first = found["words"].split(maxsplit=1)[0] if found else ""
+        if found is None or first in (FILLED, "COMMAND"):
+            continue
+        quote = found["before"] if found["before"] in ("'", "`") else ""
+        is_command = first.strip("'`.,;") in COMMANDS or first.startswith("--")
+        if quote and (is_command or quote in found["words"]):
+            yield f"himl {found['words'].partition(quote)[0]}", True
+        elif is_command or (is_hint and found["before"] == ": "):
+            yield f"himl {END.split(found['words'], maxsplit=1)[0]}", bool(found["before"]) or (is_hint and place == 0)
+
+
+def wrong_with(text: str, is_hint: bool = False) -> list[str]:
+    """What the parser has against the commands in *text*, and the options of no command."""
+    found = []
+    for command, is_whole in commands_in(text, is_hint):
+        words = re.sub(r"\bN\b", FILLED, command) if is_whole else re.sub(r"^(himl(?: \w+)?).*", r"\1 --help", command)
+        found += [f"{command}: {said}"] if (said := complaint(words)) else []
+    if " " in text:
+        known = {name for shape in shapes().values() for option in shape.options for name in (*option.names, *option.off_names, *option.old_names)} | OF_OTHERS
+        found += [option for option in OPTION.findall(FOREIGN.sub("", text.partition(" -- ")[0])) if option not in known]
+    return found
