@@ -137,7 +137,7 @@ def _mlflow_remarks(packages: Mapping[str, SpecifierSet | None], entry_file: Pat
 
 
 def _versions_in(*specifiers: SpecifierSet) -> list[str]:
-    return re.findall(r"\d+(?:\.\w+)*", " ".join(map(str, specifiers)))
+    return re.findall(r"\d+(?:\.\d+)*(?:(?:rc|\.post|\.dev)\d+)?", " ".join(map(str, specifiers)))
 
 
 def _service_remarks(

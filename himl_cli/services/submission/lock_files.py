@@ -12,7 +12,7 @@ import sys
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from importlib import import_module, metadata
 from pathlib import Path, PurePosixPath
@@ -53,11 +53,12 @@ class Locked:
 class Lock:
     """What a job gets of a lock file: *lines* for pip, options first, and *sources*, the folders of packages that are
     left out since the job has them in its snapshot. *unhashed* are packages that pip cannot check, for which reason no
-    line has a hash."""
+    line has a hash; *overridden* are those of which uv passed over what others ask for."""
 
     lines: Sequence[str]
     sources: Mapping[str, Path]
     unhashed: Sequence[str] = ()
+    overridden: Sequence[str] = ()
 
 
 def normal_name(name: str) -> str:
@@ -105,12 +106,13 @@ def read_lock(path: Path, names: Sequence[str], python: str, start: Path, root: 
             packages = [*_of_pylock(path, content, names, python)]
         else:
             packages = _of_uv(path, content, names, python, start)
+        overridden = [line["name"] for line in (content.get("manifest") or {}).get("overrides") or ()]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as err:
         complaint = redact(" ".join(str(err).split()))
         raise BadUsage(
             f"'{path}' is damaged: {complaint or type(err).__name__}.", hint="Lock the project anew."
         ) from err
-    return _for_pip(path, packages, python, root, wheel)
+    return replace(_for_pip(path, packages, python, root, wheel), overridden=overridden)
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
@@ -167,32 +169,24 @@ def _of_pylock(path: Path, content: Mapping[str, Any], names: Sequence[str], pyt
             dependency_groups=[*(lock.default_groups or []), *(name for name in names if name in groups)],
         )
         for package, source in chosen:
-            found = Locked(package.name, str(package.version or ""), package.index or "")
             if isinstance(source, PackageDirectory):
                 yield Locked(package.name, place=source.path)
             elif isinstance(source, PackageVcs):
-                below = f"#subdirectory={source.subdirectory}" if source.subdirectory else ""
-                place = f"{source.type}+{source.url}@{source.commit_id}{below}" if source.url else ""
-                yield Locked(package.name, address=place, place=source.path or "")
+                url = f"{source.type}+{source.url}@{source.commit_id}" if source.url else ""
+                yield Locked(package.name, address=_within(url, source.subdirectory), place=source.path or "")
             elif isinstance(source, PackageArchive):
-                below = f"#subdirectory={source.subdirectory}" if source.subdirectory else ""
-                files = [("", _hash(source.hashes))]
-                yield Locked(
-                    package.name,
-                    address=f"{source.url}{below}" if source.url else "",
-                    place=source.path or "",
-                    files=files,
-                )
+                address, digest = _within(source.url or "", source.subdirectory), _hash(source.hashes)
+                yield Locked(package.name, address=address, place=source.path or "", files=[("", digest)])
             else:
                 each = [*(package.wheels or ()), *([package.sdist] if package.sdist else ())]
-                yield Locked(
-                    found.name,
-                    found.version,
-                    found.index or PYPI,
-                    files=[(one.filename, _hash(one.hashes)) for one in each],
-                )
+                files = [(one.filename, _hash(one.hashes)) for one in each]
+                yield Locked(package.name, str(package.version or ""), package.index or PYPI, files=files)
     except (PylockValidationError, PylockSelectError) as err:
         raise BadUsage(f"'{path}': {redact(' '.join(str(err).split()))}.", hint="Lock the project anew.") from err
+
+
+def _within(address: str, folder: str | None) -> str:
+    return f"{address}#subdirectory={folder}" if address and folder else address
 
 
 def _hash(hashes: Mapping[str, str]) -> str:
@@ -293,12 +287,12 @@ def _of_source(package: Mapping[str, Any]) -> Locked:
             return Locked(name, place=source[kind], is_installed=kind != "virtual", files=hashes)
     if "git" in source:
         url, _, commit = source["git"].partition("#")
-        part = re.search(r"[?&]subdirectory=([^&]+)", url)
+        folder = re.search(r"[?&]subdirectory=([^&]+)", url)
         place = f"git+{url.partition('?')[0]}@{commit}"
-        return Locked(name, address=f"{place}#subdirectory={unquote(part[1])}" if part else place)
+        return Locked(name, address=_within(place, unquote(folder[1]) if folder else None))
     if "url" in source:
-        below = f"#subdirectory={source['subdirectory']}" if source.get("subdirectory") else ""
-        return Locked(name, address=f"{source['url']}{below}", files=[("", digest) for _, digest in hashes])
+        address = _within(source["url"], source.get("subdirectory"))
+        return Locked(name, address=address, files=[("", digest) for _, digest in hashes])
     return Locked(name, package["version"], source["registry"], files=hashes)
 
 
@@ -412,6 +406,11 @@ def lock_remarks(lock: Lock, root: Path, start: Path) -> list[str]:
         remarks.append(
             f"warning: pip cannot check {listed(lock.unhashed)} by hashes, and checks all packages or none: the job's "
             "have the versions of the lock, and no hashes."
+        )
+    if lock.overridden:
+        remarks.append(
+            f"warning: uv overrides what packages ask for of {listed(lock.overridden)}, which pip heeds: the image may "
+            "not be built."
         )
     folders = {name: place / "src" if (place / "src").is_dir() else place for name, place in lock.sources.items()}
     unseen = {name: folder.relative_to(root).as_posix() for name, folder in folders.items() if folder != start}
