@@ -446,7 +446,8 @@ def submit_to_azure_if_needed(
       then.
     - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile;
       the image is built from it.
-    - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above).
+    - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above, else the
+      nearest `pylock.toml` or `uv.lock` of the script's project).
     - *docker_base_image*: the image below it.
     - *pip_extra_index_url*: one more index for pip.
     - *private_pip_wheel_path*: a wheel to install as well.

@@ -120,7 +120,7 @@ def test_pylock_is_read_by_packaging(project: Path) -> None:
         indexed("c", "'docs' in dependency_groups"),
     ]
     write_files(project, {"pylock.gpu.toml": head + "".join(packages)})
-    options = ["--index-url " + SIGNED]
+    options = [f"--index-url {SIGNED}"]
     assert pins(submitted(project, lock="pylock.gpu.toml")[0]) == [*options, "b==1"]
     assert pins(submitted(project, lock="pylock.gpu.toml[gpu,docs]")[0]) == [*options, "a==1", "b==1", "c==1"]
     archive = f'archive = {{ url = "https://files.example/d.zip", hashes = {{ sha256 = "{"0" * 64}" }} }}'
@@ -148,6 +148,10 @@ def test_sources_of_uv_other_than_an_index(project: Path) -> None:
                      ("a==1.0", "c==1.0", "u @ https://files.example/u-1.0-py3-none-any.whl"))]  # fmt: skip
     lines, _ = submitted(project, pip_extra_index_url=SIGNED)
     assert lines[:1] == [f"--extra-index-url {SIGNED}"], "in place of the one without a login"
+    write_files(project, {"uv.lock": lock_of(both[1], needs='{ name = "c" }')})
+    assert submitted(project)[0] == ["--index-url https://index.example/simple", f"c==1.0 --hash={HASH}"]
+    assert submitted(project, pip_extra_index_url=SIGNED)[0][0] == f"--index-url {SIGNED}"
+    write_files(project, {"uv.lock": lock_of(*both, needs=needs.replace('{ name = "g" }, ', ""))})
     assert submitted(project, pip_extra_index_url="https://other.example")[0][:2] == [
         "--extra-index-url https://index.example/simple",
         "--extra-index-url https://other.example",
@@ -201,7 +205,7 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
     wheel(project, "own", "a>=1; python_version > '3'", "never; extra == 'x'")
     files = {"uv.lock": lock_of(locked("a", digest=a, more='dependencies = [{ name = "b" }]'), locked("b", digest=b), needs='{ name = "a" }')}
     files["requirements.txt"] = (
-        f"# by pip-compile\n--only-binary :all:\n-r more.txt\n-c limits.txt\na==1.0 \\\n    --hash={a} \\\n    --hash={HASH}\n    # via x\n"
+        f"# by pip-compile\n--require-hashes\n--only-binary :all:\n-r more.txt\n-c limits.txt\na==1.0 \\\n    --hash={a} \\\n    --hash={HASH}\n    # via x\n"
     )
     files["more.txt"] = f"b==1.0 ; python_version >= '3' \\\n    --hash={b}\n"
     write_files(project, files)

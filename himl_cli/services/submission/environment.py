@@ -238,20 +238,20 @@ def _wheel(path: Path) -> Path:
 
 
 def _with_index(pip: Sequence[Requirement], index: str) -> list[Requirement]:
-    """*pip* with one more index; where they name that one, without the login that it has here, in its place."""
+    """*pip* with one more index; where they name that one without the login that it has here, they get that."""
     if not re.fullmatch(r"https?://[^\s]+", index):
         raise BadUsage(
             f"--pip_extra_index_url '{redact(index)}' is no address of an index.",
             hint="It looks like https://INDEX.example/simple/",
         )
-    plain, more = re.sub(r"//[^/@]*@", "//", index).rstrip("/"), f"--extra-index-url {index}"
+    plain = re.sub(r"//[^/@]*@", "//", index).rstrip("/")
     lines = [
         replace(line, text=f"{line.text.split()[0]} {index}", spec=line.spec and index)
         if line.is_option and line.text.rstrip("/").endswith(f"index-url {plain}")
         else line
         for line in pip
     ]
-    return lines if lines != [*pip] else [*lines, Requirement(more, is_option=True)]
+    return [*lines, Requirement(f"--extra-index-url {index}", is_option=True)]
 
 
 def _with_wheels(described: CondaFile, wheels: Sequence[Path]) -> tuple[list[Requirement], list[str]]:
