@@ -218,7 +218,8 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
         return done.stdout + done.stderr
 
     python = ".".join(map(str, sys.version_info[:2]))
-    for options in ({"lock": "uv.lock"}, {"requirements": "requirements.txt"}):
+    sources: list[dict[str, Any]] = [{"lock": "uv.lock"}, {"requirements": "requirements.txt"}]
+    for options in sources:
         lines, remarks = submitted(project, python, private_wheel=own, **options)
         assert (sum(" --hash=" in line for line in lines), any("warning" in remark for remark in remarks)) == (3, False)
         assert "Would install a-1.0 b-1.0 own-1.0" in pip(lines)
