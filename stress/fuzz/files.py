@@ -21,7 +21,7 @@ from himl_cli.services.montage import query, slides, tiff
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import read_latest_run_file
 from himl_cli.services.submission import job_yaml, job_yaml_file, pipeline_file, pipelines, request
-from himl_cli.services.submission.environment import conda_text, lock_as_conda, python_version, read_conda_file, requirements_as_conda
+from himl_cli.services.submission.environment import conda_text, python_version, read_conda_file, requirements_as_conda
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.workspaces.azure.config import PUBLIC, address_from_config, azure_settings, find_config
 from himl_cli.workspaces.azure.credentials import principal_source
@@ -177,23 +177,11 @@ CONDA = (
 )
 CONDA_WORDS = ("dependencies:", "- pip:\n", "- python=3.9\n", "channels:", "https://u:p@h/x.conda", "==", "[build=1]")
 PIP = "numpy==1.26  # comment\ntorch>=2 \\\n  ,<3\n-r other.txt\n--extra-index-url https://u:p@h/simple\n-e git+https://h/r#egg=r\n"
-LOCKS = (
-    'version = 1\nrequires-python = ">=3.8"\n[[package]]\nname = "a"\nversion = "1"\nsource = { registry = "https://pypi.org/simple" }\n'
-    'wheels = [{ url = "https://h/a-1-py3-none-any.whl", hash = "sha256:00" }]\n[[package]]\nname = "p"\nsource = { editable = "." }\n'
-    'dependencies = [{ name = "a", extra = ["x"], marker = "sys_platform == \'linux\'" }]\n',
-    'lock-version = "1.0"\ncreated-by = "x"\n[[packages]]\nname = "a"\nversion = "1"\nmarker = "\'x\' in extras"\n'
-    'sdist = { url = "https://h/a-1.tar.gz", hashes = { sha256 = "00" } }\n',
-)
 REQUIREMENTS = (PIP, "-r requirements.txt\n", "-c c.txt\n")
 
 
 def _conda(content: bytes) -> None:
     conda_text(read_conda_file(written("environment.yml", content)))
-
-
-def _lock(content: bytes) -> None:
-    written("a.lock", content)
-    conda_text(lock_as_conda(Path.cwd(), "a.lock", Path.cwd(), Path.cwd(), {})[0])
 
 
 def _requirements(content: bytes) -> None:
@@ -272,7 +260,6 @@ TEXT_FILES: Sequence[tuple[str, Callable[[bytes], object], Sequence[str], Sequen
     ("component", _component, (COMPONENT,), JOB_WORDS, (BadUsage,)),
     ("conda", _conda, CONDA, CONDA_WORDS, (BadUsage,)),
     ("requirements", _requirements, REQUIREMENTS, ("-r ", "-c ", "\\\n", "--hash=", "${A}", " # "), (BadUsage,)),
-    ("lock", _lock, LOCKS, ("[[package]]", "extras", "dependencies = ", 'source = { path = "a" }', "marker = ", "version = 2\n"), (BadUsage,)),
     ("python_version", _python_version, ("3.11\n", "pypy3.10\n", "3.11.4/envs/x\n3.10"), (), (BadUsage,)),
     ("ids", lambda content: query.read_ids(written("ids.csv", content), "--include_by_slide_id"), IDS, ("slide_id", ",", ";", '"', "\r\n"), (BadUsage,)),
     ("latest_run", lambda content: read_latest_run_file(written("most_recent_run.txt", content)), LATEST, (":", "\r\n"), (BadUsage, NotFound)),
