@@ -41,6 +41,7 @@ _himl_table() {
             +--include_secret=
             +--conda_env=list+files:.yml,.yaml
             --requirements=files
+            --lock=files:.toml,.lock
             --environment=
             --docker_image=
             --build_context=folders

@@ -83,8 +83,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--snapshot_root=folders' 'The folder that is sent (default: the project\'s)' \
                 '+--ignored_folders=list+folders' 'Folders to leave out as well' \
                 '+--include_secret=' 'Send these files, which may hold secrets, on purpose' \
-                '+--conda_env=list+files:.yml,.yaml' 'Conda files (default: the nearest environment.yml)' \
+                '+--conda_env=list+files:.yml,.yaml' 'Conda files (default: the nearest environment.yml, pylock.toml or uv.lock)' \
                 '--requirements=files' 'A pip requirements file, in place of a conda file' \
+                '--lock=files:.toml,.lock' 'A pylock.toml or uv.lock, in place of a conda file' \
                 '--environment=' 'A registered environment, unchanged; also azureml://registries/...' \
                 '--docker_image=' 'Docker image (default: one of Azure ML)' \
                 '--build_context=folders' 'The folder to build the Docker image from' \

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -446,7 +446,8 @@ def submit_to_azure_if_needed(
       then.
     - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile;
       the image is built from it.
-    - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above).
+    - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above, else the
+      nearest `pylock.toml` or `uv.lock` of the script's project).
     - *docker_base_image*: the image below it.
     - *pip_extra_index_url*: one more index for pip.
     - *private_pip_wheel_path*: a wheel to install as well.
@@ -523,6 +524,7 @@ def submit_to_azure_if_needed(
             instance_type=instance_type or "",
             resource_properties=resources_properties or {},
             vscode=vscode and sweep is None and not strictly_aml_v1,  # wanted where it can be had: it is the default
+            typed=frozenset(each.name for each in fields(SubmitRequest)) - {"vscode"},
             jupyter=jupyter,
             ssh_key=ssh_key,
             tensorboard_logs=None if tensorboard_logs is None else Path(tensorboard_logs).as_posix(),

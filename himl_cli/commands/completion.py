@@ -61,6 +61,7 @@ NAMED: Mapping[str, str] = {
     "--early_stop": "choice:median",  # the one that needs no parentheses, which a shell would read
     "--experiment": "experiments",
     "--level": "choice:auto",
+    "--lock": "files:.toml,.lock",
     "--num_runs": "choice:all",
     "--private_wheel": "files:.whl",
     "--run": "list+runs",

@@ -53,13 +53,14 @@ OPTIONS: Mapping[str, Option] = {
         "Send these files, which may hold secrets, on purpose.", "GLOB,...", many=True, parse=parse_list
     ),
     "conda_env": option(
-        "Conda files (default: the nearest environment.yml).",
+        "Conda files (default: the nearest environment.yml, pylock.toml or uv.lock).",
         "FILE,...",
         many=True,
         parse=parse_list,
         panel="Environment (of a cluster, except --env_var)",
     ),
     "requirements": option("A pip requirements file, in place of a conda file.", "FILE"),
+    "lock": option("A pylock.toml or uv.lock, in place of a conda file.", "FILE[EXTRA,...]", parse=non_blank),
     "environment": option("A registered environment, unchanged; also azureml://registries/...", "NAME[:V]"),
     "docker_image": option("Docker image (default: one of Azure ML).", "IMAGE"),
     "build_context": option("The folder to build the Docker image from.", "DIR", parse=non_blank),

@@ -20,7 +20,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.checkpoints.names import is_whole
 from himl_cli.services.runs.mirror_state import MirrorFile
-from himl_cli.services.submission.environment import imports_himl
+from himl_cli.services.submission.environment_checks import imports_himl
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.azure.connection import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord

@@ -9,6 +9,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
 
 from tests.azureml_double.faults import Status
 from tests.azureml_double.jobs.runner import JobRunner
@@ -34,6 +35,7 @@ REFUSED = {
     ("--build_context", "image", "--dockerfile", "Dockerfile.own"): "'Dockerfile.own' is left out of the build context",
     ("--dockerfile", "{home}/Dockerfile"): "The image would be built from all of '{home}'.",
 }
+LOCKED = ("linkify-it-py==2.2.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "psutil==7.2.2")
 OLD_NAME = "No run is of an experiment 'lab-exp'; this is experiment 'lab_exp'.\n"
 LINES = "import sys, time, pathlib\nfor n in range(4):\n    print('line', n, flush=True); time.sleep(0.3)\n"
 LOOK = """
@@ -118,6 +120,30 @@ def test_what_a_job_may_be_given_reaches_the_service(himl: Himl, azure_project: 
     assert sorted(jobs[0]["services"]) == ["jupyterlab", "ssh", "vscode"]
     assert jobs[0]["services"]["ssh"]["properties"]["sshPublicKeys"] == KEY
     assert [name.rpartition("/")[2] for name in azure_project.blob_names("workspaceblobstore", "himl-environments/")] == ["Dockerfile"]
+
+
+def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    """The one that lies there, that of a variable, and that of an option; a job that runs here passes over it."""
+    lock = Path(__file__).parents[1] / "services" / "locks" / "uv.lock"
+    write_files(project, {"uv.lock": lock.read_bytes(), "packages/core/core.py": "", ".python-version": "3.11", "id.pub": KEY})
+    write_files(project, {"other/pylock.toml": "what", "pyproject.toml": '[project]\nname = "lungs"\nrequires-python = ">=3.12"\n'})
+    (project / "environment.yml").unlink()
+    done = himl.ok(*SUBMIT, "--jupyter", "--ssh_key", "id.pub")
+    said = done.stderr.splitlines()
+    assert f"Environment of the job: python=3.11 and 6 packages of '{project / 'uv.lock'}'." in said[0]
+    warnings = [line for line in said if line.startswith("warning: ")]
+    assert [word in line for word, line in zip(("wants >=3.12", "--jupyter needs ipykernel"), warnings, strict=True)] == [True, True]
+    assert said.index(warnings[-1]) < next(number for number, line in enumerate(said) if line.startswith("Snapshot of"))
+    (run,) = azure_project.state.runs.values()
+    name, version = (run.job or {})["environmentId"].rpartition("/environments/")[2].split("/versions/")
+    environment = azure_project.state.assets["environments"][name][version]
+    pip = yaml.safe_load(environment["condaFile"])["dependencies"][-1]["pip"]
+    assert [line.partition(" --hash=sha256:")[0] for line in pip] == [*LOCKED, "six==1.16.0", "toolz==1.2.0"]
+    refused = himl(*SUBMIT, env={"HIML_SUBMIT_LOCK": "other/pylock.toml"})
+    assert (refused.code, "pylock.toml' is no TOML, so no lock file" in refused.stderr) == (2, True)
+    done = himl.ok(*SUBMIT, "--lock", "uv.lock[new]", "--dry_run")
+    assert "      - iniconfig==2.1.0 --hash=sha256:" in done.stdout
+    assert "Passed over, since the job runs here and not on a cluster: --lock." in himl.ok("submit", "train.py", "--lock", "uv.lock", "--no_wait").stderr
 
 
 def test_a_dash_stays_and_no_older_run_is_served_for_the_new_one(himl: Himl, azure_project: StagedWorkspace) -> None:

@@ -13,7 +13,8 @@ import yaml
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EnvironmentSpec
-from himl_cli.services.submission.environment import DEFAULT_IMAGE, OLDEST_PYTHON, choose_environment, conda_text, environment_remarks, merge, read_conda_file
+from himl_cli.services.submission.environment import DEFAULT_IMAGE, choose_environment, conda_text, merge, read_conda_file
+from himl_cli.services.submission.environment_checks import OLDEST_PYTHON, environment_remarks
 from himl_cli.services.submission.request import SubmitRequest
 from tests.support.running import write_files
 

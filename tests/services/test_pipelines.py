@@ -130,6 +130,9 @@ def test_ignored_fields_are_told_and_options_reach_every_step(folder: Path) -> N
     found = prepared(folder, steps, cluster="gpu", environment="lab:3", **options)
     jobs = [step.job for step in found.spec.steps]
     assert [job.environment.name for job in jobs if job.environment] == ["lab", ""]
+    (folder / "uv.lock").write_text("version = 1\npackage = []\n")
+    locked = [step.job.environment for step in prepared(folder, steps, cluster="gpu", lock="uv.lock").spec.steps]
+    assert ["numpy" in spec.conda for spec in locked if spec] == [False, True], "a step's own requirements count before the lock"
     assert all((job.env, job.tags["team"], job.max_seconds, job.cluster) == ({"A": "1"}, "blue", 7200.0, "gpu") for job in jobs)
     assert found.spec.tags["team"] == "blue"
 

@@ -177,6 +177,9 @@ def test_settings_count_at_their_place_and_long_tags_are_cut(cluster: SubmitRequ
         environment = prepare_job(replace(both, typed=frozenset({option}))).spec.environment
         assert environment is not None
         assert environment.name == name
+    (cluster.cwd / "uv.lock").write_text("version = 1\npackage = []\n")
+    locked = prepare_job(replace(cluster, conda_env=("gone.yml",), requirements="gone.txt", lock="uv.lock", typed=frozenset({"lock"})))
+    assert "and 0 packages of 'uv.lock'." in locked.remarks[0]
     with pytest.raises(BadUsage, match="were both given"):
         prepare_job(replace(both, typed=frozenset()))
     tags = prepare_job(replace(cluster, arguments=("x" * 2000,), build={"build_source_message": "m" * 3000})).spec.tags

@@ -18,7 +18,7 @@ from himl_cli.core.installation import PACKAGE, environment_hint, requirement_el
 from himl_cli.core.jobs import DataSpec
 from himl_cli.services.montage.query import INCLUDE, image_pattern, no_ids, read_ids
 from himl_cli.services.montage.stored import CSV, check_csv, split_dataset
-from himl_cli.services.submission.environment import holds_package
+from himl_cli.services.submission.environment_checks import holds_package
 from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import PreparedJob, SubmitRequest
 from himl_cli.services.transfer.local_files import disk_error

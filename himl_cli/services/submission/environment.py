@@ -3,11 +3,10 @@ requirements files mean for its image. Makes no request."""
 
 from __future__ import annotations
 
-import ast
+import hashlib
 import os
 import re
 import sys
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +16,19 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import home_folder
-from himl_cli.core.installation import PACKAGE, environment_hint
 from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
 from himl_cli.core.redaction import is_address, redact
-from himl_cli.core.text import read_text
+from himl_cli.core.text import listed, read_text
+from himl_cli.services.submission.lock_files import (
+    HASH,
+    LOCK_NAMES,
+    lock_remarks,
+    normal_name,
+    read_lock,
+    split_extras,
+    wheel_needs,
+    without_hashes,
+)
 from himl_cli.services.submission.request import MADE_FROM_FILES, SubmitRequest, refuse
 from himl_cli.services.submission.snapshot import take_snapshot
 
@@ -28,9 +36,8 @@ from himl_cli.services.submission.snapshot import take_snapshot
 # environment stays what it was.
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
 CONDA_NAMES = ("environment.yml", "environment.yaml")
+CONSTRAINTS = "--constraint"
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
-MODULE = "himl_cli"
-OLDEST_PYTHON = (3, 10)  # as `requires-python` of himl-cli has it
 
 _REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
 # An environment of a registry, or one by its id in resource manager.
@@ -50,7 +57,7 @@ _NAMED = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<spec>[^;]*?)\s*"
     r"(?:;\s*(?P<marker>.*))?"
 )
-_PATH = re.compile(r"[.~/\\]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
+_PATH = re.compile(r"[.~/\\]|[A-Za-z]:[\\/]|(?:\w+\+)?file:", re.IGNORECASE)
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 
 
@@ -62,8 +69,11 @@ def choose_environment(
     *,
     may_be_bare: bool = False,
 ) -> tuple[EnvironmentSpec, list[str]]:
-    """The environment of the options, else that of the nearest conda file from *script_folder* up to the snapshot's
-    *root*, and remarks on what was chosen.
+    """The environment of the options, else that of the nearest conda file or lock file from *script_folder* up to the
+    snapshot's *root*, and remarks on what was chosen.
+
+    In one folder a conda file goes before a lock file, `pylock.toml` before `uv.lock`. A lock file that nobody named
+    does not count beside an image: that may well have all packages, and no conda.
 
     With *may_be_bare* Python and pip are enough where nothing says what it is. Raises BadUsage for a file that is
     missing or cannot be used, for options that contradict each other, and, naming the options, where nothing says what
@@ -79,6 +89,7 @@ def choose_environment(
         (registered, source, "A registered environment is used as it is; give either it or what to make one from."),
         (recipe, registered or source, "The Dockerfile says all that is in the image; leave one of them out."),
         (given("conda_env"), given("requirements"), "List the requirements in the conda file, below '- pip:'."),
+        (given("lock"), given("conda_env", "requirements"), "A lock file has all of the packages; name one of them."),
     ):
         if one and other:
             raise BadUsage(f"{one} and {other} were both given.", hint=hint)
@@ -103,8 +114,11 @@ def choose_environment(
             f"--docker_image '{redact(str(request.docker_image))}' is no name of an image.",
             hint=f"It looks like {DEFAULT_IMAGE}",
         )
-    folders = _folders_up_to(script_folder, root)
-    nearest = next((folder / name for folder in folders for name in CONDA_NAMES if (folder / name).is_file()), None)
+    folders = folders_up_to(script_folder, root)
+    files = [folder / name for folder in folders for name in (*CONDA_NAMES, *LOCK_NAMES) if (folder / name).is_file()]
+    usable = [path for path in files if path.name in CONDA_NAMES or request.docker_image is None]
+    lock = request.lock or next((str(path) for path in usable[:1] if path.name in LOCK_NAMES), "")
+    nearest = next(iter(usable), None)
     remarks = []
     if request.conda_env:
         described = merge([read_conda_file(request.cwd / name) for name in dict.fromkeys(request.conda_env)])
@@ -112,28 +126,31 @@ def choose_environment(
         described = requirements_as_conda(request.cwd / request.requirements, script_folder, root, env)
         python = described.packages[0].text
         remarks.append(f"Environment of the job: {python} and the packages of '{request.requirements}'.")
+    elif lock:
+        described, remarks = lock_as_conda(request.cwd, lock, script_folder, root, env, request.private_wheel)
     elif nearest is not None:
         described = merge([read_conda_file(nearest)])
-        remarks.append(f"Environment of the job: '{nearest}'.")
+        beside = [path.name for path in files if path.parent == nearest.parent and path.name in LOCK_NAMES]
+        other = f" (--lock {beside[0]} takes the lock file beside it)" if beside else ""
+        remarks.append(f"Environment of the job: '{nearest}'{other}.")
     elif may_be_bare and request.docker_image is None:
         described = _python_alone(script_folder, root, env)
         python = described.packages[0].text
         remarks.append(f"Nothing says which packages it needs, so its environment is {python} and pip alone.")
     else:
         _check_image_alone(request, folders)
-        return EnvironmentSpec(image=image), []
+        if files:
+            remarks.append(
+                f"Passed over, since --docker_image is used as it is: '{files[0]}'. --lock FILE installs it."
+            )
+        return EnvironmentSpec(image=image), remarks
     pip = list(described.pip)
     if request.pip_extra_index_url:
-        index = request.pip_extra_index_url.strip()
-        if not re.fullmatch(r"https?://[^\s]+", index):
-            raise BadUsage(
-                f"--pip_extra_index_url '{redact(index)}' is no address of an index.",
-                hint="It looks like https://INDEX.example/simple/",
-            )
-        pip.append(Requirement(f"--extra-index-url {index}", is_option=True))
+        pip = _with_index(pip, request.pip_extra_index_url.strip())
     wheels = [_wheel(request.cwd / request.private_wheel)] if request.private_wheel else []
-    pip += [Requirement(wheel.name) for wheel in wheels]
-    return EnvironmentSpec(image=image, conda=conda_text(replace(described, pip=pip)), wheels=tuple(wheels)), remarks
+    pip, more = _with_wheels(replace(described, pip=pip), wheels)
+    conda = conda_text(replace(described, pip=pip))
+    return EnvironmentSpec(image=image, conda=conda, wheels=tuple(wheels)), [*remarks, *more]
 
 
 def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]]:
@@ -183,16 +200,16 @@ def _check_image_alone(request: SubmitRequest, folders: Sequence[Path]) -> None:
             shown = os.path.relpath(near, request.cwd) if near.is_relative_to(request.cwd) else near
             start = f"There is one to name: {option} {shown}. Else"
         raise BadUsage(
-            f"Nothing says which packages the job needs: no {CONDA_NAMES[0]} from the script's folder up to "
-            f"'{folders[-1]}'.",
-            hint=f"{start} --conda_env FILE, --requirements FILE, --environment NAME, --build_context DIR, or "
-            "--docker_image IMAGE alone.",
+            f"Nothing says which packages the job needs: no {CONDA_NAMES[0]} and no {LOCK_NAMES[-1]} from the script's "
+            f"folder up to '{folders[-1]}'.",
+            hint=f"{start} --conda_env FILE, --requirements FILE, --lock FILE, --environment NAME, --build_context "
+            "DIR, or --docker_image IMAGE alone.",
         )
     for name in ("pip_extra_index_url", "private_wheel"):
         if getattr(request, name):
             raise BadUsage(
                 f"--{name} needs an environment to install into, and --docker_image alone is used as it is.",
-                hint="Add --conda_env FILE or --requirements FILE.",
+                hint="Add --conda_env FILE, --requirements FILE or --lock FILE.",
             )
 
 
@@ -220,51 +237,52 @@ def _wheel(path: Path) -> Path:
     return path.resolve()
 
 
-def environment_remarks(spec: EnvironmentSpec, entry_file: Path | None) -> list[str]:
-    """A warning where *entry_file* imports himl_cli and the environment lacks himl-cli, and where that would go into
-    too old a Python.
-
-    Nothing is said of environments that only their image knows: registered ones, and images without a conda file.
-    """
-    if not spec.conda or entry_file is None:
-        return []
-    if not holds_package(spec):
-        if not imports_himl(entry_file):
-            return []
-        missing = f"imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}."
-        return [f"warning: '{entry_file.name}' {missing}"]
-    found = re.search(r"^\s*-\s*[\"']?python\s*={1,3}\s*(\d+)\.(\d+)", spec.conda, re.MULTILINE)
-    if found is None or (int(found[1]), int(found[2])) >= OLDEST_PYTHON:
-        return []
-    oldest = ".".join(map(str, OLDEST_PYTHON))
-    return [
-        f"warning: the environment has Python {found[1]}.{found[2]}, and {PACKAGE} needs {oldest} at least: its image "
-        "cannot be built."
+def _with_index(pip: Sequence[Requirement], index: str) -> list[Requirement]:
+    """*pip* with one more index; where they name that one without the login that it has here, they get that."""
+    if not re.fullmatch(r"https?://[^\s]+", index):
+        raise BadUsage(
+            f"--pip_extra_index_url '{redact(index)}' is no address of an index.",
+            hint="It looks like https://INDEX.example/simple/",
+        )
+    plain = re.sub(r"//[^/@]*@", "//", index).rstrip("/")
+    lines = [
+        replace(line, text=f"{line.text.split()[0]} {index}", spec=line.spec and index)
+        if line.is_option and line.text.rstrip("/").endswith(f"index-url {plain}")
+        else line
+        for line in pip
     ]
+    return [*lines, Requirement(f"--extra-index-url {index}", is_option=True)]
 
 
-def holds_package(spec: EnvironmentSpec) -> bool:
-    """Whether the conda file, or a private wheel, brings himl-cli."""
-    texts = [*spec.conda.splitlines(), *(wheel.name for wheel in spec.wheels)]
-    return any(re.search(rf"\b{PACKAGE}\b", re.sub(r"[_.]", "-", text.lower())) for text in texts)
-
-
-def imports_himl(path: Path) -> bool:
-    """Whether the Python file imports himl_cli anywhere. False for what cannot be read or parsed: the job will say so
-    itself."""
-    try:
-        content = path.read_bytes()
-        if MODULE.encode() not in content or path.suffix != ".py":
-            return False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes in a script Python tells when it runs
-            tree = ast.parse(content)
-    except (OSError, SyntaxError, ValueError, RecursionError):
-        return False
-    nodes = list(ast.walk(tree))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
-    return any(name.split(".")[0] == MODULE for name in names)
+def _with_wheels(described: CondaFile, wheels: Sequence[Path]) -> tuple[list[Requirement], list[str]]:
+    """The lines of pip with *wheels*, and what the user should know. Pip checks all packages by hashes or none, so
+    that a wheel gets one where the others have, and all lose theirs where it needs packages that nobody locked."""
+    hashed = [line for line in described.pip if HASH in line.text]
+    if not hashed:
+        return [*described.pip, *(Requirement(wheel.name) for wheel in wheels)], []
+    for line in described.pip:
+        if not line.is_option and HASH not in line.text:
+            raise BadUsage(
+                f"'{described.path}': '{redact(line.text)}' has no hash, and pip checks all packages or none.",
+                hint="Give all of them hashes (pip-compile --generate-hashes, uv export), or none.",
+            )
+    known = {normal_name(line.key.partition(";")[0]) for line in hashed}
+    named = re.search(r"\d+\.\d+", next((each.spec for each in described.packages if each.key == "python"), ""))
+    python = named[0] if named else f"3.{sys.version_info.minor}"
+    missing = sorted({need for wheel in wheels for need in wheel_needs(wheel, python)} - known)
+    if not missing:
+        digests = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels]
+        lines = [f"{wheel.name} {HASH}sha256:{digest}" for wheel, digest in zip(wheels, digests, strict=True)]
+        return [*described.pip, *map(Requirement, lines)], []
+    texts = without_hashes([line.text for line in described.pip])
+    plain = [replace(line, text=text) for line, text in zip(described.pip, texts, strict=True)]
+    remark = (
+        f"warning: '{wheels[0].name}' needs packages that have no hashes here ({listed(missing)}), and pip checks all "
+        "or none: the others keep their versions and lose their hashes."
+    )
+    return [line for line in plain if line.text != "--require-hashes"] + [
+        Requirement(wheel.name) for wheel in wheels
+    ], [remark]
 
 
 # Conda files
@@ -383,7 +401,7 @@ def parse_pip_line(line: str, where: str) -> Requirement:
         )
     option, target = _OPTION.fullmatch(text), text.split(" @ ")[-1]
     name, value = (option[1], option[2].strip()) if option else ("", "")
-    if name in ("-r", "--requirement", "-c", "--constraint"):
+    if name in ("-r", "--requirement", "-c", "--constraint") and not is_address(value):
         raise BadUsage(
             f"{where}: '{redact(text)}' reads another file, which is not there when the image is built.",
             hint="List the packages themselves.",
@@ -487,9 +505,36 @@ def _united(files: Sequence[tuple[str, Sequence[Requirement]]]) -> list[Requirem
 
 def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
     """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage
-    naming file and line."""
+    naming file and line.
+
+    A file of constraints cannot be sent; where all packages have hashes it says nothing that they do not, and is left
+    out.
+    """
     lines = list(_requirements(path, "--requirements", ()))
-    return replace(_python_alone(script_folder, root, env), path=str(path), pip=lines)
+    limits = [line for line in lines if line.key == CONSTRAINTS]
+    pip = [line for line in lines if line.key != CONSTRAINTS]
+    if limits and not all(line.is_option or HASH in line.text for line in pip):
+        raise BadUsage(
+            f"{limits[0].text} cannot be sent, since the image's build sees no second file.",
+            hint="Write the versions into the requirements themselves, for example with 'pip freeze' or 'pip-compile'.",
+        )
+    return replace(_python_alone(script_folder, root, env), path=str(path), pip=pip)
+
+
+def lock_as_conda(
+    cwd: Path, given: str, script_folder: Path, root: Path, env: Mapping[str, str], wheel: str | None = None
+) -> tuple[CondaFile, list[str]]:
+    """The packages that the lock file *given* has for the project's Python version, and remarks; a private *wheel*
+    takes the place of its package. Raises BadUsage naming the file."""
+    name, extras = split_extras(given)
+    path, python = cwd / name, _python_alone(script_folder, root, env)
+    start, version = script_folder.resolve(), python.packages[0].spec.lstrip("=")
+    own = Path(wheel).name.split("-")[0] if wheel else ""
+    lock = read_lock(path, extras, version, start, root.resolve(), own)
+    pip = [parse_pip_line(line, f"'{path}'") for line in lock.lines]
+    count = len(pip) - sum(line.is_option for line in pip)
+    remark = f"Environment of the job: {python.packages[0].text} and {count:,} packages of '{given}'."
+    return replace(python, path=str(path), pip=pip), [remark, *lock_remarks(lock, root.resolve(), start)]
 
 
 def _python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
@@ -511,22 +556,19 @@ def _requirements(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[
             continue
         line, pending = re.sub(r"(^|\s)#.*$", "", pending + raw).strip(), ""
         where = f"'{path}', line {started}"
-        if included := re.fullmatch(r"(?:-r|--requirement)(?:\s*=\s*|\s*)(\S.*)", line):
-            yield from _requirements(path.parent / included[1].strip(), where, (*above, path.resolve()))
-        elif re.fullmatch(r"(?:-c|--constraint)\b.*", line):
-            raise BadUsage(
-                f"{where}: '{redact(line)}' cannot be sent, since the image's build sees no second file.",
-                hint="Write the versions into the requirements themselves, for example with 'pip freeze' or "
-                "'pip-compile'.",
-            )
-        elif line:
-            yield parse_pip_line(line, where)
+        included = re.fullmatch(r"(?P<option>-[rc]|--requirement|--constraint)(?:\s*=\s*|\s*)(?P<path>\S.*)", line)
+        if included is None or is_address(included["path"]):
+            yield from [parse_pip_line(line, where)] if line else []
+        elif included["option"].startswith(("-c", "--c")):
+            yield Requirement(f"{where}: '{redact(line)}'", CONSTRAINTS)
+        else:
+            yield from _requirements(path.parent / included["path"].strip(), where, (*above, path.resolve()))
 
 
 def python_version(start: Path, root: Path, env: Mapping[str, str]) -> str:
     """`3.11`: by the nearest `.python-version` from *start* up to *root*, else by the active environment, else by
     himl's own Python; none is started."""
-    files = [(folder / ".python-version", r"^\s*(\d+\.\d+)(?:\.\d+)?\s*$") for folder in _folders_up_to(start, root)]
+    files = [(folder / ".python-version", r"^\s*(\d+\.\d+)(?:\.\d+)?\s*$") for folder in folders_up_to(start, root)]
     if env.get("VIRTUAL_ENV"):
         files.append((Path(env["VIRTUAL_ENV"], "pyvenv.cfg"), r"^\s*version(?:_info)?\s*=\s*(\d+\.\d+)"))
     for path, pattern in files:
@@ -540,5 +582,5 @@ def python_version(start: Path, root: Path, env: Mapping[str, str]) -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def _folders_up_to(start: Path, root: Path) -> list[Path]:
+def folders_up_to(start: Path, root: Path) -> list[Path]:
     return [folder for folder in (start, *start.parents) if folder.is_relative_to(root)] or [root]

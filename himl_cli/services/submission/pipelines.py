@@ -232,21 +232,24 @@ class _StepMaker:
 
     def _environment(self, step: Step, folder: Path, script: str, requirements: Path | None) -> EnvironmentSpec:
         """The step's own environment, else the one of the options, else that of a conda file beside the script."""
-        from himl_cli.services.submission.environment import choose_environment
+        from himl_cli.services.submission.environment import choose_environment, folders_up_to
+        from himl_cli.services.submission.environment_checks import environment_remarks
 
         own = replace(
             self.request,
             conda_env=() if step.requirements else self.request.conda_env,
             requirements=str(requirements) if requirements else self.request.requirements,
+            lock=None if step.requirements else self.request.lock,
             environment=None if step.requirements or step.base_image else self.request.environment,
             docker_image=step.base_image or self.request.docker_image,
         )
         try:
-            spec, remarks = choose_environment(own, (folder / script).parent, folder, may_be_bare=True)
+            place = (folder / script).parent
+            spec, remarks = choose_environment(own, place, folder, may_be_bare=True)
         except BadUsage as err:
             text = str(err).replace("--requirements", "'requirements'").replace("--docker_image", "'base_image'")
             raise self.file.wrong(step.key, "", text, hint=err.hint) from err
-        for remark in remarks:
+        for remark in [*remarks, *environment_remarks(spec, folder / script, folders_up_to(place, folder))]:
             self.shared_remarks.setdefault(remark, []).append(step.key)
         return spec
 

@@ -264,11 +264,13 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, file: Path 
                     f"--{kind} {item.key}: local= is a folder of this machine, which a cluster cannot see.",
                     hint=f"Name the data: --{kind} {item.key}=NAME",
                 )
-    from himl_cli.services.submission.environment import MODULE, choose_environment, environment_remarks
+    from himl_cli.services.submission.environment import choose_environment, folders_up_to
+    from himl_cli.services.submission.environment_checks import MODULE, environment_remarks
 
-    root = spec.snapshot.root
-    environment, found_remarks = choose_environment(request, start.parent if request.target else start, root)
-    remarks += [*found_remarks, *environment_remarks(environment, file)]
+    root, folder = spec.snapshot.root, start.parent if request.target else start
+    environment, found_remarks = choose_environment(request, folder, root)
+    asked = [option for option in ("vscode", "jupyter", "ssh_key") if request.is_typed(option) and not spec.sweep]
+    remarks += [*found_remarks, *environment_remarks(environment, file, folders_up_to(folder, root), asked)]
     if spec.entry.kind is EntryKind.module and file is None and spec.entry.target != MODULE:
         remarks.append(f"Module '{spec.entry.target}' is not in '{root}': the job needs it in its environment.")
     return replace(spec, services=services, environment=environment), remarks

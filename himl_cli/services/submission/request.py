@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 SLURM = "slurm:"
 CLUSTER = {"only": "cluster", "files": "pipeline"}
-MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
+PACKAGE_FILES = ("conda_env", "requirements", "lock")
+MADE_FROM_FILES = (*PACKAGE_FILES, "docker_image", "pip_extra_index_url", "private_wheel")
 ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
 
 MOST_SECONDS = 10 * 366 * 86400.0  # ten years, as good as for ever
@@ -102,6 +103,7 @@ class SubmitRequest(JobOptions):
     include_secret: Sequence[str] = option((), files="pipeline yaml")
     conda_env: Sequence[str] = option((), **CLUSTER)
     requirements: str | None = option(**CLUSTER)
+    lock: str | None = option(**CLUSTER)
     environment: str | None = option(**CLUSTER)
     docker_image: str | None = option(**CLUSTER)
     pip_extra_index_url: str | None = option(**CLUSTER)
@@ -251,8 +253,8 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
     if request.on_cluster:
         typed = [group for group in ENVIRONMENT_SOURCES if any(map(request.is_typed, group))]
         dropped = [name for group in ENVIRONMENT_SOURCES if typed and group not in typed for name in group]
-        if request.is_typed("requirements") != request.is_typed("conda_env"):
-            dropped.append("conda_env" if request.is_typed("requirements") else "requirements")
+        if any(map(request.is_typed, PACKAGE_FILES)):
+            dropped += [name for name in PACKAGE_FILES if not request.is_typed(name)]
         return request.without(*_only_on("local"), *dropped), []
     idle = [f"--{name}" for name in _only_on("cluster") if request.is_typed(name)]
     is_on_slurm = request.on_slurm is not None
