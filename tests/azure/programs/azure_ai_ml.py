@@ -129,8 +129,9 @@ def act() -> dict[str, Any]:
     }
 
 
-def stream() -> str:
-    return streamed(opened(), RUNNING)
+def stream() -> list[str]:
+    client = opened()
+    return [streamed(client, RUNNING), streamed(client, os.environ["LAB_BUILDING"])]
 
 
 def submit() -> dict[str, Any]:
