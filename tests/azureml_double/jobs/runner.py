@@ -210,6 +210,7 @@ class CommandCourse(Course):
                 self._run.properties |= {"ProcessInfoFile": "azureml-logs/process_info.json", "ProcessStatusFile": "azureml-logs/process_status.json"}
                 attempt.lay()
                 attempt.start()
+                self._staged.start_services(self._run, self._manner.service_status)
                 self._watch(attempt)
             finally:
                 attempt.clear()
