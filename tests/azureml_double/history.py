@@ -314,9 +314,9 @@ def get_token(request: Request) -> Response:
 def get_services(request: Request) -> Response:
     """What the interactive services of a run tell on one node, as azure-ai-ml's `show_services` asks."""
     node, run = request.path_params["node"], run_of(request)
-    if node >= run.nodes:
+    if node not in map(str, range(run.nodes)):
         raise not_found(f"Run {run.run_id} has no node {node}.")
-    return JSONResponse({"instances": run.services.get(node, {})})
+    return JSONResponse({"instances": run.services.get(int(node), {})})
 
 
 def wait_for_metrics(request: Request) -> Response:
@@ -386,5 +386,5 @@ routes: list[Route] = [
     *_in_families("/runs/{run_id}/events", post_event, "POST"),
     *_in_families("/runs/{run_id}/token", get_token),
     *_in_families("/runs/{run_id}/metricsingest/wait", wait_for_metrics),
-    *_in_families("/runs/{run_id}/serviceinstances/{node:int}", get_services, families=FAMILIES[:1]),
+    *_in_families("/runs/{run_id}/serviceinstances/{node}", get_services, families=FAMILIES[:1]),
 ]
