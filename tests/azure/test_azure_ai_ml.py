@@ -189,7 +189,12 @@ def test_it_shows_the_services_that_himl_attaches_to(hear: Hear) -> None:
     heard = hear("stream")
     said = heard.said["services"]
     assert {name: kind for name, (kind, _) in heard.said["asked"].items()} == {
-        "Studio": "Studio", "Tracking": "Tracking", "code": "vs_code", "lab": "jupyter_lab", "shell": "ssh", "tb": "tensor_board"
+        "Studio": "Studio",
+        "Tracking": "Tracking",
+        "code": "vs_code",
+        "lab": "jupyter_lab",
+        "shell": "ssh",
+        "tb": "tensor_board",
     }
     for node, names in ((0, ["code", "lab", "shell", "tb"]), (1, ["lab", "shell"])):
         ours = heard.json("runs", "attach", SERVED, "--node", str(node))

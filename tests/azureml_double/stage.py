@@ -258,7 +258,7 @@ class Stage:
                 request = await read_head(reader)
                 seen = Seen(request.first[0], host, request.first[1], "", {"upgrade": request.get("upgrade")})
                 self.log.note(seen)
-                await serve(self.azure, request, reader, secure, seen)
+                await serve(self.azure, request, reader, secure, seen, self.faults.meet(f"GET {seen.host}{seen.path}", request))
                 return
             await self._relay(reader, secure, host, self._azurite_port if role is Role.BLOB else self._app_port, None)
         finally:

@@ -9,6 +9,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
+from tests.azureml_double.faults import Met, Status
 from tests.azureml_double.frame import AUDIENCES
 from tests.azureml_double.log import CHUNK, Head, Seen
 from tests.azureml_double.state import Azure, Run, TokenRefused, read_token
@@ -39,14 +40,15 @@ def _refusal(run: Run | None, head: Head) -> int:
     return 0 if claims.get("appid") == run.owner else 403
 
 
-async def serve(azure: Azure, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
+async def serve(azure: Azure, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen, met: Met) -> None:
     """Answer the request *head* and, where it may, pass bytes both ways until one side ends."""
-    run = _run_at(azure, seen.host)
+    run, fault = _run_at(azure, seen.host), met.use(Status)
+    seen.faults = met.done
     protocol = ServerProtocol(max_size=None)
     protocol.receive_data(head.wire)
     (request,) = protocol.events_received()
     assert isinstance(request, Request)
-    seen.status = 404 if seen.path != PATH else _refusal(run, head)
+    seen.status = fault.status if fault else 404 if seen.path != PATH else _refusal(run, head)
     answer: Response = protocol.reject(seen.status, "") if seen.status else protocol.accept(request)
     seen.status = answer.status_code
     protocol.send_response(answer)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right, Run
 from tests.conftest import lacking
@@ -96,8 +97,6 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
 
 @posix
 def test_ctrl_c_ends_the_waiting_and_an_outage_does_not(himl: Himl, lab: StagedWorkspace, tmp_path: Path) -> None:
-    from tests.azureml_double.faults import Status
-
     opened = tmp_path / "opened"
     browser = write_program(tmp_path / "bin", "browser", f"import sys\nopen({str(opened)!r}, 'a').write(sys.argv[1] + '\\n')\n")
     with lab.run_jobs(service_status="NotStarted"):
@@ -192,12 +191,13 @@ def test_the_users_ssh_reaches_the_jobs_node(
         line = f"{sys.executable} -m himl_cli runs attach {run.run_id} --stdio --node 0"
         assert f"Executing proxy command: exec {line}\n" in said.replace("\r", "")
         assert "eyJ" not in said  # no token
-        assert [seen.status for seen in lab.stage.log.find("nodes.azureml.ms")] == [101]
+        lab.stage.faults.add(Status(401), "GET ssh-.*/nbip/", times=1)
         proxy = f"ProxyCommand={himl.program} runs attach {run.run_id} --stdio"
         options = ("-o", proxy, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i", str(key))
         write_files(project, {"big.bin": BIG})
         copied = subprocess.run(["scp", "-q", *options, "big.bin", f"{user}@job:{tmp_path}/copy.bin"], cwd=project, capture_output=True, timeout=200)
         assert (copied.returncode, (tmp_path / "copy.bin").read_bytes() == BIG) == (0, True), copied.stderr
+        assert [seen.status for seen in lab.stage.log.find("nodes.azureml.ms")] == [101, 401, 101]
         other = lab.environment(lab.add_principal({Right.READ, Right.WRITE}))
         monkeypatch.setenv("HIML_NO_CACHE", "1")
         refused = himl("runs", "attach", run.run_id, "--stdio", env=other)

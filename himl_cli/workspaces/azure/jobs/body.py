@@ -233,7 +233,8 @@ def job_request(
     if seconds is not None:
         properties["limits"] = {"jobLimitsType": "Command", "timeout": seconds}
     if spec.services:
-        everywhere = {"nodes": {"nodesValueType": "All"}} if spec.nodes > 1 else {}  # else the first node alone has them
+        # Else the first node alone has them
+        everywhere = {"nodes": {"nodesValueType": "All"}} if spec.nodes > 1 else {}
         properties["services"] = {
             name: {"jobServiceType": SERVICES[name][0], **everywhere}
             | ({"properties": {SERVICES[name][1]: value}} if value else {})
