@@ -35,14 +35,16 @@ def lab(azure_project: StagedWorkspace, project: Path) -> StagedWorkspace:
     return azure_project
 
 
-def submitted(himl: Himl, lab: StagedWorkspace, *options: str, status: str = "Running") -> Run:
+def submitted(himl: Himl, lab: StagedWorkspace, *options: str) -> Run:
     run_id = himl.ok(*SUBMIT, *options).stdout.strip()
-    return lab.wait_for(run_id, status)
+    return lab.wait_for(run_id, "Running")
 
 
 def test_services_are_waited_for_and_shown(himl: Himl, lab: StagedWorkspace) -> None:
     with lab.run_jobs(hold=True, service_status="Starting") as held:
-        run = submitted(himl, lab, "--vscode", "--jupyter", status="Queued")
+        sent = himl.ok(*SUBMIT[:-1], "--vscode", "--jupyter")
+        run = lab.wait_for(sent.stdout.split()[0], "Queued")
+        assert f"To use its vscode, jupyterlab: himl runs attach {run.run_id}\n" in sent.stderr
         with himl.start("runs", "attach", run.run_id, "--json") as waiting:
             assert waiting.stderr is not None
             assert waiting.stderr.readline().decode() == f"Run '{run.run_id}' is queued; its services start with it.\n"
