@@ -100,7 +100,7 @@ _himl_table() {
         kinds='files:.py,.sh,.yml,.yaml,.json'
         ;;
     'himl runs')
-        verbs='list show aggregate logs cancel tag delete'
+        verbs='list show aggregate logs attach cancel tag delete'
         rows='
             --help|-h
         '
@@ -189,6 +189,31 @@ _himl_table() {
             --follow
             --file=
             --try=
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
+    'himl runs attach')
+        rows='
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --service=
+            --node=
+            --open
+            --ssh
+            --stdio
             --help|-h
         '
         kinds='list+runs...'

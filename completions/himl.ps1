@@ -126,6 +126,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'show', 'Show one run in full: outcome, tags, metrics, texts, trials or steps',
                 'aggregate', 'Metrics of many runs side by side, with statistics',
                 'logs', 'Print the log of a run, also while it runs',
+                'attach', 'Show where a running job''s services answer: VS Code, JupyterLab, TensorBoard, SSH',
                 'cancel', 'Stop runs',
                 'tag', 'Set tags on runs',
                 'delete', 'Delete runs with all their files; asks first'
@@ -228,6 +229,33 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--follow', 'Go on until the run has ended',
                 '--file=', 'Another log than the main one, e.g. std_log_process_1.txt',
                 '--try=', 'Of a job that was tried again: the Nth try''s log',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('list+runs...')
+        }
+        'himl runs attach' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
+                '--experiment=experiments', 'The newest runs of an experiment',
+                '--num_runs=choice:all', 'How many of them, or all',
+                '+--tags=', 'Only those with these tags',
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only those in these states: Queued, Running, Completed, Failed, Canceled',
+                '--latest_run_file=files', 'The run that this file names',
+                '--children', 'The children of those runs instead',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
+                '--config_file=files:.json', 'An Azure config.json',
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--service=', 'One of them, by its name or kind: vscode, jupyterlab, ssh, ...',
+                '--node=', 'Those of another node; the first one is 0',
+                '--open', 'Open them in the browser',
+                '--ssh', 'Log in by ssh; what follows -- are its options and a command',
+                '--stdio', 'Be the ProxyCommand of an ssh, scp or rsync of your own',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')

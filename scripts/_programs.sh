@@ -15,6 +15,9 @@ lacking_packages() {
     for name in curl fish jq zsh; do
         command -v "$name" >/dev/null || printf '%s\n' "$name"
     done
+    command -v ssh >/dev/null || echo openssh-client
+    # Where systemd runs, installing it opens the machine to the network
+    [ -x /usr/sbin/sshd ] || { [ -d /run/systemd/system ] && ! is_ci; } || echo openssh-server
 }
 
 # Installs those on Debian: as root, or in CI as who may become root without being asked; elsewhere the tests that need them are skipped and say so.

@@ -41,6 +41,7 @@ WORLDS = {
     "submit": "azure prelude=stopped",
     "tb": "here until=http://",
     "ui": "here until=http://",
+    "runs attach": "azure not=ssh",
     "runs cancel": "here prelude=running",
     "runs delete": "here answer=y",
     "checkpoint": "azure",

@@ -5,6 +5,8 @@ Services are imported in the commands that need them, so that help comes at once
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from himl_cli.commands.groups import command, group
+from himl_cli.commands.groups import HimlCommand, before_double_dash, command, group
 from himl_cli.commands.options import (
     ALL_RUNS,
     EXPERIMENT,
@@ -31,12 +33,15 @@ from himl_cli.commands.options import (
 from himl_cli.commands.session import Session, open_session
 from himl_cli.core.errors import BadUsage, Interrupted, NotFound
 from himl_cli.core.events import Notify, ignore
+from himl_cli.core.text import non_blank
 from himl_cli.render.output import Declined, Format, Output
 
 if TYPE_CHECKING:
     from himl_cli.core.logged import Aggregation
-    from himl_cli.core.runs import Run, RunSelection
+    from himl_cli.core.runs import Run, RunSelection, RunService
 
+SSH_ARGUMENTS = "himl.ssh_arguments"
+"""The key of a context's `meta` for what stood after `--`."""
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
 app = group("List, show, compare, follow, cancel, tag and delete runs.")
@@ -354,6 +359,88 @@ def logs(
                 for piece in read(run.id, file, session.notify):
                     output.write(piece)
                     output.flush()
+
+
+class AttachCommand(HimlCommand):
+    """Cuts what stands after `--` off before parsing: it is ssh's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = before_double_dash(args)
+        ctx.meta[SSH_ARGUMENTS] = tuple(args[len(own) + 1 :])
+        return super().parse_args(ctx, own)
+
+
+@command(app, "attach", cls=AttachCommand)
+def attach(
+    ctx: typer.Context,
+    *,
+    selection: SelectionOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    service: str | None = option(
+        "One of them, by its name or kind: vscode, jupyterlab, ssh, ...", "NAME", parse=non_blank, panel="Services"
+    ),
+    node: int = option("Those of another node; the first one is 0.", "N", default=0, min=0),
+    open_browser: bool = option("Open them in the browser.", default=False, names=("--open",)),
+    ssh: bool = option("Log in by ssh; what follows -- are its options and a command.", default=False),
+    stdio: bool = option("Be the ProxyCommand of an ssh, scp or rsync of your own.", default=False),
+    runs: RunArgs = None,
+) -> None:
+    """Show where a running job's services answer: VS Code, JupyterLab, TensorBoard, SSH.
+
+    They are waited for. Azure ML has them for jobs that were submitted with --vscode, --jupyter or --ssh_key. Ctrl-C
+    stops the waiting, not the run.
+
+    \b
+      himl runs attach
+      himl runs attach latest --service jupyterlab --open
+      himl runs attach latest --ssh
+      himl runs attach latest --ssh -- -L 8888:localhost:8888 nvidia-smi
+    """
+    from himl_cli.services.runs.attach import await_services, own_command, pass_bytes, ssh_command
+    from himl_cli.services.runs.logs import watching
+
+    more = ctx.meta[SSH_ARGUMENTS]
+    if more and not ssh:
+        raise BadUsage(f"'{more[0]}' stands after --, which is for ssh.", hint="Add --ssh before the --.")
+    if ssh + stdio + (service is not None) > 1 or (open_browser and (ssh or stdio)):
+        raise BadUsage("Of --ssh, --stdio and --service or --open only one goes.")
+    selected = selection.selection(runs, single="attach")
+    with open_session(workspace_opts, output_opts) as session:
+        found, workspace, output = _find(session, selected), session.workspace, session.output
+        if len(found) > 1:
+            raise BadUsage(f"attach takes one run, and {len(found)} are meant.", hint="Give one run id.")
+        (run,), wanted = found, "ssh" if ssh or stdio else service or ""
+        with watching(run.id):
+            services = await_services(workspace, run, session.notify, node=node, wanted=wanted)
+        if stdio:
+            return pass_bytes(workspace, run, services[0], partial(os.read, 0, 1 << 16), partial(_give, output))
+        if ssh:
+            places = zip(("--workspace", "--config_file"), workspace_opts.names, strict=True)
+            where = [word for name, value in places if value is not None for word in (name, value)]
+            proxy = own_command(run, node, where)
+            raise typer.Exit(subprocess.call(ssh_command(workspace, run, services[0], proxy, more)))
+        _print_services(output, run, services, open_browser=open_browser)
+
+
+def _give(output: Output, data: bytes) -> None:
+    output.write(data)
+    output.flush()
+
+
+def _print_services(output: Output, run: Run, services: Sequence[RunService], *, open_browser: bool) -> None:
+    from himl_cli.commands.web import open_url
+    from himl_cli.render.run_views import SERVICE_COLUMNS
+
+    output.table(services, SERVICE_COLUMNS, quiet=lambda each: each.url or each.proxy)
+    for each in services:
+        if each.is_failed:
+            output.notice(f"{each.name} failed: {each.error or each.status}")
+        elif each.is_ssh:
+            node = f" --node {each.node}" if each.node else ""
+            output.notice(f"To log in: himl runs attach {run.id}{node} --ssh")
+        elif open_browser and each.url.startswith(("https://", "vscode://")):
+            open_url(output, each.url)
 
 
 @command(app, "cancel")

@@ -451,6 +451,8 @@ def wait_or_leave(
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
+        if spec is not None and spec.services:
+            output.notice(f"To use its {', '.join(spec.services)}: himl runs attach {run.id}")
         if not waits:
             return run
         with _showing_output(session, run):

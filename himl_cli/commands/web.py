@@ -24,6 +24,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
+    from himl_cli.render.output import Output
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
 tb_app, ui_app = group(), group()
@@ -145,7 +146,11 @@ def _announce(session: Session, name: str, document: Mapping[str, Any], open_bro
     session.output.flush()  # it is there at once, also for a program at the other end of a pipe
     session.output.notice("Ctrl-C ends it.")
     if open_browser:
-        import webbrowser
+        open_url(session.output, url)
 
-        if not webbrowser.open(url):
-            session.output.notice(f"No browser can be opened here: open {url} yourself.")
+
+def open_url(output: Output, url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        output.notice(f"No browser can be opened here: open {url} yourself.")

@@ -109,6 +109,44 @@ class Run:
         return f"{self.status.value.lower()}{after}{why}"
 
 
+@dataclass(frozen=True)
+class JobServices:
+    """The interactive services that a job was submitted with: their types by name, those that are on each of its
+    `nodes` and not on the first one alone, and the public keys that its SSH server lets in."""
+
+    types: Mapping[str, str] = field(default_factory=dict)
+    everywhere: frozenset[str] = frozenset()
+    nodes: int = 1
+    public_keys: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class RunService:
+    """An interactive service of a running job on one of its nodes. `type` and `status` are the service's words
+    (`JupyterLab`, `Running`), `url` is where a browser finds it, `proxy` what ssh goes through."""
+
+    name: str
+    type: str
+    node: int
+    status: str = ""
+    url: str = ""
+    port: int | None = None
+    error: str = ""
+    proxy: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status.lower() == "running"
+
+    @property
+    def is_failed(self) -> bool:
+        return bool(self.error) or self.status.lower() in ("failed", "error")
+
+    @property
+    def is_ssh(self) -> bool:
+        return self.type.lower() == "ssh"
+
+
 def run_form(run: Run) -> dict[str, Any]:
     """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is
     known."""

@@ -116,6 +116,19 @@ WORKSPACE_COLUMN = Column(
     least=9,
 )
 
+SERVICE_COLUMNS = (
+    Column("NAME", lambda each: each.name, rank=1, least=8),
+    Column("TYPE", lambda each: each.type, rank=2, least=6),
+    Column(
+        "STATUS",
+        lambda each: each.status,
+        rank=3,
+        least=7,
+        style=lambda each: "red" if each.is_failed else "green",
+    ),
+    Column("ADDRESS", lambda each: each.url or each.proxy),
+)
+
 
 def run_columns(runs: Sequence[Run]) -> Sequence[Column]:
     """The columns for *runs*: where they are kept is one of them (the last) once that is not the same for all.

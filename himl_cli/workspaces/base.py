@@ -17,7 +17,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
+from himl_cli.core.runs import JobServices, Run, RunEnd, RunQuery, RunService, SignedLink
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 
@@ -330,6 +330,16 @@ class CloudWorkspace(RunRecorder, JobRunner, Protocol):
 
         Registers nothing. Raises NotFound, naming the versions or the datastores that exist.
         """
+
+    def job_services(self, run_id: str) -> JobServices | None:
+        """What the job was submitted with; None where that is not known."""
+
+    def services(self, run_id: str, node: int) -> Sequence[RunService]:
+        """The services of the running job on one of its nodes, counted from 0, as far as they are known."""
+
+    def tunnel(self, service: RunService, read: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
+        """Pass what *read* gives (nothing: its end) to the SSH server of *service*, and what comes from there to
+        *write*, until either side ends. Raises NotAllowed."""
 
     def artifact_location(self, run_id: str) -> tuple[str, str]:
         """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises

@@ -41,6 +41,20 @@ CODE: dict[str, str | bytes] = {
     "with space #1 100%.txt": "odd",
     "large.bin": bytes(range(256)) * 9000,
 }
+BUILDING, SERVED = "calm_yam_building", "keen_oat_served"  # whose image is not there yet; that has services
+BUILD_LOG = "azureml-logs/20_image_build_log.txt"
+EVERYWHERE = {"nodes": {"nodesValueType": "All"}}
+WITH_SERVICES = {
+    "jobType": "Command",
+    "command": "sleep infinity",
+    "resources": {"instanceCount": 2},
+    "services": {
+        "code": {"jobServiceType": "VSCode"},
+        "lab": {"jobServiceType": "JupyterLab", **EVERYWHERE},
+        "shell": {"jobServiceType": "SSH", "properties": {"sshPublicKeys": "ssh-ed25519 AAAA ada@lab"}, **EVERYWHERE},
+        "tb": {"jobServiceType": "TensorBoard", "properties": {"logDir": "tb"}},
+    },
+}
 PIPELINE_STEPS = ("step1 makes", "step2 reads")
 
 
@@ -67,6 +81,12 @@ def visits(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory, code: 
         uploaded = labs["code after himl"].azure
         with inside(uploaded, folder / "uploaded"), connected(uploaded, folder / "uploaded") as connection:
             assert not ensured(connection, code, ignore).is_cached
+        building = labs["stream"].azure
+        building.append_log(building.add_run(BUILDING, status="Preparing"), "Step 1/2 : FROM base\n", name=BUILD_LOG)
+        served = building.add_run(SERVED, status="Running", job=WITH_SERVICES)
+        building.start_services(served)
+        served.services[0]["tb"] |= {"status": "Failed", "error": {"error": {"code": "UserError", "message": "No such folder."}}}
+        labs["stream"] = Lab(building, {"LAB_BUILDING": BUILDING, "LAB_SERVED": SERVED})
         shared_stage.log.clear()
         given_up = threading.Event()
         job = threading.Thread(target=go_on, args=[labs["stream"].azure, given_up])
@@ -79,11 +99,12 @@ def visits(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory, code: 
 
 
 def go_on(azure: StagedWorkspace, given_up: threading.Event) -> None:
-    """Let the running job go on and end, once its client has looked at it."""
-    while not any(seen.status == 200 for seen in azure.stage.log.find(f"{azure.state.name}.*/details")) and not given_up.wait(0.05):
-        pass
-    azure.append_log(azure.state.runs[world.RUNNING], "epoch 1\n")
-    azure.state.runs[world.RUNNING].status = "Completed"
+    """Let the running job, and then the one that waits for its image, go on and end, once their client has looked at them."""
+    for name, line in ((world.RUNNING, "epoch 1\n"), (BUILDING, "built\n")):
+        while not any(seen.status == 200 for seen in azure.stage.log.find(f"{azure.state.name}.*/{name}/details")) and not given_up.wait(0.05):
+            pass
+        azure.append_log(azure.state.runs[name], line, name=BUILD_LOG if name == BUILDING else "user_logs/std_log.txt")
+        azure.state.runs[name].status = "Completed"
 
 
 def test_it_finds_the_workspace_its_compute_and_its_datastores(hear: Hear) -> None:
@@ -158,9 +179,32 @@ def test_its_jobs_are_streamed_downloaded_and_shown_by_himl(hear: Hear) -> None:
     assert failed.said["status"] == "Failed"
     assert [text for text in ("exited with status code 1", "rank 0") if text not in failed.said["log"]] == []
     assert failed.json("runs", "show", "--run", failed.said["id"])["status"] == "Failed"
-    shown = hear("stream").said
+    shown, built = hear("stream").said["logs"]
     assert "Streaming user_logs/std_log.txt" in shown
     assert shown.index("epoch 0\n") < shown.index("epoch 1\n") < shown.index("Execution Summary")
+    assert built.index(f"Streaming {BUILD_LOG}") < built.index("Step 1/2 : FROM base\n") < built.index("built\n") < built.index("Execution Summary")
+
+
+def test_it_shows_the_services_that_himl_attaches_to(hear: Hear) -> None:
+    heard = hear("stream")
+    said = heard.said["services"]
+    assert {name: kind for name, (kind, _) in heard.said["asked"].items()} == {
+        "Studio": "Studio",
+        "Tracking": "Tracking",
+        "code": "vs_code",
+        "lab": "jupyter_lab",
+        "shell": "ssh",
+        "tb": "tensor_board",
+    }
+    for node, names in ((0, ["code", "lab", "shell", "tb"]), (1, ["lab", "shell"])):
+        ours = heard.json("runs", "attach", SERVED, "--node", str(node))
+        assert [each["name"] for each in ours] == sorted(said[node]) == names
+        for each in ours:
+            theirs = said[node][each["name"]]
+            assert (each["type"], each["status"], each["port"]) == (theirs["type"], theirs["status"], theirs["port"])
+            assert (each["url"] or None, each["error"] or None) == (theirs["endpoint"], theirs["error"])
+            assert each["proxy"] == (theirs["properties"] or {}).get("ProxyEndpoint", "")
+    assert said[0]["tb"]["error"] == "No such folder."
 
 
 def test_it_runs_a_sweep_and_downloads_the_best_trial(hear: Hear) -> None:

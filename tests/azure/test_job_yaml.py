@@ -69,6 +69,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "a shell script": {"entry": Entry(EntryKind.shell, "a b/it's.sh"), "arguments": ["-", "--x=1", "{x}", "01", "null", "a\tb", "`ls`", ""]},
     "as the cluster": {"identity": "managed", "display_name": "shown", "tags": {"n": "1", "b": "true", "e": ""}},
     "services": {"services": {"vscode": "", "jupyterlab": "", "tensorboard": "outputs/tb", "ssh": "ssh-ed25519 AAAA ada@lab"}},
+    "services of several nodes": {"services": {"vscode": "", "ssh": "ssh-ed25519 AAAA ada@lab"}, "nodes": 2, "distribution": "mpi"},
     "resources": {"instance_type": "gpu-large", "resource_properties": {"AISuperComputer": {"slaTier": "Premium"}}},
     "tier": {"cluster": "serverless", "job_tier": "spot"},
     "a command": {"entry": Entry(EntryKind.command, "cd lab && torchrun --nproc_per_node 2 'a b.py'"), "arguments": ["--x", "$HOME"]},

@@ -55,6 +55,7 @@ def put_job(request: Request) -> Response:
             given.pop("pathOnCompute", None)
     submitter = _submitter(request, properties.get("identity"))
     run = new_job(workspace, name, properties)
+    run.owner = submitter.client_id if submitter else ""
     document = job_document(workspace, run)
     workspace.start(run, submitter)
     return JSONResponse(document, 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
@@ -226,6 +227,9 @@ def _services(workspace: Workspace, run: Run, kind: str) -> Json:
     services: Json = {"Studio": {"jobServiceType": "Studio", "endpoint": studio, **nothing}}
     if kind != "Sweep":
         services["Tracking"] = {"jobServiceType": "Tracking", "endpoint": tracking, **nothing}
+    for name, given in ((run.job or {}).get("services") or {}).items():
+        told = run.services.get(0, {}).get(name, {})
+        services[name] = {**nothing, "endpoint": told.get("endpoint"), "status": told.get("status"), **given}
     return services
 
 

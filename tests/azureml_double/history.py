@@ -40,7 +40,7 @@ IN_DETAILS = (
 
 def run_form(workspace: Workspace, run: Run) -> Json:
     parent, root = workspace.runs.get(run.parent_id or ""), workspace.runs.get(run.root_id)
-    nodes = int(((run.job or {}).get("resources") or {}).get("instanceCount") or 1)
+    nodes = run.nodes
     duration = _duration(run) if run.is_ended else None
     who = dict.fromkeys(("userPuId", "userIdp", "userAltSecId", "upn")) | {"userObjectId": workspace.principal.object_id, "userName": run.user_name}
     who |= {"userIss": f"https://sts.windows.net/{workspace.tenant}/", "userTenantId": workspace.tenant}
@@ -311,6 +311,14 @@ def get_token(request: Request) -> Response:
     return JSONResponse({"token": token, "expiryTimeUtc": time_text(datetime.fromtimestamp(ends, timezone.utc))})
 
 
+def get_services(request: Request) -> Response:
+    """What the interactive services of a run tell on one node, as azure-ai-ml's `show_services` asks."""
+    node, run = request.path_params["node"], run_of(request)
+    if node not in map(str, range(run.nodes)):
+        raise not_found(f"Run {run.run_id} has no node {node}.")
+    return JSONResponse({"instances": run.services.get(int(node), {})})
+
+
 def wait_for_metrics(request: Request) -> Response:
     """Metrics are kept at once, so there is never anything to wait for."""
     run_of(request)
@@ -378,4 +386,5 @@ routes: list[Route] = [
     *_in_families("/runs/{run_id}/events", post_event, "POST"),
     *_in_families("/runs/{run_id}/token", get_token),
     *_in_families("/runs/{run_id}/metricsingest/wait", wait_for_metrics),
+    *_in_families("/runs/{run_id}/serviceinstances/{node}", get_services, families=FAMILIES[:1]),
 ]

@@ -23,12 +23,14 @@ class Role(Enum):
     LOGIN = "identity"
     DATA = "data plane"
     BLOB = "storage"
+    NODE = "a node of a job"
 
 
 DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"  # regions and accounts stand before them
+NODES = "eastus.nodes.azureml.ms"
 _EXACT = dict.fromkeys(("management.azure.com", "management.usgovcloudapi.net"), Role.ARM)
 _EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)  # the other services are those of the public cloud in any case
-_BELOW = {DATA_PLANE: Role.DATA, STORAGE: Role.BLOB}
+_BELOW = {DATA_PLANE: Role.DATA, STORAGE: Role.BLOB, NODES: Role.NODE}
 CERTIFIED = (*_EXACT, *(f"*.{suffix}" for suffix in _BELOW))
 
 

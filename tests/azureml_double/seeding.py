@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import time
@@ -17,6 +18,7 @@ from tests.azureml_double.jobs.command import Manner, Values
 from tests.azureml_double.jobs.records import AS_IT_IS, add_trial, new_job
 from tests.azureml_double.jobs.runner import JobRunner
 from tests.azureml_double.jobs.sweeps import Best
+from tests.azureml_double.log import NODES
 from tests.azureml_double.state import ENDED, MODELS, Datastore, Metric, Output, Point, Principal, Right, Run, Workspace, make_run_token, new_id, now
 from tests.azureml_double.storage import Storage
 
@@ -164,6 +166,17 @@ class StagedWorkspace:
         if self.state.jobs is not None:
             self.state.jobs.close()
         return JobRunner(self, Manner(**manner))
+
+    def start_services(self, run: Run, status: str = "Running") -> None:
+        """Let the services of the run's job be in this *status*, each on the first node, or on every one where its `nodes` says so. The addresses' form is
+        public for SSH alone."""
+        for name, given in ((run.job or {}).get("services") or {}).items():
+            kind, is_ssh = given["jobServiceType"], given["jobServiceType"] == "SSH"
+            for node in range(run.nodes if given.get("nodes") else 1):
+                host = f"{hashlib.sha256(f'{run.uuid}{name}{node}'.encode()).hexdigest()[:40]}.{NODES}"
+                proxy = {"ProxyEndpoint": f"wss://ssh-{host}"} if is_ssh else {}
+                told = {"type": kind, "port": None, "status": status, "endpoint": None if is_ssh else f"https://{name}-{host}/<nodeIndex>", "error": None}
+                run.services.setdefault(node, {})[name] = told | {"properties": proxy}
 
     def wait_for(self, run_id: str, *statuses: str, seconds: float = 60) -> Run:
         """The run once it is in one of *statuses* (default: once it has ended). An AssertionError tells its log where it ends otherwise, or takes longer."""

@@ -40,6 +40,7 @@ from tests.azureml_double.log import CERTIFIED, Head, RequestLog, Role, Seen, ma
 from tests.azureml_double.seeding import StagedWorkspace, new_workspace
 from tests.azureml_double.state import Azure
 from tests.azureml_double.storage import Storage
+from tests.azureml_double.tunnel import serve
 
 DAY = timedelta(days=1)
 LIMIT = 1 << 20
@@ -253,6 +254,12 @@ class Stage:
             return
         reader, secure = await _with_tls(writer, self._tls.bad(bad) if bad else self._tls.good)
         try:
+            if role is Role.NODE:
+                request = await read_head(reader)
+                seen = Seen(request.first[0], host, request.first[1], "", {"upgrade": request.get("upgrade")})
+                self.log.note(seen)
+                await serve(self.azure, request, reader, secure, seen, self.faults.meet(f"GET {seen.host}{seen.path}", request))
+                return
             await self._relay(reader, secure, host, self._azurite_port if role is Role.BLOB else self._app_port, None)
         finally:
             secure.close()

@@ -214,6 +214,9 @@ class Run:
     uuid: str = field(default_factory=new_id)
     indexed_status: str | None = None  # what the index, which comes later than run history, still has for its status
     attempt: int = 1  # which try at the job this is: the service starts it again when its node was taken away
+    services: dict[int, dict[str, Json]] = field(default_factory=dict)  # what its interactive services tell, by node and name
+    ssh_port: int | None = None  # of this machine, where its SSH server answers
+    owner: str = ""  # the client id of who submitted it, who alone gets to its services
     cancel_polls: int = 0  # how many more polls of a cancel answer "not yet"
 
     def __post_init__(self) -> None:
@@ -226,6 +229,10 @@ class Run:
     @property
     def is_ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def nodes(self) -> int:
+        return int(((self.job or {}).get("resources") or {}).get("instanceCount") or 1)
 
     @property
     def traits(self) -> list[str]:

@@ -44,10 +44,12 @@ print("LOADED", loaded, file=sys.stderr)
 """
 STOPPED = "error: Interrupted.\n"
 LAID_OUT = [name for name, view in VIEWS.items() if view.is_laid_out]
+SERVED = "fit_1"
 AZURE_VIEWS = {
     "runs": View(["runs", "list"], RUN),
     "a run": View(["runs", "show", RUN], "Studio", is_folded=False),
     "its metrics": View(["runs", "aggregate", "--run", RUN], "0.12346", said=("has no children",)),
+    "services": View(["runs", "attach", SERVED], "https://", is_folded=False),
     "files": View(["download", RUN, "--list"], "last.ckpt"),
     "checks": View(["doctor"], "sign-in"),
     "a workspace": View(["workspace", "show"], "Subscription ID", is_folded=False),
@@ -242,6 +244,8 @@ def test_output_of_services_fits_narrow_terminal_and_pipe(azure_environment: Sta
     run = azure_environment.add_run(RUN, "train", display_name="A rather long display name of a first try", tags={"team": "blue"})
     azure_environment.add_metric(run, "val/accuracy_of_the_macro_average_over_all_classes", [0.5, 0.123456789], steps=[1, 2])
     azure_environment.put_artifacts(run, {"outputs/checkpoints/last.ckpt": b"last", "outputs/test/test_output.csv": TILES})
+    services = {"jupyterlab": {"jobServiceType": "JupyterLab"}, "ssh": {"jobServiceType": "SSH"}}
+    azure_environment.start_services(azure_environment.add_run(SERVED, "train", status="Running", job={"jobType": "Command", "services": services}))
     archive.add("Biopsies/PANDA/slide_1.svs")
     archive.add(f"Biopsies/PANDA/{'a_long_name_of_a_slide_' * 3}.svs")
     views = list(AZURE_VIEWS.values())

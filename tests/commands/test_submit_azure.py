@@ -228,6 +228,36 @@ def test_queued_job_is_waited_for_and_canceled(himl: Himl, held: JobRunner, azur
     assert (said.count(b"Still trying; the run goes on meanwhile."), said.count(b"The service answers again.")) == (1, 1)
 
 
+def test_log_of_the_image_build_comes_before_the_jobs_own(himl: Himl, azure_project: StagedWorkspace) -> None:
+    build = "azureml-logs/20_image_build_log.txt"
+    with azure_project.run_jobs(hold=True, image_log="Step 1/2 : FROM base\n") as held:
+        with himl.start(*SUBMIT, "--follow", "--", "--epochs", "3") as watcher:
+            assert watcher.stdout is not None
+            assert watcher.stdout.readline() == b"Step 1/2 : FROM base\n"
+            (run,) = azure_project.state.runs.values()
+            azure_project.wait_for(run.run_id, "Queued")
+            now = himl.ok("runs", "logs", run.run_id)
+            assert now.stdout == "Step 1/2 : FROM base\n"
+            assert now.stderr == f"Run '{run.run_id}' has no log of its own; this is that of its image's build: {build}\n"
+            azure_project.append_log(run, "Step 2/2 : RUN pip\n", name=build)
+            held.release()
+            printed, said = watcher.communicate(timeout=100)
+        assert (watcher.returncode, printed) == (0, b"Step 2/2 : RUN pip\nepochs 3 blue\n"), said
+        assert said.decode().count(f"image's build: {build}\n") == 1
+        assert f"The image is there; the log of run '{run.run_id}' itself: user_logs/std_log_process_0.txt\n" in said.decode()
+        ended = himl.ok("runs", "logs", run.run_id)
+        assert (ended.stdout, ended.stderr) == ("epochs 3 blue\n", "")
+        assert himl.ok("runs", "logs", run.run_id, "--file", "20_image_build_log.txt").stdout == "Step 1/2 : FROM base\nStep 2/2 : RUN pip\n"
+
+
+def test_a_build_that_fails_is_told_by_its_log(himl: Himl, azure_project: StagedWorkspace) -> None:
+    with azure_project.run_jobs(image_log="No matching distribution found for torsh\n", image_fails=True):
+        waited, followed = himl(*SUBMIT, "--wait"), himl(*SUBMIT, "--follow")
+    assert (waited.code, followed.code, followed.stdout) == (1, 1, "No matching distribution found for torsh\n")
+    assert "The last lines of azureml-logs/20_image_build_log.txt:\nNo matching distribution found for torsh\n" in waited.stderr
+    assert "failed: Image build failed." in followed.stderr
+
+
 @posix
 @pytest.mark.parametrize("options", [("--follow",), ("--wait", "-q")], ids=" ".join)
 def test_ctrl_c_leaves_job_running_and_says_how_to_cancel(himl: Himl, held: JobRunner, azure_project: StagedWorkspace, options: tuple[str, ...]) -> None:

@@ -209,10 +209,11 @@ MAIN_LOGS = (
     ("user_logs/std_log_process_00.txt", "user_logs/std_log_process_01.txt", "user_logs/mpi_log.txt"),
     ("user_logs/retry_035/std_log_process_00.txt", "user_logs/retry_035/std_log_process_10.txt", "user_logs/std_log_process_00.txt"),
     ("user_logs/std_log_node_00_worker.txt", "user_logs/std_log_node_01_worker.txt", "user_logs/std_log_node_00_ps.txt"),
-    ("azureml-logs/70_driver_log.txt", "azureml-logs/55_azureml-execution.txt", "azureml-logs/75_job_post.txt"),
+    ("azureml-logs/70_driver_log.txt", "azureml-logs/20_image_build_log.txt", "azureml-logs/55_azureml-execution.txt", "azureml-logs/75_job_post.txt"),
     ("azureml-logs/70_driver_log_0.txt", "azureml-logs/70_driver_log_1.txt", "azureml-logs/70_driver_log_10.txt"),
     ("azureml-logs/70_driver_log-worker-0.txt", "azureml-logs/70_driver_log-worker-10.txt"),
     ("azureml-logs/hyperdrive.txt",),
+    ("azureml-logs/20_image_build_log.txt", "azureml-logs/55_azureml-execution.txt"),
     ("logs/azureml/executionlogs.txt", "logs/azureml/stderrlogs.txt"),
 )
 

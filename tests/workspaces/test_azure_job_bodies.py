@@ -60,6 +60,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "user": {"identity": "user"},
     "managed": {"identity": "managed"},
     "services": {"services": {"vscode": "", "jupyterlab": "", "tensorboard": "outputs/tb", "ssh": SSH}},
+    "services of several nodes": {"services": {"vscode": "", "ssh": SSH}, "nodes": 2, "distribution": "mpi"},
     "resources": {"resource_properties": TIER, "docker_args": ["--ipc=host", "--env A='b c'"], "instance_type": "gpu-large"},
     "a short limit": {"max_seconds": 0.4},
     "a long limit": {"max_seconds": 129600.0, "brought": {"ckpt/": "${{inputs.a}}/x y", "b.txt": "${{inputs.a}}/b.txt"}, "inputs": [DataSpec("a", "pictures")]},

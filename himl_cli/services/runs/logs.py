@@ -11,12 +11,10 @@ import shlex
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
@@ -24,25 +22,20 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import MANY, SWEPT, EntryKind, JobSpec
 from himl_cli.core.logged import SweepView
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
+from himl_cli.services.runs.log_names import (
+    USER_LOGS,
+    Log,
+    find_log,
+    log_called,
+    log_of_try,
+    no_log,
+    tries_of,
+)
 from himl_cli.services.runs.lookup import children_of, sweep_view
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
 
-SWEEP_LOG = "azureml-logs/hyperdrive.txt"
-PIPELINE_LOG = "logs/azureml/executionlogs.txt"
-USER_LOGS = "user_logs/"
-MAIN_LOG = "user_logs/std_log.txt"
-MAIN_NAMES = tuple(
-    re.compile(name)
-    for name in (r"std_log\.txt", r"std_log_process_0+\.txt", r"std_log\D*0*_worker\.txt", r"std_log\D*0*(_ps)?\.txt")
-)
-"""What the first rank's log is called below `user_logs/`, by the kind of job; the last one is what the vendor's client
-streams."""
-OLD_DRIVER = re.compile(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
-OF_TRY = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
-RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
-LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
 LOOKS = (0.05, 0.05)
 """Seconds between two looks at a run that is kept here: its output is to appear as it comes."""
 GROWTH = 1.5
@@ -84,14 +77,16 @@ def read_log(
     workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, attempt: int | None = None
 ) -> Iterator[bytes]:
     """The log called *name*, else the main one, of the try *attempt* (from 1), else of the last try that has it, piece
-    by piece as it is now.
+    by piece as it is now. That of the image's build where a job on Azure ML has no other yet.
 
-    *notify* hears that there are other tries. Raises NotFound naming the logs there are.
+    *notify* hears of that, and that there are other tries. Raises NotFound naming the logs there are.
     """
     files = workspace.run_files(run_id)
-    found = find_log(files, name, attempt) or (_called(files, name) if attempt is None else None)
+    found = find_log(files, name, attempt) or (log_called(files, name) if attempt is None else None)
     if found is None:
-        raise _no_log(files, workspace.run(run_id), name, attempt)
+        raise no_log(files, workspace.run(run_id), name, attempt)
+    if found.is_build:
+        notify(_said_of_build(run_id, found))
     if attempt is None and found.before:
         notify(
             Notice(
@@ -114,7 +109,8 @@ def follow_log(
     """As `read_log`, from the byte *start* on, and then what is added, until the run has ended; a log that is not there
     yet is waited for.
 
-    Where another try of the job begins, its log comes next, unless *attempt* says which one is meant.
+    Where a job on Azure ML waits for its image, the log of that build comes first; where another try of the job begins,
+    its log comes next, unless *attempt* says which one is meant.
 
     Only new bytes are asked for. A service is asked seldom, and more seldom while nothing new comes; one that does not
     answer is borne with for ten minutes. *notify* hears of that, of tries, and of a run's state as long as a service
@@ -124,11 +120,11 @@ def follow_log(
     is_here = (first_pause, longest_pause) == LOOKS
     outage, pause = OutageTolerance(notify), first_pause
     files: BlobStore | None = None
-    found: _Log | None = None
+    found: Log | None = None
     status: RunStatus | None = None
     done, has_grown, was_running, is_requeued = start, False, False, False
 
-    def new_pieces(files: BlobStore, log: _Log, *, is_another_try: bool = False) -> Iterator[bytes]:
+    def new_pieces(files: BlobStore, log: Log, *, is_another_try: bool = False) -> Iterator[bytes]:
         nonlocal found, done, has_grown, was_running, is_requeued
         if is_another_try:
             found, done, was_running, is_requeued = log, 0, False, False
@@ -145,10 +141,18 @@ def follow_log(
         try:
             now = workspace.run(run_id).status  # asked before reading, so that no last bytes are missed
             files = workspace.run_files(run_id) if files is None else files
-            if found is None:
-                found = find_log(files, name, attempt)
+            if found is None or found.is_build:
+                build, main = found, find_log(files, name, attempt)
+                if build is None and main is not None and main.is_build:
+                    done = 0
+                    notify(_said_of_build(run_id, main))
+                elif build is not None and main is not None and not main.is_build:
+                    yield from new_pieces(files, build)
+                    done, was_running, is_requeued = start, False, False
+                    notify(Notice(f"The image is there; the log of run '{run_id}' itself: {main.name}"))
+                found = main or build
                 if found is None and attempt is None and (status is None or now.is_final):
-                    found = _called(files, name)
+                    found = log_called(files, name)
             if found is not None:
                 ran_before, was_running = was_running, was_running or now is RunStatus.running
                 if not is_requeued:
@@ -168,19 +172,23 @@ def follow_log(
         if status is None or not status.is_final:
             time.sleep(pause)
     if found is None:
-        raise _no_log(workspace.run_files(run_id), workspace.run(run_id), name, attempt)
+        raise no_log(workspace.run_files(run_id), workspace.run(run_id), name, attempt)
 
 
-def _later_tries(files: BlobStore, log: _Log, name: str | None, done: int, *, is_requeued: bool) -> list[_Log]:
+def _said_of_build(run_id: str, log: Log) -> Notice:
+    return Notice(f"Run '{run_id}' has no log of its own; this is that of its image's build: {log.name}")
+
+
+def _later_tries(files: BlobStore, log: Log, name: str | None, done: int, *, is_requeued: bool) -> list[Log]:
     """The logs of tries that began since *log* was read up to *done*, each in a folder of its own or in the place of
     the one before."""
     sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
     size = sizes.get(log.name, done)
     later = [log] if size < done or (is_requeued and size != done) else []
-    for number, logs in sorted(_tries(sizes).items()):
-        found = _of_try(logs, name)
+    for number, logs in sorted(tries_of(sizes).items()):
+        found = log_of_try(logs, name)
         if found and number > log.attempt and "/" not in (name or ""):
-            later.append(_Log(found, number))
+            later.append(Log(found, number))
     return later
 
 
@@ -226,105 +234,6 @@ def naming(run_id: str) -> Iterator[None]:
     except Exception as err:
         err.__notes__ = [*getattr(err, "__notes__", ()), way_on]  # type: ignore[attr-defined]
         raise
-
-
-class _Log(NamedTuple):
-    """A log by its full name; `attempt` is the try that wrote it, from 1, `before` the one before that left logs; 0
-    where there is none."""
-
-    name: str
-    attempt: int = 0
-    before: int = 0
-
-
-def find_log(files: BlobStore, name: str | None, attempt: int | None = None) -> _Log | None:
-    """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in
-    the last try first."""
-    exact = name is not None and "/" in name and attempt is None
-    if name is not None and exact and (found := _existing(files, name)):
-        return found
-    tries = _tries(blob.name for page in files.list(USER_LOGS) for blob in page)
-    for number in sorted(tries, reverse=True) if attempt is None else [attempt]:
-        if found_name := _of_try(tries.get(number, {}), name):
-            return _Log(found_name, number, max((each for each in tries if each < number), default=0))
-    if attempt is not None or exact:
-        return None
-    return _existing(files, name) if name is not None else _other_main(files)
-
-
-def _existing(files: BlobStore, name: str) -> _Log | None:
-    return next(
-        (_Log(each) for each in (name, *(folder + name for folder in LOG_FOLDERS)) if files.stat(each) is not None),
-        None,
-    )
-
-
-def _other_main(files: BlobStore) -> _Log | None:
-    """The main log of a run that has none in `user_logs/`: that of an older driver, a sweep or a pipeline."""
-    old = [blob.name for page in files.list("azureml-logs/") for blob in page]
-    drivers = sorted(name for name in old if OLD_DRIVER.fullmatch(name))
-    if drivers or SWEEP_LOG in old:
-        return _Log(drivers[-1] if drivers else SWEEP_LOG)
-    return _existing(files, "std_log_process_0.txt") or (
-        _Log(PIPELINE_LOG) if files.stat(PIPELINE_LOG) is not None else None
-    )
-
-
-def _tries(names: Iterable[str]) -> dict[int, dict[str, str]]:
-    """The logs below `user_logs/` of each try of the job, counted from 1, by their base names.
-
-    Azure ML keeps those of later tries in `retry_001`, …, or has the last try's only; a run here, those of earlier
-    tries in `try_1`, ….
-    """
-    told = [found for found in map(OF_TRY.fullmatch, names) if found]
-    last_here = 1 + max((int(each["number"]) for each in told if each["number"] and not each["kind"]), default=0)
-    tries: dict[int, dict[str, str]] = {}
-    for each in told:
-        number = last_here if each["number"] is None else int(each["number"]) + (1 if each["kind"] else 0)
-        tries.setdefault(number, {})[each["base"]] = each[0]
-    return tries
-
-
-def _of_try(logs: Mapping[str, str], name: str | None) -> str | None:
-    """Of the *logs* of one try that which *name* means, None the main one; the numbers of ranks may be padded with
-    zeros, as the service does where ranks are many."""
-    patterns = MAIN_NAMES
-    if name is not None:
-        base = name.removeprefix(USER_LOGS)
-        rank = RANK_LOG.fullmatch(base)
-        patterns = (re.compile(rf"std_log_process_0*{int(rank[1])}\.txt" if rank else re.escape(base)),)
-    return next((logs[each] for pattern in patterns for each in sorted(logs) if pattern.fullmatch(each)), None)
-
-
-def _called(files: BlobStore, name: str | None) -> _Log | None:
-    """The one log in whatever folder whose last part is *name*; None where there is none, or several."""
-    if not name:
-        return None
-    alike = [log for log in _logs(files) if log.endswith(f"/{name}")]
-    return _Log(alike[0]) if len(alike) == 1 else None
-
-
-def _logs(files: BlobStore) -> list[str]:
-    return [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
-
-
-def _no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) -> NotFound:
-    there = _logs(files)
-    if not there and name is None:
-        if run.status.is_final:
-            return NotFound(f"Run '{run.id}' ended without a log.", hint=f"See himl runs show {run.id}")
-        return NotFound(f"Run '{run.id}' has no log yet.", hint=f"To wait for it: himl runs logs {run.id} --follow")
-    what = f"log '{name}'" if name is not None else "main log"
-    tries = sorted(_tries(there))
-    if attempt is not None and attempt not in tries:
-        told = f"There are logs of: {', '.join(map(str, tries))}." if tries else "Leave --try out."
-        return NotFound(f"Run '{run.id}' has no log of try {attempt}.", hint=told)
-    alike = [log for log in there if name and log.endswith(f"/{name}")]
-    near = alike[:5] or get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
-    of_try = f" of try {attempt}" if attempt is not None else ""
-    return NotFound(
-        f"Run '{run.id}' has no {what}{of_try}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs."
-    )
 
 
 # The end of a run

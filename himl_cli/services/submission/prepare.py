@@ -29,7 +29,8 @@ from himl_cli.core.jobs import (
 from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import NOTIFICATION, RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, RunSelection, new_run_id
 from himl_cli.core.text import did_you_mean
-from himl_cli.services.runs.logs import MAIN_LOG, watching
+from himl_cli.services.runs.log_names import MAIN_LOG
+from himl_cli.services.runs.logs import watching
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.services.submission.data import parse_data

@@ -16,7 +16,7 @@ from himl_cli.core.errors import NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
+from himl_cli.core.runs import JobServices, Run, RunEnd, RunQuery, RunService, SignedLink
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
@@ -160,6 +160,21 @@ class AzureWorkspace(CloudWorkspace):
             return self._datastores.artifacts(self._facts(run_id).container_id, label)
         uri, is_file = find_output(self.connection, self._history, self._found(run_id, self._history.data), key)
         return self._datastores.at_uri(uri, label, is_file=is_file)
+
+    def job_services(self, run_id: str) -> JobServices | None:
+        from himl_cli.workspaces.azure.run_services import job_services
+
+        return job_services(self.connection, run_id)
+
+    def services(self, run_id: str, node: int) -> Sequence[RunService]:
+        from himl_cli.workspaces.azure.run_services import read_services
+
+        return read_services(self.connection, run_id, node)
+
+    def tunnel(self, service: RunService, read: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
+        from himl_cli.workspaces.azure.run_services import tunnel
+
+        tunnel(self.connection, service, read, write)
 
     def datastores(self) -> Sequence[DatastoreInfo]:
         return self._datastores.infos()

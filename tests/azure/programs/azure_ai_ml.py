@@ -129,8 +129,12 @@ def act() -> dict[str, Any]:
     }
 
 
-def stream() -> str:
-    return streamed(opened(), RUNNING)
+def stream() -> dict[str, Any]:
+    client, served = opened(), os.environ["LAB_SERVED"]
+    told = [client.jobs.show_services(served, node) for node in range(2)]
+    asked = {name: [each.type, each.status] for name, each in client.jobs.get(served).services.items()}
+    services = [{name: {**vars(each)} for name, each in (services or {}).items()} for services in told]
+    return {"logs": [streamed(client, name) for name in (RUNNING, os.environ["LAB_BUILDING"])], "services": services, "asked": asked}
 
 
 def submit() -> dict[str, Any]:

@@ -36,6 +36,9 @@ class Manner:
     values_in: str = "tag"  # of a trial, as OWN_TAGS has it, or nowhere but on the sweep (`sweep`; `old_sweep`: there without the prefix)
     minute: float = 60.0  # seconds that one of a limit (`timeout`, `trialTimeout`) lasts
     disk: str = "new"  # of the next try: its `outputs` go to `outputs/retry_001`, …; `restored`: `outputs` and `logs` lie there again
+    service_status: str = "Running"  # in which the interactive services of a job begin
+    image_log: str = ""  # what the build of each job's image writes; without it the image is there
+    image_fails: bool = False  # that build, and with it the job
     python: Path = field(default_factory=lambda: Path(sys.executable))  # what jobs call `python`; programs in its folder stand before all others
 
 

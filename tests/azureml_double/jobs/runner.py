@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
 
 KEPT = ("outputs", "logs")  # whose files are kept when a node is taken away, and are there again in the next try where the disk is restored
+IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
 LOOK = 0.02  # seconds between two looks at the processes and their logs
 
 
@@ -199,6 +200,8 @@ class CommandCourse(Course):
 
     def _try(self) -> None:
         self._enter("Preparing")
+        if self._manner.image_log and self._run.attempt == 1:
+            self._build_image()
         self._enter("Queued")
         with tempfile.TemporaryDirectory(prefix="himl-azureml-job-", ignore_cleanup_errors=True) as folder:
             attempt = Attempt(self._staged, self._run, Path(folder).resolve(), self._submitter, self._manner)
@@ -207,9 +210,15 @@ class CommandCourse(Course):
                 self._run.properties |= {"ProcessInfoFile": "azureml-logs/process_info.json", "ProcessStatusFile": "azureml-logs/process_status.json"}
                 attempt.lay()
                 attempt.start()
+                self._staged.start_services(self._run, self._manner.service_status)
                 self._watch(attempt)
             finally:
                 attempt.clear()
+
+    def _build_image(self) -> None:
+        self._staged.append_log(self._run, self._manner.image_log, name=IMAGE_LOG)
+        if self._manner.image_fails:
+            raise JobFailed(f"Image build failed. For more details, check log file {IMAGE_LOG}.", "ImageBuildFailure", "environment-management")
 
     def _watch(self, attempt: Attempt) -> None:
         timeout = (self._job.get("limits") or {}).get("timeout")

@@ -233,8 +233,11 @@ def job_request(
     if seconds is not None:
         properties["limits"] = {"jobLimitsType": "Command", "timeout": seconds}
     if spec.services:
+        # Else the first node alone has them
+        everywhere = {"nodes": {"nodesValueType": "All"}} if spec.nodes > 1 else {}
         properties["services"] = {
-            name: {"jobServiceType": SERVICES[name][0]} | ({"properties": {SERVICES[name][1]: value}} if value else {})
+            name: {"jobServiceType": SERVICES[name][0], **everywhere}
+            | ({"properties": {SERVICES[name][1]: value}} if value else {})
             for name, value in spec.services.items()
         }
     return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION, {"properties": properties})

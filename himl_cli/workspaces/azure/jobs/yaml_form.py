@@ -151,7 +151,9 @@ def _job(spec: JobSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -
             "distribution": distribution if spec.distribution else {},
             "resources": _filled(resources),
             "services": {
-                name: {"type": SERVICES[name][0]} | ({SERVICES[name][1]: value} if value else {})
+                name: {"type": SERVICES[name][0]}
+                | ({SERVICES[name][1]: value} if value else {})
+                | ({"nodes": "all"} if spec.nodes > 1 else {})
                 for name, value in spec.services.items()
             },
             "limits": {} if spec.max_seconds is None else {"timeout": limit_of(spec.max_seconds)},

@@ -1,0 +1,183 @@
+"""Attaching to a running job: its interactive services, waited for until they answer, and the ssh that reaches it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import home_folder
+from himl_cli.core.runs import SLURM_JOB, JobServices, Run, RunService, RunStatus
+from himl_cli.services.runs.logs import GROWTH, OutageTolerance
+from himl_cli.workspaces.base import CloudWorkspace, Workspace
+
+USER = "azureuser"  # that of the vendor's images
+WITH_VALUE = "BbcDEeFIiJLlmOoPpQRSWw"  # options of ssh
+WITH_SERVICES = "himl submit SCRIPT --cluster NAME --vscode, --jupyter or --ssh_key FILE"
+
+
+def await_services(
+    workspace: Workspace, run: Run, notify: Notify, *, node: int = 0, wanted: str = ""
+) -> Sequence[RunService]:
+    """The services of *run* on *node*, or the one that *wanted* names or is the kind of, once each of them answers or
+    has failed. *notify* hears what is waited for.
+
+    Raises JobFailed where the job has ended or no service came up; NotFound where it has none like that.
+    """
+    home = _cloud(workspace, run)
+    asked = home.job_services(run.id)
+    if asked is not None and asked.types:
+        _check_node(run, asked, node)
+    pause, longest = home.poll_interval
+    outage, told = OutageTolerance(notify), ""
+    while True:
+        try:
+            run = home.run(run.id)
+            is_running = run.status is RunStatus.running
+            found = {each.name: each for each in home.services(run.id, node)} if is_running else {}
+            outage.succeeded()
+        except ServiceFailed as err:
+            outage.failed(err)
+        else:
+            if run.status.is_final:
+                raise JobFailed(
+                    f"Run '{run.id}' has ended ({run.status.value}), and its services with it.",
+                    hint=f"See himl runs show {run.id}",
+                )
+            types = _chosen(run, asked, found, wanted, node, is_running=is_running)
+            services = [found.get(name) or RunService(name, kind, node) for name, kind in types.items()]
+            waiting = [each for each in services if not (each.is_ready or each.is_failed)]
+            if services and not waiting:
+                if all(each.is_failed for each in services):
+                    raise _failure(run, services[0])
+                return services
+            names = ", ".join(f"{each.name} ({each.status.lower() or 'not there yet'})" for each in waiting)
+            text = f"Waiting for {names}." if is_running else f"Run '{run.id}' is queued; its services start with it."
+            if text != told:
+                notify(Notice(text))
+            told = text
+        time.sleep(pause)
+        pause = min(longest, pause * GROWTH)
+
+
+def _cloud(workspace: Workspace, run: Run) -> CloudWorkspace:
+    home = workspace.home_of(run.id)
+    if isinstance(home, CloudWorkspace):
+        return home
+    number = run.tags.get(SLURM_JOB)
+    raise BadUsage(
+        f"Run '{run.id}' is none of Azure ML: only jobs there have services to attach to.",
+        hint=f"A shell on its node: srun --jobid={number} --overlap --pty bash" if number else "",
+    )
+
+
+def _check_node(run: Run, asked: JobServices, node: int) -> None:
+    """Raises BadUsage for a node that the job has not, NotFound for one without services."""
+    if node >= asked.nodes:
+        has = f"{asked.nodes} nodes, counted from 0" if asked.nodes > 1 else "one node, 0"
+        raise BadUsage(f"--node {node}: run '{run.id}' has {has}.")
+    if node and not asked.everywhere:
+        raise NotFound(
+            f"Run '{run.id}' has its services on the first node only.",
+            hint="A job YAML that says 'nodes: all' for a service, and himl submit --num_nodes, have them on each.",
+        )
+
+
+def _chosen(
+    run: Run, asked: JobServices | None, found: Mapping[str, RunService], wanted: str, node: int, *, is_running: bool
+) -> dict[str, str]:
+    """The types of the services that are meant by name, of those that were asked for or are there."""
+    types = {name: kind for name, kind in asked.types.items() if not node or name in asked.everywhere} if asked else {}
+    types |= {each.name: each.type for each in found.values()}
+    if not types and (asked or is_running):
+        raise NotFound(f"Run '{run.id}' was submitted without services.", hint=f"A job with some: {WITH_SERVICES}")
+    if not (wanted and types):
+        return types
+    meant = {name: kind for name, kind in types.items() if wanted.lower() in (name.lower(), kind.lower())}
+    meant = meant or {name: kind for name, kind in types.items() if kind.lower().startswith(wanted.lower())}
+    if not meant:
+        hint = f"Submit it with one: {WITH_SERVICES}" if wanted == "ssh" else ""
+        raise NotFound(f"Run '{run.id}' has no service '{wanted}'; it has: {', '.join(sorted(types))}.", hint=hint)
+    return meant
+
+
+def _failure(run: Run, service: RunService) -> JobFailed:
+    because = service.error.rstrip(".") or f"it is {service.status.lower()}"
+    return JobFailed(
+        f"Service '{service.name}' of run '{run.id}' failed: {because}.",
+        hint="The job's image needs openssh-server for SSH, and ipykernel and JupyterLab for the others; to see what "
+        f"the job wrote: himl runs logs {run.id}",
+    )
+
+
+def pass_bytes(
+    workspace: Workspace, run: Run, service: RunService, read: Callable[[], bytes], write: Callable[[bytes], None]
+) -> None:
+    """Be the way between an ssh client and the job's SSH server, as its ProxyCommand."""
+    _cloud(workspace, run).tunnel(service, read, write)
+
+
+def ssh_command(
+    workspace: Workspace, run: Run, service: RunService, proxy: Sequence[str], more: Sequence[str]
+) -> list[str]:
+    """The user's own ssh, through the command *proxy*; *more* are further options, before ours say who logs in where,
+    and the remote command.
+
+    Host keys are not compared: each job's container has its own, behind an address of its own that TLS and the sign-in
+    vouch for. Raises NotFound where there is no ssh.
+    """
+    program = shutil.which("ssh")
+    if program is None:
+        raise NotFound(
+            "There is no program 'ssh' on PATH.", hint="Install OpenSSH's client; Windows has it as a feature."
+        )
+    asked = _cloud(workspace, run).job_services(run.id)
+    own = [word for path in _private_keys(asked.public_keys if asked else ()) for word in ("-i", str(path))]
+    line = subprocess.list2cmdline(proxy) if sys.platform == "win32" else shlex.join(proxy)
+    options = {
+        "ProxyCommand": line.replace("%", "%%"),
+        "StrictHostKeyChecking": "no",
+        "UserKnownHostsFile": os.devnull,
+        "LogLevel": "ERROR",  # else ssh says at each start that it adds the key to the list that is none
+    }
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    count = _count_options(more)
+    return [program, *words, *own, *more[:count], "-l", USER, run.id, *more[count:]]
+
+
+def _count_options(words: Sequence[str]) -> int:
+    """How many of *words* are ssh's own options and their values; the remote command comes after them."""
+    count = 0
+    while count < len(words) and words[count].startswith("-"):
+        takes_next = len(words[count]) == 2 and words[count][1] in WITH_VALUE
+        count += 2 if takes_next else 1
+    return count
+
+
+def _private_keys(public_keys: Sequence[str]) -> list[Path]:
+    """The keys in the user's `.ssh` folder whose public halves the job lets in: ssh itself tries a few names only."""
+    wanted = {line.split()[1] for line in public_keys if len(line.split()) > 1}
+    home, found = home_folder(), []
+    for path in sorted((home / ".ssh").glob("*.pub")) if home and wanted else ():
+        try:
+            words = path.read_text("utf-8", "replace").split()
+        except OSError:
+            continue
+        private = path.with_suffix("")
+        if len(words) > 1 and words[1] in wanted and private.exists():
+            found.append(private)
+    return found
+
+
+def own_command(run: Run, node: int, options: Sequence[str]) -> list[str]:
+    """himl as the ProxyCommand for *run*; *options* say which workspace."""
+    if not sys.executable:
+        raise HimlError("Python does not know the path of its own program.")
+    return [sys.executable, "-m", "himl_cli", "runs", "attach", run.id, "--stdio", "--node", str(node), *options]

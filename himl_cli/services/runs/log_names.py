@@ -1,0 +1,133 @@
+"""Which of a run's files is the log that is meant: the main one by the kind of job, that of a rank, a try or an image's
+build, or one by its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from himl_cli.core.errors import NotFound
+from himl_cli.core.runs import Run
+from himl_cli.workspaces.base import BlobStore
+
+SWEEP_LOG = "azureml-logs/hyperdrive.txt"
+PIPELINE_LOG = "logs/azureml/executionlogs.txt"
+USER_LOGS = "user_logs/"
+MAIN_LOG = "user_logs/std_log.txt"
+MAIN_NAMES = tuple(
+    re.compile(name)
+    for name in (r"std_log\.txt", r"std_log_process_0+\.txt", r"std_log\D*0*_worker\.txt", r"std_log\D*0*(_ps)?\.txt")
+)
+"""What the first rank's log is called below `user_logs/`, by the kind of job; the last one is what the vendor's client
+streams."""
+OLD_DRIVER = re.compile(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
+IMAGE_LOG = re.compile(r"azureml-logs/20_image_build_log.*\.txt")
+"""What the build of a job's image writes, on Azure ML, where no earlier job had that environment."""
+OF_TRY = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
+RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
+LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
+
+
+class Log(NamedTuple):
+    """A log by its full name; `attempt` is the try that wrote it, from 1, `before` the one before that left logs; 0
+    where there is none. `is_build`: it is that of the image, which stands for the main one as long as there is none."""
+
+    name: str
+    attempt: int = 0
+    before: int = 0
+    is_build: bool = False
+
+
+def find_log(files: BlobStore, name: str | None, attempt: int | None = None) -> Log | None:
+    """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in
+    the last try first."""
+    exact = name is not None and "/" in name and attempt is None
+    if name is not None and exact and (found := _existing(files, name)):
+        return found
+    tries = tries_of(blob.name for page in files.list(USER_LOGS) for blob in page)
+    for number in sorted(tries, reverse=True) if attempt is None else [attempt]:
+        if found_name := log_of_try(tries.get(number, {}), name):
+            return Log(found_name, number, max((each for each in tries if each < number), default=0))
+    if attempt is not None or exact:
+        return None
+    return _existing(files, name) if name is not None else _other_main(files)
+
+
+def _existing(files: BlobStore, name: str) -> Log | None:
+    return next(
+        (Log(each) for each in (name, *(folder + name for folder in LOG_FOLDERS)) if files.stat(each) is not None),
+        None,
+    )
+
+
+def _other_main(files: BlobStore) -> Log | None:
+    """The main log of a run that has none in `user_logs/`: that of an older driver, a sweep, a pipeline or an image's
+    build."""
+    old = [blob.name for page in files.list("azureml-logs/") for blob in page]
+    drivers = sorted(name for name in old if OLD_DRIVER.fullmatch(name))
+    if drivers or SWEEP_LOG in old:
+        return Log(drivers[-1] if drivers else SWEEP_LOG)
+    found = _existing(files, "std_log_process_0.txt")
+    if found is None and files.stat(PIPELINE_LOG) is not None:
+        found = Log(PIPELINE_LOG)
+    builds = sorted(filter(IMAGE_LOG.fullmatch, old))
+    return found or (Log(builds[-1], is_build=True) if builds else None)
+
+
+def tries_of(names: Iterable[str]) -> dict[int, dict[str, str]]:
+    """The logs below `user_logs/` of each try of the job, counted from 1, by their base names.
+
+    Azure ML keeps those of later tries in `retry_001`, …, or has the last try's only; a run here, those of earlier
+    tries in `try_1`, ….
+    """
+    told = [found for found in map(OF_TRY.fullmatch, names) if found]
+    last_here = 1 + max((int(each["number"]) for each in told if each["number"] and not each["kind"]), default=0)
+    tries: dict[int, dict[str, str]] = {}
+    for each in told:
+        number = last_here if each["number"] is None else int(each["number"]) + (1 if each["kind"] else 0)
+        tries.setdefault(number, {})[each["base"]] = each[0]
+    return tries
+
+
+def log_of_try(logs: Mapping[str, str], name: str | None) -> str | None:
+    """Of the *logs* of one try that which *name* means, None the main one; the numbers of ranks may be padded with
+    zeros, as the service does where ranks are many."""
+    patterns = MAIN_NAMES
+    if name is not None:
+        base = name.removeprefix(USER_LOGS)
+        rank = RANK_LOG.fullmatch(base)
+        patterns = (re.compile(rf"std_log_process_0*{int(rank[1])}\.txt" if rank else re.escape(base)),)
+    return next((logs[each] for pattern in patterns for each in sorted(logs) if pattern.fullmatch(each)), None)
+
+
+def log_called(files: BlobStore, name: str | None) -> Log | None:
+    """The one log in whatever folder whose last part is *name*; None where there is none, or several."""
+    if not name:
+        return None
+    alike = [log for log in _logs(files) if log.endswith(f"/{name}")]
+    return Log(alike[0]) if len(alike) == 1 else None
+
+
+def _logs(files: BlobStore) -> list[str]:
+    return [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
+
+
+def no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) -> NotFound:
+    there = _logs(files)
+    if not there and name is None:
+        if run.status.is_final:
+            return NotFound(f"Run '{run.id}' ended without a log.", hint=f"See himl runs show {run.id}")
+        return NotFound(f"Run '{run.id}' has no log yet.", hint=f"To wait for it: himl runs logs {run.id} --follow")
+    what = f"log '{name}'" if name is not None else "main log"
+    tries = sorted(tries_of(there))
+    if attempt is not None and attempt not in tries:
+        told = f"There are logs of: {', '.join(map(str, tries))}." if tries else "Leave --try out."
+        return NotFound(f"Run '{run.id}' has no log of try {attempt}.", hint=told)
+    alike = [log for log in there if name and log.endswith(f"/{name}")]
+    near = alike[:5] or get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
+    of_try = f" of try {attempt}" if attempt is not None else ""
+    return NotFound(
+        f"Run '{run.id}' has no {what}{of_try}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs."
+    )

@@ -1,0 +1,148 @@
+"""Interactive services of a job: which ones it was submitted with, where they answer on a node, and the way to its SSH
+server, bytes in a WebSocket."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from himl_cli.core.errors import NotAllowed, ServiceFailed
+from himl_cli.core.installation import ca_bundle
+from himl_cli.core.redaction import parts_of
+from himl_cli.core.runs import JobServices, RunService
+from himl_cli.workspaces.azure.config import ApiVersion
+from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.responses import understood
+
+log = logging.getLogger(__name__)
+
+# Of every job, and nothing to attach to
+ALWAYS = {"tracking", "studio"}
+# The vendor's own clients append it to an SSH service's ProxyEndpoint
+TUNNEL_PATH = "/nbip/v1.0/ws-tcp"
+PIECE = 64 * 1024
+OPEN_SECONDS = 60.0  # the first connection to a new node is slow
+
+
+def job_services(connection: Connection, run_id: str) -> JobServices | None:
+    """What the job was submitted with; None where resource manager does not tell, as of a pipeline's step."""
+    url = connection.arm(f"/jobs/{quote(run_id, safe='')}")
+    job = connection.rest.find_object(url, "job", params={"api-version": ApiVersion.JOBS}) or {}
+    with understood(url, "the job"):
+        properties: Mapping[str, Any] | None = job.get("properties")
+        if properties is None:
+            return None
+        services = {
+            name: each
+            for name, each in (properties.get("services") or {}).items()
+            if str(each.get("jobServiceType")).lower() not in ALWAYS
+        }
+        keys = [str((each.get("properties") or {}).get("sshPublicKeys") or "") for each in services.values()]
+        return JobServices(
+            {name: str(each.get("jobServiceType")) for name, each in services.items()},
+            frozenset(name for name, each in services.items() if each.get("nodes")),
+            int((properties.get("resources") or {}).get("instanceCount") or 1),
+            tuple(line.strip() for text in keys for line in text.splitlines() if line.strip()),
+        )
+
+
+def read_services(connection: Connection, run_id: str, node: int) -> list[RunService]:
+    """The services that run history knows on *node*; none where it does not know the node yet."""
+    url = connection.service("history", f"/runs/{quote(run_id, safe='')}/serviceinstances/{node}")
+    answer = connection.rest.find_object(url, "services") or {}
+    with understood(url, "what it tells of services"):
+        return [
+            RunService(
+                name,
+                str(each.get("type") or ""),
+                node,
+                str(each.get("status") or ""),
+                str(each.get("endpoint") or "").replace("<nodeIndex>", str(node)),
+                each.get("port"),
+                str(((each.get("error") or {}).get("error") or {}).get("message") or ""),
+                str((each.get("properties") or {}).get("ProxyEndpoint") or ""),
+            )
+            for name, each in (answer.get("instances") or {}).items()
+            if str(each.get("type")).lower() not in ALWAYS
+        ]
+
+
+def tunnel(
+    connection: Connection, service: RunService, read: Callable[[], bytes], write: Callable[[bytes], None]
+) -> None:
+    """Pass what *read* gives (nothing: its end) to the node's SSH server, and what comes from there to *write*, until
+    either side ends.
+
+    Raises NotAllowed, ServiceFailed.
+    """
+    from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+    from websockets.sync.client import connect
+
+    url, host = _tunnel_url(connection, service)
+    authorities, scope = ca_bundle(), connection.address.cloud.management_scope
+    is_folder = Path(authorities).is_dir()
+    trusted = ssl.create_default_context(
+        cafile=None if is_folder else authorities, capath=authorities if is_folder else None
+    )
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # at DEBUG it logs the token
+    token = connection.tokens.get(scope)
+    try:
+        for is_last in (False, True):
+            try:
+                socket = connect(
+                    url,
+                    ssl=trusted,
+                    additional_headers={"Authorization": f"Bearer {token}"},
+                    compression=None,
+                    max_size=None,
+                    open_timeout=OPEN_SECONDS,
+                )
+                break
+            except InvalidStatus as err:
+                status = err.response.status_code
+                if status == 401 and not is_last:
+                    token = connection.tokens.renew(scope, token)
+                    continue
+                if status in (401, 403):
+                    raise NotAllowed(
+                        f"You may not use service '{service.name}' of this job: {host} answered {status}.",
+                        hint="Only who submitted a job may attach to it. Check the sign-in: himl doctor",
+                    ) from err
+                raise ServiceFailed(
+                    f"The way to service '{service.name}' is closed: {host} answered {status}.",
+                    hint="Azure ML may still be opening it: try again in a minute.",
+                ) from err
+        log.debug("connected to %s", host)
+
+        def send() -> None:
+            with suppress(ConnectionClosed, OSError):
+                while content := read():
+                    socket.send(content)
+            socket.close()
+
+        with socket:
+            threading.Thread(target=send, name="himl-tunnel", daemon=True).start()
+            for message in socket:
+                write(message if isinstance(message, bytes) else message.encode())
+    except (WebSocketException, TimeoutError, OSError) as err:
+        raise ServiceFailed(
+            f"The connection to service '{service.name}' at {host} failed: "
+            f"{str(err).rstrip('.') or type(err).__name__}.",
+            hint="Try again; HTTPS_PROXY and NO_PROXY say which proxy is used.",
+        ) from err
+
+
+def _tunnel_url(connection: Connection, service: RunService) -> tuple[str, str]:
+    """The WebSocket's address and its host. Raises ServiceFailed for one that gets no sign-in of ours."""
+    parts = parts_of(service.proxy)
+    host = (parts.hostname or "").lower()
+    domain = connection.address.cloud.data_plane_suffix.removeprefix(".api")
+    if parts.scheme not in ("wss", "https") or not host.endswith(domain):
+        raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{service.proxy}'.")
+    return f"wss://{parts.netloc}{parts.path.rstrip('/')}{TUNNEL_PATH}", host
