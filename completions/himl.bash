@@ -99,7 +99,7 @@ _himl_table() {
         kinds='files:.py,.sh,.yml,.yaml,.json'
         ;;
     'himl runs')
-        verbs='list show aggregate logs cancel tag delete'
+        verbs='list show aggregate logs cancel tag archive restore delete'
         rows='
             --help|-h
         '
@@ -110,6 +110,7 @@ _himl_table() {
             --num_runs=choice:all
             +--tags=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --archived
             --watch
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
@@ -213,6 +214,46 @@ _himl_table() {
         kinds='list+runs...'
         ;;
     'himl runs tag')
+        rows='
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
+    'himl runs archive')
+        rows='
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
+    'himl runs restore')
         rows='
             +--run=list+runs
             --experiment=experiments

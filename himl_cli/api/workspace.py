@@ -255,6 +255,10 @@ class Run(Recording):
         """Set *tags*; others stay as they are."""
         self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})
 
+    def remove_tags(self, tags: Sequence[str]) -> None:
+        """Remove the tags of these names; others stay as they are."""
+        self.record = self._found_in.opened.tag(self.id, dict.fromkeys(tags))
+
     @staticmethod
     def get_context(allow_offline: bool = True) -> Run | OfflineRun:
         """The run that this process is part of: a job's, on Azure ML or here; else one that only tells the log what it

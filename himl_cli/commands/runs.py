@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
-app = group("List, show, compare, follow, cancel, tag and delete runs.")
+app = group("List, show, compare, follow, cancel, tag, archive and delete runs.")
 
 
 @command(app, "list")
@@ -49,6 +49,7 @@ def list_runs(
     num_runs: int | None = NUM_RUNS,
     tags: Mapping[str, str] = TAGS,
     status: Sequence[Any] = STATUS,
+    archived: bool = option("Only those that were archived, which are left out otherwise.", default=False),
     watch: bool = option("Show them until all have ended, with progress and last metrics.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
@@ -65,8 +66,9 @@ def list_runs(
     from himl_cli.core.runs import RunQuery
     from himl_cli.render.run_views import run_columns
 
-    query = RunQuery(experiment, status, tags, limit=None if num_runs == ALL_RUNS else num_runs or 20)
-    matching = " match" if experiment or status or tags else ""
+    limit = None if num_runs == ALL_RUNS else num_runs or 20
+    query = RunQuery(experiment, status, tags, limit=limit, archived=archived)
+    matching = " match" if experiment or status or tags or archived else ""
     if watch:
         _check_watch(output_opts)
     with open_session(workspace_opts, output_opts) as session:
@@ -389,12 +391,13 @@ def tag(
         typer.Argument(metavar="[RUN]... KEY=VALUE...", help="Run ids, and the tags to set.", show_default=False),
     ] = None,
 ) -> None:
-    """Set tags on runs.
+    """Set tags on runs; KEY= removes one.
 
     Other tags stay. Name the runs: none is taken by default.
 
     \b
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
+      himl runs tag train_1772366400_0a1b2c3d stage=
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
     from himl_cli.services.runs.writing import check_tags, tags_explained
@@ -406,10 +409,50 @@ def tag(
     with open_session(workspace_opts, output_opts) as session:
         with tags_explained():
             found = _find(session, selected)
-        tagged = [session.workspace.tag(run.id, tags) for run in found]
-        text = ", ".join(f"{key}={value}" for key, value in tags.items())
+        tagged = [session.workspace.tag(run.id, {key: value or None for key, value in tags.items()}) for run in found]
+        text = ", ".join(f"{key}={value}" if value else f"{key} removed" for key, value in tags.items())
         lines = [f"Tagged run '{run.id}': {text}" for run in tagged]
         session.output.result(tagged, human="\n".join(lines), quiet=[run.id for run in tagged])
+
+
+@command(app, "archive")
+def archive(
+    selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
+) -> None:
+    """Leave runs out of lists, and keep them with all their files.
+
+    Lists and --experiment pass over them; they are found by their ids, and by himl runs list --archived. On Azure ML
+    they are archived in Studio as well. Name the runs: none is taken by default.
+
+    \b
+      himl runs archive train_1772366400_0a1b2c3d
+      himl runs archive --experiment scratch --num_runs all
+    """
+    _archive(selection.selection(runs, explicit=True), workspace_opts, output_opts)
+
+
+@command(app, "restore")
+def restore(
+    selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
+) -> None:
+    """Bring archived runs back to lists.
+
+    --experiment and latest look among those that are archived. Name the runs: none is taken by default.
+
+    \b
+      himl runs restore train_1772366400_0a1b2c3d
+      himl runs restore --experiment scratch --num_runs all
+    """
+    _archive(selection.selection(runs, explicit=True, archived=True), workspace_opts, output_opts, restore=True)
+
+
+def _archive(
+    selected: RunSelection, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, *, restore: bool = False
+) -> None:
+    with open_session(workspace_opts, output_opts) as session:
+        found = [session.workspace.archive(run.id, restore=restore) for run in _find(session, selected)]
+        lines = [f"{'Restored' if restore else 'Archived'} run '{run.id}'." for run in found]
+        session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
 
 
 @command(app, "delete")

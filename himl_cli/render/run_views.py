@@ -391,6 +391,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Name": own_name(run),
         "About": run.description,
         "Experiment": run.experiment,
+        "Archived": f"yes; back to lists: himl runs restore {run.id}" if run.is_archived else "",
         "Outcome" if run.status.is_final else "Waits for": outcome,
         "To go on": f"himl submit --resume {run.id}" if can_resume else "",
         "Started": started,

@@ -135,7 +135,8 @@ class Workspace(Protocol):
         """Raises RunNotFound, naming similar ids of this workspace."""
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs that match, newest first, fetched as they are consumed; archived ones are left out.
+        """The runs that match, newest first, fetched as they are consumed; archived ones are left out, unless
+        `query.archived` asks for them.
 
         Children come only with `query.parent` or `query.children`; an experiment or a parent that does not exist has no
         runs.
@@ -144,8 +145,13 @@ class Workspace(Protocol):
     def experiments(self) -> Mapping[str, datetime]:
         """The names of all experiments, each with the time when it was made, the newest first."""
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
-        """Set *tags* on the run (others stay) and return it as it is then. Raises RunNotFound."""
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
+        """Set *tags* on the run, remove those that are None (others stay), and return it as it is then. Raises
+        RunNotFound."""
+
+    def archive(self, run_id: str, *, restore: bool = False) -> Run:
+        """Leave the run out of lists from now on, or with *restore* no longer; what is below it stays as it is, and all
+        are found by their ids. Gives the run as it is then. Raises RunNotFound."""
 
     def cancel(self, run_id: str) -> bool:
         """Ask the run to stop; False when it had ended already. Raises RunNotFound."""

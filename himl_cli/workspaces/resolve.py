@@ -506,8 +506,11 @@ class JoinedWorkspace(Workspace):
             return err
         return None
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         return self._ask(run_id, lambda workspace: workspace.tag(run_id, tags))
+
+    def archive(self, run_id: str, *, restore: bool = False) -> Run:
+        return self._ask(run_id, lambda workspace: workspace.archive(run_id, restore=restore))
 
     def cancel(self, run_id: str) -> bool:
         return self._ask(run_id, lambda workspace: workspace.cancel(run_id))

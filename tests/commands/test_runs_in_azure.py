@@ -214,9 +214,10 @@ def test_cancel_asks_once_tags_are_kept_and_none_is_deleted(himl: Himl, both: St
     assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
     assert len(both.requests("POST .*/cancel")) == 1
     assert himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
+    assert himl.ok("runs", "tag", "train_2_bb", "stage=", "team=red", "more=").stdout == "Tagged run 'train_2_bb': stage removed, team=red, more removed\n"
     outcome = himl("runs", "delete", "here_1_aa", "train_2_bb", "--yes")
     assert (outcome.code, outcome.stdout, "Run 'train_2_bb' is in workspace" in outcome.stderr) == (1, "", True)
-    assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "stage": "final", "note": "a=b ü"}
+    assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "note": "a=b ü"}
     assert "Outcome       CUDA out of memory" in himl.ok("runs", "show", "train_2_bb").stdout
     assert himl.ok("runs", "show", "here_1_aa", "-q").stdout == "here_1_aa\n"
 

@@ -397,7 +397,7 @@ def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> None:
 
 def runs_below(workspace: Workspace, runs: Sequence[Run]) -> dict[str, str]:
     """How many children go with each of *runs*, in words (`4 trials`), by its id; empty for a run that has none."""
-    counts = {run.id: sum(1 for _ in workspace.runs(RunQuery(parent=run.id))) for run in runs}
+    counts = {run.id: sum(1 for _ in workspace.runs(RunQuery(parent=run.id, archived=None))) for run in runs}
     return {
         run.id: f"{counts[run.id]} {CHILDREN[kind_of(run)]}{'s' * (counts[run.id] != 1)}" if counts[run.id] else ""
         for run in runs

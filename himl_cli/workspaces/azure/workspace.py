@@ -94,9 +94,13 @@ class AzureWorkspace(CloudWorkspace):
 
         return read_experiments(self.connection)
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         self._facts(run_id)
-        return self._lists.record(self._history.tag(run_id, dict(tags)))
+        return self._lists.record(self._history.tag(run_id, tags))
+
+    def archive(self, run_id: str, *, restore: bool = False) -> Run:
+        self._facts(run_id)
+        return self._lists.record(self._history.archive(run_id, restore=restore))
 
     def cancel(self, run_id: str) -> bool:
         return not self.run(run_id).status.is_final and self._history.cancel(run_id)
