@@ -134,7 +134,8 @@ class LocalWorkspace(FolderWorkspace):
                     cancel([number], only_waiting=True)
                     self._unsupervised([job], now=True)
             return True
-        below = [child.id for child in self._runs.query(RunQuery(parent=run_id, archived=None)) if not child.status.is_final]
+        children = self._runs.query(RunQuery(parent=run_id, archived=None))
+        below = [child.id for child in children if not child.status.is_final]
         folders = [self._folder_of(child) for child in below if self._runs.job_of(child) == child]
         orphans = [folder for folder in folders if folder.is_supervised()]
         for orphan in orphans:
