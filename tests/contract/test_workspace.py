@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,9 +151,9 @@ def test_an_unknown_run_is_the_same_error_everywhere(workspace: Workspace) -> No
             with pytest.raises(RunNotFound, match="No run '") as caught:
                 ask(run_id)
             assert workspace.label in str(caught.value)
-        for change in (lambda: workspace.tag(run_id, {"a": "b"}), lambda: workspace.archive(run_id)):  # noqa: B023
+        for change in (workspace.archive, partial(workspace.tag, tags={"a": "b"})):
             with pytest.raises(RunNotFound, match="No run '"):
-                change()
+                change(run_id)
     with pytest.raises(RunNotFound) as similar:
         workspace.run("train_1_ab")
     assert "train_1_aa" in similar.value.hint

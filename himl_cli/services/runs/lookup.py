@@ -109,8 +109,8 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
     """
     check_selection(selection)
     if selection.runs:
-        named = (_named(workspace, text, archived=selection.archived) for text in selection.runs)
-        found = [*{run.id: run for run in named}.values()]
+        runs = (_named(workspace, text, archived=selection.archived) for text in selection.runs)
+        found = [*{run.id: run for run in runs}.values()]
     elif selection.experiment is not None:
         limit, archived = selection.num_runs or 1, selection.archived
         query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=limit, archived=archived)
