@@ -457,31 +457,43 @@ def _archive(
 
 @command(app, "delete")
 def delete(
-    selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
+    *,
+    selection: SelectionOptions,
+    outputs: bool = option(
+        "On Azure ML: the data that they registered as outputs, too.", default=False, panel="What goes"
+    ),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
 ) -> None:
-    """Delete runs with all their files; asks first.
+    """Delete runs with all their files, and the runs below them; lists what goes and asks first.
 
-    Only runs that are kept on this machine; their children are deleted with them.
+    On Azure ML, too, where the files are deleted in storage first: a deletion that was interrupted goes on when it is
+    repeated. Name the runs: none is taken by default.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d
+      himl runs delete sleepy_fig_k0c7sz4slr --outputs
       himl runs delete --experiment scratch --num_runs all --yes
     """
-    from himl_cli.render.run_views import deletion_question
-    from himl_cli.services.runs.writing import check_deletable, delete_runs, runs_below
+    from himl_cli.render.run_views import deletion_form, deletion_list, deletion_question, deletion_text
+    from himl_cli.services.runs.writing import children_text, delete_runs, footprints_of
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:
-        found = _find(session, selected)
-        check_deletable(session.workspace, found)
-        below = runs_below(session.workspace, found)
-        if not session.output.confirm(deletion_question(found, below)):
+        output = session.output
+        found = footprints_of(session.workspace, _find(session, selected), outputs=outputs)
+        children = [children_text(each) for each in found]
+        for each in () if output.yes else found:
+            for line in deletion_list(each, outputs=outputs):
+                output.notice(line)
+        if not output.confirm(deletion_question(found, children)):
             raise Declined("Nothing was done.")
-        delete_runs(session.workspace, found)
-        also = {run.id: f" and its {below[run.id]}" if below[run.id] else "" for run in found}
-        lines = [f"Deleted run '{run.id}'{also[run.id]}." for run in found]
-        names = [run.id for run in found]
-        session.output.result({"deleted": names}, human="\n".join(lines), quiet=names)
+        archived = delete_runs(session.workspace, found, session.notify)
+        pairs = zip(found, children, strict=True)
+        lines = [deletion_text(each, also, is_archived=each.run.id in archived) for each, also in pairs]
+        names = [each.run.id for each in found]
+        output.result(deletion_form(found, archived), human="\n".join(lines), quiet=names)
 
 
 def _find(session: Session, selected: RunSelection) -> list[Run]:

@@ -300,6 +300,36 @@ class FetchedCheckpoint:
 
 
 @dataclass(frozen=True)
+class OutputFootprint:
+    """A named output of the run called `run`: the data asset `NAME:VERSION`, its address, and the files there. `place`
+    is what messages call their container, `kept` why they stay where the run goes, empty where they go too."""
+
+    run: str
+    key: str
+    asset: str
+    uri: str
+    is_file: bool
+    place: str
+    files: int = 0
+    size: int = 0
+    kept: str = ""
+
+
+@dataclass(frozen=True)
+class RunFootprint:
+    """What goes with a run: the runs `below` it, parents first, and of a run that a service keeps (`is_counted`) how
+    many files they have in all, their bytes, the containers that these lie in, and the outputs that were asked for."""
+
+    run: Run
+    below: Sequence[Run]
+    files: int = 0
+    size: int = 0
+    places: Sequence[str] = ()
+    outputs: Sequence[OutputFootprint] = ()
+    is_counted: bool = False
+
+
+@dataclass(frozen=True)
 class RunEnd:
     """How a run ended; `reason` is one line, for runs that did not complete."""
 

@@ -39,7 +39,9 @@ from himl_cli.core.runs import (
     STOPPED,
     STUDIO,
     TRIES,
+    OutputFootprint,
     Run,
+    RunFootprint,
     RunStatus,
     own_name,
     own_tags,
@@ -141,13 +143,69 @@ def cancel_text(outcome: Any) -> str:
     return f"Asked run '{outcome.id}' to stop{meanings.get(outcome.kind, '')}."
 
 
-def deletion_question(runs: Sequence[Run], below: Mapping[str, str]) -> str:
-    """Whether to delete the runs; *below* says by id what goes with a run (`4 trials`; empty: nothing)."""
-    if len(runs) == 1:
-        also = below[runs[0].id]
-        return f"Delete run '{runs[0].id}' with {f'its {also} and all their files' if also else 'all its files'}?"
-    names = ", ".join(f"{run.id} (with its {below[run.id]})" if below[run.id] else run.id for run in runs)
-    return f"Delete {len(runs)} runs with all their files: {names}?"
+def deletion_question(footprints: Sequence[RunFootprint], children: Sequence[str]) -> str:
+    """Whether to delete the runs; *children* says of each what goes with it (`4 trials`; empty: nothing)."""
+    if len(footprints) == 1:
+        files = f"its {children[0]} and all their files" if children[0] else "all its files"
+        return f"Delete run '{footprints[0].run.id}' with {files}?"
+    pairs = zip(footprints, children, strict=True)
+    names = ", ".join(f"{each.run.id} (with its {also})" if also else each.run.id for each, also in pairs)
+    return f"Delete {len(footprints)} runs with all their files: {names}?"
+
+
+def deletion_list(footprint: RunFootprint, *, outputs: bool) -> Iterator[str]:
+    """What a run on Azure ML takes with it, a line a thing; *outputs*: whether its outputs were asked for. Nothing for
+    a run that is kept here."""
+    if not footprint.is_counted:
+        return
+    count = len(footprint.below)
+    below = f" and {'the run' if count == 1 else f'{count} runs'} below it" if count else ""
+    where = f", in {' and '.join(footprint.places)}" if footprint.places else ""
+    yield f"Run '{footprint.run.id}'{below}: {_files_text(footprint)}{where}."
+    for each in footprint.outputs:
+        what = f"Output '{each.key}' of run '{each.run}', {each.asset}"
+        yield f"{what}, stays: {each.kept}." if each.kept else f"{what}: {_files_text(each)}, in {each.place}."
+    if not outputs:
+        yield "Data that it registered as outputs stays; --outputs deletes that, too."
+
+
+def deletion_text(footprint: RunFootprint, children: str, *, is_archived: bool) -> str:
+    """What was deleted; *is_archived*: the run itself is only archived."""
+    run, also = f"run '{footprint.run.id}'", f" and its {children}" if children else ""
+    if not footprint.is_counted:
+        return f"Deleted {run}{also}."
+    going = [each for each in footprint.outputs if not each.kept]
+    outputs = "".join(f"; output '{each.key}': {_files_text(each)}" for each in going)
+    if is_archived:
+        return (
+            f"Deleted the files of {run}{also}, {_files_text(footprint)}{outputs}. Azure ML keeps its record, archived."
+        )
+    return f"Deleted {run}{also}: {_files_text(footprint)}{outputs}."
+
+
+def deletion_form(footprints: Sequence[RunFootprint], archived: Sequence[str]) -> dict[str, Any]:
+    """The document: the runs that were named, and of those on Azure ML what was counted."""
+    form: dict[str, Any] = {"deleted": [each.run.id for each in footprints]}
+    there = [each for each in footprints if each.is_counted]
+    if not there:
+        return form
+    outputs = [each for footprint in there for each in footprint.outputs]
+    return form | {
+        "archived": archived,
+        "below": [run.id for each in there for run in each.below],
+        "files": sum(each.files for each in there),
+        "bytes": sum(each.size for each in there),
+        "places": [*dict.fromkeys(place for each in there for place in each.places)],
+        "outputs": [
+            {"run": each.run, "key": each.key, "asset": each.asset, "uri": each.uri, "place": each.place}
+            | {"files": each.files, "bytes": each.size, "kept": each.kept}
+            for each in outputs
+        ],
+    }
+
+
+def _files_text(counted: RunFootprint | OutputFootprint) -> str:
+    return f"{counted.files:,} file{'s' * (counted.files != 1)}, {size_text(counted.size)}"
 
 
 def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> Iterator[str]:

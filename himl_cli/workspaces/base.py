@@ -17,7 +17,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
+from himl_cli.core.runs import Run, RunEnd, RunFootprint, RunQuery, SignedLink
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 
@@ -340,6 +340,17 @@ class CloudWorkspace(RunRecorder, JobRunner, Protocol):
     def artifact_location(self, run_id: str) -> tuple[str, str]:
         """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises
         RunNotFound."""
+
+    def footprint(self, run: Run, *, outputs: bool) -> RunFootprint:
+        """What the run, and those below it, keep in storage, counted there; with *outputs* also the data that they
+        registered as outputs. Raises NotAllowed where storage may not be listed."""
+
+    def erase(self, footprint: RunFootprint, *, notify: Notify) -> bool:
+        """Delete the files, then the runs, children before parents; whether the service deletes the run itself, which
+        is archived where it does not.
+
+        What broke off is taken up by another call. Raises NotAllowed, ServiceFailed, saying how much is gone.
+        """
 
     def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
         """A read-only link to the file of `run_files(run_id)` called *name* for so many days, or fewer where the

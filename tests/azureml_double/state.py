@@ -337,6 +337,9 @@ class Workspace:
             run.root_id = parent.root_id
         return run
 
+    def forget_run(self, run: Run) -> None:
+        del self.runs[run.run_id], run.experiment.runs[run.run_id]
+
     def start(self, run: Run, submitter: Principal | None) -> None:
         if self.jobs is not None:
             self.jobs.submit(run, submitter)

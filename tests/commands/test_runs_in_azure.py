@@ -209,17 +209,19 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
         azure.stage.faults.clear()
 
 
-def test_cancel_asks_once_tags_are_kept_and_none_is_deleted(himl: Himl, both: StagedWorkspace) -> None:
+def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl, both: StagedWorkspace) -> None:
     assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Asked run 'train_4_dd' to stop.\n"
     assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
     assert len(both.requests("POST .*/cancel")) == 1
     assert himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
     assert himl.ok("runs", "tag", "train_2_bb", "stage=", "team=red", "more=").stdout == "Tagged run 'train_2_bb': stage removed, team=red, more removed\n"
-    outcome = himl("runs", "delete", "here_1_aa", "train_2_bb", "--yes")
-    assert (outcome.code, outcome.stdout, "Run 'train_2_bb' is in workspace" in outcome.stderr) == (1, "", True)
     assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "note": "a=b ü"}
     assert "Outcome       CUDA out of memory" in himl.ok("runs", "show", "train_2_bb").stdout
-    assert himl.ok("runs", "show", "here_1_aa", "-q").stdout == "here_1_aa\n"
+    outcome = himl("runs", "delete", "here_1_aa", "train_4_dd", "--yes")
+    assert (outcome.code, outcome.stdout, "Run 'train_4_dd' is running; nothing was deleted." in outcome.stderr) == (2, "", True)
+    gone = "Deleted run 'here_1_aa'.\nDeleted run 'train_2_bb': 0 files, 0 B.\n"
+    assert himl.ok("runs", "delete", "here_1_aa", "train_2_bb", "--yes").stdout == gone
+    assert [himl("runs", "show", name).code for name in ("here_1_aa", "train_2_bb")] == [3, 3]
 
 
 @pytest.fixture

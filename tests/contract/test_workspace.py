@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
+from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.runs import SLURM_JOB, RunQuery, RunStatus, own_tags
-from himl_cli.services.runs.writing import check_deletable, delete_runs
-from himl_cli.workspaces.base import FolderWorkspace, Workspace
+from himl_cli.services.runs.writing import children_text, delete_runs, footprints_of
+from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
@@ -194,18 +194,16 @@ def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -
     assert own_tags(workspace.run("train_2_bb")) == {"team": "red"}
     assert own_tags(workspace.tag("train_2_bb", {"team": None, "never": None, "new": "1"})) == {"new": "1"}
     assert own_tags(workspace.tag("train_2_bb", {"new": None})) == own_tags(workspace.run("train_2_bb")) == {}
-    home = workspace.home_of("train_1_aa")
-    if not isinstance(home, FolderWorkspace):
-        with pytest.raises(HimlError, match="cannot be deleted"):
-            check_deletable(workspace, [workspace.run("train_1_aa")])
-        return
-    delete_runs(workspace, [workspace.run("train_1_aa")])
-    assert ids(workspace, RunQuery()) == ["other_3_cc", "train_2_bb"]
-    for gone in ("train_1_aa", "child_a"):
-        with pytest.raises(RunNotFound):
-            workspace.run(gone)
+    workspace.archive("child_b")
+    (found,) = footprints_of(workspace, [workspace.run("train_1_aa")], outputs=False)
+    assert ({run.id for run in found.below}, children_text(found)) == ({"child_a", "child_b"}, "2 nested runs")
+    assert delete_runs(workspace, [found, found]) == []
+    assert ids(workspace, RunQuery(archived=None)) == ["other_3_cc", "train_2_bb"]
     with pytest.raises(RunNotFound):
-        home.delete("train_1_aa")
+        workspace.run("train_1_aa")
+    for gone in ("child_a", "child_b"):  # Azure ML may keep the record, archived
+        with suppress(RunNotFound):
+            assert workspace.run(gone).is_archived
 
 
 def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:

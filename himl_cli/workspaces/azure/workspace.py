@@ -16,7 +16,7 @@ from himl_cli.core.errors import NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.runs import Run, RunEnd, RunQuery, SignedLink
+from himl_cli.core.runs import Run, RunEnd, RunFootprint, RunQuery, SignedLink
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
@@ -28,6 +28,7 @@ from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
 if TYPE_CHECKING:
+    from himl_cli.workspaces.azure.run_deletion import RunDeletion
     from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 Answer = TypeVar("Answer")
@@ -202,6 +203,18 @@ class AzureWorkspace(CloudWorkspace):
         from himl_cli.workspaces.azure.jobs.sdk import submit_document
 
         return submit_document(self.connection, path, changes, notify)
+
+    @cached_property
+    def _deletion(self) -> RunDeletion:
+        from himl_cli.workspaces.azure.run_deletion import RunDeletion
+
+        return RunDeletion(self.connection, self._history, self._datastores, self._lists.record)
+
+    def footprint(self, run: Run, *, outputs: bool) -> RunFootprint:
+        return self._deletion.footprint(run, outputs=outputs)
+
+    def erase(self, footprint: RunFootprint, *, notify: Notify) -> bool:
+        return self._deletion.erase(footprint, notify)
 
     def sdk_view(self, run_id: str) -> tuple[Any, Any]:
         from himl_cli.workspaces.azure.jobs.sdk import sdk_view
