@@ -138,6 +138,7 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
+            --machine
             --watch
             --help|-h
         '
@@ -282,6 +283,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
+            --outputs
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

@@ -29,7 +29,7 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
                 'tag' 'Set tags on runs; KEY= removes one' \
                 'archive' 'Leave runs out of lists, and keep them with all their files' \
                 'restore' 'Bring archived runs back to lists' \
-                'delete' 'Delete runs with all their files; asks first'
+                'delete' 'Delete runs with all their files, and the runs below them; lists what goes and asks first'
         case 'himl checkpoint'
             printf '%s\t%s\n' \
                 'fetch' 'Fetch a checkpoint, and print its path alone' \
@@ -174,6 +174,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--quiet|-q' 'Ids or paths alone on stdout' \
                 '--verbose|-v' 'Debug log and tracebacks on stderr' \
                 '--yes' 'Never ask; take yes for the answer' \
+                '--machine' 'A table of what it took of CPU, memory and GPUs, too' \
                 '--watch' 'Show it until it has ended, with progress, last metrics and its log' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs aggregate'
@@ -297,6 +298,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
                 '--latest_run_file=files' 'The run that this file names' \
                 '--children' 'The children of those runs instead' \
+                '--outputs' 'On Azure ML: the data that they registered as outputs, too' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
                 '--config_file=files:.json' 'An Azure config.json' \
                 '--format=choice:human,json,quiet' 'human, json or quiet' \

@@ -127,7 +127,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'tag', 'Set tags on runs; KEY= removes one',
                 'archive', 'Leave runs out of lists, and keep them with all their files',
                 'restore', 'Bring archived runs back to lists',
-                'delete', 'Delete runs with all their files; asks first'
+                'delete', 'Delete runs with all their files, and the runs below them; lists what goes and asks first'
             )
             Rows = @(
                 '--help|-h', 'Show this message and exit'
@@ -173,6 +173,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Ids or paths alone on stdout',
                 '--verbose|-v', 'Debug log and tracebacks on stderr',
                 '--yes', 'Never ask; take yes for the answer',
+                '--machine', 'A table of what it took of CPU, memory and GPUs, too',
                 '--watch', 'Show it until it has ended, with progress, last metrics and its log',
                 '--help|-h', 'Show this message and exit'
             )
@@ -331,6 +332,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only those in these states: Queued, Running, Completed, Failed, Canceled',
                 '--latest_run_file=files', 'The run that this file names',
                 '--children', 'The children of those runs instead',
+                '--outputs', 'On Azure ML: the data that they registered as outputs, too',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
                 '--config_file=files:.json', 'An Azure config.json',
                 '--format=choice:human,json,quiet', 'human, json or quiet',

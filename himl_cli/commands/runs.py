@@ -92,6 +92,7 @@ def list_runs(
 def show(
     *,
     selection: SelectionOptions,
+    machine: bool = option("A table of what it took of CPU, memory and GPUs, too.", default=False),
     watch: bool = option("Show it until it has ended, with progress, last metrics and its log.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
@@ -104,22 +105,37 @@ def show(
     \b
       himl runs show
       himl runs show train_1772366400_0a1b2c3d --json
+      himl runs show latest --machine
       himl runs show latest --watch
     """
+    from himl_cli.core.logged import machine_use
+    from himl_cli.render.forms import machine_form
     from himl_cli.render.run_views import run_view
     from himl_cli.services.runs.lookup import means_one_run, run_details
 
     if watch:
         _check_watch(output_opts)
+        if machine:
+            raise BadUsage(
+                "--machine and --watch do not go together.",
+                hint="--watch shows the machine in one line; leave one out.",
+            )
     selected = selection.selection(runs, single="--watch" if watch else "")
     with open_session(workspace_opts, output_opts) as session:
         if watch:
             return _watch_run(session, _find(session, selected))
         is_one = means_one_run(selected)
-        details = [run_details(session.workspace, run, has_machine=is_one) for run in _find(session, selected)]
+        details = [
+            run_details(session.workspace, run, has_machine=is_one or machine, by_node=machine)
+            for run in _find(session, selected)
+        ]
+        for each in details:
+            if machine and not machine_use(each.metrics):
+                session.output.notice(f"Nothing is known of the machine of run '{each.run.id}'.")
+        shown = [machine_form(each) for each in details] if machine else details
         session.output.result(
-            details[0] if is_one else details,
-            human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),
+            shown[0] if is_one else shown,
+            human=lambda: "\n\n\n".join("\n".join(run_view(each, machine=machine)) for each in details),
             quiet=[each.run.id for each in details],
         )
 

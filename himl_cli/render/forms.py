@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.logged import Metric, RunDetails, Texts, float_form
+from himl_cli.core.logged import Metric, RunDetails, Texts, float_form, machine_use
 from himl_cli.core.runs import Run, run_form
 from himl_cli.core.text import utc_text
 
@@ -26,6 +26,11 @@ def json_form(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
     return value
+
+
+def machine_form(details: RunDetails) -> dict[str, Any]:
+    """As `details_form`, with what the run took of its machine."""
+    return details_form(details) | {"machine": json_form(machine_use(details.metrics))}
 
 
 def details_form(details: RunDetails) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from himl_cli.core.jobs import (
     value_text,
     values_text,
 )
-from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, system_summary
+from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, machine_use, system_summary
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
     FROM_RUN,
@@ -355,8 +355,9 @@ SHOWN_ELSEWHERE = (
 _MACHINE = re.compile(SYSTEM + r"(cpu|system|gpu_\d+)_(utilization_percentage|memory_usage_megabytes)")
 
 
-def run_view(details: RunDetails) -> Iterator[str]:
-    """The lines that show a run: facts, tags, parameters, metrics, texts, children."""
+def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
+    """The lines that show a run: facts, tags, parameters, with *machine* a table of what it took of that, metrics,
+    texts, children."""
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
     facts = _facts(run) | {"Machine": machine_text(details.metrics)}
@@ -368,6 +369,8 @@ def run_view(details: RunDetails) -> Iterator[str]:
         if pairs:
             yield from ("", styled(title, "bold"))
             yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
+    if machine:
+        yield from _machine_view(details)
     metrics = [
         (
             one_line(each.name),
@@ -377,7 +380,7 @@ def run_view(details: RunDetails) -> Iterator[str]:
             each.run if each.run != run.id else "",
         )
         for each in details.metrics
-        if not (each.name.startswith(SYSTEM) and sys.stdout.isatty())
+        if not (each.name.startswith(SYSTEM) and (machine or sys.stdout.isatty()))
     ]
     header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if any(row[-1] for row in metrics) else "")
     yield from _table("Metrics", header, metrics, right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
@@ -404,6 +407,18 @@ def run_view(details: RunDetails) -> Iterator[str]:
         ]
         titles = ("ID", "NAME", "STATUS", "DURATION")
         yield from _table("Children", titles, children, right=(3,), ranks=(0, 3, 1, 2), cut=(1,))
+
+
+def _machine_view(details: RunDetails) -> Iterator[str]:
+    uses = machine_use(details.metrics)
+    nested = ["" if each.run == details.run.id else each.run for each in uses]
+    rows = [
+        (one_line(each.metric), each.node, *map(number_text, (each.mean, each.peak, each.last)), str(each.count), run)
+        for each, run in zip(uses, nested, strict=True)
+    ]
+    node = "NODE" if any(each.node for each in uses) else ""
+    header = ("NAME", node, "MEAN", "PEAK", "LAST", "VALUES", "NESTED RUN" if any(nested) else "")
+    yield from _table("Machine", header, rows, right=(2, 3, 4, 5), ranks=(0, 1, 2, 2, 3, 4, 5), cut=(0,))
 
 
 def machine_text(metrics: Iterable[Metric]) -> str:

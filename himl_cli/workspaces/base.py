@@ -193,9 +193,9 @@ class Workspace(Protocol):
         """Each of *runs* as it is now, with the last values that it logged, by id; those that were deleted are left
         out. For looking often: as few requests as can be, one for many runs where nothing but numbers changed."""
 
-    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+    def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         """What the workspace itself keeps of the machines of *runs*, by run id, beside what was logged: a request a
-        run. Raises nothing."""
+        run. With *by_node* those of several nodes are told apart. Raises nothing."""
         return {}
 
     def home_of(self, run_id: str) -> Workspace:

@@ -541,9 +541,9 @@ class JoinedWorkspace(Workspace):
         with _way_out():
             return {**self.local.refresh(here), **(self._remote.refresh(there) if there else {})}
 
-    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+    def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         there = [run for run in runs if run.workspace != self.local.label]
-        return self._remote.system_metrics(there) if there else {}
+        return self._remote.system_metrics(there, by_node=by_node) if there else {}
 
     def run_files(self, run_id: str) -> BlobStore:
         return self._ask(run_id, lambda workspace: workspace.run_files(run_id))

@@ -297,7 +297,9 @@ class Workspace:
     skips_in_index: bool = False  # whether its index pages by `nextSkip`, and never by a token
     hides_in_index: bool = False  # whether its index shows no run
     search_lacks: Collection[str] = ()  # metrics that MLflow's search does not tell: logged of late, or by azureml-core
-    resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(default_factory=dict)  # by run, metric, and device (empty: none)
+    resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(
+        default_factory=dict
+    )  # by run, metric, and device (empty: none) or NODE/DEVICE
     bulk_history: bool = False  # whether curves of several runs can be asked for at once
 
     @property

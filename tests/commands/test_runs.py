@@ -342,6 +342,20 @@ def said(done: Outcome) -> list[str]:
     return [line for line in done.stderr.splitlines() if "font cache" not in line]
 
 
+def test_machine_is_a_table_beside_the_metrics(himl: Himl, workspace: LocalWorkspace) -> None:
+    (trial, *_) = (run["id"] for run in himl.ok("runs", "show", SWEEP, "--children", "--json").json())
+    shown = himl.ok("runs", "show", trial, "--machine").stdout
+    machine, metrics = shown.partition("\nMachine\n")[2].split("\nMetrics\n")
+    assert [line.split() for line in machine.splitlines() if line] == [
+        ["NAME", "MEAN", "PEAK", "LAST", "VALUES"],
+        ["gpu_0_utilization_percentage", "50", "60", "60", "2"],
+    ]
+    assert ("system/" in metrics, "val/loss" in metrics) == (False, True)
+    assert "machine" not in himl.ok("runs", "show", trial, "--json").json()
+    both = himl("runs", "show", trial, "--machine", "--watch")
+    assert (both.code, "--machine and --watch do not go together" in both.stderr) == (2, True)
+
+
 def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, workspace: LocalWorkspace) -> None:
     for options, words in (
         (("--output_csv", "nowhere/m.csv"), "there is no folder"),

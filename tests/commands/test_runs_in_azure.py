@@ -200,6 +200,28 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
     series = {child["id"]: child["series"] for child in found["children"]}
     assert series["trained"]["system/cpu_utilization_percentage"]["values"] == [20, 50]
     assert (series["logged"]["system/cpu_utilization_percentage"]["values"], series["bare"]) == ([10, 30], {})
+    table = himl.ok("runs", "show", "trained", "logged", "bare", "--machine")
+    rows = [line.split() for line in table.stdout.splitlines() if line.startswith("  ")]
+    assert rows[:3] == [
+        ["NAME", "MEAN", "PEAK", "LAST", "VALUES"],
+        ["cpu_utilization_percentage", "40", "50", "50", "2"],
+        ["gpu_0_memory_usage_megabytes", "16000", "16000", "16000", "1"],
+    ]
+    assert ["cpu_utilization_percentage", "20", "30", "30", "2"] in rows
+    assert table.stderr == "Nothing is known of the machine of run 'bare'.\n"
+    azure.state.resource_metrics["bare"] = {
+        "CpuUtilizationPercentage": {"node-b/": [90.0, 70.0], "node-a/": [10.0, 30.0]},
+        "GpuUtilizationPercentage": {"node-b/7": [5.0, 5.0], "node-a/9": [1.0, 3.0]},
+    }
+    assert "Machine       CPU 50% (peak 50%); GPU 0 5% (peak 5%); GPU 1 2% (peak 3%)" in himl.ok("runs", "show", "bare").stdout.splitlines()
+    found = himl.ok("runs", "show", "bare", "--machine", "--json").json()["machine"]
+    by_node = [tuple(use[key] for key in ("node", "metric", "mean", "peak", "last", "count", "run")) for use in found]
+    assert by_node == [
+        ("0", "cpu_utilization_percentage", 20, 30, 30, 2, "bare"),
+        ("0", "gpu_0_utilization_percentage", 2, 3, 3, 2, "bare"),
+        ("1", "cpu_utilization_percentage", 80, 90, 70, 2, "bare"),
+        ("1", "gpu_0_utilization_percentage", 5, 5, 5, 2, "bare"),
+    ]
     azure.stage.log.clear()
     assert himl.ok("runs", "aggregate", "trained", "logged", "--json").json()["metrics"] == []
     assert not azure.requests(asked)

@@ -301,17 +301,17 @@ BEST_SO_FAR = "best_child_by_primary_metric/"
 """What the names of the columns begin with of a table that Azure ML keeps for itself among the metrics of a sweep."""
 
 
-def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False) -> RunDetails:
+def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False, by_node: bool = False) -> RunDetails:
     """What *run* logged, and its children in the order they were made. With *has_machine* also the system metrics that
-    the workspace itself has of a run without children, which may cost a request. Raises RunNotFound when it was deleted
-    meanwhile."""
+    the workspace itself has of a run without children, *by_node* of each node, which may cost a request. Raises
+    RunNotFound when it was deleted meanwhile."""
     children = children_of(workspace, run)
     values = workspace.values(run.id)
     sweep = sweep_view(workspace, run, children)
     below = {} if sweep else _below(workspace, children)
     metrics = [metric for metric in values.metrics if not (sweep and metric.name.startswith(BEST_SO_FAR))]
     if has_machine and not children and not any(metric.name.startswith(SYSTEM) for metric in metrics):
-        metrics += workspace.system_metrics([run]).get(run.id, ())
+        metrics += workspace.system_metrics([run], by_node=by_node).get(run.id, ())
     texts = [each for each in values.texts if not (sweep and each.name.startswith(BEST_SO_FAR))]
     return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below)
 

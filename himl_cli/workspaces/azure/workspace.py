@@ -136,10 +136,10 @@ class AzureWorkspace(CloudWorkspace):
             if run.id in records or run.id in known
         }
 
-    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+    def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         from himl_cli.workspaces.azure.resource_metrics import read_resource_metrics
 
-        found = ask_all(partial(read_resource_metrics, self.connection), runs)
+        found = ask_all(partial(read_resource_metrics, self.connection, by_node=by_node), runs)
         return {run.id: metrics for run, metrics in zip(runs, found, strict=True)}
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
