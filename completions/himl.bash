@@ -111,6 +111,7 @@ _himl_table() {
             --num_runs=choice:all
             +--tags=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --archived
             --watch
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
@@ -138,6 +139,7 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
+            --machine
             --watch
             --help|-h
         '
@@ -258,6 +260,46 @@ _himl_table() {
         '
         kinds='list+runs...'
         ;;
+    'himl runs archive')
+        rows='
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
+    'himl runs restore')
+        rows='
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
     'himl runs delete')
         rows='
             +--run=list+runs
@@ -267,6 +309,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
+            --outputs
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

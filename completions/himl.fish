@@ -29,8 +29,10 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
                 'logs' 'Print the log of a run, also while it runs' \
                 'attach' 'Show where a running job\'s services answer: VS Code, JupyterLab, TensorBoard, SSH' \
                 'cancel' 'Stop runs' \
-                'tag' 'Set tags on runs' \
-                'delete' 'Delete runs with all their files; asks first'
+                'tag' 'Set tags on runs; KEY= removes one' \
+                'archive' 'Leave runs out of lists, and keep them with all their files' \
+                'restore' 'Bring archived runs back to lists' \
+                'delete' 'Delete runs with all their files, and the runs below them; lists what goes and asks first'
         case 'himl checkpoint'
             printf '%s\t%s\n' \
                 'fetch' 'Fetch a checkpoint, and print its path alone' \
@@ -150,6 +152,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--num_runs=choice:all' 'How many of them, or all' \
                 '+--tags=' 'Only those with these tags' \
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
+                '--archived' 'Only those that were archived, which are left out otherwise' \
                 '--watch' 'Show them until all have ended, with progress and last metrics' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
                 '--config_file=files:.json' 'An Azure config.json' \
@@ -175,6 +178,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--quiet|-q' 'Ids or paths alone on stdout' \
                 '--verbose|-v' 'Debug log and tracebacks on stderr' \
                 '--yes' 'Never ask; take yes for the answer' \
+                '--machine' 'A table of what it took of CPU, memory and GPUs, too' \
                 '--watch' 'Show it until it has ended, with progress, last metrics and its log' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs aggregate'
@@ -277,6 +281,40 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--verbose|-v' 'Debug log and tracebacks on stderr' \
                 '--yes' 'Never ask; take yes for the answer' \
                 '--help|-h' 'Show this message and exit'
+        case 'himl runs archive'
+            printf '%s\t%s\n' \
+                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
+                '--experiment=experiments' 'The newest runs of an experiment' \
+                '--num_runs=choice:all' 'How many of them, or all' \
+                '+--tags=' 'Only those with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
+                '--latest_run_file=files' 'The run that this file names' \
+                '--children' 'The children of those runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
+                '--config_file=files:.json' 'An Azure config.json' \
+                '--format=choice:human,json,quiet' 'human, json or quiet' \
+                '--json' 'One JSON document on stdout' \
+                '--quiet|-q' 'Ids or paths alone on stdout' \
+                '--verbose|-v' 'Debug log and tracebacks on stderr' \
+                '--yes' 'Never ask; take yes for the answer' \
+                '--help|-h' 'Show this message and exit'
+        case 'himl runs restore'
+            printf '%s\t%s\n' \
+                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
+                '--experiment=experiments' 'The newest runs of an experiment' \
+                '--num_runs=choice:all' 'How many of them, or all' \
+                '+--tags=' 'Only those with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
+                '--latest_run_file=files' 'The run that this file names' \
+                '--children' 'The children of those runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
+                '--config_file=files:.json' 'An Azure config.json' \
+                '--format=choice:human,json,quiet' 'human, json or quiet' \
+                '--json' 'One JSON document on stdout' \
+                '--quiet|-q' 'Ids or paths alone on stdout' \
+                '--verbose|-v' 'Debug log and tracebacks on stderr' \
+                '--yes' 'Never ask; take yes for the answer' \
+                '--help|-h' 'Show this message and exit'
         case 'himl runs delete'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
@@ -286,6 +324,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
                 '--latest_run_file=files' 'The run that this file names' \
                 '--children' 'The children of those runs instead' \
+                '--outputs' 'On Azure ML: the data that they registered as outputs, too' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
                 '--config_file=files:.json' 'An Azure config.json' \
                 '--format=choice:human,json,quiet' 'human, json or quiet' \
@@ -647,6 +686,12 @@ function __himl_kinds --description 'What the plain arguments of the command $ar
             printf '%s\n' \
                 'list+runs...'
         case 'himl runs tag'
+            printf '%s\n' \
+                'list+runs...'
+        case 'himl runs archive'
+            printf '%s\n' \
+                'list+runs...'
+        case 'himl runs restore'
             printf '%s\n' \
                 'list+runs...'
         case 'himl runs delete'

@@ -128,8 +128,10 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'logs', 'Print the log of a run, also while it runs',
                 'attach', 'Show where a running job''s services answer: VS Code, JupyterLab, TensorBoard, SSH',
                 'cancel', 'Stop runs',
-                'tag', 'Set tags on runs',
-                'delete', 'Delete runs with all their files; asks first'
+                'tag', 'Set tags on runs; KEY= removes one',
+                'archive', 'Leave runs out of lists, and keep them with all their files',
+                'restore', 'Bring archived runs back to lists',
+                'delete', 'Delete runs with all their files, and the runs below them; lists what goes and asks first'
             )
             Rows = @(
                 '--help|-h', 'Show this message and exit'
@@ -144,6 +146,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--num_runs=choice:all', 'How many of them, or all',
                 '+--tags=', 'Only those with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only those in these states: Queued, Running, Completed, Failed, Canceled',
+                '--archived', 'Only those that were archived, which are left out otherwise',
                 '--watch', 'Show them until all have ended, with progress and last metrics',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
                 '--config_file=files:.json', 'An Azure config.json',
@@ -174,6 +177,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Ids or paths alone on stdout',
                 '--verbose|-v', 'Debug log and tracebacks on stderr',
                 '--yes', 'Never ask; take yes for the answer',
+                '--machine', 'A table of what it took of CPU, memory and GPUs, too',
                 '--watch', 'Show it until it has ended, with progress, last metrics and its log',
                 '--help|-h', 'Show this message and exit'
             )
@@ -304,6 +308,50 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Kinds = @('list+runs...')
         }
+        'himl runs archive' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
+                '--experiment=experiments', 'The newest runs of an experiment',
+                '--num_runs=choice:all', 'How many of them, or all',
+                '+--tags=', 'Only those with these tags',
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only those in these states: Queued, Running, Completed, Failed, Canceled',
+                '--latest_run_file=files', 'The run that this file names',
+                '--children', 'The children of those runs instead',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
+                '--config_file=files:.json', 'An Azure config.json',
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('list+runs...')
+        }
+        'himl runs restore' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
+                '--experiment=experiments', 'The newest runs of an experiment',
+                '--num_runs=choice:all', 'How many of them, or all',
+                '+--tags=', 'Only those with these tags',
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only those in these states: Queued, Running, Completed, Failed, Canceled',
+                '--latest_run_file=files', 'The run that this file names',
+                '--children', 'The children of those runs instead',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
+                '--config_file=files:.json', 'An Azure config.json',
+                '--format=choice:human,json,quiet', 'human, json or quiet',
+                '--json', 'One JSON document on stdout',
+                '--quiet|-q', 'Ids or paths alone on stdout',
+                '--verbose|-v', 'Debug log and tracebacks on stderr',
+                '--yes', 'Never ask; take yes for the answer',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('list+runs...')
+        }
         'himl runs delete' = @{
             Verbs = @(
             )
@@ -315,6 +363,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only those in these states: Queued, Running, Completed, Failed, Canceled',
                 '--latest_run_file=files', 'The run that this file names',
                 '--children', 'The children of those runs instead',
+                '--outputs', 'On Azure ML: the data that they registered as outputs, too',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, or an Azure config.json',
                 '--config_file=files:.json', 'An Azure config.json',
                 '--format=choice:human,json,quiet', 'human, json or quiet',

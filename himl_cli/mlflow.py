@@ -413,8 +413,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         self._workspace.tag(run_id, {tag.key: tag.value})
 
     def delete_tag(self, run_id: str, key: str) -> None:
-        """Leave the tag empty, which is as if it were not there."""
-        self._workspace.tag(run_id, {key: ""})
+        self._workspace.tag(run_id, {key: None})
 
     def delete_run(self, run_id: str) -> None:
         """Delete the run with its children and all their files, for good. Where a run above it was deleted just now,
@@ -423,10 +422,13 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             return
         home = self._workspace.home_of(run_id)
         if not isinstance(home, FolderWorkspace):
-            raise NotAllowed(f"Run '{run_id}' is kept in {home.label}, where himl deletes nothing.")
+            raise NotAllowed(
+                f"Run '{run_id}' is kept in {home.label}: runs of this machine alone are deleted here.",
+                hint=f"To delete it there, with its files: himl runs delete {run_id}",
+            )
         below = [home.run(run_id)]
         for run in below:
-            below += home.runs(RunQuery(parent=run.id))
+            below += home.runs(RunQuery(parent=run.id, archived=None))
         home.delete(run_id)
         self._deleted |= {run.id: run for run in below}
 

@@ -37,7 +37,7 @@ COMMANDS: Sequence[Sequence[str]] = (
     ("runs", "show", "--run", SWEEP),
     ("runs", "show", "--run", BEST),
     ("runs", "logs", "--run", BEST),
-    ("runs", "tag", BEST, "a=b"),
+    ("runs", "tag", BEST, "a=b", "gone="),
     ("runs", "cancel", RUNNING),
     ("download", "--run", BEST, "--output_dir", "out"),
     ("download", "--run", BEST, "--output_key", "predictions", "--output_dir", "named"),
@@ -52,6 +52,7 @@ COMMANDS: Sequence[Sequence[str]] = (
     ("runs", "aggregate", SWEEP, "--json"),
     ("submit", "train.py", "--cluster", "cpu-cluster", "--environment", "torch", "--sweep", "lr=0.1,0.2", "--primary_metric", "loss", "--wait"),
     ("submit", "piped/pipeline.json", "--create_cluster", "--wait"),
+    ("runs", "delete", BEST, "--outputs", "--yes"),
 )
 PROJECT: Mapping[str, str] = {
     "environment.yml": "dependencies:\n- python=3.11\n- pip\n- pip:\n  - himl-cli\n",

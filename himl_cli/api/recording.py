@@ -211,6 +211,11 @@ class OfflineRun(Recording):
         self.tags.update({key: str(value) for key, value in tags.items()})
         log.info("No run to tag with %s.", dict(tags))
 
+    def remove_tags(self, tags: Sequence[str]) -> None:
+        """Remove the tags of these names; others stay as they are."""
+        for name in tags:
+            self.tags.pop(name, None)
+
     def flush(self, timeout_seconds: int = 300) -> None:
         """Nothing is waiting."""
 

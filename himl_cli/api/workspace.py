@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path, PurePath
@@ -254,6 +254,10 @@ class Run(Recording):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set *tags*; others stay as they are."""
         self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})
+
+    def remove_tags(self, tags: Sequence[str]) -> None:
+        """Remove the tags of these names; others stay as they are."""
+        self.record = self._found_in.opened.tag(self.id, dict.fromkeys(tags))
 
     @staticmethod
     def get_context(allow_offline: bool = True) -> Run | OfflineRun:

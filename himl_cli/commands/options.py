@@ -315,13 +315,19 @@ class SelectionOptions(Bundle):
     children: bool = option("The children of those runs instead.", default=False)
 
     def selection(
-        self, plain: Sequence[str] | None = None, *, explicit: bool = False, single: str = ""
+        self,
+        plain: Sequence[str] | None = None,
+        *,
+        explicit: bool = False,
+        single: str = "",
+        archived: bool = False,
     ) -> RunSelection:
         """The runs asked for; *plain* are run ids that stood as plain arguments, or more tags behind those of --tags
         (hi-ml's `--tags a=b c=d`).
 
         Ask for it before a workspace is opened: raises BadUsage for what no workspace could answer, as
-        `check_selection` does, and for several runs where *single* is an option that takes one.
+        `check_selection` does, and for several runs where *single* is an option that takes one. *archived*: where runs
+        are not named, among those that were archived.
         """
         from himl_cli.core.runs import RunSelection
         from himl_cli.services.runs.lookup import check_selection
@@ -337,6 +343,7 @@ class SelectionOptions(Bundle):
             statuses=self.status,
             latest_run_file=self.latest_run_file,
             children=self.children,
+            archived=archived,
         )
         check_selection(selection, explicit=explicit)
         if single and len(set(selection.runs)) > 1:

@@ -44,7 +44,7 @@ SSH_ARGUMENTS = "himl.ssh_arguments"
 """The key of a context's `meta` for what stood after `--`."""
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
-app = group("List, show, compare, follow, cancel, tag and delete runs.")
+app = group("List, show, compare, follow, cancel, tag, archive and delete runs.")
 
 
 @command(app, "list")
@@ -54,6 +54,7 @@ def list_runs(
     num_runs: int | None = NUM_RUNS,
     tags: Mapping[str, str] = TAGS,
     status: Sequence[Any] = STATUS,
+    archived: bool = option("Only those that were archived, which are left out otherwise.", default=False),
     watch: bool = option("Show them until all have ended, with progress and last metrics.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
@@ -70,8 +71,9 @@ def list_runs(
     from himl_cli.core.runs import RunQuery
     from himl_cli.render.run_views import run_columns
 
-    query = RunQuery(experiment, status, tags, limit=None if num_runs == ALL_RUNS else num_runs or 20)
-    matching = " match" if experiment or status or tags else ""
+    limit = None if num_runs == ALL_RUNS else num_runs or 20
+    query = RunQuery(experiment, status, tags, limit=limit, archived=archived)
+    matching = " match" if experiment or status or tags or archived else ""
     if watch:
         _check_watch(output_opts)
     with open_session(workspace_opts, output_opts) as session:
@@ -95,6 +97,7 @@ def list_runs(
 def show(
     *,
     selection: SelectionOptions,
+    machine: bool = option("A table of what it took of CPU, memory and GPUs, too.", default=False),
     watch: bool = option("Show it until it has ended, with progress, last metrics and its log.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
@@ -107,22 +110,37 @@ def show(
     \b
       himl runs show
       himl runs show train_1772366400_0a1b2c3d --json
+      himl runs show latest --machine
       himl runs show latest --watch
     """
+    from himl_cli.core.logged import machine_use
+    from himl_cli.render.forms import machine_form
     from himl_cli.render.run_views import run_view
     from himl_cli.services.runs.lookup import means_one_run, run_details
 
     if watch:
         _check_watch(output_opts)
+        if machine:
+            raise BadUsage(
+                "--machine and --watch do not go together.",
+                hint="--watch shows the machine in one line; leave one out.",
+            )
     selected = selection.selection(runs, single="--watch" if watch else "")
     with open_session(workspace_opts, output_opts) as session:
         if watch:
             return _watch_run(session, _find(session, selected))
         is_one = means_one_run(selected)
-        details = [run_details(session.workspace, run, has_machine=is_one) for run in _find(session, selected)]
+        details = [
+            run_details(session.workspace, run, has_machine=is_one or machine, by_node=machine)
+            for run in _find(session, selected)
+        ]
+        for each in details:
+            if machine and not machine_use(each.metrics):
+                session.output.notice(f"Nothing is known of the machine of run '{each.run.id}'.")
+        shown = [machine_form(each) for each in details] if machine else details
         session.output.result(
-            details[0] if is_one else details,
-            human=lambda: "\n\n\n".join("\n".join(run_view(each)) for each in details),
+            shown[0] if is_one else shown,
+            human=lambda: "\n\n\n".join("\n".join(run_view(each, machine=machine)) for each in details),
             quiet=[each.run.id for each in details],
         )
 
@@ -476,12 +494,13 @@ def tag(
         typer.Argument(metavar="[RUN]... KEY=VALUE...", help="Run ids, and the tags to set.", show_default=False),
     ] = None,
 ) -> None:
-    """Set tags on runs.
+    """Set tags on runs; KEY= removes one.
 
     Other tags stay. Name the runs: none is taken by default.
 
     \b
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
+      himl runs tag train_1772366400_0a1b2c3d stage=
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
     from himl_cli.services.runs.writing import check_tags, tags_explained
@@ -493,39 +512,91 @@ def tag(
     with open_session(workspace_opts, output_opts) as session:
         with tags_explained():
             found = _find(session, selected)
-        tagged = [session.workspace.tag(run.id, tags) for run in found]
-        text = ", ".join(f"{key}={value}" for key, value in tags.items())
+        tagged = [session.workspace.tag(run.id, {key: value or None for key, value in tags.items()}) for run in found]
+        text = ", ".join(f"{key}={value}" if value else f"{key} removed" for key, value in tags.items())
         lines = [f"Tagged run '{run.id}': {text}" for run in tagged]
         session.output.result(tagged, human="\n".join(lines), quiet=[run.id for run in tagged])
 
 
-@command(app, "delete")
-def delete(
+@command(app, "archive")
+def archive(
     selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
 ) -> None:
-    """Delete runs with all their files; asks first.
+    """Leave runs out of lists, and keep them with all their files.
 
-    Only runs that are kept on this machine; their children are deleted with them.
+    Lists and --experiment pass over them; they are found by their ids, and by himl runs list --archived. On Azure ML
+    they are archived in Studio as well. Name the runs: none is taken by default.
+
+    \b
+      himl runs archive train_1772366400_0a1b2c3d
+      himl runs archive --experiment scratch --num_runs all
+    """
+    _archive(selection.selection(runs, explicit=True), workspace_opts, output_opts)
+
+
+@command(app, "restore")
+def restore(
+    selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
+) -> None:
+    """Bring archived runs back to lists.
+
+    --experiment and latest look among those that are archived. Name the runs: none is taken by default.
+
+    \b
+      himl runs restore train_1772366400_0a1b2c3d
+      himl runs restore --experiment scratch --num_runs all
+    """
+    _archive(selection.selection(runs, explicit=True, archived=True), workspace_opts, output_opts, restore=True)
+
+
+def _archive(
+    selected: RunSelection, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, *, restore: bool = False
+) -> None:
+    with open_session(workspace_opts, output_opts) as session:
+        found = [session.workspace.archive(run.id, restore=restore) for run in _find(session, selected)]
+        lines = [f"{'Restored' if restore else 'Archived'} run '{run.id}'." for run in found]
+        session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
+
+
+@command(app, "delete")
+def delete(
+    *,
+    selection: SelectionOptions,
+    outputs: bool = option(
+        "On Azure ML: the data that they registered as outputs, too.", default=False, panel="What goes"
+    ),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
+) -> None:
+    """Delete runs with all their files, and the runs below them; lists what goes and asks first.
+
+    On Azure ML, too, where the files are deleted in storage first: a deletion that was interrupted goes on when it is
+    repeated. Name the runs: none is taken by default.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d
+      himl runs delete sleepy_fig_k0c7sz4slr --outputs
       himl runs delete --experiment scratch --num_runs all --yes
     """
-    from himl_cli.render.run_views import deletion_question
-    from himl_cli.services.runs.writing import check_deletable, delete_runs, runs_below
+    from himl_cli.render.run_views import deletion_form, deletion_list, deletion_question, deletion_text
+    from himl_cli.services.runs.writing import children_text, delete_runs, footprints_of
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:
-        found = _find(session, selected)
-        check_deletable(session.workspace, found)
-        below = runs_below(session.workspace, found)
-        if not session.output.confirm(deletion_question(found, below)):
+        output = session.output
+        found = footprints_of(session.workspace, _find(session, selected), outputs=outputs)
+        children = [children_text(each) for each in found]
+        for each in () if output.yes else found:
+            for line in deletion_list(each, outputs=outputs):
+                output.notice(line)
+        if not output.confirm(deletion_question(found, children)):
             raise Declined("Nothing was done.")
-        delete_runs(session.workspace, found)
-        also = {run.id: f" and its {below[run.id]}" if below[run.id] else "" for run in found}
-        lines = [f"Deleted run '{run.id}'{also[run.id]}." for run in found]
-        names = [run.id for run in found]
-        session.output.result({"deleted": names}, human="\n".join(lines), quiet=names)
+        archived = delete_runs(session.workspace, found, session.notify)
+        pairs = zip(found, children, strict=True)
+        lines = [deletion_text(each, also, is_archived=each.run.id in archived) for each, also in pairs]
+        names = [each.run.id for each in found]
+        output.result(deletion_form(found, archived), human="\n".join(lines), quiet=names)
 
 
 def _find(session: Session, selected: RunSelection) -> list[Run]:

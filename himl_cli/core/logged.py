@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
@@ -241,11 +241,42 @@ class Series:
 def system_summary(name: str, steps: Sequence[int], values: Sequence[float]) -> float:
     """What a system metric comes to over all of its points: of a rate the mean, in which a point stands for the steps
     since the one before it; of an amount the most. NaN where no value is a number."""
+    if not name.endswith(RATES):
+        return max(filter(math.isfinite, values), default=math.nan)
+    return _mean(steps, values)
+
+
+def _mean(steps: Sequence[int], values: Sequence[float]) -> float:
     weights = [max(1, step - before) for before, step in pairwise([0, *steps])]
     pairs = [(weight, value) for weight, value in zip(weights, values, strict=True) if math.isfinite(value)]
-    if not name.endswith(RATES):
-        return max((value for _, value in pairs), default=math.nan)
     return sum(weight * value for weight, value in pairs) / (sum(weight for weight, _ in pairs) or math.nan)
+
+
+@dataclass(frozen=True)
+class MachineUse:
+    """One system metric over a run's time. `node` is empty where nodes are not told apart; `run` logged it."""
+
+    metric: str
+    node: str
+    mean: float
+    peak: float
+    last: float
+    count: int
+    run: str
+
+
+def machine_use(metrics: Iterable[Metric]) -> list[MachineUse]:
+    """The system metrics among *metrics*, by node; MLflow writes the node into the name: `system/NODE/METRIC`. In the
+    mean, a point stands for the steps since the one before it."""
+    found = []
+    for each in metrics:
+        values = [point.value for point in each.points]
+        if each.name.startswith(SYSTEM) and any(map(math.isfinite, values)):
+            node, _, name = each.name.removeprefix(SYSTEM).rpartition("/")
+            mean = _mean([point.step for point in each.points], values)
+            peak = max(filter(math.isfinite, values))
+            found.append(MachineUse(name, node, mean, peak, each.last.value, len(values), each.run))
+    return sorted(found, key=lambda use: (use.run, len(use.node), use.node))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ STUDIO = "himl.studio"  # of a run here: the page of the run there
 # Of a run whose end a webhook is told: one of the four words, and the webhook's host, or why it was not told
 NOTIFICATION = "himl.notification"
 DUE, SENDING, SENT, NOT_SENT = "due", "sending", "sent", "failed"
+ARCHIVED = "himl.archived"  # in the records of this machine, of a run that lists leave out
 STOPPED = "himl.recording_stopped"  # of a run here: why not all of it could be mirrored
 RECORDED_FROM = "himl.recorded_from"  # of the run there: the machine that it runs on
 OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
@@ -60,7 +61,7 @@ class RunStatus(str, Enum):
 @dataclass(frozen=True)
 class Run:
     """One run. Times are UTC; `parent` is the id of the run that it belongs to, `reason` why it ended as it did, `url`
-    its page where it has one, `command` what people see of the program.
+    its page where it has one, `command` what people see of the program; archived ones are left out of lists.
 
     Of a run that is to begin, `id`, `experiment`, the names, `tags`, `parent` and `command` count.
     """
@@ -81,6 +82,7 @@ class Run:
     workspace: str = ""
     folder: str = ""
     url: str = ""
+    is_archived: bool = False
 
     @property
     def duration(self) -> float | None:
@@ -169,6 +171,7 @@ def run_form(run: Run) -> dict[str, Any]:
         "workspace": run.workspace.removeprefix("workspace "),
         "folder": run.folder,
         "url": run.url,
+        "archived": run.is_archived,
         "recovery_id": run.recovery_id,
     }
 
@@ -236,7 +239,8 @@ def experiment_remarks(asked: str, chosen: str) -> list[str]:
 @dataclass(frozen=True)
 class RunQuery:
     """Which runs of a workspace: all conditions hold together; `limit` None means every run, newest first. With
-    `children` those below others come too, of an experiment."""
+    `children` those below others come too, of an experiment; with `archived` those alone that were archived, with None
+    in its place those as well."""
 
     experiment: str | None = None
     statuses: Sequence[RunStatus] = ()
@@ -244,6 +248,7 @@ class RunQuery:
     parent: str | None = None
     limit: int | None = None
     children: bool = False
+    archived: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -257,6 +262,7 @@ class RunSelection:
     statuses: Sequence[RunStatus] = ()
     latest_run_file: str | None = None
     children: bool = False
+    archived: bool = False
 
 
 Goal = Literal["minimize", "maximize"]
@@ -329,6 +335,36 @@ class FetchedCheckpoint:
     @property
     def path(self) -> Path:
         return Path(self.shown)
+
+
+@dataclass(frozen=True)
+class OutputFootprint:
+    """A named output of the run called `run`: the data asset `NAME:VERSION`, its address, and the files there. `place`
+    is what messages call their container, `kept` why they stay where the run goes, empty where they go too."""
+
+    run: str
+    key: str
+    asset: str
+    uri: str
+    is_file: bool
+    place: str
+    files: int = 0
+    size: int = 0
+    kept: str = ""
+
+
+@dataclass(frozen=True)
+class RunFootprint:
+    """What goes with a run: the runs `below` it, parents first, and of a run that a service keeps (`is_counted`) how
+    many files they have in all, their bytes, the containers that these lie in, and the outputs that were asked for."""
+
+    run: Run
+    below: Sequence[Run]
+    files: int = 0
+    size: int = 0
+    places: Sequence[str] = ()
+    outputs: Sequence[OutputFootprint] = ()
+    is_counted: bool = False
 
 
 @dataclass(frozen=True)

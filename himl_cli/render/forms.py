@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.logged import Metric, RunDetails, Texts, float_form
+from himl_cli.core.logged import Metric, RunDetails, Texts, float_form, machine_use
 from himl_cli.core.runs import Run, run_form
 from himl_cli.core.text import utc_text
 
@@ -47,6 +47,11 @@ def json_schema(title: str, *kinds: Any) -> dict[str, Any]:
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": [*schemas]}
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, "title": title, **schema, **({"$defs": parts} if parts else {})}
+
+
+def machine_form(details: RunDetails) -> dict[str, Any]:
+    """As `details_form`, with what the run took of its machine."""
+    return details_form(details) | {"machine": json_form(machine_use(details.metrics))}
 
 
 def details_form(details: RunDetails) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from himl_cli.core.jobs import (
     value_text,
     values_text,
 )
-from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, system_summary
+from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, machine_use, system_summary
 from himl_cli.core.runs import (
     AUTOMATIC_TAGS,
     FROM_RUN,
@@ -39,7 +39,9 @@ from himl_cli.core.runs import (
     STOPPED,
     STUDIO,
     TRIES,
+    OutputFootprint,
     Run,
+    RunFootprint,
     RunStatus,
     own_name,
     own_tags,
@@ -154,13 +156,69 @@ def cancel_text(outcome: Any) -> str:
     return f"Asked run '{outcome.id}' to stop{meanings.get(outcome.kind, '')}."
 
 
-def deletion_question(runs: Sequence[Run], below: Mapping[str, str]) -> str:
-    """Whether to delete the runs; *below* says by id what goes with a run (`4 trials`; empty: nothing)."""
-    if len(runs) == 1:
-        also = below[runs[0].id]
-        return f"Delete run '{runs[0].id}' with {f'its {also} and all their files' if also else 'all its files'}?"
-    names = ", ".join(f"{run.id} (with its {below[run.id]})" if below[run.id] else run.id for run in runs)
-    return f"Delete {len(runs)} runs with all their files: {names}?"
+def deletion_question(footprints: Sequence[RunFootprint], children: Sequence[str]) -> str:
+    """Whether to delete the runs; *children* says of each what goes with it (`4 trials`; empty: nothing)."""
+    if len(footprints) == 1:
+        files = f"its {children[0]} and all their files" if children[0] else "all its files"
+        return f"Delete run '{footprints[0].run.id}' with {files}?"
+    pairs = zip(footprints, children, strict=True)
+    names = ", ".join(f"{each.run.id} (with its {also})" if also else each.run.id for each, also in pairs)
+    return f"Delete {len(footprints)} runs with all their files: {names}?"
+
+
+def deletion_list(footprint: RunFootprint, *, outputs: bool) -> Iterator[str]:
+    """What a run on Azure ML takes with it, a line a thing; *outputs*: whether its outputs were asked for. Nothing for
+    a run that is kept here."""
+    if not footprint.is_counted:
+        return
+    count = len(footprint.below)
+    below = f" and {'the run' if count == 1 else f'{count} runs'} below it" if count else ""
+    where = f", in {' and '.join(footprint.places)}" if footprint.places else ""
+    yield f"Run '{footprint.run.id}'{below}: {_files_text(footprint)}{where}."
+    for each in footprint.outputs:
+        what = f"Output '{each.key}' of run '{each.run}', {each.asset}"
+        yield f"{what}, stays: {each.kept}." if each.kept else f"{what}: {_files_text(each)}, in {each.place}."
+    if not outputs:
+        yield "Data that it registered as outputs stays; --outputs deletes that, too."
+
+
+def deletion_text(footprint: RunFootprint, children: str, *, is_archived: bool) -> str:
+    """What was deleted; *is_archived*: the run itself is only archived."""
+    run, also = f"run '{footprint.run.id}'", f" and its {children}" if children else ""
+    if not footprint.is_counted:
+        return f"Deleted {run}{also}."
+    going = [each for each in footprint.outputs if not each.kept]
+    outputs = "".join(f"; output '{each.key}': {_files_text(each)}" for each in going)
+    if is_archived:
+        return (
+            f"Deleted the files of {run}{also}, {_files_text(footprint)}{outputs}. Azure ML keeps its record, archived."
+        )
+    return f"Deleted {run}{also}: {_files_text(footprint)}{outputs}."
+
+
+def deletion_form(footprints: Sequence[RunFootprint], archived: Sequence[str]) -> dict[str, Any]:
+    """The document: the runs that were named, and of those on Azure ML what was counted."""
+    form: dict[str, Any] = {"deleted": [each.run.id for each in footprints]}
+    there = [each for each in footprints if each.is_counted]
+    if not there:
+        return form
+    outputs = [each for footprint in there for each in footprint.outputs]
+    return form | {
+        "archived": archived,
+        "below": [run.id for each in there for run in each.below],
+        "files": sum(each.files for each in there),
+        "bytes": sum(each.size for each in there),
+        "places": [*dict.fromkeys(place for each in there for place in each.places)],
+        "outputs": [
+            {"run": each.run, "key": each.key, "asset": each.asset, "uri": each.uri, "place": each.place}
+            | {"files": each.files, "bytes": each.size, "kept": each.kept}
+            for each in outputs
+        ],
+    }
+
+
+def _files_text(counted: RunFootprint | OutputFootprint) -> str:
+    return f"{counted.files:,} file{'s' * (counted.files != 1)}, {size_text(counted.size)}"
 
 
 def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> Iterator[str]:
@@ -310,8 +368,9 @@ SHOWN_ELSEWHERE = (
 _MACHINE = re.compile(SYSTEM + r"(cpu|system|gpu_\d+)_(utilization_percentage|memory_usage_megabytes)")
 
 
-def run_view(details: RunDetails) -> Iterator[str]:
-    """The lines that show a run: facts, tags, parameters, metrics, texts, children."""
+def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
+    """The lines that show a run: facts, tags, parameters, with *machine* a table of what it took of that, metrics,
+    texts, children."""
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
     facts = _facts(run) | {"Machine": machine_text(details.metrics)}
@@ -323,6 +382,8 @@ def run_view(details: RunDetails) -> Iterator[str]:
         if pairs:
             yield from ("", styled(title, "bold"))
             yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
+    if machine:
+        yield from _machine_view(details)
     metrics = [
         (
             one_line(each.name),
@@ -332,7 +393,7 @@ def run_view(details: RunDetails) -> Iterator[str]:
             each.run if each.run != run.id else "",
         )
         for each in details.metrics
-        if not (each.name.startswith(SYSTEM) and sys.stdout.isatty())
+        if not (each.name.startswith(SYSTEM) and (machine or sys.stdout.isatty()))
     ]
     header = ("NAME", "LAST", "STEP", "VALUES", "NESTED RUN" if any(row[-1] for row in metrics) else "")
     yield from _table("Metrics", header, metrics, right=(1, 2, 3), ranks=(1, 2, 3, 4, 5), cut=(0,))
@@ -359,6 +420,18 @@ def run_view(details: RunDetails) -> Iterator[str]:
         ]
         titles = ("ID", "NAME", "STATUS", "DURATION")
         yield from _table("Children", titles, children, right=(3,), ranks=(0, 3, 1, 2), cut=(1,))
+
+
+def _machine_view(details: RunDetails) -> Iterator[str]:
+    uses = machine_use(details.metrics)
+    nested = ["" if each.run == details.run.id else each.run for each in uses]
+    rows = [
+        (one_line(each.metric), each.node, *map(number_text, (each.mean, each.peak, each.last)), str(each.count), run)
+        for each, run in zip(uses, nested, strict=True)
+    ]
+    node = "NODE" if any(each.node for each in uses) else ""
+    header = ("NAME", node, "MEAN", "PEAK", "LAST", "VALUES", "NESTED RUN" if any(nested) else "")
+    yield from _table("Machine", header, rows, right=(2, 3, 4, 5), ranks=(0, 1, 2, 2, 3, 4, 5), cut=(0,))
 
 
 def machine_text(metrics: Iterable[Metric]) -> str:
@@ -404,6 +477,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Name": own_name(run),
         "About": run.description,
         "Experiment": run.experiment,
+        "Archived": f"yes; back to lists: himl runs restore {run.id}" if run.is_archived else "",
         "Outcome" if run.status.is_final else "Waits for": outcome,
         "To go on": f"himl submit --resume {run.id}" if can_resume else "",
         "Started": started,

@@ -17,7 +17,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.runs import JobServices, Run, RunEnd, RunQuery, RunService, SignedLink
+from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 
@@ -135,7 +135,8 @@ class Workspace(Protocol):
         """Raises RunNotFound, naming similar ids of this workspace."""
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs that match, newest first, fetched as they are consumed; archived ones are left out.
+        """The runs that match, newest first, fetched as they are consumed; archived ones are left out, unless
+        `query.archived` asks for them.
 
         Children come only with `query.parent` or `query.children`; an experiment or a parent that does not exist has no
         runs.
@@ -144,8 +145,13 @@ class Workspace(Protocol):
     def experiments(self) -> Mapping[str, datetime]:
         """The names of all experiments, each with the time when it was made, the newest first."""
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
-        """Set *tags* on the run (others stay) and return it as it is then. Raises RunNotFound."""
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
+        """Set *tags* on the run, remove those that are None (others stay), and return it as it is then. Raises
+        RunNotFound."""
+
+    def archive(self, run_id: str, *, restore: bool = False) -> Run:
+        """Leave the run out of lists from now on, or with *restore* no longer; what is below it stays as it is, and all
+        are found by their ids. Gives the run as it is then. Raises RunNotFound."""
 
     def cancel(self, run_id: str) -> bool:
         """Ask the run to stop; False when it had ended already. Raises RunNotFound."""
@@ -187,9 +193,9 @@ class Workspace(Protocol):
         """Each of *runs* as it is now, with the last values that it logged, by id; those that were deleted are left
         out. For looking often: as few requests as can be, one for many runs where nothing but numbers changed."""
 
-    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+    def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         """What the workspace itself keeps of the machines of *runs*, by run id, beside what was logged: a request a
-        run. Raises nothing."""
+        run. With *by_node* those of several nodes are told apart. Raises nothing."""
         return {}
 
     def home_of(self, run_id: str) -> Workspace:
@@ -344,6 +350,17 @@ class CloudWorkspace(RunRecorder, JobRunner, Protocol):
     def artifact_location(self, run_id: str) -> tuple[str, str]:
         """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises
         RunNotFound."""
+
+    def footprint(self, run: Run, *, outputs: bool) -> RunFootprint:
+        """What the run, and those below it, keep in storage, counted there; with *outputs* also the data that they
+        registered as outputs. Raises NotAllowed where storage may not be listed."""
+
+    def erase(self, footprint: RunFootprint, *, notify: Notify) -> bool:
+        """Delete the files, then the runs, children before parents; whether the service deletes the run itself, which
+        is archived where it does not.
+
+        What broke off is taken up by another call. Raises NotAllowed, ServiceFailed, saying how much is gone.
+        """
 
     def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
         """A read-only link to the file of `run_files(run_id)` called *name* for so many days, or fewer where the

@@ -506,8 +506,11 @@ class JoinedWorkspace(Workspace):
             return err
         return None
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         return self._ask(run_id, lambda workspace: workspace.tag(run_id, tags))
+
+    def archive(self, run_id: str, *, restore: bool = False) -> Run:
+        return self._ask(run_id, lambda workspace: workspace.archive(run_id, restore=restore))
 
     def cancel(self, run_id: str) -> bool:
         return self._ask(run_id, lambda workspace: workspace.cancel(run_id))
@@ -538,9 +541,9 @@ class JoinedWorkspace(Workspace):
         with _way_out():
             return {**self.local.refresh(here), **(self._remote.refresh(there) if there else {})}
 
-    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+    def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         there = [run for run in runs if run.workspace != self.local.label]
-        return self._remote.system_metrics(there) if there else {}
+        return self._remote.system_metrics(there, by_node=by_node) if there else {}
 
     def run_files(self, run_id: str) -> BlobStore:
         return self._ask(run_id, lambda workspace: workspace.run_files(run_id))

@@ -185,7 +185,7 @@ def delete(uri: str, is_local: str) -> None:
     before = state(client)
     if not is_local:
         code, text = error_of(client.delete_run, SWEEP)
-        assert (code, f"Run '{SWEEP}' is kept in " in text, "himl deletes nothing" in text) == ("PERMISSION_DENIED", True, True), text
+        assert (code, f"Run '{SWEEP}' is kept in " in text, f"himl runs delete {SWEEP}" in text) == ("PERMISSION_DENIED", True, True), text
         assert state(client) == before
         return
     client.delete_run(SWEEP)

@@ -148,6 +148,8 @@ def test_waiting_tags_and_a_run_deleted_meanwhile(run: Run, capfdbinary: pytest.
     run.tag("mark")
     assert run.tags == {"team": "blue", "note": "ü=1", "mark": ""}
     assert (other.tags, other.get_tags(), other.tags) == ({"team": "blue"}, run.tags, run.tags)
+    run.remove_tags(["mark", "never"])
+    assert run.get_tags() == run.tags == {"team": "blue", "note": "ü=1"}
     run.tags["more"] = "x"
     assert "more" not in run.tags
     local_runs.workspace.delete("train_1_aa")

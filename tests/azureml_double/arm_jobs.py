@@ -19,7 +19,7 @@ from tests.azureml_double.state import PIPELINE, STEP, Azure, Caller, Json, Prin
 
 ARM_STATUS = {"Unapproved": "NotStarted", "Pausing": "Running"}  # words that only run history has
 AUDIENCE, HEADER = "https://ml.azure.com", "x-azureml-token"
-CANCELATION = "jc"
+CANCELATION, DELETION = "jc", "jd"
 CURATED = "AzureML-"
 WITH_PATHS = "2024-01-01-preview"  # in which inputs and outputs of jobs have a `pathOnCompute`; later ones lack it again
 PROVIDER = "Microsoft.MachineLearningServices"
@@ -80,16 +80,30 @@ def cancel_job(request: Request) -> Response:
     return JSONResponse(None, 202, headers={**_where(request, workspace, run.run_id), "x-ms-async-operation-timeout": "PT1H"})
 
 
+def delete_job(request: Request) -> Response:
+    """202 with the address that tells when it is gone (REST, "Jobs - Delete"). Its blobs stay where they are, as was seen after Studio's deletion; what else it
+    takes along is not known: nothing."""
+    demand(request, Right.WRITE, "jobs/delete")
+    workspace, run = workspace_of(request), _asked(request)
+    if not run.is_ended:
+        raise bad_request(f"The job {run.run_id} is in the state {run.status} and cannot be deleted.")
+    return JSONResponse(None, 202, headers={**_where(request, workspace, run.run_id, DELETION), "x-ms-async-operation-timeout": "PT1H"})
+
+
 @below_no_workspace
 def operation(request: Request, azure: Azure, caller: Caller) -> Response:
-    """How a cancelation goes: 202 until it is through, then 200."""
+    """How a cancelation or a deletion goes: 202 until it is through, then 200."""
     what, _, rest = request.path_params["operation"].partition(":")
     workspace_id, _, name = rest.partition(":")
     workspace = next((one for one in azure.workspaces.values() if one.workspace_id == workspace_id), None)
-    if what != CANCELATION or workspace is None:
+    if what not in (CANCELATION, DELETION) or workspace is None:
         raise not_found(f"Operation {what} not found.")
     run = workspace.runs.get(name)
-    if run is not None:
+    if what == DELETION:
+        if run is not None:
+            workspace.forget_run(run)
+            return JSONResponse({}, 202, headers=_where(request, workspace, name, DELETION))
+    elif run is not None:
         if run.cancel_polls > 0 or (workspace.cancels(run) and not run.is_ended):
             run.cancel_polls = max(0, run.cancel_polls - 1)
             return JSONResponse({}, 202, headers=_where(request, workspace, name))
@@ -97,11 +111,11 @@ def operation(request: Request, azure: Azure, caller: Caller) -> Response:
     return Response(status_code=200)
 
 
-def _where(request: Request, workspace: Workspace, name: str) -> dict[str, str]:
+def _where(request: Request, workspace: Workspace, name: str, what: str = CANCELATION) -> dict[str, str]:
     """The address that tells when it is done; no `Retry-After`, as recorded, whereupon azure-ai-ml waits 30 s."""
     place = f"subscriptions/{workspace.subscription}/providers/{PROVIDER}/locations/{workspace.location}/mfeOperationResults"
     version = request.query_params.get("api-version", "")
-    return {"Location": f"https://{request.headers['host']}/{place}/{CANCELATION}:{workspace.workspace_id}:{name}?api-version={version}"}
+    return {"Location": f"https://{request.headers['host']}/{place}/{what}:{workspace.workspace_id}:{name}?api-version={version}"}
 
 
 def _asked(request: Request) -> Run:
@@ -261,6 +275,7 @@ routes: list[Route] = [
     Route("/jobs", list_jobs),
     Route("/jobs/{name}", get_job),
     Route("/jobs/{name}", put_job, methods=["PUT"]),
+    Route("/jobs/{name}", delete_job, methods=["DELETE"]),
     Route("/jobs/{name}/cancel", cancel_job, methods=["POST"]),
 ]
 open_routes = [Route(f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}/mfeOperationResults/{{operation}}", operation)]

@@ -66,10 +66,11 @@ def subscriptions(request: Request, azure: Azure, caller: Caller) -> Response:
 
 
 def resource_metrics(request: Request) -> Response:
-    """Azure Monitor's metrics of the nodes of a run, in the form of its version 2024-02-01; `filter` has to name the run, and may split by the device."""
+    """Azure Monitor's metrics of the nodes of a run, in the form of its version 2024-02-01; `filter` has to name the run, and may split by device and node. A
+    metric kept under `NODE/DEVICE` has a series for each of them; without the split by node, one for each device, aggregated over the nodes."""
     demand(request, Right.READ, "providers/Microsoft.Insights/metrics/read")
     workspace, asked = workspace_of(request), request.query_params
-    found = re.fullmatch(r"RunId eq '([^']+)'(?: and DeviceId eq '\*')?", asked.get("$filter", ""))
+    found = re.fullmatch(r"RunId eq '([^']+)'(?: and DeviceId eq '\*')?( and InstanceId eq '\*')?", asked.get("$filter", ""))
     names, begun, ended = asked["metricnames"].split(","), *map(datetime.fromisoformat, asked["timespan"].replace("Z", "+00:00").split("/"))
     bare = [name for name in names if "DeviceId" in asked["$filter"] and not name.startswith("Gpu")]
     for is_wrong, message in (
@@ -82,14 +83,18 @@ def resource_metrics(request: Request) -> Response:
     kept, value = workspace.resource_metrics.get(found[1], {}), []
     for name in names:
         series = []
-        for device, numbers in kept.get(name, {}).items():
-            told = [{"name": {"value": "runid", "localizedValue": "runid"}, "value": found[1]}]
-            told += [{"name": {"value": "deviceid", "localizedValue": "deviceid"}, "value": device}] if device else []
-            times = [(begun + timedelta(minutes=_GRAINS[asked["interval"]] * place)).strftime("%Y-%m-%dT%H:%M:%SZ") for place in range(len(numbers))]
-            data = [
-                {"timeStamp": time, "average": number, "maximum": number + 1} if number is not None else {"timeStamp": time}
-                for time, number in zip(times, numbers, strict=True)
-            ]
+        split: dict[tuple[str, str], list[list[float | None]]] = {}
+        for key, numbers in kept.get(name, {}).items():
+            node, _, device = key.rpartition("/")
+            split.setdefault((node if found[2] else "", device), []).append(numbers)
+        for (node, device), rows in split.items():
+            pairs = (("runid", found[1]), ("instanceid", node), ("deviceid", device))
+            told = [{"name": {"value": key, "localizedValue": key}, "value": text} for key, text in pairs if text]
+            data = []
+            for place, column in enumerate(zip(*rows, strict=True)):
+                point: Json = {"timeStamp": (begun + timedelta(minutes=_GRAINS[asked["interval"]] * place)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+                there = [number for number in column if number is not None]
+                data.append(point | ({"average": sum(there) / len(there), "maximum": max(there) + 1} if there else {}))
             series.append({"metadatavalues": told, "data": data})
         facts = {"id": f"{workspace.path}/providers/Microsoft.Insights/metrics/{name}", "type": "Microsoft.Insights/metrics", "unit": "Count"}
         value.append({**facts, "name": {"value": name, "localizedValue": name}, "timeseries": series[: int(asked.get("top", "10"))], "errorCode": "Success"})

@@ -304,7 +304,9 @@ class Workspace:
     skips_in_index: bool = False  # whether its index pages by `nextSkip`, and never by a token
     hides_in_index: bool = False  # whether its index shows no run
     search_lacks: Collection[str] = ()  # metrics that MLflow's search does not tell: logged of late, or by azureml-core
-    resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(default_factory=dict)  # by run, metric, and device (empty: none)
+    resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(
+        default_factory=dict
+    )  # by run, metric, and device (empty: none) or NODE/DEVICE
     bulk_history: bool = False  # whether curves of several runs can be asked for at once
 
     @property
@@ -343,6 +345,9 @@ class Workspace:
             parent.children.append(run.run_id)
             run.root_id = parent.root_id
         return run
+
+    def forget_run(self, run: Run) -> None:
+        del self.runs[run.run_id], run.experiment.runs[run.run_id]
 
     def start(self, run: Run, submitter: Principal | None) -> None:
         if self.jobs is not None:

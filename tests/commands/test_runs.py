@@ -68,6 +68,26 @@ def test_logs_are_printed_byte_for_byte(himl: Himl, recorded: RecordedRuns) -> N
 
 
 @pytest.mark.usefixtures("recorded")
+def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, project: Path) -> None:
+    assert himl.ok("runs", "archive", "--experiment", "train", "--num_runs", "all").stdout == "Archived run 'train_3_cc'.\nArchived run 'train_2_bb'.\n"
+    assert ids(himl.ok("runs", "list", "--json")) == ["base_1_aa"]
+    assert himl.ok("runs", "show", "latest", "-q").stdout == "base_1_aa\n"
+    assert "No run of an experiment 'train'" in himl("runs", "show", "--experiment", "train").stderr
+    listed = himl.ok("runs", "list", "--archived", "--json").json()
+    assert [(run["id"], run["archived"]) for run in listed] == [("train_3_cc", True), ("train_2_bb", True)]
+    assert ids(himl.ok("runs", "list", "--archived", "--status", "Failed", "--json")) == ["train_2_bb"]
+    assert "Archived      yes; back to lists: himl runs restore train_2_bb" in himl.ok("runs", "show", "train_2_bb").stdout.splitlines()
+    assert himl.ok("runs", "logs", "train_3_cc", "-q").raw_stdout == b"epoch 1\n\xff\xfe raw\n"
+    assert himl.ok("runs", "restore", "--experiment", "train").stdout == "Restored run 'train_3_cc'.\n"
+    assert ids(himl.ok("runs", "list", "--json")) == ["train_3_cc", "base_1_aa"]
+    assert himl.ok("runs", "restore", "latest", "-q").stdout == "train_2_bb\n"
+    outcome = himl("runs", "restore", "--experiment", "train")
+    assert (outcome.code, "No run of experiment 'train' is archived." in outcome.stderr, "--archived" in outcome.stderr) == (3, True, True)
+    assert himl("runs", "archive").code == 2
+    assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
+
+
+@pytest.mark.usefixtures("recorded")
 def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> None:
     assert himl.ok("runs", "list").stdout == (
         "id\texperiment\tdisplay_name\tstatus\tstarted\tduration\ttags\n"
@@ -105,6 +125,10 @@ def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> 
     url = "https://ml.azure.com/runs/train_2_bb?wsid=/subscriptions/s&tid=t"
     tags = himl.ok("runs", "tag", url, "a=b", "--json").json()[0]["tags"]
     assert tags == {"team": "red", "build_branch": "main", "stage": "final", "note": "a=b c", "a": "b"}
+    mixed = himl.ok("runs", "tag", "train_2_bb", "base_1_aa", "stage=", "a=c", "note=")
+    assert mixed.stdout.splitlines()[0] == "Tagged run 'train_2_bb': stage removed, a=c, note removed"
+    shown = himl.ok("runs", "show", "train_2_bb", "base_1_aa", "--json").json()
+    assert [run["tags"] for run in shown] == [{"team": "red", "build_branch": "main", "a": "c"}, {"team": "blue", "a": "c"}]
     assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
     assert himl("runs", "show", "fold_0").code == 3
     assert sorted(path.name for path in (project / ".himl" / "runs").iterdir()) == ["base_1_aa", "train_2_bb"]
@@ -316,6 +340,20 @@ def test_runs_of_both_workspaces_at_once(himl: Himl, workspace: LocalWorkspace, 
 def said(done: Outcome) -> list[str]:
     """What himl told; matplotlib tells there of its font cache, where building that takes long."""
     return [line for line in done.stderr.splitlines() if "font cache" not in line]
+
+
+def test_machine_is_a_table_beside_the_metrics(himl: Himl, workspace: LocalWorkspace) -> None:
+    (trial, *_) = (run["id"] for run in himl.ok("runs", "show", SWEEP, "--children", "--json").json())
+    shown = himl.ok("runs", "show", trial, "--machine").stdout
+    machine, metrics = shown.partition("\nMachine\n")[2].split("\nMetrics\n")
+    assert [line.split() for line in machine.splitlines() if line] == [
+        ["NAME", "MEAN", "PEAK", "LAST", "VALUES"],
+        ["gpu_0_utilization_percentage", "50", "60", "60", "2"],
+    ]
+    assert ("system/" in metrics, "val/loss" in metrics) == (False, True)
+    assert "machine" not in himl.ok("runs", "show", trial, "--json").json()
+    both = himl("runs", "show", trial, "--machine", "--watch")
+    assert (both.code, "--machine and --watch do not go together" in both.stderr) == (2, True)
 
 
 def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, workspace: LocalWorkspace) -> None:

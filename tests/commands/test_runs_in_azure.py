@@ -200,6 +200,28 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
     series = {child["id"]: child["series"] for child in found["children"]}
     assert series["trained"]["system/cpu_utilization_percentage"]["values"] == [20, 50]
     assert (series["logged"]["system/cpu_utilization_percentage"]["values"], series["bare"]) == ([10, 30], {})
+    table = himl.ok("runs", "show", "trained", "logged", "bare", "--machine")
+    rows = [line.split() for line in table.stdout.splitlines() if line.startswith("  ")]
+    assert rows[:3] == [
+        ["NAME", "MEAN", "PEAK", "LAST", "VALUES"],
+        ["cpu_utilization_percentage", "40", "50", "50", "2"],
+        ["gpu_0_memory_usage_megabytes", "16000", "16000", "16000", "1"],
+    ]
+    assert ["cpu_utilization_percentage", "20", "30", "30", "2"] in rows
+    assert table.stderr == "Nothing is known of the machine of run 'bare'.\n"
+    azure.state.resource_metrics["bare"] = {
+        "CpuUtilizationPercentage": {"node-b/": [90.0, 70.0], "node-a/": [10.0, 30.0]},
+        "GpuUtilizationPercentage": {"node-b/7": [5.0, 5.0], "node-a/9": [1.0, 3.0]},
+    }
+    assert "Machine       CPU 50% (peak 50%); GPU 0 5% (peak 5%); GPU 1 2% (peak 3%)" in himl.ok("runs", "show", "bare").stdout.splitlines()
+    found = himl.ok("runs", "show", "bare", "--machine", "--json").json()["machine"]
+    by_node = [tuple(use[key] for key in ("node", "metric", "mean", "peak", "last", "count", "run")) for use in found]
+    assert by_node == [
+        ("0", "cpu_utilization_percentage", 20, 30, 30, 2, "bare"),
+        ("0", "gpu_0_utilization_percentage", 2, 3, 3, 2, "bare"),
+        ("1", "cpu_utilization_percentage", 80, 90, 70, 2, "bare"),
+        ("1", "gpu_0_utilization_percentage", 5, 5, 5, 2, "bare"),
+    ]
     azure.stage.log.clear()
     assert himl.ok("runs", "aggregate", "trained", "logged", "--json").json()["metrics"] == []
     assert not azure.requests(asked)
@@ -209,16 +231,19 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
         azure.stage.faults.clear()
 
 
-def test_cancel_asks_once_tags_are_kept_and_none_is_deleted(himl: Himl, both: StagedWorkspace) -> None:
+def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl, both: StagedWorkspace) -> None:
     assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Asked run 'train_4_dd' to stop.\n"
     assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
     assert len(both.requests("POST .*/cancel")) == 1
     assert himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
-    outcome = himl("runs", "delete", "here_1_aa", "train_2_bb", "--yes")
-    assert (outcome.code, outcome.stdout, "Run 'train_2_bb' is in workspace" in outcome.stderr) == (1, "", True)
-    assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "stage": "final", "note": "a=b ü"}
+    assert himl.ok("runs", "tag", "train_2_bb", "stage=", "team=red", "more=").stdout == "Tagged run 'train_2_bb': stage removed, team=red, more removed\n"
+    assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "note": "a=b ü"}
     assert "Outcome       CUDA out of memory" in himl.ok("runs", "show", "train_2_bb").stdout
-    assert himl.ok("runs", "show", "here_1_aa", "-q").stdout == "here_1_aa\n"
+    outcome = himl("runs", "delete", "here_1_aa", "train_4_dd", "--yes")
+    assert (outcome.code, outcome.stdout, "Run 'train_4_dd' is running; nothing was deleted." in outcome.stderr) == (2, "", True)
+    gone = "Deleted run 'here_1_aa'.\nDeleted run 'train_2_bb': 0 files, 0 B.\n"
+    assert himl.ok("runs", "delete", "here_1_aa", "train_2_bb", "--yes").stdout == gone
+    assert [himl("runs", "show", name).code for name in ("here_1_aa", "train_2_bb")] == [3, 3]
 
 
 @pytest.fixture

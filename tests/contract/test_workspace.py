@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
+from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.runs import SLURM_JOB, RunQuery, RunStatus, own_tags
-from himl_cli.services.runs.writing import check_deletable, delete_runs
-from himl_cli.workspaces.base import FolderWorkspace, Workspace
+from himl_cli.services.runs.writing import children_text, delete_runs, footprints_of
+from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
@@ -123,14 +124,36 @@ def test_queries_find_runs_as_they_are_alone(workspace: Workspace) -> None:
     assert workspace.run("train_2_bb").status is RunStatus.failed
 
 
+def test_archived_runs_are_left_out_of_lists_and_found_by_their_ids(workspace: Workspace) -> None:
+    for run_id in ("train_1_aa", "child_b"):
+        assert workspace.archive(run_id).is_archived
+    for query, left, archived in (
+        (RunQuery(), ["other_3_cc", "train_2_bb"], ["train_1_aa"]),
+        (RunQuery("train"), ["train_2_bb"], ["train_1_aa"]),
+        (RunQuery("train", children=True), ["child_a", "train_2_bb"], ["child_b", "train_1_aa"]),
+        (RunQuery(parent="train_1_aa"), ["child_a"], ["child_b"]),
+        (RunQuery(limit=1), ["other_3_cc"], ["train_1_aa"]),
+        (RunQuery(statuses=[RunStatus.failed]), ["train_2_bb"], []),
+    ):
+        assert ids(workspace, query) == left, query
+        assert ids(workspace, replace(query, archived=True)) == archived, query
+    assert ids(workspace, RunQuery("train", archived=None)) == ["train_2_bb", "train_1_aa"]
+    assert ids(workspace, RunQuery(archived=None)) == ["other_3_cc", "train_2_bb", "train_1_aa"]
+    kept = workspace.run("train_1_aa")
+    assert (kept.is_archived, own_tags(kept), "himl.archived" in kept.tags) == (True, {"team": "blue"}, False)
+    assert not workspace.archive("train_1_aa", restore=True).is_archived
+    assert ids(workspace, RunQuery("train")) == ["train_2_bb", "train_1_aa"]
+
+
 def test_an_unknown_run_is_the_same_error_everywhere(workspace: Workspace) -> None:
     for run_id in ("nope", "..", "", "../train_1_aa", "/", "a\0b", "x" * 500):
         for ask in (workspace.run, workspace.metrics, workspace.parameters, workspace.run_files, workspace.cancel):
             with pytest.raises(RunNotFound, match="No run '") as caught:
                 ask(run_id)
             assert workspace.label in str(caught.value)
-        with pytest.raises(RunNotFound, match="No run '"):
-            workspace.tag(run_id, {"a": "b"})
+        for change in (workspace.archive, partial(workspace.tag, tags={"a": "b"})):
+            with pytest.raises(RunNotFound, match="No run '"):
+                change(run_id)
     with pytest.raises(RunNotFound) as similar:
         workspace.run("train_1_ab")
     assert "train_1_aa" in similar.value.hint
@@ -169,18 +192,18 @@ def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -
     assert own_tags(workspace.tag("train_1_aa", {"team": "green", "note": "a=b ü"})) == {"team": "green", "note": "a=b ü"}
     assert own_tags(workspace.run("train_1_aa")) == {"team": "green", "note": "a=b ü"}
     assert own_tags(workspace.run("train_2_bb")) == {"team": "red"}
-    home = workspace.home_of("train_1_aa")
-    if not isinstance(home, FolderWorkspace):
-        with pytest.raises(HimlError, match="cannot be deleted"):
-            check_deletable(workspace, [workspace.run("train_1_aa")])
-        return
-    delete_runs(workspace, [workspace.run("train_1_aa")])
-    assert ids(workspace, RunQuery()) == ["other_3_cc", "train_2_bb"]
-    for gone in ("train_1_aa", "child_a"):
-        with pytest.raises(RunNotFound):
-            workspace.run(gone)
+    assert own_tags(workspace.tag("train_2_bb", {"team": None, "never": None, "new": "1"})) == {"new": "1"}
+    assert own_tags(workspace.tag("train_2_bb", {"new": None})) == own_tags(workspace.run("train_2_bb")) == {}
+    workspace.archive("child_b")
+    (found,) = footprints_of(workspace, [workspace.run("train_1_aa")], outputs=False)
+    assert ({run.id for run in found.below}, children_text(found)) == ({"child_a", "child_b"}, "2 nested runs")
+    assert delete_runs(workspace, [found, found]) == []
+    assert ids(workspace, RunQuery(archived=None)) == ["other_3_cc", "train_2_bb"]
     with pytest.raises(RunNotFound):
-        home.delete("train_1_aa")
+        workspace.run("train_1_aa")
+    for gone in ("child_a", "child_b"):  # Azure ML may keep the record, archived
+        with suppress(RunNotFound):
+            assert workspace.run(gone).is_archived
 
 
 def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:

@@ -115,6 +115,8 @@ VIEWS = {
     "a log": View(["runs", "logs", RUN], LONG_LINE, is_folded=False, is_laid_out=False),
     "tagged": View(["runs", "tag", RUN, "team=blue"], "Tagged", is_laid_out=False),
     "not canceled": View(["runs", "cancel", RUN], "had ended already", is_laid_out=False, said=("had ended already",)),
+    "archived": View(["runs", "archive", RUN], "Archived", is_laid_out=False),
+    "restored": View(["runs", "restore", RUN], "Restored", is_laid_out=False),
     "deleted": View(["runs", "delete", OLD, "--yes"], "Deleted", is_laid_out=False),
     "files": View(["download", RUN, "--list"], "last.ckpt"),
     "files of several runs": View(["download", "--run", f"{RUN},{FAILED}", "--list"], "last.ckpt"),

@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.runs import RunQuery, RunStatus
 from himl_cli.core.workspaces import parse_workspace_id
-from himl_cli.services.runs.writing import delete_runs
+from himl_cli.services.runs.writing import delete_runs, footprints_of
 from himl_cli.workspaces.azure.config import (
     CHINA,
     JOB_SOURCE,
@@ -307,7 +307,7 @@ def test_each_run_is_asked_of_the_workspace_that_keeps_it(both: JoinedWorkspace,
     with pytest.raises(NotFound, match="has no output 'x'") as caught:
         both.output_files("far_1", "x")
     assert "--workspace" not in caught.value.hint
-    delete_runs(both, [both.run("near_1")])
+    delete_runs(both, footprints_of(both, [both.run("near_1")], outputs=False))
     with pytest.raises(RunNotFound):
         both.run("near_1")
 

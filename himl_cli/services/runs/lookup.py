@@ -109,9 +109,11 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
     """
     check_selection(selection)
     if selection.runs:
-        found = [*{run.id: run for run in (_named(workspace, text) for text in selection.runs)}.values()]
+        runs = (_named(workspace, text, archived=selection.archived) for text in selection.runs)
+        found = [*{run.id: run for run in runs}.values()]
     elif selection.experiment is not None:
-        query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=selection.num_runs or 1)
+        limit, archived = selection.num_runs or 1, selection.archived
+        query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=limit, archived=archived)
         found = [*runs_of_experiment(workspace, query, notify)]
         if not found:
             raise _nothing_in_experiment(workspace, selection, selection.experiment)
@@ -168,9 +170,9 @@ def means_one_run(selection: RunSelection) -> bool:
     return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
 
 
-def _named(workspace: Workspace, text: str) -> Run:
+def _named(workspace: Workspace, text: str, *, archived: bool) -> Run:
     if text.lower() == LATEST:
-        return newest_run(workspace)
+        return newest_run(workspace, archived=archived)
     reference, named = parse_reference(text), workspace_in_url(text)
     try:
         run = _referenced(workspace, reference)
@@ -193,10 +195,12 @@ def _in_another(named: WorkspaceIds, opened: str) -> NotFound:
     return NotFound(f"The address names a run of workspace {named.label}, and {opened} is open.", hint=hint)
 
 
-def newest_run(workspace: Workspace) -> Run:
-    """The run that was made last. Raises NotFound in a workspace without runs."""
-    for run in workspace.runs(RunQuery(limit=1)):
+def newest_run(workspace: Workspace, *, archived: bool = False) -> Run:
+    """The run that was made last, or of those that were archived. Raises NotFound in a workspace without one."""
+    for run in workspace.runs(RunQuery(limit=1, archived=archived)):
         return run
+    if archived:
+        raise NotFound(f"No run in {workspace.label} is archived.")
     raise NotFound(f"There is no run in {workspace.label} yet.", hint="'himl submit SCRIPT' makes one.")
 
 
@@ -233,10 +237,11 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
     conditions = [f"{key}={value}" for key, value in selection.tags.items()]
     conditions += [" or ".join(status.value for status in selection.statuses)] if selection.statuses else []
     known = dict.fromkeys(run.experiment for run in workspace.runs(RunQuery(limit=LOOKED_THROUGH)))
-    if experiment in known:
+    if experiment in known or selection.archived:
+        option = " --archived" if selection.archived else ""
         return NotFound(
-            f"No run of experiment '{experiment}' is {' and '.join(conditions)}.",
-            hint=f"See himl runs list --experiment {experiment}",
+            f"No run of experiment '{experiment}' is {' and '.join([*conditions, *(['archived'] if option else [])])}.",
+            hint=f"See himl runs list --experiment {experiment}{option}",
         )
     hint = f"There are: {', '.join(list(known)[:5])}." if known else "'himl submit SCRIPT' makes the first run."
     if near := get_close_matches(experiment, known, n=2, cutoff=0.5):
@@ -296,17 +301,17 @@ BEST_SO_FAR = "best_child_by_primary_metric/"
 """What the names of the columns begin with of a table that Azure ML keeps for itself among the metrics of a sweep."""
 
 
-def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False) -> RunDetails:
+def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False, by_node: bool = False) -> RunDetails:
     """What *run* logged, and its children in the order they were made. With *has_machine* also the system metrics that
-    the workspace itself has of a run without children, which may cost a request. Raises RunNotFound when it was deleted
-    meanwhile."""
+    the workspace itself has of a run without children, *by_node* of each node, which may cost a request. Raises
+    RunNotFound when it was deleted meanwhile."""
     children = children_of(workspace, run)
     values = workspace.values(run.id)
     sweep = sweep_view(workspace, run, children)
     below = {} if sweep else _below(workspace, children)
     metrics = [metric for metric in values.metrics if not (sweep and metric.name.startswith(BEST_SO_FAR))]
     if has_machine and not children and not any(metric.name.startswith(SYSTEM) for metric in metrics):
-        metrics += workspace.system_metrics([run]).get(run.id, ())
+        metrics += workspace.system_metrics([run], by_node=by_node).get(run.id, ())
     texts = [each for each in values.texts if not (sweep and each.name.startswith(BEST_SO_FAR))]
     return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below)
 

@@ -134,7 +134,7 @@ class Mirror:
         try:
             tree = [run]  # with those that its script nested in it, parents first
             for parent in tree:
-                tree += self._source.runs(RunQuery(parent=parent.id))
+                tree += self._source.runs(RunQuery(parent=parent.id, archived=None))
             for member in tree:  # also what was logged after its end
                 sent, is_nested = self._state.sent(member.id), member is not run
                 if is_nested and not sent.is_started:
@@ -279,6 +279,10 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
                 if why := _refusal(partial(send, run.id, {name: value})):
                     log.warning("%s '%s' was not taken: %s", what, name, why)
         known.update(new)
+    if gone := [name for name in sent.tags if name not in tags]:
+        if why := _refusal(partial(target.tag, run.id, dict.fromkeys(gone))):
+            log.warning("Tags were not removed: %s", why)
+        sent.tags = {name: value for name, value in sent.tags.items() if name in tags}
 
 
 def _refusal(send: Callable[[], object]) -> str:

@@ -23,17 +23,26 @@ from himl_cli.core.errors import (
     BadUsage,
     DiskFailed,
     HimlError,
+    Interrupted,
     NotAllowed,
     NotAllowedNow,
     NotFound,
     RunNotFound,
     ServiceFailed,
 )
+from himl_cli.core.events import Notify, ignore
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY, STEP
 from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import Run, RunQuery
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, RunRecorder, StoreOutcome, Workspace
+from himl_cli.core.runs import Run, RunFootprint, RunQuery
+from himl_cli.workspaces.base import (
+    BlobStore,
+    CloudWorkspace,
+    FolderWorkspace,
+    RunRecorder,
+    StoreOutcome,
+    Workspace,
+)
 
 log = logging.getLogger(__name__)
 
@@ -378,36 +387,54 @@ def tags_explained() -> Iterator[None]:
         raise
 
 
-def check_deletable(workspace: Workspace, runs: Sequence[Run]) -> None:
-    """Raises BadUsage while one of *runs* is running, HimlError where one cannot be deleted."""
+def footprints_of(workspace: Workspace, runs: Sequence[Run], *, outputs: bool) -> list[RunFootprint]:
+    """What goes with each of *runs* when it is deleted, with *outputs* also the data that runs on Azure ML registered.
+
+    Raises BadUsage while one of them, or one below it, is at work, NotAllowed where their files may not be listed.
+    """
+    _check_ended(runs)
+    found = []
     for run in runs:
         home = workspace.home_of(run.id)
-        if not isinstance(home, FolderWorkspace):
-            raise HimlError(
-                f"Run '{run.id}' is in {home.label}, whose runs cannot be deleted.",
-                hint="Only runs of a local workspace can; nothing was deleted.",
-            )
-    active = [run for run in runs if not run.status.is_final]
-    if active:
-        raise BadUsage(
-            f"Run '{active[0].id}' is {active[0].status.value.lower()}; nothing was deleted.",
-            hint=f"Stop it first: himl runs cancel {active[0].id}",
-        )
+        if isinstance(home, CloudWorkspace):
+            found.append(home.footprint(run, outputs=outputs))
+        else:
+            found.append(RunFootprint(run, [*workspace.runs(RunQuery(parent=run.id, archived=None))]))
+        _check_ended(found[-1].below)
+    return found
 
 
-def runs_below(workspace: Workspace, runs: Sequence[Run]) -> dict[str, str]:
-    """How many children go with each of *runs*, in words (`4 trials`), by its id; empty for a run that has none."""
-    counts = {run.id: sum(1 for _ in workspace.runs(RunQuery(parent=run.id))) for run in runs}
-    return {
-        run.id: f"{counts[run.id]} {CHILDREN[kind_of(run)]}{'s' * (counts[run.id] != 1)}" if counts[run.id] else ""
-        for run in runs
-    }
-
-
-def delete_runs(workspace: Workspace, runs: Sequence[Run]) -> None:
-    """Delete every one of *runs*; one that went already, as a child goes with its parent, is passed over."""
+def _check_ended(runs: Iterable[Run]) -> None:
     for run in runs:
+        if not run.status.is_final:
+            raise BadUsage(
+                f"Run '{run.id}' is {run.status.value.lower()}; nothing was deleted.",
+                hint=f"Stop it first: himl runs cancel {run.id}",
+            )
+
+
+def children_text(footprint: RunFootprint) -> str:
+    """How many children go with the run, in words (`4 trials`); empty where it has none."""
+    count = sum(1 for each in footprint.below if each.parent == footprint.run.id)
+    return f"{count} {CHILDREN[kind_of(footprint.run)]}{'s' * (count != 1)}" if count else ""
+
+
+def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify: Notify = ignore) -> list[str]:
+    """Delete every one of them; one that went already, as a child goes with its parent, is passed over.
+
+    Gives the ids of those that are only archived, since their service deletes none of them. Raises Interrupted.
+    """
+    archived = []
+    for each in footprints:
         with suppress(RunNotFound):
-            home = workspace.home_of(run.id)
+            home = workspace.home_of(each.run.id)
             if isinstance(home, FolderWorkspace):
-                home.delete(run.id)
+                home.delete(each.run.id)
+            elif isinstance(home, CloudWorkspace):
+                try:
+                    is_gone = home.erase(each, notify=notify)
+                except KeyboardInterrupt as err:
+                    text = f"Stopped: some files of run '{each.run.id}' may be gone, and the run is still there."
+                    raise Interrupted(text, hint=f"To go on: himl runs delete {each.run.id}") from err
+                archived += [] if is_gone else [each.run.id]
+    return archived

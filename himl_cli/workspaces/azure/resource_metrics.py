@@ -1,13 +1,14 @@
 """What Azure Monitor keeps of the nodes that a job runs on: resource metrics of the workspace (learn.microsoft.com,
 "Supported metrics for Microsoft.MachineLearningServices/workspaces"), under the names of MLflow's system metrics.
 
-Over several nodes the service gives the mean of percentages of use and the most of all else.
+Over several nodes the service gives the mean of percentages of use and the most of all else, unless it is asked for
+each node by itself; their names then have the node in them, as MLflow's have (`system/1/cpu_utilization_percentage`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -31,13 +32,14 @@ NAMES = {
 KEPT_DAYS = 93
 POINTS = 400
 GRAINS = {1: "PT1M", 5: "PT5M", 15: "PT15M", 30: "PT30M", 60: "PT1H", 360: "PT6H"}  # by their minutes
-DEVICE = "deviceid"
+DEVICE, NODE = "deviceid", "instanceid"
 SERIES = 1000  # the service gives ten where nothing is asked for
 
 
-def read_resource_metrics(connection: Connection, run: Run) -> list[Metric]:
+def read_resource_metrics(connection: Connection, run: Run, *, by_node: bool = False) -> list[Metric]:
     """The metrics of the nodes of *run*, by name, for a request; a step is a time grain of the service. None where
-    there are none, where the account may not read them, or Azure Monitor fails: nothing depends on them."""
+    there are none, where the account may not read them, or Azure Monitor fails: nothing depends on them. *by_node*:
+    where there are several nodes, each by itself."""
     ended = run.ended or datetime.now(timezone.utc)
     is_kept = datetime.now(timezone.utc) - ended < timedelta(days=KEPT_DAYS)
     if run.started is None or not is_kept or RECORDED_FROM in run.tags or connection.has_run_token:
@@ -55,6 +57,8 @@ def read_resource_metrics(connection: Connection, run: Run) -> list[Metric]:
         "AutoAdjustTimegrain": "true",
         "ValidateDimensions": "false",  # else DeviceId, which metrics of the CPU do not have, would be an error
     }
+    if by_node:
+        parameters["$filter"] += " and InstanceId eq '*'"
     url = connection.arm("/providers/Microsoft.Insights/metrics")
     try:
         answer = connection.rest.get_object(url, "metrics", params=parameters)
@@ -66,7 +70,7 @@ def read_resource_metrics(connection: Connection, run: Run) -> list[Metric]:
 
 
 def _metrics(answer: Mapping[str, Any], run_id: str) -> list[Metric]:
-    found: dict[tuple[str, str], list[MetricPoint]] = {}
+    found: dict[tuple[str, str, str], list[MetricPoint]] = {}
     for metric in answer["value"]:
         name = NAMES[metric["name"]["value"]]
         value_of = "average" if name.endswith("utilization_percentage") else "maximum"
@@ -78,8 +82,18 @@ def _metrics(answer: Mapping[str, Any], run_id: str) -> list[Metric]:
                 if point.get(value_of) is not None and (time := as_time(point["timeStamp"])) is not None
             ]
             if points:
-                found[name, facts.get(DEVICE, "") if "{}" in name else ""] = points
-    devices = sorted({device for _, device in found if device}, key=lambda device: (len(device), device))
-    numbers = {device: str(number) for number, device in enumerate(devices)}
-    named = {SYSTEM + name.format(numbers.get(device, "0")): points for (name, device), points in found.items()}
+                found[name, facts.get(NODE, ""), facts.get(DEVICE, "") if "{}" in name else ""] = points
+    nodes = _numbers(node for _, node, _ in found)
+    prefixes = {node: f"{number}/" for node, number in nodes.items()} if len(nodes) > 1 else {}
+    devices = {node: _numbers(device for _, its, device in found if its == node) for _, node, _ in found}
+    named = {
+        SYSTEM + prefixes.get(node, "") + name.format(devices[node].get(device, "0")): points
+        for (name, node, device), points in found.items()
+    }
     return [Metric(name, points, run_id) for name, points in sorted(named.items())]
+
+
+def _numbers(ids: Iterable[str]) -> dict[str, str]:
+    """Numbers from 0 for what the service calls by ids, in their order."""
+    ordered = sorted({each for each in ids if each}, key=lambda each: (len(each), each))
+    return {each: str(number) for number, each in enumerate(ordered)}

@@ -99,10 +99,23 @@ class RunHistory:
         definition = object_of(answer.get("runDefinition") or {}, url, "definition of a job")
         return self._seen(object_of(answer.get("runMetadata"), url, "run"), url), definition
 
-    def tag(self, run_id: str, tags: dict[str, str]) -> RawRun:
-        """Set *tags*, and leave others. The run must exist: a patch of one that does not would make it."""
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> RawRun:
+        """Set *tags*, remove those that are None, and leave others. The run must exist: a patch of one that does not
+        would make it."""
+        new = {name: value for name, value in tags.items() if value is not None}
+        if len(new) == len(tags):
+            return self._patch(run_id, {"tags": new})
+        url = self._url(run_id, "/tags")
+        reply = self._connection.rest.send("DELETE", url, json=[name for name in tags if name not in new])
+        return self._patch(run_id, {"tags": new}) if new else self._seen(object_of(reply.body, url, "run"), url)
+
+    def archive(self, run_id: str, *, restore: bool = False) -> RawRun:
+        """Hide the run, as Studio and azure-ai-ml archive one, or show it again. As with `tag`, it must exist."""
+        return self._patch(run_id, {"hidden": not restore})
+
+    def _patch(self, run_id: str, change: Mapping[str, Any]) -> RawRun:
         url = self._url(run_id)
-        answer = self._connection.rest.patch(url, json={"runId": run_id, "tags": tags})
+        answer = self._connection.rest.patch(url, json={"runId": run_id, **change})
         return self._seen(object_of(answer, url, "run"), url)
 
     def of_experiment(self, experiment: str, *, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
@@ -335,19 +348,16 @@ def _equals(field: str, *values: str | None) -> dict[str, Any]:
     return {"field": field, "operator": "eq", "values": list(values)}
 
 
-# The filters of the index that give runs of their own that were not archived
-ROOTS_IN_INDEX = [
-    _equals("type", "runs"),
-    _equals("annotations/archived", "false"),
-    _equals("properties/parentRunId", None),
-]
+# The filters of the index that give runs of their own
+ROOTS_IN_INDEX = [_equals("type", "runs"), _equals("properties/parentRunId", None)]
 
 
 def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator[Sequence[str]]:
     """Pages of ids of runs without a parent that may meet *query*, newest first, some twice; those that do not have to
     be sorted out."""
     conditions = index_conditions(query)
-    everything = _of_index(connection, [], LARGEST_PAGE if conditions else top)
+    shown = [] if query.archived is None else [_equals("annotations/archived", str(query.archived).lower())]
+    everything = _of_index(connection, shown, LARGEST_PAGE if conditions else top)
     newest: Page | None = None
     try:
         newest = next(everything)
@@ -357,13 +367,15 @@ def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator
         log.debug("the index does not answer as expected, listing jobs instead: %s", err)
     if newest is None or not (newest.items or newest.has_more or connection.in_job):
         url = connection.arm("/jobs")
-        first = {"api-version": ApiVersion.JOBS, "listViewType": "ActiveOnly"}
+        view = {False: "ActiveOnly", True: "ArchivedOnly", None: "All"}[query.archived]
+        first = {"api-version": ApiVersion.JOBS, "listViewType": view}
         for page in pages(lambda _: connection.rest.get(url, params=first), url, "jobs", follow=connection.rest.get):
             with understood(url, "a job in it"):
                 yield [str(job["name"]) for job in page.items]
         return
     yield _ids(newest.items)
-    picked = _picked(connection, conditions, newest, query) if conditions and newest.has_more else None
+    is_long = conditions and newest.has_more
+    picked = _picked(connection, [*shown, *conditions], newest, query) if is_long else None
     yield from (_ids(page.items) for page in picked or everything)
 
 
@@ -443,7 +455,7 @@ def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]
 
 class RunLists:
     """Runs by their conditions, newest first, a page at a time as they are consumed; archived ones are left out, as in
-    Studio."""
+    Studio, or come alone where they are asked for."""
 
     def __init__(self, connection: Connection, history: RunHistory) -> None:
         self._connection = connection
@@ -468,7 +480,8 @@ class RunLists:
             return
         passed: set[str] = set()  # a run that is made meanwhile can push another onto the next page
         for page in self._pages(query):
-            shown = {raw["runId"]: raw for raw in page if not raw.get("hidden") and raw["runId"] not in passed}
+            wanted = [raw for raw in page if query.archived in (None, bool(raw.get("hidden")))]
+            shown = {raw["runId"]: raw for raw in wanted if raw["runId"] not in passed}
             passed.update(shown)
             ask_all(self._experiment, [*{raw["experimentId"] for raw in shown.values()}])
             for raw in [*shown.values()]:

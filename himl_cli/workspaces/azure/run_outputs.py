@@ -20,6 +20,12 @@ MODELS = ("custommodel", "mlflowmodel", "tritonmodel")
 OutputUri = tuple[str, bool]  # `azureml://…`, and whether it is that of one file
 
 
+def is_reused(raw: RawRun) -> bool:
+    """Whether the run is a step that took over the results of another run."""
+    properties: Mapping[str, Any] = raw.get("properties") or {}
+    return bool(properties.get("azureml.reusedrunid")) and str(properties.get("azureml.isreused")).lower() == "true"
+
+
 def find_output(
     connection: Connection, history: RunHistory, data: tuple[RawRun, Mapping[str, Any]], key: str
 ) -> OutputUri:
@@ -30,9 +36,8 @@ def find_output(
     """
     raw, definition = data
     run_id = source = str(raw["runId"])
-    properties: Mapping[str, Any] = raw.get("properties") or {}
-    if properties.get("azureml.reusedrunid") and str(properties.get("azureml.isreused")).lower() == "true":
-        source = properties["azureml.reusedrunid"]  # its outputs are the step's, as the vendor's SDK has it
+    if is_reused(raw):
+        source = raw["properties"]["azureml.reusedrunid"]  # its outputs are the step's, as the vendor's SDK has it
         with suppress(ServiceNotFound):  # they can still lie there: at the same places, with its id in them
             raw, definition = history.data(source)
     with understood(connection.service("history"), "what it tells of outputs"):

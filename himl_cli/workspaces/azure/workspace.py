@@ -16,7 +16,7 @@ from himl_cli.core.errors import NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.runs import JobServices, Run, RunEnd, RunQuery, RunService, SignedLink
+from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
@@ -28,6 +28,7 @@ from himl_cli.workspaces.azure.service_errors import ServiceNotFound
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
 
 if TYPE_CHECKING:
+    from himl_cli.workspaces.azure.run_deletion import RunDeletion
     from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 Answer = TypeVar("Answer")
@@ -94,9 +95,13 @@ class AzureWorkspace(CloudWorkspace):
 
         return read_experiments(self.connection)
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         self._facts(run_id)
-        return self._lists.record(self._history.tag(run_id, dict(tags)))
+        return self._lists.record(self._history.tag(run_id, tags))
+
+    def archive(self, run_id: str, *, restore: bool = False) -> Run:
+        self._facts(run_id)
+        return self._lists.record(self._history.archive(run_id, restore=restore))
 
     def cancel(self, run_id: str) -> bool:
         return not self.run(run_id).status.is_final and self._history.cancel(run_id)
@@ -131,10 +136,10 @@ class AzureWorkspace(CloudWorkspace):
             if run.id in records or run.id in known
         }
 
-    def system_metrics(self, runs: Sequence[Run]) -> Mapping[str, Sequence[Metric]]:
+    def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         from himl_cli.workspaces.azure.resource_metrics import read_resource_metrics
 
-        found = ask_all(partial(read_resource_metrics, self.connection), runs)
+        found = ask_all(partial(read_resource_metrics, self.connection, by_node=by_node), runs)
         return {run.id: metrics for run, metrics in zip(runs, found, strict=True)}
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
@@ -213,6 +218,18 @@ class AzureWorkspace(CloudWorkspace):
         from himl_cli.workspaces.azure.jobs.sdk import submit_document
 
         return submit_document(self.connection, path, changes, notify)
+
+    @cached_property
+    def _deletion(self) -> RunDeletion:
+        from himl_cli.workspaces.azure.run_deletion import RunDeletion
+
+        return RunDeletion(self.connection, self._history, self._datastores, self._lists.record)
+
+    def footprint(self, run: Run, *, outputs: bool) -> RunFootprint:
+        return self._deletion.footprint(run, outputs=outputs)
+
+    def erase(self, footprint: RunFootprint, *, notify: Notify) -> bool:
+        return self._deletion.erase(footprint, notify)
 
     def sdk_view(self, run_id: str) -> tuple[Any, Any]:
         from himl_cli.workspaces.azure.jobs.sdk import sdk_view

@@ -79,7 +79,7 @@ class Controller(RunProcess):
         return outcome
 
     def has_begun(self, store: RunStore) -> bool:
-        return any(True for _ in store.query(RunQuery(parent=self._plan.run.id, limit=1)))
+        return any(True for _ in store.query(RunQuery(parent=self._plan.run.id, limit=1, archived=None)))
 
     def _why_stopped(self) -> Outcome | None:
         if self._terminated:
@@ -292,7 +292,7 @@ class Children:
 
     def recorded(self) -> Iterator[tuple[Run, bool]]:
         """The children on record, each with whether it is at work: an earlier controller started them."""
-        for run in self.store.query(RunQuery(parent=self.plan.run.id)):
+        for run in self.store.query(RunQuery(parent=self.plan.run.id, archived=None)):
             if run.status.is_final:
                 yield run, False
             elif RunFolder(self._runs / run.id).is_supervised() or run.id in self._waiting([run.id]):

@@ -75,7 +75,7 @@ def notify_of_end(store: RunStore, folder: RunFolder, webhook: Webhook) -> None:
     from himl_cli.workspaces.webhook import post, run_document
 
     results = partial(read_results, store.database, folder.path.parent, whole=False)
-    children = list(store.query(RunQuery(parent=run_id))) if MANY in run.tags else []
+    children = list(store.query(RunQuery(parent=run_id, archived=None))) if MANY in run.tags else []
     sweep = sweep_of(run, children, lambda trials, wanted: results([trial.id for trial in trials], wanted=wanted))
     logged = results([run_id], wanted=lambda name: True)[run_id]
     document = run_document(run, platform.node(), logged, children, sweep)

@@ -19,7 +19,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import SLURM_JOB, Run, RunQuery, RunStatus
+from himl_cli.core.runs import ARCHIVED, SLURM_JOB, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
@@ -346,9 +346,12 @@ class RunStore:
             statement = f"UPDATE runs SET {what} WHERE id = ?{guard}"
             connection.execute(statement, (*values, run_id, *(if_tagged or ())))
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> None:
+        """Set tags, and remove those that are None."""
         with self.database.writing() as connection:
-            put_pairs(connection, "tags", run_id, tags)
+            gone = [(run_id, storable(name)) for name, value in tags.items() if value is None]
+            connection.executemany("DELETE FROM tags WHERE run = ? AND name = ?", gone)
+            put_pairs(connection, "tags", run_id, {name: value for name, value in tags.items() if value is not None})
 
     def replace_tag(self, run_id: str, name: str, value: str, new: str) -> bool:
         """Give the tag the value *new* where it has *value*: of several processes one succeeds."""
@@ -450,6 +453,9 @@ class RunStore:
         gone = set(lost)
         parts = ["1" if wanted.children else "parent = ?" if wanted.parent else "parent IS NULL"]
         values: list[object] = [wanted.parent] if wanted.parent else []
+        if wanted.archived is not None:
+            flag = "EXISTS" if wanted.archived else "NOT EXISTS"
+            parts.append(f"{flag} (SELECT 1 FROM tags WHERE run = runs.id AND name = '{ARCHIVED}')")
         if wanted.experiment is not None:
             parts.append("experiment = ?")
             values.append(wanted.experiment)
@@ -497,9 +503,10 @@ class RunStore:
             created=datetime.fromtimestamp(row["created"] / 1000, timezone.utc),
             started=_as_time(row["started"]),
             ended=_as_time(row["ended"]),
-            tags=tags,
+            tags={name: value for name, value in tags.items() if name != ARCHIVED},
             reason=reason,
             workspace=self.label,
+            is_archived=ARCHIVED in tags,
         )
 
 

@@ -201,7 +201,7 @@ def end_unreachable_steps(store: RunStore, run_id: str) -> None:
     if whole is None or whole.tags.get(MANY) != PIPELINE:
         return
     open_ids = {child for child, _ in store.open_children([run_id])}
-    steps = [run for run in store.query(RunQuery(parent=run_id)) if STEP in run.tags]
+    steps = [run for run in store.query(RunQuery(parent=run_id, archived=None)) if STEP in run.tags]
     ended = {run.tags[STEP] for run in steps if run.id not in open_ids and run.status is not RunStatus.completed}
     while left := [run for run in steps if run.id in open_ids and ended & {*run.tags[STEP_AFTER].split(",")}]:
         for run in left:

@@ -17,7 +17,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus, new_run_id
+from himl_cli.core.runs import ARCHIVED, Run, RunEnd, RunQuery, RunStatus, new_run_id
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
@@ -109,10 +109,13 @@ class LocalWorkspace(FolderWorkspace):
         reasons = self._slurm.refresh(self._runs, in_slurm, now=now)
         return [job for job in free if job not in reasons], reasons
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> Run:
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         self.run(run_id)
         self._runs.tag(run_id, tags)
         return self.run(run_id)
+
+    def archive(self, run_id: str, *, restore: bool = False) -> Run:
+        return self.tag(run_id, {ARCHIVED: None if restore else ""})
 
     def cancel(self, run_id: str) -> bool:
         """Tell the run's job to stop: a nested run has no process of its own. A run that a program records is canceled
@@ -131,7 +134,8 @@ class LocalWorkspace(FolderWorkspace):
                     cancel([number], only_waiting=True)
                     self._unsupervised([job], now=True)
             return True
-        below = [child.id for child in self._runs.query(RunQuery(parent=run_id)) if not child.status.is_final]
+        children = self._runs.query(RunQuery(parent=run_id, archived=None))
+        below = [child.id for child in children if not child.status.is_final]
         folders = [self._folder_of(child) for child in below if self._runs.job_of(child) == child]
         orphans = [folder for folder in folders if folder.is_supervised()]
         for orphan in orphans:

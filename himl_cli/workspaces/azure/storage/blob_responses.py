@@ -168,7 +168,7 @@ def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
     fallback = ServiceFailed, "{Storage} refused the request for '{name}' ({reason}).", ""
     kind, message, hint = _BY_CODE.get(code) or _BY_CODE.get("3xx" if 300 <= status < 400 else f"{status}") or fallback
     if code in RIGHT_MISSING and endpoint.sign_in.endswith("SAS token"):
-        hint = "The SAS token has to allow reading and listing, to upload also creating and writing: make another one."
+        hint = "The SAS token has to allow reading and listing, to upload creating and writing, to delete deleting."
     message = message.format(
         blob=f"'{name}' in {endpoint.label}",
         name=name,

@@ -38,6 +38,7 @@ from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.scheduler import (
     Attempt,
     AttemptFailed,
+    Deletion,
     PendingQuery,
     Query,
     Task,
@@ -52,6 +53,7 @@ _BY_NAME = attrgetter("name")
 _FIRST_APART = "\ud800"  # from here on UTF-16 and plain strings are ordered differently
 SMALL = 256 << 10  # bytes that come in one piece
 READ_AT_ONCE = 4 << 20
+MOST_ERRORS = 20  # of deletions, after which no more are tried
 
 
 class Download(Task):
@@ -339,6 +341,27 @@ class AzureBlobs(BlobReader):
             if page.blobs or not page.marker:
                 return bool(page.blobs)
             marker = page.marker
+
+    @property
+    def place(self) -> str:
+        return f"container '{self._container.container}' of {self._container.storage}"
+
+    def delete(self, deleted: Callable[[], None], *, workers: int) -> None:
+        """Delete all that `list` gives, with snapshots; *deleted* hears of each blob. One that is gone is no failure.
+
+        Raises the first error once the others were tried; where many fail, no more are.
+        """
+        errors: list[HimlError] = []
+
+        def deletions() -> Iterator[Task]:
+            for blob in (blob for page in self.list() for blob in page):
+                if len(errors) >= MOST_ERRORS:
+                    return
+                yield Deletion(blob.name, self._container, self._policy, deleted, errors)
+
+        run_tasks(self._pool, deletions(), workers, on_step=self._poll_pending)
+        if errors:
+            raise errors[0]
 
     def _has_rivals(self, folder: str) -> bool:
         """Whether some names go on after that of *folder* with a sign that comes before `/`."""

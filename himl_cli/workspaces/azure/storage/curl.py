@@ -233,6 +233,7 @@ class CurlClient:
         of_kind: dict[str, list[tuple[int, Any]]] = {
             "GET": [],
             "HEAD": [(curl.NOBODY, 1)],
+            "DELETE": [(curl.CUSTOMREQUEST, "DELETE")],
             "POST": [(curl.POST, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER)],
             "PUT": [(curl.POST, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER), (curl.CUSTOMREQUEST, "PUT")],
             UPLOAD: [(curl.UPLOAD, 1), (curl.UPLOAD_BUFFERSIZE, BUFFER)],

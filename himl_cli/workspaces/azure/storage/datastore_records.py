@@ -286,10 +286,10 @@ def _of_job_form(resource: Mapping[str, Any]) -> DatastoreRecord:
     return DatastoreRecord.from_arm({"name": resource.get("name") or "", "properties": properties})
 
 
-def signer_for(connection: Connection, record: DatastoreRecord) -> Signer:
-    """What signs requests to the container of *record*. Asks nothing yet."""
+def signer_for(connection: Connection, record: DatastoreRecord, *, deletes: bool = False) -> Signer:
+    """What signs requests to the container of *record*, such as delete blobs where it *deletes*. Asks nothing yet."""
     if record.credentials in _SECRET_SIGN_INS:
-        return _SecretSigner(connection, record)
+        return _SecretSigner(connection, record, deletes=deletes)
     if record.credentials == "ServicePrincipal" and record.client_id and record.tenant_id:
         return _PrincipalSigner(connection, record)
     return BearerSigner(connection.tokens, connection.address.cloud.storage_scope, OWN_SIGN_IN)
@@ -297,14 +297,15 @@ def signer_for(connection: Connection, record: DatastoreRecord) -> Signer:
 
 class _SecretSigner(BearerSigner):
     """Signs with a SAS, by the datastore's secret; by the user's own sign-in where that may not be read, or keys do not
-    count."""
+    count. One that is good for deleting is not kept on disk."""
 
-    def __init__(self, connection: Connection, record: DatastoreRecord) -> None:
+    def __init__(self, connection: Connection, record: DatastoreRecord, *, deletes: bool) -> None:
         super().__init__(
             connection.tokens, connection.address.cloud.storage_scope, _SECRET_SIGN_INS[record.credentials]
         )
         self._connection = connection
         self._record = record
+        self._deletes = deletes
         self._over: tuple[float, HimlError] | None = None  # the error to raise until then
         self._key = connection.key(f"secret {record.name.lower()} {record.account}/{record.container}")
 
@@ -317,14 +318,14 @@ class _SecretSigner(BearerSigner):
         if code not in NO_KEYS:
             if self._over is not None and time.time() < self._over[0]:
                 raise self._over[1]
-            sas = cache.get(SECRETS, self._key)
+            sas = None if self._deletes else cache.get(SECRETS, self._key)
             if isinstance(sas, str) and sas:
                 return Signature.of_sas(sas)
             secret = readable_secret(self._connection, self._record)
         if secret is None:
             self.sign_in = OWN_SIGN_IN
             return super()._make(None, "")
-        signature = Signature.of_sas(_container_sas(secret, self._record))
+        signature = Signature.of_sas(_container_sas(secret, self._record, deletes=self._deletes))
         if 0 < signature.expires <= time.time():  # the workspace still hands it out
             ended = datetime.fromtimestamp(signature.expires, timezone.utc)
             error = NotAllowed(
@@ -334,11 +335,12 @@ class _SecretSigner(BearerSigner):
             )
             self._over = time.time() + TOKEN_SECONDS, error
             raise error
-        cache.put(SECRETS, self._key, signature.query, seconds=signature.renew_at - time.time())
+        if not self._deletes:
+            cache.put(SECRETS, self._key, signature.query, seconds=signature.renew_at - time.time())
         return signature
 
 
-def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord) -> str:
+def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord, *, deletes: bool) -> str:
     token, key = str(secret.get("sasToken") or "").lstrip("?"), str(secret.get("key") or "")
     if token:
         return token
@@ -351,7 +353,7 @@ def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord) -> str:
             record.account,
             record.container,
             account_key=key,
-            permission=ContainerSasPermissions(read=True, write=True, create=True, list=True),
+            permission=ContainerSasPermissions(read=True, write=True, create=True, list=True, delete=deletes),
             expiry=datetime.now(timezone.utc) + timedelta(hours=SAS_HOURS),  # no start: clocks differ
             protocol="https,http" if record.protocol == "http" else "https",
         )

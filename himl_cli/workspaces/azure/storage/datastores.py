@@ -323,7 +323,7 @@ class Datastores:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._pool = CurlPool()
-        self._signers: dict[DatastoreRecord, Signer] = {}
+        self._signers: dict[tuple[DatastoreRecord, bool], Signer] = {}
 
     def close(self) -> None:
         """Close all connections to storage that are not in use; a later request opens new ones."""
@@ -422,6 +422,13 @@ class Datastores:
 
         Raises NotFound, BadUsage for what himl cannot read.
         """
+        return self._at_uri(uri, label, is_file=is_file)
+
+    def to_delete(self, uri: str, label: str, *, is_file: bool = False) -> AzureBlobs:
+        """As `at_uri`, with a signature that is good for deleting."""
+        return self._at_uri(uri, label, is_file=is_file, deletes=True)
+
+    def _at_uri(self, uri: str, label: str, *, is_file: bool, deletes: bool = False) -> AzureBlobs:
         place = parse_data_uri(uri, self._connection.address)
         record = self.find(place.datastore) if place.datastore else self.of_container(place.account, place.container)
         if record is None:
@@ -432,16 +439,18 @@ class Datastores:
             )
         folder, slash, name = place.path.rpartition("/")
         if is_file and name:
-            return SingleBlob(*self._container(record), root=folder + slash, name=name, label=label, pool=self._pool)
-        return self._blobs(record, f"{place.path}/" if name else place.path, label)
+            container = self._container(record, deletes)
+            return SingleBlob(*container, root=folder + slash, name=name, label=label, pool=self._pool)
+        root = f"{place.path}/" if name else place.path
+        return AzureBlobs(*self._container(record, deletes), root=root, label=label, pool=self._pool)
 
     def _blobs(self, record: DatastoreRecord, root: str, label: str, growing: Sequence[str] = ()) -> AzureBlobs:
         return AzureBlobs(*self._container(record), root=root, label=label, pool=self._pool, growing=growing)
 
-    def _container(self, record: DatastoreRecord) -> tuple[str, Signer]:
-        if record not in self._signers:
-            self._signers[record] = signer_for(self._connection, record)
-        return record.url(self._connection.address.cloud), self._signers[record]
+    def _container(self, record: DatastoreRecord, deletes: bool = False) -> tuple[str, Signer]:
+        if (record, deletes) not in self._signers:
+            self._signers[record, deletes] = signer_for(self._connection, record, deletes=deletes)
+        return record.url(self._connection.address.cloud), self._signers[record, deletes]
 
 
 def ensure_datastore(connection: Connection, datastores: Datastores, spec: ContainerSpec, notify: Notify) -> str:

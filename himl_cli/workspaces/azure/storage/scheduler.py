@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from itertools import count
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from himl_cli.core.errors import HimlError
+from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.workspaces.azure.storage.blob_responses import failure_of
 from himl_cli.workspaces.azure.storage.curl import CurlClient, CurlPool, CurlRequest, CurlResponse
-from himl_cli.workspaces.azure.storage.signing import Endpoint, Signed
+from himl_cli.workspaces.azure.storage.signing import Endpoint, Signed, reason_not_to_ask
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 LONGEST_STEP = 1.0  # seconds without a look at what the caller wants, such as Ctrl-C
@@ -231,6 +231,30 @@ class Query(Task, Generic[Answer]):
         if self._error is not None:
             raise self._error
         return self._answer
+
+
+class Deletion(Query[None]):
+    """Deletes the blob called *name*; *deleted* hears when it is gone, *errors* gets the reason why not."""
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        policy: RetryPolicy,
+        deleted: Callable[[], None],
+        errors: list[HimlError],
+    ) -> None:
+        header = "x-ms-delete-snapshots: include"
+        super().__init__(name, endpoint, policy, lambda _: deleted(), header, statuses=(202, 404), method="DELETE")
+        self._errors = errors
+
+    def attempt(self) -> Attempt:
+        if reason := reason_not_to_ask(self.name):
+            raise ServiceFailed(f"'{self.name}' cannot be deleted: {reason}.", hint="Delete it in Azure's portal.")
+        yield from super().attempt()
+
+    def fail(self, error: HimlError) -> None:
+        self._errors.append(error)
 
 
 class PendingQuery(Generic[Answer]):
