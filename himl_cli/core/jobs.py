@@ -317,13 +317,12 @@ class SlurmSpec:
     """How a site's Slurm is to run a job, by the table `[slurm.NAME]` of the settings and what was typed.
 
     `options` are sbatch's, by their long names without dashes; None for one without a value. `setup` are lines of the
-    batch script before the job, `run_with` words before its command. A failed job is started again `retries` times.
+    batch script before the job, `run_with` words before its command.
     """
 
     options: Mapping[str, str | None] = field(default_factory=dict)
     setup: Sequence[str] = ()
     run_with: str = ""
-    retries: int = 0
 
 
 WEBHOOK_FORMATS = ("json", "slack", "teams")
@@ -347,12 +346,14 @@ class Webhook:
 class JobOptions:
     """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
 
-    `in_place` runs in the snapshot's root itself instead of a copy. `keep` are globs of files outside `outputs/` and
+    `in_place` runs in the snapshot's root itself instead of a copy. A job that failed is started again `retries` times,
+    by whoever runs it here or on Slurm. `keep` are globs of files outside `outputs/` and
     `logs/` that are kept as outputs. `identity` is `user`, `managed` or None for the run's own token, `sdk` is `v2`, or
     `v1` for the deprecated azureml-core. `services.submission.request.option` says what the metadata mean.
     """
 
     in_place: bool = field(default=False, metadata={"only": "local"})
+    retries: int = field(default=0, metadata={"only": "local", "files": "pipeline yaml"})
     keep: Sequence[str] = field(default=(), metadata={"files": ""})
     display_name: str = field(default="", metadata={"files": "pipeline yaml"})
     description: str = field(default="", metadata={"files": "pipeline yaml"})

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.controller import Children
+from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.launch_request import Plan
 from himl_cli.workspaces.local.metric_store import MetricStore

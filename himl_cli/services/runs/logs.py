@@ -128,11 +128,12 @@ def follow_log(
     status: RunStatus | None = None
     done, has_grown, was_running, is_requeued = start, False, False, False
 
-    def new_pieces(files: BlobStore, log: _Log, *, is_another_try: bool = False) -> Iterator[bytes]:
+    def new_pieces(files: BlobStore, log: _Log, begin: int | None = None) -> Iterator[bytes]:
         nonlocal found, done, has_grown, was_running, is_requeued
-        if is_another_try:
-            found, done, was_running, is_requeued = log, 0, False, False
-            if not is_here:
+        if begin is not None:
+            is_rest = found is not None and log.attempt == found.attempt and log.name != found.name
+            found, done, was_running, is_requeued = log, begin, False, False
+            if not is_rest:
                 notify(Notice(f"Another try of run '{run_id}' has begun; its log: {log.name}"))
         with suppress(NotFound):  # another try is about to replace it
             for piece in files.read(log.name, done):
@@ -154,9 +155,9 @@ def follow_log(
                 if not is_requeued:
                     yield from new_pieces(files, found)
                 if attempt is None and found.attempt and (now.is_final or not has_grown):
-                    for later in _later_tries(files, found, name, done, is_requeued=is_requeued):
-                        yield from new_pieces(files, later, is_another_try=True)
-                if ran_before and not has_grown and now is RunStatus.queued:
+                    for later, begin in _later_tries(files, found, name, done, is_requeued=is_requeued):
+                        yield from new_pieces(files, later, begin)
+                if ran_before and was_running and not has_grown and now is RunStatus.queued:
                     is_requeued = True  # and its log is read to the end: what changes it belongs to another try
             elif now is not status and not now.is_final and not is_here:
                 notify(Notice(f"Run '{run_id}' is {now.value.lower()}; it has no log yet."))
@@ -171,16 +172,21 @@ def follow_log(
         raise _no_log(workspace.run_files(run_id), workspace.run(run_id), name, attempt)
 
 
-def _later_tries(files: BlobStore, log: _Log, name: str | None, done: int, *, is_requeued: bool) -> list[_Log]:
+def _later_tries(
+    files: BlobStore, log: _Log, name: str | None, done: int, *, is_requeued: bool
+) -> list[tuple[_Log, int]]:
     """The logs of tries that began since *log* was read up to *done*, each in a folder of its own or in the place of
-    the one before."""
+    the one before, and from which byte on; before them the rest of *log*, where that was moved to make the place."""
     sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
-    size = sizes.get(log.name, done)
-    later = [log] if size < done or (is_requeued and size != done) else []
-    for number, logs in sorted(_tries(sizes).items()):
+    tries = _tries(sizes)
+    size, moved = sizes.get(log.name, done), _of_try(tries.get(log.attempt, {}), name)
+    later = [(log, 0)] if size < done or (is_requeued and size != done) else []
+    if moved is not None and moved != log.name:
+        later = [(_Log(moved, log.attempt), done)]
+    for number, logs in sorted(tries.items()):
         found = _of_try(logs, name)
         if found and number > log.attempt and "/" not in (name or ""):
-            later.append(_Log(found, number))
+            later.append((_Log(found, number), 0))
     return later
 
 
@@ -364,7 +370,7 @@ def wait_for_run(
         watcher.start()
         try:
             with suppress(NotFound):  # a job may end before its log was opened
-                for piece in follow_log(workspace, run_id, start=start):
+                for piece in follow_log(workspace, run_id, notify=notify, start=start):
                     write(piece)
         finally:
             is_over.set()

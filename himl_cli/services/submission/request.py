@@ -40,6 +40,7 @@ from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten
 log = logging.getLogger(__name__)
 
 SLURM = "slurm:"
+NO_RETRIES = "Azure ML starts no job again that failed."
 CLUSTER = {"only": "cluster", "files": "pipeline"}
 MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
 ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
@@ -48,6 +49,7 @@ MOST_SECONDS = 10 * 366 * 86400.0  # ten years, as good as for ever
 MOST_NODES = 65_000  # as many as a cluster of Azure ML can have
 MOST_PROCESSES = 1024  # of a node; each is started here, so a digit too many would fill the memory
 MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node": MOST_PROCESSES}
+MOST_RETRIES = 1000
 LONGEST_SHOWN = 24  # characters of a wrong count
 LONGEST_TAG_VALUE = 1000
 GIT_SECONDS = 5.0
@@ -88,7 +90,6 @@ class SubmitRequest(JobOptions):
     command: str | None = option()
     cluster: str | None = option(files="pipeline yaml")
     sbatch: Sequence[str] = option((), only="slurm", files="pipeline yaml_local")
-    retries: int | None = option(only="slurm", files="pipeline yaml_local")
     record_in: str | None = option(only="local", choices=(HERE, "azure"))
     python: str | None = option(only="local", files="pipeline yaml_local")
     num_nodes: int = option(1)
@@ -210,6 +211,15 @@ def check_values(request: SubmitRequest) -> None:
             too_few = isinstance(value, int) and value < 1
             raise BadUsage(f"--{name} {value}: at least 1 is needed." if too_few else f"--{name} {problem}")
     Globs(request.keep)  # raises for one that cannot be read
+    refuse(
+        f"--retries {request.retries}: ",
+        (not 0 <= request.retries <= MOST_RETRIES, f"it can be 0 to {MOST_RETRIES:,}.", ""),
+        (
+            bool(request.on_cluster) and request.is_typed("retries"),
+            NO_RETRIES,
+            "Leave it out; a job that loses its low-priority node is started again by the service itself.",
+        ),
+    )
     if request.keep and request.on_cluster and request.sdk == "v1":
         raise BadUsage("--keep does not go with --sdk v1.", hint="Leave one of them out.")
     if request.on_slurm is None:
@@ -253,7 +263,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
         dropped = [name for group in ENVIRONMENT_SOURCES if typed and group not in typed for name in group]
         if request.is_typed("requirements") != request.is_typed("conda_env"):
             dropped.append("conda_env" if request.is_typed("requirements") else "requirements")
-        return request.without(*_only_on("local"), *dropped), []
+        return request.without(*_only_on("local"), *dropped), retries_remarks(request)
     idle = [f"--{name}" for name in _only_on("cluster") if request.is_typed(name)]
     is_on_slurm = request.on_slurm is not None
     elsewhere = () if is_on_slurm else ("num_nodes", *_only_on("slurm"))
@@ -270,6 +280,11 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
             "Passed over, since the job is one plain process: --distribution. Add --processes_per_node N to have ranks."
         )
     return request.without(*_only_on("cluster"), *elsewhere), remarks
+
+
+def retries_remarks(request: SubmitRequest) -> list[str]:
+    """That a job on a cluster is not tried again, where settings say so."""
+    return [f"Passed over: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []
 
 
 def _only_on(where: str) -> list[str]:
@@ -376,7 +391,7 @@ def job_of_options(
     if request.on_slurm is not None:
         from himl_cli.services.submission.slurm import slurm_spec
 
-        slurm = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0, request.retries or 0)
+        slurm = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0)
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),

@@ -52,6 +52,7 @@ LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run: names of files end at 255 bytes
 RUN_NAME = "${{name}}"  # what stands for the run's id in the name of an output, as on Azure ML
 RANK = "{rank}"
+TRY_VARIABLE = "HIML_TRY"  # the number of the try that a script is part of, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
