@@ -3,10 +3,11 @@ jobs."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,21 @@ def with_search_space(arguments: Sequence[str], names: Iterable[str]) -> list[st
     named = {found[2] for argument in arguments for found in PLACEHOLDER.finditer(argument) if found[1] == SEARCH_SPACE}
     missing = [name for name in names if name not in named]
     return [*arguments, *(text for name in missing for text in (f"--{name}", f"${{{{{SEARCH_SPACE}.{name}}}}}"))]
+
+
+def filled_in(arguments: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """*arguments* with the values of hyperparameters in place of `${{search_space.NAME}}`."""
+
+    def fill(argument: str) -> str:
+        return PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)
+
+    return list(map(fill, arguments))
+
+
+def trial_tags(tags: Mapping[str, str], index: int, values: Mapping[str, Scalar]) -> dict[str, str]:
+    """The tags of a trial whose sweep has *tags*."""
+    own = {name: value for name, value in tags.items() if name != SWEPT}
+    return {**own, HYPERPARAMETERS: json.dumps(dict(values)), TRIAL: str(index)}
 
 
 def values_text(values: Mapping[str, Scalar]) -> str:
@@ -387,6 +403,8 @@ class JobSpec(JobOptions):
 
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every
     hyperparameter that no argument names as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
+    The steps of a pipeline have all the same one: then each trial is a pipeline, of whose steps those get a value that
+    name it.
     With `slurm` a site's Slurm runs it, from this workspace: `nodes` counts there too. `webhook` is told of the end of
     the run, or of `parent`'s where it has one.
 
@@ -487,3 +505,27 @@ class PipelineSpec:
     run_id: str = ""
     new_cluster: ClusterSpec | None = None
     outputs: Mapping[str, StepOutput] = field(default_factory=dict)
+
+    @property
+    def sweep(self) -> SweepSpec | None:
+        """What makes it many pipelines."""
+        return self.steps[0].job.sweep
+
+    def trial(self, index: int, values: Mapping[str, Scalar]) -> PipelineSpec:
+        """The pipeline that is trial *index* of this one's sweep."""
+        steps = [replace(step, job=step_of_trial(step.job, values)) for step in self.steps]
+        tags, name = trial_tags(self.tags, index, values), values_text(values)
+        return replace(self, steps=steps, tags=tags, display_name=name, description="", run_id="", new_cluster=None)
+
+
+def step_of_trial(job: JobSpec, values: Mapping[str, Scalar]) -> JobSpec:
+    """The job of a step with the values of a trial, as variables too."""
+    texts = {name: value_text(value) for name, value in values.items()}
+    return replace(
+        job,
+        arguments=filled_in(job.arguments, texts),
+        env={**job.env, **{f"AZUREML_SWEEP_{name}": text for name, text in texts.items()}},
+        tags={name: value for name, value in job.tags.items() if name != SWEPT},
+        sweep=None,
+        webhook=None,
+    )

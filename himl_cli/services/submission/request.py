@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 SLURM = "slurm:"
 NO_RETRIES = "Azure ML starts no job again that failed."
 CLUSTER = {"only": "cluster", "files": "pipeline"}
+MANY_RUNS = {"files": "pipeline"}
 MADE_FROM_FILES = ("conda_env", "requirements", "docker_image", "pip_extra_index_url", "private_wheel")
 ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
 
@@ -121,18 +122,18 @@ class SubmitRequest(JobOptions):
     outputs: Sequence[str | DataSpec] = option(())
     checkpoint: str | None = option()
 
-    sweep: Sequence[str] = option(())
-    sampling: str | None = option()
-    max_trials: int | None = option()
-    max_concurrent: int | None = option()
-    primary_metric: str = option("val/loss")
-    goal: str = option("minimize")
-    early_stop: str | None = option()
-    crossval: int | None = option()
-    crossval_arg: str = option("crossval_index")
-    crossval_count_arg: str | None = option()
-    different_seeds: int | None = option()
-    seed_arg: str = option("random_seed")
+    sweep: Sequence[str] = option((), **MANY_RUNS)
+    sampling: str | None = option(**MANY_RUNS)
+    max_trials: int | None = option(**MANY_RUNS)
+    max_concurrent: int | None = option(**MANY_RUNS)
+    primary_metric: str = option("val/loss", **MANY_RUNS)
+    goal: str = option("minimize", **MANY_RUNS)
+    early_stop: str | None = option(**MANY_RUNS)
+    crossval: int | None = option(**MANY_RUNS)
+    crossval_arg: str = option("crossval_index", **MANY_RUNS)
+    crossval_count_arg: str | None = option(**MANY_RUNS)
+    different_seeds: int | None = option(**MANY_RUNS)
+    seed_arg: str = option("random_seed", **MANY_RUNS)
     notify: str | None = option(files="pipeline yaml")
     notify_format: str | None = option(files="pipeline yaml", choices=WEBHOOK_FORMATS)
 

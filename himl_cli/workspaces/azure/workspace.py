@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import NotAllowed, RunNotFound
+from himl_cli.core.errors import BadUsage, NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
@@ -191,6 +191,8 @@ class AzureWorkspace(CloudWorkspace):
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.azure.jobs.job_submission import submit_pipeline
 
+        if spec.sweep is not None:
+            raise BadUsage("A sweep of pipelines runs here only.", hint="Add --cluster local")
         say_limits([step.job.max_seconds for step in spec.steps], notify)
         return submit_pipeline(self.connection, self._datastores, spec, notify)
 

@@ -70,9 +70,10 @@ class Children:
             self._reported.add(str(err))
             self.log(f"{err} It is tried again.")
 
-    def watch(self, run_id: str, request: LaunchRequest | None = None) -> None:
-        """Start the job that *request* tells of, and wait in the background for its end; without one, for that of a job
-        that an earlier controller started, and whose supervisor lives. What goes wrong is told with its end."""
+    def watch(self, run_id: str, request: LaunchRequest | Plan | None = None) -> None:
+        """Start the job, or the pipeline, that *request* tells of, and wait in the background for its end; without one,
+        for that of one that an earlier controller started, and whose supervisor lives. What goes wrong is told with its
+        end."""
         self.at_work.add(run_id)
         threading.Thread(target=self._watch, args=(RunFolder(self._runs / run_id), request), daemon=True).start()
 
@@ -159,7 +160,7 @@ class Children:
             return []
         return [line[:200] for line in text.splitlines() if line.strip()][-count:]
 
-    def _watch(self, folder: RunFolder, request: LaunchRequest | None) -> None:
+    def _watch(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
         trouble = ""
         try:
             if self._slurm is not None:
@@ -176,9 +177,10 @@ class Children:
             trouble = str(err)
         self._ended.put((folder.run_id, trouble))
 
-    def _watch_queued(self, folder: RunFolder, request: LaunchRequest | None) -> str:
+    def _watch_queued(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> str:
         """Why the job could not be sent to Slurm; else nothing, once it has ended."""
         run_id = folder.run_id
+        assert not isinstance(request, Plan), "pipelines are no trials on Slurm"
         if request is not None and self.store.get(run_id) is None:
             begin(replace(request, again=True), start=queue_job)
         elif request is not None and (error := queue_again(replace(request, again=True), folder)) is not None:
@@ -196,7 +198,7 @@ class Children:
         free = [run_id for run_id in run_ids if not RunFolder(self._runs / run_id).is_supervised()]
         return self._slurm.refresh(self.store, self.store.slurm_jobs(free))
 
-    def _run(self, folder: RunFolder, request: LaunchRequest) -> list[dict[str, Any]]:
+    def _run(self, folder: RunFolder, request: LaunchRequest | Plan) -> list[dict[str, Any]]:
         """What the supervisor reported to its end. As long as it lives the job is at work, whatever it says."""
         folder.path.mkdir(parents=True, exist_ok=True)
         if not request.again:

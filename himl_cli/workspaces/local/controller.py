@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
@@ -23,11 +23,13 @@ from himl_cli.core.jobs import (
     STOPPED_EARLY,
     TRIAL,
     EarlyStop,
+    Scalar,
     best_of,
     hyperparameters_of,
 )
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus
+from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
@@ -38,11 +40,10 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RunFolder
-from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
+from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.slurm import SlurmJobs, end_unreachable_steps
-from himl_cli.workspaces.local.sweep_plan import job_outputs, stage_plan, step_request, trial_request
+from himl_cli.workspaces.local.sweep_plan import job_outputs, pipeline_trial, stage_plan, step_request, trial_request
 
 FAILURES_TO_GIVE_UP = 3
 SECONDS_TO_JUDGE = 0.25  # with many trials and long series: a tenth of the time at most goes into reading and judging
@@ -52,7 +53,7 @@ class Controller(RunProcess):
     """One sweep, or one pipeline."""
 
     def __init__(self, plan: Plan, *, is_queued: bool = False) -> None:
-        cwd = Path(plan.run_folder) / plan.jobs[0].place
+        cwd = plan.files / plan.jobs[0].place
         again, spec = plan.again or is_queued, plan.jobs[0].spec
         super().__init__(plan.new_run, plan.run_folder, cwd, spec, again=again, is_queued=is_queued)
         self._plan = plan
@@ -61,7 +62,8 @@ class Controller(RunProcess):
         if self._is_queued:
             plan = replace(self._plan, again=self._again)
         else:
-            plan = self._plan if self._plan.again else stage_plan(self._plan, self.folder, self.is_stopped)
+            is_staged = self._plan.again and not self._plan.staged_in
+            plan = self._plan if is_staged else stage_plan(self._plan, self.folder, self.is_stopped)
         store.start(plan.run.id)
         report("started")
         has_slurm = any(job.spec.slurm for job in plan.jobs)
@@ -77,7 +79,7 @@ class Controller(RunProcess):
     def _why_stopped(self) -> Outcome | None:
         if self._terminated:
             return Outcome(RunStatus.failed, TERMINATED)
-        return Outcome(RunStatus.canceled, CANCELED) if self.folder.is_cancel_asked() else None
+        return Outcome(RunStatus.canceled, self.folder.why_canceled()) if self.folder.is_cancel_asked() else None
 
 
 def end_if_last(store: RunStore, folder: RunFolder) -> None:
@@ -180,11 +182,13 @@ def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Ru
 
 @dataclass
 class StartedTrial(Trial):
-    """`place` is how far the values of the primary metric were read. `is_again`: it has, or may have, several attempts:
+    """`sources` are the runs that may log its primary metric, its own or its steps', of which the last one that did
+    counts; `place` is how far the values were read. `is_again`: it has, or may have, several attempts:
     values of an earlier one that a later one logged again do not count. `verdict` is why it is to stop early; said to
     it until it has ended."""
 
     run_id: str = ""
+    sources: Sequence[str] = ()
     metric: list[float] = field(default_factory=list)
     place: int = 0
     is_again: bool = False
@@ -255,9 +259,7 @@ class Sweep:
         """How the sweep ended, of which all trials have."""
         for run, _ in self._children.recorded():
             if TRIAL in run.tags:
-                started = StartedTrial(int(run.tags[TRIAL]), hyperparameters_of(run.tags), run_id=run.id)
-                started.note_end(run.status)
-                self._started[run.id] = started
+                self._new(int(run.tags[TRIAL]), hyperparameters_of(run.tags)).note_end(run.status)
         self._read_metrics(self._started)
         self._log_best()
         return self._outcome_of_trials()
@@ -281,8 +283,7 @@ class Sweep:
             if run.id not in numbers:
                 continue
             index = numbers[run.id]
-            started = StartedTrial(index, hyperparameters_of(run.tags), run_id=run.id, is_again=TRIES in run.tags)
-            self._started[run.id] = started
+            started = self._new(index, hyperparameters_of(run.tags), is_again=TRIES in run.tags)
             if is_at_work:
                 del left[index]
                 self._children.watch(run.id)
@@ -304,13 +305,21 @@ class Sweep:
         if started is None:
             values = self._sampler(index, [*self._started.values()])
             assert values is not None, f"trial {index} of {self._total}"
-            is_again = self._plan.jobs[0].spec.retries > 0
-            started = self._started[run_id] = StartedTrial(index, values, run_id=run_id, is_again=is_again)
+            started = self._new(index, values)
         self._log(f"{started.title}: started, {run_id}")
         try:
-            self._children.watch(run_id, trial_request(self._plan, index, started.values))
+            request_of = pipeline_trial if self._plan.has_steps else trial_request
+            self._children.watch(run_id, request_of(self._plan, index, started.values))
         except HimlError as err:  # a file lies where its output's folder is to be
             self._children.add_ended(run_id, str(err))
+
+    def _new(self, index: int, values: Mapping[str, Scalar], *, is_again: bool = False) -> StartedTrial:
+        plan, run_id = self._plan, self._plan.child_id(index)
+        own = replace(plan, run=replace(plan.run, id=run_id))
+        sources = [own.child_id(job) for job in plan.jobs] if plan.has_steps else [run_id]
+        is_again = is_again or plan.has_steps or plan.jobs[0].spec.retries > 0
+        self._started[run_id] = StartedTrial(index, values, run_id=run_id, sources=sources, is_again=is_again)
+        return self._started[run_id]
 
     def _note_end(self, run: Run | None, run_id: str, trouble: str) -> None:
         started = self._started[run_id]
@@ -332,16 +341,18 @@ class Sweep:
     def _read_metrics(self, run_ids: Iterable[str]) -> bool:
         """Take what was logged since the last look. Whether anything was. Raises HimlError."""
         some = [self._started[run_id] for run_id in run_ids]
-        places = {each.run_id: 0 if each.is_again else each.place for each in some}
+        places = {source: 0 if each.is_again else each.place for each in some for source in each.sources}
         found: dict[str, list[tuple[int, float]]] = {}
         for run_id, place, value in self._metrics.values_after(self._spec.primary_metric, places):
             found.setdefault(run_id, []).append((place, value))
-        new = [each for each in some if each.run_id in found and found[each.run_id][-1][0] > each.place]
-        for started in new:
-            values = [value for _, value in found[started.run_id]]
-            started.metric = values if started.is_again else started.metric + values
-            started.place = found[started.run_id][-1][0]
-        return bool(new)
+        is_any = False
+        for started in some:
+            told = next((found[source] for source in reversed(started.sources) if source in found), None)
+            if told is not None and told[-1][0] > started.place:
+                values = [value for _, value in told]
+                started.metric = values if started.is_again else started.metric + values
+                started.place, is_any = told[-1][0], True
+        return is_any
 
     def _stop_early(self, policy: EarlyStop) -> None:
         at_work, begin = self._children.at_work, time.monotonic()

@@ -153,7 +153,8 @@ class Plan:
     """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: it is
     resumed.
 
-    `outputs` are those of a pipeline by name: key of the step, key of its output.
+    `outputs` are those of a pipeline by name: key of the step, key of its output. A pipeline that is a trial has its
+    files in the folder of its sweep, `staged_in`.
     """
 
     run_folder: str
@@ -162,6 +163,12 @@ class Plan:
     jobs: Sequence[PlannedJob]
     again: bool = False
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    staged_in: str = ""
+
+    @property
+    def files(self) -> Path:
+        """The folder that the jobs' files are staged in."""
+        return Path(self.staged_in or self.run_folder)
 
     @property
     def new_run(self) -> Run:
@@ -170,6 +177,11 @@ class Plan:
         if self.kind != PIPELINE:
             facts |= {PRIMARY_METRIC: self.sweep.primary_metric, GOAL: self.sweep.goal}
         return replace(self.run, tags={**self.run.tags, **facts})
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether it is a pipeline, or a sweep of pipelines."""
+        return bool(self.jobs[0].key)
 
     @property
     def sweep(self) -> SweepSpec:
@@ -201,7 +213,7 @@ class Plan:
         jobs = []
         for job in self.jobs:
             files = [*dict.fromkeys((*job.spec.snapshot.files, *job.spec.brought))]
-            snapshot = replace(job.spec.snapshot, root=Path(self.run_folder) / job.place, files=files)
+            snapshot = replace(job.spec.snapshot, root=self.files / job.place, files=files)
             jobs.append(replace(job, spec=replace(job.spec, snapshot=snapshot, brought={})))
         return replace(self, jobs=jobs)
 

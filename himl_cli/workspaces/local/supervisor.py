@@ -419,7 +419,7 @@ def main() -> None:
 
 def _task_request(form: Mapping[str, Any]) -> LaunchRequest:
     """What the array's task that this process is was asked to run."""
-    from himl_cli.workspaces.local.sampling import make_sampler
+    from himl_cli.core.sampling import make_sampler
     from himl_cli.workspaces.local.sweep_plan import trial_request
 
     plan, index = plan_from_json(form["plan"]), form["first"] + int(os.environ["SLURM_ARRAY_TASK_ID"])
