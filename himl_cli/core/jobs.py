@@ -25,6 +25,9 @@ Scalar = str | int | float | bool  # one value of a hyperparameter
 # The tag of a trial that holds its values, a JSON object: HyperDrive's name, which both workspaces use
 HYPERPARAMETERS = "hyperparameters"
 TRIAL = "himl.trial"  # the tag of a trial that holds its number (0…)
+# The tag of a sweep that is no more than a record, since no engine looks after it: how many trials it has. It ends when
+# the last of them does.
+TRIALS = "himl.trials"
 # The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may
 # have ended by itself first.
 STOPPED_EARLY = "himl.stopped_early"
@@ -144,6 +147,11 @@ def filled_in(arguments: Sequence[str], values: Mapping[str, str]) -> list[str]:
         return PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)
 
     return list(map(fill, arguments))
+
+
+def sweep_tags(sweep: SweepSpec) -> dict[str, str]:
+    """The tags of a sweep, which say how its trials are compared."""
+    return {MANY: sweep.kind, PRIMARY_METRIC: sweep.primary_metric, GOAL: sweep.goal}
 
 
 def trial_tags(tags: Mapping[str, str], index: int, values: Mapping[str, Scalar]) -> dict[str, str]:

@@ -300,3 +300,10 @@ class RunEnd:
 
     status: RunStatus
     reason: str = ""
+
+
+def end_of_trials(statuses: Sequence[RunStatus], total: int) -> RunEnd:
+    """How a sweep of so many trials ended, by those of them that nobody stopped early."""
+    counts = ((RunStatus.failed, "failed"), (RunStatus.canceled, "were canceled"))
+    parts = [f"{statuses.count(status)} of {total} trials {word}" for status, word in counts if status in statuses]
+    return RunEnd(RunStatus.failed, ", ".join(parts)) if parts else RunEnd(RunStatus.completed)

@@ -24,6 +24,7 @@ from himl_cli.core.jobs import (
     STOPPED_EARLY,
     SWEPT,
     TRIAL,
+    TRIALS,
     hyperparameters_of,
     value_text,
     values_text,
@@ -292,7 +293,7 @@ def _value(name: str, trial: TrialView) -> str:
 SHOWN_ELSEWHERE = (
     *("mlflow.log-model.history", NOTIFICATION, RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
-    *(TRIES, TRY),
+    *(TRIALS, TRIES, TRY),
 )
 
 

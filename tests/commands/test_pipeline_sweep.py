@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.azureml_double.faults import Status
+from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.stage import Stage
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import latest, posix
 from tests.support.sweeps import KEEPER, NOTING, children, kill, lines, log_of, notes_folder, pids, show, statuses
+from tests.support.sweeps import lab as lab
 
 MAKE = """
 import argparse, os, pathlib
@@ -148,3 +152,53 @@ def test_what_no_sweep_of_pipelines_can_be_is_refused(himl: Himl, project: Path)
     told = himl.ok("submit", "pipe.json", *rate, *gpu, "--dry_run", env={"HIML_SUBMIT_MAX_CONCURRENT": "2"}).stdout
     assert told.startswith("# the first of 2 pipelines, rate=1; the others differ in these values\n")
     assert "--lr=1" in told
+
+
+ON_AZURE = ("--cluster", "cpu-cluster", "--docker_image", "docker.io/python:3.11")
+
+
+def test_on_azure_ml_the_pipelines_are_children_of_a_record(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
+    fails = JUDGE + "sys.exit(float(sys.argv[1]) == 3)\n"
+    judge = step("fails.py", "${{search_space.rate}}", name="judge", input_datareference_name="numbers")
+    write_pipeline(project, {"step1": STEPS["step1"], "step2": judge})
+    write_files(project, {"src/fails.py": fails})
+    with lab.run_jobs():
+        sent = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "rate=1,2", "--goal", "maximize", "--tag", "team=blue", "--wait", "--json")
+        assert sent.code == 0, sent.stderr
+        failed = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "rate=3,4", "--wait", "-q")
+    assert (failed.code, "1 of 2 trials failed" in failed.stderr) == (1, True), failed.stderr
+    sweep = sent.json()["id"]
+    assert [run.status for run in (lab.state.runs[sweep], lab.state.runs[failed.stdout.split()[0]])] == ["Completed", "Failed"]
+    jobs = [lab.state.runs[f"{sweep}_{number}"].job or {} for number in (0, 1)]
+    assert [job["parentJobName"] for job in jobs] == [sweep] * 2
+    assert [job["jobs"]["step2"]["environment_variables"]["AZUREML_SWEEP_rate"] for job in jobs] == ["1", "2"]
+    runs = himl.ok("runs", "list", "--json").json()
+    assert [(run["id"], run["status"], run["tags"].get("team")) for run in runs][1:] == [(sweep, "Completed", "blue")]
+    told = show(himl, sweep)
+    assert (told["primary_metric"]["best"], told["tags"]["himl.many"], told["metrics"]) == (f"{sweep}_0", "sweep", [])
+    assert [json.loads(run["tags"]["hyperparameters"]) for run in children(himl, sweep)] == [{"rate": 1}, {"rate": 2}]
+    assert {run["display_name"] for run in children(himl, f"{sweep}_1")} == {"make", "judge"}
+    values = [each["last"]["val/loss"] for each in himl.ok("runs", "aggregate", sweep, "--json").json()["children"]]
+    assert values == [99, 98]
+
+
+def test_a_sweep_on_azure_ml_is_canceled_and_ends_by_those_that_were_sent(himl: Himl, lab: StagedWorkspace, stage: Stage, project: Path) -> None:
+    write_pipeline(project, {"step1": STEPS["step1"] | {"arguments": ["--n", "1"]}})
+    with lab.run_jobs(hold=True):
+        sweep = himl.ok("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3", "-q").stdout.strip()
+        assert show(himl, sweep)["status"] == "Running"
+        assert himl.ok("runs", "cancel", sweep).stdout == f"Asked run '{sweep}' to stop; its trials stop with it.\n"
+        until(lambda: statuses(himl, sweep) == ["Canceled"] * 3)
+    assert (show(himl, sweep)["status"], lab.state.runs[sweep].status) == ("Canceled", "Canceled")
+    write_pipeline(project, {"step1": step("judge.py", "${{search_space.n}}", name="judge")})
+    stage.faults.add(Status(403, code="AuthorizationFailed", message="No."), r"^PUT .*/jobs/\w+_1\?")
+    with lab.run_jobs():
+        refused = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3")
+        assert (refused.code, "1 of 3 pipelines were sent and go on: himl runs show" in refused.stderr) == (4, True), refused.stderr
+        half = himl.ok("runs", "list", "-q").stdout.split()[0]
+        until(lambda: show(himl, half)["status"] == "Completed")
+    assert (lab.state.runs[half].status, len(children(himl, half))) == ("Completed", 1)
+    stage.faults.add(Status(403, code="AuthorizationFailed", message="No."), r"^PUT .*/jobs/\w+_0\?")
+    assert himl("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3").code == 4
+    none = show(himl, himl.ok("runs", "list", "-q").stdout.split()[0])
+    assert (none["status"], none["reason"]) == ("Failed", "none of its pipelines could be sent")

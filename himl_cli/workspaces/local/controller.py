@@ -28,7 +28,7 @@ from himl_cli.core.jobs import (
     hyperparameters_of,
 )
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus
+from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch_request import (
@@ -265,12 +265,9 @@ class Sweep:
         return self._outcome_of_trials()
 
     def _outcome_of_trials(self) -> Outcome:
-        statuses = [each.status for each in self._started.values() if not each.is_stopped_early]
-        counts = ((RunStatus.failed, "failed"), (RunStatus.canceled, "were canceled"))
-        parts = [
-            f"{statuses.count(status)} of {self._total} trials {word}" for status, word in counts if status in statuses
-        ]
-        return Outcome(RunStatus.failed, ", ".join(parts)) if parts else Outcome(RunStatus.completed)
+        statuses = [each.status for each in self._started.values() if each.status and not each.is_stopped_early]
+        end = end_of_trials(statuses, self._total)
+        return Outcome(end.status, end.reason)
 
     def _find_what_is_left(self) -> Iterable[int]:
         """The numbers of the trials to start; those that are at work already are watched from here on."""

@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import (
-    GOAL,
     MANY,
     PLACEHOLDER,
-    PRIMARY_METRIC,
     DataSpec,
     Draw,
     EarlyStop,
@@ -37,6 +35,7 @@ from himl_cli.core.jobs import (
     SweepSpec,
     Webhook,
     check_placeholders,
+    sweep_tags,
 )
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import DUE, NOTIFICATION, Run
@@ -175,7 +174,7 @@ class Plan:
         """The run of the whole, to be recorded."""
         facts = {MANY: self.kind, **_notification(self.jobs[0].spec)}
         if self.kind != PIPELINE:
-            facts |= {PRIMARY_METRIC: self.sweep.primary_metric, GOAL: self.sweep.goal}
+            facts |= sweep_tags(self.sweep)
         return replace(self.run, tags={**self.run.tags, **facts})
 
     @property
