@@ -80,6 +80,8 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     assert [each["label"] for each in told] == ["rate=0.1, n=2", "rate=0.1, n=1", "rate=0.01, n=2", "rate=0.01, n=1"]
     assert [each["series"]["val/loss"]["values"][-1] for each in told] == pytest.approx([0.6, 0.3, 0.06, 0.03])
     assert [run["id"] for run in himl.ok("runs", "list", "--json").json()] == [sweep["id"]]
+    himl.ok("download", sweep["id"], "--children", "--output_dir", "got")
+    assert (project / "got" / f"{sweep['id']}_2_step1" / "user_logs" / "std_log.txt").read_text() == "made 2 0.01\n"
     write_pipeline(project, {**STEPS, "step3": step("judge.py", "${{search_space.rate}}", input_datareference_name="numbers")})
     himl.ok("submit", "pipe.json", "--sweep", "rate=1,2", "--notify", "https://127.0.0.1:1/x")
     assert show(himl, latest(himl)["id"])["primary_metric"]["best"] == f"{latest(himl)['id']}_1", "the last step that logged it counts"

@@ -24,7 +24,7 @@ from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import MANY, SWEPT, EntryKind, JobSpec
 from himl_cli.core.logged import SweepView
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
-from himl_cli.services.runs.lookup import children_of, sweep_view
+from himl_cli.services.runs.lookup import children_of, sweep_view, with_steps
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
@@ -570,7 +570,7 @@ def unkept_files(workspace: Workspace, run: Run) -> Sequence[tuple[str, Path]]:
     home = workspace.home_of(run.id)
     with suppress(HimlError):  # how the run ended is what is to be told
         if isinstance(home, FolderWorkspace):
-            jobs = [run, *(children_of(home, run) if MANY in run.tags else ())]
+            jobs = [run, *(with_steps(home, children_of(home, run)) if MANY in run.tags else ())]
             return [found for job in jobs for found in home.unkept_files(job.id).items()]
     return ()
 

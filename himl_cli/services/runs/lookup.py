@@ -17,7 +17,15 @@ from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
 from himl_cli.core.jobs import MANY, TRIAL
-from himl_cli.core.logged import SYSTEM, RunDetails, RunResults, SweepView, results_with_steps, sweep_of
+from himl_cli.core.logged import (
+    SYSTEM,
+    RunDetails,
+    RunResults,
+    SweepView,
+    is_pipeline_trial,
+    results_with_steps,
+    sweep_of,
+)
 from himl_cli.core.runs import (
     Run,
     RunQuery,
@@ -315,6 +323,11 @@ def children_of(workspace: Workspace, run: Run) -> list[Run]:
     """The children of *run* in the order they were made; trials by their numbers."""
     children = reversed(list(workspace.runs(RunQuery(parent=run.id))))
     return sorted(children, key=lambda child: int(child.tags[TRIAL]) if child.tags.get(TRIAL, "").isdecimal() else -1)
+
+
+def with_steps(workspace: Workspace, runs: Sequence[Run]) -> list[Run]:
+    """*runs*, and behind each trial that is a pipeline its steps, which have its files."""
+    return [each for run in runs for each in (run, *(children_of(workspace, run) if is_pipeline_trial(run) else ()))]
 
 
 def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
