@@ -85,6 +85,8 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     write_pipeline(project, {**STEPS, "step3": step("judge.py", "${{search_space.rate}}", input_datareference_name="numbers")})
     himl.ok("submit", "pipe.json", "--sweep", "rate=1,2", "--notify", "https://127.0.0.1:1/x")
     assert show(himl, latest(himl)["id"])["primary_metric"]["best"] == f"{latest(himl)['id']}_1", "the last step that logged it counts"
+    values = [each["last"]["val/loss"] for each in himl.ok("runs", "aggregate", "latest", "--json").json()["children"]]
+    assert values == [99, 98]
 
 
 @posix

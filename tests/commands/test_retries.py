@@ -85,7 +85,8 @@ def test_trials_and_steps_are_tried_again_by_themselves(himl: Himl, project: Pat
     fields = {"type": "PythonScriptStep", "script": "flaky.py", "source_directory": "."}
     document = {"step1": {**fields, "arguments": [2]}, "step2": {**fields, "arguments": [1]}}
     write_files(project, {"flaky.py": FLAKY, "pipe.json": json.dumps(document)})
-    himl.ok("submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2")
+    looks = ("--early_stop", "bandit(slack_factor=100,delay_evaluation=50)")  # at metrics between the tries; nothing is stopped
+    himl.ok("submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2", *looks)
     sweep = latest(himl)
     assert [run["tags"].get("himl.try") for run in children(himl, sweep["id"])] == [None, "2"]
     # The first try of the second trial logged 1, which would be the best, and does not count

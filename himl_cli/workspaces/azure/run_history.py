@@ -463,7 +463,8 @@ class RunLists:
         tenant_id = self._connection.record().tenant_id
         with understood(self._connection.service("history"), f"run '{raw['runId']}'"):
             run = as_run(raw, experiment=name, address=self._connection.address, tenant_id=tenant_id)
-        return run if run.status.is_final or TRIALS not in run.tags else self._with_end(run)
+        is_open_sweep = run.tags.get(TRIALS, "").isdecimal() and not run.status.is_final
+        return self._with_end(run) if is_open_sweep else run
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         left = query.limit
