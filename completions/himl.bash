@@ -100,7 +100,7 @@ _himl_table() {
         kinds='files:.py,.sh,.yml,.yaml,.json'
         ;;
     'himl runs')
-        verbs='list show aggregate logs attach cancel tag delete'
+        verbs='list show aggregate logs attach cancel tag archive restore delete'
         rows='
             --help|-h
         '

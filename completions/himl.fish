@@ -65,7 +65,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--command=' 'A command line, of any program, in place of TARGET' \
                 '--cluster=choice:local' 'Azure ML compute, or slurm:PARTITION; absent or \'local\': here' \
                 '+--sbatch=' 'An option of sbatch on Slurm, as in gres=gpu:2' \
-                '--retries=' 'Start a job on Slurm that failed again, so many times' \
+                '--retries=' 'Start a job here or on Slurm that failed again, so many times' \
                 '--record_in=choice:local,azure' 'Where a job that runs here is recorded: local or azure' \
                 '--in_place' 'Run here without a snapshot, for a debugger' \
                 '--num_nodes=' 'Machines of the cluster' \

@@ -63,7 +63,7 @@ def download(
     """
     from himl_cli.core.jobs import MANY
     from himl_cli.render.results import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
-    from himl_cli.services.runs.lookup import find_runs
+    from himl_cli.services.runs.lookup import find_runs, with_steps
     from himl_cli.services.runs.writing import kind_of
     from himl_cli.services.transfer.download import download_runs
     from himl_cli.services.transfer.plan import DownloadRequest, list_files
@@ -82,6 +82,8 @@ def download(
                 )
                 err.hint = f"For files of that name: {files} - for a folder to write to: {folder}"
             raise
+        if selected.children and output_key is None:
+            found = with_steps(workspace, found)
         files_of = workspace.run_files if output_key is None else partial(workspace.output_files, key=output_key)
         if list_only:
             listed = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)

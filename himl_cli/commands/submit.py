@@ -27,7 +27,7 @@ OPTIONS: Mapping[str, Option] = {
     "command": option("A command line, of any program, in place of TARGET.", "LINE"),
     "cluster": option("Azure ML compute, or slurm:PARTITION; absent or 'local': here.", "NAME", panel="Where it runs"),
     "sbatch": option("An option of sbatch on Slurm, as in gres=gpu:2.", "K=V", many=True),
-    "retries": option("Start a job on Slurm that failed again, so many times.", "N", kind=int | None),
+    "retries": option("Start a job here or on Slurm that failed again, so many times.", "N", 0),
     "record_in": option("Where a job that runs here is recorded: local or azure.", "WHERE"),
     "in_place": option("Run here without a snapshot, for a debugger.", default=False),
     "num_nodes": option("Machines of the cluster.", "N", 1),

@@ -3,10 +3,11 @@ jobs."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ Scalar = str | int | float | bool  # one value of a hyperparameter
 # The tag of a trial that holds its values, a JSON object: HyperDrive's name, which both workspaces use
 HYPERPARAMETERS = "hyperparameters"
 TRIAL = "himl.trial"  # the tag of a trial that holds its number (0…)
+# The tag of a sweep that is no more than a record, since no engine looks after it: how many trials it has. It ends when
+# the last of them does.
+TRIALS = "himl.trials"
 # The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may
 # have ended by itself first.
 STOPPED_EARLY = "himl.stopped_early"
@@ -134,6 +138,26 @@ def with_search_space(arguments: Sequence[str], names: Iterable[str]) -> list[st
     named = {found[2] for argument in arguments for found in PLACEHOLDER.finditer(argument) if found[1] == SEARCH_SPACE}
     missing = [name for name in names if name not in named]
     return [*arguments, *(text for name in missing for text in (f"--{name}", f"${{{{{SEARCH_SPACE}.{name}}}}}"))]
+
+
+def filled_in(arguments: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """*arguments* with the values of hyperparameters in place of `${{search_space.NAME}}`."""
+
+    def fill(argument: str) -> str:
+        return PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)
+
+    return list(map(fill, arguments))
+
+
+def sweep_tags(sweep: SweepSpec) -> dict[str, str]:
+    """The tags of a sweep, which say how its trials are compared."""
+    return {MANY: sweep.kind, PRIMARY_METRIC: sweep.primary_metric, GOAL: sweep.goal}
+
+
+def trial_tags(tags: Mapping[str, str], index: int, values: Mapping[str, Scalar]) -> dict[str, str]:
+    """The tags of a trial whose sweep has *tags*."""
+    own = {name: value for name, value in tags.items() if name != SWEPT}
+    return {**own, HYPERPARAMETERS: json.dumps(dict(values)), TRIAL: str(index)}
 
 
 def values_text(values: Mapping[str, Scalar]) -> str:
@@ -317,13 +341,12 @@ class SlurmSpec:
     """How a site's Slurm is to run a job, by the table `[slurm.NAME]` of the settings and what was typed.
 
     `options` are sbatch's, by their long names without dashes; None for one without a value. `setup` are lines of the
-    batch script before the job, `run_with` words before its command. A failed job is started again `retries` times.
+    batch script before the job, `run_with` words before its command.
     """
 
     options: Mapping[str, str | None] = field(default_factory=dict)
     setup: Sequence[str] = ()
     run_with: str = ""
-    retries: int = 0
 
 
 WEBHOOK_FORMATS = ("json", "slack", "teams")
@@ -347,12 +370,14 @@ class Webhook:
 class JobOptions:
     """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
 
-    `in_place` runs in the snapshot's root itself instead of a copy. `keep` are globs of files outside `outputs/` and
+    `in_place` runs in the snapshot's root itself instead of a copy. A job that failed is started again `retries` times,
+    by whoever runs it here or on Slurm. `keep` are globs of files outside `outputs/` and
     `logs/` that are kept as outputs. `identity` is `user`, `managed` or None for the run's own token, `sdk` is `v2`, or
     `v1` for the deprecated azureml-core. `services.submission.request.option` says what the metadata mean.
     """
 
     in_place: bool = field(default=False, metadata={"only": "local"})
+    retries: int = field(default=0, metadata={"only": "local", "files": "pipeline yaml"})
     keep: Sequence[str] = field(default=(), metadata={"files": ""})
     display_name: str = field(default="", metadata={"files": "pipeline yaml"})
     description: str = field(default="", metadata={"files": "pipeline yaml"})
@@ -386,6 +411,8 @@ class JobSpec(JobOptions):
 
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every
     hyperparameter that no argument names as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
+    The steps of a pipeline have all the same one: then each trial is a pipeline, of whose steps those get a value that
+    name it.
     With `slurm` a site's Slurm runs it, from this workspace: `nodes` counts there too. `webhook` is told of the end of
     the run, or of `parent`'s where it has one.
 
@@ -486,3 +513,27 @@ class PipelineSpec:
     run_id: str = ""
     new_cluster: ClusterSpec | None = None
     outputs: Mapping[str, StepOutput] = field(default_factory=dict)
+
+    @property
+    def sweep(self) -> SweepSpec | None:
+        """What makes it many pipelines."""
+        return self.steps[0].job.sweep
+
+    def trial(self, index: int, values: Mapping[str, Scalar]) -> PipelineSpec:
+        """The pipeline that is trial *index* of this one's sweep."""
+        steps = [replace(step, job=step_of_trial(step.job, values)) for step in self.steps]
+        tags, name = trial_tags(self.tags, index, values), values_text(values)
+        return replace(self, steps=steps, tags=tags, display_name=name, description="", run_id="", new_cluster=None)
+
+
+def step_of_trial(job: JobSpec, values: Mapping[str, Scalar]) -> JobSpec:
+    """The job of a step with the values of a trial, as variables too."""
+    texts = {name: value_text(value) for name, value in values.items()}
+    return replace(
+        job,
+        arguments=filled_in(job.arguments, texts),
+        env={**job.env, **{f"AZUREML_SWEEP_{name}": text for name, text in texts.items()}},
+        tags={name: value for name, value in job.tags.items() if name != SWEPT},
+        sweep=None,
+        webhook=None,
+    )

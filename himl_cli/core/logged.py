@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from enum import Enum
-from itertools import pairwise
-from typing import Generic, TypeVar
+from itertools import chain, pairwise
+from typing import Any, Generic, TypeVar
 
 from himl_cli.core.jobs import (
     BEST_TRIAL,
@@ -18,6 +18,7 @@ from himl_cli.core.jobs import (
     MANY,
     PRIMARY_METRIC,
     REPEATED,
+    TRIAL,
     Scalar,
     best_of,
     hyperparameters_of,
@@ -314,9 +315,34 @@ class RunResults:
         )
 
 
+def is_pipeline_trial(run: Run) -> bool:
+    return TRIAL in run.tags and run.tags.get(MANY) == "pipeline"
+
+
+def results_with_steps(
+    runs: Sequence[Run],
+    steps_of: Callable[[Run], Sequence[Run]],
+    results: Callable[..., Mapping[str, RunResults]],
+    **asked: Any,
+) -> dict[str, RunResults]:
+    """What *runs* logged, as *results* (`Workspace.results`) has it; of a trial that is a pipeline also what its steps
+    did, which *steps_of* gives: under each name that of the last step that logged it."""
+    steps = {run.id: sorted(steps_of(run), key=_begin_of) for run in filter(is_pipeline_trial, runs)}
+    found = results([*runs, *chain.from_iterable(steps.values())], **asked)
+    merged = {run.id: found.get(run.id, RunResults()) for run in runs}
+    for run_id, below in steps.items():
+        for step in reversed(below):
+            merged[run_id] = merged[run_id].filled(found.get(step.id, RunResults()))
+    return merged
+
+
+def _begin_of(run: Run) -> datetime:
+    return run.started or run.created
+
+
 def sweep_of(run: Run, children: Sequence[Run], results: Callable[..., Mapping[str, RunResults]]) -> SweepView | None:
-    """The trials of *run* with the last values of its primary metric, which *results* (`Workspace.results`) knows; None
-    where its *children* are no trials."""
+    """The trials of *run* with the last values of its primary metric, which *results* (as of `results_with_steps`)
+    knows; None where its *children* are no trials."""
     values = {child.id: hyperparameters_of(child.tags) for child in children}
     trials = [child for child in children if values[child.id]]
     if not trials:

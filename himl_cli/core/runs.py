@@ -25,6 +25,7 @@ AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.
 # Of a run here that was begun again: a JSON list with, for each further try, the number of the last row of metrics that
 # was there before it
 TRIES = "himl.tries"
+TRY = "himl.try"  # of such a run: the number of its last try
 SLURM_JOB = "himl.slurm_job"  # of a run here that Slurm runs: the job's number there, empty until it is known
 RECORDED_IN = "himl.recorded_in"  # of a run here: the workspace that it is mirrored to
 STUDIO = "himl.studio"  # of a run here: the page of the run there
@@ -373,3 +374,10 @@ class RunEnd:
 
     status: RunStatus
     reason: str = ""
+
+
+def end_of_trials(statuses: Sequence[RunStatus], total: int) -> RunEnd:
+    """How a sweep of so many trials ended, by those of them that nobody stopped early."""
+    counts = ((RunStatus.failed, "failed"), (RunStatus.canceled, "were canceled"))
+    parts = [f"{statuses.count(status)} of {total} trials {word}" for status, word in counts if status in statuses]
+    return RunEnd(RunStatus.failed, ", ".join(parts)) if parts else RunEnd(RunStatus.completed)

@@ -24,6 +24,7 @@ from himl_cli.core.jobs import (
     STOPPED_EARLY,
     SWEPT,
     TRIAL,
+    TRIALS,
     hyperparameters_of,
     value_text,
     values_text,
@@ -39,6 +40,7 @@ from himl_cli.core.runs import (
     STOPPED,
     STUDIO,
     TRIES,
+    TRY,
     OutputFootprint,
     Run,
     RunFootprint,
@@ -361,7 +363,8 @@ def _value(name: str, trial: TrialView) -> str:
 
 SHOWN_ELSEWHERE = (
     *("mlflow.log-model.history", NOTIFICATION, RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
-    *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER, TRIES),
+    *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
+    *(TRIALS, TRIES, TRY),
 )
 
 
@@ -481,6 +484,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Outcome" if run.status.is_final else "Waits for": outcome,
         "To go on": f"himl submit --resume {run.id}" if can_resume else "",
         "Started": started,
+        "Tries": f"{tags[TRY]}; the output of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",
         "Command": run.command,
         "Changed from" if PUSHED in tags else "Began with": tags.get(FROM_RUN, ""),
         "Slurm": f"job {tags[SLURM_JOB]}" if tags.get(SLURM_JOB) else "",

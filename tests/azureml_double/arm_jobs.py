@@ -21,6 +21,7 @@ ARM_STATUS = {"Unapproved": "NotStarted", "Pausing": "Running"}  # words that on
 AUDIENCE, HEADER = "https://ml.azure.com", "x-azureml-token"
 CANCELATION, DELETION = "jc", "jd"
 CURATED = "AzureML-"
+WITH_PARENTS = "2025-01-01-preview"  # in which jobs of every kind have a `parentJobName`
 WITH_PATHS = "2024-01-01-preview"  # in which inputs and outputs of jobs have a `pathOnCompute`; later ones lack it again
 PROVIDER = "Microsoft.MachineLearningServices"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,254}")
@@ -50,6 +51,9 @@ def put_job(request: Request) -> Response:
         message = "A job with this name already exists. If you are trying to submit a new job, use a different name."
         raise ServiceError(400, "UserError", message, inner="JobPropertyImmutable")
     _check_new_job(workspace, name, properties)
+    if request.query_params.get("api-version") != WITH_PARENTS:
+        properties.pop("parentJobName", None)
+    there(workspace.runs.get(parent) if (parent := properties.get("parentJobName")) else workspace, f"Parent job {parent} not found.")
     if request.query_params.get("api-version") != WITH_PATHS:  # keys that a version does not know are passed over, as azure-ai-ml counts on for another one
         for given in [*(properties.get("inputs") or {}).values(), *(properties.get("outputs") or {}).values()]:
             given.pop("pathOnCompute", None)

@@ -22,7 +22,7 @@ from himl_cli.core.events import Event, Moved, Notice, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, EnvironmentSpec
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.job_submission import check_compute
+from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.service_errors import ServiceRefused
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.faults import Meanwhile, Page, Reset, Stall, Status

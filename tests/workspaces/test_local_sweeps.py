@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.controller import Children
+from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
+from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.launch_request import Plan
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder, once_free
 from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess
 from himl_cli.workspaces.local.run_store import Database, RunStore
-from himl_cli.workspaces.local.sampling import Trial, make_sampler, trials_to_stop
 
 
 def test_new_metric_values_of_many_runs_come_in_logged_order(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, Scalar, hyperparameters_of, value_text, values_text
 from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
 from himl_cli.core.runs import Run, RunSelection, own_name, own_tags
-from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run
+from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run, results_of
 from himl_cli.workspaces.base import Workspace
 
 PREPARATION = "_preparation"
@@ -186,7 +186,8 @@ def aggregate(
     *child_arg*, HimlError for a workspace that cannot read many runs.
     """
     wanted = matching(globs)
-    results = {**workspace.results(runs, wanted=lambda name: wanted(name) and not name.startswith(SYSTEM), whole=whole)}
+    plain = results_of(workspace, runs, wanted=lambda name: wanted(name) and not name.startswith(SYSTEM), whole=whole)
+    results = {**plain}
     if any(glob.startswith(SYSTEM) for glob in globs):
         for run_id, series in _system_metrics(workspace, runs, wanted).items():
             last = {name: system_summary(name, one.steps, one.values) for name, one in series.items()}

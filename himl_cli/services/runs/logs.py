@@ -31,7 +31,7 @@ from himl_cli.services.runs.log_names import (
     no_log,
     tries_of,
 )
-from himl_cli.services.runs.lookup import children_of, sweep_view
+from himl_cli.services.runs.lookup import children_of, sweep_view, with_steps
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
@@ -124,11 +124,12 @@ def follow_log(
     status: RunStatus | None = None
     done, has_grown, was_running, is_requeued = start, False, False, False
 
-    def new_pieces(files: BlobStore, log: Log, *, is_another_try: bool = False) -> Iterator[bytes]:
+    def new_pieces(files: BlobStore, log: Log, begin: int | None = None) -> Iterator[bytes]:
         nonlocal found, done, has_grown, was_running, is_requeued
-        if is_another_try:
-            found, done, was_running, is_requeued = log, 0, False, False
-            if not is_here:
+        if begin is not None:
+            is_rest = found is not None and log.attempt == found.attempt and log.name != found.name
+            found, done, was_running, is_requeued = log, begin, False, False
+            if not is_rest:
                 notify(Notice(f"Another try of run '{run_id}' has begun; its log: {log.name}"))
         with suppress(NotFound):  # another try is about to replace it
             for piece in files.read(log.name, done):
@@ -158,9 +159,9 @@ def follow_log(
                 if not is_requeued:
                     yield from new_pieces(files, found)
                 if attempt is None and found.attempt and (now.is_final or not has_grown):
-                    for later in _later_tries(files, found, name, done, is_requeued=is_requeued):
-                        yield from new_pieces(files, later, is_another_try=True)
-                if ran_before and not has_grown and now is RunStatus.queued:
+                    for later, begin in _later_tries(files, found, name, done, is_requeued=is_requeued):
+                        yield from new_pieces(files, later, begin)
+                if ran_before and was_running and not has_grown and now is RunStatus.queued:
                     is_requeued = True  # and its log is read to the end: what changes it belongs to another try
             elif now is not status and not now.is_final and not is_here:
                 notify(Notice(f"Run '{run_id}' is {now.value.lower()}; it has no log yet."))
@@ -179,16 +180,21 @@ def _said_of_build(run_id: str, log: Log) -> Notice:
     return Notice(f"Run '{run_id}' has no log of its own; this is that of its image's build: {log.name}")
 
 
-def _later_tries(files: BlobStore, log: Log, name: str | None, done: int, *, is_requeued: bool) -> list[Log]:
+def _later_tries(
+    files: BlobStore, log: Log, name: str | None, done: int, *, is_requeued: bool
+) -> list[tuple[Log, int]]:
     """The logs of tries that began since *log* was read up to *done*, each in a folder of its own or in the place of
-    the one before."""
+    the one before, and from which byte on; before them the rest of *log*, where that was moved to make the place."""
     sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
-    size = sizes.get(log.name, done)
-    later = [log] if size < done or (is_requeued and size != done) else []
-    for number, logs in sorted(tries_of(sizes).items()):
+    tries = tries_of(sizes)
+    size, moved = sizes.get(log.name, done), log_of_try(tries.get(log.attempt, {}), name)
+    later = [(log, 0)] if size < done or (is_requeued and size != done) else []
+    if moved is not None and moved != log.name:
+        later = [(Log(moved, log.attempt), done)]
+    for number, logs in sorted(tries.items()):
         found = log_of_try(logs, name)
         if found and number > log.attempt and "/" not in (name or ""):
-            later.append(Log(found, number))
+            later.append((Log(found, number), 0))
     return later
 
 
@@ -273,7 +279,7 @@ def wait_for_run(
         watcher.start()
         try:
             with suppress(NotFound):  # a job may end before its log was opened
-                for piece in follow_log(workspace, run_id, start=start):
+                for piece in follow_log(workspace, run_id, notify=notify, start=start):
                     write(piece)
         finally:
             is_over.set()
@@ -473,7 +479,7 @@ def unkept_files(workspace: Workspace, run: Run) -> Sequence[tuple[str, Path]]:
     home = workspace.home_of(run.id)
     with suppress(HimlError):  # how the run ended is what is to be told
         if isinstance(home, FolderWorkspace):
-            jobs = [run, *(children_of(home, run) if MANY in run.tags else ())]
+            jobs = [run, *(with_steps(home, children_of(home, run)) if MANY in run.tags else ())]
             return [found for job in jobs for found in home.unkept_files(job.id).items()]
     return ()
 

@@ -4,7 +4,7 @@ one, and the runs below it."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -17,7 +17,15 @@ from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
 from himl_cli.core.jobs import MANY, TRIAL
-from himl_cli.core.logged import SYSTEM, RunDetails, SweepView, sweep_of
+from himl_cli.core.logged import (
+    SYSTEM,
+    RunDetails,
+    RunResults,
+    SweepView,
+    is_pipeline_trial,
+    results_with_steps,
+    sweep_of,
+)
 from himl_cli.core.runs import (
     Run,
     RunQuery,
@@ -322,10 +330,22 @@ def children_of(workspace: Workspace, run: Run) -> list[Run]:
     return sorted(children, key=lambda child: int(child.tags[TRIAL]) if child.tags.get(TRIAL, "").isdecimal() else -1)
 
 
+def with_steps(workspace: Workspace, runs: Sequence[Run]) -> list[Run]:
+    """*runs*, and behind each trial that is a pipeline its steps, which have its files."""
+    return [each for run in runs for each in (run, *(children_of(workspace, run) if is_pipeline_trial(run) else ()))]
+
+
 def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
-    """The trials of *run* with the last values of its primary metric, for a request or two in all; None where its
-    *children* are no trials."""
-    return sweep_of(run, children, partial(workspace.results, whole=False))
+    """The trials of *run* with the last values of its primary metric, for a request or two in all (or a trial, where
+    they are pipelines); None where its *children* are no trials."""
+    return sweep_of(run, children, partial(results_of, workspace, whole=False))
+
+
+def results_of(
+    workspace: Workspace, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool
+) -> Mapping[str, RunResults]:
+    """As `Workspace.results`; a trial that is a pipeline has what its steps logged, too."""
+    return results_with_steps(runs, partial(children_of, workspace), workspace.results, wanted=wanted, whole=whole)
 
 
 def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:

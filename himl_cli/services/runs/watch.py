@@ -11,11 +11,11 @@ from functools import partial
 from himl_cli.core.errors import JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import MANY, hyperparameters_of
-from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, sweep_of
+from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, is_pipeline_trial, sweep_of
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.runs.log_names import find_log
 from himl_cli.services.runs.logs import GROWTH, LOOKS, TAIL_BYTES, OutageTolerance
-from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of
+from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of, results_of
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 SECOND = 1.0
@@ -187,9 +187,13 @@ class _Looks:
         children = self._watched.children[run.id]
         waiting = [child for child in children if child.id not in self._settled]
         settled = {child.id for child in waiting if child.status.is_final}
-        found = self._workspace.refresh(waiting) if waiting else {}
+        if any(map(is_pipeline_trial, children)):
+            values = {**results_of(self._workspace, waiting, wanted=self._is_wanted, whole=False)} if waiting else {}
+        else:
+            found = self._workspace.refresh(waiting) if waiting else {}
+            values = {run_id: last for run_id, (_, last) in found.items()}
         self._settled |= settled
-        before, self._values = self._values, self._values | {run_id: last for run_id, (_, last) in found.items()}
+        before, self._values = self._values, self._values | values
         self._watched.sweep = sweep_of(run, children, lambda *_, **__: self._values)
         return before != self._values
 

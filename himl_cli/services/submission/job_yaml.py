@@ -62,6 +62,7 @@ from himl_cli.services.submission.request import (
     check_values,
     command_line,
     job_of_options,
+    retries_remarks,
     target_path,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, secrets_but, take_snapshot
@@ -138,6 +139,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     )
     prepared = PreparedDocument(document, changes, remarks=remarks, is_on_slurm=is_on_slurm)
     if not is_local:
+        remarks += retries_remarks(request)
         return prepared
     remarks += file_remarks
     if not document.compute and not is_on_slurm:

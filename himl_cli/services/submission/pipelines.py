@@ -14,7 +14,10 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.jobs import (
     DATASTORE_NAME,
+    PLACEHOLDER,
+    SEARCH_SPACE,
     SERVERLESS,
+    SWEPT,
     ClusterSpec,
     ContainerSpec,
     DataSpec,
@@ -26,7 +29,9 @@ from himl_cli.core.jobs import (
     SnapshotReport,
     StepOutput,
     StepSpec,
+    SweepSpec,
     check_placeholders,
+    with_search_space,
 )
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.data import bring_inputs
@@ -46,10 +51,22 @@ from himl_cli.services.submission.request import (
     check_values,
     command_line,
     job_of_options,
+    refuse,
     target_path,
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
+from himl_cli.services.submission.sweeps import KINDS as SWEEP_KINDS
+from himl_cli.services.submission.sweeps import (
+    MOST_TRIALS_ON_AZURE,
+    copies_remarks,
+    requested_sweep,
+    single_sweep_option,
+    sweep_arguments,
+    sweep_remarks,
+    sweep_text,
+    with_seed,
+)
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 
@@ -110,8 +127,11 @@ def prepare_pipeline(
     request, file_remarks = beside_file(request, ["pipeline"], "a pipeline file")
     check_values(request)
     request, idle_remarks = without_idle_options(request)
+    sweep = pipeline_sweep(request)
     file = read_pipeline(path, str(request.target))
-    common, naming_remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env)
+    swept = {SWEPT: sweep_text(sweep)} if sweep else {}
+    common, naming_remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env, swept)
+    common = replace(common, sweep=sweep)
     if request.on_cluster:
         check_names(common, request.tags)
     reads, implied = _outputs_read(file)
@@ -121,6 +141,11 @@ def prepare_pipeline(
         steps.append(maker.step(step, reads.get(step.key), [before.key for before in steps[-1:]]))
     reports = list(maker.snapshots.values())
     remarks += [*idle_remarks, *file_remarks, *naming_remarks]
+    if sweep is not None:
+        remarks += sweep_remarks(sweep)
+        remarks += [f"{name} goes to {', '.join(keys)}." for name, keys in maker.takers().items()]
+        if not request.on_cluster:
+            remarks += copies_remarks(sweep, sum(step.job.snapshot.size for step in steps))
     remarks += [
         f"{key} names no input, so it reads what {output.step}, the step before it, makes (--input_data)."
         for key, output in implied.items()
@@ -155,6 +180,33 @@ def prepare_pipeline(
     return prepared
 
 
+def pipeline_sweep(request: SubmitRequest) -> SweepSpec | None:
+    """The sweep that the options mean, each trial of which is a pipeline; None where it is a single one. himl draws its
+    values itself, wherever the pipelines run. Raises BadUsage."""
+    if not any(map(request.is_typed, SWEEP_KINDS)):  # that of the settings is for scripts
+        request = request.without(*SWEEP_KINDS)
+    request = single_sweep_option(request)
+    spec = requested_sweep(replace(request, cluster=None))
+    if spec is None:
+        return None
+    if request.on_slurm is not None:
+        hint = "Run it here, with --cluster local, or submit the pipelines one by one."
+        raise BadUsage("A sweep of pipelines does not run on Slurm.", hint=hint)
+    if request.on_cluster:
+        at_once = "all pipelines go to Azure ML at once, since nothing of himl is left there that could wait for some"
+        here = "Leave it out, or run the sweep here: --cluster local"
+        most, trials = MOST_TRIALS_ON_AZURE, spec.max_trials
+        refuse(
+            "",
+            (spec.sampling == "bayesian", f"--sampling bayesian: {at_once}.", "Use --sampling random, or grid."),
+            (spec.early_stop is not None, f"--early_stop: {at_once}.", here),
+            (request.is_typed("max_concurrent"), f"--max_concurrent {spec.max_concurrent}: {at_once}.", here),
+            (trials > most, f"These are {trials:,} pipelines; {most:,} are the most.", f"Give --max_trials {most}."),
+        )
+        spec = replace(spec, max_concurrent=None)
+    return with_seed(spec, on_cluster=False)
+
+
 @dataclass(frozen=True)
 class _StepMaker:
     """Makes jobs of the steps of one file; gathers their snapshots by folder, data that is yet to be found, and
@@ -168,12 +220,32 @@ class _StepMaker:
     shared_remarks: dict[str, list[str]] = field(default_factory=dict)
     snapshots: dict[Path, SnapshotReport] = field(default_factory=dict)
 
+    def takers(self) -> dict[str, list[str]]:
+        """The steps that take a value of each hyperparameter. Raises BadUsage for one that none takes."""
+        space = self.common.sweep.space if self.common.sweep else ()
+        found = {name: [step.key for step in self.file.steps if _takes(step, name)] for name in space}
+        for name, keys in found.items():
+            if not keys:
+                where = f"--{name} nor ${{{{{SEARCH_SPACE}.{name}}}}}"
+                raise BadUsage(
+                    f"'{self.file.shown}': no step has a place for '{name}': neither {where} among its arguments.",
+                    hint=f'Write it into those of the step that takes it: "arguments": ["--{name}", "0"]',
+                )
+        return found
+
+    def _with_values(self, step: Step) -> list[str]:
+        """The arguments of *step*, where `--NAME` names a hyperparameter with its value behind them, as of a script."""
+        sweep = self.common.sweep
+        taken = [name for name in sweep.space if _takes(step, name)] if sweep else []
+        counts = sweep_arguments(self.request) if taken else ()
+        return with_search_space([*step.arguments, *counts], taken)
+
     def step(self, step: Step, source: StepOutput | None, waits_for: Sequence[str]) -> StepSpec:
         """*source* is the output that the step reads. Raises BadUsage naming step and key."""
         folder, script, requirements = step_files(self.file, step, self.request.cwd)
         data = DataSpec(INPUT, source.output) if source else self._data(step)
         outputs = [DataSpec(output_key(step.output), "")] if step.output else []
-        arguments = [*step.arguments, *(("--input_data", f"${{{{inputs.{INPUT}}}}}") if data else ())]
+        arguments = [*self._with_values(step), *(("--input_data", f"${{{{inputs.{INPUT}}}}}") if data else ())]
         arguments += [text for output in outputs for text in ("--output", f"${{{{outputs.{output.key}}}}}")]
         on_cluster, is_mpi = bool(self.common.cluster), step.type == MPI_STEP
         if data and on_cluster:
@@ -201,7 +273,8 @@ class _StepMaker:
         try:
             check_placeholders(job)
         except BadUsage as err:
-            hint = "--input_data and --output are added by themselves."
+            is_swept = SEARCH_SPACE in str(err)
+            hint = err.hint if is_swept else "--input_data and --output are added by themselves."
             raise self.file.wrong(step.key, "arguments", f"{err}", hint=hint) from err
         idle = [*step.passed_over]
         idle += [name for name in ("node_count", "processes_per_node") if not is_mpi and getattr(step, name) > 1]
@@ -252,6 +325,13 @@ class _StepMaker:
         for remark in [*remarks, *environment_remarks(spec, folder / script, folders_up_to(place, folder))]:
             self.shared_remarks.setdefault(remark, []).append(step.key)
         return spec
+
+
+def _takes(step: Step, name: str) -> bool:
+    """Whether the arguments of *step* have a place for the hyperparameter."""
+    placeholders = (found for argument in step.arguments for found in PLACEHOLDER.finditer(argument))
+    is_named = any(argument.partition("=")[0] == f"--{name}" for argument in step.arguments)
+    return is_named or any(found[1] == SEARCH_SPACE and found[2] == name for found in placeholders)
 
 
 def output_key(name: str) -> str:

@@ -40,7 +40,9 @@ from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten
 log = logging.getLogger(__name__)
 
 SLURM = "slurm:"
+NO_RETRIES = "Azure ML starts no job again that failed."
 CLUSTER = {"only": "cluster", "files": "pipeline"}
+MANY_RUNS = {"files": "pipeline"}
 PACKAGE_FILES = ("conda_env", "requirements", "lock")
 MADE_FROM_FILES = (*PACKAGE_FILES, "docker_image", "pip_extra_index_url", "private_wheel")
 ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
@@ -49,6 +51,7 @@ MOST_SECONDS = 10 * 366 * 86400.0  # ten years, as good as for ever
 MOST_NODES = 65_000  # as many as a cluster of Azure ML can have
 MOST_PROCESSES = 1024  # of a node; each is started here, so a digit too many would fill the memory
 MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node": MOST_PROCESSES}
+MOST_RETRIES = 1000
 LONGEST_SHOWN = 24  # characters of a wrong count
 LONGEST_TAG_VALUE = 1000
 GIT_SECONDS = 5.0
@@ -89,7 +92,6 @@ class SubmitRequest(JobOptions):
     command: str | None = option()
     cluster: str | None = option(files="pipeline yaml")
     sbatch: Sequence[str] = option((), only="slurm", files="pipeline yaml_local")
-    retries: int | None = option(only="slurm", files="pipeline yaml_local")
     record_in: str | None = option(only="local", choices=(HERE, "azure"))
     python: str | None = option(only="local", files="pipeline yaml_local")
     num_nodes: int = option(1)
@@ -122,18 +124,18 @@ class SubmitRequest(JobOptions):
     outputs: Sequence[str | DataSpec] = option(())
     checkpoint: str | None = option()
 
-    sweep: Sequence[str] = option(())
-    sampling: str | None = option()
-    max_trials: int | None = option()
-    max_concurrent: int | None = option()
-    primary_metric: str = option("val/loss")
-    goal: str = option("minimize")
-    early_stop: str | None = option()
-    crossval: int | None = option()
-    crossval_arg: str = option("crossval_index")
-    crossval_count_arg: str | None = option()
-    different_seeds: int | None = option()
-    seed_arg: str = option("random_seed")
+    sweep: Sequence[str] = option((), **MANY_RUNS)
+    sampling: str | None = option(**MANY_RUNS)
+    max_trials: int | None = option(**MANY_RUNS)
+    max_concurrent: int | None = option(**MANY_RUNS)
+    primary_metric: str = option("val/loss", **MANY_RUNS)
+    goal: str = option("minimize", **MANY_RUNS)
+    early_stop: str | None = option(**MANY_RUNS)
+    crossval: int | None = option(**MANY_RUNS)
+    crossval_arg: str = option("crossval_index", **MANY_RUNS)
+    crossval_count_arg: str | None = option(**MANY_RUNS)
+    different_seeds: int | None = option(**MANY_RUNS)
+    seed_arg: str = option("random_seed", **MANY_RUNS)
     notify: str | None = option(files="pipeline yaml")
     notify_format: str | None = option(files="pipeline yaml", choices=WEBHOOK_FORMATS)
 
@@ -212,6 +214,15 @@ def check_values(request: SubmitRequest) -> None:
             too_few = isinstance(value, int) and value < 1
             raise BadUsage(f"--{name} {value}: at least 1 is needed." if too_few else f"--{name} {problem}")
     Globs(request.keep)  # raises for one that cannot be read
+    refuse(
+        f"--retries {request.retries}: ",
+        (not 0 <= request.retries <= MOST_RETRIES, f"it can be 0 to {MOST_RETRIES:,}.", ""),
+        (
+            bool(request.on_cluster) and request.is_typed("retries"),
+            NO_RETRIES,
+            "Leave it out; a job that loses its low-priority node is started again by the service itself.",
+        ),
+    )
     if request.keep and request.on_cluster and request.sdk == "v1":
         raise BadUsage("--keep does not go with --sdk v1.", hint="Leave one of them out.")
     if request.on_slurm is None:
@@ -255,7 +266,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
         dropped = [name for group in ENVIRONMENT_SOURCES if typed and group not in typed for name in group]
         if any(map(request.is_typed, PACKAGE_FILES)):
             dropped += [name for name in PACKAGE_FILES if not request.is_typed(name)]
-        return request.without(*_only_on("local"), *dropped), []
+        return request.without(*_only_on("local"), *dropped), retries_remarks(request)
     idle = [f"--{name}" for name in _only_on("cluster") if request.is_typed(name)]
     is_on_slurm = request.on_slurm is not None
     elsewhere = () if is_on_slurm else ("num_nodes", *_only_on("slurm"))
@@ -272,6 +283,11 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
             "Passed over, since the job is one plain process: --distribution. Add --processes_per_node N to have ranks."
         )
     return request.without(*_only_on("cluster"), *elsewhere), remarks
+
+
+def retries_remarks(request: SubmitRequest) -> list[str]:
+    """That a job on a cluster is not tried again, where settings say so."""
+    return [f"Passed over: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []
 
 
 def _only_on(where: str) -> list[str]:
@@ -378,7 +394,7 @@ def job_of_options(
     if request.on_slurm is not None:
         from himl_cli.services.submission.slurm import slurm_spec
 
-        slurm = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0, request.retries or 0)
+        slurm = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0)
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),

@@ -21,10 +21,9 @@ SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with")
 # Options of sbatch that himl gives itself
 OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "ntasks", "output", "parsable", "wrap")
-MOST_RETRIES = 1000
 
 
-def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0, retries: int = 0) -> SlurmSpec:
+def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> SlurmSpec:
     """How Slurm is to run a job for `--cluster slurm:NAME`: the table of that name, which counts in the folder *cwd*,
     else the partition so called. Options that were *typed* (`--sbatch`) win over both, the job's limit of *seconds*
     (0: none) is that of Slurm where they have none. Raises BadUsage for what sbatch would not take."""
@@ -39,9 +38,7 @@ def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float =
     if seconds and "time" not in options:
         minutes = math.ceil(seconds / 60)
         options["time"] = str(minutes if minutes > 10 else minutes + 2)  # himl ends it first, Slurm counts in minutes
-    if not 0 <= retries <= MOST_RETRIES:
-        raise BadUsage(f"--retries {retries}: it can be 0 to {MOST_RETRIES:,}.")
-    return SlurmSpec(options, table.get("setup", ()), table.get("run_with", ""), retries)
+    return SlurmSpec(options, table.get("setup", ()), table.get("run_with", ""))
 
 
 def _table(setting: Setting) -> dict[str, Any]:

@@ -533,7 +533,7 @@ def without_seed(text: str) -> str:
     return re.sub(r"\b(random|bayesian)\(seed=\d+\)", r"\1", text)
 
 
-def sweep_remarks(spec: SweepSpec, arguments: Sequence[str]) -> list[str]:
+def sweep_remarks(spec: SweepSpec, arguments: Sequence[str] = ()) -> list[str]:
     """A sentence each: what will be run, which values `loguniform` gives, and which arguments the script gets twice."""
     title = {"crossval": "Cross-validation", "seeds": "Different seeds"}.get(spec.kind, "Sweep")
     remarks = [f"{title}: {sweep_text(spec)}."]

@@ -12,6 +12,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from itertools import chain, islice, repeat
@@ -19,18 +20,19 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL
+from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL, TRIALS
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import Run, RunQuery, RunStatus, implied_experiment
+from himl_cli.core.runs import Run, RunQuery, RunStatus, end_of_trials, implied_experiment
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood, unexpected
+from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood, unexpected
 from himl_cli.workspaces.azure.run_records import (
     SYSTEM_TAG,
     RawRun,
     RunFacts,
+    RunWriting,
     as_run,
     created_of,
     history_condition,
@@ -472,7 +474,9 @@ class RunLists:
         name = self._experiment(raw["experimentId"])
         tenant_id = self._connection.record().tenant_id
         with understood(self._connection.service("history"), f"run '{raw['runId']}'"):
-            return as_run(raw, experiment=name, address=self._connection.address, tenant_id=tenant_id)
+            run = as_run(raw, experiment=name, address=self._connection.address, tenant_id=tenant_id)
+        is_open_sweep = run.tags.get(TRIALS, "").isdecimal() and not run.status.is_final
+        return self._with_end(run) if is_open_sweep else run
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         left = query.limit
@@ -509,6 +513,18 @@ class RunLists:
         except HimlError:
             return []  # a hint is not worth another error
         return [one for one in found if one != run_id]
+
+    def _with_end(self, run: Run) -> Run:
+        """A sweep that nobody looks after, which has ended where its trials have: who sees that first records it."""
+        trials = list(chain.from_iterable(self._history.children(run.id)))
+        statuses = [status_of(raw.get("status") or "") for raw in trials]
+        if len(trials) < int(run.tags[TRIALS]) or not all(status.is_final for status in statuses):
+            return run
+        end = end_of_trials(statuses, len(trials))
+        with suppress(HimlError):  # whoever may only read sees the end all the same
+            RunWriting(self._connection).end(run.id, end)
+        ended = max((as_time(raw.get("endTimeUtc")) or run.created for raw in trials), default=run.created)
+        return replace(run, status=end.status, reason=end.reason, ended=ended)
 
     def _with_step(self, raw: RawRun, run: Run) -> Run:
         if str(raw.get("runType") or "").lower() != "azureml.steprun" or not run.parent:

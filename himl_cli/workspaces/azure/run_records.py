@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL
+from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL, TRIALS
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunEnd, RunStatus
@@ -212,6 +212,8 @@ def created_of(record: Mapping[str, Any]) -> datetime:
 
 def starts_jobs(raw: RawRun) -> bool:
     """Whether the run's children are jobs of their own (a sweep, a pipeline, AutoML)."""
+    if TRIALS in (raw.get("tags") or {}):
+        return True
     properties, new_kind = raw.get("properties") or {}, raw.get("runTypeV2") or {}
     template = (properties.get("runTemplate") or "").lower()
     if "child" in template:  # AutoML's children carry the source of their parent

@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import NotAllowed, RunNotFound
+from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
+from himl_cli.core.jobs import TRIALS, ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
+from himl_cli.core.runs import (
+    JobServices,
+    Run,
+    RunEnd,
+    RunFootprint,
+    RunQuery,
+    RunService,
+    RunStatus,
+    SignedLink,
+)
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.connection import Connection
@@ -104,7 +113,26 @@ class AzureWorkspace(CloudWorkspace):
         return self._lists.record(self._history.archive(run_id, restore=restore))
 
     def cancel(self, run_id: str) -> bool:
-        return not self.run(run_id).status.is_final and self._history.cancel(run_id)
+        """A sweep that is no more than a record is canceled by its trials, and on record."""
+        run = self.run(run_id)
+        if run.status.is_final:
+            return False
+        if TRIALS not in run.tags:
+            return self._history.cancel(run_id)
+        waiting = [trial.id for trial in self.runs(RunQuery(parent=run_id, archived=None)) if not trial.status.is_final]
+
+        def cancel(trial: str) -> HimlError | None:
+            try:
+                self._history.cancel(trial)
+            except HimlError as err:
+                return err
+            return None
+
+        failures = [err for err in ask_all(cancel, waiting) if err is not None]
+        self._writing.end(run_id, RunEnd(RunStatus.canceled))
+        if failures:
+            raise failures[0]
+        return True
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         return self._values(run_id, texts=False).metrics
@@ -127,7 +155,11 @@ class AzureWorkspace(CloudWorkspace):
         from himl_cli.workspaces.azure.run_metrics import ManyRuns
 
         known = ManyRuns(self.connection, self._history, runs).current() if runs else {}
-        changed = [run.id for run in runs if run.id not in known or known[run.id].status not in (run.status, None)]
+        changed = [
+            run.id
+            for run in runs
+            if run.id not in known or known[run.id].status not in (run.status, None) or TRIALS in run.tags
+        ]
         records = {raw["runId"]: self._lists.record(raw) for raw in self._history.many(changed)}
         last = {run_id: RunResults(found.last, steps=found.steps) for run_id, found in known.items()}
         return {
@@ -209,9 +241,11 @@ class AzureWorkspace(CloudWorkspace):
         return submit(self.connection, self._datastores, spec, notify)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.azure.jobs.job_submission import submit_pipeline
+        from himl_cli.workspaces.azure.jobs.job_submission import submit_pipeline, submit_sweep
 
         say_limits([step.job.max_seconds for step in spec.steps], notify)
+        if spec.sweep is not None:
+            return self.run(submit_sweep(self.connection, self._datastores, spec, self._history, notify))
         return submit_pipeline(self.connection, self._datastores, spec, notify)
 
     def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
@@ -242,12 +276,12 @@ class AzureWorkspace(CloudWorkspace):
         return sdk_data(self.connection, self._datastores, item, is_output, notify)
 
     def has_cluster(self, name: str) -> bool:
-        from himl_cli.workspaces.azure.jobs.job_submission import has_cluster
+        from himl_cli.workspaces.azure.jobs.computes import has_cluster
 
         return has_cluster(self.connection, name)
 
     def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
-        from himl_cli.workspaces.azure.jobs.job_submission import create_cluster
+        from himl_cli.workspaces.azure.jobs.computes import create_cluster
 
         create_cluster(self.connection, spec, notify)
 

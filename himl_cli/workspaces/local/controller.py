@@ -6,19 +6,14 @@ killed, those that run go on to their end, and the run can be resumed later.
 
 from __future__ import annotations
 
-import queue
-import subprocess
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from math import isfinite, prod
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import (
@@ -28,31 +23,28 @@ from himl_cli.core.jobs import (
     STOPPED_EARLY,
     TRIAL,
     EarlyStop,
+    Scalar,
     best_of,
     hyperparameters_of,
 )
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.runs import FAILED_RANK, TRIES, Run, RunQuery, RunStatus
-from himl_cli.workspaces.local.launch import begin, events_of, spawn, start_error
+from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
+from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
+from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
-    LaunchRequest,
     Plan,
     PlannedJob,
     plan_from_json,
     plan_from_stored,
 )
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import PLAN, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_process import BUSY, CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
+from himl_cli.workspaces.local.run_folder import PLAN, RunFolder
+from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.sampling import Trial, make_sampler, trials_to_stop
-from himl_cli.workspaces.local.slurm import SlurmJobs, cancel, end_unreachable_steps
-from himl_cli.workspaces.local.slurm_batch import queue_again, queue_job
-from himl_cli.workspaces.local.sweep_plan import job_outputs, stage_plan, step_request, trial_request
+from himl_cli.workspaces.local.slurm import SlurmJobs, end_unreachable_steps
+from himl_cli.workspaces.local.sweep_plan import job_outputs, pipeline_trial, stage_plan, step_request, trial_request
 
-POLL_SECONDS = 0.1
-SECONDS_UNREAD = 600.0
 FAILURES_TO_GIVE_UP = 3
 SECONDS_TO_JUDGE = 0.25  # with many trials and long series: a tenth of the time at most goes into reading and judging
 
@@ -61,7 +53,7 @@ class Controller(RunProcess):
     """One sweep, or one pipeline."""
 
     def __init__(self, plan: Plan, *, is_queued: bool = False) -> None:
-        cwd = Path(plan.run_folder) / plan.jobs[0].place
+        cwd = plan.files / plan.jobs[0].place
         again, spec = plan.again or is_queued, plan.jobs[0].spec
         super().__init__(plan.new_run, plan.run_folder, cwd, spec, again=again, is_queued=is_queued)
         self._plan = plan
@@ -70,10 +62,13 @@ class Controller(RunProcess):
         if self._is_queued:
             plan = replace(self._plan, again=self._again)
         else:
-            plan = self._plan if self._plan.again else stage_plan(self._plan, self.folder, self.is_stopped)
+            is_staged = self._plan.again and not self._plan.staged_in
+            plan = self._plan if is_staged else stage_plan(self._plan, self.folder, self.is_stopped)
         store.start(plan.run.id)
         report("started")
-        children = Children(plan, store, self._why_stopped)
+        has_slurm = any(job.spec.slurm for job in plan.jobs)
+        slurm = SlurmJobs(self.folder.workspace, end_if_last) if has_slurm else None
+        children = Children(plan, store, self._why_stopped, slurm)
         outcome = _run_steps(children) if plan.kind == PIPELINE else Sweep(children).run()
         children.log(outcome.text)
         return outcome
@@ -84,7 +79,7 @@ class Controller(RunProcess):
     def _why_stopped(self) -> Outcome | None:
         if self._terminated:
             return Outcome(RunStatus.failed, TERMINATED)
-        return Outcome(RunStatus.canceled, CANCELED) if self.folder.is_cancel_asked() else None
+        return Outcome(RunStatus.canceled, self.folder.why_canceled()) if self.folder.is_cancel_asked() else None
 
 
 def end_if_last(store: RunStore, folder: RunFolder) -> None:
@@ -185,193 +180,15 @@ def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Ru
     return run, trouble
 
 
-class Children:
-    """A plan's children, started, watched, stopped all at once, and the log of the whole, `user_logs/std_log.txt`.
-    `at_work` are the ids of those that have not ended.
-
-    *why_stopped* says how the whole ends once it was told to stop, and nothing before that. What fails on the way is
-    logged once and tried again at the next look: it must not end the whole while children are at work.
-    """
-
-    def __init__(self, plan: Plan, store: RunStore, why_stopped: Callable[[], Outcome | None]) -> None:
-        self.plan = plan
-        self.store = store
-        self.at_work: set[str] = set()
-        self._runs = Path(plan.run_folder).parent
-        self._why_stopped = why_stopped
-        self._stopping: Outcome | None = None
-        self._reported: set[str] = set()
-        self._unread_since = 0.0
-        self._ended: queue.Queue[tuple[str, str]] = queue.Queue()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._slurm = SlurmJobs(self._runs.parent, end_if_last) if any(job.spec.slurm for job in plan.jobs) else None
-
-    def log(self, line: str) -> None:
-        path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"
-        with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {line}\n")
-
-    @contextmanager
-    def logging_errors(self) -> Iterator[None]:
-        """Log a HimlError of what is done within, once."""
-        try:
-            yield
-        except HimlError as err:
-            self._log_once(err)
-
-    def _log_once(self, err: HimlError) -> None:
-        if str(err) not in self._reported:
-            self._reported.add(str(err))
-            self.log(f"{err} It is tried again.")
-
-    def watch(self, run_id: str, request: LaunchRequest | None = None) -> None:
-        """Start the job that *request* tells of, and wait in the background for its end; without one, for that of a job
-        that an earlier controller started, and whose supervisor lives. What goes wrong is told with its end."""
-        self.at_work.add(run_id)
-        threading.Thread(target=self._watch, args=(RunFolder(self._runs / run_id), request), daemon=True).start()
-
-    def add_ended(self, run_id: str, trouble: str) -> None:
-        """A job that has ended, or that cannot even be started: *trouble* says why."""
-        self.at_work.add(run_id)
-        self._ended.put((run_id, trouble))
-
-    def next_end(self) -> tuple[Run | None, str, str] | None:
-        """A child that has ended: its run (None where it could not be started, and was not completed before), its id,
-        and what went wrong then; None where none has yet.
-
-        Raises HimlError where runs could not be read for `SECONDS_UNREAD`.
-        """
-        try:
-            run_id, trouble = self._ended.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            return None
-        try:
-            run = self.store.get(run_id, [run_id])
-        except HimlError as err:
-            self._ended.put((run_id, trouble))
-            self._unread_since = self._unread_since or time.monotonic()
-            if time.monotonic() - self._unread_since > SECONDS_UNREAD:
-                raise
-            self._log_once(err)
-            time.sleep(POLL_SECONDS)
-            return None
-        self.at_work.discard(run_id)
-        self._processes.pop(run_id, None)
-        self._unread_since = 0.0
-        if trouble and run is not None and run.status is not RunStatus.completed:
-            run = None  # what is on record of it is how an earlier attempt ended
-        return run, run_id, trouble
-
-    @property
-    def stopping(self) -> Outcome | None:
-        """How the whole ends because it was told to stop; the children have then been asked to."""
-        if self._stopping is None and (why := self._why_stopped()):
-            self._stopping = why
-            told = "this process was told to terminate" if why.reason == TERMINATED else "the run was canceled"
-            self.log(f"stopping, since {told}")
-        if self._stopping is None:
-            return None
-        for run_id in self.at_work:  # again and again: a child that was just starting may have missed it
-            process = self._processes.get(run_id)
-            if self._stopping.reason != TERMINATED:
-                self.cancel(run_id, "its parent was canceled")
-            elif process is None:  # an earlier controller started it: only its lock is known
-                self.cancel(run_id, "the keeper of its parent was told to terminate")
-            elif process.poll() is None:
-                process.terminate()
-        return self._stopping
-
-    def cancel(self, run_id: str, why: str) -> None:
-        """Ask the job to stop. To be called again and again to its end: a job that is just starting may miss it."""
-        folder = RunFolder(self._runs / run_id)
-        if not folder.is_cancel_asked():  # else the reason beside it may be just being read
-            with self.logging_errors():
-                folder.ask_to_cancel(why)
-                if self._slurm is not None:
-                    cancel(self.store.slurm_jobs([run_id]).values(), only_waiting=True)
-
-    def recorded(self) -> Iterator[tuple[Run, bool]]:
-        """The children on record, each with whether it is at work: an earlier controller started them."""
-        for run in self.store.query(RunQuery(parent=self.plan.run.id, archived=None)):
-            if run.status.is_final:
-                yield run, False
-            elif RunFolder(self._runs / run.id).is_supervised() or run.id in self._waiting([run.id]):
-                yield run, True
-            elif (found := self.store.get(run.id, [run.id])) is not None:  # anew: it may have ended since
-                yield found, False
-
-    def last_lines(self, run: Run, count: int) -> list[str]:
-        """The last lines of what a child printed that are not empty, as far as they can be read; of several ranks, of
-        the one that failed."""
-        rank = FAILED_RANK.match(run.reason)
-        log = RunFolder(self._runs / run.id).user_logs / (f"std_log_process_{rank[1]}.txt" if rank else "std_log.txt")
-        try:
-            with log.open("rb") as stream:
-                stream.seek(max(0, log.stat().st_size - 16 * 1024))
-                text = stream.read().decode(errors="replace")
-        except OSError:
-            return []
-        return [line[:200] for line in text.splitlines() if line.strip()][-count:]
-
-    def _watch(self, folder: RunFolder, request: LaunchRequest | None) -> None:
-        trouble = ""
-        try:
-            if self._slurm is not None:
-                return self._ended.put((folder.run_id, self._watch_queued(folder, request)))
-            events = [{"event": "refused", "why": BUSY}] if request is None else self._run(folder, request)
-            if events and events[-1].get("why") == BUSY:
-                while folder.is_supervised():
-                    time.sleep(POLL_SECONDS)
-            elif (error := start_error(events, folder)) is not None:
-                trouble = str(error)
-        except OSError as err:
-            trouble = str(explain_disk_error(err, "Cannot start the job", folder.path))
-        except (HimlError, ValueError) as err:
-            trouble = str(err)
-        self._ended.put((folder.run_id, trouble))
-
-    def _watch_queued(self, folder: RunFolder, request: LaunchRequest | None) -> str:
-        """Why the job could not be sent to Slurm; else nothing, once it has ended."""
-        run_id = folder.run_id
-        if request is not None and self.store.get(run_id) is None:
-            begin(replace(request, again=True), start=queue_job)
-        elif request is not None and (error := queue_again(replace(request, again=True), folder)) is not None:
-            return str(error)
-        while (run := self.store.get(run_id)) is not None and not run.status.is_final:
-            if not folder.is_supervised():
-                self._waiting(list(self.at_work))
-            time.sleep(5 * POLL_SECONDS)
-        return ""
-
-    def _waiting(self, run_ids: list[str]) -> Mapping[str, str]:
-        """Of these children, those that Slurm has, and what it says of them."""
-        if self._slurm is None:
-            return {}
-        free = [run_id for run_id in run_ids if not RunFolder(self._runs / run_id).is_supervised()]
-        return self._slurm.refresh(self.store, self.store.slurm_jobs(free))
-
-    def _run(self, folder: RunFolder, request: LaunchRequest) -> list[dict[str, Any]]:
-        """What the supervisor reported to its end. As long as it lives the job is at work, whatever it says."""
-        folder.path.mkdir(parents=True, exist_ok=True)
-        if not request.again:
-            folder.allow_to_run()
-        process = self._processes[folder.run_id] = spawn(request)
-        try:
-            return list(events_of(process))
-        finally:
-            process.wait()
-            with suppress(OSError):
-                assert process.stdout is not None
-                process.stdout.close()
-
-
 @dataclass
 class StartedTrial(Trial):
-    """`place` is how far the values of the primary metric were read. `is_again`: it had an earlier attempt, of whose
-    values those that a later one logged again do not count. `verdict` is why it is to stop early; said to it until it
-    has ended."""
+    """`sources` are the runs that may log its primary metric, its own or its steps', of which the last one that did
+    counts; `place` is how far the values were read. `is_again`: it has, or may have, several attempts:
+    values of an earlier one that a later one logged again do not count. `verdict` is why it is to stop early; said to
+    it until it has ended."""
 
     run_id: str = ""
+    sources: Sequence[str] = ()
     metric: list[float] = field(default_factory=list)
     place: int = 0
     is_again: bool = False
@@ -442,20 +259,15 @@ class Sweep:
         """How the sweep ended, of which all trials have."""
         for run, _ in self._children.recorded():
             if TRIAL in run.tags:
-                started = StartedTrial(int(run.tags[TRIAL]), hyperparameters_of(run.tags), run_id=run.id)
-                started.note_end(run.status)
-                self._started[run.id] = started
+                self._new(int(run.tags[TRIAL]), hyperparameters_of(run.tags)).note_end(run.status)
         self._read_metrics(self._started)
         self._log_best()
         return self._outcome_of_trials()
 
     def _outcome_of_trials(self) -> Outcome:
-        statuses = [each.status for each in self._started.values() if not each.is_stopped_early]
-        counts = ((RunStatus.failed, "failed"), (RunStatus.canceled, "were canceled"))
-        parts = [
-            f"{statuses.count(status)} of {self._total} trials {word}" for status, word in counts if status in statuses
-        ]
-        return Outcome(RunStatus.failed, ", ".join(parts)) if parts else Outcome(RunStatus.completed)
+        statuses = [each.status for each in self._started.values() if each.status and not each.is_stopped_early]
+        end = end_of_trials(statuses, self._total)
+        return Outcome(end.status, end.reason)
 
     def _find_what_is_left(self) -> Iterable[int]:
         """The numbers of the trials to start; those that are at work already are watched from here on."""
@@ -468,8 +280,7 @@ class Sweep:
             if run.id not in numbers:
                 continue
             index = numbers[run.id]
-            started = StartedTrial(index, hyperparameters_of(run.tags), run_id=run.id, is_again=TRIES in run.tags)
-            self._started[run.id] = started
+            started = self._new(index, hyperparameters_of(run.tags), is_again=TRIES in run.tags)
             if is_at_work:
                 del left[index]
                 self._children.watch(run.id)
@@ -491,12 +302,21 @@ class Sweep:
         if started is None:
             values = self._sampler(index, [*self._started.values()])
             assert values is not None, f"trial {index} of {self._total}"
-            started = self._started[run_id] = StartedTrial(index, values, run_id=run_id)
+            started = self._new(index, values)
         self._log(f"{started.title}: started, {run_id}")
         try:
-            self._children.watch(run_id, trial_request(self._plan, index, started.values))
+            request_of = pipeline_trial if self._plan.has_steps else trial_request
+            self._children.watch(run_id, request_of(self._plan, index, started.values))
         except HimlError as err:  # a file lies where its output's folder is to be
             self._children.add_ended(run_id, str(err))
+
+    def _new(self, index: int, values: Mapping[str, Scalar], *, is_again: bool = False) -> StartedTrial:
+        plan, run_id = self._plan, self._plan.child_id(index)
+        own = replace(plan, run=replace(plan.run, id=run_id))
+        sources = [own.child_id(job) for job in plan.jobs] if plan.has_steps else [run_id]
+        is_again = is_again or plan.has_steps or plan.jobs[0].spec.retries > 0
+        self._started[run_id] = StartedTrial(index, values, run_id=run_id, sources=sources, is_again=is_again)
+        return self._started[run_id]
 
     def _note_end(self, run: Run | None, run_id: str, trouble: str) -> None:
         started = self._started[run_id]
@@ -518,16 +338,18 @@ class Sweep:
     def _read_metrics(self, run_ids: Iterable[str]) -> bool:
         """Take what was logged since the last look. Whether anything was. Raises HimlError."""
         some = [self._started[run_id] for run_id in run_ids]
-        places = {each.run_id: 0 if each.is_again else each.place for each in some}
+        places = {source: 0 if each.is_again else each.place for each in some for source in each.sources}
         found: dict[str, list[tuple[int, float]]] = {}
         for run_id, place, value in self._metrics.values_after(self._spec.primary_metric, places):
             found.setdefault(run_id, []).append((place, value))
-        new = [each for each in some if each.run_id in found and found[each.run_id][-1][0] > each.place]
-        for started in new:
-            values = [value for _, value in found[started.run_id]]
-            started.metric = values if started.is_again else started.metric + values
-            started.place = found[started.run_id][-1][0]
-        return bool(new)
+        is_any = False
+        for started in some:
+            told = next((found[source] for source in reversed(started.sources) if source in found), None)
+            if told is not None and told[-1][0] > started.place:
+                values = [value for _, value in told]
+                started.metric = values if started.is_again else started.metric + values
+                started.place, is_any = told[-1][0], True
+        return is_any
 
     def _stop_early(self, policy: EarlyStop) -> None:
         at_work, begin = self._children.at_work, time.monotonic()

@@ -105,7 +105,8 @@ def resume(
             plan = replace(plan, jobs=[replace(job, spec=replace(job.spec, webhook=webhook)) for job in plan.jobs])
             if max_concurrent is not None and plan.jobs[0].spec.sweep is not None:
                 sweep = replace(plan.sweep, max_concurrent=max_concurrent)
-                plan = replace(plan, jobs=[replace(plan.jobs[0], spec=replace(plan.jobs[0].spec, sweep=sweep))])
+                first = replace(plan.jobs[0], spec=replace(plan.jobs[0].spec, sweep=sweep))
+                plan = replace(plan, jobs=[first, *plan.jobs[1:]])
             specs = [job.spec for job in plan.jobs]
         elif "job" not in stored or not record.get(STAGED):
             raise BadUsage(

@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import (
-    GOAL,
     MANY,
     PLACEHOLDER,
-    PRIMARY_METRIC,
     DataSpec,
     Draw,
     EarlyStop,
@@ -37,6 +35,7 @@ from himl_cli.core.jobs import (
     SweepSpec,
     Webhook,
     check_placeholders,
+    sweep_tags,
 )
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import DUE, NOTIFICATION, Run
@@ -52,6 +51,7 @@ LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run: names of files end at 255 bytes
 RUN_NAME = "${{name}}"  # what stands for the run's id in the name of an output, as on Azure ML
 RANK = "{rank}"
+TRY_VARIABLE = "HIML_TRY"  # the number of the try that a script is part of, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
@@ -152,7 +152,8 @@ class Plan:
     """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: it is
     resumed.
 
-    `outputs` are those of a pipeline by name: key of the step, key of its output.
+    `outputs` are those of a pipeline by name: key of the step, key of its output. A pipeline that is a trial has its
+    files in the folder of its sweep, `staged_in`.
     """
 
     run_folder: str
@@ -161,14 +162,25 @@ class Plan:
     jobs: Sequence[PlannedJob]
     again: bool = False
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    staged_in: str = ""
+
+    @property
+    def files(self) -> Path:
+        """The folder that the jobs' files are staged in."""
+        return Path(self.staged_in or self.run_folder)
 
     @property
     def new_run(self) -> Run:
         """The run of the whole, to be recorded."""
         facts = {MANY: self.kind, **_notification(self.jobs[0].spec)}
         if self.kind != PIPELINE:
-            facts |= {PRIMARY_METRIC: self.sweep.primary_metric, GOAL: self.sweep.goal}
+            facts |= sweep_tags(self.sweep)
         return replace(self.run, tags={**self.run.tags, **facts})
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether it is a pipeline, or a sweep of pipelines."""
+        return bool(self.jobs[0].key)
 
     @property
     def sweep(self) -> SweepSpec:
@@ -200,7 +212,7 @@ class Plan:
         jobs = []
         for job in self.jobs:
             files = [*dict.fromkeys((*job.spec.snapshot.files, *job.spec.brought))]
-            snapshot = replace(job.spec.snapshot, root=Path(self.run_folder) / job.place, files=files)
+            snapshot = replace(job.spec.snapshot, root=self.files / job.place, files=files)
             jobs.append(replace(job, spec=replace(job.spec, snapshot=snapshot, brought={})))
         return replace(self, jobs=jobs)
 

@@ -11,13 +11,15 @@ import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.jobs import MANY, JobSpec, Webhook
-from himl_cli.core.logged import sweep_of
+from himl_cli.core.logged import RunResults, results_with_steps, sweep_of
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.workspaces.local.logged_values import read_results
@@ -74,14 +76,21 @@ def notify_of_end(store: RunStore, folder: RunFolder, webhook: Webhook) -> None:
         return
     from himl_cli.workspaces.webhook import post, run_document
 
-    results = partial(read_results, store.database, folder.path.parent, whole=False)
-    children = list(store.query(RunQuery(parent=run_id, archived=None))) if MANY in run.tags else []
-    sweep = sweep_of(run, children, lambda trials, wanted: results([trial.id for trial in trials], wanted=wanted))
-    logged = results([run_id], wanted=lambda name: True)[run_id]
+    children = _children(store, run) if MANY in run.tags else []
+
+    def results(runs: Sequence[Run], **asked: Any) -> Mapping[str, RunResults]:
+        return read_results(store.database, folder.path.parent, [each.id for each in runs], whole=False, **asked)
+
+    sweep = sweep_of(run, children, partial(results_with_steps, steps_of=partial(_children, store), results=results))
+    logged = results([run], wanted=lambda name: True)[run_id]
     document = run_document(run, platform.node(), logged, children, sweep)
     if store.replace_tag(run_id, NOTIFICATION, tags[DUE], tags[SENDING]):
         problem = post(webhook, run, document)
         store.replace_tag(run_id, NOTIFICATION, tags[SENDING], f"{NOT_SENT}: {problem}" if problem else tags[SENT])
+
+
+def _children(store: RunStore, run: Run) -> list[Run]:
+    return list(store.query(RunQuery(parent=run.id, archived=None)))
 
 
 class RunProcess(ABC):

@@ -29,6 +29,7 @@ from himl_cli.core.jobs import Entry, EntryKind, JobSpec, SlurmSpec, Snapshot
 from himl_cli.core.processes import ProcessLock, detached, interruptions
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import SLURM_JOB, Run, RunStatus
+from himl_cli.core.sampling import make_sampler
 from himl_cli.core.workspaces import Check
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
@@ -40,7 +41,6 @@ from himl_cli.workspaces.local.launch_request import (
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import with_recovery_id
 from himl_cli.workspaces.local.run_store import Database, RunStore
-from himl_cli.workspaces.local.sampling import make_sampler
 from himl_cli.workspaces.local.slurm import LOG, WARNING_SECONDS, cancel, output_of, task_log
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial_request

@@ -75,8 +75,13 @@ class JobFiles:
         folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})
 
     @property
+    def attempt(self) -> int:
+        """The number of the latest try that was staged, from 1; 0 before that."""
+        return int(self._folder.read(RECORD).get(ATTEMPTS, 0))
+
+    @property
     def retries(self) -> int:
-        """How often the job was started again after a failure."""
+        """How often Slurm was asked to start the job again after a failure."""
         return int(self._folder.read(RECORD).get(RETRIES, 0))
 
     def note_retry(self) -> None:

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.runs import RunStatus, new_run_id
+from himl_cli.core.runs import TRY, RunStatus, new_run_id
 from himl_cli.workspaces.local.launch_request import (
+    TRY_VARIABLE,
     LaunchRequest,
     job_command,
     job_environment,
@@ -33,16 +34,17 @@ from himl_cli.workspaces.local.launch_request import (
     request_from_json,
     srun_variables,
 )
-from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
+from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import VARIABLES, become_subreaper, children_of
-from himl_cli.workspaces.local.staging import ATTEMPTS, JobFiles, Stopped
+from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
 REQUEUE_SECONDS = 60.0  # until Slurm tells what is requeued to end
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second try here, and before a later one; each is twice the last
 WHOLE_SECONDS = 30.0  # for another process to record the end of the whole that this job was the last of
 SRUN_SECONDS = 30.0  # for srun to end, once its shims are told to
 # What is sent to the ranks, and how many seconds after the decision to stop. Ctrl-C's rule: SIGINT, after 10 s SIGTERM,
@@ -77,6 +79,9 @@ class Supervisor(RunProcess):
 
             begin_attempt(store.database, run_id)
         self._files.stage(is_stopped=self.is_stopped)
+        attempt = self._files.attempt
+        if attempt > 1:
+            store.tag(run_id, {TRY: str(attempt)})
         tracking = TrackingServer(
             store.database,
             run_id,
@@ -88,7 +93,7 @@ class Supervisor(RunProcess):
             env = job_environment(self._request, os.environ)
             if "MLFLOW_TRACKING_URI" not in spec.env:  # a server of the user's own knows nothing of our run
                 env = tracking.environment(env)
-            env |= spec.env
+            env |= {TRY_VARIABLE: str(attempt), **spec.env}
             store.start(run_id)
             if spec.slurm and spec.parent:
                 store.start_parent(spec.parent)
@@ -113,10 +118,11 @@ class Supervisor(RunProcess):
         return Outcome(outcome.status, reason, outcome.exit_code)
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
-        """On Slurm a job that failed is started again as often as was asked for; why it was told to terminate, Slurm
-        knows at the latest once it has ended."""
-        slurm = self._request.spec.slurm
-        if slurm is None or outcome.status is not RunStatus.failed:
+        """A job that failed is started again as often as was asked for, on Slurm by Slurm; why it was told to terminate
+        there, Slurm knows at the latest once it has ended."""
+        if self._request.spec.slurm is None:
+            return self._outcome_of_tries(store, outcome)
+        if outcome.status is not RunStatus.failed:
             return outcome
         from himl_cli.workspaces.local.slurm import OwnJob
 
@@ -126,7 +132,7 @@ class Supervisor(RunProcess):
             if not reason:
                 return None
             outcome = replace(outcome, reason=reason)
-        if self._files.retries >= slurm.retries:
+        if self._files.retries >= self._request.spec.retries:
             return outcome
         self._files.note_retry()
         store.requeue(self.folder.run_id)
@@ -137,8 +143,22 @@ class Supervisor(RunProcess):
             time.sleep(POLL_SECONDS)
         return None
 
+    def _outcome_of_tries(self, store: RunStore, outcome: Outcome) -> Outcome:
+        for number in range(self._request.spec.retries):
+            if outcome.status is not RunStatus.failed or self._terminated:
+                break
+            deadline = time.monotonic() + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**number)
+            while not self.is_stopped() and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+            # what was piped in has been read
+            stdin = "" if self._request.stdin.isdigit() else self._request.stdin
+            self._request, self._again = replace(self._request, again=True, stdin=stdin), True
+            self._files, self._ends = JobFiles(self._request, self.folder), queue.Queue()
+            outcome = self._outcome(store)
+        return outcome
+
     def has_begun(self, store: RunStore) -> bool:
-        return bool(self.folder.read(RECORD).get(ATTEMPTS))
+        return bool(self._files.attempt)
 
     def after_the_end(self, store: RunStore) -> None:
         parent, deadline = self._request.spec.parent, time.monotonic() + WHOLE_SECONDS
@@ -399,7 +419,7 @@ def main() -> None:
 
 def _task_request(form: Mapping[str, Any]) -> LaunchRequest:
     """What the array's task that this process is was asked to run."""
-    from himl_cli.workspaces.local.sampling import make_sampler
+    from himl_cli.core.sampling import make_sampler
     from himl_cli.workspaces.local.sweep_plan import trial_request
 
     plan, index = plan_from_json(form["plan"]), form["first"] + int(os.environ["SLURM_ARRAY_TASK_ID"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,9 @@ from himl_cli.core.events import Notify
 from himl_cli.core.jobs import (
     HYPERPARAMETER_NAME,
     HYPERPARAMETERS,
-    PLACEHOLDER,
     SEARCH_SPACE,
     STEP,
     STEP_AFTER,
-    SWEPT,
     TRIAL,
     DataSpec,
     Draw,
@@ -25,11 +22,15 @@ from himl_cli.core.jobs import (
     PipelineSpec,
     Scalar,
     check_placeholders,
+    filled_in,
+    step_of_trial,
+    trial_tags,
     value_text,
     values_text,
     with_search_space,
 )
 from himl_cli.core.runs import Run, new_run_id
+from himl_cli.core.sampling import check_sampling
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     RUN_NAME,
@@ -44,7 +45,6 @@ from himl_cli.workspaces.local.launch_request import (
     shown_command,
 )
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
-from himl_cli.workspaces.local.sampling import check_sampling
 from himl_cli.workspaces.local.staging import stage_files
 
 
@@ -85,11 +85,13 @@ def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) 
 def plan_pipeline(
     workspace: Path, spec: PipelineSpec, datastore_of: Callable[[str | None], Path], notify: Notify
 ) -> Plan:
-    """The plan of a pipeline; *datastore_of* gives the folder of the default datastore, whose name may be None. Nothing
-    is made.
+    """The plan of a pipeline, or of a sweep of them; *datastore_of* gives the folder of the default datastore, whose
+    name may be None. Nothing is made.
 
     Errors begin with the key of the step.
     """
+    if spec.sweep is not None:
+        check_sampling(spec.sweep)
     run_id = spec.run_id or new_run_id(spec.experiment)
     places: dict[tuple[Path, tuple[str, ...]], str] = {}
     jobs: list[PlannedJob] = []
@@ -115,10 +117,12 @@ def plan_pipeline(
             tags=dict(spec.tags),
             command=command,
         )
-        plan = Plan(str(workspace / "runs" / run_id), PIPELINE, run, jobs, outputs=outputs)
-        for planned in jobs:
+        kind = spec.sweep.kind if spec.sweep else PIPELINE
+        plan = Plan(str(workspace / "runs" / run_id), kind, run, jobs, outputs=outputs)
+        single = pipeline_trial(plan, 0, dict.fromkeys(spec.sweep.space, "")) if spec.sweep else plan
+        for planned in single.jobs:
             key = planned.key
-            job_command(step_request(plan, planned))  # whether the folders that it takes from others can stand in it
+            job_command(step_request(single, planned))  # whether the folders that it takes from others can stand in it
     except HimlError as err:
         text = str(err)
         err.args = (text if text.startswith(key) else f"{key}: {text}",)
@@ -127,12 +131,11 @@ def plan_pipeline(
 
 
 def trial_request(plan: Plan, index: int, values: Mapping[str, Scalar]) -> LaunchRequest:
-    """What trial *index* runs."""
+    """What trial *index* of a job runs."""
     job, texts = plan.jobs[0], {name: value_text(value) for name, value in values.items()}
-    own = {name: value for name, value in job.spec.tags.items() if name != SWEPT}
     spec = replace(
         _filled(job.spec, texts),
-        tags={**own, HYPERPARAMETERS: json.dumps(dict(values)), TRIAL: str(index)},
+        tags=trial_tags(job.spec.tags, index, values),
         display_name=values_text(values),
         outputs=[_trial_output(item) for item in job.spec.outputs],
         parent=plan.run.id,
@@ -142,27 +145,45 @@ def trial_request(plan: Plan, index: int, values: Mapping[str, Scalar]) -> Launc
     return _request(plan, plan.child_id(index), replace(job, spec=spec), texts)
 
 
+def pipeline_trial(plan: Plan, index: int, values: Mapping[str, Scalar]) -> Plan:
+    """The pipeline that trial *index* is; it runs the files of its sweep."""
+    run = replace(
+        plan.run,
+        id=plan.child_id(index),
+        tags=trial_tags(plan.run.tags, index, values),
+        display_name=values_text(values),
+        parent=plan.run.id,
+        description="",
+    )
+    folder = Path(plan.run_folder).with_name(run.id)
+    jobs = [replace(job, spec=step_of_trial(job.spec, values)) for job in plan.jobs]
+    again = folder.exists()
+    return Plan(str(folder), PIPELINE, run, jobs, again=again, outputs=plan.outputs, staged_in=plan.run_folder)
+
+
 def step_request(plan: Plan, job: PlannedJob) -> LaunchRequest:
     """What a step runs; its inputs are there once the steps before it are completed."""
     outputs = {each.key: job_outputs(each, plan.child_id(each)) for each in plan.jobs}
     taken = {key: outputs[step][name] for key, (step, name) in job.takes.items()}
-    tags = {**plan.run.tags, **job.spec.tags, STEP: job.key, STEP_AFTER: ",".join(job.after)}
+    shared = {name: value for name, value in plan.run.tags.items() if name not in (HYPERPARAMETERS, TRIAL)}
+    tags = {**shared, **job.spec.tags, STEP: job.key, STEP_AFTER: ",".join(job.after)}
     name = job.name or job.key
     spec = replace(job.spec, tags=tags, display_name=name, parent=plan.run.id, experiment=plan.run.experiment)
     return _request(plan, plan.child_id(job), replace(job, spec=spec, inputs={**job.inputs, **taken}), {})
 
 
 def stage_plan(plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) -> Plan:
-    """Stage the files of the plan's jobs in its run's folder, and store it: the plan to start children by. Raises
-    OSError, Stopped."""
-    folder.user_logs.mkdir()
+    """Stage the files of the plan's jobs in its run's folder, and store it: the plan to start children by. A pipeline
+    that is a trial is part of its sweep's. Raises OSError, Stopped."""
+    folder.user_logs.mkdir(exist_ok=plan.again)
     (folder.user_logs / "std_log.txt").touch()
-    for place, spec in {job.place: job.spec for job in plan.jobs}.items():
-        target = folder.path / place
-        target.mkdir(parents=True)
-        stage_files(spec, target, is_stopped=is_stopped)
-    plan = plan.staged()
-    folder.write(PLAN, {"many": plan.stored()})
+    if not plan.staged_in:
+        for place, spec in {job.place: job.spec for job in plan.jobs}.items():
+            target = folder.path / place
+            target.mkdir(parents=True)
+            stage_files(spec, target, is_stopped=is_stopped)
+        plan = plan.staged()
+        folder.write(PLAN, {"many": plan.stored()})
     made = {job.key: job_outputs(job, plan.child_id(job)) for job in plan.jobs} if plan.outputs else {}
     outputs = {name: made[step][key] for name, (step, key) in plan.outputs.items()}
     folder.write(RECORD, {"outputs": outputs})
@@ -200,8 +221,4 @@ def _filled(spec: JobSpec, values: Mapping[str, str]) -> JobSpec:
         spec = replace(spec, entry=replace(spec.entry, target=fill_command(spec.entry.target, {SEARCH_SPACE: values})))
     else:
         arguments = with_search_space(arguments, values)
-
-    def fill(argument: str) -> str:
-        return PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)
-
-    return replace(spec, arguments=[fill(argument) for argument in arguments])
+    return replace(spec, arguments=filled_in(arguments, values))

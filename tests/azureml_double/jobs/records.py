@@ -30,6 +30,7 @@ def new_job(workspace: Workspace, name: str, properties: Json, *, definition: Js
     """The record of a job that is taken, by its `jobType`; nobody has started it yet. *definition*: azureml-core's, where that sent it."""
     kind = properties["jobType"]
     run = Run(name, workspace.experiment(properties.get("experimentName") or "Default"), FIRST_STATUS[kind], run_type=RUN_TYPES[kind], job=properties)
+    run.parent_id = properties.get("parentJobName")
     run.display_name, run.description = properties.get("displayName") or name, properties.get("description")
     run.tags, run.properties = dict(properties.get("tags") or {}), dict(properties.get("properties") or {})
     if properties.get("codeId") or (properties.get("trial") or {}).get("codeId"):

@@ -19,9 +19,6 @@ from uuid import UUID
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
-    GOAL,
-    MANY,
-    PRIMARY_METRIC,
     SERVERLESS,
     STEP,
     STEP_AFTER,
@@ -33,6 +30,7 @@ from himl_cli.core.jobs import (
     SearchRange,
     StepSpec,
     SweepSpec,
+    sweep_tags,
     value_text,
 )
 from himl_cli.workspaces.azure.config import WorkspaceAddress
@@ -43,7 +41,7 @@ from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.run_records import limit_of, limit_properties
 
 COMMAND_VERSION = "2025-01-01-preview"
-VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components
+VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components; of a pipeline with a parent it is the other
 GIT_DIRTY = "azureml.git.dirty"
 # Tags of git's facts, and the properties under which Studio looks for the same.
 GIT_PROPERTIES = {
@@ -307,9 +305,14 @@ def component_request(step: PipelineNode, code: str, environment: str) -> PutReq
 
 
 def pipeline_request(
-    address: WorkspaceAddress, run_id: str, spec: PipelineSpec, steps: Sequence[tuple[PipelineNode, str]]
+    address: WorkspaceAddress,
+    run_id: str,
+    spec: PipelineSpec,
+    steps: Sequence[tuple[PipelineNode, str]],
+    parent: str = "",
 ) -> PutRequest:
-    """The request that creates the pipeline as job *run_id*; *steps* go with the ids of their components."""
+    """The request that creates the pipeline as job *run_id*, below the run *parent* where it has one; *steps* go with
+    the ids of their components."""
     settings: dict[str, Any] = {"continue_on_step_failure": False, "_source": "CLASS"}
     if spec.cluster:
         is_serverless = spec.cluster.lower() == SERVERLESS
@@ -330,7 +333,10 @@ def pipeline_request(
     }
     if spec.description:
         properties["description"] = spec.description
-    return PutRequest(f"/jobs/{run_id}", VERSION, {"properties": properties})
+    if parent:
+        properties["parentJobName"] = parent
+    # The older version knows no parents
+    return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION if parent else VERSION, {"properties": properties})
 
 
 def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict[str, Any]:
@@ -380,9 +386,7 @@ def _reference(id: str) -> str:
 
 def job_tags(spec: JobSpec) -> dict[str, str]:
     """The tags of *spec*; those of a sweep say how its trials are compared."""
-    if spec.sweep is None:
-        return dict(spec.tags)
-    return {**spec.tags, MANY: spec.sweep.kind, PRIMARY_METRIC: spec.sweep.primary_metric, GOAL: spec.sweep.goal}
+    return {**spec.tags, **(sweep_tags(spec.sweep) if spec.sweep else {})}
 
 
 def job_properties(spec: JobSpec) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Submitting jobs and pipelines to Azure ML: everything that they refer to is found or made, their computes too, each
+"""Submitting jobs, pipelines and sweeps of pipelines to Azure ML: everything that they refer to is found or made, each
 thing once and in an order that wastes nothing, then one job is created.
 
 It is created once, whatever the network does, and with a clear word where it is not known whether it was created or
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -20,12 +19,11 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice, Notify, ignore
-from himl_cli.core.jobs import SERVERLESS, ClusterSpec, JobSpec, PipelineSpec
+from himl_cli.core.jobs import TRIALS, JobSpec, PipelineSpec, sweep_tags
 from himl_cli.core.processes import interruptions, terminations
 from himl_cli.core.redaction import mask_arguments, redact
-from himl_cli.core.runs import Run, new_run_id
-from himl_cli.core.text import did_you_mean
-from himl_cli.workspaces.azure.config import ApiVersion
+from himl_cli.core.runs import Run, RunEnd, RunStatus, new_run_id
+from himl_cli.core.sampling import make_sampler
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.jobs.assets import JobAsset, JobCode, JobEnvironment, folder_for
@@ -39,6 +37,7 @@ from himl_cli.workspaces.azure.jobs.body import (
     pipeline_request,
 )
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line
+from himl_cli.workspaces.azure.jobs.computes import check_compute, create_cluster, has_cluster
 from himl_cli.workspaces.azure.jobs.data_assets import (
     JobData,
     of_step,
@@ -46,26 +45,18 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     resolve_inputs,
     resolve_outputs,
 )
-from himl_cli.workspaces.azure.responses import as_time, object_of, one_line, understood
-from himl_cli.workspaces.azure.run_records import status_of, studio_url, user_tags
+from himl_cli.workspaces.azure.responses import as_time, object_of, understood
+from himl_cli.workspaces.azure.run_history import RunHistory
+from himl_cli.workspaces.azure.run_records import RunWriting, status_of, studio_url, user_tags
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 log = logging.getLogger(__name__)
 
+Composed = tuple[PutRequest, Mapping[str, str]]  # a request with its headers
+
 USER_TOKEN = "x-azureml-token"  # of the user whom a job is to act as
 NOTHING_RUNS = "No job was created."
-# Kinds of computes that run no command jobs, as sentences name them.
-NO_JOBS = {
-    "Databricks": "Databricks",
-    "DataFactory": "a Data Factory",
-    "DataLakeAnalytics": "Data Lake Analytics",
-    "HDInsight": "HDInsight",
-    "SynapseSpark": "a Spark pool",
-}
-# A cluster without nodes is there within a minute; one with some waits for these.
-CLUSTER_SECONDS = 20 * 60.0
-_COMPUTES = {"api-version": ApiVersion.COMPUTES}
 
 
 def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
@@ -97,7 +88,7 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
         inputs = resolve_inputs(*data, spec.inputs, spec.default_datastore, notify)
         _make((code, environment), notify)
 
-    def compose() -> tuple[PutRequest, Mapping[str, str]]:
+    def compose() -> Composed:
         headers = _user_token(connection) if spec.identity == "user" else {}
         return job_request(connection.address, run_id, spec, code.id, environment.id, inputs, outputs), headers
 
@@ -120,12 +111,69 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
             create_cluster(connection, spec.new_cluster, notify)
         _make(parts.assets.values(), notify)
 
-    def compose() -> tuple[PutRequest, Mapping[str, str]]:
+    def compose() -> Composed:
         steps = parts.components(pipeline_nodes(spec, data))
         # pipelines of azure-ai-ml always bring a token
         return pipeline_request(connection.address, run_id, spec, steps), _user_token(connection)
 
     return submit_request(connection, run_id, compose, tenant_id, spec.experiment, redact(spec.command), parts.renew)
+
+
+def submit_sweep(
+    connection: Connection, datastores: Datastores, spec: PipelineSpec, history: RunHistory, notify: Notify
+) -> str:
+    """Submit the pipelines of a sweep, all at once, as children of a run that only records it, and give its id.
+
+    Azure ML sweeps command jobs only. Nobody looks after the parent: it ends when it is seen that its trials have.
+    Raises as `submit_pipeline`; of an error between two pipelines the hint says that some were sent, and the run then
+    has no more trials than these.
+    """
+    assert spec.sweep is not None
+    writing = RunWriting(connection)
+    run_id, sampler, trials = azure_run_id(spec.experiment), make_sampler(spec.sweep), list[PipelineSpec]()
+    for index in range(spec.sweep.max_trials):
+        if (values := sampler(index, ())) is not None:
+            trials.append(spec.trial(index, values))
+            pipeline_nodes(trials[-1])  # raises for a value that cannot stand in a command
+    parts = _PipelineParts(connection, datastores, replace(trials[0], new_cluster=spec.new_cluster), notify)
+    tags = {**spec.tags, **sweep_tags(spec.sweep), TRIALS: str(len(trials))}
+    parent = Run(
+        run_id,
+        spec.experiment,
+        display_name=spec.display_name,
+        description=spec.description,
+        tags={**tags, "run_recovery_id": f"{spec.experiment}:{run_id}"},
+        command=redact(spec.command),
+    )
+    with before_creation():
+        tenant_id, data = parts.find()
+        if spec.new_cluster is not None:
+            create_cluster(connection, spec.new_cluster, notify)
+        _make(parts.assets.values(), notify)
+        writing.start(parent)
+    sent = 0
+    try:
+        for number, trial in enumerate(trials):
+
+            def compose(trial: PipelineSpec = trial, name: str = f"{run_id}_{number}") -> Composed:
+                steps = parts.components(pipeline_nodes(trial, data))
+                return pipeline_request(connection.address, name, trial, steps, run_id), _user_token(connection)
+
+            job = (f"{run_id}_{number}", compose, tenant_id, spec.experiment, redact(spec.command))
+            submit_request(connection, *job, parts.renew)
+            sent += 1
+    except BaseException as err:
+        with suppress(HimlError):
+            sent = max(sent, sum(map(len, history.children(run_id))))  # one may be there whose answer was lost
+            if sent:
+                history.tag(run_id, {TRIALS: str(sent)})
+            else:
+                writing.end(run_id, RunEnd(RunStatus.failed, "none of its pipelines could be sent"))
+        if sent and isinstance(err, HimlError):
+            others = f"{sent} of {len(trials)} pipelines were sent and go on"
+            err.hint = f"{others}: himl runs show {run_id}; to stop them: himl runs cancel {run_id}"
+        raise
+    return run_id
 
 
 def _make(assets: Collection[JobCode | JobEnvironment], notify: Notify) -> None:
@@ -270,7 +318,7 @@ def created_job(run_id: str) -> Iterator[None]:
 def submit_request(
     connection: Connection,
     run_id: str,
-    compose: Callable[[], tuple[PutRequest, Mapping[str, str]]],
+    compose: Callable[[], Composed],
     tenant_id: str,
     experiment: str,
     command: str,
@@ -376,166 +424,3 @@ def note_nothing_runs(err: HimlError) -> None:
 
 def lookup_hint(run_id: str) -> str:
     return f"'himl runs show {run_id}' tells whether there is such a job, 'himl runs cancel {run_id}' stops it."
-
-
-def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Notify = ignore) -> None:
-    """Look at the compute that a job of so many *nodes* is for; one request, none for `serverless`.
-
-    *notify* hears of one whose last change failed: the service takes jobs for it.
-
-    Raises NotFound naming those that exist, BadUsage for one that runs no such job, and as `HttpClient` does.
-    """
-    if name.lower() == SERVERLESS:
-        return
-    found: Mapping[str, Any] | None = None
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):  # others would mean something else in a URL
-        found = connection.rest.find_object(_compute_url(connection, name), "compute", params=_COMPUTES)
-    if found is None:
-        computes = connection.rest.resources(connection.arm("/computes"), "computes", _COMPUTES)
-        names = sorted(str(item.get("name")) for item in computes)
-        others = f"there are: {', '.join(names)}" if names else "it has none"
-        raise NotFound(f"No compute '{name}' in {connection.address.label}; {others}.", hint=did_you_mean(name, names))
-    with understood(_compute_url(connection, name), "the compute"):
-        properties = found["properties"]
-        kind, state = str(properties["computeType"]), properties.get("provisioningState")
-        settings = (properties.get("properties") or {}).get("scaleSettings") or {}
-        most = 1 if kind == "ComputeInstance" else settings.get("maxNodeCount")  # None: that is not told
-        if kind in NO_JOBS:
-            raise BadUsage(
-                f"The compute '{name}' is {NO_JOBS[kind]}, which runs no such jobs.",
-                hint="Name a compute cluster with --cluster.",
-            )
-        if state in ("Deleting", "Canceled"):
-            raise BadUsage(
-                f"The compute '{name}' cannot be used: its state is {state}.",
-                hint="Name another one with --cluster, or ask the workspace's owner.",
-            )
-        if most is not None and nodes > int(most):
-            raise BadUsage(
-                f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (int(most) != 1)} at most.",
-                hint="Ask for fewer, or name a larger one with --cluster.",
-            )
-        if state == "Failed":
-            errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
-            words = next((one_line(str(error["message"])) for error in errors if error.get("message")), "")
-            reason = f": {words.rstrip('.')}" if words else ""
-            notify(
-                Notice(
-                    f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait "
-                    "there."
-                )
-            )
-
-
-def has_cluster(connection: Connection, name: str) -> bool:
-    return connection.rest.find_object(_compute_url(connection, name), "compute", params=_COMPUTES) is not None
-
-
-def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) -> None:
-    """Make the cluster and wait until it can take jobs; where there is one of its name, that is said, and nothing is
-    made.
-
-    Raises BadUsage for a name or numbers that no cluster has, and for a size or nodes that the service refuses (its
-    quota); NotAllowed, ServiceFailed; Interrupted after Ctrl-C, when the cluster may be there.
-    """
-    name, size, nodes = spec.name, spec.size, f"{spec.min_nodes} to {spec.max_nodes} nodes"
-    for is_right, text, hint in (
-        (
-            re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", name),
-            f"No cluster can be called '{name}'.",
-            "Take 3 to 24 letters, digits and '-', a letter first.",
-        ),
-        (
-            re.fullmatch(r"[A-Za-z0-9_]+", size),
-            f"'{size}' is no size of a virtual machine.",
-            "Write it as Azure does: Standard_NC6s_v3",
-        ),
-        (
-            0 <= spec.min_nodes <= spec.max_nodes >= 1,
-            f"A cluster cannot have {nodes}.",
-            "The lower number is 0 at least, the upper one 1.",
-        ),
-    ):
-        if not is_right:
-            raise BadUsage(text, hint=hint)
-    if has_cluster(connection, name):
-        notify(Notice(f"Cluster '{name}' is there already: not made again."))
-        return
-    notify(Notice(f"Making cluster '{name}': {nodes} of {size}."))
-    try:
-        with terminations():
-            operation = _request_cluster(connection, spec)
-            deadline, pause = time.monotonic() + CLUSTER_SECONDS, 1.0
-            while not _is_ready(connection, spec, operation):
-                if time.monotonic() > deadline:
-                    raise ServiceFailed(
-                        f"Cluster '{name}' is not ready after {CLUSTER_SECONDS / 60:.0f} minutes.",
-                        hint="Studio shows what it waits for.",
-                    )
-                time.sleep(pause)
-                pause = min(5.0, pause * 1.5)  # the service does not tell how long to wait
-    except KeyboardInterrupt as err:
-        raise Interrupted(
-            f"Interrupted while cluster '{name}' was being made: it may be there.",
-            hint=f"To remove it: az ml compute delete --name {name}",
-        ) from err
-    notify(Notice(f"Cluster '{name}' is ready."))
-
-
-def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
-    idle = "PT2M"  # how long a node without a job is kept: the service's own choice
-    nodes = {"minNodeCount": spec.min_nodes, "maxNodeCount": spec.max_nodes, "nodeIdleTimeBeforeScaleDown": idle}
-    machines = {
-        "vmSize": spec.size,
-        "vmPriority": "LowPriority" if spec.low_priority else "Dedicated",
-        "scaleSettings": nodes,
-    }
-    body = {
-        "location": connection.record().location,
-        "properties": {"computeType": "AmlCompute", "properties": machines},
-    }
-    try:
-        reply = connection.rest.send("PUT", _compute_url(connection, spec.name), params=_COMPUTES, json=body)
-    except ServiceRefused as err:
-        if err.status != 400:
-            raise
-        raise _no_cluster(spec, str(err)) from err
-    return reply.headers.get("azure-asyncoperation", "")
-
-
-def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool:
-    if operation:
-        answer = connection.rest.get_object(operation, "operation")
-        with understood(operation, "the operation"):
-            if not _has_succeeded(spec, str(answer.get("status") or ""), answer.get("error")):
-                return False
-    url = _compute_url(connection, spec.name)
-    found = connection.rest.get_object(url, "compute", params=_COMPUTES)
-    with understood(url, "the compute"):
-        properties = found["properties"]
-        state = str(properties.get("provisioningState") or "Succeeded")
-        below = properties.get("properties") or {}
-        errors = [*(properties.get("provisioningErrors") or ()), *(below.get("errors") or ())]
-        return _has_succeeded(spec, state, errors[0].get("error", errors[0]) if errors else None)
-
-
-def _has_succeeded(spec: ClusterSpec, state: str, error: Mapping[str, Any] | None) -> bool:
-    if state.lower() in ("creating", "updating", "inprogress", "running", "accepted"):
-        return False
-    outer = error or {}
-    if state.lower() == "succeeded" and not outer:
-        return True
-    inner = next((one for one in outer.get("details") or () if isinstance(one, Mapping) and one.get("message")), outer)
-    words = inner.get("message") or outer.get("message") or f"its state is {state}"
-    raise _no_cluster(spec, str(words), str(inner.get("code")))
-
-
-def _no_cluster(spec: ClusterSpec, words: str, code: str = "") -> BadUsage:
-    hint = "'az ml compute list-sizes' shows the sizes of this region."
-    if "quota" in f"{code} {words}".lower():
-        hint = "Ask for fewer nodes or another size, or have the subscription's quota raised in the Azure portal."
-    return BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {one_line(words)}", hint=hint)
-
-
-def _compute_url(connection: Connection, name: str) -> str:
-    return connection.arm(f"/computes/{quote(name, safe='')}")

@@ -27,12 +27,12 @@ from himl_cli.workspaces.azure.config import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import load_azure_core
 from himl_cli.workspaces.azure.jobs.body import PutRequest
+from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.data_assets import resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.job_submission import (
     USER_TOKEN,
     azure_run_id,
     before_creation,
-    check_compute,
     submit_request,
 )
 from himl_cli.workspaces.azure.responses import Response, one_line

@@ -53,11 +53,11 @@ from himl_cli.workspaces.azure.jobs.body import (
     search_space,
 )
 from himl_cli.workspaces.azure.jobs.command_line import command_line, script_line, script_name, shell_line
+from himl_cli.workspaces.azure.jobs.computes import check_compute
 from himl_cli.workspaces.azure.jobs.data_assets import FILE, LATEST, JobData, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.job_submission import (
     azure_run_id,
     before_creation,
-    check_compute,
     created_job,
     lookup_hint,
     note_nothing_runs,

@@ -22,8 +22,10 @@ from himl_cli.core.jobs import (
     PipelineSpec,
     SweepSpec,
     argument_names,
+    values_text,
 )
 from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
+from himl_cli.core.sampling import make_sampler
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, conda_contents, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
@@ -83,10 +85,16 @@ def job_yaml(spec: JobSpec) -> str:
 
 
 def pipeline_yaml(spec: PipelineSpec) -> str:
-    """The pipeline as it would be sent, as far as that is known without a request. Credentials are masked.
+    """The pipeline as it would be sent, as far as that is known without a request; of a sweep the first one.
+    Credentials are masked.
 
     Raises BadUsage as `submit_pipeline` does before its first request.
     """
+    remarks = []
+    if spec.sweep is not None:
+        count, values = spec.sweep.max_trials, make_sampler(spec.sweep)(0, ()) or {}
+        spec = spec.trial(0, values)
+        remarks = [f"the first of {count} pipelines, {values_text(values)}; the others differ in these values"]
     nodes = pipeline_nodes(spec)
     is_serverless = spec.cluster.lower() == SERVERLESS
     settings = {
@@ -105,15 +113,15 @@ def pipeline_yaml(spec: PipelineSpec) -> str:
         "settings": _filled(settings),
         "jobs": {node.node: _step(spec, node) for node in nodes},
     }
-    return _text(_filled(document), [step.job for step in spec.steps])
+    return _text(_filled(document), [step.job for step in spec.steps], remarks)
 
 
-def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec]) -> str:
+def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec], remarks: Sequence[str] = ()) -> str:
     import yaml
 
     text: str = yaml.safe_dump(mask_document(document), sort_keys=False, allow_unicode=True, width=1000)
     wheels = {wheel.name for spec in jobs if spec.environment is not None for wheel in spec.environment.wheels}
-    remarks = [f"'{wheel}' is built into the image by himl submit" for wheel in sorted(wheels)]
+    remarks = [*remarks, *(f"'{wheel}' is built into the image by himl submit" for wheel in sorted(wheels))]
     if MASK in text:
         remarks.append(f"values that are credentials are shown as {MASK}")
     return "".join(f"# {line}\n" for line in remarks) + text

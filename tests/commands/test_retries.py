@@ -1,0 +1,111 @@
+"""`himl submit --retries N` here: each try is another attempt of the run; canceled and killed ones; trials, folds and steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import processes_below, supervisor_of
+from tests.support.running import Himl, until, write_files
+from tests.support.runs import latest, posix
+from tests.support.sweeps import children, show, statuses
+
+# Fails unless it is the try that its argument says, and tells which one it is; what it found of earlier tries is in its log.
+FLAKY = """
+import os, pathlib, sys
+from himl_cli import RUN_CONTEXT
+from himl_cli.job import recovery_checkpoint
+number, wanted = int(os.environ["HIML_TRY"]), int(sys.argv[-1])
+found = recovery_checkpoint()
+print("try", number, "after", found and found.name, sys.stdin.read().strip(), flush=True)
+folder = pathlib.Path("outputs/checkpoints")
+folder.mkdir(parents=True, exist_ok=True)
+(folder / f"recovery_epoch={number}.ckpt").write_text("x")
+for step in range(3):
+    RUN_CONTEXT.log("val/loss", 1.0 if number < wanted else 2.0 + number + step, step=step)
+RUN_CONTEXT.flush()
+sys.exit(10 + number if number < wanted else 0)
+"""
+WAITS = """
+import os, pathlib, sys, time
+print("try", os.environ["HIML_TRY"], flush=True)
+if os.environ["HIML_TRY"] == "1":
+    sys.exit(1)
+pathlib.Path("../../../../up").touch()
+time.sleep(600)
+"""
+
+
+def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Himl, project: Path) -> None:
+    write_files(project, {"flaky.py": FLAKY})
+    done = started_himl("submit", "flaky.py", "--retries", "3", "--", "3", input=b"piped")
+    assert done.code == 0, done.stderr
+    assert done.stdout == "try 1 after None piped\ntry 2 after recovery_epoch=1.ckpt \ntry 3 after recovery_epoch=2.ckpt \n"
+    assert done.stderr.count("Another try of run") == 2
+    run = latest(himl)
+    assert (run["status"], run["exit_code"], run["tags"]["himl.try"]) == ("Completed", 0, "3")
+    assert "\nTries         3; " in himl.ok("runs", "show", "latest").stdout
+    assert himl.ok("runs", "logs", "latest", "--try", "2").stdout == "try 2 after recovery_epoch=1.ckpt \n"
+    (told,) = himl.ok("runs", "aggregate", "latest", "--json").json()["children"]
+    assert told["series"]["val/loss"]["values"] == [5, 6, 7]
+    assert himl("submit", "flaky.py", "--retries", "1", "--", "9").code == 1
+    run = latest(himl)
+    assert (run["status"], run["exit_code"], run["reason"]) == ("Failed", 12, "exit code 12")
+    assert himl("submit", "--resume", "latest").code == 1  # with as many retries anew
+    assert latest(himl)["tags"]["himl.try"] == "4"
+
+
+@posix
+def test_a_canceled_run_is_not_tried_again_and_a_killed_one_ends(himl: Himl, project: Path) -> None:
+    write_files(project, {"waits.py": WAITS, "fails.py": "import sys; print('up', flush=True); sys.exit(1)"})
+    run = himl.ok("submit", "waits.py", "--retries", "5", "--no_wait", "-q").stdout.strip()
+    until((project / "up").exists, "the second try runs")
+    himl.ok("runs", "cancel", run)
+    until(lambda: show(himl, run)["status"] == "Canceled", "it is canceled")
+    until(lambda: not processes_below(project / ".himl"), "nothing is left of it")
+    assert show(himl, run)["tags"]["himl.try"] == "2"
+    between = himl.ok("submit", "fails.py", "--retries", "1000", "--no_wait", "-q").stdout.strip()
+    until(lambda: "himl.try" in show(himl, between)["tags"], "it failed twice")
+    himl.ok("runs", "cancel", between)
+    until(lambda: show(himl, between)["status"] == "Canceled", "it is canceled")
+    until(lambda: not processes_below(project / ".himl"), "nothing is left of it")
+    (project / "up").unlink()
+    killed = himl.ok("submit", "waits.py", "--retries", "5", "--no_wait", "-q").stdout.strip()
+    until((project / "up").exists, "the second try runs")
+    os.kill(supervisor_of(project), signal.SIGKILL)
+    until(lambda: show(himl, killed)["status"] == "Failed" and not processes_below(project / ".himl"), "nothing is left of it")
+    assert "ended without recording an outcome" in show(himl, killed)["reason"]
+
+
+def test_trials_and_steps_are_tried_again_by_themselves(himl: Himl, project: Path) -> None:
+    fields = {"type": "PythonScriptStep", "script": "flaky.py", "source_directory": "."}
+    document = {"step1": {**fields, "arguments": [2]}, "step2": {**fields, "arguments": [1]}}
+    write_files(project, {"flaky.py": FLAKY, "pipe.json": json.dumps(document)})
+    looks = ("--early_stop", "bandit(slack_factor=100,delay_evaluation=50)")  # at metrics between the tries; nothing is stopped
+    himl.ok("submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2", *looks)
+    sweep = latest(himl)
+    assert [run["tags"].get("himl.try") for run in children(himl, sweep["id"])] == [None, "2"]
+    # The first try of the second trial logged 1, which would be the best, and does not count
+    assert show(himl, sweep["id"])["primary_metric"]["best"] == f"{sweep['id']}_0"
+    himl.ok("submit", "pipe.json", "--retries", "1")
+    assert [run["tags"].get("himl.try") for run in children(himl, latest(himl)["id"])] == ["2", None]
+    assert himl("submit", "flaky.py", "--crossval", "2", "--crossval_arg", "wanted", "--retries", "1", "--", "3").code == 0
+    assert statuses(himl, latest(himl)["id"]) == ["Completed", "Completed"]
+
+
+@pytest.mark.parametrize("target", ["flaky.py", "pipe.json", "job.yml"])
+def test_azure_ml_has_no_retries_which_is_said(himl: Himl, project: Path, target: str) -> None:
+    fields = {"type": "PythonScriptStep", "script": "flaky.py", "source_directory": "."}
+    job = "command: python flaky.py\ncode: .\ncompute: azureml:gpu\nenvironment: {image: x}\n"
+    write_files(project, {"flaky.py": FLAKY, "pipe.json": json.dumps({"step1": fields}), "job.yml": job})
+    image = () if target == "job.yml" else ("--docker_image", "x")
+    sent = ("submit", target, "--cluster", "gpu", *image, "--dry_run")
+    refused = himl(*sent, "--retries", "2")
+    assert (refused.code, "--retries 2: Azure ML starts no job again that failed." in refused.stderr) == (2, True), refused.stderr
+    told = himl.ok(*sent, env={"HIML_SUBMIT_RETRIES": "2"}).stderr
+    assert "Passed over: retries = 2. Azure ML starts no job again that failed." in told
+    assert himl("submit", target, "--cluster", "local", "--retries", "1001").code == 2
