@@ -90,6 +90,7 @@ def schema(
 def documents() -> dict[str, tuple[Any, ...]]:
     """The types of the document that each command prints with `--json`; of several, it is of one."""
     from himl_cli.core import documents as of
+    from himl_cli.core.runs import RunService
     from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
     from himl_cli.services.runs.writing import CancelOutcome
     from himl_cli.services.tensorboard.server import SyncedRun
@@ -100,8 +101,11 @@ def documents() -> dict[str, tuple[Any, ...]]:
         "runs show": (of.RunDetails, list[of.RunDetails]),
         "runs aggregate": (of.Aggregation,),
         "runs logs": (list[of.Log],),
+        "runs attach": (list[RunService],),
         "runs cancel": (list[CancelOutcome],),
         "runs tag": (list[of.Run],),
+        "runs archive": (list[of.Run],),
+        "runs restore": (list[of.Run],),
         "runs delete": (of.DeletedRuns,),
         "ui": (of.Server,),
         "tb": (of.TensorBoard, list[SyncedRun]),

@@ -44,6 +44,7 @@ class Run(TypedDict):
     workspace: str
     folder: Annotated[str, Meta(description="The folder of the code on this machine.")]
     url: Annotated[str, Meta(description="The page of the run in Azure ML Studio.")]
+    archived: bool
     recovery_id: Annotated[str, Meta(description="The form experiment:run_id.")]
 
 
@@ -73,6 +74,18 @@ class PrimaryMetric(TypedDict):
     best: Annotated[str | None, Meta(description="The id of the best trial.")]
 
 
+class MachineUse(TypedDict):
+    """A system metric over the time of a run."""
+
+    metric: str
+    node: Annotated[str, Meta(description="Empty if the metrics do not name nodes.")]
+    mean: Number
+    peak: Number
+    last: Number
+    count: Annotated[int, Meta(description="The number of points.")]
+    run: RunId
+
+
 class _RunDetails(Run):
     parameters: dict[str, str]
     metrics: list[LastValue]
@@ -84,6 +97,7 @@ class RunDetails(_RunDetails, total=False):
     """A run with everything that it logged."""
 
     primary_metric: Annotated[PrimaryMetric, Meta(description="Of a sweep.")]
+    machine: Annotated[list[MachineUse], Meta(description="With --machine.")]
 
 
 class Statistics(TypedDict):
@@ -142,10 +156,32 @@ class Log(TypedDict):
     log: str
 
 
-class DeletedRuns(TypedDict):
-    """The runs that were deleted."""
+class DeletedOutput(TypedDict):
+    """An output of a run on Azure ML that --outputs names."""
 
+    run: RunId
+    key: str
+    asset: Annotated[str, Meta(description="The data asset as NAME:VERSION.")]
+    uri: str
+    place: Annotated[str, Meta(description="The container of its files.")]
+    files: int
+    bytes: Bytes
+    kept: Annotated[str, Meta(description="Why himl kept it; empty if it was deleted.")]
+
+
+class _DeletedRuns(TypedDict):
     deleted: list[str]
+
+
+class DeletedRuns(_DeletedRuns, total=False):
+    """The runs that were deleted; of runs on Azure ML also their files and outputs."""
+
+    archived: Annotated[list[str], Meta(description="Runs that Azure ML did not delete, and himl archived.")]
+    below: Annotated[list[str], Meta(description="The ids of the child runs.")]
+    files: int
+    bytes: Bytes
+    places: Annotated[list[str], Meta(description="The containers of the files.")]
+    outputs: list[DeletedOutput]
 
 
 class JobFile(TypedDict):

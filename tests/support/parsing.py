@@ -22,8 +22,8 @@ FILLED = "1"
 COMMAND = re.compile(r"(?P<before>['`]|: |, or |See |^|)(?<![\w.-])himl (?P<words>[\w-].*)", re.DOTALL)
 END = re.compile(r"[,;.] |[,;.]$|\)| - | \(|\n")
 """What ends a command that stands in no quotes."""
-OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
-FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue)\b[^;',]*")
+OPTION = re.compile(r"(?<![\w\"-])--[a-zA-Z][\w-]*")
+FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue|srun)\b[^;',]*")
 """Calls of other programs."""
 OF_OTHERS = {"--NAME", "--azureml", "--crossval_index", "--input_data", "--random_seed", "--nv", "--index-url", "--extra-index-url", "--parents"}
 """Options of scripts, and of other programs in lines that himl writes."""
