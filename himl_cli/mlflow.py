@@ -138,8 +138,11 @@ def read_only(plugin: Plugin) -> Plugin:
 
 def _refusal(name: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        text = f"MLflow cannot {name.strip('_').replace('_', ' ')} here: himl's workspaces are read through MLflow, but"
-        hint = "for tags of runs and their deletion. 'himl submit' starts runs, and in Python himl_cli.create_run."
+        text = (
+            f"MLflow cannot {name.strip('_').replace('_', ' ')} here: through MLflow, himl's workspaces are read-only,"
+        )
+        hint = "except for tags and the deletion of runs. Start runs with 'himl submit', or in Python with"
+        hint += " himl_cli.create_aml_run_object."
         raise MlflowException(f"{text} {hint}", error_code=databricks_pb2.PERMISSION_DENIED)
 
     return refuse

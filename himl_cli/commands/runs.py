@@ -375,8 +375,7 @@ def logs(
                 output.notice(f"==> {run.id} <==")
             with watching(run.id) if follow else nullcontext():
                 for piece in read(run.id, file, session.notify):
-                    output.write(piece)
-                    output.flush()
+                    output.write(piece, flush=True)
 
 
 class AttachCommand(HimlCommand):
@@ -432,18 +431,15 @@ def attach(
         with watching(run.id):
             services = await_services(workspace, run, session.notify, node=node, wanted=wanted)
         if stdio:
-            return pass_bytes(workspace, run, services[0], partial(os.read, 0, 1 << 16), partial(_give, output))
+            return pass_bytes(
+                workspace, run, services[0], partial(os.read, 0, 1 << 16), partial(output.write, flush=True)
+            )
         if ssh:
             places = zip(("--workspace", "--config_file"), workspace_opts.names, strict=True)
             where = [word for name, value in places if value is not None for word in (name, value)]
             proxy = own_command(run, node, where)
             raise typer.Exit(subprocess.call(ssh_command(workspace, run, services[0], proxy, more)))
         _print_services(output, run, services, open_browser=open_browser)
-
-
-def _give(output: Output, data: bytes) -> None:
-    output.write(data)
-    output.flush()
 
 
 def _print_services(output: Output, run: Run, services: Sequence[RunService], *, open_browser: bool) -> None:

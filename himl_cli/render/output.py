@@ -127,10 +127,12 @@ class Output:
         without those."""
         self.lines(map(one_line, names) if self.is_terminal else names)
 
-    def write(self, data: bytes) -> None:
-        """Bytes for stdout, as they are."""
+    def write(self, data: bytes, *, flush: bool = False) -> None:
+        """Write bytes to stdout unchanged."""
         with noticing_gone_reader():
             _write(sys.stdout, data)
+            if flush:
+                sys.stdout.flush()
 
     def flush(self) -> None:
         with noticing_gone_reader():
