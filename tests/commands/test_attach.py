@@ -160,7 +160,8 @@ PermitRootLogin prohibit-password
 Subsystem sftp internal-sftp
 """
     (folder / "config").write_text(settings)
-    with (folder / "log").open("wb") as log, subprocess.Popen([program, "-D", "-e", "-f", str(folder / "config")], stderr=log) as server:
+    command = [program, "-D", "-e", "-f", str(folder / "config")]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log, start_new_session=True) as server:
         try:
             until(lambda: b"Server listening" in (folder / "log").read_bytes(), lambda: (folder / "log").read_text())
             yield port
