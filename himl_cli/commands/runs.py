@@ -414,7 +414,7 @@ def attach(
       himl runs attach latest --ssh
       himl runs attach latest --ssh -- -L 8888:localhost:8888 nvidia-smi
     """
-    from himl_cli.services.runs.attach import await_services, own_command, pass_bytes, ssh_command
+    from himl_cli.services.runs.attach import await_services, cloud_of, own_command, ssh_command
     from himl_cli.services.runs.logs import watching
 
     more = ctx.meta[SSH_ARGUMENTS]
@@ -424,21 +424,20 @@ def attach(
         raise BadUsage("Of --ssh, --stdio and --service or --open only one goes.")
     selected = selection.selection(runs, single="attach")
     with open_session(workspace_opts, output_opts) as session:
-        found, workspace, output = _find(session, selected), session.workspace, session.output
+        found, output = _find(session, selected), session.output
         if len(found) > 1:
             raise BadUsage(f"attach takes one run, and {len(found)} are meant.", hint="Give one run id.")
         (run,), wanted = found, "ssh" if ssh or stdio else service or ""
+        home = cloud_of(session.workspace, run)
         with watching(run.id):
-            services = await_services(workspace, run, session.notify, node=node, wanted=wanted)
+            services = await_services(home, run, session.notify, node=node, wanted=wanted)
         if stdio:
-            return pass_bytes(
-                workspace, run, services[0], partial(os.read, 0, 1 << 16), partial(output.write, flush=True)
-            )
+            return home.tunnel(services[0], partial(os.read, 0, 1 << 16), partial(output.write, flush=True))
         if ssh:
             places = zip(("--workspace", "--config_file"), workspace_opts.names, strict=True)
             where = [word for name, value in places if value is not None for word in (name, value)]
             proxy = own_command(run, node, where)
-            raise typer.Exit(subprocess.call(ssh_command(workspace, run, services[0], proxy, more)))
+            raise typer.Exit(subprocess.call(ssh_command(home, run, services[0], proxy, more)))
         _print_services(output, run, services, open_browser=open_browser)
 
 
@@ -572,7 +571,7 @@ def delete(
 
     \b
       himl runs delete train_1772366400_0a1b2c3d
-      himl runs delete sleepy_fig_k0c7sz4slr --outputs
+      himl runs delete latest --outputs
       himl runs delete --experiment scratch --num_runs all --yes
     """
     from himl_cli.render.run_views import deletion_form, deletion_list, deletion_question, deletion_text

@@ -90,8 +90,8 @@ def here(folder: Path) -> World:
     """Runs of the experiments train, digits and scratch, one of them a sweep; the newest is a single one of train."""
     _copy_files(folder, IDS)
     runs = RecordedRuns(folder)
-    for number in range(2):
-        runs.add(f"scratch_{number}", experiment="scratch")
+    for number in range(3):
+        runs.add(f"scratch_{number}", experiment="scratch", tags={"himl.archived": ""} if number == 2 else {})
     runs.add(DIGITS, experiment="digits", tags={"team": "blue"}, files={**CHECKPOINTS, **LOG, **_curves()})
     runs.add("sweep_1", tags={"team": "blue"})
     for number, rate in enumerate(("0.1", "0.01")):

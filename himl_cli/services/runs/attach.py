@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
@@ -24,14 +24,13 @@ WITH_SERVICES = "himl submit SCRIPT --cluster NAME --vscode, --jupyter or --ssh_
 
 
 def await_services(
-    workspace: Workspace, run: Run, notify: Notify, *, node: int = 0, wanted: str = ""
+    home: CloudWorkspace, run: Run, notify: Notify, *, node: int = 0, wanted: str = ""
 ) -> Sequence[RunService]:
     """The services of *run* on *node*, or the one that *wanted* names or is the kind of, once each of them answers or
     has failed. *notify* hears what is waited for.
 
     Raises JobFailed where the job has ended or no service came up; NotFound where it has none like that.
     """
-    home = _cloud(workspace, run)
     asked = home.job_services(run.id)
     if asked is not None and asked.types:
         _check_node(run, asked, node)
@@ -67,7 +66,8 @@ def await_services(
         pause = min(longest, pause * GROWTH)
 
 
-def _cloud(workspace: Workspace, run: Run) -> CloudWorkspace:
+def cloud_of(workspace: Workspace, run: Run) -> CloudWorkspace:
+    """The Azure ML workspace of *run*. Raises BadUsage for a run of another workspace."""
     home = workspace.home_of(run.id)
     if isinstance(home, CloudWorkspace):
         return home
@@ -117,15 +117,8 @@ def _failure(run: Run, service: RunService) -> JobFailed:
     )
 
 
-def pass_bytes(
-    workspace: Workspace, run: Run, service: RunService, read: Callable[[], bytes], write: Callable[[bytes], None]
-) -> None:
-    """Be the way between an ssh client and the job's SSH server, as its ProxyCommand."""
-    _cloud(workspace, run).tunnel(service, read, write)
-
-
 def ssh_command(
-    workspace: Workspace, run: Run, service: RunService, proxy: Sequence[str], more: Sequence[str]
+    home: CloudWorkspace, run: Run, service: RunService, proxy: Sequence[str], more: Sequence[str]
 ) -> list[str]:
     """The user's own ssh, through the command *proxy*; *more* are further options, before ours say who logs in where,
     and the remote command.
@@ -138,7 +131,7 @@ def ssh_command(
         raise NotFound(
             "There is no program 'ssh' on PATH.", hint="Install OpenSSH's client; Windows has it as a feature."
         )
-    asked = _cloud(workspace, run).job_services(run.id)
+    asked = home.job_services(run.id)
     own = [word for path in _private_keys(asked.public_keys if asked else ()) for word in ("-i", str(path))]
     line = subprocess.list2cmdline(proxy) if sys.platform == "win32" else shlex.join(proxy)
     options = {

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
+from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import MANY, SWEPT, EntryKind, JobSpec
@@ -232,7 +232,7 @@ def naming(run_id: str) -> Iterator[None]:
     )
     try:
         yield
-    except (BadUsage, JobFailed, NotFound, Interrupted):
+    except (JobFailed, NotFound, Interrupted):
         raise
     except HimlError as err:
         err.hint = f"{err.hint} {way_on}".strip()

@@ -533,7 +533,9 @@ def lock_as_conda(
     lock = read_lock(path, extras, version, start, root.resolve(), own)
     pip = [parse_pip_line(line, f"'{path}'") for line in lock.lines]
     count = len(pip) - sum(line.is_option for line in pip)
-    remark = f"Environment of the job: {python.packages[0].text} and {count:,} package{'s' * (count != 1)} of '{given}'."
+    remark = (
+        f"Environment of the job: {python.packages[0].text} and {count:,} package{'s' * (count != 1)} of '{given}'."
+    )
     return replace(python, path=str(path), pip=pip), [remark, *lock_remarks(lock, root.resolve(), start)]
 
 
