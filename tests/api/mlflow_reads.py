@@ -161,7 +161,7 @@ def refuse(uri: str) -> None:
         (mlflow.register_model, f"runs:/{TRAINED}/outputs", "new"),
     ):
         code, text = error_of(call, *arguments)
-        assert (code, "MLflow cannot " in text, "himl's workspaces are read through MLflow" in text) == ("PERMISSION_DENIED", True, True), (call, code, text)
+        assert (code, "MLflow cannot " in text, "himl's workspaces are read-only" in text) == ("PERMISSION_DENIED", True, True), (call, code, text)
     assert state(client) == before
 
 
