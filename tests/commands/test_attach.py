@@ -127,6 +127,8 @@ def test_ctrl_c_ends_the_waiting_and_an_outage_does_not(himl: Himl, lab: StagedW
 
 def key_pair(folder: Path) -> Path:
     """A private key, whose public half lies beside it."""
+    if shutil.which("ssh-keygen") is None:
+        lacking("the program 'ssh-keygen'")
     key = folder / "id_of_lab"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     return key
