@@ -23,8 +23,10 @@ from typing import Any
 from stress.faults import Attempt, Download, Stock, Submit, Upload
 from stress.records import Case, Outcome, Result
 from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again
+from tests.support.folders import contents
 from tests.support.processes import MARK, is_sound, is_sound_file, processes_marked, stop
 from tests.support.running import PROGRAM, write_files
+from tests.support.slides import slide_picture, write_tiff
 
 HIML, GROUP, SUPERVISOR, SHIM, ALL = "himl", "group", "supervisor", "shim", "all"
 """Who gets a signal: the command's process, its process group as by a terminal, the two that look after a job here, or everything."""
@@ -144,6 +146,7 @@ OUTPUTS = {f"part_{step:02d}.bin": bytes([step]) * 10_000 for step in range(STEP
 LOG = "".join(f"step {step}\n" for step in range(STEPS)) + "trained\n"
 METRICS = {"loss": [1 / (step + 1) for step in range(STEPS)], "accuracy": [step / STEPS for step in range(STEPS)]}
 ENDED = ("Completed", "Failed", "Canceled")
+SLIDES = 6
 FIELDS = frozenset({"id", "experiment", "status", "created", "started", "ended", "tags", "command", "folder", "recovery_id", "exit_code", "reason"})
 _RUN = re.compile(r"^Run (\S+) \(experiment", re.MULTILINE)
 
@@ -213,6 +216,57 @@ class Here:
         return [text for run in runs for text in wrong_run(self.cwd / ".himl", run)], runs
 
 
+class Tiles:
+    """`himl tiles` of a few slides: a slide's folder is there as a whole or not at all, and the lists only when all is done."""
+
+    arguments = ("tiles", "slides", "--tile_size", "64", "--occupancy", "0", "--overview", "--workers", "2")
+    victims = (HIML, GROUP, ALL)
+    overlaps = False
+
+    def __init__(self, world: World) -> None:
+        self.world, self.env = world, world.environment()
+        self._wanted = world.lasting("tiles", self._made)
+        self._complete: int | None = None  # slides after the call that was killed
+        shutil.copytree(world.place / "slides", world.project / "slides")
+
+    def _made(self, world: World) -> Mapping[str, bytes]:
+        """The bytes of each file of a call that nobody killed."""
+        for seed in range(SLIDES):
+            (world.place / "slides").mkdir(exist_ok=True)
+            write_tiff(world.place / "slides" / f"{seed}.tiff", slide_picture(seed, (800, 600)), levels=2)
+        done = world.himl(*self.arguments, cwd=world.place, env=self.env)
+        assert done.code == 0, done.stderr
+        return contents(world.place / "outputs")
+
+    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
+        return self._wrong(is_done=ended.code == 0)
+
+    def then(self, ended: Ended) -> list[str]:
+        return self._wrong(is_done=True) + [f"{path.name!r} is left" for path in self._parts()]
+
+    def _wrong(self, *, is_done: bool) -> list[str]:
+        outputs = self.world.project / "outputs"
+        found = {name: content for name, content in contents(outputs).items() if not name.startswith(".")}
+        slides = {path.name for path in outputs.glob("[!.]*") if path.is_dir()}
+        self._complete = len(slides) if self._complete is None else self._complete
+        wanted = {name: content for name, content in self._wanted.items() if is_done or name.partition("/")[0] in slides}
+        early = [] if is_done or slides >= {name.partition("/")[0] for name in self._wanted if "/" in name} else [name for name in found if "/" not in name]
+        lists = {name: self._wanted[name] for name in found if "/" not in name and name in self._wanted}
+        return differences({**wanted, **lists}, found, is_done=True) + [f"{name!r} lists slides that lack" for name in early]
+
+    def _parts(self) -> list[Path]:
+        return list((self.world.project / "outputs").glob(".*"))
+
+    def leftovers(self) -> int:
+        return len(self._parts())
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"slides": self._complete}
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
 def wrong_run(workspace: Path, run: Mapping[str, Any]) -> list[str]:
     wrong = [f"the record of a run lacks {sorted(FIELDS - run.keys())}"] if not run.keys() >= FIELDS else []
     if run["status"] not in ENDED:
@@ -251,7 +305,7 @@ def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) ->
 
 A_CELL = 50
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-COMMANDS = ("local", "submit", "upload", "download")
+COMMANDS = ("local", "submit", "upload", "download", "tiles")
 BEYOND = 1.1  # signals come up to so many times the usual duration after the start
 TWICE, WITHIN = 0.1, 0.5  # share of cases with a second signal, and the seconds within which that comes
 WARM, MEASURED = 0.7, 3
@@ -260,6 +314,10 @@ INTERRUPTED, FAILED, NOT_UP = 130, 1, "Fatal Python error: init_"
 _KNOWN_BY = {SUPERVISOR: "himl_cli.workspaces.local.supervisor", SHIM: "shim.py"}
 GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be there, and of a job whose waiting himl was killed: that goes on to its end
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
+
+
+PROGRAMS: Mapping[str, Callable[[World], Here | Tiles]] = {"local": Here, "tiles": Tiles}
+Killed = Here | Tiles | Moving
 
 
 def kill_cases() -> list[Case]:
@@ -278,8 +336,8 @@ def _run(command: str, number: signal.Signals, world: World, dice: random.Random
 
 
 @contextmanager
-def _started(world: World, command: str, memory: Path | None, dice: random.Random) -> Iterator[tuple[Here | Moving, Started]]:
-    killed = Here(world) if command == "local" else Moving(world, KINDS[command], dice)
+def _started(world: World, command: str, memory: Path | None, dice: random.Random) -> Iterator[tuple[Killed, Started]]:
+    killed = PROGRAMS[command](world) if command in PROGRAMS else Moving(world, KINDS[command], dice)
     world.begin_with(memory)
     started = Started(killed.arguments, world.project, killed.env, world.folder)
     try:
@@ -302,14 +360,14 @@ def _tried(world: World, command: str, number: signal.Signals, dice: random.Rand
         result = _judged(world, killed, ended, struck, started)
         world.check_requests()
     facts = {**result.facts, "of": round(seconds, 2), "signals": [hit.number.name for hit in struck]}
-    if command != "local":
+    if command not in PROGRAMS:
         facts["cache"] = "warm" if is_warm else "cold"
     if struck:
         facts |= {"after": round(struck[0].after, 3), "victim": struck[0].victim}
     return replace(result, facts=facts, hits=len(struck))
 
 
-def _judged(world: World, killed: Here | Moving, ended: Ended | None, struck: Sequence[Struck], started: Started) -> Result:
+def _judged(world: World, killed: Killed, ended: Ended | None, struck: Sequence[Struck], started: Started) -> Result:
     seconds, goes_on = started.seconds, ended is not None and (ended.code < 0 or len(struck) > 1)
 
     call_again = partial(world.call, killed.arguments, world.project, started.env, NEXT_LIMIT)
@@ -334,7 +392,7 @@ def _pace(world: World, command: str, *, is_warm: bool) -> tuple[float, Path | N
 
     def measure(world: World) -> tuple[float, Path | None]:
         memory = None
-        if is_warm and command != "local":
+        if is_warm and command not in PROGRAMS:
             _alone(world, command, None)
             memory = world.place / "memory of kills" / command
             shutil.copytree(world.home, memory)
