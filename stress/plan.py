@@ -34,6 +34,7 @@ from stress.ranks import rank_cases
 from stress.records import Case, Outcome, Record, Result
 from stress.secrets.cases import secret_cases
 from stress.slurm import slurm_cases
+from stress.ui import ui_cases
 from stress.world import SPAWN, World, leave_only_ours, running_world
 
 HUNG = 3600.0  # seconds for a case; its commands have limits of their own, far below
@@ -72,6 +73,7 @@ PARTS = (
     Part("fuzz", "Garbage in place of what comes from outside", fuzz_cases),
     Part("endpoint", "The server of a local job", endpoint_cases, at_once=2),
     Part("slurm", "Jobs of a Slurm", slurm_cases, at_once=2),
+    Part("ui", "The server of himl ui", ui_cases, at_once=2),
     Part("load", "Many blobs, runs, writers and looks", load_cases, share=1.0, at_once=1, large=LARGE),
 )
 
