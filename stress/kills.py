@@ -14,7 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import Any
 from stress.faults import Attempt, Download, Stock, Submit, Upload
 from stress.records import Case, Outcome, Result
 from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again
-from tests.support.folders import contents
+from tests.support.folders import contents, files_with
 from tests.support.processes import MARK, is_sound, is_sound_file, processes_marked, stop
 from tests.support.running import PROGRAM, write_files
 from tests.support.slides import slide_picture, write_tiff
+from tests.support.web import KEY, serving_webhook
 
 HIML, GROUP, SUPERVISOR, SHIM, ALL = "himl", "group", "supervisor", "shim", "all"
 """Who gets a signal: the command's process, its process group as by a terminal, the two that look after a job here, or everything."""
@@ -216,6 +217,40 @@ class Here:
         return [text for run in runs for text in wrong_run(self.cwd / ".himl", run)], runs
 
 
+class Notified(Here):
+    """A job whose end is posted to a webhook: once at most, as the record has it, and its address is in no file."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._server = ExitStack()
+        self._webhook = self._server.enter_context(serving_webhook())
+        self.env = {**self.env, "HIML_SUBMIT_NOTIFY": self._webhook.url}
+
+    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
+        return super().first(ended, beside) + self._wrong_posts()
+
+    def then(self, ended: Ended) -> list[str]:
+        return super().then(ended) + self._wrong_posts()
+
+    def _wrong_posts(self) -> list[str]:
+        posts = [(body["id"], body["status"]) for body in self._webhook.bodies]
+        runs = {run["id"]: run for run in self._runs()[1]}
+        wrong = [f"{len(posts)} posts of {len({run for run, _ in posts})} runs"] if len({run for run, _ in posts}) < len(posts) else []
+        wrong += [f"a run was posted as {status}, and is not on record so" for run, status in posts if run not in runs or runs[run]["status"] != status]
+        sent = {run for run, fields in runs.items() if fields["tags"].get("himl.notification", "").startswith("sent")}
+        wrong += [f"{len(sent)} runs are on record as posted, and {len(posts)} were"] if not sent <= {run for run, _ in posts} else []
+        wrong += (
+            ["a completed run was not posted"] if {run for run, fields in runs.items() if fields["status"] == "Completed"} - {run for run, _ in posts} else []
+        )
+        return wrong + [f"the webhook's address is in '{path.name}'" for path in files_with(self.world.folder, KEY)]
+
+    def facts(self) -> Mapping[str, Any]:
+        return {**super().facts(), "posts": len(self._webhook.bodies)}
+
+    def close(self) -> None:
+        self._server.close()
+
+
 class Tiles:
     """`himl tiles` of a few slides: a slide's folder is there as a whole or not at all, and the lists only when all is done."""
 
@@ -305,7 +340,7 @@ def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) ->
 
 A_CELL = 50
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-COMMANDS = ("local", "submit", "upload", "download", "tiles")
+COMMANDS = ("local", "submit", "upload", "download", "notify", "tiles")
 BEYOND = 1.1  # signals come up to so many times the usual duration after the start
 TWICE, WITHIN = 0.1, 0.5  # share of cases with a second signal, and the seconds within which that comes
 WARM, MEASURED = 0.7, 3
@@ -316,7 +351,7 @@ GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be th
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
 
 
-PROGRAMS: Mapping[str, Callable[[World], Here | Tiles]] = {"local": Here, "tiles": Tiles}
+PROGRAMS: Mapping[str, Callable[[World], Here | Tiles]] = {"local": Here, "notify": Notified, "tiles": Tiles}
 Killed = Here | Tiles | Moving
 
 
