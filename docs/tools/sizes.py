@@ -23,12 +23,13 @@ PAGE = """\
 # Installed sizes
 
 Use this page to check how much disk space himl and its extras need.
-himl {version} was installed in an empty environment: {platform}, Python {python},
-the {versions} versions of {date} (`v1`: those that its old pins allow).
+The measurements are for himl {version} in an empty environment: {platform},
+Python {python}, with the {versions} versions of {date} (for `v1`: those that its
+old pins allow).
 The figures include bytecode, but not pip. 1 MB is 1,000,000 bytes. If some
 packages are installed already, himl adds less.
 
-| Installed | MB | more than without extras | files | packages |
+| installed | MB | added by the extra | files | packages |
 |---|---:|---:|---:|---:|
 {rows}
 """
