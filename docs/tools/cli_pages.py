@@ -20,7 +20,7 @@ from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.render.forms import json_schema
 
 FOLDER = Path(__file__).parents[1] / "cli"
-WRITTEN = "<!-- Written by `python -m docs.tools.cli_pages` from the commands: change those. -->"
+WRITTEN = "<!-- `python -m docs.tools.cli_pages` generates this page from the commands. Manual changes are lost. -->"
 GUIDES = {
     "submit": "submit.md",
     "runs aggregate": "many-runs.md",
@@ -132,7 +132,7 @@ def option_name(option: ParameterShape) -> str:
 
 def remarks(command: CommandShape) -> Iterator[str]:
     """Yield the remarks about settings and old names, and the links at the end of a page."""
-    settable = next((option for option in command.options if option.variable and option.takes_value), None)
+    settable = next((option for option in command.options if option.variable and option.takes_value and option.long_name.startswith("--")), None)
     if settable is not None:
         yield (
             f"You can also set each option with an environment variable, such as `{settable.variable}` for `{settable.long_name}`, and under `[submit]` in "
@@ -150,7 +150,7 @@ def remarks(command: CommandShape) -> Iterator[str]:
     if name in documents():
         kind = _kind(json_schema(name, *documents()[name])).replace("](#", "](schemas.md#")
         yield f"With `--json`, the command prints one document: {kind}."
-    yield f"See also: {', '.join(seen)}; [all commands](index.md)."
+    yield f"See also: {', '.join(seen)}, [all commands](index.md)."
 
 
 def schema_page() -> str:
