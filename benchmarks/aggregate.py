@@ -1,6 +1,6 @@
-"""What `himl runs aggregate` costs.
+"""Measure `himl runs aggregate`.
 
-`there`: a sweep of 200 trials with 10 metrics on the double, each request 100 ms late, next to azureml-core, which is asked child by child.
+`there`: a sweep of 200 trials with 10 metrics on the double, which delays each request by 100 ms, next to azureml-core, which requests each child separately.
 `here`: 1,000 trials with 20 metrics of 100 steps in a local workspace.
 """
 
@@ -24,7 +24,7 @@ from tests.support.clients import AZUREML_CORE
 SWEEP = "sweep_1750000000_0a1b2c3d"
 TRIALS, METRICS, STEPS = 200, 10, 20
 LATENCY = 0.1
-THERE, HERE = "200 trials x 10 metrics there", "1,000 trials x 20 metrics x 100 steps here"
+THERE, HERE = "200 trials x 10 metrics on Azure ML", "1,000 local trials x 20 metrics x 100 steps"
 THEIRS, TABLE = "azureml-core, child by child", "himl runs aggregate"
 WAYS_HERE = {TABLE: [], f"{TABLE} --output_csv": ["--output_csv", "m.csv"], f"{TABLE} --output_parquet": ["--output_parquet", "m.parquet"]}
 WAYS_HERE[f"{TABLE} --json"] = ["--json"]
@@ -33,12 +33,13 @@ AT_ONCE = 10
 
 
 def measure_there(himl: HimlWorkspace, folder: Path, rounds: int, record: Raw) -> None:
-    """azureml-core, which takes minutes, is asked once."""
+    """Measure all candidates on the double. azureml-core takes minutes, so it runs once."""
     values = [{"lr": 0.001 * (number + 1)} for number in range(TRIALS)]
     add_sweep(himl.staged, SWEEP, values, lambda index, _: {f"metric {metric}": [float(index + step) for step in range(STEPS)] for metric in range(METRICS)})
     environment = himl.environment(HOME=str(folder), AZUREML_DEFAULT_RETRIES="0")
     python = peer_python(record, AZUREML_CORE, THEIRS, "azureml-core")
-    spend([HIML, "runs", "list"], environment)  # modules are compiled, the sign-in is remembered as on a working day
+    # Compile the modules and cache the token, as on a normal working day.
+    spend([HIML, "runs", "list"], environment)
     himl.staged.stage.faults.add(Latency(LATENCY), times=None)
     for number in range(1, rounds + 1):
         record.add(THERE, TABLE, number, **himl.spend(AGGREGATE, environment))
@@ -50,7 +51,7 @@ def measure_there(himl: HimlWorkspace, folder: Path, rounds: int, record: Raw) -
 
 
 def record_sweep(folder: Path, children: int, metrics: int, steps: int) -> None:
-    """A completed sweep in `.himl` in *folder*; ten trials at a time wrote their points, so that those of one run do not lie together."""
+    """Record a completed sweep in *folder*/.himl. Ten trials write at a time, so that the points of one run are not contiguous."""
     (folder / ".himl" / "runs").mkdir(parents=True)
     database = Database(folder / ".himl" / "workspace.db", create=True)
     store, metric_store = RunStore(database), MetricStore(database)

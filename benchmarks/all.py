@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, and the pages that their figures make. Nothing else should run on the machine meanwhile."""
+"""Run all benchmarks in sequence and render the pages of their figures. Run nothing else on the machine in the meantime."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ BENCHES = (
         "montage",
         "tiles",
     ),
-    "image_loading",  # of no part of himl: it has a page of its own, and no aims
+    # Compares libraries, not himl, so it has a separate page and no aims.
+    "image_loading",
 )
 QUICK = {**dict.fromkeys(BENCHES, ("--rounds", "1")), "slurm": ("--rounds", "1", "--open", "20"), "montage": ("--rounds", "1", "--width", "20000")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of each, montages of width 20,000 only; no part of the document")
-    parser.add_argument("--only", nargs="+", choices=BENCHES, default=BENCHES, metavar="NAME", help=f"these ({', '.join(BENCHES)})")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where raw results go (default: benchmarks/results, and what they make to docs)")
+    parser.add_argument("--quick", action="store_true", help="run one round of each, only montages of width 20,000, and render no page")
+    parser.add_argument("--only", nargs="+", choices=BENCHES, default=BENCHES, metavar="NAME", help=f"run only these benchmarks ({', '.join(BENCHES)})")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="folder for raw results (default: benchmarks/results, with the pages in docs)")
     args = parser.parse_args()
     results: Path = args.results or (ROOT / ".cache" / "benchmarks" / "results" if args.quick else RESULTS)
     results.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,8 @@ def main() -> None:
                 options = QUICK[bench] if args.quick else ()
                 command = [sys.executable, "-m", f"benchmarks.{bench}", *options, "--raw", str(Path(name, f"{bench}.jsonl"))]
                 failed += [bench] if subprocess.run(command, cwd=ROOT, check=False).returncode else []
-        for path in Path(name).glob("*.jsonl"):  # only once all are through: a changed checkout would be told in the figures of the next one
+        # Copy only after the last benchmark: each one records whether the checkout has changes.
+        for path in Path(name).glob("*.jsonl"):
             shutil.copyfile(path, results / path.name)
     if results == RESULTS:
         write_pages(results)

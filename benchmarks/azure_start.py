@@ -1,6 +1,6 @@
-"""What `himl` itself spends on commands for Azure ML, on the double, and how many requests it makes.
+"""Measure the time and the requests of `himl` commands for Azure ML, on the double.
 
-`first` is a call that remembers nothing, `again` those after it. The double answers from another process's time.
+`first` is a call with an empty cache, `again` each later one. The double runs in another process, whose time does not count.
 """
 
 from __future__ import annotations
@@ -35,5 +35,6 @@ if __name__ == "__main__":
             shutil.rmtree(himl.home, ignore_errors=True)
             for number in range(args.rounds + 1):
                 shutil.rmtree(Path(name, "out"), ignore_errors=True)
-                figures = himl.spend([HIML, *arguments], himl.environment(), Path(name))  # a folder without settings of a project
+                # The folder has no settings of a project.
+                figures = himl.spend([HIML, *arguments], himl.environment(), Path(name))
                 record.add("again" if number else "first", label, number or 1, **figures)

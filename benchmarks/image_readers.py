@@ -1,6 +1,6 @@
-"""Ways to load images and slides, run by the Python of an environment that has the libraries. Imports nothing of the benchmarks.
+"""Functions that load images and slides. They run with the Python of an environment that has the libraries, and import nothing from the benchmarks.
 
-Reads calls from standard input, a JSON list a line: the name of a function of `CALLS` and its arguments. Answers each with a line of JSON.
+Each line of standard input is a call: a JSON list of the name of a function in `CALLS` and its arguments. The answer is a line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 def matplotlib(path: str) -> Any:
     from matplotlib.image import imread
 
-    return imread(path)  # of a PNG float32 from 0 to 1, of a TIFF uint8
+    # A PNG becomes float32 from 0 to 1, a TIFF uint8.
+    return imread(path)
 
 
 def opencv(path: str) -> Any:
@@ -55,7 +56,8 @@ def simpleitk(path: str) -> Any:
     import SimpleITK
 
     array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))
-    return array if array.ndim == 2 else array[..., :3]  # subsampled JPEG in a TIFF comes with an alpha channel
+    # Subsampled JPEG in a TIFF has an alpha channel.
+    return array if array.ndim == 2 else array[..., :3]
 
 
 def scikit_image(path: str) -> Any:
@@ -79,12 +81,12 @@ ARRAYS: Mapping[str, Callable[[str], Any]] = {
     "scikit-image": scikit_image,
     "tifffile": tifffile,
 }
-"""Each gives an array of shape (height, width), or (height, width, 3) in the order red, green, blue."""
+"""Each function returns an array of shape (height, width), or (height, width, 3) in the order red, green, blue."""
 
 
 @cache
 def to_tensor() -> Callable[[Any], Any]:
-    """That of torchvision. On Linux PyPI has builds for CUDA alone: beside a PyTorch without it they lack operators, which this import wants declared."""
+    """Return torchvision's function. On Linux, PyPI has only builds for CUDA. With a CPU build of PyTorch, their import needs missing operators declared."""
     import torch
 
     try:
@@ -98,7 +100,7 @@ def to_tensor() -> Callable[[Any], Any]:
 
 
 def from_numpy(array: Any) -> Any:
-    """What `to_tensor` gives, by hand: float32 from 0 to 1, of shape (1 or 3, height, width)."""
+    """Return the result of `to_tensor` without torchvision: float32 from 0 to 1, of shape (1 or 3, height, width)."""
     import numpy
     import torch
 
@@ -132,7 +134,7 @@ def pt(path: str) -> Any:
 
 
 def ways(table: str, kind: str) -> dict[str, tuple[Callable[[str], Any], Callable[[Any], Any]]]:
-    """By row: what reads a file of the *kind* (`RGB PNG`), and makes a `tensor` of it, or an `array` of float64 from 0 to 255."""
+    """Return for each row a function that reads a file of *kind* (`RGB PNG`), and one that makes a `tensor`, or an `array` of float64 from 0 to 255."""
     is_png = kind.endswith("PNG")
     arrays = {name: read for name, read in ARRAYS.items() if name != "tifffile" or not is_png}
     if table == "array":
@@ -157,7 +159,7 @@ def files(folder: str) -> list[str]:
 
 
 def write_pt(folder: str) -> None:
-    """A tensor beside each array that is there."""
+    """Save a tensor beside each array in *folder*."""
     import numpy
     import torch
 
@@ -166,7 +168,7 @@ def write_pt(folder: str) -> None:
 
 
 def check(table: str, kind: str, name: str, folder: str, tolerance: float) -> str:
-    """Why the row cannot be had; empty where it gives, of each file, what the `.npy` beside it has, but for *tolerance* grey levels. Raises AssertionError."""
+    """Return why a row is not available, or "" if its result for each file equals the `.npy` within *tolerance* grey levels. Else raises AssertionError."""
     import numpy
 
     read, convert = ways(table, kind)[name]
@@ -203,7 +205,7 @@ def timed() -> Iterator[dict[str, float]]:
 
 
 class OpenSlide:
-    """`levels` are width and height of each level, the finest first; `read` gives an array of shape (height, width, 3), from *x* and *y* of that level on."""
+    """A slide. `levels` has the width and height of each level, the finest first. `read` returns (height, width, 3) pixels from *x* and *y* of that level."""
 
     def __init__(self, path: str) -> None:
         import openslide
@@ -219,7 +221,7 @@ class OpenSlide:
 
 
 class CuCim:
-    """As OpenSlide."""
+    """The same with cuCIM."""
 
     def __init__(self, path: str) -> None:
         from cucim import CuImage
@@ -235,7 +237,7 @@ class CuCim:
 
 
 class TiffFile:
-    """As OpenSlide; a level is decoded whole when something of it is first read, and kept."""
+    """The same with tifffile, which decodes a level when it is first read, and keeps it in memory."""
 
     def __init__(self, path: str) -> None:
         from tifffile import TiffFile as Opened
@@ -264,7 +266,7 @@ def reads(library: str, path: str) -> bool:
 
 
 def lowest(library: str, path: str, picture: str) -> dict[str, dict[str, float]]:
-    """The coarsest level as a PNG: what opening, reading and saving took."""
+    """Save the coarsest level as a PNG, and return the times to open, read and save it."""
     from PIL import Image
 
     with timed() as opening:
@@ -277,7 +279,7 @@ def lowest(library: str, path: str, picture: str) -> dict[str, dict[str, float]]
 
 
 def tiles(library: str, path: str, mask: str, side: int, level: int, occupancy: float, folder: str) -> dict[str, float]:
-    """What it took to cut squares of *side* pixels that the mask covers in part, at least *occupancy*: PNGs in *folder*, an array where that is empty."""
+    """Time cutting squares of *side* pixels of which the mask covers at least *occupancy*, as PNGs in *folder*, or as an array if *folder* is empty."""
     import numpy
     from PIL import Image
 
@@ -301,9 +303,11 @@ def tiles(library: str, path: str, mask: str, side: int, level: int, occupancy: 
 CALLS: tuple[Callable[..., Any], ...] = (names, write_pt, check, load, reads, lowest, tiles)
 
 if __name__ == "__main__":
-    del sys.path[0]  # the benchmarks are no modules for others
+    # Other libraries must not import the modules of the benchmarks.
+    del sys.path[0]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries that print on their own do not print among the answers
+    # Output of the libraries must not mix with the answers.
+    os.dup2(2, 1)
     for line in sys.stdin:
         call, *arguments = json.loads(line)
         print(json.dumps({one.__name__: one for one in CALLS}[call](*arguments)), file=answers)

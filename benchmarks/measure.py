@@ -1,4 +1,4 @@
-"""Timing processes, keeping what they took; a workspace in the double of Azure ML; finding what himl is compared with. Linux and macOS only."""
+"""Time processes and record the figures, set up a workspace in the double of Azure ML, and find the tools to compare with. Linux and macOS only."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ from tests.support.machine import machine, source, versions
 
 HIML = str(Path(sys.executable).with_name("himl"))
 PROGRAMS = str(Path(__file__).with_name("programs.py"))
-"""What of the peers is called from Python: `PROGRAMS NAME ARGUMENTS...`, by the Python of an environment that has the peer."""
+"""Python calls of the peers, as `PROGRAMS NAME ARGUMENTS...` with the Python of an environment that has the peer."""
 STARTER = str(Path(__file__).with_name("run_and_wait.py"))
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 ACCOUNT, CONTAINER = "devstoreaccount1", "bench"
-KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # the emulator's, known to everybody
+# The public key of the storage emulator.
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 VERSIONS_OF = "from importlib.metadata import version; import sys; print('\\n'.join(version(name) for name in sys.argv[1:]))"
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would change what is measured: settings of himl and its peers, and one that has Python compile modules each time anew."""
+    """Return the environment without variables that change the figures: settings of himl and its peers, and the one that disables compiled modules."""
     foreign = ("HIML_", "AZURE_", "RCLONE_", "AZCOPY_")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def spend(command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> dict[str, float]:
-    """Run *command*: seconds of wall clock and of all its processors, bytes of resident memory at the peak, with those that it waited for.
+    """Run *command* and return its wall and processor time in seconds and its peak resident memory in bytes, including child processes.
 
-    Where its last line of output is a JSON object with `wall` and `cpu`, these count instead of the whole process's. Raises SystemExit where it fails.
+    If the last line of its output is a JSON object with `wall` and `cpu`, these replace the times of the whole process. Raises SystemExit if the command fails.
     """
     done = subprocess.run([sys.executable, "-S", STARTER, *command], env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
     first, _, said = done.stdout.decode(errors="replace").partition("\n")
@@ -61,7 +62,7 @@ Candidate = TypeVar("Candidate")
 
 
 def turns(candidates: Iterable[Candidate], rounds: int) -> Iterator[tuple[int, Candidate]]:
-    """Each candidate in each round, counted from 1; every other round backwards, so that a slow minute of the machine hits all alike."""
+    """Yield each candidate in each round, counted from 1. Every other round is in reverse order, so that a slow minute of the machine affects all."""
     order = list(candidates)
     for number in range(1, rounds + 1):
         for candidate in order[:: 1 if number % 2 else -1]:
@@ -69,7 +70,7 @@ def turns(candidates: Iterable[Candidate], rounds: int) -> Iterator[tuple[int, C
 
 
 def take_turns(record: Raw, scenario: str, candidates: Mapping[str, Sequence[str]], rounds: int, folder: Path) -> None:
-    """Run every candidate once unmeasured, then *rounds* times in turns; their wall times are kept."""
+    """Run every candidate once unmeasured, then *rounds* times in turns, and record the wall times."""
     environment = clean_environment()
     for command in candidates.values():
         spend(command, environment, folder)
@@ -80,15 +81,16 @@ def take_turns(record: Raw, scenario: str, candidates: Mapping[str, Sequence[str
 def new_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--raw", type=Path, metavar="FILE", help="write every single figure there, as JSON lines")
+    parser.add_argument("--raw", type=Path, metavar="FILE", help="write every figure to FILE, as JSON lines")
     return parser
 
 
 @contextmanager
 def recording(bench: str, path: Path | None) -> Iterator[Raw]:
-    """Collects figures; they are shown, and written to *path* (None: nowhere), when the context ends well."""
+    """Collect figures. When the context ends without an error, print them and write them to *path*, unless it is None."""
     path, typed = path.absolute() if path else None, sys.argv[1:]
-    if "--raw" in typed:  # a path of this machine is of no use to others
+    # A path on this machine is of no use to other readers of the page.
+    if "--raw" in typed:
         del typed[typed.index("--raw") : typed.index("--raw") + 2]
     command = shlex.join(["python", "-m", f"benchmarks.{bench}", *typed])
     begun, started = time.monotonic(), datetime.now(timezone.utc)
@@ -104,16 +106,16 @@ def recording(bench: str, path: Path | None) -> Iterator[Raw]:
 
 
 def peer_python(record: Raw, environment: str, candidate: str, *packages: str) -> str:
-    """The Python of the *environment* of `tests.support.clients`, made where it is not there; notes the versions of *packages* in it.
+    """Return the Python of *environment* (of `tests.support.clients`), which is made if it does not exist, and record the versions of *packages* in it.
 
-    Empty, and *candidate* noted as left out, where it cannot be had.
+    If that fails, record that *candidate* is omitted and return an empty text.
     """
     try:
         python = str(client_python(environment))
         said = subprocess.run([python, "-c", VERSIONS_OF, *packages], stdout=subprocess.PIPE, text=True, check=True).stdout
     except (PythonMissing, subprocess.SubprocessError, OSError) as e:
         is_missing = isinstance(e, PythonMissing)
-        record.leave_out(candidate, f"it needs {e}" if is_missing else f"its environment cannot be made ({type(e).__name__})")
+        record.leave_out(candidate, f"it needs {e}" if is_missing else f"its environment could not be made ({type(e).__name__})")
         return ""
     record.name_peers(**dict(zip(packages, said.split(), strict=True)))
     return python
@@ -121,19 +123,19 @@ def peer_python(record: Raw, environment: str, candidate: str, *packages: str) -
 
 @dataclass(frozen=True)
 class HimlWorkspace:
-    """`home` holds what the command remembers between calls."""
+    """A workspace in the double. `home` has the cache of the command."""
 
     staged: StagedWorkspace
     home: Path
 
     def environment(self, **more: str) -> dict[str, str]:
-        """A clean environment with variables that point `himl` and the vendor's clients at the workspace."""
+        """Return a clean environment with the variables that make `himl` and the vendor's clients use the workspace."""
         state = self.staged.state
         place = {"HIML_SUBSCRIPTION_ID": state.subscription, "HIML_RESOURCE_GROUP": state.group, "HIML_WORKSPACE_NAME": state.name}
         return {**clean_environment(), **self.staged.environment(), **place, "XDG_CACHE_HOME": str(self.home), **more}
 
     def spend(self, command: list[str], environment: dict[str, str], folder: Path | None = None) -> dict[str, float]:
-        """What a call took, its requests too, by the names of figures; `staged.stage.log` has them."""
+        """Return the figures of a call by name, including its number of requests, which `staged.stage.log` has."""
         log = self.staged.stage.log
         log.clear()
         return {**spend(command, environment, folder), "requests": len(log.all())}

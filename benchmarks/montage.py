@@ -1,8 +1,8 @@
-"""What `himl montage` costs, next to hi-ml's: hi-ml-cpath 0.5.2 with the versions that it pins.
+"""Measure `himl montage`, next to hi-ml-cpath 0.5.2 with its pinned versions.
 
-200 seeded slides of three levels (level 1: 2000 x 1500) to montage.png and montage.jpg, at each width; whole processes, start-up included, in turns.
-Memory is the peak of the largest process: hi-ml-cpath's worker processes come on top of its figure. Where no Python 3.9 is at hand, or that environment cannot
-be installed, hi-ml-cpath is left out.
+200 seeded slides of three levels (level 1: 2000 x 1500) become montage.png and montage.jpg at each width. It times whole processes, including their start, in
+turns. Memory is the peak of the largest process, without the worker processes of hi-ml-cpath. If Python 3.9 or that environment is not available, it omits
+hi-ml-cpath.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PATTERN = "*.tiff"
 OURS, SAME_PICTURE, THEIRS = "himl montage", "himl montage --layout hi-ml", "hi-ml-cpath 0.5.2"
 WIDTHS = (20_000, 60_000)
 FINEST = (4000, 3000)
-"""Width and height of level 0 in pixels; each further level has half of both, so level 1 has 2000 x 1500."""
+"""Width and height of level 0 in pixels. Each further level has half of both, so level 1 has 2000 x 1500."""
 LEVELS, TILE, SEED = 3, 256, 7
 EOSIN, HAEMATOXYLIN = np.array([214, 122, 176], np.float32), np.array([92, 58, 138], np.float32)
 
 
 def make_slides(folder: Path, count: int) -> None:
-    """Write slides called `slide_000.tiff`, ... into *folder*: tiled JPEG TIFFs, tissue-like, the same each time."""
+    """Write slides `slide_000.tiff`, ... to *folder*: tiled JPEG TIFFs that look like tissue, the same each time."""
     folder.mkdir(parents=True)
     base = textures()
     with ThreadPoolExecutor() as pool:
@@ -40,13 +40,13 @@ def make_slides(folder: Path, count: int) -> None:
 
 
 def textures() -> Sequence[NDArray[np.float32]]:
-    """Where tissue is, and how dark its grain."""
+    """Return the location of the tissue, and the darkness of its grain."""
     random = np.random.default_rng(SEED)
     return [_texture(random, (900, 0.6), (300, 0.3), (80, 0.1)), _texture(random, (40, 0.4), (12, 0.45), (5, 0.15))]
 
 
 def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[np.float32]:
-    """A value from 0 to 1 for each pixel of level 0: noise that is smooth over so many pixels, by weight."""
+    """Return a value from 0 to 1 for each pixel of level 0: the sum of *parts*, each noise that is smooth over a number of pixels, with a weight."""
 
     def noise(cell: int) -> NDArray[np.float32]:
         coarse = random.random((FINEST[1] // cell + 2, FINEST[0] // cell + 2), dtype=np.float32)
@@ -56,7 +56,7 @@ def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[
 
 
 def tissue(base: Sequence[NDArray[np.float32]], number: int) -> NDArray[np.uint8]:
-    """Pixels of level 0 of slide *number*, of shape (height, width, 3), made of `textures()`."""
+    """Return the pixels of level 0 of slide *number*, of shape (height, width, 3), made from `textures()`."""
     random = np.random.default_rng([SEED, number])
     shape, grain = (np.roll(part, tuple(random.integers(0, 3000, 2)), (0, 1)) for part in base)
     cover = np.clip((shape - 0.5) * 12, 0, 1)[..., None]
@@ -74,13 +74,15 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 if __name__ == "__main__":
     parser = new_parser(__doc__, 3)
-    parser.add_argument("--their_rounds", type=int, default=1, help="of hi-ml-cpath, which takes minutes each")
-    parser.add_argument("--width", type=int, action="append", help="repeated: several; default: 20,000 and 60,000")
-    parser.add_argument("--count", type=int, default=200, help="how many slides are made")
+    parser.add_argument("--their_rounds", type=int, default=1, help="rounds of hi-ml-cpath, which takes minutes each")
+    parser.add_argument("--width", type=int, action="append", help="width in pixels, may be repeated (default: 20,000 and 60,000)")
+    parser.add_argument("--count", type=int, default=200, help="number of slides")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, recording("montage", args.raw) as record:
         python = peer_python(record, HI_ML_CPATH, THEIRS, "hi-ml-cpath", "pillow")
-        slides, result, workers = Path(name, "slides"), Path(name, "result"), str(os.cpu_count() or 1)  # threads of himl, processes of hi-ml-cpath
+        slides, result = Path(name, "slides"), Path(name, "result")
+        # Threads of himl, processes of hi-ml-cpath.
+        workers = str(os.cpu_count() or 1)
         make_slides(slides, args.count)
         for width in args.width or WIDTHS:
             size = ["--width", str(width), "--workers", workers, "--output_path", str(result)]

@@ -1,6 +1,7 @@
-"""What is timed in a process of its own, by the Python of an environment that has the packages: `programs.py NAME ARGUMENTS...`; `PROGRAMS` has the names.
+"""Programs that are timed in separate processes, with the Python of an environment that has the packages.
 
-Programs that time themselves print that as the last line, so that imports do not count. Each imports what it needs, and nothing of the benchmarks.
+Call them as `programs.py NAME ARGUMENTS...`, with a name from `PROGRAMS`. Programs that time themselves print the time as the last line, so that imports do not
+count. Each imports its packages itself, and nothing from the benchmarks.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def timed() -> Iterator[None]:
 
 
 def engine(direction: str, url: str, sas: str, part: str, folder: str) -> None:
-    """himl's transfer engine on the container at *url*, without the command around it."""
-    import pycurl  # noqa: F401  (loaded before the clock starts, as the other clients' libraries are)
+    """Run himl's transfer engine on the container at *url*, without the command."""
+    # Loaded before the clock starts, like the libraries of the other clients.
+    import pycurl  # noqa: F401
 
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
@@ -46,7 +48,7 @@ def engine(direction: str, url: str, sas: str, part: str, folder: str) -> None:
 
 
 def md5(folder: str) -> None:
-    """What no checked download can beat: the MD5 of the files in *folder* on one thread."""
+    """Compute the MD5 of the files in *folder* on one thread, a lower bound for checked downloads."""
     from himl_cli.services.transfer.local_files import md5_of
 
     with timed():
@@ -55,7 +57,7 @@ def md5(folder: str) -> None:
 
 
 def storage_blob(direction: str, url: str, key: str, part: str, folder: str, how: str) -> None:
-    """azure-storage-blob as its users speed it up: a thread a file, and for the large one its own connections. `checked` asks for an MD5 with each request."""
+    """Run azure-storage-blob with one thread per file, and several connections for the large one. `checked` requests an MD5 with each request."""
     from azure.storage.blob import BlobServiceClient
 
     options: dict[str, Any] = {"max_concurrency": CONNECTIONS, "validate_content": how == "checked"}
@@ -80,12 +82,12 @@ def names_to_move(container: Any, direction: str, part: str, folder: Path) -> li
 
 
 def one_by_one(direction: str, url: str, sas: str, part: str, folder: str, how: str) -> None:
-    """Small files as azureml-core moves them.
+    """Transfer small files in the ways of azureml-core.
 
-    `loop`: one file after the other by one client of azure-storage-blob, which is what users of `Run.download_file` in a loop have.
-    `pool`: what `Run.download_files` and `upload_files` of azureml-core 1.61 do: batches of 100 in a thread pool of the default size, a new client and
-    connection for each file, whole content in memory; up, an MD5 with each request, and the size asked for afterwards. Its own functions insist on https
-    at `blob.core.windows.net`, so they cannot be pointed at this machine.
+    `loop`: one file after the other with one client of azure-storage-blob, like `Run.download_file` in a loop.
+    `pool`: like `Run.download_files` and `upload_files` of azureml-core 1.61, which use batches of 100 in a thread pool of the default size, a new client and
+    connection for each file, and the whole content in memory. Uploads send an MD5 with each request, and request the size afterwards. The functions of
+    azureml-core require https at `blob.core.windows.net`, so they cannot use a server on this machine.
     """
     from azure.storage.blob import BlobServiceClient
 
@@ -113,7 +115,7 @@ def one_by_one(direction: str, url: str, sas: str, part: str, folder: str, how: 
 
 
 def submit(job: str) -> None:
-    """Submit a job YAML as `az ml job create` does, by azure-ai-ml; telemetry off."""
+    """Submit the YAML of a job with azure-ai-ml, like `az ml job create`, without telemetry."""
     from azure.ai.ml import MLClient, load_job
     from azure.identity import EnvironmentCredential
 
@@ -135,12 +137,12 @@ def runs_of(*names: str) -> list[Any]:
 
 
 def child_by_child(sweep: str) -> None:
-    """What users of azureml-core do: ask each child of a sweep for its metrics."""
+    """Request the metrics of each child of a sweep separately, like users of azureml-core."""
     print(sum(len(child.get_metrics()) for run in runs_of(sweep) for child in run.get_children()))
 
 
 def serve(port: str, *names: str) -> None:
-    """azureml-tensorboard as its users call it, until standard input closes."""
+    """Run azureml-tensorboard as its users do, until standard input closes."""
     from azureml.tensorboard import Tensorboard
 
     board = Tensorboard(runs_of(*names), port=int(port))
@@ -157,16 +159,16 @@ def for_each_line(refresh: Callable[[], object]) -> None:
 
 
 def watch(folder: str, *names: str) -> None:
-    """For each line on standard input one pulse of azureml-tensorboard's watchers, and one of its synchronizers.
+    """Run one pulse of the watchers and synchronizers of azureml-tensorboard for each line on standard input.
 
-    They are its own objects with its own code; only the seconds that they wait between pulses, and its threads, are left out.
+    The objects and their code are unchanged. Only the waits between pulses, and the threads, are omitted.
     """
     from azureml._run_impl.run_watcher import RunWatcher
     from azureml.tensorboard import Tensorboard
     from requests import Session
 
     class Instead:
-        """Of the event that ends its loops: each ends after one pulse, no transfer is cut short. Of its threads: what these would do is done by the pulse."""
+        """Replaces the event that ends the loops, so that each ends after one pulse, and the thread pool, whose work the pulse does."""
 
         def wait(self, timeout: float | None = None) -> bool:
             return True
@@ -183,7 +185,8 @@ def watch(folder: str, *names: str) -> None:
     def refresh() -> None:
         for watcher in going_on[:]:
             if watcher.refresh_log_artifacts():
-                going_on.remove(watcher)  # its last pulse: the synchronizers still have theirs
+                # The synchronizers of the watcher still get their last pulse.
+                going_on.remove(watcher)
             for synchronizer in watcher._dir_syncs.values():
                 synchronizer.state_0()
 
@@ -191,7 +194,7 @@ def watch(folder: str, *names: str) -> None:
 
 
 def whole_files(address: str, folder: str, *prefixes: str) -> None:
-    """Event files below each of *prefixes* fetched whole for each line on standard input, by azure-storage-blob."""
+    """Fetch the event files below *prefixes* whole with azure-storage-blob, for each line on standard input."""
     from azure.storage.blob import ContainerClient
 
     def fetch(prefix: str) -> None:
@@ -205,7 +208,7 @@ def whole_files(address: str, folder: str, *prefixes: str) -> None:
 
 
 def montage(slides: str, pattern: str, width: str, processes: str, result: str) -> None:
-    """hi-ml-cpath's own montage, as its script `create_montage.py` makes it; the script itself runs only in a checkout of its repository."""
+    """Make a montage like hi-ml-cpath's script `create_montage.py`, which itself runs only in a checkout of its repository."""
     from health_cpath.utils.montage import MontageCreation
 
     made = MontageCreation()
@@ -215,7 +218,7 @@ def montage(slides: str, pattern: str, width: str, processes: str, result: str) 
 
 
 def tiles(slides: str, tile_size: str, result: str) -> None:
-    """hi-ml-cpath's own tiles of level 0, slide after slide as its `main` makes them by default, read by OpenSlide: cuCIM needs a GPU."""
+    """Make tiles of level 0 with the `main` of hi-ml-cpath and its defaults, but with OpenSlide, because cuCIM needs a GPU."""
     from types import SimpleNamespace
 
     from health_cpath.preprocessing import create_tiles_dataset as own
@@ -227,7 +230,7 @@ def tiles(slides: str, tile_size: str, result: str) -> None:
 
 
 def regions(slides: str, tile_size: str, result: str) -> None:
-    """What one writes first: a region for each tile, kept where enough of it is darker than Otsu's threshold of the coarsest level."""
+    """Make tiles with a plain loop: read a region per tile, and save it if enough of it is darker than Otsu's threshold of the coarsest level."""
     import numpy as np
     from openslide import OpenSlide
     from skimage.filters import threshold_otsu
@@ -248,7 +251,7 @@ def regions(slides: str, tile_size: str, result: str) -> None:
 
 
 def submitit(folder: str, count: str, how: str) -> None:
-    """Calls of a function as jobs of Slurm, more than one as an array: `held` for an hour, or `wait` for their results."""
+    """Submit calls of a function to Slurm, several as an array: `held` for an hour, or `wait` for their results."""
     from submitit import AutoExecutor
 
     executor = AutoExecutor(folder=folder, cluster="slurm")
@@ -260,7 +263,7 @@ def submitit(folder: str, count: str, how: str) -> None:
 
 
 def hydra(*_: str) -> None:
-    """A Hydra app that prints `x`; Hydra itself reads its arguments from the command line."""
+    """Run a Hydra app that prints `x`. Hydra reads its arguments from the command line."""
     import hydra
 
     del sys.argv[1]
@@ -270,5 +273,6 @@ def hydra(*_: str) -> None:
 PROGRAMS = (engine, md5, storage_blob, one_by_one, submit, child_by_child, serve, watch, whole_files, montage, tiles, regions, submitit, hydra)
 
 if __name__ == "__main__":
-    del sys.path[0]  # the benchmarks are no modules for others
+    # Other libraries must not import the modules of the benchmarks.
+    del sys.path[0]
     {program.__name__: program for program in PROGRAMS}[sys.argv[1]](*sys.argv[2:])

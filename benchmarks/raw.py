@@ -1,9 +1,9 @@
-"""Raw figures of a benchmark: a file of JSON lines, the run first, then what each round took.
+"""Raw figures of a benchmark, as a file of JSON lines: one line about the execution, then one line per round and fact.
 
 The first line is `{"kind": "meta", "bench", "started", "seconds", "command", "commit", "dirty", "machine", "versions", "peers", "missing"}`:
-`peers` has the versions of what himl is compared with, `missing` why a candidate was left out. The others are rounds,
+`peers` has the versions of the tools that himl is compared with, `missing` the reasons for omitted candidates. The other lines are rounds,
 `{"kind": "round", "bench", "scenario", "candidate", "round", "wall", "cpu", "memory", "requests", "bytes"}`, in seconds and bytes, and facts,
-`{"kind": "fact", "bench", "scenario", "candidate", "value"}`. A figure that was not taken is left out.
+`{"kind": "fact", "bench", "scenario", "candidate", "value"}`. Figures that were not measured are omitted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIGURES = ("wall", "cpu", "memory", "requests", "bytes")
 
 @dataclass
 class Raw:
-    """`rounds` and `facts` are the lines of these kinds."""
+    """Raw figures of one benchmark. `rounds` and `facts` are the lines of these kinds."""
 
     bench: str
     meta: dict[str, Any]
@@ -30,7 +30,7 @@ class Raw:
     facts: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, scenario: str, candidate: str, number: int, **figures: float) -> None:
-        """A round; *number* counts from 1."""
+        """Add the figures of a round. *number* counts from 1."""
         given = {name: round(value, 5) if name in ("wall", "cpu") else int(value) for name, value in figures.items()}
         self.rounds.append({"scenario": scenario, "candidate": candidate, "round": number, **given})
 
@@ -38,9 +38,9 @@ class Raw:
         self.facts.append({"scenario": scenario, "candidate": candidate, "value": value})
 
     def leave_out(self, candidate: str, why: str) -> None:
-        """Note, and say on stderr, that *candidate* cannot be had here."""
+        """Record, and print to stderr, the reason why *candidate* is not available on this machine."""
         self.meta["missing"][candidate] = why
-        print(f"{candidate} is left out: {why}", file=sys.stderr)
+        print(f"Omitting {candidate}: {why}", file=sys.stderr)
 
     def name_peers(self, **peers: str) -> None:
         self.meta["peers"].update(peers)
@@ -52,7 +52,7 @@ class Raw:
         return [one[figure] for one in self.rounds_of(scenario, candidate) if figure in one]
 
     def median(self, scenario: str, candidate: str, figure: str) -> float | None:
-        """Of all rounds; of memory the most. None where there is no such figure."""
+        """Return the median of all rounds, or the maximum for memory. None if the figure is missing."""
         found = self.values(scenario, candidate, figure)
         return (max if figure == "memory" else statistics.median)(found) if found else None
 
@@ -65,11 +65,11 @@ class Raw:
 
 
 Results = Mapping[str, Raw]
-"""By benchmark."""
+"""Raw figures by the name of the benchmark."""
 
 
 def read_results(folder: Path) -> Results:
-    """What `measure.recording` wrote."""
+    """Read the files that `measure.recording` wrote to *folder*."""
     found: dict[str, Raw] = {}
     for path in sorted(folder.glob("*.jsonl")):
         meta, *others = map(json.loads, path.read_text(encoding="utf-8").splitlines())

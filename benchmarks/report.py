@@ -1,7 +1,7 @@
-"""Pages of docs/: `benchmarks/PAGE.in` with the figures of the raw results in its placeholders, as Markdown tables and texts.
+"""Render the pages of figures in docs/ from `benchmarks/PAGE.in` and the raw results, as Markdown.
 
-`python -m benchmarks.report` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`; `PLACEHOLDERS` has what there is. A figure that was not taken is rendered
-as `not measured`.
+`python -m benchmarks.report` writes the pages. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A missing figure is rendered as
+`not measured`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from benchmarks.raw import FIGURES, Raw, Results, read_results
 HERE, DOCS = Path(__file__).parent, Path(__file__).parent.parent / "docs"
 RESULTS = HERE / "results"
 PAGES = ("performance.md", "image-loading.md")
-"""A benchmark with a page of its name is on that page, all others on the first."""
+"""A benchmark is on the page of its name if there is one, else on the first page."""
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^{}]*)\}\}")
-NO_CAUSE = "The cause is not known."
+NO_CAUSE = "The cause is unknown."
 NOT_MEASURED, NOTHING = "not measured", "–"
-TITLES = {"wall": ["wall", "least to most"], "cpu": ["CPU"], "memory": ["peak memory"], "requests": ["requests"], "bytes": ["bytes"]}
+TITLES = {"wall": ["wall", "minimum to maximum"], "cpu": ["CPU"], "memory": ["peak memory"], "requests": ["requests"], "bytes": ["bytes"]}
 
 
 def shown(figure: str, value: float | None, lacking: str = NOTHING) -> str:
-    """With its unit: `2.10 ms`, `41 ms`, `1.83 s`, `108 MB`, `24,251,520`."""
+    """Format *value* with its unit: `2.10 ms`, `41 ms`, `1.83 s`, `108 MB`, `24,251,520`."""
     if value is None:
         return lacking
     if figure in ("wall", "cpu"):
@@ -42,7 +42,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def scenario(raw: Raw, name: str, baseline: str = "") -> str:
-    """A row a candidate: rounds, the median of each figure that was taken, the extremes of the time; and the times of *baseline* (default: the first one)."""
+    """Render a row per candidate: rounds, the median of each figure, the range of the time, and the ratio to *baseline* (default: the first candidate)."""
     candidates = raw.candidates(name)
     unit_of = baseline or candidates[0]
     figures = [figure for figure in FIGURES if any(raw.values(name, candidate, figure) for candidate in candidates)]
@@ -56,11 +56,11 @@ def scenario(raw: Raw, name: str, baseline: str = "") -> str:
                 cells.append(f"{shown(figure, min(found))} to {shown(figure, max(found))}" if len(found) > 1 else NOTHING)
         own, unit = (raw.median(name, one, figures[0]) for one in (candidate, unit_of))
         rows.append([*cells, NOTHING if own is None or not unit else f"{own / unit:.2f}"])
-    return table([name, "rounds", *(title for figure in figures for title in TITLES[figure]), f"times {unit_of}"], rows)
+    return table([name, "rounds", *(title for figure in figures for title in TITLES[figure]), f"relative to {unit_of}"], rows)
 
 
 def matrix(raw: Raw, *names: str) -> str:
-    """A row a candidate, a column a scenario: medians of wall and, in brackets, processor time; last the most memory of all."""
+    """Render a row per candidate and a column per scenario: medians of wall and, in brackets, processor time, then the peak memory of all scenarios."""
     rows = []
     for candidate in raw.candidates(*names):
         row, peaks = [candidate], list[float]()
@@ -73,7 +73,7 @@ def matrix(raw: Raw, *names: str) -> str:
 
 
 def spreads(raw: Raw, *names: str) -> str:
-    """A row a candidate, a column a scenario: medians of wall, with the least and the most in brackets."""
+    """Render a row per candidate and a column per scenario: medians of wall, with minimum and maximum in brackets."""
     rows = []
     for candidate in raw.candidates(*names):
         found = [raw.values(name, candidate, "wall") for name in names]
@@ -92,7 +92,7 @@ def facts(raw: Raw, *names: str) -> str:
 
 
 def machines(results: Results) -> str:
-    """The machine of all results; where they were not made on one, each with what was measured on it."""
+    """Name the machine of all results. If there are several machines, list the benchmarks of each."""
     found: dict[str, list[str]] = {}
     for bench, raw in results.items():
         name = "{cpu}, {cores} cores, {memory_gib} GiB of memory, {disk}, {system}".format(**raw.meta["machine"])
@@ -101,7 +101,7 @@ def machines(results: Results) -> str:
 
 
 def versions(results: Results, *parts: str) -> str:
-    """Those of himl's own environment and of its peers (or of one of these *parts*); a name with several versions where the results do not agree."""
+    """List the versions in himl's environment and of its peers (or only of *parts*). A name gets several versions if the results differ."""
     found: dict[str, dict[str, None]] = {}
     for raw in results.values():
         for name, version in ((name, version) for part in parts or ("versions", "peers") for name, version in raw.meta[part].items()):
@@ -110,7 +110,7 @@ def versions(results: Results, *parts: str) -> str:
 
 
 def runs(results: Results) -> str:
-    """A row a benchmark: its command, when, how long, of which commit, and the first digits of its raw file's SHA-256."""
+    """Render a row per benchmark: command, start, duration, commit, and the first digits of the SHA-256 of its raw file."""
     rows = []
     for bench, raw in results.items():
         meta, link = raw.meta, f"[{bench}](../benchmarks/results/{bench}.jsonl)"
@@ -133,7 +133,7 @@ def page_of(bench: str) -> str:
 
 
 def render(results: Path, page: str) -> str:
-    """The text of a page of PAGES that the raw files in the folder *results* make, which have all benchmarks."""
+    """Return the text of *page*, one of PAGES, with the figures of the raw files in the folder *results*, which must have all benchmarks."""
     return _filled((HERE / f"{page}.in").read_text(encoding="utf-8"), {bench: raw for bench, raw in read_results(results).items() if page_of(bench) == page})
 
 
@@ -197,13 +197,13 @@ def _of_bench(render: Callable[..., str]) -> Callable[..., str]:
 
 
 def _fastest(results: Results, bench: str, scenario: str, *but: str) -> str:
-    """The candidate with the least median of wall, those named in *but* aside."""
+    """Return the candidate with the smallest median of wall, except those in *but*."""
     raw = results[bench]
     return min((name for name in raw.candidates(scenario) if name not in but), key=lambda name: median(raw.values(scenario, name, "wall")))
 
 
 def _gain(results: Results, bench: str, scenario: str, baseline: str, *but: str) -> str:
-    """How many times as fast as *baseline* the fastest candidate is."""
+    """Return the speed of the fastest candidate as a multiple of that of *baseline*."""
     return _ratio(results, "wall", bench, scenario, baseline, _fastest(results, bench, scenario, *but))
 
 

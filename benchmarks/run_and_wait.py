@@ -1,6 +1,6 @@
-"""Starts a command and tells what it spent. A process of its own, for a child's peak of memory counts from that of whoever starts it.
+"""Run a command and print its figures. This is a separate process, because the peak memory of a child includes that of the process that starts it.
 
-`python -S benchmarks/run_and_wait.py COMMAND...` prints a line of JSON, then what the command said. Imports little on purpose.
+`python -S benchmarks/run_and_wait.py COMMAND...` prints a line of figures, then the output of the command. It imports little to keep its memory small.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How long `himl runs list`, and a run id by Tab, take with 2,000 recorded runs."""
+"""Time `himl runs list`, and the completion of a run id with Tab, with 2,000 recorded runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ RUNS = 2000
 LISTS = ("", " --json", " --experiment nested --tags fold=3", " --num_runs all", " --num_runs all --json")
 SCRIPT = Path(__file__).parents[1] / "completions" / "himl.bash"
 PRESS = f". {shlex.quote(str(SCRIPT))}; COMP_WORDS=(himl runs show digits_); COMP_CWORD=3; _himl; [ ${{#COMPREPLY[@]}} -gt 1 ]"
-"""What Bash does at Tab after `himl runs show digits_`; it fails where less than two ids are offered."""
+"""The action of Bash at Tab after `himl runs show digits_`. It fails if himl offers fewer than two ids."""
 
 
 def completions() -> dict[str, list[str]]:
-    """Typer's own completion would at least import Typer."""
+    """Return the commands to time. The import of Typer is a lower bound for Typer's own completion."""
     bash = shutil.which("bash")
-    shell = {"a new Bash, the script read, Tab": [bash, "-c", f"PATH={shlex.quote(str(Path(HIML).parent))}:$PATH; {PRESS}"]} if bash else {}
+    shell = {"a new Bash that sources the script": [bash, "-c", f"PATH={shlex.quote(str(Path(HIML).parent))}:$PATH; {PRESS}"]} if bash else {}
     return {'python -c "import typer"': [sys.executable, "-c", "import typer"], "himl --complete runs=": [HIML, "--complete", "runs=digits_"], **shell}
 
 

@@ -1,8 +1,8 @@
-"""What `himl submit --cluster slurm:NAME` costs, next to sbatch, to submitit and to Hydra's launcher, on a real Slurm of this machine.
+"""Measure `himl submit --cluster slurm:NAME`, next to sbatch, submitit and Hydra's launcher, on a real Slurm on this machine.
 
-Until the command returns, with jobs that are held back for an hour; and until jobs that print a line have ended, which is all that Hydra's launcher can do.
-Requests are calls of Slurm's programs (`ASKING`), each of which asks its controller (`sbatch --help` does not); those of the jobs themselves count too. Then a
-look at many open runs.
+It times commands until they return, with jobs that are held for an hour, and until jobs that print a line end. Hydra's launcher supports only the latter.
+Requests are calls of Slurm's programs (`ASKING`) that contact the controller (`sbatch --help` does not), including those of the jobs. Finally, it lists many
+open runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Bench:
         return {**clean_environment(), "PATH": f"{self.slurm.programs}{os.pathsep}{os.environ['PATH']}"}
 
     def measure(self, scenario: str, commands: Commands, rounds: int, *, left: int, unmeasured: int = 0, keep: bool = False) -> None:
-        """In turns, each of which leaves so many jobs in the queue, which are canceled, unless they are for others to look at (*keep*)."""
+        """Time *commands* in turns. Each leaves *left* jobs in the queue, which are then canceled, unless *keep* is set."""
         for number, name in turns(commands, rounds + unmeasured):
             self.slurm.calls.write_text("")
             spent = spend(commands[name], self.environment(), self.folder)
@@ -54,7 +54,7 @@ class Bench:
         def in_queue() -> int:
             return len(self.slurm("squeue", "--noheader", "--array").splitlines())
 
-        until(lambda: in_queue() == left, lambda: f"{left} jobs are in the queue; there are {in_queue()}")
+        until(lambda: in_queue() == left, lambda: f"{left} jobs are in the queue (now {in_queue()})")
 
     def empty(self) -> None:
         self.slurm("scancel", "--user", getpass.getuser())
@@ -81,7 +81,7 @@ def candidates(folder: Path, python: str, trials: int, *, held: bool) -> dict[st
 
 if __name__ == "__main__":
     parser = new_parser(__doc__, 7)
-    parser.add_argument("--open", type=int, default=500, metavar="NUMBER", help="how many runs are open for the looks at them")
+    parser.add_argument("--open", type=int, default=500, metavar="NUMBER", help="number of open runs to list")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, recording("slurm", args.raw) as record:
         project, many, state = (Path(name, one) for one in ("project", "many", "slurm"))

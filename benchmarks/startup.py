@@ -1,4 +1,4 @@
-"""How long `himl --help` and the help of its commands take, next to `python -c "import typer"` and to a command of hi-ml."""
+"""Time `himl --help` and the help of its commands, next to `python -c "import typer"` and a command of hi-ml."""
 
 from __future__ import annotations
 

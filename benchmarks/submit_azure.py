@@ -1,6 +1,6 @@
-"""What `himl submit --cluster` costs for a snapshot of 200 files, next to azure-ai-ml's `load_job` and `create_or_update`, on the double.
+"""Measure `himl submit --cluster` with a snapshot of 200 files, next to azure-ai-ml's `load_job` and `create_or_update`, on the double.
 
-`first`: files and packages that the workspace has never seen, and nothing remembered; `again`: the same submitted once more.
+`first` submits files and packages that are new to the workspace, with an empty cache. `again` submits the same ones a second time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ distribution:
 
 
 def submit(himl: HimlWorkspace, name: str, time: str, project: Path) -> tuple[dict[str, float], int]:
-    """What it took, and how many files were put."""
+    """Submit the job, and return its figures and the number of uploaded files."""
     runs = len(himl.staged.state.runs)
     job = project.with_name(f"{project.name}_job.yml")
     job.write_text(YAML.format(code=project.as_posix()))
@@ -42,10 +42,10 @@ def submit(himl: HimlWorkspace, name: str, time: str, project: Path) -> tuple[di
     environment = himl.environment(HOME=str(project.parent / "home"), AZURE_CORE_COLLECT_TELEMETRY="0")
     figures = himl.spend(ours if name == OURS else [sys.executable, PROGRAMS, "submit", str(job)], environment, project)
     if len(himl.staged.state.runs) != runs + 1:
-        sys.exit(f"{name}: {len(himl.staged.state.runs) - runs} runs were made by one submit")
+        sys.exit(f"{name}: {len(himl.staged.state.runs) - runs} runs were created by one submission.")
     files = sum(seen.method == "PUT" and ".blob." in seen.host for seen in himl.staged.stage.log.all())
     if time == "first" and files < FILES:
-        sys.exit(f"{name}: {files} files were uploaded, not {FILES}")
+        sys.exit(f"{name}: {files} files were uploaded, not {FILES}.")
     return figures, files
 
 
@@ -59,6 +59,7 @@ if __name__ == "__main__":
             make_project(project, FILES, project.name)
             for time in ("first", "again"):
                 figures, files = submit(himl, name, time, project)
-                if number > 1:  # in the first round Python compiles modules
+                # In the first round, Python compiles modules.
+                if number > 1:
                     record.add(time, name, number - 1, wall=figures["wall"], cpu=figures["cpu"], requests=figures["requests"])
-                    record.add(f"{time}, beside the files", name, number - 1, requests=figures["requests"] - files)
+                    record.add(f"{time}, without uploads", name, number - 1, requests=figures["requests"] - files)

@@ -1,4 +1,4 @@
-"""What `himl submit` adds to a script that runs here, for a git project of 100 files."""
+"""Measure the time that `himl submit` adds to a local script, with a Git project of 100 files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CANDIDATES = {"python train.py": [sys.executable, "train.py"], "himl submit trai
 
 
 def make_project(folder: Path, files: int, mark: str = "") -> None:
-    """A script that only prints, a conda file and others of 4 KiB, *files* in all, which hold *mark*."""
+    """Write *files* files that contain *mark*: a script that only prints, a conda file, and files of 4 KiB."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.py").write_text(f"print('trained {mark}')\n")
     (folder / "environment.yml").write_text(f"name: project{mark}\nchannels:\n- conda-forge\ndependencies:\n- python=3.11\n- pip\n- pip:\n  - mlflow-skinny\n")
@@ -37,4 +37,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name, recording("submit_local", args.raw) as record:
         make_project(Path(name), 100)
         commit(Path(name))
-        take_turns(record, "a job here", CANDIDATES, args.rounds, Path(name))
+        take_turns(record, "a local job", CANDIDATES, args.rounds, Path(name))

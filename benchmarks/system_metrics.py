@@ -1,7 +1,7 @@
-"""What it takes the supervisor to sample a job's machine: processor time of a sample, with its place in the database, of trees of several sizes.
+"""Measure the processor time that the supervisor needs to sample and store the system metrics of a job, for process trees of several sizes.
 
-Samples are taken more often than every ten seconds, as a job has them, so that there are many; the first one, which imports psutil and looks for GPUs, is
-left out. The processes of the tree sleep.
+To collect many samples, the benchmark takes them more often than every ten seconds, the interval of a job. It omits the first one, which imports psutil and
+searches for GPUs. The processes of the tree sleep.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ print((spent[-1] - spent[0]) / (samples - 1))
 
 
 def time_sample(count: int) -> float:
-    """Seconds of a processor that a sample of so many processes takes."""
+    """Return the processor time of a sample of *count* processes, in seconds."""
     with tempfile.TemporaryDirectory() as name, closing(Database(Path(name, "workspace.db"), create=True)) as database:
         folder = Path(name, "runs", "benchmark")
         folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def time_sample(count: int) -> float:
         done = subprocess.run(command, env=clean_environment(), stdout=subprocess.PIPE, check=True)
         found = database.rows("SELECT MAX(step), MAX(value) FROM metrics WHERE name = 'system/system_memory_usage_megabytes'")[0]
         if found[0] is None or found[0] < SAMPLES * 0.8 or found[1] < count:
-            sys.exit(f"{SAMPLES} samples of {count} processes were to be taken, and there are {found[0]}, of {found[1]} MB at most")
+            sys.exit(f"Expected {SAMPLES} samples of {count} processes, found {found[0]}, with at most {found[1]} MB.")
         return float(done.stdout)
 
 

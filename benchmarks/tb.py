@@ -1,7 +1,7 @@
-"""What `himl tb` costs, next to azureml-tensorboard and to fetching whole files again.
+"""Measure `himl tb`, next to azureml-tensorboard and a client that fetches whole files each time.
 
-`start`: seconds from the command until TensorBoard serves the first scalar, and those of all runs: 20 runs on the double, nothing of them here.
-`bytes`: what goes over the wire for 20 runs of which 15 have ended and 5 grow, for 40 refreshes: bodies of all answers, counted by the double.
+`start`: seconds from the command until TensorBoard serves the first scalar, and those of all 20 runs on the double, without local copies.
+`bytes`: the traffic of 40 refreshes with 15 ended and 5 growing runs, as the bodies of all answers, counted by the double.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from tests.support.tensorboard import DIRECT, NAME, event_bytes
 
 ENDED, GROWING, REFRESHES = 15, 5, 40
 SIZE, STEP = 1 << 20, 16 << 10
-FIRST_SCALAR, ALL_RUNS = "until the first scalar is served", "until those of all 20 runs are"
+FIRST_SCALAR, ALL_RUNS = "until the first scalar is served", "until the scalars of all 20 runs are served"
 EVENTS, ALL_BYTES = "event bytes of 40 refreshes", "all bytes of 40 refreshes"
-HIML_TB, AZUREML, WHOLE, ALONE = "himl tb", "azureml-tensorboard", "whole files again", "TensorBoard alone, files here"
+HIML_TB, AZUREML, WHOLE, ALONE = "himl tb", "azureml-tensorboard", "whole files each time", "TensorBoard alone, local files"
 SELECTED = [HIML, "tb", "--experiment", "train", "--num_runs", "all"]
 
 
 class GrownRuns:
-    """`logs/NAME` of each run has SIZE bytes and, of those that go on, STEP more after each `grow`."""
+    """Runs whose file `logs/NAME` has SIZE bytes. Each `grow` adds STEP bytes to those in progress."""
 
     def __init__(self, staged: StagedWorkspace) -> None:
         self._staged, self._size, most = staged, 0, SIZE + STEP * REFRESHES
-        self._all = event_bytes([1 / (1 + 0.001 * step) for step in range(1 + most // 40)])  # a point of `loss` after the other
+        # The file has one point of `loss` after another.
+        self._all = event_bytes([1 / (1 + 0.001 * step) for step in range(1 + most // 40)])
         assert len(self._all) >= most
         self.runs: list[Run] = []
         for number in range(ENDED + GROWING):
@@ -56,7 +57,7 @@ class GrownRuns:
 
     @property
     def bytes_there(self) -> int:
-        """Of all event files now: what anybody has to fetch at least, who sees all of them."""
+        """Size of all event files, the minimum that a client must fetch to show them."""
         return ENDED * SIZE + GROWING * self._size
 
     def grow(self, step: int = STEP) -> None:
@@ -75,7 +76,7 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
 
 
 def seconds_until_served(command: Sequence[str], environment: Mapping[str, str], port: int, runs: int) -> tuple[float, float]:
-    """From the start of *command* until TensorBoard at *port* gives points of one run, and of so many."""
+    """Return the seconds from the start of *command* until TensorBoard at *port* serves points of one run, and of all *runs* runs."""
 
     def ask(path: str, **query: str) -> Any:
         try:
@@ -93,9 +94,10 @@ def seconds_until_served(command: Sequence[str], environment: Mapping[str, str],
 
 
 def measure_start(himl: HimlWorkspace, folder: Path, rounds: int, python: str, record: Raw) -> None:
-    """Seconds of each candidate and round; azureml-tensorboard by *python*, where there is one."""
+    """Record the seconds of each candidate and round. azureml-tensorboard runs with *python*, unless that is empty."""
     runs, copies = GrownRuns(himl.staged), str(folder / "copies")
-    environment = himl.environment(HOME=str(folder), no_grpc_proxy="localhost")  # the double is a proxy; TensorBoard would not reach its own data server
+    # The double is a proxy, through which TensorBoard could not reach its data server.
+    environment = himl.environment(HOME=str(folder), no_grpc_proxy="localhost")
     subprocess.run([*SELECTED, "--sync_only", "--run_logs_dir", copies, "-q"], env=environment, check=True, stdout=subprocess.DEVNULL)
     commands = {
         ALONE: [sys.executable, "-m", "tensorboard.main", "--logdir", copies, "--port"],
@@ -110,7 +112,7 @@ def measure_start(himl: HimlWorkspace, folder: Path, rounds: int, python: str, r
 
 
 def measure_bytes(himl: HimlWorkspace, folder: Path, python: str, record: Raw) -> None:
-    """What each candidate fetches; azureml-tensorboard by *python*, where there is one."""
+    """Record the bytes that each candidate fetches. azureml-tensorboard runs with *python*, unless that is empty."""
     there = 0
     for name in (HIML_TB, WHOLE, *([AZUREML] if python else [])):
         with himl.staged.stage.own_workspaces():
@@ -127,7 +129,7 @@ def measure_bytes(himl: HimlWorkspace, folder: Path, python: str, record: Raw) -
                 refresh([sys.executable, PROGRAMS, "whole_files", address, str(copies), *(run.artifact_prefix for run in runs.runs)], runs, environment)
             there, seen = runs.bytes_there, own.staged.stage.log.all()
             if bytes_below(copies) != there:
-                sys.exit(f"{name} has {bytes_below(copies)} bytes of {there}")
+                sys.exit(f"{name} has {bytes_below(copies)} of {there} bytes.")
             of_files = [one.received for one in seen if one.host == storage.host and one.method == "GET" and "tfevents" in one.path]
             record.add(EVENTS, name, 1, bytes=sum(of_files))
             record.add(ALL_BYTES, name, 1, bytes=sum(one.received for one in seen), requests=len(seen))
@@ -139,7 +141,7 @@ def bytes_below(folder: Path) -> int:
 
 
 def follow(runs: GrownRuns, folder: Path, environment: Mapping[str, str]) -> None:
-    """`himl tb` looks every second; the next bytes are written once those before have come."""
+    """Run `himl tb` with a refresh every second, and write the next bytes when the previous ones have arrived."""
     with running([*SELECTED, "--port", str(free_port()), "--refresh", "1", "--run_logs_dir", str(folder)], environment):
         for number in range(REFRESHES + 1):
             if number > 0:
@@ -148,7 +150,7 @@ def follow(runs: GrownRuns, folder: Path, environment: Mapping[str, str]) -> Non
 
 
 def refresh(command: Sequence[str], runs: GrownRuns, environment: Mapping[str, str]) -> None:
-    """A program that says that it is ready, then refreshes for each line that it is given, and answers it by a line."""
+    """Run a program that prints a line when it is ready, and after each refresh, which a line on its standard input requests."""
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

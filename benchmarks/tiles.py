@@ -1,7 +1,7 @@
-"""What `himl tiles` costs, next to hi-ml's way: hi-ml-cpath 0.5.2 with MONAI, and a loop over OpenSlide's regions, both in one process as they come.
+"""Measure `himl tiles`, next to hi-ml-cpath 0.5.2 with MONAI, and a loop over OpenSlide's regions, both in one process, their default.
 
-12 seeded slides (4000 x 3000 pixels of level 0, those of the montages) to PNG tiles of 224 pixels with at least 5 % of tissue, by Otsu's threshold.
-Imports of the others do not count; himl is the whole command. Where no Python 3.9 is at hand, or that environment cannot be installed, hi-ml-cpath is left out.
+12 seeded slides (4000 x 3000 pixels at level 0, those of the montages) become PNG tiles of 224 pixels with at least 5 % of tissue, by Otsu's threshold. The
+figure of himl is for the whole command, those of the others without imports. If Python 3.9 or its environment is not available, hi-ml-cpath is omitted.
 """
 
 from __future__ import annotations

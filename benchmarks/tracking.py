@@ -1,7 +1,7 @@
-"""What one `mlflow.log_metric` costs inside a job, beside a bare HTTP POST of the same bytes.
+"""Time one `mlflow.log_metric` call inside a job, next to a bare HTTP POST of the same bytes.
 
-The bare POST goes by http.client over one kept connection to a server that only answers `{}`: what is left for MLflow's
-client, the route and SQLite is the ratio. Needs MLflow in the environment of himl.
+The bare POST uses http.client and one persistent connection to a server that only answers `{}`. The difference is the time of
+MLflow's client, the route and SQLite. Needs MLflow in the environment of himl.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Echo(BaseHTTPRequestHandler):
         self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 def time_log_metric(calls: int) -> list[float]:
-    """Seconds of each call of a script that logs to a job's server."""
+    """Return the seconds of each call of a script that logs to the server of a job."""
     with tempfile.TemporaryDirectory() as name, closing(Database(Path(name, "workspace.db"), create=True)) as database:
         RunStore(database).add(Run(JOB, "benchmark"), status=RunStatus.running, started=now_ms())
         with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: Path(name, run_id), new_child_id=lambda: "unused")) as server:
@@ -63,7 +63,7 @@ def time_log_metric(calls: int) -> list[float]:
             done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=name, stdout=subprocess.PIPE, check=True)
         kept = len(MetricStore(database).metrics([JOB], name="loss")[0].points)
         if kept != calls:
-            sys.exit(f"{calls} values were logged, {kept} were kept")
+            sys.exit(f"The script logged {calls} values, but {kept} were stored.")
         found: list[float] = json.loads(done.stdout.splitlines()[-1])
         return found
 
@@ -86,8 +86,9 @@ def time_bare_post(calls: int) -> list[float]:
 if __name__ == "__main__":
     args = new_parser(__doc__, 3).parse_args()
     with recording("tracking", args.raw) as record:
-        for number in range(1, args.rounds + 1):  # in turns, so that a slow minute of the machine hits both
+        # Take turns, so that a slow minute of the machine affects both.
+        for number in range(1, args.rounds + 1):
             for name, call in (("bare POST", time_bare_post), ("mlflow.log_metric", time_log_metric)):
                 seconds = call(CALLS)
-                record.add("a call", name, number, wall=statistics.median(seconds))
-                record.add("the slowest call of a hundred", name, number, wall=statistics.quantiles(seconds, n=100)[98])
+                record.add("one call", name, number, wall=statistics.median(seconds))
+                record.add("the slowest of a hundred calls", name, number, wall=statistics.quantiles(seconds, n=100)[98])

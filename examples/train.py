@@ -3,9 +3,9 @@
 Writes, below the current folder:
     outputs/results.json            accuracy and loss on the held-out test images
     outputs/confusion_matrix.csv    true digit (row) against predicted digit (column)
-    outputs/checkpoints/            epoch=N.ckpt after each epoch, last.ckpt the newest
+    outputs/checkpoints/            epoch=N.ckpt after each epoch, and last.ckpt, the newest
     logs/                           TensorBoard event files
-Parameters and metrics go to MLflow where MLFLOW_TRACKING_URI says which server that is.
+If MLFLOW_TRACKING_URI is set, the script logs parameters and metrics to that MLflow server.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Splits:
 
 
 class Metrics:
-    """Sends each epoch's values to TensorBoard, and to MLflow where it is set up."""
+    """Logs the values of each epoch to TensorBoard, and to MLflow if it is configured."""
 
     def __init__(self, log_dir: Path, use_mlflow: bool) -> None:
         self.writer = Writer(str(log_dir))
@@ -76,7 +76,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def load_splits(seed: int) -> Splits:
-    """60 % of the 1,797 images to train on, 20 % to watch the training by, 20 % to report on."""
+    """Split the 1,797 images: 60 % for training, 20 % for validation, 20 % for the final test."""
     pixels, digits = load_digits(return_X_y=True)
     train_x, rest_x, train_y, rest_y = train_test_split(pixels / 16, digits, test_size=0.4, stratify=digits, random_state=seed)
     val_x, test_x, val_y, test_y = train_test_split(rest_x, rest_y, test_size=0.5, stratify=rest_y, random_state=seed)

@@ -1,4 +1,4 @@
-# Sourced by _setup.sh: the programs that tests need beyond a base system's.
+# Sourced by _setup.sh: installs the programs that tests need in addition to a base system.
 
 has_browser() {
     local name
@@ -8,7 +8,7 @@ has_browser() {
     return 1
 }
 
-# Prints the Debian packages of the programs that tests need beyond a base system's and that are not there.
+# Prints the Debian packages of the missing programs.
 lacking_packages() {
     local name
     has_browser || printf '%s\n' chromium fonts-dejavu-core
@@ -16,11 +16,11 @@ lacking_packages() {
         command -v "$name" >/dev/null || printf '%s\n' "$name"
     done
     command -v ssh >/dev/null || echo openssh-client
-    # Where systemd runs, installing it opens the machine to the network
+    # On a system with systemd, installing the SSH server opens the machine to the network.
     [ -x /usr/sbin/sshd ] || { [ -d /run/systemd/system ] && ! is_ci; } || echo openssh-server
 }
 
-# Installs those on Debian: as root, or in CI as who may become root without being asked; elsewhere the tests that need them are skipped and say so.
+# Installs them on Debian, as root or, in CI, with a sudo that needs no password. Otherwise, the tests that need them are skipped with a message.
 install_programs() {
     local packages=() root=()
     mapfile -t packages < <(lacking_packages)
@@ -36,7 +36,7 @@ install_programs() {
     ${root[@]+"${root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
 }
 
-# As GitHub, most others, and Azure Pipelines say it.
+# GitHub and most other services set CI, Azure Pipelines sets TF_BUILD.
 is_ci() {
     [ "${CI:-}" = true ] || [ -n "${TF_BUILD:-}" ]
 }

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: finds Python, makes .venv in the project's folder and activates it.
-# Leaves the shell in the project's folder, with ROOT, PYTHON and the functions `install` and `install_programs`.
+# Sourced by the other scripts: finds Python, makes .venv in the project folder and activates it.
+# Changes to the project folder, and defines ROOT, PYTHON and the functions `install` and `install_programs`.
 
 set -euo pipefail
 
@@ -13,12 +13,12 @@ fail() {
     exit 1
 }
 
-# True when $1 is a Python that himl supports (a shim of a version manager may exist and yet not run).
+# Succeeds if $1 is a Python that himl supports. A shim of a version manager may exist but fail to run.
 is_supported() {
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1
 }
 
-# Prints the Python to use, the locked one first; nothing when there is none.
+# Prints the Python to use, preferably the locked version, or nothing if there is none.
 find_python() {
     local name
     for name in "python$LOCKED_PYTHON" python3 python3.12 python3.13 python3.10 python3.14 python; do
@@ -37,7 +37,7 @@ venv_python() {
     fi
 }
 
-# make_venv FOLDER: a new virtual environment there, replacing what was.
+# make_venv FOLDER: makes a new virtual environment in FOLDER, replacing any previous one.
 make_venv() {
     local base
     base="$(find_python)"
@@ -50,7 +50,7 @@ make_venv() {
     "$base" -m venv --clear "$1"
 }
 
-# pip_install PYTHON ARGUMENTS...: installs with uv or pip, the locked versions as constraints on the locked Python.
+# pip_install PYTHON ARGUMENTS...: installs with uv or pip. On the locked Python, the locked versions are constraints.
 pip_install() {
     local python="$1" constraints=()
     shift
@@ -60,27 +60,28 @@ pip_install() {
     if command -v uv >/dev/null; then
         uv pip install --quiet --compile-bytecode --python "$python" ${constraints[@]+"${constraints[@]}"} "$@"
     else
-        "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null # uv made it without pip, and is not here now
-        # pip 23, which new environments may carry, ends with an internal error on azure-ai-ml with mlflow-skinny.
+        # An environment that uv made has no pip.
+        "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
+        # pip 23, which new environments may have, ends with an internal error when it installs azure-ai-ml with mlflow-skinny.
         "$python" -m pip install -qq --disable-pip-version-check --upgrade pip
         "$python" -m pip install -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"
     fi
 }
 
-# install NAME ARGUMENTS...: pip_install into .venv, unless the last call with this name did the same from the same files.
+# install NAME ARGUMENTS...: runs pip_install for .venv, unless the last call with NAME had the same arguments and files.
 install() {
     local stamp=".venv/.himl-$1" wanted
     shift
     wanted="$(cat pyproject.toml requirements-dev.lock examples/requirements.txt himl_cli/__init__.py | cksum) $ROOT $*"
     [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ] || return 0
-    echo "Installing into .venv, the first time takes a minute or two ..." >&2
+    echo "Installing into .venv. The first time takes a minute or two ..." >&2
     pip_install "$PYTHON" "$@"
     printf '%s\n' "$wanted" >"$stamp"
 }
 
 . scripts/_programs.sh
 
-# A virtual environment knows its own path: one that was moved with its folder, or whose Python is gone, is made anew.
+# A virtual environment contains its own path. If it was moved, or if its Python no longer exists, make a new one.
 PYTHON="$(venv_python "$ROOT/.venv")"
 if ! is_supported "$PYTHON" || ! { [ ! -e .venv/bin/activate ] || grep -qF "$ROOT/.venv" .venv/bin/activate; }; then
     make_venv .venv

@@ -1,6 +1,6 @@
-"""What a wheel and a source archive have to hold, and nothing else.
+"""Check that a wheel and a source archive contain all required files and no others.
 
-`python -m scripts.archives FOLDER` looks at the two in FOLDER, and ends with 1 where something is wrong.
+`python -m scripts.archives FOLDER` checks the two archives in FOLDER, and exits with 1 if it finds a problem.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ LEFT_OUT = (".cache", ".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_ca
 
 def main() -> int:
     (wheel,), (sources,) = [[*Path(sys.argv[1]).glob(pattern)] for pattern in ("*.whl", "*.tar.gz")]
-    told = [f"{wheel.name}: {problem}" for problem in wheel_problems(wheel, PROJECT)]
-    told += [f"{sources.name}: {problem}" for problem in source_problems(sources, PROJECT)]
+    problems = [f"{wheel.name}: {problem}" for problem in wheel_problems(wheel, PROJECT)]
+    problems += [f"{sources.name}: {problem}" for problem in source_problems(sources, PROJECT)]
     sizes = "; ".join(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB" for path in (wheel, sources))
-    print("\n".join(told) or f"{sizes}; contents as they should be")
-    return bool(told)
+    print("\n".join(problems) or f"{sizes}. The contents are complete.")
+    return bool(problems)
 
 
 def wheel_problems(wheel: Path, project: Path) -> Iterator[str]:
-    """Of the package in *project*, each file with its bytes and no other; beside it the metadata and the licences."""
+    """Yield the differences between the wheel and the files of the package in *project*, and missing metadata and licences."""
     if not wheel.name.startswith(f"himl_cli-{__version__}-py3-none-any"):
-        yield f"its name does not say {__version__}, for every platform"
+        yield f"its name must contain {__version__} and be for every platform"
     if wheel.stat().st_size > LARGEST_WHEEL:
         yield f"larger than {LARGEST_WHEEL:,} bytes"
     about = f"himl_cli-{__version__}.dist-info/"
@@ -47,36 +47,36 @@ def wheel_problems(wheel: Path, project: Path) -> Iterator[str]:
 
 
 def source_problems(sources: Path, project: Path) -> Iterator[str]:
-    """What tests and documents need, the whole package, and no traces of work."""
+    """Yield missing files of the package, the tests and the documentation, and temporary files that the source archive should not contain."""
     if sources.name != f"himl_cli-{__version__}.tar.gz":
-        yield f"its name does not say {__version__}"
+        yield f"its name must contain {__version__}"
     if sources.stat().st_size > LARGEST_SOURCES:
         yield f"larger than {LARGEST_SOURCES:,} bytes"
     top = f"himl_cli-{__version__}/"
     with tarfile.open(sources) as archive:
         names = archive.getnames()
     if strange := [name for name in names if not name.startswith(top) or ".." in name.split("/")]:
-        yield f"outside of {top}: {', '.join(strange[:5])}"
+        yield f"outside {top}: {', '.join(strange[:5])}"
     held = {name.removeprefix(top) for name in names}
     if missing := sorted({*IN_SOURCES, *package_files(project)} - held):
-        yield f"lacks {', '.join(missing[:5])}"
+        yield f"does not contain {', '.join(missing[:5])}"
     if traces := [name for name in sorted(held) if set(name.split("/")) & set(LEFT_OUT) or name.endswith(".pyc")]:
-        yield f"holds {', '.join(traces[:5])}"
+        yield f"contains {', '.join(traces[:5])}"
 
 
 def package_files(project: Path) -> Mapping[str, bytes | None]:
-    """The files of the package by name, as a wheel names them."""
+    """Return the files of the package, by their names in a wheel."""
     paths = [path for path in files_below(project / "himl_cli") if not {*LEFT_OUT, "ruff.toml"} & set(path.parts)]
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in paths}
 
 
 def _differing(what: str, wanted: Mapping[str, bytes | None], held: Mapping[str, bytes | None]) -> Iterator[str]:
     if missing := sorted(set(wanted) - set(held)):
-        yield f"{what}: lacks {', '.join(missing[:5])}"
+        yield f"{what}: does not contain {', '.join(missing[:5])}"
     if strange := sorted(set(held) - set(wanted)):
-        yield f"{what}: holds {', '.join(strange[:5])}"
+        yield f"{what}: contains {', '.join(strange[:5])}"
     if other := sorted(name for name in set(wanted) & set(held) if wanted[name] != held[name]):
-        yield f"{what}: other bytes in {', '.join(other[:5])}"
+        yield f"{what}: different bytes in {', '.join(other[:5])}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the scripts in `completions/`, or tells which are not what the program would print.
+"""Write the scripts in `completions/`, or with `--check` name those that differ from the output of `himl completion`.
 
 python -m scripts.completions
 python -m scripts.completions --check
@@ -38,7 +38,7 @@ def outdated() -> dict[str, bytes]:
 def main() -> None:
     found = outdated()
     if sys.argv[1:] == ["--check"]:
-        sys.exit(f"Not what himl would print: {', '.join(found)} in completions/. Run: {AGAIN}" if found else 0)
+        sys.exit(f"Outdated in completions/: {', '.join(found)}. Run: {AGAIN}" if found else 0)
     for name, text in found.items():
         (SCRIPTS / name).write_bytes(text)
 

@@ -82,15 +82,15 @@ def mended(parts: Sequence[PartResults]) -> str:
     for case_id, told in (pair for part in parts for pair in part.meta.get("mended", {}).items() if pair[0] not in lost):
         why = shorten(" ".join(told["why"].replace("`", "'").split()), 200)
         lines.append(f"- `{case_id}`, fixed in commit {_commit(told)}. It reported: `{why}`")
-    head = ["The first run lost these cases. They ran again after the cause was fixed:", ""]
-    return "\n".join([*head, *lines]) if lines else "No case was lost at first and repeated."
+    head = ["The first run lost these cases. After the cause was fixed, they ran again:", ""]
+    return "\n".join([*head, *lines]) if lines else "No case was lost in the first run and repeated."
 
 
 def runs(parts: Sequence[PartResults]) -> str:
     lines = []
     for part in parts:
         begun = part.meta["started"][: len("2026-01-01T00:00")].replace("T", " ")
-        took = duration(part.meta["seconds"]) + (" after it was resumed" if "went_on" in part.meta else "")
+        took = duration(part.meta["seconds"]) + (", resumed" if "went_on" in part.meta else "")
         lines.append([part.meta["part"], figure(len(part.records)), f"`{part.meta['command']}`", _commit(part.meta), begun, took])
     return table(["part", "cases", "command", "commit", "started (UTC)", "time"], lines)
 
@@ -138,8 +138,8 @@ def listed(records: Sequence[Record], heads: tuple[str, str], sums: Sequence[str
         return [figure(merge(values)) if (values := _values(alike, name)) else NOTHING for name, merge in merges]
 
     lines = [[*cell, *figures(alike), *_ends(alike)] for cell, alike in _by_cell(records).items()]
-    head = [*heads, *sums, *(f"most {name}" for name in peaks), "survived / reported / lost", "not met"]
-    return table([name.replace("_", " ") for name in head], [*lines, ["sum", "", *figures(records), *_ends(records)]])
+    head = [*heads, *sums, *(f"max {name}" for name in peaks), "survived / reported / lost", "not met"]
+    return table([_title(name) for name in head], [*lines, ["sum", "", *figures(records), *_ends(records)]])
 
 
 def figures_of(records: Sequence[Record]) -> str:
@@ -148,7 +148,7 @@ def figures_of(records: Sequence[Record]) -> str:
     for record in records:
         words = [figure(int(word)) if word.isdecimal() and len(word) > 3 else word for word in record.id.removesuffix("/00").split("/")[1:]]
         facts = sorted(record.result.facts.items())
-        lines += [[" ".join(words) if not number else "", name.replace("_", " "), figure(value)] for number, (name, value) in enumerate(facts)]
+        lines += [[" ".join(words) if not number else "", _title(name), figure(value)] for number, (name, value) in enumerate(facts)]
     return table(["case", "figure", "value"], lines)
 
 
@@ -157,6 +157,10 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [[text.replace("\n", " ").replace("|", "\\|") for text in line] for line in lines]
     marks = ["---:" if number and not any(sign.isalpha() for row in rows for sign in row[number]) else "---" for number in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in [list(head), marks, *rows])
+
+
+def _title(name: str) -> str:
+    return name.replace("_mib", " in MiB").replace("_", " ")
 
 
 def figure(value: Any) -> str:

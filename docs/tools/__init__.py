@@ -1,1 +1,1 @@
-"""What makes parts of the documentation."""
+"""Generators for parts of the documentation."""

@@ -1,6 +1,6 @@
-"""The pages of docs/cli, made from the commands themselves and from the types of their documents.
+"""Generate the pages of docs/cli from the commands and from the types of their JSON documents.
 
-`python -m docs.tools.cli_pages` writes them; with `--check` it ends with 1 where one is not what it would be.
+`python -m docs.tools.cli_pages` writes the pages. With `--check`, it exits with 1 if a page is outdated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.render.forms import json_schema
 
 FOLDER = Path(__file__).parents[1] / "cli"
-WRITTEN = "<!-- Written by `python -m docs.tools.cli_pages` from the commands: change those. -->"
+WRITTEN = "<!-- `python -m docs.tools.cli_pages` generates this page from the commands. Manual changes are lost. -->"
 GUIDES = {
     "submit": "submit.md",
     "runs aggregate": "many-runs.md",
@@ -51,25 +51,25 @@ WORLDS = {
     "doctor": "azure",
     "dsa": "dsa",
 }
-"""Where tests run the examples of a command, or of a group; others run `here`."""
+"""The environment in which tests run the examples of a command or a group. The default is `here`."""
 EDGES = re.compile(r"^([('\"]*)(.*?)([)'\".,;:!?]*)$")
 CODE = re.compile(r"[*_<>\[\]|$=\\{}]|^-{1,2}\w|^--$|\w\(")
 """Words of help that are code: options, file names, patterns, placeholders."""
 
 
 def pages() -> dict[str, str]:
-    """The text of each page by its file name."""
+    """Return the text of each page by its file name."""
     shape = app_shape(typer.main.get_command(app))
     return {f"{page_name(command)}.md": page(command) for command in shape.walk()} | {"schemas.md": schema_page()}
 
 
 def page_name(command: CommandShape) -> str:
-    """`runs-list` of `himl runs list`; the program itself is the index."""
+    """Return the name of a page without its ending: `runs-list` for `himl runs list`, `index` for the program itself."""
     return "-".join(command.path[1:]) or "index"
 
 
 def page(command: CommandShape) -> str:
-    """The page of *command*."""
+    """Return the page of *command*."""
     title = command.words if len(command.path) > 1 else "Commands"
     parts = [WRITTEN, f"# {title}", prose(command.text), f"```text\n{command.usage}\n```", *examples(command), *children(command), *arguments(command)]
     for panel, options in panels(command).items():
@@ -79,7 +79,7 @@ def page(command: CommandShape) -> str:
 
 
 def examples(command: CommandShape) -> Iterator[str]:
-    """The examples of its help, words beside a command as a comment."""
+    """Yield the examples of the help as a code block, with remarks as comments."""
     rows = [re.split(r" {3,}", line, maxsplit=1) for line in command.examples]
     width = max((len(row[0]) for row in rows), default=0)
     if rows:
@@ -88,28 +88,28 @@ def examples(command: CommandShape) -> Iterator[str]:
 
 
 def children(command: CommandShape) -> Iterator[str]:
-    """The commands below it, a table a heading of help, and their pages for Sphinx."""
+    """Yield a table of subcommands per heading of the help, and their pages for Sphinx."""
     headings = list(dict.fromkeys(child.panel for child in command.children))
     for heading in headings:
         rows = [(f"[{child.words}]({page_name(child)}.md)", prose(child.summary)) for child in command.children if child.panel == heading]
         yield f"## {heading}"
-        yield table(("command", "what it does"), rows)
+        yield table(("command", "description"), rows)
     if command.children:
         more = ["schemas"] if len(command.path) == 1 else []
         yield "\n".join(["```{toctree}", ":hidden:", "", *map(page_name, command.children), *more, "```"])
 
 
 def arguments(command: CommandShape) -> Iterator[str]:
-    """What stands plain on the command line, and the options that stand in for it."""
+    """Yield the table of arguments and of the options that replace them."""
     rows = [(f"`{argument.metavar}`", prose(argument.help)) for argument in command.arguments]
     rows += [(option_name(option), prose(option.help)) for option in panels(command).get("Arguments", [])]
     if rows:
         yield "## Arguments"
-        yield table(("argument", "what it is"), rows)
+        yield table(("argument", "description"), rows)
 
 
 def panels(command: CommandShape) -> dict[str, list[ParameterShape]]:
-    """The options by heading, in the order of help."""
+    """Return the options by heading, in the order of the help."""
     found: dict[str, list[ParameterShape]] = {}
     for option in command.options:
         found.setdefault(option.panel, []).append(option)
@@ -117,30 +117,30 @@ def panels(command: CommandShape) -> dict[str, list[ParameterShape]]:
 
 
 def option_table(options: Sequence[ParameterShape]) -> str:
-    """A row an option; defaults where there are any."""
+    """Return a table with a row per option, and a column of defaults if any option has one."""
     rows = [(option_name(option), prose(option.help) + (" May be repeated." if option.repeats else ""), _default(option)) for option in options]
     if any(default for *_, default in rows):
-        return table(("option", "what it does", "default"), rows)
-    return table(("option", "what it does"), [row[:2] for row in rows])
+        return table(("option", "description", "default"), rows)
+    return table(("option", "description"), [row[:2] for row in rows])
 
 
 def option_name(option: ParameterShape) -> str:
-    """Its names, with its metavar behind the long one."""
+    """Return the names of the option, with its metavar after the long name."""
     names = [f"{name} {option.metavar}" if name == option.long_name else name for name in (*option.names, *option.off_names)]
     return ", ".join(code(name.strip()) for name in names)
 
 
 def remarks(command: CommandShape) -> Iterator[str]:
-    """What holds for many options at once, and where to read on."""
-    settable = next((option for option in command.options if option.variable and option.takes_value), None)
+    """Yield the remarks about settings and old names, and the links at the end of a page."""
+    settable = next((option for option in command.options if option.variable and option.takes_value and option.long_name.startswith("--")), None)
     if settable is not None:
         yield (
-            f"Each option can also be set by a variable, `{settable.variable}` for `{settable.long_name}`, and under `[submit]` in `himl.toml`. "
-            "The command line wins over variables, variables over files."
+            f"You can also set each option with an environment variable, such as `{settable.variable}` for `{settable.long_name}`, and under `[submit]` in "
+            "`himl.toml`. The command line takes precedence over environment variables, and these over files."
         )
     old = [f"`{name}` (`{option.long_name}`)" for option in command.options for name in option.old_names]
     if old:
-        yield f"hi-ml's names of options are understood as well: {', '.join(old)}."
+        yield f"himl also accepts the option names of hi-ml: {', '.join(old)}."
     guide = _of(GUIDES, command)
     seen = [f"[{name}](../{name})" for name in (guide, "scripts.md") if name]
     if len(command.path) == 1:
@@ -149,18 +149,18 @@ def remarks(command: CommandShape) -> Iterator[str]:
     name = " ".join(command.path[1:])
     if name in documents():
         kind = _kind(json_schema(name, *documents()[name])).replace("](#", "](schemas.md#")
-        yield f"The document of `--json`: {kind}."
-    yield f"See also: {', '.join(seen)}; [all commands](index.md)."
+        yield f"With `--json`, the command prints one document: {kind}."
+    yield f"See also: {', '.join(seen)}, [all commands](index.md)."
 
 
 def schema_page() -> str:
-    """The documents that commands print with `--json`, and the fields of the objects in them."""
+    """Return the page of the documents that commands print with `--json`, with the fields of their objects."""
     schemas = {name: json_schema(name, *kinds) for name, kinds in documents().items()}
     objects = {name: part for schema in schemas.values() for name, part in schema.get("$defs", {}).items()}
     parts = [
         WRITTEN,
         "# JSON documents",
-        "This page lists what each command prints with `--json`. `himl schema COMMAND` prints the JSON Schema of it. Later versions may add fields.",
+        "This page lists the documents that commands print with `--json`. `himl schema COMMAND` prints the JSON Schema of one. Later versions may add fields.",
         table(("command", "document"), [(code("stderr" if name == "error" else f"himl {name}"), _kind(schema)) for name, schema in schemas.items()]),
     ]
     for name, part in objects.items():
@@ -174,7 +174,7 @@ def schema_page() -> str:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """The type in words, with links to the objects."""
+    """Return the type in words, with links to the objects."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
@@ -189,23 +189,23 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def _meaning(schema: Mapping[str, Any]) -> str:
-    """The description, which the one of several types that is not null may have."""
+    """Return the description, which may belong to the non-null type of a union."""
     return next((each["description"] for each in (schema, *schema.get("anyOf", ())) if "description" in each), "")
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; bars inside cells are escaped."""
+    """Return a Markdown table. Bars inside cells are escaped."""
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (heads, *rows)]
     return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("---" for _ in heads), *lines[1:]))
 
 
 def prose(text: str) -> str:
-    """Help as Markdown: what would be read as markup is code."""
+    """Return help text as Markdown, with words that contain markup as code."""
     return "\n\n".join(" ".join(map(_word, paragraph.split(" "))) for paragraph in text.split("\n\n"))
 
 
 def code(text: str) -> str:
-    """As code; nothing stays nothing."""
+    """Return *text* as code, or an empty text unchanged."""
     return f"`{text}`" if text else ""
 
 
@@ -224,20 +224,20 @@ def _default(option: ParameterShape) -> str:
 
 
 def _of(table_of: Mapping[str, str], command: CommandShape) -> str:
-    """What *table_of* has for the command, else for its group."""
+    """Return the entry of *table_of* for the command, else for its group."""
     words = command.path[1:]
     return next((table_of[name] for name in (" ".join(words), *words[:1]) if name in table_of), "")
 
 
 def stale(folder: Path) -> list[str]:
-    """The pages in *folder* that are missing, left over, or not what they would be."""
+    """Return the names of pages in *folder* that are missing, obsolete or outdated."""
     there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     wanted = pages()
     return sorted(name for name in {*there, *wanted} if there.get(name) != wanted.get(name))
 
 
 def write(folder: Path) -> None:
-    """Write all pages, and remove those of commands that are no more."""
+    """Write all pages, and remove those of commands that no longer exist."""
     folder.mkdir(exist_ok=True)
     wanted = pages()
     for path in folder.glob("*.md"):
@@ -249,11 +249,11 @@ def write(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.tools.cli_pages", description="Write the pages of docs/cli.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page is not what it would be")
+    parser.add_argument("--check", action="store_true", help="write nothing, and exit with 1 if a page is outdated")
     if parser.parse_args().check:
         differing = stale(FOLDER)
         if differing:
-            raise SystemExit(f"Not what the commands say: {', '.join(f'docs/cli/{name}' for name in differing)}. Write them: python -m docs.tools.cli_pages")
+            raise SystemExit(f"Outdated: {', '.join(f'docs/cli/{name}' for name in differing)}. Run: python -m docs.tools.cli_pages")
     else:
         write(FOLDER)
 

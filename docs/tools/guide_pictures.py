@@ -1,8 +1,8 @@
-"""The pictures of the guides: what himl makes of made-up slides, of a training and of runs, drawn anew into docs/pictures.
+"""Draw the pictures of the guides into docs/pictures, from synthetic slides, a training script and recorded runs.
 
     python -m docs.tools.guide_pictures     montage.jpg, montage_page.png, tiles.jpg, crossval.svg, tensorboard.png, ui.png and ui_run.png
 
-The pages are looked at with the Chromium or Chrome of this machine.
+The Chromium or Chrome of this machine takes the screenshots.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parents[1]
 PICTURES = DOCS / "pictures"
 SIZES = ((1200, 900), (1200, 700), (800, 960), (1150, 860), (1200, 600), (1000, 830))
-"""Of the slides, in turns: width and height in pixels."""
+"""Width and height of the slides in pixels, used in turn."""
 LABELS = ("benign", "tumour", "ISUP 4")
 SLIDES = 14
 MISSING, EMPTY, CUT = 5, 9, 12
-"""The slides that cannot be read."""
+"""Numbers of the slides that cannot be read."""
 UNMASKED = 4
 TRIALS = [(lr, depth) for lr in (0.1, 0.03, 0.01) for depth in (2, 4)]
 SWEEP = "sweep_1772366400_0a1b2c3d"
@@ -55,13 +55,13 @@ MACHINE = {
     "gpu_0_memory_usage_megabytes": (600, 10_400),
     "gpu_0_power_usage_watts": (60, 210),
 }
-"""System metrics: the least value, and how far they rise."""
+"""System metrics: the minimum, and the rise above it."""
 
 
 def main() -> int:
     program = chromium()
     if program is None:
-        sys.stderr.write("There is no Chromium or Chrome here to look at pages with.\n")
+        sys.stderr.write("This needs Chromium or Chrome, and neither is installed.\n")
         return 1
     from playwright.sync_api import sync_playwright
 
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def draw_crossval(folder: Path) -> None:
-    """The cross-validation of docs/many-runs.md, by the commands that the page has."""
+    """Draw the cross-validation of docs/many-runs.md, with the script on that page."""
     folder.mkdir()
     script = re.search(r"^```python\n(.*?)^```", (DOCS / "many-runs.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert script is not None
@@ -89,7 +89,7 @@ def draw_crossval(folder: Path) -> None:
 
 
 def draw_montage(folder: Path, browser: Browser) -> None:
-    """Slides with masks and labels, three of which cannot be read; and their page, with a search."""
+    """Draw a montage of slides with masks and labels, three of which cannot be read, and its page with a search."""
     slides = folder / "slides"
     slides.mkdir(parents=True)
     with (slides / "dataset.csv").open("w", encoding="utf-8", newline="") as file:
@@ -107,12 +107,13 @@ def draw_montage(folder: Path, browser: Browser) -> None:
     page.goto((folder / "wide" / "index.html").as_uri())
     page.get_by_role("combobox").fill("tum")
     page.get_by_role("option").first.wait_for()
-    page.wait_for_timeout(2000)  # until all tiles are drawn
+    # Wait until all tiles are visible.
+    page.wait_for_timeout(2000)
     keep(page, "montage_page")
 
 
 def draw_tiles(folder: Path) -> None:
-    """The overview of one of the slides of the benchmarks, whose tissue looks like tissue."""
+    """Draw the overview of a slide of the benchmarks, which looks like real tissue."""
     make_slides(folder / "slides", 1)
     himl(folder, "tiles", "slides", "--tile_size", "256", "--overview")
     with Image.open(folder / "outputs" / "slide_000.tiff" / "overview.jpg") as image:
@@ -132,7 +133,7 @@ def write_slide(slides: Path, number: int) -> None:
 
 
 def draw_tensorboard(folder: Path, browser: Browser) -> None:
-    """The six trials of a sweep, with curves that are made up."""
+    """Draw TensorBoard with the six trials of a sweep and synthetic curves."""
     folder.mkdir()
     runs = RecordedRuns(folder)
     runs.add(SWEEP, experiment="sweep", tags={MANY: "sweep"})
@@ -144,13 +145,15 @@ def draw_tensorboard(folder: Path, browser: Browser) -> None:
         page = browser.new_page(viewport={"width": 1400, "height": 760}, reduced_motion="reduce")
         page.goto(address)
         page.locator("runs-data-table tb-data-table-content-row").nth(len(TRIALS) - 1).wait_for()
-        page.get_by_role("button", name="Settings").last.click()  # they are open at first, and take the room of a curve
-        page.wait_for_timeout(3000)  # until all curves are drawn
+        # Close the settings, which hide a curve.
+        page.get_by_role("button", name="Settings").last.click()
+        # Wait until all curves are visible.
+        page.wait_for_timeout(3000)
         keep(page, "tensorboard")
 
 
 def draw_ui(folder: Path, browser: Browser) -> None:
-    """The same trials in MLflow's interface, and what one of them took of its machine."""
+    """Draw the same trials in MLflow's interface, and the system metrics of one of them."""
     folder.mkdir()
     runs = RecordedRuns(folder)
     runs.add(SWEEP, experiment="sweep", tags={MANY: "sweep"})
@@ -166,10 +169,12 @@ def draw_ui(folder: Path, browser: Browser) -> None:
         page = browser.new_page(viewport={"width": 1400, "height": 860}, reduced_motion="reduce", timezone_id="UTC")
         experiment = experiment_number("sweep")
         page.goto(f"{address}#/experiments/{experiment}/runs?compareRunsMode=CHART")
-        page.locator("[data-component-id*=runnamecellrenderer]").first.click()  # opens the sweep
+        # Expand the sweep.
+        page.locator("[data-component-id*=runnamecellrenderer]").first.click()
         page.mouse.move(0, 0)
         page.locator(".js-plotly-plot").nth(2).wait_for()
-        page.wait_for_timeout(4000)  # until all curves are drawn
+        # Wait until all curves are visible.
+        page.wait_for_timeout(4000)
         keep(page, "ui")
         page.goto(f"{address}#/experiments/{experiment}/runs/{SWEEP}_0/system-metrics")
         page.locator(".js-plotly-plot").nth(2).wait_for()
@@ -178,13 +183,13 @@ def draw_ui(folder: Path, browser: Browser) -> None:
 
 
 def keep(page: Page, name: str) -> None:
-    """What the page shows, in 256 colours, a third of the bytes."""
+    """Save a screenshot in 256 colours, a third of the bytes."""
     with Image.open(BytesIO(page.screenshot())) as image:
         image.convert("RGB").quantize(256).save(PICTURES / f"{name}.png", optimize=True)
 
 
 def curve(tag: str, lr: float, depth: int, seed: int) -> list[float]:
-    """What a trial might have logged, a value a step."""
+    """Return synthetic values of a trial, one per step."""
     noise = np.random.default_rng(seed).normal(0, 0.01, STEPS)
     falling = [0.12 + 0.9 * math.exp(-lr * (0.8 + 0.1 * depth) * step) + float(noise[step]) for step in range(STEPS)]
     return [max(0.0, 1 - value) for value in falling] if tag == "val_accuracy" else [value + 0.05 * (tag == "val_loss") for value in falling]
@@ -192,7 +197,7 @@ def curve(tag: str, lr: float, depth: int, seed: int) -> list[float]:
 
 @contextmanager
 def board(folder: Path, *command: str) -> Iterator[str]:
-    """`himl tb` of the sweep, or another *command* that serves; the address of its page."""
+    """Run `himl tb` for the sweep, or another *command* that serves a page, and yield the address of the page."""
     with subprocess.Popen(words(*(command or ("tb", SWEEP)), "--port", "0"), cwd=folder, env=variables(folder), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -210,7 +215,7 @@ def words(*arguments: str) -> list[str]:
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """Nothing of the user's environment but PATH."""
+    """Return environment variables that contain only PATH of the user's environment."""
     return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "HOME": str(folder), "LANG": "C.UTF-8", "TZ": "UTC"}
 
 

@@ -1,4 +1,4 @@
-"""`installed_size.py [EXTRA]`: what is installed beside the Python that runs this, as a JSON document; the standard library is enough for it."""
+"""Print the size of the packages installed for the Python that runs this, as a JSON document: `installed_size.py [EXTRA]`. Needs only the standard library."""
 
 from __future__ import annotations
 

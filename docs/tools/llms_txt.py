@@ -1,6 +1,6 @@
-"""`llms.txt` in the built documentation (https://llmstxt.org): what himl is, and a line for each page and each command.
+"""Write `llms.txt` (https://llmstxt.org) to the built documentation: a summary of himl, and a line per page and command.
 
-The lists are those of docs/index.md and of the program's help.
+The lines come from docs/index.md and from the help of the program.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from himl_cli.app import app as program
 from himl_cli.commands.completion import app_shape
 
 ENTRY = re.compile(r"^- \[(?P<title>[^]]+)\]\((?P<page>[^)]+)\.md\)(?P<text>[^\n]*(?:\n  [^\n]*)*)", re.MULTILINE)
-"""An item of a list of index.md: a page, and what is said about it, on lines that are indented."""
+"""An item of a list in index.md: a page and its description, which may continue on indented lines."""
 
 
 def llms_txt(index: str) -> str:
-    """The text of `llms.txt`; *index* is that of docs/index.md."""
+    """Return the text of `llms.txt`. *index* is the text of docs/index.md."""
     return "\n".join(_lines(index)) + "\n"
 
 
@@ -43,13 +43,13 @@ def _lines(index: str) -> Iterator[str]:
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
-    """Write it beside the pages."""
+    """Write `llms.txt` beside the pages."""
     if error is None and app.builder.format == "html":
         text = llms_txt((Path(app.srcdir) / "index.md").read_text(encoding="utf-8"))
         (Path(app.outdir) / "llms.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """What Sphinx calls."""
+    """Register the extension with Sphinx."""
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

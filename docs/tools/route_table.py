@@ -1,4 +1,4 @@
-"""Which routes the double has, and which client asks each: `python -m docs.tools.route_table` runs them all and renews docs/azure-double.md."""
+"""Update the table of routes in docs/azure-double.md: `python -m docs.tools.route_table` runs all clients and records which routes each requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.running import PROGRAM, Himl, write_files
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "azure-double.md"
 BEGIN, END = "<!-- routes: begin -->", "<!-- routes: end -->"
 HIML = "himl"
-HYPERDRIVE = "azureml-train-core"  # himl's own extra holds it
+HYPERDRIVE = "azureml-train-core"  # in himl's extra v1
 CLIENTS = (AZURE_AI_ML, clients.AZUREML_CORE, HYPERDRIVE, clients.AZUREML_MLFLOW, HIML)
 CALLS: Mapping[str, Sequence[str]] = {
     AZURE_AI_ML: ("read", "act", "submit", "train", "fail", "sweep", "pipeline"),
@@ -81,20 +81,20 @@ with create_aml_run_object("digits", snapshot_directory=".") as run:
     assert run.get_metrics()
 """,
 }
-"""What himl submits; own_run.py runs here and starts a run of Azure ML."""
+"""Files that himl submits. own_run.py runs locally and starts a run on Azure ML."""
 WORKSPACE = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+", re.IGNORECASE)
 FAMILY = re.compile(r"^/history(?:/experiments/\{experiment\}(?=/runs)|/experimentids/\{experiment_id\}(?=/runs)|(?=/runs/))")
 
 
 def line_of(plane: str, route: Route) -> str:
-    """How the table shows *route*: those that differ only in how they name the experiment share a line."""
+    """Return the line of *route* in the table. Routes that name the experiment in different ways share a line."""
     method = min((route.methods or set()) - {"HEAD"})
     path = re.sub(r"\{(\w+)(?::path)?\}", lambda name: name[1].upper(), FAMILY.sub("/history[/experiments/NAME|/experimentids/ID]", route.path))
     return f"{plane} {method} `{path or '/'}`"
 
 
 def all_routes() -> dict[str, list[Route]]:
-    """The double's routes below a workspace, by the line that shows them."""
+    """Return the routes of the double below a workspace, by their lines in the table."""
     lines: dict[str, list[Route]] = {}
     for plane, modules in (("ARM", CONTROL_PLANE), ("DP", DATA_PLANE)):
         for route in routes_of(modules):
@@ -104,7 +104,7 @@ def all_routes() -> dict[str, list[Route]]:
 
 
 def answering(seen: Seen, lines: Mapping[str, Iterable[Route]]) -> str | None:
-    """The line of the route that answered; None for what is not below a workspace (sign-in, discovery, storage)."""
+    """Return the line of the route that answered, or None for a request that is not below a workspace (sign-in, discovery, storage)."""
     found = WORKSPACE.search(seen.path)
     if found is None:
         return None
@@ -161,7 +161,8 @@ def _run_himl(lab: Lab, folder: Path) -> None:
 
 def main() -> None:
     heard = table(_heard())
-    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)  # only now: it may have been edited meanwhile
+    # Read the page only now, because it may have changed in the meantime.
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     DOCUMENT.write_text(f"{before}{BEGIN}\n{heard}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
-"""The page of installed sizes; scripts/sizes calls this.
+"""Generate the page of installed sizes, for scripts/sizes.
 
-`python -m docs.tools.sizes extras` prints the extras, a line each; `python -m docs.tools.sizes page FILE` the page of what
-`installed_size.py` said, a JSON document a line, the one without an extra first.
+`python -m docs.tools.sizes extras` prints the extras, one per line. `python -m docs.tools.sizes page FILE` prints the page from the
+output of `installed_size.py` in FILE: one JSON document per line, first the one without an extra.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ PAGE = """\
 # Installed sizes
 
 Use this page to check how much disk space himl and its extras need.
-himl {version} was installed in an empty environment: {platform}, Python {python},
-the {versions} versions of {date} (`v1`: those that its old pins allow).
+The measurements are for himl {version} in an empty environment: {platform},
+Python {python}, with the {versions} versions of {date} (for `v1`: those that its
+old pins allow).
 The figures include bytecode, but not pip. 1 MB is 1,000,000 bytes. If some
 packages are installed already, himl adds less.
 
-| Installed | MB | more than without extras | files | packages |
+| installed | MB | added by the extra | files | packages |
 |---|---:|---:|---:|---:|
 {rows}
 """
@@ -47,16 +48,16 @@ def main() -> int:
 
 
 def extras() -> list[str]:
-    """As pyproject.toml has them, in its order."""
+    """Return the extras in the order of pyproject.toml."""
     toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     return [*toml.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]]
 
 
 def page(measured: Sequence[Mapping[str, Any]], date: str) -> str:
-    """The Markdown of what was *measured* on *date*. Raises ValueError where the install without extras does not come first."""
+    """Return the page of the sizes *measured* on *date*. Raises ValueError if the first one is not the installation without extras."""
     base = measured[0]
     if base["extra"]:
-        raise ValueError(f"'{base['extra']}' was measured first, not the install without extras")
+        raise ValueError(f"The first line must be the installation without extras, not '{base['extra']}'.")
     locked = base["python"].startswith("3.11.")
     rows = "\n".join(_row(each, base) for each in measured)
     versions = "locked" if locked else "newest"

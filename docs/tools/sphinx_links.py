@@ -1,8 +1,8 @@
-"""Links that lead out of docs/, to files of the checkout that a reader on GitHub sees.
+"""Convert links that lead out of docs/, to files of the checkout that readers on GitHub see.
 
-MyST makes downloads of files other than Markdown. A link to a README whose text is a page here becomes a link to that page
-(`examples/hi_ml/README.md`: `examples/hi_ml`); one to other Markdown, or to a file beside a text that is included, becomes plain text.
-Links to what does not exist stay as they are, and fail the build.
+MyST makes downloads of files other than Markdown. A link to a README with a page in docs/ becomes a link to that page
+(`examples/hi_ml/README.md`: `examples/hi_ml`). A link to other Markdown, or to a file beside an included text, becomes plain text.
+Links to files that do not exist are unchanged, and fail the build.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from sphinx.application import Sphinx
 
 
 def mend_links(app: Sphinx, doctree: nodes.document) -> None:
-    """Redirect the links of the page that was just read; *doctree* is changed in place."""
+    """Redirect the links of a page that Sphinx has read. Changes *doctree* in place."""
     source, docname = Path(app.srcdir), app.env.docname
     texts = [Path(app.env.doc2path(docname)), *(source / name for name in app.env.dependencies[docname] if str(name).endswith(".md"))]
     for link in list(doctree.findall(addnodes.pending_xref)):
         if link.get("reftype") != "myst" or link["reftarget"] in app.env.found_docs:
             continue
-        is_document = link.get("refdomain") == "doc"  # MyST found the file: the target is its path from docs/, without its ending
+        # If MyST found the file, the target is its path from docs/ without its ending.
+        is_document = link.get("refdomain") == "doc"
         folders = [source] if is_document else [text.parent for text in texts]
         path = _file(folders, f"{link['reftarget']}.md" if is_document else link["reftarget"].partition("#")[0])
         if path is not None:
@@ -32,7 +33,7 @@ def mend_links(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def _file(folders: Sequence[Path], name: str) -> Path | None:
-    """The file *name* in the first of *folders* that has it."""
+    """Return the path of the file *name* in the first of *folders* that has it."""
     paths = [Path(os.path.normpath(folder / name)) for folder in folders]
     return next((path for path in paths if path.is_file()), None)
 
@@ -46,6 +47,6 @@ def _redirect(link: addnodes.pending_xref, path: Path, root: Path, pages: set[st
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """What Sphinx calls."""
+    """Register the extension with Sphinx."""
     app.connect("doctree-read", mend_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

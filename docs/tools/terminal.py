@@ -1,8 +1,8 @@
-"""The terminal pictures of the README: what the real commands print in a terminal of 80 columns, drawn as SVG.
+"""Draw the terminal pictures of the README: the output of real commands in a terminal of 80 columns, as SVG.
 
-    python -m docs.tools.terminal     draw docs/pictures/terminal-light.svg and -dark.svg anew
+    python -m docs.tools.terminal     redraw docs/pictures/terminal-light.svg and terminal-dark.svg
 
-Ids, times and durations, which differ from run to run, are replaced by fixed ones of the same width.
+Fixed values of the same width replace ids, times and durations, which differ from run to run.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ _CLOCK = re.compile(r"\b\d\d:\d\d\b")
 _TRANSFER_TIME = re.compile(r"(?<=' in )\d+\.\ds")
 _DURATION = re.compile(r"(?P<gap> +)(?:\d+\.\ds|\d+s|\d+m \d\ds)(?=[.\s]|\x1b|$)")
 _LINE_END = re.compile(r"<text [^>]*>\n</text>")
-"""What Rich draws for the end of a line."""
+"""The element that Rich draws for the end of a line."""
 _PIECES = re.compile(r"\n|\r|\x1b\[[?\d;]*[A-Za-z]|[^\x1b\r\n]+")
 """Line ends, carriage returns, control sequences, and text between them."""
 
 
 def captured(folder: Path) -> str:
-    """What COMMANDS print one after the other in a terminal, their prompts before them, with colour codes. The example is trained in *folder*, which is empty.
+    """Run COMMANDS in a terminal, in the empty *folder*, and return their output with prompts and colour codes.
 
-    Raises RuntimeError for a command that fails.
+    Raises RuntimeError if a command fails.
     """
     lab, home = folder / "lab", folder / "home"
     lab.mkdir()
@@ -89,7 +89,7 @@ def captured(folder: Path) -> str:
 
 
 def _printed(command: str, lab: Path, home: Path) -> list[str]:
-    """The lines of one command; nothing of the user's environment reaches it but PATH."""
+    """Return the output lines of one command, which gets only PATH of the user's environment."""
     program, *arguments = shlex.split(command)
     folder = Path(sys.executable).parent
     variables = {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]]), "HOME": str(home), "TERM": "xterm-256color", "LANG": "C.UTF-8", "TZ": "UTC"}
@@ -102,7 +102,7 @@ def _printed(command: str, lab: Path, home: Path) -> list[str]:
 
 
 def settled(screen: str) -> list[str]:
-    """The lines that stay on the screen: bars that were drawn, drawn over and taken away are gone. Colour codes are kept."""
+    """Return the lines that remain on the screen, without bars that were removed. Colour codes are kept."""
     lines, row = [""], 0
     for piece in _PIECES.findall(screen):
         is_control, number, letter = piece.startswith("\x1b"), piece[2:-1], piece[-1]
@@ -121,26 +121,27 @@ def settled(screen: str) -> list[str]:
 
 
 def fixed(text: str) -> str:
-    """*text* with one id, one time of day and one duration in place of those of this run; columns stay where they are."""
+    """Replace ids, times of day and durations in *text* by fixed ones of the same width."""
     text = _EPOCH_TIME.sub("0.05 s", _CLOCK.sub("14:05", _ID.sub("train_1795161581_b15e2215", text)))
     text = _DURATION.sub(lambda found: "2.9s".rjust(len(found[0])) if len(found["gap"]) > 1 else " 2.9s", text)
     return _TRANSFER_TIME.sub("0.1s", text)
 
 
 def drawn(text: str, theme: TerminalTheme) -> str:
-    """The picture, as SVG without any address but its namespace's: fonts are those of the reader's system."""
+    """Return the picture as SVG. It contains no address except its namespace, and uses the fonts of the reader's system."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="standard", legacy_windows=False)
     for line in Text.from_ansi(text).split("\n", allow_blank=True):
         for part in line.divide(range(COLUMNS, len(line), COLUMNS)) or [line]:
             console.print(part, no_wrap=True, overflow="ignore", crop=False, highlight=False)
-    console.print()  # Rich cuts off what the last line has below its letters
+    # Without this line, Rich cuts off the descenders of the last one.
+    console.print()
     form = FORMAT.replace("BACKGROUND", theme.background_color.hex)
     svg = console.export_svg(title="", theme=theme, code_format=form, font_aspect_ratio=0.6, unique_id=NAME)
     return _LINE_END.sub("", svg).replace("</text><text", "</text>\n<text")
 
 
 def lines_of(svg: str) -> list[str]:
-    """The lines of a picture as a reader sees them, less those that are empty."""
+    """Return the visible lines of a picture, without empty ones."""
     found: dict[float, str] = {}
     for element in ElementTree.fromstring(svg).iter(f"{SVG}text"):
         at, text = float(element.attrib["y"]), (element.text or "").replace("\xa0", " ")

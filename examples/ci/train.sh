@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# train.sh [OPTIONS OF himl submit]: trains on the cluster $CLUSTER, brings what came out into results/, and ends with
-# an error where the job failed or its accuracy is below $LEAST_ACCURACY. Where a himl command fails, its exit code is
-# the script's. Needs himl and jq.
+# train.sh [OPTIONS OF himl submit]: trains on the cluster $CLUSTER and downloads the outputs to results/. It fails if the
+# job fails, or if its accuracy is below $LEAST_ACCURACY. If a himl command fails, the script ends with the same exit
+# code. Needs himl and jq.
 set -euo pipefail
 
 refuse() { echo "$1" >&2 && exit 2; }
-[ -n "${CLUSTER-}" ] || refuse "CLUSTER is not set: it has to name a cluster, or be 'local'."
+[ -n "${CLUSTER-}" ] || refuse "CLUSTER is not set. It must be the name of a cluster or 'local'."
 [[ "${LEAST_ACCURACY-}" =~ ^[0-9]+([.][0-9]+)?$ ]] ||
-    refuse "LEAST_ACCURACY is '${LEAST_ACCURACY-}': it has to be a number such as 0.9."
-command -v jq >/dev/null || refuse "jq is not installed: this script reads the accuracy with it."
+    refuse "LEAST_ACCURACY must be a number such as 0.9, not '${LEAST_ACCURACY-}'."
+command -v jq >/dev/null || refuse "jq is not installed. This script needs it to read the accuracy."
 
 mkdir -p results
 himl submit train.py --cluster "$CLUSTER" --wait "$@" || {
     code=$?
-    case $code in [2-5]) himl doctor || true ;; esac # for the log: what is not in order here
+    # Write the problems of the set-up to the log.
+    case $code in [2-5]) himl doctor || true ;; esac
     exit "$code"
 }
 himl download --prefix outputs --output_dir results --flat

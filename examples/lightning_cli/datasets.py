@@ -1,4 +1,4 @@
-"""Data by name: `--data Points`, `--data Points --data.batch_size 16`."""
+"""Datasets that you select by name: `--data Points`, `--data Points --data.batch_size 16`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from himl_cli import job
 
 
 class Points(LightningDataModule):
-    """The points of points.csv in *folder*: by default the first input of the job, else the folder of this file.
+    """The points of points.csv in *folder*, by default the first input of the job, else the folder of this file.
 
-    Fold *fold* of *folds* is for validation, the others are for training; tests and predictions see all points.
+    Fold *fold* of *folds* is for validation, and the other folds are for training. Tests and predictions use all points.
     """
 
     def __init__(self, folder: str | None = None, batch_size: int = 8, folds: int = 5, fold: int = 0) -> None:

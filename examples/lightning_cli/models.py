@@ -1,4 +1,4 @@
-"""Models by name: `--model Line`, `--model Network --model.width 32`."""
+"""Models that you select by name: `--model Line`, `--model Network --model.width 32`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Line(LightningModule):
 
 
 class Network(Line):
-    """The same with a hidden layer of *width* units."""
+    """A network with a hidden layer of *width* units."""
 
     def __init__(self, rate: float = 0.1, width: int = 16) -> None:
         self.width = width

@@ -1,4 +1,4 @@
-"""A runner of models and data by name, which does around Lightning's `LightningCLI` what hi-ml's runner did.
+"""Train models and datasets that you select by name, with Lightning's `LightningCLI`, like hi-ml's runner.
 
 himl submit train.py -- fit --model Line --data Points --trainer.max_epochs 5
 """
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-not-found]  # noqa: F401  # what --data and --model name
+# The classes that --data and --model select.
+import datasets  # type: ignore[import-not-found]  # noqa: F401
 import models  # type: ignore[import-not-found]  # noqa: F401
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
@@ -21,7 +22,7 @@ from himl_cli.lightning import AzureMLProgressBar
 
 
 class PredictionFile(BasePredictionWriter):
-    """Writes what `predict` gives, a row a point, to outputs/predictions.csv."""
+    """Writes the results of `predict` to outputs/predictions.csv, one row per point."""
 
     def __init__(self) -> None:
         super().__init__("epoch")
@@ -33,8 +34,8 @@ class PredictionFile(BasePredictionWriter):
 
 
 class Runner(LightningCLI):
-    """`fit`, `validate`, `test` and `predict` begin with the checkpoint that is there: the one of an earlier try of
-    this job, or what `himl submit --checkpoint` brought."""
+    """`fit`, `validate`, `test` and `predict` start from a checkpoint if there is one: that of an earlier attempt of
+    this job, or the one of `himl submit --checkpoint`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--crossval_index", type=int, default=0, help="The fold: himl submit --crossval N.")

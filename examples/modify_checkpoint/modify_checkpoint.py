@@ -1,8 +1,8 @@
-"""Change the checkpoints of a run so that jobs can start from them with a model whose layers have other names.
+"""Change the checkpoints of a run, so that a model with other layer names can start from them.
 
     python modify_checkpoint.py RUN
 
-fetches the run's checkpoints, renames a layer in each, and keeps them in a new run, here or in Azure ML, wherever RUN is kept.
+fetches the checkpoints of RUN, renames a layer in each, and stores them in a new run, in the workspace of RUN.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from himl_cli import fetch_checkpoint, push_checkpoints
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rename a layer in the checkpoints of a run.")
     parser.add_argument("run", help="id of the run, experiment:run_id, or latest")
-    parser.add_argument("--old", default="linear", help="the layer's name in the checkpoints")
-    parser.add_argument("--new", default="head", help="the name it gets")
+    parser.add_argument("--old", default="linear", help="name of the layer in the checkpoints")
+    parser.add_argument("--new", default="head", help="new name of the layer")
     args = parser.parse_args()
 
     folder = fetch_checkpoint(f"{args.run}:outputs/checkpoints/", overwrite=True)
@@ -44,7 +44,7 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def renamed(weights: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    """*weights* with the layer *old* called *new*."""
+    """Rename the layer *old* in *weights* to *new*."""
     return {f"{new}.{name[len(old) + 1 :]}" if name.startswith(f"{old}.") else name: value for name, value in weights.items()}
 
 

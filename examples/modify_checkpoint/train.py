@@ -1,6 +1,6 @@
-"""Train a line through a few points and keep a checkpoint of each epoch; go on from a checkpoint where the job was given one.
+"""Fit a line to a few points, save a checkpoint after each epoch, and start from a checkpoint if the job has one.
 
-Standard library only. A checkpoint is a dictionary as PyTorch's users know it, here as JSON.
+The script needs only the standard library. A checkpoint is a dictionary like those of PyTorch, stored as JSON.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ CHECKPOINTS = Path("outputs/checkpoints")
 
 
 class Line:
-    """y = weight * x + bias, as a model whose only layer has a name."""
+    """The model y = weight * x + bias, whose only layer has a name."""
 
     def __init__(self, layer: str) -> None:
         self.weight, self.bias = f"{layer}.weight", f"{layer}.bias"
         self.state = {self.weight: 0.0, self.bias: 0.0}
 
     def load(self, state: dict[str, float]) -> None:
-        """Take over the weights of a checkpoint. Raises KeyError for those of a model whose layer has another name."""
+        """Load the weights of a checkpoint. Raises KeyError if its layer has another name."""
         self.state = {name: state[name] for name in self.state}
 
     def train_one_epoch(self) -> float:
-        """The mean squared error, before a step of gradient descent for each point."""
+        """Take a step of gradient descent per point, and return the mean of the squared errors before each step."""
         loss = 0.0
         for x, y in POINTS:
             error = self.state[self.weight] * x + self.state[self.bias] - y
@@ -40,7 +40,7 @@ class Line:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a line.")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--layer", default="linear", help="what the model's layer is called")
+    parser.add_argument("--layer", default="linear", help="name of the model's layer")
     args = parser.parse_args()
 
     model = Line(args.layer)

@@ -1,4 +1,4 @@
-"""How runs ended and what they reached, a line each: a tool of a team's own, with himl's options, by Typer.
+"""Show the status and the best values of runs, one line per run: a tool of a team, with himl's options, built with Typer.
 
 python summary_typer.py --experiment digits --num_runs 5 --metric loss
 """
@@ -20,14 +20,14 @@ def summary(
     place: cli.Place,
     talk: cli.Talk,
     named: cli.RunArguments = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="The metric to look at.")] = "loss",
+    metric: Annotated[str, typer.Option(metavar="NAME", help="Name of the metric.")] = "loss",
 ) -> None:
-    """How runs ended and what they reached, a line each."""
+    """Show the status and the values of runs, one line per run."""
     talk.rows(row(run, metric) for run in runs.find(place, named))
 
 
 def row(run: Run, metric: str) -> dict[str, Any]:
-    """What is shown of a run; nothing for what it did not log."""
+    """Return the columns of a run. Values that it did not log are empty."""
     logged = run.get_metrics(metric).get(metric, [])
     values = logged if isinstance(logged, list) else [logged]
     last = values[-1] if values else None

@@ -343,9 +343,9 @@ def test_script_ends_as_the_model_deserves(
 def test_script_checks_its_needs_before_the_training(tmp_path: Path) -> None:
     """No himl is called: in this folder it would say that there is no workspace."""
     cases: dict[str, dict[str, str]] = {
-        "CLUSTER is not set: it has to name a cluster, or be 'local'.": {"CLUSTER": ""},
-        "LEAST_ACCURACY is '0,9': it has to be a number such as 0.9.": {"LEAST_ACCURACY": "0,9"},
-        "jq is not installed: this script reads the accuracy with it.": {"PATH_OF_SCRIPT": "/nowhere"},
+        "CLUSTER is not set. It must be the name of a cluster or 'local'.": {"CLUSTER": ""},
+        "LEAST_ACCURACY must be a number such as 0.9, not '0,9'.": {"LEAST_ACCURACY": "0,9"},
+        "jq is not installed. This script needs it to read the accuracy.": {"PATH_OF_SCRIPT": "/nowhere"},
     }
     step = replace(PLAIN, script=f"""PATH="${{PATH_OF_SCRIPT-$PATH}}" '{shutil.which("bash")}' '{EXAMPLES / "train.sh"}'""")
     for said, variables in cases.items():
@@ -366,7 +366,7 @@ def test_token_of_github_is_renewed_and_without_it_nothing_runs(lab: Lab, monkey
     machine = lab.machine(GITHUB_OIDC)
     step = Step("Token", "bash ci/with-github-token.sh touch started", DEVOPS_BASH, {"AZURE_FEDERATED_TOKEN_FILE": str(lab.scratch / "token")})
     code, said = Machine(machine.folder, {}, {}, machine.scratch).run(step)
-    assert (code, "is set where the job has the permission id-token: write" in said) == (1, True)
+    assert (code, "is not set. The job needs the permission id-token: write" in said) == (1, True)
     lab.id_tokens.refused = {lab.id_tokens.calls + 1}
     write_program(lab.scratch / "jq", f"""read -rd '' whole; [ -n "$whole" ] || exit 4; exec '{shutil.which("jq")}' "$@" <<<"$whole" """)  # as jq 1.7
     monkeypatch.setenv("PATH", f"{lab.scratch}{os.pathsep}{os.environ['PATH']}")
@@ -374,7 +374,7 @@ def test_token_of_github_is_renewed_and_without_it_nothing_runs(lab: Lab, monkey
     assert (code, "400" in said) == (22, True)
     lab.id_tokens.answer = {"message": "none today"}
     code, said = machine.run(step)
-    assert (code, "GitHub gave no token" in said) == (5, True)
+    assert (code, "GitHub returned no token" in said) == (5, True)
     assert not (lab.project / "started").exists()
 
 

@@ -102,9 +102,9 @@ def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.Fix
 
 def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
     cases = {
-        ("v99.0.0", f"{__version__} (2026-12-01)"): f"The tag is 'v99.0.0'; the package says {__version__}, whose tag is 'v{__version__}'.",
-        (f"v{__version__}", "99.0.0 (2026-12-01)"): f"The changelog's newest entry is 99.0.0, the package says {__version__}.",
-        (f"v{__version__}", f"{__version__} (unreleased)"): f"The changelog calls {__version__} unreleased: give it its date.",
+        ("v99.0.0", f"{__version__} (2026-12-01)"): f"The tag must be 'v{__version__}', the version of the package, not 'v99.0.0'.",
+        (f"v{__version__}", "99.0.0 (2026-12-01)"): f"The newest entry of the changelog must be {__version__}, the version of the package, not 99.0.0.",
+        (f"v{__version__}", f"{__version__} (unreleased)"): f"The changelog marks {__version__} as unreleased. Replace 'unreleased' with the date.",
         (f"v{__version__}", f"{__version__} (2026-12-01)"): "",
     }
     for (tag, heading), said in cases.items():
@@ -223,19 +223,19 @@ def test_changed_archives_are_not_released(tmp_path: Path) -> None:
     project = tmp_path / "project"
     write_files(project, {**PACKAGE, "himl_cli/__pycache__/a.pyc": b"compiled"})
     wheels: dict[str, dict[str, bytes | None]] = {
-        "package: lacks himl_cli/py.typed": {"himl_cli/py.typed": None},
-        "package: other bytes in himl_cli/__init__.py": {"himl_cli/__init__.py": b"older"},
-        "package: holds himl_cli/__pycache__/a.pyc": {"himl_cli/__pycache__/a.pyc": b"compiled"},
-        "metadata: lacks licenses/LICENSE": {f"{TOP}.dist-info/licenses/LICENSE": None},
+        "package: does not contain himl_cli/py.typed": {"himl_cli/py.typed": None},
+        "package: different bytes in himl_cli/__init__.py": {"himl_cli/__init__.py": b"older"},
+        "package: contains himl_cli/__pycache__/a.pyc": {"himl_cli/__pycache__/a.pyc": b"compiled"},
+        "metadata: does not contain licenses/LICENSE": {f"{TOP}.dist-info/licenses/LICENSE": None},
     }
     archives: dict[str, dict[str, bytes | None]] = {
-        "lacks docs/design.md": {f"{TOP}/docs/design.md": None},
-        **{f"holds tests/{trace}/x": {f"{TOP}/tests/{trace}/x": b""} for trace in LEFT_OUT},
-        f"outside of {TOP}/: {TOP}/../himl": {f"{TOP}/../himl": b""},
+        "does not contain docs/design.md": {f"{TOP}/docs/design.md": None},
+        **{f"contains tests/{trace}/x": {f"{TOP}/tests/{trace}/x": b""} for trace in LEFT_OUT},
+        f"outside {TOP}/: {TOP}/../himl": {f"{TOP}/../himl": b""},
     }
     assert [*wheel_problems(wheel(tmp_path, {}), project), *source_problems(sources(tmp_path, {}), project)] == []
     for said, changes in wheels.items():
         assert said in [*wheel_problems(wheel(tmp_path, changes), project)]
     for said, changes in archives.items():
         assert said in [*source_problems(sources(tmp_path, changes), project)]
-    assert [*wheel_problems(wheel(tmp_path, {}, "9.9.9"), project)] == [f"its name does not say {__version__}, for every platform"]
+    assert [*wheel_problems(wheel(tmp_path, {}, "9.9.9"), project)] == [f"its name must contain {__version__} and be for every platform"]

@@ -6,7 +6,7 @@ import argparse
 
 
 def primes_below(limit: int) -> list[int]:
-    """All primes smaller than *limit*, by Eratosthenes' sieve."""
+    """Return all primes smaller than *limit*, with the sieve of Eratosthenes."""
     is_prime = [False, False, *([True] * (limit - 2))][: max(limit, 0)]
     for number in range(2, int(max(limit, 0) ** 0.5) + 1):
         if is_prime[number]:

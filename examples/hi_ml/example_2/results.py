@@ -1,4 +1,4 @@
-"""Fetch the log of the run that was submitted last, and print it."""
+"""Fetch and print the log of the latest run."""
 
 from __future__ import annotations
 

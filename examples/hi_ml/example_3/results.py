@@ -1,4 +1,4 @@
-"""Fetch the file that the run which was submitted last has written."""
+"""Fetch and print the output file of the latest run."""
 
 from __future__ import annotations
 

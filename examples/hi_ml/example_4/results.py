@@ -1,4 +1,4 @@
-"""Fetch the dataset that example 4 has written on Azure ML."""
+"""Fetch the output dataset of example 4 from Azure ML, and print it."""
 
 from __future__ import annotations
 

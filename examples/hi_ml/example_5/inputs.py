@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris
 
 
 def write_iris(folder: Path) -> None:
-    """Write the 150 flowers of the Iris dataset: four measures each to X.csv, their kind to Y.csv."""
+    """Write the Iris dataset: four measurements of 150 flowers to X.csv, and the species to Y.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     measures, kinds = load_iris(return_X_y=True)
     np.savetxt(folder / "X.csv", measures, delimiter=",", fmt="%.1f")

@@ -1,4 +1,4 @@
-"""Train a classifier on the files that inputs.py has written beside this script; they go along in the snapshot."""
+"""Train a classifier on the files that inputs.py writes beside this script, which are part of the snapshot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser = argparse.ArgumentParser(description="Train a support vector machine on the Iris dataset.")
     parser.add_argument("--kernel", default="linear", choices=["linear", "rbf", "poly", "sigmoid"])
-    parser.add_argument("--penalty", type=float, default=1.0, help="penalty of what lies on the wrong side")
+    parser.add_argument("--penalty", type=float, default=1.0, help="penalty for misclassified points")
     args = parser.parse_args()
     input_folder = Path(__file__).parent / "dataset"
     measures = np.loadtxt(input_folder / "X.csv", delimiter=",")

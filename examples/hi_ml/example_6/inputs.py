@@ -1,4 +1,4 @@
-"""Write the Iris dataset to two CSV files, with --azureml to a dataset in Azure ML."""
+"""Write the Iris dataset to two CSV files, with --azureml in a dataset on Azure ML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from himl_cli import submit_to_azure_if_needed
 
 
 def write_iris(folder: Path) -> None:
-    """Write the 150 flowers of the Iris dataset: four measures each to X.csv, their kind to Y.csv."""
+    """Write the Iris dataset: four measurements of 150 flowers to X.csv, and the species to Y.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     measures, kinds = load_iris(return_X_y=True)
     np.savetxt(folder / "X.csv", measures, delimiter=",", fmt="%.1f")

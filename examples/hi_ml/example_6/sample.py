@@ -1,4 +1,4 @@
-"""Train a classifier on the dataset that inputs.py has written."""
+"""Train a classifier on the dataset that inputs.py writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main() -> None:
     )
     parser = argparse.ArgumentParser(description="Train a support vector machine on the Iris dataset.")
     parser.add_argument("--kernel", default="linear", choices=["linear", "rbf", "poly", "sigmoid"])
-    parser.add_argument("--penalty", type=float, default=1.0, help="penalty of what lies on the wrong side")
+    parser.add_argument("--penalty", type=float, default=1.0, help="penalty for misclassified points")
     args = parser.parse_args()
     input_folder = run_info.input_datasets[0] or Path("dataset")
     measures = np.loadtxt(input_folder / "X.csv", delimiter=",")

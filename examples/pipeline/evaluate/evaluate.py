@@ -1,4 +1,4 @@
-"""Test the model below --input_data; the accuracy goes to outputs/results.json, among the run's files."""
+"""Test the model in --input_data, and write the accuracy to outputs/results.json, a file of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Split scikit-learn's handwritten digits into files that the next step trains on: train.npz and test.npz below --output."""
+"""Split scikit-learn's handwritten digits into train.npz and test.npz in --output, for the next steps."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Train a small neural network on train.npz below --input_data; model.joblib goes to --output, and with it the images to test it with.
+"""Train a small neural network on train.npz in --input_data, and write model.joblib and the test images to --output.
 
-Several ranks may run it, as an MpiStep starts them: the first one trains.
+An MpiStep may start several ranks of this script. Only the first one trains.
 """
 
 from __future__ import annotations
