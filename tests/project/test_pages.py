@@ -20,6 +20,7 @@ from himl_cli.services import doctor
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import CHECKS
 from himl_cli.workspaces.local.workspace import CHECK_NAME
+from scripts import prose
 from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
 from tests.support.running import Himl
 from tests.support.runs import RecordedRuns
@@ -29,6 +30,18 @@ HIML = ROOT / "himl_cli"
 ALL = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
 TOLD_TO_ITSELF = {"HIML_RUN_FOLDER", "HIML_BROUGHT_DATASETS", "HIML_DONE_BEFORE_RANKS", "HIML_SUBMIT_EXPERIMENT"}
 """Variables with which parts of himl tell each other something: not for users."""
+BANNED_TEXTS = [
+    "Files that are kept here.",
+    "It stands for a run.",
+    "A run is told.",
+    "Files are brought.",
+    "Begin anew.",
+    "There is no room.",
+    "Nobody reads it.",
+    "It prints a row a run.",
+    "It is sent as well.",
+    "Done. What is missing follows.",
+]
 FAMILIES = {"HIML_SUBMIT_OPTION", "AZURE_ML_INPUT_KEY", "AZURE_ML_OUTPUT_KEY", "AZUREML_SWEEP_NAME"}
 DIRECTIVE = re.compile(r"^\.\. (?:auto(?:function|class|exception)|py:data):: (.*(?:\n {9,}\S.*)*)$", re.MULTILINE)
 
@@ -113,6 +126,14 @@ def test_readme_is_short_and_names_every_command_and_extra() -> None:
     compared = re.findall(r"([\d.,]+ (?:ms|s|MB))\b", section(text, "How it compares"))
     assert len(compared) == 9
     assert [figure for figure in compared if f" {figure}" not in page("performance.md")] == []
+
+
+def test_texts_follow_the_standard_for_writing() -> None:
+    """The check finds each kind of banned word and passes over code; a page names what is banned."""
+    found = [word for text in BANNED_TEXTS for word in prose.banned(text)]
+    assert len(found) == len(BANNED_TEXTS), found
+    assert [*prose.banned("What is a run? A list is a list, and as well as before `whoever` reads it.")] == ["'whoever' (write: a plain noun)"]
+    assert list(prose.findings()) == []
 
 
 def test_first_jobs_and_set_up_name_what_they_need() -> None:
