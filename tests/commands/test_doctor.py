@@ -133,7 +133,7 @@ def test_a_local_workspace_that_may_only_be_read(himl: Himl, project: Path, read
     RecordedRuns(project).add("train_1_aa")
     read_only(project / ".himl")
     check = the_check(himl("doctor", "--json"), "local workspace", "note")
-    assert check["message"] == f"'{project / '.himl'}' may only be read: jobs cannot be recorded there."
+    assert check["message"] == f"'{project / '.himl'}' is read-only, so himl cannot record jobs in it."
 
 
 @pytest.mark.parametrize(("break_it", "name", "said"), IN_AZURE.values(), ids=IN_AZURE)

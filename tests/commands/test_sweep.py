@@ -382,11 +382,11 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
         assert (refused.code, said in refused.stderr) == (code, True), refused.stderr
 
     himl.ok("submit", "train.py", env=env)
-    check(latest(himl), "is completed: nothing is left to do")
+    check(latest(himl), "is already completed")
     check("nothing", "nothing", code=3)
     (notes / "hold").touch()
     himl.ok("submit", "train.py", "--no_wait", env=env)
-    check(latest(himl), "is still at work")
+    check(latest(himl), "is still in progress")
     (notes / "hold").unlink()
     assert himl("submit", "fails.py", "--env_var", "SEED=1", "--", "--token_count", "2").code == 1
     check(latest(himl), "--env_var SEED=")
@@ -396,7 +396,7 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     assert show(himl, run)["status"] == "Completed"
     assert himl("submit", "fails.py", "--", "--api_key", "sesame-open-1").code == 1
     run = latest(himl)
-    check(run, "its arguments hold a secret")
+    check(run, "himl does not store arguments that look like secrets")
     check(run, "--api_key")
     kept = files_with(project / ".himl" / "runs" / run, "sesame-open-1")
     assert [path.name for path in kept] == ["std_log.txt"], "which the script printed"

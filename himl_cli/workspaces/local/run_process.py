@@ -141,7 +141,7 @@ class RunProcess(ABC):
         where this was not its end."""
         lock, run_id = ProcessLock(self.folder.lock), self._new.id
         if not lock.take():
-            message, hint = f"Run '{run_id}' is still at work.", f"To stop it: himl runs cancel {run_id}"
+            message, hint = f"Run '{run_id}' is still in progress.", f"To stop it: himl runs cancel {run_id}"
             report("refused", why=BUSY, message=message, hint=hint)
             return None
         try:
@@ -182,7 +182,7 @@ class RunProcess(ABC):
         if known is not None and (known.status is RunStatus.completed or (was_canceled and known.status.is_final)):
             self.folder.free_reserve()
             hint = f"See himl runs show {known.id}"
-            raise BadUsage(f"Run '{known.id}' is {known.status.value.lower()}: nothing is left to do.", hint=hint)
+            raise BadUsage(f"Run '{known.id}' is already {known.status.value.lower()}.", hint=hint)
         if self._again and not self._is_queued:
             self.folder.allow_to_run()
         if known is not None:
