@@ -52,7 +52,7 @@ SET: dict[str, tuple[str, Mapping[str, str], str, str]] = {
     "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
     "a wrong variable": ("", {"HIML_SUBMIT_NUM_NODES": "two"}, "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'", "himl submit --help"),
 }
-NO_FILE = "workspace.db' is no file, or a link that leads to none."
+NO_FILE = "workspace.db' is not a file, or is a dangling link."
 HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a damaged record of runs": (
         lambda project: write_files(project, {".himl/workspace.db": b"no database" * 100}),

@@ -124,7 +124,7 @@ def test_plain_command_runs_without_bash_but_shell_line_fails(himl: Himl, projec
     env = {"PATH": str(project / "nothing")}
     assert himl.ok("submit", "--command", "python lab/train.py --a 'b c'", env=env).stdout == "['--a', 'b c'] None False\n"
     done = himl("submit", "--command", "cd lab && python train.py", env=env)
-    assert (done.code, "for bash, which is not installed here" in done.stderr) == (3, True)
+    assert (done.code, "for bash, which is not installed on this machine" in done.stderr) == (3, True)
 
 
 def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: Path, script: Path, tmp_path: Path) -> None:

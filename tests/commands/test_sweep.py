@@ -337,8 +337,8 @@ def test_killed_keeper_leaves_trials_running_and_cancelable(himl: Himl, project:
     run = show(himl, latest(himl))
     parent = run["id"]
     assert (process.returncode, f"; to do what is missing: himl submit --resume {parent}" in told.decode()) == (1, True)
-    assert (run["status"], "keeper ended without recording" in run["reason"]) == ("Failed", True)
-    assert run["reason"].endswith(f"what it had started goes on to its end; to do what is missing: himl submit --resume {parent}")
+    assert (run["status"], "controller ended without recording" in run["reason"]) == ("Failed", True)
+    assert run["reason"].endswith(f"its child runs continue; to do what is missing: himl submit --resume {parent}")
     assert statuses(himl, parent) == ["Running", "Running"]
     refused = himl("runs", "delete", parent, "--yes")
     assert (refused.code, "is running; nothing was deleted." in refused.stderr) == (2, True)
