@@ -314,10 +314,10 @@ def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slur
     try:
         done = himl("submit", "hello.py", "--cluster", "slurm:gpu")
         assert done.code == 5
-        assert "error: Slurm does not answer: " in done.stderr
+        assert "error: Slurm does not respond: " in done.stderr
         run = shown(himl, waiting)
         assert run["status"] == "Queued"
-        assert run["reason"].startswith("Slurm cannot be asked: "), run
+        assert run["reason"].startswith("squeue failed: "), run
     finally:
         slurm.start_controller()
         until(lambda: "UP" in slurm("scontrol", "ping", may_fail=True), "the controller answers")
@@ -361,10 +361,10 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
     found = {state: (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) for state, run_id in runs.items()}
     assert found == {
         "TIMEOUT": ("Failed", f"it reached Slurm's time limit (job {numbers['TIMEOUT']})"),
-        "OUT_OF_MEMORY": ("Failed", f"it used more memory than Slurm had given it (--sbatch mem=SIZE) (job {numbers['OUT_OF_MEMORY']})"),
+        "OUT_OF_MEMORY": ("Failed", f"it exceeded its memory limit in Slurm (--sbatch mem=SIZE) (job {numbers['OUT_OF_MEMORY']})"),
         "NODE_FAIL": ("Failed", f"its node failed (job {numbers['NODE_FAIL']})"),
         "CANCELLED by 0": ("Canceled", f"canceled in Slurm (job {numbers['CANCELLED by 0']})"),
-        "": ("Canceled", "canceled in Slurm before it began"),
+        "": ("Canceled", "canceled in Slurm before it started"),
     }
 
 
