@@ -57,10 +57,10 @@ HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a damaged record of runs": (
         lambda project: write_files(project, {".himl/workspace.db": b"no database" * 100}),
         "workspace.db' is damaged",
-        "to start a new record",
+        "To start a new database",
     ),
     "a record by a newer himl": (record_by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
-    "a folder in place of the record": (lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True), NO_FILE, "to start a new record"),
+    "a folder in place of the record": (lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True), NO_FILE, "To start a new database"),
 }
 IN_AZURE: dict[str, tuple[Break, str, str]] = {
     "half a config.json": (wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
@@ -115,7 +115,7 @@ def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, en
 
 
 if sys.platform != "win32":
-    HERE["a record that is a pipe"] = (record_that_is_a_pipe, NO_FILE, "to start a new record")
+    HERE["a record that is a pipe"] = (record_that_is_a_pipe, NO_FILE, "To start a new database")
 
 
 @pytest.mark.parametrize(("break_it", "said", "remedy"), HERE.values(), ids=HERE)

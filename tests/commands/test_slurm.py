@@ -248,7 +248,7 @@ def test_what_is_missing_of_a_sweep_is_done_later(himl: Himl, project: Path, sen
     flag.touch()
     done = himl("submit", "--resume", run_id)
     assert done.code == 0, done.stderr
-    assert "resumed: 1 of 3 trials are left" in himl("runs", "logs", run_id).stdout
+    assert "resumed: 1 of 3 trials remaining" in himl("runs", "logs", run_id).stdout
 
 
 @pytest.mark.parametrize("options", [["--sampling", "bayesian", "--max_trials", "3", "--max_concurrent", "2"], ["--early_stop", "median", "--max_trials", "3"]])

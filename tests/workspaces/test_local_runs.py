@@ -162,7 +162,7 @@ def test_input_folder_that_cannot_be_quoted_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_of_hyperparameters_and_datastores_lead_nowhere_else(tmp_path: Path) -> None:
-    for name, value, message in (("a=b", "1", "cannot be the name of a hyperparameter"), ("a", "b c", r"himl cannot quote .* after .`.\.")):
+    for name, value, message in (("a=b", "1", "Invalid name of a hyperparameter"), ("a", "b c", r"himl cannot quote .* after .`.\.")):
         sweep = SweepSpec({name: SearchRange(Draw.choice, [1, value])}, "grid", 2)
         with pytest.raises(BadUsage, match=message):
             plan_sweep(tmp_path, line(f"echo `echo ${{{{search_space.{name}}}}}`", sweep=sweep), tmp_path, pass_over)
