@@ -24,24 +24,24 @@ class Status:
 
 @dataclass(frozen=True)
 class Page:
-    text: str  # in place of the answer, as a proxy or a hotel's network sends it
+    text: str  # in place of the reply, as from a proxy or a captive portal
     status: int = 200
     content_type: str = "text/html"
 
 
 @dataclass(frozen=True)
 class Reset:
-    after: int | None = None  # so many bytes of the answer; None: before any byte of it, the request having been carried out
+    after: int | None = None  # bytes of the reply; None: before its first byte, after processing the request
 
 
 @dataclass(frozen=True)
 class ResetUpload:
-    after: int = 0  # so many bytes of the request's body; nothing is carried out
+    after: int = 0  # bytes of the request's body; the request is not processed
 
 
 @dataclass(frozen=True)
 class Truncate:
-    after: int  # the connection is closed in order then; the headers promised more
+    after: int  # bytes, then an orderly close, before the length in the headers
 
 
 @dataclass(frozen=True)
@@ -54,27 +54,27 @@ class Stall:
 
 @dataclass(frozen=True)
 class Drip:
-    bytes_per_second: int  # the body comes no faster
+    bytes_per_second: int  # maximum speed of the body
 
 
 @dataclass(frozen=True)
 class Latency:
-    seconds: float  # the answer begins that much later
+    seconds: float  # delay of the reply
 
 
 @dataclass(frozen=True)
 class Meanwhile:
-    call: Callable[[], object]  # once the request was carried out; the answer begins when it is through
+    call: Callable[[], object]  # called after processing the request, and before the reply
 
 
 @dataclass(frozen=True)
 class FlipByte:
-    at: int  # another byte stands there in the answer's body
+    at: int  # position of the changed byte in the reply's body
 
 
 @dataclass(frozen=True)
 class FlipUpload:
-    at: int  # another byte of the request's body comes to the service
+    at: int  # position of the changed byte in the request's body
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ class ExpireToken:
 
 @dataclass(frozen=True)
 class WrongDate:
-    seconds: float  # by which the answer's `Date` is shifted, as if the client's clock were off
+    seconds: float  # shift of the reply's `Date`, as if the client's clock were wrong
 
 
 @dataclass(frozen=True)
 class SmallPages:
-    size: int  # of the pages in which blob listings come, as the service may do at any time
+    size: int  # of the pages of blob listings, which the service may choose
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,15 @@ class Manner:
 
     hold: bool = False  # each job waits in the status Queued until it is released
     whole_logs: bool = False  # logs are replaced as they grow, not appended to
-    retry_logs: bool = False  # those of later tries are kept in `user_logs/retry_001`, …; else the last try's replace the ones before
-    fails_with_a_trial: bool = False  # a sweep fails when one trial does, not only when the first three or all of them do
-    values_in: str = "tag"  # of a trial, as OWN_TAGS has it, or nowhere but on the sweep (`sweep`; `old_sweep`: there without the prefix)
-    minute: float = 60.0  # seconds that one of a limit (`timeout`, `trialTimeout`) lasts
-    disk: str = "new"  # of the next try: its `outputs` go to `outputs/retry_001`, …; `restored`: `outputs` and `logs` lie there again
-    service_status: str = "Running"  # in which the interactive services of a job begin
-    image_log: str = ""  # what the build of each job's image writes; without it the image is there
-    image_fails: bool = False  # that build, and with it the job
-    python: Path = field(default_factory=lambda: Path(sys.executable))  # what jobs call `python`; programs in its folder stand before all others
+    retry_logs: bool = False  # later attempts log to `user_logs/retry_001`, …; else each replaces the previous logs
+    fails_with_a_trial: bool = False  # one failed trial fails the sweep, not only the first three or all
+    values_in: str = "tag"  # of a trial, as in OWN_TAGS, or only on the sweep (`sweep`; `old_sweep`: without the prefix)
+    minute: float = 60.0  # seconds per minute of a limit (`timeout`, `trialTimeout`)
+    disk: str = "new"  # of the next attempt, with `outputs/retry_001`, …; `restored`: it has `outputs` and `logs` again
+    service_status: str = "Running"  # first status of the interactive services of a job
+    image_log: str = ""  # log of each image build; without it, the image exists
+    image_fails: bool = False  # the build fails, and so does the job
+    python: Path = field(default_factory=lambda: Path(sys.executable))  # the jobs' `python`; its folder is first on PATH
 
 
 def seconds_of(duration: str) -> float:
