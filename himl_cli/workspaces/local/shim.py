@@ -162,7 +162,8 @@ def all_processes() -> list[tuple[int, str, int]]:
     """Id, state and process group of every process (Linux; proc(5))."""
     found: list[tuple[int, str, int]] = []
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:  # it may have ended
+        # A process may have ended in the meantime
+        with suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:
             state, _, group = stat.read().rpartition(")")[2].split()[:3]
             found.append((int(name), state, int(group)))
     return found

@@ -48,7 +48,8 @@ SUBMIT_SECONDS = 120.0
 PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
 PROBE = "probe.json"
 END = "END_OF_REQUEST"
-OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")  # options that also apply to it
+# Options that also apply to a controller
+OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")
 
 
 def check_sbatch() -> None:

@@ -69,7 +69,7 @@ class JobFiles:
         if not is_attempt:
             return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
         self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]
-        for made in self._made:  # jobs on Azure ML have them, too
+        for made in self._made:  # as in jobs on Azure ML
             made.mkdir(exist_ok=True)
         self._before = self._stamps()
         folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})

@@ -194,7 +194,7 @@ class Supervisor(RunProcess):
         return ranks
 
     def _watch(self, ranks: Sequence[Rank]) -> tuple[list[RankEnd], str]:
-        """Wait for all ranks, and stop them in steps once there is a reason. Returns their ends in order, and it."""
+        """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent = 0.0, "", 0
         limit = self._request.spec.max_seconds
