@@ -414,7 +414,7 @@ def test_doctor_and_init_know_slurm(himl: Himl, project: Path, slurm: Slurm, sen
     assert himl("init", "--local").code == 0
     done: Outcome = himl("doctor", "--slurm", "gpu")
     assert "slurm-wlm 22.05" in done.stdout
-    assert f"sees '{project / '.himl'}', and runs this Python" in done.stdout, done.stdout
+    assert f"can access '{project / '.himl'}' and this Python" in done.stdout, done.stdout
     assert "Slurm refused the job" in himl("doctor", "--slurm", "none").stdout
     assert himl("init", "--slurm").code == 0
     assert "[slurm.gpu]" in (project / "himl.toml").read_text()
