@@ -1,4 +1,4 @@
-"""`python -m stress`: a sample of all cases, or (`--full`) all of them; the exit code is 1 where anything was lost."""
+"""Run a sample of all cases, or all of them with `--full`, by `python -m stress`. The exit code is 1 if any is lost."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: f
 
 
 def totals(records: Sequence[Record]) -> str:
-    """One line: how many cases, and how they ended. Those in which nothing went wrong are no part of what was injected."""
+    """One line with the number of cases and their outcomes. Cases without a fault do not count as injected."""
     counts = Counter(record.result.outcome for record in records)
     said = ", ".join(f"{counts[outcome]:,} {outcome.value}" for outcome in SHOWN)
     not_met = counts[Outcome.not_met]

@@ -1,4 +1,4 @@
-"""What runs in processes of its own. What each imports, it imports itself: some of them are measured, some fork."""
+"""Functions that run in separate processes. Each has its own imports, since some are measured and some fork."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 30.0
 
 
 def write(path: Path, number: int, count: int, all_there: Barrier) -> tuple[float, float, list[str]]:
-    """Write *count* runs to a local workspace, as one of many at once; the seconds that it takes, the longest of a step, and what goes wrong."""
+    """Write *count* runs to a local workspace, as one of many concurrent processes. Returns the total seconds, the longest step, and errors."""
     from himl_cli.core.errors import HimlError
     from himl_cli.core.runs import Run, RunStatus
     from himl_cli.workspaces.local.metric_store import MetricStore
@@ -54,7 +54,7 @@ def write(path: Path, number: int, count: int, all_there: Barrier) -> tuple[floa
 
 
 def serve(answers: Connection, folder: Path) -> None:
-    """A tracked job: tells its port and token, and serves until nobody asks any more. What it says goes to `said.log` in *folder*."""
+    """A tracked job. Sends its port and token, and serves until the connection closes. Its output goes to `said.log` in *folder*."""
     import logging
 
     from tests.workspaces.tracking.tracked_job import tracked_job
@@ -72,13 +72,13 @@ def orders(first: int, count: int) -> list[tuple[int, ...]]:
 
 
 def start_ranks(folder: Path, first: int, count: int) -> tuple[int, float, list[str]]:
-    """Let eight ranks start in each of these orders; how many they were, the seconds of the slowest, and what went wrong.
+    """Start eight ranks in each of these orders. Returns the number of orders, the seconds of the slowest, and errors.
 
-    Ranks are forks of this process, which has the imports behind it and few of them: forking a large one takes most of the time. The folder
-    lies in memory where there is such a place.
+    Ranks are forks of this process, which has few imports loaded, since most of the time goes into forking a large process. The folder is in
+    memory if possible.
     """
     os.environ["XDG_CACHE_HOME"] = str(folder)
-    for rank in range(RANKS):  # what is loaded by it is loaded once, and not in each fork
+    for rank in range(RANKS):  # loads modules once, and not in each fork
         _call(folder, rank, "warm")
     (folder / "acted").unlink()
     shutil.rmtree(folder / "himl")
@@ -136,9 +136,9 @@ def _call(folder: Path, rank: int, token: str) -> str:
 
 
 def launch(asked: Connection, folder: Path, command: Sequence[str], cwd: Path, env: Mapping[str, str], reaps: bool) -> None:
-    """Start ranks of *command*, as often as this is asked to, by `[(rank, seconds before it), …]`, and tell when each starts and ends.
+    """Start ranks of *command* for each request `[(rank, seconds before it), …]`, and report the start and end of each.
 
-    What rank K of launch N says goes to N-K.out and N-K.err. Where it *reaps*, it asks at once how a process ended, as shells do, else when all have.
+    The output of rank K of launch N goes to N-K.out and N-K.err. With *reaps*, it reaps a process at once, as shells do, else after all have ended.
     """
     turn = threading.Lock()
 

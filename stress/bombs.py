@@ -1,4 +1,4 @@
-"""Documents, patterns and numbers made to take for ever or to fill the memory, set off in commands that are really started. Linux only (/proc)."""
+"""Documents, patterns and numbers that could run forever or fill the memory, used in real commands. Linux only (/proc)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUBMIT = ("submit", "fit.py", "--dry_run")
 
 @dataclass(frozen=True)
 class Bomb:
-    """*arguments* of a command in a folder with *files*, which may end with one of *codes*. `listing` is what a storage account answers to a list."""
+    """*arguments* of a command in a folder with *files*, which may end with one of *codes*. `listing` is a storage account's reply to a list request."""
 
     arguments: Sequence[str]
     codes: frozenset[int]

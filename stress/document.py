@@ -1,7 +1,7 @@
-"""`python -m stress.document` writes docs/reliability.md from the raw results and stress/reliability.md.in; a test of the project compares.
+"""Write docs/reliability.md from the raw results and stress/reliability.md.in, by `python -m stress.document`. A test compares them.
 
-The template has the prose, and a name in braces wherever a figure or a table goes: `{faults.lost}`; `{ranks.orders:sum.orders}` is of the cases whose ids
-have `orders` in the second place alone.
+The template has the prose, with names in braces for figures and tables: `{faults.lost}`. `{ranks.orders:sum.orders}` covers only cases
+with `orders` as the second part of their ids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PLACE = re.compile(r"\{([a-z_]+)(?:\.(?:([a-z_]+):)?([a-z_.]+))?\}")
 
 
 def value_of(part: PartResults, column: str, name: str) -> str:
-    """What stands for *name*, of cases of *column* alone where there is one."""
+    """The value of *name*, only for cases of *column* if there is one."""
     records = [one for one in part.records if column in ("", one.id.split("/")[1])]
     if name in Outcome.__members__:
         return figure(sum(record.result.outcome is Outcome[name] for record in records))
@@ -122,7 +122,7 @@ def _commit(meta: Mapping[str, Any]) -> str:
 
 
 def matrix(records: Sequence[Record]) -> str:
-    """Rows by what stands third in the ids, columns by what stands second, each cell survived / reported / lost; the sums, and what was not met."""
+    """Rows by the third part of the ids, columns by the second, with survived / reported / lost per cell, the sums, and cases not met."""
     cells = _by_cell(records)
     columns, rows = (sorted(set(names)) for names in zip(*cells, strict=True))
     lines = [[row, *(_ends(cells.get((column, row), []))[0] for column in columns), *_ends([one for one in records if _cell(one)[1] == row])] for row in rows]
@@ -131,7 +131,7 @@ def matrix(records: Sequence[Record]) -> str:
 
 
 def listed(records: Sequence[Record], heads: tuple[str, str], sums: Sequence[str], peaks: Sequence[str] = ()) -> str:
-    """A line for each cell: what stands second and third in its ids, the facts *sums* added up, the largest of each of *peaks*, survived / reported / lost."""
+    """A line per cell: the second and third part of its ids, the totals of the facts *sums*, the maxima of *peaks*, survived / reported / lost."""
 
     def figures(alike: Sequence[Record]) -> list[str]:
         merges: list[tuple[str, Callable[[Sequence[Any]], Any]]] = [*((name, sum) for name in sums), *((name, max) for name in peaks)]
@@ -143,7 +143,7 @@ def listed(records: Sequence[Record], heads: tuple[str, str], sums: Sequence[str
 
 
 def figures_of(records: Sequence[Record]) -> str:
-    """A line for each fact of each case, by the ids of the cases, without a number that only says that it is the first."""
+    """A line per fact of each case, by the ids of the cases, without the number of a first case."""
     lines: list[list[str]] = []
     for record in records:
         words = [figure(int(word)) if word.isdecimal() and len(word) > 3 else word for word in record.id.removesuffix("/00").split("/")[1:]]
@@ -153,7 +153,7 @@ def figures_of(records: Sequence[Record]) -> str:
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table whose columns but the first stand to the right where they hold nothing but figures."""
+    """A table with numeric columns, except the first, aligned to the right."""
     rows = [[text.replace("\n", " ").replace("|", "\\|") for text in line] for line in lines]
     marks = ["---:" if number and not any(sign.isalpha() for row in rows for sign in row[number]) else "---" for number in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in [list(head), marks, *rows])
@@ -186,7 +186,7 @@ def _by_cell(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def _ends(records: Sequence[Record]) -> tuple[str, str]:
-    """How many survived / reported / lost, and how many were not met."""
+    """The numbers of survived / reported / lost cases, and of those not met."""
     counts = Counter(record.result.outcome for record in records)
     return " / ".join(f"{counts[outcome]:,}" for outcome in SHOWN) if records else NOTHING, f"{counts[Outcome.not_met]:,}"
 

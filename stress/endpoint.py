@@ -1,6 +1,5 @@
-"""The server of a local job, met by strangers: `endpoint/<way>/<tracked or submitted>/<number>`. Whoever lacks the token, or names another host, is refused.
-
-Linux only (/proc).
+"""Requests of strangers to the server of a local job: `endpoint/<way>/<tracked or submitted>/<number>`. It must refuse requests without the
+token or with another host. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from tests.support import processes, running
 from tests.workspaces.tracking.tracked_job import API, JOB
 
 SECONDS, MOST = 60.0, 1 << 20
-INTRUDER = "intruder"  # names of metrics and tags that only a request has that is to be refused
+INTRUDER = "intruder"  # names of metrics and tags in requests that the server must refuse
 RIGHT_SHARE = 0.15
 MALFORMED = frozenset({400, 401, 403, 404, 405, 411, 413, 414, 431, 501, 505})
 """What a request may be answered that is no proper HTTP, or that is wrong in several ways."""
@@ -47,9 +46,9 @@ _ODD_METHODS = ("HEAD", "BREW", "post", "OPTIONS", "X" * 500, "PO\tST")
 REQUESTS = 1000
 SENDERS, SLOW_SECONDS = 60, 45.0
 IDLE, IDLE_SECONDS = 2000, 45.0
-NUMBERS = {("requests", "tracked"): 30}  # how many cases a cell has, if not one
+NUMBERS = {("requests", "tracked"): 30}  # cases per cell (default: 1)
 THREADS = Limits().most + 24
-GROWTH = 64.0  # MiB of memory above those at first
+GROWTH = 64.0  # MiB of memory above the start
 WAIT, PATIENCE = 60.0, 120.0  # seconds that the job's own client may wait at most, and for which MLflow's clients do, unless they are told otherwise
 TALK = 64 << 10  # bytes that the job's logs may have in the end
 SECONDS_TO_SETTLE, SECONDS_TO_BEGIN = 20.0, 60.0
@@ -64,7 +63,7 @@ class Door:
 
 @dataclass(frozen=True)
 class Drawn:
-    """`content` is sent as it is. One of *answers* has to come; 0 means the end of the connection without any. `tag` is kept if it is answered 200."""
+    """`content` is sent unchanged. The reply must be one of *answers*, where 0 is the end of the connection without a reply. Status 200 stores `tag`."""
 
     content: bytes
     answers: frozenset[int]
@@ -85,7 +84,7 @@ def draw(door: Door, dice: random.Random, number: int) -> Drawn:
     auth, host = dice.choice([*_RIGHT_AUTHS, *wrong_auths, *wrong_auths]), dice.choice([*_RIGHT_HOSTS, *_RIGHT_HOSTS, *wrong_hosts])
     length, path = dice.choice([*lengths, *["right"] * 3]), dice.choice([*paths, *["right"] * 3])
     method = dice.choice(("POST", "POST", "POST", "GET", "GET", "PATCH", "DELETE", "PUT", *_ODD_METHODS))
-    if auth in _RIGHT_AUTHS and host in _RIGHT_HOSTS and length in ("right", "shorter", "none"):  # it would be let in
+    if auth in _RIGHT_AUTHS and host in _RIGHT_HOSTS and length in ("right", "shorter", "none"):  # a valid request
         auth = dice.choice(wrong_auths)
     if method in _ODD_METHODS or path in ("long", "spaced", "garbage") or (auth == "path" and path == "absolute"):
         answers = MALFORMED
@@ -105,7 +104,7 @@ def _request(method: str, path: str, lines: Sequence[str], body: bytes) -> bytes
 
 
 def _auths(door: Door, dice: random.Random) -> dict[str, tuple[str, list[str]]]:
-    """Ways to show a token: what stands before the path, and lines of the head. Wrong tokens may stand in either place."""
+    """Ways to send a token: the start of the path, and header lines. Wrong tokens may be in either."""
     token, other = door.token, dice.randbytes(24).hex()
     changed = token.upper() if token.upper() != token else f"{(int(token[0]) + 1) % 10}{token[1:]}"
 
@@ -138,7 +137,7 @@ def _lengths(length: int, dice: random.Random) -> dict[str, list[str]]:
 
 
 def _harm(door: Door, dice: random.Random) -> tuple[str, bytes]:
-    """A route with its fields: whoever was let in with it would be seen in the record."""
+    """A route with fields that would leave traces in the record if the server accepted it."""
     name, run = f"{INTRUDER}_{dice.randrange(1000)}", {"run_id": door.run_id}
     harms: dict[str, dict[str, object]] = {f"runs/{route}": {**run, "key": name, "value": "x"} for route in ("set-tag", "log-metric", "log-parameter")}
     harms["runs/log-metric"] |= {"value": 1.0, "timestamp": 1, "step": 1}
@@ -156,7 +155,7 @@ def _paths(route: str, dice: random.Random) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Met:
-    """`sent` is how many requests or connections there were, `tags` the names of tags that were let in."""
+    """`sent` is the number of requests or connections, `tags` are the names of accepted tags."""
 
     sent: int
     problems: Sequence[str]
@@ -205,7 +204,7 @@ def odd_bodies(door: Door, dice: random.Random) -> Met:
 
 
 def slow_senders(door: Door, dice: random.Random) -> Met:
-    """SENDERS strangers: some say nothing at all, some a byte of their head or of their body now and then. The silent ones have to be ended."""
+    """SENDERS strangers that send nothing, or slowly one byte of their headers or body at a time. The server must close the silent ones."""
     long = f"POST {API}runs/set-tag HTTP/1.1\r\nHost: 127.0.0.1:{door.port}\r\nContent-Length: 1000000\r\n\r\n".encode()
     with _connections(door.port, SENDERS) as clients:
         silent, heads, bodies = clients[0::3], clients[1::3], clients[2::3]
@@ -273,14 +272,14 @@ def _wrong(door: Door, one: Drawn, reply: bytes | None) -> list[str]:
 
 @contextmanager
 def _connections(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """So many that do not block; those for which there is no room yet go on trying."""
+    """*count* non-blocking connections. Those that are not accepted yet keep trying."""
     clients = [socket.socket() for _ in range(count)]
     try:
         for client in clients:
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
         with selectors.DefaultSelector() as ready:
-            for client in clients[: Limits().most // 2]:  # the first ones are in before anything is sent on them
+            for client in clients[: Limits().most // 2]:  # the first ones are accepted before they send anything
                 ready.register(client, selectors.EVENT_WRITE)
             ready.select(timeout=10)
         yield clients
@@ -293,14 +292,14 @@ def _is_ended(client: socket.socket) -> bool:
     try:
         return client.recv(65536) == b""
     except OSError as e:
-        return e.errno not in (errno.EAGAIN, errno.ENOTCONN)  # nothing has come; it waits to be accepted
+        return e.errno not in (errno.EAGAIN, errno.ENOTCONN)  # no data yet, or not accepted yet
 
 
 def exchange(port: int, content: bytes) -> bytes | None:
-    """What comes back for *content*, until the server closes the connection; None where it does not, or sends for ever."""
+    """The reply to *content* until the server closes the connection, None if it does not close it, or never stops sending."""
     found, deadline = b"", time.monotonic() + SECONDS
     with suppress(TimeoutError), socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as client:
-        with suppress(OSError):  # refused before all was sent: the reason may have arrived nevertheless
+        with suppress(OSError):  # refused before all was sent, but the reply may have arrived
             client.sendall(content)
             client.shutdown(socket.SHUT_WR)
         with suppress(ConnectionError):
@@ -318,7 +317,7 @@ def status_of(reply: bytes) -> int:
 
 
 def is_told_in_json(reply: bytes) -> bool:
-    """Whether the first reply, an error, says why in MLflow's terms. One to HEAD has no body."""
+    """Whether the first reply is an error in MLflow's format. A reply to HEAD has no body."""
     body = reply.partition(b"\r\n\r\n")[2]
     try:
         document, _ = json.JSONDecoder().raw_decode(body.decode())
@@ -384,9 +383,9 @@ def _settled(target: Target) -> bool:
 
 
 class Watch:
-    """While `watching` lasts, the job's own client logs one step after the other, and the most that the server takes is noted.
+    """During `watching`, the job's own client logs one step after the other, and the peak resources of the server are recorded.
 
-    `waits` are the seconds of each step, `troubles` what went wrong with one; `threads` and `handles` are those above what there were at first.
+    `waits` are the seconds of each step, `troubles` its errors. `threads` and `handles` are those in addition to the start.
     """
 
     def __init__(self, target: Target) -> None:
@@ -451,7 +450,7 @@ log_metric("last", 1.0, 0)
 
 @dataclass(frozen=True)
 class Kept:
-    """The record of a job: steps of the metric that its own client logs, and names of all metrics, tags and runs."""
+    """The record of a job: steps of the metric of its own client, and names of all metrics, tags and runs."""
 
     steps: Sequence[int]
     metrics: frozenset[str]

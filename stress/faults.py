@@ -1,4 +1,4 @@
-"""The matrix: each fault of the network and of the services met by each command that moves something, by numbers that the seed gives."""
+"""The matrix of faults of the network and the services, and of commands that transfer data. The seed determines all random choices."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.support import azure, running, tensorboard
 
 @dataclass(frozen=True)
 class Place:
-    """A kind of request, whose body has `body` bytes at least: of what is sent (`sends`), else of the answer.
+    """A kind of request with a body of at least `body` bytes, in the request (`sends`) or in the reply.
 
-    `is_first_only`: what it asks is remembered, and the next call does not ask it. A fault lets up to `among` - 1 requests go by.
+    `is_first_only`: himl caches the reply, and later calls do not send it. A fault skips up to `among` - 1 requests.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Place:
 
 
 ANY = "[^?]*"
-LEAST_RANGE = 1 << 20  # a large file comes and goes in pieces, none of them smaller than this but the last
-SMALL = 20_000  # bytes that most of the files have, where any of them may be met
+LEAST_RANGE = 1 << 20  # minimal bytes of a part of a large file, except the last
+SMALL = 20_000  # bytes that most files have at least
 LOGIN, ARM, PLANE, BLOBS = r"login\.microsoftonline\.com", r"management\.azure\.com", r"[^/]*\.api\.azureml\.ms", r"[^/]*\.blob\.core\.windows\.net"
 SIGN_IN = Place("sign_in", rf"^POST {LOGIN}/", LOGIN, is_first_only=True)
 RESOURCE = Place("resource", rf"^GET {ARM}/", ARM, is_first_only=True)
@@ -57,7 +57,7 @@ EVERYWHERE = frozenset(one.name for one in (SIGN_IN, RESOURCE, KEYS, CONTROL, JO
 BYTES = frozenset({FETCH.name})
 SENT = frozenset({PUT.name, COMMIT.name})
 STORAGE = BYTES | SENT | {LISTING.name}
-DOCUMENTS = frozenset(one.name for one in (RESOURCE, KEYS, CONTROL, JOB, SERVICE, PAGES))  # for which a token is shown
+DOCUMENTS = frozenset(one.name for one in (RESOURCE, KEYS, CONTROL, JOB, SERVICE, PAGES))  # with a token
 ANSWERS = BYTES | DOCUMENTS | {LISTING.name, SIGN_IN.name}  # that have a body worth breaking
 FILES, CHECKPOINT = "files_1_aa", "trained_1_bb"
 CURVES = ("curves_1_cc", "curves_2_dd", "curves_3_ee")
@@ -67,7 +67,7 @@ EDGES = (0, 1, 2, (16 << 10) - 1, 16 << 10, (16 << 10) + 1)
 
 
 class Stock:
-    """What the cases of one world share: workspaces with runs and files in them. Each thing is made in the double of *world* when it is first asked for."""
+    """Workspaces with runs and files that the cases of one world share. They are created in the double of *world* on first use."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -83,12 +83,12 @@ class Stock:
 
     @cached_property
     def staged(self) -> StagedWorkspace:
-        """A workspace with the runs that have files. The checkpoint has no MD5 on record, as Azure's clients leave those above 64 MiB."""
+        """A workspace with runs and files. The checkpoint has no stored MD5, like files above 64 MiB from Azure's clients."""
         staged = self._world.stage.workspace()
         staged.put_artifacts(staged.add_run(FILES, "train"), self.files)
         staged.put_artifact(staged.add_run(CHECKPOINT, "train"), "outputs/checkpoints/last.ckpt", self.checkpoint, md5=False)
         for number, (run_id, (name, content)) in enumerate(zip(CURVES, self.events.items(), strict=True)):
-            if number == 1:  # it goes on, and its file is appended to
+            if number == 1:  # a run in progress with a file that grows
                 run = staged.add_run(run_id, "curves", status="Running")
                 for start in range(0, len(content), 1 << 20):
                     staged.state.storage.append("azureml", f"{run.artifact_prefix}logs/{name}", content[start : start + (1 << 20)])
@@ -124,9 +124,9 @@ FETCHES: Weighted = (*FIRST, (SERVICE, 2), (LISTING, 2), (FETCH, 6))
 
 
 class Attempt:
-    """One command in the folder of one case. `files` are what is moved, by the ends of names in requests.
+    """One command in the folder of one case. `files` are the transferred files, by suffixes of names in requests.
 
-    `problems` says after each call what is wrong with what is there; *is_done*: all has to be there.
+    `problems` returns the problems after each call. With *is_done*, all files must be complete.
     """
 
     arguments: Sequence[str]
@@ -154,7 +154,7 @@ class Attempt:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Take away what would hinder the next case."""
+        """Delete data that would affect the next case."""
 
 
 class Download(Attempt):
@@ -183,7 +183,7 @@ class Upload(Attempt):
 
 
 class Sync(Attempt):
-    """`himl tb --sync_only`: copies grow, so that those of a call that failed may end early."""
+    """`himl tb --sync_only`, whose copies grow, so that those of a failed call may end early."""
 
     def set_up(self, dice: random.Random) -> None:
         self.arguments, self.files = ("tb", *CURVES, "--sync_only", "--run_logs_dir", "copies"), self.stock.events
@@ -249,7 +249,7 @@ class RunsList(Attempt):
         self.arguments = ("runs", "list", "--num_runs", "all", "--json")
 
     def problems(self, ended: Ended | None, *, is_done: bool) -> list[str]:
-        """stdout holds all runs, newest first, to the byte as it was without a fault."""
+        """Problems of stdout, which must have all runs, newest first, and equal the output without a fault."""
         if not is_done or ended is None:
             return []
         whole = self.world.lasting("the whole list", lambda _: ended.stdout)
@@ -270,10 +270,10 @@ CHUNK = 16 << 10
 
 @dataclass(frozen=True)
 class Fault:
-    """`make` draws what happens to a request at a place; `at` are the places that it has a meaning at.
+    """A fault. `make` draws the action for a request at a place. `at` are the places to which it applies.
 
-    `codes` are the documented exit codes (`of_upload`: that command's, where they differ); `lacks` are commands for which it has no meaning.
-    `on_connect`: it comes before there is a request.
+    `codes` are the documented exit codes (`of_upload`: those of that command, if they differ). `lacks` are commands to which it does not apply.
+    `on_connect`: it occurs before the request.
     """
 
     name: str
@@ -286,7 +286,7 @@ class Fault:
 
 
 def at_byte(dice: random.Random, place: Place) -> int:
-    """A byte of the body at *place*; its first, its last, and those about a chunk's end more often than others."""
+    """A byte of the body at *place*. Prefers the first, the last, and those around the end of a chunk."""
     last = max(0, place.body - 1)
     favoured = [at for at in (0, 1, last, CHUNK - 1, CHUNK, CHUNK + 1) if at <= last]
     return dice.choice(favoured) if dice.random() < 0.5 else dice.randint(0, last)
@@ -320,7 +320,7 @@ def _tls(dice: random.Random, place: Place) -> double.Action:
     return double.BreakHandshake(dice.choice(["reset", "close", "plain"]))
 
 
-FAULTS = (  # in the order in which they take long
+FAULTS = (  # slowest first
     Fault("stall", _stall),
     Fault("drip", _drip, ANSWERS),
     Fault("reset", _reset),
@@ -339,7 +339,7 @@ FAULTS = (  # in the order in which they take long
 )
 A_CELL = 20
 WARM, PASSING, OF_ONE_FILE = 0.7, 0.6, 0.5  # shares of cases: himl remembers an earlier call, the fault passes, it meets one file rather than any
-CONNECTIONS = 3  # so many are made to a storage account at least; to other hosts it is one
+CONNECTIONS = 3  # at least to a storage account, and one to other hosts
 
 
 def fault_cases() -> list[Case]:
@@ -348,10 +348,10 @@ def fault_cases() -> list[Case]:
 
 
 def draw(fault: Fault, attempt: Attempt, dice: random.Random) -> tuple[str, bool]:
-    """Let what is drawn go wrong: at some requests or at all of a kind, once some have gone by; says which, and whether himl remembers an earlier call."""
+    """Draw a fault for some or all requests of a kind, after skipping some. Returns its description, and whether himl has the cache of an earlier call."""
     places, files, is_warm = attempt.places, attempt.files, dice.random() < WARM
     fitting = [(place, weight) for place, weight in places if place.name in fault.at and not (is_warm and place.is_first_only)]
-    if not fitting:  # what it could meet is asked by a first call only
+    if not fitting:  # only a first call sends such requests
         is_warm, fitting = False, [(place, weight) for place, weight in places if place.name in fault.at]
     (place,) = dice.choices([one for one, _ in fitting], [weight for _, weight in fitting])
     which = ""
@@ -405,7 +405,7 @@ def _judged(attempt: Attempt, ended: Ended | None, documented: frozenset[int]) -
 
 
 def _first_call(world: World, stock: Stock, command: str) -> Path:
-    """A home folder that remembers one call without any fault."""
+    """A home folder with the cache of one call without a fault."""
     attempt = COMMANDS[command](world, stock, random.Random(command))
     verdict = _judged(attempt, attempt.call(), frozenset({0}))
     attempt.close()

@@ -1,4 +1,4 @@
-"""Each signal at each command, at a moment that the seed gives, and what a command that was killed has to leave, whenever that happens. Linux only (/proc)."""
+"""Send each signal to each command at a random moment, and check the state that a killed command leaves. Linux only (/proc)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ AT_REST = frozenset({".himl-lock", ".gitignore"})  # there as well after a call 
 
 
 class Moving:
-    """A command of one case that moves files. `first` is asked what is wrong once it has ended and nothing of it goes on, `then` after it was called again.
+    """A command of one case that moves files. `first` returns problems once it has ended completely, `then` after it was called again.
 
-    `overlaps`: it may be called again while what a dead call has begun goes on; `first` is asked after that then.
+    `overlaps`: it may be called again while effects of the killed call continue. `first` is called after that.
     """
 
     victims: Sequence[str] = (HIML, GROUP)
@@ -54,7 +54,7 @@ class Moving:
     then = first
 
     def leftovers(self) -> int:
-        """How many files lie there that only a call under way needs."""
+        """The number of files that only a call in progress needs."""
         return sum(map(count_temporary, (self.world.project, self.world.home, self.world.folder / "tmp")))
 
     def facts(self) -> Mapping[str, Any]:
@@ -62,7 +62,7 @@ class Moving:
 
 
 class Sent(Submit):
-    """A submit of which the service may still be making the job when it is dead. `of_first` are the jobs of the call that was killed: one at most."""
+    """A submit that may be killed while the service still creates the job. `of_first` are the jobs of the killed call, at most one."""
 
     def set_up(self, dice: random.Random) -> None:
         super().set_up(dice)
@@ -91,7 +91,7 @@ KINDS: Mapping[str, type[Attempt]] = {"download": Download, "upload": Upload, "s
 
 
 def unsound(folder: Path, scratch: Path) -> list[str]:
-    """What SQLite finds wrong with what downloads remember below *folder*. It looks at copies in *scratch*: opening a file would repair it."""
+    """Problems that SQLite finds in the records of downloads below *folder*. Checks copies in *scratch*, since opening a file would repair it."""
     wrong = []
     for number, path in enumerate(sorted(folder.rglob("transfers/*/state.db"))):
         place = scratch / str(number)
@@ -105,7 +105,7 @@ def unsound(folder: Path, scratch: Path) -> list[str]:
 
 
 def count_temporary(folder: Path) -> int:
-    """Files that are to get another name or to be gone: hidden ones that do not stay, and parts."""
+    """The number of temporary files: hidden files that must not stay, and parts."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return sum(path.name not in AT_REST and (path.name.startswith(".") or path.name.endswith(".part")) for path in found)
 
@@ -163,7 +163,7 @@ class Here:
         self._first: list[dict[str, Any]] = []
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
-        """Looked at when all has ended: the run, if there is one, has to. That of the call *beside* is none of it."""
+        """Problems after everything has ended, including the run, if there is one. Ignores the run of the call *beside*."""
         wrong, runs = self._runs()
         other = _RUN.search(beside.stderr) if beside else None
         self._first = [run for run in runs if other is None or run["id"] != other[1]]
@@ -185,7 +185,7 @@ class Here:
         return wrong + self._state()
 
     def leftovers(self) -> int:
-        """As well what is set aside for recording an end, and folders of runs that were never recorded."""
+        """Also counts reserved disk space, and folders of runs that were never recorded."""
         recorded, runs = {run["id"] for run in self._runs()[1]}, self.cwd / ".himl" / "runs"
         folders = [path for path in runs.glob("*") if path.name not in recorded]
         return len(folders) + len(list(runs.glob("*/reserve"))) + sum(map(count_temporary, (self.cwd / ".himl", self.world.home, self.world.folder / "tmp")))
@@ -207,7 +207,7 @@ class Here:
         return wrong
 
     def _runs(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """What is wrong with the runs that himl lists, and the runs. A folder without a workspace has none."""
+        """Problems of the runs that himl lists, and the runs. A folder without a workspace has none."""
         if not (self.cwd / ".himl").is_dir():
             return [], []
         listed = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.cwd, env=self.env, limit=NEXT_LIMIT)
@@ -326,7 +326,7 @@ def wrong_run(workspace: Path, run: Mapping[str, Any]) -> list[str]:
 
 
 def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) -> list[str]:
-    """Rows of name, step and value may end early, but have no gap and no other value."""
+    """Problems of rows of name, step and value, which may end early, but must not have gaps or other values."""
     wrong = []
     for name, values in METRICS.items():
         rows = [(step, value) for key, step, value in found if key == name]
@@ -359,7 +359,7 @@ def kill_cases() -> list[Case]:
 
 
 def draw(number: signal.Signals, seconds: float, dice: random.Random) -> list[tuple[signal.Signals, float]]:
-    """One signal, or two, and after how many seconds each comes."""
+    """One signal or two, with the seconds before each."""
     after, is_second, within, other = dice.random() * BEYOND * seconds, dice.random() < TWICE, dice.random() * WITHIN, dice.choice(SIGNALS)
     return [(number, after), (other, after + within)] if is_second else [(number, after)]
 
@@ -421,7 +421,7 @@ def _judged(world: World, killed: Killed, ended: Ended | None, struck: Sequence[
 
 
 def _pace(world: World, command: str, *, is_warm: bool) -> tuple[float, Path | None]:
-    """The seconds that *command* takes in this world, measured once, and the home folder that it begins with (None: an empty one)."""
+    """The duration of *command* in this world in seconds, measured once, and its initial home folder (None: an empty one)."""
 
     def measure(world: World) -> tuple[float, Path | None]:
         memory = None
@@ -435,7 +435,7 @@ def _pace(world: World, command: str, *, is_warm: bool) -> tuple[float, Path | N
 
 
 def _alone(world: World, command: str, memory: Path | None) -> float:
-    """How long *command* takes that nobody kills. Raises AssertionError where it does not do what it should."""
+    """The duration of *command* without a signal. Raises AssertionError if it fails."""
     with _started(world, command, memory, random.Random(uuid.uuid4().hex)) as (killed, started):
         ended = started.outcome()
         seconds = started.seconds
@@ -454,7 +454,7 @@ class Struck:
 
 
 class Started:
-    """`himl` with *arguments* in a session of its own, its streams in files in *place*; all its processes carry `mark`."""
+    """`himl` with *arguments* in a separate session, with its streams in files in *place*. All its processes have `mark` in their environment."""
 
     def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], place: Path) -> None:
         self.mark = uuid.uuid4().hex
@@ -471,7 +471,7 @@ class Started:
         return time.monotonic() - self._begun
 
     def strike(self, number: signal.Signals, after: float, order: Sequence[str]) -> Struck | None:
-        """Send signal *number*, *after* so many seconds, to the first of those in *order* that there is then."""
+        """Send signal *number*, *after* seconds, to the first process in *order* that exists then."""
         if self.ended_within(after - self.seconds):
             return None
         for victim in order:
@@ -506,8 +506,8 @@ class Started:
 
 
 def documented(struck: Sequence[Struck]) -> frozenset[int]:
-    """Ctrl-C and SIGTERM: 130, or the signal's own end where himl has not begun, or is through. Of a job here whose supervisor or
-    whose shim gets them: 1, for the job failed. 0 wherever the signal came too late to change anything, or to one that does not heed it.
+    """Documented exit codes. Ctrl-C and SIGTERM give 130, or death by the signal before himl starts or after it ends. If the supervisor or a
+    shim of a local job gets them, the job fails with 1. A signal that comes too late, or to a process that ignores it, gives 0.
     """
     codes: set[int] = {0}
     for each in struck:
@@ -519,7 +519,7 @@ def documented(struck: Sequence[Struck]) -> frozenset[int]:
 
 
 def judge_first(ended: Ended | None, struck: Sequence[Struck], orphans: Sequence[str], problems: Sequence[str]) -> Verdict:
-    """The outcome of the call that was killed. Ctrl-C may end the interpreter while it comes up, in its own way, that names no module of himl but the entry."""
+    """The verdict on the killed call. Ctrl-C during the start may end the interpreter with a traceback that names only the entry module of himl."""
     is_interpreters_end = ended is not None and (ended.code == -signal.SIGINT or (ended.code == FAILED and NOT_UP in ended.stderr))
     is_early = is_interpreters_end and any(each.number is signal.SIGINT for each in struck) and ended is not None and not _OURS.search(ended.stderr)
     return judge(ended, documented(struck), problems, prints=True, orphans=orphans, is_before_himl=is_early)

@@ -1,4 +1,4 @@
-"""Many of everything, next to few: `load/<of what>/<how many>/00`. Linux only (/proc)."""
+"""Load tests with many items, compared with few: `load/<items>/<count>/00`. Linux only (/proc)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def load_cases() -> list[Case]:
 
 
 def listed(few: int, many: int, world: World, dice: random.Random) -> Result:
-    """Real blobs by `himl datastore list` and `himl download --list`: all names, in order, and memory that does not grow with them."""
+    """List real blobs with `himl datastore list` and `himl download --list`: all names, in order, with memory that does not grow with them."""
     with world.stage.own_workspaces():
         staged, begun = world.stage.workspace(), time.monotonic()
         names = {size: _put(staged, SIZES[size], count, dice) for size, count in (("few", few), ("many", many))}
@@ -97,7 +97,7 @@ def _put(staged: StagedWorkspace, run_id: str, count: int, dice: random.Random) 
     storage = staged.state.storage
 
     def put_all(names: list[str]) -> None:
-        """Small block blobs over one connection: the vendor's client takes a multiple of the time for each."""
+        """Store small block blobs over one connection, which is several times faster than the vendor's client."""
         with closing(HTTPConnection(urlsplit(storage.azurite).netloc, timeout=60)) as connection:
             for name in names:
                 path = f"/{storage.account}/{container}/{run.artifact_prefix}{name}?{storage.vouching_sas}"
@@ -182,7 +182,7 @@ def _record(runs: RecordedRuns, number: int, dice: random.Random) -> str:
 
 
 def _asked(world: World, ids: list[str], dice: random.Random) -> tuple[dict[str, float], list[str]]:
-    """The seconds of each command (the least of TRIES) on the runs *ids*, oldest first; what is wrong; those that were deleted are gone from *ids*."""
+    """The seconds of each command (the minimum of TRIES) on the runs *ids*, oldest first, and problems. Removes deleted runs from *ids*."""
     one = dice.choice(ids)
     commands = {
         "list": ("runs", "list", "--num_runs", "all", "--json"),
@@ -280,13 +280,13 @@ class Figures:
 
 
 def rise(values: Sequence[float]) -> float:
-    """By how much they rise from first to last, by least squares, but for a share of first ones."""
+    """The rise from the first to the last value by least squares, without a share of first values."""
     values = values[int(len(values) * SETTLED) :]
     return statistics.linear_regression(range(len(values)), values).slope * (len(values) - 1)
 
 
 class GrowingRuns:
-    """RUNS runs with an event file each; those of the first GROWING get one more record with each `grow`."""
+    """RUNS runs with one event file each. Each `grow` adds a record to those of the first GROWING runs."""
 
     def __init__(self, staged: StagedWorkspace, most: int) -> None:
         self._staged, self.most, self.count = staged, most, BEGINS_WITH
@@ -304,7 +304,7 @@ class GrowingRuns:
             self._staged.state.storage.append("azureml", f"{run.artifact_prefix}logs/{tensorboard.NAME}", piece)
 
     def wrong_copies(self, folder: Path) -> list[str]:
-        """What is wrong with the copies when there was time for one more look: what came last may be on its way."""
+        """Problems of the copies after time for one more check. The latest records may still be in transit."""
         end = time.monotonic() + PER_LOOK
         while (wrong := [run_id for number, run_id in enumerate(self.ids) if not self._is_copied(folder, number)]) and time.monotonic() < end:
             time.sleep(0.1)

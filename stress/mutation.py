@@ -1,10 +1,10 @@
-"""Plants faults in himl_cli, one at a time, and says which of them the tests notice.
+"""Plant faults in himl_cli, one at a time, and report which of them the tests detect.
 
-    python -m stress.mutation record               # which test reaches which line: the whole suite with coverage, below .cache/mutation
-    python -m stress.mutation run --seed 7         # 60 faults, spread over all packages; --list only names them
-    python -m stress.mutation branches             # what the record says of branch coverage
+    python -m stress.mutation record               # record which test reaches which line: the whole suite with coverage, in .cache/mutation
+    python -m stress.mutation run --seed 7         # 60 faults in all packages; --list only prints them
+    python -m stress.mutation branches             # branch coverage from the record
 
-A fault is a comparison turned round, a `not` dropped, or a statement removed. Only tests that reach the line are run, those that reach least first.
+A fault is an inverted comparison, a removed `not`, or a removed statement. Runs only tests that reach the line, those that reach least first.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ OPPOSITES = ((ast.Eq, ast.NotEq), (ast.Lt, ast.GtE), (ast.Gt, ast.LtE), (ast.Is,
 TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {one: other for pair in OPPOSITES for one, other in (pair, pair[::-1])}
 REMOVED = (ast.Expr, ast.Assign, ast.AugAssign, ast.Return, ast.Raise, ast.Delete, ast.Continue, ast.Break)
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider")
-FIRST, MOST = 12, 240  # how many tests are run by themselves first, and at most for one fault
+FIRST, MOST = 12, 240  # tests in the first run of a fault, and at most
 
 Reach = dict[str, dict[tuple[int, int], set[int]]]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Replace what stands from *begin* to *end* (line from 1, column in bytes) of *file* by *text*; tests that reach *lines* may notice."""
+    """Replace *file* from *begin* to *end* (line from 1, column in bytes) by *text*. Tests that reach *lines* may detect it."""
 
     file: str
     begin: tuple[int, int]
@@ -67,7 +67,7 @@ def faults_of(path: Path) -> Iterator[tuple[str, Fault]]:
     def expressions(node: ast.AST, lines: range) -> Iterator[tuple[str, Fault]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, (ast.stmt, ast.JoinedStr, ast.excepthandler, ast.match_case)):
-                continue  # statements have their own turn; expressions in an f-string no place of their own
+                continue  # statements are handled separately; expressions in an f-string have no position
             if isinstance(child, ast.Compare) and len(child.ops) == 1:
                 turned = ast.Compare(child.left, [TURNED[type(child.ops[0])]()], child.comparators)
                 yield "comparison", fault(child, f"({ast.unparse(turned)})", lines)
@@ -111,7 +111,7 @@ def drawn(seed: int, count: int) -> list[Fault]:
 
 
 def record(folder: Path, arguments: list[str]) -> int:
-    """Run the suite and write which test takes which arc, and which tests failed; gives pytest's exit code."""
+    """Run the suite, record the arcs of each test and the failed tests, and return pytest's exit code."""
     site = Path(sysconfig.get_paths()["purelib"])
     hook, plugin = site / "himl_reach.pth", site / "himl_reach.py"
     shutil.copy(Path(__file__).with_name("reach.py"), plugin)
@@ -152,7 +152,7 @@ def branches(reach: Reach) -> str:
 
 
 def tests_for(fault: Fault, tests: list[str], reach: Reach, source: random.Random) -> list[str]:
-    """Tests that reach the fault, those that reach least of himl_cli first, and few of each file among the first."""
+    """Tests that reach the fault, first those that reach least of himl_cli, with few per file among the first."""
     taken = reach.get(fault.file, {})
     chosen = {number for arc, who in taken.items() if abs(arc[0]) in fault.lines or abs(arc[1]) in fault.lines for number in who}
     sizes = Counter(number for arcs in reach.values() for who in arcs.values() for number in who & chosen)

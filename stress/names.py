@@ -1,6 +1,6 @@
-"""Hostile names met by the commands that fetch files, what is planted where those come, and files of other sizes than a list tells.
+"""Hostile file names for commands that fetch files, obstacles at the target paths, and files with other sizes than listed.
 
-They come from a storage service that lists whatever names it is given. POSIX only: it needs pipes, and links that everybody may make.
+They come from a storage service that lists any names. POSIX only, since it needs pipes, and links without privileges.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def md5_of(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Blob:
-    """`told` is the size that the list gives where that is another one than *content* has."""
+    """A blob. `told` is the listed size if it differs from that of *content*."""
 
     name: str
     content: bytes
@@ -55,7 +55,7 @@ class Blob:
 
 @dataclass
 class Storage:
-    """What is served below *root* in each container; *text* is an answer to be given for a list in place of one."""
+    """The blobs below *root* in each container. *text* replaces the reply to a list request."""
 
     blobs: Sequence[Blob] = ()
     root: str = ""
@@ -80,7 +80,7 @@ class Storage:
 
 @contextmanager
 def serving(storage: Storage) -> Iterator[int | None]:
-    """The port of a service with *storage*, as long as the context lasts."""
+    """Serve *storage* within the context, and return the port."""
     with serving_files(None) as files:
 
         def prepare(asked: Asked) -> None:
@@ -105,7 +105,7 @@ DEEP = "outputs/checkpoints/deep"
 
 @dataclass(frozen=True)
 class Command:
-    """`target` is where its files come, `state` where himl keeps what it remembers of them; `below` is what their names begin with in the run."""
+    """A command. `target` is the folder of its files, `state` the folder of himl's records about them, `below` the prefix of their names in the run."""
 
     arguments: Sequence[str]
     target: str
@@ -123,7 +123,7 @@ COMMANDS = {
 
 
 class HostileWorkspace:
-    """A workspace with one run, whose files are whatever a case says; by the storage account's list, or by the links of the artifact service."""
+    """A workspace with one run and the files of a case, from the storage account's list or from links of the artifact service."""
 
     def __init__(self, world: World) -> None:
         self.staged = world.stage.workspace()
@@ -145,7 +145,7 @@ class HostileWorkspace:
 
     @contextmanager
     def linking(self, world: World, command: Command, blobs: Sequence[Blob]) -> Iterator[None]:
-        """Let the artifact service hand out links to *blobs*, which lie in Azurite under plain names."""
+        """Make the artifact service return links to *blobs*, which are stored in Azurite with plain names."""
         account, folder = self.staged.state.storage, f"names/{uuid.uuid4().hex}"
         places = {f"{folder}/{number}": blob for number, blob in enumerate(blobs)}
         account.put_all(CONTAINER, {place: blob.content for place, blob in places.items()})
@@ -170,9 +170,8 @@ Names = Callable[[random.Random], Sequence[str]]
 
 @dataclass(frozen=True)
 class Kind:
-    """`names` are those of one case. `refused`: none of them may become a file, whatever its place; else each is one at its own place, or is named.
-
-    `commands` are those that meet it. A command may end with one of `codes`.
+    """A kind of names. `names` are those of one case. `refused`: none of them may become a file at any path. Otherwise each is a file at its own path, or
+    is reported. It applies to `commands`, which may end with one of `codes`.
     """
 
     name: str
@@ -240,7 +239,7 @@ INSIDE = f"{VICTIM}/deep/file.bin"  # the file that comes where something is pla
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of one case: below `root` lie the project, and `outside`, which is nobody's business; whoever opens the pipe there waits for ever."""
+    """The folders of one case. `root` contains the project, and `outside`, which no command may touch. Opening its pipe blocks forever."""
 
     root: Path
 
@@ -296,7 +295,7 @@ def _part(root: Path, name: str, place: Place, dice: random.Random, content: byt
 
 
 def _state(root: Path, name: str, place: Place, dice: random.Random, content: bytes) -> None:
-    """The file in which earlier versions remembered what they had is a link, or what SQLite put beside it."""
+    """Replace the database of earlier versions, or one of SQLite's files next to it, by a link."""
     _link(root / f"{STATE_NAME}.db{dice.choice(['', '', '-journal', '-wal', '-shm'])}", place.some(dice), dice)
 
 
@@ -325,7 +324,7 @@ LEAST_SHOWN = 40  # so many signs of a name that is too long for a line are enou
 
 @dataclass(frozen=True)
 class Arranged:
-    """Files, the names of those that may not be there, and of those that have to be."""
+    """Files, the names that must not exist, and the names that must."""
 
     blobs: Sequence[Blob]
     refused: frozenset[str]
@@ -353,7 +352,7 @@ def _arranged(command: str, blobs: Sequence[Blob], dice: random.Random, refused:
 
 
 def _for(command: str, name: str) -> str:
-    """*name*, for TensorBoard as one that it would read."""
+    """*name*, in a form that TensorBoard would read."""
     return name if command != "tb" or "tfevents" in name.rpartition("/")[2] else f"{name}/events.out.tfevents.1"
 
 
@@ -422,7 +421,7 @@ def _problems(place: Place, command: Command, before: dict[str, str], arranged: 
 
 
 def _outside(tree: dict[str, str], target: str, state: str) -> dict[str, str]:
-    """What of *tree* lies neither below *target*, nor on the way there, nor was an earlier version's own in *state*, which himl removes."""
+    """The entries of *tree* that are not below *target*, not its parents, and not files of an earlier version in *state*, which himl removes."""
     way = {target, *map(str, Path(target).parents)}
     own = {path for path in tree if path.startswith(f"{state}/") and EARLIER_FILES.fullmatch(path[len(state) + 1 :])}
     return {path: what for path, what in tree.items() if path not in way | own and not path.startswith(f"{target}/")}
@@ -477,13 +476,13 @@ def digest(content: bytes) -> str:
 
 
 def is_named(name: str, said: str) -> bool:
-    """Whether one line of *said* tells *name*; of a long one its beginning, and as Python would write it does as well."""
+    """Whether one line of *said* contains *name*, the start of a long name, or its form in Python."""
     forms = {" ".join(plain(text).split()) for text in (name, repr(name)[1:-1])}
     return any(form[:LEAST_SHOWN] in line for form in forms for line in said.splitlines())
 
 
 def raw_signs(text: str, but: str = "\n") -> list[str]:
-    """Signs in *text* that a terminal would obey, or that turn what it shows; none of those in *but*."""
+    """Control and bidirectional characters in *text* that affect a terminal, except those in *but*."""
     return sorted({repr(sign) for sign in text if sign not in but and not sign.isprintable()})
 
 
@@ -492,8 +491,9 @@ def places_of(tree: Mapping[str, str], target: str) -> dict[str, str]:
 
 
 def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *, refused: Set[str], must: Set[str], counted: int = 0) -> list[str]:
-    """Each of *blobs* is exact at its own place (a copy may have a mark in its name), or is not there and named in *said*. Those called as one of
-    *refused* may not be there, those of *must* have to. Nothing else may have come. *counted*: so many may be told by their number alone.
+    """Problems of fetched files. Each of *blobs* must be exact at its own path (a copy may have a mark in its name), or missing and named in *said*.
+    Names in *refused* must be missing, names in *must* must exist, and there must be no other files. *counted* is the number of files that
+    may be reported by number only.
     """
     wrong: list[str] = []
     kept: set[str] = set()

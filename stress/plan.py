@@ -1,7 +1,7 @@
-"""The parts that there are, what of them is run, and the workers that run it: one that dies, hangs or has run many cases is replaced.
+"""The parts, the selection of their cases, and the workers. A worker that dies, hangs or has run many cases is replaced.
 
-What a sample has, and the numbers that each case draws from, follow from the seed alone. A worker is a process that runs cases one after the other in a
-world of its own.
+The seed alone determines the cases of a sample and the random numbers of each case. A worker is a process that runs cases one after the other
+in a separate world.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from stress.slurm import slurm_cases
 from stress.ui import ui_cases
 from stress.world import SPAWN, World, leave_only_ours, running_world
 
-HUNG = 3600.0  # seconds for a case; its commands have limits of their own, far below
+HUNG = 3600.0  # seconds per case, far above the limits of its commands
 SECONDS_TO_END = 30.0
 LONGEST_SERVICE = 60
 """So many cases a worker runs: its Azurite keeps what it was sent in memory, and stops answering in time after some hundred uploads that broke off."""
@@ -45,10 +45,10 @@ LONGEST_SERVICE = 60
 
 @dataclass(frozen=True)
 class Part:
-    """`cases` gives all of its cases, those that take longest first; a sample takes `per_cell` of each cell but those that are `large`.
+    """A part. `cases` returns all of its cases, slowest first. A sample has `per_cell` cases of each cell, without `large` ones.
 
-    `share` is its part of a sample's time, relative to that of the others; `at_once` is how many of its cases run at a time at most
-    (None: as many as there are workers).
+    `share` is its part of a sample's time, relative to the other parts. `at_once` is the maximum of concurrent cases (None: the number of
+    workers).
     """
 
     name: str
@@ -83,12 +83,12 @@ def cases_by_id() -> dict[str, Case]:
 
 
 def dice_for(seed: int, case_id: str) -> random.Random:
-    """The numbers of one case: the same whichever other cases run, in whatever order."""
+    """The random numbers of one case, which do not depend on other cases or their order."""
     return random.Random(f"{seed}/{case_id}")
 
 
 def sample(cases: Sequence[Case], seed: int, per_cell: int) -> list[Case]:
-    """*per_cell* cases of each cell (all of one that has fewer), in the order of *cases*."""
+    """*per_cell* cases of each cell (or all, if there are fewer), in the order of *cases*."""
     cells: dict[str, list[Case]] = {}
     for case in cases:
         cells.setdefault(case.cell, []).append(case)
@@ -97,7 +97,7 @@ def sample(cases: Sequence[Case], seed: int, per_cell: int) -> list[Case]:
 
 
 class WorkerFailed(Exception):
-    """A worker did not come so far as to run a case; the text is the end of what it said."""
+    """A worker failed before it could run a case. The text is the end of its log."""
 
 
 class _Worker:
@@ -117,7 +117,7 @@ class _Worker:
         return cast("Record | None", self.answer())
 
     def answer(self) -> object:
-        """None where it has ended, or hangs."""
+        """The next reply, None if the worker has ended or hangs."""
         with suppress(EOFError, OSError):
             return self._ours.recv() if self._ours.poll(HUNG) else None
         return None
@@ -130,7 +130,7 @@ class _Worker:
 
 
 class Crew:
-    """*count* workers at most, whose files lie below *folder*; they come with the cases and are gone with them."""
+    """At most *count* workers with their files below *folder*. They start and end with the cases."""
 
     def __init__(self, folder: Path, seed: int, count: int) -> None:
         self._folder, self._seed, self._count = folder, seed, count
@@ -138,9 +138,8 @@ class Crew:
         self._workers: list[_Worker] = []
 
     def run(self, ids: Iterable[str], tell: Callable[[Record], None], deadline: float | None = None, at_once: int | None = None) -> list[str]:
-        """Run these cases, *at_once* at a time at most, and *tell* each record; those that were not begun by *deadline* (of the monotonic clock).
-
-        Raises WorkerFailed.
+        """Run these cases, at most *at_once* at a time, and call *tell* with each record. Returns the cases that did not start by *deadline* (of
+        the monotonic clock). Raises WorkerFailed.
         """
         waiting = deque(ids)
         count = min(self._count, at_once or self._count, len(waiting))
@@ -148,7 +147,7 @@ class Crew:
             try:
                 for worker in [pool.submit(self._work, waiting, tell, deadline) for _ in range(count)]:
                     worker.result()
-            except BaseException:  # a worker that cannot begin, or Ctrl-C: whatever runs is of no use any more
+            except BaseException:  # a worker that cannot start, or Ctrl-C: running cases are useless
                 with self._guard:
                     self._is_stopped = True
                     waiting.clear()
@@ -191,7 +190,7 @@ class Crew:
 
 
 def work(answers: Connection, log: Path, place: Path, seed: int) -> None:
-    """Say that it is ready, then run the case of each id that comes and answer with its record, until nobody asks any more."""
+    """Report readiness, then run the case of each received id and reply with its record, until the connection closes."""
     pass_over_interrupts()
     with log.open("ab") as said:
         for stream in (sys.stdout, sys.stderr):
@@ -205,12 +204,13 @@ def work(answers: Connection, log: Path, place: Path, seed: int) -> None:
 
 
 def pass_over_interrupts() -> None:
-    """Ctrl-C ends the one that asks, and that ends this process. It is not ignored: that would stay so for children, which are killed by it in some cases."""
+    """Handle Ctrl-C by doing nothing, since the end of the parent process ends this one. Ignoring the signal would affect children, which
+    some cases kill with it."""
     signal.signal(signal.SIGINT, lambda number, frame: None)
 
 
 def run_case(world: World, case: Case, seed: int) -> Record:
-    """Run *case*. What fails in it outside of what it judges is lost, too: a case that cannot be judged proves nothing."""
+    """Run *case*. An unexpected error also counts as lost, since such a case proves nothing."""
     begun = time.monotonic()
     try:
         with world.fresh():

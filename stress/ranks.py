@@ -1,4 +1,4 @@
-"""Eight ranks that start the same download: what comes between their starts, with rank 0 at each place among them, and how they have to end together."""
+"""Eight ranks that start the same download at different times and with rank 0 in each position, and that must end together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Steps = Sequence[tuple[int, float]]
 
 @dataclass
 class RankEnd:
-    """One rank: when it was started and when it ended (seconds since the epoch, 0 where it did not), and what it left. `code` is None where it did not end."""
+    """One rank: the times of its start and end (seconds since the epoch, 0 if it did not end) and its output. `code` is None if it did not end."""
 
     pid: int
     started: float
@@ -51,17 +51,17 @@ class Launch:
 
     @property
     def seconds(self) -> float:
-        """From the start of its last rank to the end of its last one; of those that ended."""
+        """Seconds from the last start of a rank to the last end, for ranks that ended."""
         return max(0.0, max(end.ended for end in self.ends.values()) - self.moment)
 
     @property
     def waited(self) -> float:
-        """How much of that was after the end of rank 0."""
+        """The part of that time after the end of rank 0."""
         return min(self.seconds, max(0.0, max(end.ended for end in self.ends.values()) - self.ends[0].ended))
 
 
 class Launcher:
-    """A process that starts *command* as ranks, with its files in *folder*; it is gone, and all ranks with it, after `close`."""
+    """A process that starts *command* as ranks, with its files in *folder*. `close` ends it and all ranks."""
 
     def __init__(self, folder: Path, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], reaps: bool) -> None:
         folder.mkdir()
@@ -72,7 +72,7 @@ class Launcher:
         theirs.close()
 
     def launch(self, steps: Steps, limit: float, look: Callable[[Launch], None] = lambda launch: None) -> Launch:
-        """Start these ranks and wait until all have ended, or until *limit* seconds after the last was started; *look* sees them meanwhile."""
+        """Start these ranks and wait until all have ended, or until *limit* seconds after the last start. Calls *look* in the meantime."""
         self._pipe.send(steps)
         launch, number, is_done = Launch(), self._count, False
         self._count += 1
@@ -116,7 +116,7 @@ class Source:
         self.change(dice)
 
     def change(self, dice: random.Random) -> None:
-        """Give all files other bytes; a download gets one file more each time."""
+        """Change the bytes of all files, and add one file to a download each time."""
         if self._command == "checkpoint":
             self.files = {CHECKPOINT.rpartition("/")[2]: dice.randbytes(LARGE)}
             self.staged.put_artifact(self._run, CHECKPOINT, self.files["last.ckpt"])
@@ -130,7 +130,7 @@ class Source:
         return file_differences(self.files, self.folder, is_done=is_done)
 
     def moved(self) -> dict[str, int]:
-        """Bytes that were answered of each file since the log was cleared; of those that have any."""
+        """Bytes of replies per file since the log was cleared, for files with any."""
         moved: Counter[str] = Counter()
         for seen in self._world.stage.log.find(FETCH.match):
             if self._run.artifact_prefix in seen.path and seen.received:
@@ -141,7 +141,7 @@ class Source:
         return max((seen.started + seen.seconds for seen in self._world.stage.log.find(FETCH.match)), default=0.0)
 
     def begun(self) -> set[str]:
-        """What the ranks have left of their calls: `0-1`, `outcome-1`, …"""
+        """The ranks' records of their calls: `0-1`, `outcome-1`, …"""
         return {path.name for path in self._world.home.rglob("ranks/*/*/*")}
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class Source:
             container.delete_blob(blob.name)
 
 
-A_CELL = 16  # each place of rank 0 twice
+A_CELL = 16  # each position of rank 0 twice
 LIMIT = 170.0
 SLOW = 0.4  # seconds by which answers with bytes are late where something is to happen while they come
 LONGEST, SLOWEST = 30.0, 120.0  # seconds until all other ranks have ended once rank 0 has and all are started, and those of a whole launch
@@ -177,7 +177,7 @@ class Tried:
         return self.launchers[-1]
 
     def steps(self, seconds: float = 0.0, *, late: float = 0.0, first: int | None = None) -> Steps:
-        """All ranks, *seconds* apart, with rank 0 at its place and *late*; the rank *first* before all others but rank 0."""
+        """All ranks, *seconds* apart, with rank 0 at its position and *late*. The rank *first* comes before all others except rank 0."""
         others = self.dice.sample(range(1, RANKS), RANKS - 1)
         others.sort(key=lambda rank: rank != first)
         order = [*others[: self.place], 0, *others[self.place :]]
@@ -211,7 +211,7 @@ def _steps_of(seconds: float, late: tuple[float, float] | None, tried: Tried) ->
 
 
 def _rank_0_dies(tried: Tried) -> Result:
-    """Rank 0 is killed: some time after it began, or while bytes come. The same launcher then starts all ranks again."""
+    """Kill rank 0 some time after its start, or during the transfer. The same launcher then starts all ranks again."""
     way, seconds = tried.dice.choice(("running", "moving")), tried.dice.random()
     after = {"running": 4.0 * seconds, "moving": SLOW * seconds}[way]
     tried.world.stage.faults.add(Latency(SLOW), FETCH.match, times=None)
@@ -230,7 +230,7 @@ def _rank_0_dies(tried: Tried) -> Result:
 
 
 def _service_fails(tried: Tried) -> Result:
-    """A service is out of order at one kind of request, for a moment or for good. The same launcher then starts all ranks again."""
+    """A service fails on one kind of request, temporarily or permanently. The same launcher then starts all ranks again."""
     place, times = tried.dice.choice((SERVICE, LISTING, FETCH)), tried.dice.choice((None, None, 1, 2, 3))
     tried.world.stage.faults.add(Status(503), place.match, times=times)
     launcher = tried.launcher()
@@ -244,7 +244,7 @@ def _service_fails(tried: Tried) -> Result:
 
 
 def _changed(tried: Tried, *, same_launcher: bool) -> Result:
-    """A launch in which one rank dies before it comes to anything; then the source is changed, and the same is launched again."""
+    """One rank of a launch dies before it does anything. Then the source changes, and the launch is repeated."""
     victim, seconds = tried.dice.randrange(1, RANKS), tried.dice.choice((0.0, 0.05, 0.3))
     launcher, blow = tried.launcher(), _Blow(victim, 0.2 * tried.dice.random())
     first = launcher.launch(tried.steps(), LIMIT, blow.look)
@@ -276,7 +276,7 @@ WAYS: Mapping[str, Callable[[Tried], Result]] = {
 
 @dataclass
 class _Blow:
-    """SIGKILL for one rank, *after* so many seconds since *since* first held (by itself: since its start)."""
+    """SIGKILL for one rank, *after* seconds since *since* first held (by default since its start)."""
 
     rank: int
     after: float
@@ -296,7 +296,7 @@ class _Blow:
 
 
 def _whole(tried: Tried, launch: Launch, *, but: int | None = None) -> Verdict:
-    """That of a launch in which all ranks (*but* one) have to have all bytes, of which each was moved once."""
+    """The verdict on a launch in which all ranks (*but* one) must have all bytes, with each byte transferred once."""
     source, killed = tried.source, frozenset(() if but is None else (but,))
     is_done = all(end.code == 0 for rank, end in launch.ends.items() if rank not in killed)
     problems = source.problems(is_done)
@@ -329,7 +329,7 @@ def _result(tried: Tried, launch: Launch, verdict: Verdict, *, hits: int, but: i
 
 
 def judge_launch(launch: Launch, problems: Sequence[str], *, documented: Set[int] = frozenset({0}), but: Set[int] = frozenset()) -> Verdict:
-    """The outcome of a launch whose ranks, *but* those that were killed, all have to end alike: one code, and after 0 one text on stdout."""
+    """The verdict on a launch whose ranks, *but* killed ones, must all end with the same code, and after 0 with the same stdout."""
     ends = {rank: end for rank, end in sorted(launch.ends.items()) if rank not in but}
     if hanging := [rank for rank, end in ends.items() if end.code is None]:
         return lost(f"ranks {hanging} do not end")
@@ -350,7 +350,7 @@ def judge_launch(launch: Launch, problems: Sequence[str], *, documented: Set[int
 
 
 def ended_early(launch: Launch, there: float, *, but: Set[int] = frozenset()) -> list[str]:
-    """Which ranks ended well before all bytes were *there* (seconds since the epoch): they took another launch's outcome for their own."""
+    """Ranks that ended successfully before all bytes were *there* (seconds since the epoch), because they used the outcome of another launch."""
     return [
         f"rank {rank} ended {there - end.ended:.2f} s before all bytes were there"
         for rank, end in sorted(launch.ends.items())

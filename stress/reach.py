@@ -1,7 +1,6 @@
-"""Which arcs (from one line to the next) of himl_cli each test takes: `stress/mutation.py` copies this file into the environment's site-packages.
-
-There a `.pth` file imports it in each process that has HIML_TEST_REACH, the folder to write to, and it is a plugin of pytest
-(PYTEST_DONT_REWRITE, since it is imported before).
+"""Record the arcs (from one line to the next) of himl_cli that each test takes. `stress/mutation.py` copies this file into the environment's
+site-packages. A `.pth` file imports it in each process with HIML_TEST_REACH, the folder of the results. It is also a plugin of pytest
+(PYTEST_DONT_REWRITE, since it is imported earlier).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ FOLDER = os.environ.get("HIML_TEST_REACH", "")
 
 
 class Tracer:
-    """coverage in this process; what a copy by `fork` takes is its own."""
+    """Coverage of this process. A process that `fork` creates records its own."""
 
     def __init__(self) -> None:
         import coverage
@@ -36,7 +35,7 @@ class Tracer:
         self._coverage.start()
 
     def write(self, test: str = "") -> None:
-        """Write what was taken since the last time for *test*, by default the one that pytest names in the environment."""
+        """Write the arcs since the last call for *test*, by default the one that pytest sets in the environment."""
         self._coverage.stop()
         data = self._coverage.get_data()
         arcs = {os.path.relpath(file, self._root).replace(os.sep, "/"): data.arcs(file) for file in data.measured_files()}

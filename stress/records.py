@@ -1,6 +1,6 @@
-"""What a case is, what came of it, and the files that keep that: JSON lines, the first of each part about its run, gzipped in one file.
+"""Cases, their results, and the files of results: JSON lines, gzipped in one file. The first line of each part describes its run.
 
-A part that runs has a file `PART.jsonl` beside it.
+A part in progress has a file `PART.jsonl` next to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKED = "results.jsonl.gz"
 
 
 class Outcome(str, Enum):
-    """How a case ended: with all as it should be, with a documented exit code, badly, or without what was to go wrong."""
+    """The outcome of a case: correct, a documented exit code, lost, or not met, since the fault did not occur."""
 
     survived = "survived"
     reported = "reported"
@@ -36,9 +36,10 @@ SHOWN = (Outcome.survived, Outcome.reported, Outcome.lost)
 
 @dataclass(frozen=True)
 class Result:
-    """`code` is the command's exit code (None: it did not end), `again` that of the same command once nothing is in its way (None: not called).
+    """The result of a case.
 
-    `seconds` are those of the first call. `hits` counts what went wrong on the way. `why` is said of lost ones; `facts` are further, small values.
+    `code` is the command's exit code (None: it did not end), `again` that of the same command without the fault (None: not called).
+    `seconds` is the time of the first call. `hits` counts the faults that occurred. `why` is the reason of a loss. `facts` are other small values.
     """
 
     outcome: Outcome
@@ -52,14 +53,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try. `id` is `part/…/number`; all that is drawn comes from the numbers that `run` is given."""
+    """One case. `id` is `part/…/number`. All random choices use the generator that `run` gets."""
 
     id: str
     run: Callable[[World, random.Random], Result]
 
     @property
     def cell(self) -> str:
-        """The id without its number: what a sample has to have at least one of."""
+        """The id without its number. A sample has at least one case per cell."""
         return self.id.rpartition("/")[0]
 
 
@@ -83,7 +84,7 @@ class PartResults(NamedTuple):
 
 
 class RecordFile:
-    """The file of a part that runs, in *folder*: each record is there as soon as its case is over."""
+    """The file of a part in progress in *folder*, which has each record as soon as its case has ended."""
 
     def __init__(self, folder: Path, meta: Mapping[str, Any], records: Iterable[Record] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ def write_part(folder: Path, meta: dict[str, Any], records: Iterable[Record]) ->
 
 
 def read_parts(folder: Path) -> dict[str, PartResults]:
-    """The meta lines and cases of finished parts in *folder* by their names. Raises ValueError where there is none."""
+    """The meta lines and cases of finished parts in *folder* by name. Raises ValueError if there are none."""
     if not (folder / PACKED).exists():
         raise ValueError(f"There are no raw results in '{folder.name}': 'scripts/stress --full' makes them.")
     return {part.meta["part"]: part for part in _parts(gzip.decompress((folder / PACKED).read_bytes()).decode())}

@@ -1,6 +1,6 @@
-"""Where a case runs, and how what it leaves is judged: on this disk, in a storage account, by exit code and words.
+"""The world of a case, and the verdict on its effects on the disk and in a storage account, its exit code and its messages.
 
-A world has a double of Azure ML with its Azurite, a himl with its imports behind it, and a folder, home and cache of the case's own.
+A world has a double of Azure ML with its Azurite, a himl process that has its imports loaded, and a folder, home and cache per case.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tests.support import running
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "COMSPEC", "PATHEXT")  # the variables of this machine that a case may see
 FIXED = {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 CACHES = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA")
-DRAWS = 4  # a case in which nothing went wrong is drawn anew so often at most, the first one included
-LIMIT = 400.0  # seconds after which a command counts as one that hangs: twice what the longest series of tries takes
+DRAWS = 4  # at most, including the first one, until a fault occurs
+LIMIT = 400.0  # seconds after which a command counts as hanging, twice the longest series of retries
 NAMED, SAID = 5, 160
 SPAWN = multiprocessing.get_context("spawn")
 _IDS = re.compile(r"(…/)?case_[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}")
@@ -58,7 +58,7 @@ class Ended:
 
 
 class World:
-    """What `running_world` makes. `folder` is the running case's own, empty when it begins; `stage` is shared by the cases, one at a time."""
+    """The result of `running_world`. `folder` belongs to the current case and is empty at its start. All cases share `stage`, one at a time."""
 
     def __init__(self, stage: Stage, place: Path) -> None:
         self.stage, self.place, self.folder = stage, place, place
@@ -66,7 +66,7 @@ class World:
 
     @contextmanager
     def fresh(self) -> Iterator[None]:
-        """For one case: no faults, no requests seen, a folder of its own that is gone afterwards."""
+        """Prepare one case: no faults, no recorded requests, and a separate folder that is deleted afterwards."""
         self.folder = self.place / f"case_{uuid.uuid4().hex[:8]}"
         self.stage.clear()
         for folder in (self.home, self.folder / "tmp"):
@@ -79,7 +79,7 @@ class World:
             self.folder = self.place
 
     def lasting(self, name: str, make: Callable[[World], Kept]) -> Kept:
-        """What *make* gave when it was first asked for *name*; it is shared by all cases of this world."""
+        """The result of *make* for *name*, which is called once and shared by all cases of this world."""
         if name not in self._kept:
             self._kept[name] = make(self)
         return cast("Kept", self._kept[name])
@@ -121,12 +121,12 @@ class World:
         assert not unknown, f"the double was asked what it does not play: {unknown}"
 
     def result(self, problems: Sequence[str], code: int | None, seconds: float, hits: int, facts: Mapping[str, Any]) -> Result:
-        """That of a case that is lost for any of *problems*, and survived without one."""
+        """The result of a case that is lost if there are *problems*, and has survived otherwise."""
         why = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
         return Result(Outcome.lost if problems else Outcome.survived, code, seconds, hits, why=self.tidy(why), facts=facts)
 
     def told(self, verdict: Verdict, ended: Ended | None, seconds: float, hits: int, again: Ended | None = None, /, **facts: Any) -> Result:
-        """That of a case whose first call *ended* so; unless something is lost, one without *hits* was not met."""
+        """The result of a case with the first call *ended*. Unless it is lost, a case without *hits* was not met."""
         said, why = (self.tidy(_RUN_ID.sub("…", text)) for text in (last_line(ended.stderr) if ended else "", verdict.why))
         if ended is not None and ended.code > 0:
             facts["said"] = said[:SAID]
@@ -140,7 +140,7 @@ class World:
 
 
 def drawn_until_met(attempt: Callable[[float | None], Result]) -> Result:
-    """What *attempt* gives, which is told how long the one before took, once something went wrong in it."""
+    """The first result of *attempt* with a fault. Each call gets the duration of the previous one."""
     draws, result = 1, attempt(None)
     while result.outcome is Outcome.not_met and draws < DRAWS:
         draws, result = draws + 1, attempt(result.seconds)
@@ -162,7 +162,7 @@ def running_world(place: Path) -> Iterator[World]:
 
 @dataclass(frozen=True)
 class Gauge:
-    """What the process *pid* takes, in MiB, by /proc (Linux). All raise OSError once it is gone."""
+    """The memory of the process *pid* in MiB, by /proc (Linux). All methods raise OSError once it has ended."""
 
     pid: int
 
@@ -191,7 +191,7 @@ class Gauge:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a program ended (None: it had to be ended), the processor's seconds and those that it took, and the most MiB that it had in memory."""
+    """The exit code of a program (None: it was killed), its processor seconds, its duration, and its peak memory in MiB."""
 
     ended: Ended | None
     cpu: float
@@ -206,7 +206,7 @@ def measured(command: Sequence[str], out: Path, cwd: Path, env: Mapping[str, str
         process = subprocess.Popen(command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=printed, stderr=said, start_new_session=True)
         try:
             while True:
-                with suppress(OSError):  # it ended meanwhile
+                with suppress(OSError):  # it may have ended
                     peak = max(peak, Gauge(process.pid).peak)
                 pid, status, spent = os.wait4(process.pid, os.WNOHANG)
                 if pid:
@@ -239,9 +239,9 @@ def lost(why: str) -> Verdict:
 
 
 def differences(wanted: Mapping[str, bytes], found: Mapping[str, bytes], *, is_done: bool, grows: bool = False) -> list[str]:
-    """What is wrong with what stands at final names: other bytes than *wanted*, names that nobody wanted, and (*is_done*) names that lack.
+    """Problems of files with final names: other bytes than *wanted*, unexpected names, and with *is_done* missing names.
 
-    What *grows* may end early as long as it is not done.
+    With *grows*, a file may end early until it is done.
     """
     wrong = [f"{name!r} is lacking" for name in sorted(wanted.keys() - found.keys())] if is_done else []
     for name, content in sorted(found.items()):
@@ -255,14 +255,14 @@ def differences(wanted: Mapping[str, bytes], found: Mapping[str, bytes], *, is_d
 
 
 def file_differences(wanted: Mapping[str, bytes], folder: Path, *, is_done: bool) -> list[str]:
-    """As `differences` for the files below *folder*; of those that are not final, a call that is done leaves none."""
+    """As `differences` for the files below *folder*. A call that is done must not leave temporary files."""
     parts = {path for path in folder.rglob("*.himl-part") if path.name.startswith(".")}
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path not in parts}
     return differences(wanted, found, is_done=is_done) + ([f"{path.name!r} is left" for path in parts] if is_done else [])
 
 
 def wrong_blobs(storage: Storage, container: str, prefix: str, wanted: Mapping[str, bytes], *, is_done: bool) -> list[str]:
-    """What is wrong with the blobs below *prefix*: as `differences`, and with the MD5s that are stored with them."""
+    """Problems of the blobs below *prefix* and of their stored MD5s, as `differences`."""
     blobs = list(storage.list(container, prefix))
     found = {blob.name.removeprefix(prefix): storage.get(container, blob.name) for blob in blobs}
     wrong = differences(wanted, found, is_done=is_done)
@@ -276,9 +276,9 @@ def wrong_blobs(storage: Storage, container: str, prefix: str, wanted: Mapping[s
 def judge(
     ended: Ended | None, documented: Set[int], problems: Sequence[str], *, prints: bool = False, orphans: Sequence[str] = (), is_before_himl: bool = False
 ) -> Verdict:
-    """The outcome of one call (None: it did not end) that left *problems*, and processes that should be gone (*orphans*).
+    """The verdict on one call (None: it did not end) that left *problems*, and processes that should have ended (*orphans*).
 
-    A failure leaves stdout empty, unless the command *prints* there what was done. What ends *is_before_himl* does so in the interpreter's way.
+    A failure leaves stdout empty, unless the command *prints* its results. A call that ends *is_before_himl* ends like the interpreter.
     """
     if ended is None:
         return lost("hangs")
@@ -300,7 +300,7 @@ def judge(
 
 
 def judge_again(first: Verdict, ended: Ended | None, problems: Sequence[str], orphans: Sequence[str] = ()) -> Verdict:
-    """*first*, unless the same command with nothing in its way does not do all that it should, without having to wait for anybody."""
+    """*first*, unless the same command without a fault fails, or has to wait."""
     if ended is None:
         return lost("the next call hangs")
     if ended.code != 0:

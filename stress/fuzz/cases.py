@@ -1,6 +1,6 @@
-"""Garbage in place of all that comes from outside: each parser with so many examples, drawn by numbers that the seed gives, and whole commands.
+"""Garbage as external input: random examples for each parser, which the seed determines, and for whole commands.
 
-For Linux, as `trying.py` is. Neither Hypothesis nor the parsers are imported here: the list of cases is asked for often.
+For Linux, as `trying.py`. Imports neither Hypothesis nor the parsers, since the list of cases is needed often.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stress.records import Case, Outcome, Result
 from stress.world import World
 
 A_TARGET, EXAMPLES, A_COMMAND = 8, 250, 20  # cases of each target, examples of each of these, and cases of each whole command
-PATIENCE = 900.0  # seconds for a case; its examples have bounds of their own, in processor time
+PATIENCE = 900.0  # seconds per case; its examples have separate limits of processor time
 SECONDS_TO_END = 10.0
 COMMANDS = ("list", "show", "aggregate", "tag", "download", "tb", "checkpoint", "datastore", "submit")
 _GROUPS = {
@@ -41,7 +41,7 @@ TARGETS = tuple(f"{group}/{name}" for group, names in _GROUPS.items() for name i
 
 @dataclass(frozen=True)
 class Tried:
-    """`why` is empty where the parser took or refused all as it should; `is_met` is false where all were refused of one that is to take some."""
+    """`why` is empty if the parser correctly accepted or refused all examples. `is_met` is false if it should accept some, but refused all."""
 
     examples: int
     refused: int
@@ -96,7 +96,7 @@ def _try(*arguments: object) -> None:
 
 
 def _forks(world: World) -> ForkServerContext:
-    """Its processes begin with the imports behind them, and with the files that Hypothesis keeps in the world's folder."""
+    """A fork server whose processes start with loaded imports, and with Hypothesis's files in the world's folder."""
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(world.place / "hypothesis")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stress.plan", "stress.fuzz.trying"])

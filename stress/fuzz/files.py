@@ -1,4 +1,4 @@
-"""Parsers of files that people write: settings, jobs and pipelines, environments, lists; and of slides."""
+"""Parsers of files that users write (settings, jobs and pipelines, environments, lists), and of slides."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ TABLE = ('image,slide_id,label,mask\na.tiff,1,tumour,m.tiff\n"b ""x"".tiff",2,,\
 IDS = ('slide_id,label\n1,a\n"2",b\n', "a\nb\n\nc\n", "Image;x\n1;2\n")
 LATEST = ("exp:train_1700000000_0badcafe\n", "train_1700000000_0badcafe\n", "\ufeffexp:run\r\n")
 SLIDE_SIZE = (96, 64)
-LARGEST = 4_000_000  # pixels of a slide that is read to its end; of a larger one the beginning is
+LARGEST = 4_000_000  # pixels of a slide that is read completely; of a larger one, only the start is read
 MOST_STRIPS = 40
 PICTURES = {"png": {}, "jpg": {"quality": 90}, "webp": {"quality": 80}, "jp2": {}, "bmp": {}}
 TIFFS: Sequence[dict[str, Any]] = (
@@ -232,7 +232,7 @@ def _pictures() -> list[bytes]:
 
 def _read_slide(path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the libraries' own; a montage silences them
+        warnings.simplefilter("ignore")  # warnings of libraries, which a montage also silences
         slide = slides.open_slide(path, Backend.auto)
     try:
         for level, size in enumerate(slide.levels):
@@ -267,7 +267,7 @@ TEXT_FILES: Sequence[tuple[str, Callable[[bytes], object], Sequence[str], Sequen
 
 
 def _values(name: str, run: Callable[[bytes], object], samples: Sequence[str]) -> Target:
-    """One of YAML files in which values are exchanged, not signs: JSON is YAML."""
+    """A target for YAML files with changed values instead of changed characters, written as JSON."""
 
     def examples() -> st.SearchStrategy[bytes]:
         return documents([yaml.safe_load(sample) for sample in samples]).map(lambda document: json.dumps(document, default=str).encode())

@@ -1,7 +1,7 @@
-"""Answers of Azure ML's services, all of them real ones but for one that is another document: himl's own workspace reads them, and whole commands do.
+"""Replies of Azure ML's services, of which one is replaced by another document, for himl's workspace and for whole commands.
 
-The real ones are recorded from the double, since what it answers is what the vendor's clients take: `python -m stress.fuzz.replies` records those in
-`answers.json`, after a change to what himl asks.
+The others are recorded from the double, whose replies the vendor's clients accept. After a change to himl's requests, record them in
+`answers.json` with `python -m stress.fuzz.replies`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from tests.support.running import write_files
 
 ANSWERS = Path(__file__).with_name("answers.json")
 RUN, SWEEP = "run_1", "sweep_1"
-MOST_REQUESTS = 200  # of one example: lists that go on for ever are refused long before
-CALLS, LIMIT = 4, 120.0  # calls of each case of a whole command, and the seconds that one may take
-CODES = frozenset(range(7))  # another document may say that there is nothing, that nothing is allowed, or nothing that is known
+MOST_REQUESTS = 200  # per example; himl refuses endless lists much earlier
+CALLS, LIMIT = 4, 120.0  # calls of each case of a whole command, and seconds per call
+CODES = frozenset(range(7))  # another document may mean: not found, not allowed, or invalid
 JSON, XML = "application/json", "application/xml"
 COMMANDS: Mapping[str, Sequence[str]] = {
     "list": ("runs", "list"),
@@ -79,7 +79,7 @@ def targets() -> list[Target]:
 
 @cache
 def recorded() -> Any:
-    """What each of ASKED is told: answers by lines of requests. Those about the workspace itself are told to all."""
+    """The replies for each of ASKED by request line. All have those about the workspace itself."""
     return json.loads(ANSWERS.read_text(encoding="utf-8"))
 
 
@@ -89,7 +89,7 @@ def _other_answers(name: str) -> st.SearchStrategy[Any]:
 
 
 def _ask(name: str, given: tuple[str, Any]) -> object:
-    """Of a workspace that is told what was recorded, but at one place, where it is told other. As with himl's own sending, only TLS and valid JSON go."""
+    """The result of a workspace that gets recorded replies, except one. As in himl's own transport, only TLS and valid JSON are accepted."""
     answers, (place, other), requests = {**recorded()["workspace"], **recorded()[name]}, given, 0
 
     def send(method: str, url: str, **options: Any) -> responses.Response:
@@ -193,7 +193,7 @@ def _call(world: World, command: str) -> Ended | None:
 
 
 def _asked(world: World, command: str) -> Sequence[tuple[str, str, Any]]:
-    """The requests of the command whose answers are known: as a pattern of lines, what kind they are of, and the document."""
+    """The command's requests with known replies: a pattern of request lines, their kind, and the document."""
     known = world.lasting("answers", _known_answers)
     world.stage.clear()
     ended = _call(world, command)

@@ -1,4 +1,4 @@
-"""Parsers of files that himl wrote and anybody may have written over, of its word to other ranks, and of what a job's clients send to its server."""
+"""Parsers of himl's own files, which others may overwrite, of its messages to other ranks, and of requests to a job's server."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _rows(given: tuple[str, str, Any]) -> None:
         connection.execute(f"UPDATE OR IGNORE {table} SET {column} = ?", (value,))
         connection.commit()
     except (sqlite3.IntegrityError, sqlite3.OperationalError, OverflowError, UnicodeEncodeError):
-        return  # SQLite itself does not hold it
+        return  # SQLite cannot store it
     finally:
         connection.close()
     _read_workspace()
@@ -135,7 +135,7 @@ LINES = (
 STORE = {"name": "d", "type": "AzureBlob", "account": "a", "container": "c", "endpoint": "", "protocol": "https", "credentials": "None"}
 IMPORTS, YIELDS = "import himl_cli\nfrom himl_cli.api import x\nprint(1)\n", "def f(a):\n    import himl_cli; return (yield a)\n"
 SCRIPT = (IMPORTS, YIELDS, "# coding: latin-1\nx = 'é himl_cli'\n")
-DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what `resuming` takes for a record of another form, and says so
+DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # `resuming` reports these as an invalid record
 
 
 def _records(content: bytes) -> None:
@@ -201,7 +201,7 @@ def _whole(content: bytes) -> None:
 
 def _word(text: str) -> None:
     if "\0" in text:
-        return  # no variable can have it
+        return  # no environment variable can have it
     try:
         os.environ[submit_if_needed.DOWNLOADED_VARIABLE] = text
     except UnicodeEncodeError:

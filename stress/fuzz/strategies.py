@@ -1,4 +1,4 @@
-"""What a parser is given: valid documents with some of their parts exchanged, so that it is met deep within, and plain garbage."""
+"""Input for parsers: valid documents with some changed parts, which reach their inner code, and plain garbage."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lines_of(*words: str) -> st.SearchStrategy[str]:
 
 
 def texts(samples: Sequence[str], words: Sequence[str] = ()) -> st.SearchStrategy[str]:
-    """*samples* with parts left out, doubled, repeated, exchanged, and garbage made of *words*; one in ten is as it was."""
+    """*samples* with parts removed, doubled, repeated, or exchanged, and garbage made of *words*. One in ten is unchanged."""
     return st.one_of(*[_edited(samples, words)] * 6, lines_of(*words), st.text(max_size=60))
 
 
@@ -53,13 +53,13 @@ def contents(samples: Sequence[str], words: Sequence[str] = ()) -> st.SearchStra
 
 
 def values() -> st.SearchStrategy[Any]:
-    """Anything that JSON can say, and the numbers that Python's JSON has beyond."""
+    """All JSON values, and the additional numbers of Python's JSON."""
     leaves = st.sampled_from(LEAVES) | st.integers() | st.floats() | st.text(max_size=12)
     return st.recursive(leaves, lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=6), below, max_size=4), max_leaves=8)
 
 
 def documents(samples: Sequence[Any]) -> st.SearchStrategy[Any]:
-    """*samples*, JSON values, with other values, other keys, or none at some of their places."""
+    """*samples*, JSON values, with some values or keys changed or removed."""
     return st.one_of(*[_other_document(samples)] * 5, values())
 
 
@@ -84,7 +84,7 @@ def nested() -> st.SearchStrategy[str]:
 
 @st.composite
 def damaged(draw: st.DrawFn, samples: Sequence[bytes]) -> bytes:
-    """*samples* with other bytes and numbers in them, with parts doubled, taken away, or cut off; some as they were."""
+    """*samples* with changed bytes and numbers, with parts doubled, removed, or cut off. Some are unchanged."""
     data = bytearray(draw(st.sampled_from(list(samples))))
     for _ in range(draw(EDITS)):
         start = draw(st.integers(0, min(len(data), 600))) if draw(st.booleans()) else draw(st.integers(0, len(data)))
@@ -156,7 +156,7 @@ def _other_document(draw: st.DrawFn, samples: Sequence[Any]) -> Any:
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Where a value stands: what holds it, and its key or index there."""
+    """The positions of values: their container, and their key or index in it."""
     pairs: Iterable[tuple[Any, Any]] = document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else [])
     for key, value in pairs:
         yield document, key
@@ -165,9 +165,9 @@ def _places(document: Any) -> Iterator[tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class Target:
-    """`examples` gives the strategy of what `run` is given; `refusals` are the errors that are documented of it. `name` is `group/target`.
+    """A parser. `examples` returns the strategy for the input of `run`. `refusals` are its documented errors. `name` is `group/target`.
 
-    `takes_some`: some of the examples are to be taken, else none of them came beyond the parser's door.
+    `takes_some`: it must accept some of the examples, since otherwise none would reach its inner code.
     """
 
     name: str
@@ -192,7 +192,7 @@ Example = TypeVar("Example")
 
 
 def drawn(strategy: SearchStrategy[Example], number: int) -> Example:
-    """One example, the same for the same *number*: the last of six, as the first ones are the simplest there are."""
+    """One example, which *number* determines. It is the last of six, since the first ones are the simplest."""
     found: list[Example] = []
     once = settings(max_examples=6, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
 

@@ -1,6 +1,6 @@
-"""One case's examples, tried in a process of their own: within bounds of time and memory, the smallest one that breaks a parser is told.
+"""Run the examples of one case in a separate process with limits of time and memory, and report the smallest one that breaks a parser.
 
-For Linux: processes are forked from one that has the imports behind it, and bounded by its limits.
+For Linux, since processes are forks of one that has its imports loaded, and inherit its limits.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from stress.world import plain
 TARGETS = {target.name: target for module in (typed, files, state, replies) for target in module.targets()}
 READY = drawn(st.text() | st.integers() | st.floats() | st.binary(), 0)
 """Hypothesis reads the constants of all modules that are there, and a table of all characters: once, before processes are forked."""
-SECONDS, SHRINKING = 5.0, 20.0  # of processor time for one example, and those in which a smaller one is looked for
-MEMORY = 512 << 20  # bytes by which one example may let the process grow; it cannot by more than three times as many
+SECONDS, SHRINKING = 5.0, 20.0  # of processor time for one example, and for the search of a smaller one
+MEMORY = 512 << 20  # bytes by which the process may grow per example; the hard limit is three times as much
 DRAWS = 4
 _SAID = (FutureWarning, RuntimeWarning, SyntaxWarning, UnicodeWarning, UserWarning)  # warnings that Python prints
 
@@ -46,11 +46,11 @@ class _Found(Exception):
 
 
 class TooLong(BaseException):
-    """The time of an example is over; of a base that no parser catches."""
+    """The time limit of an example. Its base class is one that no parser catches."""
 
 
 class _Enough(BaseException):
-    """No smaller example is looked for any more."""
+    """The end of the search for a smaller example."""
 
 
 def main(answers: Connection, name: str, seed: int, count: int, folder: Path) -> None:
@@ -68,7 +68,7 @@ def main(answers: Connection, name: str, seed: int, count: int, folder: Path) ->
 
 
 class Trial:
-    """Examples of one target. *current* always has the one that is being tried, for whoever finds this process dead."""
+    """Examples of one target. *current* always has the one in progress, in case this process dies."""
 
     def __init__(self, target: Target, current: io.TextIOWrapper | None = None) -> None:
         self._target = target
@@ -78,7 +78,7 @@ class Trial:
         self._until = 0.0
 
     def run(self, seed: int, count: int) -> Tried:
-        """Where Hypothesis cannot go on, since it was led otherwise by the same choices, the rest is drawn anew."""
+        """Run *count* examples. If Hypothesis stops because the same choices led to another path, draw the rest again."""
         for number in range(DRAWS):
             with contextlib.suppress(hypothesis.errors.Flaky, hypothesis.errors.FlakyStrategyDefinition):
                 self._try(seed + number, count - self._examples)
@@ -137,7 +137,7 @@ def shown(example: Any) -> str:
 
 
 def _wrong_words(err: Exception) -> str:
-    """What is wrong with a refusal; himl's own are looked at as people see them."""
+    """The problem of a refusal's message, checked in its displayed form for errors of himl."""
     kind = type(err).__name__
     if not isinstance(err, HimlError):
         return "" if str(err).isprintable() or not str(err) else f"{kind} with signs that are not to be seen: {plain(str(err))[:120]}"
@@ -158,7 +158,7 @@ def _place_of(err: BaseException) -> str:
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raises TooLong in what takes more than *seconds* of processor time."""
+    """Raise TooLong after *seconds* of processor time."""
 
     def over(number: int, frame: FrameType | None) -> None:
         raise TooLong

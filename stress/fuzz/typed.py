@@ -1,4 +1,4 @@
-"""Parsers of what people type, and of what services say: options, ids, addresses, patterns; headers, XML, JSON, tokens, times."""
+"""Parsers of typed input (options, ids, addresses, patterns), and of services' replies (headers, XML, JSON, tokens, times)."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ WORKSPACE = {"id": ADDRESS.path, "location": "eastus", "properties": PROPERTIES,
 
 
 class Head(curl.CurlResponse):
-    """The head of an answer of this *status*, as libcurl hands it over."""
+    """The head of a reply with *status*, in the form of libcurl."""
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
         super().__init__(pycurl.Curl(), "GET", pycurl)

@@ -1,4 +1,4 @@
-"""Every command by every way that it can be given a secret, without a fault and with each of six: what they leave is searched."""
+"""Search for secrets in the traces of every command with every channel for secrets, without a fault and with each of six."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Call = Callable[["Lab", Sequence[str]], Left]
 
 
 class Lab:
-    """The place of one case: a workspace of its own, a project, the secrets that are about, and the call that is searched.
+    """The environment of one case: a separate workspace, a project, the secrets in use, and the call to search.
 
-    `arguments` are those of the command, `script` those that stand behind `--`; a channel adds to them and to `env`.
-    `own` are files in which the user himself keeps secrets, `private` those that himl makes for him; `printed` are kinds that stdout holds by design.
+    `arguments` are those of the command, `script` those after `--`. A channel adds to them and to `env`. `own` are the user's own files with
+    secrets, `private` those that himl writes for the user. `printed` are kinds of secrets that stdout contains by design.
     """
 
     def __init__(self, world: World, staged: StagedWorkspace, marks: Marks) -> None:
@@ -69,7 +69,7 @@ class Lab:
         return re.sub("@(.*?)@", lambda found: self.secret(found[1]), text)
 
     def write_own(self, name: str, text: str) -> None:
-        """A file of the project in which the user keeps a secret."""
+        """Write a file of the project with a secret of the user."""
         running.write_files(self.project, {name: text})
         (self.project / name).chmod(0o600)
         self.own.add(self.project / name)
@@ -80,7 +80,7 @@ class Lab:
         with watching(f"{MARK}={self.token}") as watcher:
             outcome = call(self, words) if call else self.world.himl(*words, cwd=self.project, env=self.env)
             seconds = time.monotonic() - begun
-            processes_marked(self.token, patience=20.0)  # what goes on: a supervisor, a recorder
+            processes_marked(self.token, patience=20.0)  # waits for a supervisor, a recorder
         if self.told.exists():
             self.marks.add("job token", self.told.read_text())
             self.told.unlink()
@@ -99,7 +99,7 @@ class Lab:
         self.told.unlink(missing_ok=True)
 
     def _look_at_processes(self, search: Search, processes: Sequence[Shown]) -> None:
-        """No secret stands among arguments, but the script's own; variables hold no more than the user's own, and what a job is given."""
+        """Find secrets in arguments, except those of the script, and in variables, except the user's own and those of a job."""
         typed = {kind for kind in self.marks.kinds if kind.startswith(GIVEN)}
         given = b"\0".join(value.encode() for value in self.env.values())
         for shown in processes:
@@ -110,7 +110,7 @@ class Lab:
         search.processes = len(processes)
 
     def _look_at_runs(self, search: Search) -> None:
-        """What all of the workspace's users see: runs and the code that was sent. Its jobs get what was typed for them."""
+        """Find secrets in data that all of the workspace's users see: runs and snapshots. Jobs have the arguments that the user typed."""
         state = self.staged.state
         for run in state.runs.values():
             tags = {name: value for name, value in run.tags.items() if not name.startswith(SERVICE_TAG)}
@@ -126,7 +126,7 @@ class Lab:
 
 
 def slow_git(world: World) -> Path:
-    """A folder with a `git` that waits before it begins: the real one is over before its arguments can be read in /proc."""
+    """A folder with a `git` that waits at its start, since the real one ends before its arguments can be read in /proc."""
     git = shutil.which("git")
     assert git, "there is no git"
     folder = world.place / "slow"
@@ -165,10 +165,10 @@ BOARD_SECONDS = 40.0
 
 @dataclass(frozen=True)
 class Command:
-    """A command of these *words* where the lab has what *place* says. `codes` are right without a fault.
+    """A command with *words* in a lab of the kind *place*. `codes` are correct without a fault.
 
-    `meets_faults`: it asks Azure for something, so that faults have a meaning; `signs`: by signed links, which may expire.
-    `printed` is a kind that stdout holds by design.
+    `meets_faults`: it sends requests to Azure, so that faults apply. `signs`: it uses signed links, which may expire. `printed` is a kind of
+    secret that stdout contains by design.
     """
 
     name: str
@@ -237,7 +237,7 @@ def _slides(lab: Lab) -> None:
 
 
 def _show_board(lab: Lab, words: Sequence[str]) -> Left:
-    """Let TensorBoard be shown for a moment, then end it as Ctrl-C does. Raises TimeoutExpired."""
+    """Run TensorBoard for a moment, then end it with Ctrl-C. Raises TimeoutExpired."""
     with (lab.world.folder / "tmp" / "said.txt").open("w+b") as said:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": said}
         process = subprocess.Popen([running.PROGRAM, *words], cwd=lab.project, env=lab.env, start_new_session=True, **streams)  # type: ignore[call-overload]
@@ -309,7 +309,7 @@ COMMANDS = (
 
 @dataclass(frozen=True)
 class Channel:
-    """*set_up* makes a lab use it; *kinds* of secrets are about then, or it proves nothing."""
+    """A channel for secrets. *set_up* makes a lab use it. The *kinds* of secrets must then be in use, or it proves nothing."""
 
     kinds: Sequence[str]
     set_up: Callable[[Lab], None] = lambda lab: None
@@ -485,7 +485,7 @@ def _judged(lab: Lab, command: Command, channel: Channel, way: str, form: str, d
         return Result(Outcome.lost, None, time.monotonic() - begun, why="hangs")
     hits = lab.world.hits()
     lab.world.check_requests()
-    if not way:  # no fault is to be met, but the channel's secrets
+    if not way:  # no fault, only the channel's secrets
         hits = int(all(lab.marks.kinds[kind] for kind in channel.kinds))
     ended = Ended(left.code, left.stdout, left.stderr)
     facts = {"form": form, "way": way or "none", "marks": len(lab.marks), "files": search.files, "processes": search.processes}
@@ -494,7 +494,7 @@ def _judged(lab: Lab, command: Command, channel: Channel, way: str, form: str, d
 
 
 def verdict(ended: Ended, search: Search, codes: frozenset[int]) -> Verdict:
-    """Of a command and a script of the user's, whose traceback is its own."""
+    """The verdict on a command with a user's script, whose traceback is not himl's."""
     if leaks := sorted(set(search.leaks)):
         return lost("; ".join(leaks[:SHOWN]) + (f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""))
     if BUG.search(ended.stderr):

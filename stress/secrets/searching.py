@@ -1,4 +1,4 @@
-"""The secrets of one case, and where they are found again: in what a command says, in files, and in what processes show. Needs /proc (Linux)."""
+"""The secrets of one case, and the search for them in output, files, and visible data of processes. Needs /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
-SHORTEST = 8  # bytes that a form has at least: shorter ones are found by chance
+SHORTEST = 8  # minimal bytes of a form, since shorter ones match by chance
 _SHAPE = re.compile(rb"(?<![\w-])eyJ[\w-]{20,}\.[\w-]{20,}\.[\w-]{8,}")  # a token by its form, whoever made it
-CACHE = Path("xdg_cache_home", "himl", "azure")  # himl's cache of the services' answers, below the home folder
-KEPT = ("token", "signature", "delegation key")  # that lie in that cache: they end by themselves
+CACHE = Path("xdg_cache_home", "himl", "azure")  # himl's cache of replies of services, below the home folder
+KEPT = ("token", "signature", "delegation key")  # allowed in that cache, since they expire
 LARGEST = 32 << 20
 
 
 class Marks:
-    """Secrets by what they are (`password`, `signature`, …); safe to add to from any thread."""
+    """Secrets by kind (`password`, `signature`, …). Adding is thread-safe."""
 
     def __init__(self) -> None:
         self._forms: dict[bytes, str] = {}
@@ -54,7 +54,7 @@ class Marks:
 
 
 def forms_of(secret: str) -> set[bytes]:
-    """What *secret* looks like in addresses, JSON, headers and text in base64, wherever it begins there."""
+    """The forms of *secret* in addresses, JSON, headers and base64, at any offset."""
     plain = {secret, unquote(secret)}
     texts = set(plain)
     for one in plain:
@@ -80,7 +80,7 @@ class Search:
         self.leaks += [f"{kind} in {what}" for kind in marks.found(content, but)]
 
     def look_at_files(self, folder: Path, home: Path, marks: Marks, own: Collection[Path]) -> None:
-        """Those below *folder*, but for those that are the user's *own*; and the modes in himl's cache in *home*."""
+        """Search the files below *folder*, except the user's *own*, and check the modes in himl's cache in *home*."""
         cache = home / CACHE
         for path in (Path(above, name) for above, _, names in os.walk(folder) for name in names):
             if path in own or path.is_symlink() or not path.is_file():
@@ -92,7 +92,7 @@ class Search:
                     self.passed_over += 1
                     continue
                 content = path.read_bytes()
-            except FileNotFoundError:  # what goes on took it away
+            except FileNotFoundError:  # a process in progress deleted it
                 continue
             self.files += 1
             is_kept = cache in path.parents
@@ -102,7 +102,7 @@ class Search:
                 self.look_at_modes(path, cache.parent)
 
     def look_at_modes(self, path: Path, cache: Path) -> None:
-        """Let nobody but the user read *path*, nor see what lies in the folders between it and *cache*."""
+        """Check that only the user can read *path*, and list the folders between it and *cache*."""
         for each, most in ((path, 0o600), *((folder, 0o700) for folder in path.parents if cache in folder.parents)):
             mode = stat.S_IMODE(each.stat().st_mode)
             if mode & ~most:
@@ -121,18 +121,18 @@ class Shown:
 
     @property
     def is_job(self) -> bool:
-        """Whether it is a script that himl runs, or was started by one: it has to get what it was given."""
+        """Whether it is a script that himl runs, or was started by one, so that it may have its secrets."""
         return "AZUREML_RUN_ID" in self.variables
 
     @property
     def program(self) -> str:
-        """The first words of its arguments, without folders, and without those that may say more than which program it is."""
+        """The first words of its arguments that identify the program, without folders."""
         words = max(self.arguments, key=len, default=b"").decode(errors="replace").split("\0")
         return " ".join(os.path.basename(word) for word in words[:3] if _NAME.fullmatch(os.path.basename(word)))
 
 
 class Watcher:
-    """Looks at all processes whose variables hold *entry* (`NAME=value`)."""
+    """Watches all processes with *entry* (`NAME=value`) in their environment."""
 
     def __init__(self, entry: str) -> None:
         self._entry = entry.encode()
@@ -159,7 +159,7 @@ class Watcher:
     def _see(self, number: str) -> None:
         try:
             arguments, variables = Path("/proc", number, "cmdline").read_bytes(), Path("/proc", number, "environ").read_bytes()
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             return
         entries = variables.split(b"\0")
         if self._entry in entries and arguments:

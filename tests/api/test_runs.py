@@ -164,7 +164,7 @@ def test_waiting_for_a_run_and_stopping_it(himl: Himl, project: Path, monkeypatc
     (project / "train.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
     run = fetch_run(None, himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip())
     until(lambda: run.get_status() == "Running")
-    with pytest.raises(BadUsage, match="is a job: how it ends is recorded when its script does"):
+    with pytest.raises(BadUsage, match=r"is a job\. himl records its end when its script ends"):
         run.complete()
     run.log("from outside", 1.0)
     run.flush()

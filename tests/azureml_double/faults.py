@@ -1,4 +1,4 @@
-"""What can be made to go wrong, and for which requests. All numbers: bytes of a body (counted from its end when negative), or seconds."""
+"""Faults and the requests that they apply to. Numbers are bytes of a body (counted from its end if negative), or seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.azureml_double.log import Head
 
 @dataclass(frozen=True)
 class Status:
-    """Answer with this status instead of what the service would say. *code* and *message* stand in the body, in the plane's own form."""
+    """Reply with this status in place of the service. *code* and *message* are part of the body, in the plane's own form."""
 
     status: int
     retry_after: float | str | None = None
@@ -24,29 +24,29 @@ class Status:
 
 @dataclass(frozen=True)
 class Page:
-    text: str  # in place of the answer, as a proxy or a hotel's network sends it
+    text: str  # in place of the reply, as from a proxy or a captive portal
     status: int = 200
     content_type: str = "text/html"
 
 
 @dataclass(frozen=True)
 class Reset:
-    after: int | None = None  # so many bytes of the answer; None: before any byte of it, the request having been carried out
+    after: int | None = None  # bytes of the reply; None: before its first byte, after processing the request
 
 
 @dataclass(frozen=True)
 class ResetUpload:
-    after: int = 0  # so many bytes of the request's body; nothing is carried out
+    after: int = 0  # bytes of the request's body; the request is not processed
 
 
 @dataclass(frozen=True)
 class Truncate:
-    after: int  # the connection is closed in order then; the headers promised more
+    after: int  # bytes, then an orderly close, before the length in the headers
 
 
 @dataclass(frozen=True)
 class Stall:
-    """Send nothing for so long, once so many bytes of the body are out (None: before the status line)."""
+    """Send nothing for *seconds* after a number of bytes of the body (None: before the status line)."""
 
     seconds: float
     after: int | None = None
@@ -54,57 +54,57 @@ class Stall:
 
 @dataclass(frozen=True)
 class Drip:
-    bytes_per_second: int  # the body comes no faster
+    bytes_per_second: int  # maximum speed of the body
 
 
 @dataclass(frozen=True)
 class Latency:
-    seconds: float  # the answer begins that much later
+    seconds: float  # delay of the reply
 
 
 @dataclass(frozen=True)
 class Meanwhile:
-    call: Callable[[], object]  # once the request was carried out; the answer begins when it is through
+    call: Callable[[], object]  # called after processing the request, and before the reply
 
 
 @dataclass(frozen=True)
 class FlipByte:
-    at: int  # another byte stands there in the answer's body
+    at: int  # position of the changed byte in the reply's body
 
 
 @dataclass(frozen=True)
 class FlipUpload:
-    at: int  # another byte of the request's body comes to the service
+    at: int  # position of the changed byte in the request's body
 
 
 @dataclass(frozen=True)
 class WrongMd5:
-    """Promise another MD5 than the content has (`Content-MD5` and `x-ms-blob-content-md5`)."""
+    """Send a wrong MD5 of the content (`Content-MD5` and `x-ms-blob-content-md5`)."""
 
 
 @dataclass(frozen=True)
 class ChangeEtag:
-    """Another writer came in between: a condition `If-Match` fails with 412, and without one the answer carries a new ETag."""
+    """Simulate another writer: a condition `If-Match` fails with 412, and without one the reply has a new ETag."""
 
 
 @dataclass(frozen=True)
 class ExpireSas:
-    """Refuse the signature as one whose time is over (403, AuthenticationFailed)."""
+    """Refuse the signature as expired (403, AuthenticationFailed)."""
 
 
 @dataclass(frozen=True)
 class ExpireToken:
-    """Refuse the bearer token as one whose time is over: 401, by each plane in its own form. Requests without such a token go by."""
+    """Refuse the bearer token as expired: 401, in the form of each plane. Does not affect requests without such a token."""
 
 
 @dataclass(frozen=True)
 class WrongDate:
-    seconds: float  # by which the answer's `Date` is shifted, as if the client's clock were off
+    seconds: float  # shift of the reply's `Date`, as if the client's clock were wrong
 
 
 @dataclass(frozen=True)
 class SmallPages:
-    size: int  # of the pages in which blob listings come, as the service may do at any time
+    size: int  # of the pages of blob listings, which the service may choose
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ Kind = TypeVar("Kind", bound=Action)
 
 @dataclass(frozen=True)
 class Met:
-    """The faults that one request meets. `done` has the names of those that did something to it: a body may end before the byte that was to be another."""
+    """The faults for one request. `done` has the names of those that affected it, since a body may end before the byte to change."""
 
     actions: Sequence[Action] = ()
     done: list[str] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Met:
         return next((one for one in self.actions if isinstance(one, kind)), None)
 
     def use(self, kind: type[Kind]) -> Kind | None:
-        """As `first`; it does something now."""
+        """As `first`, and mark the fault as done."""
         found = self.first(kind)
         if found is not None:
             self.tell(found)
@@ -177,20 +177,20 @@ class _Rule:
 
 
 class Faults:
-    """Those in force; safe to change from any thread."""
+    """The active faults. Changes are thread-safe."""
 
     def __init__(self) -> None:
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
 
     def add(self, action: Action, match: str = "", *, times: int | None = 1, skip: int = 0) -> None:
-        """*action* meets the next *times* requests (None: all) whose line holds the regular expression *match*, after *skip* such. The line is `METHOD
-        host/path?query`; for what happens before there is a request (Refuse, BadCertificate, BreakHandshake) it is `CONNECT host`."""
+        """Apply *action* to the next *times* requests (None: all) with a line that contains the regular expression *match*, after *skip* of them. The line is
+        `METHOD host/path?query`, or `CONNECT host` for faults before a request (Refuse, BadCertificate, BreakHandshake)."""
         with self._lock:
             self._rules.append(_Rule(action, re.compile(match), times, skip))
 
     def only(self, action: Action, match: str = "", *, times: int | None = 1, skip: int = 0) -> None:
-        """In place of those that are in force."""
+        """As `add`, but replace the active faults."""
         self.clear()
         self.add(action, match, times=times, skip=skip)
 
@@ -199,6 +199,6 @@ class Faults:
             self._rules.clear()
 
     def meet(self, line: str, request: Head | None = None) -> Met:
-        """What happens to the *request* with this line (None: to a `CONNECT`); counted."""
+        """The faults for the *request* with this line (None: for a `CONNECT`), which are counted."""
         with self._lock:
             return Met([rule.action for rule in self._rules if rule.applies(line, request)])

@@ -1,5 +1,5 @@
-"""The way of a request through the double: which plane, whose token, which workspace; then the plane's own routes. With what routes have in common: forms
-of errors and of times, pages, versions of resource manager's interface.
+"""The path of a request through the double: its plane, its token, its workspace, then the plane's routes. Also common parts of routes: forms of errors and
+times, pages, versions of Resource Manager's interface.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.azureml_double.state import Azure, Caller, Json, Right, TokenRefused, Workspace, now, read_token, time_text
 
-UNKNOWN = "x-stage-unknown"  # marks an answer to a request that nobody plays; the front takes it off and fails the test
-SMALLEST = 200  # bytes of an answer that is compressed
+UNKNOWN = "x-stage-unknown"  # marks a reply to an unsupported request; the front removes it and fails the test
+SMALLEST = 200  # bytes of a compressed reply
 PUBLISHED = re.findall(
     r"\S+",
     """2021-03-01-preview 2022-02-01-preview 2022-05-01 2022-06-01-preview 2022-10-01 2022-10-01-preview 2022-12-01-preview 2023-02-01-preview 2023-04-01
@@ -51,7 +51,7 @@ _DATA_PLANE = re.compile(r"/(\w+)/(?:v\d+\.\d+|workspaces)(/subscriptions/.*)")
 
 @dataclass
 class ServiceError(Exception):
-    """Raise it in a route. `code` is the outer code (`UserError`, `AuthorizationFailed`, ...), `inner` the machine-readable cause (`NotFoundError`,
+    """An error that routes raise. `code` is the outer code (`UserError`, `AuthorizationFailed`, ...), `inner` the machine-readable cause (`NotFoundError`,
     `BadArgument/ArgumentInvalid`)."""
 
     status: int
@@ -59,7 +59,7 @@ class ServiceError(Exception):
     message: str
     inner: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    gateway: bool = False  # answered by ARM itself, not by the service behind it
+    gateway: bool = False  # from ARM itself, not from the service behind it
 
 
 def not_found(message: str) -> ServiceError:
@@ -67,7 +67,7 @@ def not_found(message: str) -> ServiceError:
 
 
 def there(found: Kind | None, message: str) -> Kind:
-    """*found*; where it is None ServiceError 404."""
+    """Return *found*. Raises ServiceError 404 if it is None."""
     if found is None:
         raise not_found(message)
     return found
@@ -95,7 +95,7 @@ def data_plane_error(error: ServiceError, path: str) -> JSONResponse:
 
 
 def error_document(error: ServiceError, component: str = "") -> Json:
-    """The form of run history, artifacts and metrics (wire document 4.6); the `error` of a failed run has it, too."""
+    """The form of errors of run history, artifacts and metrics (wire document 4.6), and of the `error` of a failed run."""
     nulls: Json = dict.fromkeys(("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo", "additionalInfo"))
     body: Json = {"code": error.code, "message": error.message, "details": [], "innerError": _nested(error.inner) if error.inner else None, **nulls}
     where = {"environment": "master", "location": "eastus", "time": time_text(now()), "componentName": component}
@@ -142,7 +142,7 @@ def authorized(request: Request, azure: Azure, resource: str, *, run_tokens: boo
 
 
 def below_no_workspace(handler: Callable[[Request, Azure, Caller], Response]) -> Callable[[Request], Response]:
-    """A route of resource manager that lies below no workspace: who calls has to have a token, and errors have ARM's form."""
+    """A route of Resource Manager outside of workspaces. It needs a token, and its errors have ARM's form."""
 
     def answer(request: Request) -> Response:
         azure: Azure = request.app.state.azure
@@ -212,7 +212,7 @@ async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Plane:
-    """Routes below a workspace. `ARM` answers `{W}{rest}` by the route `{rest}`, the data plane `/{service}/{version}{W}{rest}` by `/{service}{rest}`."""
+    """Routes below a workspace. `ARM` maps `{W}{rest}` to the route `{rest}`, the data plane `/{service}/{version}{W}{rest}` to `/{service}{rest}`."""
 
     def __init__(self, azure: Azure, routes: Sequence[BaseRoute], *, is_arm: bool) -> None:
         self._azure, self._is_arm = azure, is_arm
@@ -286,7 +286,7 @@ def name_in(token: str) -> str:
 
 
 def page_at(items: Sequence[Kind], token: str | None, size: int) -> tuple[Sequence[Kind], str | None]:
-    """The items from where *token* says, and the token of the next page."""
+    """The items from the position *token*, and the token of the next page."""
     begin = int(name_in(token)) if token else 0
     end = begin + size
     return items[begin:end], token_after(str(end)) if end < len(items) else None
@@ -314,7 +314,7 @@ def arm_page(request: Request, documents: Sequence[Json], *, size: int | None = 
 
 
 def compressing(app: ASGIApp) -> ASGIApp:
-    """*app* with its longer answers compressed, as the services send them to clients that read gzip: in chunks without a length."""
+    """*app* with compression of longer replies, as the services send them to clients that accept gzip: in chunks without a length."""
     zipped = GZipMiddleware(app, minimum_size=SMALLEST)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

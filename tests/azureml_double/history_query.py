@@ -1,11 +1,11 @@
-"""Asking for many runs: run history's filters, orders and pages, and the index of a workspace, from which Studio's own lists come.
+"""Queries for many runs: run history's filters, orders and pages, and the index of a workspace, the source of Studio's lists.
 
-The filter language, `(Status eq Running) and (Tags/kind eq "best")`, is not published; this is what azureml-core and azure-ai-ml send. A name that the
-item does not have makes every comparison false, which turns `(Tags/k ne null or Tags/k eq null)` into "has the tag", as those clients mean it. A field
-that exists without a value is null. Values are bare (up to `and`, `or` or a bracket) or in double or single quotes; two single quotes stand for one
-within single quotes.
+The filter language, `(Status eq Running) and (Tags/kind eq "best")`, is not published. This is the form that azureml-core and azure-ai-ml send. A name
+that the item lacks makes every comparison false, so that `(Tags/k ne null or Tags/k eq null)` means "has the tag", as those clients intend. A field
+without a value is null. Values are bare (up to `and`, `or` or a bracket), or in double or single quotes. Within single quotes, two single quotes mean
+one.
 
-No document tells the index. The shapes are those that public clients send and read: the vendor's promptflow
+The index is not documented. The shapes are those that public clients send and read: the vendor's promptflow
 (`POST {data plane}/index/v1.0{workspace}/entities`), and others through Studio's address.
 """
 
@@ -35,7 +35,7 @@ class BadFilter(ValueError):
 
 
 class Nothing(Enum):
-    """What a field gives for a name that the item does not have: not even null."""
+    """The value of a field for a name that the item lacks, which differs from null."""
 
     absent = 0
 
@@ -47,7 +47,7 @@ COMPARISON = re.compile(
     re.IGNORECASE,
 )
 LOGIC = re.compile(r"(?:\s|and\b|or\b|not\b|[()]|tests\[\d+\]\(item\))*")
-UNASKED = 50  # runs on a page of a query that names no number, as public reports have it of children
+UNASKED = 50  # default number of runs per page, according to public reports about children
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -65,7 +65,7 @@ def compiled(text: str, fields: Mapping[str, Field[Item]]) -> Test[Item]:
         return f"tests[{len(tests) - 1}](item)"
 
     logic = COMPARISON.sub(noted, text).strip()
-    lowered = re.sub(r"\b(and|or|not)\b", lambda word: word[0].lower(), logic, flags=re.IGNORECASE)  # what is left is Python, or wrong
+    lowered = re.sub(r"\b(and|or|not)\b", lambda word: word[0].lower(), logic, flags=re.IGNORECASE)  # the rest is Python, or invalid
     try:
         if not LOGIC.fullmatch(lowered):
             raise SyntaxError
@@ -92,7 +92,7 @@ def _comparing(read: Field[Item], rest: str, operator: str, wanted: str | None) 
 
 
 def _sign(found: object, wanted: str) -> int:
-    """Below, at or above zero, as *found* is less than, equal to or greater than *wanted*."""
+    """A negative number, zero or a positive number if *found* is less than, equal to or greater than *wanted*."""
     if isinstance(found, datetime):
         time = instant(wanted)
         return (found > time) - (found < time)
@@ -109,7 +109,7 @@ def _sign(found: object, wanted: str) -> int:
 
 
 def instant(text: str) -> datetime:
-    """A time as clients write it: with `T` or a blank, with up to nine fractional digits, with `Z`, an offset or nothing (UTC)."""
+    """A time in the format of clients: with `T` or a blank, up to nine fractional digits, and `Z`, an offset or nothing (UTC)."""
     micros = re.sub(r"\.(\d+)", lambda digits: "." + digits[1][:6].ljust(6, "0"), text.strip().replace(" ", "T", 1))
     try:
         time = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", micros))
@@ -169,8 +169,7 @@ class Page:
 
 
 def page_of(runs: Iterable[Run], query: RunQuery, *, limit: int, refused: Collection[str] = ()) -> Page:
-    """The page that *query* asks for; the service gives *limit* runs at most. Runs come oldest first. Raises ServiceError 400, for an order of *refused*
-    too."""
+    """The page of *query*, with at most *limit* runs, oldest first. Raises ServiceError 400, including for an order in *refused*."""
     if query.order in refused:
         raise bad_request(f"Invalid order '{query.order}'.")
     size = min(query.top if query.top and query.top > 0 else UNASKED, limit)
@@ -231,7 +230,7 @@ INDEXED: Mapping[str, Callable[[Run], object]] = {
 
 
 def entities(request: Request) -> Response:
-    """Runs only: other kinds of entities are not played."""
+    """The runs in the index. The double has no other kinds of entities."""
     workspace = workspace_of(request)
     asked: Json = request.state.body
     filters, order, skip = asked.get("filters") or [], asked.get("order") or [], asked.get("skip")

@@ -1,4 +1,4 @@
-"""What goes over the wire: host names that the double plays, HTTP/1.1 messages, the log of all requests, and every secret told to whoever searches for them."""
+"""The network traffic: host names of the double, HTTP/1.1 messages, the log of all requests, and reports of secrets to the search for them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Role(Enum):
     NODE = "a node of a job"
 
 
-DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"  # regions and accounts stand before them
+DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"  # after the region or the account
 NODES = "eastus.nodes.azureml.ms"
 _EXACT = dict.fromkeys(("management.azure.com", "management.usgovcloudapi.net"), Role.ARM)
-_EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)  # the other services are those of the public cloud in any case
+_EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)  # other services are always those of the public cloud
 _BELOW = {DATA_PLANE: Role.DATA, STORAGE: Role.BLOB, NODES: Role.NODE}
 CERTIFIED = (*_EXACT, *(f"*.{suffix}" for suffix in _BELOW))
 
@@ -104,7 +104,7 @@ async def read_head(reader: asyncio.StreamReader) -> Head:
 
 
 async def body_of(reader: asyncio.StreamReader, head: Head, *, is_answer: bool) -> AsyncIterator[bytes]:
-    """The body's bytes as they come, without chunk framing. An answer with no length runs to the end of the connection."""
+    """The body's bytes as received, without chunk framing. A reply without a length lasts until the connection closes."""
     if head.is_chunked:
         while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
             async for content in _pieces(reader, size):
@@ -135,7 +135,7 @@ def framed(content: bytes, *, chunked: bool) -> bytes:
 
 @dataclass
 class Seen:
-    """One request. `sent` and `received` count bytes of the bodies as the client saw them; `query` has its signatures masked; `status` 0: no answer."""
+    """One request. `sent` and `received` are the bytes of the bodies on the client's side. `query` has masked signatures. `status` 0: no reply."""
 
     method: str
     host: str
@@ -147,9 +147,9 @@ class Seen:
     received: int = 0
     started: float = field(default_factory=time.time)
     seconds: float = 0.0
-    unknown: str = ""  # why nobody answers such a request
+    unknown: str = ""  # why the double does not support the request
     faults: list[str] = field(default_factory=list)
-    body: bytes = b""  # of what is put to a service other than storage
+    body: bytes = b""  # of a PUT to a service other than storage
 
     def __str__(self) -> str:
         return f"{self.method} {self.host}{self.path}{'?' if self.query else ''}{self.query} -> {self.status}"
@@ -160,7 +160,7 @@ def masked(query: str) -> str:
 
 
 class RequestLog:
-    """All requests since the last `clear`; safe to read from any thread."""
+    """All requests since the last `clear`. Reading is thread-safe."""
 
     def __init__(self) -> None:
         self._seen: list[Seen] = []
@@ -176,13 +176,13 @@ class RequestLog:
         return list(self._seen)
 
     def find(self, pattern: str = "", where: Callable[[Seen], bool] = lambda seen: True) -> list[Seen]:
-        """Requests whose line (`METHOD host/path?query -> status`) holds the regular expression *pattern*, in order."""
+        """Requests with a line (`METHOD host/path?query -> status`) that contains the regular expression *pattern*, in order."""
         return [seen for seen in self.all() if re.search(pattern, str(seen)) and where(seen)]
 
     def expect_unknown(self, pattern: str) -> None:
-        """Requests like this are asked on purpose though nobody answers them: they do not fail this test."""
+        """Expect unsupported requests like this, which do not fail the test."""
         self._expected.append(pattern)
 
     def unknown(self) -> list[str]:
-        """What was asked that nobody plays, and answers of the double that are its own failures."""
+        """Unsupported requests, and replies with internal errors of the double."""
         return [f"{seen} ({seen.unknown})" for seen in self.all() if seen.unknown and not any(re.search(one, str(seen)) for one in self._expected)]

@@ -1,4 +1,4 @@
-"""What runs hold: artifacts, by the artifact service and by run history (wire document 5), the metric service (6.1), places of named outputs (4.1)."""
+"""Data of runs: artifacts from the artifact service and run history (wire document 5), the metric service (6.1), locations of named outputs (4.1)."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _link(workspace: Workspace, container: str, path: str, permissions: str) -> 
 
 
 def _where(request: Request) -> tuple[str, str]:
-    """The container and the path that are asked for. Older clients put an artifact's path into the URL, newer ones into `?path=`."""
+    """The requested container and path. Older clients send an artifact's path in the URL, newer ones in `?path=`."""
     container = request.path_params.get("container") or run_of(request).data_container_id
     return container, request.path_params.get("path") or request.query_params.get("path", "")
 
 
 def list_artifacts(request: Request) -> Response:
-    """A page of the artifacts whose paths start with a prefix, as records, or (`contentinfo`) with links to read them; and the link to the next page."""
+    """A page of the artifacts with a prefix, as records or (`contentinfo`) with links to read them, and the link to the next page."""
     (container, prefix), token = _where(request), request.query_params.get("continuationToken")
     workspace, last = workspace_of(request), name_in(token) if token else ""
     blobs = workspace.storage.list(CONTAINER, _blob_name(container, re.sub("//+", "/", prefix)))
@@ -107,14 +107,14 @@ def _columns(metric: Metric) -> dict[str, str]:
 
 
 def number_text(value: float) -> float | str:
-    """*value*, or the word that stands for it in JSON where JSON has no number: `NaN`, `Infinity`, `-Infinity`."""
+    """*value*, or its word in JSON if JSON has no number for it: `NaN`, `Infinity`, `-Infinity`."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def write_metrics(request: Request) -> Response:
-    """Keep what comes, 50 forms at most; of a metric whose type is another than before an error is told among `errors`."""
+    """Store metrics, at most 50 forms. A metric with another type than before is an error in `errors`."""
     run, documents = changeable_run(request), body_of(request).get("values") or []
     if len(documents) > MOST_IN_A_BATCH:
         raise bad_request(f"A batch holds {MOST_IN_A_BATCH} metrics at most, not {len(documents)}.")
@@ -129,7 +129,7 @@ def write_metrics(request: Request) -> Response:
 
 
 def _fits(run: Run, document: Mapping[str, Any]) -> bool:
-    """Whether a metric that a client sends has the types that rows of its name had before; numbers of all kinds are alike."""
+    """Whether a received metric has the types of earlier rows with its name. All kinds of numbers are equal."""
     metric = run.metrics.get(document.get("name") or "")
     if metric is None:
         return True
@@ -167,7 +167,7 @@ def keep_number(run: Run, name: str, value: float, *, step: int, created: dateti
 
 
 def resolve_outputs(request: Request) -> Response:
-    """The outputs whose assets the body asks for: only those that are known come back, and each service (of data, of models) knows its own."""
+    """The outputs with the requested assets. Returns only known ones, and each service (data, models) has its own."""
     workspace, found = workspace_of(request), dict[str, Json]()
     is_of_models = "/modelregistry/" in request.url.path
     for asset_id in body_of(request).get("values") or []:

@@ -1,4 +1,4 @@
-"""What the double knows: who signs in, with what rights and tokens, and workspaces with what lies in them. Plain records; the routes read and change them."""
+"""The state of the double: principals with their rights and tokens, and workspaces with their data. These are plain records for the routes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 ENDED = ("Completed", "Failed", "Canceled")
 PIPELINE, STEP = "azureml.PipelineRun", "azureml.StepRun"  # types of runs
 MODELS = ("CustomModel", "MLFlowModel", "TritonModel")  # types of outputs
-_SEAL = secrets.token_bytes(32)  # a token of another double, or a forged one, is not accepted
+_SEAL = secrets.token_bytes(32)  # rejects forged tokens and those of another double
 _ADDED: dict[str, Json] = {
     "codes": {"provisioningState": "Succeeded"},
     "environments": {"environmentType": "UserCreated", "condaFile": None, "osType": "Linux", "image": None},
@@ -41,7 +41,7 @@ def now() -> datetime:
 
 
 def time_text(moment: datetime | None) -> str | None:
-    """As the services write times: up to seven digits of the second without trailing zeros, and the offset."""
+    """A time in the services' format: up to seven fractional digits without trailing zeros, and the offset."""
     if moment is None:
         return None
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "+00:00"
@@ -61,8 +61,8 @@ class Right(Enum):
 
 @dataclass
 class Principal:
-    """An application with a secret. `token_seconds` is how long its next tokens live; `secret_expired` plays a secret past its date. `assertions` are the
-    tokens of another platform that serve in place of the secret, each with the Unix time at which it ends."""
+    """An application with a secret. `token_seconds` is the lifetime of its next tokens. `secret_expired` simulates an expired secret. `assertions` are another
+    platform's tokens in place of the secret, each with the Unix time of its expiry."""
 
     tenant: str
     client_id: str
@@ -73,10 +73,10 @@ class Principal:
     token_seconds: float = 86_399
     secret_expired: bool = False
     assertions: dict[str, float] = field(default_factory=dict)
-    revoked_before: float = 0.0  # tokens made earlier are refused, whatever their expiry says
-    claims_wanted: str = ""  # JSON; a token that was not asked for with these claims is refused with a challenge ...
+    revoked_before: float = 0.0  # earlier tokens are refused, regardless of their expiry
+    claims_wanted: str = ""  # JSON; a token that was requested without these claims is refused with a challenge ...
     claims_wanted_by: frozenset[str] = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})  # ... for these methods
-    meets_claims: bool = True  # whether the place of sign-in gives it a token with claims
+    meets_claims: bool = True  # whether its sign-in returns a token with claims
 
     def __post_init__(self) -> None:
         issued("password", self.secret)
@@ -89,14 +89,14 @@ class Principal:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a request's token speaks for: a principal, or a job's own token for the workspace with the ARM id `run_token_scope`."""
+    """The owner of a request's token: a principal, or a job with a token for the workspace with the ARM id `run_token_scope`."""
 
     principal: Principal | None
     run_token_scope: str = ""
 
     def may(self, right: Right) -> bool:
         if self.principal is None:
-            return right in (Right.READ, Right.WRITE, Right.SECRETS)  # of datastores, on the data plane: resource manager takes no run token
+            return right in (Right.READ, Right.WRITE, Right.SECRETS)  # of datastores, on the data plane, since Resource Manager accepts no run tokens
         return right in self.principal.rights
 
 
@@ -153,14 +153,14 @@ class Point:
 
 @dataclass(repr=False)
 class Metric:
-    """All rows of one metric of a run. `kind` is the service's `uxMetricType`; a scalar has one column, named as the metric."""
+    """All rows of one metric of a run. `kind` is the service's `uxMetricType`. A scalar has one column with the metric's name."""
 
     name: str
     kind: str = "azureml.v1.scalar"
     columns: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     namespace: str | None = None
-    last: tuple[int, Point] | None = None  # the last of so many points, kept for searches of many runs
+    last: tuple[int, Point] | None = None  # the number of points and the last one, for searches of many runs
 
 
 @dataclass
@@ -182,7 +182,7 @@ class Experiment:
 
 @dataclass(repr=False)
 class Run:
-    """One run. `status` is a word of run history (`Running`, `Completed`, ...). `job` is the `properties` that PUT job sent, or None."""
+    """One run. `status` is a status of run history (`Running`, `Completed`, ...). `job` is the `properties` of PUT job, or None."""
 
     run_id: str
     experiment: Experiment
@@ -212,12 +212,12 @@ class Run:
     job: Json | None = None
     revision: int = 1
     uuid: str = field(default_factory=new_id)
-    indexed_status: str | None = None  # what the index, which comes later than run history, still has for its status
-    attempt: int = 1  # which try at the job this is: the service starts it again when its node was taken away
-    services: dict[int, dict[str, Json]] = field(default_factory=dict)  # what its interactive services tell, by node and name
-    ssh_port: int | None = None  # of this machine, where its SSH server answers
-    owner: str = ""  # the client id of who submitted it, who alone gets to its services
-    cancel_polls: int = 0  # how many more polls of a cancel answer "not yet"
+    indexed_status: str | None = None  # its old status in the index, which lags behind run history
+    attempt: int = 1  # the number of the attempt, since the service restarts a preempted job
+    services: dict[int, dict[str, Json]] = field(default_factory=dict)  # its interactive services by node and name
+    ssh_port: int | None = None  # local port of its SSH server
+    owner: str = ""  # client id of the submitter, who alone can access its services
+    cancel_polls: int = 0  # further polls of a cancelation that reply "not yet"
 
     def __post_init__(self) -> None:
         self.display_name = self.display_name or self.run_id
@@ -266,7 +266,7 @@ class Datastore:
     sas_permissions: str = "rwdlac"
     sas_seconds: float = 8 * 3600
     service_principal: Principal | None = None
-    identity: str = "WorkspaceSystemAssignedIdentity"  # with which the services read it
+    identity: str = "WorkspaceSystemAssignedIdentity"  # the identity with which the services read it
     tags: dict[str, str] | None = None
 
     def new_sas(self) -> str:
@@ -275,7 +275,7 @@ class Datastore:
 
 @dataclass(repr=False)
 class Workspace:
-    """One workspace and all that lies in it. Look-ups that fail give None: what the answer is then differs from route to route."""
+    """One workspace and its data. Failed look-ups return None, since the reply depends on the route."""
 
     subscription: str
     group: str
@@ -293,21 +293,21 @@ class Workspace:
     computes: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, dict[str, dict[str, Json]]] = field(default_factory=lambda: {kind: {} for kind in _ADDED})
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    jobs: JobRunner | None = None  # what executes jobs; without it they stay in their first status
-    snapshots: dict[str, Json] = field(default_factory=dict)  # of azureml-core: their trees, oldest first
-    tells_tracking: bool = True  # whether its resource names the tracking address, and so the data plane
-    services_host: str = ""  # where its services are said to be; empty: where its region's are
-    tracking_host: str = ""  # that its resource names for tracking; empty: that of the data plane
-    is_private: bool = False  # behind a private link: what lies in it is refused to whoever comes from outside
-    page_size: int = 500  # what the services give at most on a page; tests make it small
-    refused_orders: Collection[str] = ()  # orders of runs that run history answers with a 400
+    jobs: JobRunner | None = None  # executes jobs; without it they stay in their first status
+    snapshots: dict[str, Json] = field(default_factory=dict)  # trees of azureml-core's snapshots, oldest first
+    tells_tracking: bool = True  # whether its resource has the tracking address, and so the data plane
+    services_host: str = ""  # the host of its services; empty: that of its region
+    tracking_host: str = ""  # the tracking host in its resource; empty: that of the data plane
+    is_private: bool = False  # behind a private link, so that access from outside is refused
+    page_size: int = 500  # maximum of the services' pages; tests reduce it
+    refused_orders: Collection[str] = ()  # orders of runs for which run history replies 400
     skips_in_index: bool = False  # whether its index pages by `nextSkip`, and never by a token
-    hides_in_index: bool = False  # whether its index shows no run
-    search_lacks: Collection[str] = ()  # metrics that MLflow's search does not tell: logged of late, or by azureml-core
+    hides_in_index: bool = False  # whether its index has no runs
+    search_lacks: Collection[str] = ()  # metrics that MLflow's search omits: recent ones, or those of azureml-core
     resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(
         default_factory=dict
     )  # by run, metric, and device (empty: none) or NODE/DEVICE
-    bulk_history: bool = False  # whether curves of several runs can be asked for at once
+    bulk_history: bool = False  # whether one request can return curves of several runs
 
     @property
     def path(self) -> str:
@@ -361,7 +361,7 @@ class Workspace:
         kept |= {key: value for key, value in given.items() if value is not None}
         kept["properties"] = {key: str(value) for key, value in (given.get("properties") or {}).items()}
         if kind == "codes":
-            kept["isAnonymous"] = False  # whatever was sent: so the recordings have it
+            kept["isAnonymous"] = False  # regardless of the request, as recorded
         if kind == "data":
             kept["dataUri"] = self.long_uri(str(kept.get("dataUri", "")))
         self.assets[kind].setdefault(name, {})[version] = kept | {"_created": time_text(now())}
@@ -372,7 +372,7 @@ class Workspace:
 
 @dataclass(repr=False)
 class Azure:
-    workspaces: dict[str, Workspace] = field(default_factory=dict)  # by ARM id, in small letters
+    workspaces: dict[str, Workspace] = field(default_factory=dict)  # by lower-case ARM id
     principals: dict[str, Principal] = field(default_factory=dict)  # by client id
 
     def keep_workspace(self, workspace: Workspace) -> None:

@@ -52,15 +52,15 @@ SET: dict[str, tuple[str, Mapping[str, str], str, str]] = {
     "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
     "a wrong variable": ("", {"HIML_SUBMIT_NUM_NODES": "two"}, "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'", "himl submit --help"),
 }
-NO_FILE = "workspace.db' is no file, or a link that leads to none."
+NO_FILE = "workspace.db' is not a file, or is a dangling link."
 HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a damaged record of runs": (
         lambda project: write_files(project, {".himl/workspace.db": b"no database" * 100}),
         "workspace.db' is damaged",
-        "to start a new record",
+        "To start a new database",
     ),
     "a record by a newer himl": (record_by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
-    "a folder in place of the record": (lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True), NO_FILE, "to start a new record"),
+    "a folder in place of the record": (lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True), NO_FILE, "To start a new database"),
 }
 IN_AZURE: dict[str, tuple[Break, str, str]] = {
     "half a config.json": (wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
@@ -115,7 +115,7 @@ def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, en
 
 
 if sys.platform != "win32":
-    HERE["a record that is a pipe"] = (record_that_is_a_pipe, NO_FILE, "to start a new record")
+    HERE["a record that is a pipe"] = (record_that_is_a_pipe, NO_FILE, "To start a new database")
 
 
 @pytest.mark.parametrize(("break_it", "said", "remedy"), HERE.values(), ids=HERE)
@@ -133,7 +133,7 @@ def test_a_local_workspace_that_may_only_be_read(himl: Himl, project: Path, read
     RecordedRuns(project).add("train_1_aa")
     read_only(project / ".himl")
     check = the_check(himl("doctor", "--json"), "local workspace", "note")
-    assert check["message"] == f"'{project / '.himl'}' may only be read: jobs cannot be recorded there."
+    assert check["message"] == f"'{project / '.himl'}' is read-only, so himl cannot record jobs in it."
 
 
 @pytest.mark.parametrize(("break_it", "name", "said"), IN_AZURE.values(), ids=IN_AZURE)

@@ -185,7 +185,7 @@ def test_record_that_no_version_writes_is_damage(project: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"display_name", b"\x80isplay_name"))
     outcome = _himl(project, "runs", "list")
     assert (outcome.returncode, outcome.stdout) == (1, "")
-    assert "workspace.db' is damaged: it holds what himl does not write." in outcome.stderr.splitlines()[0]
+    assert "workspace.db' is damaged: it has invalid values." in outcome.stderr.splitlines()[0]
 
 
 @ROOT_ONLY

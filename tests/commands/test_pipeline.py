@@ -85,7 +85,7 @@ def test_a_finished_step_whose_output_is_gone_runs_again(himl: Himl, project: Pa
         shutil.rmtree(folder)
     himl.ok("submit", "--resume", parent, env={"NOTES": str(notes)})
     assert show(himl, parent)["status"] == "Completed"
-    assert "step 'makes' (step2) runs again: step3 reads its output, and '" in log_of(project, parent)
+    assert "step 'makes' (step2) runs again: step3 reads its output '" in log_of(project, parent)
     assert [run["status"] for run in steps_of(himl, parent)] == ["Completed"] * 3
 
 
@@ -120,7 +120,7 @@ def test_failing_step_stops_the_rest_and_is_resumed(himl: Himl, project: Path, t
     (notes / "broken").unlink()
     himl.ok("submit", "--resume", run["id"], env={"NOTES": str(notes)})
     assert lines(notes / "ends") == [f"{run['id']}_step{number}" for number in (1, 2, 2, 3, 4)]
-    assert "resumed: 3 of 4 steps are left" in log_of(project, run["id"])
+    assert "resumed: 3 of 4 steps remaining" in log_of(project, run["id"])
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_links_that_lead_nowhere_are_left_alone(himl: Himl, project: Path) -> No
     (project / ".himl").symlink_to("elsewhere")
     for arguments in (("init",), ("submit", "train.py")):
         outcome = himl(*arguments)
-        assert (outcome.code, outcome.stdout, "is a link that leads to no folder" in outcome.stderr) == (1, "", True)
+        assert (outcome.code, outcome.stdout, "is a link to a folder that does not exist" in outcome.stderr) == (1, "", True)
     (project / "himl.toml").symlink_to("nowhere")
     outcome = himl("init", "--from", "settings.yml")
     assert (outcome.code, "Nothing was written" in outcome.stderr) == (2, True)

@@ -248,7 +248,7 @@ def test_what_is_missing_of_a_sweep_is_done_later(himl: Himl, project: Path, sen
     flag.touch()
     done = himl("submit", "--resume", run_id)
     assert done.code == 0, done.stderr
-    assert "resumed: 1 of 3 trials are left" in himl("runs", "logs", run_id).stdout
+    assert "resumed: 1 of 3 trials remaining" in himl("runs", "logs", run_id).stdout
 
 
 @pytest.mark.parametrize("options", [["--sampling", "bayesian", "--max_trials", "3", "--max_concurrent", "2"], ["--early_stop", "median", "--max_trials", "3"]])
@@ -314,10 +314,10 @@ def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slur
     try:
         done = himl("submit", "hello.py", "--cluster", "slurm:gpu")
         assert done.code == 5
-        assert "error: Slurm does not answer: " in done.stderr
+        assert "error: Slurm does not respond: " in done.stderr
         run = shown(himl, waiting)
         assert run["status"] == "Queued"
-        assert run["reason"].startswith("Slurm cannot be asked: "), run
+        assert run["reason"].startswith("squeue failed: "), run
     finally:
         slurm.start_controller()
         until(lambda: "UP" in slurm("scontrol", "ping", may_fail=True), "the controller answers")
@@ -361,10 +361,10 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
     found = {state: (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) for state, run_id in runs.items()}
     assert found == {
         "TIMEOUT": ("Failed", f"it reached Slurm's time limit (job {numbers['TIMEOUT']})"),
-        "OUT_OF_MEMORY": ("Failed", f"it used more memory than Slurm had given it (--sbatch mem=SIZE) (job {numbers['OUT_OF_MEMORY']})"),
+        "OUT_OF_MEMORY": ("Failed", f"it exceeded its memory limit in Slurm (--sbatch mem=SIZE) (job {numbers['OUT_OF_MEMORY']})"),
         "NODE_FAIL": ("Failed", f"its node failed (job {numbers['NODE_FAIL']})"),
         "CANCELLED by 0": ("Canceled", f"canceled in Slurm (job {numbers['CANCELLED by 0']})"),
-        "": ("Canceled", "canceled in Slurm before it began"),
+        "": ("Canceled", "canceled in Slurm before it started"),
     }
 
 
@@ -414,7 +414,7 @@ def test_doctor_and_init_know_slurm(himl: Himl, project: Path, slurm: Slurm, sen
     assert himl("init", "--local").code == 0
     done: Outcome = himl("doctor", "--slurm", "gpu")
     assert "slurm-wlm 22.05" in done.stdout
-    assert f"sees '{project / '.himl'}', and runs this Python" in done.stdout, done.stdout
+    assert f"can access '{project / '.himl'}' and this Python" in done.stdout, done.stdout
     assert "Slurm refused the job" in himl("doctor", "--slurm", "none").stdout
     assert himl("init", "--slurm").code == 0
     assert "[slurm.gpu]" in (project / "himl.toml").read_text()

@@ -99,7 +99,7 @@ def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> No
     assert (project / ".himl" / "runs" / run["id"] / "code" / "outputs" / "best.txt").read_text() == "0.9"
     assert (run["display_name"], run["description"]) == ("First try", "With dropout")
     assert {"team": "blue", "note": "a=b", "build_number": "42", "run_recovery_id": f"train:{run['id']}"}.items() <= run["tags"].items()
-    assert all(words in outcome.stderr for words in ("Made a local workspace", run["id"], "snapshot root", "starting a supervisor"))
+    assert all(words in outcome.stderr for words in ("Created a local workspace", run["id"], "snapshot root", "starting a supervisor"))
     assert ("marked-secret" in outcome.stderr, files_with(project / ".himl", "marked-secret")) == (False, [])
     write_files(project, {"sub/show.py": SHOW, "pyproject.toml": ""})
     arguments = ["--a b", "", "'", '"', "--", "-m", "$HOME", "*", "ä€", "--num-runs", "\n", *([os.fsdecode(b"\xff\xfe")] if os.name == "posix" else [])]
@@ -124,7 +124,7 @@ def test_plain_command_runs_without_bash_but_shell_line_fails(himl: Himl, projec
     env = {"PATH": str(project / "nothing")}
     assert himl.ok("submit", "--command", "python lab/train.py --a 'b c'", env=env).stdout == "['--a', 'b c'] None False\n"
     done = himl("submit", "--command", "cd lab && python train.py", env=env)
-    assert (done.code, "for bash, which is not installed here" in done.stderr) == (3, True)
+    assert (done.code, "for bash, which is not installed on this machine" in done.stderr) == (3, True)
 
 
 def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: Path, script: Path, tmp_path: Path) -> None:

@@ -140,12 +140,12 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert told[:2] == ["3 trials, 1 at once", f"trial 0, lr=0.5: started, {parent}_0"]
     assert told[2].startswith("trial 0, lr=0.5: completed after ")
     assert told[2].endswith("s, val/loss 0.5 (1 of 3 ended)")
-    assert re.search(r"exit code 3.*; its last line: boom \(2 of 3 ended\)", log_of(project, parent))
+    assert re.search(r"exit code 3.*; last line of its log: boom \(2 of 3 ended\)", log_of(project, parent))
     assert f"best: trial 0, lr=0.5, val/loss 0.5, {parent}_0" in told
     broken = sweep(himl, "--sweep", "lr=0.5,0.25,0.5000001,4,5,6", code=1, FAILS_BELOW="9")
     assert show(himl, broken)["reason"] == "the first 3 trials to end failed; 3 of 6 were not started"
     assert show(himl, broken)["tags"]["himl.best_trial"] == f"{broken}_1"
-    assert "best (none was completed, this one is failed): trial 1, lr=0.25" in log_of(project, broken)
+    assert "best (no trial completed, this one is failed): trial 1, lr=0.25" in log_of(project, broken)
 
 
 def test_folds_and_seeds_pass_their_number_and_none_is_best(himl: Himl, project: Path) -> None:
@@ -303,7 +303,7 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
     for pid in supervisors:
         os.kill(pid, signal.SIGCONT)
     assert himl.ok("runs", "cancel", parent).stdout == f"Asked run '{parent}' to stop; its trials stop with it.\n"
-    until(lambda: "It is tried again." in log_of(project, parent))
+    until(lambda: "himl retries it." in log_of(project, parent))
     until(lambda: show(himl, f"{parent}_1")["status"] == "Canceled")
     stuck.rmdir()
     until(lambda: not pids(project, KEEPER))
@@ -337,8 +337,8 @@ def test_killed_keeper_leaves_trials_running_and_cancelable(himl: Himl, project:
     run = show(himl, latest(himl))
     parent = run["id"]
     assert (process.returncode, f"; to do what is missing: himl submit --resume {parent}" in told.decode()) == (1, True)
-    assert (run["status"], "keeper ended without recording" in run["reason"]) == ("Failed", True)
-    assert run["reason"].endswith(f"what it had started goes on to its end; to do what is missing: himl submit --resume {parent}")
+    assert (run["status"], "controller ended without recording" in run["reason"]) == ("Failed", True)
+    assert run["reason"].endswith(f"its child runs continue; to do what is missing: himl submit --resume {parent}")
     assert statuses(himl, parent) == ["Running", "Running"]
     refused = himl("runs", "delete", parent, "--yes")
     assert (refused.code, "is running; nothing was deleted." in refused.stderr) == (2, True)
@@ -382,11 +382,11 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
         assert (refused.code, said in refused.stderr) == (code, True), refused.stderr
 
     himl.ok("submit", "train.py", env=env)
-    check(latest(himl), "is completed: nothing is left to do")
+    check(latest(himl), "is already completed")
     check("nothing", "nothing", code=3)
     (notes / "hold").touch()
     himl.ok("submit", "train.py", "--no_wait", env=env)
-    check(latest(himl), "is still at work")
+    check(latest(himl), "is still in progress")
     (notes / "hold").unlink()
     assert himl("submit", "fails.py", "--env_var", "SEED=1", "--", "--token_count", "2").code == 1
     check(latest(himl), "--env_var SEED=")
@@ -396,7 +396,7 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     assert show(himl, run)["status"] == "Completed"
     assert himl("submit", "fails.py", "--", "--api_key", "sesame-open-1").code == 1
     run = latest(himl)
-    check(run, "its arguments hold a secret")
+    check(run, "himl does not store arguments that look like secrets")
     check(run, "--api_key")
     kept = files_with(project / ".himl" / "runs" / run, "sesame-open-1")
     assert [path.name for path in kept] == ["std_log.txt"], "which the script printed"

@@ -210,7 +210,7 @@ def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:
     runs = RecordedRuns(project)
     runs.add("busy_1_aa", status=RunStatus.running)
     with FileLock(project / ".himl" / "runs" / "busy_1_aa" / "lock"):
-        with pytest.raises(BadUsage, match="Run 'busy_1_aa' is still at work"):
+        with pytest.raises(BadUsage, match="Run 'busy_1_aa' is still in progress"):
             runs.workspace.delete("busy_1_aa")
         assert runs.workspace.run("busy_1_aa").status is RunStatus.running
     assert runs.workspace.run("busy_1_aa").status is RunStatus.failed

@@ -134,7 +134,7 @@ def test_hostile_input_is_read_or_refused(tmp_path: Path, name: str) -> None:
 
 KEPT = "train_1700000000_0badcafe"
 DEEP = "[" * 50_000
-DAMAGED_RECORD = r"workspace\.db' is damaged: it holds what himl does not write\.$"
+DAMAGED_RECORD = r"workspace\.db' is damaged: it has invalid values\.$"
 
 
 @pytest.fixture

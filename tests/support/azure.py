@@ -1,4 +1,4 @@
-"""Workspaces of the double of Azure ML: opened, connected to, filled; their containers as stores; the program `az`; projects that submit to them."""
+"""Workspaces of the double of Azure ML, with connections, data and stores; the program `az`; and projects that submit jobs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from tests.support.web import Served, serving_files
 
 @contextmanager
 def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE, *, address: WorkspaceAddress | None = None) -> Iterator[AzureWorkspace]:
-    """The workspace, as a command in *folder* sees it; the variables of `staged.environment()` have to be set. *address*: as `address_of_job()` gives it in a
-    job, where the variables of `staged.job_environment(run)` have to be set."""
+    """The workspace of a command in *folder*. The variables of `staged.environment()` must be set. With *address*, as from `address_of_job()` in a
+    job, those of `staged.job_environment(run)` must be set."""
     connection = Connection.open(address or address_of(staged), settings=azure_settings(folder), policy=policy)
     with closing(AzureWorkspace(connection)) as workspace:
         yield workspace
@@ -46,7 +46,7 @@ SIGN_IN = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPA
 
 
 def address_of(staged: StagedWorkspace, **other: Any) -> WorkspaceAddress:
-    """Where *staged* is; fields in *other* say otherwise."""
+    """The address of *staged*, with fields replaced by *other*."""
     state = staged.state
     fields = {"subscription_id": state.subscription, "resource_group": state.group, "name": state.name, "source": "a test"} | other
     return WorkspaceAddress(cloud=current_cloud(), **fields)
@@ -54,18 +54,18 @@ def address_of(staged: StagedWorkspace, **other: Any) -> WorkspaceAddress:
 
 @contextmanager
 def connected(staged: StagedWorkspace, folder: Path, **other: Any) -> Iterator[Connection]:
-    """A connection as a command in *folder* makes it, from the variables and settings that are in force, but with short waits."""
+    """A connection of a command in *folder*, from the current variables and settings, but with short waits."""
     with Connection.open(address_of(staged, **other), settings=azure_settings(folder), policy=HASTY) as connection:
         yield connection
 
 
 def sign_ins(stage: Stage) -> int:
-    """How many tokens were asked of the identity service."""
+    """The number of token requests to the identity service."""
     return len(stage.log.find(r"POST login\.[^ ]*/token"))
 
 
 def write_program(folder: Path, name: str, source: str) -> Path:
-    """A program called *name* in *folder*, made of Python *source*, that can be found on PATH."""
+    """Write a program *name* with Python *source* to *folder*, for use on PATH."""
     folder.mkdir(exist_ok=True)
     script = folder / f"{name}.py"
     script.write_text(source)
@@ -78,26 +78,26 @@ def write_program(folder: Path, name: str, source: str) -> Path:
 
 
 def write_settings(folder: Path, values: Mapping[str, Any], name: str = "himl.private.toml") -> Path:
-    """An `[azure]` section in a settings file."""
+    """Write an `[azure]` section to a settings file."""
     path = folder / name
     path.write_text("[azure]\n" + "".join(f'{key} = "{value}"\n' if isinstance(value, str) else f"{key} = {value}\n" for key, value in values.items()))
     return path
 
 
 HASTY_STORE = RetryPolicy(attempts=4, first=0.01, longest=0.02, longest_asked=2.0)
-PATIENT = 60.0  # seconds: longer than the double takes for an answer on any machine
+PATIENT = 60.0  # seconds, longer than any reply of the double takes
 DEFAULT = "workspaceblobstore"
 
 
 def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy = HASTY_STORE, stall: float = 120.0) -> AzureBlobs:
-    """The default datastore's container, by a SAS of the test's own; a request without progress is given up after *stall* seconds."""
+    """The default datastore's container, with a separate SAS. A request without progress fails after *stall* seconds."""
     storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
     signer = SasSigner(storage.container_sas(container, permissions="rcwl"))
     return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", pool=CurlPool(PATIENT, stall), policy=retries)
 
 
 def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Right]) -> None:
-    """Let an application with *rights* be the one that signs in."""
+    """Sign in as an application with *rights*."""
     set_all(environment, azure.environment(azure.add_principal(rights)))
 
 
@@ -110,10 +110,10 @@ def set_all(environment: pytest.MonkeyPatch, variables: Mapping[str, str]) -> No
 def storage_that_lists(
     names: Sequence[str], body: bytes, *, content_range: str = "", marker: str = "", connections: list[int] | None = None, tells_md5: bool = True
 ) -> Iterator[AzureBlobs]:
-    """A storage service that lists *names*, whatever they are, and answers every request for one of them with *body*.
+    """A storage service that lists any *names*, and replies to every request for one of them with *body*.
 
-    It knows nothing of ranges; with *content_range* it says that what it sends is one. With *marker* there is always another page.
-    Each connection adds the port it comes from to *connections*. Without *tells_md5* its answers have no `Content-MD5`.
+    It ignores ranges, but claims to send one with *content_range*. With *marker*, there is always another page. Each connection adds its port to
+    *connections*. Without *tells_md5*, its replies have no `Content-MD5`.
     """
     md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
     properties = f"<Properties><Content-Length>{len(body)}</Content-Length><Etag>0x1</Etag><Content-MD5>{md5}</Content-MD5></Properties>"
@@ -142,13 +142,13 @@ print(json.dumps({"accessToken": answer["token"], "expires_on": answer["expires"
 
 
 class Az:
-    """The program: what it answers, and what it was asked."""
+    """The program, with its replies and its calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = write_program(folder, "az", AZ)
 
     def answer(self, plain: Mapping[str, object], subscription: Mapping[str, object] | None = None) -> None:
-        """With and without `--subscription`."""
+        """Set the replies with and without `--subscription`."""
         content = {"plain": plain, "subscription": plain if subscription is None else subscription}
         (self.folder / "answers.json").write_text(json.dumps(content))
 
@@ -170,7 +170,7 @@ def times() -> Iterator[datetime]:
 
 
 def add_many(azure: StagedWorkspace, count: int, experiment: str = "many") -> None:
-    """Runs `0` (the oldest) to `count - 1`."""
+    """Add the runs `0` (the oldest) to `count - 1`."""
     for number, created in zip(range(count), times(), strict=False):
         azure.add_run(str(number), experiment, created=created)
 
@@ -195,7 +195,7 @@ SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "--env_var", "COLOUR
 
 @pytest.fixture
 def azure_project(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
-    """A project with a script and an environment, and the config.json of a workspace."""
+    """A project with a script, an environment, and the config.json of a workspace."""
     azure_environment.write_config(project)
     write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
     return azure_environment
@@ -203,6 +203,6 @@ def azure_project(azure_environment: StagedWorkspace, project: Path) -> StagedWo
 
 @pytest.fixture
 def running(azure_project: StagedWorkspace) -> Iterator[StagedWorkspace]:
-    """As `azure_project`, and the jobs are run."""
+    """As `azure_project`, but the double also runs the jobs."""
     with azure_project.run_jobs():
         yield azure_project

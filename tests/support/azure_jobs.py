@@ -1,4 +1,4 @@
-"""Jobs, pipelines and sweeps for a cluster, as the services make them of a command line or a file."""
+"""Jobs, pipelines and sweeps for a cluster, in the form that the services create from a command line or a file."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ MADE = EnvironmentSpec(image="docker.io/python:3.11", conda=CONDA)
 
 
 def snapshot_of(folder: Path, files: Mapping[str, str] = FILES) -> Snapshot:
-    """*files* written to *folder*, as a snapshot of it."""
+    """Write *files* to *folder*, and return its snapshot."""
     write_files(folder, files)
     return Snapshot(folder, sorted(files), sum(len(text.encode()) for text in files.values()))
 
 
 def cluster_spec(folder: Path, files: Mapping[str, str] = FILES, **fields: Any) -> JobSpec:
-    """A job of `train.py` on `cpu-cluster`, one process, an environment made from a conda file; *fields* say otherwise."""
+    """A job of `train.py` on `cpu-cluster` with one process and an environment from a conda file, unless *fields* differ."""
     given: dict[str, Any] = {"experiment": "sent", "distribution": "", "cluster": "cpu-cluster", "shm_size": "100g", "environment": MADE}
     given |= {"entry": Entry(EntryKind.script, "train.py"), "snapshot": snapshot_of(folder, files), **fields}
     return JobSpec(**given)
 
 
 def ensured(connection: Connection, snapshot: Snapshot, notify: Notify = ignore) -> JobCode:
-    """The snapshot's code version, uploaded where there is none, as a submission does it."""
+    """The snapshot's code version, uploaded if it is missing, as by a submission."""
     code = JobCode(connection, snapshot)
     code.find()
     code.make(notify)
@@ -60,12 +60,12 @@ TRAIN = "import pathlib, sys\nprint('sum', sum(map(int, pathlib.Path(sys.argv[2]
 
 
 def step_job(folder: Path, script: str, **fields: Any) -> JobSpec:
-    """A step's job: *script* as `train.py`, alone in *folder*."""
+    """A step's job with *script* as `train.py`, the only file in *folder*."""
     return cluster_spec(folder, {"train.py": script}, **{"shm_size": "", **fields})
 
 
 def prepare(root: Path, script: str = PREPARE, key: str = "step1", **fields: Any) -> StepSpec:
-    """A step that makes the output `numbers`."""
+    """A step that writes the output `numbers`."""
     given = {"arguments": ["--output", "${{outputs.numbers}}"], "outputs": [DataSpec("numbers", "")], **fields}
     return StepSpec(key, f"{key} makes", step_job(root / key, script, **given))
 
@@ -82,7 +82,7 @@ def pipeline_of(*steps: StepSpec, **fields: Any) -> PipelineSpec:
 
 
 def sent(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
-    """The properties of the job, as they came."""
+    """The received properties of the job."""
     job = azure.state.runs[run_id].job
     assert job is not None
     return job

@@ -1,6 +1,6 @@
-"""A real browser without a window, for tests of pages: the Chromium or Chrome of this machine, told what to do by Playwright.
+"""A headless browser for tests of pages: the Chromium or Chrome of this machine, controlled by Playwright.
 
-A test file that wants it imports the fixture `browser`. `scripts/test` installs Chromium where that is possible; Playwright fetches none.
+Test files import the fixture `browser`. `scripts/test` installs Chromium if possible. Playwright downloads none.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ OPTIONS = (
     "--disable-quic",
     "--disable-sync",
     "--no-first-run",
-    "--no-proxy-server",  # pages of this machine only
+    "--no-proxy-server",  # only local pages
 )
 SIZE = (1400, 900)
 
 
 def chromium() -> str | None:
-    """The program, if there is one here."""
+    """The program, if it is installed."""
     found = (shutil.which(name) for name in NAMES)
     return next((program for program in found if program), None) or next((path for path in APPLICATIONS.get(sys.platform, ()) if Path(path).exists()), None)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """The browser, for the tests of one file: Playwright keeps an event loop in this thread, in which tests of other files could start none.
+    """The browser for the tests of one file. Playwright keeps an event loop in this thread, in which tests of other files could not start one.
 
-    The test is skipped, or fails where nothing may be missing, when there is no browser.
+    Without a browser, the test is skipped, or fails if nothing may be missing.
     """
     program = chromium()
     if program is None:
@@ -58,7 +58,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         opened = playwright.chromium.launch(
             executable_path=program,
             args=list(OPTIONS),
-            chromium_sandbox=False,  # as root it has none
+            chromium_sandbox=False,  # root has no sandbox
             env={**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)},
         )
         yield opened
@@ -67,6 +67,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """An empty page of its own, 1400 by 900, which remembers nothing of others."""
+    """An empty, isolated page of 1400 by 900 pixels."""
     with browser.new_context(viewport={"width": SIZE[0], "height": SIZE[1]}, reduced_motion="reduce") as context:
         yield context.new_page()

@@ -1,6 +1,6 @@
-"""Calling the functions of a program in a client's environment: one process imports the client, and copies of it make all calls at once.
+"""Calls of a program's functions in a client's environment. One process imports the client, and its forks make all calls at once.
 
-Tests import this module, and the client's interpreter runs it as a script: it imports the standard library alone.
+Tests import this module, and the client's interpreter runs it as a script, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OUTPUT, ERRORS, RESULT = "output.txt", "errors.txt", "result.json"
 
 @dataclass(frozen=True)
 class Call:
-    """A *function*, what it is given, and the variables and the folder of the process that it is called in."""
+    """A *function*, its arguments, and the variables and the folder of its process."""
 
     function: str
     folder: str
@@ -34,7 +34,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Called:
-    """How such a process ended, and what the function returned."""
+    """The exit of such a process, and the result of the function."""
 
     code: int
     errors: str
@@ -42,7 +42,7 @@ class Called:
 
 
 def variables_of_machine(home: Path) -> dict[str, str]:
-    """What a program needs of the variables of this process, and a *home* of its own, which is made."""
+    """The variables of this process that a program needs, with a separate *home*, which is created."""
     from tests.support.processes import MARK
 
     home.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def variables_of_machine(home: Path) -> dict[str, str]:
 
 
 def call_all(python: Path, program: Path, calls: Mapping[str, Call], seconds: float = 400) -> dict[str, Called]:
-    """What came of each of *calls*, by its name; where processes cannot be copied, each imports the client anew."""
+    """The results of *calls* by name. Without fork, each process imports the client itself."""
     batches = [calls] if CAN_FORK else [{name: call} for name, call in calls.items()]
     codes: dict[str, int] = {}
     for batch in batches:
@@ -70,7 +70,7 @@ def _called(folder: Path, code: int) -> Called:
 
 
 def main() -> None:
-    """Import the program *argv[1]* and make the calls that stdin holds; print their exit codes."""
+    """Import the program *argv[1]*, make the calls from stdin, and print their exit codes."""
     program, calls = Path(sys.argv[1]), json.load(sys.stdin)
     sys.path[0] = str(program.parent)
     spec = importlib.util.spec_from_file_location(program.stem, program)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _call(module: Any, call: Any) -> NoReturn:
-    """Make one call in this process, and end as the interpreter does."""
+    """Make one call in this process, and end it as the interpreter does."""
     os.environ.clear()
     os.environ.update(call["variables"])
     os.chdir(call["folder"])

@@ -1,7 +1,7 @@
-"""Python environments that hold one client each, made on demand and kept below `.cache/clients`; a wheel of himl.
+"""Python environments with one client each, created on demand in `.cache/clients`, and a wheel of himl.
 
-MLflow's own clients, old and new; and for Azure ML the vendor's: azureml-core, and MLflow with azureml-mlflow. The third
-of the vendor's, azure-ai-ml, is in the environment of the tests.
+The clients are old and new versions of MLflow, and those of Azure ML's vendor: azureml-core, and MLflow with azureml-mlflow. The third one
+of the vendor, azure-ai-ml, is in the environment of the tests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECONDS_TO_BUILD = 1800
 
 
 def required_by_himl(extra: str) -> tuple[str, ...]:
-    """What the project asks for, with an *extra*: an environment is built anew when that changes."""
+    """The project's requirements with an *extra*. A change of these rebuilds an environment."""
     project = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return (*project["dependencies"], *project["optional-dependencies"][extra])
 
@@ -76,11 +76,11 @@ ALL = (SKINNY, *FULL)
 
 
 class PythonMissing(Exception):
-    """No Python here that the client runs on; the text names the ones that would do."""
+    """This machine lacks a Python for the client. The text names suitable ones."""
 
 
 def client_python(name: str) -> Path:
-    """The interpreter of the client called *name*, built first where it is not there. Raises CalledProcessError when that fails, PythonMissing."""
+    """The interpreter of the client *name*, built first if it is missing. Raises CalledProcessError if that fails, PythonMissing."""
     requirements = REQUIREMENTS[name]
     base = _base_python(name)
     version = _version_of(base)
@@ -96,13 +96,13 @@ def client_python(name: str) -> Path:
 
 
 def packages_of(name: str) -> str:
-    """The folder of the packages of a client that the Python of the tests runs: for PYTHONPATH."""
+    """The folder of a client's packages for PYTHONPATH, if the Python of the tests runs the client."""
     folder = client_python(name).parent.parent
     return str(next(path for path in (folder / "Lib" / "site-packages", *folder.glob("lib/python*/site-packages")) if path.is_dir()))
 
 
 def _base_python(name: str) -> str:
-    """The Python of the tests, or where that is too new for the client the newest one on PATH that is not."""
+    """The Python of the tests, or the newest suitable one on PATH if it is too new for the client."""
     newest = NEWEST_PYTHON.get(name, sys.version_info[:2])
     if sys.version_info[:2] <= newest:
         return sys.executable
@@ -115,20 +115,20 @@ def _base_python(name: str) -> str:
 
 
 def _candidates(version: str) -> list[str]:
-    """Programs that may be this Python: on PATH, or among those that pyenv keeps."""
+    """Programs that may be this Python, on PATH or in pyenv."""
     on_path = shutil.which(f"python{version}")
     kept = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     return [*([on_path] if on_path else []), *(str(folder / "bin" / "python") for folder in sorted(kept.glob(f"{version}.*"), reverse=True))]
 
 
 def _version_of(python: str) -> str:
-    """`3.11`; empty where it does not run, as a version manager's shim may not."""
+    """`3.11`, or '' if it does not run, like some shims of version managers."""
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
     return subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=100, check=False).stdout.strip()
 
 
 def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
-    """An environment of *requirements*, of which a module is compiled when it is first imported: tests import a quarter of them."""
+    """Build an environment of *requirements*. Modules are compiled at their first import, since tests import only a quarter of them."""
     python = str(_python_of(folder))
     uv = shutil.which("uv")
     if uv:
@@ -154,13 +154,13 @@ WHEEL = f"himl_cli-{__version__}-py3-none-any.whl"
 
 
 def write_wheel(folder: Path, name: str = WHEEL) -> None:
-    """One that holds next to nothing, in *folder*."""
+    """Write an almost empty wheel to *folder*."""
     with zipfile.ZipFile(folder / name, "w") as archive:
         archive.writestr("himl_cli/__init__.py", "")
 
 
 def write_record(folder: Path, record: str | bytes | None) -> Path:
-    """Metadata of himl-cli in *folder*, which Python finds before any other when it looks there first; *record* is its direct_url.json, None for an index."""
+    """Write metadata of himl-cli to *folder*, for the start of Python's path. *record* is its direct_url.json, None for a package of an index."""
     place = folder / "himl_cli-99.dist-info"
     place.mkdir(parents=True)
     (place / "METADATA").write_text("Metadata-Version: 2.1\nName: himl-cli\nVersion: 99\n")

@@ -1,4 +1,4 @@
-"""Reading the Markdown of the documents; golden files; what the tools that himl replaces call things."""
+"""Readers of the Markdown documentation, golden files, and the names in tools that himl replaces."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def page(name: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: the names (in backticks) of its first cell, and what the second says."""
+    """A row of a table: the names (in backticks) of its first cell, and the text of the second."""
 
     names: tuple[str, ...]
     said: str
 
     @property
     def is_absent(self) -> bool:
-        """Whether it says that there is no such thing."""
+        """Whether the row says that himl has no equivalent."""
         return self.said.startswith("—")
 
     @property
@@ -51,7 +51,7 @@ class Row:
 
 
 def rows(text: str, heading: str) -> list[Row]:
-    """The rows of all tables of two columns below *heading* (`## Commands`), to the next heading; without the tables' heads."""
+    """The rows of all two-column tables below *heading* (`## Commands`), up to the next heading, without the tables' heads."""
     section = re.split(r"^#", text.partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     found: list[Row] = []
     for line, following in pairwise([*section.splitlines(), ""]):
@@ -62,9 +62,9 @@ def rows(text: str, heading: str) -> list[Row]:
 
 
 def torn_rows(text: str) -> list[str]:
-    """The lines of tables in *text* that have another number of cells than their table's head, and heads without a line of dashes below.
+    """The lines of tables in *text* with another number of cells than their head, and heads without a line of dashes below.
 
-    A bar parts cells in backticks too, unless a backslash stands before it (GitHub Flavored Markdown, section 4.10).
+    A bar separates cells even in backticks, unless it follows a backslash (GitHub Flavored Markdown, section 4.10).
     """
     found: list[str] = []
     for table in _TABLE.findall(without_blocks(text)):
@@ -81,7 +81,7 @@ def _cells(row: str) -> int:
 
 
 def blocks(text: str, kind: str) -> list[str]:
-    """What stands in the fences of *kind* (`sh`, `yaml`, …)."""
+    """The contents of code blocks of *kind* (`sh`, `yaml`, …)."""
     return [found["body"] for found in _FENCE.finditer(text) if found["kind"] == kind]
 
 
@@ -91,19 +91,19 @@ def without_blocks(text: str) -> str:
 
 @cache
 def shapes() -> Mapping[str, CommandShape]:
-    """All commands and groups of the program by their words."""
+    """All commands and groups of the program by name."""
     return {shape.words: shape for shape in app_shape(typer.main.get_command(app)).walk()}
 
 
 def accepts(words: str, option: str) -> bool:
-    """Whether the command *words* (`himl tb`) takes *option*, by a name of today or one of hi-ml's."""
+    """Whether the command *words* (`himl tb`) has *option*, by its current name or by that of hi-ml."""
     shape = shapes()[words]
     known = {normalized(name.lstrip("-")) for each in shape.options for name in (*each.names, *each.off_names)}
     return normalized(option.lstrip("-")) in known
 
 
 def himl_commands(text: str) -> list[str]:
-    """Each `himl …` of the sentences, the tables and the shell blocks of *text*, without what follows it in the shell."""
+    """Each `himl …` in the sentences, tables and shell blocks of *text*, without the rest of its shell line."""
     said = [" ".join(command.split()) for command in re.findall(r"`(himl [^`]+)`", without_blocks(text))]
     shell = "\n".join((*blocks(text, "sh"), *blocks(text, "console"))).replace("\\\n", " ")
     inside = re.findall(r"\$\((himl [^)]*)\)", shell)
@@ -111,7 +111,7 @@ def himl_commands(text: str) -> list[str]:
 
 
 def wrong_with(command: str) -> str:
-    """What a `himl …` names that there is not; empty for nothing."""
+    """The unknown names in a `himl …`, or ''."""
     words = list(_own_words(command))
     depth = max(count for count in range(1, len(words) + 1) if " ".join(words[:count]) in shapes())
     found = " ".join(words[:depth])
@@ -133,7 +133,7 @@ FOLDER = Path(__file__).parents[1] / "golden"
 
 
 def check_golden(name: str, found: dict[str, Any]) -> None:
-    """Compare *found* with the JSON file *name*, or write that."""
+    """Compare *found* with the JSON file *name*, or write that file."""
     path = FOLDER / name
     if os.environ.get("HIML_TEST_GOLDEN") == "write":
         path.parent.mkdir(parents=True, exist_ok=True)

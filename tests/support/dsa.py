@@ -1,5 +1,5 @@
-"""A Digital Slide Archive in little: the routes of Girder 5 and large_image_annotation that himl calls, written from their descriptions and
-answering as they do; annotations are checked by large_image's own schema."""
+"""A small Digital Slide Archive with the routes of Girder 5 and large_image_annotation that himl calls, according to their documentation.
+It validates annotations with large_image's own schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 
 class Refused(Exception):
-    """An error of Girder's: its status, its type and what it says."""
+    """An error of Girder: its status, type and message."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(message)
@@ -34,9 +34,9 @@ class Refused(Exception):
 
 @dataclass
 class Archive:
-    """`documents` by id. `faults` are for the next requests that write an annotation: a status, or -1 for a connection that breaks off when it is stored.
+    """`documents` by id. `faults` apply to the next requests that write an annotation: a status, or -1 for a connection that breaks once it is stored.
 
-    `seen` are method, path with query, and headers of all requests; `moved_to` makes every answer a redirection.
+    `seen` are method, path with query, and headers of all requests. `moved_to` makes every reply a redirect.
     """
 
     address: str
@@ -48,7 +48,7 @@ class Archive:
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
     def add(self, path: str) -> str:
-        """The id of `COLLECTION[/FOLDER...][/ITEM]`, made with all above it where it is not there; an item is what has a dot in its name."""
+        """The id of `COLLECTION[/FOLDER...][/ITEM]`, created with its parents if it is missing. Items are names with a dot."""
         parent, above = None, ""
         for name in path.split("/"):
             kind = "collection" if parent is None else "item" if "." in name else "folder"
@@ -135,7 +135,7 @@ class Archive:
         return found
 
     def _search(self, kind: str, query: Mapping[str, str]) -> list[Document]:
-        """By MongoDB's rules: a text has all of a phrase in quotes, or any of the words; a word is of letters, digits and underscores."""
+        """Search by MongoDB's rules: a text has a whole phrase in quotes, or any of the words. Words are letters, digits and underscores."""
         text, every = query["q"].lower(), [each for each in self.documents.values() if each["_modelType"] == kind]
         if query.get("mode") == "prefix":
             found = [each for each in every if each["name"].lower().startswith(text)]
@@ -146,13 +146,13 @@ class Archive:
 
 
 def _page(found: list[Document], query: Mapping[str, str]) -> list[Document]:
-    """Without a limit 50; 0 is all."""
+    """One page of *found*. The default limit is 50, and 0 means all."""
     return found[: int(query.get("limit", "50")) or None]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet
+    wbufsize = -1  # sends headers and body in one packet
 
     def do_GET(self) -> None:
         archive: Archive = self.server.archive  # type: ignore[attr-defined]
@@ -187,12 +187,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def running_archive() -> Iterator[Archive]:
-    """An archive on localhost, below `/dsa`, with nothing in it."""
+    """An empty archive on localhost, below `/dsa`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     archive = Archive(f"http://localhost:{server.server_port}/dsa")

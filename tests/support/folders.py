@@ -1,4 +1,4 @@
-"""What files a folder holds, folders that misbehave (a small disk, a read-only folder), and where himl keeps its cache of downloads."""
+"""The files of a folder, special folders (a small disk, a read-only folder), and himl's records of downloads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ IN_NAMESPACE = 'mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"'
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below *folder*, also while other processes change it (pathlib's rglob raises where a folder is removed meanwhile)."""
+    """All files below *folder*, even while other processes change it (pathlib's rglob raises if a folder is removed)."""
     return [path for above, _, names in os.walk(folder) for path in sorted(Path(above, name) for name in names) if path.is_file()]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of each file below *folder*, by its relative path; a file that is removed meanwhile is left out."""
+    """The bytes of each file below *folder* by relative path, without files that are removed meanwhile."""
     found = {}
     for path in files_below(folder):
         with suppress(FileNotFoundError):
@@ -31,26 +31,26 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def files_with(folder: Path, text: str) -> list[Path]:
-    """Those below *folder* that hold *text*."""
+    """The files below *folder* that contain *text*."""
     return [folder / name for name, content in contents(folder).items() if text.encode() in content]
 
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A folder on a tiny file system. Without root it exists only for commands that are run with `prefix`, each with a fresh one."""
+    """A folder on a tiny file system. Without root, it exists only for commands with `prefix`, each with a new one."""
 
     folder: Path
     prefix: Sequence[str]
 
     @property
     def is_shared(self) -> bool:
-        """Whether the test itself and all commands see the same disk."""
+        """Whether the test and all commands share the disk."""
         return not self.prefix
 
 
 @contextmanager
 def mounted_small_disk(folder: Path, *, kib: int) -> Iterator[SmallDisk | None]:
-    """A tmpfs of *kib* KiB at *folder*; None where that cannot be had."""
+    """A tmpfs of *kib* KiB at *folder*, None if that is not possible."""
     folder.mkdir()
     size = f"size={kib}k"
     if sys.platform != "linux":
@@ -68,7 +68,7 @@ def mounted_small_disk(folder: Path, *, kib: int) -> Iterator[SmallDisk | None]:
 
 @contextmanager
 def made_read_only(folder: Path) -> Iterator[bool]:
-    """In this context *folder* and all below it cannot be written by this user; gives whether that is so."""
+    """Make *folder* and its contents read-only for this user within the context. Returns whether that worked."""
     if sys.platform != "win32" and os.geteuid() != 0:
         modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*")) if not path.is_symlink()}
         for path, mode in modes.items():
@@ -92,7 +92,7 @@ def _works(command: list[str]) -> bool:
 
 
 def state_of(folder: Path) -> Path:
-    """The file that has the state of downloads to *folder*."""
+    """The file with the state of downloads to *folder*."""
     target = os.fsencode(os.path.realpath(folder))
     (entry,) = (path.parent for path in transfers().glob("*/target") if path.read_bytes().split(b"\n", 1)[1] == target)
     return entry / "state.db"

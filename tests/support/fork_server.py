@@ -1,6 +1,6 @@
-"""A Python that has the imports of many scripts behind it, and runs each script in a copy of itself.
+"""A Python process that has the imports of many scripts loaded, and runs each script in a fork.
 
-Tests import this module, and the interpreter of a client runs it as a script: it imports the standard library alone.
+Tests import this module, and the interpreter of a client runs it as a script, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 READ_AT_START = ("PYTHON", "LC_", "LD_", "DYLD_", "COVERAGE_", "MALLOC_", "OPENSSL_", "LANG")  # how variables begin that a process reads when it starts
-READ_AT_IMPORT = "AZUREML_DEFAULT_"  # and these when it imports modules: a server has those of its first call
+READ_AT_IMPORT = "AZUREML_DEFAULT_"  # prefix of variables that imports read: a server has those of its first call
 servers: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 
 
 def run(python: list[str], modules: list[str], command: list[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
-    """What the script `command[0]` with its arguments leaves that *python* (with options) runs, having imported *modules*.
+    """Run the script `command[0]` with its arguments by *python* (with options), after importing *modules*.
 
-    It really starts on other systems than Linux, with HIML_TEST_START=1, and where a variable of *env* matters to a start.
+    Starts a new process on other systems than Linux, with HIML_TEST_START=1, and if a variable of *env* affects the start of Python.
     """
     others = {name for name, value in env.items() if name.startswith(READ_AT_START) and BEFORE.get(name) != value} - {"PYTHONDONTWRITEBYTECODE"}
     if sys.platform != "linux" or env.get("HIML_TEST_START") == "1" or "HIML_TEST_REACH" in env or others:
@@ -45,7 +45,7 @@ def run(python: list[str], modules: list[str], command: list[str], cwd: Path, en
         server.stdin.write(json.dumps(call).encode() + b"\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
-        servers[key] = server  # unless the test ended meanwhile: its answer is still to come
+        servers[key] = server  # not if the test was interrupted, since its reply is still pending
         return subprocess.CompletedProcess(command, code, *[stream.read_bytes() for stream in streams])
 
 
@@ -56,8 +56,8 @@ def close() -> None:
 
 
 def serve() -> Any:
-    """Import the modules that are named, and give in a copy of this process what it is to run; the process itself goes on to the next."""
-    del sys.path[0]  # this folder, whose names may be those of packages
+    """Import the given modules, and return each script to run in a fork of this process, which continues with the next one."""
+    del sys.path[0]  # this folder, whose names may shadow packages
     for name in sys.argv[1:]:
         importlib.import_module(name)
     gc.freeze()

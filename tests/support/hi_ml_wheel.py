@@ -1,6 +1,6 @@
-"""hi-ml-azure as released, for comparisons: its wheel, fetched once below `.cache/`, read and never imported.
+"""The released wheel of hi-ml-azure for comparisons, fetched once to `.cache/`, read and never imported.
 
-`python -m tests.support.hi_ml_wheel` fetches it. Where it is not there and cannot be fetched, tests that ask are skipped, with the reason.
+`python -m tests.support.hi_ml_wheel` fetches it. If it is missing and cannot be fetched, tests that need it are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ NO_DEFAULT = inspect.Parameter.empty
 
 
 class WheelFailed(Exception):
-    """It cannot be fetched; the text is pip's last line."""
+    """The wheel cannot be fetched. The text is pip's last line."""
 
 
 def public_names() -> Mapping[str, str]:
-    """What its modules define without a leading underscore, functions, classes and constants; each with its module's name."""
+    """The public functions, classes and constants of its modules, each with its module's name."""
     return {name: module for module, tree in _modules().items() for name in _defined(tree) if not name.startswith("_") and name != "logger"}
 
 
 def signature(name: str) -> dict[str, object]:
-    """The arguments of a function, or of a class, in order, with their defaults: a value, else its source; NO_DEFAULT without one."""
+    """The arguments of a function or a class in order, with their defaults: a value, else its source, or NO_DEFAULT."""
     tree = _modules()[public_names()[name]]
     constants = {key: value for key, value in _defined(tree).items() if isinstance(value, ast.expr)}
     return {key: NO_DEFAULT if default is None else _value(default, constants) for key, default in _parameters(_defined(tree)[name])}
@@ -46,7 +46,7 @@ def fetched() -> Path:
     WHEEL.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(WHEEL.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=WHEEL.parent) as folder:
         if not WHEEL.exists():
-            if find_spec("pip") is None:  # uv makes environments without it
+            if find_spec("pip") is None:  # environments of uv lack it
                 subprocess.run((sys.executable, "-m", "ensurepip"), capture_output=True, check=True)
             command = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", folder, REQUIREMENT)
             done = subprocess.run(command, capture_output=True, text=True)
@@ -58,7 +58,7 @@ def fetched() -> Path:
 
 @cache
 def _modules() -> dict[str, ast.Module]:
-    from tests.conftest import lacking  # which imports pytest's parts
+    from tests.conftest import lacking  # imports parts of pytest
 
     try:
         wheel = fetched()
@@ -70,7 +70,7 @@ def _modules() -> dict[str, ast.Module]:
 
 
 def _defined(tree: ast.Module) -> dict[str, ast.AST]:
-    """What stands at the top of a module, by its name: a function, a class, or what a constant is set to."""
+    """The top-level functions, classes and values of constants of a module by name."""
     found: dict[str, ast.AST] = {}
     for each in tree.body:
         if isinstance(each, ast.FunctionDef | ast.ClassDef):

@@ -1,4 +1,4 @@
-"""Texts that break parsers, and what a parser has to do with them: give something, or fail in one line, and come to an end."""
+"""Texts that break parsers. A parser must return a value or fail with a one-line error, in limited time."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ DAMAGED: Mapping[str, bytes] = {
 
 
 def framed(*frames: str, takes_long: bool = True) -> dict[str, str]:
-    """Each nasty text in *frames*, which have `@` where it goes; by the numbers of the frame and the name of the text.
+    """Each hostile text in *frames*, in place of `@`, by the number of the frame and the name of the text.
 
-    Short ones go into every frame, each long one into one of them, by turns; or into none.
+    Short texts go into every frame, and each long one into one of them in turn, or into none.
     """
     found: dict[str, str] = {}
     for turn, (name, text) in enumerate(NASTY.items()):
@@ -91,13 +91,13 @@ def framed(*frames: str, takes_long: bool = True) -> dict[str, str]:
 
 
 def garbage(signs: str) -> st.SearchStrategy[str]:
-    """Short texts of *signs*, of pieces of nasty ones, and of anything, halves of characters among it."""
+    """Short texts of *signs*, of pieces of hostile texts, and of any characters including surrogates."""
     pieces = st.sampled_from([text[:300] for text in NASTY.values()])
     return st.lists(st.text(signs, max_size=12) | pieces | st.text(st.characters(codec=None), max_size=4), max_size=6).map("".join)
 
 
 def stands(parse: Callable[[Any], object], given: Any) -> HimlError | None:
-    """Let *parse* take *given*: it has to return, or to raise a HimlError that says something, within SECONDS. The error, if there was one."""
+    """Parse *given*, which must return or raise a HimlError with a message within SECONDS. Returns the error, if any."""
     try:
         with within(SECONDS):
             parse(given)
@@ -112,7 +112,7 @@ def stands(parse: Callable[[Any], object], given: Any) -> HimlError | None:
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Names the text in what fails within."""
+    """Add the name of the text to failures within the context."""
     try:
         yield
     except BaseException as err:
@@ -122,7 +122,7 @@ def naming(where: str) -> Iterator[None]:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fails where what is within needs more processor time; where the system has such an alarm, as soon as that is so."""
+    """Fail if the context takes more processor time, immediately if the system has an alarm for it."""
 
     def give_up(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"it took more than {seconds} s")

@@ -1,4 +1,4 @@
-"""The machine and the versions that figures were made with. Neither names nor paths of the machine."""
+"""The machine and the versions of measurements, without names and paths of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPUS, MOUNTS = Path("/proc/cpuinfo"), Path("/proc/mounts")
 
 
 def machine(folder: Path) -> dict[str, Any]:
-    """Processor, cores, memory, system, and the kind of disk that *folder* lies on (empty where the system does not tell)."""
+    """Processor, cores, memory, system, and the kind of disk of *folder* (empty if unknown)."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "cpu": _cpu() or platform.processor(),
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def source(root: Path = ROOT) -> dict[str, Any]:
-    """The commit, and whether files differ from it, those of results aside, which a run writes itself; nothing outside of a repository."""
+    """The commit, and whether files differ from it, except results, which a run writes itself. Empty outside of a repository."""
     try:
         commit, changes = (_git(root, *arguments) for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", ".", *NO_CHANGES)))
     except (OSError, subprocess.CalledProcessError):

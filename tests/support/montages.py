@@ -1,4 +1,4 @@
-"""Slides to make montages of, and reading what was made."""
+"""Slides for montages, and readers of the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEEDS = {"a.tiff": 1, "b.svs": 2, "c.png": 3, "d.tiff": 4}
 
 
 def four_slides(folder: Path) -> Path:
-    """Four slides of one shape in three formats, one of them in a subfolder, all with the seeds of SEEDS; and a file that is no slide."""
+    """Write four slides of one shape in three formats with the seeds SEEDS, one of them in a subfolder, and a file that is not a slide."""
     (folder / "more").mkdir(parents=True)
     write_kind("deflate-pyramid", folder, seed=SEEDS["a.tiff"], name="a")
     write_kind("svs", folder, seed=SEEDS["b.svs"], name="b")
@@ -43,12 +43,12 @@ def pixels_of(path: Path) -> NDArray[np.uint8]:
 
 
 def resized(pixels: NDArray[np.uint8], target: Size, bicubic: Bicubic = as_pillow) -> NDArray[np.uint8]:
-    """A picture that is held whole, shape (height, width, 3), in another size."""
+    """The whole picture, shape (height, width, 3), in another size."""
     return bicubic((pixels,), target, None)
 
 
 def nearest(pixels: NDArray[np.uint8], target: Size) -> NDArray[np.uint8]:
-    """The same by its nearest pixels, as Pillow takes them."""
+    """The picture in another size by nearest pixels, as in Pillow."""
     return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.NEAREST))
 
 
@@ -59,11 +59,11 @@ def picture_box(row: Row) -> tuple[int, int, int, int]:
 
 
 def difference(montage: NDArray[np.uint8], row: Row, source: NDArray[np.uint8]) -> float:
-    """How far what the montage shows of a slide is from *source*, in grey levels, at the mean."""
+    """The mean difference between the slide in the montage and *source*, in grey levels."""
     left, upper, right, lower = picture_box(row)
     return mean_difference(montage[upper:lower, left:right], resized(source, (right - left, lower - upper)))
 
 
 def left_in(folder: Path) -> list[str]:
-    """The files below it, hidden ones too."""
+    """The files below the folder, including hidden ones."""
     return sorted(contents(folder))

@@ -1,4 +1,4 @@
-"""The real parser of himl on command lines, and on those that texts name, without a call of the command."""
+"""Checks of command lines, including those in texts, with himl's real parser, without running the command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OF_OTHERS = {"--NAME", "--azureml", "--crossval_index", "--input_data", "--rando
 
 
 def complaint(line: str) -> str:
-    """What the parser says against *line*, `himl runs list --status Failed`, and commands in its `$(...)`; empty where it takes them."""
+    """The parser's error for *line*, such as `himl runs list --status Failed`, and for commands in its `$(...)`, or ''."""
     inner = [said for each in re.findall(r"\$\((himl [^)]*)\)", line) if (said := complaint(each))]
     if inner:
         return inner[0]
@@ -55,7 +55,7 @@ def complaint(line: str) -> str:
 
 
 def commands_in(text: str, is_hint: bool) -> Iterator[tuple[str, bool]]:
-    """Each `himl ...` in *text*, and whether all of it is a command: in quotes, or behind a colon; else what follows the command's name may be prose."""
+    """Each `himl ...` in *text*, and whether all of it is a command, in quotes or after a colon. Otherwise prose may follow the command's name."""
     for place in [found.start() for found in re.finditer(r"(?:['`]|: |, or |See |)himl ", text)]:
         found = COMMAND.match(text, place)
         first = found["words"].split(maxsplit=1)[0] if found else ""
@@ -70,7 +70,7 @@ def commands_in(text: str, is_hint: bool) -> Iterator[tuple[str, bool]]:
 
 
 def wrong_with(text: str, is_hint: bool = False) -> list[str]:
-    """What the parser has against the commands in *text*, and the options of no command."""
+    """The parser's errors for the commands in *text*, and unknown options."""
     found = []
     for command, is_whole in commands_in(text, is_hint):
         words = re.sub(r"\bN\b", FILLED, command) if is_whole else re.sub(r"^(himl(?: \w+)?).*", r"\1 --help", command)

@@ -1,4 +1,4 @@
-"""Processes of jobs and of tests, by /proc; whether the databases that they write are sound."""
+"""Processes of jobs and of tests, by /proc, and integrity checks of their databases."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 
 
 def is_sound(project: Path) -> bool:
-    """Whether SQLite finds no fault in the workspace's database."""
+    """Whether the workspace's database passes SQLite's integrity check."""
     return is_sound_file(project / ".himl" / "workspace.db")
 
 
 def is_sound_file(path: Path) -> bool:
-    """Whether SQLite finds no fault in the database at *path*, which nobody writes to."""
+    """Whether the database at *path*, which no process may write to, passes SQLite's integrity check."""
     with closing(sqlite3.connect(path)) as database:
         return bool(database.execute("PRAGMA integrity_check").fetchone() == ("ok",))
 
 
 def processes_below(folder: Path, module: str = "") -> list[int]:
-    """Processes that work in *folder* or below it, of those whose command line holds *module*; by /proc."""
+    """Processes with a working directory in *folder* and *module* in their command line, by /proc."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             where, command = os.readlink(entry / "cwd"), (entry / "cmdline").read_bytes()
             if where.startswith(str(folder)) and command and module.encode() in command:
                 found.append(int(entry.name))
@@ -41,7 +41,7 @@ MARK = "TESTED_WITH_MARK"
 
 
 def processes_marked(mark: str, *, patience: float) -> list[str]:
-    """Command lines of processes that carry *mark*, after waiting up to *patience* seconds for them to end; needs /proc."""
+    """Command lines of processes with *mark* in their environment, after waiting up to *patience* seconds for their end. Needs /proc."""
     deadline = time.monotonic() + patience
     while True:
         found = _marked_now(f"{MARK}={mark}".encode())
@@ -51,7 +51,7 @@ def processes_marked(mark: str, *, patience: float) -> list[str]:
 
 
 def stop(processes: list[str]) -> None:
-    """End processes as `processes_marked` named them."""
+    """End the processes from `processes_marked`."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(process.split()[0]), getattr(signal, "SIGKILL", signal.SIGTERM))

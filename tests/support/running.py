@@ -1,4 +1,4 @@
-"""Running the installed `himl` program in tests, and waiting for what comes about elsewhere."""
+"""Calls of the installed `himl` program in tests, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-
 
 @cache
 def validator(name: str) -> Draft202012Validator:
-    """Of the documents of `himl NAME --json`: by their schema, and no field is there that it does not name."""
+    """The validator of the documents of `himl NAME --json`, which also rejects fields that are not in the schema."""
     schema = json_schema(name, *documents()[name])
     for part in schema.get("$defs", {}).values():
         if "properties" in part:
@@ -49,7 +49,7 @@ def validator(name: str) -> Draft202012Validator:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished command left: its streams as bytes and as text, and its exit code; `words` are its arguments."""
+    """The result of a command: its streams as bytes and as text, and its exit code. `words` are its arguments."""
 
     code: int
     raw_stdout: bytes
@@ -69,14 +69,14 @@ class Outcome:
         return self.raw_stderr.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
 
     def json(self) -> Any:
-        """stdout as one strict JSON document, of the schema that `himl schema` prints for the command: NaN and Infinity are refused."""
+        """stdout as one strict JSON document, without NaN and Infinity, validated with the schema from `himl schema`."""
         document = json.loads(self.raw_stdout, parse_constant=_refuse)
         name = next(name for name in (" ".join(self.words[:2]), self.words[0]) if name in documents())
         validator(name).validate(document)
         return document
 
     def error_json(self) -> dict[str, str]:
-        """The error object that `--json` leaves on stderr."""
+        """The error object of `--json` on stderr."""
         document = json.loads(self.raw_stderr, parse_constant=_refuse)
         validator("error").validate(document)
         error: dict[str, str] = document["error"]
@@ -86,10 +86,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Himl:
-    """Call it with arguments; `prefix` stands before the program (a mount namespace, `stdbuf`, ...).
+    """The program, called with arguments. `prefix` precedes the program (a mount namespace, `stdbuf`, ...).
 
-    *in_process* runs each call in this process by Typer's `CliRunner` wherever that makes no difference; where *modules* are named, a copy of a process of
-    the program's Python that has imported these makes it. HIML_TEST_START=1 starts the program for each.
+    *in_process* runs each call in this process by Typer's `CliRunner` if that is equivalent. With *modules*, a fork of a process of the program's
+    Python that has imported these runs it. HIML_TEST_START=1 starts the program for each call.
     """
 
     program: Path
@@ -120,10 +120,10 @@ class Himl:
         return Outcome(done.returncode, done.stdout, done.stderr, tuple(words))
 
     def _invoke(self, words: list[str], folder: Path, variables: dict[str, str], input: bytes) -> Outcome:
-        """The app on *words*; what a process has for itself is set for it, and back again."""
+        """Run the app with *words*, with its own process state, which is restored afterwards."""
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             warnings.resetwarnings()
-            warnings.simplefilter("ignore")  # as for users, who see none but DeprecationWarning in a script of theirs
+            warnings.simplefilter("ignore")  # as for users, who see only a DeprecationWarning in their own script
             patch.chdir(folder)
             patch.setattr(sys, "argv", [str(self.program), *words])
             patch.setattr(tempfile, "tempdir", None)
@@ -145,13 +145,13 @@ class Himl:
         return Outcome(result.exit_code & 0xFF, result.stdout_bytes, result.stderr_bytes, tuple(words))
 
     def ok(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:
-        """As a call, and it must succeed."""
+        """Call the program, which must succeed."""
         outcome = self(*arguments, cwd=cwd, env=env)
         assert outcome.code == 0, f"himl {' '.join(map(ascii, arguments))} exited with {outcome.code}:\n{outcome.stdout}\n{outcome.stderr}"
         return outcome
 
     def start(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, new_session: bool = True) -> subprocess.Popen[bytes]:
-        """Start it with pipes and leave it running; the test ends it."""
+        """Start the program with pipes, and leave it running. The test ends it."""
         return subprocess.Popen(
             [str(self.program), *map(str, arguments)],
             cwd=cwd or self.folder,
@@ -185,7 +185,7 @@ SECONDS = 60.0
 
 
 def until(holds: Callable[[], object], what: Callable[[], object] | str = "") -> None:
-    """Returns once it holds. Where it never does, raises AssertionError with *what* was waited for, or what there is instead."""
+    """Wait until the condition holds. If it never does, raise AssertionError with *what*."""
     deadline = time.monotonic() + SECONDS
     while not holds():
         assert time.monotonic() < deadline, f"it did not come about: {what if isinstance(what, str) else what()}"

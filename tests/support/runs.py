@@ -1,4 +1,4 @@
-"""Runs on record: without running anything, by jobs that run here, with checkpoints."""
+"""Recorded runs: without execution, by local jobs, and with checkpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Point = tuple[str, float, int, int]
 
 
 class RecordedRuns:
-    """A local workspace in *folder*`/.himl` and what is recorded in it; each run is made a second after the one before, and has *tags*."""
+    """A local workspace in *folder*`/.himl` with recorded runs. Each run is created a second after the previous one, and has *tags*."""
 
     def __init__(self, folder: Path, tags: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class RecordedRuns:
         seconds: float = 65,
         files: Mapping[str, str | bytes] | None = None,
     ) -> str:
-        """Record a run; *files* are named as its artifacts are (`outputs/...`, `user_logs/...`)."""
+        """Record a run. *files* have the names of artifacts (`outputs/...`, `user_logs/...`)."""
         self._clock += 1000
         folder = self.folder / ".himl" / "runs" / run_id
         new = Run(run_id, experiment, display_name=display_name, tags={**self._tags, **(tags or {})}, parent=parent, command=command)
@@ -116,7 +116,7 @@ time.sleep(600)
 
 
 def latest(himl: Himl) -> dict[str, Any]:
-    """The newest run, in full."""
+    """The full document of the newest run."""
     run = himl.ok("runs", "show", "--run", "latest", "--json").json()
     return dict(run)
 
@@ -130,25 +130,25 @@ def status(himl: Himl) -> str:
 
 
 def started(himl: Himl, project: Path, *options: str) -> subprocess.Popen[bytes]:
-    """A submit of train.py that waits, and whose script has printed `up`."""
+    """A submit of train.py that waits for its job, after the script has printed `up`."""
     process = himl.start("submit", "train.py", *options)
     until(lambda: any(beginning(log) == b"up" for log in (project / ".himl" / "runs").glob("*/user_logs/std_log.txt")))
     return process
 
 
 def beginning(log: Path) -> bytes:
-    """The first two bytes: the whole of a log that grows as fast as it is read has no end."""
+    """The first two bytes, since reading a log that grows equally fast would never end."""
     with log.open("rb") as stream:
         return stream.read(2)
 
 
 RUN = "train_1_aa"
 HERE, RETRY = "outputs/checkpoints", "outputs/retry_001/checkpoints"
-CREATED = 1_772_366_401  # when the first of RecordedRuns is made
+CREATED = 1_772_366_401  # time of the first of RecordedRuns
 
 
 def add(runs: RecordedRuns, *names: str, content: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> None:
-    """A run that kept *names*, below `outputs/checkpoints` unless they say otherwise, each a second later than the one before."""
+    """Add a run with the files *names*, by default in `outputs/checkpoints`, each a second later than the previous one."""
     full = [name if name.startswith("outputs/") else f"{HERE}/{name}" for name in names]
     runs.add(RUN, files={place: (content or {}).get(name, name) for place, name in zip(full, names, strict=True)}, tags=tags)
     for number, place in enumerate(full):
@@ -171,12 +171,12 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 def run(run_id: str, *, values: Mapping[str, object] | None = None, tags: Mapping[str, str] | None = None, command: str = "", **fields: str) -> Run:
-    """A completed run; *values* are its hyperparameters."""
+    """A completed run with *values* as its hyperparameters."""
     own = {HYPERPARAMETERS: json.dumps(values)} if values is not None else {}
     return Run(run_id, "train", RunStatus.completed, NOON, tags={**own, **(tags or {})}, command=command, **fields)  # type: ignore[arg-type]
 
 
 def aggregation(all_last: Mapping[str, Mapping[str, Value]]) -> Aggregation:
-    """Last values by label."""
+    """An aggregation of last values by label."""
     children = [Child(run(label), label, {}, RunResults(last)) for label, last in all_last.items()]
     return Aggregation(sorted({name for last in all_last.values() for name in last}), children)

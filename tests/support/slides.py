@@ -1,4 +1,4 @@
-"""Slides for tests: real files, small and seeded, of every kind that people have, and broken ones."""
+"""Slides for tests: small real files from seeds, of every common kind, and broken ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIZE: Size = (600, 430)
 
 
 def _smooth(seed: int, size: Size, scale: int = 40) -> NDArray[np.uint8]:
-    """Spots of colour about *scale* pixels wide."""
+    """Coloured spots of about *scale* pixels."""
     coarse = np.random.default_rng(seed).integers(0, 256, (size[1] // scale + 2, size[0] // scale + 2, 3), dtype=np.uint8)
     box = (0.5, 0.5, 0.5 + max(1, size[0] / scale), 0.5 + max(1, size[1] / scale))
     return np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC, box))
 
 
 def slide_picture(seed: int, size: Size = SIZE) -> NDArray[np.uint8]:
-    """RGB, shape (height, width, 3), another picture for each seed. *size* is (width, height)."""
+    """An RGB picture, shape (height, width, 3), which depends on the seed. *size* is (width, height)."""
     return _smooth(seed + 1000, size)
 
 
@@ -43,7 +43,7 @@ def mask_picture(seed: int, size: Size = SIZE) -> NDArray[np.uint8]:
 
 
 def reduced(pixels: Pixels, factor: int) -> Pixels:
-    """The next coarser level: means of *factor* x *factor* pixels. Masks (two dimensions, 8 bit) keep their values: one pixel of each square."""
+    """The next coarser level: means of *factor* x *factor* pixels, or for masks (two dimensions, 8 bit) one pixel of each square."""
     height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
     cut = pixels[: height * factor, : width * factor]
     if pixels.ndim == 2 and pixels.dtype == np.uint8:
@@ -53,7 +53,7 @@ def reduced(pixels: Pixels, factor: int) -> Pixels:
 
 
 def pyramid(pixels: Pixels, levels: int, factor: int = 2) -> list[Pixels]:
-    """*levels* pictures, the finest first."""
+    """*levels* pictures, finest first."""
     made = [pixels]
     while len(made) < levels:
         made.append(reduced(made[-1], factor))
@@ -61,7 +61,7 @@ def pyramid(pixels: Pixels, levels: int, factor: int = 2) -> list[Pixels]:
 
 
 def with_alpha(pixels: Pixels, *, premultiplied: bool = False) -> Pixels:
-    """RGBA: the left third is fully transparent, the middle one half, the right one opaque."""
+    """An RGBA picture with a transparent left third, a half-transparent middle third, and an opaque right third."""
     third = pixels.shape[1] // 3
     alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
     alpha[:, :third], alpha[:, third : 2 * third] = 0, 128
@@ -70,7 +70,7 @@ def with_alpha(pixels: Pixels, *, premultiplied: bool = False) -> Pixels:
 
 
 def over(rgba: Pixels, background: tuple[int, int, int]) -> Pixels:
-    """What *rgba* (colours not premultiplied) looks like on *background*."""
+    """*rgba* (colours not premultiplied) on *background*."""
     alpha = rgba[:, :, 3:].astype(np.float64) / 255
     return np.rint(rgba[:, :, :3] * alpha + np.array(background) * (1 - alpha)).astype(np.uint8)
 
@@ -78,10 +78,9 @@ def over(rgba: Pixels, background: tuple[int, int, int]) -> Pixels:
 def write_tiff(
     path: Path, pixels: Pixels, *, levels: int = 1, factor: int = 2, tile: int | Size | None = 256, subifds: bool = False, **options: Any
 ) -> Sequence[Pixels]:
-    """A TIFF of tiles (*tile*: their side, or width and height; None: strips), and what was put into each level.
+    """Write a tiled TIFF (*tile*: side, or width and height; None: strips), and return the pixels of each level.
 
-    Other *options* are those of tifffile's `write`; JPEG is what is compressed with unless they say otherwise. Levels are pages of their own, or hang below
-    the first one.
+    Other *options* are those of tifffile's `write`. The default compression is JPEG. Levels are separate pages, or sub-images of the first one.
     """
     made = pyramid(pixels, levels, factor)
     common: dict[str, Any] = {"photometric": "rgb" if pixels.ndim == 3 else "minisblack", "metadata": None, "compression": "jpeg", **options}
@@ -97,7 +96,7 @@ def write_tiff(
 
 
 def write_giant(path: Path, size: Size, *, tile: int = 256, compression: str = "jpeg", seed: int = 0) -> None:
-    """A single-level slide of any *size*, 100,000 x 80,000 say, in a small file: all tiles are one and the same, and lie at one place."""
+    """Write a single-level slide of any *size*, such as 100,000 x 80,000, in a small file, since all tiles share the same data."""
     write_tiff(path, slide_picture(seed, (tile, tile)), tile=tile, compression=compression)
     offsets, counts = segments(path)
     number = -(-size[0] // tile) * -(-size[1] // tile)
@@ -109,7 +108,7 @@ def write_giant(path: Path, size: Size, *, tile: int = 256, compression: str = "
 
 
 def write_svs(path: Path, pixels: Pixels, *, levels: int = 3) -> Sequence[Pixels]:
-    """Like a file of an Aperio scanner: the finest level, a thumbnail, the other levels, a label and a macro picture."""
+    """Write a file like an Aperio scanner: the finest level, a thumbnail, the other levels, a label and a macro picture."""
     made = pyramid(pixels, levels)
     height, width = pixels.shape[:2]
     maker = "Aperio Image Library v11.2.1\r\n"
@@ -129,7 +128,7 @@ def write_svs(path: Path, pixels: Pixels, *, levels: int = 3) -> Sequence[Pixels
 
 
 def write_mask(path: Path, *, seed: int = 0, size: Size = SIZE, levels: int = 2) -> NDArray[np.uint8]:
-    """A mask: labels 0 to 5, tiled TIFF; a plain picture where the name ends so. Returns the labels."""
+    """Write a mask of labels 0 to 5 as a tiled TIFF, or as a plain picture if the suffix requires it. Returns the labels."""
     labels = mask_picture(seed, size)
     if path.suffix in {".tif", ".tiff"}:
         write_tiff(path, labels, levels=levels, compression="deflate")
@@ -139,7 +138,7 @@ def write_mask(path: Path, *, seed: int = 0, size: Size = SIZE, levels: int = 2)
 
 
 def read_slide(path: Path, background: Colour | None = WHITE, backend: Backend = Backend.auto, *, level: int = 0, as_labels: bool = False) -> NDArray[np.uint8]:
-    """The whole level, whose strips are what the protocol says."""
+    """The whole level, after checking that its strips follow the protocol."""
     slide = open_slide(path, backend, as_labels=as_labels)
     try:
         width, height = slide.levels[level]
@@ -153,12 +152,12 @@ def read_slide(path: Path, background: Colour | None = WHITE, backend: Backend =
 
 
 def mean_difference(one: Pixels, other: Pixels) -> float:
-    """In grey levels."""
+    """The mean difference in grey levels."""
     return float(np.abs(one.astype(int) - other).mean())
 
 
 def segments(path: Path) -> tuple[Sequence[int], Sequence[int]]:
-    """Where the tiles or strips of the finest level lie, and how many bytes each has."""
+    """The offsets and sizes in bytes of the tiles or strips of the finest level."""
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         assert isinstance(page, tifffile.TiffPage)
@@ -166,7 +165,7 @@ def segments(path: Path) -> tuple[Sequence[int], Sequence[int]]:
 
 
 def overwrite_tags(path: Path, values: Mapping[str, Any], page: int = 0) -> None:
-    """Let the tags of a TIFF say something else; the pixels stay."""
+    """Overwrite tags of a TIFF, without changing pixels."""
     with tifffile.TiffFile(path, mode="r+") as file:
         tags = file.pages[page].tags
         for name, value in values.items():
@@ -174,7 +173,7 @@ def overwrite_tags(path: Path, values: Mapping[str, Any], page: int = 0) -> None
 
 
 def change_tiles(path: Path, numbers: Sequence[int] | None = None, change: Callable[[bytes], bytes] = lambda stored: bytes(len(stored))) -> None:
-    """Other bytes, as many, in the place of some tiles (None: of all of them) of the finest level; zeros where nothing else is said."""
+    """Replace some tiles (None: all) of the finest level by as many other bytes, by default zeros."""
     offsets, counts = segments(path)
     with path.open("r+b") as file:
         for number in range(len(offsets)) if numbers is None else numbers:
@@ -186,7 +185,7 @@ def change_tiles(path: Path, numbers: Sequence[int] | None = None, change: Calla
 
 
 def move_tile(path: Path, number: int, stored: bytes, gap: int = 0) -> None:
-    """Write *stored* behind the file's end, and let a tile of the finest level lie there. No bytes: it is left out, as sparse files have it."""
+    """Append *stored* to the file as a tile of the finest level. Without bytes, the tile is omitted, as in sparse files."""
     content = path.read_bytes() + bytes(gap)
     path.write_bytes(content + stored)
     offsets, counts = map(list, segments(path))
@@ -195,7 +194,7 @@ def move_tile(path: Path, number: int, stored: bytes, gap: int = 0) -> None:
 
 
 def not_utf8_name(suffix: str = ".tiff") -> str:
-    """A file name that is no UTF-8: Linux has such, Windows and macOS do not."""
+    """A file name that is not UTF-8, which Linux allows, but Windows and macOS do not."""
     return os.fsdecode(b"slide-\xff\xe9") + suffix
 
 
@@ -238,7 +237,7 @@ def _on_white(pixels: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class Kind:
-    """How to write one kind of slide; `seen` is what it shows, of what was put in, and `tolerance` the mean difference that its compression may make."""
+    """The writer of one kind of slide. `seen` is its visible picture, and `tolerance` the mean difference that its compression may cause."""
 
     suffix: str
     write: Callable[[Path, Pixels], object]
@@ -271,7 +270,7 @@ def _palette_tiff(path: Path, pixels: Pixels) -> None:
 
 def _rotated_jpeg(path: Path, pixels: Pixels) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side, and shown after a quarter turn clockwise
+    exif[0x0112] = 6  # stored rotated, and shown after a quarter turn clockwise
     Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90).save(path, quality=95, exif=exif)
 
 
@@ -316,7 +315,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def write_kind(kind: str, folder: Path, *, seed: int = 0, name: str | None = None) -> Path:
-    """A slide of that kind with `slide_picture(seed)`, called *name* or as its kind, with the ending that belongs to it."""
+    """Write a slide of *kind* with `slide_picture(seed)`, with the name *name* or that of its kind, and its suffix."""
     path = folder / f"{name or kind}{KINDS[kind].suffix}"
     KINDS[kind].write(path, slide_picture(seed))
     return path
@@ -326,7 +325,7 @@ Broken = tuple[str, Callable[[Path], object]]
 
 
 def _damaged(damage: Callable[[Path], object], suffix: str = ".tiff", **options: Any) -> Broken:
-    """A slide that *damage* is done to."""
+    """A slide that *damage* changes."""
 
     def write(path: Path) -> None:
         if suffix == ".tiff":
@@ -346,13 +345,13 @@ def _cut(path: Path, end: int | None = None) -> None:
 
 
 def _cut_in_a_tile(path: Path) -> None:
-    """The tags stand at the front, as writers that plan for streaming put them; tiles are missing."""
+    """Cut off tiles of a file with its tags at the start, as for streaming."""
     offsets, counts = segments(path)
     _cut(path, offsets[len(offsets) // 2] + counts[len(offsets) // 2] // 2)
 
 
 def _without_tags(path: Path) -> None:
-    """The tags are said to stand behind the end, and are gone."""
+    """Make the header refer to tags after the end of the file."""
     content = path.read_bytes()
     path.write_bytes(content[:4] + (len(content) + 5000).to_bytes(4, "little") + content[8:])
 
@@ -387,7 +386,7 @@ BROKEN: Mapping[str, Broken] = {
 
 
 def write_broken(kind: str, folder: Path, *, name: str | None = None) -> Path:
-    """A broken slide of that kind, called *name* or as its kind."""
+    """Write a broken slide of *kind*, with the name *name* or that of its kind."""
     suffix, write = BROKEN[kind]
     path = folder / f"{name or kind}{suffix}"
     write(path)

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: Debian's packages unpacked into .cache, and in a test a controller with two nodes, as whoever runs it, without munge.
+"""A real Slurm on this machine: Debian's packages in .cache, and in a test a controller with two nodes, as the current user, without munge.
 
 `python -m tests.support.slurm` fetches the packages.
 """
@@ -63,7 +63,7 @@ PartitionName=short Nodes=n1,n2 MaxTime=5 State=UP
 
 @dataclass
 class Slurm:
-    """`programs` is the folder to put on PATH; its programs know the cluster. `calls` is a file with a line for each call of one."""
+    """`programs` is the folder for PATH with programs that use this cluster. `calls` is a file with a line per call."""
 
     folder: Path
     root: Path
@@ -110,12 +110,12 @@ class Slurm:
 
 
 def fetch() -> Path | None:
-    """The folder with the unpacked packages; None where they cannot be had."""
+    """The folder with the unpacked packages, None if they are not available."""
     root = CACHE / "root"
     if sys.platform != "linux" or not (shutil.which("apt-get") and shutil.which("dpkg")):
         return None
     CACHE.mkdir(parents=True, exist_ok=True)
-    own = ["-o", f"Dir::State={CACHE / 'state'}", "-o", f"Dir::Cache={CACHE / 'cache'}"]  # any user may write there
+    own = ["-o", f"Dir::State={CACHE / 'state'}", "-o", f"Dir::Cache={CACHE / 'cache'}"]  # any user can write to it
     with FileLock(CACHE / "lock"):
         if root.exists():
             return root
@@ -136,7 +136,7 @@ def fetch() -> Path | None:
 
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[Slurm]:
-    """A cluster that lives in *folder*. Raises FileNotFoundError where Debian's packages cannot be had."""
+    """A cluster with its files in *folder*. Raises FileNotFoundError if Debian's packages are not available."""
     root = fetch()
     if root is None:
         raise FileNotFoundError("Slurm (Debian's packages)")

@@ -1,4 +1,4 @@
-"""In which order the processes of xdist get the tests: those that may build an environment first, some for each process."""
+"""The order of tests for the processes of xdist: tests that may build an environment come first, some for each process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def group_of(item: pytest.Item) -> str:
-    """The tests that *item* stays together with, where it is one that may take very long: its client's, or its file's; else empty."""
+    """The group of a test that may take very long, by its client or its file, else ''."""
     limit = item.get_closest_marker("timeout")
     if limit is None or not limit.args or limit.args[0] <= PATIENT:
         return ""
@@ -24,9 +24,9 @@ def group_of(item: pytest.Item) -> str:
 
 
 def spread(tests: Sequence[T], groups: Sequence[str], processes: int) -> list[T]:
-    """*tests* in an order whose equal parts, one for each of *processes*, begin with the tests of some groups; the others keep their order.
+    """*tests* in an order whose equal parts, one per process, start with the tests of some groups. The others keep their order.
 
-    `groups[i]` is the group of `tests[i]`, and empty where it has none. Worksteal gives each process one such part to begin with.
+    `groups[i]` is the group of `tests[i]`, or ''. Worksteal gives each process one such part at the start.
     """
     members: dict[str, list[T]] = {}
     for test, group in zip(tests, groups, strict=True):

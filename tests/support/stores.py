@@ -1,4 +1,4 @@
-"""Sinks and stores that keep what they get and insist on what `BlobStore` promises."""
+"""Sinks and stores that record their calls and check the contract of `BlobStore`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from himl_cli.workspaces.base import BlobStore
 
 @dataclass
 class Received:
-    """A FetchSink that keeps what it gets and insists on the promises."""
+    """A FetchSink that records its calls and checks the contract."""
 
     bodies: dict[tuple[str, int], bytes] = field(default_factory=dict)
     md5s: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
@@ -48,7 +48,7 @@ def named(store: BlobStore, name: str) -> BlobInfo:
 
 @dataclass
 class Stored:
-    """A StoreSink that keeps what it hears."""
+    """A StoreSink that records its calls."""
 
     blobs: dict[str, BlobInfo] = field(default_factory=dict)
     errors: dict[str, HimlError] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from tests.support.running import Himl, until, write_files
 KEEPER = "himl_cli.workspaces.local.controller"
 SUPERVISOR = "himl_cli.workspaces.local.supervisor"
 
-# Notes each start in ../notes/starts, waits for ../notes/go-on where ../notes/hold is, and notes its end.
+# Writes each start to ../notes/starts, waits for ../notes/go-on if ../notes/hold exists, and writes its end.
 NOTING = """
 import os, sys, time
 from pathlib import Path
@@ -34,7 +34,7 @@ with (notes / "ends").open("a") as stream:
 
 
 def notes_folder(tmp_path: Path, *, holds: bool = False) -> Path:
-    """The folder that scripts note their starts and ends in; give it as NOTES."""
+    """The folder in which scripts record their starts and ends, for the variable NOTES."""
     folder = tmp_path / "notes"
     folder.mkdir()
     for name in ("starts", "ends", *(["hold"] if holds else [])):
@@ -47,7 +47,7 @@ def lines(path: Path) -> list[str]:
 
 
 def children(himl: Himl, parent: str) -> list[dict[str, Any]]:
-    """The children of a run as `runs show --children` tells them, in the order of their ids."""
+    """The children of a run from `runs show --children`, sorted by id."""
     found = himl.ok("runs", "show", "--run", parent, "--children", "--json").json()
     return sorted(found if isinstance(found, list) else [found], key=lambda run: str(run["id"]))
 
@@ -70,7 +70,7 @@ def pids(project: Path, module: str) -> list[int]:
 
 
 def kill(project: Path, module: str) -> None:
-    """SIGKILL to all processes of *module*, and wait until they are gone."""
+    """Send SIGKILL to all processes of *module*, and wait for their end."""
     for pid in pids(project, module):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not pids(project, module))
@@ -95,7 +95,7 @@ def lab(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
 
 EPOCHS = 10
 
-# Notes each epoch in ../notes/epochs; does not end while ../notes/hold is there. A checkpoint is written in halves, so that a kill may tear it.
+# Writes each epoch to ../notes/epochs, and waits while ../notes/hold exists. Writes checkpoints in halves, so that a kill may leave a partial one.
 RESUMABLE_TRAIN = """
 import io, json, os, time, zipfile
 from pathlib import Path
@@ -132,7 +132,7 @@ for epoch in range(state["epoch"] + 1, 10):
 
 
 def undisturbed() -> dict[int, float]:
-    """The loss by epoch of a training that nothing interrupts."""
+    """The loss by epoch of an uninterrupted training."""
     weight, curve = 4.0, {}
     for epoch in range(EPOCHS):
         weight *= 0.7 + epoch / 40

@@ -1,4 +1,4 @@
-"""Event files as TensorBoard writes and reads them, and a `himl tb` or `himl ui` that runs."""
+"""TensorBoard's event files, and a running `himl tb` or `himl ui`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(writer, tag, step, value):
 
 
 def event_bytes(values: Sequence[float], tag: str = "loss") -> bytes:
-    """An event file with *values* at steps from 0; that of fewer values is its beginning, byte by byte."""
+    """An event file with *values* at steps from 0. A file with fewer values is an exact prefix of it."""
     with tempfile.TemporaryDirectory() as folder:
         writer = EventFileWriter(folder)
         for step, value in enumerate(values):
@@ -53,7 +53,7 @@ def event_bytes(values: Sequence[float], tag: str = "loss") -> bytes:
 
 
 def _without_start_time(content: bytes) -> bytes:
-    """Drop the first record, which holds the moment of writing."""
+    """Remove the first record, which has the time of writing."""
     length = int.from_bytes(content[:8], "little")
     return content[8 + 4 + length + 4 :]
 
@@ -69,13 +69,13 @@ DIRECT = build_opener(ProxyHandler({}))
 
 
 def is_closed(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether nobody answers there."""
+    """Whether no server listens on the port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         return probe.connect_ex((host, port)) != 0
 
 
 class Board:
-    """`line` is the one with the address; `host` is where it is asked."""
+    """A running board. `line` is the line with its address, `host` the host for requests."""
 
     def __init__(self, process: subprocess.Popen[bytes], said: Path, host: str = "127.0.0.1") -> None:
         self.process = process
@@ -89,7 +89,7 @@ class Board:
 
     @property
     def talk(self) -> str:
-        """All that was said on stderr."""
+        """All of stderr."""
         return self._said.read_text("utf-8")
 
     @property
@@ -97,7 +97,7 @@ class Board:
         return int(self.url.rstrip("/").rpartition(":")[2])
 
     def ask(self, path: str, **query: str) -> Any:
-        """TensorBoard's answer; None where it does not know of it (yet)."""
+        """TensorBoard's reply, None if it does not have the data (yet)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         try:
             with DIRECT.open(f"http://{host}:{self.port}/{path}?{urlencode(query)}", timeout=60) as answer:
@@ -116,11 +116,11 @@ class Board:
         )
 
     def says(self, text: str, times: int = 1) -> None:
-        """Wait until that was said on stderr, so many times."""
+        """Wait until stderr contains *text* *times* times."""
         until(lambda: self.talk.count(text) >= times, lambda: f"'{text}' is said, but: {self.talk}")
 
     def end(self, number: int = signal.SIGINT) -> int:
-        """End it by a signal; its exit code once TensorBoard has ended too."""
+        """End it with a signal, and return its exit code once TensorBoard has ended."""
         self.process.send_signal(number)
         code = self.process.wait(60)
         until(lambda: is_closed(self.port, self.host), "the server has ended")
@@ -138,7 +138,7 @@ def serving(
     stdin: int | None = subprocess.DEVNULL,
     command: Sequence[str] = ("tb", "--refresh", "1"),
 ) -> Iterator[Board]:
-    """`himl tb`, looking every second, or another *command*, on a port that is free; `prefix` stands before the program."""
+    """`himl tb` with an interval of a second, or another *command*, on a free port. `prefix` precedes the program."""
     port = () if "--port" in options else ("--port", "0")
     said, own = tmp_path / "said.txt", tmp_path / "tmp"
     own.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Running a command in a terminal of its own (POSIX), and a workspace with something to see for every command."""
+"""Commands in a separate terminal (POSIX), and a workspace with data for every command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.slides import write_kind
 
 
 class Terminal:
-    """A command in a terminal of *columns*; what it printed is in `screen`, with its colour codes."""
+    """A command in a terminal of *columns*. `screen` has its output with colour codes."""
 
     def __init__(self, command: Sequence[str], *, cwd: Path, columns: int = 80, env: Mapping[str, str] | None = None) -> None:
         assert sys.platform != "win32"
@@ -46,7 +46,7 @@ class Terminal:
         return b"".join(self._chunks).decode("utf-8", "replace").replace("\r\n", "\n")
 
     def wait_for(self, text: str, timeout: float = 60) -> None:
-        """Until *text* was printed; fails the test after *timeout* seconds."""
+        """Wait until the command prints *text*. Fails the test after *timeout* seconds."""
         deadline = time.monotonic() + timeout
         while text not in self.screen:
             assert time.monotonic() < deadline, f"'{text}' was not printed in {timeout} s:\n{self.screen}"
@@ -56,11 +56,11 @@ class Terminal:
         os.write(self._ours, text.encode())
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
+        """Press Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     def finish(self, timeout: float = 100) -> int:
-        """Wait for the command's end; gives its exit code."""
+        """Wait for the command's end, and return its exit code."""
         code = self._process.wait(timeout)
         self._reader.join(timeout)
         os.close(self._ours)
@@ -70,7 +70,7 @@ class Terminal:
         while True:
             try:
                 chunk = os.read(self._ours, 65536)
-            except OSError:  # Linux's way to say that nobody writes any more
+            except OSError:  # on Linux, all writers have closed the terminal
                 return
             if not chunk:
                 return
@@ -85,11 +85,11 @@ LONG_LINE = " ".join(f"word{number}" for number in range(60))
 
 
 class View(NamedTuple):
-    """A command line, a text in what it shows, and its exit code; `folder` is where in the world it is given, `after` a command line given before it.
+    """A command line, a text in its output, and its exit code. `folder` is its folder in the world, `after` an earlier command line.
 
-    Lines of those that are not `is_folded` are as long as they are: a job's own, and values to be copied. `said` are parts of lines that may be as long
-    too: what is said in words is not folded where it holds names, paths or a command to be copied; the terminal goes on with it in its next line.
-    `is_laid_out`: it has columns that depend on the width, or colours; the others look the same wherever they fit.
+    Without `is_folded`, lines have any length, such as a job's own and values to copy. `said` are parts of lines that may also have any length:
+    messages with names, paths or a command to copy are not folded, and the terminal wraps them. `is_laid_out`: it has columns that depend on the
+    width, or colours. Other output is the same at any sufficient width.
     """
 
     arguments: list[str]

@@ -1,4 +1,4 @@
-"""A small HTTPS server of files that can be told to be slow-witted: no ranges, no HEAD, no ETag, connections cut, content replaced on the way. A webhook."""
+"""A small HTTPS file server that can omit features (ranges, HEAD, ETag), cut connections and replace content, and a webhook."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG_AGO = "Fri, 02 Jan 2026 03:04:05 GMT"
 
 @dataclass
 class Served:
-    """A file, and how it is served: `headers` come on top (and count before the others), `moved_to` makes it a redirection, a `status` sends it as it is."""
+    """A file, and how it is served. `headers` take precedence over the others, `moved_to` makes it a redirect, and a `status` sends it unchanged."""
 
     body: bytes = b""
     etag: str = '"one"'
@@ -40,7 +40,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came in; `range` is empty for none."""
+    """A received request. `range` is empty without one."""
 
     method: str
     path: str
@@ -50,18 +50,18 @@ class Asked:
 
 
 def _nothing(asked: Asked) -> None:
-    """What happens before most answers."""
+    """The default action before a reply."""
 
 
 @dataclass
 class FileServer:
-    """`files` by path. Each answer to more than the first look takes the first of `cuts`, and after so many bytes the connection is cut."""
+    """`files` by path. Each reply after the first request for a file takes the next of `cuts`, and the connection breaks after that many bytes."""
 
     address: str
     files: dict[str, Served] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
     seen: list[Asked] = field(default_factory=list)
-    connections: list[int] = field(default_factory=list)  # the ports that they come from
+    connections: list[int] = field(default_factory=list)  # their source ports
     before: Callable[[Asked], None] = _nothing
 
     def __call__(self, path: str, query: str = "") -> str:
@@ -73,18 +73,18 @@ class FileServer:
         return self.files[path]
 
     def clear(self) -> None:
-        """As it was in the beginning."""
+        """Restore the initial state."""
         self.files, self.cuts, self.seen, self.connections, self.before = {}, [], [], [], _nothing
 
     @property
     def ranges(self) -> list[str]:
-        """What parts the GETs asked for, without the first look at a file."""
+        """The ranges of GET requests, without the first request for a file."""
         return [one.range for one in self.seen if one.method == "GET" and one.range != LOOK]
 
 
 @contextmanager
 def serving_files(bundle: Path | None) -> Iterator[FileServer]:
-    """A server on localhost; its authority's certificate goes to the file *bundle*, None: it speaks plain http."""
+    """A server on localhost. Writes its CA certificate to the file *bundle*, or uses plain HTTP if that is None."""
     server, address = _server(_Handler, bundle)
     files = FileServer(address)
     server.files = files  # type: ignore[attr-defined]
@@ -106,13 +106,13 @@ def _server(handler: type[BaseHTTPRequestHandler], bundle: Path | None) -> tuple
 
 @dataclass
 class WebhookServer:
-    """Takes what is posted to `url`, whose path is `KEY`. Each request gets the first of `answers`, else 200; None: no answer before the server ends."""
+    """Receives POST requests to `url` with the path `KEY`. Each gets the next of `answers`, else 200. None: no reply before the server ends."""
 
     address: str
     answers: list[int | None] = field(default_factory=list)
     moved_to: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    targets: list[str] = field(default_factory=list)  # of the requests, as they came in
+    targets: list[str] = field(default_factory=list)  # of the received requests
     ending: Event = field(default_factory=Event)
 
     @property
@@ -122,7 +122,7 @@ class WebhookServer:
 
 @contextmanager
 def serving_webhook(bundle: Path | None = None) -> Iterator[WebhookServer]:
-    """On localhost, as `serving_files`."""
+    """A webhook on localhost, as `serving_files`."""
     server, address = _server(_Webhook, bundle)
     webhook = WebhookServer(address)
     server.webhook = webhook  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ class _Webhook(BaseHTTPRequestHandler):
         self.end_headers()
 
     def handle(self) -> None:
-        with suppress(ConnectionError, ssl.SSLError):  # the client left
+        with suppress(ConnectionError, ssl.SSLError):  # the client disconnected
             super().handle()
 
     def log_message(self, *_: object) -> None:
@@ -157,7 +157,7 @@ class _Webhook(BaseHTTPRequestHandler):
 
 @contextmanager
 def answering(server: ThreadingHTTPServer) -> Iterator[None]:
-    """Within it, a thread answers the requests to *server*."""
+    """Serve requests to *server* in a thread within the context."""
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.files.connections.append(self.client_address[1])  # type: ignore[attr-defined]
         try:
             super().handle()
-        except (ConnectionError, ssl.SSLError):  # the client left
+        except (ConnectionError, ssl.SSLError):  # the client disconnected
             self.close_connection = True
 
     def finish(self) -> None:
@@ -213,11 +213,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or cut < len(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _content(served: Served, asked: Asked) -> tuple[int, bytes, dict[str, str]]:
-    """The status, the body, and the headers beside the usual."""
+    """The status, the body, and additional headers."""
     if served.moved_to:
         return 302, b"", {"Location": served.moved_to, "Content-Length": "0"}
     if served.status:

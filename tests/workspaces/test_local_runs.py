@@ -155,14 +155,14 @@ def test_input_folder_that_cannot_be_quoted_is_refused(tmp_path: Path) -> None:
     ]
     pipeline = PipelineSpec("exp", steps)
     assert [job.place for job in plan_pipeline(tmp_path, pipeline, lambda name: tmp_path / "data", pass_over).jobs] == ["steps/0", "steps/0"]
-    with pytest.raises(BadUsage, match=r"^second: .* stands behind .`., where"):
+    with pytest.raises(BadUsage, match=r"^second: himl cannot quote .* after .`.\."):
         plan_pipeline(tmp_path, pipeline, lambda name: tmp_path / "my data", pass_over)
-    with pytest.raises(BadUsage, match=r"stands behind .<<., where"):
+    with pytest.raises(BadUsage, match=r"himl cannot quote .* after .<<.\."):
         resolve_folders(line(spec.entry.target, inputs=[DataSpec("d", "x", local=str(tmp_path / "my data"))]), tmp_path, "run", pass_over)
 
 
 def test_names_of_hyperparameters_and_datastores_lead_nowhere_else(tmp_path: Path) -> None:
-    for name, value, message in (("a=b", "1", "cannot be the name of a hyperparameter"), ("a", "b c", "stands behind .`., where")):
+    for name, value, message in (("a=b", "1", "Invalid name of a hyperparameter"), ("a", "b c", r"himl cannot quote .* after .`.\.")):
         sweep = SweepSpec({name: SearchRange(Draw.choice, [1, value])}, "grid", 2)
         with pytest.raises(BadUsage, match=message):
             plan_sweep(tmp_path, line(f"echo `echo ${{{{search_space.{name}}}}}`", sweep=sweep), tmp_path, pass_over)
@@ -170,7 +170,7 @@ def test_names_of_hyperparameters_and_datastores_lead_nowhere_else(tmp_path: Pat
     default.mkdir(parents=True)
     for name in ("..", "../..", "a/b", "/tmp", "C:", "a\\b"):
         for data in ({"inputs": [DataSpec("d", "datastores", datastore=name)]}, {"outputs": [DataSpec("d", "esc", datastore=name)]}):
-            with pytest.raises(BadUsage, match="cannot be the name of a datastore"):
+            with pytest.raises(BadUsage, match="Invalid name of a datastore"):
                 resolve_folders(line("true", **data), default, "run", pass_over)
 
 
@@ -221,7 +221,7 @@ def test_unquotable_placeholder_accepts_only_plain_values() -> None:
         assert fill_command(line, {"inputs": {"x": "/data/plain-1.5"}}) == line.replace(LINE, "/data/plain-1.5")
         with pytest.raises(BadUsage) as caught:
             fill_command(line, {"inputs": {"x": "/my data"}})
-        assert str(caught.value) == f"'{LINE}' stands behind '{sign}', where '/my data' cannot be quoted."
+        assert str(caught.value) == f"himl cannot quote '/my data' for '{LINE}' after '{sign}'."
 
 
 def test_moments_with_and_without_a_time_zone_have_one_order(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_moments_with_and_without_a_time_zone_have_one_order(tmp_path: Path) -> 
 
 def test_what_is_held_for_too_long_is_told_and_else_waited_for(database: Database) -> None:
     with closing(Database(database.path, patience=0.2)) as other:
-        with database.writing(), pytest.raises(DiskFailed, match="is busy: other processes kept writing to it"):
+        with database.writing(), pytest.raises(DiskFailed, match="is busy: other processes write to it"):
             RunStore(other).tag("run", {"key": "x"})
         assert database.rows("SELECT * FROM tags") == []
         RunStore(other).tag("run", {"key": "y"})

@@ -78,7 +78,7 @@ def test_child_that_cannot_be_stopped_keeps_no_other_from_it(tmp_path: Path) -> 
         children.add_ended(folder.run_id, "")
     assert children.stopping is not None
     assert [RunFolder(tmp_path / f"r_{number}").is_cancel_asked() for number in range(4)] == [False, True, False, True]
-    assert (tmp_path / "r" / "user_logs" / "std_log.txt").read_text().count("It is tried again.\n") == 2
+    assert (tmp_path / "r" / "user_logs" / "std_log.txt").read_text().count("himl retries it.\n") == 2
 
 
 def test_an_end_is_not_lost_while_runs_cannot_be_read(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_an_end_is_not_lost_while_runs_cannot_be_read(tmp_path: Path) -> None:
     assert found is not None
     assert (found[0] and found[0].status, found[1:], len(children.at_work)) == (RunStatus.completed, ("r_0", ""), 0)
     log = (tmp_path / "r" / "user_logs" / "std_log.txt").read_text()
-    assert re.fullmatch(r"\S+ Cannot use '.*': no such table: runs\. It is tried again\.\n", log)
+    assert re.fullmatch(r"\S+ Cannot use '.*': no such table: runs\. himl retries it\.\n", log)
 
 
 class OnAFullDisk(RunProcess):

@@ -1,5 +1,4 @@
-"""The children of a sweep or a pipeline, each a job with a supervisor of its own: started, watched, and stopped all at
-once."""
+"""The children of a sweep or a pipeline, which are jobs with separate supervisors."""
 
 from __future__ import annotations
 
@@ -29,12 +28,12 @@ SECONDS_UNREAD = 600.0
 
 
 class Children:
-    """A plan's children, started, watched, stopped all at once, and the log of the whole, `user_logs/std_log.txt`.
-    `at_work` are the ids of those that have not ended.
+    """Starts, watches and stops the children of a plan, and writes the log of the parent run,
+    `user_logs/std_log.txt`. `at_work` are the ids of those that have not ended.
 
-    *why_stopped* says how the whole ends once it was told to stop, and nothing before that; *slurm* are the jobs of the
-    workspace, where Slurm has the children. What fails on the way is logged once and tried again at the next look: it
-    must not end the whole while children are at work.
+    *why_stopped* returns the outcome of the parent run once it has to stop, else None. *slurm* are the workspace's jobs
+    in Slurm, if the children run there. An error is logged once and the action is retried, since it must not end the
+    parent run while children are running.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Children:
 
     @contextmanager
     def logging_errors(self) -> Iterator[None]:
-        """Log a HimlError of what is done within, once."""
+        """Log a HimlError that is raised inside, once."""
         try:
             yield
         except HimlError as err:
@@ -68,25 +67,24 @@ class Children:
     def _log_once(self, err: HimlError) -> None:
         if str(err) not in self._reported:
             self._reported.add(str(err))
-            self.log(f"{err} It is tried again.")
+            self.log(f"{err} himl retries it.")
 
     def watch(self, run_id: str, request: LaunchRequest | Plan | None = None) -> None:
-        """Start the job, or the pipeline, that *request* tells of, and wait in the background for its end; without one,
-        for that of one that an earlier controller started, and whose supervisor lives. What goes wrong is told with its
-        end."""
+        """Start the job or pipeline of *request*, and wait for its end in the background. Without *request*, wait for a
+        child that an earlier controller started. `next_end` returns its errors."""
         self.at_work.add(run_id)
         threading.Thread(target=self._watch, args=(RunFolder(self._runs / run_id), request), daemon=True).start()
 
     def add_ended(self, run_id: str, trouble: str) -> None:
-        """A job that has ended, or that cannot even be started: *trouble* says why."""
+        """Add a job that has ended, or that cannot be started because of *trouble*."""
         self.at_work.add(run_id)
         self._ended.put((run_id, trouble))
 
     def next_end(self) -> tuple[Run | None, str, str] | None:
-        """A child that has ended: its run (None where it could not be started, and was not completed before), its id,
-        and what went wrong then; None where none has yet.
+        """The next ended child: its run (None if it could not be started, and was not completed before), its id, and
+        the error of the start. None if no child has ended yet.
 
-        Raises HimlError where runs could not be read for `SECONDS_UNREAD`.
+        Raises HimlError if runs could not be read for `SECONDS_UNREAD`.
         """
         try:
             run_id, trouble = self._ended.get(timeout=POLL_SECONDS)
@@ -106,50 +104,49 @@ class Children:
         self._processes.pop(run_id, None)
         self._unread_since = 0.0
         if trouble and run is not None and run.status is not RunStatus.completed:
-            run = None  # what is on record of it is how an earlier attempt ended
+            run = None  # the record has the end of an earlier attempt
         return run, run_id, trouble
 
     @property
     def stopping(self) -> Outcome | None:
-        """How the whole ends because it was told to stop; the children have then been asked to."""
+        """The outcome of the parent run if it has to stop. Also requests the children to stop."""
         if self._stopping is None and (why := self._why_stopped()):
             self._stopping = why
-            told = "this process was told to terminate" if why.reason == TERMINATED else "the run was canceled"
+            told = "this process received SIGTERM" if why.reason == TERMINATED else "the run was canceled"
             self.log(f"stopping, since {told}")
         if self._stopping is None:
             return None
-        for run_id in self.at_work:  # again and again: a child that was just starting may have missed it
+        for run_id in self.at_work:  # repeated, since a starting child may miss the request
             process = self._processes.get(run_id)
             if self._stopping.reason != TERMINATED:
                 self.cancel(run_id, "its parent was canceled")
-            elif process is None:  # an earlier controller started it: only its lock is known
-                self.cancel(run_id, "the keeper of its parent was told to terminate")
+            elif process is None:  # an earlier controller started it, so that only its lock is known
+                self.cancel(run_id, "the controller of its parent received SIGTERM")
             elif process.poll() is None:
                 process.terminate()
         return self._stopping
 
     def cancel(self, run_id: str, why: str) -> None:
-        """Ask the job to stop. To be called again and again to its end: a job that is just starting may miss it."""
+        """Request the job to stop. Call it repeatedly until the job ends, since a starting job may miss the request."""
         folder = RunFolder(self._runs / run_id)
-        if not folder.is_cancel_asked():  # else the reason beside it may be just being read
+        if not folder.is_cancel_asked():  # else another process may be reading the reason
             with self.logging_errors():
                 folder.ask_to_cancel(why)
                 if self._slurm is not None:
                     cancel(self.store.slurm_jobs([run_id]).values(), only_waiting=True)
 
     def recorded(self) -> Iterator[tuple[Run, bool]]:
-        """The children on record, each with whether it is at work: an earlier controller started them."""
+        """The recorded children, which an earlier controller started, each with whether it is in progress."""
         for run in self.store.query(RunQuery(parent=self.plan.run.id, archived=None)):
             if run.status.is_final:
                 yield run, False
             elif RunFolder(self._runs / run.id).is_supervised() or run.id in self._waiting([run.id]):
                 yield run, True
-            elif (found := self.store.get(run.id, [run.id])) is not None:  # anew: it may have ended since
+            elif (found := self.store.get(run.id, [run.id])) is not None:  # read again, since it may have ended
                 yield found, False
 
     def last_lines(self, run: Run, count: int) -> list[str]:
-        """The last lines of what a child printed that are not empty, as far as they can be read; of several ranks, of
-        the one that failed."""
+        """The last non-empty lines of a child's log, or of the log of its failed rank. Empty if it cannot be read."""
         rank = FAILED_RANK.match(run.reason)
         log = RunFolder(self._runs / run.id).user_logs / (f"std_log_process_{rank[1]}.txt" if rank else "std_log.txt")
         try:
@@ -178,7 +175,7 @@ class Children:
         self._ended.put((folder.run_id, trouble))
 
     def _watch_queued(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> str:
-        """Why the job could not be sent to Slurm; else nothing, once it has ended."""
+        """Wait until the job has ended, and return '', or the error if it could not be submitted to Slurm."""
         run_id = folder.run_id
         assert not isinstance(request, Plan), "pipelines are no trials on Slurm"
         if request is not None and self.store.get(run_id) is None:
@@ -192,14 +189,14 @@ class Children:
         return ""
 
     def _waiting(self, run_ids: list[str]) -> Mapping[str, str]:
-        """Of these children, those that Slurm has, and what it says of them."""
+        """The children among these that Slurm has, with their reasons to wait."""
         if self._slurm is None:
             return {}
         free = [run_id for run_id in run_ids if not RunFolder(self._runs / run_id).is_supervised()]
         return self._slurm.refresh(self.store, self.store.slurm_jobs(free))
 
     def _run(self, folder: RunFolder, request: LaunchRequest | Plan) -> list[dict[str, Any]]:
-        """What the supervisor reported to its end. As long as it lives the job is at work, whatever it says."""
+        """Run the supervisor, and return its events once it has ended. Until then, the job is in progress."""
         folder.path.mkdir(parents=True, exist_ok=True)
         if not request.again:
             folder.allow_to_run()

@@ -1,5 +1,4 @@
-"""Names on the record of a local workspace, for completions: read in milliseconds, and nothing where that cannot be
-done."""
+"""Names in the database of a local workspace for completions, read in milliseconds. None if that is not possible."""
 
 from __future__ import annotations
 
@@ -14,18 +13,18 @@ from typing import Literal
 
 Kind = Literal["runs", "experiments"]
 
-MOST = 200  # names in one answer; a longer list helps nobody to choose
-# Names that mean themselves in every shell, quoted or not; others are not offered
+MOST = 200  # names in one reply, since a longer list does not help to choose
+# Names that need no quotes in any shell. Others are not offered.
 PLAIN = re.compile(r"\w[\w./+-]*", re.ASCII)
-SORTABLE = 1000  # runs that are sorted here; where more match, the index over time has the newest of them soon
+SORTABLE = 1000  # runs to sort in memory; if more match, the index over time finds the newest of them soon
 
 FEW = "SELECT id, created, parent IS NULL FROM runs WHERE id >= ?1 AND id < ?2 LIMIT ?3"
-# SQLite's own choice of an index would sort them all
+# The index that SQLite would choose would sort all runs
 NEWEST = (
     "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 "
     "ORDER BY created DESC, id DESC"
 )
-# Skips from name to name in the index, so that many runs of one experiment cost nothing
+# Skips from name to name in the index, whatever the number of runs per experiment
 EXPERIMENTS = """
 WITH RECURSIVE found (name) AS (
     SELECT min(experiment) FROM runs WHERE experiment >= ?1
@@ -36,14 +35,14 @@ SELECT name FROM found WHERE name IS NOT NULL
 
 
 def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
-    """The names that begin with *prefix* in the local workspace *folder*, at most MOST: ids of runs, the newest first,
-    or experiments by name.
+    """The names that start with *prefix* in the local workspace *folder*, at most MOST: ids of runs, newest first, or
+    experiments by name.
 
-    Runs below others (trials, steps) count once the id above is typed in full, or where nothing else matches. Writes
-    nothing and waits for nobody; a record that cannot be read, or is being rewritten, may have no names.
+    Child runs (trials, steps) are included once the id of the parent run is complete, or if nothing else matches.
+    Writes nothing and never waits. A database that cannot be read, or is being rewritten, may have no names.
     """
     path = folder / "workspace.db"
-    # Read as a file that nobody changes where nobody has it open: else SQLite would make files beside it
+    # Open an unused database as immutable, since SQLite would otherwise create files next to it
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     found: list[str] = []
     uri = f"{path.absolute().as_uri()}?{mode}"
@@ -51,7 +50,7 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
         suppress(sqlite3.Error, UnicodeDecodeError),
         closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as connection,
     ):
-        deadline = time.monotonic() + 0.08  # what was found until then has to do
+        deadline = time.monotonic() + 0.08  # names that are found later are omitted
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 20_000)
         names = _runs(connection, prefix) if kind == "runs" else _experiments(connection, prefix)
         for name in filter(PLAIN.fullmatch, names):

@@ -1,7 +1,7 @@
-"""The process that looks after a sweep or a pipeline: starts its children, and records how the whole ended.
+"""The process that supervises a sweep or a pipeline: starts its children, and records the end of the parent run.
 
-Started as a job's supervisor is, and reports the same. The children have supervisors of their own: when this process is
-killed, those that run go on to their end, and the run can be resumed later.
+It starts and reports like a job's supervisor. Each child has a separate supervisor. If this process is killed, children
+in progress continue to their end, and the parent run can be resumed later.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from himl_cli.workspaces.local.slurm import SlurmJobs, end_unreachable_steps
 from himl_cli.workspaces.local.sweep_plan import job_outputs, pipeline_trial, stage_plan, step_request, trial_request
 
 FAILURES_TO_GIVE_UP = 3
-SECONDS_TO_JUDGE = 0.25  # with many trials and long series: a tenth of the time at most goes into reading and judging
+SECONDS_TO_JUDGE = 0.25  # between checks of a policy, or longer, so that checks take at most a tenth of the time
 
 
 class Controller(RunProcess):
@@ -83,8 +83,8 @@ class Controller(RunProcess):
 
 
 def end_if_last(store: RunStore, folder: RunFolder) -> None:
-    """Record the end of a sweep or pipeline that no controller looks after, since Slurm has its children, once none of
-    them is open. Raises HimlError, OSError."""
+    """Record the end of a sweep or pipeline without a controller, whose children are in Slurm, once none of them is
+    open. Raises HimlError, OSError."""
     lock = ProcessLock(folder.lock)
     if "[" not in store.slurm_jobs([folder.run_id]).get(folder.run_id, ""):
         return
@@ -107,22 +107,22 @@ def end_if_last(store: RunStore, folder: RunFolder) -> None:
 
 
 def _run_steps(children: Children) -> Outcome:
-    """Run what is left of the pipeline, one step after another, and give how it ended; the first step that does not
-    complete ends it."""
+    """Run the remaining steps of the pipeline in order, and return its outcome. The first step that does not complete
+    ends it."""
     plan = children.plan
     recorded = children.recorded() if plan.again else ()
     known = {run.tags[STEP]: (run, is_at_work) for run, is_at_work in recorded if STEP in run.tags}
     completed = {key for key, (run, _) in known.items() if run.status is RunStatus.completed}
     left = _steps_left(children, completed)
     count = f"{len(plan.jobs)} step{'s' * (len(plan.jobs) != 1)}"
-    children.log(f"resumed: {len(left)} of {count} are left" if plan.again else count)
+    children.log(f"resumed: {len(left)} of {count} remaining" if plan.again else count)
     for number, job in enumerate(plan.jobs):
         if children.stopping:
             return children.stopping
         if job.key not in left:
             continue
         if job.key in completed:
-            children.store.reopen(known[job.key][0].id)  # its supervisor refuses what is completed
+            children.store.reopen(known[job.key][0].id)  # its supervisor refuses completed runs
         run, trouble = _run_step(children, job, job.key in known and known[job.key][1])
         if children.stopping:
             return children.stopping
@@ -139,7 +139,7 @@ def _run_steps(children: Children) -> Outcome:
 
 
 def _outcome_of_steps(children: Children) -> Outcome:
-    """How a pipeline ended, of which all steps have."""
+    """The outcome of a pipeline whose steps have all ended."""
     known = {run.tags[STEP]: run for run, _ in children.recorded() if STEP in run.tags}
     for job in children.plan.jobs:
         run = known.get(job.key)
@@ -149,8 +149,8 @@ def _outcome_of_steps(children: Children) -> Outcome:
 
 
 def _steps_left(children: Children, completed: set[str]) -> set[str]:
-    """The keys of the steps that have to run: those that are not completed, and those whose output one of these reads
-    and which is gone."""
+    """The keys of the steps to run: those that are not completed, and those with a missing output that one of these
+    reads."""
     left: set[str] = set()
     read_by: dict[str, str] = {}
     for job in reversed(children.plan.jobs):
@@ -159,19 +159,19 @@ def _steps_left(children: Children, completed: set[str]) -> set[str]:
             gone = [path for path in outputs if not Path(path).is_dir()]
             if not gone:
                 continue
-            children.log(f"{job.title} runs again: {read_by[job.key]} reads its output, and '{gone[0]}' is gone")
+            children.log(f"{job.title} runs again: {read_by[job.key]} reads its output '{gone[0]}', which is missing")
         left.add(job.key)
         read_by |= {step: job.key for step, _ in job.takes.values()}
     return left
 
 
 def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Run | None, str]:
-    """None, and why, where it could not be started."""
+    """Run one step. Returns its run, or None and the reason if it could not be started."""
     run_id = children.plan.child_id(job)
     children.watch(run_id, None if is_at_work else step_request(children.plan, job))
-    children.log(f"{job.title}: {'at work' if is_at_work else 'started'}, {run_id}")
+    children.log(f"{job.title}: {'running' if is_at_work else 'started'}, {run_id}")
     while (ended := children.next_end()) is None:
-        _ = children.stopping  # asks it to stop where the pipeline was
+        _ = children.stopping  # stops the step if the pipeline is stopping
     run, _, trouble = ended
     children.log(f"{job.title}: {run.end_text if run else f'could not be started: {trouble}'}")
     if run is not None and run.status is RunStatus.failed:
@@ -182,10 +182,12 @@ def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Ru
 
 @dataclass
 class StartedTrial(Trial):
-    """`sources` are the runs that may log its primary metric, its own or its steps', of which the last one that did
-    counts; `place` is how far the values were read. `is_again`: it has, or may have, several attempts:
-    values of an earlier one that a later one logged again do not count. `verdict` is why it is to stop early; said to
-    it until it has ended."""
+    """A trial and its progress.
+
+    `sources` are the runs that may log its primary metric, its own or its steps'. The last one with values counts.
+    `place` is the position up to which values were read. `is_again`: the trial may have several attempts, so that
+    values of an earlier one that a later one logged again do not count. `verdict` is a policy's reason to stop it.
+    """
 
     run_id: str = ""
     sources: Sequence[str] = ()
@@ -213,8 +215,7 @@ class StartedTrial(Trial):
 
 
 class Sweep:
-    """The trials of the sweep whose *children* these are: so many at once, until all have ended or were stopped
-    early."""
+    """Runs the trials of a sweep, a limited number at once, until all have ended or were stopped early."""
 
     def __init__(self, children: Children) -> None:
         self._children = children
@@ -224,10 +225,10 @@ class Sweep:
         self._sampler = make_sampler(self._spec)
         self._metrics = MetricStore(children.store.database)
         self._started: dict[str, StartedTrial] = {}
-        self._version = -1  # of the database at the last look
+        self._version = -1  # of the database at the last check
         self._next_look = 0.0
         self._is_to_judge = False
-        self._ends: list[RunStatus] = []  # of those that ended under this controller
+        self._ends: list[RunStatus] = []  # of trials that ended under this controller
         self._total = self._spec.max_trials
         if self._spec.sampling == "grid":
             self._total = min(self._total, prod(len(found.values) for found in self._spec.space.values()))
@@ -256,7 +257,7 @@ class Sweep:
         return self._outcome_of_trials()
 
     def outcome_of_recorded(self) -> Outcome:
-        """How the sweep ended, of which all trials have."""
+        """The outcome of a sweep whose trials have all ended."""
         for run, _ in self._children.recorded():
             if TRIAL in run.tags:
                 self._new(int(run.tags[TRIAL]), hyperparameters_of(run.tags)).note_end(run.status)
@@ -270,7 +271,7 @@ class Sweep:
         return Outcome(end.status, end.reason)
 
     def _find_what_is_left(self) -> Iterable[int]:
-        """The numbers of the trials to start; those that are at work already are watched from here on."""
+        """The numbers of the trials to start. Watches trials in progress from now on."""
         if not self._plan.again:
             self._log(f"{self._total} trial{'s' * (self._total != 1)}, {self._most} at once")
             return range(self._total)
@@ -293,7 +294,7 @@ class Sweep:
         with self._children.logging_errors():
             self._read_metrics(self._started)
         at_work = len(self._children.at_work)
-        self._log(f"resumed: {len(left)} of {self._total} trials are left, {at_work} at work")
+        self._log(f"resumed: {len(left)} of {self._total} trials remaining, {at_work} running")
         return left
 
     def _start(self, index: int) -> None:
@@ -307,7 +308,7 @@ class Sweep:
         try:
             request_of = pipeline_trial if self._plan.has_steps else trial_request
             self._children.watch(run_id, request_of(self._plan, index, started.values))
-        except HimlError as err:  # a file lies where its output's folder is to be
+        except HimlError as err:  # a file has the name of its output's folder
             self._children.add_ended(run_id, str(err))
 
     def _new(self, index: int, values: Mapping[str, Scalar], *, is_again: bool = False) -> StartedTrial:
@@ -330,13 +331,13 @@ class Sweep:
             is_judged = started.verdict and started.is_stopped_early
             text = (replace(run, reason="") if is_judged else run).end_text + self._metric_text(started)
             if run.status is RunStatus.failed and (lines := self._children.last_lines(run, 1)):
-                text += f"; its last line: {lines[0].strip()}"
+                text += f"; last line of its log: {lines[0].strip()}"
         self._ends.append(started.status or RunStatus.failed)
         ended = sum(1 for each in self._started.values() if each.status)
         self._log(f"{started.title}: {text} ({ended} of {self._total} ended)")
 
     def _read_metrics(self, run_ids: Iterable[str]) -> bool:
-        """Take what was logged since the last look. Whether anything was. Raises HimlError."""
+        """Read values that were logged since the last call, and return whether there are any. Raises HimlError."""
         some = [self._started[run_id] for run_id in run_ids]
         places = {source: 0 if each.is_again else each.place for each in some for source in each.sources}
         found: dict[str, list[tuple[int, float]]] = {}
@@ -354,7 +355,7 @@ class Sweep:
     def _stop_early(self, policy: EarlyStop) -> None:
         at_work, begin = self._children.at_work, time.monotonic()
         if begin >= self._next_look:
-            with self._children.logging_errors():  # where nobody wrote to the database, looking costs nothing
+            with self._children.logging_errors():  # an unchanged database costs no reads
                 if (version := self._metrics.version()) != self._version:
                     self._is_to_judge |= self._read_metrics(at_work)
                     self._version = version
@@ -373,14 +374,14 @@ class Sweep:
                 self._is_to_judge |= not judged.verdict
             now = time.monotonic()
             self._next_look = now + max(SECONDS_TO_JUDGE, 10 * (now - begin))
-        for run_id in at_work:  # again and again, as of a sweep that was canceled
+        for run_id in at_work:  # repeated, as for a canceled sweep
             if verdict := self._started[run_id].verdict:
                 self._children.cancel(run_id, verdict)
 
     def _log_best(self) -> None:
-        """Which trial is the best, and tag it; of folds and seeds, their mean."""
+        """Log the best trial, and record it as a tag. For folds and seeds, log their mean."""
         name, trials = self._spec.primary_metric, self._started.values()
-        what = "of which the mean counts"
+        what = "the metric for the mean"
         if self._spec.kind in REPEATED:
             completed = [each for each in trials if each.status is RunStatus.completed and each.metric]
             values = [each.metric[-1] for each in completed if isfinite(each.metric[-1])]
@@ -390,16 +391,16 @@ class Sweep:
                 self._log(f"{name}: mean {fmean(values):.6g}{spread} of {runs}")
                 return
         else:
-            what = "by which they are compared"
+            what = "the primary metric"
             known = [(score, each) for each in trials if (score := best_of(self._spec.goal, each.metric)) is not None]
             known = [(score, each) for score, each in known if each.is_done] or known
             if known:
                 wanted = best_of(self._spec.goal, (score for score, _ in known))
                 best = min((each for score, each in known if score == wanted), key=lambda each: each.index)
-                with suppress(HimlError):  # a disk that is full now must not hide how the sweep ended
+                with suppress(HimlError):  # a full disk must not hide the outcome of the sweep
                     self._children.store.tag(self._plan.run.id, {BEST_TRIAL: best.run_id})
                 status = best.status.value.lower() if best.status else "open"
-                word = "best" if best.is_done else f"best (none was completed, this one is {status})"
+                word = "best" if best.is_done else f"best (no trial completed, this one is {status})"
                 self._log(f"{word}: {best.title}{self._metric_text(best)}, {best.run_id}")
                 return
         if trials:
@@ -414,7 +415,7 @@ class Sweep:
 
 
 def _is_stopped_early(run: Run) -> bool:
-    """Whether a policy stopped the trial: one that ended by itself meanwhile counts as that."""
+    """Whether a policy stopped the trial. False if it ended before the policy took effect."""
     return run.status is RunStatus.canceled and STOPPED_EARLY in run.tags
 
 

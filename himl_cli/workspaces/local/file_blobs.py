@@ -1,4 +1,4 @@
-"""Files by name on this machine: what a run produced, and the folders that are datastores."""
+"""Blob stores over local files: the files of a run, and folders as datastores."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ _numbers = count()
 
 
 def etag_of(status: os.stat_result) -> str:
-    """What is another once a file was written to or replaced."""
+    """An etag that changes when the file is written to or replaced."""
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[str, ...] | None:
-    """The folders and the file that *name* goes through; None for a name that no stored file can have (`..`, absolute,
-    empty)."""
+    """The folders and the file of *name*, None for a name that no stored file can have (`..`, absolute, empty)."""
     parts = tuple(name.split("/"))
     forbidden = set(FORBIDDEN_ON_WINDOWS if windows else FORBIDDEN)
     if any(part in ("", ".", "..") or is_bookkeeping(part) or forbidden & set(part) for part in parts):
@@ -43,8 +42,8 @@ def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[s
 
 
 class FileStore(ABC):
-    """A BlobStore over files. Subclasses say which files there are and where they lie, and may record what was stored.
-    Files whose names begin as one of `growing` are only ever appended to: their listed bytes stay what they were."""
+    """A BlobStore over files. Subclasses define the files and their paths, and may record stored files. Files with a
+    prefix in `growing` are only appended to, so that their listed bytes never change."""
 
     label: str
     origin: str
@@ -52,18 +51,18 @@ class FileStore(ABC):
 
     @abstractmethod
     def _files(self, prefix: str) -> Iterator[FoundFile]:
-        """Every file whose name starts with *prefix*, sorted by name."""
+        """All files with names that start with *prefix*, sorted by name."""
 
     @abstractmethod
     def path_of(self, name: str) -> Path | None:
-        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
+        """The path of the file *name*, which need not exist. None for an invalid name."""
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
-        """MD5s on record that still hold, by name."""
+        """Recorded MD5s that are still valid, by name."""
         return {}
 
     def _record(self, stored: list[BlobInfo]) -> None:
-        """Take down what was *stored*, and empty the list."""
+        """Record the *stored* files, and empty the list."""
         stored.clear()
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
@@ -115,12 +114,12 @@ class FileStore(ABC):
         return pieces()
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        """One file after the other in the caller's thread: *workers* would only queue for the same disk."""
+        """Fetch one file after the other in the caller's thread, since *workers* would compete for the same disk."""
         source_md5 = _SourceMd5(self)
         for request in requests:
             pieces, offset = self._pieces(request), request.offset
             while True:
-                try:  # only what goes wrong here belongs to the request; what the sink raises ends the fetch
+                try:  # these errors belong to the request, whereas errors of the sink end the fetch
                     piece = next(pieces, None)
                     if piece is None:
                         md5 = source_md5.after(request)
@@ -136,7 +135,7 @@ class FileStore(ABC):
                 offset += len(piece)
 
     def _pieces(self, request: FetchRequest) -> Iterator[bytes]:
-        """The bytes asked for. Raises BlobChanged when they are no longer those that were listed."""
+        """The requested bytes. Raises BlobChanged if the file has changed since it was listed."""
         blob, left = request.blob, request.length
         path = self.path_of(blob.name)
         try:
@@ -149,13 +148,13 @@ class FileStore(ABC):
                     left -= len(piece)
                     yield piece
                 self._check(blob, os.fstat(source.fileno()))
-            self._check(blob, os.stat(path))  # also notices a file that was put in its place
+            self._check(blob, os.stat(path))  # detects a file that was replaced
         except FileNotFoundError as err:
             raise BlobChanged(f"'{blob.name}' is no longer in {self.label}.") from err
         except OSError as err:
             raise self._unreadable(blob.name, err) from err
         if left:
-            raise BlobChanged(f"'{blob.name}' is shorter than it was listed.")
+            raise BlobChanged(f"'{blob.name}' is shorter than when it was listed.")
 
     def _check(self, blob: BlobInfo, status: os.stat_result) -> None:
         now = etag_of(status)
@@ -163,7 +162,7 @@ class FileStore(ABC):
         has_grown = blob.name.startswith(self.growing) and is_same_file and status.st_size >= blob.size
         if blob.etag and now != blob.etag and not has_grown:
             raise BlobChanged(
-                f"'{blob.name}' changed while it was read.", hint="Run the command again when nothing writes to it."
+                f"'{blob.name}' changed while himl read it.", hint="Run the command again when nothing writes to it."
             )
 
     def _unreadable(self, name: str, err: OSError) -> DiskFailed:
@@ -172,7 +171,7 @@ class FileStore(ABC):
         )
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """One file after the other; each is written beside its place and then renamed."""
+        """Store one file after the other. Each is written next to its final path and then renamed."""
         unrecorded: list[BlobInfo] = []
         try:
             for request in requests:
@@ -183,7 +182,7 @@ class FileStore(ABC):
                         request,
                         DiskFailed(
                             f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.",
-                            hint="Check space and permissions there.",
+                            hint="Check the disk space and the folder's permissions.",
                         ),
                     )
                 except HimlError as err:
@@ -197,11 +196,11 @@ class FileStore(ABC):
             self._record(unrecorded)
 
     def _store_one(self, request: StoreRequest, sink: StoreSink) -> BlobInfo:
-        """Raises OSError; HimlError where the file's bytes are not those that were promised, or change meanwhile;
-        BlobChanged when the name has something else by now than the request is to replace."""
+        """Raises OSError, HimlError if the file's bytes differ from the request or change meanwhile, and BlobChanged if
+        the stored file is not the one to replace any more."""
         path = self.path_of(request.name)
         if path is None:
-            raise HimlError(f"'{request.name}' cannot be the name of a file in {self.label}.")
+            raise HimlError(f"Invalid name of a file in {self.label}: '{request.name}'.")
         part = path.with_name(f".{os.getpid()}-{next(_numbers)}{PART_SUFFIX}")
         path.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.md5(usedforsecurity=False), 0
@@ -221,14 +220,14 @@ class FileStore(ABC):
                 is_promised = etag_of(os.stat(request.path)) == etag_of(before)
             if size != request.size or not is_promised:
                 raise HimlError(
-                    f"'{request.path}' changed while it was stored.",
+                    f"'{request.path}' changed while himl stored it.",
                     hint="Run the command again when nothing writes to it.",
                 )
             there = self.stat(request.name) if request.replaces is not None else None
             is_replaced = request.replaces in (None, there.etag if there is not None else "")
             if not is_replaced and (there is None or self.md5(there) != md5):
                 raise BlobChanged(
-                    f"'{request.name}' in {self.label} was changed by somebody else meanwhile; it is left as it is.",
+                    f"'{request.name}' in {self.label} was changed at the same time, so himl did not replace it.",
                     hint="Run the command again.",
                 )
             os.replace(part, path)
@@ -244,7 +243,7 @@ def _describe(found: FoundFile, md5: bytes | None = None) -> BlobInfo:
 
 
 class _SourceMd5:
-    """MD5 of whole source files over requests that come in order, also when those are ranges or begin midway."""
+    """MD5 of whole source files over requests in order, including ranges and requests that start midway."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
@@ -255,14 +254,14 @@ class _SourceMd5:
     def take(self, blob: BlobInfo, offset: int, piece: bytes = b"") -> None:
         if blob != self._of or self._position > offset or offset == 0:
             self._of, self._position, self._digest = blob, 0, hashlib.md5(usedforsecurity=False)
-        if self._position < offset:  # what was fetched earlier is read again, so that a resumed file is really checked
+        if self._position < offset:  # read earlier parts again, so that the check covers all of a resumed file
             for missing in self._store._pieces(FetchRequest(blob, self._position, offset - self._position)):
                 self._digest.update(missing)
         self._digest.update(piece)
         self._position = offset + len(piece)
 
     def after(self, request: FetchRequest) -> bytes | None:
-        """The MD5 on record, else that of the source where *request* was its last part."""
+        """The recorded MD5, else that of the source if *request* was its last part."""
         if request.blob.md5 is not None or request.offset + request.length < request.blob.size:
             return request.blob.md5
         self.take(request.blob, request.blob.size)
@@ -270,11 +269,10 @@ class _SourceMd5:
 
 
 class RunFiles(FileStore):
-    """A run's artifacts: `outputs/` and `logs/` where the script wrote them, `user_logs/`, and what was logged or
-    stored.
+    """A run's artifacts: the script's `outputs/` and `logs/`, `user_logs/`, and logged or stored files.
 
-    What was logged (the run's `artifacts` folder) shows at the root; where it has a name that the script's own files
-    have too, theirs is the one shown.
+    Logged files (the run's `artifacts` folder) appear at the root. The script's files take precedence over logged files
+    of the same name.
     """
 
     growing = ("logs/", "user_logs/")
@@ -293,7 +291,7 @@ class RunFiles(FileStore):
         own = [self._below(start, folder, prefix) for start, folder in self._roots.items()]
         last = None
         for found in merge(*own, walk_files(str(self._artifacts), prefix), key=lambda found: found.name):
-            if found.name != last:  # of the same name the script's own, which comes first
+            if found.name != last:  # the script's file of the same name comes first
                 yield found
             last = found.name
 
@@ -312,8 +310,7 @@ class RunFiles(FileStore):
 
 
 class DatastoreFolder(FileStore):
-    """A folder as a datastore. The MD5 of what was stored is on record while the file's size and time stay as they
-    were."""
+    """A folder as a datastore. The recorded MD5 of a stored file is valid while its size and time do not change."""
 
     def __init__(self, folder: Path, name: str, database: Database, *, label: str = "") -> None:
         self.label = label or f"datastore '{name}'"
@@ -352,7 +349,7 @@ class DatastoreFolder(FileStore):
 
 
 def _key(name: str) -> str | bytes:
-    """*name* as the database can keep it: names that are not UTF-8 as their bytes."""
+    """*name* in the form for the database: names that are not UTF-8 as bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Starting the process that looks after a run, anew or again: hand it its request, hear how far it came."""
+"""Start the process that supervises a run, for the first time or to resume it, and read its progress."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ SUBMIT_AGAIN = "Submit it again as a new run."
 
 
 def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: Mapping[str, str], run_id: str) -> None:
-    """Start the job in the workspace folder *workspace*; returns once it is recorded and its files are staged.
+    """Start the job in the workspace folder *workspace*. Returns once it is recorded and its files are staged.
 
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then), NotFound
-    without bash for a line of it.
+    for a command line that needs bash if bash is missing.
     """
     folder = str(workspace / "runs" / run_id)
     log.debug("run %s: inputs %s, outputs %s", run_id, inputs, outputs)
@@ -60,10 +60,10 @@ def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: M
 
 
 def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | None] | None = None) -> None:
-    """Make the run's folder, and *start* the run in it, by default by the process of *request*.
+    """Create the run's folder, and *start* the run in it, by default in a process for *request*.
 
-    Returns once the run is recorded and its files are staged. While it is being started, a file in `starting/` is
-    locked: by one that is not, `remove_leftovers` knows starts that were killed.
+    Returns once the run is recorded and its files are staged. During the start, a file in `starting/` is locked. A file
+    without a lock shows `remove_leftovers` that the start was killed.
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then).
     """
     folder = RunFolder(Path(request.run_folder))
@@ -93,8 +93,8 @@ def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | No
 def resume(
     workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None
 ) -> None:
-    """Resume a run that stopped before its end: a job by another attempt, a sweep or a pipeline by what is missing.
-    Returns once it is at work again. Raises BadUsage where it cannot be resumed, DiskFailed, Interrupted."""
+    """Resume a run that stopped early: a job with another attempt, a sweep or a pipeline with its missing trials or
+    steps. Returns once it is running again. Raises BadUsage if it cannot be resumed, DiskFailed, Interrupted."""
     _check_state(run)
     folder = RunFolder(workspace / "runs" / run.id)
     stored, record = folder.read(PLAN), folder.read(RECORD)
@@ -110,7 +110,7 @@ def resume(
             specs = [job.spec for job in plan.jobs]
         elif "job" not in stored or not record.get(STAGED):
             raise BadUsage(
-                f"Run '{run.id}' cannot be resumed: what it was to run is not on record, or its files were never laid.",
+                f"Run '{run.id}' cannot be resumed: the job or its files were not stored.",
                 hint=SUBMIT_AGAIN,
             )
         else:
@@ -119,7 +119,7 @@ def resume(
             data = record["inputs"], record["outputs"]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
         raise DiskFailed(
-            f"What '{folder.path}' keeps of the run has another form than himl writes ({type(err).__name__}: {err}).",
+            f"The record of the run in '{folder.path}' is invalid ({type(err).__name__}: {err}).",
             hint=SUBMIT_AGAIN,
         ) from err
     from himl_cli.workspaces.local.slurm_batch import queue_again
@@ -143,19 +143,19 @@ def _check_state(run: Run) -> None:
     if run.parent:
         what = "trial" if TRIAL in run.tags else "step" if STEP in run.tags else ""
         problem = f"is a {what} of run '{run.parent}'" if what else f"was nested in run '{run.parent}' by its script"
-        raise BadUsage(f"Run '{run.id}' {problem}.", hint=f"Resume the whole: himl submit --resume {run.parent}")
+        raise BadUsage(f"Run '{run.id}' {problem}.", hint=f"Resume the parent run: himl submit --resume {run.parent}")
     if not run.status.is_final:
         raise BadUsage(
-            f"Run '{run.id}' is still at work.",
+            f"Run '{run.id}' is still in progress.",
             hint=f"To see it: himl runs show {run.id}, to stop it: himl runs cancel {run.id}",
         )
     if run.status is RunStatus.completed:
-        raise BadUsage(f"Run '{run.id}' is completed: nothing is left to do.", hint=f"See himl runs show {run.id}")
+        raise BadUsage(f"Run '{run.id}' is already completed.", hint=f"See himl runs show {run.id}")
 
 
 def _check_stored(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str]) -> None:
-    """Raises BadUsage where the record lacks what no file may hold. Of arguments that were masked it names `--name` of
-    one whose value was, else what is left of it."""
+    """Raise BadUsage if the record lacks secrets, which himl never stores. For a masked value, the message names its
+    option, else the masked argument."""
     masked: dict[str, None] = {}
     for form in forms:
         if form["has_secrets"]:
@@ -165,31 +165,31 @@ def _check_stored(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str])
             masked |= dict.fromkeys(names or ["its command line"])
     if masked:
         raise BadUsage(
-            f"Run '{run.id}' cannot be resumed: its arguments hold a secret, which is not kept, or look so: "
+            f"Run '{run.id}' cannot be resumed: himl does not store arguments that look like secrets: "
             f"{', '.join(masked)}.",
-            hint=f"{SUBMIT_AGAIN} Give secrets by --env_var NAME=VALUE.",
+            hint=f"{SUBMIT_AGAIN} Pass secrets with --env_var NAME=VALUE.",
         )
     missing = sorted({name for form in forms for name in form["env_names"]} - set(env))
     if missing:
         again = " ".join(f"--env_var {name}=…" for name in missing)
         raise BadUsage(
-            f"Run '{run.id}' had variables whose values are not kept: {', '.join(missing)}.",
-            hint=f"Give them again: {again}",
+            f"himl does not store the values of the environment variables of run '{run.id}': {', '.join(missing)}.",
+            hint=f"Set them again: {again}",
         )
 
 
 @contextmanager
 def _own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """What this process reads, for the job to read (`LaunchRequest.stdin`), and the handles that its supervisor
-    inherits.
+    """The stdin of this process for the job (`LaunchRequest.stdin`), and the handles that its supervisor inherits.
 
-    A pipe, file or socket is handed on itself, so that what the script leaves unread stays there for others, as in a
-    shell's loop. Of a terminal only an in-place job gets the name, for a debugger. On Windows nothing is handed on.
+    The supervisor inherits a pipe, file or socket itself, so that other programs can read what the script leaves
+    unread, as in a shell's loop. An in-place job gets the name of a terminal, for a debugger. On Windows a job gets no
+    stdin.
     """
     try:
         number = sys.stdin.fileno()
         mode = os.fstat(number).st_mode
-    except (AttributeError, OSError, ValueError):  # closed, or an object of the program that calls
+    except (AttributeError, OSError, ValueError):  # closed, or replaced by an object without a file
         yield "", ()
         return
     if sys.platform == "win32" or stat.S_ISCHR(mode):
@@ -203,7 +203,7 @@ def _own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> None:
-    """Remove the folders of runs whose start was killed before they were on record."""
+    """Remove the folders of runs whose start was killed before they were recorded."""
     for mark in (workspace / STARTING).glob("*"):
         lock, folder = ProcessLock(mark), RunFolder(workspace / "runs" / mark.name)
         if is_held(mark) or folder.is_supervised() or not lock.take():
@@ -216,7 +216,8 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
 
 
 def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start the process, which inherits *handles*, and hand it *request*. It reports on its stdout. Raises OSError."""
+    """Start the process, which inherits *handles*, with *request* on its stdin. It reports on its stdout. Raises
+    OSError."""
     log.debug("starting a supervisor for %s", request.run_folder)
     module = "controller" if isinstance(request, Plan) else "supervisor"
     with (Path(request.run_folder) / "supervisor.log").open("ab") as stderr:
@@ -230,20 +231,19 @@ def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subproc
             **detached(),
         )
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it died at once; that it says nothing is noticed next
+    with suppress(BrokenPipeError):  # the process died at once; the caller detects that it reports nothing
         process.stdin.write(request.to_json().encode())
         process.stdin.close()
     return process
 
 
 def events_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """What the process reports, to the end of its life. What else is printed there (by a sitecustomize) is passed
-    over."""
+    """The events that the process reports until it ends. Skips other output, for example of a sitecustomize."""
     assert process.stdout is not None
     for line in process.stdout:
         text = line.decode(errors="replace").strip()
         if text:
-            log.debug("the supervisor says %s", text)
+            log.debug("the supervisor reports %s", text)
         with suppress(ValueError):
             event = json.loads(text)
             if isinstance(event, dict) and "event" in event:
@@ -251,25 +251,25 @@ def events_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def start_error(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | None:
-    """Why there is no run, as far as *events* say; None where there is one."""
+    """The error of a start that left no run, according to *events*. None if there is a run."""
     last = events[-1] if events else {"event": "nothing"}
     if last["event"] in ("started", "recorded"):
-        return None  # after 'recorded' alone the supervisor died; the run's free lock tells every reader so
+        return None  # after 'recorded' alone the supervisor died, which readers detect by the run's free lock
     if last["event"] == "refused":
         kind = BadUsage if last["why"] in (BUSY, DONE) else DiskFailed
         return kind(last["message"], hint=last["hint"])
-    why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+    why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it has no log"]
     return JobFailed(
-        f"The job's supervisor did not start: {why[0]}", hint="Is himl installed whole? Try: himl --version"
+        f"The job's supervisor did not start: {why[0]}", hint="Check the installation of himl: himl --version"
     )
 
 
 def _start(request: LaunchRequest | Plan, folder: RunFolder, handles: Sequence[int] = ()) -> HimlError | None:
-    """Start the process, and wait until it reports that the run is started, or is not: then why. Raises OSError."""
+    """Start the process, and wait until the run is started. Returns the error if it is not. Raises OSError."""
     events: list[dict[str, Any]] = []
 
     def cancel() -> None:
-        with suppress(DiskFailed):  # in a signal's handler; what fails here fails again, and is said, right after
+        with suppress(DiskFailed):  # in a signal handler; the call below raises the same error
             folder.ask_to_cancel()
 
     with interruptions(cancel) as interrupted:
@@ -280,13 +280,13 @@ def _start(request: LaunchRequest | Plan, folder: RunFolder, handles: Sequence[i
                 break
     assert process.stdout is not None
     process.stdout.close()
-    process.returncode = 0  # it outlives this process, which Popen would warn of
+    process.returncode = 0  # without it, Popen warns that the process is still running
     error = start_error(events, folder)
     if interrupted and error is None:
         folder.ask_to_cancel()
         while folder.is_supervised():
             time.sleep(0.05)
         raise Interrupted(
-            f"Run '{folder.run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {folder.run_id}"
+            f"Run '{folder.run_id}' was canceled.", hint=f"Its files are kept: himl runs show {folder.run_id}"
         )
     return error

@@ -1,8 +1,8 @@
-"""What the process that looks after a run is told: of a job, a sweep or a pipeline one JSON document through a pipe, so
-that no file holds its variables; and the same as it is stored beside the run, where it must not hold secrets.
+"""The request for the process that supervises a run: one JSON document for a job, a sweep or a pipeline. It is sent
+through a pipe, so that no file holds its environment variables. The form that is stored with the run has no secrets.
 
-And what a job's script sees of it, as far as it makes sense as on Azure ML: the folders of its inputs and outputs, its
-command line, its variables.
+Also the view of a job's script, as on Azure ML as far as that makes sense: the folders of its inputs and outputs, its
+command line, its environment variables.
 """
 
 from __future__ import annotations
@@ -48,31 +48,30 @@ Form = dict[str, Any]
 PROGRAMS = {EntryKind.script: ["python"], EntryKind.module: ["python", "-m"], EntryKind.shell: ["bash"]}
 PIPELINE = "pipeline"
 LONGEST_TITLE = 60
-LONGEST_KEY = 30  # in the id of a step's run: names of files end at 255 bytes
-RUN_NAME = "${{name}}"  # what stands for the run's id in the name of an output, as on Azure ML
+LONGEST_KEY = 30  # in the id of a step's run, since file names are limited to 255 bytes
+RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, as on Azure ML
 RANK = "{rank}"
-TRY_VARIABLE = "HIML_TRY"  # the number of the try that a script is part of, from 1
+TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
 RANK_NAMES = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 }
-# Patterns for command lines alone, which most jobs are not: compiled where they are used
+# Patterns for command lines only. They are compiled on use, since most jobs are scripts.
 _PYTHON = r"^\s*python3?(?=\s)"
 _SPECIAL = r"[\\'\"`$&|;<>(){}*?\[\]~#!\n]"
-_UNQUOTABLE = r"[`#]|<<|\$['\"({]|\\\Z"  # behind one of these it takes a shell to tell which quotes are open
+_UNQUOTABLE = r"[`#]|<<|\$['\"({]|\\\Z"  # after one of these, only a shell can determine which quotes are open
 _QUOTED = r"""(?:[^'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*"""
 
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """A job with the folders that its inputs and outputs resolve to (absolute, by key), and its command as the record
-    shows it.
+    """A job with the folders of its inputs and outputs (absolute, by key), and its command as recorded.
 
-    `stdin` is what the job reads: a terminal by its name, or by its number a file handle that the supervisor inherits,
-    for the first rank alone; '' means that there is nothing to read. `again`: the run is resumed. `values` are those of
-    a trial's hyperparameters: logged as parameters unless its script logs them itself.
+    `stdin` is the stdin of the job's first rank: the name of a terminal, the number of a file handle that the
+    supervisor inherits, or '' for none. `again`: the run is resumed. `values` are a trial's hyperparameters, which himl
+    logs as parameters unless the script does.
     """
 
     run_folder: str
@@ -89,17 +88,17 @@ class LaunchRequest:
 
     @property
     def nodes(self) -> int:
-        """How many nodes the job has, which are one but on Slurm."""
+        """The number of nodes of the job, which is 1 except on Slurm."""
         return self.spec.nodes if self.spec.slurm else 1
 
     @property
     def rank_count(self) -> int | None:
-        """How many ranks the job has, on all its nodes; None where none were asked for."""
+        """The number of ranks of the job on all nodes, None for a job without ranks."""
         return None if self.spec.processes is None else self.spec.processes * self.nodes
 
     @property
     def run(self) -> Run:
-        """The job's run, to be recorded."""
+        """The record of the job's run."""
         spec = self.spec
         return Run(
             Path(self.run_folder).name,
@@ -119,11 +118,11 @@ def request_from_json(text: str) -> LaunchRequest:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """The job of a sweep's trials (its `key` is empty), or a step. Its snapshot is staged at `place` in the parent's
-    folder.
+    """The job of a sweep's trials (with an empty `key`), or a step. Its snapshot is staged at `place` in the folder of
+    the parent run.
 
-    `inputs` are the folders of its inputs by key, less those in `takes`, which are outputs of other steps: key of the
-    step, key of the output. `datastore` is the folder in which its outputs lie unless they say otherwise.
+    `inputs` are the folders of its inputs by key, without those in `takes`, which are outputs of other steps: key of
+    the step, key of the output. `datastore` is the default folder of its outputs.
     """
 
     spec: JobSpec
@@ -137,23 +136,22 @@ class PlannedJob:
 
     @property
     def title(self) -> str:
-        """The step as messages name it."""
+        """The name of the step in messages."""
         name = " ".join("".join(each if each.isprintable() else " " for each in self.name).split())
         name = name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
         return f"step '{self.key}'" if name in ("", self.key) else f"step '{name}' ({self.key})"
 
 
-# What counts of a run that is to begin
+# Fields of a new run that are part of a request
 NEW_RUN = ("id", "experiment", "display_name", "description", "tags", "parent", "command")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run whose children are jobs of their own. `kind` is `pipeline`, else what sort of sweep it is. `again`: it is
-    resumed.
+    """A run with separate jobs as children. `kind` is `pipeline` or the kind of sweep. `again`: it is resumed.
 
-    `outputs` are those of a pipeline by name: key of the step, key of its output. A pipeline that is a trial has its
-    files in the folder of its sweep, `staged_in`.
+    `outputs` are the outputs of a pipeline by name: key of the step, key of its output. The files of a pipeline that is
+    a trial are in the folder of its sweep, `staged_in`.
     """
 
     run_folder: str
@@ -166,12 +164,12 @@ class Plan:
 
     @property
     def files(self) -> Path:
-        """The folder that the jobs' files are staged in."""
+        """The folder of the jobs' staged files."""
         return Path(self.staged_in or self.run_folder)
 
     @property
     def new_run(self) -> Run:
-        """The run of the whole, to be recorded."""
+        """The record of the parent run."""
         facts = {MANY: self.kind, **_notification(self.jobs[0].spec)}
         if self.kind != PIPELINE:
             facts |= sweep_tags(self.sweep)
@@ -184,13 +182,13 @@ class Plan:
 
     @property
     def sweep(self) -> SweepSpec:
-        """Of a plan that is no pipeline."""
+        """The sweep of a plan that is not a pipeline."""
         found = self.jobs[0].spec.sweep
         assert found is not None
         return found
 
     def child_id(self, child: int | PlannedJob) -> str:
-        """The run of a trial, by its number, or of a step."""
+        """The id of the run of a trial, given its number, or of a step."""
         if isinstance(child, int):
             return f"{self.run.id}_{child}"
         key = child.key if len(child.key) <= LONGEST_KEY else f"{child.key[:LONGEST_KEY]}_{self.jobs.index(child)}"
@@ -200,7 +198,7 @@ class Plan:
         return json.dumps(self._form(_job_form))
 
     def stored(self) -> Form:
-        """The plan as a file may hold it."""
+        """The plan without secrets, to be stored in a file."""
         return self._form(lambda spec: stored_form(spec, spec.snapshot.files))
 
     def _form(self, form_of: Callable[[JobSpec], Form]) -> Form:
@@ -208,7 +206,7 @@ class Plan:
         return _shallow(self) | {"run": {name: getattr(self.run, name) for name in NEW_RUN}, "jobs": jobs}
 
     def staged(self) -> Plan:
-        """The plan once the jobs' files lie in the run's folder: children's files are staged from there."""
+        """The plan after the jobs' files were staged in the run's folder, the source for the files of the children."""
         jobs = []
         for job in self.jobs:
             files = [*dict.fromkeys((*job.spec.snapshot.files, *job.spec.brought))]
@@ -222,8 +220,7 @@ def plan_from_json(text: str) -> Plan:
 
 
 def plan_from_stored(form: Form, run_folder: Path, env: Mapping[str, str]) -> Plan:
-    """The plan of a file, to resume: its jobs have the variables of *env* that they had, and those that none of them
-    had."""
+    """The stored plan, to resume it. Each job gets those variables of *env* that it had, and those that are new."""
     new = set(env) - {name for job in form["jobs"] for name in job["spec"]["env_names"]}
 
     def job_of(spec: Form) -> JobSpec:
@@ -239,15 +236,15 @@ def _plan_from_form(form: Form, job_of: Callable[[Form], JobSpec]) -> Plan:
 
 
 def shown_command(spec: JobSpec) -> str:
-    """The command line of the job as people read it, secrets masked."""
+    """The command line of the job for display, with secrets masked."""
     if spec.entry.kind is EntryKind.command:
         return " ".join([mask_line(spec.entry.target), *map(shlex.quote, mask_arguments(spec.arguments))])
     return shlex.join([*PROGRAMS[spec.entry.kind], spec.entry.target, *mask_arguments(spec.arguments)])
 
 
 def stored_form(spec: JobSpec, files: Sequence[str] = ()) -> Form:
-    """The job as a file may hold it: variables by name only, secrets among the arguments masked (`has_secrets` where
-    there are any). *files* are those of its snapshot; by default none, since they are staged once."""
+    """The job to be stored in a file: variables by name only, and arguments with masked secrets (`has_secrets` if there
+    are any). *files* are the files of its snapshot, by default none, since they are staged once."""
     shown = mask_arguments(spec.arguments)
     target = mask_line(spec.entry.target) if spec.entry.kind is EntryKind.command else spec.entry.target
     has_secrets = shown != list(spec.arguments) or target != spec.entry.target
@@ -257,13 +254,13 @@ def stored_form(spec: JobSpec, files: Sequence[str] = ()) -> Form:
 
 
 def job_from_stored_form(form: Form, env: Mapping[str, str]) -> JobSpec:
-    """The job of a form that was stored, with the variables of *env*."""
+    """The job of a stored form, with the variables of *env*."""
     known = {name: value for name, value in form.items() if name not in ("env_names", "has_secrets")}
     return _job_from_form({**known, "env": dict(env)})
 
 
 def _notification(spec: JobSpec) -> dict[str, str]:
-    """The tag of a run whose end the webhook of *spec* is told; none for a child, which has its parent's."""
+    """The tag of a run with a webhook in *spec*. A child run has none, since its parent run has it."""
     return {NOTIFICATION: f"{DUE}: {spec.webhook.host}"} if spec.webhook and not spec.parent else {}
 
 
@@ -272,7 +269,7 @@ def _shallow(record: Any) -> Form:
 
 
 def _job_form(spec: JobSpec) -> Form:
-    """All of the job that counts on this machine; what is for clusters only is left out."""
+    """All parts of the job that apply to the local workspace, without those for clusters only."""
     snapshot = {"root": str(spec.snapshot.root), "files": list(spec.snapshot.files), "size": spec.snapshot.size}
     return {
         **_shallow(spec),
@@ -307,11 +304,11 @@ def _job_from_form(form: Form) -> JobSpec:
 
 
 def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -> tuple[dict[str, str], dict[str, str]]:
-    """The folders of the job's inputs, and those of its outputs for the run *run_id*, by key; nothing is made.
-    *default* is the folder of the default datastore.
+    """The folders of the job's inputs, and of its outputs for the run *run_id*, by key. Creates nothing. *default* is
+    the folder of the default datastore.
 
-    Raises NotFound for an input that is nowhere, BadUsage for an output that must not exist, an unknown placeholder or
-    one that cannot be filled.
+    Raises NotFound for a missing input, BadUsage for an output that must not exist, and for a placeholder that is
+    unknown or cannot be filled in.
     """
     inputs = {item.key: str(_input_folder(item, default, notify)) for item in spec.inputs}
     outputs = {item.key: str(output_folder(item, default, run_id)) for item in spec.outputs}
@@ -322,7 +319,7 @@ def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -
 
 
 def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
-    from himl_cli.core.events import Notice  # here: what looks after a job does without
+    from himl_cli.core.events import Notice  # the supervisor starts faster without this import
 
     if item.local is not None:
         folder = Path(item.local).absolute()
@@ -334,20 +331,21 @@ def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
             local = item.name if Path(item.name).exists() else "FOLDER"
             raise NotFound(
                 f"Input '{item.key}': no folder '{item.name}' in the local datastore '{folder.parent}'.",
-                hint=f"Put the data there ('himl datastore upload {local} {item.name}'), or name a folder: --input "
+                hint=f"Upload the data ('himl datastore upload {local} {item.name}'), or name a local folder: --input "
                 f"{item.key}={item.name},local={local}",
             )
         if item.version is not None:
-            notify(Notice(f"Input '{item.key}': folders here have no versions; ':{item.version}' is passed over."))
+            notify(Notice(f"Input '{item.key}': local folders have no versions, so himl ignores ':{item.version}'."))
     if item.target is not None:
-        notify(Notice(f"Input '{item.key}': 'target={item.target}' is for Azure ML; here the folder is '{folder}'."))
+        text = f"'target={item.target}' applies only to Azure ML. The local folder is '{folder}'."
+        notify(Notice(f"Input '{item.key}': {text}"))
     return folder
 
 
 def output_folder(item: DataSpec, default: Path, run_id: str) -> Path:
-    """The folder of an output of the run *run_id*, which need not exist: `${{name}}` in its name is the run's id; one
-    that names no place gets Azure ML's, where no two runs meet. Raises BadUsage for a file, and for one that must not
-    exist."""
+    """The folder of an output of the run *run_id*, which need not exist. `${{name}}` in its name is the run's id. The
+    default name is that of Azure ML, which is unique per run. Raises BadUsage for a file, and for a folder that must
+    not exist."""
     if item.local is not None:
         folder = Path(item.local.replace(RUN_NAME, run_id)).absolute()
     else:
@@ -357,28 +355,28 @@ def output_folder(item: DataSpec, default: Path, run_id: str) -> Path:
         raise BadUsage(f"Output '{item.key}': '{folder}' is a file.", hint="Name a folder.")
     if not item.overwrite and folder.exists():
         raise BadUsage(
-            f"Output '{item.key}': '{folder}' exists, and overwrite=false was given.",
-            hint="Choose another name, or leave overwrite=false out.",
+            f"Output '{item.key}': '{folder}' exists, and the output has overwrite=false.",
+            hint="Choose another name, or omit overwrite=false.",
         )
     return folder
 
 
 def datastore_folder(item: DataSpec, default: Path) -> Path:
-    """The folder NAME of the datastore named (where there is one here), else of the default one. Raises BadUsage for
-    names that lead elsewhere."""
+    """The folder NAME in the named datastore, or in the default one if the local workspace lacks it. Raises BadUsage
+    for names of other places."""
     if item.datastore and (item.datastore in (".", "..") or set(item.datastore) & set("/\\:")):
-        hint = "Datastores here are the folders in '.himl/datastores'; give a path with local=PATH."
-        raise BadUsage(f"'{item.datastore}' cannot be the name of a datastore.", hint=hint)
+        hint = "Local datastores are the folders in '.himl/datastores'. To use a path: local=PATH"
+        raise BadUsage(f"Invalid name of a datastore: '{item.datastore}'.", hint=hint)
     if ".." in Path(item.name).parts or Path(item.name).is_absolute():
-        hint = "Name a folder inside it, or give a path with local=PATH."
-        raise BadUsage(f"'{item.name}' leaves the datastore.", hint=hint)
+        hint = "Name a folder inside the datastore, or use a path: local=PATH"
+        raise BadUsage(f"'{item.name}' is outside the datastore.", hint=hint)
     named = default.parent / item.datastore if item.datastore else default
     return (named if named.is_dir() else default) / item.name
 
 
 def job_environment(request: LaunchRequest, base: Mapping[str, str]) -> dict[str, str]:
-    """The variables all ranks share: *base* (the user's, less those of a job that it may itself run in), the run's
-    names, data folders."""
+    """The variables that all ranks share: *base* (the user's, without those of a job that himl itself may run in), the
+    names of the run, and its data folders."""
     spec, run_id = request.spec, Path(request.run_folder).name
     env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith(OF_OTHER_JOBS)}
     folder = str(Path(spec.python).parent)
@@ -392,13 +390,13 @@ def job_environment(request: LaunchRequest, base: Mapping[str, str]) -> dict[str
         "AZUREML_RUN_ID": run_id,
         "AZUREML_ROOT_RUN_ID": spec.parent or run_id,
         "AZUREML_ARM_PROJECT_NAME": spec.experiment,
-        "HIML_RUN_FOLDER": request.run_folder,  # by it, what the script logs finds the workspace
-        "PYTHONUNBUFFERED": "1",  # a log that is followed must show lines as they are printed
+        "HIML_RUN_FOLDER": request.run_folder,  # the functions that log values find the workspace by it
+        "PYTHONUNBUFFERED": "1",  # a followed log must show lines as they are printed
     }
 
 
 def rank_environments(request: LaunchRequest) -> list[dict[str, str]]:
-    """The variables of each rank, by the rules of PyTorch's or MPI's launchers; none where no ranks were asked for."""
+    """The variables of each rank, by the rules of PyTorch's or MPI's launchers. None for a job without ranks."""
     count = request.spec.processes
     if count is None:
         return [{}]
@@ -407,7 +405,7 @@ def rank_environments(request: LaunchRequest) -> list[dict[str, str]]:
 
 
 def _variables_of_ranks(request: LaunchRequest, address: str, node: str, rank: str = RANK, local: str = RANK) -> Form:
-    with socket.socket() as probe:  # a port that nobody uses at the moment
+    with socket.socket() as probe:  # finds a free port
         probe.bind((address if address[0].isdigit() else "", 0))
         port: int = probe.getsockname()[1]
     size, of_node = str(request.rank_count), str(request.spec.processes)
@@ -419,8 +417,8 @@ def _variables_of_ranks(request: LaunchRequest, address: str, node: str, rank: s
 
 
 def srun_variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]:
-    """The variables of ranks on several nodes, with those in them that srun sets for each; *env* is what all share,
-    where the job's own server is at this machine's loopback address."""
+    """The variables of ranks on several nodes, which refer to those that srun sets per rank. *env* are the shared
+    variables, with the job's tracking server at the loopback address."""
     first = "$SLURM_LAUNCH_NODE_IPADDR"
     ranks = _variables_of_ranks(request, first, "$SLURM_NODEID", "$SLURM_PROCID", "$SLURM_LOCALID")
     known = ("MLFLOW_TRACKING_URI", "NO_PROXY", "no_proxy")
@@ -428,7 +426,7 @@ def srun_variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, 
 
 
 def job_command(request: LaunchRequest) -> list[str]:
-    """The program and its arguments, placeholders filled in. Raises BadUsage as `fill_command`."""
+    """The program and its arguments, with placeholders filled in. Raises BadUsage as `fill_command`."""
     run_with = request.spec.slurm.run_with if request.spec.slurm else ""
     return [*shlex.split(run_with), *_own_command(request)]
 
@@ -447,7 +445,7 @@ def _own_command(request: LaunchRequest) -> list[str]:
         if (shell := find_shell()) is None:
             return [*shlex.split(line), *arguments]
         return [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
-    # A script's name must not be taken for an option of the interpreter
+    # The interpreter must not parse the script's name as an option
     target = f"./{entry.target}" if entry.target.startswith("-") else entry.target
     if entry.kind is EntryKind.module:
         return [python, "-m", target, *arguments]
@@ -455,29 +453,29 @@ def _own_command(request: LaunchRequest) -> list[str]:
 
 
 def check_shell(spec: JobSpec) -> None:
-    """Raises NotFound where the job is a line that needs bash, and there is none: one that is more than words, some of
-    them in quotes."""
+    """Raise NotFound if bash is missing and the job is a command line that needs it, since it has more than words and
+    quotes."""
     if spec.entry.kind is not EntryKind.command or find_shell() is not None:
         return
     line = spec.entry.target
     if "=" in line.split()[0] or re.search(_SPECIAL, re.sub(r"'[^']*'|\"[^\"$`\\]*\"", "", line)):
         raise NotFound(
-            "The job is a command line for bash, which is not installed here.",
-            hint="Install bash, or run it on a cluster: --cluster NAME",
+            "The job is a command line for bash, which is not installed on this machine.",
+            hint="Install bash, or run the job on a cluster: --cluster NAME",
         )
 
 
 def find_shell() -> str | None:
-    """The program that runs `.sh` scripts, as on Azure ML: bash; sh where there is none."""
+    """The program that runs `.sh` scripts: bash as on Azure ML, or sh if bash is missing."""
     return shutil.which("bash") or (None if sys.platform == "win32" else shutil.which("sh"))
 
 
 def fill_command(line: str, known: Mapping[str, Mapping[str, str]]) -> str:
-    """The line for bash with `${{KIND.KEY}}` replaced by `known[KIND][KEY]`, which stays one word, outside of quotes
-    and within; other placeholders stay.
+    """The line for bash with `${{KIND.KEY}}` replaced by `known[KIND][KEY]`, which stays one word inside and outside of
+    quotes. Other placeholders stay.
 
-    Raises BadUsage for a text that needs quotes behind a sign that makes it unclear which are open: a comment,
-    backquotes, `$(`, `${`, `$'`, a here-document.
+    Raises BadUsage for a value that needs quotes after a character that makes it unclear which quotes are open: a
+    comment, backquotes, `$(`, `${`, `$'`, a here-document.
     """
 
     def fill(found: re.Match[str]) -> str:
@@ -489,8 +487,8 @@ def fill_command(line: str, known: Mapping[str, Mapping[str, str]]) -> str:
         before = PLACEHOLDER.sub("x", line[: found.start()])
         if trouble := re.search(_UNQUOTABLE, before):
             raise BadUsage(
-                f"'{found[0]}' stands behind '{trouble[0]}', where '{value}' cannot be quoted.",
-                hint=f"Set a variable before it, and write that there: VALUE={found[0]}",
+                f"himl cannot quote '{value}' for '{found[0]}' after '{trouble[0]}'.",
+                hint=f"Set a variable before it, and use the variable: VALUE={found[0]}",
             )
         quoted = re.match(_QUOTED, before, re.DOTALL)
         open_quote = before[quoted.end() : quoted.end() + 1] if quoted else ""

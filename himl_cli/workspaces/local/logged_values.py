@@ -1,8 +1,8 @@
-"""What programs log, as the local workspace stores it: numbers as metrics, and what is no number in a file of the run;
-and what many runs logged, read in bulk: a query for hundreds of runs, points as columns of numbers.
+"""Logged values in the local workspace: numbers as metrics, other values in a file of the run. Also reads the values of
+many runs in bulk: one query for hundreds of runs, with points as columns of numbers.
 
-Of a table each column of numbers is a metric `NAME/COLUMN`, its rows counted as steps; the table itself, and whatever
-else holds more than numbers, is stored as lines of JSON in `logged/NAME.jsonl` among the run's artifacts.
+Each column of numbers in a table is a metric `NAME/COLUMN`, with its rows as steps. The table itself, and other entries
+with more than numbers, are lines of JSON in `logged/NAME.jsonl` among the run's artifacts.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ NAMES = (
     "IN ({}) UNION ALL SELECT run, (SELECT min(m.name) FROM metrics AS m WHERE m.run = names.run AND m.name > "
     "names.name) FROM names WHERE name IS NOT NULL)"
 )
-"""The metrics of runs, with a NULL after those of each: one look into the index for a name, where DISTINCT reads all
-points."""
+"""The metrics of runs, with a NULL after those of each. Searches the index once per name, whereas DISTINCT would read
+all points."""
 Wanted = Callable[[str], bool]
 
 
 class LoggedWriter:
-    """Stores entries once each: a row that this process sent before is passed over."""
+    """Stores each entry once, and skips rows that this process has sent before."""
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
@@ -48,7 +48,7 @@ class LoggedWriter:
         self._lock = threading.Lock()
 
     def write(self, run_id: str, entries: Sequence[Logged], artifacts: Path) -> None:
-        """Metrics to the database, the rest below *artifacts*, all or nothing. Raises DiskFailed."""
+        """Store metrics in the database, and the rest below *artifacts*, all or nothing. Raises DiskFailed."""
         with self._lock:
             fresh = [
                 replace(entry, rows=rows)
@@ -62,14 +62,13 @@ class LoggedWriter:
 
 
 def _append(entries: Sequence[Logged], artifacts: Path) -> None:
-    """Add the entries that numbers alone do not hold to their files; each is written in one go, so that several ranks
-    may."""
+    """Append entries with more than numbers to their files. One write per entry allows several ranks to do so."""
     for entry in entries:
         texts = set(entry.columns) - set(entry.numeric_columns)
         if entry.kind is not LoggedKind.table and not texts:
             continue
         lines = ""
-        for row in entry.rows:  # of columns with more than numbers in them all values are texts, as Azure ML has them
+        for row in entry.rows:  # all values of a column with more than numbers are texts, as in Azure ML
             step = {} if row.step is None else {"step": row.step}
             values = {
                 column: str(value) if column in texts and value is not None else json_number(value)
@@ -83,12 +82,12 @@ def _append(entries: Sequence[Logged], artifacts: Path) -> None:
             with path.open("ab", buffering=0) as file:
                 file.write(lines.encode())
         except OSError as err:
-            raise explain_disk_error(err, "Cannot keep what was logged", path) from err
+            raise explain_disk_error(err, "Cannot store the logged values", path) from err
 
 
 def read_logged_files(artifacts: Path, wanted: Wanted) -> RunResults:
-    """What the files of the run whose artifacts lie in *artifacts* hold under names that are wanted; of a table its own
-    name or one of a column will do. `last` is of all of them, of tables `NAME/COLUMN`."""
+    """The values with wanted names in the files of a run with the folder *artifacts*. For a table, either its name or
+    that of a column must be wanted. `last` has all of them, with `NAME/COLUMN` for tables."""
     last: dict[str, Value] = {}
     tables: dict[str, Mapping[str, Sequence[Value]]] = {}
     lists: dict[str, Sequence[Value]] = {}
@@ -121,8 +120,8 @@ def read_logged_files(artifacts: Path, wanted: Wanted) -> RunResults:
 
 
 def read_texts(artifacts: Path, run_id: str) -> Iterator[Texts]:
-    """The texts of the run whose files lie in *artifacts*, by name, in the order logged; of tables `NAME/COLUMN`. Rows
-    of lists and tables are counted."""
+    """The texts of a run with the folder *artifacts*, by name, in the order logged, with `NAME/COLUMN` for tables. The
+    steps of lists and tables are their row numbers."""
     for name, lines in _read_lines(artifacts):
         points: dict[str, list[TextPoint]] = {}
         for number, (kind, row) in enumerate(lines):
@@ -141,10 +140,10 @@ def _sorted(points: list[TextPoint]) -> list[TextPoint]:
 
 
 def _read_lines(artifacts: Path) -> Iterator[tuple[str, list[tuple[str, LoggedRow]]]]:
-    """The name of each file and its rows, each with its kind, sorted by name; most runs have none.
+    """The name of each file and its rows, each with its kind, sorted by name. Most runs have none.
 
-    A line that is no record (somebody else's file, one cut off by a full disk) is passed over. A time without a zone is
-    of UTC, as ours are.
+    Skips invalid lines (of another program's file, or cut off by a full disk). A time without a zone is in UTC, as in
+    himl's files.
     """
     folder = artifacts / "logged"
     try:
@@ -163,8 +162,7 @@ def _read_lines(artifacts: Path) -> Iterator[tuple[str, list[tuple[str, LoggedRo
 
 
 def _column(values: Sequence[Value]) -> Sequence[Value]:
-    """*values* as they were logged: numbers that JSON has no word for are numbers again, unless there are texts beside
-    them."""
+    """*values* as they were logged. Converts NaN and infinities back to numbers, unless there are other texts."""
     if any(isinstance(value, str) and value not in JSON_WORDS.values() for value in values):
         return list(values)
     return [float(value) if isinstance(value, str) else value for value in values]
@@ -177,7 +175,7 @@ def _last(values: Sequence[Value]) -> Value:
 def read_results(
     database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool
 ) -> dict[str, RunResults]:
-    """As `Workspace.results`; the runs' files lie in folders of *runs_folder*."""
+    """As `Workspace.results`, with the runs' files in folders of *runs_folder*."""
     nested = dict(RunStore(database).nested_in(run_ids))
     everyone = [*run_ids, *nested]
     last = _last_values(database, everyone, wanted)
@@ -203,8 +201,8 @@ def read_results(
 
 
 def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, tuple[float, int]]]:
-    """Of each metric the value with the highest step, and that step; of those the latest, then the one logged last. Of
-    several attempts, of what counts."""
+    """The value of each metric with the highest step, and that step. Among equal steps, the latest, then the one logged
+    last. Without values that a later attempt replaced."""
     found: dict[str, dict[str, tuple[float, int]]] = {run_id: {} for run_id in run_ids}
     for chunk, marks in chunks(run_ids):
         for clause, names in _of_names(database, chunk, marks, wanted):
@@ -231,7 +229,7 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
     found: dict[str, dict[str, Series]] = {}
-    for chunk, marks in chunks(run_ids, 20):  # so many runs' points are in memory as rows at a time
+    for chunk, marks in chunks(run_ids, 20):  # limits the points in memory as rows
         cuts = cuts_of(database, chunk)
         for clause, names in _of_names(database, chunk, marks, wanted):
             statement = (
@@ -253,8 +251,7 @@ def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[
 def _of_names(
     database: Database, chunk: tuple[str, ...], marks: str, wanted: Wanted
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Conditions on the name, with their values, that together let through what is wanted; no condition where that is
-    everything."""
+    """Conditions on the name, with their values, that together select the wanted metrics. Empty if all are wanted."""
     statement = f"{NAMES.format(marks)} SELECT DISTINCT name FROM names WHERE name IS NOT NULL"
     names = [row[0] for row in database.rows(statement, chunk)]
     chosen = [name for name in names if wanted(name)]

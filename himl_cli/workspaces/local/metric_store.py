@@ -1,8 +1,8 @@
 """Metrics and parameters in the local database.
 
-What a later attempt of a run logs takes the place of what earlier ones logged at that step and beyond, so that a
-script that begins anew and one that goes on from a checkpoint both leave one series. The values of earlier attempts
-stay in the database.
+Values of a later attempt replace those that earlier attempts logged at that step and beyond. So a script that starts
+from the beginning and one that continues from a checkpoint both leave one series. The values of earlier attempts stay
+in the database.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from himl_cli.core.runs import TRIES
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, put_pairs, taken_apart
 
-PAIRS_AT_ONCE = 400  # SQLite before 3.32 takes 999 variables
+PAIRS_AT_ONCE = 400  # SQLite before 3.32 allows 999 variables
 LOGGED_AT_ONCE = 2000
 _IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
 INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
 
-# How numbers that JSON has no word for are written, by what Python calls them
+# Texts for numbers that JSON lacks, by their names in Python
 JSON_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 Point = tuple[str, float, int, int]  # name, value, step, milliseconds since 1970 UTC
-# A row's number and a step: of the rows up to that one, those with that step or a higher one do not count
+# A row's number and a step. Rows up to that number with that step or a higher one do not count.
 Cut = tuple[int, int]
-# By run and name of the metric; only those of which anything may not count
+# By run and name of the metric, only for metrics with replaced values
 Cuts = Mapping[tuple[str, str], Sequence[Cut]]
 
 T = TypeVar("T")
 
 
 class MetricStore:
-    """What scripts log. A value that is NaN is stored as NULL (SQLite has no NaN) and read back as NaN."""
+    """Logged values. Stores NaN as NULL, since SQLite has no NaN, and reads it back as NaN."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -52,7 +52,7 @@ class MetricStore:
         *,
         rule: str = "REPLACE",
     ) -> None:
-        """Store *points*, *parameters* and *tags* in one transaction; *rule* is SQLite's for those that are there."""
+        """Store *points*, *parameters* and *tags* in one transaction. *rule* is SQLite's rule for those that exist."""
         rows = [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]
         with self.database.writing() as connection:
             connection.executemany(INSERT_METRICS, rows)
@@ -60,8 +60,8 @@ class MetricStore:
                 put_pairs(connection, table, run_id, pairs or {}, rule=rule)
 
     def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
-        """Store the numbers of *entries* in one transaction, and within it do what *beside* does: where that raises,
-        store nothing. Rows of lists and tables are counted on from those that the run has."""
+        """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
+        nothing. Numbers rows of lists and tables after those that the run has."""
         with self.database.writing() as connection:
             for entry in entries:
                 names = {column: entry.name_of(column) for column in entry.numeric_columns}
@@ -81,8 +81,8 @@ class MetricStore:
             beside()
 
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
-        """The metrics of *run_ids* in that order, by name; points by step, then time. Of several attempts, those that
-        count."""
+        """The metrics of *run_ids* in that order, by name, with points by step, then time. Omits points that a later
+        attempt replaced."""
         marks = ",".join("?" * len(run_ids))
         only, names = ("", ()) if name is None else (" AND name = ?", (name,))
         statement = (
@@ -102,11 +102,11 @@ class MetricStore:
         return [Metric(key[1], series[key], key[0]) for key in sorted(series, key=lambda key: (place[key[0]], key[1]))]
 
     def version(self) -> int:
-        """A number that is another one once another process wrote to the database."""
+        """A number that changes when another process writes to the database."""
         return int(self.database.rows("PRAGMA data_version")[0][0])
 
     def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, Point]]]:
-        """The number of the last row of all metrics, and what came after *row* for *run_ids*, with its run."""
+        """The number of the last row of all metrics, and the points of *run_ids* after *row*, each with its run."""
         newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
         statement = "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?"
         found = self.database.rows(statement, (row, newest)) if run_ids else []
@@ -116,11 +116,11 @@ class MetricStore:
         ]
 
     def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
-        """What was logged as *name*, in the order logged, to each run of *places* after the place given there (0: all):
-        run, place, value.
+        """The values of *name* in the order logged, for each run of *places* after its place (0: all): run, place,
+        value.
 
-        Of several attempts, what counts now: of those runs the whole has to be read again, since what counted before
-        may not do so any more.
+        Omits values that a later attempt replaced. Runs with several attempts must be read from the start, since values
+        that were read before may have been replaced.
         """
         found: list[tuple[str, int, float]] = []
         cuts = cuts_of(self.database, list(places))
@@ -143,13 +143,13 @@ class MetricStore:
         return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
 
     def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
-        """At most `LOGGED_AT_ONCE` points of the run itself that came after the row *last* (0: from the first one), as
-        another workspace can take them, and the last row of them.
+        """At most `LOGGED_AT_ONCE` points of the run itself after the row *last* (0: from the first one), in the form
+        for another workspace, and their last row.
 
-        A run's rows only grow and are never taken away, so that the number of its last one is a place to go on from.
-        The id of a point is made of its run and row: whoever gets it twice knows it again.
+        A run's rows are never deleted, so that the number of its last one is a position to continue from. The id of a
+        point is derived from its run and row, so that a receiver can detect duplicates.
         """
-        only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # by the index that has the fewer rows
+        only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # uses the index with fewer rows
         statement = f"SELECT rowid, name, value, step, time FROM metrics WHERE {only} ORDER BY rowid LIMIT ?"
         series: dict[str, list[LoggedRow]] = {}
         for number, name, value, step, moment in self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE)):
@@ -169,12 +169,12 @@ def nan_if_null(value: float | None) -> float:
 
 
 def json_number(value: T) -> T | str:
-    """*value* as JSON can hold it."""
+    """*value* in a form that JSON supports."""
     return JSON_WORDS.get(str(value), value) if isinstance(value, float) else value
 
 
 def begin_attempt(database: Database, run_id: str) -> None:
-    """Put on record that what is logged from here on is another attempt's; nothing where none was logged before."""
+    """Record that later values belong to another attempt, unless nothing was logged before."""
     last = database.rows("SELECT MAX(rowid) FROM metrics WHERE run = ?", (run_id,))[0][0]
     if last is not None:
         places = sorted({*_places(database, [run_id]).get(run_id, []), last})
@@ -182,7 +182,7 @@ def begin_attempt(database: Database, run_id: str) -> None:
 
 
 def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
-    """What later attempts of *run_ids* took the place of; empty where each had one attempt."""
+    """The values of *run_ids* that later attempts replaced. Empty if each run had one attempt."""
     cuts: dict[tuple[str, str], list[Cut]] = {}
     statement = "SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name"
     for run_id, places in _places(database, run_ids).items():
@@ -193,12 +193,12 @@ def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
 
 
 def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
-    """Whether the row counts, *cuts* being those of its run and metric."""
+    """Whether the row counts, given the *cuts* of its run and metric."""
     return not any(row <= place and step >= first for place, first in cuts)
 
 
 def _places(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
-    """The last row of each attempt but the latest, by run: a list in a tag, which anybody may have written over."""
+    """The last row of each attempt except the latest, by run. It is a list in a tag, which users may overwrite."""
     places: dict[str, list[int]] = {}
     for chunk, marks in chunks(run_ids):
         statement = f"SELECT run, value FROM tags WHERE run IN ({marks}) AND name = ?"

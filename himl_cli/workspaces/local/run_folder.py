@@ -1,5 +1,4 @@
-"""What lies where in the folder of one local run, whether its supervisor is alive, and what failures of the disk are
-called."""
+"""The layout of the folder of a local run, the check whether its supervisor is alive, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -19,26 +18,26 @@ from himl_cli.core.files import Globs, is_event_file
 from himl_cli.core.processes import is_held
 from himl_cli.core.text import read_json
 
-FREE_SPACE = "Free some space; 'himl runs delete' removes runs with their files."
-CHECK_PERMISSIONS = "Check the folder's permissions, or name another with --workspace."
-RECORD = "job.json"  # facts about the job: where its inputs and outputs lie
-TRACKED = "mlflow.json"  # what MLflow's clients recorded beside values: data sets and models
+FREE_SPACE = "Free some disk space. To delete runs with their files: himl runs delete"
+CHECK_PERMISSIONS = "Check the folder's permissions, or choose another one with --workspace."
+RECORD = "job.json"  # facts about the job, such as the folders of its inputs and outputs
+TRACKED = "mlflow.json"  # datasets and models that MLflow's clients recorded
 WHY = "why"
-STARTING = "starting"  # the folder, in the workspace's, of locked files named after runs that are being started
-PLAN = "plan.json"  # what the run is for, so that it can be resumed
-LIGHTNING_LOGS = "lightning_logs"  # where Lightning's loggers write unless they are told another folder
-COLLECTED = ("outputs", "logs")  # the folders of results where the script runs
+STARTING = "starting"  # the workspace's folder of locked files with the ids of runs that are being started
+PLAN = "plan.json"  # the job or the plan of the run, to resume it
+LIGHTNING_LOGS = "lightning_logs"  # the default folder of Lightning's loggers
+COLLECTED = ("outputs", "logs")  # the folders of results in the script's folder
 RESERVE_BYTES = 128 * 1024
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 T = TypeVar("T")
 
 
 class RunFolder:
-    """`path` is `.himl/runs/<run_id>`, in the folder `workspace`.
+    """The folder `path` of a run, `.himl/runs/<run_id>` in the folder `workspace`.
 
-    `code` is the snapshot: where the script runs, and its `outputs/` and `logs/` grow. `artifacts` are what was logged
-    through MLflow; it shows at the root of the run's artifacts. `lock` is held by the supervisor until the end is on
-    record; the operating system frees it, whatever happens.
+    `code` is the snapshot, in which the script runs and writes `outputs/` and `logs/`. `artifacts` has the files that
+    were logged through MLflow, which appear at the root of the run's artifacts. The supervisor holds `lock` until the
+    end is recorded. The operating system frees it in any case.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,25 +51,26 @@ class RunFolder:
         return self.path.parents[1]
 
     def is_supervised(self) -> bool:
-        """Whether a supervisor holds the lock. No process id is trusted: after a reboot it may be another's."""
+        """Whether a supervisor holds the lock. A process id would be unreliable, since it may be reused after a
+        reboot."""
         return is_held(self.lock)
 
     def allow_to_run(self) -> None:
-        """Make the file whose absence tells the supervisor to stop: taking it away works on a full disk, making one
-        would not."""
+        """Create the file whose absence makes the supervisor stop. Unlike creating a file, deleting it works on a full
+        disk."""
         (self.path / WHY).unlink(missing_ok=True)
         (self.path / "go").touch()
 
     def ask_to_cancel(self, why: str = "") -> None:
-        """Leave word for the supervisor, which looks for it several times a second, and the reason to record. Raises
+        """Request the supervisor, which checks several times a second, to stop the run for the reason *why*. Raises
         DiskFailed."""
         if why:
-            with suppress(OSError):  # on a full disk it is stopped without saying why
+            with suppress(OSError):  # on a full disk, it stops without the reason
                 (self.path / WHY).write_text(why, encoding="utf-8")
         try:
             (self.path / "go").unlink(missing_ok=True)
         except OSError as err:
-            raise explain_disk_error(err, f"Cannot ask run '{self.run_id}' to stop", self.path) from err
+            raise explain_disk_error(err, f"Cannot stop run '{self.run_id}'", self.path) from err
 
     def is_cancel_asked(self) -> bool:
         return not (self.path / "go").exists()
@@ -82,7 +82,7 @@ class RunFolder:
             return "canceled"
 
     def reserve_space(self) -> None:
-        """Take the bytes that recording the end will need, while there are any."""
+        """Reserve the disk space for recording the end."""
         (self.path / "reserve").write_bytes(os.urandom(RESERVE_BYTES))
 
     def free_reserve(self) -> None:
@@ -92,14 +92,14 @@ class RunFolder:
         return shutil.disk_usage(self.path).free < RESERVE_BYTES
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Store RECORD, PLAN or TRACKED, whole or not at all: whoever writes may be killed. Without variables: they may
-        hold secrets. Raises OSError."""
+        """Store RECORD, PLAN or TRACKED atomically, since this process may be killed. *content* must not have
+        environment variables, which may be secrets. Raises OSError."""
         part = self.path / f"{name}.part"
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         once_free(lambda: part.replace(self.path / name))
 
     def read(self, name: str) -> dict[str, Any]:
-        """What was stored, or {} where nothing was."""
+        """The stored content, {} if there is none."""
         path = self.path / name
         try:
             found = read_json(once_free(lambda: path.read_text(encoding="utf-8")))
@@ -110,11 +110,11 @@ class RunFolder:
         return found if isinstance(found, dict) else {}
 
     def files_elsewhere(self) -> Iterator[tuple[str, Path]]:
-        """Files that the script wrote outside `outputs/`, `logs/` and Python's caches, with their names in the folder
-        it runs in, but for those that `keep_files` has kept; none of a job in place, where they lie as it left them."""
+        """Files that the script wrote outside of `outputs/`, `logs/` and Python's caches, with their names relative to
+        its folder, except those that `keep_files` has kept. None for an in-place job, whose files stay in place."""
         if self.read(RECORD).get("in_place", True):
             return
-        since = (self.path / RECORD).stat().st_mtime_ns  # it is written once the files are staged
+        since = (self.path / RECORD).stat().st_mtime_ns  # written after the files are staged
         for parent, folders, names in os.walk(self.code):
             is_top = Path(parent) == self.code
             folders[:] = [name for name in folders if name != "__pycache__" and not (is_top and name in COLLECTED)]
@@ -126,9 +126,9 @@ class RunFolder:
                         yield name, path
 
     def keep_files(self, globs: Sequence[str]) -> None:
-        """Make files elsewhere results: as logs, those in Lightning's default folder or beside and below event files;
-        as outputs, those that *globs* match. What the script wrote there itself by that name stays. A result has a
-        link's cost where links to files are. Raises OSError, BadUsage for what is no glob."""
+        """Add files from other folders to the results: as logs, those in Lightning's default folder and in folders with
+        event files, as outputs, those that match *globs*. Results that the script wrote itself stay. Uses hard links
+        if the file system has them. Raises OSError, BadUsage for an invalid glob."""
         found, wanted = dict(self.files_elsewhere()), Globs(globs)
         since = (self.path / RECORD).stat().st_mtime_ns
         folders = {LIGHTNING_LOGS, *(os.path.dirname(name) for name in found if is_event_file(name))} - {""}
@@ -143,18 +143,18 @@ class RunFolder:
                 target.unlink(missing_ok=True)  # an earlier attempt's
                 try:
                     os.link(path, target)
-                except OSError:  # a file system without links
+                except OSError:  # the file system has no hard links
                     shutil.copy2(path, target)
 
     def remove(self) -> None:
-        """Delete the folder with all in it. Raises DiskFailed naming the first file that would not go."""
+        """Delete the folder and its contents. Raises DiskFailed with the first file that cannot be deleted."""
         while self.path.exists():
             try:
                 if sys.platform != "win32" and not self.path.is_symlink():
                     _unlink_files(self.path)
                 shutil.rmtree(self.path)
             except FileNotFoundError:
-                continue  # somebody else removes it too
+                continue  # another process deletes it at the same time
             except OSError as err:
                 raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
 
@@ -168,10 +168,8 @@ def _is_same(facts: os.stat_result, path: Path) -> bool:
 
 
 def _unlink_files(folder: Path) -> None:
-    """Remove the files below *folder* in the order of their inodes, as `rm` does: in a folder's own order a disk may
-    take many times as long.
-
-    What does not go, and the folders, are left to rmtree.
+    """Delete the files below *folder* in the order of their inodes, as `rm` does. In the folder's order, a disk may
+    take many times as long. Leaves folders, and files that cannot be deleted, to rmtree.
     """
     folders = [str(folder)]
     while folders:
@@ -184,8 +182,8 @@ def _unlink_files(folder: Path) -> None:
 
 
 def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
-    """What *act* gives, tried for so long where the file is in use: Windows replaces no file that another process reads
-    at that moment."""
+    """Call *act*, and retry for *seconds* while the file is in use, since Windows cannot replace a file that another
+    process reads."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -197,8 +195,8 @@ def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
 
 
 def explain_disk_error(err: OSError, what: str, where: Path) -> DiskFailed:
-    """One line about what could not be read or written: the file itself where it is known, else *where*; a full disk is
-    that of *where*."""
+    """A one-line error with the file that could not be read or written, or with *where* if the file is unknown. For a
+    full disk, the error names *where*."""
     if err.errno in FULL_DISK:
         return DiskFailed(f"{what}: {err.strerror}: '{where}'.", hint=FREE_SPACE)
     named = err.filename if err.filename and os.path.isabs(err.filename) else where

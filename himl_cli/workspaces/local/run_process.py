@@ -1,5 +1,4 @@
-"""A process that looks after one run from its record to its end: it holds the run's lock, and records the end whatever
-happens."""
+"""A process that supervises one run from its record to its end. It holds the run's lock, and always records the end."""
 
 from __future__ import annotations
 
@@ -28,14 +27,14 @@ from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.staging import Stopped
 
 CANCELED = "canceled"
-TERMINATED = "its supervisor was told to terminate (SIGTERM), as when the machine shuts down"
-# Why a run is refused: another process runs it, it is completed, it cannot be recorded
+TERMINATED = "its supervisor received SIGTERM, as at a shutdown of the machine"
+# Reasons to refuse a run: another process runs it, it is completed, it cannot be recorded
 BUSY, DONE, DISK = "busy", "done", "disk"
 
 
 @dataclass(frozen=True)
 class Outcome(RunEnd):
-    """How a run ended that a process of himl looked after."""
+    """The end of a run that himl supervised."""
 
     exit_code: int | None = None
 
@@ -46,12 +45,12 @@ class Outcome(RunEnd):
 
 
 def with_recovery_id(new: Run) -> Run:
-    """The run with the tag by which hi-ml finds its runs."""
+    """The run with the tag that hi-ml uses to find its runs."""
     return replace(new, tags={**new.tags, "run_recovery_id": f"{new.experiment}:{new.id}"})
 
 
 def read_request() -> str:
-    """The document that this process was started with. From here on Ctrl-C and a closed terminal do not reach it."""
+    """The request on stdin. From now on, this process ignores Ctrl-C and the closing of the terminal."""
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -61,15 +60,15 @@ def read_request() -> str:
 
 
 def report(event: str, **facts: str) -> None:
-    """Say it to the process that waits for the start; that one may be gone."""
-    with contextlib.suppress(OSError, ValueError):  # a sitecustomize may have printed half a line before
+    """Report *event* to the process that waits for the start, if it still exists."""
+    with contextlib.suppress(OSError, ValueError):
+        # The first newline ends a partial line that a sitecustomize may have printed
         sys.stdout.write("\n" + json.dumps({"event": event, **facts}) + "\n")
         sys.stdout.flush()
 
 
 def notify_of_end(store: RunStore, folder: RunFolder, webhook: Webhook) -> None:
-    """Tell *webhook* how the run of *folder* ended, unless another process does; how that went becomes a tag of the
-    run."""
+    """Notify *webhook* of the end of the run of *folder*, unless another process does. Records the result as a tag."""
     run_id, tags = folder.run_id, {word: f"{word}: {webhook.host}" for word in (DUE, SENDING, SENT)}
     run = store.get(run_id)
     if run is None or not run.status.is_final or run.tags.get(NOTIFICATION) != tags[DUE]:
@@ -94,9 +93,9 @@ def _children(store: RunStore, run: Run) -> list[Run]:
 
 
 class RunProcess(ABC):
-    """The run of this process, recorded as *new*, with its files in *cwd*. With *again*, a run that is on record and
-    not completed is resumed; with *is_queued* it waited in a queue till now, and this may be its first attempt. The
-    webhook of *spec* is told of the end."""
+    """Supervises the run *new*, with its files in *cwd*. With *again*, it resumes a recorded run that is not completed.
+    With *is_queued*, the run has waited in a queue, and this may be its first attempt. Notifies the webhook of *spec*
+    of the end."""
 
     def __init__(
         self,
@@ -118,30 +117,30 @@ class RunProcess(ABC):
 
     @abstractmethod
     def work(self, store: RunStore) -> Outcome:
-        """Do what the run is for. Raises Stopped when `is_stopped` says so before anything runs."""
+        """Execute the run. Raises Stopped if `is_stopped` is true before anything runs."""
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
-        """How the run ends where its work ended so; None where it goes on, or where another tells how it ended."""
+        """The outcome of the run after its work, None if it continues or another process records it."""
         return outcome
 
     def has_begun(self, store: RunStore) -> bool:
-        """Of a run that waited in a queue: whether there was an attempt before."""
+        """Whether a run that waited in a queue had an earlier attempt."""
         return False
 
     def after_the_end(self, store: RunStore) -> None:
-        """What follows once the end is recorded."""
+        """Hook after the end is recorded."""
         return
 
     def before_the_end(self, store: RunStore) -> None:
-        """What is recorded just before the end is. Raises HimlError; it is called again then."""
+        """Hook just before the end is recorded, which is called again after a HimlError."""
         return
 
     def run(self) -> RunStatus | None:
-        """Reports `recorded`, then `started`; or `refused` alone, and nothing was done. Gives how the run ended, None
-        where this was not its end."""
+        """Supervise the run. Reports `recorded`, then `started`, or only `refused` without doing anything. Returns the
+        final status of the run, None if the run has not ended."""
         lock, run_id = ProcessLock(self.folder.lock), self._new.id
         if not lock.take():
-            message, hint = f"Run '{run_id}' is still at work.", f"To stop it: himl runs cancel {run_id}"
+            message, hint = f"Run '{run_id}' is still in progress.", f"To stop it: himl runs cancel {run_id}"
             report("refused", why=BUSY, message=message, hint=hint)
             return None
         try:
@@ -160,13 +159,13 @@ class RunProcess(ABC):
         if (outcome := self.outcome_to_record(store, self._outcome(store))) is not None:
             self._record_end(store, outcome)
             self.after_the_end(store)
-        lock.release()  # whoever read the end may go on with the run while this process still exits
+        lock.release()  # others may use the run while this process exits
         report("started")
         spec = self._spec
         if outcome is not None and spec is not None and spec.webhook is not None:
             try:
                 notify_of_end(store, RunFolder(self.folder.path.with_name(spec.parent or run_id)), spec.webhook)
-            except Exception:  # the run has ended as it did
+            except Exception:  # a failed notification does not change the status
                 traceback.print_exc()
         return None if outcome is None else outcome.status
 
@@ -174,7 +173,7 @@ class RunProcess(ABC):
         return self._terminated or self.folder.is_cancel_asked()
 
     def _record(self) -> RunStore:
-        """Write the run into the workspace. Raises BadUsage where there is nothing left to do."""
+        """Record the run in the workspace. Raises BadUsage if it is already completed."""
         self.folder.reserve_space()
         store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
         known = store.get(self._new.id) if self._again else None
@@ -182,7 +181,7 @@ class RunProcess(ABC):
         if known is not None and (known.status is RunStatus.completed or (was_canceled and known.status.is_final)):
             self.folder.free_reserve()
             hint = f"See himl runs show {known.id}"
-            raise BadUsage(f"Run '{known.id}' is {known.status.value.lower()}: nothing is left to do.", hint=hint)
+            raise BadUsage(f"Run '{known.id}' is already {known.status.value.lower()}.", hint=hint)
         if self._again and not self._is_queued:
             self.folder.allow_to_run()
         if known is not None:
@@ -204,18 +203,18 @@ class RunProcess(ABC):
                 return Outcome(RunStatus.canceled, self.folder.why_canceled())
             reason = TERMINATED
         except (OSError, HimlError) as err:
-            reason = str(self._explain(err, "cannot lay or keep the job's files")).rstrip(".")
-        except BaseException as err:  # whatever happens, the run must not stay open
+            reason = str(self._explain(err, "cannot write the job's files")).rstrip(".")
+        except BaseException as err:  # the run must never stay open
             traceback.print_exc()
-            reason = f"himl itself failed: {type(err).__name__}: {err}"
+            reason = f"internal error of himl: {type(err).__name__}: {err}"
         return Outcome(RunStatus.failed, reason)
 
     def _explain(self, err: OSError | HimlError, what: str) -> HimlError:
         return err if isinstance(err, HimlError) else explain_disk_error(err, what, self.folder.path)
 
     def _record_end(self, store: RunStore, outcome: Outcome) -> None:
-        """Write the end, using the space set aside for it; where even that fails, the free lock says 'failed' to every
-        reader. Nested runs that the script left open end as the job did."""
+        """Record the end, using the reserved disk space. If even that fails, readers detect the failure by the free
+        lock. Nested runs that the script left open get the status of the job."""
         run_id = self._new.id
         deadline = time.monotonic() + 30.0
         while True:

@@ -1,4 +1,4 @@
-"""Runs in the SQLite file of a local workspace, which any number of processes open, and write in short transactions."""
+"""Runs in the SQLite file of a local workspace, which any number of processes can open and write to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
-NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # no file can be made beside the database
+NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # SQLite cannot create files next to it
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -58,9 +58,9 @@ CREATE TABLE IF NOT EXISTS digests (
 class Database:
     """One connection to `workspace.db`, safe to share between threads.
 
-    Writes that decide a run's state are flushed to disk (`durable=True`); metrics survive a crash of any process, and
-    only the last ones may be lost to a power cut. Times are integers, milliseconds since 1970 UTC. A write waits for
-    others for *patience* seconds, and then raises DiskFailed.
+    Writes that change a run's status are flushed to disk (`durable=True`). Metrics survive a crash of any process, and
+    a power cut can only lose the latest ones. Times are integers, milliseconds since 1970 UTC. A write waits for others
+    for *patience* seconds, and then raises DiskFailed.
     """
 
     def __init__(self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS) -> None:
@@ -74,16 +74,15 @@ class Database:
         register_after_fork(self)
 
     def after_fork(self) -> None:
-        """In a forked process: SQLite forbids to use, and even to close, what the parent opened. A connection of our
-        own is made when it is needed."""
+        """Drop the connection in a forked process, since SQLite forbids to use, and even to close, those of the parent.
+        The next use opens another one."""
         self._lock = threading.RLock()
         self._closer.detach()
         self._left_open.append(self._connection)
         self._is_open = False
 
     def _connect(self) -> None:
-        """As usual; else without the shared memory that a full disk has no room for; else as a file that may only be
-        read."""
+        """Connect normally, else without the shared memory, which a full disk prevents, else to a read-only file."""
         try:
             connection, version = self._open("mode=rwc" if self._create else "mode=rw")
         except sqlite3.OperationalError as err:
@@ -98,7 +97,7 @@ class Database:
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
         if version < SCHEMA_VERSION:  # WAL needs shared memory, which network file systems lack (sqlite.org/wal.html)
             journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
-            # Changing the journal does not honour the busy timeout
+            # A change of the journal ignores the busy timeout
             _once_unlocked(connection, f"PRAGMA journal_mode={journal}", BUSY_SECONDS)
             statements = ("BEGIN IMMEDIATE", *SCHEMA.split(";"), f"PRAGMA user_version={SCHEMA_VERSION}", "COMMIT")
             for statement in statements:
@@ -134,10 +133,10 @@ class Database:
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it is kept, or nothing."""
+        """One transaction, which is stored completely or not at all."""
         with self._using() as connection:
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            # SQLite's own waiting looks more and more seldom: under load, some would wait for minutes
+            # SQLite polls at growing intervals, so that under load some processes would wait for minutes
             connection.execute("PRAGMA busy_timeout=0")
             try:
                 _once_unlocked(connection, "BEGIN IMMEDIATE", self._patience)
@@ -152,7 +151,7 @@ class Database:
                 raise
 
     def close(self) -> None:
-        """Close the connection; whoever uses the database afterwards makes another one."""
+        """Close the connection. The next use of the database opens another one."""
         with self._lock:
             self._closer()
             self._is_open = False
@@ -167,49 +166,46 @@ def _once_unlocked(connection: sqlite3.Connection, statement: str, seconds: floa
         except sqlite3.OperationalError as err:
             if "locked" not in str(err) or time.monotonic() > deadline:
                 raise
-        # Short and by chance: whoever waits long is as likely to be the next as whoever came last
+        # A short random pause gives all waiting processes the same chance
         time.sleep(random.uniform(0.0, 0.02))
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors about *path* into ours."""
+    """Turn SQLite's errors about *path* into DiskFailed."""
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError) as err:  # the latter of a damaged schema
+    except (sqlite3.Error, UnicodeDecodeError) as err:  # a damaged schema raises the latter
         text = str(err)
         table = (
-            (("locked",), f"'{path}' is busy: other processes kept writing to it.", "Try again when they are done."),
+            (("locked",), f"'{path}' is busy: other processes write to it.", "Try again when they have ended."),
             (("not a database", "malformed"), f"'{path}' is damaged: {text}.", _hint_of_damage(path)),
-            (("can't decode",), f"'{path}' is damaged: it holds what himl does not write.", _hint_of_damage(path)),
+            (("can't decode",), f"'{path}' is damaged: it has invalid values.", _hint_of_damage(path)),
             (("readonly", "unable to open"), f"Cannot write '{path}': {text}.", CHECK_PERMISSIONS),
             (("full",), f"No space left to write '{path}'.", FREE_SPACE),
             (("",), f"Cannot use '{path}': {text}.", ""),
         )
         message, hint = next(row[1:] for row in table if any(word in text for word in row[0]))
         if os.path.lexists(path) and not os.path.isfile(path):
-            message, hint = f"'{path}' is no file, or a link that leads to none.", _hint_of_damage(path)
+            message, hint = f"'{path}' is not a file, or is a dangling link.", _hint_of_damage(path)
         raise DiskFailed(message, hint=hint) from err
 
 
 @contextmanager
 def taken_apart(path: Path) -> Iterator[None]:
-    """Where rows of *path* become records: values that himl does not write raise DiskFailed. Holds no writing."""
+    """Raise DiskFailed for invalid values in rows of *path*. Must not contain writes."""
     try:
         yield
     except (OSError, OverflowError, TypeError, ValueError) as err:
-        raise DiskFailed(
-            f"'{path}' is damaged: it holds what himl does not write.", hint=_hint_of_damage(path)
-        ) from err
+        raise DiskFailed(f"'{path}' is damaged: it has invalid values.", hint=_hint_of_damage(path)) from err
 
 
 def _hint_of_damage(path: Path) -> str:
-    return f"The runs' files beside it are unharmed; move '{path.name}' away to start a new record."
+    return f"To start a new database, move '{path.name}' away. The files of the runs are not affected."
 
 
 def is_network_folder(folder: Path) -> bool:
-    """Whether *folder* lies on a network file system, as far as the platform tells: Linux by its mount table, Windows
-    by UNC paths."""
+    """Whether *folder* is on a network file system, by the mount table on Linux, and by UNC paths on Windows."""
     resolved = folder.resolve()
     if sys.platform == "win32":
         return str(resolved).startswith("\\\\")
@@ -221,8 +217,7 @@ def is_network_folder(folder: Path) -> bool:
 
 
 def file_system_of(folder: Path, mount_table: str) -> str:
-    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that holds *folder*; '' where none
-    does."""
+    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that contains *folder*, or ''."""
     best, kind, path = "", "", f"{folder.as_posix()}/"
     for parts in map(str.split, mount_table.splitlines()):
         if len(parts) >= 3:
@@ -233,16 +228,14 @@ def file_system_of(folder: Path, mount_table: str) -> str:
 
 
 PAGE = 200
-# Of a run, what the database has under the same names
+# Fields of a run with the same names in the database
 AS_STORED = ("id", "experiment", "display_name", "description", "parent", "exit_code", "command", "folder")
 HOW_LOST = (
     "ended without recording an outcome (it was killed, the machine went down, or the record could not be written)"
 )
 LOST = f"its supervisor {HOW_LOST}"
-# Of a sweep or a pipeline; its id comes behind it
-LOST_WITH_CHILDREN = (
-    f"its keeper {HOW_LOST}; what it had started goes on to its end; to do what is missing: himl submit --resume "
-)
+# For a sweep or a pipeline, whose id follows
+LOST_WITH_CHILDREN = f"its controller {HOW_LOST}; its child runs continue; to do what is missing: himl submit --resume "
 
 
 def now_ms() -> int:
@@ -250,7 +243,7 @@ def now_ms() -> int:
 
 
 def storable(text: str) -> str:
-    """*text* as SQLite keeps it: bytes of a command line or file name that are no UTF-8 become escapes."""
+    """*text* in the form for SQLite: bytes of a command line or file name that are not UTF-8 become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -259,15 +252,15 @@ def _as_time(milliseconds: int | None) -> datetime | None:
 
 
 def chunks(items: Sequence[str], size: int = 500) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Some of *items* at a time, and as many question marks."""
+    """Chunks of *items*, each with as many question marks."""
     for start in range(0, len(items), size):
         chunk = tuple(items[start : start + size])
         yield chunk, ",".join("?" * len(chunk))
 
 
 class RunStore:
-    """Reads and writes runs. `lost` arguments are ids of jobs whose supervisor is gone: their open runs read as
-    failed; `reasons` say of open runs why they wait."""
+    """Reads and writes runs. `lost` arguments are ids of jobs without a supervisor, whose open runs have the status
+    Failed. `reasons` are the reasons for which open runs wait."""
 
     def __init__(self, database: Database, *, label: str = "") -> None:
         self.database = database
@@ -283,13 +276,13 @@ class RunStore:
         started: int | None = None,
         reason_if_lost: str = "",
     ) -> None:
-        """Record a run; *job* is the one whose supervisor keeps it, unless it is one itself. *reason_if_lost* is why it
-        failed should its keeper end without recording an outcome; empty: `LOST`."""
+        """Record a run. *job* is the job whose supervisor records it, by default the run itself. *reason_if_lost* is
+        the reason of its failure if that process records no outcome (default: `LOST`)."""
         with self.database.writing(durable=True) as connection:
             _insert(connection, new, job or new.id, folder, status, reason_if_lost, started)
 
     def add_all(self, runs: Iterable[Run]) -> None:
-        """Record queued runs, all or none; each in its `folder`."""
+        """Record queued runs, each in its `folder`. All of them are recorded, or none."""
         with self.database.writing(durable=True) as connection:
             for run in runs:
                 _insert(connection, run, run.id, run.folder)
@@ -298,12 +291,12 @@ class RunStore:
         self._update(run_id, "status = ?, started = ?", (RunStatus.running.value, now_ms()))
 
     def start_parent(self, run_id: str) -> None:
-        """The first of its children has started."""
+        """Record that the first of its children has started."""
         if (found := self.get(run_id)) is not None and found.started is None:
             self.start(run_id)
 
     def requeue(self, run_id: str) -> None:
-        """An open run waits in a queue."""
+        """Record that an open run waits in a queue."""
         if (found := self.get(run_id)) is not None and found.status is not RunStatus.queued:
             self._update(run_id, "status = ?, started = NULL", (RunStatus.queued.value,))
 
@@ -317,8 +310,8 @@ class RunStore:
         ended: int | None = None,
         if_tagged: tuple[str, str] | None = None,
     ) -> None:
-        """Record how the run ended; the first end that is recorded stays. With *if_tagged*, the name and the value of a
-        tag, only where it has that still."""
+        """Record how the run ended, unless it has an end already. With *if_tagged*, the name and the value of a tag,
+        only if the run still has that tag."""
         values = (status.value, exit_code, reason, ended or now_ms())
         self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values, if_tagged=if_tagged)
 
@@ -326,7 +319,7 @@ class RunStore:
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
 
     def reopen(self, run_id: str) -> None:
-        """A run that has ended is running again: one that is resumed, or a nested run that a client resumed."""
+        """Record that an ended run is running again: a run that is resumed, or a nested run that a client resumed."""
         values = "status = ?, ended = NULL, exit_code = NULL, reason = ''"
         self._update(run_id, values, (RunStatus.running.value,), open_only=False)
 
@@ -347,20 +340,20 @@ class RunStore:
             connection.execute(statement, (*values, run_id, *(if_tagged or ())))
 
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> None:
-        """Set tags, and remove those that are None."""
+        """Set tags, and delete those with the value None."""
         with self.database.writing() as connection:
             gone = [(run_id, storable(name)) for name, value in tags.items() if value is None]
             connection.executemany("DELETE FROM tags WHERE run = ? AND name = ?", gone)
             put_pairs(connection, "tags", run_id, {name: value for name, value in tags.items() if value is not None})
 
     def replace_tag(self, run_id: str, name: str, value: str, new: str) -> bool:
-        """Give the tag the value *new* where it has *value*: of several processes one succeeds."""
+        """Change the tag from *value* to *new*. Among several processes, only one succeeds."""
         with self.database.writing() as connection:
             statement = "UPDATE tags SET value = ? WHERE run = ? AND name = ? AND value = ?"
             return connection.execute(statement, (storable(new), run_id, name, value)).rowcount == 1
 
     def tag_each(self, name: str, values: Mapping[str, str]) -> None:
-        """Give each of some runs, by id, its value of the tag."""
+        """Set the tag of several runs to the *values* by run id."""
         with self.database.writing(durable=True) as connection:
             for run_id, value in values.items():
                 put_pairs(connection, "tags", run_id, {name: value})
@@ -380,14 +373,13 @@ class RunStore:
         return _ids(row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL"))
 
     def open_children(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """The children of these runs that have not ended and are jobs of their own, each with its parent."""
+        """The open children of these runs that are separate jobs, each with its parent."""
         for chunk, marks in chunks(run_ids):
             statement = f"SELECT id, parent FROM runs WHERE parent IN ({marks}) AND ended IS NULL AND job = id"
             yield from ((row["id"], row["parent"]) for row in self.database.rows(statement, chunk))
 
     def slurm_jobs(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Those of the runs that are open and Slurm's, each with its job's number there, empty where it is not
-        known."""
+        """The open runs among these that Slurm has, each with its job's number in Slurm, or '' if it is unknown."""
         found: dict[str, str] = {}
         for chunk, marks in chunks(run_ids):
             of_open = f"SELECT id FROM runs WHERE id IN ({marks}) AND ended IS NULL"
@@ -396,7 +388,7 @@ class RunStore:
         return found
 
     def job_of(self, run_id: str) -> str | None:
-        """The job that keeps the run, or None where there is no such run."""
+        """The job that records the run, or None if there is no such run."""
         rows = self.database.rows("SELECT job FROM runs WHERE id = ?", (run_id,))
         return next(iter(_ids(row["job"] for row in rows)), None)
 
@@ -409,7 +401,7 @@ class RunStore:
         return _ids(row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY created DESC"))
 
     def experiments(self) -> dict[str, datetime]:
-        """When the first run of each experiment was recorded, by name, the newest first."""
+        """The time of the first run of each experiment, by name, newest first."""
         statement = "SELECT experiment, MIN(created) AS first FROM runs GROUP BY experiment ORDER BY first DESC"
         with taken_apart(self.database.path):
             return {
@@ -420,7 +412,7 @@ class RunStore:
         return [row["id"] for row in self.database.rows("SELECT id FROM runs WHERE job = ? AND ended IS NULL", (job,))]
 
     def descendants(self, run_id: str) -> list[str]:
-        """Ids of the run and of all runs below it."""
+        """Ids of the run and of all its descendants."""
         tree = (
             "WITH RECURSIVE tree(id) AS (VALUES (?) UNION SELECT runs.id FROM runs JOIN tree ON runs.parent = "
             "tree.id) SELECT id FROM tree"
@@ -428,12 +420,12 @@ class RunStore:
         return [row["id"] for row in self.database.rows(tree, (run_id,))]
 
     def nested(self, run_id: str) -> list[str]:
-        """Ids of the run and of those that its script nested in it; trials and steps are jobs of their own."""
+        """Ids of the run and of those that its script nested in it. Trials and steps are separate jobs."""
         return [run_id, *(nested for nested, _ in self.nested_in([run_id]))]
 
     def nested_in(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """The runs that scripts nested in these, oldest first, each with the one of *run_ids* that it belongs to;
-        trials and steps are jobs of their own."""
+        """The runs that scripts nested in these, oldest first, each with its ancestor among *run_ids*. Trials and
+        steps are separate jobs."""
         asked = set(run_ids)
         for chunk, marks in chunks(run_ids):
             tree = (
@@ -449,7 +441,7 @@ class RunStore:
     def query(
         self, wanted: RunQuery, lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None
     ) -> Iterator[Run]:
-        """Runs that match, newest first, a page at a time."""
+        """Matching runs, newest first, read in pages."""
         gone = set(lost)
         parts = ["1" if wanted.children else "parent = ?" if wanted.parent else "parent IS NULL"]
         values: list[object] = [wanted.parent] if wanted.parent else []
@@ -483,7 +475,7 @@ class RunStore:
     def _records(self, rows: list[sqlite3.Row], lost: set[str], reasons: Mapping[str, str]) -> list[Run]:
         with taken_apart(self.database.path):
             if len(_ids(row["id"] for row in rows)) < len(rows):
-                raise TypeError("an id is none")
+                raise TypeError("an invalid id")
         tags: dict[str, dict[str, str]] = {row["id"]: {} for row in rows}
         statement = f"SELECT run, name, value FROM tags WHERE run IN ({','.join('?' * len(tags))}) ORDER BY name"
         for row in self.database.rows(statement, tuple(tags)):
@@ -511,7 +503,7 @@ class RunStore:
 
 
 def _ids(found: Iterable[object]) -> list[str]:
-    """Those of *found* that can be ids of runs, and the names of their folders: SQLite keeps whatever it is given."""
+    """The valid run ids among *found*, which are names of folders. SQLite accepts other values."""
     return [
         each for each in found if isinstance(each, str) and each.isprintable() and each.strip(".") and "/" not in each
     ]
@@ -538,7 +530,7 @@ def _insert(
 def put_pairs(
     connection: sqlite3.Connection, table: str, run_id: str, pairs: Mapping[str, str], *, rule: str = "REPLACE"
 ) -> None:
-    """Store tags or parameters; *rule* is SQLite's for those that are there."""
+    """Store tags or parameters. *rule* is SQLite's rule for those that exist."""
     connection.executemany(
         f"INSERT OR {rule} INTO {table} (run, name, value) VALUES (?,?,?)",
         [(run_id, storable(name), storable(value)) for name, value in pairs.items()],

@@ -1,13 +1,13 @@
-"""Runs one process of a job and never outlives its supervisor. Started as `python -I -S shim.py STDIN COMMAND…`;
-imports nothing of himl.
+"""Run one process of a job, and never outlive its supervisor. Started as `python -I -S shim.py STDIN COMMAND…`,
+without imports from himl.
 
-stdin: words from the supervisor, a line each (INT, TERM, KILL); its end means that the supervisor is gone.
-stdout: one JSON object a line: `{"pid": 7, "parent": 5}` at the start, the command's process and the one that started
+stdin: words from the supervisor, one per line (INT, TERM, KILL). Its end means that the supervisor has ended.
+stdout: one JSON object per line: `{"pid": 7, "parent": 5}` at the start, with the command's process and the parent of
 this one, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
-stderr: the job's log; the command gets it as both its stdout and stderr.
+stderr: the job's log, which is both stdout and stderr of the command.
 
-STDIN is what the command reads: a device, or the number of a handle; '' gives it nothing to read. The command gets a
-process group of its own (on Windows a Job Object). What it leaves behind is ended when it ends.
+STDIN is the stdin of the command: a device, the number of a handle, or '' for none. The command gets a separate
+process group (on Windows a Job Object). The shim ends processes that the command leaves behind.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-VARIABLES = "SHIM_VARIABLES"  # a JSON object: variables of the command, by those of srun, which numbers the ranks
-SECONDS_TO_LEAVE = 1.0  # what a process gets between TERM and KILL once nobody waits for it any more
+VARIABLES = "SHIM_VARIABLES"  # a JSON object: variables of the command, which refer to those of srun
+SECONDS_TO_LEAVE = 1.0  # between TERM and KILL for processes that remain
 
 if sys.platform == "win32":
     import ctypes
 
     class Family:
-        """The command in a Job Object that kills its processes when this process ends (learn.microsoft.com: Job
+        """The command in a Job Object, which kills its processes when this process ends (learn.microsoft.com: Job
         Objects)."""
 
         def __init__(self) -> None:
@@ -72,7 +72,7 @@ if sys.platform == "win32":
 else:
 
     class Family:
-        """The command's process group, and on Linux also those of its descendants that left the group."""
+        """The command's process group, and on Linux its descendants that left the group."""
 
         def __init__(self) -> None:
             self._group = 0
@@ -94,8 +94,7 @@ else:
                 self._prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: even when this process is killed
 
         def wait(self, process: subprocess.Popen[bytes]) -> int:
-            """The command's return code. Orphans of the command that end meanwhile are reaped, since they are this
-            process's children."""
+            """The command's return code. Also reaps orphans of the command, which are children of this process."""
             while True:
                 pid, status = os.waitpid(-1, 0)
                 if pid == process.pid:
@@ -104,14 +103,14 @@ else:
 
         def send(self, word: str) -> None:
             number = getattr(signal, "SIG" + word)
-            with suppress(ProcessLookupError, PermissionError):  # the group is empty (macOS says so with EPERM)
+            with suppress(ProcessLookupError, PermissionError):  # the group is empty (EPERM on macOS)
                 os.killpg(self._group, number)
             for pid in self._strays():
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
         def end(self, seconds: float) -> None:
-            """TERM, then KILL, until no process of the family is left."""
+            """Send TERM, then KILL, until no process of the family remains."""
             if not self._is_alive():
                 return
             self.send("TERM")
@@ -128,7 +127,7 @@ else:
                 return bool(children_of(os.getpid())) and bool(self._strays())
             if self._strays():
                 return True
-            # On Linux a group of nothing but zombies, which nobody has reaped, is none; elsewhere init reaps them.
+            # Ignore a group of zombies on Linux. On other systems, init reaps them.
             return self._prctl is None or any(
                 group == self._group and state != "Z" for _, state, group in all_processes()
             )
@@ -148,8 +147,8 @@ else:
 
 
 def become_subreaper() -> Callable[..., int] | None:
-    """Linux: orphans of the command become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER). Gives prctl,
-    elsewhere None."""
+    """Make orphans of the command children of this process (prctl(2), PR_SET_CHILD_SUBREAPER). Returns prctl on Linux,
+    else None."""
     if sys.platform != "linux":
         return None
     import ctypes
@@ -163,7 +162,8 @@ def all_processes() -> list[tuple[int, str, int]]:
     """Id, state and process group of every process (Linux; proc(5))."""
     found: list[tuple[int, str, int]] = []
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:  # it may have ended meanwhile
+        # A process may have ended in the meantime
+        with suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:
             state, _, group = stat.read().rpartition(")")[2].split()[:3]
             found.append((int(name), state, int(group)))
     return found
@@ -171,7 +171,7 @@ def all_processes() -> list[tuple[int, str, int]]:
 
 def children_of(pid: int) -> list[int]:
     found: list[int] = []
-    with suppress(OSError):  # the process ended, or the kernel keeps no such list
+    with suppress(OSError):  # the process has ended, or the kernel has no such list
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as children:
                 found += [int(child) for child in children.read().split()]
@@ -184,7 +184,7 @@ def main(stdin: str, command: list[str]) -> None:
         os.environ.update({name: os.path.expandvars(text) for name, text in variables.items()})
         sender["rank"] = int(os.environ["SLURM_PROCID"])
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
-        if hasattr(signal, name):  # a handler, not SIG_IGN: that would be inherited by the command
+        if hasattr(signal, name):  # the command would inherit SIG_IGN, but not a handler
             signal.signal(getattr(signal, name), lambda number, frame: None)
     family = Family()
     try:
@@ -200,18 +200,18 @@ def main(stdin: str, command: list[str]) -> None:
 
 
 def obey(family: Family) -> None:
-    """Pass the supervisor's words on; when the pipe closes, end everything, this process included."""
+    """Send the supervisor's signals. When the pipe closes, end all processes including this one."""
     for line in sys.stdin:
         family.send(line.strip())
     family.end(SECONDS_TO_LEAVE)
     os._exit(1)
 
 
-sender: dict[str, int] = {}  # which rank this is, where srun mixes what several tell
+sender: dict[str, int] = {}  # the rank of this process, if srun merges the reports of several
 
 
 def report(**facts: str | int) -> None:
-    with suppress(OSError):  # the supervisor is gone: nobody is left to tell, and obey() ends the rest
+    with suppress(OSError):  # the supervisor has ended, and obey() ends the rest
         os.write(1, json.dumps(sender | facts).encode() + b"\n")
 
 

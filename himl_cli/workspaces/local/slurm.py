@@ -1,7 +1,7 @@
-"""Jobs of the local workspace in a site's Slurm: what it tells of them, and canceling them.
+"""Jobs of the local workspace in a site's Slurm: their status, and how to cancel them.
 
-While a run's supervisor lives, its lock and the record count; else Slurm does, which is asked once for all runs.
-Formats are those of Slurm 20.11 and later (slurm.schedmd.com: squeue, sacct, scancel, scontrol).
+While a run's supervisor lives, its lock and its record give the status. Otherwise Slurm does, in one query for all
+runs. Formats are those of Slurm 20.11 and later (slurm.schedmd.com: squeue, sacct, scancel, scontrol).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from himl_cli.workspaces.local.run_store import RunStore
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 20.0
-ASK_AGAIN_SECONDS = 5.0  # whoever waits for a run asks a site's controller no more often
+ASK_AGAIN_SECONDS = 5.0  # between queries to a site's controller while himl waits for a run
 WARNING_SECONDS = 60  # between SIGTERM and the time limit
 LOG = "supervisor.log"
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
@@ -37,21 +37,21 @@ AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STA
 REASONS = {
     "BOOT_FAIL": "its node did not start",
     "CANCELLED": "canceled in Slurm",
-    "DEADLINE": "it could not end before its deadline in Slurm",
+    "DEADLINE": "it would not have ended before its deadline in Slurm",
     "NODE_FAIL": "its node failed",
-    "OUT_OF_MEMORY": "it used more memory than Slurm had given it (--sbatch mem=SIZE)",
+    "OUT_OF_MEMORY": "it exceeded its memory limit in Slurm (--sbatch mem=SIZE)",
     "PREEMPTED": "Slurm preempted it",
     "TIMEOUT": "it reached Slurm's time limit",
 }
-UNKNOWN_END = "it ended without recording an outcome, and Slurm does not know its job any more"
+UNKNOWN_END = "it ended without recording an outcome, and Slurm has no record of its job"
 STEP_BEFORE_FAILED = "a step before it did not complete"
-NEVER_SENT = "himl was killed before sbatch had the job"
+NEVER_SENT = "himl was killed before it submitted the job"
 
 
 @dataclass
 class SlurmJobs:
-    """What Slurm tells of the jobs of a workspace, asked seldom. `waiting` has a reason for each run that is open
-    there, *end_if_last* records the end of a whole none of whose children are."""
+    """The status of a workspace's jobs in Slurm, with a limited rate of queries. `waiting` has a reason for each open
+    run in Slurm. *end_if_last* records the end of a parent run without open children."""
 
     folder: Path
     end_if_last: Callable[[RunStore, RunFolder], None]
@@ -60,8 +60,8 @@ class SlurmJobs:
     waiting: dict[str, str] = field(default_factory=dict)
 
     def refresh(self, store: RunStore, jobs: Mapping[str, str], *, now: bool = False) -> Mapping[str, str]:
-        """The runs among *jobs* (the number in Slurm by run id, empty where it is not known) that Slurm has, each with
-        its reason to wait; how others ended is recorded. None of them may be supervised at the moment."""
+        """The runs among *jobs* (the number in Slurm by run id, empty if unknown) that Slurm has, each with its reason
+        to wait. Records the end of the others. None of them may have a supervisor at the moment."""
         with self.lock:
             if now or time.monotonic() - self.asked_at > ASK_AGAIN_SECONDS or set(jobs) - set(self.waiting):
                 self._refresh(store, jobs)
@@ -82,7 +82,7 @@ class SlurmJobs:
                 if left:
                     waiting[parent] = next(filter(None, (waiting.get(child, "") for child in left)), "")
                     continue
-                waiting[parent] = ""  # where another process is just recording its end
+                waiting[parent] = ""  # another process may be recording its end
                 with suppress(HimlError, OSError):
                     self.end_if_last(store, RunFolder(self.folder / "runs" / parent))
             self.waiting, self.asked_at = waiting, time.monotonic()
@@ -94,7 +94,7 @@ class SlurmJobs:
         command = ["squeue", "--noheader", "--array", "--states=all", f"--user={_user()}", f"--format={columns}"]
         text, problem = output_of(command)
         if text is None:
-            return dict.fromkeys(jobs, f"Slurm cannot be asked: {problem}")
+            return dict.fromkeys(jobs, f"squeue failed: {problem}")
         by_number: dict[str, Seen] = {}
         by_name: dict[str, Seen] = {}
         for line in text.splitlines():
@@ -105,7 +105,7 @@ class SlurmJobs:
                 name = f"{parent}_{int(task) + int(first or 0)}"
             by_number[number] = by_name[name] = Seen(number, state, reason, end)
         found = {run_id: by_number.get(number) or by_name.get(run_id) for run_id, number in jobs.items()}
-        for run_id, number in jobs.items():  # tasks that were canceled before they began are one line, or none
+        for run_id, number in jobs.items():  # tasks that were canceled before they started are one line, or none
             whole = by_number.get(number.partition("_")[0])
             if found[run_id] is None and whole is not None and whole.state == "CANCELLED":
                 found[run_id] = whole
@@ -115,7 +115,7 @@ class SlurmJobs:
         for run_id, known in found.items():
             number = jobs[run_id]
             known = known or accounted.get(number)
-            with suppress(HimlError):  # what cannot be written is asked again
+            with suppress(HimlError):  # after a failed write, the next query repeats it
                 if known is None and not number and self._is_starting(store, run_id):
                     waiting[run_id] = ""
                 elif known is None:
@@ -139,18 +139,18 @@ class SlurmJobs:
         if number and folder.is_cancel_asked():
             return RunStatus.canceled, folder.why_canceled()
         if number and run is not None and run.started is None:
-            return RunStatus.canceled, "canceled in Slurm before it began"
+            return RunStatus.canceled, "canceled in Slurm before it started"
         return RunStatus.failed, UNKNOWN_END if number else NEVER_SENT
 
     def _is_starting(self, store: RunStore, run_id: str) -> bool:
-        """Whether a process is submitting the run, or the whole that it belongs to."""
+        """Whether a process is submitting the run or its parent run."""
         run = store.get(run_id)
         return run is not None and any(
             is_held(self.folder / STARTING / name) for name in (run.id, run.parent or run.id)
         )
 
     def _reason(self, run_id: str, ended: Seen) -> str:
-        """Why a job ended of which its supervisor recorded nothing."""
+        """The reason for the end of a job without a recorded outcome."""
         folder = RunFolder(self.folder / "runs" / run_id)
         if ended.state == "CANCELLED" and folder.is_cancel_asked():
             return folder.why_canceled()
@@ -164,13 +164,11 @@ class SlurmJobs:
             path = task_log(RunFolder(folder.path.with_name(parent)), int(index) - int(task), task)
         with suppress(OSError):
             said = (path.read_text(errors="replace").strip().splitlines() or [""])[-1][:200]
-        return (
-            f"job {ended.number} ended in Slurm as {ended.state} before himl recorded it{f': {said}' if said else ''}"
-        )
+        return f"job {ended.number} ended in Slurm as {ended.state} without an outcome{f': {said}' if said else ''}"
 
 
 class Seen(NamedTuple):
-    """A job as Slurm tells of it; `end` is in this machine's time."""
+    """A job in Slurm's output. `end` is in this machine's time zone."""
 
     number: str
     state: str
@@ -179,7 +177,7 @@ class Seen(NamedTuple):
 
 
 def _as_ms(text: str) -> int | None:
-    """Slurm's time in milliseconds since 1970; None for one that is not known."""
+    """Slurm's time in milliseconds since 1970, None for an unknown time."""
     try:
         return round(time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S")) * 1000)
     except ValueError:
@@ -187,7 +185,7 @@ def _as_ms(text: str) -> int | None:
 
 
 def _accounted(numbers: Iterable[str]) -> dict[str, Seen]:
-    """What sacct knows of jobs that squeue has forgotten; nothing where the site keeps no accounts."""
+    """Jobs that squeue does not list any more, from sacct. Empty if the site has no accounting."""
     command = ["sacct", "-P", "-n", "-X", "--format=JobID,State,End", f"--jobs={','.join(numbers)}"]
     text, _ = output_of(command)
     rows = [line.split("|") for line in (text or "").splitlines()]
@@ -195,8 +193,8 @@ def _accounted(numbers: Iterable[str]) -> dict[str, Seen]:
 
 
 def end_unreachable_steps(store: RunStore, run_id: str) -> None:
-    """Record the end of steps that wait for one that did not complete: their jobs never start, and Slurm
-    removes them."""
+    """Record the end of steps that wait for one that did not complete. Their jobs never start, and Slurm removes
+    them."""
     whole = store.get(run_id)
     if whole is None or whole.tags.get(MANY) != PIPELINE:
         return
@@ -211,24 +209,24 @@ def end_unreachable_steps(store: RunStore, run_id: str) -> None:
 
 
 def cancel(numbers: Iterable[str], *, only_waiting: bool = False) -> None:
-    """Cancel jobs, by numbers as `SLURM_JOB` has them, or those that have not begun: what has begun is told to stop by
-    its supervisor. Raises ServiceFailed."""
+    """Cancel jobs by their numbers in the form of `SLURM_JOB`. With *only_waiting*, leave out those that have started,
+    which their supervisors stop. Raises ServiceFailed."""
     plain = [part.partition("[")[0] for number in numbers for part in number.split(",") if part]
     states = ["--state=PENDING"] if only_waiting else []
     if only_waiting and any("_" in number for number in plain):
-        # With a state, scancel 22.05 takes the task of an array that has not begun for the whole array
+        # With a state, scancel 22.05 cancels the whole array instead of a task that has not started
         text, _ = output_of(["squeue", "--noheader", "--array", f"--jobs={','.join(plain)}", "--format=%T"])
         if text is None or set(text.split()) != {"PENDING"}:
             return
         states = []
     text, problem = output_of(["scancel", *states, *plain]) if plain else ("", "")
     if text is None and "Invalid job id" not in problem:
-        raise ServiceFailed(f"Slurm cannot be told to cancel: {problem}.", hint="Try again later.")
+        raise ServiceFailed(f"scancel failed: {problem}.", hint="Try again later.")
 
 
 @dataclass(frozen=True)
 class OwnJob:
-    """The job of Slurm that this process is the batch step of."""
+    """The Slurm job with this process as its batch step."""
 
     number: str
     facts: Mapping[str, str]
@@ -240,14 +238,14 @@ class OwnJob:
         return cls(number, dict(re.findall(r"(\w+)=(\S*)", text or "")))
 
     def reason_to_stop(self) -> str:
-        """Why Slurm told this process to terminate, where that is known by now; else empty."""
+        """The reason why Slurm terminates this process, or '' if it is not known yet."""
         ends = _as_ms(self.facts.get("EndTime", ""))
         is_near = ends is not None and ends / 1000 - time.time() < 2 * WARNING_SECONDS + 5
         is_running = self.facts.get("JobState") == "RUNNING"
         return f"{REASONS['TIMEOUT']} ({self.facts.get('TimeLimit')})" if is_near and is_running else ""
 
     def requeue(self) -> bool:
-        """Have Slurm start the job again. It ends all processes of the job soon, and often scontrol first."""
+        """Make Slurm restart the job. It soon ends all processes of the job, often scontrol first."""
         text, problem = output_of(["scontrol", "requeue", self.number])
         is_taken = text is not None or problem.startswith("exit code -")
         if not is_taken:
@@ -260,7 +258,7 @@ def task_log(folder: RunFolder, first: int, task: str = "TASK") -> Path:
 
 
 def output_of(command: list[str]) -> tuple[str | None, str]:
-    """What a program of Slurm prints, or None and its complaint."""
+    """The stdout of a Slurm program, or None and its error message."""
     try:
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=ASK_SECONDS
@@ -280,9 +278,9 @@ def _user() -> str:
 
 
 def partitions() -> list[tuple[str, str, str]]:
-    """The partitions of the site, the default one first: name, time limit, generic resources. Raises ServiceFailed."""
+    """The partitions of the site, default first: name, time limit, generic resources. Raises ServiceFailed."""
     text, problem = output_of(["sinfo", "--noheader", "--format=%P|%l|%G"])
     if text is None:
-        raise ServiceFailed(f"The partitions cannot be listed: {problem}.", hint="Look at: sinfo")
+        raise ServiceFailed(f"Cannot list the partitions: {problem}.", hint="Check the output of: sinfo")
     rows = sorted({tuple(line.split("|")[:3]) for line in text.splitlines()}, key=lambda row: not row[0].endswith("*"))
     return [(row[0].rstrip("*"), row[1], row[2]) for row in rows if len(row) == 3]

@@ -1,9 +1,8 @@
-"""Sending jobs of the local workspace to a site's Slurm: their batch scripts, and sbatch.
+"""Submission of local jobs to a site's Slurm: batch scripts and sbatch.
 
-The batch step is the supervisor of any local job (`supervisor.main`), on a node that sees the workspace's folder too.
-A run is on record before sbatch is asked, and its id is the job's name: a job whose number nobody could write down is
-found by that.
-Options are those of Slurm 20.11 and later (slurm.schedmd.com/sbatch.html).
+The batch step is the supervisor of any local job (`supervisor.main`), on a node that shares the workspace's folder.
+himl records a run before it calls sbatch, and the run's id is the job's name, which identifies a job whose number could
+not be recorded. Options are those of Slurm 20.11 and later (slurm.schedmd.com/sbatch.html).
 """
 
 from __future__ import annotations
@@ -49,22 +48,23 @@ SUBMIT_SECONDS = 120.0
 PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
 PROBE = "probe.json"
 END = "END_OF_REQUEST"
-OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")  # options that count for it too
+# Options that also apply to a controller
+OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")
 
 
 def check_sbatch() -> None:
-    """Raises NotFound where this machine has no Slurm."""
+    """Raise NotFound if this machine has no Slurm."""
     if shutil.which("sbatch") is None:
         raise NotFound(
-            "There is no sbatch on PATH: this machine sends no jobs to Slurm.",
-            hint="Log in to a machine that does, or leave --cluster slurm:... out.",
+            "There is no sbatch on PATH, so this machine cannot submit jobs to Slurm.",
+            hint="Log in to a machine that can, or omit --cluster slurm:...",
         )
 
 
 def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, str | None]) -> str:
     """The script for sbatch: its options, the lines of `setup`, and the supervisor, which reads *document*.
 
-    The document may hold secrets: the script goes to sbatch through a pipe, and into no file of himl's.
+    The document may contain secrets, so himl pipes the script to sbatch and never writes it to a file.
     """
     slurm = _slurm(spec)
     options: dict[str, str | None] = {
@@ -86,7 +86,7 @@ def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, s
 
 
 def _quoted(value: str) -> str:
-    """As sbatch reads it in a line of a script."""
+    """*value*, quoted for an `#SBATCH` line."""
     return value if re.fullmatch(r"[^\s\"'\\#]*", value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
@@ -96,22 +96,22 @@ def _slurm(spec: JobSpec) -> SlurmSpec:
 
 
 def job_script(request: LaunchRequest) -> str:
-    """The batch script of one job, whose files are staged."""
+    """The batch script of one job with staged files."""
     spec = replace(request.spec, snapshot=replace(request.spec.snapshot, files=()), brought={})
     document = replace(request, spec=spec).to_json()
     return _script(spec, RunFolder(Path(request.run_folder)), document, {})
 
 
 def masked(spec: JobSpec) -> JobSpec:
-    """The job as people may see it."""
+    """The job with all secrets masked."""
     form = stored_form(spec, spec.snapshot.files)
     webhook = spec.webhook and replace(spec.webhook, url=MASK)
     return replace(job_from_stored_form(form, dict.fromkeys(spec.env, MASK)), webhook=webhook)
 
 
 def array_script(plan: Plan, first: int, count: int, after: str = "") -> str:
-    """The batch script of so many trials from the trial *first* on, as an array, which begins when the job numbered
-    *after* has ended."""
+    """The batch script of an array of *count* trials from the trial *first* on. The array starts when the job with the
+    number *after* has ended."""
     spec, folder = plan.jobs[0].spec, RunFolder(Path(plan.run_folder))
     at_once = f"%{plan.sweep.max_concurrent}" if plan.sweep.max_concurrent else ""
     own: dict[str, str | None] = {
@@ -125,12 +125,12 @@ def array_script(plan: Plan, first: int, count: int, after: str = "") -> str:
 
 
 def needs_controller(plan: Plan) -> bool:
-    """Whether the values of some trials of a sweep depend on results of others."""
+    """Whether some trials of a sweep depend on results of others."""
     return plan.sweep.sampling == "bayesian" or plan.sweep.early_stop is not None
 
 
 def controller_script(plan: Plan) -> str:
-    """The batch script of a controller, which needs one processor."""
+    """The batch script of a controller on one processor."""
     spec, slurm = plan.jobs[0].spec, _slurm(plan.jobs[0].spec)
     options = {name: value for name, value in slurm.options.items() if name in OF_CONTROLLER}
     spec = replace(spec, nodes=1, processes=None, slurm=replace(slurm, options=options))
@@ -138,8 +138,9 @@ def controller_script(plan: Plan) -> str:
 
 
 def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
-    """Record the run as queued, stage its files, and hand its job to Slurm: give why Slurm did not take it, nothing is
-    recorded then. Raises OSError, Interrupted, and ServiceFailed where nobody knows whether Slurm has it."""
+    """Record the run as queued, stage its files, and submit its job to Slurm. If Slurm refuses the job, delete the
+    record and return the error. Raises OSError, Interrupted, and ServiceFailed if it is unknown whether Slurm has the
+    job."""
     check_sbatch()
     files = JobFiles(replace(request, again=False), folder)
     new = replace(with_recovery_id(request.run), folder=str(files.cwd))
@@ -154,8 +155,8 @@ def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
 
 
 def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
-    """As `queue_job`, of a sweep or a pipeline. Children that are known beforehand are recorded, and sent: trials as
-    arrays, steps as jobs that wait for each other. Where what is next depends on results, a controller is sent."""
+    """As `queue_job`, for a sweep or a pipeline. Record and submit the children that are known in advance: trials as
+    arrays, steps as jobs that wait for each other. If trials depend on results of others, submit a controller."""
     check_sbatch()
     children: list[LaunchRequest] = []
     if plan.kind == PIPELINE:
@@ -208,8 +209,8 @@ def _largest_array() -> int:
 
 
 def queue_again(request: LaunchRequest | Plan, folder: RunFolder) -> HimlError | None:
-    """Hand the job of a run that has ended, or a controller for what is missing of it, to Slurm: give why Slurm did not
-    take it."""
+    """Submit the job of an ended run, or a controller for its missing children, to Slurm. Returns the error if Slurm
+    refuses it."""
     check_sbatch()
     with closing(Database(folder.workspace / "workspace.db")) as database:
         store = RunStore(database)
@@ -230,8 +231,8 @@ def _queue(
     stage: Callable[[Callable[[], bool]], None],
     scripts: Callable[[Sequence[str]], Iterator[tuple[str, dict[str, str]]]],
 ) -> HimlError | None:
-    """Record *runs*, *stage* their files, send *scripts*, and note the jobs' numbers. With each script come the runs
-    that it starts, by id, each with a pattern of its number; *scripts* sees the numbers of those before it."""
+    """Record *runs*, *stage* their files, submit *scripts*, and record the numbers of the jobs. Each script comes with
+    the runs that it starts, by id, each with a pattern of its number. *scripts* gets the numbers of earlier jobs."""
     ids, numbers = [run.id for run in runs], list[str]()
     known: dict[str, list[str]] = {}
     with closing(Database(folder.workspace / "workspace.db", create=True)) as database, interruptions() as interrupted:
@@ -270,11 +271,11 @@ def _queue(
 
 
 class NoAnswer(ServiceFailed):
-    """Whether Slurm has the job is not known."""
+    """It is unknown whether Slurm has the job."""
 
 
 def _sbatch(script: str) -> str:
-    """The number of the job that Slurm made of the script. Raises NoAnswer; BadUsage or ServiceFailed where there is no
+    """Submit the script and return the number of its job. Raises NoAnswer, and BadUsage or ServiceFailed if there is no
     job."""
     process = subprocess.Popen(
         ["sbatch", "--parsable"],
@@ -283,7 +284,7 @@ def _sbatch(script: str) -> str:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        # those of a job that this process is part of would count for the new one
+        # Variables of a job that this process runs in would apply to the new one
         env={
             name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM_")
         },
@@ -295,8 +296,8 @@ def _sbatch(script: str) -> str:
         process.kill()
         process.communicate()
         raise NoAnswer(
-            f"sbatch has not answered for {SUBMIT_SECONDS:.0f} s; whether Slurm has the job is not known.",
-            hint="See what became of it: himl runs list",
+            f"sbatch did not respond within {SUBMIT_SECONDS:.0f} s, so it is unknown whether Slurm has the job.",
+            hint="Check its status: himl runs list",
         ) from None
     number: str = output.strip().partition(";")[0]
     if process.returncode or not number.isdigit():
@@ -305,28 +306,28 @@ def _sbatch(script: str) -> str:
 
 
 def _refusal(complaint: str) -> HimlError:
-    """sbatch's own words in one line."""
+    """The error for sbatch's message, in one line."""
     lines = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in complaint.splitlines()]
     text = "; ".join(dict.fromkeys(line.removeprefix("Batch job submission failed: ").rstrip(".") for line in lines))
-    text = text or "it said nothing"
+    text = text or "no message"
     is_away = re.search(r"unable to contact|connect failure|timed out|communication|configuration source", text, re.I)
     if is_away:
-        return ServiceFailed(f"Slurm does not answer: {text}.", hint="Nothing was submitted. Try again later.")
-    return BadUsage(f"Slurm refused the job: {text}.", hint="Nothing was submitted. See sinfo, and --sbatch KEY=VALUE.")
+        return ServiceFailed(f"Slurm does not respond: {text}.", hint="Nothing was submitted. Try again later.")
+    return BadUsage(f"Slurm refused the job: {text}.", hint="Check sinfo and --sbatch KEY=VALUE.")
 
 
 def checks(folder: Path, spec: SlurmSpec | None) -> Iterator[Check]:
-    """Whether jobs can be sent to Slurm from here; with *spec* also, by a job of seconds, whether its nodes see the
-    workspace in *folder* and its locks, have this Python, and the same time."""
+    """Check whether this machine can submit jobs to Slurm. With *spec*, a job of a few seconds also checks whether its
+    nodes share the workspace in *folder* and its locks, have this Python, and the same time."""
     name = "slurm"
     text, problem = output_of(["sbatch", "--version"])
     if text is None:
-        yield Check.failed(name, f"sbatch cannot be used: {problem}.", "Log in to a machine that sends jobs to Slurm.")
+        yield Check.failed(name, f"sbatch failed: {problem}.", "Log in to a machine that can submit jobs to Slurm.")
         return
     _, problem = output_of(["sinfo", "--noheader", "--format=%P"])
     if problem:
         yield Check.failed(
-            name, f"{text.strip()}, but the controller does not answer: {problem}.", "See: scontrol ping"
+            name, f"{text.strip()}, but its controller does not respond: {problem}.", "Check it: scontrol ping"
         )
         return
     yield Check.passed(name, f"{text.strip()}.")
@@ -353,18 +354,19 @@ def checks(folder: Path, spec: SlurmSpec | None) -> Iterator[Check]:
         lock.release()
         if not found:
             said = (Path(made, LOG).read_text(errors="replace") if Path(made, LOG).exists() else "").strip()
-            last = f" It said: {said.splitlines()[-1]}." if said else ""
-            waited = f"Job {number} left nothing in '{folder}' within {PROBE_SECONDS:.0f} s."
-            hint = "Put the workspace and this Python on a file system that all nodes share; see also: squeue --me"
+            last = f" Its log: {said.splitlines()[-1]}." if said else ""
+            waited = f"Job {number} wrote nothing to '{folder}' within {PROBE_SECONDS:.0f} s."
+            hint = "Move the workspace and this Python to a file system that all nodes share. See also: squeue --me"
             yield Check.failed(name, waited + last, hint)
             return
-        yield Check.passed(name, f"A job on node {found['node']} sees '{folder}', and runs this Python.")
+        yield Check.passed(name, f"A job on node {found['node']} can access '{folder}' and this Python.")
         if not found["is_held"]:
-            text = f"Locks of '{folder}' are not seen on node {found['node']}; himl asks Slurm in place of them."
-            yield Check.note(name, text, "Lustre needs the mount option flock for it.")
+            text = f"Node {found['node']} does not see locks in '{folder}', so himl relies on Slurm instead."
+            yield Check.note(name, text, "Locks on Lustre need the mount option flock.")
         late = max(begin - found["time"], found["time"] - time.time())
         if late > CLOCK_SECONDS:
-            yield Check.note(name, f"The clock of node {found['node']} differs by {late:.0f} s.", "Tell the site.")
+            text = f"The clock of node {found['node']} differs by {late:.0f} s."
+            yield Check.note(name, text, "Report it to the site's administrators.")
 
 
 def _is_open(number: str) -> bool:

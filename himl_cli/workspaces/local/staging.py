@@ -1,4 +1,4 @@
-"""The files of a job: staged before its script starts, collected after it."""
+"""Staging of a job's files before its script starts, and collection after it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 
 class JobFiles:
-    """`cwd` is where the script runs, `logs` are the logs of its ranks."""
+    """The files of a job. `cwd` is the script's folder, `logs` are the logs of its ranks."""
 
     def __init__(self, request: LaunchRequest, folder: RunFolder) -> None:
         spec = request.spec
@@ -39,17 +39,17 @@ class JobFiles:
         self.logs = [folder.user_logs / name for name in names]
 
     def stage(self, *, is_stopped: Callable[[], bool], is_attempt: bool = True) -> None:
-        """Stage the snapshot and make the folders; for another attempt, those of the earlier ones stay. Without
-        *is_attempt* the job is to begin later. Raises OSError, Stopped."""
+        """Stage the snapshot and create the folders. Another attempt keeps those of earlier ones. Without *is_attempt*,
+        the job starts later. Raises OSError, Stopped."""
         folder, spec, again = self._folder, self._request.spec, self._request.again
         known = folder.read(RECORD) if again else {}
         attempts = known.get(ATTEMPTS, 0)
         earlier = folder.user_logs / f"try_{attempts}"
         folder.user_logs.mkdir(exist_ok=again)
         for log in self.logs:
-            if known and log.exists() and log.stat().st_size:  # whoever follows this attempt's log is not to see that
+            if known and log.exists() and log.stat().st_size:  # keep it out of this attempt's log
                 earlier.mkdir(exist_ok=True)
-                with suppress(OSError):  # somebody reads it, on Windows: this attempt's lines then follow the earlier
+                with suppress(OSError):  # on Windows, another process may read it, and then both share one log
                     log.replace(earlier / log.name)
             log.touch()
         if not spec.parent:
@@ -63,33 +63,33 @@ class JobFiles:
             folder.code.mkdir(exist_ok=again)
         elif not known.get(STAGED):
             with suppress(FileNotFoundError):
-                shutil.rmtree(folder.code)  # what an earlier attempt was staging when it was killed
+                shutil.rmtree(folder.code)  # partial files of an attempt that was killed
             folder.code.mkdir()
             stage_files(spec, folder.code, is_stopped=is_stopped)
         if not is_attempt:
             return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
         self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]
-        for made in self._made:  # as a job finds them everywhere
+        for made in self._made:  # as in jobs on Azure ML
             made.mkdir(exist_ok=True)
         self._before = self._stamps()
         folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})
 
     @property
     def attempt(self) -> int:
-        """The number of the latest try that was staged, from 1; 0 before that."""
+        """The number of the latest staged attempt, from 1, or 0 if there is none."""
         return int(self._folder.read(RECORD).get(ATTEMPTS, 0))
 
     @property
     def retries(self) -> int:
-        """How often Slurm was asked to start the job again after a failure."""
+        """The number of times that Slurm restarted the job after a failure."""
         return int(self._folder.read(RECORD).get(RETRIES, 0))
 
     def note_retry(self) -> None:
         self._folder.write(RECORD, {**self._folder.read(RECORD), RETRIES: self.retries + 1})
 
     def collect(self) -> None:
-        """Keep what the job wrote: of one that ran in place, copy its results to the run's folder; of others, what
-        `RunFolder.keep_files` says. Raises OSError."""
+        """Save the job's results: copy those of an in-place job to the run's folder, and apply `RunFolder.keep_files`.
+        Raises OSError."""
         self._folder.keep_files(self._request.spec.keep)
         for name, stamp in self._stamps().items():
             if self._before.get(name) != stamp:
@@ -97,14 +97,14 @@ class JobFiles:
                     pass
         for folder in self._made if self._request.spec.in_place else ():
             with suppress(OSError):
-                folder.rmdir()  # where the job wrote nothing into it
+                folder.rmdir()  # succeeds only if the folder is empty
 
     def _stamps(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}
         for top in COLLECTED if self._request.spec.in_place else ():
             for folder, _, names in os.walk(self.cwd / top):
                 for path in (Path(folder, name) for name in names):
-                    with suppress(OSError):  # a dangling link, or gone in the meantime: nothing to collect
+                    with suppress(OSError):  # a dangling link, or a file that was deleted in the meantime
                         facts = path.stat()
                         if stat.S_ISREG(facts.st_mode):
                             stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
@@ -113,13 +113,13 @@ class JobFiles:
 
 
 def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) -> None:
-    """Copy the snapshot's files, with their permissions, and the others that the job asked for below *target*. Raises
-    OSError, or Stopped once *is_stopped* says so."""
+    """Copy the snapshot's files, with their permissions, and the job's other files below *target*. Raises OSError, and
+    Stopped once *is_stopped* is true."""
     looked = 0.0
     for name in (*spec.snapshot.files, *spec.brought):
         source = Path(spec.brought.get(name, spec.snapshot.root / name))
         if name in spec.brought:
-            source.stat()  # one that is not there any more is not passed over
+            source.stat()  # raises if the file is missing, which a copy would skip
         for _ in _copy_file(source, target / name):
             if time.monotonic() - looked > 0.05:
                 looked = time.monotonic()
@@ -130,7 +130,7 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
 def _copy_file(source: Path, target: Path) -> Iterator[None]:
     """Copy one file with its permissions, a block at each step. Raises OSError.
 
-    A file that vanished since it was listed is passed over, as an editor's temporary files do all the time.
+    Skips a file that was deleted since it was listed, such as an editor's temporary file.
     """
     try:
         stream = source.open("rb")

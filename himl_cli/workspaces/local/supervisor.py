@@ -1,8 +1,8 @@
-"""The process that looks after one local job from its record to its end. In a session of its own; started by `himl
-submit`, of a trial or a step by the controller.
+"""The process that supervises one local job from its record to its end, in a separate session. `himl submit` starts it,
+or the controller for a trial or a step.
 
-It reads its request from stdin and reports its progress on stdout, a JSON object a line: `recorded`, then `started` or
-`refused`; after that nobody needs to listen, so that a closed terminal loses nothing.
+It reads its request from stdin and reports its progress on stdout, one JSON object per line: `recorded`, then `started`
+or `refused`. After that the reader can go away, so that closing the terminal loses nothing.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
-REQUEUE_SECONDS = 60.0  # until Slurm tells what is requeued to end
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second try here, and before a later one; each is twice the last
-WHOLE_SECONDS = 30.0  # for another process to record the end of the whole that this job was the last of
-SRUN_SECONDS = 30.0  # for srun to end, once its shims are told to
-# What is sent to the ranks, and how many seconds after the decision to stop. Ctrl-C's rule: SIGINT, after 10 s SIGTERM,
-# after 5 more SIGKILL
+REQUEUE_SECONDS = 60.0  # until Slurm terminates a requeued job
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second local attempt, and at most; each is twice the last
+WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run after its last child
+SRUN_SECONDS = 30.0  # for srun to end after its shims
+# Signals for the ranks, each with the seconds since the decision to stop. As for Ctrl-C: SIGINT, SIGTERM after 10 s,
+# SIGKILL after 5 s more
 CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
 STOP_SIGNALS = ((0.0, "TERM"), (5.0, "KILL"))
 RANK_FAILED = "a rank failed"
 
-# How the process of a rank ended: the rank, the code of a shell (the exit code, 128 + the signal's number, 127 where
-# nothing could be started), why the job failed
+# The end of a rank's process: the rank, a shell's exit code (128 + the signal's number, 127 if the start failed), the
+# reason of the failure
 RankEnd = tuple[int, int, str]
 
 
 class Supervisor(RunProcess):
-    """One job: records it, stages its files, starts its ranks, watches them, records how it ended."""
+    """Records one job, stages its files, starts and watches its ranks, and records its end."""
 
     def __init__(self, request: LaunchRequest) -> None:
         self._files = JobFiles(request, RunFolder(Path(request.run_folder)))
@@ -91,7 +91,7 @@ class Supervisor(RunProcess):
         )
         try:
             env = job_environment(self._request, os.environ)
-            if "MLFLOW_TRACKING_URI" not in spec.env:  # a server of the user's own knows nothing of our run
+            if "MLFLOW_TRACKING_URI" not in spec.env:  # the user's own server does not have this run
                 env = tracking.environment(env)
             env |= {TRY_VARIABLE: str(attempt), **spec.env}
             store.start(run_id)
@@ -103,23 +103,23 @@ class Supervisor(RunProcess):
             is_sampled = not spec.no_system_metrics and ENABLED not in env
             with sampling(self.folder.path, env, lambda: ranks[0].parent) if is_sampled else contextlib.nullcontext():
                 outcome = self._outcome_of_ranks(*self._watch(ranks))
-        finally:  # what comes after the script cannot change how it ended: what fails is said beside that
+        finally:  # a failure after the script's end cannot change its status, so it is added to the reason
             problem = ""
             try:
                 self._files.collect()
             except OSError as err:
                 where = err.filename or self.folder.code
-                problem = f"not all of its outputs could be kept: {err.strerror}: '{where}'"
+                problem = f"not all of its outputs could be saved: {err.strerror}: '{where}'"
             try:
                 tracking.close()
             except (OSError, HimlError) as err:
-                problem = problem or f"what it logged could not be tidied: {err}".rstrip(".")
+                problem = problem or f"the tracking server did not close cleanly: {err}".rstrip(".")
         reason = "; ".join(part for part in (outcome.reason, problem) if part)
         return Outcome(outcome.status, reason, outcome.exit_code)
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
-        """A job that failed is started again as often as was asked for, on Slurm by Slurm; why it was told to terminate
-        there, Slurm knows at the latest once it has ended."""
+        """Restart a failed job up to its number of retries. On Slurm, Slurm restarts it. Slurm gives the reason of a
+        termination at the latest once the job has ended."""
         if self._request.spec.slurm is None:
             return self._outcome_of_tries(store, outcome)
         if outcome.status is not RunStatus.failed:
@@ -139,7 +139,7 @@ class Supervisor(RunProcess):
         if not job.requeue():
             return outcome
         deadline = time.monotonic() + REQUEUE_SECONDS
-        while not self._terminated and time.monotonic() < deadline:  # a job that ends before that is not requeued
+        while not self._terminated and time.monotonic() < deadline:  # Slurm does not requeue a job that ends earlier
             time.sleep(POLL_SECONDS)
         return None
 
@@ -150,7 +150,7 @@ class Supervisor(RunProcess):
             deadline = time.monotonic() + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**number)
             while not self.is_stopped() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-            # what was piped in has been read
+            # The first attempt has read what was piped in
             stdin = "" if self._request.stdin.isdigit() else self._request.stdin
             self._request, self._again = replace(self._request, again=True, stdin=stdin), True
             self._files, self._ends = JobFiles(self._request, self.folder), queue.Queue()
@@ -165,18 +165,17 @@ class Supervisor(RunProcess):
         while self._request.spec.slurm and parent:
             from himl_cli.workspaces.local.controller import end_if_last
 
-            with contextlib.suppress(HimlError, OSError):  # whoever looks at the sweep next sees to it
+            with contextlib.suppress(HimlError, OSError):  # the next command that reads the sweep records its end
                 end_if_last(store, RunFolder(self.folder.path.with_name(parent)))
                 if any(store.open_children([parent])) or (whole := store.get(parent)) is None or whole.status.is_final:
                     return
-            # Another process is recording its end, which the webhook is told from here
+            # Another process is recording its end, and this one notifies the webhook
             if self._request.spec.webhook is None or time.monotonic() > deadline:
                 return
             time.sleep(POLL_SECONDS)
 
     def before_the_end(self, store: RunStore) -> None:
-        # Only now: what the script logs under these names may be written otherwise (1 and 1.0), and parameters cannot
-        # change.
+        # After the script, which may log these names in another form (1 and 1.0), since parameters cannot change
         if self._request.values:
             from himl_cli.workspaces.local.metric_store import MetricStore
 
@@ -191,12 +190,11 @@ class Supervisor(RunProcess):
             source = stdin if number == 0 or not stdin.isdigit() else ""
             ranks.append(Rank(number, command, {**env, **own}, self._files.cwd, log, source, self._ends))
         if stdin.isdigit():
-            os.close(int(stdin))  # whoever writes into the pipe is to see that the script has closed it
+            os.close(int(stdin))  # the writer of the pipe must notice when the script closes it
         return ranks
 
     def _watch(self, ranks: Sequence[Rank]) -> tuple[list[RankEnd], str]:
-        """Wait for all ranks; once a reason to stop shows up, end them by and by. Returns their ends in order, and that
-        reason."""
+        """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent = 0.0, "", 0
         limit = self._request.spec.max_seconds
@@ -242,7 +240,7 @@ class Supervisor(RunProcess):
         if len(ends) > 1:
             reason = f"rank {number}: {reason}"
         if self.folder.is_disk_full():
-            reason += f"; no space is left on the disk of '{self.folder.path}'"
+            reason += f"; the disk of '{self.folder.path}' is full"
         return Outcome(RunStatus.failed, reason, code)
 
 
@@ -250,10 +248,10 @@ SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
 
 
 class Rank:
-    """One process of the job: starts the command under its shim; its end arrives in *ends*.
+    """One process of the job: starts the command under its shim, and puts its end into *ends*.
 
-    *stdin* is that of the request. The command's output goes straight to *log* (append mode), so a log line is never
-    lost to a dying supervisor. `parent` is the process that started the shims of this node; 0: it is not known yet.
+    *stdin* is that of the request. The command writes directly to *log* (append mode), so that no line is lost when the
+    supervisor dies. `parent` is the process that started the shims of this node, 0 while it is unknown.
     """
 
     def __init__(
@@ -283,14 +281,14 @@ class Rank:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, word: str) -> None:
-        """INT, TERM or KILL to every process of the rank."""
+        """Send INT, TERM or KILL to every process of the rank."""
         assert self._shim.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it ended in the meantime, which is what was wanted
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended in the meantime
             self._shim.stdin.write(word.encode() + b"\n")
             self._shim.stdin.flush()
 
     def close(self) -> None:
-        """Close the pipe to the shim: it ends whatever is left and itself."""
+        """Close the pipe to the shim, which then ends the remaining processes and itself."""
         assert self._shim.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._shim.stdin.close()
@@ -304,16 +302,16 @@ class Rank:
             pid = facts.get("pid", pid)
             code, reason = _end_of(facts) or (code, reason)
         if code is None:
-            code, reason = 128 + int(signal.SIGTERM), "the process that watched over it was killed"
-            if pid is not None and sys.platform != "win32":  # the process group, which the shim cannot end any more
+            code, reason = 128 + int(signal.SIGTERM), "its watching process was killed"
+            if pid is not None and sys.platform != "win32":  # end the process group in place of the shim
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
         self._ends.put((self._number, code, reason))
 
 
 class RanksOfNodes(Rank):
-    """The ranks of all nodes: one `srun` starts a shim for each, hands what it reads to all of them, and mixes
-    what they tell."""
+    """The ranks of all nodes. One `srun` starts a shim for each, copies its stdin to all of them, and merges their
+    output."""
 
     def __init__(
         self,
@@ -329,7 +327,7 @@ class RanksOfNodes(Rank):
         options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
         options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
         options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
-        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take it over since 22.05
+        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun ignores it since 22.05
             options.append(f"--cpus-per-task={cpus}")
         self._shim = subprocess.Popen(
             ["srun", *options, *SHIM, "", *command],
@@ -347,7 +345,7 @@ class RanksOfNodes(Rank):
             self._shim.stdin.close()
         try:
             self._shim.wait(SRUN_SECONDS)
-        except subprocess.TimeoutExpired:  # a node that does not answer
+        except subprocess.TimeoutExpired:  # a node does not respond
             self._shim.kill()
             self._shim.wait()
 
@@ -355,7 +353,7 @@ class RanksOfNodes(Rank):
         assert self._shim.stdout is not None
         left = set(range(self._count))
         for line in self._shim.stdout:
-            with contextlib.suppress(ValueError, KeyError):  # what a node's prologue prints
+            with contextlib.suppress(ValueError, KeyError):  # output of a node's prologue
                 facts = json.loads(line)
                 if "parent" in facts and facts["rank"] < self._count_here:
                     self.parent = facts["parent"]
@@ -363,11 +361,11 @@ class RanksOfNodes(Rank):
                     left.remove(facts["rank"])
                     self._ends.put((facts["rank"], *end))
         for number in sorted(left):
-            self._ends.put((number, 128 + int(signal.SIGTERM), "its node, or srun, ended it"))
+            self._ends.put((number, 128 + int(signal.SIGTERM), "its node or srun ended it"))
 
 
 def _end_of(facts: Mapping[str, Any]) -> tuple[int, str] | None:
-    """The code and the reason that a shim tells, where that is its news."""
+    """The exit code and the reason in a shim's report, None for other reports."""
     if "error" in facts:
         return 127, facts["error"]
     if "exit" in facts:
@@ -380,8 +378,8 @@ def _end_of(facts: Mapping[str, Any]) -> tuple[int, str] | None:
 
 
 def _end_adopted() -> None:
-    """Kill what became a child of this process because its shim was killed (Linux, after `become_subreaper`). All ranks
-    must be closed."""
+    """Kill processes that became children of this one because their shim was killed (Linux, after `become_subreaper`).
+    All ranks must be closed."""
     if sys.platform == "win32":
         return
     deadline = time.monotonic() + 2.0
@@ -393,11 +391,11 @@ def _end_adopted() -> None:
 
 
 def main() -> None:
-    """Look after the job on stdin. In a job of Slurm that may also be the controller of a sweep, the trial of an
-    array's task, or doctor's look around.
+    """Supervise the job on stdin. In a Slurm job, that may also be the controller of a sweep, the trial of an array's
+    task, or the probe of `himl doctor`.
 
-    Slurm, and with it the jobs that wait for this one, is told whether the run completed; of one that goes on 0, since
-    it forgets to requeue a job that fails at that moment.
+    The exit code shows Slurm, and so the jobs that wait for this one, whether the run completed. It is 0 for a run that
+    continues, since Slurm does not requeue a job that fails at that moment.
     """
     document = read_request()
     form = json.loads(document)
@@ -418,7 +416,7 @@ def main() -> None:
 
 
 def _task_request(form: Mapping[str, Any]) -> LaunchRequest:
-    """What the array's task that this process is was asked to run."""
+    """The request for the array task of this process."""
     from himl_cli.core.sampling import make_sampler
     from himl_cli.workspaces.local.sweep_plan import trial_request
 

@@ -1,4 +1,4 @@
-"""Sweeps and pipelines before anything is made, everything looked up; and what each child is asked to run."""
+"""Plans of sweeps and pipelines, with all data resolved and nothing created yet, and requests for their children."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ from himl_cli.workspaces.local.staging import stage_files
 
 
 def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) -> Plan:
-    """The plan of a job that is a sweep; *datastore* is where its data lies unless it says otherwise. Nothing is made.
+    """The plan of a job that is a sweep. *datastore* is the default folder of its data. Creates nothing.
 
-    Raises what a job's start raises, and BadUsage where the sampling needs what is not installed, for a name that
-    cannot be a variable's (AZUREML_SWEEP_NAME), and for a value that cannot stand where the command line has it.
+    Raises the errors of a job's start, and BadUsage for sampling that needs a missing package, for a name that cannot
+    be part of an environment variable (AZUREML_SWEEP_NAME), and for a value that cannot be quoted in the command line.
     """
     assert spec.sweep is not None
     check_sampling(spec.sweep)
@@ -60,8 +60,8 @@ def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) 
     for name, found in spec.sweep.space.items():
         if not HYPERPARAMETER_NAME.fullmatch(name):
             raise BadUsage(
-                f"'{name}' cannot be the name of a hyperparameter.",
-                hint="It has to be letters, digits, '_', '-' and '.', a letter first.",
+                f"Invalid name of a hyperparameter: '{name}'.",
+                hint="Use letters, digits, '_', '-' and '.', with a letter first.",
             )
         for value in found.values if found.draw is Draw.choice and is_line else ():
             if isinstance(value, str):
@@ -85,10 +85,10 @@ def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) 
 def plan_pipeline(
     workspace: Path, spec: PipelineSpec, datastore_of: Callable[[str | None], Path], notify: Notify
 ) -> Plan:
-    """The plan of a pipeline, or of a sweep of them; *datastore_of* gives the folder of the default datastore, whose
-    name may be None. Nothing is made.
+    """The plan of a pipeline, or of a sweep of pipelines. *datastore_of* returns the folder of the default datastore,
+    whose name may be None. Creates nothing.
 
-    Errors begin with the key of the step.
+    Errors start with the key of the step.
     """
     if spec.sweep is not None:
         check_sampling(spec.sweep)
@@ -122,7 +122,7 @@ def plan_pipeline(
         single = pipeline_trial(plan, 0, dict.fromkeys(spec.sweep.space, "")) if spec.sweep else plan
         for planned in single.jobs:
             key = planned.key
-            job_command(step_request(single, planned))  # whether the folders that it takes from others can stand in it
+            job_command(step_request(single, planned))  # checks that it can quote the folders of other steps
     except HimlError as err:
         text = str(err)
         err.args = (text if text.startswith(key) else f"{key}: {text}",)
@@ -131,7 +131,7 @@ def plan_pipeline(
 
 
 def trial_request(plan: Plan, index: int, values: Mapping[str, Scalar]) -> LaunchRequest:
-    """What trial *index* of a job runs."""
+    """The request for trial *index* of a job."""
     job, texts = plan.jobs[0], {name: value_text(value) for name, value in values.items()}
     spec = replace(
         _filled(job.spec, texts),
@@ -146,7 +146,7 @@ def trial_request(plan: Plan, index: int, values: Mapping[str, Scalar]) -> Launc
 
 
 def pipeline_trial(plan: Plan, index: int, values: Mapping[str, Scalar]) -> Plan:
-    """The pipeline that trial *index* is; it runs the files of its sweep."""
+    """The pipeline of trial *index*, which uses the files of its sweep."""
     run = replace(
         plan.run,
         id=plan.child_id(index),
@@ -162,7 +162,7 @@ def pipeline_trial(plan: Plan, index: int, values: Mapping[str, Scalar]) -> Plan
 
 
 def step_request(plan: Plan, job: PlannedJob) -> LaunchRequest:
-    """What a step runs; its inputs are there once the steps before it are completed."""
+    """The request for a step. Its inputs exist once the steps before it are completed."""
     outputs = {each.key: job_outputs(each, plan.child_id(each)) for each in plan.jobs}
     taken = {key: outputs[step][name] for key, (step, name) in job.takes.items()}
     shared = {name: value for name, value in plan.run.tags.items() if name not in (HYPERPARAMETERS, TRIAL)}
@@ -173,8 +173,8 @@ def step_request(plan: Plan, job: PlannedJob) -> LaunchRequest:
 
 
 def stage_plan(plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) -> Plan:
-    """Stage the files of the plan's jobs in its run's folder, and store it: the plan to start children by. A pipeline
-    that is a trial is part of its sweep's. Raises OSError, Stopped."""
+    """Stage the files of the plan's jobs in its run's folder, store the plan, and return the one that starts children.
+    A pipeline that is a trial uses the files of its sweep. Raises OSError, Stopped."""
     folder.user_logs.mkdir(exist_ok=plan.again)
     (folder.user_logs / "std_log.txt").touch()
     if not plan.staged_in:
@@ -191,8 +191,7 @@ def stage_plan(plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) ->
 
 
 def job_outputs(job: PlannedJob, run_id: str) -> dict[str, str]:
-    """The folders of a child's outputs, by key. Whether they may exist already was asked when the whole was
-    submitted."""
+    """The folders of a child's outputs, by key. The submission has already checked whether they may exist."""
     folder = Path(job.datastore)
     return {item.key: str(output_folder(replace(item, overwrite=True), folder, run_id)) for item in job.spec.outputs}
 
@@ -200,13 +199,13 @@ def job_outputs(job: PlannedJob, run_id: str) -> dict[str, str]:
 def _request(plan: Plan, run_id: str, job: PlannedJob, values: Mapping[str, str]) -> LaunchRequest:
     folder, outputs = Path(plan.run_folder).with_name(run_id), job_outputs(job, run_id)
     words = (shown_command(job.spec), dict(job.inputs), outputs)
-    # On Slurm the last child to end may be what records the whole's
+    # On Slurm, the last child to end may record the end of the parent run
     spec = job.spec if job.spec.slurm else replace(job.spec, webhook=None)
     return LaunchRequest(str(folder), spec, *words, again=folder.exists(), values=values)
 
 
 def _trial_output(item: DataSpec) -> DataSpec:
-    """A folder of its own in the one that was asked for, since trials at once would overwrite each other's files."""
+    """A folder per trial in the requested one, so that concurrent trials do not overwrite each other's files."""
     place = item.local or item.name
     if RUN_NAME in place or not place:
         return item

@@ -1,7 +1,7 @@
-"""What a job takes of its machine, sampled by its supervisor in a thread, under the names of MLflow's system metrics.
+"""System metrics of a job with the names of MLflow's, which a thread of its supervisor samples.
 
-CPU and memory are those of the job's own processes on this node, GPUs are those that it may see, network and disk are
-the machine's. psutil and NVIDIA's bindings are imported when the first sample is due: a shorter job has none.
+CPU and memory are those of the job's processes on this node, GPUs those that are visible to it, network and disk those
+of the machine. psutil and NVIDIA's bindings are imported for the first sample, which a shorter job does not have.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from himl_cli.core.logged import SYSTEM, system_summary
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, now_ms
 
-# MLflow's variables: where the first is set, its user has decided; the second counts here as there
+# MLflow's variables. If the user sets the first, himl does not sample. The second is the interval, as in MLflow.
 ENABLED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 INTERVAL = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
 SECONDS = 10.0
-AGE_A_POINT = 360  # a point stands for a 360th of the attempt's time at least: after an hour they become fewer
-PAUSE_A_WRITE = 100  # times what a write took, until the next: many jobs at once wait for one database
+AGE_A_POINT = 360  # a point covers at least 1/360 of the attempt's time, so that after an hour there are fewer
+PAUSE_A_WRITE = 100  # the pause after a write in multiples of its time, since many jobs may share one database
 PATIENCE_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 CPU = SYSTEM + "cpu_utilization_percentage"
@@ -31,8 +31,8 @@ CPU = SYSTEM + "cpu_utilization_percentage"
 
 @contextmanager
 def sampling(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int]) -> Iterator[None]:
-    """Sample within the context what the processes below the one that *parent* gives (0: not known yet) take, those of
-    a job with the variables *env*. What fails is said in the supervisor's log, and harms no run."""
+    """Sample the descendants of the process *parent* (0: unknown yet) within the context, for a job with the variables
+    *env*. Failures go to the supervisor's log, and do not affect the run."""
     stop = threading.Event()
     thread = threading.Thread(target=_sample, args=(run_folder, env, parent, stop), daemon=True)
     thread.start()
@@ -55,7 +55,7 @@ def _sample(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int],
                 pending.append(machine.sample())
             now = time.monotonic()
             if pending and (is_over or now >= due):
-                with suppress(HimlError, OSError):  # what could not be written goes with the next
+                with suppress(HimlError, OSError):  # after a failed write, the next one includes the samples
                     statement = "SELECT MAX(step), SUM(time >= ?) FROM metrics WHERE run = ? AND name = ?"
                     last, count = database.rows(statement, (since, run_id, CPU))[0]
                     if (count or 0) > written:
@@ -86,7 +86,7 @@ def _condensed(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Machine:
-    """Reads what a job takes: the processes below the one that *parent* gives, since the monotonic time *started*."""
+    """Samples of a job: the descendants of the process *parent*, since the monotonic time *started*."""
 
     def __init__(self, folder: Path, env: Mapping[str, str], parent: Callable[[], int], started: float) -> None:
         import psutil
@@ -98,7 +98,7 @@ class Machine:
         self._gpus = Gpus(env.get("CUDA_VISIBLE_DEVICES"))
 
     def sample(self) -> dict[str, float]:
-        """The values of now by their names; what cannot be read is left out."""
+        """The current values by name, without those that cannot be read."""
         found = self._of_processes() | self._gpus.sample()
         if self._network is not None and (network := self._psutil.net_io_counters()) is not None:
             found["network_receive_megabytes"] = (network.bytes_recv - self._network.bytes_recv) / 1e6
@@ -109,8 +109,8 @@ class Machine:
         return {SYSTEM + name: value for name, value in found.items()}
 
     def _of_processes(self) -> dict[str, float]:
-        """Seconds of CPU include those of children that have ended and were waited for (proc(5): cutime, cstime), so
-        that none is lost in between, but on Windows and macOS."""
+        """CPU load and memory of the processes. CPU seconds include those of reaped children (proc(5): cutime, cstime),
+        so that none are lost between samples, except on Windows and macOS."""
         pid = self._parent()
         if not pid:
             return {}
@@ -123,7 +123,7 @@ class Machine:
         except self._psutil.Error:
             return {}
         for process in processes:
-            with suppress(self._psutil.Error), process.oneshot():  # it ended meanwhile
+            with suppress(self._psutil.Error), process.oneshot():  # it may have ended
                 seconds += sum(process.cpu_times()[:4])  # user, system, and both of its children
                 memory += process.memory_info().rss
         before, self._cpu_seconds = self._cpu_seconds, seconds
@@ -136,14 +136,13 @@ class Machine:
         }
 
     def _cpus(self) -> int:
-        """How many processors the job may use."""
+        """The number of processors that the job may use."""
         own = self._psutil.Process()
         return len(own.cpu_affinity()) if hasattr(own, "cpu_affinity") else self._psutil.cpu_count() or 1
 
 
 class Gpus:
-    """The GPUs that *visible*, the value of CUDA_VISIBLE_DEVICES, lets a job see, in its order; None: all. Without a
-    driver there are none."""
+    """The GPUs in *visible*, the value of CUDA_VISIBLE_DEVICES, in its order (None: all). None without a driver."""
 
     def __init__(self, visible: str | None) -> None:
         import pynvml
@@ -157,8 +156,8 @@ class Gpus:
                 self._handles.append(self._handle(word.strip(), count))
 
     def _handle(self, word: str, count: int) -> Any:
-        """The device called *word*: a number, or an id, of which the beginning is enough. Raises NVMLError where there
-        is none: CUDA passes over that one and all behind it."""
+        """The device *word*: a number, or the start of an id. Raises NVMLError if there is none. CUDA ignores that
+        entry and all after it."""
         if word.isdecimal():
             return self._nvml.nvmlDeviceGetHandleByIndex(int(word))
         for index in range(count if word.startswith("GPU-") else 0):
@@ -168,7 +167,7 @@ class Gpus:
         return self._nvml.nvmlDeviceGetHandleByUUID(word)
 
     def sample(self) -> dict[str, float]:
-        """Of each GPU what it tells; a part of one (MIG) tells its memory alone."""
+        """The available values of each GPU. A MIG instance only has its memory."""
         found: dict[str, float] = {}
         unknown = (self._nvml.NVMLError, ZeroDivisionError)
         for number, handle in enumerate(self._handles):

@@ -1,5 +1,5 @@
-"""The local workspace: one `.himl` folder behind the `Workspace` Protocol. Beside jobs it has runs that a program
-records itself: they live as long as the process that holds their lock."""
+"""The local workspace: one `.himl` folder behind the `Workspace` Protocol. Besides jobs, it stores runs that a program
+records itself. Such a run is in progress as long as the process that holds its lock."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
 JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (a network file system)"}
-KEEPER, PROGRAM = "kept_by", "program"  # what a run's record says of who records it
+KEEPER, PROGRAM = "kept_by", "program"  # the entry of a run's record for who records it
 LOST = (
-    "the program that kept it ended without saying how it went (it was killed, or neither complete() nor "
-    "fail() was called)"
+    "the program that recorded it ended without an outcome (it was killed, or neither complete() nor fail() was called)"
 )
 
-_locks: dict[Path, ProcessLock] = {}  # of the runs that this process records; they live as long as it does
+# Locks of the runs that this process records, held until it ends
+_locks: dict[Path, ProcessLock] = {}
 
 
 class LocalWorkspace(FolderWorkspace):
-    """Runs, their files and datastores in one folder; nothing outside it is touched."""
+    """Runs, their files and datastores in one folder. Touches nothing outside of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +57,8 @@ class LocalWorkspace(FolderWorkspace):
     def _runs(self) -> RunStore:
         if not self.folder.is_dir():
             raise WorkspaceNotFound(
-                f"There is no folder '{self.folder}'.", hint="'himl submit' makes a local workspace where it runs."
+                f"There is no folder '{self.folder}'.",
+                hint="'himl submit' creates a local workspace in the current folder.",
             )
         return RunStore(Database(self.folder / "workspace.db", create=True), label=self.label)
 
@@ -100,8 +101,7 @@ class LocalWorkspace(FolderWorkspace):
         return self._runs.experiments()
 
     def _unsupervised(self, jobs: Sequence[str], *, now: bool = False) -> tuple[list[str], Mapping[str, str]]:
-        """Those of *jobs* that are lost, since nobody looks after them, and for those that Slurm has what they wait
-        for."""
+        """The lost *jobs*, which no process supervises, and the reasons for which jobs wait in Slurm."""
         free = [job for job in jobs if not self._folder_of(job).is_supervised()]
         in_slurm = self._runs.slurm_jobs(free)
         if not in_slurm:
@@ -118,8 +118,8 @@ class LocalWorkspace(FolderWorkspace):
         return self.tag(run_id, {ARCHIVED: None if restore else ""})
 
     def cancel(self, run_id: str) -> bool:
-        """Tell the run's job to stop: a nested run has no process of its own. A run that a program records is canceled
-        on record; of a run that ended before its children, these are stopped."""
+        """Request the run's job to stop, since a nested run has no separate process. Of a run that a program records,
+        only the record changes. For a run that ended before its children, stop the children."""
         job = self._runs.job_of(run_id) or run_id
         if not self.run(run_id).status.is_final:
             if self._is_unmanaged(job):
@@ -160,7 +160,8 @@ class LocalWorkspace(FolderWorkspace):
         return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
-        jobs = self._unsupervised(self._runs.open_jobs())  # of all, so that Slurm is asked once for all of them
+        # All open jobs, so that one query to Slurm serves all of them
+        jobs = self._unsupervised(self._runs.open_jobs())
         now = [found for run in runs if (found := self._runs.get(run.id, *jobs)) is not None]
         results = self.results(now, wanted=lambda name: True, whole=False)
         return {run.id: (run, results[run.id]) for run in now}
@@ -182,7 +183,7 @@ class LocalWorkspace(FolderWorkspace):
         return DatastoreFolder(Path(outputs[key]), place, self._runs.database, label=place)
 
     def datastores(self) -> Sequence[DatastoreInfo]:
-        """The folders in `datastores/`; the default one is there even before anything lies in it."""
+        """The folders in `datastores/`. The default one is listed even if it does not exist yet."""
         root = self.folder / "datastores"
         found = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
         names = [DEFAULT_DATASTORE, *sorted(found - {DEFAULT_DATASTORE})]
@@ -194,7 +195,7 @@ class LocalWorkspace(FolderWorkspace):
         if wanted not in known:
             raise NotFound(
                 f"No datastore '{wanted}' in {self.label}; there are: {', '.join(known)}.",
-                hint=f"A folder in '{_shown(self.folder / 'datastores')}' is a datastore here.",
+                hint=f"To add a datastore, create a folder in '{_shown(self.folder / 'datastores')}'.",
             )
         return DatastoreFolder(Path(known[wanted].location), wanted, self._runs.database)
 
@@ -210,17 +211,17 @@ class LocalWorkspace(FolderWorkspace):
         except HimlError as err:
             yield Check.failed(CHECK_NAME, str(err), err.hint)
             return
-        text = "no run yet"
+        text = "no runs yet"
         if "runs" in facts:
             text = f"{int(facts['runs']):,} run{'s' * (facts['runs'] != '1')}, {facts['journal']}"
         yield Check.passed(CHECK_NAME, f"{self.label}: {text}.")
         if not os.access(self.folder, os.W_OK):
-            text = f"'{self.folder}' may only be read: jobs cannot be recorded there."
+            text = f"'{self.folder}' is read-only, so himl cannot record jobs in it."
             yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
 
     def describe(self) -> WorkspaceFacts:
-        """The folder, its default datastore, how many runs there are and how they are written. Raises DiskFailed for a
-        damaged record."""
+        """The folder, its default datastore, the number of runs and the kind of journal. Raises DiskFailed for a
+        damaged database."""
         facts = {"folder": str(self.folder), "default_datastore": DEFAULT_DATASTORE}
         if os.path.lexists(self.folder / "workspace.db"):
             with closing(Database(self.folder / "workspace.db")) as database:
@@ -278,7 +279,7 @@ class LocalWorkspace(FolderWorkspace):
         return self._submitted(plan.run.id)
 
     def _submitted(self, run_id: str) -> Run:
-        """The run as it was just recorded: Slurm need not be asked about what it has just taken."""
+        """The run as it was just recorded, without a query to Slurm for a job that it has just accepted."""
         return self._runs.get(run_id) or self.run(run_id)
 
     def resume(
@@ -307,34 +308,35 @@ class LocalWorkspace(FolderWorkspace):
             remove_leftovers(self.folder, lambda run_id: self._runs.job_of(run_id) is not None)
         else:
             self.make()
-            notify(Notice(f"Made a local workspace: '{_shown(self.folder)}'."))
+            notify(Notice(f"Created a local workspace: '{_shown(self.folder)}'."))
 
     def make(self) -> None:
-        """Make the folder, which tells git to ignore it. Raises DiskFailed where it cannot be made, as where a link of
-        its name leads nowhere."""
+        """Create the folder, with a `.gitignore` for all of it. Raises DiskFailed if that fails, for example because of
+        a dangling link with its name."""
         try:
             (self.folder / "datastores" / DEFAULT_DATASTORE).mkdir(parents=True)
             (self.folder / "runs").mkdir()
             (self.folder / ".gitignore").write_text("*\n", encoding="utf-8")
         except OSError as err:
             if isinstance(err, FileExistsError) and self.folder.is_dir():
-                return  # another submit made it at the same moment
+                return  # another submit created it at the same moment
             if self.folder.is_symlink():
                 raise DiskFailed(
-                    f"'{self.folder}' is a link that leads to no folder.",
-                    hint="Remove it, or make the folder that it leads to.",
+                    f"'{self.folder}' is a link to a folder that does not exist.",
+                    hint="Remove the link, or create the folder that it points to.",
                 ) from err
-            raise explain_disk_error(err, "Cannot make a local workspace", self.folder) from err
+            raise explain_disk_error(err, "Cannot create a local workspace", self.folder) from err
 
     def start_run(self, new: Run) -> Run:
-        """Record the run and hold its lock from here on; of one that is there and that no living process records, too.
+        """Record the run and hold its lock from now on. Take over an existing run that no live process records.
 
-        Raises RunNotFound for a parent that is not there and for what cannot be an id, DiskFailed.
+        Raises RunNotFound for an unknown parent and for an invalid id, DiskFailed.
         """
         if len(safe_parts(new.id) or ()) != 1:
             raise RunNotFound(new.id, self.label)
         known, job = self._runs.job_of(new.id), new.id
-        if known is None and new.parent is not None:  # it lives as long as the job which it is nested in, if that lives
+        # A nested run lasts as long as the job that it is nested in, if that job is in progress
+        if known is None and new.parent is not None:
             above = self._runs.job_of(new.parent)
             if above is None:
                 raise RunNotFound(new.parent, self.label)
@@ -360,14 +362,14 @@ class LocalWorkspace(FolderWorkspace):
         return self._folder_of(run_id).read(RECORD).get(KEEPER) == PROGRAM
 
     def end_run(self, run_id: str, end: RunEnd) -> Run:
-        """As `RunRecorder.end_run`, with the runs nested in it. Raises BadUsage for a job's: its supervisor records
-        that."""
+        """As `RunRecorder.end_run`, including the runs nested in it. Raises BadUsage for the run of a job, whose
+        supervisor records the end."""
         if self.run(run_id).status.is_final:
             return self.run(run_id)
         if self._runs.job_of(run_id) == run_id:
             if not self._is_unmanaged(run_id):
                 raise BadUsage(
-                    f"Run '{run_id}' is a job: how it ends is recorded when its script does.",
+                    f"Run '{run_id}' is a job. himl records its end when its script ends.",
                     hint="To stop it: himl runs cancel",
                 )
             for child in self._runs.open_runs_of(run_id):
@@ -385,19 +387,19 @@ class LocalWorkspace(FolderWorkspace):
         self._writer.write(run_id, entries, self._folder_of(run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """As `RunRecorder.log_parameters`. Raises BadUsage for one that was logged with another value before,
+        """As `RunRecorder.log_parameters`. Raises BadUsage for a parameter that has another value already,
         RunNotFound."""
         known = self.parameters(run_id)
         for name, value in parameters.items():
             if known.get(name, value) != value:
                 raise BadUsage(
-                    f"Parameter '{name}' of run '{run_id}' was logged as '{known[name]}' before, not as '{value}'.",
-                    hint="A parameter keeps its value.",
+                    f"Parameter '{name}' of run '{run_id}' already has the value '{known[name]}', not '{value}'.",
+                    hint="A parameter cannot change. Log a metric instead.",
                 )
         self._metrics.log(run_id, [], parameters)
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
-        """Nothing to wait for: what is stored can be read."""
+        """Return at once, since all stored values can be read."""
         self.run(run_id)
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
@@ -407,15 +409,15 @@ class LocalWorkspace(FolderWorkspace):
         return self._files(run_id).path_of(name)
 
     def delete(self, run_id: str) -> None:
-        """As `FolderWorkspace.delete`. Raises BadUsage, too, while its job or a run below it is at work."""
+        """As `FolderWorkspace.delete`. Also raises BadUsage while its job or a child run is in progress."""
         found = self.run(run_id)
         job = self._runs.job_of(run_id) or run_id
         if not found.status.is_final or not self.run(job).status.is_final:
-            raise BadUsage(f"Run '{job}' is still at work.", hint=f"Stop it first: himl runs cancel {job}")
+            raise BadUsage(f"Run '{job}' is still in progress.", hint=f"Stop it first: himl runs cancel {job}")
         doomed = self._runs.descendants(run_id)
         for busy in (each for each in doomed if each != run_id and not self.run(each).status.is_final):
             raise BadUsage(
-                f"Run '{busy}', a child of '{run_id}', is still at work.",
+                f"Run '{busy}', a child run of '{run_id}', is still in progress.",
                 hint=f"Stop it first: himl runs cancel {run_id}",
             )
         for name in doomed:
@@ -424,7 +426,7 @@ class LocalWorkspace(FolderWorkspace):
 
 
 def _shown(folder: Path) -> str:
-    """The folder as a person would write it from here."""
+    """The folder relative to the current one, unless that path is longer."""
     try:
         relative = os.path.relpath(folder)
     except ValueError:  # another drive, on Windows

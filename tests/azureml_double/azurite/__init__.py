@@ -1,6 +1,6 @@
-"""Azurite, the vendor's storage emulator: installed on demand below `.cache/azurite`, started on a free loopback port, ended for sure.
+"""Azurite, the vendor's storage emulator: installed on demand in `.cache/azurite`, started on a free loopback port, and always stopped.
 
-Its memory is all it keeps: blobs end with it.
+It stores blobs only in memory.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def installed() -> Path:
 
 @contextmanager
 def azurite(accounts: Sequence[str], key: str, folder: Path) -> Iterator[int]:
-    """Azurite with *accounts*, which all have *key*, as long as the context lasts; gives its port. Its log is in *folder*. It ends with the context, and with
-    this process however that ends. Raises AzuriteFailed."""
+    """Run Azurite with *accounts*, which share *key*, within the context, and return its port. Its log is in *folder*. It ends with the context, and with this
+    process in any case. Raises AzuriteFailed."""
     program = installed() / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
     switches = ("--inMemoryPersistence", "--loose", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
     options = (*switches, "--blobHost", "127.0.0.1", "--blobPort", "0", "--blobKeepAliveTimeout", "3600")
@@ -88,7 +88,7 @@ def _port(process: subprocess.Popen[str], log: Path) -> int:
 
 
 def _install(folder: Path) -> None:
-    """With the npm that came with Node: `npm ci`, as the lock file says."""
+    """Install the locked versions by `npm ci`, with the npm of Node."""
     modules = _NODE / "node_modules" if sys.platform == "win32" else _NODE / "lib" / "node_modules"
     npm = modules / "npm" / "bin" / "npm-cli.js"
     command = [_PROGRAM, str(npm), "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]

@@ -1,4 +1,4 @@
-"""`python -m tests.azureml_double.azurite`: install Azurite where it is not there yet, so that no test has to wait for it."""
+"""Install Azurite by `python -m tests.azureml_double.azurite`, if it is missing, so that tests need not wait for it."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a job says: its command with references, spans of time, azureml-core's definition of one; and how jobs run."""
+"""Parts of a job: its command with references, durations, azureml-core's definition, and options for running jobs."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ Value = str | int | float | bool
 Values = Mapping[str, Value]
 CHOICE = "choice"
 MOST_TRIALS = 1000
-LONGEST_SWEEP = "P60D"  # of one that names no time
+LONGEST_SWEEP = "P60D"  # default limit
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How the jobs of a workspace are run."""
+    """Options for running the jobs of a workspace."""
 
     hold: bool = False  # each job waits in the status Queued until it is released
     whole_logs: bool = False  # logs are replaced as they grow, not appended to
-    retry_logs: bool = False  # those of later tries are kept in `user_logs/retry_001`, …; else the last try's replace the ones before
-    fails_with_a_trial: bool = False  # a sweep fails when one trial does, not only when the first three or all of them do
-    values_in: str = "tag"  # of a trial, as OWN_TAGS has it, or nowhere but on the sweep (`sweep`; `old_sweep`: there without the prefix)
-    minute: float = 60.0  # seconds that one of a limit (`timeout`, `trialTimeout`) lasts
-    disk: str = "new"  # of the next try: its `outputs` go to `outputs/retry_001`, …; `restored`: `outputs` and `logs` lie there again
-    service_status: str = "Running"  # in which the interactive services of a job begin
-    image_log: str = ""  # what the build of each job's image writes; without it the image is there
-    image_fails: bool = False  # that build, and with it the job
-    python: Path = field(default_factory=lambda: Path(sys.executable))  # what jobs call `python`; programs in its folder stand before all others
+    retry_logs: bool = False  # later attempts log to `user_logs/retry_001`, …; else each replaces the previous logs
+    fails_with_a_trial: bool = False  # one failed trial fails the sweep, not only the first three or all
+    values_in: str = "tag"  # of a trial, as in OWN_TAGS, or only on the sweep (`sweep`; `old_sweep`: without the prefix)
+    minute: float = 60.0  # seconds per minute of a limit (`timeout`, `trialTimeout`)
+    disk: str = "new"  # of the next attempt, with `outputs/retry_001`, …; `restored`: it has `outputs` and `logs` again
+    service_status: str = "Running"  # first status of the interactive services of a job
+    image_log: str = ""  # log of each image build; without it, the image exists
+    image_fails: bool = False  # the build fails, and so does the job
+    python: Path = field(default_factory=lambda: Path(sys.executable))  # the jobs' `python`; its folder is first on PATH
 
 
 def seconds_of(duration: str) -> float:
-    """Of `P1DT2H3M4S` (ISO 8601). Raises ValueError for other forms; the service knows no fractions of a second."""
+    """The seconds of `P1DT2H3M4S` (ISO 8601). Raises ValueError for other forms, since the service does not support fractions of a second."""
     found = _DURATION.fullmatch(duration)
     if found is None or not any(found.groups()):
         raise ValueError(f"'{duration}' is no duration")
@@ -52,7 +52,7 @@ def seconds_of(duration: str) -> float:
 
 
 def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
-    """*command* with its references replaced: text for text, without any quoting, as the service does."""
+    """*command* with its references replaced literally, without quoting, as by the service."""
     return _REFERENCE.sub(lambda found: name if found[3] else (inputs if found[1] == "inputs" else outputs)[found[2]], command)
 
 
@@ -70,7 +70,7 @@ def unknown_references(job: Json) -> list[str]:
 def as_job(definition: Json, code_id: str) -> Json:
     words = [_word(str(text)) for text in definition.get("arguments") or []]
     limit, nodes = definition.get("maxRunDurationSeconds"), int(definition.get("nodeCount") or 1)
-    distribution = None  # processes of PyTorch are counted over all nodes, those of MPI on each
+    distribution = None  # the count of PyTorch is for all nodes, that of MPI per node
     if definition.get("framework") == "PyTorch":
         distribution = {"distributionType": "PyTorch", "processCountPerInstance": int(definition["pytorch"]["processCount"] or nodes) // nodes}
     elif definition.get("communicator") in ("IntelMpi", "OpenMpi"):
@@ -85,7 +85,7 @@ def as_job(definition: Json, code_id: str) -> Json:
 
 
 def _word(text: str) -> str:
-    """An argument: quoted, or for a path of data the reference to it."""
+    """A quoted argument, or the reference for a path of data."""
     for mark, kind in (("DatasetConsumptionConfig:", "inputs"), ("DatasetOutputConfig:", "outputs")):
         if text.startswith(mark):
             return f"${{{{{kind}.{text.removeprefix(mark)}}}}}"

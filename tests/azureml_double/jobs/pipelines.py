@@ -1,4 +1,4 @@
-"""Pipeline jobs: what the service refuses, and how it runs the rest: steps are jobs of their own, each started once what it reads is there."""
+"""Pipeline jobs: the service's refusals, and the execution, with steps as separate jobs that start once their inputs exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.azureml_double.state import PIPELINE, STEP, Json, Principal, Run, Wor
 if TYPE_CHECKING:
     from tests.azureml_double.jobs.runner import JobRunner
 
-LOOK = 0.02  # seconds between two looks at the steps
+LOOK = 0.02  # seconds between two checks of the steps
 LOG_NAME = "logs/azureml/executionlogs.txt"
 LITERALS = ("string", "integer", "number", "boolean")
 MODES = {"ro_mount": "ReadOnlyMount", "rw_mount": "ReadWriteMount", "download": "Download", "upload": "Upload", "direct": "Direct", "mount": "ReadOnlyMount"}
@@ -26,7 +26,7 @@ _BOUND = re.compile(r"\s*\$\{\{\s*parent\.(?:(inputs|outputs)\.(\w+)|jobs\.(\w+)
 
 
 class Binding(NamedTuple):
-    """What an input or an output is bound to: the pipeline's own (`kind`: `inputs` or `outputs`), or (`jobs`) an output of *node*."""
+    """The binding of an input or an output: to one of the pipeline (`kind`: `inputs` or `outputs`), or (`jobs`) to an output of *node*."""
 
     kind: str
     name: str
@@ -35,7 +35,7 @@ class Binding(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """One step: `given` as it stands in the job, with its `inputs` and `outputs`; `component` is the spec of what it runs, which `takes` and `gives`."""
+    """One step: `given` is its part of the job, with its `inputs` and `outputs`. `component` is the spec of its job, which `takes` and `gives`."""
 
     name: str
     given: Json
@@ -52,7 +52,7 @@ class Node:
 
 
 def binding_of(given: Json) -> Binding | None:
-    """What an input or output of a node is bound to; None for data and values of its own. Raises ServiceError for a binding of no form that there is."""
+    """The binding of an input or output of a node, None for its own data and values. Raises ServiceError for an invalid binding."""
     value = given.get("value")
     if not isinstance(value, str) or "${{" not in value:
         return None
@@ -170,7 +170,7 @@ def _output(pipeline: Run, node: Node, name: str) -> Json:
 
 
 def camel(given: Mapping[str, Any]) -> Json:
-    """Names within nodes are written in small letters with `_`; those of jobs are not."""
+    """*given* with names in camel case as in jobs, since names within nodes are in snake case."""
     return {re.sub(r"_(\w)", lambda found: found[1].upper(), name): value for name, value in given.items()}
 
 
@@ -205,7 +205,7 @@ class PipelineCourse(Course):
             if all(step.is_ended for step in self._steps.values()) and not self._ready(nodes):
                 break
             time.sleep(LOOK)
-        for step in self._steps.values():  # those that still run are canceled, others never begin
+        for step in self._steps.values():  # running steps are canceled, and others never start
             if not step.is_ended:
                 self._runner.cancel(step)
         while not all(step.is_ended for step in self._steps.values()):
@@ -227,7 +227,7 @@ class PipelineCourse(Course):
             text = f"Pipeline has failed child jobs. Failed nodes: {', '.join(unlucky)}. For more details and logs, please go to the job detail page."
             self._end("Failed", JobFailed(text, "PipelineFailed"))
         else:
-            for node in nodes.values():  # the pipeline's own outputs are those of the steps that are bound to them
+            for node in nodes.values():  # the pipeline's outputs are the outputs of steps that are bound to them
                 for name, given in node.outputs.items():
                     bound = str(given.get("value") or "").removeprefix("${{parent.outputs.").removesuffix("}}")
                     if bound in (self._job.get("outputs") or {}):

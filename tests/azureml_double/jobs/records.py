@@ -1,4 +1,4 @@
-"""From the `properties` of a job that was submitted to its record; what the record of a sweep says of it, as recorded (wire document 2.8); and trials."""
+"""Records of jobs from their submitted `properties`, of sweeps as recorded from the service (wire document 2.8), and of trials."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def job_type_of(run: Run) -> str:
 
 
 def new_job(workspace: Workspace, name: str, properties: Json, *, definition: Json | None = None) -> Run:
-    """The record of a job that is taken, by its `jobType`; nobody has started it yet. *definition*: azureml-core's, where that sent it."""
+    """The record of an accepted job that has not started, by its `jobType`. *definition* is that of azureml-core, if it sent the job."""
     kind = properties["jobType"]
     run = Run(name, workspace.experiment(properties.get("experimentName") or "Default"), FIRST_STATUS[kind], run_type=RUN_TYPES[kind], job=properties)
     run.parent_id = properties.get("parentJobName")
@@ -48,7 +48,7 @@ def new_job(workspace: Workspace, name: str, properties: Json, *, definition: Js
 
 
 def _tags_of_sweep(workspace: Workspace, run: Run, job: Json) -> dict[str, str]:
-    """Beside the user's own. One of them is longer than all of the rest."""
+    """The tags in addition to the user's. One of them is longer than all of the others."""
     limits = job.get("limits") or {}
     total = limits.get("maxTotalTrials") or MOST_TRIALS
     tags: Json = {"max_concurrent_jobs": str(limits.get("maxConcurrentTrials") or total), "max_total_jobs": str(total)}
@@ -82,7 +82,7 @@ def _policy(policy: Json | None) -> Json:
 
 
 def _platform(workspace: Workspace, run: Run, trial: Json) -> Json:
-    """Everything that a trial is started with; the recipe of the image, which is long, among it."""
+    """All parameters of a trial's start, including the recipe of the image, which is long."""
     recipe = "FROM docker.io/python:3.11\n" + "".join(f"RUN python -m pip install 'package-{number:03d}==1.{number}.0'\n" for number in range(160))
     overrides: Json = {"Script": None, "Command": trial["command"], "UseAbsolutePath": True, "Target": run.target}
     overrides |= {"NodeCount": (trial.get("resources") or {}).get("instanceCount") or 1}
@@ -99,12 +99,12 @@ def _json(value: Any) -> str:
 
 
 def add_trial(workspace: Workspace, sweep: Run, index: int, values: Values, manner: Manner = AS_IT_IS) -> Run:
-    """The record of the trial with this number, which nobody has started yet. Its values are its tag, and one of the sweep's."""
+    """The record of the trial with this number, which has not started. Its values are in its tag, and in one of the sweep's."""
     name, text = f"{sweep.run_id}_{index}", json.dumps(values)
     sweep.tags[f"{'' if manner.values_in == 'old_sweep' else SYSTEM_PREFIX}{name}"] = text
     sweep.revision += 1
     definition = None
-    if sweep.definition is not None:  # azureml-core's: the values stand behind the script's arguments
+    if sweep.definition is not None:  # azureml-core appends the values to the script's arguments
         given = [word for name, value in values.items() for word in (name if name.startswith("-") else f"--{name}", value_text(value))]
         definition = {**sweep.definition, "arguments": [*(sweep.definition.get("arguments") or []), *given]}
     trial = Run(name, sweep.experiment, "NotStarted", user_name=sweep.user_name, parent_id=sweep.run_id, target=sweep.target, script=sweep.script)

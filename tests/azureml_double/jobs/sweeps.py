@@ -1,4 +1,4 @@
-"""Sweeps (wire document 2.8): what the service refuses, and how they run: trials are drawn, started as jobs of their own, and watched. No policy ends any."""
+"""Sweeps (wire document 2.8): the service's refusals, and the execution of sampled trials as separate jobs. No policy ends any."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.azureml_double.state import Json, Metric, Point, Principal, Run, now,
 if TYPE_CHECKING:
     from tests.azureml_double.jobs.runner import JobRunner
 
-LOOK = 0.02  # seconds between two looks at the trials
-FIRST = 3  # when so many trials fail before any other ends, no more are started
+LOOK = 0.02  # seconds between two checks of the trials
+FIRST = 3  # if the first trials to end fail, this many, no more are started
 FAILURE = "User errors were found in at least one of the child runs."
 FAILURE_AT_ONCE = "Marking the experiment as failed because initial child jobs have failed due to user error"
 LOG_NAME = "azureml-logs/hyperdrive.txt"
@@ -46,7 +46,7 @@ def grid(space: Json) -> Iterator[Values]:
 
 
 def drawn(space: Json, seed: int | None) -> Iterator[Values]:
-    """Points at random, none twice; it ends where a space with an end has no other one. The same *seed* gives the same points."""
+    """Random points without repetition, until a finite space has no others. The *seed* determines the points."""
     rng, seen, size = random.Random(seed), set[str](), size_of(space)
     while size is None or len(seen) < size:
         values = {name: _value(rng, kind, given) for name, (kind, given) in space.items()}
@@ -65,7 +65,7 @@ def _value(rng: random.Random, kind: str, given: Sequence[Any]) -> Value:
 
 
 def check_sweep(properties: Json) -> None:
-    """Raises ServiceError 400 for sampling, policies and limits that do not go together."""
+    """Raise ServiceError 400 for incompatible sampling, policies and limits."""
     trial, objective, limits = properties.get("trial") or {}, properties.get("objective") or {}, properties.get("limits") or {}
     if not (trial.get("command") and trial.get("environmentId") and objective.get("primaryMetric")):
         raise bad_request("A sweep job needs 'trial.command', 'trial.environmentId' and 'objective.primaryMetric'.")
@@ -98,7 +98,7 @@ def check_sweep(properties: Json) -> None:
 
 
 def _wrong_with(spec: Any, known: Sequence[str]) -> str:
-    """*known*: the distributions that the sampling knows (empty: all)."""
+    """The error of a distribution, or ''. *known* are the distributions of the sampling (empty: all)."""
     if not isinstance(spec, list) or len(spec) != 2 or len(spec[1]) != _ARGUMENTS.get(spec[0]):
         return f"this is no known distribution with its arguments: {spec}"
     kind, given = spec
@@ -128,7 +128,7 @@ def _check_policy(policy: Json) -> None:
 
 
 def logged(trial: Run, metric: str) -> list[float]:
-    """All that *trial* logged of *metric*, in the order logged; what is no number is left out."""
+    """All numbers that *trial* logged for *metric*, in the order logged."""
     known = trial.metrics.get(metric)
     points = sorted(known.points, key=lambda point: point.created) if known else []
     values = [point.data.get(metric) for point in points]
@@ -136,7 +136,7 @@ def logged(trial: Run, metric: str) -> list[float]:
 
 
 class Best:
-    """The best trial of a sweep so far, which its record tells: in properties, and in a metric of the sweep itself."""
+    """The best trial of a sweep so far, recorded in its properties and in a metric of the sweep itself."""
 
     def __init__(self, sweep: Run, metric: str, *, maximize: bool) -> None:
         self._sweep, self._metric, self._sign = sweep, metric, 1.0 if maximize else -1.0
@@ -240,7 +240,7 @@ class SweepCourse(Course):
         self._run.cancel()
 
     def _finish(self) -> None:
-        """Failed where its trials did from the first on, or all of them (or, if so asked for, any)."""
+        """End the sweep. It fails if its first trials, or all of them (or optionally any) failed."""
         ends = list(self._ended.values())
         failing = any if self._runner.manner.fails_with_a_trial else all
         is_failed = self._has_failed_at_once or (bool(ends) and failing(end == "Failed" for end in ends))

@@ -1,1 +1,1 @@
-"""MLflow's tracking REST for one job, on the loopback interface, kept in the local database."""
+"""MLflow's tracking REST for one job, on the loopback interface, stored in the local database."""

@@ -1,5 +1,5 @@
-"""One client's connection: HTTP/1.1 in, JSON out, and what answers each request. Nothing is logged: a path may hold
-the job's secret."""
+"""The connection of one client, with HTTP/1.1 requests and JSON replies, and the handlers of requests. Logs no
+requests, since a path may contain the job's secret."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestErr
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
-IDS = {"logged-models": "model_id", "traces": "trace_id"}  # routes with an id in them, which the table has as *
+IDS = {"logged-models": "model_id", "traces": "trace_id"}  # routes with an id, which the table has as *
 LARGEST_HEAD = 64 << 10
 LARGEST_BODY = 64 << 20
-# Clients retry 429, 500 and 502-504 for minutes; a full disk or a fault of ours is better told at once.
+# Clients retry 429, 500 and 502-504 for minutes. A full disk or an internal error must be reported at once.
 NOT_RETRIED = HTTPStatus.INSUFFICIENT_STORAGE
 OTHER_CREDENTIALS = (
-    "MLflow sent a user name and password instead of the job's token; they come from ~/.mlflow/credentials, a "
-    ".netrc file or MLFLOW_TRACKING_USERNAME"
+    "MLflow sent a user name and password from ~/.mlflow/credentials, a .netrc file or MLFLOW_TRACKING_USERNAME "
+    "instead of the job's token"
 )
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Routes:
         }
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Json:
-        """*path* is percent-encoded, without the query."""
+        """The reply to a request. *path* is percent-encoded, without the query."""
         prefix = next((prefix for prefix in PREFIXES if path.startswith(prefix)), None)
         route = path.removeprefix(prefix).rstrip("/") if prefix else ""
         named: dict[str, object] = {}
@@ -136,9 +136,9 @@ class Routes:
 
 @dataclass(frozen=True)
 class AuthContext:
-    """Who is let in, and to what. The secret is taken as a bearer token, as the password of `user`, or as the first
-    part of the path. Of a body that is refused to one without it, `drained` bytes are read; `on_authenticated` is told
-    of a connection that has shown it. `is_shared`: other machines may ask."""
+    """The rules of authentication. A client sends the secret as a bearer token, as the password of `user`, or as the
+    first part of the path. Reads at most `drained` bytes of the body of a client without it, and calls
+    `on_authenticated` with a connection that has sent it. `is_shared`: other machines may connect."""
 
     routes: Routes
     user: str
@@ -150,7 +150,7 @@ class AuthContext:
 
 
 class _Head:
-    """The header lines of one request, in all no longer than `LARGEST_HEAD`."""
+    """The header lines of one request, limited to `LARGEST_HEAD` bytes in total."""
 
     def __init__(self, file: BufferedIOBase) -> None:
         self._file = file
@@ -166,7 +166,7 @@ class _Head:
 
 
 class Connection(BaseHTTPRequestHandler):
-    """Serves one connection until the client closes it, or until somebody else ends one that shows no token."""
+    """Serves one connection until the client closes it, or until the limiter ends one without a token."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -174,7 +174,7 @@ class Connection(BaseHTTPRequestHandler):
     def __init__(self, client: socket.socket, context: AuthContext) -> None:
         self._context = context
         self._is_authenticated = False
-        server: Any = None  # the base class only hands it on
+        server: Any = None  # the base class does not use it
         super().__init__(client, ("127.0.0.1", 0), server)
 
     def parse_request(self) -> bool:
@@ -195,11 +195,11 @@ class Connection(BaseHTTPRequestHandler):
         except RequestError as err:
             status, reply = HTTPStatus(err.status), {"error_code": err.code, "message": str(err)}
         except HimlError as err:
-            message = f"himl could not keep what was logged: {err} {err.hint}".strip()
+            message = f"himl could not store the logged values: {err} {err.hint}".strip()
             status, reply = NOT_RETRIED, {"error_code": "INTERNAL_ERROR", "message": message}
-        except Exception:  # the edge of a thread: the client must hear something, and the job goes on
+        except Exception:  # the client must get a reply, and the job continues
             log.exception("The tracking server failed on a request.")
-            message = "The tracking server of this job failed; its log says why."
+            message = "The tracking server of this job failed. Its log has the reason."
             status, reply = NOT_RETRIED, {"error_code": "INTERNAL_ERROR", "message": message}
         self._send(status, reply)
 
@@ -217,7 +217,8 @@ class Connection(BaseHTTPRequestHandler):
                     status=413,
                 )
         except RequestError:
-            # A client that is still sending would see a reset instead of the reason. Without the token it is not much
+            # Read the body, since a client that is still sending would get a reset instead of the reason. Read less
+            # without the token
             if length > (1 << 30 if self._is_authenticated else self._context.drained):
                 self.close_connection = True
                 raise
@@ -231,7 +232,7 @@ class Connection(BaseHTTPRequestHandler):
         return self._context.routes.answer(self.command, route, query, body)
 
     def _length(self) -> int:
-        """Raises `RequestError`, and lets the connection end, where the end of the body cannot be told."""
+        """The length of the body. If it is unknown, raises `RequestError`, and the connection ends."""
         given = {value.strip() for value in self.headers.get_all("Content-Length", ["0"])}
         if "Transfer-Encoding" in self.headers:
             error = RequestError("Send the body with a Content-Length.", code="BAD_REQUEST", status=411)
@@ -243,11 +244,11 @@ class Connection(BaseHTTPRequestHandler):
         raise error
 
     def _authenticate(self, path: str) -> str:
-        """The path without the secret. A foreign Host is a web page whose name was bound to this address."""
+        """The path without the secret. Rejects another Host, as of a web page with a DNS name for this address."""
         hosts, port = self.headers.get_all("Host", []), self._context.port
         known_hosts = r"[\d.]+" if self._context.is_shared else "127[.]0[.]0[.]1|localhost"
         if len(hosts) != 1 or not re.fullmatch(f"({known_hosts}):{port}", hosts[0].lower()):
-            raise RequestError("This server answers on its own address only.", code="PERMISSION_DENIED", status=403)
+            raise RequestError("This server accepts only its own address.", code="PERMISSION_DENIED", status=403)
         secret, authorization = self._context.secret, self.headers.get("Authorization", "")
         known = (f"Bearer {secret}".encode(), b"Basic " + b64encode(f"{self._context.user}:{secret}".encode()))
         first, _, rest = path[1:].partition("/")
@@ -260,27 +261,28 @@ class Connection(BaseHTTPRequestHandler):
                 code="UNAUTHENTICATED",
                 status=401,
             )
-        if not self._is_authenticated:  # it may be as slow as it likes from here on, as long as the job runs
+        if not self._is_authenticated:  # from now on, it has no time limit
             self._is_authenticated = True
             self._context.on_authenticated(self.connection)
             self.connection.settimeout(None)
         return path
 
     def _read(self, length: int) -> bytes:
-        """So much of the body, or what there is of it. Raises ConnectionError where the client went away in the middle
-        of a request, or fell silent."""
+        """At most *length* bytes of the body. Raises ConnectionError if the client disconnects in the middle of a
+        request, or stops sending."""
         try:
             return self.rfile.read(length)
         except OSError as err:
             raise ConnectionError from err
 
     def _send(self, status: HTTPStatus, reply: Json) -> None:
-        """Everything in one write: in two, the second waits for the client's delayed acknowledgement, some 40 ms."""
+        """Send the reply in one write. A second write would wait for the client's delayed acknowledgement, about
+        40 ms."""
         try:
             text = json.dumps(reply, separators=(",", ":"), allow_nan=False)
-        except ValueError:  # in a document of the client's own, as of a trace
+        except ValueError:  # in a document of the client, such as a trace
             text = json.dumps(with_finite_numbers(reply), separators=(",", ":"), allow_nan=False)
-        if status != HTTPStatus.OK:  # a reason may quote the path, and clients print reasons
+        if status != HTTPStatus.OK:  # a message may quote the path, and clients print messages
             text = text.replace(self._context.secret, "…")
         body = text.encode()
         closing = "Connection: close\r\n" if self.close_connection else ""
@@ -291,11 +293,11 @@ class Connection(BaseHTTPRequestHandler):
         self.wfile.write(head.encode("ascii") + (b"" if self.command == "HEAD" else body))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is said of a connection."""
+        """Log nothing about connections."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class refuses (a request line it cannot read, an unknown method), as JSON too; *message* may
-        quote what was sent."""
+        """Send errors of the base class (an invalid request line, an unknown method) as JSON. Omits *message*, which
+        may quote the request."""
         self.close_connection = True
         status = HTTPStatus(code)
         text = f"{status.phrase}: {status.description}." if status.description else f"{status.phrase}."

@@ -1,5 +1,5 @@
-"""What MLflow's clients keep beside runs: logged models, in a file of their run; traces, as long as the job runs; and
-the registry of models, in the workspace's database: what one job registers, later ones find."""
+"""Entities of MLflow's clients other than runs: logged models, in a file of their run, traces, as long as the job runs,
+and the model registry, in the workspace's database, which later jobs share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from himl_cli.workspaces.local.tracking.protocol import (
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 STATUSES = ("LOGGED_MODEL_PENDING", "LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED")
-UNFIT = set("/\\:.%\"'")  # as MLflow: a name is part of URIs and of paths
+UNFIT = set("/\\:.%\"'")  # as in MLflow, since a name is part of URIs and of paths
 LONGEST_NAME = 200
 
 TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL)"
@@ -40,7 +40,7 @@ REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_pat
 
 @dataclass
 class LoggedModel:
-    """A model's record; `folder` is where the client puts its files. Times in milliseconds since 1970 UTC."""
+    """A model's record. `folder` is the folder for its files. Times are in milliseconds since 1970 UTC."""
 
     info: Json
     folder: Path
@@ -50,16 +50,16 @@ class LoggedModel:
 
 
 class LoggedModels:
-    """MLflow 3's logged models; their files are the run's artifacts. Safe between threads."""
+    """MLflow 3's logged models, with artifacts of the run as their files. Thread-safe."""
 
     def __init__(self, runs: JobRuns) -> None:
         self.runs = runs
         self._lock = threading.Lock()
         self._models: dict[str, LoggedModel] = {}
-        runs.at_end.append(self._keep_all)  # with what was measured of them since
+        runs.at_end.append(self._keep_all)  # with metrics that were logged since
 
     def create(self, request: Fields) -> Json:
-        """A model of a run; its files lie in the run's artifacts under the model's name, as with MLflow 2."""
+        """Create a model of a run, with its files in the run's artifacts under the model's name, as in MLflow 2."""
         source_run = request.text("source_run_id", "")
         artifacts = self.runs.artifacts_of(self.runs.require(source_run or self.runs.job_id))
         model_id = f"m-{os.urandom(16).hex()}"
@@ -97,8 +97,8 @@ class LoggedModels:
         return model
 
     def edit(self, action: str, request: Fields) -> Json:
-        """The model that the request's path names, changed before by *action*, or not at all by "get". The files of one
-        that is deleted stay."""
+        """Apply *action* to the model in the request's path, and return it. "get" changes nothing, and "delete" keeps
+        the files."""
         with self._lock:
             model = self.find(request)
             match action:
@@ -124,7 +124,7 @@ class LoggedModels:
             return {} if action == "delete" else form
 
     def search(self, request: Fields) -> Json:
-        """The models that match, newest first unless sorted otherwise, in pages."""
+        """Matching models, newest first by default, in pages."""
         clauses = [
             (*parse_order(item.key("field_name"), MODEL_ATTRIBUTES)[:2], item.values.get("ascending") is not False)
             for item in request.items("order_by")
@@ -152,7 +152,7 @@ class LoggedModels:
                 self._kept(model)
 
     def _kept(self, model: LoggedModel) -> Json:
-        """The model's form, which its run's file has from now on."""
+        """Store the model in its run's file, and return its JSON form."""
         form: dict[str, Any] = self._json(model)
         stage = {"is_deleted": model.is_deleted} if model.is_deleted else {}
         self.runs.keep(str(model.info["source_run_id"]) or self.runs.job_id, "models", [{**form["model"], **stage}])
@@ -168,8 +168,8 @@ Document = dict[str, Any]
 
 
 class ModelRegistry:
-    """Registered models. Each change is one transaction. *models* knows where the job's own logged models lie; who only
-    reads needs none."""
+    """Registered models. Each change is one transaction. *models* has the folders of the job's logged models, and is
+    not needed for reading."""
 
     def __init__(self, database: Database, models: LoggedModels | None = None) -> None:
         self._database = database
@@ -194,7 +194,7 @@ class ModelRegistry:
         return _reply(model)
 
     def get(self, what: str, request: Fields) -> Json:
-        """A model, or one of its versions, by its number or an alias, or where the files of a version lie."""
+        """A model, one of its versions by number or alias, or the location of a version's files."""
         model = self._model(request)
         match what:
             case "model":
@@ -209,8 +209,8 @@ class ModelRegistry:
         return _reply(model, number) if what == "version" else {"artifact_uri": location}
 
     def create_version(self, request: Fields) -> Json:
-        """The source may be one of the job's logged models, or a version that is registered already: then its files,
-        and its run, are those of that."""
+        """Register a version. If its source is one of the job's logged models or another version, it has the files and
+        the run of that source."""
         source, now, run_id = request.key("source"), now_ms(), ""
         location = source
         if source.startswith("models:/"):
@@ -237,8 +237,7 @@ class ModelRegistry:
             return _reply(model, str(model["last"]))
 
     def edit(self, action: str, request: Fields) -> Json:
-        """Change the model, or the version, that the request names. The files of a version that is deleted are the
-        run's, and stay."""
+        """Change the model or the version in the request. A deleted version's files belong to the run, and stay."""
         with self._changing(request) as model:
             target, aliases = _target(model, request), model["aliases"]
             match action:
@@ -286,7 +285,7 @@ class ModelRegistry:
         return {"model_versions": [each for each in latest if str(each["current_stage"]).lower() in stages]}
 
     def search(self, what: str, request: Fields) -> Json:
-        """The models that match, by name unless sorted otherwise, or the versions, the newest first; in pages."""
+        """Matching models, sorted by name by default, or versions, newest first by default, in pages."""
         models = sorted(self._all(), key=lambda model: str(model["name"]))
         found = [_model_json(model) for model in models]
         if what == "model_versions":
@@ -295,7 +294,7 @@ class ModelRegistry:
         items = []
         for each in found:
             attributes = {**each, "source_path": each.get("source"), "version_number": int(each.get("version", 0))}
-            # Clients search for what is no prompt: what lacks the tag is none
+            # Clients search for models that are not prompts, which includes models without the tag
             tags = {"mlflow.prompt.is_prompt": "false", **Fields(each).pairs("tags")}
             items.append((Searchable(attributes, tags=tags), each))
         clauses = [parse_order(clause, REGISTRY_ATTRIBUTES) for clause in request.texts("order_by")]
@@ -318,7 +317,7 @@ class ModelRegistry:
 
     @contextmanager
     def _changing(self, request: Fields) -> Iterator[Document]:
-        """The model that the request names, stored as it was left; nobody else changes it meanwhile."""
+        """The model in the request, locked within the context and stored at its end."""
         with self._database.writing(durable=True) as connection:
             model = self._model(request)
             name = model["name"]
@@ -340,7 +339,7 @@ def _exists(name: str) -> RequestError:
 
 
 def _target(model: Document, request: Fields) -> Document:
-    """What the request is about: the version that it names, else the model itself."""
+    """The version in the request, else the model itself."""
     if not request.has("version"):
         return model
     number = request.key("version")
@@ -376,9 +375,9 @@ def _latest(model: Document) -> list[Document]:
 
 
 class Traces:
-    """Traces (`mlflow.trace`): the client writes the spans of each as a file of the run, `traces/ID/traces.json`.
+    """Traces (`mlflow.trace`). The client writes the spans of each to a file of the run, `traces/ID/traces.json`.
 
-    MLflow 3 sends a trace once it has ended. MLflow 2 says when it starts and ends, and has pairs for maps.
+    MLflow 3 sends a trace once it has ended. MLflow 2 sends its start and its end, with pairs in place of maps.
     """
 
     def __init__(self, runs: JobRuns) -> None:
@@ -406,8 +405,8 @@ class Traces:
         return {"trace": {"trace_info": info}} if is_new else _in_mlflow_2(info)
 
     def get(self, action: str, request: Fields) -> Json:
-        """The trace that the request names, changed before by *action*: nothing, or how MLflow 2 ends a trace, or a tag
-        that is set or deleted."""
+        """Apply *action* to the trace in the request, and return it: nothing, the end of a trace in MLflow 2, or a tag
+        to set or delete."""
         trace_id = request.key("trace_id")
         with self._lock:
             if trace_id not in self._infos:

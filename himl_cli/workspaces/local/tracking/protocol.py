@@ -1,8 +1,8 @@
-"""MLflow's REST in Python's types: the fields of requests, errors, and values as clients read them; and its search
-grammar: `metrics.loss < 0.5 and tags.kind = 'best'`, and `order_by` clauses.
+"""MLflow's REST in Python's types: the fields of requests, errors, and values for clients. Also its search grammar,
+`metrics.loss < 0.5 and tags.kind = 'best'`, and `order_by` clauses.
 
-The grammar is documented at mlflow.org, "Search Runs": comparisons joined by AND; keys with odd characters in backticks
-or double quotes; strings in quotes; numbers for metrics and times.
+The grammar is documented at mlflow.org, "Search Runs". Comparisons are joined by AND, keys with special characters are
+in backticks or double quotes, strings are in quotes, and metrics and times are numbers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ LAST_MOMENT = 253_370_764_799_999  # end of 9998: a datetime ends with 9999, and
 
 
 class RequestError(Exception):
-    """A request that is answered with an error: one line, MLflow's error code, an HTTP status that clients do not
-    retry.
+    """The error reply to a request: one line, MLflow's error code, and an HTTP status that clients do not retry.
 
-    Characters of *message* that cannot be printed are escaped.
+    Escapes non-printable characters of *message*.
     """
 
     def __init__(self, message: str, *, code: str = "INVALID_PARAMETER_VALUE", status: int = 400) -> None:
@@ -40,14 +39,14 @@ class RequestError(Exception):
 
 
 def not_found(what: str) -> RequestError:
-    """*what* (`Run 'x'`) does not exist."""
+    """The error that *what* (`Run 'x'`) does not exist."""
     return RequestError(f"{what} does not exist.", code="RESOURCE_DOES_NOT_EXIST", status=404)
 
 
 @dataclass(frozen=True)
 class Fields:
-    """A JSON object or a query string. Null counts as absent, as in protocol buffers' JSON; every reader raises
-    `RequestError`."""
+    """A JSON object or a query string. Null means absent, as in protocol buffers' JSON. All methods that read values
+    raise `RequestError`."""
 
     values: Mapping[str, object]
 
@@ -65,14 +64,14 @@ class Fields:
         return value
 
     def key(self, name: str) -> str:
-        """A text that is not empty."""
+        """A non-empty text."""
         value = self.text(name)
         if not value:
             raise RequestError(f"Missing value for required parameter '{name}'.")
         return value
 
     def integer(self, name: str, default: int | None = None, *, allowed: range = INT64) -> int:
-        """A number within *allowed*; protocol buffers send 64-bit ones as strings."""
+        """An integer within *allowed*. Protocol buffers send 64-bit integers as strings."""
         value = self.values[name] if self.has(name) else default
         number: int | None = None
         if (isinstance(value, float) and value.is_integer()) or (
@@ -91,7 +90,7 @@ class Fields:
         return self.integer(name, default, allowed=range(LAST_MOMENT + 1))
 
     def number(self, name: str) -> float:
-        """A number that may be NaN or infinite, which JSON carries as strings."""
+        """A number, including NaN and infinities, which are strings in JSON."""
         value = self.values.get(name)
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             with suppress(ValueError, OverflowError):
@@ -99,15 +98,15 @@ class Fields:
         raise RequestError(f"Parameter '{name}' must be a number, got {str(value)[:50]!r}.")
 
     def page(self, found: Sequence[T], default: int, most: int) -> tuple[Sequence[T], Json]:
-        """Those of *found* on the page that `page_token` names, at most `max_results`, and what the reply says of the
-        next one: nothing where there is none."""
+        """The items of *found* on the page `page_token`, at most `max_results`, and the reply's token of the next page,
+        if there is one."""
         size = self.integer("max_results", default, allowed=range(1, most + 1))
         start = self.integer("page_token", allowed=range(2**31)) if self.text("page_token", "") else 0
         stop = start + size
         return found[start:stop], {"next_page_token": str(stop)} if stop < len(found) else {}
 
     def items(self, name: str) -> list[Fields]:
-        """A list of objects; empty when absent."""
+        """A list of objects, empty if absent."""
         found = self.values.get(name)
         if not isinstance(found, list | None) or not all(isinstance(item, dict) for item in found or ()):
             raise RequestError(f"Parameter '{name}' must be a list of objects.")
@@ -121,7 +120,7 @@ class Fields:
         return Fields(found)
 
     def texts(self, name: str) -> list[str]:
-        """A list of strings; empty when absent. A query string that names it once holds one."""
+        """A list of strings, empty if absent. In a query string, a single value is a list of one."""
         found = self.values.get(name)
         parts = found if isinstance(found, list) else [] if found is None else [found]
         return [Fields({name: part}).text(name) for part in parts]
@@ -135,7 +134,7 @@ class Fields:
 
 
 def parse_json(text: str | bytes, what: str = "Not valid JSON", code: str = "INVALID_PARAMETER_VALUE") -> object:
-    """The value that *text* holds. Raises `RequestError`."""
+    """The value of the JSON *text*. Raises `RequestError`."""
     try:
         return read_json(text)
     except NotJson as err:
@@ -143,7 +142,7 @@ def parse_json(text: str | bytes, what: str = "Not valid JSON", code: str = "INV
 
 
 def with_finite_numbers(value: object) -> object:
-    """The JSON value with NaN and infinite numbers as strings, as protocol buffers have them."""
+    """The JSON value with NaN and infinities as strings, as in protocol buffers."""
     if isinstance(value, dict):
         return {key: with_finite_numbers(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -186,7 +185,7 @@ MODEL_ATTRIBUTES = frozenset(
 )
 DATASET_ATTRIBUTES = frozenset({"name", "digest", "context"})
 
-# What follows a key that is not quoted must not be a part of it: else a shorter key could be found
+# No character of a key may follow an unquoted key, since a shorter key could match otherwise
 IDENTIFIER = (
     r"""\s*(?:(?P<entity>\w+|`\w+`)\.(?P<key>`[^`]+`|"[^"]+"|[\w.\-/:@]+(?![\w.\-/:@]))"""
     r"""|(?P<alone>\w+\b|`[^`]+`|"[^"]+"))"""
@@ -216,7 +215,7 @@ Clause = tuple[str, str, bool]  # entity, key, and whether it ascends
 
 @dataclass(frozen=True)
 class Searchable:
-    """What a filter sees of a run or of a logged model."""
+    """The fields of a run or a logged model that filters can use."""
 
     attributes: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -225,7 +224,7 @@ class Searchable:
     datasets: Sequence[Mapping[str, object]] = ()
 
     def values(self, entity: str, key: str) -> list[object]:
-        """What the key holds: nothing, one value, or one of each dataset."""
+        """The values of the key: none, one, or one per dataset."""
         holders: Sequence[Mapping[str, object]] = self.datasets if entity == "datasets" else [getattr(self, entity)]
         found = [holder.get(key) for holder in holders]
         return [value for value in found if value is not None]
@@ -233,7 +232,7 @@ class Searchable:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One `key operator value`; *value* is a number, a string, a list of strings, or None for IS [NOT] NULL."""
+    """One `key operator value`. *value* is a number, a string, a list of strings, or None for IS [NOT] NULL."""
 
     entity: str
     key: str
@@ -258,7 +257,7 @@ class Comparison:
 
 
 def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> list[Comparison]:
-    """The comparisons that must all hold. Raises `RequestError` naming what is wrong."""
+    """The comparisons that must all hold. Raises `RequestError` with the invalid part."""
     found: list[Comparison] = []
     rest = text.strip()
     while rest:
@@ -291,7 +290,7 @@ def _comparison(match: re.Match[str], attributes: frozenset[str]) -> Comparison:
 
 
 def _identifier(match: re.Match[str], attributes: frozenset[str]) -> tuple[str, str]:
-    """The entity and key; a key that stands alone is an attribute."""
+    """The entity and key. A key without an entity is an attribute."""
     entity = ENTITIES.get(match["entity"] and match["entity"].strip("`"))
     if entity is None:
         raise RequestError(
@@ -309,7 +308,7 @@ def _identifier(match: re.Match[str], attributes: frozenset[str]) -> tuple[str, 
 
 
 def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> Clause:
-    """Raises `RequestError`."""
+    """The parsed `order_by` clause. Raises `RequestError`."""
     match = ORDER.fullmatch(clause)
     entity, key = _identifier(match, attributes) if match else ("", "")
     if match is None or entity == "datasets":
@@ -318,8 +317,7 @@ def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> Cla
 
 
 def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause]) -> list[T]:
-    """The second part of each item, in order: the first clause decides, then the next; items without a value, or with
-    NaN, come last."""
+    """The second part of each item, sorted by the clauses in order. Items without a value, or with NaN, come last."""
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
         is_numeric = entity == "metrics" or key in NUMERIC_ATTRIBUTES
@@ -347,8 +345,8 @@ def find_page(
     default: int,
     most: int,
 ) -> tuple[Sequence[T], Json]:
-    """The page that *request* asks for of those *items* that match its filter, sorted by *clauses*, and what says how
-    to ask for the next one."""
+    """The requested page of *items* that match the filter of *request*, sorted by *clauses*, and the token of the next
+    page."""
     comparisons = parse_filter(request.text("filter", ""), attributes)
     matching = (item for item in items if all(comparison.holds(item[0]) for comparison in comparisons))
     return request.page(sort_items(matching, clauses), default, most)
@@ -357,4 +355,4 @@ def find_page(
 def _is_like(text: str, pattern: str) -> bool:
     """SQL's LIKE: `%` is any text, `_` one character."""
     glob = re.sub(r"[\[*?]", r"[\g<0>]", pattern).translate({ord("%"): "*", ord("_"): "?"})
-    return fnmatchcase(text, glob)  # in no more time than the product of the lengths
+    return fnmatchcase(text, glob)  # its time is at most proportional to the product of the lengths

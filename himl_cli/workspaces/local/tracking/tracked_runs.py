@@ -44,16 +44,16 @@ INTERVAL_POINTS = 2500
 
 
 def run_id_of(request: Fields) -> str:
-    """`run_id`, which clients before MLflow 1.0 call `run_uuid`."""
+    """The `run_id`, which is `run_uuid` in clients before MLflow 1.0."""
     return request.text("run_id", "") or request.key("run_uuid")
 
 
 class JobRuns:
-    """What one job's clients may see: the job's run and its children. Raises `RequestError` for every other run.
+    """The runs that a job's clients can access: the job's run and its children. Raises `RequestError` for other runs.
 
-    Data sets and models that runs read and wrote are kept in a file of each run; what they measured of models
-    (`model_metrics`) is known as long as the job runs. A script that names another experiment still logs to its job's:
-    clients fail when ids differ. A request to log is kept whole or refused whole.
+    Datasets and models that runs read and wrote are stored in a file per run. Metrics of models (`model_metrics`) exist
+    as long as the job runs. A script that names another experiment still logs to that of its job, since clients fail
+    if ids differ. A request to log is stored completely or refused.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class JobRuns:
         self._deleted: set[str] = set()
         self.model_metrics: dict[str, list[Json]] = {}
         self.at_end: list[Callable[[], None]] = []
-        # By run, then by kind: those of the job's earlier attempts at first
+        # By run, then by kind, with those of the job's earlier attempts at the start
         self._linked: dict[str, dict[str, list[dict[str, Any]]]] = {job.id: self._folder(job.id).read(TRACKED)}
 
     def require(self, run_id: str, *, active: bool = True) -> str:
-        """The id itself where it is this job's. Raises `RequestError` where not, or where the run is deleted and
-        *active* is asked for."""
+        """Return the id. Raises `RequestError` if the run does not belong to this job, or if it is deleted and *active*
+        is set."""
         if run_id not in self._known:
             if self.store.job_of(run_id) != self.job_id:
                 raise not_found(f"Run '{run_id[:300]}'")
@@ -102,7 +102,7 @@ class JobRuns:
         return {"run": self._run_json(self.record(run_id_of(request)))}
 
     def create(self, request: Fields) -> Json:
-        """A child of the run that `mlflow.parentRunId` names, else of the job's."""
+        """Create a child run of the run `mlflow.parentRunId`, by default of the job's run."""
         tags = request.pairs("tags")
         name = request.text("run_name", "") or tags.get(RUN_NAME, "")
         tags.pop(RUN_NAME, None)
@@ -116,8 +116,8 @@ class JobRuns:
         return {"run": self._run_json(self.record(child.id))}
 
     def update(self, request: Fields) -> Json:
-        """Rename a run, end or resume a child. The state of the job's own run is not a client's to decide: a script
-        that fails says FINISHED too."""
+        """Rename a run, or end or resume a child run. Clients cannot change the status of the job's run, since a script
+        that fails also sends FINISHED."""
         run_id = self.require(run_id_of(request))
         name, ended = request.text("status", ""), request.moment("end_time", now_ms())
         if name and name not in STATUSES:
@@ -132,11 +132,11 @@ class JobRuns:
         return {"run_info": self._info(self.record(run_id))}
 
     def delete(self, request: Fields) -> Json:
-        """Hide a child; what is hidden when the job ends is removed for good."""
+        """Hide a child run. When the job ends, hidden runs are deleted permanently."""
         run_id = self.require(request.key("run_id"), active=False)
         if run_id == self.job_id:
             raise RequestError(
-                "The job's own run cannot be deleted while it runs; afterwards 'himl runs delete' removes it."
+                "The job's own run cannot be deleted while it is running. To delete it afterwards: himl runs delete"
             )
         self._deleted.add(run_id)
         return {}
@@ -146,8 +146,7 @@ class JobRuns:
         return {}
 
     def close(self) -> None:
-        """Store what is stored at the end, and forget the children that were deleted and not restored, with the runs
-        below them and all their files."""
+        """Call the functions in `at_end`, and delete hidden child runs with their descendants and files."""
         for act in self.at_end:
             act()
         gone = sorted({run_id for deleted in self._deleted for run_id in self.store.descendants(deleted)})
@@ -157,7 +156,7 @@ class JobRuns:
             self._folder(run_id).remove()
 
     def search(self, request: Fields) -> Json:
-        """The job's runs that match, newest first unless sorted otherwise, in pages."""
+        """Matching runs of the job, newest first by default, in pages."""
         clauses = [parse_order(clause) for clause in request.texts("order_by")]
         view = request.text("run_view_type", "ACTIVE_ONLY")
         if view not in VIEWS:
@@ -178,7 +177,7 @@ class JobRuns:
         return {"runs": [self._run_json(run) for run in found], **more}
 
     def log_inputs(self, request: Fields) -> Json:
-        """A data set that the run has by name and digest stays as it was first logged."""
+        """Add inputs to the run. A dataset with a known name and digest stays as it was first logged."""
         run_id = self.require(run_id_of(request))
         datasets: dict[Any, dict[str, Any]] = {}
         for item in request.items("datasets"):
@@ -201,7 +200,7 @@ class JobRuns:
         return {}
 
     def keep(self, run_id: str, kind: str, entries: Sequence[dict[str, Any]]) -> None:
-        """Add *entries* to those of the run, in place of what they say anew, and store them. Raises DiskFailed."""
+        """Add *entries* to those of the run, replacing entries with the same key, and store them. Raises DiskFailed."""
         if not entries:
             return
         new = {_key(entry) for entry in entries}
@@ -214,7 +213,7 @@ class JobRuns:
                 folder.path.mkdir(parents=True, exist_ok=True)
                 folder.write(TRACKED, kinds)
             except OSError as err:
-                raise explain_disk_error(err, "Cannot keep what was logged", folder.path) from err
+                raise explain_disk_error(err, "Cannot store the logged values", folder.path) from err
 
     def _links(self, run_id: str, kind: str) -> Sequence[dict[str, Any]]:
         with self._lock:
@@ -248,7 +247,7 @@ class JobRuns:
         return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
 
     def experiment(self, action: str, request: Fields) -> Json:
-        """The job's experiment, which has tags as long as the job runs and cannot be changed otherwise."""
+        """The job's experiment. Its tags last as long as the job runs, and nothing else can change."""
         match action:
             case "change":
                 raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
@@ -271,7 +270,7 @@ class JobRuns:
         return {"experiments": [found]} if action == "search" else {"experiment": found}
 
     def log_one(self, what: str, request: Fields) -> Json:
-        """One of the metrics, params or tags: a batch of one."""
+        """Log a metric, param or tag as a batch of one."""
         return self.log_batch(Fields({"run_id": run_id_of(request), what: [request.values]}))
 
     def log_batch(self, request: Fields) -> Json:
@@ -280,8 +279,8 @@ class JobRuns:
         for what, size in {**sizes, "entities": sum(sizes.values())}.items():
             if size > MOST_OF[what]:
                 raise RequestError(f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {size}.")
-        # What is stored already is left out: clients repeat a request whose reply was lost, and MLflow 3 sends a run's
-        # metrics again for each of its models.
+        # Skip stored values, since clients repeat a request if its reply was lost, and MLflow 3 sends a run's metrics
+        # again for each of its models.
         run_id = self.require(request.key("run_id"))
         pairs = [(item.key("key"), item.text("value", "")) for item in params]
         sent = [(metric, _point(metric)) for metric in metrics]
@@ -290,7 +289,7 @@ class JobRuns:
         points = [p for _, p in sent if repr(p) not in stored and not self.latest.is_last(run_id, p)]
         other_tags = request.pairs("tags")
         name = other_tags.pop(RUN_NAME, "")
-        with self._lock:  # a parameter is compared with what is stored and then stored: one step
+        with self._lock:  # makes comparing and storing a parameter atomic
             known = self.metric_store.parameters(run_id) if pairs else {}
             for key, value in pairs:
                 if (before := known.setdefault(key, value)) != value:
@@ -320,7 +319,7 @@ class JobRuns:
         return {}
 
     def log_model(self, request: Fields) -> Json:
-        """MLflow 2 records a model as one more entry of a tag."""
+        """Add a model to a tag, as MLflow 2 does."""
         run_id = self.require(request.key("run_id"))
         model = parse_json(request.key("model_json"))
         if not isinstance(model, dict):
@@ -332,15 +331,15 @@ class JobRuns:
         return {}
 
     def history(self, request: Fields) -> Json:
-        """All points of one metric by step, in pages where `max_results` says so."""
+        """All points of one metric by step, in pages of `max_results` if that is set."""
         run_id, name = self.require(run_id_of(request), active=False), request.key("metric_key")
         found = self._points(run_id, name)
         page, more = request.page(found, max(len(found), 1), 2**31 - 1)
         return {"metrics": [json_metric(point) for point in page], **more}
 
     def interval(self, request: Fields) -> Json:
-        """Points of one metric of several runs between two steps, thinned evenly to `max_results` a run; first and last
-        stay."""
+        """Points of one metric of several runs between two steps, thinned evenly to `max_results` per run. The first
+        and the last point stay."""
         name, run_ids = request.key("metric_key"), request.texts("run_ids")
         first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
         most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
@@ -360,7 +359,7 @@ class JobRuns:
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """What tells a data set, or a model, from the others of a run."""
+    """The unique key of a dataset or a model in a run."""
     if "dataset" in entry:
         return entry["dataset"]["name"], entry["dataset"]["digest"]
     return (str(entry.get("info", entry)["model_id"]),)
@@ -371,25 +370,25 @@ def _tags(run: Run) -> dict[str, str]:
 
 
 class LatestMetrics:
-    """The last value of every metric, in memory: clients ask for it at each artifact, and a run may have millions of
-    points. Safe between threads.
+    """The last value of every metric, in memory, since clients request it for each artifact and a run may have millions
+    of points. Thread-safe.
 
-    What other processes log to the runs it was asked about (`RUN_CONTEXT.log`) is read when there is something new.
+    Also reads new values that other processes log to these runs (`RUN_CONTEXT.log`).
     """
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, Point]] = {}
-        self._seen = (0, 0)  # of the database: its version, and the last row that was read
+        self._seen = (0, 0)  # version of the database, and the last row that was read
 
     def note(self, run_id: str, points: Iterable[Point]) -> None:
-        """*points* were logged: the one with the highest step, then time, is the last."""
+        """Add logged *points*. The one with the highest step, then time, is the last."""
         with self._lock:
             _take(self._of(run_id), points)
 
     def is_last(self, run_id: str, point: Point) -> bool:
-        """Whether the very same point is the last one of its metric; NaN is the same as NaN."""
+        """Whether the last point of the metric equals *point*, with NaN equal to NaN."""
         with self._lock:
             return repr(self._of(run_id).get(point[0])) == repr(point)
 
@@ -401,7 +400,7 @@ class LatestMetrics:
         version, (seen_version, seen_row) = self._store.version(), self._seen
         if version != seen_version:  # another process wrote to the database
             newest, points = self._store.since(seen_row, [*self._runs])
-            if newest < seen_row:  # runs were deleted, and numbers of rows are used again
+            if newest < seen_row:  # runs were deleted, and SQLite reuses row numbers
                 self._runs.clear()
             for changed, point in points:
                 _take(self._runs.get(changed, {}), [point])

@@ -1,8 +1,7 @@
-"""The tracking server of one job, in threads of the process that supervises it, and what the job's environment says of
-it.
+"""The tracking server of one job, in threads of its supervisor, and the job's environment variables for it.
 
-Importing this module is cheap; the server's own thread imports what serves once the first client connects, since most
-jobs never ask.
+Importing this module is fast. The server's thread imports the other modules once the first client connects, since most
+jobs never use the server.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 LOOPBACK = "127.0.0.1"
-USER = "himl"  # the name beside the job's token where that goes as a password
+USER = "himl"  # the user name if the job's token is sent as a password
 CLOSE_SECONDS = 5.0
-# Each would send other credentials than the job's token, or ask for what the job's server has not.
+# Variables that would send other credentials than the job's token, or request features that the server lacks
 DROPPED = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
@@ -42,11 +41,11 @@ DROPPED = (
 
 @dataclass(frozen=True)
 class Limits:
-    """For connections that have not shown the job's token: `most` at a time; another one waits until the oldest is
-    authenticated, or has been open for `grace` seconds and is ended.
+    """Limits for connections without the job's token: at most `most` at a time. Another one waits until the oldest is
+    authenticated, or has been open for `grace` seconds and is closed.
 
-    One that neither sends nor takes anything for `silence` seconds is ended as well. Of a body that is refused,
-    `drained` bytes are read.
+    The server closes connections without traffic for `silence` seconds, and reads at most `drained` bytes of a body
+    that it refuses.
     """
 
     most: int = 128
@@ -56,11 +55,11 @@ class Limits:
 
 
 class TrackingServer:
-    """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from `serve` to `close`; a client
-    that connects before that waits. With *is_shared* it listens to other machines too, on which the job has ranks.
+    """Serves MLflow's tracking REST for the job *job_id* on a free loopback port, from `serve` to `close`. A client
+    that connects earlier waits. With *is_shared*, it also accepts connections of ranks on other machines.
 
-    *artifacts_of* names the folder of a run's artifacts (it need not exist), *new_child_id* makes the id of a nested
-    run. Raises RunNotFound where the job is not recorded, OSError where no port is to be had.
+    *artifacts_of* returns the folder of a run's artifacts (it need not exist), *new_child_id* the id of a nested run.
+    Raises RunNotFound if the job is not recorded, OSError if no port is free.
     """
 
     def __init__(
@@ -78,8 +77,8 @@ class TrackingServer:
             raise RunNotFound(job_id, f"'{database.path}'")
         self._job = job
         self._secret = os.urandom(24).hex()
-        # So many may wait to be accepted: every rank, and its data loaders, may come at once
         self._is_shared = is_shared
+        # All ranks and their data loaders may connect at once
         self._listener = socket.create_server(("" if is_shared else LOOPBACK, 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._closing = threading.Event()
@@ -92,16 +91,17 @@ class TrackingServer:
         self._accepting = threading.Thread(target=self._serve, args=facts, name="tracking", daemon=True)
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
-        """*base*, the environment of the job's processes, changed so that MLflow's clients come here."""
+        """*base*, the environment of the job's processes, with the variables that make MLflow's clients use this
+        server."""
         ids = {"run_id": self._job.id, "experiment_id": self._experiment_id}
         return client_environment(base, port=self.port, secret=self._secret, **ids)
 
     def serve(self) -> None:
-        """Begin to answer."""
+        """Start to serve requests."""
         self._accepting.start()
 
     def close(self) -> None:
-        """Answer the requests that have arrived, end all connections, and remove the runs that the script deleted.
+        """Reply to the requests that have arrived, close all connections, and remove the runs that the script deleted.
         Raises DiskFailed."""
         if self._closing.is_set():
             return
@@ -109,7 +109,7 @@ class TrackingServer:
         self._limiter.close()
         if self._accepting.is_alive():
             with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1):
-                pass  # closing a socket does not wake the thread that accepts on it; a connection does, everywhere
+                pass  # a connection wakes the accepting thread on every platform, unlike closing the socket
             self._accepting.join(CLOSE_SECONDS)
         else:
             self._listener.close()
@@ -117,7 +117,7 @@ class TrackingServer:
             threads = dict(self._threads)
         for client in threads:
             with suppress(OSError):
-                client.shutdown(socket.SHUT_RD)  # whoever waits for a request reads its end; replies still go out
+                client.shutdown(socket.SHUT_RD)  # ends the wait for a request, but replies are still sent
         deadline = time.monotonic() + CLOSE_SECONDS
         for client, thread in threads.items():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -137,16 +137,16 @@ class TrackingServer:
     def _serve(self, *facts: Any) -> None:
         limiter = self._limiter
         context: AuthContext | None = None
-        with self._listener:  # clients of a server that is gone are refused, they do not wait
+        with self._listener:  # after its end, clients are refused instead of waiting
             while not self._closing.is_set():
                 limiter.wait()
                 try:
                     client, _ = self._listener.accept()
-                except OSError:  # no file handle left: the job's own connections go on, the next one waits
+                except OSError:  # no file handle is free: authenticated connections continue, the next one waits
                     limiter.end_oldest()
                     time.sleep(0.1)
                     continue
-                if context is None and self._closing.is_set():  # by `close`, or as late as it, and nobody came before
+                if context is None and self._closing.is_set():  # the first connection is by `close`, or as late
                     client.close()
                     break
                 context = context or self._context(*facts)
@@ -156,14 +156,14 @@ class TrackingServer:
                     self._threads[client] = thread
                 try:
                     thread.start()
-                except RuntimeError:  # no thread left: the client sees its connection closed, and tries again
+                except RuntimeError:  # no thread is available: the client's connection is closed, and it retries
                     self._forget(client)
 
     def _talk(self, client: socket.socket, context: AuthContext) -> None:
         from himl_cli.workspaces.local.tracking.http_connection import Connection
 
         try:
-            with suppress(OSError):  # the client went away
+            with suppress(OSError):  # the client disconnected
                 Connection(client, context)
         finally:
             self._forget(client)
@@ -176,8 +176,8 @@ class TrackingServer:
 
 
 class UnauthenticatedLimiter:
-    """Connections that have not shown the job's token: whoever is on this machine can open them, so there are few, and
-    none for long. Safe to share between threads."""
+    """Limits connections without the job's token in number and time, since every user of this machine can open them.
+    Thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -186,7 +186,7 @@ class UnauthenticatedLimiter:
         self._is_closed = False
 
     def wait(self) -> None:
-        """Wait until there may be one more."""
+        """Wait until another connection is allowed."""
         with self._changed:
             while len(self._since) >= self.limits.most and not self._is_closed:
                 left = next(iter(self._since.values())) + self.limits.grace - time.monotonic()
@@ -196,7 +196,7 @@ class UnauthenticatedLimiter:
                     self.end_oldest()
 
     def end_oldest(self) -> None:
-        """However long it has been open; nothing where there is none."""
+        """Close the oldest connection, if there is one."""
         with self._changed:
             client = next(iter(self._since), None)
             if client is not None:
@@ -210,40 +210,40 @@ class UnauthenticatedLimiter:
             self._since[client] = time.monotonic()
 
     def remove(self, client: socket.socket) -> None:
-        """It has shown the token, or it is gone."""
+        """Remove a connection that has sent the token, or that has ended."""
         with self._changed:
             self._since.pop(client, None)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """End all waiting."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
 
 def experiment_number(name: str) -> str:
-    """The id that clients are told for the experiment called *name*: digits, always the same ones."""
-    return str(zlib.crc32(name.encode()) + 1)  # never 0: that is MLflow's default experiment, which clients treat apart
+    """The id of the experiment *name* for clients: digits that depend only on the name."""
+    return str(zlib.crc32(name.encode()) + 1)  # never 0, the id of MLflow's default experiment
 
 
 def client_environment(
     base: Mapping[str, str], *, port: int, secret: str, run_id: str, experiment_id: str
 ) -> dict[str, str]:
-    """The environment of a job that is otherwise *base*.
+    """*base* with the variables for MLflow's clients.
 
-    The secret goes as a bearer token. A user's `~/.mlflow/credentials` would win over that, so it goes as a password
-    too where there is such a file; a netrc file that speaks of this address would win over both, and only then the
-    secret stands in the URL: MLflow 2 prints that into the job's log.
+    Clients send the secret as a bearer token. A user's `~/.mlflow/credentials` would take precedence, so if that file
+    exists, they also send it as a password. A netrc file with this address would take precedence over both. Only then
+    the secret is part of the URL, since MLflow 2 prints the URL to the job's log.
     """
     address = f"http://{LOOPBACK}:{port}"
     home = Path(base.get("USERPROFILE" if sys.platform == "win32" else "HOME") or home_folder() or os.sep)
     env = {name: value for name, value in base.items() if name not in DROPPED}
     if (home / ".mlflow" / "credentials").exists():
         env |= {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": secret}
-    lower, upper = base.get("no_proxy", ""), base.get("NO_PROXY", "")  # clients look at either
+    lower, upper = base.get("no_proxy", ""), base.get("NO_PROXY", "")  # clients read either
     env["NO_PROXY"] = _with_loopback(upper or lower)
-    if sys.platform != "win32":  # there the two are one variable
+    if sys.platform != "win32":  # on Windows, both are the same variable
         env["no_proxy"] = _with_loopback(lower or upper)
     return env | {
         "MLFLOW_TRACKING_URI": f"{address}/{secret}" if _netrc_applies(base, home) else address,
@@ -256,7 +256,7 @@ def client_environment(
 
 
 def _netrc_applies(base: Mapping[str, str], home: Path) -> bool:
-    """Whether a netrc file, as requests looks for it, has a login for the loopback address or for every host."""
+    """Whether a netrc file, where requests looks for it, has a login for the loopback address or for all hosts."""
     for path in [Path(base["NETRC"])] if base.get("NETRC") else [home / ".netrc", home / "_netrc"]:
         try:
             words = Path(os.path.expanduser(path)).read_text(encoding="utf-8", errors="replace").split()
@@ -270,7 +270,7 @@ def _netrc_applies(base: Mapping[str, str], home: Path) -> bool:
 
 
 def _with_loopback(hosts: str) -> str:
-    """`*` alone means all hosts."""
+    """*hosts* with the loopback address, unless it is `*` for all hosts."""
     if hosts.strip() == "*":
         return hosts
     return ",".join([*(host.strip() for host in hosts.split(",") if host.strip()), LOOPBACK])
