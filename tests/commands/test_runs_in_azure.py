@@ -414,7 +414,7 @@ def test_what_cannot_be_is_said_before_anything_is_made(himl: Himl, project: Pat
     azure.write_config(project)
     for options, message in {
         ("--display_name", "n" * 300): "Azure ML takes 256",
-        ("--cluster", "cpu-cluster"): "that is for jobs that run here",
+        ("--cluster", "cpu-cluster"): "applies to local jobs only",
         ("--workspace", "other.json"): "other.json",
     }.items():
         outcome = himl(*SUBMIT, *options)

@@ -26,14 +26,14 @@ INDEX = "https://ada:marked-secret@pypi.example.org/simple"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk1 ada@lab"
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
 REFUSED = {
-    ("--record_in", "azure"): "--record_in azure: that is for jobs that run here",
+    ("--record_in", "azure"): "--record_in azure applies to local jobs only",
     ("--workspace", "local"): "has no clusters",
-    ("--ssh_key", "id_rsa"): "--ssh_key 'id_rsa' holds a private key, which has to stay on this machine.",
-    ("--ssh_key", "train.py"): "--ssh_key 'train.py' holds no public key of SSH.",
+    ("--ssh_key", "id_rsa"): "--ssh_key 'id_rsa' is a private key, which must not leave this machine.",
+    ("--ssh_key", "train.py"): "--ssh_key 'train.py' is not a public SSH key.",
     ("--build_context", "empty"): "There is no 'Dockerfile' in '{project}",
-    ("--build_context", "empty", "--dockerfile", "image/Dockerfile"): "--dockerfile 'image/Dockerfile' lies outside of --build_context 'empty'.",
-    ("--build_context", "image", "--dockerfile", "Dockerfile.own"): "'Dockerfile.own' is left out of the build context",
-    ("--dockerfile", "{home}/Dockerfile"): "The image would be built from all of '{home}'.",
+    ("--build_context", "empty", "--dockerfile", "image/Dockerfile"): "--dockerfile 'image/Dockerfile' is outside --build_context 'empty'.",
+    ("--build_context", "image", "--dockerfile", "Dockerfile.own"): "'Dockerfile.own' is excluded from the build context",
+    ("--dockerfile", "{home}/Dockerfile"): "The build context would be all of '{home}'.",
 }
 LOCKED = ("linkify-it-py==2.2.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "psutil==7.2.2")
 OLD_NAME = "No run is of an experiment 'lab-exp'; this is experiment 'lab_exp'.\n"
@@ -143,7 +143,7 @@ def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(himl: Himl, az
     assert (refused.code, "pylock.toml' is no TOML, so no lock file" in refused.stderr) == (2, True)
     done = himl.ok(*SUBMIT, "--lock", "uv.lock[new]", "--dry_run")
     assert "      - iniconfig==2.1.0 --hash=sha256:" in done.stdout
-    assert "Passed over, since the job runs here and not on a cluster: --lock." in himl.ok("submit", "train.py", "--lock", "uv.lock", "--no_wait").stderr
+    assert "Ignored, because the job runs on this machine: --lock." in himl.ok("submit", "train.py", "--lock", "uv.lock", "--no_wait").stderr
 
 
 def test_a_dash_stays_and_no_older_run_is_served_for_the_new_one(himl: Himl, azure_project: StagedWorkspace) -> None:

@@ -119,8 +119,8 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
         port = taken.getsockname()[1]
         with serving(himl, tmp_path, "--run", "latest", "--host", "0.0.0.0", "--port", str(port)) as board:
             assert port < board.port <= port + 100
-            assert f"Port {port} is taken: TensorBoard takes {board.port}." in board.talk
-            assert f"whoever reaches 0.0.0.0:{board.port} sees these runs" in board.talk
+            assert f"Port {port} is in use, so TensorBoard uses {board.port}." in board.talk
+            assert f"anyone who can reach 0.0.0.0:{board.port} can see these runs" in board.talk
             board.shows("train_1_aa", [1.0, 0.5, 0.25, 0.125])
             assert board.end() == 0
 
@@ -249,7 +249,7 @@ def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: 
 
             until(is_up, "TensorBoard answers at another port")
             other_port = int(board.url.rstrip("/").rpartition(":")[2])
-            assert (other_port > port, events) == (True, [Notice(f"Port {port} is taken: TensorBoard takes {other_port}.")])
+            assert (other_port > port, events) == (True, [Notice(f"Port {port} is in use, so TensorBoard uses {other_port}.")])
 
 
 @posix
