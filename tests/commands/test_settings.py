@@ -277,7 +277,7 @@ def test_json_and_quiet(himl: Himl, project: Path) -> None:
     (project / "config.json").unlink()
     (project / "config.json").mkdir()
     outcome = himl("init", *FLAGS)
-    assert (outcome.code, outcome.stdout, "config.json' exists and is no config of a workspace" in outcome.stderr) == (2, "", True)
+    assert (outcome.code, outcome.stdout, "config.json' exists and is not a workspace config" in outcome.stderr) == (2, "", True)
 
 
 def test_where_a_config_names_a_workspace_no_other_is_made(himl: Himl, project: Path) -> None:

@@ -106,8 +106,8 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.end() == 0
         said = board.talk.splitlines()
-        assert [line for line in said if "answers" not in line and "hunt" not in line and "Still trying" not in line] == ["Ctrl-C ends it."]
-        assert (board.talk.count("Still trying"), board.talk.count("One more run: hunt_2.")) == (1, 1)
+        assert [line for line in said if "answers" not in line and "hunt" not in line and "himl keeps trying" not in line] == ["Ctrl-C ends it."]
+        assert (board.talk.count("himl keeps trying"), board.talk.count("New run: hunt_2.")) == (1, 1)
 
 
 @posix
@@ -212,7 +212,7 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
         board.shows(RUN, VALUES)
         board.says(LAST)
         kill("tensorboard_data_server/bin")
-        board.says("TensorBoard's data server ended: TensorBoard is started again.")
+        board.says("TensorBoard's data server ended. himl restarts TensorBoard.")
         until(lambda: answers(board.url), "it answers")
         board.shows(RUN, VALUES)
         kill("server_program")

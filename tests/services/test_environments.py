@@ -169,8 +169,8 @@ def test_contradiction_of_conda_files_names_both(tmp_path: Path, first: str, sec
 
 @pytest.mark.parametrize(("content", "complaint"), [
     ("dependencies: [a\nb: }", "line 2"),
-    ("- a\n- b\n", "holds no sections"),
-    ("", "holds no sections, but nothing"),
+    ("- a\n- b\n", "must contain sections"),
+    ("", "must contain sections, not nothing"),
     ("name: x\n", "has no 'dependencies'"),
     ("dependencies: numpy\n", "not a list"),
     ("dependencies: ['']\n", "is not a package"),

@@ -34,15 +34,15 @@ DEEP_BY_ALIASES = "a: &a0 1\n" + "".join(f"k{n}: &a{n} {'[' * 90}*a{n - 1}{']' *
 @pytest.mark.parametrize(("text", "complaint"), [
     (MERGES, f"there are more than {MOST_VALUES:,} values"),
     (ALIASES, f"there are more than {MOST_VALUES:,} values"),
-    (DEEP_BY_ALIASES, "nested to more than 100 levels"),
-    ("a: " + "[" * 300 + "]" * 300, "line 1: values are nested to more than 100 levels"),
-    ("a: 1\nb: &b {c: {d: *b}}", "line 2: the value is part of itself"),
-    ("a: " + "x" * LARGEST, "is too large for YAML: 524,291 characters"),
+    (DEEP_BY_ALIASES, "more than 100 levels"),
+    ("a: " + "[" * 300 + "]" * 300, "line 1: values have more than 100 levels"),
+    ("a: 1\nb: &b {c: {d: *b}}", "line 2: the value contains itself"),
+    ("a: " + "x" * LARGEST, "is too large for YAML: it has 524,291 characters"),
     ("a: 1\nb: " + "9" * 400, "line 2: the number is too long"),
     ("a: 1" + ":1" * 200 + ".5", "the number is too long"),
-    ("a: !!bool maybe", "line 1: 'maybe' is no bool"),
-    ('a: 1\nb: "x\\ud800"', "line 2: the text has half a character in it"),
-    ("a: &a {x: 1}\nb:\n  x: 1\n  x: 2\n  <<: *a\n", "line 4: the key 'x' stands here a second time"),
+    ("a: !!bool maybe", "line 1: 'maybe' is not a valid bool"),
+    ('a: 1\nb: "x\\ud800"', "line 2: the text contains half a surrogate pair"),
+    ("a: &a {x: 1}\nb:\n  x: 1\n  x: 2\n  <<: *a\n", "line 4: the key 'x' occurs twice"),
 ], ids=lambda value: value[:12])  # fmt: skip
 def test_excessive_or_invalid_yaml_is_refused_quickly(text: str, complaint: str) -> None:
     with within(SECONDS), pytest.raises(BadUsage) as caught:
