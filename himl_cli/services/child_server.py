@@ -116,7 +116,8 @@ class ChildServer(ABC):
                     stderr=output,
                     # In the shared folder for temporary files, another user's leftover folder makes TensorBoard fail
                     env={**self.environment, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own)},
-                    cwd=own,  # `-m` searches this folder first, and must not find a module of the user
+                    # `-m` searches this folder first, where it must not find a module of the user
+                    cwd=own,
                     **detached(),
                 )
         except OSError as err:

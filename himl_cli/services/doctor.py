@@ -46,10 +46,10 @@ def checkup(
     try:
         found = find()
     except HimlError as err:
-        is_told = str(err) == set_well.message
+        is_reported = str(err) == set_well.message
         yield (
             Check.skipped(CONFIGURATION, f"Not checked, because the {SETTINGS} failed.")
-            if is_told
+            if is_reported
             else Check.failed(CONFIGURATION, str(err), err.hint)
         )
         return

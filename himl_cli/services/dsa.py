@@ -249,7 +249,8 @@ def _geometry_elements(geometry: Mapping[str, Any], style: Document) -> Iterator
     elif kind == "LineString":
         yield {**style, "type": "polyline", "points": _points(coordinates, 2), "closed": False}
     elif kind == "Polygon":
-        outer, *holes = (_points(ring, 4)[:-1] for ring in coordinates or ())  # the last point repeats the first
+        # The last point of a ring repeats the first
+        outer, *holes = (_points(ring, 4)[:-1] for ring in coordinates or ())
         yield {**style, "type": "polyline", "points": outer, "closed": True} | ({"holes": holes} if holes else {})
     else:
         raise KeyError(kind)

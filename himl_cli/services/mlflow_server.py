@@ -22,7 +22,8 @@ from himl_cli.services.child_server import ANY_ADDRESS, SECONDS_TO_END, ChildSer
 from himl_cli.services.transfer.local_files import disk_error
 
 OLDEST = (3, 5, 1)  # as in pyproject.toml
-LOOPBACK = ("localhost", "127.0.0.1", "[[]::1]")  # patterns for Host headers, in which `[[]` is a bracket
+# Patterns for Host headers, in which `[[]` is a bracket
+LOOPBACK = ("localhost", "127.0.0.1", "[[]::1]")
 
 
 def require_mlflow() -> None:
@@ -30,14 +31,14 @@ def require_mlflow() -> None:
     try:
         version = metadata.version("mlflow")  # not mlflow-skinny, which has no user interface
     except metadata.PackageNotFoundError:
-        found = "which is not installed"
+        found = ", which is not installed"
     else:
         from packaging.version import Version
 
         if Version(version).release >= OLDEST:
             return
-        found = f"{'.'.join(map(str, OLDEST))} or newer, but {version} is installed"
-    raise BadUsage(f"himl ui needs MLflow, {found}.", hint=f"Install it: {install_command('ui')}")
+        found = f" {'.'.join(map(str, OLDEST))} or newer, but {version} is installed"
+    raise BadUsage(f"himl ui needs MLflow{found}.", hint=f"Install it: {install_command('ui')}")
 
 
 def store_uri(spec: str | None, config_file: str | None, *, start: Path) -> str:

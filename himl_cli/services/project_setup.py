@@ -154,7 +154,8 @@ def _is_there(path: Path, content: Mapping[str, Any], read_config: ReadConfig) -
     """Whether the file exists and contains *content*. Raises BadUsage if it contains something else, or if a new file
     would override another one."""
     if path.name == CONFIG_FILE:
-        for found in (path, path.parent / ".azureml" / path.name):  # a new file would override the other one
+        # A new file in one place would override the file in the other
+        for found in (path, path.parent / ".azureml" / path.name):
             if os.path.lexists(found):
                 try:
                     existing = read_config(found)
@@ -250,14 +251,16 @@ def read_innereye(path: Path, folder: Path) -> TakenSettings:
     for name, option in INNEREYE_OPTIONS.items():
         if name in values:
             value = _option_value(name, option, values[name])
-            if values[name] is True or values[name] not in (1, False):  # 1 and False are himl's defaults
+            # 1 and False are himl's defaults
+            if values[name] is True or values[name] not in (1, False):
                 submit[option] = value
     azure = {"tenant_id": str(values["tenant_id"])} if "tenant_id" in values else {}
     key = next((str(values[name]) for name in KEY_NAMES if name in values), None)
     left_out: dict[str, str] = {}
     if key is not None and "application_id" in values and azure:
         azure |= {"service_principal_id": str(values["application_id"]), "service_principal_password": key}
-    else:  # an application without its key is omitted, because himl rejects an incomplete service principal
+    else:
+        # An application without its key is omitted, because himl rejects an incomplete service principal
         useless = dict.fromkeys(KEY_NAMES, "a key needs application_id and tenant_id")
         left_out = {name: why for name, why in {"application_id": NO_KEY, **useless}.items() if name in values}
     for name, _ in entries:

@@ -40,7 +40,8 @@ def main() -> None:
         if starter_is_gone.is_set():
             shutil.rmtree(own, ignore_errors=True)
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())  # until the server installs its own handler
+    # Handles signals until the server installs its own handler
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
     threading.Thread(target=end_with_starter, daemon=True).start()
     # Registered before the server's functions, so that it runs after them: one of TensorBoard's creates a folder
     atexit.register(clean_up)

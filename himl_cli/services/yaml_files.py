@@ -74,7 +74,8 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
             LookupError,
             TypeError,
             ValueError,
-        ) as err:  # raised by the library, for example for `!!bool maybe` and for a date that does not exist
+        ) as err:
+            # The library raises these, for example for `!!bool maybe` and for a date that does not exist
             shown = f"'{node.value}'" if isinstance(node.value, str) else "the value"
             raise _refused(f"{shown} is not a valid {node.tag.rpartition(':')[2]}", node.start_mark) from err
         if isinstance(value, str) and _SURROGATES.search(value):

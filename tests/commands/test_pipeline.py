@@ -140,7 +140,7 @@ def test_refused_pipeline_makes_nothing(himl: Himl, folder: Path) -> None:
         (("job.yml", "--create_cluster"), 2, "--create_cluster is for pipeline"),
         (("pipeline.json", "--create_cluster"), 2, here),
         (("pipeline.json", "--create_cluster", "--cluster", "local"), 2, here),
-        (("pipeline.json",), 3, "step1: 'input_dataset_name' names 'cleam', which is neither the output of a step nor data here."),
+        (("pipeline.json",), 3, "step1: 'input_dataset_name' names 'cleam', which is neither the output of a step nor local data."),
         (("pipeline.json",), 3, "Did you mean 'clean'?"),
         (("zebra.json",), 3, "himl datastore upload FOLDER zebra"),
     ):
@@ -174,7 +174,7 @@ def test_a_dotenv_names_cluster_and_storage(himl: Himl, lab: StagedWorkspace, fo
     blobs = f"BLOB_ACCOUNT_NAME={other.account}\nBLOB_CONTAINER_NAME=field\nBLOB_ACCOUNT_KEY={other.key}\n"
     (folder / ".env").write_text(f"{blobs}AML_COMPUTE_CLUSTER_NAME=seismic-gpu\nAML_COMPUTE_CLUSTER_SKU=Standard_NC6s_v3\nAML_COMPUTE_CLUSTER_MAX_NODES=2\n")
     missing = himl("submit", "pipeline.json", *IMAGE)
-    assert (missing.code, "--create_cluster makes it" in missing.stderr) == (3, True), missing.stderr
+    assert (missing.code, "Add --create_cluster" in missing.stderr) == (3, True), missing.stderr
     assert "seismic" not in lab.state.datastores
     with lab.run_jobs():
         made = himl.ok("submit", "pipeline.json", *IMAGE, "--create_cluster", "--wait", "--json")

@@ -62,7 +62,7 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     write_pipeline(project, STEPS)
     write_files(project, {"himl.toml": "[submit]\nmax_concurrent = 2\n[submit.sweep]\nother = [1, 2]\n"})
     done = himl.ok("submit", "pipe.json", "--sweep", "rate=0.1,0.01", "--sweep", "n=2,1", "--tag", "team=blue")
-    assert "Sweep: rate=0.1,0.01 n=2,1, grid, 4 trials, minimize val/loss.\nrate goes to step2.\nn goes to step1.\n" in done.stderr
+    assert "Sweep: rate=0.1,0.01 n=2,1, grid, 4 trials, minimize val/loss.\nrate is an argument of step2.\nn is an argument of step1.\n" in done.stderr
     sweep = latest(himl)
     trials = children(himl, sweep["id"])
     assert [json.loads(run["tags"]["hyperparameters"]) for run in trials] == [{"rate": r, "n": n} for r in (0.1, 0.01) for n in (2, 1)]

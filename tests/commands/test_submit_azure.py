@@ -132,7 +132,7 @@ def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(himl: Himl, az
     said = done.stderr.splitlines()
     assert f"Environment of the job: python=3.11 and 6 packages of '{project / 'uv.lock'}'." in said[0]
     warnings = [line for line in said if line.startswith("warning: ")]
-    assert [word in line for word, line in zip(("wants >=3.12", "--jupyter needs ipykernel"), warnings, strict=True)] == [True, True]
+    assert [word in line for word, line in zip(("requires >=3.12", "--jupyter needs ipykernel"), warnings, strict=True)] == [True, True]
     assert said.index(warnings[-1]) < next(number for number, line in enumerate(said) if line.startswith("Snapshot of"))
     (run,) = azure_project.state.runs.values()
     name, version = (run.job or {})["environmentId"].rpartition("/environments/")[2].split("/versions/")

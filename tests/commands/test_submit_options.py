@@ -131,7 +131,7 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
         ("no.such", 1, "-m takes a module that Python finds in '{}' or is installed; a script is named by its path: himl submit PATH.py"),
         ("lab.trian", 2, "hint: Did you mean -m lab.train?"),
         ("lab", 2, "hint: Did you mean -m lab.train?"),
-        ("lab.deep.none", 2, "hint: It would be '{}/lab/deep/none.py'."),
+        ("lab.deep.none", 2, "hint: Create '{}/lab/deep/none.py', or correct the name."),
     ]:
         write_files(project, {"lab/__init__.py": "", "lab/train.py": ""})
         outcome = himl("submit", "-m", name)

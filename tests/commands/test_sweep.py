@@ -401,7 +401,7 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     kept = files_with(project / ".himl" / "runs" / run, "sesame-open-1")
     assert [path.name for path in kept] == ["std_log.txt"], "which the script printed"
     assert himl("submit", "p.json").code == 1
-    check("latest", "is: a pipeline; not: ", "--sweep", "a=1")
+    check("latest", "is 'a pipeline', not '", "--sweep", "a=1")
     assert himl("submit", "fails.py", "--sweep", "n=1,2").code == 1
     check(f"{latest(himl)}_1", f"himl submit --resume {latest(himl)}")
 

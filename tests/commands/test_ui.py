@@ -424,9 +424,9 @@ def test_without_the_full_mlflow_the_command_that_installs_it_is_named(tmp_path:
         write_files(packages / f"mlflow-{installed}.dist-info", {"METADATA": f"Metadata-Version: 2.1\nName: mlflow\nVersion: {installed}\n"})
     places = os.pathsep.join((str(PROJECT), str(packages)))
     done = subprocess.run([sys.executable, "-S", "-m", "himl_cli", "ui"], cwd=project, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True)
-    found = f"{OLDEST_TEXT} or newer, but {installed} is installed" if installed else "which is not installed"
+    found = f" {OLDEST_TEXT} or newer, but {installed} is installed" if installed else ", which is not installed"
     error, hint = done.stderr.splitlines()
-    assert (done.returncode, done.stdout, error) == (2, "", f"error: himl ui needs MLflow, {found}.")
+    assert (done.returncode, done.stdout, error) == (2, "", f"error: himl ui needs MLflow{found}.")
     assert re.fullmatch(r"hint: Install it: pip install .*\[ui\].*", hint), hint
 
 

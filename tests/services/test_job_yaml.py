@@ -281,7 +281,7 @@ def test_pipeline_of_inline_jobs_and_component_files(folder: Path) -> None:
 @pytest.mark.parametrize(("content", "message"), [
     (step(inputs={"data": "${{parent.jobs.perp.outputs.clean}}", "n": 1}), "'jobs.train.inputs.data' names the job 'perp', which does not exist."),
     (step(inputs={"data": "${{parent.jobs.prep.outputs.clear}}", "n": 1}), "names the output 'clear', which 'prep' does not have. Its outputs are: clean."),
-    (step(inputs={"data": "${{parent.jobs.train.outputs.m}}", "n": 1}), "'jobs.train' closes a cycle: train <- train."),
+    (step(inputs={"data": "${{parent.jobs.train.outputs.m}}", "n": 1}), "'jobs.train' creates a cycle: train <- train."),
     (step(inputs={"data": "${{parent.inputs.rwa}}", "n": 1}), "the inputs of the pipeline are: n, raw."),
     (step(inputs={"data": "x ${{parent.inputs.raw}}", "n": 1}), "which is not a valid binding"),
     (step(inputs={"n": 1}), "'jobs.train.command' has '${{inputs.data}}', which is an unknown placeholder"),

@@ -123,7 +123,7 @@ def test_ignored_fields_are_told_and_options_reach_every_step(folder: Path) -> N
     assert "step2: ignored, because it does not apply to this step: input_datareference_path." in remarks
     assert "step2: 1 node instead of 3 on this machine." in remarks
     assert "step3 names no input" not in remarks  # step2, before it, makes nothing
-    assert "Ignored: record_in = azure. himl records a pipeline file that runs on this machine locally only." in found.remarks
+    assert "Ignored: record_in = azure. himl records local runs of a pipeline file in the local workspace only." in found.remarks
     assert found.spec.steps[0].job.nodes == 1
     options: dict[str, Any] = {"env_vars": {"A": "1"}, "tags": {"team": "blue"}, "max_run_duration": "2h"}
     steps = {"step1": PREPARE, "step2": {**TRAIN, "requirements": "train/requirements.txt"}}
@@ -244,7 +244,7 @@ def test_steps_that_contradict_each_other_are_refused(folder: Path) -> None:
     cycle = {f"step{n}": step(output=f"o{n}", input_datareference_name=f"o{n % 3 + 1}") for n in (1, 2, 3)}
     both = {"step1": step(output="a"), "step2": step(output="b"), "step3": step(input_datareference_name="a", input_dataset_name="b")}
     for steps, message in (
-        (cycle, "step1: 'input_datareference_name' closes a cycle: step1 <- step2 <- step3 <- step1."),
+        (cycle, "step1: 'input_datareference_name' creates a cycle: step1 <- step2 <- step3 <- step1."),
         ({"step1": step(output="a"), "step2": step(output="a")}, "step2: 'output' 'a' is already an output of step1."),
         ({"step1": step(output="a-b"), "step2": step(output="a b")}, "step2: 'output' 'a b' and 'a-b' have the same variable name."),
         (both, "step3: 'input_dataset_name' 'b' and 'input_datareference_name' 'a' are two outputs."),

@@ -142,7 +142,7 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     else:  # a folder in the user's cache for this version of the dataset in this workspace
         digest = hashlib.sha256(f"{store.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
         name = f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name
-        root = cache_of("datasets", "to keep datasets in", "Name a folder with target=FOLDER.")
+        root = cache_of("datasets", "for datasets", "Name a folder with target=FOLDER.")
         folder = root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{digest}"
         under = "files"  # keeps himl's records of transfers out of the dataset's folder
     if item.mode == "mount":

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MODULE = "himl_cli"
 OLDEST_PYTHON = (3, 10)  # `requires-python` of himl-cli
-OWN_IMAGES = "mcr.microsoft.com/azureml/"  # images that include the requirements of Azure ML's services
+# Images that include the requirements of Azure ML's services
+OWN_IMAGES = "mcr.microsoft.com/azureml/"
 # The newest MLflow for each version of azureml-mlflow, by its metadata. Versions up to 1.60.0 allow any MLflow, so
 # their entry is the newest one with which log_artifact works.
 NEWEST_MLFLOW = {
@@ -223,7 +224,8 @@ def imports_himl(path: Path) -> bool:
         if MODULE.encode() not in content or path.suffix != ".py":
             return False
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns about invalid escapes when it runs the script
+            # Python repeats warnings about invalid escapes when it runs the script
+            warnings.simplefilter("ignore")
             tree = ast.parse(content)
     except (OSError, SyntaxError, ValueError, RecursionError):
         return False

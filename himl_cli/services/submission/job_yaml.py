@@ -268,7 +268,8 @@ class _JobReader:
         if code.startswith(ELSEWHERE):
             raise part.wrong("code", f"'{code}' is not available on this machine.", hint="Name a local folder.")
         folder = local_path(part, code)
-        if not os.path.isdir(folder):  # unlike Path.is_dir, accepts a name that is invalid in the file system
+        # Unlike Path.is_dir, os.path.isdir accepts a name that is invalid in the file system
+        if not os.path.isdir(folder):
             raise part.wrong("code", f"'{code}' is not a folder.", hint=f"The path is relative to '{part.folder}'.")
         folder = folder.resolve()
         if folder not in self.snapshots:
@@ -296,7 +297,8 @@ class _JobReader:
             raise part.wrong("jobs", "is missing.")
         self._note_idle(part)
         seen: dict[str, str] = {}
-        for key in jobs.content:  # part of the name of a run's folder, so it must be valid on every system
+        for key in jobs.content:
+            # A key is part of the name of a run's folder, so it must be valid on every system
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,254}", key):
                 hint = "Use letters, digits, '_' and '-', and begin with a letter or '_'."
                 raise jobs.wrong(key, "is not a valid key for a job.", hint=hint)
@@ -318,7 +320,7 @@ class _JobReader:
         order, cycle = topological_order(list(steps), {key: list(step.after) for key, step in steps.items()})
         if cycle:
             hint = "Each job reads an output of the next one. Change an input of one of them."
-            raise jobs.wrong(cycle[0], f"closes a cycle: {' <- '.join([*cycle, cycle[0]])}.", hint=hint)
+            raise jobs.wrong(cycle[0], f"creates a cycle: {' <- '.join([*cycle, cycle[0]])}.", hint=hint)
         common = self.common
         return PipelineSpec(
             experiment=common.experiment,

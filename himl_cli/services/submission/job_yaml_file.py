@@ -241,7 +241,8 @@ def component_at(part: Part, key: str) -> Part:
         hint = "Name its file, or a cluster with --cluster."
         raise part.wrong(key, f"'{path}' is stored in Azure ML and cannot run on this machine.", hint=hint)
     found = local_path(part, path)
-    if not os.path.isfile(found):  # unlike Path.is_file, accepts a name that is invalid in the file system
+    # Unlike Path.is_file, os.path.isfile accepts a name that is invalid in the file system
+    if not os.path.isfile(found):
         raise part.wrong(key, f"'{path}' is not a file.", hint=f"The path is relative to '{part.folder}'.")
     shown = str(Path(part.shown).parent / path.removeprefix("file:"))
     return Part(shown, found.parent, parse_mapping(read_text(found, part.prefix + key), Path(path)))

@@ -215,7 +215,8 @@ def _of_uv(path: Path, content: Mapping[str, Any], names: Sequence[str], python:
     if not members:  # the lock of a script, which lists its own requirements
         members = [{"name": "", "dependencies": (content.get("manifest") or {}).get("requirements")}]
     pending: list[tuple[Mapping[str, Any], str]] = []
-    active: set[str] = set()  # installed projects, extras and groups, for the markers of conflicting extras
+    # Installed projects, extras and groups, for the markers of conflicting extras
+    active: set[str] = set()
 
     def visit(package: Mapping[str, Any], part: str = "") -> None:
         name = package["name"]

@@ -29,7 +29,8 @@ TEXTS = (
 )
 COUNTS = ("node_count", "processes_per_node")
 KNOWN = (*TEXTS, *COUNTS, "arguments")
-PASSED_OVER = ("output_path",)  # a field without effect that DeepSeismic accepted but did not document
+# A field without effect that DeepSeismic accepted but did not document
+PASSED_OVER = ("output_path",)
 # Characters of arguments in one text. Linux passes a program at most 131,072 in one argument.
 LONGEST_LINE = 100_000
 KINDS: Mapping[type, str] = {
@@ -131,7 +132,8 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
         if name in COUNTS:
             text = value.strip() if isinstance(value, str) else ""
             if text.isascii() and text.isdigit() and text.strip("0"):
-                value = int(text.lstrip("0")[: LONGEST_SHOWN + 1])  # Python refuses to convert thousands of digits
+                # Python refuses to convert thousands of digits
+                value = int(text.lstrip("0")[: LONGEST_SHOWN + 1])
             fields[name] = value
             if problem := count_problem(value, MOST[name]):
                 raise wrong(name, problem)

@@ -170,7 +170,8 @@ def prepare_pipeline(
     )
     if request.on_cluster and prepared.folders:
         readers = [step for step in file.steps if step.key in prepared.folders]
-        names = [step.input_dataset_name for step in (*readers, file.steps[0])]  # DeepSeismic's names of the datastore
+        # In DeepSeismic, this field has the name of the datastore
+        names = [step.input_dataset_name for step in (*readers, file.steps[0])]
         named = next(filter(DATASTORE_NAME.fullmatch, names), "")
         prepared = replace(prepared, container=variables.container(named))
     if request.on_cluster and creates_cluster:
@@ -370,7 +371,8 @@ def _outputs_read(file: PipelineFile) -> tuple[dict[str, StepOutput], dict[str, 
     implied: dict[str, StepOutput] = {}
     for before, step in zip(file.steps, file.steps[1:], strict=False):
         names_none = not (step.input_datareference_name or step.input_dataset_name or step.input_datareference_path)
-        sources = [before.key]  # the previous step, and the steps that it reads from, directly or indirectly
+        # The previous step, and the steps that it reads from, directly or indirectly
+        sources = [before.key]
         while sources[-1] in reads and reads[sources[-1]].step not in sources:
             sources.append(reads[sources[-1]].step)
         if names_none and before.output and step.key not in sources:
@@ -403,7 +405,7 @@ def _in_order(file: PipelineFile, reads: Mapping[str, StepOutput]) -> Sequence[S
     if cycle:
         first, read = steps[cycle[0]], steps[cycle[1 % len(cycle)]]
         key = next(name for name in INPUT_NAMES if getattr(first, name) == read.output)
-        what = f"closes a cycle: {' <- '.join([*cycle, cycle[0]])}."
+        what = f"creates a cycle: {' <- '.join([*cycle, cycle[0]])}."
         hint = "Each step reads the output of the next one. Change the input of one of them."
         if first is read:
             what = f"names '{first.output}', the step's own output."
@@ -494,7 +496,7 @@ def resolve_locally(
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
-            raise disk_error(err, f"{key}: cannot make the folder '{folder}'") from err
+            raise disk_error(err, f"{key}: cannot create the folder '{folder}'") from err
         notify(Notice(f"{key}: created the empty folder '{folder}' as input. A previous step must fill it."))
         return replace(job, inputs=[replace(job.inputs[0], local=str(folder))])
 

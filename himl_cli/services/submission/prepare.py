@@ -187,7 +187,7 @@ def _check_module(name: str, root: Path) -> None:
         what, prefix, folder = f"'{name}' is a package without __main__.py", name, place
     names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("__"))
     near = get_close_matches(place.name, names, n=1) or names[:1]
-    hint = f"Did you mean -m {prefix}.{near[0]}?" if near else f"It would be '{place}.py'."
+    hint = f"Did you mean -m {prefix}.{near[0]}?" if near else f"Create '{place}.py', or correct the name."
     raise BadUsage(f"{what} in '{root}'.", hint=hint)
 
 
@@ -382,7 +382,7 @@ def submit_mirrored(
     try:  # a cheap request finds most problems before anything is created
         next(iter(target.runs(RunQuery(spec.experiment, limit=1))), None)
     except (NotAllowed, NotFound, ServiceFailed) as err:
-        hint = "Nothing was started. To record the job locally only, omit --record_in azure."
+        hint = "Nothing was started. To record the job in the local workspace only, omit --record_in azure."
         err.hint = f"{err.hint} {hint}".strip()
         raise
     source.prepare(notify)

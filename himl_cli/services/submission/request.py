@@ -48,7 +48,8 @@ CLUSTER = {"only": "cluster", "files": "pipeline"}
 MANY_RUNS = {"files": "pipeline"}
 PACKAGE_FILES = ("conda_env", "requirements", "lock")
 MADE_FROM_FILES = (*PACKAGE_FILES, "docker_image", "pip_extra_index_url", "private_wheel")
-ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
+# Options of one group exclude those of another
+ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))
 
 MOST_SECONDS = 10 * 366 * 86400.0  # ten years, in effect no limit
 MOST_NODES = 65_000  # the limit of Azure ML for one cluster
@@ -283,7 +284,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
     where = "on Slurm" if is_on_slurm else "on this machine"
     remarks = [f"Ignored, because the job runs {where}: {', '.join(idle)}."] if idle else []
     if is_on_slurm and request.record_in == "azure":
-        remarks.append("Ignored: record_in = azure. himl records Slurm jobs locally only.")
+        remarks.append("Ignored: record_in = azure. himl records Slurm jobs in the local workspace only.")
     uncopied = [f"--{name}" for name in ("ignored_folders", "include_secret", "keep") if request.is_typed(name)]
     if request.in_place and uncopied:
         remarks.append(f"Ignored, because a job that runs in place has no snapshot: {', '.join(uncopied)}.")
@@ -341,7 +342,7 @@ def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tupl
         ),
         (bool(typed), f"--{shown} does not apply to {name}.", f"Omit it, or set it in '{request.target}'."),
     )
-    remark = f"Ignored: record_in = azure. himl records {name} that runs on this machine locally only."
+    remark = f"Ignored: record_in = azure. himl records local runs of {name} in the local workspace only."
     return request.without(*idle), [remark] if request.is_told_to_azure else []
 
 
@@ -541,7 +542,8 @@ def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> 
         raise BadUsage(
             f"There is no Python interpreter '{asked or 'python3'}'.", hint="Name one: --python /path/to/python"
         )
-    return os.path.abspath(found)  # links are not resolved, because the python of a virtual environment is a link
+    # Links are not resolved, because the python of a virtual environment is a link
+    return os.path.abspath(found)
 
 
 def check_names(spec: JobSpec, given: Mapping[str, str]) -> None:

@@ -73,7 +73,8 @@ def take_snapshot(
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
     ignored_names = frozenset().union(*ignored.values())
     included = Globs(include_secret) if include_secret else None
-    fetched_folders = cache(_fetched_folders)  # computed once per snapshot, and only if it has folders
+    # Computed once per snapshot, and only if it has folders
+    fetched_folders = cache(_fetched_folders)
     files: list[str] = []
     by_top: defaultdict[str, int] = defaultdict(int)
     met: set[str] = set()
@@ -135,7 +136,8 @@ def take_snapshot(
             f"Cannot read '{err.filename}' for the snapshot: {err.strerror}.",
             hint="Exclude it in an ignore file or with --ignored_folders.",
         ) from err
-    usual = ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS  # always excluded, so they need no warning if they are missing
+    # Always excluded, so they need no warning if they are missing
+    usual = ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS
     missed = [
         folder
         for folder, names in ignored.items()
@@ -309,7 +311,8 @@ def fits(wanted: Sequence[re.Pattern[str] | None], parts: Sequence[str]) -> bool
 SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
 PUBLIC_ENDING = ".pub"
 LARGEST_READ = 64 * 1024  # bytes
-LARGEST_JSON = 4 * 1024  # bytes. The key of a service account has 2,400, and projects have many JSON files.
+# Bytes. The key of a service account has 2,400, and projects have many JSON files.
+LARGEST_JSON = 4 * 1024
 
 # Names are in lower case, because some file systems ignore case. In this order: files of himl and its predecessors,
 # private keys, password stores, passwords of hosts, databases and mail, clouds, packages, models and experiment

@@ -479,7 +479,8 @@ def _check_for_azure(name: str, found: SearchRange, is_bayesian: bool) -> None:
     is_quniform = is_bayesian and found.draw is Draw.quniform
     is_whole = all(isinstance(value, int) for value in values)
     steps = (float(values[1]) - float(values[0])) / float(values[2]) if is_quniform else 0
-    texts = {isinstance(value, (str, bool)) for value in values}  # the client sends booleans as texts
+    # The client sends booleans as texts
+    texts = {isinstance(value, (str, bool)) for value in values}
     refuse(
         f"--sweep {name}: ",
         (

@@ -108,7 +108,8 @@ class LocalSource(EventSource):
         found = self._finder.find(is_last=is_last).items()
         paths = {name: self._workspace.file_path(self.run.id, blob.name) for name, blob in found}
         self.files = {name: path.absolute() for name, path in paths.items() if path is not None}
-        if not self.files and not is_last:  # files that a running job keeps at its end are not among its logs yet
+        # Files that a running job keeps at its end are not among its logs yet
+        if not self.files and not is_last:
             elsewhere = self._workspace.unkept_files(self.run.id)
             self.files = {name: path.absolute() for name, path in elsewhere.items() if is_event_file(name)}
         return True
@@ -238,7 +239,8 @@ class EventFinder:
     def __init__(self, store: BlobStore, log_dir: str) -> None:
         self._store = store
         folder = PurePosixPath(log_dir.replace("\\", "/")).as_posix().strip("/")
-        self._log_dir = "" if folder in ("", ".") else f"{folder}/"  # empty once all files are included
+        # Empty once all files are included
+        self._log_dir = "" if folder in ("", ".") else f"{folder}/"
         self._is_settled = False  # whether the folder contains files
         self._common = ""
         self._listings = 0
@@ -391,7 +393,8 @@ class ShownFolder:
             for name, (path, link, _) in [*shown.items()]:
                 if files.get(name) != path:
                     del shown[name]
-                    with suppress(PermissionError):  # Windows does not remove a file that TensorBoard has open
+                    # Windows does not remove a file that TensorBoard has open
+                    with suppress(PermissionError):
                         link.unlink(missing_ok=True)
             for name, path in files.items():
                 if name not in shown:

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 # The key of the list of runs, beside the ids of runs, among failed requests
 RUN_LIST = ""
-PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # gRPC reads the first of them that is set
+# gRPC reads the first of these variables that is set
+PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 CHECK_SECONDS, FAILED_CHECKS, RESTARTS = 2.0, 2, 3
 DATA_ANSWER_SECONDS = 20.0
 

@@ -48,7 +48,8 @@ LONGEST_TITLE = 60
 LONGEST_NAME = 150
 UNPLAIN = re.compile(r"[^\w.+=-]+")
 AT_ONCE = 8
-WAIT_SECONDS = 0.5  # between checks for Ctrl-C, which does not interrupt a waiting thread on Windows
+# Time between checks for Ctrl-C, which does not interrupt a waiting thread on Windows
+WAIT_SECONDS = 0.5
 
 
 class BackgroundCalls(Generic[Item, Answer]):
@@ -220,7 +221,7 @@ class SelectedRuns:
         if isinstance(home, FolderWorkspace):
             return LocalSource(home.run_files(run.id), home, run, name, self._log_dir)
         if self._copies is None:
-            root = cache_of("tensorboard", "to copy event files to", "Name a folder with --run_logs_dir DIR.")
+            root = cache_of("tensorboard", "for event files", "Name a folder with --run_logs_dir DIR.")
             key = repr(workspace_in_url(run.url) or run.workspace)  # labels omit the subscription
             folder = root / hashlib.sha256(key.encode()).hexdigest()[:12] / permanent_name(run)
         else:
@@ -266,7 +267,8 @@ class SelectedRuns:
                 if read_latest_run_file(path).run_id in self._known:  # avoids a request
                     return []
                 run = find_runs(self._workspace, RunSelection(latest_run_file=str(path)), cwd=self._cwd)[0]
-        except (NotFound, BadUsage) as err:  # the file is incomplete, or the runs of the workspace were deleted
+        except (NotFound, BadUsage) as err:
+            # The file is incomplete, or the runs of the workspace were deleted
             log.debug("nothing new: %s", err)
             return []
         return [run] if run.id not in self._known else []
