@@ -140,7 +140,7 @@ def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(himl: Himl, az
     pip = yaml.safe_load(environment["condaFile"])["dependencies"][-1]["pip"]
     assert [line.partition(" --hash=sha256:")[0] for line in pip] == [*LOCKED, "six==1.16.0", "toolz==1.2.0"]
     refused = himl(*SUBMIT, env={"HIML_SUBMIT_LOCK": "other/pylock.toml"})
-    assert (refused.code, "pylock.toml' is no TOML, so no lock file" in refused.stderr) == (2, True)
+    assert (refused.code, "pylock.toml' is not a lock file in TOML" in refused.stderr) == (2, True)
     done = himl.ok(*SUBMIT, "--lock", "uv.lock[new]", "--dry_run")
     assert "      - iniconfig==2.1.0 --hash=sha256:" in done.stdout
     assert "Ignored, because the job runs on this machine: --lock." in himl.ok("submit", "train.py", "--lock", "uv.lock", "--no_wait").stderr
