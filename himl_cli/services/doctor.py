@@ -80,8 +80,8 @@ def verdict(checks: Sequence[Check]) -> HimlError | None:
 
 
 def installation_checks(lines: Sequence[str] | None = None) -> Iterator[Check]:
-    """Check the interpreter, the packages and the extras. *lines* are requirements in the format of package metadata,
-    by default himl's own."""
+    """Check the interpreter, because a machine often has several, the packages and the extras. *lines* are requirements
+    in the format of package metadata, by default himl's own."""
     yield Check.passed("python", f"{platform.python_version()} on {platform.system()} ({sys.executable}).")
     try:
         wanted = requirements(lines if lines is not None else requires(PACKAGE) or ())

@@ -22,7 +22,7 @@ from himl_cli.services.child_server import ANY_ADDRESS, SECONDS_TO_END, ChildSer
 from himl_cli.services.transfer.local_files import disk_error
 
 OLDEST = (3, 5, 1)  # as in pyproject.toml
-# Patterns for Host headers, in which `[[]` is a bracket
+# Patterns for Host headers. `[[]` is a bracket, which alone would begin a set.
 LOOPBACK = ("localhost", "127.0.0.1", "[[]::1]")
 
 

@@ -224,7 +224,7 @@ def test_settings_keep_the_address_out_of_what_is_sent_and_shown(himl: Himl, pro
 def test_a_run_that_is_resumed_needs_the_address_again(himl: Himl, project: Path, tmp_path: Path, webhook: WebhookServer) -> None:
     himl("submit", "train.py", "--notify", webhook.url, "--", "--lr", "2")
     without = himl("submit", "--resume", "latest")
-    assert "No notification: himl does not store the address. Pass it again: --notify URL" in without.stderr
+    assert "himl sends no notification, because it does not store the address. Pass it again: --notify URL" in without.stderr
     assert "himl.notification" not in show(himl, "latest")["tags"]
     again = himl("submit", "--resume", "latest", "--notify", webhook.url, "--notify_format", "slack")
     assert notified(himl, "latest") == "sent: localhost"

@@ -494,5 +494,6 @@ def _early_stop(part: Part) -> EarlyStop | None:
     word = part.text("type").lower()
     numbers = {name: number for name in (*slacks, *counts) if (number := part.number(name))}
     numbers |= {name: int(numbers[name]) for name in counts if name in numbers}
+    # `numbers` has integers for the counts
     stop = EarlyStop(AZURE_WORDS.get(word, word), **numbers)  # type: ignore[arg-type]
     return checked_stop(stop, f"'{part.shown}': 'early_termination'")

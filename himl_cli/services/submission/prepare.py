@@ -254,7 +254,7 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, file: Path 
     if request.ssh_key and not spec.sweep:
         services["ssh"] = _public_keys(request.cwd, request.ssh_key)
     idle = [f"--{name}" for name in ("vscode", "jupyter", "ssh_key", "tensorboard_logs") if request.is_typed(name)]
-    offered = "Azure ML offers it for single jobs only"
+    offered = "Azure ML offers these for single jobs only"
     remarks = [f"Ignored, because {offered}: {', '.join(idle)}."] if idle and spec.sweep else []
     for kind, items in (("input", spec.inputs), ("output", spec.outputs)):
         for item in items:
@@ -302,7 +302,7 @@ def start_and_note(start: Callable[..., Run], cwd: Path, notify: Notify) -> Run:
 def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
     """Store *run* as the latest one of *cwd*. A failure to write is a notice."""
     try:
-        write_atomic(cwd / LATEST_RUN_FILE, f"{run.recovery_id}\n")
+        write_atomic(cwd / LATEST_RUN_FILE, f"{run.recovery_id}\n")  # survives a crash of the machine
     except OSError as err:
         notify(Notice(f"Cannot write {LATEST_RUN_FILE} in '{cwd}': {err.strerror}."))
 
@@ -329,7 +329,7 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     check_choices(request)
     webhook = webhook_of(request)
     if webhook is None and NOTIFICATION in run.tags:
-        notify(Notice("No notification: himl does not store the address. Pass it again: --notify URL"))
+        notify(Notice("himl sends no notification, because it does not store the address. Pass it again: --notify URL"))
     resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, webhook=webhook)
     note_latest(resumed, Path(request.cwd), notify)
     return resumed, log.size if log else 0

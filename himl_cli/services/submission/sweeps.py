@@ -330,6 +330,7 @@ def parse_early_stop(text: str) -> EarlyStop:
     if values:
         form = f"{policy}({POLICIES[policy][0]}={values[0]})"
         raise BadUsage(f"{where}: '{values[0]}' has no name.", hint=f"Write --early_stop '{form}'")
+    # `numbers` has integers for all arguments but the slacks
     return checked_stop(EarlyStop(policy, **numbers), where)  # type: ignore[arg-type]
 
 

@@ -313,6 +313,7 @@ class SelectedRuns:
         if len(listed) >= least:
             found = self._list(self._home(relative), query, listed, deepest=deepest)
             changes.runs |= {run.id: run for run in found if run.id in self._known}
+            # In place, because other threads add to the same set
             self._unlisted |= {run_id for run_id in listed if run_id not in changes.runs}
         for run in wanted:
             if run.id not in changes.runs:
