@@ -100,13 +100,13 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
         refused = len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401"))
         until(lambda: len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401")) > refused + 1, "it is tried again")
         seeded.stage.faults.clear()
-        board.says("The service answers again.")
+        board.says("The service responds again.")
         board.shows("lr=0.5-hunt_2", [1.0, 0.5])
         seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[half:])
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.end() == 0
         said = board.talk.splitlines()
-        assert [line for line in said if "answers" not in line and "hunt" not in line and "himl keeps trying" not in line] == ["Ctrl-C ends it."]
+        assert [line for line in said if "responds" not in line and "hunt" not in line and "himl keeps trying" not in line] == ["Ctrl-C ends it."]
         assert (board.talk.count("himl keeps trying"), board.talk.count("New run: hunt_2.")) == (1, 1)
 
 
@@ -217,7 +217,7 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
         board.shows(RUN, VALUES)
         kill("server_program")
         assert board.process.wait(60) == 1
-        said = re.fullmatch(r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk.partition("started again.\n")[2])
+        said = re.fullmatch(r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk.partition("himl restarts TensorBoard.\n")[2])
         assert said, board.talk
     assert left_in(tmp_path) == []
 
