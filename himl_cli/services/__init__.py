@@ -1,1 +1,1 @@
-"""What the toolkit does; knows no terminal and no Azure SDK."""
+"""The functions of himl, independent of the terminal and of the Azure SDK."""

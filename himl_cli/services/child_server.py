@@ -1,4 +1,4 @@
-"""A web server as a child of this process, at a free port, that ends with it: TensorBoard, or MLflow's."""
+"""A web server (TensorBoard or MLflow's) as a child process at a free port, which ends with this process."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ SECONDS_TO_END, ANSWER_SECONDS = 5.0, 1.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 PORTS_TRIED, LAST_PORT = 100, 65535
 IS_WINDOWS = sys.platform == "win32"
-TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}  # Windows: of a port that somebody has exclusively
+# On Windows, EACCES means that another program uses the port exclusively
+TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}
 
 
 class ChildServer(ABC):
-    """A server at *host* and *port*, from now on until it is closed.
+    """A server at *host* and *port*, running until it is closed.
 
-    *folder* is its own: it has its output, it is where it puts temporary files, and it is gone if whoever started this
-    is killed. Raises DiskFailed.
+    *folder* belongs to the server. It contains the server's log and temporary files, and is removed if this process is
+    killed. Raises DiskFailed.
     """
 
     name: ClassVar[str]
     version_check: ClassVar[str]
-    """A command that tells whether the server's program works."""
+    """A command that checks whether the server's program works."""
 
     def __init__(self, folder: Path, host: str, port: int, notify: Notify = ignore) -> None:
         self._own = folder
@@ -50,16 +51,16 @@ class ChildServer(ABC):
     @property
     @abstractmethod
     def arguments(self) -> Sequence[str]:
-        """What `services.server_program` takes behind the folder."""
+        """The arguments of `services.server_program` after the folder."""
 
     @property
     @abstractmethod
     def environment(self) -> Mapping[str, str]:
-        """The server's environment, but for the place of temporary files."""
+        """The server's environment, without the variables for temporary files."""
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether this server answers at its address: it, and not another one that took the port first."""
+        """Whether this server, and not another one that uses the port, answers at its address."""
 
     @property
     def url(self) -> str:
@@ -71,24 +72,24 @@ class ChildServer(ABC):
         return self._was_up
 
     def tell_address(self, asked: int) -> None:
-        """Say that the port is not the one *asked* for, and who can reach it, where that is not as usual."""
+        """Report a port other than the one *asked* for, and an address that other machines can reach."""
         if asked not in (self._port, 0):
-            self._notify(Notice(f"Port {asked} is taken: {self.name} takes {self._port}."))
+            self._notify(Notice(f"Port {asked} is in use, so {self.name} uses {self._port}."))
         if not is_loopback(self._host):
             address = f"{self._host}:{self._port}"
-            self._notify(Notice(f"Nobody has to sign in to {self.name}: whoever reaches {address} sees these runs."))
+            self._notify(Notice(f"{self.name} has no sign-in: anyone who can reach {address} can see these runs."))
 
     def check(self) -> None:
-        """See that it runs; where somebody took its port while it started, it is started again at the next one.
+        """Check that the server runs. If another program took its port while it started, restart it at the next one.
 
-        Raises HimlError, with the last line of its output, where it has ended by itself.
+        Raises HimlError, with the last line of its log, if the server has ended.
         """
         code = self._process.poll()
         if code is None:
             return
         if not self._was_up and not _is_free(self._host, self._port):
             taken, self._port = self._port, free_port(self._host, self._port)
-            self._notify(Notice(f"Port {taken} is taken: {self.name} takes {self._port}."))
+            self._notify(Notice(f"Port {taken} is in use, so {self.name} uses {self._port}."))
             self.restart()
             return
         ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
@@ -97,8 +98,8 @@ class ChildServer(ABC):
         lines: list[str] = []
         with suppress(OSError):
             lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-        raise HimlError(f"{self.name} {ending}: {last}", hint=f"Does '{self.version_check}' work?")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+        raise HimlError(f"{self.name} {ending}: {last}", hint=f"Check that '{self.version_check}' works.")
 
     def restart(self) -> None:
         self.close()
@@ -113,40 +114,41 @@ class ChildServer(ABC):
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
-                    # Where the temporary files of all users lie, TensorBoard fails over a folder that another user left
+                    # In the shared folder for temporary files, another user's leftover folder makes TensorBoard fail
                     env={**self.environment, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own)},
-                    cwd=own,  # `-m` looks there first: nothing of the user's may be taken for the server
+                    # `-m` searches this folder first, where it must not find a module of the user
+                    cwd=own,
                     **detached(),
                 )
         except OSError as err:
             raise DiskFailed(f"Cannot start {self.name}: {err.strerror or err}.") from err
 
     def end_at_once(self) -> None:
-        """End it with what it started, and leave the folder."""
+        """End the server and its child processes, without removing the folder."""
         end_detached(self._process)
 
     def close(self) -> None:
         try:
-            self._process.communicate(timeout=SECONDS_TO_END)  # which closes its standard input, and waits
+            self._process.communicate(timeout=SECONDS_TO_END)  # closes its standard input and waits
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             end_detached(self._process)
 
 
 def check_port(port: int) -> None:
-    """Raises BadUsage for a number that no port has."""
+    """Raise BadUsage for an invalid port."""
     if not 0 <= port <= LAST_PORT:
-        raise BadUsage(f"--port takes a number from 0 to {LAST_PORT}, got {port}.")
+        raise BadUsage(f"--port must be from 0 to {LAST_PORT}, not {port}.")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Whether only this machine can reach the address."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host.lower() == "localhost"
 
 
 def get(host: str, port: int, path: str, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
-    """The status and content of an answer from this machine, 0 for none; no proxy is asked."""
+    """The HTTP status and content of an answer from this machine, without a proxy. The status is 0 for none."""
     with (
         suppress(OSError, HTTPException, ValueError),
         closing(HTTPConnection(host, port, timeout=seconds)) as connection,
@@ -158,10 +160,10 @@ def get(host: str, port: int, path: str, seconds: float = ANSWER_SECONDS) -> tup
 
 
 def free_port(host: str, first: int) -> int:
-    """*first*, or the next port that is free at *host*; any free one for 0.
+    """*first* or the next free port at *host*, or any free port for 0.
 
-    Raises BadUsage for a host that is not this machine and for a port that only an administrator may take, HimlError
-    where all are taken.
+    Raises BadUsage for a host that is not this machine and for a port that is reserved for administrators, HimlError
+    if all ports are in use.
     """
     if first == 0:
         with socket.socket() as anywhere:
@@ -170,25 +172,25 @@ def free_port(host: str, first: int) -> int:
     last = min(first + PORTS_TRIED - 1, LAST_PORT)
     port = next((port for port in range(first, last + 1) if _is_free(host, port)), None)
     if port is None:
-        raise HimlError(f"The ports {first} to {last} are all taken.", hint="Name another one with --port.")
+        raise HimlError(f"All ports from {first} to {last} are in use.", hint="Choose another one with --port.")
     return port
 
 
 def _is_free(host: str, port: int) -> bool:
-    """Whether the port is free at all addresses of *host*: `localhost` may be two, and a browser takes either. Raises
+    """Whether the port is free at all addresses of *host*. `localhost` may have two, and a browser uses either. Raises
     BadUsage as `free_port` does."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as err:
         raise BadUsage(
             f"There is no host '{host}': {err.strerror or err}.",
-            hint="--host takes a name or an address of this machine.",
+            hint="Use a name or an address of this machine.",
         ) from err
     usable = 0
     for family, kind, protocol, _, address in addresses:
         try:
             with socket.socket(family, kind, protocol) as probe:
-                if not IS_WINDOWS:  # an ended server's port may be had again at once
+                if not IS_WINDOWS:  # allows the port of a server that has just ended
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
                 probe.listen(1)
@@ -198,11 +200,11 @@ def _is_free(host: str, port: int) -> bool:
                 return False
             if err.errno == errno.EACCES:
                 raise BadUsage(
-                    f"Port {port} is for administrators only.", hint="Take one from 1024 on, as --port 6006."
+                    f"Port {port} is for administrators only.", hint="Use 1024 or higher, for example --port 6006."
                 ) from err
     if not usable:
         raise BadUsage(
             f"'{host}' is not an address of this machine.",
-            hint="Leave --host out, or give 0.0.0.0 for all its addresses.",
+            hint="Omit --host, or use 0.0.0.0 for all addresses.",
         )
     return True

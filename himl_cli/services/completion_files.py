@@ -1,4 +1,4 @@
-"""Where the completion script of a shell goes, and how the shell comes to load it."""
+"""Installation of a shell's completion script, and of the line that loads it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.processes import detached, end_detached
 from himl_cli.core.text import UTF16_MARKS
 
-PATIENCE = 20.0  # seconds that a shell has to start and to answer
+PATIENCE = 20.0  # seconds for a shell to start and answer
 MARK = "# completion of himl"
-# Without the folder's name: Windows PowerShell reads letters beyond ASCII right in some files alone
+# Without the folder's name, because Windows PowerShell misreads non-ASCII letters in some files
 POWERSHELL_LINE = f'. "$PSScriptRoot/himl-completion.ps1" {MARK}'
 ASK_POWERSHELL = "[Console]::OutputEncoding = New-Object Text.UTF8Encoding $false; $PROFILE"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the `script` goes; `start_file` is the shell's own one that has to hold `line`, or None where the shell
-    finds the script by itself."""
+    """The path of the `script`. `start_file` is the shell's startup file that must contain `line`, or None if the shell
+    finds the script without it."""
 
     script: Path
     start_file: Path | None = None
@@ -34,7 +34,7 @@ class Place:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether new shells load the script, once it is there."""
+        """Whether new shells load the script once it exists."""
         try:
             return self.start_file is None or self.line in _text_of(self.start_file.read_bytes()).splitlines()
         except OSError:
@@ -42,10 +42,10 @@ class Place:
 
 
 def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATIENCE) -> Place:
-    """Where the script for *shell* goes on this machine; the shell is asked, where only it knows, and given up after so
-    many seconds.
+    """The place of the script for *shell* on this machine. If necessary, start the shell to find it, for at most
+    *patience* seconds.
 
-    Raises NotFound for a PowerShell that is not there, and without a home folder.
+    Raises NotFound without PowerShell or without a home folder.
     """
     if shell == "powershell":
         programs = [program for program in ("pwsh", "powershell") if shutil.which(program)]
@@ -53,19 +53,19 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
             profile = _last_line_of([program, "-NoProfile", "-NonInteractive", "-Command", ASK_POWERSHELL], patience)
             if profile:
                 return Place(Path(profile).with_name("himl-completion.ps1"), Path(profile), POWERSHELL_LINE)
-        what = "PowerShell does not say where its $PROFILE is." if programs else "There is no PowerShell on PATH."
-        raise NotFound(what, hint="'himl completion powershell' prints the script, for your $PROFILE to load.")
+        what = "PowerShell does not print the path of its $PROFILE." if programs else "There is no PowerShell on PATH."
+        raise NotFound(what, hint="To load it from your $PROFILE, print the script: himl completion powershell")
     home = home_folder()
     if home is None:
         raise NotFound(
-            "There is no home folder for it: this user has none.",
+            "The script needs a home folder, but this user has none.",
             hint=f"Set HOME, or print the script: himl completion {shell}",
         )
     if shell == "fish":
         config = Path(variables.get("XDG_CONFIG_HOME") or home / ".config")
         return Place(config / "fish" / "completions" / "himl.fish")
     if shell == "bash":
-        # Where bash-completion looks; where Bash is started without that, its own file has to load the script
+        # The folder that bash-completion searches. If Bash starts without bash-completion, `.bashrc` loads the script.
         data = Path(variables.get("XDG_DATA_HOME") or home / ".local" / "share")
         folder = Path(variables.get("BASH_COMPLETION_USER_DIR") or data / "bash-completion")
         script = folder / "completions" / "himl"
@@ -73,7 +73,7 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
         if version.endswith(("<2>", "<3>")):
             return Place(script)
         return Place(script, home / ".bashrc", f". {_quoted(script)} {MARK}")
-    # A folder of our own; unless zsh has it in its fpath and starts its completion system, `.zshrc` has to load it
+    # himl's own folder. Unless it is in zsh's fpath and zsh starts its completion system, `.zshrc` loads the script.
     script = home / ".zfunc" / "_himl"
     question = 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'
     answer = _last_line_of(["zsh", "-i", "-c", question], patience)
@@ -86,18 +86,18 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
 
 
 def write_script(place: Place, text: str) -> None:
-    """Put *text* where the script goes. Raises DiskFailed."""
+    """Write *text* to the script. Raises DiskFailed."""
     try:
         place.script.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(place.script, text)
     except OSError as err:
         raise DiskFailed(
-            f"Cannot write '{place.script}': {err.strerror or err}.", hint="'himl completion SHELL' prints the script."
+            f"Cannot write '{place.script}': {err.strerror or err}.", hint="Print the script: himl completion SHELL"
         ) from err
 
 
 def add_line(place: Place) -> None:
-    """Put the line at the end of the shell's own file, in that file's encoding, unless it is there. Raises
+    """Append the line to the shell's startup file, in that file's encoding, unless it is already there. Raises
     DiskFailed."""
     if place.is_loaded or place.start_file is None:
         return
@@ -117,11 +117,13 @@ def add_line(place: Place) -> None:
 
 
 def _last_line_of(command: Sequence[str], patience: float) -> str:
-    """The last line that a shell prints, without blanks around it; nothing where it is not there or does not answer."""
+    """The last line that a shell prints, stripped, or an empty text if the shell is missing or does not answer."""
     program = shutil.which(command[0])
     if program is None:
         return ""
-    with tempfile.TemporaryFile() as output:  # and no pipe, which what its start files leave running would hold open
+    with (
+        tempfile.TemporaryFile() as output
+    ):  # a pipe would stay open for processes that its startup files leave running
         try:
             process = subprocess.Popen(
                 [program, *command[1:]],
@@ -136,7 +138,7 @@ def _last_line_of(command: Sequence[str], patience: float) -> str:
             process.wait(patience)
             output.seek(0)
             lines = os.fsdecode(output.read()).strip().splitlines()
-        except (subprocess.TimeoutExpired, UnicodeDecodeError):  # the latter on Windows alone
+        except (subprocess.TimeoutExpired, UnicodeDecodeError):  # the latter only on Windows
             return ""
         finally:
             if process.returncode is None:
@@ -149,13 +151,13 @@ def _text_of(content: bytes) -> str:
 
 
 def _encoding_of(content: bytes) -> tuple[str, str]:
-    """The encoding of a file, and what becomes of signs that it has not: UTF-16 as Windows PowerShell's `>` writes it,
-    else UTF-8 with any other bytes."""
+    """The encoding of a file and its error handler: UTF-16, as Windows PowerShell's `>` writes it, or UTF-8, which
+    preserves invalid bytes."""
     if content.startswith(UTF16_MARKS):
         return "utf-16-le" if content.startswith(codecs.BOM_UTF16_LE) else "utf-16-be", "replace"
     return "utf-8", "surrogateescape"
 
 
 def _quoted(path: Path) -> str:
-    """As Bash and zsh read it."""
+    """The path quoted for Bash and zsh."""
     return "'" + str(path).replace("'", "'\\''") + "'"

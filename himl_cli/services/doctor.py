@@ -1,4 +1,4 @@
-"""What `himl doctor` checks: the installation, the settings, each workspace."""
+"""The checks of `himl doctor`: the installation, the settings and each workspace."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from himl_cli.core.installation import PACKAGE, install_command
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.base import FoundWorkspace
 
-# Dependencies whose versions are worth a line when somebody asks for help
+# Dependencies whose versions are useful in a request for help
 NAMED = ("azure-core", "azure-identity", "azure-storage-blob", "azure-ai-ml", "pycurl", "typer")
 SETTINGS, CONFIGURATION, SIGN_IN = "settings", "configuration", "sign-in"
 NO_AZURE = (
-    "No Azure ML workspace is configured: no config.json with its keys was found here or above, and no HIML_* "
-    "variables."
+    "No Azure ML workspace is configured: there is no config.json with its keys in this folder or above, and no "
+    "HIML_* environment variables."
 )
 _EXTRA = re.compile(r"""extra == ["']([\w-]+)["']|["']([\w-]+)["'] == extra""")
 
@@ -32,30 +32,29 @@ def checkup(
     remarks: Callable[[], Sequence[str]] = tuple,
     settings: Callable[[], Sequence[str]] = tuple,
 ) -> Iterator[Check]:
-    """Look at the installation, the settings, then each of the workspaces that *find* gives; goes on after a failure
-    where that makes sense.
+    """Check the installation, the settings, and each workspace of *find*. Continue after a failure if possible.
 
-    *remarks* gives what is worth knowing of how they were found, *settings* where options are set.
+    *remarks* returns remarks on the search for workspaces, and *settings* the places where options are set.
     """
     yield from installation_checks()
     set_well = tried(
         SETTINGS,
         lambda: Check.passed(SETTINGS, f"{', '.join(settings()) or 'None are set'}."),
-        "'himl submit --help' has the options.",
+        "See the options: himl submit --help",
     )
     yield set_well
     try:
         found = find()
     except HimlError as err:
-        is_told = str(err) == set_well.message
+        is_reported = str(err) == set_well.message
         yield (
-            Check.skipped(CONFIGURATION, f"Not looked at: the {SETTINGS} failed.")
-            if is_told
+            Check.skipped(CONFIGURATION, f"Not checked, because the {SETTINGS} failed.")
+            if is_reported
             else Check.failed(CONFIGURATION, str(err), err.hint)
         )
         return
     if not found:
-        hint = f"{HOW_TO_CONFIGURE} Or run 'himl submit SCRIPT', which makes a local workspace."
+        hint = f"{HOW_TO_CONFIGURE} Or run 'himl submit SCRIPT', which creates a local workspace."
         yield Check.failed(CONFIGURATION, f"No workspace. {NO_AZURE}", hint)
     for each in found:
         yield Check.passed(CONFIGURATION, f"{each.facts.label}, from {each.facts.source}.")
@@ -65,30 +64,30 @@ def checkup(
     for each in found:
         try:
             workspace = each.open()
-        except NotAllowed as err:  # what is set for signing in cannot be used
+        except NotAllowed as err:  # the settings for signing in are invalid
             yield Check.failed(SIGN_IN, str(err), err.hint)
         else:
             yield from workspace.checks()
 
 
 def verdict(checks: Sequence[Check]) -> HimlError | None:
-    """The error to raise once all was shown: what failed, or None."""
+    """The error to raise after all checks, or None if none failed."""
     failed = list(dict.fromkeys(check.name for check in checks if check.state is CheckState.failed))
     if not failed:
         return None
-    hint = "Mend the first one first: what comes after may depend on it." if len(failed) > 1 else ""
-    return ChecksFailed(f"Not in order: {', '.join(failed)}.", hint=hint)
+    hint = "Fix the first one first, because the others may depend on it." if len(failed) > 1 else ""
+    return ChecksFailed(f"Failed checks: {', '.join(failed)}.", hint=hint)
 
 
 def installation_checks(lines: Sequence[str] | None = None) -> Iterator[Check]:
-    """The interpreter, of which there are often several, packages and extras; *lines* are requirements in the form of
-    package metadata, by default himl's own."""
+    """Check the interpreter, because a machine often has several, the packages and the extras. *lines* are requirements
+    in the format of package metadata, by default himl's own."""
     yield Check.passed("python", f"{platform.python_version()} on {platform.system()} ({sys.executable}).")
     try:
         wanted = requirements(lines if lines is not None else requires(PACKAGE) or ())
     except PackageNotFoundError:
-        message = f"Not looked at: {PACKAGE} is not installed, and runs from '{Path(__file__).parents[1]}'."
-        yield Check.note("packages", message, f"To install it: {sys.executable} -m {install_command()}")
+        message = f"Not checked, because {PACKAGE} is not installed and runs from '{Path(__file__).parents[1]}'."
+        yield Check.note("packages", message, f"Install it: {sys.executable} -m {install_command()}")
         return
     found = {one.name: _installed(one.name) for one, _ in wanted}
     wrong = [f"{one.name} is missing" for one, extra in wanted if not extra and found[one.name] is None]
@@ -102,16 +101,16 @@ def installation_checks(lines: Sequence[str] | None = None) -> Iterator[Check]:
     else:
         versions = ", ".join(f"{name} {found[name]}" for name in NAMED if found.get(name))
         himl = _installed(PACKAGE) or "from its sources"
-        yield Check.passed("packages", f"himl {himl}, {versions}." if versions else "All there.")
-    # The extra 'all' only stands for the others
+        yield Check.passed("packages", f"himl {himl}, {versions}." if versions else "All are installed.")
+    # The extra 'all' is the sum of the others
     lacking = sorted({extra for one, extra in wanted if extra not in ("", "all") and found[one.name] is None})
     if lacking:
-        hint = f"To install one: {install_command(lacking[0])}"
+        hint = f"Install one: {install_command(lacking[0])}"
         yield Check.note("extras", f"Not installed: {', '.join(lacking)}.", hint)
 
 
 def requirements(lines: Sequence[str]) -> list[tuple[Requirement, str]]:
-    """The requirements that hold on this Python, each with the extra that its marker names ('' the base install)."""
+    """The requirements that apply to this Python, each with the extra of its marker (an empty text for none)."""
     found: list[tuple[Requirement, str]] = []
     for line in lines:
         one = Requirement(line)
@@ -130,14 +129,14 @@ def _installed(name: str) -> str | None:
 
 
 def facts_of(found: Sequence[FoundWorkspace], *, ask: bool = True) -> list[tuple[WorkspaceFacts, HimlError | None]]:
-    """What is known of each of *found*: without *ask*, and of one that does not answer, what its configuration says;
-    and what a request to it raised.
+    """The description of each workspace in *found*, and the error of the request to it, if any. Without *ask*, and for
+    a workspace that does not respond, the description comes from its configuration.
 
-    Raises WorkspaceNotFound where there is none.
+    Raises WorkspaceNotFound if there is none.
     """
     if not found:
         raise WorkspaceNotFound(
-            "No workspace is configured, and there is none here.", hint="'himl doctor' says where one is looked for."
+            "No workspace is configured, and there is no local workspace.", hint="See where himl looks: himl doctor"
         )
     described: list[tuple[WorkspaceFacts, HimlError | None]] = []
     for each in found:

@@ -1,7 +1,7 @@
-"""Annotations of slides in a Digital Slide Archive: documents made from a CSV or GeoJSON, and the items they go to.
+"""Annotations of slides in a Digital Slide Archive: documents from a CSV or GeoJSON, and their upload to items.
 
-A document is what large_image's `POST /annotation` takes, coordinates in pixels of the slide's highest resolution from
-its upper left corner (https://girder.github.io/large_image/annotations.html).
+A document is the body of large_image's `POST /annotation`. Coordinates are in pixels of the slide's highest resolution
+from its upper left corner (https://girder.github.io/large_image/annotations.html).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from himl_cli.workspaces.base import BlobStore
 
 SIDES = ("left", "top", "right", "bottom")
 SPECTRAL = ((43, 131, 186), (171, 221, 164), (255, 255, 191), (253, 174, 97), (215, 25, 28))
-"""ColorBrewer's diverging colours from blue to red; RGB."""
+"""ColorBrewer's diverging colours from blue to red, in RGB."""
 OPACITY = 0.5
-DIGEST = "himl_sha256"  # the attribute of an annotation that tells whether the same was uploaded before
+DIGEST = "himl_sha256"  # the attribute of an annotation by which himl recognizes an earlier upload
 ATTEMPTS = 3
-MOST_FOUND = 50  # items that a search gives
+MOST_FOUND = 50  # maximum results of a search
 OBJECT_ID = re.compile(r"[0-9a-f]{24}")
 
 Document = dict[str, Any]
@@ -36,8 +36,8 @@ Request = Callable[..., Any]
 
 
 class TileOptions(NamedTuple):
-    """How a CSV is drawn: values are those of the column `value`; with `rescale` the least and the greatest of a slide
-    get the first and the last colour, else 0 and 1."""
+    """Options for drawing a CSV. `value` is the column of the values. The first and last colour are the minimum and
+    maximum of a slide with `rescale`, else 0 and 1."""
 
     value: str
     is_heatmap: bool
@@ -53,12 +53,12 @@ class Tile(NamedTuple):
 
 
 def run_file(store: BlobStore, name: str, run_id: str) -> str:
-    """The text of a run's file, checked by its MD5. Raises NotFound with near names, BadUsage for what is no UTF-8."""
+    """The text of a run's file, checked by its MD5. Raises NotFound with similar names, BadUsage if it is not UTF-8."""
     blob = store.stat(name)
     if blob is None:
         folder = name.partition("/")[0]
         known = [each.name for page in store.list() for each in page if each.name.endswith((".csv", "json"))]
-        hint = did_you_mean(name, known) or f"See 'himl download {run_id} --prefix {folder} --list'."
+        hint = did_you_mean(name, known) or f"List its files: himl download {run_id} --prefix {folder} --list"
         raise NotFound(f"Run '{run_id}' has no file '{name}'.", hint=hint)
     content = b"".join(store.read(name))
     if blob.md5 is not None and hashlib.md5(content, usedforsecurity=False).digest() != blob.md5:
@@ -72,14 +72,14 @@ def run_file(store: BlobStore, name: str, run_id: str) -> str:
 def read_documents(
     text: str, source: str, *, name: str, slide: str, id_filter: str = "", options: TileOptions
 ) -> dict[str, Document]:
-    """The annotation called *name* for each slide whose id holds *id_filter*, by slide id, from the *text* of *source*:
-    GeoJSON if it begins with a bracket, else a CSV. Shapes of GeoJSON without a property `slide_id` are of *slide*.
+    """The annotation *name* for each slide whose id contains *id_filter*, by slide id, from the *text* of *source*.
 
-    Raises BadUsage that says which column, line or shape is wrong, or that no slide is left.
+    The text is GeoJSON if it begins with a bracket, else a CSV. Shapes of GeoJSON without a property `slide_id` belong
+    to *slide*. Raises BadUsage, with the invalid column, line or shape, or if no slide is left.
     """
     is_geojson = text.lstrip()[:1] in ("{", "[")
     if is_geojson and options.is_heatmap:
-        raise BadUsage(f"A heat map is made of a CSV, and '{source}' is GeoJSON.", hint="Leave --kind out.")
+        raise BadUsage(f"A heat map needs a CSV, but '{source}' is GeoJSON.", hint="Omit --kind.")
     elements = _shapes(text, source, slide) if is_geojson else _tile_elements(text, source, options)
     documents = {}
     for slide_id, each in elements.items():
@@ -93,8 +93,8 @@ def read_documents(
             "elements": each,
         }
     if not documents:
-        what = f"'{source}' has no slide with '{id_filter}' in its id; it has {named([*elements])}."
-        raise BadUsage(what, hint="Correct --id_filter, or leave it out.")
+        what = f"'{source}' has no slide with '{id_filter}' in its id. It has {named([*elements])}."
+        raise BadUsage(what, hint="Correct or omit --id_filter.")
     return documents
 
 
@@ -109,24 +109,24 @@ def _tile_elements(text: str, source: str, options: TileOptions) -> dict[str, li
         if missing:
             columns = listed([f"'{column}'" for column in rows.fieldnames or ()]) or "none"
             hint = did_you_mean(missing[0], rows.fieldnames or ())
-            hint = hint or "--value names the column of the values; the others are slide_id, left, top, right, bottom."
-            raise BadUsage(f"'{source}' has no column '{missing[0]}'; it has {columns}.", hint=hint)
+            hint = hint or "Name the column of values with --value. The others are slide_id, left, top, right, bottom."
+            raise BadUsage(f"'{source}' has no column '{missing[0]}'. It has {columns}.", hint=hint)
         for row in rows:
             tile = Tile(*(_number(row[column], f"'{source}', line {rows.line_num}: {column}") for column in wanted))
             if tile.right <= tile.left or tile.bottom <= tile.top:
                 raise BadUsage(
                     f"'{source}', line {rows.line_num}: the tile has no area.",
-                    hint="right is greater than left, and bottom than top, in pixels of the highest resolution.",
+                    hint="right must exceed left, and bottom must exceed top, in pixels of the highest resolution.",
                 )
             slide = (row["slide_id"] or "").strip()
             if not slide:
                 raise BadUsage(f"'{source}', line {rows.line_num}: slide_id is empty.", hint="Name the slide.")
             tiles.setdefault(slide, []).append(tile)
     except csv.Error as err:
-        hint = "Write a field that holds quotes or separators in double quotes, and quotes in it twice."
+        hint = "Enclose a field with quotes or separators in double quotes, and double the quotes in it."
         raise BadUsage(f"'{source}', line {rows.reader.line_num}: {err}.", hint=hint) from err
     if not tiles:
-        raise BadUsage(f"'{source}' has no line below its header.", hint="Give it one line for each tile.")
+        raise BadUsage(f"'{source}' has no lines below its header.", hint="Write one line per tile.")
     draw = _heatmap if options.is_heatmap else _rectangles
     return {slide: draw(each, options) for slide, each in tiles.items()}
 
@@ -136,7 +136,7 @@ def _number(text: str | None, what: str) -> float:
         value = float(text or "")
         if math.isfinite(value):
             return value
-    raise BadUsage(f"{what} is '{text or ''}', and no number.", hint="Correct the line, or leave it out.")
+    raise BadUsage(f"{what} must be a number, not '{text or ''}'.", hint="Correct or remove the line.")
 
 
 def _rectangles(tiles: Sequence[Tile], options: TileOptions) -> list[Document]:
@@ -159,8 +159,8 @@ def _rectangles(tiles: Sequence[Tile], options: TileOptions) -> list[Document]:
 
 
 def _heatmap(tiles: Sequence[Tile], options: TileOptions) -> list[Document]:
-    """One element with a point in the middle of each tile, which reaches as far as a tile is wide; where values are
-    low the slide shows through."""
+    """One element with a point at the center of each tile and the width of a tile as radius. The slide is visible
+    where values are low."""
     stops = [_rgba(colour, OPACITY if number else 0) for number, colour in enumerate(SPECTRAL)]
     centers = [[(tile.left + tile.right) / 2, (tile.top + tile.bottom) / 2, 0, tile.value] for tile in tiles]
     return [
@@ -177,7 +177,7 @@ def _heatmap(tiles: Sequence[Tile], options: TileOptions) -> list[Document]:
 
 
 def _colour(position: float) -> Sequence[int]:
-    """The colour of SPECTRAL at *position*, 0 to 1, between two of them where it lies there."""
+    """The colour of SPECTRAL at *position*, from 0 to 1, interpolated between its neighbours."""
     place = min(max(position, 0.0), 1.0) * (len(SPECTRAL) - 1)
     below = min(int(place), len(SPECTRAL) - 2)
     pairs = zip(SPECTRAL[below], SPECTRAL[below + 1], strict=True)
@@ -189,18 +189,18 @@ def _rgba(colour: Sequence[int], opacity: float) -> str:
 
 
 def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Document]]:
-    """The elements of each slide. A shape has the label, group and colours of its properties, as large_image and
-    QuPath write them."""
+    """The elements of each slide. A shape has the label, group and colours of its properties, in the format of
+    large_image and QuPath."""
     try:
         value = read_json(text)
     except NotJson as err:
-        hint = "A file that begins with a bracket is read as GeoJSON, any other as a CSV."
-        raise BadUsage(f"'{source}' is no JSON (line {err.line}): {err}.", hint=hint) from err
+        hint = "himl reads a file that begins with a bracket as GeoJSON, and any other as CSV."
+        raise BadUsage(f"'{source}' is not valid JSON (line {err.line}): {err}.", hint=hint) from err
     shapes: dict[str, list[Document]] = {}
     number = 0
     for feature in value if isinstance(value, list) else [value]:
         if not isinstance(feature, Mapping):
-            raise BadUsage(f"'{source}' is no GeoJSON.", hint="It is a FeatureCollection, a Feature or a geometry.")
+            raise BadUsage(f"'{source}' is not GeoJSON.", hint="Use a FeatureCollection, a Feature or a geometry.")
         inner = feature.get("features", [feature]) if feature.get("type") == "FeatureCollection" else [feature]
         for each in inner:
             number += 1
@@ -210,11 +210,11 @@ def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Docume
                 slide = str(properties.get("slide_id") or default_slide)
                 shapes.setdefault(slide, []).extend(_geometry_elements(geometry, _style(properties)))
             except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
-                what = f"'{source}': shape {number} is none that an annotation can have"
-                hint = "Points, lines and polygons with numbers for coordinates can be uploaded."
+                what = f"'{source}': shape {number} cannot be an annotation"
+                hint = "Use points, lines and polygons with numeric coordinates."
                 raise BadUsage(f"{what}.", hint=hint) from err
     if not any(shapes.values()):
-        raise BadUsage(f"'{source}' has no shape in it.", hint="Its features are points, lines and polygons.")
+        raise BadUsage(f"'{source}' has no shapes.", hint="Add points, lines or polygons as features.")
     return shapes
 
 
@@ -222,7 +222,7 @@ def _style(properties: Mapping[str, Any]) -> Document:
     names = ("lineColor", "fillColor", "lineWidth", "group")
     style = {name: properties[name] for name in names if name in properties}
     label, classification = properties.get("label") or properties.get("name"), properties.get("classification")
-    if isinstance(classification, Mapping):  # QuPath's
+    if isinstance(classification, Mapping):  # from QuPath
         label = label or classification.get("name")
         if "color" in classification:
             red, green, blue = (int(part) for part in classification["color"])
@@ -235,8 +235,8 @@ def _style(properties: Mapping[str, Any]) -> Document:
 
 
 def _geometry_elements(geometry: Mapping[str, Any], style: Document) -> Iterator[Document]:
-    """Elements of one geometry (RFC 7946). Raises KeyError for a type that no annotation has, or as Python does for
-    coordinates of another form."""
+    """The elements of one geometry (RFC 7946). Raises KeyError for an unsupported type, and Python's errors for invalid
+    coordinates."""
     kind, coordinates = geometry["type"], geometry.get("coordinates")
     if kind == "GeometryCollection":
         for inner in geometry["geometries"]:
@@ -249,7 +249,8 @@ def _geometry_elements(geometry: Mapping[str, Any], style: Document) -> Iterator
     elif kind == "LineString":
         yield {**style, "type": "polyline", "points": _points(coordinates, 2), "closed": False}
     elif kind == "Polygon":
-        outer, *holes = (_points(ring, 4)[:-1] for ring in coordinates or ())  # which ends where it begins
+        # The last point of a ring repeats the first
+        outer, *holes = (_points(ring, 4)[:-1] for ring in coordinates or ())
         yield {**style, "type": "polyline", "points": outer, "closed": True} | ({"holes": holes} if holes else {})
     else:
         raise KeyError(kind)
@@ -270,14 +271,14 @@ def _coordinate(position: Any) -> list[float]:
 
 
 class SlideArchive:
-    """The items of an archive, found by name, and their annotations; *host* is what messages call it."""
+    """The items of an archive, found by name, and their annotations. *host* is its name in messages."""
 
     def __init__(self, request: Request, host: str) -> None:
         self._request, self._host = request, host
 
     def rows(self, path: str = "") -> list[Document]:
-        """What *path* holds: the collections of the archive, folders and items, or the annotations of an item. Raises
-        NotFound with near names."""
+        """The contents of *path*: collections of the archive, folders and items, or the annotations of an item. Raises
+        NotFound with similar names."""
         parent = self._lookup(_absolute(path)) if path.strip("/ ") else None
         return [
             {
@@ -291,32 +292,32 @@ class SlideArchive:
         ]
 
     def items(self, path: str) -> list[Document]:
-        """The items of the folder at *path*, `COLLECTION/FOLDER`. Raises NotFound, BadUsage for what is no folder."""
+        """The items of the folder at *path*, `COLLECTION/FOLDER`. Raises NotFound, BadUsage if it is no folder."""
         folder = self._lookup(_absolute(path))
         if folder["_modelType"] != "folder":
             inside = named([each["name"] for kind, each in self._children(folder) if kind == "folder"])
-            hint = f"Folders of it: {inside}." if inside else "It reads COLLECTION/FOLDER."
-            raise BadUsage(f"'{path}' is no folder: its type is {folder['_modelType']}.", hint=hint)
+            hint = f"Its folders are: {inside}." if inside else "Use COLLECTION/FOLDER."
+            raise BadUsage(f"'{path}' is not a folder: its type is {folder['_modelType']}.", hint=hint)
         found: list[Document] = self._request("GET", "item", folderId=folder["_id"], limit=0)
         return found
 
     def item(self, text: str, items: Sequence[Document] | None = None) -> Document:
-        """The one item that *text* names, among *items* or all of the archive: by its whole name or the name up to a
-        dot, else as a part of it.
+        """The only item, among *items* or all of the archive, whose whole name or name up to a dot is *text*, or else
+        whose name contains it.
 
-        Raises NotFound with near names, BadUsage where several items are of that name.
+        Raises NotFound with similar names, and BadUsage if there are several such items.
         """
         found = [*items] if items is not None else self._search(f'"{text}"', "text")
         if not (best := _best(found, text)) and items is None:
             best = _best(found + self._search(text, "prefix"), text)
         if len(best) > 1:
             names = listed([f"'{each['name']}' ({each['_id']})" for each in best])
-            message = f"'{text}' may be any of {len(best)} items in {self._host}: {names}."
-            raise BadUsage(message, hint="Name the folder by --folder, or the item's id by --item.")
+            message = f"'{text}' matches {len(best)} items in {self._host}: {names}."
+            raise BadUsage(message, hint="Name the folder with --folder, or the item's id with --item.")
         if not best:
             known = found if items is not None else self._search(text[: max(3, len(text) // 2)], "prefix")
             near = near_matches(text, [each["name"] for each in known])
-            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "'himl dsa list' shows what there is."
+            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "List the items: himl dsa list"
             raise NotFound(f"No item in {self._host} has '{text}' in its name.", hint=hint)
         return best[0]
 
@@ -327,15 +328,16 @@ class SlideArchive:
             if not err.is_lasting:
                 raise
             raise NotFound(
-                f"{self._host} has no item of the id '{item_id}'.", hint="'himl dsa list' shows ids."
+                f"{self._host} has no item with the id '{item_id}'.", hint="List the ids: himl dsa list"
             ) from err
         return found
 
     def annotate(self, item: Document, document: Document, *, overwrite: bool) -> tuple[str, str]:
-        """Give the item the annotation *document*: `uploaded`, `replaced` or `unchanged`, and the annotation's id.
+        """Upload the annotation *document* to the item. Returns `uploaded`, `replaced` or `unchanged`, and the
+        annotation's id.
 
-        Raises TransferIncomplete where it has another of that name, unless *overwrite* replaces the newest of these.
-        It is sent once; after a failure himl looks whether it came about before it sends it again.
+        Raises TransferIncomplete if the item has a different annotation of that name. With *overwrite*, himl replaces
+        the newest one instead. After a failed request, himl checks whether the upload succeeded before it retries.
         """
         name, digest, outcome = document["name"], document["attributes"][DIGEST], "unchanged"
         query = {"itemId": item["_id"], "name": name, "sort": "updated", "sortdir": -1, "limit": 1}
@@ -346,8 +348,8 @@ class SlideArchive:
                 return outcome, old["_id"]
             if old is not None and not overwrite:
                 raise TransferIncomplete(
-                    f"Item '{item['name']}' has another annotation '{name}'.",
-                    hint="Replace it by --overwrite, or give the new one another name by --name.",
+                    f"Item '{item['name']}' has a different annotation '{name}'.",
+                    hint="Replace it with --overwrite, or choose another name with --name.",
                 )
             outcome = "replaced" if old else "uploaded"
             method, route, where = (
@@ -373,12 +375,12 @@ class SlideArchive:
             hint = did_you_mean(name, [each["name"] for _, each in known if "name" in each])
             shown = path.removeprefix("/collection/")
             raise NotFound(
-                f"{self._host} has no '{shown}'.", hint=hint or "'himl dsa list' shows what there is."
+                f"{self._host} has no '{shown}'.", hint=hint or "List the collections: himl dsa list"
             ) from err
         return found
 
     def _children(self, parent: Document | None) -> list[tuple[str, Document]]:
-        """What lies in *parent*, each with its type; in the whole archive its collections."""
+        """The children of *parent*, each with its type, or the collections of the archive."""
         kind = parent["_modelType"] if parent else ""
         routes: list[tuple[str, dict[str, Any]]] = []
         if parent is None:
@@ -398,13 +400,13 @@ class SlideArchive:
 
 
 def _absolute(path: str) -> str:
-    """*path* as Girder names it; `COLLECTION/FOLDER` without a slash before it is below `/collection`."""
+    """*path* as an absolute path of Girder. `COLLECTION/FOLDER` without a leading slash is below `/collection`."""
     plain = path.strip().rstrip("/")
     return plain if plain.startswith("/") else f"/collection/{plain}"
 
 
 def _best(items: Sequence[Document], text: str) -> list[Document]:
-    """The *items* whose names are *text*, else begin with it and a dot, else hold it; each once."""
+    """The *items* whose names equal *text*, else begin with it and a dot, else contain it, each once."""
     distinct = {each["_id"]: each for each in items}.values()
     rules: tuple[Callable[[str], bool], ...] = (
         text.__eq__,
@@ -423,15 +425,15 @@ def upload_documents(
     overwrite: bool,
     notify: Notify,
 ) -> tuple[list[Document], HimlError | None]:
-    """Give each slide's item, in *folder* or all of the archive, its document; *item* is a name or id that stands for
-    the only slide.
+    """Upload each slide's document to its item in *folder* or in the whole archive. *item* is the name or id of the
+    item for a single slide.
 
-    What became of each slide, and the error that this amounts to. A slide without item or with another annotation of
-    that name does not stop the others; raises what the server's own failures raise.
+    Returns the outcome for each slide, and the resulting error, if any. A slide without an item or with a different
+    annotation of that name does not stop the others. Raises the errors of the server.
     """
     if item is not None and len(documents) > 1:
-        hint = "Leave --item out, so that slides are found by their ids, or choose one by --id_filter."
-        raise BadUsage(f"--item takes one slide, and there are {len(documents)}: {named([*documents])}.", hint=hint)
+        hint = "Omit --item to find slides by their ids, or choose one with --id_filter."
+        raise BadUsage(f"--item needs one slide, but there are {len(documents)}: {named([*documents])}.", hint=hint)
     items = archive.items(folder) if folder else None
     rows, errors = [], list[HimlError]()
     notify(Counting("slides", len(documents)))
@@ -450,5 +452,5 @@ def upload_documents(
         notify(Counted())
     if len(rows) == len(errors) == 1:
         return rows, errors[0]
-    what = f"{len(errors)} of {len(rows)} slides got no annotation."
+    what = f"{len(errors)} of {len(rows)} slides have no new annotation."
     return rows, TransferIncomplete(what, hint=errors[0].hint) if errors else None

@@ -1,4 +1,4 @@
-"""MLflow's server over the runs of a workspace, by the plugins of `himl_cli.mlflow`, as a child of this process."""
+"""MLflow's server as a child process, which shows the runs of a workspace through the plugins of `himl_cli.mlflow`."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ from himl_cli.services.child_server import ANY_ADDRESS, SECONDS_TO_END, ChildSer
 from himl_cli.services.transfer.local_files import disk_error
 
 OLDEST = (3, 5, 1)  # as in pyproject.toml
-LOOPBACK = ("localhost", "127.0.0.1", "[[]::1]")  # patterns of Host headers; a bracket alone would begin a set
+# Patterns for Host headers. `[[]` is a bracket, which alone would begin a set.
+LOOPBACK = ("localhost", "127.0.0.1", "[[]::1]")
 
 
 def require_mlflow() -> None:
-    """Raises BadUsage, with the command that installs it, where the full MLflow is missing or too old."""
+    """Raise BadUsage, with the command that installs it, if the full MLflow is missing or too old."""
     try:
         version = metadata.version("mlflow")  # not mlflow-skinny, which has no user interface
     except metadata.PackageNotFoundError:
-        found = "which is not installed"
+        found = ", which is not installed"
     else:
         from packaging.version import Version
 
         if Version(version).release >= OLDEST:
             return
-        found = f"and {version} is installed, older than {'.'.join(map(str, OLDEST))}"
-    raise BadUsage(f"himl ui needs MLflow, {found}.", hint=f"Install it: {install_command('ui')}")
+        found = f" {'.'.join(map(str, OLDEST))} or newer, but {version} is installed"
+    raise BadUsage(f"himl ui needs MLflow{found}.", hint=f"Install it: {install_command('ui')}")
 
 
 def store_uri(spec: str | None, config_file: str | None, *, start: Path) -> str:
-    """The URI by which `himl_cli.mlflow` opens what the options of a command mean in *start*."""
+    """The URI by which `himl_cli.mlflow` opens the workspace of a command's options in *start*."""
     options = {name: value for name, value in (("workspace", spec), ("config_file", config_file)) if value}
     return f"himl://{start.absolute().as_uri().removeprefix('file://')}{'?' * bool(options)}{urlencode(options)}"
 
 
 class MlflowServer(ChildServer):
-    """MLflow's server over the store of *uri*, with nothing of the user's settings of MLflow."""
+    """MLflow's server for the store of *uri*, without the user's settings of MLflow."""
 
     name = "MLflow"
     version_check = "python -m mlflow --version"
 
     def __init__(self, folder: Path, uri: str, host: str, port: int, notify: Notify) -> None:
         self._uri = uri
-        self._token = secrets.token_hex(8)  # by which it is told from another server at the port
+        self._token = secrets.token_hex(8)  # distinguishes this server from another one at the port
         super().__init__(folder, host, port, notify)
 
     @property
@@ -63,8 +64,8 @@ class MlflowServer(ChildServer):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """As here, without MLflow's variables; only names of this machine are answered, which no stranger's page can
-        take (DNS rebinding)."""
+        """The environment of this process without MLflow's variables. The server answers only to names of this machine,
+        which prevents DNS rebinding."""
         names = [*LOOPBACK]
         if not is_loopback(self._host):
             own = {self._host, self._address, socket.gethostname(), socket.getfqdn()}
@@ -78,13 +79,13 @@ class MlflowServer(ChildServer):
 
 
 def serve(uri: str, host: str, port: int, notify: Notify, on_url: Callable[[str], None]) -> None:
-    """Show the runs of the store of *uri* until this is interrupted; *on_url* is called once the server answers. Raises
-    what `free_port` does, HimlError where it ends by itself, DiskFailed."""
+    """Show the runs of the store of *uri* until an interrupt, and call *on_url* once the server answers. Raises the
+    errors of `free_port`, HimlError if the server ends, DiskFailed."""
     free = free_port(host, port)
     try:
         temporary = tempfile.TemporaryDirectory(prefix="himl_ui_", ignore_cleanup_errors=True)
     except OSError as err:
-        raise disk_error(err, "Cannot make a temporary folder") from err
+        raise disk_error(err, "Cannot create a temporary folder") from err
     with temporary as name, closing(MlflowServer(Path(name).resolve(), uri, host, free, notify)) as server:
         server.tell_address(port)
         is_up = False

@@ -1,4 +1,4 @@
-"""Set up a folder for an Azure ML workspace or a local one, with the settings of InnerEye or DeepSeismic."""
+"""Setup of a folder for an Azure ML workspace or a local one, with settings from InnerEye or DeepSeismic."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from himl_cli.services.submission.request import MOST_NODES, check_size, count_p
 
 CONFIG_FILE = "config.json"
 KINDS = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the Azure portal"
-MOVE = "Move it away and try again."
+MOVE = "Move the file and try again."
 WORKSPACE_KEYS = ("subscription_id", "resource_group", "workspace_name")
 NO_SETTING = "himl has no such setting"
-OF_ONE_RUN = "it belongs to one run: "
+OF_ONE_RUN = "set it for each run: "
 
 DEEPSEISMIC_CLUSTER = "AML_COMPUTE_CLUSTER_NAME"
-# Why a variable is not taken over, by how its name begins
+# The reason why a variable is not imported, by the prefix of its name
 DEEPSEISMIC_REASONS = {
-    "BLOB_": "pipelines read it from .env; for other jobs register the storage account as a datastore in Azure ML and "
+    "BLOB_": "pipelines read it from .env. For other jobs, register the storage account as a datastore in Azure ML and "
     "name that with --default_datastore",
-    "AML_COMPUTE_": "--create_cluster of a pipeline reads it from .env; other jobs take a cluster that exists",
+    "AML_COMPUTE_": "--create_cluster of a pipeline reads it from .env. Other jobs use an existing cluster",
     "HIML_": "himl reads it from the environment",
     "": NO_SETTING,
 }
 
 INNEREYE_PRIVATE_FILES = ("InnerEyePrivateSettings.yml", "settings_private.yml", "InnerEyeTestVariables.txt")
-# InnerEye's names, and the options of `himl submit` that mean the same; of two for one option the later counts
+# InnerEye's names and the corresponding options of `himl submit`. If two set one option, the later takes precedence.
 INNEREYE_OPTIONS = {
     "cluster": "cluster",
     "docker_shm_size": "shm_size",
@@ -50,39 +50,40 @@ INNEREYE_OPTIONS = {
 TAKEN = (*WORKSPACE_KEYS, *INNEREYE_OPTIONS, "tenant_id")
 KEY_NAMES = ("application_key", "service_principal_key")
 NO_KEY = (
-    "the application's key is not in these files; without it you sign in yourself, or set the "
-    "HIML_SERVICE_PRINCIPAL_* variables"
+    "the application's key is not in these files. Sign in as a user, or set the HIML_SERVICE_PRINCIPAL_* "
+    "environment variables"
 )
 INNEREYE_REASONS = {
     **dict.fromkeys(
         ("datasets_storage_account", "datasets_container", "datasets_account_key"),
-        "register the storage account as a datastore in Azure ML, which then gives access to it; name that with "
+        "register the storage account as a datastore in Azure ML, which provides access to it, and name that with "
         "--default_datastore",
     ),
-    "workers_per_node": "say --processes_per_node for scripts that want several",
-    "use_dataset_mount": "say it for each input: --input NAME,mode=mount",
+    "workers_per_node": "use --processes_per_node for scripts that need several",
+    "use_dataset_mount": "set it for each input: --input NAME,mode=mount",
     "tag": f"{OF_ONE_RUN}--tag KEY=VALUE",
     **dict.fromkeys(
-        ("model", "train", "only_register_model", "pytest_mark", "log_level"), "arguments of a script stand after '--'"
+        ("model", "train", "only_register_model", "pytest_mark", "log_level"),
+        "write arguments of a script after '--'",
     ),
-    **dict.fromkeys(("extra_code_directory", "project_root"), "say which folder is sent: --snapshot_root FOLDER"),
+    **dict.fromkeys(("extra_code_directory", "project_root"), "name the folder to run from: --snapshot_root FOLDER"),
     "run_recovery_id": f"{OF_ONE_RUN}--checkpoint RUN, or --resume RUN",
-    "hyperdrive": "say what is searched: --sweep NAME=SPEC, or --crossval N",
+    "hyperdrive": "use --sweep NAME=SPEC, or --crossval N",
     "tensorboard": "himl tb shows the curves of runs",
-    "azureml": "a cluster decides: --cluster NAME, or 'local'",
+    "azureml": "choose a compute target: --cluster NAME, or 'local'",
 }
 
 Section = Mapping[str, Any]
-# Gives the keys of the workspace that a config.json names. Raises HimlError.
+# Returns the keys of the workspace in a config.json. Raises HimlError.
 ReadConfig = Callable[[Path], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class TakenSettings:
-    """What the settings of another tool mean to himl.
+    """The settings of another tool, converted for himl.
 
-    `workspace` has the keys of a `config.json`, some or all; `public` and `private` are sections of `himl.toml` and
-    `himl.private.toml`; `read` are the files it comes from.
+    `workspace` has some or all keys of a `config.json`. `public` and `private` are sections of `himl.toml` and
+    `himl.private.toml`. `read` are the source files.
     """
 
     workspace: Mapping[str, str] = field(default_factory=dict)
@@ -102,18 +103,18 @@ def set_up(
     read_config: ReadConfig,
     config_text: Callable[[Mapping[str, str], str], str],
 ) -> SetUp | None:
-    """Write what is missing in *folder* for the workspace of *ids* and the settings in *source*; a file that says
-    something else is left alone. None where neither says anything, nor *default_ids*, which count without *source* and
-    *local*.
+    """Write the missing files in *folder* for the workspace of *ids* and the settings in *source*. Returns None if both
+    are empty, and also *default_ids*, which apply without *source* and *local*.
 
-    *config_text* makes a config.json of keys; it raises BadUsage, beginning with its second argument, for keys that are
-    missing or wrong. Raises BadUsage, with nothing written, or DiskFailed.
+    *config_text* returns the text of a config.json for keys. It raises BadUsage, with its second argument first, for
+    missing or invalid keys. himl never changes an existing file. Raises BadUsage, before anything is written, and
+    DiskFailed.
     """
     source = non_blank("--from", source)
     for key, value in ids.items():
         non_blank(f"--{key}", value)
     if local and (source or ids):
-        raise BadUsage("--local and the keys of an Azure ML workspace were both given.", hint="Give one of them.")
+        raise BadUsage("--local and the keys of an Azure ML workspace cannot be combined.", hint="Omit one of them.")
     taken, where = TakenSettings(workspace={} if local else default_ids), "The workspace"
     if source:
         taken, where = read_settings(folder / expand_home(source), folder, read_config), f"'{source}'"
@@ -129,8 +130,8 @@ def set_up(
             files[folder / name] = _toml(sections), sections
     if not files:
         raise BadUsage(
-            f"{where} says nothing that himl could take over.",
-            hint="A workspace is named by subscription_id, resource_group and workspace_name.",
+            f"{where} has no settings that himl can import.",
+            hint="A workspace needs subscription_id, resource_group and workspace_name.",
         )
     missing = [path for path, (_, content) in files.items() if not _is_there(path, content, read_config)]
     made: list[Path] = []
@@ -150,18 +151,19 @@ def set_up(
 
 
 def _is_there(path: Path, content: Mapping[str, Any], read_config: ReadConfig) -> bool:
-    """Whether the file exists and says all of *content*. Raises BadUsage where it says something else, or one would
-    take another's place."""
+    """Whether the file exists and contains *content*. Raises BadUsage if it contains something else, or if a new file
+    would override another one."""
     if path.name == CONFIG_FILE:
-        for found in (path, path.parent / ".azureml" / path.name):  # a new one would take the other's place
+        # A new file in one place would override the file in the other
+        for found in (path, path.parent / ".azureml" / path.name):
             if os.path.lexists(found):
                 try:
                     existing = read_config(found)
                 except HimlError as err:
-                    wrong = f"'{found}' exists and is no config of a workspace: {err} Nothing was written."
+                    wrong = f"'{found}' exists and is not a workspace config: {err} Nothing was written."
                     raise BadUsage(wrong, hint=MOVE) from err
                 if existing != content:
-                    raise BadUsage(f"'{found}' exists and names something else. Nothing was written.", hint=MOVE)
+                    raise BadUsage(f"'{found}' names another workspace. Nothing was written.", hint=MOVE)
                 return True
         return False
     wanted = _leaves(content)
@@ -172,22 +174,21 @@ def _is_there(path: Path, content: Mapping[str, Any], read_config: ReadConfig) -
             if not differing:
                 return True
             raise BadUsage(
-                f"'{path}' exists and says something else of {differing[0]}, or nothing. Nothing was written.",
-                hint=f"It has to say: {', '.join(differing)}. Change it by hand, or move it away and try again.",
+                f"'{path}' exists without these values: {', '.join(differing)}. Nothing was written.",
+                hint="Add or correct them in the file, or move the file and try again.",
             )
         if (settings.path.name == PRIVATE_FILE) == (path.name == PRIVATE_FILE):
             raise BadUsage(
-                f"'{settings.path}' holds settings, and a new '{path.name}' here would take its place. Nothing was "
-                "written.",
-                hint=f"Say there by hand: {', '.join(wanted)}.",
+                f"'{settings.path}' has settings, and a new '{path.name}' would override it. Nothing was written.",
+                hint=f"Set in that file: {', '.join(wanted)}.",
             )
     if os.path.lexists(path):
-        raise BadUsage(f"'{path}' exists and is no file of settings. Nothing was written.")
+        raise BadUsage(f"'{path}' exists and is not a settings file. Nothing was written.")
     return False
 
 
 def _leaves(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Values by dotted name."""
+    """The values by dotted name."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         found |= _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
@@ -195,7 +196,7 @@ def _leaves(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _toml(sections: Mapping[str, Section]) -> str:
-    """Plain values as TOML; JSON's texts are TOML's, but for one control character."""
+    """Plain values as TOML. Strings are the same as in JSON except for one control character."""
     lines: list[str] = []
     for name, section in sections.items():
         values = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in section.items())
@@ -204,14 +205,15 @@ def _toml(sections: Mapping[str, Section]) -> str:
 
 
 def read_settings(path: Path, folder: Path, read_config: ReadConfig) -> TakenSettings:
-    """What the file says; *folder* is where the user is. Raises BadUsage for any other kind of file.
+    """The settings in the file. *folder* is the user's current folder. Raises BadUsage for other kinds of files.
 
-    Those of them that hold secrets are never part of a snapshot; hence no `.env.example`, which is.
+    A file with secrets must be of a kind that no snapshot includes. So `.env.example`, which snapshots include, is not
+    accepted.
     """
     if path.is_dir():
-        raise BadUsage(f"--from: '{path}' is a folder.", hint=f"Name the file in it. It takes {KINDS}.")
+        raise BadUsage(f"--from: '{path}' is a folder.", hint=f"Name a file: {KINDS}.")
     if not path.is_file():
-        raise BadUsage(f"--from: there is no file '{path}'.", hint=f"It takes {KINDS}.")
+        raise BadUsage(f"--from: there is no file '{path}'.", hint=f"Use {KINDS}.")
     if path.suffix == ".json":
         return TakenSettings(workspace=read_config(path), read=[path])
     if path.suffix.lower() in YAML_ENDINGS or path.name in INNEREYE_PRIVATE_FILES:
@@ -220,11 +222,11 @@ def read_settings(path: Path, folder: Path, read_config: ReadConfig) -> TakenSet
 
     if is_dotenv_name(path.name):
         return read_deepseismic(path)
-    raise BadUsage(f"--from '{path.name}': himl does not know this kind of file.", hint=f"It takes {KINDS}.")
+    raise BadUsage(f"--from '{path.name}' is not a supported kind of file.", hint=f"Use {KINDS}.")
 
 
 def read_deepseismic(path: Path) -> TakenSettings:
-    """What the file says. Raises BadUsage for what is no such file."""
+    """The settings in DeepSeismic's `.env`. Raises BadUsage for an invalid file."""
     values = {name: value for name, value in parse_dotenv(read_text(path, "--from"), path).items() if value}
     cluster = values.pop(DEEPSEISMIC_CLUSTER, "")
     workspace = {key: values.pop(key.upper()) for key in WORKSPACE_KEYS if key.upper() in values}
@@ -236,9 +238,10 @@ def read_deepseismic(path: Path) -> TakenSettings:
 
 
 def read_innereye(path: Path, folder: Path) -> TakenSettings:
-    """What *path* and the private files beside it, or in *folder*, say; the private ones win, as in InnerEye.
+    """The settings in InnerEye's file *path* and in the private files beside it or in *folder*. Private files take
+    precedence, as in InnerEye.
 
-    Raises BadUsage for a file that is not of that form.
+    Raises BadUsage for an invalid file.
     """
     beside = [next(filter(Path.is_file, (path.parent / name, folder / name)), path) for name in INNEREYE_PRIVATE_FILES]
     files = [path, *(file for file in beside if file != path)]
@@ -248,19 +251,21 @@ def read_innereye(path: Path, folder: Path) -> TakenSettings:
     for name, option in INNEREYE_OPTIONS.items():
         if name in values:
             value = _option_value(name, option, values[name])
-            if values[name] is True or values[name] not in (1, False):  # those are what himl does anyway
+            # 1 and False are himl's defaults
+            if values[name] is True or values[name] not in (1, False):
                 submit[option] = value
     azure = {"tenant_id": str(values["tenant_id"])} if "tenant_id" in values else {}
     key = next((str(values[name]) for name in KEY_NAMES if name in values), None)
     left_out: dict[str, str] = {}
     if key is not None and "application_id" in values and azure:
         azure |= {"service_principal_id": str(values["application_id"]), "service_principal_password": key}
-    else:  # an application without its key would only be in the way: himl refuses half a service principal
-        useless = dict.fromkeys(KEY_NAMES, "a key is of use with application_id and tenant_id only")
+    else:
+        # An application without its key is omitted, because himl rejects an incomplete service principal
+        useless = dict.fromkeys(KEY_NAMES, "a key needs application_id and tenant_id")
         left_out = {name: why for name, why in {"application_id": NO_KEY, **useless}.items() if name in values}
     for name, _ in entries:
         if name in TAKEN and name not in values:
-            left_out[name] = "it is no single value"
+            left_out[name] = "it is not a single value"
         elif name not in TAKEN and not (name in values and name in ("application_id", *KEY_NAMES)):
             unknown = f"{OF_ONE_RUN}--{name}" if name.startswith("build_") else NO_SETTING
             left_out[name] = INNEREYE_REASONS.get(name, unknown)
@@ -277,12 +282,12 @@ def read_innereye(path: Path, folder: Path) -> TakenSettings:
 
 
 def _option_value(name: str, option: str, value: Any) -> Any:
-    """InnerEye's *value* of *name*, as the option takes it. Raises BadUsage."""
+    """InnerEye's *value* of *name*, converted for the option. Raises BadUsage."""
     what = f"'{name}' of InnerEye's settings"
     if option == "num_nodes" and (problem := count_problem(value, MOST_NODES)):
         raise BadUsage(f"{what} {problem}")
     if option == "wait" and not isinstance(value, bool):
-        raise BadUsage(f"{what} is neither true nor false: {value!r}.")
+        raise BadUsage(f"{what} must be true or false, not {value!r}.")
     if option == "shm_size":
         check_size(what, str(value))
     if option == "max_run_duration":
@@ -291,19 +296,19 @@ def _option_value(name: str, option: str, value: Any) -> Any:
 
 
 def _variables(path: Path) -> dict[str, Any]:
-    """The filled entries of `variables:`, names in lower case."""
+    """The entries of `variables:` that have a value, with names in lower case."""
     from himl_cli.services.yaml_files import parse_mapping
 
     entries = parse_mapping(read_text(path, "--from"), path).get("variables")
     if not isinstance(entries, Mapping):
         raise BadUsage(
-            f"'{path}' has no 'variables:' with settings below it, as InnerEye's settings have.",
-            hint="See 'himl init --help' for the files that it reads.",
+            f"'{path}' is not a settings file of InnerEye: it has no 'variables:' with settings below it.",
+            hint="See the supported files: himl init --help",
         )
     found: dict[str, Any] = {}
     for name, value in entries.items():
         value = value.strip() if isinstance(value, str) else value
-        # `$(…)` is a place-holder that a build pipeline fills in
+        # `$(…)` is a placeholder that a build pipeline fills in
         if value not in (None, "", [], {}) and not (isinstance(value, str) and value.startswith("$(")):
             found[str(name).lower()] = value
     return found

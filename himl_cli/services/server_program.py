@@ -1,8 +1,7 @@
-"""TensorBoard or MLflow's server as a process that ends when whoever started it is gone: its standard input is a pipe
-that closes then.
+"""TensorBoard or MLflow's server as a process that ends with its parent, which closes the pipe of its standard input.
 
-The first argument is a folder that is removed at its end, since whoever started it may have been killed; the second one
-names the server; the others are the server's.
+The arguments are a folder that the process removes at its end, because the parent may have been killed, the name of the
+server, and the arguments of the server.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-# What MLflow's server does beside showing runs: it runs programs, or sends what it is told to others
+# Functions of MLflow's server other than showing runs, which run programs or send requests to other servers
 MLFLOW_CLOSED = {"assistant", "gateway", "jobs", "mcp-servers", "upload-artifact", "webhooks"}
-# What a browser that has not been here before is to begin with: pages about training, and no assistant beside them
+# Settings for a new browser: pages about training, without an assistant
 MLFLOW_DEFAULTS = {"mlflow.workflowType_v1": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
 MLFLOW_SCRIPT = (
     f"<script>for (const [name, value] of Object.entries({json.dumps(MLFLOW_DEFAULTS)}))"
@@ -35,15 +34,16 @@ def main() -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
         starter_is_gone.set()
-        os.kill(os.getpid(), signal.SIGTERM)  # the server tidies up at that
+        os.kill(os.getpid(), signal.SIGTERM)  # lets the server clean up
 
     def clean_up() -> None:
         if starter_is_gone.is_set():
             shutil.rmtree(own, ignore_errors=True)
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())  # until the server has its own
+    # Handles signals until the server installs its own handler
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
     threading.Thread(target=end_with_starter, daemon=True).start()
-    # Before the server's own, so that it comes after them: one of TensorBoard's makes a folder
+    # Registered before the server's functions, so that it runs after them: one of TensorBoard's creates a folder
     atexit.register(clean_up)
     if server == "mlflow":
         run_mlflow(*sys.argv[1:])
@@ -54,9 +54,9 @@ def main() -> None:
 
 
 def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
-    """MLflow's server over the store of *uri*. It answers the path *token*, too, so that it can be told from others.
+    """Run MLflow's server for the store of *uri*. It also answers the path *token*, which identifies it.
 
-    Not by `mlflow server`, whose processes are three at least, each of which imports MLflow.
+    `mlflow server` is not used, because it starts at least three processes, each of which imports MLflow.
     """
     import uvicorn
     from mlflow.server.handlers import initialize_backend_stores
@@ -69,7 +69,8 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
     async def answer(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         parts, headers = {*str(scope["path"]).split("/")}, dict(scope["headers"])
         origin = headers.get(b"origin")
-        # MLflow 3.5 lets pages of any address ask, and later ones none but localhost's, not even the server's own
+        # MLflow 3.5 accepts requests from pages of any origin. Later versions reject all but localhost's, including the
+        # server's own.
         is_foreign = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
         if is_foreign or parts & {token, *MLFLOW_CLOSED}:
             status = 200 if token in parts and not is_foreign else 403
@@ -78,7 +79,7 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
             return
 
         async def send_page(message: dict[str, Any]) -> None:
-            """Send on, the page itself with the script at its beginning."""
+            """Forward a message, with the script at the beginning of the page."""
             if message["type"] == "http.response.start" and message["status"] == 200:
                 message["headers"] = [pair for pair in message["headers"] if pair[0].lower() != b"content-length"]
                 is_first.append(True)
@@ -95,8 +96,8 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
 
 
 def hasten_curves() -> None:
-    """Let MLflow's server answer at once what its pages draw: its own way, from objects by protocol buffers to JSON,
-    takes several times as long. Whatever is not plain is left to that."""
+    """Make MLflow's server answer requests for curves directly. Its own conversion, from objects through protocol
+    buffers to JSON, takes several times as long, and remains for all other requests."""
     import msgspec
     from flask import Response, request
     from mlflow.server import app
@@ -120,7 +121,7 @@ def hasten_curves() -> None:
             points = [*store.points(runs, asked["metric_key"], most if is_interval else None, *steps)]
         except (HimlError, LookupError, ValueError):
             return None
-        if not is_interval and len(points) > most:  # the rest is for a next page
+        if not is_interval and len(points) > most:  # the answer needs a second page
             return None
         metrics = [{**point, "value": float_form(point["value"])} for point in points]
         return Response(msgspec.json.encode({"metrics": metrics}), mimetype="application/json")

@@ -1,4 +1,5 @@
-"""Reading a YAML file that holds a mapping, with errors that name the line. Importing this loads the YAML library."""
+"""Reader of YAML files that contain a mapping, with errors that name the line. Importing this module loads the YAML
+library."""
 
 from __future__ import annotations
 
@@ -12,30 +13,29 @@ import yaml
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import DEEPEST, shorten
 
-LARGEST = 512 << 10  # characters of a file; the library needs a second for so many
-# Values of a file, keys among them, each alias (`*name`) counted as all that it stands for: whatever walks, merges or
-# writes the content meets so many
+LARGEST = 512 << 10  # characters of a file, which the library parses in a second
+# Values of a file, including keys, with aliases (`*name`) expanded, because code that walks, merges or writes the
+# content processes all of them
 MOST_VALUES = 20_000
-# Characters of a number: whole ones of so many digits are numbers to floating point too, hexadecimal ones among them
+# Characters of a number. Integers of this length, including hexadecimal ones, still fit into floating point.
 LONGEST_NUMBER = 250
 
-TOO_MUCH = "Write it out with fewer aliases and levels; is it the file that was meant?"
-NO_YAML = "The file is no valid YAML; lists and sections are told apart by indentation."
+TOO_MUCH = "Use fewer aliases and levels, and check that it is the right file."
+NO_YAML = "The file is not valid YAML. Check its indentation."
 
 _TAG = "tag:yaml.org,2002:"
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# What the library quotes in its complaints: a password that begins with `*`, `&` or `!` reads as the name of such a
-# thing
+# Text that the library quotes in its errors. A password that begins with `*`, `&` or `!` looks like such a name.
 _QUOTED = re.compile(r"(alias|anchor|tag|tag handle) '[^']*'")
 
 
 class _TooMuch(yaml.MarkedYAMLError):  # type: ignore[misc]  # the library has no types
-    """YAML indeed, and more of it than any file of settings has."""
+    """Valid YAML with more values or levels than any settings file needs."""
 
 
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """Plain values only, as many and as deep as a file of settings may have; no key twice: of two the library would
-    silently take the last."""
+    """Loader for plain values, with limits on their number and depth. It rejects duplicate keys, of which the library
+    would silently use the last."""
 
     _values = _depth = 0
 
@@ -59,7 +59,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
                 if key.value in seen:
-                    raise _refused(f"the key '{key.value}' stands here a second time", key.start_mark)
+                    raise _refused(f"the key '{key.value}' occurs twice", key.start_mark)
                 seen.add(key.value)
         return node
 
@@ -74,24 +74,25 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
             LookupError,
             TypeError,
             ValueError,
-        ) as err:  # the library's, for `!!bool maybe` and a date that does not exist
-            shown = f"'{node.value}'" if isinstance(node.value, str) else "this"
-            raise _refused(f"{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark) from err
+        ) as err:
+            # The library raises these, for example for `!!bool maybe` and for a date that does not exist
+            shown = f"'{node.value}'" if isinstance(node.value, str) else "the value"
+            raise _refused(f"{shown} is not a valid {node.tag.rpartition(':')[2]}", node.start_mark) from err
         if isinstance(value, str) and _SURROGATES.search(value):
-            try:  # characters that stand in two halves (`\ud83d\ude00`, as JSON writes them)
+            try:  # joins surrogate pairs (`\ud83d\ude00`), as JSON writes them
                 return value.encode("utf-16", "surrogatepass").decode("utf-16")
             except UnicodeDecodeError as err:
-                raise _refused("the text has half a character in it", node.start_mark) from err
+                raise _refused("the text contains half a surrogate pair", node.start_mark) from err
         return value
 
 
 def _extent(node: Any, known: dict[Any, tuple[int, int] | None]) -> tuple[int, int]:
-    """How many values *node* stands for, and how deep these are, where each alias is written out; *known* are nodes
-    that stand before it, None those that it is in. Raises yaml.MarkedYAMLError where they are too many or too deep, and
-    where a value is part of itself."""
+    """The number of values in *node* and their depth, with aliases expanded. *known* has the results for previous
+    nodes, and None for the parents of *node*. Raises yaml.MarkedYAMLError for too many or too deep values, and for a
+    value that contains itself."""
     if node in known:
         if (extent := known[node]) is None:
-            raise _TooMuch(problem="the value is part of itself", problem_mark=node.start_mark)
+            raise _TooMuch(problem="the value contains itself", problem_mark=node.start_mark)
         return extent
     known[node] = None
     children = node.value if isinstance(node, yaml.SequenceNode) else []
@@ -109,11 +110,11 @@ def _extent(node: Any, known: dict[Any, tuple[int, int] | None]) -> tuple[int, i
 def _check_extent(values: int, depth: int, mark: Any) -> None:
     if values > MOST_VALUES:
         raise _TooMuch(
-            problem=f"there are more than {MOST_VALUES:,} values, aliases (*name) and merges (<<) written out",
+            problem=f"there are more than {MOST_VALUES:,} values, with aliases (*name) and merges (<<) expanded",
             problem_mark=mark,
         )
     if depth > DEEPEST:
-        raise _TooMuch(problem=f"values are nested to more than {DEEPEST} levels", problem_mark=mark)
+        raise _TooMuch(problem=f"values have more than {DEEPEST} levels", problem_mark=mark)
 
 
 def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
@@ -121,18 +122,17 @@ def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 
 def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
-    """The mapping in *text*, which was read from *path*. Raises BadUsage naming the file, and the line where there is
-    one."""
+    """The mapping in *text*, the content of *path*. Raises BadUsage, with the file and, if known, the line."""
     if len(text) > LARGEST:
         raise BadUsage(
-            f"'{path}' is too large for YAML: {len(text):,} characters, and {LARGEST:,} are the most.",
-            hint="Is it the file that was meant?",
+            f"'{path}' is too large for YAML: it has {len(text):,} characters, and the limit is {LARGEST:,}.",
+            hint="Check that it is the right file.",
         )
     try:
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
-        # the file may hold secrets: *err* is not to quote it, neither in its words nor by the lines shown below them
+        # The file may contain secrets, so *err* must not quote it, neither in its message nor by the lines below it
         for each in filter(None, (err.problem_mark, err.context_mark)):
             each.buffer = None
         err.problem, err.context = (text and _QUOTED.sub(r"\1", text) for text in (err.problem, err.context))
@@ -142,16 +142,16 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
             hint=TOO_MUCH if isinstance(err, _TooMuch) else NO_YAML,
         ) from err
     except yaml.YAMLError as err:
-        raise BadUsage(f"'{path}' is no valid YAML: {shorten(' '.join(str(err).split()))}.") from err
+        raise BadUsage(f"'{path}' is not valid YAML: {shorten(' '.join(str(err).split()))}.") from err
     if not isinstance(content, dict):
         raise BadUsage(
-            f"'{path}' holds no sections, but {'nothing' if content is None else 'a ' + type(content).__name__}."
+            f"'{path}' must contain sections, not {'nothing' if content is None else 'a ' + type(content).__name__}."
         )
     return {str(key): value for key, value in content.items()}
 
 
 def dump_mapping(content: Mapping[str, Any]) -> str:
-    """*content* as YAML, keys in their order, a line each: the same content is the same text."""
+    """*content* as YAML, with keys in their order and one value per line, so that equal contents have equal texts."""
     text: str = yaml.safe_dump(
         dict(content), sort_keys=False, default_flow_style=False, allow_unicode=True, width=10_000
     )

@@ -134,7 +134,7 @@ def test_invalid_hyperparam_args_are_value_error_before_request(lab: StagedWorks
     wrongs = {
         '"sampling_algorithm": "bayesian", "max_total_trials": 20, "early_termination": "median"}': "sampling_algorithm bayesian and early_termination",
         '"goal": "best"}': "goal cannot be 'best'",
-        '"max_total_trials": 0}': "max_total_trials 0: at least 1 is needed",
+        '"max_total_trials": 0}': "max_total_trials must be at least 1, not 0",
         '"trial_timeout": 600}, max_run_duration="1h"': "max_run_duration and hyperparam_args' trial_timeout are two limits of each trial",
     }
     for more, words in wrongs.items():

@@ -176,21 +176,21 @@ WRONG = {
     "": "compute_cluster_name does not name a cluster",
     f"{CLUSTER}, hyperdrive_config=object()": "hyperdrive_config is no HyperDriveConfig, but of type object",
     f"{CLUSTER}, hyperparam_args=dict(a=1)": "hyperparam_args: unknown 'a'",
-    f'{CLUSTER}, max_run_duration="soon"': "'soon' is no duration",
-    f'{CLUSTER}, docker_shm_size="big"': "docker_shm_size 'big' is no size",
+    f'{CLUSTER}, max_run_duration="soon"': "'soon' is not a duration",
+    f'{CLUSTER}, docker_shm_size="big"': "docker_shm_size 'big' is not a size",
     f'{CLUSTER}, conda_environment_file="none.yml"': "none.yml",
     f'{CLUSTER}, private_pip_wheel_path="none.whl"': "none.whl",
     f'{CLUSTER}, snapshot_root_directory="none"': "snapshot_root_directory",
     f'{CLUSTER}, entry_script="none.py"': "none.py",
     f'{CLUSTER}, input_datasets=[""]': "The name of the dataset is empty",
-    f"{CLUSTER}, pytorch_processes_per_node_v2=0": "pytorch_processes_per_node_v2 0: at least 1 is needed",
-    f"{CLUSTER}, pytorch_processes_per_node_v2=10**30": "pytorch_processes_per_node_v2 can be 1,024 at most",
-    f"{CLUSTER}, pytorch_processes_per_node_v2=2.5": "pytorch_processes_per_node_v2 must be a whole number from 1 on, not 2.5",
-    f"{CLUSTER}, num_nodes=65_001": "num_nodes can be 65,000 at most",
-    f'{CLUSTER}, ssh_key="config.json"': "ssh_key 'config.json' holds no public key",
-    f'{CLUSTER}, ssh_key="~/.ssh/none.pub"': "ssh_key '~/.ssh/none.pub' is neither a public key nor a file",
+    f"{CLUSTER}, pytorch_processes_per_node_v2=0": "pytorch_processes_per_node_v2 must be at least 1, not 0",
+    f"{CLUSTER}, pytorch_processes_per_node_v2=10**30": "pytorch_processes_per_node_v2 must be at most 1,024",
+    f"{CLUSTER}, pytorch_processes_per_node_v2=2.5": "pytorch_processes_per_node_v2 must be a positive integer, not 2.5",
+    f"{CLUSTER}, num_nodes=65_001": "num_nodes must be at most 65,000",
+    f'{CLUSTER}, ssh_key="config.json"': "ssh_key 'config.json' is not a public SSH key",
+    f'{CLUSTER}, ssh_key="~/.ssh/none.pub"': "ssh_key '~/.ssh/none.pub' is neither a public key nor a readable file",
     f"{CLUSTER}, build_context=object()": "build_context is neither a folder nor a BuildContext, but of type object",
-    f'{CLUSTER}, build_context="none"': "build_context 'none' is no folder",
+    f'{CLUSTER}, build_context="none"': "build_context 'none' is not a folder",
     f'{CLUSTER}, build_context=".", conda_environment_file="environment.yml"': "build_context and conda_environment_file were both given",
     f'{CLUSTER}, entry_command=" "': "entry_command got an empty value",
 }
@@ -380,7 +380,7 @@ def test_dataset_is_downloaded_once_where_it_is_wanted(data_lab: StagedWorkspace
     done = run_script(script)
     assert json.loads(done.stdout) == {"found": [{"a.txt": "two"}, {"a.txt": "one"}, {"b.txt": "b"}, {"a.txt": "two"}]}
     assert (target / "a.txt").read_text() == "two"
-    assert "nothing is mounted here" in done.stderr
+    assert "because it cannot mount it on this machine" in done.stderr
     fetches = data_lab.requests(r"GET .*/v2/a\.txt")
     assert said(script)["found"][0] == {"a.txt": "two"}
     assert data_lab.requests(r"GET .*/v2/a\.txt") == fetches

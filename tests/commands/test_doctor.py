@@ -236,8 +236,8 @@ def test_checks_behind_a_failed_one_are_skipped(himl: Himl, azure: StagedWorkspa
     assert (outcome.code, states(outcome)) == (1, expected)
     assert all(said in line for line in outcome.stdout.splitlines() if line.startswith("failed"))
     failed = [name for name, state in zip(AZURE_CHECKS, expected, strict=True) if state == "failed"]
-    assert outcome.stderr.startswith(f"error: Not in order: {', '.join(failed)}.\n")
-    assert ("Mend the first one first" in outcome.stderr) == (len(failed) > 1)
+    assert outcome.stderr.startswith(f"error: Failed checks: {', '.join(failed)}.\n")
+    assert ("Fix the first one first" in outcome.stderr) == (len(failed) > 1)
 
 
 def test_workspace_show_prints_config_even_if_azure_call_fails(himl: Himl, configured: StagedWorkspace, project: Path) -> None:
@@ -268,7 +268,7 @@ def test_doctor_reports_unreadable_credential_file_as_failed(himl: Himl, configu
     assert (outcome.code, states(outcome)) == (1, ["ok", "failed", "ok", "skipped", "skipped"])
     assert "failed\tsign-in\t" in outcome.stdout
     assert f"cannot read '{path}', which AZURE_FEDERATED_TOKEN_FILE names: " in outcome.stdout
-    assert outcome.stderr.startswith("error: Not in order: sign-in.\n")
+    assert outcome.stderr.startswith("error: Failed checks: sign-in.\n")
     shown = himl("workspace", "show")
     assert (shown.code, f"cannot read '{path}', which AZURE_FEDERATED_TOKEN_FILE names: " in shown.stderr) == (4, True)
     assert f"  Subscription ID    {configured.state.subscription}" in shown.stdout.splitlines()

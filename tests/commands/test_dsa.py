@@ -98,7 +98,7 @@ def test_slides_are_found_by_id_and_sent_once(himl: Himl, files: Path, archive: 
     write_files(files, {"tiles.csv": TILES.replace("0.5", "0.6")})
     differs = himl("dsa", "upload", "tiles.csv", "--folder", "Biopsies/PANDA")
     assert (differs.code, differs.stdout) == (1, "Annotation 'tiles': 1 unchanged, 1 failed.\n")
-    assert "slide_1: Item 'slide_1.svs' has another annotation 'tiles'." in differs.stderr
+    assert "slide_1: Item 'slide_1.svs' has a different annotation 'tiles'." in differs.stderr
     assert "--overwrite" in differs.stderr
     replaced = himl.ok("dsa", "upload", "tiles.csv", "--folder", "Biopsies/PANDA", "--overwrite", "-q").stdout.split()
     assert replaced == [each["_id"] for name in ("slide_1.svs", "slide_2.ome.tiff") for each in archive.annotations(archive.add(f"Biopsies/PANDA/{name}"))]
@@ -143,10 +143,10 @@ def test_results_of_a_run_are_uploaded_under_its_name(himl: Himl, project: Path,
 def test_slides_without_item_do_not_stop_the_others(himl: Himl, files: Path, archive: Archive) -> None:
     done = himl("dsa", "upload", "tiles.csv", "--json")
     assert done.code == 1
-    assert done.error_json()["message"] == "1 of 2 slides got no annotation."
+    assert done.error_json()["message"] == "1 of 2 slides have no new annotation."
     first, second = done.json()["slides"]
     assert (first["status"], second["status"]) == ("failed", "uploaded")
-    assert "may be any of 2 items" in first["reason"]
+    assert "matches 2 items" in first["reason"]
 
 
 @pytest.mark.parametrize("fault", [-1, 500])
@@ -179,17 +179,17 @@ def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path,
     ("content", "message"),
     [
         ("", "has no column 'slide_id'"),
-        (HEADER, "has no line below its header"),
+        (HEADER, "has no lines below its header"),
         (TILES.replace("bag_attn", "attention"), "has no column 'bag_attn'"),
-        (TILES.replace("0.5", "nan"), "line 3: bag_attn is 'nan', and no number"),
+        (TILES.replace("0.5", "nan"), "line 3: bag_attn must be a number, not 'nan'"),
         (TILES.replace("slide_2,a,0,0,10", "slide_2,a,20,0,10"), "line 5: the tile has no area"),
         ("left,top,right,bottom,bag_attn,slide_id\n0,0,1,1,0.5\n", "line 2: slide_id is empty"),
         (f'{HEADER}"a', "line 2: unexpected end of data"),
-        ("{", "is no JSON (line 1)"),
-        ("[1]", "is no GeoJSON"),
-        ('{"type": "FeatureCollection", "features": []}', "has no shape in it"),
-        ('{"type": "Polygon", "coordinates": [[["x", 1]]]}', "shape 1 is none that an annotation can have"),
-        ('{"type": "Circle", "coordinates": [1, 2]}', "shape 1 is none that an annotation can have"),
+        ("{", "is not valid JSON (line 1)"),
+        ("[1]", "is not GeoJSON"),
+        ('{"type": "FeatureCollection", "features": []}', "has no shapes"),
+        ('{"type": "Polygon", "coordinates": [[["x", 1]]]}', "shape 1 cannot be an annotation"),
+        ('{"type": "Circle", "coordinates": [1, 2]}', "shape 1 cannot be an annotation"),
     ],
 )
 def test_file_that_says_no_annotation_is_refused(himl: Himl, project: Path, archive: Archive, content: str, message: str) -> None:
@@ -212,16 +212,16 @@ def test_file_that_says_no_annotation_is_refused(himl: Himl, project: Path, arch
         (["one.csv", "--url", "http://127.0.0.1:9"], {}, 5, "127.0.0.1 refuses connections"),
         ([], {}, 2, "No file is named"),
         (["none.csv"], {}, 2, "there is no file 'none.csv'"),
-        (["tiles.csv", "--item", "slide_1.svs"], {}, 2, "--item takes one slide, and there are 2"),
-        (["tiles.csv", "--id_filter", "x"], {}, 2, "has no slide with 'x' in its id; it has 'slide_1', 'slide_2'"),
-        (["one.csv", "--folder", "Biopsies"], {}, 2, "is no folder: its type is collection. hint: Folders of it: 'PANDA', 'TCGA'."),
-        (["slide_10.geojson", "--kind", "heatmap"], {}, 2, "A heat map is made of a CSV"),
+        (["tiles.csv", "--item", "slide_1.svs"], {}, 2, "--item needs one slide, but there are 2"),
+        (["tiles.csv", "--id_filter", "x"], {}, 2, "has no slide with 'x' in its id. It has 'slide_1', 'slide_2'"),
+        (["one.csv", "--folder", "Biopsies"], {}, 2, "is not a folder: its type is collection. hint: Its folders are: 'PANDA', 'TCGA'."),
+        (["slide_10.geojson", "--kind", "heatmap"], {}, 2, "A heat map needs a CSV"),
         (["one.csv", "--folder", "Biopsies/PANDAS"], {}, 3, "has no 'Biopsies/PANDAS'. hint: Did you mean 'PANDA'?"),
         (["one.csv", "--folder", "Biopsis/PANDA"], {}, 3, "has no 'Biopsis'. hint: Did you mean 'Biopsies'?"),
         (["one.csv", "--folder", "Biopsies/TCGA"], {}, 3, "has 'slide_2' in its name. hint: Did you mean 'slide_1.svs'?"),
         (["one.csv", "--item", "slide_33"], {}, 3, "Did you mean 'slide_"),
-        (["one.csv", "--item", "a" * 24], {}, 3, "has no item of the id"),
-        (["one.csv", "--item", "slide_1"], {}, 2, "'slide_1' may be any of 2 items"),
+        (["one.csv", "--item", "a" * 24], {}, 3, "has no item with the id"),
+        (["one.csv", "--item", "slide_1"], {}, 2, "'slide_1' matches 2 items"),
     ],
 )
 def test_failure_says_what_to_do(himl: Himl, files: Path, archive: Archive, arguments: list[str], variables: dict[str, str], code: int, message: str) -> None:

@@ -196,7 +196,9 @@ def test_user_without_home_runs_jobs_but_installs_no_completion(himl: Himl, requ
     for shell in ("bash", "zsh", "fish"):
         outcome = himl("completion", shell, "--install", prefix=without_home)
         assert (outcome.code, outcome.stdout) == (3, "")
-        assert outcome.stderr == f"error: There is no home folder for it: this user has none.\nhint: Set HOME, or print the script: himl completion {shell}\n"
+        assert (
+            outcome.stderr == f"error: The script needs a home folder, but this user has none.\nhint: Set HOME, or print the script: himl completion {shell}\n"
+        )
     (project / "train.py").write_text("print('trained')\n", encoding="utf-8")
     outcome = himl("submit", "train.py", prefix=without_home)
     assert (outcome.code, outcome.stdout) == (0, "trained\n"), outcome.stderr

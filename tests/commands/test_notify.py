@@ -188,10 +188,10 @@ def test_proxies_and_certificate_authorities_of_the_environment_count(himl: Himl
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--notify", f"hooks.slack.com/{KEY}"), "--notify: the address is none that himl can post to."),
-        (("--notify", f"ftp://hooks.slack.com/{KEY}"), "--notify: the address at hooks.slack.com is none that himl can post to."),
-        (("--notify", f"https://ada:{KEY}@hooks.slack.com/"), "--notify: the address at hooks.slack.com is none that himl can post to."),
-        (("--notify_format", "slack"), "--notify_format slack: --notify is missing."),
+        (("--notify", f"hooks.slack.com/{KEY}"), "--notify: himl cannot post to the address."),
+        (("--notify", f"ftp://hooks.slack.com/{KEY}"), "--notify: himl cannot post to the address at hooks.slack.com."),
+        (("--notify", f"https://ada:{KEY}@hooks.slack.com/"), "--notify: himl cannot post to the address at hooks.slack.com."),
+        (("--notify_format", "slack"), "--notify_format slack needs --notify."),
         (("--notify", f"https://a.example/{KEY}", "--notify_format", "html"), "--notify_format cannot be 'html'."),
         (("--notify", f"https://a.example/{KEY}", "--epochs", "3"), "No such option '--epochs'."),
     ],
@@ -224,7 +224,7 @@ def test_settings_keep_the_address_out_of_what_is_sent_and_shown(himl: Himl, pro
 def test_a_run_that_is_resumed_needs_the_address_again(himl: Himl, project: Path, tmp_path: Path, webhook: WebhookServer) -> None:
     himl("submit", "train.py", "--notify", webhook.url, "--", "--lr", "2")
     without = himl("submit", "--resume", "latest")
-    assert "Nobody is notified of this run's end: the address is not kept. Give it again by --notify URL." in without.stderr
+    assert "himl sends no notification, because it does not store the address. Pass it again: --notify URL" in without.stderr
     assert "himl.notification" not in show(himl, "latest")["tags"]
     again = himl("submit", "--resume", "latest", "--notify", webhook.url, "--notify_format", "slack")
     assert notified(himl, "latest") == "sent: localhost"

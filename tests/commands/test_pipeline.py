@@ -140,7 +140,7 @@ def test_refused_pipeline_makes_nothing(himl: Himl, folder: Path) -> None:
         (("job.yml", "--create_cluster"), 2, "--create_cluster is for pipeline"),
         (("pipeline.json", "--create_cluster"), 2, here),
         (("pipeline.json", "--create_cluster", "--cluster", "local"), 2, here),
-        (("pipeline.json",), 3, "step1: 'input_dataset_name' names 'cleam', which is neither the output of a step nor data here."),
+        (("pipeline.json",), 3, "step1: 'input_dataset_name' names 'cleam', which is neither the output of a step nor local data."),
         (("pipeline.json",), 3, "Did you mean 'clean'?"),
         (("zebra.json",), 3, "himl datastore upload FOLDER zebra"),
     ):
@@ -152,7 +152,7 @@ def test_refused_pipeline_makes_nothing(himl: Himl, folder: Path) -> None:
     outcome = himl("submit", "pipeline.json", "--environment", "lab:1")
     assert outcome.code == 2
     assert "needs an Azure ML workspace, and none is configured" in outcome.stderr
-    assert "--cluster local runs it here" in outcome.stderr
+    assert "To use this machine, add --cluster local." in outcome.stderr
     done = himl.ok("submit", "pipeline.json", "--cluster", "local")
     assert "hunter2" not in outcome.stderr + done.stdout + done.stderr
     assert files_with(folder / ".himl", "hunter2") == []
@@ -174,7 +174,7 @@ def test_a_dotenv_names_cluster_and_storage(himl: Himl, lab: StagedWorkspace, fo
     blobs = f"BLOB_ACCOUNT_NAME={other.account}\nBLOB_CONTAINER_NAME=field\nBLOB_ACCOUNT_KEY={other.key}\n"
     (folder / ".env").write_text(f"{blobs}AML_COMPUTE_CLUSTER_NAME=seismic-gpu\nAML_COMPUTE_CLUSTER_SKU=Standard_NC6s_v3\nAML_COMPUTE_CLUSTER_MAX_NODES=2\n")
     missing = himl("submit", "pipeline.json", *IMAGE)
-    assert (missing.code, "--create_cluster makes it" in missing.stderr) == (3, True), missing.stderr
+    assert (missing.code, "Add --create_cluster" in missing.stderr) == (3, True), missing.stderr
     assert "seismic" not in lab.state.datastores
     with lab.run_jobs():
         made = himl.ok("submit", "pipeline.json", *IMAGE, "--create_cluster", "--wait", "--json")
@@ -219,7 +219,7 @@ def test_step_reads_a_folder_of_the_local_datastore(himl: Himl, folder: Path) ->
     change_step(folder, "step2", input_datareference_path="raw/first/", input_dataset_name="seismic", name="a\nb\x1b[31m" + "c" * 120)
     missing = himl("submit", "pipeline.json")
     assert missing.code == 3
-    assert "step2: 'input_datareference_path' names 'raw/first/', and no datastore here has that folder." in missing.stderr
+    assert "step2: 'input_datareference_path' names 'raw/first/', but no local datastore has that folder." in missing.stderr
     assert "himl init --local, then himl datastore upload FOLDER raw/first" in missing.stderr
     assert not list(folder.glob(".himl/runs/*"))
     himl.ok("init", "--local")
@@ -236,7 +236,7 @@ def test_step_reads_a_folder_of_the_local_datastore(himl: Himl, folder: Path) ->
     write_files(folder, {"src/write.py": write, "pipeline.json": json.dumps({"step1": writes, "step2": LATER})})
     shutil.rmtree(folder / "got")
     outcome = himl.ok("submit", "pipeline.json", "--json")
-    assert f"step2: there is no folder 'later' yet; it is '{place}', and a step before it has to fill it." in outcome.stderr
+    assert f"step2: created the empty folder '{place}' as input. A previous step must fill it." in outcome.stderr
     assert kept(himl, folder, children(himl, outcome.json()["id"])["step2"]["id"]) == "11"
 
 
@@ -256,7 +256,7 @@ def test_steps_on_a_cluster_read_the_default_or_named_store(himl: Himl, lab: Sta
         run = himl.ok(*submit)
         assert read(run.json()["id"]) == [f"azureml://datastores/{store}/paths/{path}/" for path in ("raw", "later")]
         write_files(folder, {".env": "BLOB_ACCOUNT_NAME=labstore\nBLOB_CONTAINER_NAME=other\nBLOB_ACCOUNT_KEY=aGVsbG8=\n"})
-    assert "Reads datastore 'seismic', which the file names, whatever container BLOB_CONTAINER_NAME says." in run.stderr
+    assert "Using datastore 'seismic' from the file instead of the container in BLOB_CONTAINER_NAME." in run.stderr
 
 
 def test_dry_run_is_yaml_that_runs_again_here(himl: Himl, folder: Path) -> None:
@@ -325,7 +325,7 @@ def test_sweep_in_yaml_runs_here(himl: Himl, sources: Path) -> None:
 def test_yaml_errors_and_command_lines_for_bash(himl: Himl, sources: Path, tmp_path: Path) -> None:
     for content, options, code, message in [
         ("command: [\n", (), 2, "'job.yml', line 2"),
-        ("command: ls\n", ("--num_nodes", "2"), 2, "--num_nodes does not count for a job's YAML"),
+        ("command: ls\n", ("--num_nodes", "2"), 2, "--num_nodes does not apply to a job's YAML"),
         ("command: ls ${{inputs.x}}\ninputs: {x: {path: 'azureml:none:1'}}\n", (), 3, "no folder 'none'"),
         ("command: ls\ncompute: azureml:gpu\n", (), 2, "needs an Azure ML workspace, and none is configured"),
     ]:

@@ -62,7 +62,7 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     write_pipeline(project, STEPS)
     write_files(project, {"himl.toml": "[submit]\nmax_concurrent = 2\n[submit.sweep]\nother = [1, 2]\n"})
     done = himl.ok("submit", "pipe.json", "--sweep", "rate=0.1,0.01", "--sweep", "n=2,1", "--tag", "team=blue")
-    assert "Sweep: rate=0.1,0.01 n=2,1, grid, 4 trials, minimize val/loss.\nrate goes to step2.\nn goes to step1.\n" in done.stderr
+    assert "Sweep: rate=0.1,0.01 n=2,1, grid, 4 trials, minimize val/loss.\nrate is an argument of step2.\nn is an argument of step1.\n" in done.stderr
     sweep = latest(himl)
     trials = children(himl, sweep["id"])
     assert [json.loads(run["tags"]["hyperparameters"]) for run in trials] == [{"rate": r, "n": n} for r in (0.1, 0.01) for n in (2, 1)]
@@ -138,17 +138,17 @@ def test_a_poor_pipeline_is_stopped_early_and_a_failing_one_fails_the_sweep(himl
 
 def test_what_no_sweep_of_pipelines_can_be_is_refused(himl: Himl, project: Path) -> None:
     write_pipeline(project, STEPS)
-    at_once = "all pipelines go to Azure ML at once"
+    at_once = "does not apply to pipelines on Azure ML, because himl submits them all at once"
     rate, gpu = ("--sweep", "rate=1,2"), ("--cluster", "gpu", "--docker_image", "x")
     for options, message in {
-        ("--sweep", "rate=1", "--sweep", "depth=1"): "no step has a place for 'depth': neither --depth nor ${{search_space.depth}} among its arguments.",
+        ("--sweep", "rate=1", "--sweep", "depth=1"): "no step uses the hyperparameter 'depth': none has --depth or ${{search_space.depth}} as an argument.",
         (): "step2: 'arguments' '${{search_space.rate}}' names no hyperparameter",
-        (*rate, "--cluster", "slurm:x"): "A sweep of pipelines does not run on Slurm.",
-        (*rate, *gpu, "--max_concurrent", "2"): f"--max_concurrent 2: {at_once}",
-        (*rate, *gpu, "--early_stop", "median"): f"--early_stop: {at_once}",
-        (*rate, *gpu, "--sampling", "bayesian", "--max_trials", "2"): f"--sampling bayesian: {at_once}",
-        ("--sweep", "rate=uniform(0,1)", *gpu, "--max_trials", "1001"): "These are 1,001 pipelines; 1,000 are the most.",
-        ("--max_trials", "3"): "--max_trials belongs to --sweep.",
+        (*rate, "--cluster", "slurm:x"): "A sweep of pipelines cannot run on Slurm.",
+        (*rate, *gpu, "--max_concurrent", "2"): f"--max_concurrent 2 {at_once}",
+        (*rate, *gpu, "--early_stop", "median"): f"--early_stop {at_once}",
+        (*rate, *gpu, "--sampling", "bayesian", "--max_trials", "2"): f"--sampling bayesian {at_once}",
+        ("--sweep", "rate=uniform(0,1)", *gpu, "--max_trials", "1001"): "The sweep has 1,001 pipelines. The limit is 1,000.",
+        ("--max_trials", "3"): "--max_trials needs --sweep.",
     }.items():
         refused = himl("submit", "pipe.json", *options, "--dry_run")
         assert (refused.code, message in refused.stderr) == (2, True), refused.stderr

@@ -105,7 +105,7 @@ def test_azure_ml_has_no_retries_which_is_said(himl: Himl, project: Path, target
     image = () if target == "job.yml" else ("--docker_image", "x")
     sent = ("submit", target, "--cluster", "gpu", *image, "--dry_run")
     refused = himl(*sent, "--retries", "2")
-    assert (refused.code, "--retries 2: Azure ML starts no job again that failed." in refused.stderr) == (2, True), refused.stderr
+    assert (refused.code, "--retries 2: Azure ML does not restart failed jobs." in refused.stderr) == (2, True), refused.stderr
     told = himl.ok(*sent, env={"HIML_SUBMIT_RETRIES": "2"}).stderr
-    assert "Passed over: retries = 2. Azure ML starts no job again that failed." in told
+    assert "Ignored: retries = 2. Azure ML does not restart failed jobs." in told
     assert himl("submit", target, "--cluster", "local", "--retries", "1001").code == 2

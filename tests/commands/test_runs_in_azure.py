@@ -413,8 +413,8 @@ def test_what_cannot_be_is_said_before_anything_is_made(himl: Himl, project: Pat
     assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --record_in azure needs an Azure ML workspace, and none is configured.")
     azure.write_config(project)
     for options, message in {
-        ("--display_name", "n" * 300): "Azure ML takes 256",
-        ("--cluster", "cpu-cluster"): "that is for jobs that run here",
+        ("--display_name", "n" * 300): "Azure ML allows 256",
+        ("--cluster", "cpu-cluster"): "applies to local jobs only",
         ("--workspace", "other.json"): "other.json",
     }.items():
         outcome = himl(*SUBMIT, *options)
@@ -505,7 +505,7 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
         printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed) == (130, b"")
-    assert f"Interrupted before the job began; run '{run_id}' may be in {azure_project.label}".encode() in said
+    assert f"Interrupted before the job began. Run '{run_id}' may exist in {azure_project.label}".encode() in said
     run = azure_project.wait_for(run_id, "Failed")
     assert "himl submit was interrupted before the job began" in str(run.error)
     wait_until_told(project)

@@ -40,8 +40,8 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Pa
         assert not (project / ".himl").exists()
     for content, complaint in [
         ("tag = 'x'", "--tag takes KEY=VALUE"),
-        ("max_run_duration = '30'", "--max_run_duration '30' is no duration."),
-        ("processes_per_node = 1025", "--processes_per_node can be 1,024 at most, not 1,025."),
+        ("max_run_duration = '30'", "--max_run_duration '30' is not a duration."),
+        ("processes_per_node = 1025", "--processes_per_node must be at most 1,024, not 1,025."),
     ]:
         write_files(project, {"himl.toml": f"[submit]\n{content}\n"})
         outcome = himl("submit", "train.py")
@@ -277,7 +277,7 @@ def test_json_and_quiet(himl: Himl, project: Path) -> None:
     (project / "config.json").unlink()
     (project / "config.json").mkdir()
     outcome = himl("init", *FLAGS)
-    assert (outcome.code, outcome.stdout, "config.json' exists and is no config of a workspace" in outcome.stderr) == (2, "", True)
+    assert (outcome.code, outcome.stdout, "config.json' exists and is not a workspace config" in outcome.stderr) == (2, "", True)
 
 
 def test_where_a_config_names_a_workspace_no_other_is_made(himl: Himl, project: Path) -> None:

@@ -113,8 +113,8 @@ def test_a_running_run_is_canceled_here_or_in_slurm(himl: Himl, slurm: Slurm, se
         (["--cluster", "slurm:short", "--sbatch", "time=60"], "error: Slurm refused the job: Requested time limit is invalid (missing or exceeds some limit)."),
         (["--cluster", "slurm:gpu", "--sbatch", "gres=gpu:2"], "error: Slurm refused the job: Invalid generic resource (gres) specification."),
         (["--cluster", "slurm:gpu", "--sbatch", "grse=gpu:2"], "error: --sbatch grse: sbatch has no option --grse.\nhint: Did you mean gres?"),
-        (["--cluster", "slurm:gpu", "--sbatch", "array=0-3"], "error: --sbatch 'array=0-3': himl gives --array itself.\nhint: Leave it out."),
-        (["--sbatch", "mem=1G"], "error: --sbatch: that is for jobs on Slurm.\nhint: Add --cluster slurm:PARTITION"),
+        (["--cluster", "slurm:gpu", "--sbatch", "array=0-3"], "error: --sbatch 'array=0-3' is not allowed, because himl sets --array.\nhint: Omit it."),
+        (["--sbatch", "mem=1G"], "error: --sbatch applies to Slurm jobs only.\nhint: Add --cluster slurm:PARTITION"),
     ],
 )
 def test_what_slurm_refuses_is_not_recorded(himl: Himl, project: Path, send: Callable[..., str], options: list[str], message: str) -> None:
@@ -189,7 +189,7 @@ def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Sl
     write_files(project, {"himl.toml": b'[slurm.lab]\npartitoin = "short"\n'})
     done = himl("submit", "show.py", "--cluster", "slurm:lab")
     assert done.code == 2
-    assert "has the key 'partitoin'" in done.stderr
+    assert "has the unknown key 'partitoin'" in done.stderr
     assert "Did you mean partition?" in done.stderr
 
 

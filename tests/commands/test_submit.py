@@ -129,8 +129,8 @@ def test_plain_command_runs_without_bash_but_shell_line_fails(himl: Himl, projec
 
 def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: Path, script: Path, tmp_path: Path) -> None:
     cases = {
-        ("lab/train.py", "--command", "x"): "A script and --command were both given.",
-        ("-m", "lab.train", "--command", "x"): "-m MODULE and --command were both given.",
+        ("lab/train.py", "--command", "x"): "A script and --command cannot be combined.",
+        ("-m", "lab.train", "--command", "x"): "-m MODULE and --command cannot be combined.",
         ("--command", ""): "--command got an empty value.",
         ("--command", "cat ${{inputs.a}}"): "'${{inputs.a}}' names no input",
         ("--resume", "latest", "--command", "x"): "--command does not go with --resume",
@@ -274,7 +274,7 @@ def test_large_snapshot_warning_names_folders_and_ignore_file(himl: Himl, projec
 @pytest.mark.parametrize("target", JOBS)
 def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, target: str) -> None:
     write_files(project, {**JOBS, **SECRETS, "lib/net.py": "", "himl.toml": "[submit]\nignored_folders = ['dta']\n"})
-    told = "warning: nothing is left out for --ignored_folders 'dta': what is sent has no folder of such a name."
+    told = "warning: --ignored_folders 'dta' excludes nothing: the snapshot has no such folder."
     dry = himl.ok("submit", target, "--dry_run").stderr
     assert (dry.count("may hold secrets"), told in dry.splitlines()) == (1, True)
     assert "warning" not in himl.ok("submit", target, "--dry_run", "--ignored_folders", "x").stderr

@@ -26,14 +26,14 @@ INDEX = "https://ada:marked-secret@pypi.example.org/simple"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk1 ada@lab"
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
 REFUSED = {
-    ("--record_in", "azure"): "--record_in azure: that is for jobs that run here",
+    ("--record_in", "azure"): "--record_in azure applies to local jobs only",
     ("--workspace", "local"): "has no clusters",
-    ("--ssh_key", "id_rsa"): "--ssh_key 'id_rsa' holds a private key, which has to stay on this machine.",
-    ("--ssh_key", "train.py"): "--ssh_key 'train.py' holds no public key of SSH.",
+    ("--ssh_key", "id_rsa"): "--ssh_key 'id_rsa' is a private key, which must not leave this machine.",
+    ("--ssh_key", "train.py"): "--ssh_key 'train.py' is not a public SSH key.",
     ("--build_context", "empty"): "There is no 'Dockerfile' in '{project}",
-    ("--build_context", "empty", "--dockerfile", "image/Dockerfile"): "--dockerfile 'image/Dockerfile' lies outside of --build_context 'empty'.",
-    ("--build_context", "image", "--dockerfile", "Dockerfile.own"): "'Dockerfile.own' is left out of the build context",
-    ("--dockerfile", "{home}/Dockerfile"): "The image would be built from all of '{home}'.",
+    ("--build_context", "empty", "--dockerfile", "image/Dockerfile"): "--dockerfile 'image/Dockerfile' is outside --build_context 'empty'.",
+    ("--build_context", "image", "--dockerfile", "Dockerfile.own"): "'Dockerfile.own' is excluded from the build context",
+    ("--dockerfile", "{home}/Dockerfile"): "The build context would be all of '{home}'.",
 }
 LOCKED = ("linkify-it-py==2.2.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "psutil==7.2.2")
 OLD_NAME = "No run is of an experiment 'lab-exp'; this is experiment 'lab_exp'.\n"
@@ -132,7 +132,7 @@ def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(himl: Himl, az
     said = done.stderr.splitlines()
     assert f"Environment of the job: python=3.11 and 6 packages of '{project / 'uv.lock'}'." in said[0]
     warnings = [line for line in said if line.startswith("warning: ")]
-    assert [word in line for word, line in zip(("wants >=3.12", "--jupyter needs ipykernel"), warnings, strict=True)] == [True, True]
+    assert [word in line for word, line in zip(("requires >=3.12", "--jupyter needs ipykernel"), warnings, strict=True)] == [True, True]
     assert said.index(warnings[-1]) < next(number for number, line in enumerate(said) if line.startswith("Snapshot of"))
     (run,) = azure_project.state.runs.values()
     name, version = (run.job or {})["environmentId"].rpartition("/environments/")[2].split("/versions/")
@@ -140,10 +140,10 @@ def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(himl: Himl, az
     pip = yaml.safe_load(environment["condaFile"])["dependencies"][-1]["pip"]
     assert [line.partition(" --hash=sha256:")[0] for line in pip] == [*LOCKED, "six==1.16.0", "toolz==1.2.0"]
     refused = himl(*SUBMIT, env={"HIML_SUBMIT_LOCK": "other/pylock.toml"})
-    assert (refused.code, "pylock.toml' is no TOML, so no lock file" in refused.stderr) == (2, True)
+    assert (refused.code, "pylock.toml' is not a lock file in TOML" in refused.stderr) == (2, True)
     done = himl.ok(*SUBMIT, "--lock", "uv.lock[new]", "--dry_run")
     assert "      - iniconfig==2.1.0 --hash=sha256:" in done.stdout
-    assert "Passed over, since the job runs here and not on a cluster: --lock." in himl.ok("submit", "train.py", "--lock", "uv.lock", "--no_wait").stderr
+    assert "Ignored, because the job runs on this machine: --lock." in himl.ok("submit", "train.py", "--lock", "uv.lock", "--no_wait").stderr
 
 
 def test_a_dash_stays_and_no_older_run_is_served_for_the_new_one(himl: Himl, azure_project: StagedWorkspace) -> None:

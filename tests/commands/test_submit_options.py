@@ -92,11 +92,11 @@ def test_exit_code_and_output_are_shown_in_each_format(himl: Himl, project: Path
     services = ("--vscode", "--instance_type", "x", "--job_tier", "spot", "--ssh_key", "gone.pub", "--build_context", "gone")
     outcome = himl.ok("submit", "train.py", "--in_place", "--ignored_folders", "data", "--distribution", "mpi", *data, *services)
     talk = " ".join(outcome.stderr.split())
-    assert "nothing is copied: --ignored_folders." in talk
-    assert "one plain process: --distribution." in talk
+    assert "has no snapshot: --ignored_folders." in talk
+    assert "a single process: --distribution." in talk
     assert ("target=/data" in talk, str(project / "data") in talk) == (True, True)
     passed = "--instance_type, --job_tier, --build_context, --vscode, --ssh_key."
-    assert f"Passed over, since the job runs here and not on a cluster: {passed}" in talk
+    assert f"Ignored, because the job runs on this machine: {passed}" in talk
     write_files(project, {"good.py": "print('{not json')", "bad.py": "import sys; sys.stdout.write('no newline'); sys.exit(42)"})
     assert himl.ok("submit", "good.py", "--json").json()["status"] == "Completed"
     quiet = himl.ok("submit", "good.py", "-q")
@@ -131,7 +131,7 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
         ("no.such", 1, "-m takes a module that Python finds in '{}' or is installed; a script is named by its path: himl submit PATH.py"),
         ("lab.trian", 2, "hint: Did you mean -m lab.train?"),
         ("lab", 2, "hint: Did you mean -m lab.train?"),
-        ("lab.deep.none", 2, "hint: It would be '{}/lab/deep/none.py'."),
+        ("lab.deep.none", 2, "hint: Create '{}/lab/deep/none.py', or correct the name."),
     ]:
         write_files(project, {"lab/__init__.py": "", "lab/train.py": ""})
         outcome = himl("submit", "-m", name)
@@ -152,7 +152,7 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
     assert f"'lab' lies in '{project}', which is not sent: add --snapshot_root .." in outcome.stderr
     himl.ok("submit", "-m", "lab.train", "--snapshot_root", "..", cwd=project / "lab")
     show = ("--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
-    assert f"Module 'no.such' is not in '{project}': the job needs it in its environment." in himl.ok("submit", "-m", "no.such", *show).stderr
+    assert f"Module 'no.such' is not in '{project}', so the job's environment must provide it." in himl.ok("submit", "-m", "no.such", *show).stderr
     assert "Module" not in himl.ok("submit", "-m", "lab.train", *show).stderr
 
 

@@ -184,19 +184,19 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: Sta
     assert f"random(seed={seed}), 3 trials" in outcome.stderr
     assert not lab.stage.log.all()
     for options, said in [
-        (("--sweep", "lr=1,2", "--in_place"), "--in_place is for a single run"),
-        (("--max_trials", "3"), "--max_trials belongs to --sweep"),
-        (("--seed_arg", "seed", "--crossval", "2"), "--seed_arg belongs to --different_seeds"),
+        (("--sweep", "lr=1,2", "--in_place"), "--in_place applies to a single run"),
+        (("--max_trials", "3"), "--max_trials needs --sweep"),
+        (("--seed_arg", "seed", "--crossval", "2"), "--seed_arg needs --different_seeds"),
         (("--crossval", "2", "--crossval_arg", "--fold", "--crossval_count_arg", "fold"), "--crossval_arg and --crossval_count_arg are both 'fold'."),
         (("--sweep", "lr=1,2", "--", "${{search_space.depth}}"), "'${{search_space.depth}}' names no hyperparameter; there are: lr."),
         (("--create_cluster",), "--create_cluster is for pipelines"),
     ]:
         assert said in refused(himl, project, *options).stderr.splitlines()[0]
     outcome = refused(himl, project, "--sweep", "token=hunter2secret,abcSECRET")
-    assert ("hunter2" in outcome.stderr, "Give a secret by --env_var." in outcome.stderr) == (False, True)
+    assert ("hunter2" in outcome.stderr, "Pass a secret with --env_var." in outcome.stderr) == (False, True)
     outcome = refused(himl, project, "--sweep", "lr=0.1,0.01", "--crossval", "2", "--different_seeds", "3")
     assert outcome.stderr.splitlines() == [
-        "error: --sweep and --crossval and --different_seeds were given at once.",
+        "error: --sweep and --crossval and --different_seeds cannot be combined.",
         "hint: To run every combination, list all values: --sweep crossval_index=0,1,2 --sweep random_seed=0,1,2",
     ]
     himl.ok("submit", "train.py", "--sweep", "token_count=1,2", "--dry_run")
@@ -230,7 +230,7 @@ def test_sweep_in_settings_takes_lists_and_options_override_it(himl: Himl, proje
     config = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
     write_files(project, {"himl.toml": f"[submit]\nrecord_in = 'azure'\n[submit.sweep]\n{sweep}", "config.json": json.dumps(config)})
     outcome = himl("submit", "train.py")
-    assert (outcome.code, "--record_in is for a single run, and --sweep makes many." in outcome.stderr) == (2, True)
+    assert (outcome.code, "--record_in applies to a single run, but --sweep starts many." in outcome.stderr) == (2, True)
     assert f"--record_in is set by {project / 'himl.toml'}:2." in outcome.stderr
     assert "Add --record_in local" in outcome.stderr
 
@@ -265,10 +265,10 @@ def test_resume_takes_same_options_again_and_refuses_others(himl: Himl, project:
     without = himl("submit", "--resume", run)
     assert (without.code, "--env_var MARKS=" in without.stderr) == (2, True), without.stderr
     for options, said in [
-        (("train.py",), "was made by 'once.py --fixed 1', not by 'train.py'."),
-        (("once.py", "--", "--fixed", "2"), "was made by 'once.py --fixed 1'"),
-        (("--different_seeds", "2"), "not: random_seed=0,1, 2 runs, mean of val/loss."),
-        (("--sweep", "random_seed=0,1", "--goal", "maximize"), "maximize val/loss."),
+        (("train.py",), "was started as 'once.py --fixed 1', not as 'train.py'."),
+        (("once.py", "--", "--fixed", "2"), "was started as 'once.py --fixed 1'"),
+        (("--different_seeds", "2"), "not 'random_seed=0,1, 2 runs, mean of val/loss'."),
+        (("--sweep", "random_seed=0,1", "--goal", "maximize"), "maximize val/loss'."),
         (("--experiment", "other"), "--experiment does not go with --resume"),
         (("--max_concurrent", "0"), "--max_concurrent 0: at least 1 is needed."),
     ]:
@@ -391,7 +391,7 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     assert himl("submit", "fails.py", "--env_var", "SEED=1", "--", "--token_count", "2").code == 1
     check(latest(himl), "--env_var SEED=")
     run = latest(himl)
-    check(run, "goes on with the arguments of 'fails.py --token_count 2', not with '--token_count 3'", "--env_var", "SEED=2", "--", "--token_count", "3")
+    check(run, "has the arguments of 'fails.py --token_count 2', not '--token_count 3'", "--env_var", "SEED=2", "--", "--token_count", "3")
     assert himl.ok("submit", "--resume", run, "--env_var", "SEED=2", "--", "--token_count", "2").stdout == "['--token_count', '2']\n"
     assert show(himl, run)["status"] == "Completed"
     assert himl("submit", "fails.py", "--", "--api_key", "sesame-open-1").code == 1
@@ -401,7 +401,7 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     kept = files_with(project / ".himl" / "runs" / run, "sesame-open-1")
     assert [path.name for path in kept] == ["std_log.txt"], "which the script printed"
     assert himl("submit", "p.json").code == 1
-    check("latest", "is: a pipeline; not: ", "--sweep", "a=1")
+    check("latest", "is 'a pipeline', not '", "--sweep", "a=1")
     assert himl("submit", "fails.py", "--sweep", "n=1,2").code == 1
     check(f"{latest(himl)}_1", f"himl submit --resume {latest(himl)}")
 
@@ -474,5 +474,5 @@ def test_sweep_on_a_cluster_is_followed_but_not_resumed(himl: Himl, lab: StagedW
     lab.add_run("there_1", "e", status="Failed")
     outcome = himl("submit", "--resume", "there_1")
     assert outcome.code == 2
-    assert "where no run can be resumed" in outcome.stderr
+    assert "where runs cannot be resumed" in outcome.stderr
     assert "Submit it again" in outcome.stderr

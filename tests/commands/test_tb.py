@@ -100,14 +100,14 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
         refused = len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401"))
         until(lambda: len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401")) > refused + 1, "it is tried again")
         seeded.stage.faults.clear()
-        board.says("The service answers again.")
+        board.says("The service responds again.")
         board.shows("lr=0.5-hunt_2", [1.0, 0.5])
         seeded.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", LONG[half:])
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.end() == 0
         said = board.talk.splitlines()
-        assert [line for line in said if "answers" not in line and "hunt" not in line and "Still trying" not in line] == ["Ctrl-C ends it."]
-        assert (board.talk.count("Still trying"), board.talk.count("One more run: hunt_2.")) == (1, 1)
+        assert [line for line in said if "responds" not in line and "hunt" not in line and "himl keeps trying" not in line] == ["Ctrl-C ends it."]
+        assert (board.talk.count("himl keeps trying"), board.talk.count("New run: hunt_2.")) == (1, 1)
 
 
 @posix
@@ -119,8 +119,8 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
         port = taken.getsockname()[1]
         with serving(himl, tmp_path, "--run", "latest", "--host", "0.0.0.0", "--port", str(port)) as board:
             assert port < board.port <= port + 100
-            assert f"Port {port} is taken: TensorBoard takes {board.port}." in board.talk
-            assert f"whoever reaches 0.0.0.0:{board.port} sees these runs" in board.talk
+            assert f"Port {port} is in use, so TensorBoard uses {board.port}." in board.talk
+            assert f"anyone who can reach 0.0.0.0:{board.port} can see these runs" in board.talk
             board.shows("train_1_aa", [1.0, 0.5, 0.25, 0.125])
             assert board.end() == 0
 
@@ -212,12 +212,12 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
         board.shows(RUN, VALUES)
         board.says(LAST)
         kill("tensorboard_data_server/bin")
-        board.says("TensorBoard's data server ended: TensorBoard is started again.")
+        board.says("TensorBoard's data server ended. himl restarts TensorBoard.")
         until(lambda: answers(board.url), "it answers")
         board.shows(RUN, VALUES)
         kill("server_program")
         assert board.process.wait(60) == 1
-        said = re.fullmatch(r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk.partition("started again.\n")[2])
+        said = re.fullmatch(r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk.partition("himl restarts TensorBoard.\n")[2])
         assert said, board.talk
     assert left_in(tmp_path) == []
 
@@ -249,7 +249,7 @@ def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: 
 
             until(is_up, "TensorBoard answers at another port")
             other_port = int(board.url.rstrip("/").rpartition(":")[2])
-            assert (other_port > port, events) == (True, [Notice(f"Port {port} is taken: TensorBoard takes {other_port}.")])
+            assert (other_port > port, events) == (True, [Notice(f"Port {port} is in use, so TensorBoard uses {other_port}.")])
 
 
 @posix

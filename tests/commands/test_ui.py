@@ -398,8 +398,8 @@ def test_who_is_let_in_is_said_and_a_taken_port_moves_on(himl: Himl, tmp_path: P
         port = taken.getsockname()[1]
         with serving(himl, tmp_path, "--host", "0.0.0.0", "--port", str(port), command=["ui"]) as board:
             assert port < board.port <= port + 100
-            assert f"Port {port} is taken: MLflow takes {board.port}." in board.talk
-            assert f"Nobody has to sign in to MLflow: whoever reaches 0.0.0.0:{board.port} sees these runs." in board.talk
+            assert f"Port {port} is in use, so MLflow uses {board.port}." in board.talk
+            assert f"MLflow has no sign-in: anyone who can reach 0.0.0.0:{board.port} can see these runs." in board.talk
             api, own = "/ajax-api/2.0/mlflow", {"Host": "a.name.of.it:81", "Origin": "http://a.name.of.it:81"}
             (experiment,) = ask(board.port, f"{api}/experiments/search", {"max_results": 9}, own)[1]["experiments"]
             (run,) = ask(board.port, f"{api}/runs/search", {"experiment_ids": [experiment["experiment_id"]]})[1]["runs"]
@@ -424,9 +424,9 @@ def test_without_the_full_mlflow_the_command_that_installs_it_is_named(tmp_path:
         write_files(packages / f"mlflow-{installed}.dist-info", {"METADATA": f"Metadata-Version: 2.1\nName: mlflow\nVersion: {installed}\n"})
     places = os.pathsep.join((str(PROJECT), str(packages)))
     done = subprocess.run([sys.executable, "-S", "-m", "himl_cli", "ui"], cwd=project, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True)
-    found = f"and {installed} is installed, older than {OLDEST_TEXT}" if installed else "which is not installed"
+    found = f" {OLDEST_TEXT} or newer, but {installed} is installed" if installed else ", which is not installed"
     error, hint = done.stderr.splitlines()
-    assert (done.returncode, done.stdout, error) == (2, "", f"error: himl ui needs MLflow, {found}.")
+    assert (done.returncode, done.stdout, error) == (2, "", f"error: himl ui needs MLflow{found}.")
     assert re.fullmatch(r"hint: Install it: pip install .*\[ui\].*", hint), hint
 
 

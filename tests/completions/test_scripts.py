@@ -216,7 +216,7 @@ def test_completion_prints_the_script_or_why_not(himl: Himl, home: Path, tmp_pat
     programs = write_program(tmp_path / "programs", "pwsh", "")
     outcome = himl("completion", "powershell", "--install", env={"PATH": str(programs)})
     assert (outcome.code, outcome.stdout) == (3, "")
-    assert outcome.stderr.startswith("error: PowerShell does not say where its $PROFILE is.\nhint: 'himl completion powershell' prints the script")
+    assert outcome.stderr.startswith("error: PowerShell does not print the path of its $PROFILE.\nhint: To load it from your $PROFILE, print the script")
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")

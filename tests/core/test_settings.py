@@ -164,7 +164,7 @@ def test_doctor_names_the_install_command(himl: Himl, tmp_path: Path, monkeypatc
     place.write_text(f"{place.read_text()}Requires-Dist: no-such-package; extra == 'aaa'\n")
     monkeypatch.syspath_prepend(tmp_path)
     (remedy,) = [check["remedy"] for check in himl("doctor", "--json").json() if check["name"] == "extras"]
-    assert remedy == f"To install one: pip install {QUOTE}himl-cli[aaa] @ git+ssh://git@example.org/himl@{COMMIT}{QUOTE}"
+    assert remedy == f"Install one: pip install {QUOTE}himl-cli[aaa] @ git+ssh://git@example.org/himl@{COMMIT}{QUOTE}"
 
 
 HOLD = """

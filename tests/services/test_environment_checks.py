@@ -12,7 +12,7 @@ from himl_cli.services.submission.environment_checks import GOOD_FOR_MODELS, GOO
 from tests.support.running import write_files
 
 OWN_IMAGE = "mcr.microsoft.com/azureml/openmpi"
-GOOD = f"Ask for mlflow=={GOOD_PAIR[0]} and azureml-mlflow=={GOOD_PAIR[1]}."
+GOOD = f"Use mlflow=={GOOD_PAIR[0]} and azureml-mlflow=={GOOD_PAIR[1]}."
 LOGS_MODELS = "import mlflow\nmlflow.sklearn.log_model(model, name='model')\n"
 
 
@@ -64,24 +64,25 @@ def test_services_need_packages() -> None:
     def said(services: list[str], spec: EnvironmentSpec) -> str:
         return " ".join(environment_remarks(spec, None, (), services))
 
-    assert "--vscode and --jupyter needs ipykernel~=6.0, and its environment has none" in said(["vscode", "jupyter"], environment("tqdm"))
-    assert "needs ipykernel~=6.0, and its environment has 7.1.0" in said(["jupyter"], environment("ipykernel==7.1.0"))
+    assert "--vscode and --jupyter needs ipykernel~=6.0, but its environment has none" in said(["vscode", "jupyter"], environment("tqdm"))
+    assert "needs ipykernel~=6.0, but its environment has 7.1.0" in said(["jupyter"], environment("ipykernel==7.1.0"))
     assert not said([], environment("tqdm"))
     assert not said(["ssh_key"], environment("tqdm"))
     for lines in ("ipykernel", "ipykernel==6.29.5", "jupyterlab>=4"):
         assert not said(["vscode", "jupyter"], environment(lines))
     assert not said(["vscode"], environment(conda=("python=3.11", "conda-forge::ipykernel=6")))
-    assert "--ssh_key needs openssh-server in its image: where 'nvcr.io/x' has none" in said(["ssh_key"], EnvironmentSpec(image="nvcr.io/x"))
+    missing = "--ssh_key needs openssh-server in its image. Without it in 'nvcr.io/x', you cannot connect."
+    assert missing in said(["ssh_key"], EnvironmentSpec(image="nvcr.io/x"))
     assert not said(["ssh_key", "vscode"], EnvironmentSpec(image=OWN_IMAGE))
     assert not said(["ssh_key", "vscode"], EnvironmentSpec(name="registered"))
 
 
 @pytest.mark.parametrize(("spec", "pyproject", "pinned", "words"), [
-    (environment(), ">=3.12", "", "Python is 3.11, and 'pyproject.toml' wants >=3.12: its code may not run there. Ask for python=3.12"),
-    (environment(conda=("python==3.9.18",)), ">=3.10,<3.13", "", "Python is 3.9, and 'pyproject.toml' wants"),
-    (environment(), "", "3.12.4\n", "Python is 3.11, and '.python-version' wants ==3.12.*"),
-    (EnvironmentSpec(name="AzureML-ACPT-pytorch-1.13-py38-cuda11.7-gpu"), ">=3.9", "", "Python is 3.8 by the name 'AzureML-ACPT"),
-    (EnvironmentSpec(image="python:3.11.4-slim"), ">=3.12", "", "Take one with Python 3.12, or a conda file"),
+    (environment(), ">=3.12", "", "Python is 3.11, but 'pyproject.toml' requires >=3.12. The code may fail in the job. Write python=3.12"),
+    (environment(conda=("python==3.9.18",)), ">=3.10,<3.13", "", "Python is 3.9, but 'pyproject.toml' requires"),
+    (environment(), "", "3.12.4\n", "Python is 3.11, but '.python-version' requires ==3.12.*"),
+    (EnvironmentSpec(name="AzureML-ACPT-pytorch-1.13-py38-cuda11.7-gpu"), ">=3.9", "", "Python is 3.8 according to the name 'AzureML-ACPT"),
+    (EnvironmentSpec(image="python:3.11.4-slim"), ">=3.12", "", "Use one with Python 3.12, or a conda file"),
     (environment(), ">=3.11", "3.11.2", ""),
     (environment(), ">=3.11.4", "", ""),
     (environment(conda=("python>=3.9",)), ">=3.12", "", ""),

@@ -55,7 +55,7 @@ def test_nearest_conda_file_is_chosen_or_options_are_named(project: Path) -> Non
     assert str(project) in message
     assert all(option in hint for option in ("--conda_env", "--requirements", "--environment", "--docker_image"))
     write_files(project, {"conda.yml": PLAIN, "sub/requirements.txt": "torch"})
-    assert "name: --conda_env conda.yml. Else --conda_env FILE" in refused(project)[1]
+    assert "Add --conda_env conda.yml, or one of --conda_env FILE" in refused(project)[1]
     assert f"--requirements {Path('sub') / 'requirements.txt'}" in refused(project, project / "sub")[1]
     write_files(
         project,
@@ -109,10 +109,10 @@ def test_private_wheel_is_listed_by_file_name(project: Path) -> None:
     make_wheel(project, "mine-1.0-cp311-cp311-win_amd64.whl")
     for name, complaint in {
         "absent-1-py3-none-any.whl": "there is no file",
-        "mine.tar.gz": "no wheel",
-        "mine.whl": "no wheel",
+        "mine.tar.gz": "not a wheel",
+        "mine.whl": "not a wheel",
         "mine-1.0-cp311-cp311-win_amd64.whl": "another system (win_amd64)",
-        "broken-1-py3-none-any.whl": "no wheel",
+        "broken-1-py3-none-any.whl": "not a wheel",
     }.items():
         assert complaint in refused(project, private_wheel=name)[0]
 
@@ -163,19 +163,19 @@ def test_contradiction_of_conda_files_names_both(tmp_path: Path, first: str, sec
     message = refused_conda(tmp_path, first, second)
     assert all(part in message for part in (what, "0.yml", "1.yml"))
     assert "hunter2" not in message
-    assert "wants python 3.11 and python 3.12." in refused_conda(tmp_path, "dependencies: [python=3.11, numpy, Python==3.12]\n")
+    assert "requires python 3.11 and python 3.12." in refused_conda(tmp_path, "dependencies: [python=3.11, numpy, Python==3.12]\n")
     text_of(tmp_path, "dependencies: [python=3.11, python=3.11.4, numpy>=1, numpy<3, pip=24.*]\n")
 
 
 @pytest.mark.parametrize(("content", "complaint"), [
     ("dependencies: [a\nb: }", "line 2"),
-    ("- a\n- b\n", "holds no sections"),
-    ("", "holds no sections, but nothing"),
+    ("- a\n- b\n", "must contain sections"),
+    ("", "must contain sections, not nothing"),
     ("name: x\n", "has no 'dependencies'"),
-    ("dependencies: numpy\n", "no list"),
-    ("dependencies: ['']\n", "names no package"),
+    ("dependencies: numpy\n", "not a list"),
+    ("dependencies: ['']\n", "is not a package"),
     ("dependencies: [npm: [x]]\n", "'npm'"),
-    ("dependencies: [pip: x]\n", "no list of texts"),
+    ("dependencies: [pip: x]\n", "must be a list of texts"),
     ("dependencies: []\nchannels: {a: b}\n", "'channels'"),
     ("dependencies: []\nvariables: [a]\n", "'variables'"),
     ("dependencies: [pip: ['-r requirements.txt']]\n", "'-r requirements.txt' reads another file"),
@@ -220,7 +220,8 @@ def test_requirements_file_becomes_environment_of_project_python(project: Path, 
     assert dependencies(project) == ["pip", f"python={OWN_PYTHON}", {"pip": pip}]
     write_files(project, {"last.txt": "-r requirements.txt"})
     assert "which includes it" in refused(project, requirements="requirements.txt")[0]
-    lines = {"-c constraints.txt": "cannot be sent", "--constraint=constraints.txt": "cannot be sent", "--find-links wheels": "path on this machine"}
+    unseen = "is not available where the image is built"
+    lines = {"-c constraints.txt": unseen, "--constraint=constraints.txt": unseen, "--find-links wheels": "path on this machine"}
     for line, complaint in {**lines, "-e .": "path on this machine", "-r nowhere.txt": "there is no file"}.items():
         write_files(project, {"requirements.txt": f"torch\n{line}\n"})
         message = refused(project, requirements="requirements.txt")[0]
@@ -260,7 +261,7 @@ def test_environment_that_lacks_himl_is_warned_about(tmp_path: Path) -> None:
     for python, is_old in (("=3.7.3", True), (" = 3.9", True), ("=3.10", False), ("=3.12.1", False), (">=3.7", False)):
         text = f"dependencies:\n  - python{python}\n  - pip:\n    - torch\n"
         said = remarks_of(tmp_path, "", EnvironmentSpec(image="i", conda=f"{text}    - himl-cli\n"))
-        assert ("himl-cli needs 3.10 at least" in said) is is_old
+        assert ("himl-cli needs at least 3.10" in said) is is_old
         assert not remarks_of(tmp_path, "", EnvironmentSpec(image="i", conda=text)), "other scripts may run on what they like"
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-python = ">={".".join(map(str, OLDEST_PYTHON))}"' in project

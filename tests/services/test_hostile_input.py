@@ -214,7 +214,7 @@ OF_ARM = {"datastoreType": "AzureBlob", "accountName": "a", "containerName": "c"
 def test_impossible_place_in_job_or_step_is_refused(tmp_path: Path, place: str) -> None:
     for frame in ("command: python a.py\ncode: {}\n", "type: pipeline\njobs: {{one: {{component: {}}}}}\n"):
         (tmp_path / "job.yml").write_text(frame.format(place))
-        with pytest.raises(BadUsage, match=r"' is no (folder|file)\.$"):
+        with pytest.raises(BadUsage, match=r"' is not a (folder|file)\.$"):
             prepare_document(SubmitRequest(cwd=tmp_path, target="job.yml"), {})
     (tmp_path / "a.py").write_text("")
     for key in ("source_directory", "script", "requirements"):
@@ -258,11 +258,11 @@ def test_home_of_nobody_and_paths_to_no_file_are_refused(tmp_path: Path) -> None
         with pytest.raises(NotFound, match="no such user has a home folder here"):
             expand_home(name)
     assert expand_home("./~nobody-at-all/x") == Path("~nobody-at-all/x")
-    for text, message in (("~\ud800", "is a path, and no dataset's name"), ("~a\0b", "is a path, and no dataset's name")):
+    for text, message in (("~\ud800", "is a path, not the name of a dataset"), ("~a\0b", "is a path, not the name of a dataset")):
         with pytest.raises(BadUsage, match=message):
             parse_data("input", [text])
     for target in (".\\", ".", "./", ".\\\\"):
-        with pytest.raises(BadUsage, match=r"target=\. is refused"):
+        with pytest.raises(BadUsage, match=r"target=\. would hide the script's own folder"):
             parse_data("input", [f"scans,target={target}"])
     for text in ("C:\\lab\\file", "c:/lab/file", "\\\\server\\share\\file", ".\\file", "..\\lab\\file"):
         with pytest.raises(NotFound, match=f"There is no file '{re.escape(text)}'"):
@@ -322,7 +322,7 @@ def test_paths_of_pipeline_may_have_backslashes(project: Path) -> None:
         ("source_directory", ".\\scr", "Did you mean 'src'?"),
         ("script", "fit\\trian.py", "Did you mean 'fit/train.py'?"),
         ("requirements", "envs\\trian.txt", "Did you mean 'envs/train.txt'?"),
-        ("script", "..\\other.py", "lies outside source_directory"),
+        ("script", "..\\other.py", "is outside source_directory"),
     ):
         with pytest.raises(BadUsage) as caught:
             pipeline(project, files, **{key: path})

@@ -34,15 +34,15 @@ DEEP_BY_ALIASES = "a: &a0 1\n" + "".join(f"k{n}: &a{n} {'[' * 90}*a{n - 1}{']' *
 @pytest.mark.parametrize(("text", "complaint"), [
     (MERGES, f"there are more than {MOST_VALUES:,} values"),
     (ALIASES, f"there are more than {MOST_VALUES:,} values"),
-    (DEEP_BY_ALIASES, "nested to more than 100 levels"),
-    ("a: " + "[" * 300 + "]" * 300, "line 1: values are nested to more than 100 levels"),
-    ("a: 1\nb: &b {c: {d: *b}}", "line 2: the value is part of itself"),
-    ("a: " + "x" * LARGEST, "is too large for YAML: 524,291 characters"),
+    (DEEP_BY_ALIASES, "more than 100 levels"),
+    ("a: " + "[" * 300 + "]" * 300, "line 1: values have more than 100 levels"),
+    ("a: 1\nb: &b {c: {d: *b}}", "line 2: the value contains itself"),
+    ("a: " + "x" * LARGEST, "is too large for YAML: it has 524,291 characters"),
     ("a: 1\nb: " + "9" * 400, "line 2: the number is too long"),
     ("a: 1" + ":1" * 200 + ".5", "the number is too long"),
-    ("a: !!bool maybe", "line 1: 'maybe' is no bool"),
-    ('a: 1\nb: "x\\ud800"', "line 2: the text has half a character in it"),
-    ("a: &a {x: 1}\nb:\n  x: 1\n  x: 2\n  <<: *a\n", "line 4: the key 'x' stands here a second time"),
+    ("a: !!bool maybe", "line 1: 'maybe' is not a valid bool"),
+    ('a: 1\nb: "x\\ud800"', "line 2: the text contains half a surrogate pair"),
+    ("a: &a {x: 1}\nb:\n  x: 1\n  x: 2\n  <<: *a\n", "line 4: the key 'x' occurs twice"),
 ], ids=lambda value: value[:12])  # fmt: skip
 def test_excessive_or_invalid_yaml_is_refused_quickly(text: str, complaint: str) -> None:
     with within(SECONDS), pytest.raises(BadUsage) as caught:
@@ -112,8 +112,8 @@ def test_command_job(folder: Path) -> None:
     assert job.outputs == [DataSpec("o", "")]
     assert (job.processes, job.distribution, job.max_seconds, job.arguments) == (2, "pytorch", 90.0, ())
     assert (job.snapshot.root, list(job.snapshot.files)) == (folder / "src", ["fit.py"])
-    assert "Passed over, since it runs here and not on a cluster: environment, queue_settings, resources.shm_size." in found.remarks
-    assert "'resources.instance_count': one node here in place of 3." in found.remarks
+    assert "Ignored, because the job runs on this machine: environment, queue_settings, resources.shm_size." in found.remarks
+    assert "'resources.instance_count': 1 node instead of 3 on this machine." in found.remarks
 
 
 def test_aliases_and_places_of_data(folder: Path) -> None:
@@ -135,21 +135,21 @@ def test_aliases_and_places_of_data(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"comand": "x"}, "'comand' is no key that himl knows there. Did you mean 'command'"),
+    ({"comand": "x"}, "'comand' is an unknown key. Did you mean 'command'"),
     ({"command": None}, "'command' is missing"),
-    ({"command": "ls ${{inputs.y}}"}, "'command' has '${{inputs.y}}', which names nothing; there are: none."),
-    ({"command": "ls ${{parent.y}}"}, "'command' has '${{parent.y}}', which names nothing"),
-    ({"code": "git+https://ada:hunter2@example.org/lab"}, "'code' 'git+https://***@example.org/lab' cannot be had here."),
-    ({"distribution": {"type": "tensorflow"}}, "'distribution.type' 'tensorflow' cannot be had here."),
-    ({"distribution": {"type": "mpi", "process_count_per_instance": 0}}, "'distribution.process_count_per_instance' must be a whole number"),
-    ({"resources": {"instance_count": 10**200}}, "'resources.instance_count' can be 65,000 at most"),
+    ({"command": "ls ${{inputs.y}}"}, "'command' has '${{inputs.y}}', which is an unknown placeholder. Use one of: none."),
+    ({"command": "ls ${{parent.y}}"}, "'command' has '${{parent.y}}', which is an unknown placeholder"),
+    ({"code": "git+https://ada:hunter2@example.org/lab"}, "'code' 'git+https://***@example.org/lab' is not available on this machine."),
+    ({"distribution": {"type": "tensorflow"}}, "'distribution.type' 'tensorflow' is not available on this machine."),
+    ({"distribution": {"type": "mpi", "process_count_per_instance": 0}}, "'distribution.process_count_per_instance' must be a positive integer"),
+    ({"resources": {"instance_count": 10**200}}, "'resources.instance_count' must be at most 65,000"),
     ({"command": "echo a\0b"}, "'command' has the character NUL"),
     ({"command": "echo ${{inputs.a}}", "inputs": {"a": "a\0b"}}, "'inputs.a' has the character NUL"),
     ({"limits": {"timeout": "soon"}}, "'limits.timeout' must be a number"),
-    ({"limits": 3}, "'limits' must hold keys and values"),
-    ({"inputs": {"x": {"type": "uri_folder", "path": "https://example.org/x"}}}, "'inputs.x.path' 'https://example.org/x' cannot be had here."),
+    ({"limits": 3}, "'limits' must contain keys and values"),
+    ({"inputs": {"x": {"type": "uri_folder", "path": "https://example.org/x"}}}, "'inputs.x.path' 'https://example.org/x' is not available on this machine."),
     ({"inputs": {"x": {"type": "folder", "path": "data"}}}, "'inputs.x.type' cannot be 'folder'."),
-    ({"inputs": {"a-b": 1}}, "'inputs.a-b' cannot be a key."),
+    ({"inputs": {"a-b": 1}}, "'inputs.a-b' is not a valid key."),
     ({"inputs": {"x": [1]}}, "'inputs.x' must be a plain value or a dataset."),
     ({"environment_variables": {"A": "${{inputs.x}}"}, "inputs": {"x": {"path": "data"}}}, "'environment_variables.A' has '${{inputs.x}}'"),
 ])  # fmt: skip
@@ -166,14 +166,14 @@ def test_compute_and_options_that_do_not_count(folder: Path) -> None:
     assert prepared(folder, COMMAND, cluster="gpu").goes_to_azure
     nowhere = prepared(folder, {"command": "ls"})
     assert nowhere.job is not None
-    assert nowhere.remarks == ["It names no compute and runs here; --cluster NAME runs it on Azure ML."]
+    assert nowhere.remarks == ["It names no compute, so it runs on this machine. To use Azure ML, add --cluster NAME."]
     for options in ({"checkpoint": "a.pt"}, {"in_place": True}, {"num_nodes": 2}, {"cluster": "gpu", "python": "x"}):
         name = [*options][-1]
-        with pytest.raises(BadUsage, match=f"--{name} does not count for a job's YAML") as caught:
+        with pytest.raises(BadUsage, match=f"--{name} does not apply to a job's YAML") as caught:
             prepared(folder, COMMAND, typed=frozenset(options), **options)
-        assert caught.value.hint == "Leave it out, or say the same in 'job.yml'."
+        assert caught.value.hint == "Omit it, or set it in 'job.yml'."
     (folder / "conda.yml").write_text("name: x\ndependencies: [python]\n")
-    with pytest.raises(BadUsage, match=r"'conda\.yml' holds no job"):
+    with pytest.raises(BadUsage, match=r"'conda\.yml' is not a job"):
         prepare_document(SubmitRequest(cwd=folder, target="conda.yml"), {})
 
 
@@ -217,13 +217,13 @@ def test_sweep_job(folder: Path) -> None:
     ({"search_space": {"lr": {"type": "gauss"}}}, "'search_space.lr.type' cannot be 'gauss'"),
     ({"search_space": {}}, "'search_space' is missing"),
     ({"sampling_algorithm": "best"}, "'sampling_algorithm' cannot be 'best'"),
-    ({"sampling_algorithm": "bayesian", "early_termination": {"type": "median_stopping"}}, "exclude each other"),
-    ({"sampling_algorithm": {"type": "random", "rule": "sobol"}}, "'sampling_algorithm.rule' cannot be 'sobol' here"),
+    ({"sampling_algorithm": "bayesian", "early_termination": {"type": "median_stopping"}}, "cannot be combined"),
+    ({"sampling_algorithm": {"type": "random", "rule": "sobol"}}, "'sampling_algorithm.rule' cannot be 'sobol' on this machine"),
     ({"sampling_algorithm": "random", "limits": {}}, "'limits.max_total_trials' is missing"),
     ({"objective": {"goal": "minimize"}}, "'objective.primary_metric' is missing"),
     ({"limits": {"max_total_trials": 9, "trial_timeout": 0}}, "'limits.trial_timeout' must be a number of seconds, not 0."),
-    ({"early_termination": {"type": "bandit"}}, "'early_termination': bandit takes slack_factor or slack_amount"),
-    ({"trial": {"command": "ls ${{search_space.x}}"}}, "'trial.command' has '${{search_space.x}}', which names nothing; there are: lr."),
+    ({"early_termination": {"type": "bandit"}}, "'early_termination': bandit needs slack_factor or slack_amount"),
+    ({"trial": {"command": "ls ${{search_space.x}}"}}, "'trial.command' has '${{search_space.x}}', which is an unknown placeholder. Use one of: lr."),
 ])  # fmt: skip
 def test_invalid_sweep_is_refused_by_key(folder: Path, changes: dict[str, Any], message: str) -> None:
     assert message in refusal(folder, {**SWEEP, **changes})
@@ -279,19 +279,19 @@ def test_pipeline_of_inline_jobs_and_component_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (step(inputs={"data": "${{parent.jobs.perp.outputs.clean}}", "n": 1}), "'jobs.train.inputs.data' names the job 'perp', which is not there."),
-    (step(inputs={"data": "${{parent.jobs.prep.outputs.clear}}", "n": 1}), "names the output 'clear', which 'prep' does not make. It makes: clean."),
-    (step(inputs={"data": "${{parent.jobs.train.outputs.m}}", "n": 1}), "'jobs.train' closes a cycle: train <- train."),
-    (step(inputs={"data": "${{parent.inputs.rwa}}", "n": 1}), "the pipeline has no such input; there are: n, raw."),
-    (step(inputs={"data": "x ${{parent.inputs.raw}}", "n": 1}), "which names nothing"),
-    (step(inputs={"n": 1}), "'jobs.train.command' has '${{inputs.data}}', which names nothing"),
-    (step(outputs={"m": "${{parent.outputs.nodel}}"}), "the pipeline has no such output. There are: model."),
-    (step(type="sweep"), "'jobs.train.type' 'sweep' cannot run here as a step."),
-    (step(component="azureml:prep:1"), "'jobs.train.component' 'azureml:prep:1' is kept by Azure ML"),
-    (step(component="parts/prep.yml", inputs={}), "'inputs.raw' gets no value."),
+    (step(inputs={"data": "${{parent.jobs.perp.outputs.clean}}", "n": 1}), "'jobs.train.inputs.data' names the job 'perp', which does not exist."),
+    (step(inputs={"data": "${{parent.jobs.prep.outputs.clear}}", "n": 1}), "names the output 'clear', which 'prep' does not have. Its outputs are: clean."),
+    (step(inputs={"data": "${{parent.jobs.train.outputs.m}}", "n": 1}), "'jobs.train' creates a cycle: train <- train."),
+    (step(inputs={"data": "${{parent.inputs.rwa}}", "n": 1}), "the inputs of the pipeline are: n, raw."),
+    (step(inputs={"data": "x ${{parent.inputs.raw}}", "n": 1}), "which is not a valid binding"),
+    (step(inputs={"n": 1}), "'jobs.train.command' has '${{inputs.data}}', which is an unknown placeholder"),
+    (step(outputs={"m": "${{parent.outputs.nodel}}"}), "which is not an output of the pipeline. Its outputs are: model."),
+    (step(type="sweep"), "'jobs.train.type' 'sweep' cannot be a step on this machine."),
+    (step(component="azureml:prep:1"), "'jobs.train.component' 'azureml:prep:1' is stored in Azure ML"),
+    (step(component="parts/prep.yml", inputs={}), "'inputs.raw' has no value."),
     (step(component="parts/prep.yml", inputs={"raw": "x"}, limits={"timeout": -5}), "'jobs.train.limits.timeout' must be a number of seconds, not -5."),
     ({"type": "pipeline", "jobs": {}}, "'jobs' is missing."),
-    *(({**PIPELINE, "jobs": {key: TRAIN}}, f"'jobs.{key}' cannot be the key of a job.") for key in WRONG_KEYS),
+    *(({**PIPELINE, "jobs": {key: TRAIN}}, f"'jobs.{key}' is not a valid key for a job.") for key in WRONG_KEYS),
     ({**PIPELINE, "jobs": {"prep": PREP, "Prep": PREP}}, "'jobs.Prep' and 'prep' differ only in capital letters."),
 ])  # fmt: skip
 def test_invalid_pipeline_is_refused_by_key(folder: Path, content: dict[str, Any], message: str) -> None:

@@ -84,7 +84,7 @@ def test_uv_lock_gives_the_packages_that_uv_would_install(project: Path, python:
     lines, remarks = submitted(project, python, lock=lock)
     assert pins(lines) == sorted([*COMMON, *more])
     assert f"python={python} and {len(lines)} packages of '{lock or project / 'uv.lock'}'." in remarks[0]
-    assert remarks[1:] == ["Not installed, since the snapshot has their source: core. Scripts find them by --env_var PYTHONPATH=packages/core/src"]
+    assert remarks[1:] == ["Not installed, because the snapshot has their source: core. To import them, add --env_var PYTHONPATH=packages/core/src"]
     files = {name: digest for name, digest in re.findall(r'/([^/"]+)", hash = "([^"]+)"', UV) if name.startswith("psutil")}
     fitting = {digest for name, digest in files.items() if name.endswith(".gz") or re.search(r"cp36-abi3-manylinux.*x86_64", name)}
     (psutil,) = [line for line in lines if line.startswith("psutil")]
@@ -162,7 +162,7 @@ def test_sources_of_uv_other_than_an_index(project: Path) -> None:
     assert not any("--hash" in line for line in lines)
     assert "warning: pip cannot check g by hashes" in remarks[1]
     write_files(project, {"uv.lock": lock_of(more='[manifest]\noverrides = [{ name = "numpy", specifier = "<2" }]\n')})
-    assert "warning: uv overrides what packages ask for of numpy" in submitted(project, pip_extra_index_url=SIGNED)[1][1]
+    assert "warning: uv overrides requirements for numpy" in submitted(project, pip_extra_index_url=SIGNED)[1][1]
 
 
 def test_extras_that_conflict_decide_between_versions(project: Path) -> None:
@@ -186,16 +186,16 @@ def test_conda_files_and_images_go_before_locks_that_nobody_named(project: Path)
         return spec.conda, " ".join(remarks)
 
     text, remark = said()
-    assert ("tqdm" in text, "(--lock uv.lock takes the lock file beside it)" in remark) == (True, True)
+    assert ("tqdm" in text, "(to use the lock file beside it, add --lock uv.lock)" in remark) == (True, True)
     (project / ".python-version").write_text("3.11")
     assert "psutil==7.2.2" in said(lock="uv.lock")[0]
     assert "psutil==7.2.2" in said(project / "packages/core")[0], "the nearest"
     (project / "environment.yml").unlink()
     assert "psutil==7.2.2" in said(docker_image="mine", lock="uv.lock")[0]
     text, remark = said(docker_image="mine")
-    assert (text, f"'{project / 'uv.lock'}'. --lock FILE installs it." in remark) == ("", True)
+    assert (text, f"'{project / 'uv.lock'}'. To install it, add --lock FILE." in remark) == ("", True)
     for other in ({"conda_env": ("e.yml",)}, {"requirements": "r.txt"}, {"environment": "x"}, {"build_context": "."}):
-        with pytest.raises(BadUsage, match=r"--lock were both given|--lock and --\w+ were both given"):
+        with pytest.raises(BadUsage, match=r"--lock cannot be combined|--lock and --\w+ cannot be combined"):
             said(lock="uv.lock", **other)
 
 
@@ -226,35 +226,35 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
         assert "DO NOT MATCH THE HASHES" in pip([line.replace(b, HASH) for line in lines])
     wheel(project, "own", "elsewhere")
     lines, remarks = submitted(project, python, private_wheel=own, requirements="requirements.txt")
-    assert "warning: 'own-1.0-py3-none-any.whl' needs packages that have no hashes here (elsewhere)" in remarks[-1]
+    assert "warning: 'own-1.0-py3-none-any.whl' needs packages without hashes (elsewhere)" in remarks[-1]
     assert lines == ["--only-binary :all:", "a==1.0", "b==1.0 ; python_version >= '3'", own]
     write_files(project, {"uv.lock": lock_of(locked("own", source='source = { directory = "../own" }'), needs='{ name = "own" }')})
     assert submitted(project, python, private_wheel=own)[0] == [own], "which takes the place of the folder"
     write_files(project, {"requirements.txt": f"a==1.0 --hash={a}\nb==1.0\n"})
     assert "'b==1.0' has no hash" in refused(project, requirements="requirements.txt")
     write_files(project, {"requirements.txt": f"a==1.0 --hash={a}\nb==1.0\n-c limits.txt"})
-    assert "line 3: '-c limits.txt' cannot be sent" in refused(project, requirements="requirements.txt")
+    assert "line 3: '-c limits.txt' is not available where the image is built" in refused(project, requirements="requirements.txt")
     write_files(project, {"requirements.txt": "-c https://index.example/limits.txt\nb\n"})
     assert submitted(project, requirements="requirements.txt")[0] == ["-c https://index.example/limits.txt", "b"]
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    ("torch==2.0\n", "is no TOML, so no lock file"),
-    ("[[package]\n", "is no TOML, so no lock file"),
-    ("[metadata]\n", "is no lock file that himl reads. himl reads pylock.toml and uv.lock"),
-    (lock_of().replace("version = 1", "version = 2"), "has version 2, and himl reads 1. Export it: uv export"),
-    (lock_of(more='requires-python = ">=3.12"'), "is for Python >=3.12, and the job would have 3.11. Write the version into the project's .python-version"),
-    (lock_of(more='requires-python = "three"'), "which is no range of versions"),
+    ("torch==2.0\n", "is not a lock file in TOML"),
+    ("[[package]\n", "is not a lock file in TOML"),
+    ("[metadata]\n", "is not a supported lock file. himl reads pylock.toml and uv.lock"),
+    (lock_of().replace("version = 1", "version = 2"), "has version 2, but himl reads version 1. Export it: uv export"),
+    (lock_of(more='requires-python = ">=3.12"'), "is for Python >=3.12, but the job has 3.11. Write 3.12 into the project's .python-version"),
+    (lock_of(more='requires-python = "three"'), "'requires-python' must be a range of versions"),
     (lock_of(needs='{ name = "a" }'), "is damaged: 'a'"),
     (lock_of(locked("a"), needs='{ name = "a", version = "2" }'), "is damaged: there is no a"),
     (lock_of(locked("a"), needs='{ name = "a", marker = "so it is" }'), "is damaged"),
     (lock_of(locked("a", file="a-1.0-cp311-cp311-win_amd64.whl"), needs='{ name = "a" }'), "a 1.0 has no file for Python 3.11 on Linux (x86_64)"),
-    (lock_of(locked("a", source='source = { directory = "../a" }'), needs='{ name = "a" }'), "a is a folder outside of the snapshot"),
+    (lock_of(locked("a", source='source = { directory = "../a" }'), needs='{ name = "a" }'), "a is a folder outside the snapshot"),
     (lock_of(locked("a", source='source = { path = "uv.lock" }'), needs='{ name = "a" }'), "a is a file, "),
-    (lock_of(locked("a", source='source = { registry = "wheels" }'), needs='{ name = "a" }'), "the index 'wheels' is a folder here"),
+    (lock_of(locked("a", source='source = { registry = "wheels" }'), needs='{ name = "a" }'), "the index 'wheels' is a local folder"),
     (lock_of(locked("a", source='source = { git = "file:///g#abc" }'), needs='{ name = "a" }'), "is a path on this machine"),
     (lock_of(locked("a"), locked("a", source='source = { registry = "https://index.example" }'), needs=f'{{ name = "a", {PYPI} }}, '
-             '{ name = "a", source = { registry = "https://index.example" } }'), "has a 1.0 and 1.0 for one job. Name the extra that decides"),
+             '{ name = "a", source = { registry = "https://index.example" } }'), "has a 1.0 and 1.0 for one job. Choose between them with an extra"),
 ])  # fmt: skip
 def test_locks_that_cannot_be_used_are_refused_in_one_line(project: Path, content: str, words: str) -> None:
     write_files(project, {"uv.lock": content})
@@ -265,5 +265,5 @@ def test_locks_that_cannot_be_used_are_refused_in_one_line(project: Path, conten
 
 def test_names_of_locks_and_their_parts_have_to_be_there(project: Path) -> None:
     write_files(project, {"uv.lock": UV})
-    assert "has no extra or dependency group 'gpu'. It has: dev, new, old." in refused(project, lock="uv.lock[gpu]")
+    assert "has no extra or dependency group 'gpu'. Use one of: dev, new, old." in refused(project, lock="uv.lock[gpu]")
     assert "--lock: there is no file" in refused(project, lock="nowhere.lock")

@@ -101,7 +101,7 @@ def test_steps_are_ordered_by_their_data_or_their_place(folder: Path) -> None:
     clean, model = {"input_data": StepOutput("step1", "clean_data")}, {"input_data": StepOutput("step2", "model")}
     assert {step.key: dict(step.takes) for step in found.spec.steps} == {"step1": {}, "step2": clean, "step3": model, "step4": {}}
     assert [list(step.job.arguments)[:2] for step in found.spec.steps[2:]] == [["--input_data", "${{inputs.input_data}}"], []]
-    assert "step3 names no input, so it reads what step2, the step before it, makes (--input_data)." in found.remarks
+    assert "step3 names no input, so it reads the output of step2, the step before it (--input_data)." in found.remarks
 
 
 def test_step_files_are_those_beside_json_or_in_cwd_but_secrets(folder: Path) -> None:
@@ -112,18 +112,18 @@ def test_step_files_are_those_beside_json_or_in_cwd_but_secrets(folder: Path) ->
     (step,) = prepared(folder, {"step1": PREPARE}).spec.steps
     assert sorted(step.job.snapshot.files) == [".amlignore", "prep.py"]
     write_files(folder, {"prep/.amlignore": "prep.py\n"})
-    assert "step1: 'script' 'prep.py' is left out of the snapshot" in str(refused(folder, {"step1": PREPARE}))
+    assert "step1: 'script' 'prep.py' is excluded from the snapshot" in str(refused(folder, {"step1": PREPARE}))
 
 
 def test_ignored_fields_are_told_and_options_reach_every_step(folder: Path) -> None:
     steps = {"step1": {**PREPARE, "node_count": 2}, "step2": {**TRAIN, "node_count": 3, "input_datareference_path": "x"}, "step3": {**PREPARE, "output": None}}
     found = prepared(folder, steps, record_in="azure", num_nodes=4, typed=frozenset())
     remarks = "\n".join(found.remarks)
-    assert "step1: passed over, since it has no meaning for this step: node_count." in remarks
-    assert "step2: passed over, since it has no meaning for this step: input_datareference_path." in remarks
-    assert "step2: one node here in place of 3." in remarks
+    assert "step1: ignored, because it does not apply to this step: node_count." in remarks
+    assert "step2: ignored, because it does not apply to this step: input_datareference_path." in remarks
+    assert "step2: 1 node instead of 3 on this machine." in remarks
     assert "step3 names no input" not in remarks  # step2, before it, makes nothing
-    assert "Passed over: record_in = azure. A pipeline file that runs here is recorded here alone." in found.remarks
+    assert "Ignored: record_in = azure. himl records local runs of a pipeline file in the local workspace only." in found.remarks
     assert found.spec.steps[0].job.nodes == 1
     options: dict[str, Any] = {"env_vars": {"A": "1"}, "tags": {"team": "blue"}, "max_run_duration": "2h"}
     steps = {"step1": PREPARE, "step2": {**TRAIN, "requirements": "train/requirements.txt"}}
@@ -138,9 +138,9 @@ def test_ignored_fields_are_told_and_options_reach_every_step(folder: Path) -> N
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"inputs": ["a"]}, "--input does not count for a pipeline file"),
-    ({"arguments": ("--x",)}, "a pipeline file holds its own"),
-    ({"module": "lab"}, "A file and -m MODULE were both given"),
+    ({"inputs": ["a"]}, "--input does not apply to a pipeline file"),
+    ({"arguments": ("--x",)}, "Arguments after '--' do not apply to a pipeline file"),
+    ({"module": "lab"}, "A file and -m MODULE cannot be combined"),
     ({"target": "pipelin.json"}, "There is no file 'pipelin.json'"),
 ])  # fmt: skip
 def test_options_that_no_pipeline_takes_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
@@ -151,7 +151,7 @@ def test_dotenv_names_cluster_and_data_unless_options_do(folder: Path) -> None:
     (folder / ".env").write_text(ENV)
     found = prepared(folder, {"step1": DEEPSEISMIC}, creates_cluster=True)
     assert found.spec.cluster == "gpu"
-    assert found.remarks[0] == f"Goes to cluster 'gpu', by AML_COMPUTE_CLUSTER_NAME in '{folder / '.env'}'; --cluster local runs it here."
+    assert found.remarks[0] == f"Cluster: 'gpu', from AML_COMPUTE_CLUSTER_NAME in '{folder / '.env'}'. To use this machine, add --cluster local."
     assert found.cluster == ClusterSpec("gpu", "Standard_NC6", 0, 4)
     assert found.container is not None
     assert (found.container.account, found.container.container, found.container.key) == ("labstore", "seismic", "hunter2==")
@@ -160,7 +160,7 @@ def test_dotenv_names_cluster_and_data_unless_options_do(folder: Path) -> None:
     variables = {"AML_COMPUTE_CLUSTER_NAME": "other", "AML_COMPUTE_CLUSTER_SKU": "Standard_NC24"}
     by_variable = prepared(folder, {"step1": DEEPSEISMIC}, variables, creates_cluster=True)
     assert by_variable.cluster == ClusterSpec("other", "Standard_NC24", 0, 4)
-    assert "by the variable AML_COMPUTE_CLUSTER_NAME" in by_variable.remarks[0]
+    assert "from the variable AML_COMPUTE_CLUSTER_NAME" in by_variable.remarks[0]
     assert prepared(folder, {"step1": DEEPSEISMIC}, variables, cluster="third").spec.cluster == "third"
     local = prepared(folder, {"step1": DEEPSEISMIC}, variables, cluster="local")
     assert (local.spec.cluster, local.container, local.cluster) == ("", None, None)
@@ -173,11 +173,11 @@ def test_dotenv_names_cluster_and_data_unless_options_do(folder: Path) -> None:
 
 @pytest.mark.parametrize(("lines", "message"), [
     ("AML_COMPUTE_CLUSTER_MAX_NODES=many", "AML_COMPUTE_CLUSTER_MAX_NODES cannot be 'many'"),
-    (f"AML_COMPUTE_CLUSTER_MAX_NODES={'9' * 5000}", "AML_COMPUTE_CLUSTER_MAX_NODES: a cluster has 65,000 nodes at most."),
-    ("AML_COMPUTE_CLUSTER_MIN_NODES=9", "AML_COMPUTE_CLUSTER_MIN_NODES is 9, and AML_COMPUTE_CLUSTER_MAX_NODES is 4"),
-    ("BLOB_CONTAINER_NAME=", "BLOB_ACCOUNT_NAME is set, and BLOB_CONTAINER_NAME is not"),
+    (f"AML_COMPUTE_CLUSTER_MAX_NODES={'9' * 5000}", "AML_COMPUTE_CLUSTER_MAX_NODES: a cluster has at most 65,000 nodes."),
+    ("AML_COMPUTE_CLUSTER_MIN_NODES=9", "AML_COMPUTE_CLUSTER_MIN_NODES is 9, but AML_COMPUTE_CLUSTER_MAX_NODES is 4"),
+    ("BLOB_CONTAINER_NAME=", "BLOB_ACCOUNT_NAME is set, but BLOB_CONTAINER_NAME is not"),
     ("hunter3", "line 7: no NAME=value"),
-    ("", "AML_COMPUTE_CLUSTER_MAX_NODES is 4, and step2 has a node_count of 5"),
+    ("", "AML_COMPUTE_CLUSTER_MAX_NODES is 4, but step2 has a node_count of 5"),
 ], ids=lambda value: value[:40])  # fmt: skip
 def test_unusable_dotenv_is_refused(folder: Path, lines: str, message: str) -> None:
     (folder / ".env").write_text(f"{ENV}#\n{lines}\n")
@@ -191,7 +191,7 @@ def test_environment_of_steps(folder: Path) -> None:
     assert environment is not None
     packages = environment.conda.partition("dependencies:")[2].split()
     assert sorted(word.partition("=")[0] for word in packages if word != "-") == ["pip", "python"]
-    assert any(text.startswith("step1: Nothing says which packages it needs, so its environment is python=") for text in found.remarks)
+    assert any(text.startswith("step1: No file lists its packages, so its environment has only python=") for text in found.remarks)
     (folder / "requirements.txt").write_text("numpy\n")
     found = prepared(folder, {"step1": PREPARE, "step2": {**PREPARE, "output": "more"}}, cluster="gpu", requirements="requirements.txt")
     assert [text.partition(":")[0] for text in found.remarks if "requirements.txt" in text] == ["step1, step2"]
@@ -199,9 +199,9 @@ def test_environment_of_steps(folder: Path) -> None:
 
 @pytest.mark.parametrize(("content", "message"), [
     ('{"step1": {,}', "'p.json', line 1, column 12: "),
-    ("{}", "'p.json' holds no steps."),
-    ({"train": PREPARE}, "'train' is no name of a step"),
-    ({"step1": "x"}, "'p.json', step1: holds no fields, but a text."),
+    ("{}", "'p.json' contains no steps."),
+    ({"train": PREPARE}, "'train' is not a valid key of a step"),
+    ({"step1": "x"}, "'p.json', step1: must be an object, not a text."),
     (f'{{"step1": {{"node_count": {"1" * 5000}}}}}', "'p.json': it holds a number that is too long."),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_file_that_is_no_pipeline_is_refused(folder: Path, content: object, message: str) -> None:
@@ -211,21 +211,21 @@ def test_file_that_is_no_pipeline_is_refused(folder: Path, content: object, mess
 @pytest.mark.parametrize(("fields", "message", "hint"), [
     ({"type": "MPIStep"}, "'type' cannot be 'MPIStep'.", "'MpiStep'"),
     ({"script": None}, "'script' is missing.", "source_directory"),
-    ({"scripts": "a.py"}, "'scripts' is no field of a step.", "'script'"),
+    ({"scripts": "a.py"}, "'scripts' is not a field of a step.", "'script'"),
     ({"name": 3}, "'name' must be text, not a number.", ""),
     ({"script": "lib/nett.py"}, "'script' 'lib/nett.py' is not in ", "'lib/net.py'"),
-    ({"script": "../train.py"}, "'script' '../train.py' lies outside source_directory 'train'.", ""),
-    ({"script": "notes.txt"}, "'script' 'notes.txt' is no .py script.", ""),
+    ({"script": "../train.py"}, "'script' '../train.py' is outside source_directory 'train'.", ""),
+    ({"script": "notes.txt"}, "'script' 'notes.txt' is not a .py script.", ""),
     ({"source_directory": "trian"}, "'source_directory' 'trian' does not exist.", "'train'"),
-    ({"source_directory": "p.json"}, "'source_directory' 'p.json' is no folder.", ""),
-    ({"requirements": "train/requirement.txt"}, "'requirements' 'train/requirement.txt' is no file.", "'train/requirements.txt'"),
-    ({"node_count": 65_001}, "'node_count' can be 65,000 at most, not 65,001.", ""),
-    ({"processes_per_node": 10**400}, "'processes_per_node' can be 1,024 at most.", ""),
-    ({"processes_per_node": True}, "'processes_per_node' must be a whole number", ""),
-    ({"arguments": "--a 'b"}, "'arguments' has a quote that does not end.", ""),
+    ({"source_directory": "p.json"}, "'source_directory' 'p.json' is not a folder.", ""),
+    ({"requirements": "train/requirement.txt"}, "'requirements' 'train/requirement.txt' is not a file.", "'train/requirements.txt'"),
+    ({"node_count": 65_001}, "'node_count' must be at most 65,000, not 65,001.", ""),
+    ({"processes_per_node": 10**400}, "'processes_per_node' must be at most 1,024.", ""),
+    ({"processes_per_node": True}, "'processes_per_node' must be a positive integer", ""),
+    ({"arguments": "--a 'b"}, "'arguments' has an unclosed quote.", ""),
     ({"name": "a\0b"}, "'name' has the character NUL", ""),
     ({"arguments": {"a": 1}}, "'arguments' must be a list or a text, not an object.", ""),
-    ({"arguments": ["a", ["b"]]}, "'arguments' holds a list.", ""),
+    ({"arguments": ["a", ["b"]]}, "'arguments' contains a list.", ""),
     ({"arguments": ["${{inputs.a}}"]}, "'arguments' '${{inputs.a}}' names no input", ""),
     ({"output": "a", "input_dataset_name": "a"}, "'input_dataset_name' names 'a', the step's own output.", ""),
     ({"input_dataset_name": "../../x"}, "'input_dataset_name' '../../x' leaves the datastore.", ""),
@@ -244,9 +244,9 @@ def test_steps_that_contradict_each_other_are_refused(folder: Path) -> None:
     cycle = {f"step{n}": step(output=f"o{n}", input_datareference_name=f"o{n % 3 + 1}") for n in (1, 2, 3)}
     both = {"step1": step(output="a"), "step2": step(output="b"), "step3": step(input_datareference_name="a", input_dataset_name="b")}
     for steps, message in (
-        (cycle, "step1: 'input_datareference_name' closes a cycle: step1 <- step2 <- step3 <- step1."),
-        ({"step1": step(output="a"), "step2": step(output="a")}, "step2: 'output' 'a' is made by step1 already."),
-        ({"step1": step(output="a-b"), "step2": step(output="a b")}, "step2: 'output' 'a b' and 'a-b' are the same name to variables."),
+        (cycle, "step1: 'input_datareference_name' creates a cycle: step1 <- step2 <- step3 <- step1."),
+        ({"step1": step(output="a"), "step2": step(output="a")}, "step2: 'output' 'a' is already an output of step1."),
+        ({"step1": step(output="a-b"), "step2": step(output="a b")}, "step2: 'output' 'a b' and 'a-b' have the same variable name."),
         (both, "step3: 'input_dataset_name' 'b' and 'input_datareference_name' 'a' are two outputs."),
     ):
         assert message in str(refused(folder, steps))
@@ -262,7 +262,7 @@ def test_values_and_duplicate_keys_among_thousands(folder: Path) -> None:
     assert (second.arguments, second.name) == (["--name", "a b", "-v"], "step2")
     path = folder / "p.json"
     path.write_text("{" + "".join(f'"step{number}": 1, ' for number in range(50_000)) + '"step7": 2}')
-    with within(SECONDS), pytest.raises(BadUsage, match="the key 'step7' stands there twice"):
+    with within(SECONDS), pytest.raises(BadUsage, match="the key 'step7' occurs twice"):
         read_pipeline(path, "p.json")
 
 
@@ -299,19 +299,19 @@ def test_spec_means_search_range(spec: str, draw: Draw, values: tuple[str | floa
     ("x=randint()", "randint takes 1 argument: n."),
     ("x=choice()", "the list is empty"),
     ("x=1,2,", "a value is empty"),
-    ("x=1,2,1", "the value 1 is given twice"),
+    ("x=1,2,1", "the value 1 occurs twice"),
     ("x=unifrom(0,1)", "no distribution 'unifrom'. | Did you mean 'uniform'?"),
-    ("x=uniform(0,1),3", "neither a list nor one distribution"),
-    ("x=uniform(1,1)", "low is to be less than high"),
-    ("x=uniform(a,1)", "low is to be a number, not 'a'"),
+    ("x=uniform(0,1),3", "neither a list nor a distribution"),
+    ("x=uniform(1,1)", "low must be less than high"),
+    ("x=uniform(a,1)", "low must be a number, not 'a'"),
     ("x=uniform(0,hgih=1)", "unknown 'hgih'. | Did you mean 'high'?"),
-    ("x=normal(0,0)", "sigma is to be greater than 0"),
-    ("x=randint(0)", "n is to be a whole number of at least 1"),
-    ("x=quniform(0,1,0)", "q, the step, is to be greater than 0"),
-    (f"x=randint({'9' * 400})", "is to be a number, not '"),
+    ("x=normal(0,0)", "sigma must be greater than 0"),
+    ("x=randint(0)", "n must be a positive integer"),
+    ("x=quniform(0,1,0)", "q, the step, must be greater than 0"),
+    (f"x=randint({'9' * 400})", "must be a number, not '"),
     ("x", "no name"),
-    ("a b=1,2", "'a b' cannot be a hyperparameter"),
-    ("lr=[0.1,0.2]", "a list is written without brackets. | Write --sweep lr=0.1,0.2"),
+    ("a b=1,2", "'a b' is not a valid name of a hyperparameter"),
+    ("lr=[0.1,0.2]", "a list must not have brackets. | Write --sweep lr=0.1,0.2"),
     ("password=abc,def", "looks like a secret"),
 ], ids=lambda value: value[:30])  # fmt: skip
 def test_invalid_spec_is_refused(spec: str, message: str) -> None:
@@ -320,7 +320,7 @@ def test_invalid_spec_is_refused(spec: str, message: str) -> None:
 
 def test_hyperparameters_folds_and_seeds_are_counted_quickly() -> None:
     assert list(sweep("--lr=1,2", "model.depth=3").space) == ["lr", "model.depth"]
-    assert "'lr' is given twice" in refusal("lr=1,2", "--lr=3")
+    assert "'lr' occurs twice" in refusal("lr=1,2", "--lr=3")
     assert sweep("token_count=1,2").max_trials == 2
     assert sweep(crossval=2, crossval_arg="key").max_trials == 2
     grid = sweep("lr=0.1,0.01", "depth=1,2,3", max_concurrent=50)
@@ -337,32 +337,32 @@ def test_hyperparameters_folds_and_seeds_are_counted_quickly() -> None:
     assert list(sweep(crossval=2, crossval_arg="--fold").space) == ["fold"]
     seeds = sweep(different_seeds=3, seed_arg="seed")
     assert (seeds.space, seeds.kind) == ({"seed": SearchRange(Draw.choice, (0, 1, 2))}, "seeds")
-    assert "--crossval 1: at least 2 are needed." in refusal(crossval=1)
-    assert "--different_seeds 0: at least 1 is needed." in refusal(different_seeds=0)
-    assert "--crossval_arg 'a b' cannot be an argument's name." in refusal(crossval=3, crossval_arg="a b")
+    assert "--crossval must be at least 2, not 1." in refusal(crossval=1)
+    assert "--different_seeds must be at least 1, not 0." in refusal(different_seeds=0)
+    assert "--crossval_arg 'a b' is not a valid name of an argument." in refusal(crossval=3, crossval_arg="a b")
     for option in ("crossval", "different_seeds"):
         for on_cluster, most in ((False, 100_000), (True, 1000)):
             message = refusal(on_cluster=on_cluster, **{option: 10**18})
-            assert message.startswith("These are 1,000,000,000,000,000,000 trials; ")
-            assert message.endswith(f"| Give --{option} {most} at most.")
+            assert message.startswith("The sweep has 1,000,000,000,000,000,000 trials. ")
+            assert message.endswith(f"| Use --{option} {most} at most.")
     assert sweep(different_seeds=100_000).max_trials == 100_000
     texts = [str(number) for number in range(50_000)]
-    assert "the value 7 is given twice" in refusal(f"x={','.join([*texts, '7'])}")
+    assert "the value 7 occurs twice" in refusal(f"x={','.join([*texts, '7'])}")
 
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"sampling": "bayes"}, "no sampling 'bayes'. | Did you mean 'bayesian'?"),
     ({"sampling": "random(7)"}, "Write --sampling 'random(seed=7)'"),
     ({"sampling": "random(sede=7)"}, "Did you mean 'seed'?"),
-    ({"sampling": "random(seed=x)"}, "seed is to be a whole number"),
-    ({"sampling": "grid"}, "'lr' is drawn from uniform, which has no grid"),
-    ({"sampling": "random"}, "A random search needs the number of its trials. | Add --max_trials N"),
-    ({"max_trials": 0}, "--max_trials 0: at least 1 is needed."),
-    ({"max_trials": 10**7}, "100,000 are the most"),
+    ({"sampling": "random(seed=x)"}, "seed must be an integer"),
+    ({"sampling": "grid"}, "needs lists of values, but 'lr' is drawn from uniform"),
+    ({"sampling": "random"}, "--sampling random needs a number of trials. | Add --max_trials N"),
+    ({"max_trials": 0}, "--max_trials must be at least 1, not 0."),
+    ({"max_trials": 10**7}, "The limit on this machine is 100,000"),
     ({"max_trials": 5, "goal": "minimise"}, "--goal cannot be 'minimise'"),
     ({"max_trials": 5, "primary_metric": " "}, "--primary_metric is empty"),
-    ({"max_trials": 5, "sampling": "bayesian", "early_stop": "median"}, "exclude each other"),
-    ({"max_trials": 200, "max_concurrent": 101, "on_cluster": True}, "--max_concurrent 101: Azure ML takes 100 at most."),
+    ({"max_trials": 5, "sampling": "bayesian", "early_stop": "median"}, "cannot be combined"),
+    ({"max_trials": 200, "max_concurrent": 101, "on_cluster": True}, "--max_concurrent 101: the limit on Azure ML is 100."),
 ])  # fmt: skip
 def test_invalid_search_options_are_refused(options: dict[str, Any], message: str) -> None:
     assert message in refusal("lr=uniform(0,1)", **options)
@@ -374,25 +374,25 @@ def test_limits_of_azure_and_specs_built_in_code() -> None:
     assert sweep("lr=uniform(0,1)", max_trials=100, max_concurrent=500, on_cluster=True).max_concurrent == 100
     assert sweep("lr=uniform(0,1)", max_trials=200, on_cluster=True).max_concurrent is None
     many = ",".join(map(str, range(50)))
-    assert "These are 2,500 trials" in refusal(f"a={many}", f"b={many}", on_cluster=True)
+    assert "The sweep has 2,500 trials" in refusal(f"a={many}", f"b={many}", on_cluster=True)
     wrong = {
-        "low is to be less than high": SweepSpec({"x": SearchRange(Draw.uniform, (1, 0))}, "random", 3),
+        "low must be less than high": SweepSpec({"x": SearchRange(Draw.uniform, (1, 0))}, "random", 3),
         "not both": SweepSpec({"x": SearchRange(Draw.choice, (1,))}, early_stop=EarlyStop("bandit", slack_factor=1, slack_amount=1)),
         "search space is empty": SweepSpec({}),
-        "not both in one": SweepSpec({"x": SearchRange(Draw.choice, (True, 1))}, "bayesian", 2),
+        "must not mix numbers and words": SweepSpec({"x": SearchRange(Draw.choice, (True, 1))}, "bayesian", 2),
     }
     for message, spec in wrong.items():
         with pytest.raises(BadUsage, match=message):
-            check_sweep(spec, on_cluster="both in one" in message)
+            check_sweep(spec, on_cluster="must not mix" in message)
     check_sweep(SweepSpec({"x": SearchRange(Draw.choice, (True, False))}, "bayesian", 2), on_cluster=True)
 
 
 @pytest.mark.parametrize(("spec", "sampling", "message"), [
     ("lr=loguniform(-9,-2)", "bayesian", "on Azure ML cannot draw 'lr' from loguniform"),
-    ("lr=quniform(0,1,0.1)", "random", "a whole number for q of quniform, not 0.1. | List the values"),
-    ("lr=quniform(0.5,10,1)", "bayesian", "whole numbers only for quniform. | Use uniform(low,high)."),
-    ("lr=quniform(0,200001,2)", "bayesian", "100,000 steps at most"),
-    ("lr=1,a", "bayesian", "a list of numbers or a list of words"),
+    ("lr=quniform(0,1,0.1)", "random", "q of quniform must be an integer, not 0.1. | List the values"),
+    ("lr=quniform(0.5,10,1)", "bayesian", "quniform needs integers. | Use uniform(low,high)."),
+    ("lr=quniform(0,200001,2)", "bayesian", "at most 100,000 steps"),
+    ("lr=1,a", "bayesian", "a list must not mix numbers and words"),
     ("lr=quniform(0.5,10,2.0)", "random", ""),
     ("lr=1,a", "random", ""),
     ("lr=quniform(0,200000,2)", "bayesian", ""),
@@ -405,15 +405,15 @@ def test_search_spaces_that_azure_takes_or_refuses(spec: str, sampling: str, mes
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("bandit", "bandit takes slack_factor or slack_amount, and neither is given."),
-    ("bandit(slack_factor=0.1,slack_amount=1)", "bandit takes slack_factor or slack_amount, not both."),
-    ("bandit(slack_factor=0)", "the slack is to be greater than 0"),
+    ("bandit", "bandit needs slack_factor or slack_amount, but has neither."),
+    ("bandit(slack_factor=0.1,slack_amount=1)", "bandit needs slack_factor or slack_amount, not both."),
+    ("bandit(slack_factor=0)", "the slack must be greater than 0"),
     ("bandti(slack_factor=0.1)", "Did you mean 'bandit'?"),
-    ("bandit(slack_factor=x)", "slack_factor is to be a number, not 'x'"),
+    ("bandit(slack_factor=x)", "slack_factor must be a number, not 'x'"),
     ("bandit(0.1)", "Write --early_stop 'bandit(slack_factor=0.1)'"),
-    ("median(evaluation_interval=0)", "evaluation_interval is to be at least 1"),
-    ("median(delay_evaluation=-1)", "delay_evaluation cannot be less than 0"),
-    ("truncation(truncation_percentage=100)", "truncation_percentage is to be 1 to 99"),
+    ("median(evaluation_interval=0)", "evaluation_interval must be at least 1"),
+    ("median(delay_evaluation=-1)", "delay_evaluation must not be negative"),
+    ("truncation(truncation_percentage=100)", "truncation_percentage must be from 1 to 99"),
 ])  # fmt: skip
 def test_invalid_early_stop_is_refused(text: str, message: str) -> None:
     assert message in refusal("lr=1,2", early_stop=text)
@@ -426,17 +426,17 @@ def test_sweep_is_told_in_lines() -> None:
     assert text == "x=normal(0,0.5), random(seed=7), 1 trial, maximize acc, median(delay_evaluation=3)"
     assert "… (20 values), grid, 20 trials" in sweep_text(sweep(f"x={','.join(map(str, range(20)))}"))
     (_, repeated) = sweep_remarks(sweep("x=1,2", sampling="random", max_trials=5), ())
-    assert repeated == "warning: there are 2 combinations, so that some of the 5 trials are the same; --sampling grid runs each once."
+    assert repeated == "warning: there are 2 combinations, so some of the 5 trials are identical. To run each once, use --sampling grid."
     assert len(sweep_remarks(sweep("x=1,2", sampling="random", max_trials=2), ())) == 1
-    assert "3 of 4 combinations are left out (--max_trials 1)." in sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=1), ())
+    assert "himl skips 3 of 4 combinations (--max_trials 1)." in sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=1), ())
     assert len(sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=4), ())) == 1
     for arguments, warns in ((("--lr", "0.1"), True), (("--lr=3",), True), (("--lr", "${{search_space.lr}}"), False), (("--lrx", "1"), False)):
-        assert any("--lr stands among the script's arguments" in remark for remark in sweep_remarks(sweep("lr=1,2"), arguments)) is warns
+        assert any("--lr is already among the script's arguments" in remark for remark in sweep_remarks(sweep("lr=1,2"), arguments)) is warns
     assert copies_remarks(sweep("x=1,2"), 300_000_000) == []
     (copies,) = copies_remarks(sweep(different_seeds=300), 300_000_000)
     assert "300 x 300.0 MB, about 90.3 GB of disk" in copies
     (_, shown) = sweep_remarks(sweep("lr=loguniform(-9,-2)", max_trials=3), ())
-    assert shown == "lr: 0.000123 to 0.135, since the arguments of loguniform are exponents of e, as Azure ML has them."
+    assert shown == "lr: 0.000123 to 0.135, because the arguments of loguniform are exponents of e, as in Azure ML."
     (_, warned) = sweep_remarks(sweep("lr=loguniform(0.0001,0.1)", max_trials=3), ())
     assert warned.startswith("warning: lr: 1 to 1.11,")
     assert warned.endswith("For values from 0.0001 to 0.1: --sweep 'lr=loguniform(-9.21,-2.303)'")

@@ -220,7 +220,7 @@ def test_ignored_folders_are_left_out_and_missing_ones_reported(project: Path) -
     present = ("data/raw", "./data", "deep", "skipped/a", "outputs", "__pycache__", ".")
     report = take_snapshot(project, (*present, "dta", "raw/x", "train.py", str(project.parent)))
     assert report.missed == ["dta", "raw/x", "train.py", str(project.parent)]
-    remark = f"warning: nothing is left out for --ignored_folders 'dta', 'raw/x', 'train.py', '{project.parent}': what is sent has no folder of such a name."
+    remark = f"warning: --ignored_folders 'dta', 'raw/x', 'train.py', '{project.parent}' excludes nothing: the snapshot has no such folder."
     assert ignored_remarks([report]) == [remark]
     assert ignored_remarks([report, take_snapshot(project / "data", ["dta"])]) == [remark.replace(f", 'raw/x', 'train.py', '{project.parent}'", "")]
     assert ignored_remarks([report, take_snapshot(project, present)]) == ignored_remarks([]) == []
@@ -305,15 +305,15 @@ def test_values_not_taken_are_named_with_a_reason(project: Path) -> None:
     values |= {"mystery": 1, "use_dataset_mount": True, "datasets_container": "d"}
     got = taken(project, {"settings.yml": innereye(**values) + "  day: 2020-01-01\n  null_: null\n"})
     assert {each.name: each.why for each in got.left_out if each.name in ("cluster", "tag")} == {
-        "cluster": "it is no single value",
-        "tag": "it belongs to one run: --tag KEY=VALUE",
+        "cluster": "it is not a single value",
+        "tag": "set it for each run: --tag KEY=VALUE",
     }
     assert {each.name: each.why.split(":")[0] for each in got.left_out if each.name not in ("cluster", "tag")} == {
         **dict.fromkeys(("extra", "day", "mystery"), "himl has no such setting"),
-        "build_branch": "it belongs to one run",
-        "model": "arguments of a script stand after '--'",
-        "use_dataset_mount": "say it for each input",
-        "datasets_container": "register the storage account as a datastore in Azure ML, which then gives access to it; name that with --default_datastore",
+        "build_branch": "set it for each run",
+        "model": "write arguments of a script after '--'",
+        "use_dataset_mount": "set it for each input",
+        "datasets_container": "register the storage account as a datastore in Azure ML, which provides access to it, and name that with --default_datastore",
     }
     assert got.public == {}
 
@@ -322,11 +322,11 @@ def test_values_not_taken_are_named_with_a_reason(project: Path) -> None:
     ("settings.yml", "variables: [a]\n", "no 'variables:'"),
     ("settings.yml", "variables:\n  a: 'x\n", "line"),
     ("settings.yml", innereye(node_count="many"), "'node_count'"),
-    ("settings.yml", innereye(node_count=70000), "65,000 at most"),
-    ("settings.yml", innereye(max_run_duration="soon"), "'max_run_duration' of InnerEye's settings 'soon' is no duration"),
-    ("settings.yml", innereye(docker_shm_size="much"), "'docker_shm_size' of InnerEye's settings 'much' is no size"),
+    ("settings.yml", innereye(node_count=70000), "must be at most 65,000"),
+    ("settings.yml", innereye(max_run_duration="soon"), "'max_run_duration' of InnerEye's settings 'soon' is not a duration"),
+    ("settings.yml", innereye(docker_shm_size="much"), "'docker_shm_size' of InnerEye's settings 'much' is not a size"),
     ("settings.yml", innereye(wait_for_completion="maybe"), "'wait_for_completion'"),
-    ("prod.env.sample", "SUBSCRIPTION_ID=s\n", "does not know this kind of file"),
+    ("prod.env.sample", "SUBSCRIPTION_ID=s\n", "is not a supported kind of file"),
 ])  # fmt: skip
 def test_unusable_settings_file_is_refused(project: Path, name: str, content: str, complaint: str) -> None:
     """Samples are sent with jobs, so they must not hold settings."""

@@ -43,18 +43,18 @@ def cluster(project: Path) -> SubmitRequest:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"target": None}, "Nothing to run"),
-    ({"module": "a.b"}, "both given"),
+    ({"module": "a.b"}, "cannot be combined"),
     ({"target": "src/trian.py"}, "no script 'src/trian.py'"),
     ({"target": "notes.txt"}, "neither a .py nor a .sh"),
-    ({"target": None, "module": "train.py!"}, "no module name"),
+    ({"target": None, "module": "train.py!"}, "is not a module name"),
     ({"num_nodes": 2}, "one node"),
     ({"processes_per_node": 0}, "at least 1"),
     ({"distribution": "horovod"}, "horovod"),
     ({"python": "no-such-python"}, "no-such-python"),
-    ({"max_run_duration": "fast"}, "'fast' is no duration"),
-    ({"snapshot_root": "nowhere"}, "'nowhere' is no folder"),
+    ({"max_run_duration": "fast"}, "'fast' is not a duration"),
+    ({"snapshot_root": "nowhere"}, "'nowhere' is not a folder"),
     ({"snapshot_root": "lib"}, "outside the snapshot root"),
-    ({"ignored_folders": ["src"]}, "left out of the snapshot"),
+    ({"ignored_folders": ["src"]}, "excluded from the snapshot"),
     ({"experiment": " "}, "experiment's name is empty"),
     ({"experiment_from_branch": True}, "no git branch"),
 ])  # fmt: skip
@@ -92,11 +92,11 @@ def test_git_facts_become_tags_without_secrets(local: SubmitRequest, project: Pa
 def test_durations_sizes_inputs_and_outputs() -> None:
     assert [parse_duration(text) for text in ("30s", "30m", "2h", "1.5d")] == [30, 1800, 7200, 129600]
     for text in ("", "0s", "5", "h", "-1h", "1 h", "1w", "1h30m"):
-        with pytest.raises(BadUsage, match="no duration"):
+        with pytest.raises(BadUsage, match="is not a duration"):
             parse_duration(text)
     assert [check_size("--shm_size", text) for text in ("100g", "512M", " 64k ", "1b")] == ["100g", "512m", "64k", "1b"]
     for text in ("100", "0g", "1.5g"):
-        with pytest.raises(BadUsage, match=f"'{text}' is no size"):
+        with pytest.raises(BadUsage, match=f"'{text}' is not a size"):
             check_size("--shm_size", text)
     assert parse_data("input", ["mnist", "train=folder/sub:3,datastore=d,mode=mount,target=/data", "local_one=x,local=../data"]) == [
         DataSpec("INPUT_0", "mnist"),
@@ -107,11 +107,11 @@ def test_durations_sizes_inputs_and_outputs() -> None:
         DataSpec("OUTPUT_0", "preds"),
         DataSpec("model", "m", mode="upload", overwrite=False),
     ]
-    wrong = {"1a=x": "cannot be a key", "a=x,mod=mount": "unknown 'mod'", "a=x,mode=copy": "mode cannot be 'copy'", "a=x,local=": "has no value"}
-    for text, message in {**wrong, "a=": "no name", "a=x,target=./": "target=."}.items():
+    wrong = {"1a=x": "is not a valid key", "a=x,mod=mount": "unknown 'mod'", "a=x,mode=copy": "mode cannot be 'copy'", "a=x,local=": "has no value"}
+    for text, message in {**wrong, "a=": "the name is missing", "a=x,target=./": "target=."}.items():
         with pytest.raises(BadUsage, match=message):
             parse_data("input", [text])
-    for texts, message in ((["a=x:latest"], "an output has no version"), (["a=x", "a=y"], "key 'a'")):
+    for texts, message in ((["a=x:latest"], "an output cannot have a version"), (["a=x", "a=y"], "key 'a'")):
         with pytest.raises(BadUsage, match=message):
             parse_data("output", texts)
 
@@ -150,14 +150,14 @@ def test_distribution_and_processes(cluster: SubmitRequest, options: dict[str, A
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"in_place": True}, "--in_place: that is for jobs that run here"),
+    ({"in_place": True}, "--in_place applies to local jobs only"),
     ({"cluster": " "}, "--cluster got an empty value"),
     ({"identity": "me"}, "--identity cannot be 'me'"),
     ({"record_in": "azur"}, "--record_in cannot be 'azur'"),
-    ({"display_name": "x" * 257}, "--display_name has 257 characters; Azure ML takes 256"),
-    ({"tags": {"k" * 101: "v"}}, "has 101 characters; Azure ML takes 100"),
-    ({"tags": {f"k{n}": "v" for n in range(60)}}, "Azure ML takes 50"),
-    ({"inputs": ["x=,local=data"]}, "a cluster cannot see"),
+    ({"display_name": "x" * 257}, "--display_name has 257 characters. Azure ML allows 256"),
+    ({"tags": {"k" * 101: "v"}}, "has 101 characters. Azure ML allows 100"),
+    ({"tags": {f"k{n}": "v" for n in range(60)}}, "Azure ML allows 50"),
+    ({"inputs": ["x=,local=data"]}, "a cluster cannot read"),
     ({"arguments": ("--in", "${{inputs.train}}")}, "names no input; there are: none"),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_impossible_cluster_job_is_refused(cluster: SubmitRequest, change: dict[str, Any], message: str) -> None:
@@ -171,7 +171,7 @@ def test_settings_count_at_their_place_and_long_tags_are_cut(cluster: SubmitRequ
     assert (there.spec.in_place, there.spec.python, there.remarks) == (False, "", [])
     here = prepare_job(replace(cluster, cluster="local", num_nodes=4, shm_size="1g", conda_env=("gone.yml",), typed=frozenset({"shm_size"})))
     assert (here.spec.cluster, here.spec.nodes, here.spec.environment) == ("", 1, None)
-    assert here.remarks == ["Passed over, since the job runs here and not on a cluster: --shm_size, num_nodes = 4."]
+    assert here.remarks == ["Ignored, because the job runs on this machine: --shm_size, num_nodes = 4."]
     both = replace(cluster, conda_env=("environment.yml",))
     for option, name in (("environment", "lab"), ("conda_env", "")):
         environment = prepare_job(replace(both, typed=frozenset({option}))).spec.environment
@@ -180,7 +180,7 @@ def test_settings_count_at_their_place_and_long_tags_are_cut(cluster: SubmitRequ
     (cluster.cwd / "uv.lock").write_text("version = 1\npackage = []\n")
     locked = prepare_job(replace(cluster, conda_env=("gone.yml",), requirements="gone.txt", lock="uv.lock", typed=frozenset({"lock"})))
     assert "and 0 packages of 'uv.lock'." in locked.remarks[0]
-    with pytest.raises(BadUsage, match="were both given"):
+    with pytest.raises(BadUsage, match="cannot be combined"):
         prepare_job(replace(both, typed=frozenset()))
     tags = prepare_job(replace(cluster, arguments=("x" * 2000,), build={"build_source_message": "m" * 3000})).spec.tags
     assert (len(tags["command_line"]), len(tags["build_source_message"])) == (1000, 1000)
@@ -243,8 +243,8 @@ def test_cache_follows_the_dataset(stage: Stage, azure_environment: StagedWorksp
     assert sum(event.files for event in events if isinstance(event, Planned)) == len(FILES)
     assert len([event for event in events if isinstance(event, Finished)]) == len(FILES)
     assert notices(events) == [
-        "Input 'k': nothing is mounted here; the dataset is downloaded instead.",
-        f"Input 'k': dataset 'scans' of {azure_environment.label} comes to '{folder}'.",
+        "Input 'k': himl downloads the dataset, because it cannot mount it on this machine.",
+        f"Input 'k': downloading dataset 'scans' of {azure_environment.label} to '{folder}'.",
     ]
     if sys.platform != "win32":
         assert (folder.parent.parent.name, folder.parent.parent.stat().st_mode & 0o777) == ("datasets", 0o700), "the cache is the user's alone"
@@ -283,7 +283,7 @@ def test_dataset_of_one_file_other_version_or_target_folder(
     folder = bring_dataset(workspace, DataSpec("k", "scans", target="data/scans"), None, ignore)
     assert folder == project / "data" / "scans"
     assert {name: body for name, body in contents(folder).items() if not name.startswith(".himl")} == {**FILES, "mine.txt": b"mine"}
-    with pytest.raises(TransferIncomplete, match=r"'.*data' holds other content under names of dataset 'scans': 'a\.png'") as caught:
+    with pytest.raises(TransferIncomplete, match=r"'.*data' has other versions of files of dataset 'scans': 'a\.png'") as caught:
         bring_dataset(workspace, DataSpec("k", "scans", target=str(project / "data")), None, ignore)
     assert "target=" in caught.value.hint
     assert (project / "data" / "a.png").read_bytes() == b"mine"

@@ -199,7 +199,7 @@ def test_file_that_changes_at_each_read_is_an_error(azure: StagedWorkspace, sour
     events: list[Event] = []
     synced, problem = sync_once([source], events.append)
     assert isinstance(problem, ServiceFailed)
-    assert str(problem) == f"Event files of run '{RUN}' changed each time they were read."
+    assert str(problem) == f"Event files of run '{RUN}' changed during each attempt to read them."
     assert contents(tmp_path / RUN) == {NAME: SHORT}
     assert ([one.files for one in synced], [event for event in events if isinstance(event, Notice)]) == ([1], [])
     azure.stage.faults.clear()

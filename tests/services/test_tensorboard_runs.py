@@ -204,7 +204,7 @@ def test_run_deleted_or_without_event_files_is_reported(runs: RecordedRuns, proj
     watch.until(lambda: bool(watch.events))
     runs.add("late_2", experiment="late", files={f"logs/{NAME}": LONG})
     watch.shows("late_2", LONG)
-    assert watch.events[:2] == [Notice("Run 'late_1' has no event files."), Notice("One more run: late_2.")]
+    assert watch.events[:2] == [Notice("Run 'late_1' has no event files."), Notice("New run: late_2.")]
 
 
 def test_run_names_are_readable_short_and_distinct(runs: RecordedRuns) -> None:
@@ -317,7 +317,7 @@ def test_damaged_bytes_are_reported_once_and_fetched_again(azure: StagedWorkspac
     watch.shows("train_1", LONG)
     watch.until(lambda: len(watch.events) > 1)
     damaged, again = watch.events
-    assert (str(damaged).count("Still trying; TensorBoard shows what is here."), again) == (1, Notice("The service answers again."))
+    assert (str(damaged).count("himl keeps trying. TensorBoard shows the local files."), again) == (1, Notice("The service responds again."))
 
 
 @pytest.mark.parametrize("status", ["Completed", "Running"])
@@ -329,7 +329,7 @@ def test_named_run_without_event_files_ends_with_not_found(azure: StagedWorkspac
             del azure.state.runs["train_1"]
         with pytest.raises(NotFound, match="Run 'train_1' has no event files"):
             watch.until(lambda: False)
-    gone = [event.text for event in watch.events if isinstance(event, Notice) and event.text.endswith("It is not looked at any more.")]
+    gone = [event.text for event in watch.events if isinstance(event, Notice) and event.text.endswith("himl stops updating it.")]
     assert len(gone) == (status == "Running")
 
 

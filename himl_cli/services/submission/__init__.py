@@ -1,1 +1,1 @@
-"""From what the user asked for to a job that a workspace can run."""
+"""Preparation of jobs from the user's options and files."""

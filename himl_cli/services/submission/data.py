@@ -1,4 +1,4 @@
-"""The data of a job: the values of `--input` and `--output`, and the datasets that are brought to this machine."""
+"""The data of a job: the values of `--input` and `--output`, and the download of datasets for local jobs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
 
 
 def parse_data(kind: str, values: Sequence[str | DataSpec]) -> list[DataSpec]:
-    """All values of `--input` or `--output` (*kind*), those that are specifications already as they are; keys default
-    to INPUT_0, INPUT_1, … Raises BadUsage."""
+    """The specifications of all `--input` or `--output` values (*kind*). Keys default to INPUT_0, INPUT_1, … A DataSpec
+    stays as it is. Raises BadUsage."""
     specs: dict[str, DataSpec] = {}
     for number, value in enumerate(values):
         spec = value if isinstance(value, DataSpec) else _parse(kind, value, f"{kind.upper()}_{number}")
         if spec.key in specs:
             raise BadUsage(
-                f"Two --{kind} options have the key '{spec.key}'.", hint=f"Give each its own: --{kind} KEY=NAME"
+                f"Two --{kind} options have the key '{spec.key}'.", hint=f"Use different keys: --{kind} KEY=NAME"
             )
         specs[spec.key] = spec
     return list(specs.values())
@@ -50,13 +50,13 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
     if not equals:
         key, name = default_key, head
     if not KEY.fullmatch(key):
-        hint = "A key becomes part of a variable's name: letters, digits and _, no digit first."
-        raise BadUsage(f"{where}'{key}' cannot be a key.", hint=hint)
+        hint = "Use letters, digits and _, and do not begin with a digit. himl uses the key in a variable's name."
+        raise BadUsage(f"{where}'{key}' is not a valid key.", hint=hint)
     options: dict[str, Any] = {}
     known = OPTIONS[kind]
     for option, has_value, value in (pair.partition("=") for pair in pairs):
         near = get_close_matches(option, known, n=1)
-        others = f"Did you mean {near[0]}=…?" if near else f"There are: {', '.join(known)}."
+        others = f"Did you mean {near[0]}=…?" if near else f"Use one of: {', '.join(known)}."
         values = known.get(option, ())
         refuse(
             where,
@@ -65,7 +65,7 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
             (
                 bool(values) and value not in values,
                 f"{option} cannot be '{value}'.",
-                f"It is one of: {', '.join(values)}.",
+                f"Use one of: {', '.join(values)}.",
             ),
         )
         options[option] = value
@@ -80,20 +80,20 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
         where,
         (
             options.get("target", "").rstrip("/\\") == ".",
-            "target=. is refused: the data would cover the script's own folder.",
+            "target=. would hide the script's own folder.",
             "Name another folder.",
         ),
         (
             is_path and "local" not in options,
-            f"'{name}' is a path, and no dataset's name.",
-            f"Here: --{kind} {shlex.quote(f'{shown},local={path}')}. {there}",
+            f"'{name}' is a path, not the name of a dataset.",
+            f"On this machine: --{kind} {shlex.quote(f'{shown},local={path}')}. {there}",
         ),
         (
             kind == "output" and is_counted,
-            "an output has no version, Azure ML counts them.",
+            "an output cannot have a version, because Azure ML assigns it.",
             f"Write {base} without ':{version}'.",
         ),
-        (not name and "local" not in options, "no name.", f"Write --{kind} [KEY=]NAME[,local=PATH]"),
+        (not name and "local" not in options, "the name is missing.", f"Write --{kind} [KEY=]NAME[,local=PATH]"),
     )
     if kind == "output" or not base or not version:
         base, version = name, ""
@@ -102,12 +102,12 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
 
 
 def bring_inputs(spec: JobSpec, local: FolderWorkspace, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
-    """*spec* with a folder of this machine (`local`) for each input that is neither one already nor a folder of a
-    datastore of *local*.
+    """*spec* with a local folder (`local`) for each input that is neither a local folder nor a folder of a datastore of
+    *local*.
 
-    Such inputs are downloaded from the workspace that *azure* gives, which is called only where it is needed; where it
-    gives None they stay as they are. Raises NotFound for what that workspace does not have, and what the download
-    raises.
+    himl downloads these inputs from the workspace that *azure* returns, and calls *azure* only if there are any. If it
+    returns None, they stay as they are. Raises NotFound for a dataset that the workspace does not have, and the errors
+    of the download.
     """
     default = spec.default_datastore
     is_foreign = default is not None and default not in [store.name for store in local.datastores()]
@@ -125,11 +125,11 @@ def bring_inputs(spec: JobSpec, local: FolderWorkspace, azure: Callable[[], obje
 
 
 def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: str | None, notify: Notify) -> Path:
-    """The folder (or file) with the dataset's files: its `target`, else one in himl's cache. What is complete there is
-    not downloaded again.
+    """The folder (or file) of the downloaded dataset: its `target`, else a folder in himl's cache. Files that are
+    complete are not downloaded again.
 
-    On a node with several ranks only rank 0 downloads it. Raises NotFound where the workspace has no such dataset or it
-    is empty, TransferIncomplete where the target holds other files under its names, and what `download` raises.
+    On a node with several ranks, only rank 0 downloads. Raises NotFound if the workspace has no such dataset or it is
+    empty, TransferIncomplete if the target has different files of the same names, and the errors of `download`.
     """
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.plan import DownloadRequest
@@ -139,17 +139,17 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     store = dataset.files
     if item.target:
         folder, under = expand_home(item.target, "folder").absolute(), ""
-    else:  # a folder of the user's cache for this version of the dataset at this place
+    else:  # a folder in the user's cache for this version of the dataset in this workspace
         digest = hashlib.sha256(f"{store.origin} {dataset.name} {dataset.version}".encode()).hexdigest()[:12]
         name = f"{dataset.name}-{dataset.version}" if dataset.version else dataset.name
-        root = cache_of("datasets", "to keep datasets in", "Say where with target=FOLDER.")
+        root = cache_of("datasets", "for datasets", "Name a folder with target=FOLDER.")
         folder = root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{digest}"
-        under = "files"  # what himl notes of its transfers lies beside it
+        under = "files"  # keeps himl's records of transfers out of the dataset's folder
     if item.mode == "mount":
-        notify(Notice(f"Input '{item.key}': nothing is mounted here; the dataset is downloaded instead."))
+        notify(Notice(f"Input '{item.key}': himl downloads the dataset, because it cannot mount it on this machine."))
     version = f", version {dataset.version}," if dataset.version else ""
     source = f"dataset '{dataset.name}'{version} of {workspace.label}"
-    notify(Notice(f"Input '{item.key}': {source} comes to '{folder / under}'."))
+    notify(Notice(f"Input '{item.key}': downloading {source} to '{folder / under}'."))
     request = DownloadRequest(folder, under=under, overwrite=item.target is None)
 
     def fetch() -> TransferResult:
@@ -162,26 +162,26 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     result = rank_zero_only(folder, repr(("dataset", store.origin, request)), fetch, notify=notify)
     if result.is_empty:
         raise NotFound(
-            f"Input '{item.key}': dataset '{dataset.name}' has no files.", hint="Is it the right name and version?"
+            f"Input '{item.key}': dataset '{dataset.name}' has no files.", hint="Check its name and version."
         )
     if result.differing and not (result.failed or result.refused):
         raise TransferIncomplete(
-            f"Input '{item.key}': '{folder}' holds other content under names of dataset '{dataset.name}': "
+            f"Input '{item.key}': '{folder}' has other versions of files of dataset '{dataset.name}': "
             f"{named(result.differing)}.",
-            hint="Nothing of it was replaced. Name another folder with target=, or leave that out.",
+            hint="himl replaced none of them. Name another folder with target=, or omit target=.",
         )
     result.raise_problem()
     if not dataset.is_file:
         return folder / under
     only = next((blob.name for page in store.list() for blob in page), None)
     if only is None:
-        raise NotFound(f"The file of {store.label} is gone.")
+        raise NotFound(f"The file of {store.label} no longer exists.")
     return folder / under / only
 
 
 def _drop_stale(store: BlobStore, folder: Path, count: int, began: float) -> None:
-    """Remove files that the dataset has no more: a cache that is older than its last change. *count* files of it are
-    in *folder*."""
+    """Remove files that the dataset no longer has, from a cache that is older than its last change. *folder* has
+    *count* files of the dataset."""
     stale = {found.name: found for found in walk_files(str(folder))}
     if len(stale) == count:
         return
@@ -189,11 +189,11 @@ def _drop_stale(store: BlobStore, folder: Path, count: int, began: float) -> Non
         for blob in page:
             stale.pop(blob.name, None)
     for found in stale.values():
-        if found.stat.st_mtime < began:  # else another himl downloaded it meanwhile
+        if found.stat.st_mtime < began:  # a newer file comes from another himl process
             path = Path(found.path)
             with suppress(OSError):
                 path.unlink()
                 for above in path.parents:
                     if above == folder:
                         break
-                    above.rmdir()  # only an empty one
+                    above.rmdir()  # fails if the folder is not empty

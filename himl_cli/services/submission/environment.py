@@ -1,5 +1,5 @@
-"""The Python environment of a job on a cluster: which one it is, by options and files, and what conda files and
-requirements files mean for its image. Makes no request."""
+"""The Python environment of a job on a cluster: the choice by options and files, and the translation of conda files and
+requirements files for its image. Sends no requests."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from himl_cli.services.submission.lock_files import (
 from himl_cli.services.submission.request import MADE_FROM_FILES, SubmitRequest, refuse
 from himl_cli.services.submission.snapshot import take_snapshot
 
-# Azure ML's own base image with MPI, CUDA and conda; it runs on machines without a GPU too. Pinned, so that an
-# environment stays what it was.
+# Azure ML's base image with MPI, CUDA and conda, which also runs on machines without a GPU. The version is pinned, so
+# that an environment never changes.
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
 CONDA_NAMES = ("environment.yml", "environment.yaml")
 CONSTRAINTS = "--constraint"
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 
 _REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
-# An environment of a registry, or one by its id in resource manager.
+# An environment in a registry, or its id in Azure Resource Manager
 _ELSEWHERE = re.compile(
     r"(?:azureml:)?(?P<id>(?:azureml://registries/[\w.-]+"
     r"|/subscriptions/[^\s?#]+/workspaces/[\w.-]+)/environments/[\w.-]+/(?:versions|labels)/[\w.-]+)",
@@ -69,15 +69,14 @@ def choose_environment(
     *,
     may_be_bare: bool = False,
 ) -> tuple[EnvironmentSpec, list[str]]:
-    """The environment of the options, else that of the nearest conda file or lock file from *script_folder* up to the
-    snapshot's *root*, and remarks on what was chosen.
+    """The environment of the options, else of the nearest conda file or lock file from *script_folder* up to the
+    snapshot's *root*, and remarks on the choice.
 
-    In one folder a conda file goes before a lock file, `pylock.toml` before `uv.lock`. A lock file that nobody named
-    does not count beside an image: that may well have all packages, and no conda.
+    Within one folder, a conda file takes precedence over `pylock.toml`, and that over `uv.lock`. With an image, a lock
+    file applies only if the user named it, because the image may contain all packages, and may lack conda.
 
-    With *may_be_bare* Python and pip are enough where nothing says what it is. Raises BadUsage for a file that is
-    missing or cannot be used, for options that contradict each other, and, naming the options, where nothing says what
-    the environment is.
+    With *may_be_bare*, the default is an environment of Python and pip. Raises BadUsage for a file that is missing or
+    invalid, for options that contradict each other, and, naming the options, if nothing specifies the environment.
     """
 
     def given(*names: str) -> str:
@@ -86,13 +85,13 @@ def choose_environment(
     registered = "--environment" if request.environment is not None else ""
     recipe, source = given("build_context", "dockerfile"), given(*MADE_FROM_FILES)
     for one, other, hint in (
-        (registered, source, "A registered environment is used as it is; give either it or what to make one from."),
-        (recipe, registered or source, "The Dockerfile says all that is in the image; leave one of them out."),
+        (registered, source, "himl does not change a registered environment. Omit one of them."),
+        (recipe, registered or source, "The Dockerfile defines the whole image. Omit one of them."),
         (given("conda_env"), given("requirements"), "List the requirements in the conda file, below '- pip:'."),
-        (given("lock"), given("conda_env", "requirements"), "A lock file has all of the packages; name one of them."),
+        (given("lock"), given("conda_env", "requirements"), "A lock file lists all packages. Omit one of them."),
     ):
         if one and other:
-            raise BadUsage(f"{one} and {other} were both given.", hint=hint)
+            raise BadUsage(f"{one} and {other} cannot be combined.", hint=hint)
     if request.environment is not None:
         name = request.environment.strip()
         elsewhere, found = _ELSEWHERE.fullmatch(name), _REGISTERED.fullmatch(name)
@@ -100,8 +99,8 @@ def choose_environment(
             return EnvironmentSpec(name=elsewhere["id"]), []
         if found is None:
             raise BadUsage(
-                f"--environment '{request.environment}' is no name of an environment.",
-                hint="Write NAME or NAME:VERSION, of one that is registered in the workspace, or "
+                f"--environment '{request.environment}' is not a valid name of an environment.",
+                hint="Write NAME or NAME:VERSION of an environment in the workspace, or "
                 "azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
             )
         version = None if found["version"] == "latest" else found["version"]
@@ -111,8 +110,8 @@ def choose_environment(
     image = DEFAULT_IMAGE if request.docker_image is None else request.docker_image.strip()
     if not _IMAGE.fullmatch(image):
         raise BadUsage(
-            f"--docker_image '{redact(str(request.docker_image))}' is no name of an image.",
-            hint=f"It looks like {DEFAULT_IMAGE}",
+            f"--docker_image '{redact(str(request.docker_image))}' is not a valid name of an image.",
+            hint=f"Example: {DEFAULT_IMAGE}",
         )
     folders = folders_up_to(script_folder, root)
     files = [folder / name for folder in folders for name in (*CONDA_NAMES, *LOCK_NAMES) if (folder / name).is_file()]
@@ -131,17 +130,18 @@ def choose_environment(
     elif nearest is not None:
         described = merge([read_conda_file(nearest)])
         beside = [path.name for path in files if path.parent == nearest.parent and path.name in LOCK_NAMES]
-        other = f" (--lock {beside[0]} takes the lock file beside it)" if beside else ""
+        other = f" (to use the lock file beside it, add --lock {beside[0]})" if beside else ""
         remarks.append(f"Environment of the job: '{nearest}'{other}.")
     elif may_be_bare and request.docker_image is None:
         described = _python_alone(script_folder, root, env)
         python = described.packages[0].text
-        remarks.append(f"Nothing says which packages it needs, so its environment is {python} and pip alone.")
+        remarks.append(f"No file lists its packages, so its environment has only {python} and pip.")
     else:
         _check_image_alone(request, folders)
         if files:
             remarks.append(
-                f"Passed over, since --docker_image is used as it is: '{files[0]}'. --lock FILE installs it."
+                f"Ignored, because --docker_image may contain all packages: '{files[0]}'. "
+                "To install it, add --lock FILE."
             )
         return EnvironmentSpec(image=image), remarks
     pip = list(described.pip)
@@ -154,8 +154,8 @@ def choose_environment(
 
 
 def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]]:
-    """The image that the Dockerfile makes, in the folder or at the address of the context: by default `Dockerfile`,
-    and the folder that it lies in."""
+    """The environment from a Dockerfile and its build context, a folder or an address. By default, the file is
+    `Dockerfile`, and the context is its folder."""
     cwd, context, file = request.cwd, request.build_context, request.dockerfile or DOCKERFILE
     if context and is_address(context):
         return EnvironmentSpec(context=context.strip(), dockerfile=file), []
@@ -165,27 +165,27 @@ def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]
         "",
         (
             not context and folder in (folder.parent, home_folder()),
-            f"The image would be built from all of '{folder}'.",
-            "Name the folder that is meant: --build_context DIR",
+            f"The build context would be all of '{folder}'.",
+            "Name a smaller folder: --build_context DIR",
         ),
-        (not folder.is_dir(), f"--build_context '{context}' is no folder." if context else no_file, ""),
+        (not folder.is_dir(), f"--build_context '{context}' is not a folder." if context else no_file, ""),
     )
     found = next((path for path in (folder / file, cwd / file) if path.is_file()), None)
     if found is None:
         raise BadUsage(
-            f"There is no '{file}' in '{folder}'.", hint="Name it with --dockerfile FILE, a path in the folder."
+            f"There is no '{file}' in '{folder}'.", hint="Name it with --dockerfile FILE, a path in that folder."
         )
     found = found.parent.resolve() / found.name
     if not found.is_relative_to(folder):
         raise BadUsage(
-            f"--dockerfile '{request.dockerfile}' lies outside of --build_context '{context}'.",
-            hint="Give a --build_context that holds it.",
+            f"--dockerfile '{request.dockerfile}' is outside --build_context '{context}'.",
+            hint="Name a --build_context that contains it.",
         )
     report = take_snapshot(folder, (), request.include_secret)
     name = found.relative_to(folder).as_posix()
     if name not in report.snapshot.files:
         raise BadUsage(
-            f"'{name}' is left out of the build context '{folder}'.", hint=f"Look in its {report.ignore_file}."
+            f"'{name}' is excluded from the build context '{folder}'.", hint=f"Check its {report.ignore_file}."
         )
     remarks = [f"Build context '{folder}': {secrets_text(report.secrets)}"] if report.secrets else []
     return EnvironmentSpec(context=report.snapshot, dockerfile=name), remarks
@@ -194,13 +194,13 @@ def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]
 def _check_image_alone(request: SubmitRequest, folders: Sequence[Path]) -> None:
     if request.docker_image is None:
         near = next((folder / name for folder in folders for name in NEAR_NAMES if (folder / name).is_file()), None)
-        start = "Give"
+        start = "Add"
         if near:
             option = "--requirements" if near.suffix == ".txt" else "--conda_env"
             shown = os.path.relpath(near, request.cwd) if near.is_relative_to(request.cwd) else near
-            start = f"There is one to name: {option} {shown}. Else"
+            start = f"Add {option} {shown}, or one of"
         raise BadUsage(
-            f"Nothing says which packages the job needs: no {CONDA_NAMES[0]} and no {LOCK_NAMES[-1]} from the script's "
+            f"The job has no environment: there is no {CONDA_NAMES[0]} or {LOCK_NAMES[-1]} from the script's "
             f"folder up to '{folders[-1]}'.",
             hint=f"{start} --conda_env FILE, --requirements FILE, --lock FILE, --environment NAME, --build_context "
             "DIR, or --docker_image IMAGE alone.",
@@ -208,7 +208,7 @@ def _check_image_alone(request: SubmitRequest, folders: Sequence[Path]) -> None:
     for name in ("pip_extra_index_url", "private_wheel"):
         if getattr(request, name):
             raise BadUsage(
-                f"--{name} needs an environment to install into, and --docker_image alone is used as it is.",
+                f"--{name} has no effect on --docker_image alone, because himl installs nothing into it.",
                 hint="Add --conda_env FILE, --requirements FILE or --lock FILE.",
             )
 
@@ -225,12 +225,12 @@ def _wheel(path: Path) -> Path:
         ),
         (
             named is None or not zipfile.is_zipfile(path),
-            f"'{path.name}' is no wheel that pip could install.",
-            "Give the file as it was built, with its name: NAME-VERSION-py3-none-any.whl",
+            f"'{path.name}' is not a wheel that pip can install.",
+            "Use the file under its original name: NAME-VERSION-py3-none-any.whl",
         ),
         (
             not any(tag.startswith(("any", "linux", "manylinux")) for tag in platform.split(".")),
-            f"'{path.name}' is for another system ({platform}); jobs run on Linux.",
+            f"'{path.name}' is for another system ({platform}). Jobs run on Linux.",
             "Build the wheel on Linux.",
         ),
     )
@@ -238,11 +238,11 @@ def _wheel(path: Path) -> Path:
 
 
 def _with_index(pip: Sequence[Requirement], index: str) -> list[Requirement]:
-    """*pip* with one more index; where they name that one without the login that it has here, they get that."""
+    """*pip* with one more index. Lines that name the same index without its credentials get them."""
     if not re.fullmatch(r"https?://[^\s]+", index):
         raise BadUsage(
-            f"--pip_extra_index_url '{redact(index)}' is no address of an index.",
-            hint="It looks like https://INDEX.example/simple/",
+            f"--pip_extra_index_url '{redact(index)}' is not the address of an index.",
+            hint="Example: https://INDEX.example/simple/",
         )
     plain = re.sub(r"//[^/@]*@", "//", index).rstrip("/")
     lines = [
@@ -255,16 +255,19 @@ def _with_index(pip: Sequence[Requirement], index: str) -> list[Requirement]:
 
 
 def _with_wheels(described: CondaFile, wheels: Sequence[Path]) -> tuple[list[Requirement], list[str]]:
-    """The lines of pip with *wheels*, and what the user should know. Pip checks all packages by hashes or none, so
-    that a wheel gets one where the others have, and all lose theirs where it needs packages that nobody locked."""
+    """The lines of pip with *wheels*, and remarks.
+
+    pip checks the hashes of all packages or of none. So a wheel gets a hash if the other packages have hashes, and
+    all lose their hashes if a wheel needs packages that are not locked.
+    """
     hashed = [line for line in described.pip if HASH in line.text]
     if not hashed:
         return [*described.pip, *(Requirement(wheel.name) for wheel in wheels)], []
     for line in described.pip:
         if not line.is_option and HASH not in line.text:
             raise BadUsage(
-                f"'{described.path}': '{redact(line.text)}' has no hash, and pip checks all packages or none.",
-                hint="Give all of them hashes (pip-compile --generate-hashes, uv export), or none.",
+                f"'{described.path}': '{redact(line.text)}' has no hash, but pip checks all packages or none.",
+                hint="Add hashes to all of them (pip-compile --generate-hashes, uv export), or to none.",
             )
     known = {normal_name(line.key.partition(";")[0]) for line in hashed}
     named = re.search(r"\d+\.\d+", next((each.spec for each in described.packages if each.key == "python"), ""))
@@ -277,8 +280,8 @@ def _with_wheels(described: CondaFile, wheels: Sequence[Path]) -> tuple[list[Req
     texts = without_hashes([line.text for line in described.pip])
     plain = [replace(line, text=text) for line, text in zip(described.pip, texts, strict=True)]
     remark = (
-        f"warning: '{wheels[0].name}' needs packages that have no hashes here ({listed(missing)}), and pip checks all "
-        "or none: the others keep their versions and lose their hashes."
+        f"warning: '{wheels[0].name}' needs packages without hashes ({listed(missing)}). pip checks all packages or "
+        "none, so himl removes the hashes of the others and keeps their versions."
     )
     return [line for line in plain if line.text != "--require-hashes"] + [
         Requirement(wheel.name) for wheel in wheels
@@ -290,11 +293,11 @@ def _with_wheels(described: CondaFile, wheels: Sequence[Path]) -> tuple[list[Req
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of a file: a package of conda or pip, or (`is_option`) an option of pip, as written but with single
-    spaces.
+    """One line of a file: a conda or pip package, or (`is_option`) an option of pip, as written but with single spaces.
 
-    `key` says what it is about: a package, of pip with its marker, or an option that may be given once; empty where
-    nothing can contradict it. `spec` is what it says of that. `is_bare`: it says nothing but the package's name.
+    `key` identifies the subject: a package, with its marker for pip, or an option that may occur once. It is empty if
+    no other line can contradict this one. `spec` is the value for that subject. `is_bare` marks a package without a
+    version.
     """
 
     text: str
@@ -306,7 +309,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class CondaFile:
-    """What a conda file asks for; `path` is where it stands, for messages."""
+    """The content of a conda file. `path` is for messages."""
 
     path: str
     channels: Sequence[str] = ()
@@ -316,28 +319,29 @@ class CondaFile:
 
 
 def read_conda_file(path: Path) -> CondaFile:
-    """The conda file at *path*. Raises BadUsage, naming the file and what is wrong, in one line."""
-    text = read_text(path, "--conda_env")  # before the YAML library is loaded: a missing file is the commonest mistake
+    """The conda file at *path*. Raises BadUsage, with the file and the problem in one line."""
+    # Read before the YAML library is loaded, because a missing file is the commonest mistake
+    text = read_text(path, "--conda_env")
     from himl_cli.services.yaml_files import parse_mapping
 
     content = parse_mapping(text, path)
     dependencies = content.get("dependencies")
     if not isinstance(dependencies, list):
-        what = "has no 'dependencies'" if dependencies is None else "has 'dependencies' that are no list"
+        what = "has no 'dependencies'" if dependencies is None else "has 'dependencies' that are not a list"
         raise BadUsage(
             f"'{path}' {what}.",
-            hint="A conda file lists them below 'dependencies:', a line each that begins with '- '.",
+            hint="List the packages below 'dependencies:', each on a line that begins with '- '.",
         )
     packages = [parse_conda_package(entry, path) for entry in dependencies if not isinstance(entry, dict)]
     pip = [line for entry in dependencies if isinstance(entry, dict) for line in _pip_section(entry, path)]
-    versions: dict[str, str] = {}  # one package in two of them at once; ranges are left to conda
+    versions: dict[str, str] = {}  # finds two versions of one package, and leaves ranges to conda
     for package in packages:
         if found := re.fullmatch(r"={0,2}(\d[\w.]*)", package.spec):
             known = versions.setdefault(package.key, found[1])
             one, other = sorted((known, found[1]), key=len)
             if other != one and not other.startswith(f"{one}."):
                 raise BadUsage(
-                    f"'{path}' wants {package.key} {known} and {package.key} {found[1]}.", hint="Ask for one of them."
+                    f"'{path}' requires {package.key} {known} and {package.key} {found[1]}.", hint="Remove one of them."
                 )
     channels, variables = content.get("channels") or [], content.get("variables") or {}
     channels = [channels] if isinstance(channels, str) else channels
@@ -345,13 +349,13 @@ def read_conda_file(path: Path) -> CondaFile:
         f"'{path}': ",
         (
             not isinstance(channels, list) or not all(isinstance(entry, str) for entry in channels),
-            "'channels' is no list of names.",
-            "Write it as channels: [conda-forge]",
+            "'channels' must be a list of names.",
+            "Example: channels: [conda-forge]",
         ),
         (
             not isinstance(variables, dict)
             or not all(isinstance(entry, (str, int, float)) for entry in variables.values()),
-            "'variables' does not map names to texts.",
+            "'variables' must map names to texts.",
             "",
         ),
     )
@@ -360,15 +364,15 @@ def read_conda_file(path: Path) -> CondaFile:
 
 
 def parse_conda_package(entry: Any, path: Path) -> Requirement:
-    """One entry of 'dependencies'. Raises BadUsage for what names no package."""
+    """One entry of 'dependencies'. Raises BadUsage if it is not a package."""
     text = " ".join(entry.split()) if isinstance(entry, str) else ""
     if "://" in text:
         return Requirement(text, text)
     found = _CONDA.fullmatch(text)
     if found is None:
         raise BadUsage(
-            f"'{path}': {redact(repr(entry))} in 'dependencies' names no package.",
-            hint="Write packages of conda as text, - numpy=1.26; those of pip stand below '- pip:'.",
+            f"'{path}': {redact(repr(entry))} in 'dependencies' is not a package.",
+            hint="Write conda packages as '- numpy=1.26', and pip packages below '- pip:'.",
         )
     spec = re.sub(r"\s+", "", found["spec"] or "")
     return Requirement(text, found["name"].lower(), spec, is_bare=not spec and not found["channel"])
@@ -377,49 +381,49 @@ def parse_conda_package(entry: Any, path: Path) -> Requirement:
 def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[Requirement]:
     if list(entry) != ["pip"]:
         raise BadUsage(
-            f"'{path}': {', '.join(map(repr, entry))} in 'dependencies' is no section that conda knows.",
-            hint="Only 'pip:' may have a list of its own there.",
+            f"'{path}': {', '.join(map(repr, entry))} in 'dependencies' is not a section of conda.",
+            hint="The only section with its own list is 'pip:'.",
         )
     lines = entry["pip"] or []
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise BadUsage(
-            f"'{path}': 'pip:' is no list of texts.",
-            hint="List the packages below it, a line each that begins with '- '.",
+            f"'{path}': 'pip:' must be a list of texts.",
+            hint="List the packages below it, each on a line that begins with '- '.",
         )
     given = [line for line in lines if line.strip() and not line.strip().startswith("#")]
     return [parse_pip_line(line, f"'{path}', pip section") for line in given]
 
 
 def parse_pip_line(line: str, where: str) -> Requirement:
-    """One line of pip, without comment. Raises BadUsage beginning with *where* for what cannot work where the image is
-    built."""
+    """One line of pip, without its comment. Raises BadUsage, with *where* first, for a line that cannot work where the
+    image is built."""
     text = " ".join(line.split())
     if unset := re.search(r"\$\{([A-Z0-9_]+)\}", text):
         raise BadUsage(
             f"{where}: ${{{unset[1]}}} is not set where the environment's image is built.",
-            hint="Write the value out, or give an index with --pip_extra_index_url.",
+            hint="Write its value, or name an index with --pip_extra_index_url.",
         )
     option, target = _OPTION.fullmatch(text), text.split(" @ ")[-1]
     name, value = (option[1], option[2].strip()) if option else ("", "")
     if name in ("-r", "--requirement", "-c", "--constraint") and not is_address(value):
         raise BadUsage(
-            f"{where}: '{redact(text)}' reads another file, which is not there when the image is built.",
+            f"{where}: '{redact(text)}' reads another file, which does not exist where the image is built.",
             hint="List the packages themselves.",
         )
-    hint = "Give a wheel with --private_wheel."
+    hint = "Pass a wheel with --private_wheel."
     if text.startswith("-"):
         is_project = name in ("-e", "--editable") and "+" not in value.split("://")[0]
         is_path = is_project or (name in ("-f", "--find-links") and "://" not in value)
         if is_project:
-            own_code = "The job's own code comes with its snapshot and needs no installing"
-            hint = f"{own_code}; give other packages as a wheel with --private_wheel."
+            own_code = "The snapshot contains the job's own code, which needs no installation."
+            hint = f"{own_code} For other packages, pass a wheel with --private_wheel."
     else:
         bare = re.split(r"[;\[]", target)[0].strip().lower()
         is_path = "://" not in target and ("/" in bare or "\\" in bare or bare.endswith(_ARCHIVES))
         is_path = is_path or _PATH.match(target) is not None
-        elsewhere = "The environment's image is built elsewhere and sees only what an index or a repository offers."
+        elsewhere = "The image is built elsewhere, from packages of an index or a repository."
         is_wheel = text.split(";")[0].strip().lower().endswith(".whl")
-        hint = "Give the wheel with --private_wheel." if is_wheel else f"{elsewhere} {hint}"
+        hint = "Pass the wheel with --private_wheel." if is_wheel else f"{elsewhere} {hint}"
     if is_path:
         raise BadUsage(f"{where}: '{redact(text)}' is a path on this machine.", hint=hint)
     if name in ("-i", "--index-url"):
@@ -436,7 +440,8 @@ def parse_pip_line(line: str, where: str) -> Requirement:
 
 
 def conda_text(file: CondaFile) -> str:
-    """*file* as the text of a conda file: the same meaning is the same text, whatever order and name the file had."""
+    """*file* as the text of a conda file, independent of its name and order, so that equal environments have equal
+    texts."""
     from himl_cli.services.yaml_files import dump_mapping
 
     packages = {package.text for package in file.packages}
@@ -448,7 +453,7 @@ def conda_text(file: CondaFile) -> str:
     if options or wanted:
         dependencies.append({"pip": [*dict.fromkeys(options), *wanted]})
     content = {
-        "name": "himl",  # whatever the file's: the image has one, at a place of its own
+        "name": "himl",  # replaces the file's name, because the image has a single environment
         "channels": list(file.channels),
         "dependencies": dependencies,
         "variables": dict(sorted(file.variables.items())),
@@ -457,10 +462,10 @@ def conda_text(file: CondaFile) -> str:
 
 
 def merge(files: Sequence[CondaFile]) -> CondaFile:
-    """Channels in the order in which they first stand, dependencies and pip lines of all files, each once.
+    """The channels, dependencies and pip lines of all files, each once, with channels in their first order.
 
-    A bare name gives way to one with a version. Raises BadUsage naming both files where two say different things of a
-    package, an index, or a variable; what one file says twice is left to conda and pip.
+    A package with a version replaces one without. Raises BadUsage, naming both files, if two files contradict each
+    other about a package, an index or a variable. Contradictions within one file are left to conda and pip.
     """
     channels = dict.fromkeys(channel for file in files for channel in file.channels)
     variables: dict[str, tuple[str, str]] = {}
@@ -470,7 +475,7 @@ def merge(files: Sequence[CondaFile]) -> CondaFile:
             if first_value != value:
                 raise BadUsage(
                     f"'{first_file}' and '{file.path}' set the variable '{name}' to different values.",
-                    hint="Let one of them set it.",
+                    hint="Set it in one of them only.",
                 )
     return CondaFile(
         " and ".join(file.path for file in files),
@@ -486,37 +491,36 @@ def _united(files: Sequence[tuple[str, Sequence[Requirement]]]) -> list[Requirem
     for path, lines in files:
         specs: dict[str, set[str]] = {}
         for line in lines:
-            if line.key and line.spec:  # bare names say nothing
+            if line.key and line.spec:  # a package without a version contradicts nothing
                 specs.setdefault(line.key, set()).add(line.spec)
         for key, found in specs.items():
             known, known_path = first.setdefault(key, (found, path))
             if known != found:
                 sides = ((known_path, known), (path, found))
-                both = ", ".join(f"'{at}' wants {' '.join([key, *sorted(each)])}" for at, each in sides)
+                both = ", ".join(f"'{at}' requires {' '.join([key, *sorted(each)])}" for at, each in sides)
                 raise BadUsage(
-                    f"Two conda files do not agree: {redact(both)}.",
-                    hint="Ask for the same in both, or for a version in one of them only.",
+                    f"Two conda files contradict each other: {redact(both)}.",
+                    hint="Use the same version in both, or a version in one of them only.",
                 )
     return [line for _, lines in files for line in lines if not (line.is_bare and line.key in first)]
 
 
-# Without a conda file
+# Requirements files and lock files
 
 
 def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
-    """The file's packages, those of the files that it includes, and the project's Python version. Raises BadUsage
-    naming file and line.
+    """The packages of a requirements file and its included files, with the project's Python version.
 
-    A file of constraints cannot be sent; where all packages have hashes it says nothing that they do not, and is left
-    out.
+    A constraints file cannot be part of the image. It is ignored if all packages have hashes, because then it adds
+    nothing. Raises BadUsage, with the file and line.
     """
     lines = list(_requirements(path, "--requirements", ()))
     limits = [line for line in lines if line.key == CONSTRAINTS]
     pip = [line for line in lines if line.key != CONSTRAINTS]
     if limits and not all(line.is_option or HASH in line.text for line in pip):
         raise BadUsage(
-            f"{limits[0].text} cannot be sent, since the image's build sees no second file.",
-            hint="Write the versions into the requirements themselves, for example with 'pip freeze' or 'pip-compile'.",
+            f"{limits[0].text} is not available where the image is built.",
+            hint="Write the versions into the requirements file, for example with 'pip freeze' or 'pip-compile'.",
         )
     return replace(_python_alone(script_folder, root, env), path=str(path), pip=pip)
 
@@ -524,8 +528,8 @@ def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapp
 def lock_as_conda(
     cwd: Path, given: str, script_folder: Path, root: Path, env: Mapping[str, str], wheel: str | None = None
 ) -> tuple[CondaFile, list[str]]:
-    """The packages that the lock file *given* has for the project's Python version, and remarks; a private *wheel*
-    takes the place of its package. Raises BadUsage naming the file."""
+    """The packages of the lock file *given* for the project's Python version, and remarks. A private *wheel* replaces
+    its package. Raises BadUsage, with the file."""
     name, extras = split_extras(given)
     path, python = cwd / name, _python_alone(script_folder, root, env)
     start, version = script_folder.resolve(), python.packages[0].spec.lstrip("=")
@@ -540,7 +544,7 @@ def lock_as_conda(
 
 
 def _python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
-    """The project's Python version and pip, and no package; from a channel that is free for everybody."""
+    """The project's Python version and pip, without packages, from a channel that is free for everyone."""
     version = python_version(script_folder, root, env)
     python = Requirement(f"python={version}", "python", f"={version}")
     return CondaFile(str(root), ["conda-forge"], [python, Requirement("pip", "pip", is_bare=True)])
@@ -553,7 +557,7 @@ def _requirements(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[
     pending, started = "", 0
     for number, raw in enumerate([*text.splitlines(), ""], start=1):
         started = started if pending else number
-        if raw.endswith("\\") and not raw.lstrip().startswith("#"):  # the next line goes on with it
+        if raw.endswith("\\") and not raw.lstrip().startswith("#"):  # the next line continues it
             pending += raw[:-1] + " "
             continue
         line, pending = re.sub(r"(^|\s)#.*$", "", pending + raw).strip(), ""
@@ -568,8 +572,8 @@ def _requirements(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[
 
 
 def python_version(start: Path, root: Path, env: Mapping[str, str]) -> str:
-    """`3.11`: by the nearest `.python-version` from *start* up to *root*, else by the active environment, else by
-    himl's own Python; none is started."""
+    """The Python version (`3.11`) of the nearest `.python-version` from *start* up to *root*, else of the active
+    environment, else of himl itself. Starts no interpreter."""
     files = [(folder / ".python-version", r"^\s*(\d+\.\d+)(?:\.\d+)?\s*$") for folder in folders_up_to(start, root)]
     if env.get("VIRTUAL_ENV"):
         files.append((Path(env["VIRTUAL_ENV"], "pyvenv.cfg"), r"^\s*version(?:_info)?\s*=\s*(\d+\.\d+)"))

@@ -1,5 +1,5 @@
-"""What is said of a job's environment before anything is sent: packages that it lacks or that do not go together, and a
-Python that is not the project's. All are warnings: what an image brings by itself shows only in the job."""
+"""Checks of a job's environment before submission: missing or incompatible packages, and a Python version that differs
+from the project's. All results are warnings, because the contents of an image are known only in the job."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 MODULE = "himl_cli"
-OLDEST_PYTHON = (3, 10)  # as `requires-python` of himl-cli has it
-OWN_IMAGES = "mcr.microsoft.com/azureml/"  # which have what Azure ML's services need
-# The newest MLflow of each azureml-mlflow: what its metadata allow; of 1.60.0 and those before, which allow any, the
-# newest with which log_artifact works
+OLDEST_PYTHON = (3, 10)  # `requires-python` of himl-cli
+# Images that include the requirements of Azure ML's services
+OWN_IMAGES = "mcr.microsoft.com/azureml/"
+# The newest MLflow for each version of azureml-mlflow, by its metadata. Versions up to 1.60.0 allow any MLflow, so
+# their entry is the newest one with which log_artifact works.
 NEWEST_MLFLOW = {
     "1.60.0": "3.1.1",
     "1.60.0.post1": "2.99",
@@ -37,9 +38,9 @@ NEWEST_MLFLOW = {
     "1.62.0.post5": "3.13.0",
     "1.62.0.post6": "3.15.0",
 }
-UNBOUNDED = "1.60.0"  # pip takes it for an MLflow that the newer ones do not allow
+UNBOUNDED = "1.60.0"  # pip chooses it for an MLflow that the newer versions do not allow
 GOOD_PAIR = ("3.15.0", "1.62.0.post6")
-GOOD_FOR_MODELS = "2.22.5"  # Azure ML has no place for what log_model of MLflow 3 makes
+GOOD_FOR_MODELS = "2.22.5"  # Azure ML cannot store the models that log_model of MLflow 3 creates
 _KERNELS = {"ipykernel", "jupyter", "jupyterlab", "notebook"}
 _CONDA = re.compile(r"(?:\S+:)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<spec>[=<>!~\d].*)?")
 _CONDA_PIN = re.compile(r"=?\s*(\d+(?:\.\d+)*)(?:\.?\*)?(?:=[\w*.]+)?")  # the same as pip's ==1.2.*
@@ -49,10 +50,11 @@ _PYTHON_IN_NAME = re.compile(r"(?<![a-z])py(?:thon)?[:-]?3\.?(\d{1,2})(?!\d)")
 def environment_remarks(
     spec: EnvironmentSpec, entry_file: Path | None, folders: Sequence[Path] = (), services: Collection[str] = ()
 ) -> list[str]:
-    """Warnings on what *entry_file*, a Python file of the project in *folders* (the innermost first), and the
-    *services* of the job, by their options, do not have in the environment, a sentence each.
+    """Warnings, one sentence each, about requirements that the environment does not meet.
 
-    Of packages nothing is said where only the image knows them: registered environments, and images alone.
+    *entry_file* is a Python file of the project, *folders* are its folders, innermost first, and *services* are the
+    names of options such as `jupyter`. Packages are checked only if a conda file lists them, not for registered
+    environments and plain images.
     """
     packages = _packages(spec)
     return [
@@ -64,7 +66,7 @@ def environment_remarks(
 
 
 def _packages(spec: EnvironmentSpec) -> dict[str, SpecifierSet | None]:
-    """The packages that the conda file names, each with its versions; None where those are not known."""
+    """The packages of the conda file with their versions, or None for unknown versions."""
     from packaging.markers import UndefinedEnvironmentName
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -94,19 +96,19 @@ def _himl_remarks(
     if entry_file is None or not spec.conda:
         return []
     if not holds_package(spec):
-        missing = f"imports {MODULE}, and its environment lacks {PACKAGE}: {environment_hint()}."
+        missing = f"imports {MODULE}, but its environment lacks {PACKAGE}: {environment_hint()}."
         return [f"warning: '{entry_file.name}' {missing}"] if imports_himl(entry_file) else []
     python = _pinned_python(packages)
     if python is None or python >= OLDEST_PYTHON:
         return []
     oldest, found = (".".join(map(str, each)) for each in (OLDEST_PYTHON, python))
-    why = f"{PACKAGE} needs {oldest} at least: its image cannot be built."
-    return [f"warning: the environment has Python {found}, and {why}"]
+    why = f"{PACKAGE} needs at least {oldest}. The image cannot be built."
+    return [f"warning: the environment has Python {found}, but {why}"]
 
 
 def _mlflow_remarks(packages: Mapping[str, SpecifierSet | None], entry_file: Path | None) -> list[str]:
-    """Whether pip gets an MLflow that its azureml-mlflow fails with, or none at all, or one whose models Azure ML does
-    not take though the script logs some."""
+    """A warning if pip would install an MLflow that does not work with its azureml-mlflow, if it would find none, or if
+    the script logs models that Azure ML rejects."""
     from packaging.version import Version
 
     plugin = packages.get("azureml-mlflow")
@@ -123,16 +125,16 @@ def _mlflow_remarks(packages: Mapping[str, SpecifierSet | None], entry_file: Pat
     unbounded = [version for version in plugins if version <= Version(UNBOUNDED)]
     newest = max(newest_for.get(version, newest_for[Version(UNBOUNDED)]) for version in plugins)
     logs_models = "log_model(" in _text(entry_file)
-    remedy = f"Ask for mlflow=={GOOD_FOR_MODELS if logs_models else GOOD_PAIR[0]} and azureml-mlflow=={GOOD_PAIR[1]}."
+    remedy = f"Use mlflow=={GOOD_FOR_MODELS if logs_models else GOOD_PAIR[0]} and azureml-mlflow=={GOOD_PAIR[1]}."
     asked = " and ".join(f"{name}{packages[name]}" for name in (*named, "azureml-mlflow"))
     if named and mlflows[-1] > newest and unbounded:
         most = NEWEST_MLFLOW[UNBOUNDED]
-        why = f"for {asked} pip takes azureml-mlflow {max(unbounded)}, which works up to MLflow {most}"
+        why = f"for {asked}, pip chooses azureml-mlflow {max(unbounded)}, which works up to MLflow {most}"
         return [f"warning: log_artifact will fail in the job: {why}. {remedy}"]
     if named and mlflows[0] > newest:
         return [f"warning: the image cannot be built: pip finds no versions for {asked}. {remedy}"]
     if logs_models and mlflows[-1].major >= 3:
-        return [f"warning: log_model will fail in the job: Azure ML does not take models of MLflow 3 (404). {remedy}"]
+        return [f"warning: log_model will fail in the job: Azure ML rejects models of MLflow 3 (404). {remedy}"]
     return []
 
 
@@ -143,7 +145,7 @@ def _versions_in(*specifiers: SpecifierSet) -> list[str]:
 def _service_remarks(
     spec: EnvironmentSpec, packages: Mapping[str, SpecifierSet | None], services: Collection[str]
 ) -> list[str]:
-    """What Azure ML's documentation asks of environments for services: ipykernel~=6.0, and openssh-server."""
+    """Warnings about the requirements that Azure ML documents for services: ipykernel~=6.0 and openssh-server."""
     asked = [f"--{name}" for name in services]
     kernels = [option for option in asked if option != "--ssh_key"]
     remarks = []
@@ -152,13 +154,13 @@ def _service_remarks(
         if not _KERNELS.intersection(packages) or (kernel and kernel[1] != "6"):
             found = f"has {kernel[0][2:]}" if kernel else "has none"
             remarks.append(
-                f"warning: a job with {' and '.join(kernels)} needs ipykernel~=6.0, and its environment {found}: it "
-                "may not start. Add that to the job's packages."
+                f"warning: a job with {' and '.join(kernels)} needs ipykernel~=6.0, but its environment {found}. It "
+                "may not start. Add ipykernel to the job's packages."
             )
     if asked and spec.image and not spec.image.startswith(OWN_IMAGES):
         remarks.append(
-            f"warning: a job with {' and '.join(asked)} needs openssh-server in its image: where '{spec.image}' "
-            "has none, nobody can connect. Build it in, or leave out --docker_image: Azure ML's images have it."
+            f"warning: a job with {' and '.join(asked)} needs openssh-server in its image. Without it in "
+            f"'{spec.image}', you cannot connect. Add it to the image, or omit --docker_image to use Azure ML's image."
         )
     return remarks
 
@@ -171,15 +173,16 @@ def _pinned_python(packages: Mapping[str, SpecifierSet | None]) -> tuple[int, in
 def _python_remarks(
     spec: EnvironmentSpec, packages: Mapping[str, SpecifierSet | None], folders: Sequence[Path]
 ) -> list[str]:
-    """Whether the job's Python, by the conda file or the name of environment or image, is none of the project's."""
+    """A warning if the job's Python, according to the conda file or the name of the environment or image, is not one
+    of the project's versions."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     pinned, where = _pinned_python(packages), ""
-    hint = "Ask for python={0} in the conda file, or write {0} into .python-version."
+    hint = "Write python={0} into the conda file, or {0} into .python-version."
     if pinned is None and not spec.conda:
         found = _PYTHON_IN_NAME.search(spec.name or spec.image)
-        pinned, where = (3, int(found[1])) if found else None, f" by the name '{spec.name or spec.image}'"
-        hint = "Take one with Python {0}, or a conda file: --conda_env FILE"
+        pinned, where = (3, int(found[1])) if found else None, f" according to the name '{spec.name or spec.image}'"
+        hint = "Use one with Python {0}, or a conda file: --conda_env FILE"
     if pinned is None:
         return []
     python = ".".join(map(str, pinned))
@@ -194,8 +197,8 @@ def _python_remarks(
             if not any(versions.contains(f"{python}.{patch}") for patch in range(100)):
                 good = next((f"3.{minor}" for minor in range(8, 30) if versions.contains(f"3.{minor}.99")), "3.x")
                 return [
-                    f"warning: the job's Python is {python}{where}, and '{path.name}' wants {wanted}: its code may not "
-                    f"run there. {hint.format(good)}"
+                    f"warning: the job's Python is {python}{where}, but '{path.name}' requires {wanted}. The code may "
+                    f"fail in the job. {hint.format(good)}"
                 ]
     return []
 
@@ -208,20 +211,21 @@ def _text(path: Path | None) -> str:
 
 
 def holds_package(spec: EnvironmentSpec) -> bool:
-    """Whether the conda file, or a private wheel, brings himl-cli."""
+    """Whether the conda file or a private wheel includes himl-cli."""
     texts = [*spec.conda.splitlines(), *(wheel.name for wheel in spec.wheels)]
     return any(re.search(rf"\b{PACKAGE}\b", re.sub(r"[_.]", "-", text.lower())) for text in texts)
 
 
 def imports_himl(path: Path) -> bool:
-    """Whether the Python file imports himl_cli anywhere. False for what cannot be read or parsed: the job will say so
-    itself."""
+    """Whether the Python file imports himl_cli anywhere. False for a file that cannot be read or parsed, because the
+    job reports that error."""
     try:
         content = path.read_bytes()
         if MODULE.encode() not in content or path.suffix != ".py":
             return False
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes in a script Python tells when it runs
+            # Python repeats warnings about invalid escapes when it runs the script
+            warnings.simplefilter("ignore")
             tree = ast.parse(content)
     except (OSError, SyntaxError, ValueError, RecursionError):
         return False

@@ -1,4 +1,5 @@
-"""A job in Azure ML's YAML (command, sweep or pipeline), made ready to run here or to be sent with changes."""
+"""Preparation of a job in Azure ML's YAML (command, sweep or pipeline), for this machine or for submission with
+changes."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ from himl_cli.services.submission.sweeps import (
 from himl_cli.services.yaml_files import dump_mapping
 
 SEARCH_KEYS = ("trial", "search_space", "sampling_algorithm", "objective", "early_termination", "resources")
-# What the file calls the options that errors about sweeps name.
+# The keys of the file for the options that errors about sweeps name
 OPTION_KEYS = {
     "--sampling": "sampling_algorithm",
     "--goal": "objective.goal",
@@ -86,7 +87,8 @@ OPTION_KEYS = {
     "--max_trials": "limits.max_total_trials",
 }
 PIPELINE_KEYS = (*NAMING, "inputs", "outputs", "jobs", "settings", "compute", "identity", "services", "queue_settings")
-IDLE = ("environment", "identity", "services", "queue_settings", "resources")  # of a cluster, and harmless elsewhere
+# Keys that apply to a cluster only and are ignored elsewhere
+IDLE = ("environment", "identity", "services", "queue_settings", "resources")
 
 _BINDING = re.compile(
     r"\$\{\{\s*parent\.(?:inputs\.(?P<input>\w+)|outputs\.(?P<outer>\w+)"
@@ -96,8 +98,7 @@ _BINDING = re.compile(
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """A job's YAML, checked. Here it is `job` or `pipeline`; on a cluster it goes as the file says, but for
-    `changes`."""
+    """A checked job's YAML. A local job is `job` or `pipeline`. A job on a cluster is the file with `changes`."""
 
     document: JobDocument
     changes: DocumentChanges
@@ -113,7 +114,7 @@ class PreparedDocument:
 
 
 def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ) -> PreparedDocument:
-    """Check all that was asked for; no network, and nothing is written. Raises BadUsage naming the key."""
+    """Check the request and the file, without network access or changes to files. Raises BadUsage, with the key."""
     path = target_path(request)
     document = read_document(path, str(request.target))
     root, kind = document.root, document.kind
@@ -143,7 +144,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         return prepared
     remarks += file_remarks
     if not document.compute and not is_on_slurm:
-        remarks.append("It names no compute and runs here; --cluster NAME runs it on Azure ML.")
+        remarks.append("It names no compute, so it runs on this machine. To use Azure ML, add --cluster NAME.")
     common = replace(
         common,
         display_name=common.display_name or root.text("display_name"),
@@ -158,18 +159,18 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     elif kind == PIPELINE:
         prepared = replace(prepared, pipeline=replace(reader.pipeline(root), command=changes.command))
     else:
-        hint = "Command, sweep and pipeline jobs can; for others name a cluster with --cluster."
-        raise root.wrong("type", f"'{kind}' cannot run here.", hint=hint)
+        hint = "Use a command, sweep or pipeline job, or name a cluster with --cluster."
+        raise root.wrong("type", f"'{kind}' cannot run on this machine.", hint=hint)
     remarks += reader.remarks
     if reader.idle:
-        remarks.append(f"Passed over, since it runs here and not on a cluster: {', '.join(reader.idle)}.")
+        remarks.append(f"Ignored, because the job runs on this machine: {', '.join(reader.idle)}.")
     reports = list(reader.snapshots.values())
     return replace(prepared, reports=reports, remarks=[*remarks, *ignored_remarks(reports)])
 
 
 def changed_yaml(prepared: PreparedDocument) -> str:
-    """The file's job with the changes in it and without secrets, as `--dry_run` shows it; its paths are relative to the
-    file's folder, as they are there. Raises BadUsage for what no key can say."""
+    """The file's job with the changes and without secrets, as `--dry_run` shows it. Paths stay relative to the file's
+    folder. Raises BadUsage for a change that no key can express."""
     changes, kind = prepared.changes, prepared.document.kind
     content = _with_code(prepared.document.root.content, changes.code)
     names = {
@@ -187,7 +188,7 @@ def changed_yaml(prepared: PreparedDocument) -> str:
         if not isinstance(trial, Mapping):
             raise BadUsage(
                 f"--env_var has no key in the YAML of this {kind} job.",
-                hint="Write the variables into the file, or leave --dry_run out.",
+                hint="Write the variables into the file, or omit --dry_run.",
             )
         trial = {**trial, "environment_variables": {**(trial.get("environment_variables") or {}), **changes.env}}
         content = trial if kind == COMMAND else {**content, "trial": trial}
@@ -195,7 +196,7 @@ def changed_yaml(prepared: PreparedDocument) -> str:
 
 
 def _with_code(content: Mapping[str, Any], code: Mapping[str, str], prefix: str = "") -> dict[str, Any]:
-    """*content*, which stands below *prefix*, with the folders of *code*, which are by keys with dots."""
+    """*content*, the part of the file below *prefix*, with the folders of *code*, a mapping by dotted keys."""
     changed = dict(content)
     for key, value in content.items():
         path = f"{prefix}{key}"
@@ -208,8 +209,8 @@ def _with_code(content: Mapping[str, Any], code: Mapping[str, str], prefix: str 
 
 @dataclass(frozen=True)
 class _JobReader:
-    """Makes jobs for this machine of one file; `snapshots` by folder, `idle` keys that count on a cluster only, and
-    `remarks` gather what was found. Methods raise BadUsage naming the key."""
+    """Reads local jobs from one file. It collects `snapshots` by folder, `idle` keys that apply to a cluster only, and
+    `remarks`. Methods raise BadUsage, with the key."""
 
     request: SubmitRequest
     common: JobSpec
@@ -220,19 +221,19 @@ class _JobReader:
     def command(
         self, part: Part, common: JobSpec, values: Values, outputs_of: Part, space: Collection[str] = ()
     ) -> JobSpec:
-        """The job whose command, code and ranks *part* holds, with its inputs' *values*, the outputs and limits of
-        *outputs_of* and the hyperparameters in *space*."""
+        """The job with the command, code and ranks of *part*, the *values* of its inputs, the outputs and limits of
+        *outputs_of*, and the hyperparameters in *space*."""
         outputs = outputs_of.part("outputs")
         text = command_text(part, values, list(outputs.content), space)
         nodes = part.part("resources").count("instance_count", most=MOST_NODES) or 1
         if nodes > 1:
-            self.remarks.append(f"'{part.prefix}resources.instance_count': one node here in place of {nodes}.")
+            self.remarks.append(f"'{part.prefix}resources.instance_count': 1 node instead of {nodes} on this machine.")
         processes, distribution, ranks = None, "pytorch", part.part("distribution")
         if ranks.content:
             distribution = ranks.text("type").lower()
             if distribution not in DISTRIBUTIONS:
-                hint = f"Here it is one of: {', '.join(DISTRIBUTIONS)}."
-                raise ranks.wrong("type", f"'{distribution}' cannot be had here.", hint=hint)
+                hint = f"Use one of: {', '.join(DISTRIBUTIONS)}."
+                raise ranks.wrong("type", f"'{distribution}' is not available on this machine.", hint=hint)
             processes = ranks.count("process_count_per_instance", most=MOST_PROCESSES) or 1
         self._note_idle(part)
         self._note_idle(outputs_of)
@@ -265,10 +266,11 @@ class _JobReader:
         if not code:
             return Snapshot(part.folder, (), 0)
         if code.startswith(ELSEWHERE):
-            raise part.wrong("code", f"'{code}' cannot be had here.", hint="Here it is a folder.")
+            raise part.wrong("code", f"'{code}' is not available on this machine.", hint="Name a local folder.")
         folder = local_path(part, code)
-        if not os.path.isdir(folder):  # also for a name that no file system takes
-            raise part.wrong("code", f"'{code}' is no folder.", hint=f"It is relative to '{part.folder}'.")
+        # Unlike Path.is_dir, os.path.isdir accepts a name that is invalid in the file system
+        if not os.path.isdir(folder):
+            raise part.wrong("code", f"'{code}' is not a folder.", hint=f"The path is relative to '{part.folder}'.")
         folder = folder.resolve()
         if folder not in self.snapshots:
             self.snapshots[folder] = take_snapshot(folder, self.request.ignored_folders, self.request.include_secret)
@@ -288,36 +290,37 @@ class _JobReader:
         return replace(job, max_seconds=self.common.max_seconds or limits.seconds("trial_timeout"))
 
     def pipeline(self, part: Part) -> PipelineSpec:
-        """The pipeline with its steps in an order in which they can run."""
+        """The pipeline, with its steps in a possible order of execution."""
         part.check_keys(PIPELINE_KEYS)
         jobs, given, outer = part.part("jobs"), read_inputs(part.part("inputs")), part.part("outputs")
         if not jobs.content:
             raise part.wrong("jobs", "is missing.")
         self._note_idle(part)
         seen: dict[str, str] = {}
-        for key in jobs.content:  # is in the name of a run's folder, on every machine
+        for key in jobs.content:
+            # A key is part of the name of a run's folder, so it must be valid on every system
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,254}", key):
-                hint = "It has to be letters, digits, '_' and '-', no digit and no '-' first."
-                raise jobs.wrong(key, "cannot be the key of a job.", hint=hint)
+                hint = "Use letters, digits, '_' and '-', and begin with a letter or '_'."
+                raise jobs.wrong(key, "is not a valid key for a job.", hint=hint)
             twin = seen.setdefault(key.lower(), key)
             if twin != key:
                 what = f"and '{twin}' differ only in capital letters."
-                raise jobs.wrong(key, what, hint="Give one of them another key.")
+                raise jobs.wrong(key, what, hint="Rename one of them.")
         made: dict[str, StepOutput] = {}
         steps = {key: self._step(key, jobs.part(key), given, outer, made) for key in jobs.content}
         for key, name, source in ((step.key, *item) for step in steps.values() for item in step.takes.items()):
             inputs = jobs.part(key).part("inputs")
             if source.step not in steps:
-                what = f"names the job '{source.step}', which is not there."
-                raise inputs.wrong(name, what, hint=f"There are: {', '.join(steps)}.")
+                what = f"names the job '{source.step}', which does not exist."
+                raise inputs.wrong(name, what, hint=f"Use one of: {', '.join(steps)}.")
             outputs = [output.key for output in steps[source.step].job.outputs]
             if source.output not in outputs:
-                what = f"names the output '{source.output}', which '{source.step}' does not make."
-                raise inputs.wrong(name, what, hint=f"It makes: {', '.join(outputs) or 'none'}.")
+                what = f"names the output '{source.output}', which '{source.step}' does not have."
+                raise inputs.wrong(name, what, hint=f"Its outputs are: {', '.join(outputs) or 'none'}.")
         order, cycle = topological_order(list(steps), {key: list(step.after) for key, step in steps.items()})
         if cycle:
-            hint = "Each reads what the next makes; one of them has to read other data."
-            raise jobs.wrong(cycle[0], f"closes a cycle: {' <- '.join([*cycle, cycle[0]])}.", hint=hint)
+            hint = "Each job reads an output of the next one. Change an input of one of them."
+            raise jobs.wrong(cycle[0], f"creates a cycle: {' <- '.join([*cycle, cycle[0]])}.", hint=hint)
         common = self.common
         return PipelineSpec(
             experiment=common.experiment,
@@ -330,20 +333,21 @@ class _JobReader:
         )
 
     def _step(self, key: str, part: Part, given: Values, outer: Part, made: dict[str, StepOutput]) -> StepSpec:
-        """*given* and *outer* are the pipeline's inputs and outputs, *made* gets those that the step makes."""
+        """The step of *key*. *given* and *outer* are the pipeline's inputs and outputs. The method adds the outputs
+        that come from this step to *made*."""
         part.check_keys((*COMMAND_KEYS, "component"))
         kind = part.text("type") or COMMAND
         if kind != COMMAND:
-            hint = "Only command jobs can; name a cluster with --cluster."
-            raise part.wrong("type", f"'{kind}' cannot run here as a step.", hint=hint)
+            hint = "Use a command job, or name a cluster with --cluster."
+            raise part.wrong("type", f"'{kind}' cannot be a step on this machine.", hint=hint)
         values, takes = _step_values(part.part("inputs"), given)
         component = part
         if part.content.get("component") is not None:
             component = component_at(part, "component")
             component.check_keys((*COMMAND_KEYS, "additional_includes"))
             if component.content.get("additional_includes"):
-                hint = "Put what it names below 'code'."
-                raise component.wrong("additional_includes", "cannot be had here.", hint=hint)
+                hint = "Move the files that it names below 'code'."
+                raise component.wrong("additional_includes", "is not available on this machine.", hint=hint)
             values = with_defaults(component, values)
         outputs = _step_outputs(part.part("outputs"), component.part("outputs").content, outer)
         for name, (_, outer_name) in outputs.items():
@@ -351,7 +355,7 @@ class _JobReader:
                 made[outer_name] = StepOutput(key, name)
         holder = replace(component, content={**component.content, "outputs": {name: {} for name in outputs}})
         job = self.command(holder, replace(self.common, display_name=""), values, holder)
-        if component is not part:  # the step says other variables and limits
+        if component is not part:  # the step's variables and limits override those of its component
             self._note_idle(part)
             variables = part.part("environment_variables")
             env = {**job.env, **{name: variables.text(name) for name in variables.content}, **self.common.env}
@@ -363,8 +367,8 @@ class _JobReader:
 
 
 def _step_values(inputs: Part, given: Values) -> tuple[Values, dict[str, StepOutput]]:
-    """The inputs of a step: plain values and data, those of the pipeline's *given* ones that they are bound to among
-    them; and the outputs of other steps that they come from."""
+    """The inputs of a step as plain values and data, with bindings to the pipeline's *given* inputs resolved, and the
+    outputs of other steps that it reads."""
     values: Values = {}
     takes: dict[str, StepOutput] = {}
     for key, value in inputs.content.items():
@@ -376,22 +380,22 @@ def _step_values(inputs: Part, given: Values) -> tuple[Values, dict[str, StepOut
             bound = _BINDING.fullmatch(text.strip())
             if bound is None or bound["outer"]:
                 hint = "Bindings are ${{parent.inputs.KEY}} and ${{parent.jobs.JOB.outputs.KEY}}"
-                raise inputs.wrong(key, f"has '{text}', which names nothing.", hint=hint)
+                raise inputs.wrong(key, f"has '{text}', which is not a valid binding.", hint=hint)
             if bound["job"]:
                 takes[key] = StepOutput(bound["job"], bound["output"])
             elif bound["input"] not in given:
                 names = ", ".join(sorted(given)) or "none"
-                raise inputs.wrong(key, f"has '{text}', and the pipeline has no such input; there are: {names}.")
+                raise inputs.wrong(key, f"has '{text}', but the inputs of the pipeline are: {names}.")
             found = DataSpec(key, bound["output"]) if bound["job"] else given[bound["input"]]
         if found is not None:
-            # nothing at all would shift what follows
+            # An empty value is quoted, because without a word in its place the arguments after it would shift
             values[key] = replace(found, key=key) if isinstance(found, DataSpec) else found or "''"
     return values, takes
 
 
 def _step_outputs(outputs: Part, declared: Collection[str], outer: Part) -> dict[str, tuple[DataSpec, str]]:
-    """The outputs of a step by key: in the folder that it or the pipeline's *outer* one names, whose key is given too,
-    else each in one of its own."""
+    """The outputs of a step by key, each with the key of the pipeline's *outer* output that it is bound to, if any. An
+    output is in the folder that it or the outer output names, else in a new folder."""
     found = {key: (DataSpec(key, ""), "") for key in declared if key not in outputs.content}
     for key, value in outputs.content.items():
         text = value.get("path") if isinstance(value, Mapping) else value
@@ -401,8 +405,8 @@ def _step_outputs(outputs: Part, declared: Collection[str], outer: Part) -> dict
         elif bound["outer"] and bound["outer"] in outer.content:
             found[key] = (replace(read_output(outer, bound["outer"]), key=key), bound["outer"])
         else:
-            hint = f"There are: {', '.join(outer.content) or 'none'}."
-            raise outputs.wrong(key, f"has '{text}', and the pipeline has no such output.", hint=hint)
+            hint = f"Its outputs are: {', '.join(outer.content) or 'none'}."
+            raise outputs.wrong(key, f"has '{text}', which is not an output of the pipeline.", hint=hint)
     return found
 
 
@@ -419,7 +423,7 @@ def _sweep(part: Part) -> SweepSpec:
     sampling, seed = _sampling(part)
     most = limits.count("max_total_trials")
     if most is None and sampling != "grid":
-        raise limits.wrong("max_total_trials", "is missing.", hint="Only a grid has an end of its own.")
+        raise limits.wrong("max_total_trials", "is missing.", hint="Only a grid ends without a limit.")
     points = points_of(ranges.values()) if sampling == "grid" else 0
     spec = SweepSpec(
         space=ranges,
@@ -439,7 +443,7 @@ def _sweep(part: Part) -> SweepSpec:
     except BadUsage as err:
         message, hint = str(err), err.hint
         for option, key in OPTION_KEYS.items():
-            message, hint = message.replace(option, f"{key}:"), hint.replace(option, f"{key}:")
+            message, hint = message.replace(option, f"'{key}'"), hint.replace(option, f"{key}:")
         raise BadUsage(f"'{part.shown}': {message}", hint=hint) from err
     return with_seed(spec, on_cluster=False)
 
@@ -447,7 +451,7 @@ def _sweep(part: Part) -> SweepSpec:
 def _range(part: Part, where: str) -> SearchRange:
     word, known = part.text("type").lower(), [draw.value for draw in Draw]
     if word not in known:
-        raise part.wrong("type", f"cannot be '{word}'.", hint=f"It is one of: {', '.join(known)}.")
+        raise part.wrong("type", f"cannot be '{word}'.", hint=f"Use one of: {', '.join(known)}.")
     draw = Draw(word)
     if draw is Draw.choice:
         values = part.content.get("values")
@@ -471,11 +475,11 @@ def _sampling(part: Part) -> tuple[str, int | None]:
         algorithm.check_keys(("type", "seed", "rule", "logbase"))
         word, seed = algorithm.text("type"), algorithm.number("seed")
         if algorithm.text("rule").lower() == "sobol":
-            hint = "Leave it out, or name a cluster with --cluster."
-            raise algorithm.wrong("rule", "cannot be 'sobol' here.", hint=hint)
+            hint = "Omit it, or name a cluster with --cluster."
+            raise algorithm.wrong("rule", "cannot be 'sobol' on this machine.", hint=hint)
     if word.lower() not in SAMPLINGS:
         what = f"cannot be '{word}'." if word else "is missing."
-        raise part.wrong("sampling_algorithm", what, hint=f"It is one of: {', '.join(SAMPLINGS)}.")
+        raise part.wrong("sampling_algorithm", what, hint=f"Use one of: {', '.join(SAMPLINGS)}.")
     return word.lower(), int(seed) if seed is not None else None
 
 
@@ -490,5 +494,6 @@ def _early_stop(part: Part) -> EarlyStop | None:
     word = part.text("type").lower()
     numbers = {name: number for name in (*slacks, *counts) if (number := part.number(name))}
     numbers |= {name: int(numbers[name]) for name in counts if name in numbers}
-    stop = EarlyStop(AZURE_WORDS.get(word, word), **numbers)  # type: ignore[arg-type]  # whole ones are integers
+    # `numbers` has integers for the counts
+    stop = EarlyStop(AZURE_WORDS.get(word, word), **numbers)  # type: ignore[arg-type]
     return checked_stop(stop, f"'{part.shown}': 'early_termination'")

@@ -1,5 +1,5 @@
-"""A job's YAML file, read by key with errors that name the key: its values, data, components and commands. Importing
-this loads the YAML library."""
+"""Reader of a job's YAML file: values, data, components and commands by key, with errors that name the key. Importing
+this module loads the YAML library."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ INPUT_KEYS = (*DATA_KEYS, "default", "optional", "value", "min", "max", "enum", 
 _DATASTORE = re.compile(r"azureml:/(?:/subscriptions/[^?#]+?)?/datastores/(?P<datastore>[\w-]+)/paths/(?P<path>.*)")
 _ASSET = re.compile(r"azureml:(?P<name>[\w.-]+)(?:[:@](?P<version>[\w.-]+))?")
 
-# The inputs of a job by key: data, or the text that stands for a plain value in the command.
+# The inputs of a job by key: data, or a plain value as text for the command
 Values = dict[str, DataSpec | str]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A mapping of a file: `shown` is what messages call the file, `prefix` the keys above it with dots, `folder` what
-    its paths are relative to. Methods raise BadUsage for a value that is not what they give."""
+    """A mapping in a file. `shown` is the file's name in messages, `prefix` the dotted keys above the mapping, and
+    `folder` the base of its paths. Methods raise BadUsage for a value of another type."""
 
     shown: str
     folder: Path
@@ -57,31 +57,31 @@ class Part:
         return BadUsage(redact(f"'{self.shown}': '{self.prefix}{key}' {what}"), hint=hint)
 
     def text(self, key: str) -> str:
-        """The text of *key*, numbers as written; empty where there is none."""
+        """The text of *key*, with numbers as written, or an empty text if the key is missing."""
         value = self.content.get(key)
         if isinstance(value, (Mapping, list)):
             raise self.wrong(key, "must be text.")
         if "\0" in str(value):
-            raise self.wrong(key, "has the character NUL, \\0.", hint="No program can be given that.")
+            raise self.wrong(key, "has the character NUL, \\0.", hint="Remove it. Programs cannot receive it.")
         return "" if value is None else str(value)
 
     def part(self, key: str) -> Part:
-        """The mapping of *key*; an empty one where there is none."""
+        """The mapping of *key*, or an empty one if the key is missing."""
         value = self.content.get(key)
         if value is not None and not isinstance(value, Mapping):
-            raise self.wrong(key, f"must hold keys and values, not {shorten(repr(value))}.")
+            raise self.wrong(key, f"must contain keys and values, not {shorten(repr(value))}.")
         content = {str(name): entry for name, entry in (value or {}).items()}
         return Part(self.shown, self.folder, content, f"{self.prefix}{key}.")
 
     def count(self, key: str, *, most: int = 10**9) -> int | None:
-        """The whole number from 1 to *most* of *key*."""
+        """The integer of *key*, from 1 to *most*."""
         value = self.content.get(key)
         if value is not None and (problem := count_problem(value, most)):
             raise self.wrong(key, problem)
         return value
 
     def number(self, key: str) -> float | None:
-        """The number of *key*, a finite one."""
+        """The finite number of *key*."""
         value = self.content.get(key)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if value is not None and not is_number:
@@ -89,23 +89,23 @@ class Part:
         return value
 
     def seconds(self, key: str) -> float | None:
-        """The seconds, more than none, of *key*."""
+        """The positive number of seconds of *key*."""
         found = self.number(key)
         if found is not None and not 0 < found <= MOST_SECONDS:
             raise self.wrong(key, f"must be a number of seconds, not {found:g}.")
         return None if found is None else float(found)
 
     def check_keys(self, known: Collection[str]) -> None:
-        """Raises BadUsage for a key that is not *known*."""
+        """Raise BadUsage for a key that is not *known*."""
         for key in self.content:
             if key not in known:
-                hint = did_you_mean(key, known) or f"There are: {', '.join(sorted(known))}."
-                raise self.wrong(key, "is no key that himl knows there.", hint=hint)
+                hint = did_you_mean(key, known) or f"Use one of: {', '.join(sorted(known))}."
+                raise self.wrong(key, "is an unknown key.", hint=hint)
 
 
 @dataclass(frozen=True)
 class JobDocument:
-    """The whole file: `kind` is its type (`command`, `sweep`, `pipeline`, or another of Azure ML's)."""
+    """The whole file. `kind` is its type (`command`, `sweep`, `pipeline`, or another type of Azure ML)."""
 
     path: Path
     kind: str
@@ -113,7 +113,8 @@ class JobDocument:
 
     @property
     def compute(self) -> str:
-        """The compute that the job runs on, without `azureml:`; `local` for here, empty where none is named."""
+        """The compute target without `azureml:`. `local` is this machine, and an empty text means that none is
+        named."""
         texts = [self.root.text("compute")]
         if self.kind == PIPELINE:
             jobs = self.root.part("jobs")
@@ -124,7 +125,7 @@ class JobDocument:
 
 
 def read_document(path: Path, shown: str) -> JobDocument:
-    """The file at *path*. Raises BadUsage where it holds no job."""
+    """The file at *path*. Raises BadUsage if it does not contain a job."""
     root = Part(shown, path.parent, parse_mapping(read_text(path, "TARGET"), Path(shown)))
     kinds = {"jobs": PIPELINE, "trial": SWEEP, "command": COMMAND}
     schema = root.text("$schema").rpartition("/")[2].partition(".")[0].lower()
@@ -133,15 +134,15 @@ def read_document(path: Path, shown: str) -> JobDocument:
     kind = root.text("type") or by_schema or by_key
     if not kind:
         raise BadUsage(
-            f"'{shown}' holds no job: it has neither 'type' nor 'command'.",
-            hint="It has to be a command, sweep or pipeline job of Azure ML.",
+            f"'{shown}' is not a job: it has neither 'type' nor 'command'.",
+            hint="Use a command, sweep or pipeline job of Azure ML.",
         )
     return JobDocument(path, kind, root)
 
 
 def changed_code(root: Part) -> dict[str, str]:
-    """The folders of code in the whole file that have `\\` for `/`, by their keys with dots, as this machine finds
-    them."""
+    """The code folders in the whole file that are written with `\\` for `/`, by dotted key, as paths that are valid on
+    this machine."""
 
     def mappings(part: Part, keys: Collection[str]) -> list[Part]:
         return [part.part(key) for key in keys if isinstance(part.content.get(key), Mapping)]
@@ -157,13 +158,13 @@ def changed_code(root: Part) -> dict[str, str]:
 
 
 def read_inputs(part: Part) -> Values:
-    """The inputs that are given, those that are declared without a value left out. Raises BadUsage naming the key."""
+    """The inputs that have a value. Raises BadUsage, with the key."""
     found = {key: read_input(part, key) for key in part.content}
     return {key: value for key, value in found.items() if value is not None}
 
 
 def read_input(part: Part, key: str) -> DataSpec | str | None:
-    """One input: data, or the text of a plain value; None for one that is declared only."""
+    """One input: data, the text of a plain value, or None for a declaration without a value."""
     value = part.content.get(key)
     if isinstance(value, Mapping):
         item, kind = _data_item(part, key, INPUT_KEYS, LITERAL_TYPES)
@@ -178,7 +179,7 @@ def read_input(part: Part, key: str) -> DataSpec | str | None:
 
 
 def read_output(part: Part, key: str) -> DataSpec:
-    """One output: the folder it names, else one of its own. Raises BadUsage naming the key."""
+    """One output: the folder that it names, or a new one. Raises BadUsage, with the key."""
     item, _ = _data_item(part, key, (*DATA_KEYS, "name"), ())
     path = item.text("path")
     if not path:
@@ -186,30 +187,30 @@ def read_output(part: Part, key: str) -> DataSpec:
     found = _data_at(item, key)
     if found.local is not None and not path.startswith(("/", ".", "file:")):
         hint = "Write azureml://datastores/NAME/paths/FOLDER"
-        raise item.wrong("path", f"'{path}' is no folder of a datastore.", hint=hint)
+        raise item.wrong("path", f"'{path}' is not a folder of a datastore.", hint=hint)
     return found
 
 
 def _check_key(part: Part, key: str) -> None:
     if not KEY.fullmatch(key):
-        raise part.wrong(key, "cannot be a key.", hint="A key has letters, digits and _, and no digit first.")
+        raise part.wrong(key, "is not a valid key.", hint="Use letters, digits and _, and do not begin with a digit.")
 
 
 def _data_item(part: Part, key: str, keys: Collection[str], others: Collection[str]) -> tuple[Part, str]:
-    """The mapping of an input or output and its type, one of data or of *others*."""
+    """The mapping of an input or output, and its type: a type of data or one of *others*."""
     _check_key(part, key)
     item = part.part(key)
     item.check_keys(keys)
     kind = item.text("type") or ("string" if others and item.content.get("path") is None else "uri_folder")
     if kind not in (*DATA_TYPES, *others):
-        hint = f"It is one of: {', '.join((*DATA_TYPES, *others))}."
+        hint = f"Use one of: {', '.join((*DATA_TYPES, *others))}."
         raise item.wrong("type", f"cannot be '{kind}'.", hint=hint)
     return item, kind
 
 
 def _data_at(item: Part, key: str) -> DataSpec:
-    """The data at the path of *item*: a folder or file of this machine, a registered dataset, or a folder of a
-    datastore. Raises BadUsage for what cannot be had here."""
+    """The data at the path of *item*: a local folder or file, a registered dataset, or a folder of a datastore. Raises
+    BadUsage for any other address."""
     path, mode = item.text("path"), MODES.get(item.text("mode"))
     if found := _DATASTORE.fullmatch(path):
         datastore = found["datastore"] if found["datastore"] != USUAL_DATASTORE else None
@@ -218,13 +219,13 @@ def _data_at(item: Part, key: str) -> DataSpec:
         version = None if found["version"] == "latest" else found["version"]
         return DataSpec(key, found["name"], version=version, mode=mode)
     if re.match(r"azureml:|https?:|wasbs?:|abfss?:|adl:|git\+", path):
-        hint = "Here it is a folder, a registered dataset (azureml:NAME) or azureml://datastores/NAME/paths/FOLDER"
-        raise item.wrong("path", f"'{path}' cannot be had here.", hint=hint)
+        hint = "Use a folder, a registered dataset (azureml:NAME) or azureml://datastores/NAME/paths/FOLDER"
+        raise item.wrong("path", f"'{path}' is not available on this machine.", hint=hint)
     return DataSpec(key, Path(as_found(item.folder, path)).name, local=str(local_path(item, path)))
 
 
 def local_path(part: Part, path: str) -> Path:
-    """A path of this machine, relative to the file's folder, with `/` or `\\`."""
+    """The local path of *path*, which is relative to the file's folder and may contain `/` or `\\`."""
     return (part.folder / expand_user(as_found(part.folder, path.removeprefix("file:")))).absolute()
 
 
@@ -232,23 +233,24 @@ def local_path(part: Part, path: str) -> Path:
 
 
 def component_at(part: Part, key: str) -> Part:
-    """The component that *key* names or holds. Raises BadUsage for one that does not lie on this machine."""
+    """The component that *key* names or contains. Raises BadUsage for one that is not a local file."""
     if not isinstance(part.content.get(key), str):
         return part.part(key)
     path = part.text(key)
     if path.startswith("azureml:"):
         hint = "Name its file, or a cluster with --cluster."
-        raise part.wrong(key, f"'{path}' is kept by Azure ML and cannot run here.", hint=hint)
+        raise part.wrong(key, f"'{path}' is stored in Azure ML and cannot run on this machine.", hint=hint)
     found = local_path(part, path)
-    if not os.path.isfile(found):  # also for a name that no file system takes
-        raise part.wrong(key, f"'{path}' is no file.", hint=f"It is relative to '{part.folder}'.")
+    # Unlike Path.is_file, os.path.isfile accepts a name that is invalid in the file system
+    if not os.path.isfile(found):
+        raise part.wrong(key, f"'{path}' is not a file.", hint=f"The path is relative to '{part.folder}'.")
     shown = str(Path(part.shown).parent / path.removeprefix("file:"))
     return Part(shown, found.parent, parse_mapping(read_text(found, part.prefix + key), Path(path)))
 
 
 def with_defaults(component: Part, given: Values) -> Values:
-    """The values that are *given*, and the defaults of those that are not. Raises BadUsage for an input that has
-    neither, unless it is optional."""
+    """The *given* values, completed with defaults. Raises BadUsage for an input that has neither, unless it is
+    optional."""
     declared = component.part("inputs")
     values = {**given}
     for key in (key for key in declared.content if key not in given):
@@ -256,13 +258,13 @@ def with_defaults(component: Part, given: Values) -> Values:
         if isinstance(found, str):
             values[key] = found
         elif not isinstance(declaration, Mapping) or declaration.get("optional") is not True:
-            raise declared.wrong(key, "gets no value.", hint="Give one in the job's inputs.")
+            raise declared.wrong(key, "has no value.", hint="Set it in the job's inputs.")
     return values
 
 
 def command_text(part: Part, values: Values, outputs: Collection[str], space: Collection[str]) -> str:
-    """The text of `command` with its plain values filled in; data and hyperparameters stay for whoever runs it. Raises
-    BadUsage where there is none, or it names an input, output or hyperparameter that is not there."""
+    """The text of `command` with plain values filled in. Placeholders of data and hyperparameters stay. Raises BadUsage
+    if there is no command, or if it names an unknown input, output or hyperparameter."""
     text = part.text("command").strip()
     if not text:
         raise part.wrong("command", "is missing.")
@@ -271,21 +273,21 @@ def command_text(part: Part, values: Values, outputs: Collection[str], space: Co
         named = [found[2] for found in PLACEHOLDER.finditer(block[1]) if found[1] == "inputs"]
         return block[1] if all(name in values for name in named) else ""
 
-    end = text.rfind("]]") + 2  # only to there: what is opened and never closed would be looked for again and again
+    end = text.rfind("]]") + 2  # beyond it, an unclosed bracket would make the search quadratic
     text = re.sub(r"\$\[\[(.*?)\]\]", optional, text[:end], flags=re.DOTALL) + text[end:]
     return fill(part, "command", text.strip(), values, {"outputs": outputs, "search_space": space})
 
 
 def fill(part: Part, key: str, text: str, values: Values, others: Mapping[str, Collection[str]]) -> str:
-    """*text* with the plain ones of *values* in the place of their placeholders. Raises BadUsage for a placeholder that
-    names nothing."""
+    """*text* with the plain values of *values* in place of their placeholders. Raises BadUsage for an unknown
+    placeholder."""
     for block in re.findall(r"\$\{\{.*?\}\}", text[: text.rfind("}}") + 2], re.DOTALL):
         named = PLACEHOLDER.fullmatch(block)
         known = others.get(named[1], ()) if named and named[1] != "inputs" else values
         if named is None or named[2] not in known:
-            hint = f"there are: {shorten(', '.join(known)) or 'none'}"
+            hint = f"Use one of: {shorten(', '.join(known)) or 'none'}."
             if named is None:
-                hint = "placeholders are ${{inputs.KEY}}, ${{outputs.KEY}}, ${{search_space.NAME}}"
-            raise part.wrong(key, f"has '{shorten(block)}', which names nothing; {hint}.")
+                hint = "Placeholders are ${{inputs.KEY}}, ${{outputs.KEY}}, ${{search_space.NAME}}"
+            raise part.wrong(key, f"has '{shorten(block)}', which is an unknown placeholder.", hint=hint)
     literals = {key: value for key, value in values.items() if isinstance(value, str)}
     return PLACEHOLDER.sub(lambda found: literals.get(found[2], found[0]) if found[1] == "inputs" else found[0], text)

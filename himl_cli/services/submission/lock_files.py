@@ -1,8 +1,8 @@
-"""Lock files, `pylock.toml` (PEP 751) and `uv.lock`, as lines of a pip requirements file: the packages that they have
-for a job's Python on Linux, each with the hashes of those of its files that fit.
+"""Conversion of lock files, `pylock.toml` (PEP 751) and `uv.lock`, to lines of a pip requirements file.
 
-Pip finds the files by itself, in the indexes of the lock, so that a wheel's name need not be chosen here. It checks
-either all packages by hashes or none.
+The lines contain the packages for a job's Python on Linux, each with the hashes of its compatible files.
+pip finds the files in the indexes of the lock, so this module does not choose between wheels. pip checks the hashes of
+all packages or of none.
 """
 
 from __future__ import annotations
@@ -25,35 +25,38 @@ from himl_cli.core.text import listed, read_text
 
 LOCK_NAMES = ("pylock.toml", "uv.lock")
 PYPI = "https://pypi.org/simple"
-# The newest glibc for which wheels are looked at; pip leaves out what is too new for the image
+# The newest glibc for which wheels are considered. pip skips those that are too new for the image.
 NEWEST_GLIBC = 60
 HASH = "--hash="
-PACKAGING = "26.1"  # the first version of packaging that selects from a pylock.toml
+PACKAGING = "26.1"  # the first version of packaging with Pylock.select
 _NAMED = re.compile(r"(?P<path>.*?)\s*(?:\[(?P<names>[^\[\]]*)\])?", re.DOTALL)
 _EXTRA = re.compile(r"\bextra\s*(==|!=)\s*(['\"])([^'\"]*)\2")
 _ALWAYS, _NEVER = "python_version >= '0'", "python_version < '0'"
-_EXPORT = "himl reads pylock.toml and uv.lock; other tools export one: uv export, pdm export, pip lock."
+_EXPORT = "himl reads pylock.toml and uv.lock. Other tools can export one: uv export, pdm export, pip lock."
 
 
 @dataclass(frozen=True)
 class Locked:
-    """A package as a lock has it: by *version* in an *index*, or by the *address* of a file or repository, or by a
-    *place*, a path beside the lock. *files* are names and hashes of its files; those without a hash have none."""
+    """A locked package, identified by *version* and *index*, by the *address* of a file or repository, or by *place*, a
+    path relative to the lock. *files* are pairs of name and hash, with an empty hash if the lock has none."""
 
     name: str
     version: str = ""
     index: str = ""
     address: str = ""
     place: str = ""
-    is_installed: bool = True  # the source of a project that is no package is never installed
+    is_installed: bool = True  # False for the source of a project that is not a package
     files: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class Lock:
-    """What a job gets of a lock file: *lines* for pip, options first, and *sources*, the folders of packages that are
-    left out since the job has them in its snapshot. *unhashed* are packages that pip cannot check, for which reason no
-    line has a hash; *overridden* are those of which uv passed over what others ask for."""
+    """The part of a lock file that applies to a job.
+
+    *lines* are for pip, options first. *sources* are the folders of packages that are not installed, because the
+    snapshot contains them. *unhashed* are packages that pip cannot check, so that no line has a hash. *overridden* are
+    packages for which uv overrides the requirements of others.
+    """
 
     lines: Sequence[str]
     sources: Mapping[str, Path]
@@ -62,19 +65,19 @@ class Lock:
 
 
 def normal_name(name: str) -> str:
-    """As package indexes compare them."""
+    """The name of a package in the normalized form that indexes compare."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def split_extras(given: str) -> tuple[str, list[str]]:
-    """The path and the names of `uv.lock[gpu,test]`."""
+    """The path and the extras of a value such as `uv.lock[gpu,test]`."""
     found = _NAMED.fullmatch(given)
     names = (found["names"] or "") if found else ""
     return found["path"] if found else given, [name.strip() for name in names.split(",") if name.strip()]
 
 
 def job_markers(python: str) -> dict[str, str]:
-    """What the markers of packages see in a job with *python* (`3.11`), of which conda takes the last patch."""
+    """The values of environment markers in a job with *python* (`3.11`), for which conda installs the latest patch."""
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{python}.99",
@@ -92,14 +95,15 @@ def job_markers(python: str) -> dict[str, str]:
 
 
 def read_lock(path: Path, names: Sequence[str], python: str, start: Path, root: Path, wheel: str = "") -> Lock:
-    """The lock file at *path*, with the extras or dependency groups *names*, for a job that is started in *start* from
-    a snapshot of *root*; without the package *wheel*, which the job gets as a wheel of its own.
+    """The lock file at *path* with the extras or dependency groups *names*, for a job that starts in *start* from a
+    snapshot of *root*. The package *wheel* is omitted, because the job installs it from a private wheel.
 
-    Raises BadUsage, in one line, for what is no lock file, has nothing for *python*, or needs files of this machine.
+    Raises BadUsage, in one line, for an invalid lock file, one without files for *python*, or one that needs local
+    files.
     """
     content = parse_toml(path)
     if not isinstance(content.get("package"), list) and "lock-version" not in content:
-        raise BadUsage(f"'{path}' is no lock file that himl reads.", hint=_EXPORT)
+        raise BadUsage(f"'{path}' is not a supported lock file.", hint=_EXPORT)
     _check_python(path, content.get("requires-python"), python)
     try:
         if "lock-version" in content:
@@ -110,7 +114,7 @@ def read_lock(path: Path, names: Sequence[str], python: str, start: Path, root: 
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as err:
         complaint = redact(" ".join(str(err).split()))
         raise BadUsage(
-            f"'{path}' is damaged: {complaint or type(err).__name__}.", hint="Lock the project anew."
+            f"'{path}' is damaged: {complaint or type(err).__name__}.", hint="Lock the project again."
         ) from err
     return replace(_for_pip(path, packages, python, root, wheel), overridden=overridden)
 
@@ -121,7 +125,7 @@ def parse_toml(path: Path) -> dict[str, Any]:
         content = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)
     except (ValueError, RecursionError) as err:
         hint = f"--requirements {path.name}" if path.suffix == ".txt" else _EXPORT
-        raise BadUsage(f"'{path}' is no TOML, so no lock file: {' '.join(str(err).split())}.", hint=hint) from err
+        raise BadUsage(f"'{path}' is not a lock file in TOML: {' '.join(str(err).split())}.", hint=hint) from err
     return dict(content)
 
 
@@ -131,12 +135,12 @@ def _check_python(path: Path, wanted: object, python: str) -> None:
     try:
         versions = SpecifierSet(wanted if isinstance(wanted, str) else "")
     except InvalidSpecifier as err:
-        raise BadUsage(f"'{path}': 'requires-python' is {wanted!r}, which is no range of versions.") from err
+        raise BadUsage(f"'{path}': 'requires-python' must be a range of versions, not {wanted!r}.") from err
     if not versions.contains(f"{python}.99"):
         good = next((f"3.{minor}" for minor in range(8, 30) if versions.contains(f"3.{minor}.99")), "")
         raise BadUsage(
-            f"'{path}' is for Python {wanted}, and the job would have {python}.",
-            hint=f"Write the version into the project's .python-version: {good}" if good else "Lock the project anew.",
+            f"'{path}' is for Python {wanted}, but the job has {python}.",
+            hint=f"Write {good} into the project's .python-version." if good else "Lock the project again.",
         )
 
 
@@ -156,7 +160,7 @@ def _of_pylock(path: Path, content: Mapping[str, Any], names: Sequence[str], pyt
     except ImportError as err:
         raise BadUsage(
             f"'{path}': packaging {metadata.version('packaging')} cannot read it.",
-            hint=f"Update it, where himl is installed: pip install 'packaging>={PACKAGING}'",
+            hint=f"Update it in himl's environment: pip install 'packaging>={PACKAGING}'",
         ) from err
     try:
         lock = Pylock.from_dict(content)
@@ -182,7 +186,7 @@ def _of_pylock(path: Path, content: Mapping[str, Any], names: Sequence[str], pyt
                 files = [(one.filename, _hash(one.hashes)) for one in each]
                 yield Locked(package.name, str(package.version or ""), package.index or PYPI, files=files)
     except (PylockValidationError, PylockSelectError) as err:
-        raise BadUsage(f"'{path}': {redact(' '.join(str(err).split()))}.", hint="Lock the project anew.") from err
+        raise BadUsage(f"'{path}': {redact(' '.join(str(err).split()))}.", hint="Lock the project again.") from err
 
 
 def _within(address: str, folder: str | None) -> str:
@@ -197,10 +201,10 @@ def _hash(hashes: Mapping[str, str]) -> str:
 
 
 def _of_uv(path: Path, content: Mapping[str, Any], names: Sequence[str], python: str, start: Path) -> list[Locked]:
-    """Those that the project of *start* needs, and what they need, by the lines of the lock whose markers hold."""
+    """The packages that the project of *start* needs, directly and indirectly, by the lines whose markers are true."""
     if content.get("version") != 1:
         raise BadUsage(
-            f"'{path}' has version {content.get('version')}, and himl reads 1.",
+            f"'{path}' has version {content.get('version')}, but himl reads version 1.",
             hint="Export it: uv export --format pylock.toml -o pylock.toml",
         )
     packages: dict[str, list[Mapping[str, Any]]] = {}
@@ -208,10 +212,11 @@ def _of_uv(path: Path, content: Mapping[str, Any], names: Sequence[str], python:
         packages.setdefault(package["name"], []).append(package)
     members = _members(path, content["package"], start)
     _check_names(path, names, sorted({name for member in members for name in _parts(member)}))
-    if not members:  # of a script, which lists what it needs itself
+    if not members:  # the lock of a script, which lists its own requirements
         members = [{"name": "", "dependencies": (content.get("manifest") or {}).get("requirements")}]
     pending: list[tuple[Mapping[str, Any], str]] = []
-    active: set[str] = set()  # the marks of what is installed, which markers of conflicting extras ask for
+    # Installed projects, extras and groups, for the markers of conflicting extras
+    active: set[str] = set()
 
     def visit(package: Mapping[str, Any], part: str = "") -> None:
         name = package["name"]
@@ -233,7 +238,7 @@ def _of_uv(path: Path, content: Mapping[str, Any], names: Sequence[str], python:
             both = " and ".join(sorted(str(one.get("version")) for one in (chosen[package["name"]], package)))
             raise BadUsage(
                 f"'{path}' has {package['name']} {both} for one job.",
-                hint=f"Name the extra that decides: --lock '{path.name}[EXTRA]'",
+                hint=f"Choose between them with an extra: --lock '{path.name}[EXTRA]'",
             )
         for line in (_parts(package)[part] if part else package.get("dependencies")) or ():
             if _holds(line.get("marker"), environment, active):
@@ -244,12 +249,12 @@ def _of_uv(path: Path, content: Mapping[str, Any], names: Sequence[str], python:
 
 
 def _parts(package: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What its extras and its dependency groups need, by their names."""
+    """The requirements of the package's extras and dependency groups, by name."""
     return {**(package.get("dev-dependencies") or {}), **(package.get("optional-dependencies") or {})}
 
 
 def _members(path: Path, packages: Sequence[Mapping[str, Any]], start: Path) -> list[Mapping[str, Any]]:
-    """The project that *start* lies in, of a workspace the innermost; all of them where it lies in none."""
+    """The innermost project of the lock that contains *start*, or all projects if none does."""
     found = {}
     for package in packages:
         place = package["source"].get("editable", package["source"].get("virtual"))
@@ -260,7 +265,8 @@ def _members(path: Path, packages: Sequence[Mapping[str, Any]], start: Path) -> 
 
 
 def _target(packages: Mapping[str, Sequence[Mapping[str, Any]]], line: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The package that a line of the lock means; it says the version and the source only where there are several."""
+    """The package that a line of the lock refers to. The line has a version and a source only to choose among several
+    packages of one name."""
     wanted = {key: line[key] for key in ("version", "source") if key in line}
     for package in packages[line["name"]]:
         if all(package.get(key) == value for key, value in wanted.items()):
@@ -269,7 +275,7 @@ def _target(packages: Mapping[str, Sequence[Mapping[str, Any]]], line: Mapping[s
 
 
 def _holds(marker: str | None, environment: Mapping[str, str], active: Collection[str]) -> bool:
-    """Whether a marker of uv is true. It may ask for several extras at once, which no environment of PEP 508 has."""
+    """Whether a marker of uv is true. It may require several extras at once, unlike the markers of PEP 508."""
     from packaging.markers import Marker
 
     if not marker:
@@ -307,12 +313,12 @@ def _file_name(file: Mapping[str, Any]) -> str:
 
 def _check_names(path: Path, names: Sequence[str], known: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in known]:
-        there = f"It has: {', '.join(known)}." if known else "It has none."
+        there = f"Use one of: {', '.join(known)}." if known else "It has none."
         raise BadUsage(f"'{path}' has no extra or dependency group '{unknown[0]}'.", hint=there)
 
 
 def _tags(python: str) -> list[Any]:
-    """Tags of the wheels that may fit a job with this Python."""
+    """The tags of wheels that are compatible with this Python in a job."""
     from packaging.tags import compatible_tags, cpython_tags
 
     version = tuple(map(int, python.split(".")))
@@ -343,10 +349,10 @@ def _for_pip(path: Path, packages: Sequence[Locked], python: str, root: Path, wh
         if package.place:
             place = (path.parent / package.place).resolve()
             if place.is_file() or not place.is_relative_to(root):
-                what = "a file" if place.is_file() else "a folder outside of the snapshot"
+                what = "a file" if place.is_file() else "a folder outside the snapshot"
                 raise BadUsage(
-                    f"'{path}': {package.name} is {what}, '{place}', which the job's image cannot have.",
-                    hint="Give a wheel of it: --private_wheel FILE. Or send its folder, too: --snapshot_root DIR",
+                    f"'{path}': {package.name} is {what}, '{place}', which the job's image cannot contain.",
+                    hint="Use a wheel: --private_wheel FILE. Or include its folder: --snapshot_root DIR",
                 )
             if package.is_installed:
                 sources[package.name] = place
@@ -360,7 +366,7 @@ def _for_pip(path: Path, packages: Sequence[Locked], python: str, root: Path, wh
         else:
             raise BadUsage(
                 f"'{path}': {package.name} {package.version} has no file for Python {python} on Linux (x86_64).",
-                hint="Take another Python (.python-version), or another version of it.",
+                hint="Use another Python (.python-version), or another version of the package.",
             )
         if not found or not all(found):
             unhashed.append(package.name)
@@ -368,8 +374,8 @@ def _for_pip(path: Path, packages: Sequence[Locked], python: str, root: Path, wh
     for index in indexes:
         if not re.match(r"https?://", index):
             raise BadUsage(
-                f"'{path}': the index '{redact(index)}' is a folder here, which the job's image cannot have.",
-                hint="Give what comes from it as a wheel: --private_wheel FILE",
+                f"'{path}': the index '{redact(index)}' is a local folder, which the job's image cannot read.",
+                hint="Pass its package as a wheel: --private_wheel FILE",
             )
     others = [index for index in indexes if index != PYPI]
     options = [f"--extra-index-url {index}" for index in others]
@@ -379,7 +385,7 @@ def _for_pip(path: Path, packages: Sequence[Locked], python: str, root: Path, wh
 
 
 def wheel_needs(wheel: Path, python: str) -> set[str]:
-    """The packages that a wheel asks for in a job with *python*; none where it does not say so, or unreadably."""
+    """The packages that a wheel requires in a job with *python*, or none if its metadata are missing or invalid."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     with zipfile.ZipFile(wheel) as archive:
@@ -399,25 +405,24 @@ def without_hashes(lines: Sequence[str]) -> list[str]:
 
 
 def lock_remarks(lock: Lock, root: Path, start: Path) -> list[str]:
-    """What the user should know of it: packages that pip does not check, and those that scripts have to find in the
-    snapshot."""
+    """Remarks on packages that pip does not check, and on those that scripts must import from the snapshot."""
     remarks = []
     if lock.unhashed:
         remarks.append(
-            f"warning: pip cannot check {listed(lock.unhashed)} by hashes, and checks all packages or none: the job's "
-            "have the versions of the lock, and no hashes."
+            f"warning: pip cannot check {listed(lock.unhashed)} by hashes, and checks all packages or none. So the job "
+            "installs the locked versions without hashes."
         )
     if lock.overridden:
         remarks.append(
-            f"warning: uv overrides what packages ask for of {listed(lock.overridden)}, which pip heeds: the image may "
-            "not be built."
+            f"warning: uv overrides requirements for {listed(lock.overridden)}, but pip does not. The image may not "
+            "build."
         )
     folders = {name: place / "src" if (place / "src").is_dir() else place for name, place in lock.sources.items()}
     unseen = {name: folder.relative_to(root).as_posix() for name, folder in folders.items() if folder != start}
     if unseen:
         paths = ":".join(dict.fromkeys(unseen.values()))
         remarks.append(
-            f"Not installed, since the snapshot has their source: {', '.join(unseen)}. Scripts find them by --env_var "
+            f"Not installed, because the snapshot has their source: {', '.join(unseen)}. To import them, add --env_var "
             f"PYTHONPATH={paths}"
         )
     return remarks

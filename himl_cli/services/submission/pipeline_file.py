@@ -1,4 +1,4 @@
-"""A pipeline's JSON file in DeepSeismic's schema, its files, and the `.env` that names storage and cluster."""
+"""Reader of a pipeline's JSON file in DeepSeismic's schema, its files, and the `.env` with its storage and cluster."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ TEXTS = (
 )
 COUNTS = ("node_count", "processes_per_node")
 KNOWN = (*TEXTS, *COUNTS, "arguments")
-PASSED_OVER = ("output_path",)  # DeepSeismic's program knew it, its documents did not; it has no meaning here
-LONGEST_LINE = 100_000  # characters of arguments in one text; Linux gives a program no more than 131,072 in one
+# A field without effect that DeepSeismic accepted but did not document
+PASSED_OVER = ("output_path",)
+# Characters of arguments in one text. Linux passes a program at most 131,072 in one argument.
+LONGEST_LINE = 100_000
 KINDS: Mapping[type, str] = {
     type(None): "nothing (null)",
     bool: "a truth value",
@@ -49,7 +51,7 @@ NAMES = (ACCOUNT, CONTAINER, KEY, SUBSCRIPTION, CLUSTER, MIN_NODES, MAX_NODES, S
 
 @dataclass(frozen=True)
 class Step:
-    """One step, fields as in the file; empty where there is none. `key` is its key (`step1`)."""
+    """One step with the fields of the file. Missing fields are empty. `key` is its key (`step1`)."""
 
     key: str
     type: str
@@ -70,7 +72,7 @@ class Step:
 
 @dataclass(frozen=True)
 class PipelineFile:
-    """The steps in the file's order; `shown` is what messages call the file."""
+    """The steps in the order of the file. `shown` is the file's name in messages."""
 
     path: Path
     shown: str
@@ -83,16 +85,15 @@ class PipelineFile:
 
 
 def read_pipeline(path: Path, shown: str) -> PipelineFile:
-    """The file at *path*, all of it checked by itself: no other file is looked for. Raises BadUsage naming the step and
-    the key."""
+    """The file at *path*, checked without access to other files. Raises BadUsage, with the step and the key."""
 
     def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
             twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise BadUsage(
-                redact(f"'{shown}': the key '{twice}' stands there twice."),
-                hint="Of two the first would be lost; rename or remove one.",
+                redact(f"'{shown}': the key '{twice}' occurs twice."),
+                hint="Rename or remove one of them.",
             )
         return made
 
@@ -102,15 +103,15 @@ def read_pipeline(path: Path, shown: str) -> PipelineFile:
         where = f", line {err.line}, column {err.column}" if err.line else ""
         raise BadUsage(
             f"'{shown}'{where}: {err}.",
-            hint="The file is no valid JSON; no comments, no comma behind the last entry.",
+            hint="JSON allows neither comments nor a comma after the last entry.",
         ) from err
     if not isinstance(content, Mapping) or not content:
         what = "" if isinstance(content, Mapping) else f", but {KINDS[type(content)]}"
-        hint = 'A pipeline looks like {"step1": {"type": "PythonScriptStep", …}}'
-        raise BadUsage(f"'{shown}' holds no steps{what}.", hint=hint)
+        hint = 'Example of a pipeline: {"step1": {"type": "PythonScriptStep", …}}'
+        raise BadUsage(f"'{shown}' contains no steps{what}.", hint=hint)
     for key in content:
         if not re.fullmatch(r"step\d+", key, re.ASCII):
-            raise BadUsage(redact(f"'{shown}': '{key}' is no name of a step."), hint="Steps are called step1, step2, …")
+            raise BadUsage(redact(f"'{shown}': '{key}' is not a valid key of a step."), hint="Use step1, step2, …")
     file = PipelineFile(path, shown)
     return replace(file, steps=[_step(file, key, value) for key, value in content.items()])
 
@@ -120,17 +121,19 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
         return file.wrong(key, name, what, hint=hint)
 
     if not isinstance(content, Mapping):
-        raise wrong("", f"holds no fields, but {KINDS[type(content)]}.")
+        raise wrong("", f"must be an object, not {KINDS[type(content)]}.")
     fields: dict[str, Any] = {"arguments": []}
     for name, value in content.items():
         if name not in KNOWN and name not in PASSED_OVER:
-            raise wrong(name, "is no field of a step.", did_you_mean(name, KNOWN) or f"There are: {', '.join(KNOWN)}.")
+            hint = did_you_mean(name, KNOWN) or f"Use one of: {', '.join(KNOWN)}."
+            raise wrong(name, "is not a field of a step.", hint)
         if value is None or name in PASSED_OVER:
             continue
         if name in COUNTS:
             text = value.strip() if isinstance(value, str) else ""
             if text.isascii() and text.isdigit() and text.strip("0"):
-                value = int(text.lstrip("0")[: LONGEST_SHOWN + 1])  # of thousands of digits Python makes no number
+                # Python refuses to convert thousands of digits
+                value = int(text.lstrip("0")[: LONGEST_SHOWN + 1])
             fields[name] = value
             if problem := count_problem(value, MOST[name]):
                 raise wrong(name, problem)
@@ -142,12 +145,12 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
             fields[name] = value.strip()
     for name in (*TEXTS, "arguments"):
         if "\0" in "".join(fields.get(name, ())):
-            raise wrong(name, "has the character NUL, \\u0000.", "No name and no argument can have it.")
+            raise wrong(name, "has the character NUL, \\u0000.", "Remove it.")
     for name in REQUIRED:
         if not fields.get(name):
-            raise wrong(name, "is missing.", f"A step has at least: {', '.join(REQUIRED)}.")
+            raise wrong(name, "is missing.", f"A step needs: {', '.join(REQUIRED)}.")
     if fields["type"] not in TYPES:
-        hint = did_you_mean(fields["type"], TYPES) or f"It is one of: {', '.join(TYPES)}."
+        hint = did_you_mean(fields["type"], TYPES) or f"Use one of: {', '.join(TYPES)}."
         raise wrong("type", f"cannot be '{fields['type']}'.", hint)
     fields["name"] = fields.get("name") or key
     return Step(key, **fields, passed_over=[name for name in PASSED_OVER if content.get(name) is not None])
@@ -156,24 +159,24 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
 def _arguments(value: Any, wrong: Callable[[str, str], BadUsage]) -> list[str]:
     if isinstance(value, str):
         if len(value) > LONGEST_LINE:
-            raise wrong(f"is longer than {LONGEST_LINE:,} characters.", "Give the script a file instead.")
+            raise wrong(f"is longer than {LONGEST_LINE:,} characters.", "Pass a file to the script instead.")
         try:
             return shlex.split(value)
         except ValueError as err:
-            raise wrong("has a quote that does not end.", "Close it, or give the arguments as a list.") from err
+            raise wrong("has an unclosed quote.", "Close it, or write the arguments as a list.") from err
     if not isinstance(value, list):
         raise wrong(f"must be a list or a text, not {KINDS[type(value)]}.", "")
     for entry in value:
         if entry is None or isinstance(entry, (Mapping, list)):
-            raise wrong(f"holds {KINDS[type(entry)]}.", "Each of them is a text or a number.")
+            raise wrong(f"contains {KINDS[type(entry)]}.", "Use texts and numbers only.")
     return [str(entry) if isinstance(entry, (str, bool)) else json.dumps(entry) for entry in value]
 
 
 def step_files(file: PipelineFile, step: Step, cwd: Path) -> tuple[Path, str, Path | None]:
-    """The source folder of *step*, its script relative to that (`/` separators), and its requirements file, if it has
-    one. They are relative to the file's folder, else to *cwd*, as DeepSeismic ran it.
+    """The source folder of *step*, its script relative to that folder (with `/` separators), and its requirements file,
+    if any. Paths are relative to the file's folder, else to *cwd*, as in DeepSeismic.
 
-    Raises BadUsage, naming the step and the key, for one that is not there.
+    Raises BadUsage, with the step and the key, for a file that does not exist.
     """
     folders = list(dict.fromkeys((file.path.parent.resolve(), cwd.resolve())))
     start = f"The path is relative to {' or '.join(repr(str(folder)) for folder in folders)}."
@@ -183,19 +186,20 @@ def step_files(file: PipelineFile, step: Step, cwd: Path) -> tuple[Path, str, Pa
         return file.wrong(step.key, key, f"'{getattr(step, key)}' {what}", hint=near or hint)
 
     sources = [folder / as_found(folder, step.source_directory) for folder in folders]
-    source = next(filter(os.path.isdir, sources), None)  # also for a name that no file system takes
+    # Unlike Path.is_dir, os.path.isdir accepts a name that is invalid in the file system
+    source = next(filter(os.path.isdir, sources), None)
     if source is None:
         if any(map(os.path.exists, sources)):
-            raise wrong("source_directory", "is no folder.", (), "Name the folder that holds the script.")
+            raise wrong("source_directory", "is not a folder.", (), "Name the folder that contains the script.")
         names = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
         raise wrong("source_directory", "does not exist.", names, start)
     source = source.resolve()
     script = Path(os.path.normpath(source / as_found(source, step.script)))
     if not script.is_relative_to(source):
-        what = f"lies outside source_directory '{step.source_directory}'."
-        raise wrong("script", what, (), "Only that folder is sent.")
+        what = f"is outside source_directory '{step.source_directory}'."
+        raise wrong("script", what, (), "The snapshot contains that folder only.")
     if script.suffix != ".py":
-        raise wrong("script", "is no .py script.", (), "")
+        raise wrong("script", "is not a .py script.", (), "")
     if not os.path.isfile(script):
         beside = script.parent.glob("*.py") if os.path.isdir(script.parent) else ()
         names = [path.relative_to(source).as_posix() for path in beside]
@@ -210,17 +214,17 @@ def step_files(file: PipelineFile, step: Step, cwd: Path) -> tuple[Path, str, Pa
                 for folder in folders
                 for path in (folder / with_slashes(step.requirements)).parent.glob("*.txt")
             ]
-            raise wrong("requirements", "is no file.", names, start)
+            raise wrong("requirements", "is not a file.", names, start)
     return source, script.relative_to(source).as_posix(), requirements
 
 
-# What DeepSeismic's `.env` says of storage and cluster
+# Storage and cluster of DeepSeismic's `.env`
 
 
 @dataclass(frozen=True)
 class PipelineVariables:
-    """The variables that are set, and where each was read: `variable` for the environment, else the file. Its text
-    shows no value."""
+    """The variables that are set, and their sources: `variable` for the environment, else the file. The text of the
+    object contains no values."""
 
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -230,46 +234,46 @@ class PipelineVariables:
         return self.values.get(CLUSTER, "")
 
     def container(self, name: str) -> ContainerSpec | None:
-        """The blob container that holds the data, to be called *name* where it is registered; None where it is not
-        named. Raises BadUsage where half of it is named, without its values."""
+        """The blob container of the data, with *name* as the name of its datastore, or None. Raises BadUsage, without
+        values, if only one of account and container is set."""
         names = (ACCOUNT, CONTAINER, KEY, SUBSCRIPTION)
         account, container, key, subscription = (self.values.get(name, "") for name in names)
         if bool(account) != bool(container):
             given, lacking = (ACCOUNT, CONTAINER) if account else (CONTAINER, ACCOUNT)
             raise BadUsage(
-                f"{given} is set, and {lacking} is not.",
+                f"{given} is set, but {lacking} is not.",
                 hint=f"Set both, in {self.sources.get(given)!r} or the environment, or neither.",
             )
         return ContainerSpec(account, container, key, subscription, name) if account else None
 
     def cluster_spec(self, name: str, nodes: int, step: str) -> ClusterSpec:
-        """The cluster *name* as it is to be made; without a word on its size it gets *nodes* at most, which *step*
-        wants. Raises BadUsage for numbers that are none, and for fewer."""
+        """The specification of the new cluster *name*. By default, its maximum is *nodes*, the requirement of *step*.
+        Raises BadUsage for invalid numbers, and for a maximum below *nodes*."""
         counts = {MIN_NODES: 0, MAX_NODES: nodes}
         for variable in counts:
             text = self.values.get(variable, "")
             if text and not (text.isascii() and text.isdigit()):
-                raise BadUsage(f"{variable} cannot be '{text}'.", hint="It is a whole number of nodes.")
+                raise BadUsage(f"{variable} cannot be '{text}'.", hint="Use an integer, the number of nodes.")
             if len(text.lstrip("0")) > len(str(MOST_NODES)) or int(text or 0) > MOST_NODES:
-                raise BadUsage(f"{variable}: a cluster has {MOST_NODES:,} nodes at most.")
+                raise BadUsage(f"{variable}: a cluster has at most {MOST_NODES:,} nodes.")
             counts[variable] = int(text) if text else counts[variable]
         least, most = counts.values()
         refuse(
             "",
-            (least > most, f"{MIN_NODES} is {least}, and {MAX_NODES} is {most}.", "The first is the smaller number."),
+            (least > most, f"{MIN_NODES} is {least}, but {MAX_NODES} is {most}.", "The minimum must be smaller."),
             (
                 nodes > most,
-                f"{MAX_NODES} is {most}, and {step} has a node_count of {nodes}.",
-                "The largest step has to fit into the cluster.",
+                f"{MAX_NODES} is {most}, but {step} has a node_count of {nodes}.",
+                f"Increase {MAX_NODES}.",
             ),
         )
-        # what DeepSeismic's documents name; a cluster that exists is used whatever its size is
+        # The default is from DeepSeismic's documentation. The size of an existing cluster does not matter.
         return ClusterSpec(name, self.values.get(SIZE, "") or "Standard_NC6", least, most)
 
 
 def pipeline_variables(start: Path, cwd: Path, env: Mapping[str, str]) -> PipelineVariables:
-    """What is set in *env*, and in the nearest `.env` that sets any of it, from *start* upward, else from *cwd*. Raises
-    BadUsage for a file that is broken."""
+    """The variables of *env*, and of the nearest `.env` that sets any of them, from *start* upward, else from *cwd*.
+    Raises BadUsage for an invalid file."""
     values: dict[str, str] = {}
     sources: dict[str, str] = {}
     for path in [folder / ".env" for folder in dict.fromkeys((start, *start.parents, cwd, *cwd.parents))]:

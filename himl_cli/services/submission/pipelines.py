@@ -1,4 +1,4 @@
-"""From a pipeline's JSON file to a pipeline that a workspace can run; its data, looked up in that workspace."""
+"""Preparation of a pipeline from its JSON file, and the search for its data in a workspace."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ from himl_cli.services.submission.sweeps import (
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 
-INPUT = "input_data"  # the key of a step's input: with dashes before it the argument that its script gets
+INPUT = "input_data"  # the key of a step's input, and the script's argument without dashes
 INPUT_NAMES = ("input_datareference_name", "input_dataset_name")
 
 
 @dataclass(frozen=True)
 class DataInput:
-    """The input of a step that is no other's output: the field of the file that names it, and that name.
+    """An input of a step that is not the output of another step: its field in the file, and its name.
 
-    `is_folder`: it is a folder of a datastore, which may be called by one of `datastores`, the likeliest first; else a
-    dataset.
+    With `is_folder`, it is a folder of a datastore, and `datastores` are possible names of the datastore, the likeliest
+    first. Otherwise, it is a dataset.
     """
 
     field: str
@@ -90,11 +90,11 @@ class DataInput:
 
 @dataclass(frozen=True)
 class PreparedPipeline:
-    """The pipeline, the snapshots that are sent with it, and what the user should know beforehand, a sentence each.
+    """A pipeline, the reports on its snapshots, and remarks to show before it starts.
 
-    `data` are the inputs that are yet to be found, by the keys of their steps; folders are looked for in `container`
-    where that is known. `cluster` is the cluster to make where there is none of that name; None: it has to exist.
-    `shown` is what messages call the file.
+    `data` are the unresolved inputs by the keys of their steps. Their folders are in `container`, if it is known.
+    `cluster` is the cluster to create if it does not exist. With None, it must exist. `shown` is the file's name in
+    messages.
     """
 
     shown: str
@@ -113,8 +113,8 @@ class PreparedPipeline:
 def prepare_pipeline(
     request: SubmitRequest, env: Mapping[str, str] = os.environ, *, creates_cluster: bool = False
 ) -> PreparedPipeline:
-    """Check all that was asked for and list the snapshots; no network, and nothing is written. Raises BadUsage naming
-    the step and the key."""
+    """Check the request and list the snapshots, without network access or changes to files. Raises BadUsage, with the
+    step and the key."""
     path = target_path(request)
     variables = pipeline_variables(path.parent, request.cwd, env)
     remarks = []
@@ -123,7 +123,7 @@ def prepare_pipeline(
         if request.on_cluster:
             source = variables.sources.get(CLUSTER, "")
             place = f"the variable {CLUSTER}" if source == "variable" else f"{CLUSTER} in '{source}'"
-            remarks.append(f"Goes to cluster '{variables.cluster}', by {place}; --cluster local runs it here.")
+            remarks.append(f"Cluster: '{variables.cluster}', from {place}. To use this machine, add --cluster local.")
     request, file_remarks = beside_file(request, ["pipeline"], "a pipeline file")
     check_values(request)
     request, idle_remarks = without_idle_options(request)
@@ -137,17 +137,17 @@ def prepare_pipeline(
     reads, implied = _outputs_read(file)
     maker = _StepMaker(file, request, common)
     steps: list[StepSpec] = []
-    for step in _in_order(file, reads):  # each runs behind the one before it
+    for step in _in_order(file, reads):  # each step waits for the previous one
         steps.append(maker.step(step, reads.get(step.key), [before.key for before in steps[-1:]]))
     reports = list(maker.snapshots.values())
     remarks += [*idle_remarks, *file_remarks, *naming_remarks]
     if sweep is not None:
         remarks += sweep_remarks(sweep)
-        remarks += [f"{name} goes to {', '.join(keys)}." for name, keys in maker.takers().items()]
+        remarks += [f"{name} is an argument of {', '.join(keys)}." for name, keys in maker.takers().items()]
         if not request.on_cluster:
             remarks += copies_remarks(sweep, sum(step.job.snapshot.size for step in steps))
     remarks += [
-        f"{key} names no input, so it reads what {output.step}, the step before it, makes (--input_data)."
+        f"{key} names no input, so it reads the output of {output.step}, the step before it (--input_data)."
         for key, output in implied.items()
     ]
     remarks += maker.remarks
@@ -170,7 +170,8 @@ def prepare_pipeline(
     )
     if request.on_cluster and prepared.folders:
         readers = [step for step in file.steps if step.key in prepared.folders]
-        names = [step.input_dataset_name for step in (*readers, file.steps[0])]  # DeepSeismic called the datastore so
+        # In DeepSeismic, this field has the name of the datastore
+        names = [step.input_dataset_name for step in (*readers, file.steps[0])]
         named = next(filter(DATASTORE_NAME.fullmatch, names), "")
         prepared = replace(prepared, container=variables.container(named))
     if request.on_cluster and creates_cluster:
@@ -181,27 +182,28 @@ def prepare_pipeline(
 
 
 def pipeline_sweep(request: SubmitRequest) -> SweepSpec | None:
-    """The sweep that the options mean, each trial of which is a pipeline; None where it is a single one. himl draws its
-    values itself, wherever the pipelines run. Raises BadUsage."""
-    if not any(map(request.is_typed, SWEEP_KINDS)):  # that of the settings is for scripts
+    """The sweep of the options, in which each trial is a pipeline, or None for a single pipeline. himl draws the values
+    on this machine, even for pipelines on a cluster. Raises BadUsage."""
+    if not any(map(request.is_typed, SWEEP_KINDS)):  # a sweep in the settings is for scripts
         request = request.without(*SWEEP_KINDS)
     request = single_sweep_option(request)
     spec = requested_sweep(replace(request, cluster=None))
     if spec is None:
         return None
     if request.on_slurm is not None:
-        hint = "Run it here, with --cluster local, or submit the pipelines one by one."
-        raise BadUsage("A sweep of pipelines does not run on Slurm.", hint=hint)
+        hint = "Run it on this machine, with --cluster local, or submit the pipelines one by one."
+        raise BadUsage("A sweep of pipelines cannot run on Slurm.", hint=hint)
     if request.on_cluster:
-        at_once = "all pipelines go to Azure ML at once, since nothing of himl is left there that could wait for some"
-        here = "Leave it out, or run the sweep here: --cluster local"
+        at_once = "does not apply to pipelines on Azure ML, because himl submits them all at once"
+        here = "Omit it, or run the sweep on this machine: --cluster local"
         most, trials = MOST_TRIALS_ON_AZURE, spec.max_trials
+        limit = f"The sweep has {trials:,} pipelines. The limit is {most:,}."
         refuse(
             "",
-            (spec.sampling == "bayesian", f"--sampling bayesian: {at_once}.", "Use --sampling random, or grid."),
-            (spec.early_stop is not None, f"--early_stop: {at_once}.", here),
-            (request.is_typed("max_concurrent"), f"--max_concurrent {spec.max_concurrent}: {at_once}.", here),
-            (trials > most, f"These are {trials:,} pipelines; {most:,} are the most.", f"Give --max_trials {most}."),
+            (spec.sampling == "bayesian", f"--sampling bayesian {at_once}.", "Use --sampling random, or grid."),
+            (spec.early_stop is not None, f"--early_stop {at_once}.", here),
+            (request.is_typed("max_concurrent"), f"--max_concurrent {spec.max_concurrent} {at_once}.", here),
+            (trials > most, limit, f"Use --max_trials {most}."),
         )
         spec = replace(spec, max_concurrent=None)
     return with_seed(spec, on_cluster=False)
@@ -209,8 +211,8 @@ def pipeline_sweep(request: SubmitRequest) -> SweepSpec | None:
 
 @dataclass(frozen=True)
 class _StepMaker:
-    """Makes jobs of the steps of one file; gathers their snapshots by folder, data that is yet to be found, and
-    remarks, those that hold for several steps with the steps' keys."""
+    """Creates the jobs for the steps of one file. It collects snapshots by folder, unresolved data, and remarks, those
+    on several steps with their keys."""
 
     file: PipelineFile
     request: SubmitRequest
@@ -221,27 +223,27 @@ class _StepMaker:
     snapshots: dict[Path, SnapshotReport] = field(default_factory=dict)
 
     def takers(self) -> dict[str, list[str]]:
-        """The steps that take a value of each hyperparameter. Raises BadUsage for one that none takes."""
+        """The steps that use each hyperparameter. Raises BadUsage for one that no step uses."""
         space = self.common.sweep.space if self.common.sweep else ()
         found = {name: [step.key for step in self.file.steps if _takes(step, name)] for name in space}
         for name, keys in found.items():
             if not keys:
-                where = f"--{name} nor ${{{{{SEARCH_SPACE}.{name}}}}}"
+                where = f"--{name} or ${{{{{SEARCH_SPACE}.{name}}}}}"
                 raise BadUsage(
-                    f"'{self.file.shown}': no step has a place for '{name}': neither {where} among its arguments.",
-                    hint=f'Write it into those of the step that takes it: "arguments": ["--{name}", "0"]',
+                    f"'{self.file.shown}': no step uses the hyperparameter '{name}': none has {where} as an argument.",
+                    hint=f'Add it to the arguments of a step: "arguments": ["--{name}", "0"]',
                 )
         return found
 
     def _with_values(self, step: Step) -> list[str]:
-        """The arguments of *step*, where `--NAME` names a hyperparameter with its value behind them, as of a script."""
+        """The arguments of *step*, followed by the values of the hyperparameters that it names as `--NAME`."""
         sweep = self.common.sweep
         taken = [name for name in sweep.space if _takes(step, name)] if sweep else []
         counts = sweep_arguments(self.request) if taken else ()
         return with_search_space([*step.arguments, *counts], taken)
 
     def step(self, step: Step, source: StepOutput | None, waits_for: Sequence[str]) -> StepSpec:
-        """*source* is the output that the step reads. Raises BadUsage naming step and key."""
+        """The job of *step*, which reads the output *source*. Raises BadUsage, with step and key."""
         folder, script, requirements = step_files(self.file, step, self.request.cwd)
         data = DataSpec(INPUT, source.output) if source else self._data(step)
         outputs = [DataSpec(output_key(step.output), "")] if step.output else []
@@ -249,14 +251,14 @@ class _StepMaker:
         arguments += [text for output in outputs for text in ("--output", f"${{{{outputs.{output.key}}}}}")]
         on_cluster, is_mpi = bool(self.common.cluster), step.type == MPI_STEP
         if data and on_cluster:
-            data = replace(data, mode="mount")  # as DeepSeismic's steps had it
+            data = replace(data, mode="mount")  # as in DeepSeismic
         if folder not in self.snapshots:
             report = take_snapshot(folder, self.request.ignored_folders, self.request.include_secret)
             self.snapshots[folder] = report
         report = self.snapshots[folder]
         if script not in report.snapshot.files:
-            hint = f"Look in '{folder / report.ignore_file}'."
-            raise self.file.wrong(step.key, "script", f"'{step.script}' is left out of the snapshot.", hint=hint)
+            hint = f"Check '{folder / report.ignore_file}'."
+            raise self.file.wrong(step.key, "script", f"'{step.script}' is excluded from the snapshot.", hint=hint)
         job = replace(
             self.common,
             entry=Entry(EntryKind.script, script),
@@ -274,20 +276,20 @@ class _StepMaker:
             check_placeholders(job)
         except BadUsage as err:
             is_swept = SEARCH_SPACE in str(err)
-            hint = err.hint if is_swept else "--input_data and --output are added by themselves."
+            hint = err.hint if is_swept else "himl adds --input_data and --output."
             raise self.file.wrong(step.key, "arguments", f"{err}", hint=hint) from err
         idle = [*step.passed_over]
         idle += [name for name in ("node_count", "processes_per_node") if not is_mpi and getattr(step, name) > 1]
         idle += ["input_datareference_path"] if source and step.input_datareference_path else []
         if idle:
-            self.remarks.append(f"{step.key}: passed over, since it has no meaning for this step: {', '.join(idle)}.")
+            self.remarks.append(f"{step.key}: ignored, because it does not apply to this step: {', '.join(idle)}.")
         if not (on_cluster or job.slurm) and job.nodes > 1:
-            self.remarks.append(f"{step.key}: one node here in place of {job.nodes}.")
+            self.remarks.append(f"{step.key}: 1 node instead of {job.nodes} on this machine.")
         return StepSpec(step.key, step.name, job, {INPUT: source} if source else {}, waits_for)
 
     def _data(self, step: Step) -> DataSpec | None:
-        """The input of a step that reads no other's output; None where it has none. Raises BadUsage for data that would
-        lie outside its datastore."""
+        """The input of a step that reads no other step's output, or None. Raises BadUsage for a path outside the
+        datastore."""
         for key in ("input_datareference_path", *reversed(INPUT_NAMES)):
             name = getattr(step, key)
             if ".." in re.split(r"[/\\]", name):
@@ -304,7 +306,7 @@ class _StepMaker:
         return DataSpec(INPUT, found.name.strip("/") or "/" if found.is_folder else found.name)
 
     def _environment(self, step: Step, folder: Path, script: str, requirements: Path | None) -> EnvironmentSpec:
-        """The step's own environment, else the one of the options, else that of a conda file beside the script."""
+        """The environment of the step, else of the options, else of a conda file beside the script."""
         from himl_cli.services.submission.environment import choose_environment, folders_up_to
         from himl_cli.services.submission.environment_checks import environment_remarks
 
@@ -328,23 +330,23 @@ class _StepMaker:
 
 
 def _takes(step: Step, name: str) -> bool:
-    """Whether the arguments of *step* have a place for the hyperparameter."""
+    """Whether the arguments of *step* use the hyperparameter."""
     placeholders = (found for argument in step.arguments for found in PLACEHOLDER.finditer(argument))
     is_named = any(argument.partition("=")[0] == f"--{name}" for argument in step.arguments)
     return is_named or any(found[1] == SEARCH_SPACE and found[2] == name for found in placeholders)
 
 
 def output_key(name: str) -> str:
-    """The name of an output as variables and placeholders take it; the same name is the same key."""
+    """The name of an output as a valid key for variables and placeholders."""
     key = re.sub(r"\W", "_", name, flags=re.ASCII)
     return f"_{key}" if key[0].isdigit() else key
 
 
 def _outputs_read(file: PipelineFile) -> tuple[dict[str, StepOutput], dict[str, StepOutput]]:
-    """The output that each step reads, by the step's key; and those of them that the file does not name.
+    """The output that each step reads, by the step's key, and the subset that the file implies.
 
-    These are, as in DeepSeismic, of steps that name no input: they read the output of the step before them in the file,
-    if it makes one and does not itself wait, by what others read, for the step. Raises BadUsage.
+    As in DeepSeismic, a step that names no input reads the output of the step before it in the file, if there is one
+    and if that would not create a cycle. Raises BadUsage.
     """
     made: dict[str, StepOutput] = {}
     names: dict[str, str] = {}
@@ -352,10 +354,10 @@ def _outputs_read(file: PipelineFile) -> tuple[dict[str, StepOutput], dict[str, 
         output = StepOutput(step.key, output_key(step.output))
         other = names.setdefault(output.output, step.output)
         if step.output in made:
-            what, hint = f"is made by {made[step.output].step} already.", "Give each output a name of its own."
+            what, hint = f"is already an output of {made[step.output].step}.", "Give each output a different name."
             raise file.wrong(step.key, "output", f"'{step.output}' {what}", hint=hint)
         if other != step.output:
-            what, hint = f"and '{other}' are the same name to variables.", "Use letters, digits and _."
+            what, hint = f"and '{other}' have the same variable name.", "Use only letters, digits and _."
             raise file.wrong(step.key, "output", f"'{step.output}' {what}", hint=hint)
         made[step.output] = output
     reads: dict[str, StepOutput] = {}
@@ -363,13 +365,14 @@ def _outputs_read(file: PipelineFile) -> tuple[dict[str, StepOutput], dict[str, 
         given = [*dict.fromkeys(getattr(step, name) for name in INPUT_NAMES if getattr(step, name) in made)]
         if len(given) > 1:
             what = f"'{given[1]}' and 'input_datareference_name' '{given[0]}' are two outputs."
-            raise file.wrong(step.key, "input_dataset_name", what, hint="A step reads one of them.")
+            raise file.wrong(step.key, "input_dataset_name", what, hint="Name only one of them.")
         if given:
             reads[step.key] = made[given[0]]
     implied: dict[str, StepOutput] = {}
     for before, step in zip(file.steps, file.steps[1:], strict=False):
         names_none = not (step.input_datareference_name or step.input_dataset_name or step.input_datareference_path)
-        sources = [before.key]  # the step before, and the one that it waits for, and so on
+        # The previous step, and the steps that it reads from, directly or indirectly
+        sources = [before.key]
         while sources[-1] in reads and reads[sources[-1]].step not in sources:
             sources.append(reads[sources[-1]].step)
         if names_none and before.output and step.key not in sources:
@@ -378,8 +381,8 @@ def _outputs_read(file: PipelineFile) -> tuple[dict[str, StepOutput], dict[str, 
 
 
 def topological_order(keys: Sequence[str], waits: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
-    """*keys* so that each comes behind those that it *waits* for, else as they are; or a cycle, of which each waits for
-    the next and the last for the first."""
+    """*keys*, reordered so that each follows those that it *waits* for, or a cycle, in which each waits for the next
+    and the last for the first. One of the two lists is empty."""
     done: dict[str, None] = {}
     for start in keys:
         path = [start]
@@ -395,15 +398,15 @@ def topological_order(keys: Sequence[str], waits: Mapping[str, Sequence[str]]) -
 
 
 def _in_order(file: PipelineFile, reads: Mapping[str, StepOutput]) -> Sequence[Step]:
-    """The steps so that each comes behind the one it reads from, else as in the file. Raises BadUsage for a cycle,
-    naming its steps."""
+    """The steps, reordered so that each follows the one that it reads from. Raises BadUsage for a cycle, with its
+    steps."""
     steps = {step.key: step for step in file.steps}
     order, cycle = topological_order(list(steps), {key: [output.step] for key, output in reads.items()})
     if cycle:
         first, read = steps[cycle[0]], steps[cycle[1 % len(cycle)]]
         key = next(name for name in INPUT_NAMES if getattr(first, name) == read.output)
-        what = f"closes a cycle: {' <- '.join([*cycle, cycle[0]])}."
-        hint = "Each reads what the next makes; one of them has to read other data."
+        what = f"creates a cycle: {' <- '.join([*cycle, cycle[0]])}."
+        hint = "Each step reads the output of the next one. Change the input of one of them."
         if first is read:
             what = f"names '{first.output}', the step's own output."
             hint = "Name data that exists, or the output of another step."
@@ -411,15 +414,15 @@ def _in_order(file: PipelineFile, reads: Mapping[str, StepOutput]) -> Sequence[S
     return [steps[key] for key in order]
 
 
-# Its data, in the workspace that it runs in
+# Data of the pipeline in its workspace
 
 
 def resolve_on_cluster(prepared: PreparedPipeline, workspace: Workspace, notify: Notify) -> PipelineSpec:
-    """The pipeline with the datastore of each folder that a step reads, in a workspace with clusters; datasets are
-    looked up when it is sent.
+    """The pipeline with a datastore for each folder that a step reads, in a workspace with clusters. Datasets are
+    resolved at submission.
 
-    A datastore that a step calls by its name is that, as with DeepSeismic; else it is the container that was named,
-    which is registered there where it is not yet. Raises what those requests raise.
+    As in DeepSeismic, the datastore is the one that the step names, if it exists. Otherwise, it is the container of
+    the variables, which himl registers as a datastore if necessary. Raises the errors of these requests.
     """
     if not prepared.folders:
         return prepared.spec
@@ -430,13 +433,13 @@ def resolve_on_cluster(prepared: PreparedPipeline, workspace: Workspace, notify:
     folders = prepared.folders.values()
     named = [next((name for name in item.datastores if name in known), "") for item in folders]
     for name in dict.fromkeys(filter(None, named)):
-        notify(Notice(f"Reads datastore '{name}', which the file names, whatever container BLOB_CONTAINER_NAME says."))
+        notify(Notice(f"Using datastore '{name}' from the file instead of the container in BLOB_CONTAINER_NAME."))
     other = "" if all(named) else workspace.ensure_datastore(prepared.container, notify=notify)
     return _with_datastores(prepared, other, known)
 
 
 def with_named_datastores(prepared: PreparedPipeline) -> PipelineSpec:
-    """The pipeline with the datastores as the file names them, unseen: what is known without a request."""
+    """The pipeline with the datastores that the file names, without a check that they exist. Sends no request."""
     name = prepared.container.name if prepared.container else ""
     return _with_datastores(prepared, name or prepared.spec.default_datastore, () if name else None)
 
@@ -444,7 +447,7 @@ def with_named_datastores(prepared: PreparedPipeline) -> PipelineSpec:
 def _with_datastores(
     prepared: PreparedPipeline, default: str | None, known: Sequence[str] | None = None
 ) -> PipelineSpec:
-    """The pipeline whose folders are of the first datastore of theirs that is *known* (None: all are), else of
+    """The pipeline in which each folder is in its first datastore that is *known* (with None, all are known), else in
     *default*."""
 
     def changed(step: StepSpec) -> StepSpec:
@@ -460,11 +463,11 @@ def _with_datastores(
 def resolve_locally(
     prepared: PreparedPipeline, local: FolderWorkspace, azure: Callable[[], Workspace | None], notify: Notify
 ) -> PipelineSpec:
-    """The pipeline with a folder of this machine for each input that is data: of a local datastore, else downloaded
-    from the workspace of *azure*.
+    """The pipeline with a local folder for each input that is data: of a local datastore, else downloaded from the
+    workspace of *azure*.
 
-    A folder that is nowhere is made, and that is said, for all steps but the first: one before it may fill it. Raises
-    NotFound naming the step and the key, and what the download raises.
+    For every step but the first, a folder that does not exist is created with a notice, because a previous step may
+    fill it. Raises NotFound, with the step and the key, and the errors of the download.
     """
     spec, known = prepared.spec, {store.name: store.location for store in local.datastores()}
 
@@ -493,9 +496,8 @@ def resolve_locally(
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
-            raise disk_error(err, f"{key}: cannot make the folder '{folder}'") from err
-        where = f"it is '{folder}', and a step before it has to fill it"
-        notify(Notice(f"{key}: there is no folder '{wanted.name}' yet; {where}."))
+            raise disk_error(err, f"{key}: cannot create the folder '{folder}'") from err
+        notify(Notice(f"{key}: created the empty folder '{folder}' as input. A previous step must fill it."))
         return replace(job, inputs=[replace(job.inputs[0], local=str(folder))])
 
     steps = [
@@ -509,16 +511,16 @@ def _nowhere(item: DataInput, known: Mapping[str, str]) -> NotFound:
     parents = (parent for path in known.values() for parent in Path(path).parents)
     home = next((parent for parent in parents if parent.name == WORKSPACE_FOLDER), None)
     first = "" if home is None or home.is_dir() else "himl init --local, then "
-    where = "which is neither the output of a step nor data here."
-    where = "and no datastore here has that folder." if item.is_folder else where
-    hint = f"Put the data there: {first}himl datastore upload FOLDER {item.name}"
+    where = "which is neither the output of a step nor local data."
+    where = "but no local datastore has that folder." if item.is_folder else where
+    hint = f"Upload the data: {first}himl datastore upload FOLDER {item.name}"
     return NotFound(f"names '{item.name}', {where}", hint=hint)
 
 
 def bring_to_steps(
     spec: PipelineSpec, local: FolderWorkspace, azure: Callable[[], Workspace | None], notify: Notify
 ) -> PipelineSpec:
-    """The pipeline with a folder of this machine for each input that is data. Raises what `bring_inputs` raises."""
+    """The pipeline with a local folder for each input that is data. Raises the errors of `bring_inputs`."""
     steps = []
     for step in spec.steps:
         data = [item for item in step.job.inputs if item.key not in step.takes]
@@ -530,19 +532,19 @@ def bring_to_steps(
 
 
 def check_cluster(prepared: PreparedPipeline, workspace: Workspace) -> None:
-    """Look whether the pipeline's cluster is there, unless it is to be made, before a container is registered for
-    nothing. Raises NotFound, and as the workspace does."""
+    """Check that the pipeline's cluster exists or will be created, before himl registers a container in vain. Raises
+    NotFound and the errors of the workspace."""
     name = prepared.spec.cluster
     is_needed = prepared.cluster is None and prepared.container is not None and name.lower() != SERVERLESS
     if is_needed and isinstance(workspace, CloudWorkspace) and not workspace.has_cluster(name):
         raise NotFound(
-            f"No compute '{name}' in {workspace.label}.", hint="--create_cluster makes it; --cluster names another one."
+            f"No compute '{name}' in {workspace.label}.", hint="Add --create_cluster, or use another --cluster."
         )
 
 
 @contextmanager
 def naming_pipeline_file(prepared: PreparedPipeline) -> Iterator[None]:
-    """Within it, errors about a step name the pipeline's file too, and the field that an input stands in."""
+    """Add the pipeline's file, and the field of an input, to errors about a step."""
     try:
         yield
     except (BadUsage, NotFound) as err:

@@ -1,5 +1,4 @@
-"""From a request to a job that a workspace can run: what is started, from which folder; handing it over; and going on
-with a run that stopped before its end."""
+"""Preparation of a job from a request, its submission to a workspace, and the resumption of a run."""
 
 from __future__ import annotations
 
@@ -63,14 +62,15 @@ from himl_cli.services.submission.sweeps import (
 from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
-# Options that count where a run is resumed, and those that may be given again, and have to say what its record says.
+# Options that apply to a resumed run
 RESUME_OPTIONS = ("max_concurrent", "env_vars", "notify", "notify_format")
+# Options that may be repeated for a resumed run, if they agree with its record
 OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
 _PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
 
 
 def prepare_job(request: SubmitRequest) -> PreparedJob:
-    """Check all that was asked for and list the snapshot; no network, and nothing is written. Raises BadUsage or
+    """Check the request and list the snapshot, without network access or changes to files. Raises BadUsage or
     NotFound."""
     check_values(request)
     request, remarks = without_idle_options(request)
@@ -80,7 +80,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         sweep, arguments = requested_sweep(request), sweep_arguments(request)
     if sweep is not None:
         sweep = with_seed(sweep, on_cluster=bool(request.on_cluster), sdk=request.sdk)
-        if request.command:  # which may hold values itself
+        if request.command:  # the command may contain placeholders
             arguments = with_search_space([request.command, *arguments], sweep.space)[1:]
         remarks += sweep_remarks(sweep, arguments)
         tags[SWEPT] = sweep_text(sweep)
@@ -113,10 +113,10 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     report = take_snapshot(root, request.ignored_folders, request.include_secret)
     if entry.kind in KINDS.values() and entry.target not in report.snapshot.files:
         downloaded = next((folder for folder in report.downloads if entry.target.startswith(f"{folder}/")), None)
-        why = f"himl downloaded files to '{downloaded}'; move the script"
+        why = f"himl downloaded files to '{downloaded}'. Move the script"
         raise BadUsage(
-            f"'{entry.target}' is left out of the snapshot of '{root}'.",
-            hint=f"{why if downloaded else f'Look in its {report.ignore_file}'}, or give another --snapshot_root.",
+            f"'{entry.target}' is excluded from the snapshot of '{root}'.",
+            hint=f"{why if downloaded else f'Check its {report.ignore_file}'}, or use another --snapshot_root.",
         )
     remarks += ignored_remarks([report])
     if sweep and not request.on_cluster:
@@ -125,7 +125,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
 
 
 def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:
-    """What is started, the script's path (for a module or a command the current folder), and the snapshot's root."""
+    """The entry point, the script's path (the current folder for a module or a command), and the snapshot's root."""
     start = folder = request.cwd
     if request.target:
         _check_script(request.cwd / request.target, request.target)
@@ -135,7 +135,7 @@ def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:
     if request.snapshot_root is not None:
         root = (request.cwd / request.snapshot_root).resolve()
         if not root.is_dir():
-            raise BadUsage(f"--snapshot_root '{request.snapshot_root}' is no folder.")
+            raise BadUsage(f"--snapshot_root '{request.snapshot_root}' is not a folder.")
     if request.module:
         _check_module(request.module, root)
         return Entry(EntryKind.module, request.module), start, root
@@ -143,8 +143,8 @@ def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:
         return Entry(EntryKind.command, request.command), start, root
     if not start.is_relative_to(root):
         raise BadUsage(
-            f"'{request.target}' lies outside the snapshot root '{root}'.",
-            hint="Give a --snapshot_root that holds the script.",
+            f"'{request.target}' is outside the snapshot root '{root}'.",
+            hint="Use a --snapshot_root that contains the script.",
         )
     return Entry(KINDS[start.suffix], start.relative_to(root).as_posix()), start, root
 
@@ -159,24 +159,24 @@ def _check_script(path: Path, shown: str) -> None:
             hint = f"Name the script in it: himl submit {shlex.quote(Path(shown, name).as_posix())}"
     elif not path.exists():
         near = did_you_mean(path.name, scripts)
-        hint = near or "Check the path; it is relative to the current folder."
+        hint = near or "Check the path. It is relative to the current folder."
         raise BadUsage(f"There is no script '{shown}'.", hint=hint)
     elif path.suffix == ".ipynb":
         problem = "is a notebook, not a script"
-        hint = f"Make one of it: jupyter nbconvert --to script {shlex.quote(shown)}"
+        hint = f"Convert it: jupyter nbconvert --to script {shlex.quote(shown)}"
     elif path.suffix not in KINDS:
         problem = "is neither a .py nor a .sh script"
-        hint = "Name such a script, or a module: himl submit -m package.module"
+        hint = "Name a script, or a module: himl submit -m package.module"
     else:
         return
     raise BadUsage(f"'{shown}' {problem}.", hint=hint)
 
 
 def _check_module(name: str, root: Path) -> None:
-    """Raises BadUsage for what is no module's name, and for a module that is missing from a package of the project;
-    what is not the project's may be installed."""
+    """Raise BadUsage for an invalid module name, and for a module that is missing from a package of the project. Other
+    modules may be installed."""
     if not all(part.isidentifier() for part in name.split(".")):
-        raise BadUsage(f"-m '{name}' is no module name.", hint="Write it with dots, without .py: -m package.module")
+        raise BadUsage(f"-m '{name}' is not a module name.", hint="Write it with dots, without .py: -m package.module")
     top, *below = name.split(".")
     place = root.joinpath(top, *below)
     is_there = (place / "__main__.py").is_file() or any(place.parent.glob(f"{place.name}.*"))
@@ -187,13 +187,12 @@ def _check_module(name: str, root: Path) -> None:
         what, prefix, folder = f"'{name}' is a package without __main__.py", name, place
     names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("__"))
     near = get_close_matches(place.name, names, n=1) or names[:1]
-    hint = f"Did you mean -m {prefix}.{near[0]}?" if near else f"It would be '{place}.py'."
+    hint = f"Did you mean -m {prefix}.{near[0]}?" if near else f"Create '{place}.py', or correct the name."
     raise BadUsage(f"{what} in '{root}'.", hint=hint)
 
 
 def _entry_file(entry: Entry, root: Path) -> Path | None:
-    """The Python file that is started; None for a shell script, a command, and a module that does not lie below
-    *root*."""
+    """The Python file of the entry point, or None for a shell script, a command, or a module outside *root*."""
     if entry.kind is EntryKind.script:
         return root / entry.target
     module = root.joinpath(*entry.target.split("."))
@@ -202,8 +201,8 @@ def _entry_file(entry: Entry, root: Path) -> Path | None:
 
 
 def _named_by(entry: Entry) -> str:
-    """What the experiment is named after: the script or module; of a command the first of these in it, else its
-    program."""
+    """The name that the experiment's default name comes from: the script or module, for a command the first script or
+    module in it, else its program."""
     if entry.kind is not EntryKind.command:
         return entry.target
     words = [word.strip("'\"") for word in entry.target.split()]
@@ -214,12 +213,12 @@ def _named_by(entry: Entry) -> str:
 
 
 def check_root(root: Path, script: Path | None) -> None:
-    """Raises BadUsage for a folder that nobody named and nobody means to send: the home folder, a whole disk, one above
-    the repository of *script*."""
+    """Raise BadUsage for a default snapshot root that is too large to be intended: the home folder, a whole disk, or a
+    folder above the repository of *script*."""
     root, home = root.resolve(), home_folder()
     above = script.resolve().parents if script is not None else ()
     repository = next((folder for folder in above if (folder / ".git").exists()), root)
-    own_folder = "Put the script into a folder of its own, or name the one to send: --snapshot_root DIR"
+    own_folder = "Move the script to its own folder, or name the folder to use: --snapshot_root DIR"
     refuse(
         "The snapshot would be ",
         (root.parent == root, f"all of '{root}'.", own_folder),
@@ -227,18 +226,17 @@ def check_root(root: Path, script: Path | None) -> None:
         (
             root in repository.parents,
             f"'{root}', a folder above the repository of '{script}'.",
-            f"Say which is meant: --snapshot_root {shlex.quote(str(repository))}, or all of it: --snapshot_root "
-            f"{shlex.quote(str(root))}",
+            f"Choose the folder: --snapshot_root {shlex.quote(str(repository))}, or --snapshot_root "
+            f"{shlex.quote(str(root))} for all of it.",
         ),
     )
 
 
 def _distribution(request: SubmitRequest) -> tuple[str, int | None]:
-    """The distribution (`pytorch`, `mpi`, or empty for a plain process) and the processes a node (None: no ranks).
+    """The distribution (`pytorch`, `mpi`, or empty for a plain process) and the processes per node (None for no ranks).
 
-    Here PyTorch's variables are set whenever ranks are asked for. On a cluster, unless `--distribution` says so:
-    PyTorch for several processes whose number a node is given, MPI for several nodes without it, and for one process,
-    as hi-ml does.
+    A local job with ranks gets PyTorch's variables. On a cluster, the default is PyTorch for several processes if
+    their number per node is set, and MPI for several nodes without that number and for one process, as in hi-ml.
     """
     processes = request.processes_per_node
     if not request.on_cluster:
@@ -256,13 +254,13 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, file: Path 
     if request.ssh_key and not spec.sweep:
         services["ssh"] = _public_keys(request.cwd, request.ssh_key)
     idle = [f"--{name}" for name in ("vscode", "jupyter", "ssh_key", "tensorboard_logs") if request.is_typed(name)]
-    offered = "Azure ML offers it in single jobs only, and this is many"
-    remarks = [f"Passed over, since {offered}: {', '.join(idle)}."] if idle and spec.sweep else []
+    offered = "Azure ML offers these for single jobs only"
+    remarks = [f"Ignored, because {offered}: {', '.join(idle)}."] if idle and spec.sweep else []
     for kind, items in (("input", spec.inputs), ("output", spec.outputs)):
         for item in items:
             if not item.name:
                 raise BadUsage(
-                    f"--{kind} {item.key}: local= is a folder of this machine, which a cluster cannot see.",
+                    f"--{kind} {item.key}: local= is a folder on this machine, which a cluster cannot read.",
                     hint=f"Name the data: --{kind} {item.key}=NAME",
                 )
     from himl_cli.services.submission.environment import choose_environment, folders_up_to
@@ -273,28 +271,28 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, file: Path 
     asked = [option for option in ("vscode", "jupyter", "ssh_key") if request.is_typed(option) and not spec.sweep]
     remarks += [*found_remarks, *environment_remarks(environment, file, folders_up_to(folder, root), asked)]
     if spec.entry.kind is EntryKind.module and file is None and spec.entry.target != MODULE:
-        remarks.append(f"Module '{spec.entry.target}' is not in '{root}': the job needs it in its environment.")
+        remarks.append(f"Module '{spec.entry.target}' is not in '{root}', so the job's environment must provide it.")
     return replace(spec, services=services, environment=environment), remarks
 
 
 def _public_keys(cwd: Path, given: str) -> str:
-    text, problem = given, "holds no public key of SSH."
+    text, problem = given, "is not a public SSH key."
     if not _PUBLIC_KEYS.fullmatch(given.strip()):
         try:
             text = (cwd / Path(given).expanduser()).read_text(encoding="utf-8")
         except (OSError, ValueError, RuntimeError):
-            problem = "is neither a public key nor a file that can be read."
+            problem = "is neither a public key nor a readable file."
     if "PRIVATE KEY" in text:
-        problem = "holds a private key, which has to stay on this machine."
+        problem = "is a private key, which must not leave this machine."
     if "PRIVATE KEY" in text or not _PUBLIC_KEYS.fullmatch(text.strip()):
-        hint = "Give the public one, whose file ends in .pub: --ssh_key ~/.ssh/id_ed25519.pub"
+        hint = "Use the public key, a file that ends in .pub: --ssh_key ~/.ssh/id_ed25519.pub"
         raise BadUsage(f"--ssh_key '{'...' if 'PRIVATE KEY' in given else given}' {problem}", hint=hint)
     return text.strip()
 
 
 def start_and_note(start: Callable[..., Run], cwd: Path, notify: Notify) -> Run:
-    """What *start*, a workspace's method with its job, starts, noted in *cwd* as the latest run. Raises what *start*
-    raises; nothing then runs. Raises Interrupted, naming the run, once there is one."""
+    """The run that *start*, a workspace's method with its job, starts, stored as the latest run of *cwd*. If *start*
+    raises an error, nothing runs. Raises Interrupted, naming the run, after the start."""
     run = start(notify=notify)
     with watching(run.id):
         note_latest(run, cwd, notify)
@@ -302,36 +300,36 @@ def start_and_note(start: Callable[..., Run], cwd: Path, notify: Notify) -> Run:
 
 
 def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
-    """Make *run* the latest one of *cwd*; *notify* hears of a folder that cannot be written to."""
+    """Store *run* as the latest one of *cwd*. A failure to write is a notice."""
     try:
-        write_atomic(cwd / LATEST_RUN_FILE, f"{run.recovery_id}\n")  # also when the machine goes down
+        write_atomic(cwd / LATEST_RUN_FILE, f"{run.recovery_id}\n")  # survives a crash of the machine
     except OSError as err:
-        notify(Notice(f"Could not write {LATEST_RUN_FILE} in '{cwd}': {err.strerror}."))
+        notify(Notice(f"Cannot write {LATEST_RUN_FILE} in '{cwd}': {err.strerror}."))
 
 
 # Resuming
 
 
 def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify) -> tuple[Run, int]:
-    """Go on with the run that *wanted* names, and give it, and where in its log begins what is new.
+    """Resume the run *wanted*. Returns it with the offset in its log, in bytes, at which new output begins.
 
-    Of *request*, `env_vars`, `max_concurrent` and `notify` count; what else it says has to agree with the run's record.
-    Raises RunNotFound, and BadUsage for a run that cannot go on or that was another job.
+    `env_vars`, `max_concurrent` and `notify` of *request* apply. Its other options must agree with the run's record.
+    Raises RunNotFound, and BadUsage for a run that cannot be resumed or that was a different job.
     """
     (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
     home = workspace.home_of(run.id)
     if not isinstance(home, FolderWorkspace):
         raise BadUsage(
-            f"Run '{run.id}' is in {home.label}, where no run can be resumed.",
-            hint="Submit it again; a job that a cluster pre-empts is started again by Azure ML itself.",
+            f"Run '{run.id}' is in {home.label}, where runs cannot be resumed.",
+            hint="Submit it again. Azure ML restarts preempted jobs.",
         )
     _check_agrees(run, request)
-    # the log of a sweep or a pipeline goes on; another try of a job has a log of its own
+    # A sweep or a pipeline appends to its log, but each attempt of a job has a new log
     log = workspace.run_files(run.id).stat(MAIN_LOG) if MANY in run.tags else None
     check_choices(request)
     webhook = webhook_of(request)
     if webhook is None and NOTIFICATION in run.tags:
-        notify(Notice("Nobody is notified of this run's end: the address is not kept. Give it again by --notify URL."))
+        notify(Notice("himl sends no notification, because it does not store the address. Pass it again: --notify URL"))
     resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, webhook=webhook)
     note_latest(resumed, Path(request.cwd), notify)
     return resumed, log.size if log else 0
@@ -344,16 +342,16 @@ def _check_agrees(run: Run, request: SubmitRequest) -> None:
         asked = command_line(request)
         if asked != made_by:
             raise BadUsage(
-                f"Run '{run.id}' was made by '{made_by}', not by '{asked}'.", hint=f"Leave the script out{leave_out}"
+                f"Run '{run.id}' was started as '{made_by}', not as '{asked}'.", hint=f"Omit the script{leave_out}"
             )
     elif request.arguments:
         given, words = mask_arguments(request.arguments), [""]
-        with suppress(ValueError):  # of another client
+        with suppress(ValueError):  # the command line of another client
             words = shlex.split(made_by)
         if given != words[2 if words[:1] == ["-m"] else 1 :]:
             raise BadUsage(
-                f"Run '{run.id}' goes on with the arguments of '{made_by}', not with '{shlex.join(given)}'.",
-                hint=f"Leave them out{leave_out}",
+                f"Run '{run.id}' has the arguments of '{made_by}', not '{shlex.join(given)}'.",
+                hint=f"Omit them{leave_out}",
             )
     if any(map(request.is_typed, OF_RECORD[: len(SWEEP_KINDS)])):
         of_settings = [name for name in SWEEP_KINDS if not request.is_typed(name)]
@@ -361,7 +359,7 @@ def _check_agrees(run: Run, request: SubmitRequest) -> None:
         text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
         if text not in (made, without_seed(made)):
             was = made or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
-            raise BadUsage(f"Run '{run.id}' is: {was}; not: {text}.", hint=f"Leave these options out{leave_out}")
+            raise BadUsage(f"Run '{run.id}' is '{was}', not '{text}'.", hint=f"Omit these options{leave_out}")
 
 
 def submit_mirrored(
@@ -373,18 +371,18 @@ def submit_mirrored(
     start_mirror: Callable[[Path, str], None],
     notify: Notify,
 ) -> tuple[Run, Run]:
-    """Start the run in *target*, what mirrors it, and the job here; both runs, which have the same id.
+    """Start the run in *target*, the mirror process, and the local job. Returns both runs, which have the same id.
 
-    *place* is what opens *target*; *start_mirror* starts the process for a run of the workspace in a folder. Where the
-    first fails, nothing is started. Where the job does not start, the run in *target* ends as failed, in the
-    background: the process is there before the job, and takes over should this one be killed. Raises what both
-    workspaces raise.
+    *place* identifies *target* for the mirror. *start_mirror* starts the process for a run of the workspace in a
+    folder. If the run in *target* cannot start, nothing starts. If the job does not start, the mirror marks the run in
+    *target* as failed. It starts before the job, so that it can do so even if this process is killed. Raises the errors
+    of both workspaces.
     """
     run_id = new_run_id(spec.experiment)
-    try:  # before anything is made: most of what can be wrong shows at it
+    try:  # a cheap request finds most problems before anything is created
         next(iter(target.runs(RunQuery(spec.experiment, limit=1))), None)
     except (NotAllowed, NotFound, ServiceFailed) as err:
-        hint = "Nothing was started. Without --record_in azure the job is recorded here alone."
+        hint = "Nothing was started. To record the job in the local workspace only, omit --record_in azure."
         err.hint = f"{err.hint} {hint}".strip()
         raise
     source.prepare(notify)
@@ -428,14 +426,14 @@ def _start_twin(
         if isinstance(err, HimlError) and not (isinstance(err, ServiceFailed) and not err.is_lasting):
             file.remove()
             raise
-        # Nobody knows, or will wait for, the answer: the run may be there all the same, and the mirror sees to its end
+        # The run may exist even though no answer arrived, so the mirror process ends it
         interrupted = "himl submit was interrupted before the job began"
         state.is_starting, state.failure = False, redact(str(err)) if isinstance(err, HimlError) else interrupted
         file.write(state)
         start_mirror(file.path.parent.parent, new.id)
         if isinstance(err, KeyboardInterrupt):
             message = (
-                f"Interrupted before the job began; run '{new.id}' may be in {target.label} and ends there as failed."
+                f"Interrupted before the job began. Run '{new.id}' may exist in {target.label} and ends as Failed."
             )
             raise Interrupted(message) from err
         raise

@@ -1,5 +1,8 @@
-"""The options of `himl submit` as one request: which of them count for the job, the values that they may have, and what
-they say of a job whatever it runs: its names, tags, limits and Python."""
+"""The options of `himl submit` as one request.
+
+This module decides which options apply to a job, checks their values, and derives the names, tags, limits and Python
+interpreter that every kind of job has.
+"""
 
 from __future__ import annotations
 
@@ -40,30 +43,33 @@ from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten
 log = logging.getLogger(__name__)
 
 SLURM = "slurm:"
-NO_RETRIES = "Azure ML starts no job again that failed."
+NO_RETRIES = "Azure ML does not restart failed jobs."
 CLUSTER = {"only": "cluster", "files": "pipeline"}
 MANY_RUNS = {"files": "pipeline"}
 PACKAGE_FILES = ("conda_env", "requirements", "lock")
 MADE_FROM_FILES = (*PACKAGE_FILES, "docker_image", "pip_extra_index_url", "private_wheel")
-ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))  # one group excludes another
+# Options of one group exclude those of another
+ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))
 
-MOST_SECONDS = 10 * 366 * 86400.0  # ten years, as good as for ever
-MOST_NODES = 65_000  # as many as a cluster of Azure ML can have
-MOST_PROCESSES = 1024  # of a node; each is started here, so a digit too many would fill the memory
+MOST_SECONDS = 10 * 366 * 86400.0  # ten years, in effect no limit
+MOST_NODES = 65_000  # the limit of Azure ML for one cluster
+# Per node. Local ranks all start on this machine, so a typo could exhaust its memory.
+MOST_PROCESSES = 1024
 MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node": MOST_PROCESSES}
 MOST_RETRIES = 1000
-LONGEST_SHOWN = 24  # characters of a wrong count
+LONGEST_SHOWN = 24  # characters of an invalid count in a message
 LONGEST_TAG_VALUE = 1000
 GIT_SECONDS = 5.0
-TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")  # pipx and `uv tool` leave them in the environments they make
+# Files that pipx and `uv tool` write into the environments that they create
+TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")
 
 
 def option(default: Any = None, *, only: str = "", files: str = "", choices: Sequence[str] = ()) -> Any:
-    """A field that holds an option of `himl submit`.
+    """A field for an option of `himl submit`.
 
-    *only* is `cluster` (of Azure ML), `local` or `slurm` where it has no meaning elsewhere. *files* are the kinds of
-    job files that it goes with, as words: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that runs here.
-    *choices* are its values.
+    *only* is `cluster` (Azure ML), `local` or `slurm` for an option that applies to such jobs alone. *files* lists the
+    kinds of job files that accept it, separated by spaces: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that
+    runs on this machine. *choices* are the permitted values.
     """
     default_factory = {"default_factory": default} if callable(default) else {"default": default}
     return field(**default_factory, metadata={"only": only, "files": files, "choices": choices})
@@ -71,13 +77,14 @@ def option(default: Any = None, *, only: str = "", files: str = "", choices: Seq
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest(JobOptions):
-    """The options of `himl submit`, as typed; `cwd` is where the user is, `build` the `--build_*` options by tag name.
+    """The options of `himl submit`, as typed.
 
-    `typed` names the options that stood on the command line: what a settings file says for all jobs is passed over
-    where it does not fit one, what was typed is an error there. None: all that differs from the default counts as
-    typed. Of `sweep`, `crossval` and `different_seeds` one at most is set, else the job is a single run; `ready_sweep`
-    is a sweep that no options have to be read for. `python_executable` (the words before the script on a cluster),
-    `resource_properties` and `tensorboard_logs` are arguments of `submit_to_azure_if_needed` only.
+    `cwd` is the user's current folder, and `build` the `--build_*` options by tag name. `typed` names the options from
+    the command line. An option that does not apply to a job is ignored if it comes from a settings file, and an error
+    if it was typed. With None, every option that differs from its default counts as typed. At most one of `sweep`,
+    `crossval` and `different_seeds` is set. Without them, the job is a single run. `ready_sweep` is a sweep that does
+    not come from options. `python_executable` (the words before the script on a cluster), `resource_properties` and
+    `tensorboard_logs` are arguments of `submit_to_azure_if_needed` only.
     """
 
     cwd: Path
@@ -141,31 +148,31 @@ class SubmitRequest(JobOptions):
 
     @property
     def on_cluster(self) -> str:
-        """The cluster of Azure ML that the job runs on; empty where it runs here or on Slurm."""
+        """The Azure ML cluster of the job, or an empty string for a local job or one on Slurm."""
         return "" if self.cluster in (None, HERE) or self.on_slurm is not None else str(self.cluster)
 
     @property
     def on_slurm(self) -> str | None:
-        """NAME of `--cluster slurm:NAME`, which may be empty; None where the job does not run on Slurm."""
+        """NAME in `--cluster slurm:NAME`, which may be empty. None if the job does not run on Slurm."""
         name = str(self.cluster).strip()
         return name[len(SLURM) :] if name.lower().startswith(SLURM) else None
 
     @property
     def is_told_to_azure(self) -> bool:
-        """Whether the job runs here and is recorded in an Azure ML workspace too."""
+        """Whether the job runs on this machine and is also recorded in an Azure ML workspace."""
         return self.record_in == "azure" and not self.on_cluster and self.on_slurm is None
 
     def is_set(self, name: str) -> bool:
-        """Whether the option says something else than its default."""
+        """Whether the option differs from its default."""
         value = getattr(self, name)
         return bool(value) if isinstance(value, (list, tuple, dict)) else value not in (None, getattr(_DEFAULTS, name))
 
     def is_typed(self, name: str) -> bool:
-        """Whether the user said so for this very job."""
+        """Whether the user set the option for this job, not in a settings file."""
         return self.is_set(name) and (self.typed is None or name in self.typed)
 
     def without(self, *names: str) -> SubmitRequest:
-        """The request with the defaults of these options."""
+        """The request with these options reset to their defaults."""
         changes: dict[str, Any] = {name: getattr(_DEFAULTS, name) for name in names}
         return replace(self, **changes)
 
@@ -173,16 +180,15 @@ class SubmitRequest(JobOptions):
 _DEFAULTS = SubmitRequest(cwd=Path())
 _OPTIONS = {each.name: each.metadata for each in fields(SubmitRequest) if each.metadata}
 CHOICES = {name: metadata["choices"] for name, metadata in _OPTIONS.items() if metadata.get("choices")}
-# Options that have another name in a request.
+# Options whose field in a request has a different name
 REQUEST_FIELDS = {"env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
 
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """The job, what is sent with it (None in place: nothing is), and what the user should know beforehand, a sentence
-    each.
+    """A job, the report on its snapshot (None for a job that runs in place), and remarks to show before it starts.
 
-    `checkpoint` is the SOURCE that it starts from, which is yet to be looked for.
+    `checkpoint` is the SOURCE that the job starts from. It has not been resolved yet.
     """
 
     spec: JobSpec
@@ -192,74 +198,78 @@ class PreparedJob:
 
 
 def refuse(where: str, *checks: tuple[bool, str, str]) -> None:
-    """Raises BadUsage for the first of *checks* that is true, with its message, which *where* begins, and its hint."""
+    """Raise BadUsage for the first of *checks* that is true, with *where* before its message, and with its hint."""
     for is_wrong, message, hint in checks:
         if is_wrong:
             raise BadUsage(f"{where}{message}", hint=hint)
 
 
 def check_values(request: SubmitRequest) -> None:
-    """Raises BadUsage for values that no job can have, and for what was typed and cannot be done where the job runs."""
+    """Raise BadUsage for invalid values, and for typed options that do not apply to the job's compute target."""
     for name in ("command", "cluster", "checkpoint"):
         non_blank(f"--{name}", getattr(request, name))
     sources = {"A script": request.target, "-m MODULE": request.module, "--command": request.command}
     given = [name for name, value in sources.items() if value]
     if len(given) != 1:
         hint = 'himl submit SCRIPT.py, or himl submit -m package.module, or himl submit --command "PROGRAM ..."'
-        raise BadUsage(f"{' and '.join(given[:2])} were both given." if given else "Nothing to run.", hint=hint)
+        raise BadUsage(f"{' and '.join(given[:2])} cannot be combined." if given else "Nothing to run.", hint=hint)
     check_choices(request)
     for name in ("num_nodes", "processes_per_node"):
         value = getattr(request, name)
         if value is not None and (problem := count_problem(value, MOST[name])):
             too_few = isinstance(value, int) and value < 1
-            raise BadUsage(f"--{name} {value}: at least 1 is needed." if too_few else f"--{name} {problem}")
-    Globs(request.keep)  # raises for one that cannot be read
+            raise BadUsage(f"--{name} must be at least 1, not {value}." if too_few else f"--{name} {problem}")
+    Globs(request.keep)  # raises BadUsage for an invalid pattern
     refuse(
-        f"--retries {request.retries}: ",
-        (not 0 <= request.retries <= MOST_RETRIES, f"it can be 0 to {MOST_RETRIES:,}.", ""),
+        "",
+        (
+            not 0 <= request.retries <= MOST_RETRIES,
+            f"--retries must be from 0 to {MOST_RETRIES:,}, not {request.retries}.",
+            "",
+        ),
         (
             bool(request.on_cluster) and request.is_typed("retries"),
-            NO_RETRIES,
-            "Leave it out; a job that loses its low-priority node is started again by the service itself.",
+            f"--retries {request.retries}: {NO_RETRIES}",
+            "Omit --retries. Azure ML restarts a job that loses its low-priority node.",
         ),
     )
     if request.keep and request.on_cluster and request.sdk == "v1":
-        raise BadUsage("--keep does not go with --sdk v1.", hint="Leave one of them out.")
+        raise BadUsage("--keep and --sdk v1 cannot be combined.", hint="Omit one of them.")
     if request.on_slurm is None:
         for name in filter(request.is_typed, _only_on("slurm")):
-            raise BadUsage(f"--{name}: that is for jobs on Slurm.", hint="Add --cluster slurm:PARTITION")
+            raise BadUsage(f"--{name} applies to Slurm jobs only.", hint="Add --cluster slurm:PARTITION")
     elif request.is_typed("record_in") and request.record_in == "azure":
         raise BadUsage(
-            "--record_in azure does not go with a job on Slurm, which is recorded here alone.", hint="Leave it out."
+            "--record_in azure does not apply to Slurm jobs, which himl records locally.", hint="Omit --record_in."
         )
     elif not re.fullmatch(r"\S*", request.on_slurm):
-        raise BadUsage(f"--cluster '{request.cluster}' names no partition.", hint="As in --cluster slurm:gpu")
+        raise BadUsage(f"--cluster '{request.cluster}' has no valid partition.", hint="Example: --cluster slurm:gpu")
     if not request.on_cluster and request.on_slurm is None and request.is_typed("num_nodes"):
         raise BadUsage(
-            f"--num_nodes {request.num_nodes}: a job that runs here has one node.",
-            hint="Use --processes_per_node for several processes.",
+            f"--num_nodes {request.num_nodes}: a local job has one node.",
+            hint="For several processes, use --processes_per_node.",
         )
     for name in filter(request.is_typed, _only_on("local") if request.on_cluster else ()):
         value = getattr(request, name)
         raise BadUsage(
-            f"--{name}{'' if value is True else f' {value}'}: that is for jobs that run here, and this one goes to "
-            f"cluster '{request.on_cluster}'.",
-            hint="To run it here, add --cluster local",
+            f"--{name}{'' if value is True else f' {value}'} applies to local jobs only, and this job runs on cluster "
+            f"'{request.on_cluster}'.",
+            hint="To run it on this machine, add --cluster local",
         )
 
 
 def check_choices(request: SubmitRequest) -> None:
-    """Raises BadUsage for an option that is none of its values."""
+    """Raise BadUsage for an option whose value is not one of its choices."""
     for name, choices in CHOICES.items():
         value = getattr(request, name)
         if value not in (None, *choices):
-            raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"It is one of: {', '.join(choices)}.")
+            raise BadUsage(f"--{name} cannot be '{value}'.", hint=f"Use one of: {', '.join(choices)}.")
 
 
 def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[str]]:
-    """The request without what does not count for it, and a remark on what was typed of that.
+    """The request without the options that do not apply to it, and a remark on those of them that were typed.
 
-    These are settings of the other place, and of another environment than the one that was typed.
+    Such options belong to another compute target, or to another environment than the one that was typed.
     """
     if request.on_cluster:
         typed = [group for group in ENVIRONMENT_SOURCES if any(map(request.is_typed, group))]
@@ -271,23 +281,23 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
     is_on_slurm = request.on_slurm is not None
     elsewhere = () if is_on_slurm else ("num_nodes", *_only_on("slurm"))
     idle += [f"num_nodes = {request.num_nodes}"] if request.num_nodes != 1 and not is_on_slurm else []
-    where = "on Slurm and not on Azure ML" if is_on_slurm else "here and not on a cluster"
-    remarks = [f"Passed over, since the job runs {where}: {', '.join(idle)}."] if idle else []
+    where = "on Slurm" if is_on_slurm else "on this machine"
+    remarks = [f"Ignored, because the job runs {where}: {', '.join(idle)}."] if idle else []
     if is_on_slurm and request.record_in == "azure":
-        remarks.append("Passed over: record_in = azure. A job on Slurm is recorded here alone.")
+        remarks.append("Ignored: record_in = azure. himl records Slurm jobs in the local workspace only.")
     uncopied = [f"--{name}" for name in ("ignored_folders", "include_secret", "keep") if request.is_typed(name)]
     if request.in_place and uncopied:
-        remarks.append(f"Passed over, since the job runs in place and nothing is copied: {', '.join(uncopied)}.")
+        remarks.append(f"Ignored, because a job that runs in place has no snapshot: {', '.join(uncopied)}.")
     if request.is_typed("distribution") and request.processes_per_node is None:
         remarks.append(
-            "Passed over, since the job is one plain process: --distribution. Add --processes_per_node N to have ranks."
+            "Ignored, because the job is a single process: --distribution. To start ranks, add --processes_per_node N."
         )
     return request.without(*_only_on("cluster"), *elsewhere), remarks
 
 
 def retries_remarks(request: SubmitRequest) -> list[str]:
-    """That a job on a cluster is not tried again, where settings say so."""
-    return [f"Passed over: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []
+    """A remark that Azure ML does not retry jobs, if the settings ask for retries."""
+    return [f"Ignored: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []
 
 
 def _only_on(where: str) -> list[str]:
@@ -295,12 +305,12 @@ def _only_on(where: str) -> list[str]:
 
 
 def is_file(target: str | None) -> bool:
-    """Whether *target* names a file that holds a whole job, by its ending."""
+    """Whether *target* has the extension of a job file."""
     return target is not None and target.lower().endswith((".json", *YAML_ENDINGS))
 
 
 def target_path(request: SubmitRequest) -> Path:
-    """The file that is the target. Raises BadUsage where there is none, with one that may have been meant."""
+    """The path of the target file. Raises BadUsage if it does not exist, with a suggestion of a similar name."""
     shown = str(request.target)
     path = request.cwd / shown
     if path.is_file():
@@ -308,13 +318,13 @@ def target_path(request: SubmitRequest) -> Path:
     names = [each.name for each in path.parent.iterdir() if is_file(each.name)] if path.parent.is_dir() else []
     if path.is_dir():
         raise BadUsage(f"'{shown}' is a folder, not a file.")
-    hint = did_you_mean(path.name, names) or "Check the path; it is relative to the current folder."
+    hint = did_you_mean(path.name, names) or "Check the path. It is relative to the current folder."
     raise BadUsage(f"There is no file '{shown}'.", hint=hint)
 
 
 def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tuple[SubmitRequest, list[str]]:
-    """The request without settings that do not go with a job file of these *kinds*, called *name* (`a pipeline file`),
-    and a remark on one that people may rely on. Raises BadUsage for what was typed and does not go with it."""
+    """The request without settings that do not apply to a job file of these *kinds*, which messages call *name* (`a
+    pipeline file`), and a remark on `record_in`. Raises BadUsage for a typed option that does not apply."""
     idle = [key for key, metadata in _OPTIONS.items() if not set(kinds) & set(metadata.get("files", "").split())]
     typed = next(filter(request.is_typed, idle), "")
     shown = next((option for option, name_here in REQUEST_FIELDS.items() if name_here == typed), typed)
@@ -322,58 +332,57 @@ def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tupl
         "",
         (
             bool(request.module),
-            "A file and -m MODULE were both given.",
+            "A file and -m MODULE cannot be combined.",
             "himl submit FILE, or himl submit -m package.module",
         ),
         (
             bool(request.arguments),
-            f"Arguments stand behind --, and {name} holds its own.",
+            f"Arguments after '--' do not apply to {name}.",
             f"Write them into '{request.target}'.",
         ),
-        (bool(typed), f"--{shown} does not count for {name}.", f"Leave it out, or say the same in '{request.target}'."),
+        (bool(typed), f"--{shown} does not apply to {name}.", f"Omit it, or set it in '{request.target}'."),
     )
-    remark = f"Passed over: record_in = azure. {name[0].upper()}{name[1:]} that runs here is recorded here alone."
+    remark = f"Ignored: record_in = azure. himl records local runs of {name} in the local workspace only."
     return request.without(*idle), [remark] if request.is_told_to_azure else []
 
 
 def parse_duration(text: str, option_name: str = "") -> float:
-    """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, which begins with the option that it was given for."""
+    """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, with *option_name* at the start of the message."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
     if not 0 < seconds <= MOST_SECONDS:
-        problem, hint = "is no duration.", "Write a number and a unit: 30s, 30m, 2h or 1.5d."
+        problem, hint = "is not a duration.", "Write a number and a unit: 30s, 30m, 2h or 1.5d."
         if seconds:
-            problem, hint = "is longer than ten years.", "Leave it out for no limit."
+            problem, hint = "is longer than ten years.", "To set no limit, omit it."
         raise BadUsage(f"{option_name} '{text}' {problem}".strip(), hint=hint)
     return seconds
 
 
 def check_size(option_name: str, text: str) -> str:
-    """*text*, which is to be a size as Docker takes it: a whole number and b, k, m or g. Raises BadUsage."""
+    """*text* as a size for Docker: a whole number and b, k, m or g. Raises BadUsage."""
     if not re.fullmatch(r"0*[1-9]\d*[bkmg]", text.strip(), re.IGNORECASE) or len(text) > LONGEST_SHOWN:
-        raise BadUsage(f"{option_name} '{text}' is no size.", hint="Write a whole number and a unit: 512m or 100g.")
+        raise BadUsage(f"{option_name} '{text}' is not a size.", hint="Write a whole number and a unit: 512m or 100g.")
     return text.strip().lower()
 
 
 def count_problem(value: object, most: int) -> str:
-    """What is wrong with a count, to complete the sentence `'node_count' …`; empty for a whole number from 1 to
-    *most*."""
+    """The problem with a count, to complete the sentence `'node_count' …`. Empty for an integer from 1 to *most*."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        too_many = f"can be {most:,} at most{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
+        too_many = f"must be at most {most:,}{f', not {value:,}' if value < 10**LONGEST_SHOWN else ''}."
         return too_many if value > most else ""
-    return f"must be a whole number from 1 on, not {shorten(json.dumps(value, default=repr), LONGEST_SHOWN)}."
+    return f"must be a positive integer, not {shorten(json.dumps(value, default=repr), LONGEST_SHOWN)}."
 
 
-# What the options say of a job, whatever it runs
+# Names, tags and limits of every kind of job
 
 
 def job_of_options(
     request: SubmitRequest, name: str, folder: Path, env: Mapping[str, str], tags: Mapping[str, str] | None = None
 ) -> tuple[JobSpec, list[str]]:
-    """What the options say of a job, whatever it runs, and remarks: names, tags, limits, and what counts on a cluster.
+    """The names, tags, limits and cluster options of a job of any kind, and remarks.
 
-    The experiment is called after *name* where no option says so. *tags* are added to the automatic ones, which the
-    user's own replace. Raises BadUsage.
+    *name* is the default name of the experiment. *tags* are added to the automatic tags, and the user's tags replace
+    both. Raises BadUsage.
     """
     git = git_facts(folder)
     experiment, remarks = choose_experiment(
@@ -387,7 +396,7 @@ def job_of_options(
         python = find_python(request.python, env, Path(sys.prefix))
     log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
     options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
-    options["instance_type"] = request.instance_type or ""  # None where the command line has none
+    options["instance_type"] = request.instance_type or ""  # None if it is not on the command line
     options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
     limit, slurm = request.max_run_duration, None
     seconds = parse_duration(limit, "--max_run_duration") if limit else None
@@ -413,18 +422,18 @@ def job_of_options(
 
 
 def webhook_of(request: SubmitRequest) -> Webhook | None:
-    """What `--notify` names, in the format that was asked for, else that of its host. Raises BadUsage, which names no
-    more of the address than the host."""
+    """The webhook of `--notify`, in the requested format or, by default, in the format of its host. Raises BadUsage,
+    whose message contains the host of the address only, because the rest is a secret."""
     if request.notify is None:
         if request.is_typed("notify_format"):
-            raise BadUsage(f"--notify_format {request.notify_format}: --notify is missing.", hint="Add --notify URL")
+            raise BadUsage(f"--notify_format {request.notify_format} needs --notify.", hint="Add --notify URL")
         return None
     url = request.notify.strip()
     parts = parts_of(url)
     if not (is_address(url) and parts.hostname and url.isascii() and url.isprintable()) or " " in url or parts.username:
         raise BadUsage(
-            f"--notify: the address{f' at {parts.hostname}' if parts.hostname else ''} is none that himl can post to.",
-            hint="It reads https://HOST/PATH, without a user or blanks; it is a secret, and is not shown here.",
+            f"--notify: himl cannot post to the address{f' at {parts.hostname}' if parts.hostname else ''}.",
+            hint="Use https://HOST/PATH, without a user name or spaces. Messages omit it because it is a secret.",
         )
     hosts = {
         "slack": ("slack.com", "slack-gov.com"),
@@ -435,7 +444,7 @@ def webhook_of(request: SubmitRequest) -> Webhook | None:
 
 
 def command_line(request: SubmitRequest) -> str:
-    """What was run, as the user would type it, secrets masked."""
+    """The command line of the job, as the user would type it, with secrets masked."""
     words = ["--command", mask_line(request.command)] if request.command else [str(request.target)]
     words = ["-m", request.module] if request.module else words
     return shlex.join([*words, *mask_arguments(request.arguments)])
@@ -444,17 +453,17 @@ def command_line(request: SubmitRequest) -> str:
 def choose_experiment(
     asked: str | None, target: str, *, from_branch: bool, git: Mapping[str, str]
 ) -> tuple[str, list[str]]:
-    """The experiment's name, and what the user should know of it.
+    """The name of the experiment, and remarks on it.
 
-    It is *asked*, else the git branch where that is wanted, else the stem of the script, else the module with `_` for
-    `.`. Raises BadUsage where the branch is wanted and none is checked out, and for an empty name.
+    The name is *asked*, else the git branch with *from_branch*, else the stem of the script, else the module with `_`
+    for `.`. Raises BadUsage if *from_branch* is set and no branch is checked out, and for an empty name.
     """
     if asked is None and from_branch:
         asked = git.get("build_branch")
         if not asked:
             raise BadUsage(
-                "--experiment_from_branch: no git branch is checked out here.",
-                hint="Name the experiment with --experiment NAME",
+                "--experiment_from_branch: no git branch is checked out.",
+                hint="Name the experiment: --experiment NAME",
             )
     if asked is not None:
         chosen = friendly_experiment(asked)
@@ -464,8 +473,11 @@ def choose_experiment(
 
 
 def git_facts(folder: Path) -> dict[str, str]:
-    """Facts about the checkout that holds *folder*, as tags; none outside one, or without git. Never fails: a job runs
-    without them. The URL of `origin` is without credentials; dirty are tracked files that differ."""
+    """Tags that describe the git checkout of *folder*, or none outside a checkout or without git.
+
+    Never fails, because a job can run without these tags. The URL of `origin` has no credentials. A checkout counts as
+    dirty if a tracked file differs.
+    """
     import subprocess
 
     questions = (
@@ -477,8 +489,8 @@ def git_facts(folder: Path) -> dict[str, str]:
     command = ["git", "-C", str(folder), "--no-optional-locks"]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     answers: list[str | None] = [None] * len(questions)
-    with suppress(OSError):  # no git
-        # Side by side, since each costs a process
+    with suppress(OSError):  # git is not installed
+        # In parallel, because each query starts a process
         processes = [subprocess.Popen([*command, *words], stdin=null, stdout=pipe, stderr=null) for words in questions]
         for place, process in enumerate(processes):
             try:
@@ -504,20 +516,20 @@ def git_facts(folder: Path) -> dict[str, str]:
 
 
 def automatic_tags(git: Mapping[str, str], build: Mapping[str, str], command_line: str) -> dict[str, str]:
-    """Tags that a run gets by itself: git's facts, each replaced by what *build* says, the user, the command line.
-    Empty ones are left out."""
+    """Tags that himl adds to a run: those of git, the user name and the command line, overridden by *build*. Tags
+    without a value are omitted."""
     user = ""
-    with suppress(OSError, KeyError, ImportError):  # a user id without a name, as in some containers
+    with suppress(OSError, KeyError, ImportError):  # in some containers, the user id has no name
         user = getpass.getuser()
     tags = {**git, "build_user": user, "command_line": command_line, **build}
     return {name: redact(value) for name, value in tags.items() if value}
 
 
 def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> str:
-    """The interpreter: *asked*, else the active environment's, else that of *own_prefix* unless it only holds a tool,
-    else `python3` on PATH.
+    """The interpreter: *asked*, else that of the active environment, else that of *own_prefix* unless pipx or uv made
+    it for himl alone, else `python3` on PATH.
 
-    Raises BadUsage when what was asked for, or any of them, cannot be run.
+    Raises BadUsage if *asked* is not an executable program, or if there is no interpreter at all.
     """
     prefixes = [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
     if not any((own_prefix / mark).exists() for mark in TOOL_MARKS):
@@ -528,28 +540,29 @@ def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> 
     found = next(filter(None, (shutil.which(each, path=env.get("PATH")) for each in commands)), None)
     if found is None:
         raise BadUsage(
-            f"No Python interpreter '{asked or 'python3'}'.", hint="Name one that exists: --python /path/to/python"
+            f"There is no Python interpreter '{asked or 'python3'}'.", hint="Name one: --python /path/to/python"
         )
-    return os.path.abspath(found)  # not resolved: a virtual environment's python is a link
+    # Links are not resolved, because the python of a virtual environment is a link
+    return os.path.abspath(found)
 
 
 def check_names(spec: JobSpec, given: Mapping[str, str]) -> None:
-    """Raises BadUsage where names and tags of *spec*, of which the user *given* some, are more than Azure ML takes."""
+    """Raise BadUsage if names or tags of *spec* exceed the limits of Azure ML. *given* are the user's tags."""
     keys = [(f"--tag: the key '{key[:30]}…'", key, 100) for key in given]
     values = [(f"--tag {key}: the value", value, LONGEST_TAG_VALUE) for key, value in given.items()]
     texts = [("--display_name", spec.display_name, 256), ("--description", spec.description, 5000)]
     for shown, text, most in (*keys, *values, *texts):
         if len(text) > most:
-            raise BadUsage(f"{shown} has {len(text):,} characters; Azure ML takes {most:,}.", hint="Shorten it.")
-    count = len(spec.tags) + 1  # the run's recovery id, which is added when the run has an id
+            raise BadUsage(f"{shown} has {len(text):,} characters. Azure ML allows {most:,}.", hint="Shorten it.")
+    count = len(spec.tags) + 1  # the recovery id, which himl adds once the run has an id
     if count > 50:
         raise BadUsage(
-            f"The run would have {count} tags; Azure ML takes 50.",
-            hint=f"Give fewer; {count - len(given)} come by themselves.",
+            f"The run would have {count} tags. Azure ML allows 50.",
+            hint=f"Use fewer tags. himl adds {count - len(given)}.",
         )
 
 
 def shorten_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags that himl makes by itself, cut to what the service keeps."""
+    """Automatic tags, cut to the maximum length that Azure ML stores."""
     most = LONGEST_TAG_VALUE
     return {key: value if len(value) <= most else f"{value[: most - 1]}…" for key, value in tags.items()}

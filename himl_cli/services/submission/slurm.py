@@ -1,5 +1,4 @@
-"""What `--cluster slurm:NAME`, the table `[slurm.NAME]` of himl.toml and `--sbatch` say of a job that a site's Slurm is
-to run."""
+"""Options of a Slurm job, from `--cluster slurm:NAME`, the table `[slurm.NAME]` of himl.toml, and `--sbatch`."""
 
 from __future__ import annotations
 
@@ -19,14 +18,17 @@ from himl_cli.core.settings import Setting, section_settings
 
 SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with")
-# Options of sbatch that himl gives itself
+# Options of sbatch that himl sets
 OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "ntasks", "output", "parsable", "wrap")
 
 
 def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> SlurmSpec:
-    """How Slurm is to run a job for `--cluster slurm:NAME`: the table of that name, which counts in the folder *cwd*,
-    else the partition so called. Options that were *typed* (`--sbatch`) win over both, the job's limit of *seconds*
-    (0: none) is that of Slurm where they have none. Raises BadUsage for what sbatch would not take."""
+    """The Slurm options for `--cluster slurm:NAME`: the settings table of that name in the folder *cwd*, else the
+    partition of that name.
+
+    Options that were *typed* (`--sbatch`) override both. The job's limit of *seconds* (0 for none) is the default time
+    limit. Raises BadUsage for options that sbatch would reject.
+    """
     tables = section_settings(cwd, SECTION)
     table = {"partition": name} if name else {}
     if name in tables:
@@ -37,21 +39,22 @@ def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float =
     _check_known(options)
     if seconds and "time" not in options:
         minutes = math.ceil(seconds / 60)
-        options["time"] = str(minutes if minutes > 10 else minutes + 2)  # himl ends it first, Slurm counts in minutes
+        # Slurm counts in minutes, so a short job gets a margin in which himl ends it first
+        options["time"] = str(minutes if minutes > 10 else minutes + 2)
     return SlurmSpec(options, table.get("setup", ()), table.get("run_with", ""))
 
 
 def _table(setting: Setting) -> dict[str, Any]:
-    """The table of a name, its values as `slurm_spec` reads them."""
+    """The table of a name, with its values in the form that `slurm_spec` reads."""
     setting = replace(setting, key=f"{SECTION}.{setting.key}")
     if not isinstance(setting.value, Mapping):
-        raise setting.wrong("is no table.", hint=f'Write it as [{setting.key}] with partition = "…" below.')
+        raise setting.wrong("must be a table.", hint=f'Write [{setting.key}] with partition = "…" below it.')
     found: dict[str, Any] = {}
     for key, value in setting.value.items():
         if key not in KEYS:
             near = get_close_matches(key, KEYS, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Keys of a table are: {', '.join(KEYS)}."
-            raise setting.wrong(f"has the key '{key}', which is not known.", hint=hint)
+            hint = f"Did you mean {near[0]}?" if near else f"Use one of: {', '.join(KEYS)}."
+            raise setting.wrong(f"has the unknown key '{key}'.", hint=hint)
         lines = value.splitlines() if isinstance(value, str) and key in ("setup", "sbatch") else value
         if key in ("setup", "sbatch"):
             if key == "sbatch" and isinstance(lines, Mapping):
@@ -59,27 +62,27 @@ def _table(setting: Setting) -> dict[str, Any]:
             if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
                 raise setting.wrong(f"has a '{key}' that is neither a text nor a list of texts.")
         elif not isinstance(value, str):
-            raise setting.wrong(f"has a '{key}' that is no text.")
+            raise setting.wrong(f"has a '{key}' that is not a text.")
         found[key] = lines
     return found
 
 
 def _options(given: Sequence[str], where: str) -> dict[str, str | None]:
-    """`KEY=VALUE` or `KEY` each, as sbatch's long options, which dashes may begin."""
+    """The long options of sbatch in *given*, each `KEY=VALUE` or `KEY`, with or without leading dashes."""
     found: dict[str, str | None] = {}
     for text in given:
         key, has_value, value = text.strip().partition("=")
         key = key.strip().lstrip("-").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]+", key) or "\n" in value:
-            raise BadUsage(f"{where} '{text}' is no option of sbatch.", hint="Write KEY=VALUE, as in gres=gpu:2")
+            raise BadUsage(f"{where} '{text}' is not an option of sbatch.", hint="Write KEY=VALUE, as in gres=gpu:2")
         if key in OWN:
-            raise BadUsage(f"{where} '{text}': himl gives --{key} itself.", hint="Leave it out.")
+            raise BadUsage(f"{where} '{text}' is not allowed, because himl sets --{key}.", hint="Omit it.")
         found[key] = value.strip() if has_value else None
     return found
 
 
 def _check_known(options: Mapping[str, str | None]) -> None:
-    """Raises BadUsage for an option that `sbatch --help` does not list, where there is an sbatch to ask."""
+    """Raise BadUsage for an option that `sbatch --help` does not list. Without a local sbatch, accept all."""
     if not options:
         return
     text = ""
@@ -94,7 +97,7 @@ def _check_known(options: Mapping[str, str | None]) -> None:
 
 
 def settings_text(partitions: Sequence[tuple[str, str, str]]) -> str:
-    """Tables for himl.toml, of partitions by name, time limit and generic resources."""
+    """Tables for himl.toml from the names, time limits and generic resources of partitions."""
     tables = []
     for name, limit, resources in partitions:
         known = f", {resources}" if resources not in ("", "(null)") else ""

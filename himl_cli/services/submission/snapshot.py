@@ -1,11 +1,11 @@
-"""What is sent with a job: the files below the snapshot root that no ignore file excludes, and that hold no secrets.
+"""The snapshot of a job: the files below its root that no ignore file excludes and that contain no secrets.
 
-pathspec reads each part of a pattern; the last pattern that fits an entry decides, as in git. Read otherwise than by
-git are, within brackets, `[:alpha:]` and its kind, backslashes, slashes and ranges that run backwards; in patterns of
-more than one part `***`; and by pathspec before 1.1 an open bracket, which it takes for itself.
+pathspec parses each part of a pattern, and the last pattern that matches an entry decides, as in git. Differences from
+git are, within brackets, `[:alpha:]` and other classes, backslashes, slashes and reversed ranges, and `***` in patterns
+of several parts. Versions of pathspec before 1.1 match an open bracket literally.
 
-No pattern makes matching long: parts are matched against parts, and within a part a `*` that another one follows never
-gives back what it took.
+Matching takes polynomial time for every pattern: parts are matched against parts, and within a part, a `*` before
+another `*` never backtracks.
 """
 
 from __future__ import annotations
@@ -38,20 +38,19 @@ ALWAYS_LEFT_OUT = frozenset(
 RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
 GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
 
-# What GitIgnoreSpec makes of a line, under a name that depends on pathspec's version; made alone, no other engine than
-# `re` reads it.
+# The class that GitIgnoreSpec uses for a line. Its name depends on pathspec's version. Created directly, it always uses
+# `re` as its engine.
 GitPattern = cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
-# A pattern ends before a slash (which means folders only) and before spaces that no backslash protects, never amid an
-# escape.
+# A pattern ends before a trailing slash (for folders only) and before unescaped spaces, never within an escape.
 LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?) *", re.DOTALL)
-# Stands after parts of patterns and of names, which cannot hold it: else pathspec would match what lies below a folder,
-# too.
+# Follows the parts of patterns and names, which cannot contain it. Without it, pathspec would also match the
+# contents of a folder.
 END = "\0"
 STAR = "[^/]*"
 
 
 def find_snapshot_root(start: Path) -> Path:
-    """The nearest folder from *start* upward that looks like a project's root, else *start*."""
+    """The nearest folder from *start* upward with a marker of a project's root, else *start*."""
     folders = (start, *start.parents)
     return next((folder for folder in folders if any((folder / marker).exists() for marker in ROOT_MARKERS)), start)
 
@@ -59,23 +58,23 @@ def find_snapshot_root(start: Path) -> Path:
 def take_snapshot(
     root: Path, ignored_folders: Sequence[str] = (), include_secret: Sequence[str] = ()
 ) -> SnapshotReport:
-    """List the files below *root* to be sent: `.amlignore` rules (where the root has one), else `.gitignore` rules, at
-    every level as in git.
+    """List the files of the snapshot below *root*, by the rules of `.amlignore` if the root has one, else of
+    `.gitignore`, at every level as in git.
 
-    Left out whatever the rules say: version control, workspaces, caches, virtual environments, files of secrets,
-    results of earlier runs (`outputs` and `logs` at the top level, and folders that himl downloaded to). Symlinks are
-    followed, loops once; what is neither a file nor a folder is passed over. Raises BadUsage for a folder or a glob
-    that cannot be read.
+    The snapshot never contains version control, workspaces, caches, virtual environments, files with secrets, or
+    results of earlier runs (`outputs` and `logs` at the top level, and folders with downloads of himl). It follows
+    symlinks, loops once, and skips special files. Raises BadUsage for a folder or a glob that cannot be read.
 
-    *ignored_folders* are paths, from *root* or absolute, or names of folders at any level, with `/` or `\\`; the report
-    has those that met none. *include_secret* are globs, as `himl download --include` reads them, of files of secrets
-    that are sent all the same.
+    *ignored_folders* are paths, absolute or relative to *root*, or names of folders at any level, with `/` or `\\`. The
+    report lists those that matched nothing. *include_secret* are globs, as in `himl download --include`, of files that
+    are included even though they may contain secrets.
     """
     ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
     ignored_names = frozenset().union(*ignored.values())
     included = Globs(include_secret) if include_secret else None
-    fetched_folders = cache(_fetched_folders)  # asked for once a snapshot, and not for one without folders
+    # Computed once per snapshot, and only if it has folders
+    fetched_folders = cache(_fetched_folders)
     files: list[str] = []
     by_top: defaultdict[str, int] = defaultdict(int)
     met: set[str] = set()
@@ -89,7 +88,8 @@ def take_snapshot(
         above: frozenset[tuple[int, int]],
         is_private: bool,
     ) -> None:
-        """*rules* are those of the folders above, nearest last, each with the path from its folder to this one."""
+        """Walk *folder*. *rules* are those of its parents, nearest last, each with the path from its folder to this
+        one."""
         if own := read_rules(os.path.join(folder, ignore_file)):
             rules = [*rules, ("", own)]
         with os.scandir(folder) as found:
@@ -101,12 +101,12 @@ def take_snapshot(
             try:
                 info = entry.stat()
             except OSError:
-                continue  # a dangling link, or gone since it was listed
+                continue  # a dangling link, or a file that was deleted after the listing
             is_folder = stat.S_ISDIR(info.st_mode)
             if is_folder and (names := ignored_names & {base, f"./{name}"}):
                 met.update(names)
                 continue
-            # the nearest rule that speaks of it excludes it, or (a `!` rule) includes it again, as in git
+            # The nearest rule that matches excludes the entry or, with `!`, includes it again, as in git
             verdicts = (verdict(each, path + base, is_folder=is_folder) for path, each in reversed(rules))
             if next((excludes for excludes in verdicts if excludes is not None), False):
                 continue
@@ -136,7 +136,8 @@ def take_snapshot(
             f"Cannot read '{err.filename}' for the snapshot: {err.strerror}.",
             hint="Exclude it in an ignore file or with --ignored_folders.",
         ) from err
-    usual = ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS  # left out anyhow, also where they are not there yet
+    # Always excluded, so they need no warning if they are missing
+    usual = ALWAYS_LEFT_OUT | RESULTS_OF_EARLIER_RUNS
     missed = [
         folder
         for folder, names in ignored.items()
@@ -149,8 +150,8 @@ def take_snapshot(
 
 
 def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
-    """Whether a file below a folder is left out of its snapshot as one of secrets, for both their paths. Raises
-    BadUsage for a glob that cannot be read."""
+    """A function of a folder and a path that returns whether the file is excluded from the folder's snapshot as
+    secret. Raises BadUsage for an invalid glob."""
     included = Globs(include_secret)
 
     def is_secret(folder: str, path: str) -> bool:
@@ -165,20 +166,19 @@ def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
 
 
 def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
-    """Which ignored folders are in none of the snapshots, a sentence: else a slip of the pen would send what was to be
-    left out, and nobody would know."""
+    """A warning about ignored folders that no snapshot has. Without it, a typo would include a folder unnoticed."""
     first = reports[0].missed if reports else ()
     names = ", ".join(f"'{folder}'" for folder in first if all(folder in report.missed for report in reports))
-    text = f"warning: nothing is left out for --ignored_folders {names}: what is sent has no folder of such a name."
+    text = f"warning: --ignored_folders {names} excludes nothing: the snapshot has no such folder."
     return [text] if names else []
 
 
 def _ignored_names(root: Path, folder: str) -> frozenset[str]:
-    """What *folder* may mean below *root*, as written, and with `/` for `\\` unless a folder there really has a
+    """The interpretations of *folder* below *root*: as written, and with `/` for `\\` unless a folder has a
     backslash in its name.
 
-    A name stays as it is, a path becomes one from *root* that begins with `./`: as it is written, and as links lead
-    there.
+    A name stays as it is. A path becomes a path relative to *root* that begins with `./`, both as written and with
+    links resolved.
     """
     names: set[str] = set()
     for path in {folder.rstrip("/"), as_found(root, folder).rstrip("/")}:
@@ -195,8 +195,8 @@ def _ignored_names(root: Path, folder: str) -> frozenset[str]:
 
 
 def _rules_above(root: Path) -> list[tuple[str, Sequence[Rule]]]:
-    """Rules of the repository around *root*, nearest last, from its own list (`.git/info/exclude`) on; each with the
-    path from its folder to the root. Without a repository there are none: what lies above is none of its business."""
+    """The rules of the repository that contains *root*, nearest last, beginning with `.git/info/exclude`, each with the
+    path from its folder to the root. Without a repository there are none, because files above *root* do not apply."""
     top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
     if top is None:
         return []
@@ -206,7 +206,7 @@ def _rules_above(root: Path) -> list[tuple[str, Sequence[Rule]]]:
 
 
 def _fetched_folders() -> set[tuple[int, int]]:
-    """The folders that himl downloaded to, as `_identity` tells them apart; none where there is no cache."""
+    """The identities of the folders that himl downloaded to, or none without a cache."""
     found: set[tuple[int, int]] = set()
     with suppress(BadUsage, DiskFailed, OSError):
         found.update(_identity(str(each), os.stat(each)) for each in targets() if os.path.isdir(each))
@@ -214,18 +214,18 @@ def _fetched_folders() -> set[tuple[int, int]]:
 
 
 def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
-    """What tells folders apart, by device and inode (on Windows a directory entry's stat lacks them)."""
+    """The device and inode of a folder, which on Windows the stat of a directory entry lacks."""
     info = os.stat(path) if info.st_ino == 0 else info
     return info.st_dev, info.st_ino
 
 
-# What the last part of a path has to be, or (where that is None) its parts, None being any number of folders; whether
-# the rule is for folders only, and whether it excludes.
+# A pattern for the last part of a path, or (if it is None) patterns for its parts, with None for any number of folders;
+# whether the rule applies to folders only; whether it excludes.
 Rule = tuple[re.Pattern[str] | None, Sequence[re.Pattern[str] | None], bool, bool]
 
 
 def read_rules(path: str | Path) -> list[Rule]:
-    """The rules in a file, the last first; none where there is no file, or none that can be read."""
+    """The rules in a file, the last first, or none if the file does not exist or cannot be read."""
     try:
         with open(path, "rb") as stream:
             return parse_rules(stream.read())
@@ -235,14 +235,14 @@ def read_rules(path: str | Path) -> list[Rule]:
 
 def parse_rules(content: bytes) -> list[Rule]:
     """The rules in the content of a file, the last first."""
-    # Latin-1 makes each byte a character: git matches byte by byte, whatever the encoding.
+    # Latin-1 makes each byte a character, because git matches bytes regardless of the encoding
     lines = content.removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
     return [rule for line in reversed(lines) if (rule := _rule(line.removesuffix("\r"))) is not None]
 
 
 def verdict(rules: Sequence[Rule], path: str, *, is_folder: bool) -> bool | None:
-    """Whether *rules* exclude *path*, which is relative to their file's folder and has `/` separators (True), include
-    it again (False), or do not speak of it (None)."""
+    """Whether *rules* exclude *path* (True), include it again (False), or do not match it (None). The path is relative
+    to the folder of the rules' file and has `/` separators."""
     parts = [part + END for part in os.fsencode(path).decode("latin-1").split("/")]
     for name, wanted, folders_only, excludes in rules:
         if folders_only and not is_folder:
@@ -253,7 +253,8 @@ def verdict(rules: Sequence[Rule], path: str, *, is_folder: bool) -> bool | None
 
 
 def _rule(line: str) -> Rule | None:
-    """The rule in one line; None for comments, blank lines and patterns that match nothing, such as an open bracket."""
+    """The rule in one line, or None for a comment, a blank line or a pattern that matches nothing, such as an open
+    bracket."""
     found = LINE.fullmatch(line)
     if found is None or not found["body"] or line.startswith("#"):
         return None
@@ -269,17 +270,16 @@ def _rule(line: str) -> Rule | None:
 
 @lru_cache(10_000)
 def _part(text: str) -> re.Pattern[str] | None:
-    """What a name that *text* means has to match, with END after it; None for a part that matches nothing."""
+    """The pattern that a name followed by END must match, or None for a part that matches nothing."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of `re`, about brackets within brackets
+            warnings.simplefilter("ignore", FutureWarning)  # `re` warns about nested brackets
             regex = GitPattern(f"/{text}{END}").regex
             if regex is None:
                 return None
             first, *stars = regex.pattern.split(STAR)
-            if (
-                len(stars) > 1
-            ):  # a star that another one follows takes as little as it can and stands by it, as fnmatch's
+            if len(stars) > 1:
+                # A star before another star matches as little as possible and never backtracks, as in fnmatch
                 *amid, last = stars
                 steps = [f"(?=(?P<g{number}>{STAR}?{each}))(?P=g{number})" for number, each in enumerate(amid) if each]
                 return re.compile("".join([first, *steps, STAR, last]), re.DOTALL)
@@ -289,11 +289,11 @@ def _part(text: str) -> re.Pattern[str] | None:
 
 
 def fits(wanted: Sequence[re.Pattern[str] | None], parts: Sequence[str]) -> bool:
-    """Whether *parts* are as *wanted* from the first to the last, None being any number of them, in no more steps than
-    the number of the one times that of the other."""
+    """Whether *parts* match *wanted* from the first to the last, with None for any number of parts. The number of steps
+    is at most the product of both lengths."""
     if None not in wanted and len(wanted) != len(parts):
         return False
-    reached = {0}  # numbers of parts that the patterns so far can take up
+    reached = {0}  # numbers of parts that the patterns so far can match
     for pattern in wanted:
         if pattern is None:
             reached = set(range(min(reached), len(parts) + 1))
@@ -304,18 +304,19 @@ def fits(wanted: Sequence[re.Pattern[str] | None], parts: Sequence[str]) -> bool
     return len(parts) in reached
 
 
-# Which files hold secrets, by their names, their folders or their content: the kinds that scanners for secrets know by
-# name, the signatures of gitrob (michenriksen/gitrob, core/signatures.go) and the rules of gitleaks with a `path`, and
-# to them the files that today's clouds, package managers and tools of machine learning keep credentials in
+# Files with secrets, by name, folder or content. The sources are the names in scanners for secrets, the signatures of
+# gitrob (michenriksen/gitrob, core/signatures.go), the rules of gitleaks with a `path`, and the credential files of
+# current clouds, package managers and machine-learning tools.
 
 SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
 PUBLIC_ENDING = ".pub"
 LARGEST_READ = 64 * 1024  # bytes
-LARGEST_JSON = 4 * 1024  # a key of a service account has 2,400 bytes; projects have many JSON files
+# Bytes. The key of a service account has 2,400, and projects have many JSON files.
+LARGEST_JSON = 4 * 1024
 
-# All names are in lower case: some file systems do not tell cases apart. In turn: what this tool and its forerunners
-# keep; private keys; stores of passwords; passwords of hosts, databases and mail; clouds; packages, models and the
-# tracking of runs; what projects call so themselves; histories (and all that end with `_history`).
+# Names are in lower case, because some file systems ignore case. In this order: files of himl and its predecessors,
+# private keys, password stores, passwords of hosts, databases and mail, clouds, packages, models and experiment
+# tracking, names that projects use, and histories (as well as all names that end with `_history`).
 _NAMES = """
 himl.private.toml .env .envrc innereyeprivatesettings.yml innereyetestvariables.txt settings_private.yml
 settings_private.yaml
@@ -359,7 +360,7 @@ PRIVATE_BY_FOLDER = {
     "stored_tokens": frozenset({"huggingface"}),
     "history.sqlite": frozenset({"profile_default"}),
 }
-# Folders that are private as a whole; the latter within folders of certain names only
+# Folders with private contents. Those of PRIVATE_FOLDERS_IN are private only in folders of certain names.
 PRIVATE_FOLDERS = frozenset(
     {".ssh", ".gnupg", ".aws", ".azure", ".password-store", ".identityservice", ".terraform", "keyrings"}
 )
@@ -372,12 +373,12 @@ _LOGIN = re.compile(
 _API_KEY = re.compile(rb"^[ \t]*api_key[ \t]*[=:][ \t]*\S", re.MULTILINE)
 _SERVICE_ACCOUNT = re.compile(rb"\"type\"\s*:\s*\"service_account\"")
 _REFRESH_TOKEN = re.compile(rb"\"refresh_token\"")
-# What is looked for in the first bytes of files that may hold a secret by their name, and often hold none
+# Patterns for the first bytes of files that, by their names, may or may not contain secrets
 _KEY_ENDINGS = dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _PEM)
 _READ_BY_ENDING = {**_KEY_ENDINGS, ".json": _SERVICE_ACCOUNT}
 _READ_BY_NAME = {
     **dict.fromkeys((".npmrc", ".yarnrc", ".yarnrc.yml", "pip.conf", "pip.ini", ".condarc", "uv.toml"), _LOGIN),
-    "settings": _API_KEY,  # wandb's
+    "settings": _API_KEY,  # of wandb
     "token.json": _REFRESH_TOKEN,
 }
 _NAMED_KEY = re.compile(r".*(_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
@@ -386,17 +387,17 @@ _KEY = rb"(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
 
 
 def is_dotenv_name(name: str) -> bool:
-    """Whether a file of this name is one of environment variables: `.env`, `.env.local`, `prod.env`; not
+    """Whether the name is one of a file with environment variables: `.env`, `.env.local`, `prod.env`, but not
     `.env.example`."""
     folded = name.casefold()
     return (folded.endswith(".env") or folded.startswith(".env.")) and not folded.endswith(SAMPLE_ENDINGS)
 
 
 def may_hold_secrets(path: str, size: int) -> bool:
-    """Whether the file at *path* (*size* in bytes) is one of secrets: by its name, by that and its folder's, or by what
-    it begins with.
+    """Whether the file at *path* (*size* in bytes) may contain secrets, by its name, by its folder, or by its first
+    bytes.
 
-    Read are small files only, whose names make it plausible. A file in one of `is_private_folder` is not known by that.
+    Reads only small files with suspicious names. Does not consider `is_private_folder`.
     """
     name = os.path.basename(path).casefold()
     ending = "." + name.rpartition(".")[2] if "." in name else ""
@@ -421,7 +422,7 @@ def may_hold_secrets(path: str, size: int) -> bool:
         return False
     if wanted and wanted.search(content):
         return True
-    # InnerEye's settings: `variables:` with a key that is a secret, or with two that name a workspace or who signs in
+    # InnerEye's settings: `variables:` with a secret key, or with two keys that identify a workspace or an account
     if ending not in YAML_ENDINGS or not re.search(rb"^[\"']?variables[\"']?[ \t]*:", content, re.MULTILINE):
         return False
     flags = re.MULTILINE | re.IGNORECASE
@@ -433,7 +434,7 @@ def may_hold_secrets(path: str, size: int) -> bool:
 
 
 def is_private_folder(path: str) -> bool:
-    """Whether all that lies in the folder at *path* counts as secret, but for public keys, whatever it is called."""
+    """Whether all files in the folder at *path*, except public keys, count as secret regardless of their names."""
     folder, name = os.path.split(path.casefold())
     return name in PRIVATE_FOLDERS or (
         name in PRIVATE_FOLDERS_IN and os.path.basename(folder) in PRIVATE_FOLDERS_IN[name]

@@ -1,5 +1,5 @@
-"""Many runs of one job: what the options that ask for them mean, from values and sampling to early stopping, what can
-be run where, and how a sweep reads."""
+"""Sweeps, cross-validation and repeated seeds: the meaning of their options, their limits on each compute target, and
+their description in words."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, refuse
 
 KINDS = ("sweep", "crossval", "different_seeds")
-# Which kinds an option goes with. Folds and seeds are for their mean, which is worth nothing where the poor ones were
-# stopped.
+# The kinds that an option applies to. Early stopping does not apply to folds and seeds, because their mean would be
+# useless without the stopped ones.
 KINDS_OF_OPTION: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("crossval_arg", "crossval_count_arg"), ("crossval",)),
     "seed_arg": ("different_seeds",),
@@ -65,8 +65,8 @@ DECIMAL = re.compile(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\
 
 
 def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
-    """The request with one way to many runs at most, and without what does not go with it. Raises BadUsage for what was
-    typed and does not fit."""
+    """The request with at most one of the options for many runs, and without settings that do not apply to it. Raises
+    BadUsage for typed options that do not apply."""
     typed = [name for name in KINDS if request.is_typed(name)]
     single = ["in_place"] if request.is_typed("in_place") else []
     single += ["record_in"] if request.is_typed("record_in") and request.is_told_to_azure else []
@@ -74,28 +74,28 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
     shown = " and ".join(f"--{name}" for name in chosen) or "the sweep"
     if len(chosen) > 1:
         both = f"--sweep {request.crossval_arg}=0,1,2 --sweep {request.seed_arg}=0,1,2"
-        raise BadUsage(f"{shown} were given at once.", hint=f"To run every combination, list all values: {both}")
+        raise BadUsage(f"{shown} cannot be combined.", hint=f"To run every combination, list all values: {both}")
     request = request.without(*(name for name in KINDS if name not in chosen))
     for name, kinds in KINDS_OF_OPTION.items():
         if request.is_typed(name) and not {*kinds} & {*chosen} and request.ready_sweep is None:
-            raise BadUsage(f"--{name} belongs to --{kinds[0]}.", hint=f"Leave it out, or add --{kinds[0]}.")
+            raise BadUsage(f"--{name} needs --{kinds[0]}.", hint=f"Omit it, or add --{kinds[0]}.")
     if "sweep" not in chosen:
-        request = request.without("early_stop")  # of the settings
+        request = request.without("early_stop")  # ignores the setting
     if not chosen and request.ready_sweep is None:
         return request
     conflicts = single or ["record_in"] * request.is_told_to_azure or ["in_place"] * (request.in_place and not typed)
     if conflicts:
-        hint = "Add --record_in local" if conflicts == ["record_in"] else "Set one of them only."
+        hint = "Add --record_in local" if conflicts == ["record_in"] else "Set only one of them."
         raise BadUsage(
-            f"--{conflicts[0]} is for a single run, and {shown} makes many.",
-            hint="Leave one of them out." if single else hint,
+            f"--{conflicts[0]} applies to a single run, but {shown} starts many.",
+            hint="Omit one of them." if single else hint,
         )
     return request.without("in_place")
 
 
 def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
-    """The sweep that the options mean, its seed the one that they name, or none; None where the job is a single run.
-    Raises BadUsage."""
+    """The sweep of the options, or None for a single run. Its seed is None unless the options set one. Raises
+    BadUsage."""
     on_cluster = bool(request.on_cluster)
     if request.ready_sweep is not None:
         check_sweep(request.ready_sweep, on_cluster=on_cluster)
@@ -117,7 +117,7 @@ def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
         if request.sampling:
             sampling, seed = parse_sampling(request.sampling)
         if request.max_trials is None and sampling != "grid":
-            raise BadUsage(f"A {sampling} search needs the number of its trials.", hint="Add --max_trials N")
+            raise BadUsage(f"--sampling {sampling} needs a number of trials.", hint="Add --max_trials N")
         trials = points or 1 if request.max_trials is None else request.max_trials
         if sampling == "grid" and points:
             trials = min(points, trials)
@@ -140,9 +140,10 @@ def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
 def _numbered(
     on_cluster: bool, option: str, count: int, least: int, argument_option: str, argument: str
 ) -> dict[str, SearchRange]:
-    _check_count(count, on_cluster=on_cluster, hint=f"Give {option} {{}} at most.")  # before so many values are made
+    # Checked first, so that no huge list of values is created
+    _check_count(count, on_cluster=on_cluster, hint=f"Use {option} {{}} at most.")
     if count < least:
-        raise BadUsage(f"{option} {count}: at least {least} {'is' if least == 1 else 'are'} needed.")
+        raise BadUsage(f"{option} must be at least {least}, not {count}.")
     return {_argument_name(argument_option, argument): SearchRange(Draw.choice, tuple(range(count)))}
 
 
@@ -150,38 +151,40 @@ def _argument_name(option: str, argument: str) -> str:
     name = argument.strip().lstrip("-")
     if not HYPERPARAMETER_NAME.fullmatch(name):
         raise BadUsage(
-            f"{option} '{argument}' cannot be an argument's name.", hint="Letters, digits, _, - and dots make one."
+            f"{option} '{argument}' is not a valid name of an argument.", hint="Use letters, digits, _, - and dots."
         )
     return name
 
 
 def sweep_arguments(request: SubmitRequest) -> Sequence[str]:
-    """The script's arguments, with the number of splits where that is wanted. Raises BadUsage."""
+    """The script's arguments, with the number of splits if `--crossval_count_arg` is set. Raises BadUsage."""
     if request.crossval is None or request.crossval_count_arg is None:
         return request.arguments
     name = _argument_name("--crossval_count_arg", request.crossval_count_arg)
     if name == _argument_name("--crossval_arg", request.crossval_arg):
         raise BadUsage(
             f"--crossval_arg and --crossval_count_arg are both '{name}'.",
-            hint="The split's number and the number of splits need a name each.",
+            hint="Use different names for the index of the split and the number of splits.",
         )
     return (*request.arguments, f"--{name}", str(request.crossval))
 
 
 def with_seed(spec: SweepSpec, *, on_cluster: bool, sdk: str = "v2") -> SweepSpec:
-    """*spec*, with a seed drawn where its values are drawn, none is given and whoever draws takes one: on Azure ML
-    random sampling by its newer API. Without one, a second sweep would draw what the first one did."""
+    """*spec* with a random seed, if it has none and its sampling accepts one.
+
+    On Azure ML, only random sampling with the newer API accepts a seed. Without a random seed, a second sweep would
+    draw the same values as the first.
+    """
     takes_one = spec.sampling in ("random", "bayesian") if not on_cluster else spec.sampling == "random" and sdk != "v1"
     return replace(spec, seed=SystemRandom().randrange(1_000_000)) if takes_one and spec.seed is None else spec
 
 
-# What is typed: values, calls, sampling, policies
+# Parsers of options: values, calls, sampling, policies
 
 
 def parse_call(text: str) -> tuple[str, Sequence[str], Mapping[str, str]] | None:
-    """*text* as a word with what stands in parentheses behind it, plain values and those with names, as in
-    `uniform(0, 1)` and `bandit(slack_factor=0.1)`; None where it is none. Values are split at commas, except within
-    double quotes."""
+    """The name, positional values and named values of a call such as `uniform(0, 1)` or `bandit(slack_factor=0.1)`, or
+    None if *text* is not a call. Values are separated by commas, except within double quotes."""
     found = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", text, re.DOTALL)
     if found is None:
         return None
@@ -205,17 +208,17 @@ def _split_values(text: str) -> list[str]:
 
 
 def _scalars(named: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, Scalar]:
-    """The *named* values. Raises BadUsage, which begins with *where*, for another name than these *names*."""
+    """The *named* values. Raises BadUsage, with *where* first, for a name that is not in *names*."""
     for name in named:
         if name not in names:
-            known = f"There are: {', '.join(names)}." if names else "It takes none."
+            known = f"Use one of: {', '.join(names)}." if names else "Omit the arguments."
             raise BadUsage(f"{where}: unknown '{name}'.", hint=did_you_mean(name, names) or known)
     return {name: _scalar(value) for name, value in named.items()}
 
 
 def _scalar(text: str) -> Scalar:
-    """A whole number, a decimal number, or the word as it is: `007`, `true` and `nan` are words, which scripts read as
-    they like. So is what has more digits than floating point can say."""
+    """*text* as an integer, a decimal number, or unchanged. `007`, `true` and `nan` stay text, which scripts interpret.
+    So do numbers that exceed floating point."""
     if len(text) > 250:
         return text
     if re.fullmatch(r"[+-]?(?:0|[1-9]\d*)", text):
@@ -225,7 +228,7 @@ def _scalar(text: str) -> Scalar:
 
 def _near(word: str, known: Sequence[str], shown: Sequence[str] = ()) -> str:
     near = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(shown or known)}."
+    return f"Did you mean '{near[0]}'?" if near else f"Use one of: {', '.join(shown or known)}."
 
 
 def parse_space(texts: Sequence[str]) -> dict[str, SearchRange]:
@@ -236,20 +239,20 @@ def parse_space(texts: Sequence[str]) -> dict[str, SearchRange]:
         name = name.strip().lstrip("-")
         refuse(
             "--sweep",
-            (not equals or not name, f" '{text}': no name.", "Write --sweep NAME=SPEC, as in --sweep lr=0.1,0.01"),
+            (not equals or not name, f" '{text}' has no name.", "Write --sweep NAME=SPEC, as in --sweep lr=0.1,0.01"),
             (
                 HYPERPARAMETER_NAME.fullmatch(name) is None,
-                f" '{text}': '{name}' cannot be a hyperparameter.",
-                "Letters, digits, _, - and dots make a name.",
+                f" '{text}': '{name}' is not a valid name of a hyperparameter.",
+                "Use letters, digits, _, - and dots.",
             ),
-            (name in space, f": '{name}' is given twice.", f"Give all its values at once: --sweep {name}=A,B,C"),
+            (name in space, f": '{name}' occurs twice.", f"List all its values in one option: --sweep {name}=A,B,C"),
         )
         space[name] = search_range(name, spec)
     return space
 
 
 def search_range(name: str, spec: str) -> SearchRange:
-    """What *spec* means: a list of values, or a call. Raises BadUsage."""
+    """The range of *spec*, a list of values or a call. Raises BadUsage."""
     where, text = f"--sweep {name}={spec}", spec.strip()
     call = parse_call(spec)
     if call is None:
@@ -258,9 +261,9 @@ def search_range(name: str, spec: str) -> SearchRange:
         form = f"Write --sweep '{name}={_form(Draw(text))}'" if text in ARGUMENTS else ""
         refuse(
             f"{where}: ",
-            ("(" in text or ")" in text, "this is neither a list nor one distribution.", usual),
+            ("(" in text or ")" in text, "this is neither a list nor a distribution.", usual),
             (bool(form), f"{text} needs arguments.", form),
-            (is_bracketed, "a list is written without brackets.", f"Write --sweep {name}={text[1:-1]}"),
+            (is_bracketed, "a list must not have brackets.", f"Write --sweep {name}={text[1:-1]}"),
         )
         return checked_range(SearchRange(Draw.choice, tuple(map(_scalar, _split_values(text))) if text else ()), where)
     word, values, named = call
@@ -291,12 +294,12 @@ def _form(draw: Draw) -> str:
 
 
 def points_of(space: Iterable[SearchRange]) -> int:
-    """How many combinations there are of values that are all listed; 0 where one is drawn."""
+    """The number of combinations of values, or 0 if a hyperparameter has a distribution instead of a list."""
     return math.prod(len(found.values) if found.draw is Draw.choice else 0 for found in space)
 
 
 def parse_sampling(text: str) -> tuple[str, int | None]:
-    """The word, and the seed where one is given: `random(seed=7)`. Raises BadUsage."""
+    """The algorithm and the seed, if any, of a text such as `random(seed=7)`. Raises BadUsage."""
     where = f"--sampling {text}"
     word, values, named = parse_call(text) or (text.strip(), (), {})
     if word not in SAMPLINGS:
@@ -306,11 +309,11 @@ def parse_sampling(text: str) -> tuple[str, int | None]:
         raise BadUsage(f"{where}: '{values[0]}' has no name.", hint=f"Write --sampling '{word}(seed={values[0]})'")
     if seed is None or (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
         return word, seed
-    raise BadUsage(f"{where}: seed is to be a whole number from 0 to {LARGEST_SEED}.")
+    raise BadUsage(f"{where}: seed must be an integer from 0 to {LARGEST_SEED}.")
 
 
 def parse_early_stop(text: str) -> EarlyStop:
-    """What `--early_stop` says. Raises BadUsage."""
+    """The policy of `--early_stop`. Raises BadUsage."""
     where = f"--early_stop {text}"
     word, values, named = parse_call(text) or (text.strip(), (), {})
     policy = AZURE_WORDS.get(word, word)
@@ -321,28 +324,29 @@ def parse_early_stop(text: str) -> EarlyStop:
     for name, value in _scalars(named, POLICIES[policy], where).items():
         is_slack = name.startswith("slack")
         if isinstance(value, str) or not (is_slack or value == int(value)):
-            wanted, shown = ("number", f"'{value}'") if isinstance(value, str) else ("whole number", f"{value:g}")
-            raise BadUsage(f"{where}: {name} is to be a {wanted}, not {shown}.")
+            wanted, shown = ("a number", f"'{value}'") if isinstance(value, str) else ("an integer", f"{value:g}")
+            raise BadUsage(f"{where}: {name} must be {wanted}, not {shown}.")
         numbers[name] = value if is_slack else int(value)
     if values:
         form = f"{policy}({POLICIES[policy][0]}={values[0]})"
         raise BadUsage(f"{where}: '{values[0]}' has no name.", hint=f"Write --early_stop '{form}'")
-    return checked_stop(EarlyStop(policy, **numbers), where)  # type: ignore[arg-type]  # whole ones are integers
+    # `numbers` has integers for all arguments but the slacks
+    return checked_stop(EarlyStop(policy, **numbers), where)  # type: ignore[arg-type]
 
 
-# What cannot be drawn or run, and what Azure ML would refuse
+# Checks of ranges and sweeps, including the limits of Azure ML
 
 
 def checked_range(found: SearchRange, where: str) -> SearchRange:
-    """*found*, once it can be drawn from. Raises BadUsage, which begins with *where*."""
+    """*found*, after a check that himl can draw from it. Raises BadUsage, with *where* first."""
     values = found.values
     if found.draw is Draw.choice:
         counts = Counter((type(value), value) for value in values)
-        twice = next((f"the value {value} is given twice." for (_, value), count in counts.items() if count > 1), "")
+        twice = next((f"the value {value} occurs twice." for (_, value), count in counts.items() if count > 1), "")
         refuse(
             f"{where}: ",
-            (not values, "the list is empty.", "Give at least one value: --sweep lr=0.1,0.01"),
-            ("" in values, "a value is empty.", "Is there a comma too many?"),
+            (not values, "the list is empty.", "List at least one value: --sweep lr=0.1,0.01"),
+            ("" in values, "a value is empty.", "Remove the extra comma."),
             (bool(twice), twice, "To run the same values several times: --different_seeds N"),
         )
         return found
@@ -352,20 +356,20 @@ def checked_range(found: SearchRange, where: str) -> SearchRange:
     number: dict[str, float] = {}
     for name, value in zip(names, values, strict=True):
         if isinstance(value, (str, bool)) or not math.isfinite(value):
-            raise BadUsage(f"{where}: {name} is to be a number, not '{value}'.", hint=form)
+            raise BadUsage(f"{where}: {name} must be a number, not '{value}'.", hint=form)
         number[name] = float(value)
-    n, word, whole = number.get("n", 1), found.draw.value, "is to be a whole number of at least 1"
+    n, word = number.get("n", 1), found.draw.value
     exponents = list(number.values())[:2]
-    too_large = "log" in word and max(map(abs, exponents)) > 700.0  # the exponential of more is no number any more
+    too_large = "log" in word and max(map(abs, exponents)) > 700.0  # a larger exponent overflows
     refuse(
         f"{where}: ",
-        (number.get("low", 0) >= number.get("high", 1), "low is to be less than high.", form),
-        (number.get("sigma", 1) <= 0, "sigma is to be greater than 0.", form),
-        (number.get("q", 1) <= 0, "q, the step, is to be greater than 0.", form),
-        (n < 1 or n != int(n), f"n {whole}; values are 0 to n - 1.", "Write randint(10) for 0 to 9."),
+        (number.get("low", 0) >= number.get("high", 1), "low must be less than high.", form),
+        (number.get("sigma", 1) <= 0, "sigma must be greater than 0.", form),
+        (number.get("q", 1) <= 0, "q, the step, must be greater than 0.", form),
+        (n < 1 or n != int(n), "n must be a positive integer.", "For values from 0 to 9, write randint(10)."),
         (
             too_large,
-            "the arguments are exponents of e, and no number is that large.",
+            "the arguments are exponents of e, and these are too large.",
             f"{word}(-9,-2) gives 0.0001 to 0.1.",
         ),
     )
@@ -373,53 +377,52 @@ def checked_range(found: SearchRange, where: str) -> SearchRange:
 
 
 def checked_stop(stop: EarlyStop, where: str = "--early_stop") -> EarlyStop:
-    """*stop*, once it says all that its policy needs. Raises BadUsage, which begins with *where*."""
+    """*stop*, after a check of its arguments. Raises BadUsage, with *where* first."""
     slacks = [slack for slack in (stop.slack_factor, stop.slack_amount) if slack is not None]
-    bandit = "bandit(slack_factor=0.1) stops what is more than 10 % worse than the best trial."
+    bandit = "bandit(slack_factor=0.1) stops trials that are more than 10 % worse than the best."
     percentage = stop.truncation_percentage or 0
     refuse(
         f"{where}: ",
-        (stop.policy not in POLICIES, f"there is no policy '{stop.policy}'.", f"There are: {', '.join(POLICIES)}."),
+        (stop.policy not in POLICIES, f"there is no policy '{stop.policy}'.", f"Use one of: {', '.join(POLICIES)}."),
         (
             stop.evaluation_interval < 1,
-            "evaluation_interval is to be at least 1.",
-            "1 looks at each value that the primary metric gets.",
+            "evaluation_interval must be at least 1.",
+            "With 1, himl evaluates each value of the primary metric.",
         ),
-        (stop.delay_evaluation < 0, "delay_evaluation cannot be less than 0.", ""),
+        (stop.delay_evaluation < 0, "delay_evaluation must not be negative.", ""),
         (
             stop.policy == "bandit" and len(slacks) != 1,
-            f"bandit takes slack_factor or slack_amount, {'not both' if slacks else 'and neither is given'}.",
+            f"bandit needs slack_factor or slack_amount, {'not both' if slacks else 'but has neither'}.",
             bandit,
         ),
-        (any(slack <= 0 for slack in slacks), "the slack is to be greater than 0.", bandit),
+        (any(slack <= 0 for slack in slacks), "the slack must be greater than 0.", bandit),
         (
             stop.policy == "truncation" and not 1 <= percentage <= 99,
-            "truncation_percentage is to be 1 to 99.",
+            "truncation_percentage must be from 1 to 99.",
             "truncation(truncation_percentage=20) stops the worst fifth.",
         ),
     )
     return stop
 
 
-def _check_count(trials: int, *, on_cluster: bool, hint: str = "Give --max_trials {}.") -> None:
+def _check_count(trials: int, *, on_cluster: bool, hint: str = "Use --max_trials {}.") -> None:
     most = MOST_TRIALS_ON_AZURE if on_cluster else MOST_TRIALS_HERE
-    limit = f"Azure ML takes {most:,}." if on_cluster else f"here {most:,} are the most."
-    refuse("", (trials > most, f"These are {trials:,} trials; {limit}", hint.format(most)))
+    limit = f"on Azure ML is {most:,}." if on_cluster else f"on this machine is {most:,}."
+    refuse("", (trials > most, f"The sweep has {trials:,} trials. The limit {limit}", hint.format(most)))
 
 
 def check_sweep(spec: SweepSpec, *, on_cluster: bool) -> None:
-    """Raises BadUsage where *spec* cannot be run: here, or with *on_cluster* on Azure ML."""
-    refuse("", (not spec.space, "The search space is empty.", "Give at least one --sweep NAME=SPEC"))
+    """Raise BadUsage if *spec* cannot run on this machine or, with *on_cluster*, on Azure ML."""
+    refuse("", (not spec.space, "The search space is empty.", "Add at least one --sweep NAME=SPEC"))
     _check_count(spec.max_trials, on_cluster=on_cluster)
     for name, found in spec.space.items():
         checked_range(found, f"--sweep {name}")
-        # Values are shown, logged and stored: what is masked elsewhere cannot be one.
+        # himl shows, logs and stores hyperparameters, so a value that it masks elsewhere cannot be one
         values = found.values if found.draw is Draw.choice and spec.kind not in REPEATED else ()
         if any(MASK in mask_arguments([f"--{name}={value_text(value)}"])[0] for value in values):
             raise BadUsage(
-                f"The hyperparameter '{name}' looks like a secret, and the values of hyperparameters are shown and "
-                "kept.",
-                hint=f"Give a secret by --env_var. If it is none, use another name: --sweep x=A,B -- --{name} "
+                f"The hyperparameter '{name}' looks like a secret, but himl shows and stores hyperparameters.",
+                hint=f"Pass a secret with --env_var. Otherwise, use another name: --sweep x=A,B -- --{name} "
                 f"'${{{{search_space.x}}}}'",
             )
     if spec.early_stop is not None:
@@ -432,30 +435,30 @@ def check_sweep(spec: SweepSpec, *, on_cluster: bool) -> None:
         (
             spec.sampling not in SAMPLINGS,
             f"--sampling cannot be '{spec.sampling}'.",
-            f"It is one of: {', '.join(SAMPLINGS)}.",
+            f"Use one of: {', '.join(SAMPLINGS)}.",
         ),
-        (spec.goal not in GOALS, f"--goal cannot be '{spec.goal}'.", f"It is one of: {', '.join(GOALS)}."),
+        (spec.goal not in GOALS, f"--goal cannot be '{spec.goal}'.", f"Use one of: {', '.join(GOALS)}."),
         (
             not spec.primary_metric.strip(),
             "--primary_metric is empty.",
             "Name the metric that the script logs: --primary_metric val/loss",
         ),
-        (spec.max_trials < 1, f"--max_trials {spec.max_trials}: at least 1 is needed.", ""),
-        (at_once is not None and at_once < 1, f"--max_concurrent {at_once}: at least 1 is needed.", ""),
+        (spec.max_trials < 1, f"--max_trials must be at least 1, not {spec.max_trials}.", ""),
+        (at_once is not None and at_once < 1, f"--max_concurrent must be at least 1, not {at_once}.", ""),
         (
             spec.sampling == "grid" and bool(drawn),
-            f"--sampling grid: '{first}' is drawn from {draw.value}, which has no grid.",
-            "Give a list of values, or --sampling random",
+            f"--sampling grid needs lists of values, but '{first}' is drawn from {draw.value}.",
+            "List its values, or use --sampling random",
         ),
         (
             is_bayesian and spec.early_stop is not None,
-            "--sampling bayesian and --early_stop exclude each other: it learns from trials that ran to their end.",
-            "Leave one of them out.",
+            "--sampling bayesian and --early_stop cannot be combined, because it learns from complete trials.",
+            "Omit one of them.",
         ),
         (
             on_cluster and min(at_once or 0, spec.max_trials) > MOST_AT_ONCE_ON_AZURE,
-            f"--max_concurrent {at_once}: Azure ML takes {MOST_AT_ONCE_ON_AZURE} at most.",
-            "Without --max_concurrent all trials start at once, as far as the cluster has nodes.",
+            f"--max_concurrent {at_once}: the limit on Azure ML is {MOST_AT_ONCE_ON_AZURE}.",
+            "Without --max_concurrent, all trials start at once if the cluster has enough nodes.",
         ),
     )
     known = [draw for draw in Draw if draw not in UNBOUNDED]
@@ -465,50 +468,51 @@ def check_sweep(spec: SweepSpec, *, on_cluster: bool) -> None:
             where = " on Azure ML" if on_cluster and draw not in UNBOUNDED else ""
             raise BadUsage(
                 f"--sampling bayesian{where} cannot draw '{name}' from {draw.value}.",
-                hint=f"It takes {', '.join(draw.value for draw in known)}; or use --sampling random",
+                hint=f"Use {', '.join(draw.value for draw in known)}, or --sampling random",
             )
     for name, found in spec.space.items() if on_cluster else ():
         _check_for_azure(name, found, is_bayesian)
 
 
 def _check_for_azure(name: str, found: SearchRange, is_bayesian: bool) -> None:
-    """What azureml's own client checks of a search space, and what Azure ML documents of it."""
+    """Check a range by the rules of the azureml client and by the documentation of Azure ML."""
     values, word = found.values, found.draw.value
     is_quniform = is_bayesian and found.draw is Draw.quniform
     is_whole = all(isinstance(value, int) for value in values)
     steps = (float(values[1]) - float(values[0])) / float(values[2]) if is_quniform else 0
-    texts = {isinstance(value, (str, bool)) for value in values}  # truth values are sent as texts
+    # The client sends booleans as texts
+    texts = {isinstance(value, (str, bool)) for value in values}
     refuse(
         f"--sweep {name}: ",
         (
             word.startswith("q") and not float(values[-1]).is_integer(),
-            f"Azure ML takes a whole number for q of {word}, not {values[-1]}.",
-            f"List the values, --sweep {name}=A,B,C, or draw whole numbers and divide them in the script.",
+            f"on Azure ML, q of {word} must be an integer, not {values[-1]}.",
+            f"List the values, --sweep {name}=A,B,C, or draw integers and divide them in the script.",
         ),
         (
             is_quniform and not is_whole,
-            "with --sampling bayesian Azure ML takes whole numbers only for quniform.",
+            "with --sampling bayesian on Azure ML, quniform needs integers.",
             "Use uniform(low,high).",
         ),
         (
             steps > MOST_STEPS_ON_AZURE,
-            f"with --sampling bayesian quniform has {MOST_STEPS_ON_AZURE:,} steps at most on Azure ML.",
-            "Give a larger q, or use uniform(low,high).",
+            f"with --sampling bayesian on Azure ML, quniform has at most {MOST_STEPS_ON_AZURE:,} steps.",
+            "Use a larger q, or uniform(low,high).",
         ),
         (
             is_bayesian and found.draw is Draw.choice and len(texts) > 1,
-            "with --sampling bayesian Azure ML takes a list of numbers or a list of words, not both in one.",
-            "Use --sampling random, or write all values in one way.",
+            "with --sampling bayesian on Azure ML, a list must not mix numbers and words.",
+            "Use --sampling random, or only numbers or words.",
         ),
     )
 
 
-# Sweeps as people read them
+# Descriptions of sweeps
 
 
 def sweep_text(spec: SweepSpec) -> str:
-    """What is searched and how, as it could be typed: `lr=0.1,0.01 depth=randint(5), random(seed=7), 20 trials,
-    minimize val/loss`. Of folds and seeds, nothing is searched: `random_seed=0,1,2, 3 runs, mean of val/loss`."""
+    """The sweep in the syntax of the options: `lr=0.1,0.01 depth=randint(5), random(seed=7), 20 trials, minimize
+    val/loss`. For folds and seeds, which search nothing: `random_seed=0,1,2, 3 runs, mean of val/loss`."""
     ranges: list[str] = []
     for name, found in spec.space.items():
         values = [f'"{text}"' if "," in text else text for text in map(value_text, found.values)]
@@ -529,38 +533,39 @@ def sweep_text(spec: SweepSpec) -> str:
 
 
 def without_seed(text: str) -> str:
-    """What `sweep_text` says, without the seed."""
+    """The result of `sweep_text` without the seed."""
     return re.sub(r"\b(random|bayesian)\(seed=\d+\)", r"\1", text)
 
 
 def sweep_remarks(spec: SweepSpec, arguments: Sequence[str] = ()) -> list[str]:
-    """A sentence each: what will be run, which values `loguniform` gives, and which arguments the script gets twice."""
+    """Remarks, one sentence each, on the runs, on the values of `loguniform`, and on arguments that the script receives
+    twice."""
     title = {"crossval": "Cross-validation", "seeds": "Different seeds"}.get(spec.kind, "Sweep")
     remarks = [f"{title}: {sweep_text(spec)}."]
     points = points_of(spec.space.values())
     if spec.sampling == "grid" and points > spec.max_trials:
         remarks.append(
-            f"{points - spec.max_trials} of {points} combinations are left out (--max_trials {spec.max_trials})."
+            f"himl skips {points - spec.max_trials} of {points} combinations (--max_trials {spec.max_trials})."
         )
     if spec.sampling == "random" and 0 < points < spec.max_trials:
         remarks.append(
-            f"warning: there are {points} combinations, so that some of the {spec.max_trials} trials are the same; "
-            "--sampling grid runs each once."
+            f"warning: there are {points} combinations, so some of the {spec.max_trials} trials are identical. To run "
+            "each once, use --sampling grid."
         )
     for name, found in spec.space.items():
         if found.draw in (Draw.loguniform, Draw.qloguniform):
             low, high = (float(value) for value in found.values[:2])
             word, step = found.draw.value, "".join(f",{value_text(value)}" for value in found.values[2:])
-            text = f"{name}: {math.exp(low):.3g} to {math.exp(high):.3g}, since the arguments of {word} are "
-            text += "exponents of e, as Azure ML has them."
-            if low > 0 and high <= 1:  # they look like values themselves
+            text = f"{name}: {math.exp(low):.3g} to {math.exp(high):.3g}, because the arguments of {word} are "
+            text += "exponents of e, as in Azure ML."
+            if low > 0 and high <= 1:  # the user probably meant values, not exponents
                 meant = f"'{name}={word}({math.log(low):.4g},{math.log(high):.4g}{step})'"
                 text = f"warning: {text} For values from {low:g} to {high:g}: --sweep {meant}"
             remarks.append(text)
     named = {found[2] for argument in arguments for found in PLACEHOLDER.finditer(argument) if found[1] == SEARCH_SPACE}
     given = {argument.partition("=")[0] for argument in arguments}
     remarks += [
-        f"warning: --{name} stands among the script's arguments as well; each trial's value is added behind them."
+        f"warning: --{name} is already among the script's arguments. himl adds each trial's value after them."
         for name in spec.space
         if name not in named and f"--{name}" in given
     ]
@@ -568,10 +573,10 @@ def sweep_remarks(spec: SweepSpec, arguments: Sequence[str] = ()) -> list[str]:
 
 
 def copies_remarks(spec: SweepSpec, size: int) -> list[str]:
-    """What the copies of a snapshot of *size* bytes take, which each trial that runs here gets, where that is much."""
-    total = size * (spec.max_trials + 1)  # one is kept for later trials
+    """A warning if the local copies of a snapshot of *size* bytes, one for each trial, exceed 1 GB."""
+    total = size * (spec.max_trials + 1)  # one more copy is the source for later trials
     text = (
-        f"warning: each trial gets its own copy of the snapshot: {spec.max_trials} x {size / 1e6:,.1f} MB, about "
-        f"{total / 1e9:,.1f} GB of disk. An .amlignore file leaves out what the script does not need."
+        f"warning: each trial has its own copy of the snapshot: {spec.max_trials} x {size / 1e6:,.1f} MB, about "
+        f"{total / 1e9:,.1f} GB of disk. Exclude files that the script does not need in an .amlignore file."
     )
     return [text] if total > 1e9 else []

@@ -1,1 +1,1 @@
-"""Event files of runs: where they lie, copies that grow with them, and TensorBoard over all of them."""
+"""TensorBoard for the event files of runs, and incremental copies of these files."""

@@ -1,4 +1,4 @@
-"""Event files of runs: which they are, and where they lie: as they are on this machine, or as copies that grow."""
+"""Event files of runs, found in place on this machine or copied incrementally from a service."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 log = logging.getLogger(__name__)
 
-# Where event files lie outside the folder asked for: of so many listings one is of the whole run, the others of the
-# folder that these files have in common.
+# If event files are outside the requested folder, one of this many listings covers the whole run, and the others cover
+# the common folder of the files.
 FULL_LISTING_EVERY = 4
-# To read files that change meanwhile, before the next update; attempts that brought something do not count.
+# Attempts per update to read files that change meanwhile. Attempts that fetch new bytes do not count.
 ATTEMPTS = 3
-# Bytes here that are asked for again: the last record's end with its checksum tells whether the file is the same.
+# Bytes of the copy that himl requests again. They contain the checksum of the last record, which identifies the file.
 OVERLAP = 16
-# Behind the name of a copy whose original became another file; TensorFlow itself ends names with `.v2`.
+# Suffix of a copy whose original was replaced by another file. TensorFlow uses the suffix `.v2` itself.
 LATER_VERSION = re.compile(r"\.himl\d+$")
 
 
 @dataclass
 class CopyStats:
-    """Of one update of a run: new bytes in its files, how many of them are here by now, and how many `files` are
-    complete."""
+    """Counts for one update of a run: new bytes in its files, received bytes, and complete `files`."""
 
     expected: int = 0
     received: int = 0
@@ -45,11 +44,11 @@ class CopyStats:
 
 
 class EventSource(ABC):
-    """The event files of one run, brought up to date until it has ended. One thread at a time.
+    """The event files of one run, updated until the run has ended. Only one thread may use it at a time.
 
-    `files` are paths here by names below the run's folder in TensorBoard (with `/`). `run` is set by whoever asks for
-    its state; `excluded` are names of event files that cannot be kept here, `reported` those of them that were
-    told; `is_behind` says that files changed each time the last update read them.
+    `files` are local paths by names below the run's folder in TensorBoard (with `/`). The caller updates `run`.
+    `excluded` are names of event files that cannot be copied to this machine, and `reported` is the subset in notices.
+    `is_behind` is true if files changed during each attempt of the last update.
     """
 
     def __init__(self, run: Run, name: str) -> None:
@@ -67,18 +66,19 @@ class EventSource(ABC):
     @property
     @abstractmethod
     def folder(self) -> Path | None:
-        """Where the run's event files lie; None where there are none."""
+        """The folder of the run's event files, or None if there are none."""
 
     def current_files(self) -> dict[str, Path]:
-        """`files`, during an update also those of which a part has come."""
+        """`files` and, during an update, files that are partly copied."""
         return self.files
 
     @abstractmethod
     def _update(self, *, is_last: bool) -> bool:
-        """Bring `files` up to date; False where something changed meanwhile, so that another update is needed."""
+        """Update `files`. Returns False if a file changed meanwhile, so that another update is necessary."""
 
     def update(self) -> None:
-        """Raises HimlError; a later update goes on. `run.status` was asked for before: no last bytes are missed."""
+        """Update the files. Raises HimlError, after which a later update continues. `run.status` is older than the
+        update, so the update after a final status includes the last bytes."""
         status = self.run.status
         if self.is_checked:
             self.stats = CopyStats()
@@ -89,7 +89,7 @@ class EventSource(ABC):
         self.is_checked = True
         if not status.is_final:
             self._was_running = True
-        elif is_complete:  # the last bytes of a run that ended just now may take a moment: it is read once more
+        elif is_complete:  # after the end of a run, one more update fetches bytes that arrive late
             self.is_done, self._was_running = not self._was_running, False
 
 
@@ -108,24 +108,25 @@ class LocalSource(EventSource):
         found = self._finder.find(is_last=is_last).items()
         paths = {name: self._workspace.file_path(self.run.id, blob.name) for name, blob in found}
         self.files = {name: path.absolute() for name, path in paths.items() if path is not None}
-        if not self.files and not is_last:  # what a job at work will keep at its end is not among its logs yet
+        # Files that a running job keeps at its end are not among its logs yet
+        if not self.files and not is_last:
             elsewhere = self._workspace.unkept_files(self.run.id)
             self.files = {name: path.absolute() for name, path in elsewhere.items() if is_event_file(name)}
         return True
 
 
 class CopiedSource(EventSource):
-    """Event files of a service, copied to *folder*; what an earlier himl copied there is shown from the start. It is
-    the sink of their new bytes, too.
+    """Event files of a service, copied to *folder*, and the sink for their new bytes. Earlier copies in the folder are
+    shown from the start.
 
-    The requests are checked ones. An MD5 on record for the whole is passed over: it may be of another version than the
-    bytes here, and a blob that was appended to keeps the MD5 of its beginning.
+    Requests are checked in parts. The recorded MD5 of the whole file is ignored, because it may belong to another
+    version than the copied bytes, and a blob that was appended to has the MD5 of its beginning.
     """
 
     def __init__(self, workspace: Workspace, run: Run, name: str, log_dir: str, folder: Path) -> None:
         super().__init__(run, name)
         self._folder = folder
-        self._copies: dict[str, GrowingCopy] = {}  # by the names in the store
+        self._copies: dict[str, GrowingCopy] = {}  # by name in the store
         self._in_progress: list[GrowingCopy] = []
         self._store = workspace.run_files(run.id)
         self._finder = EventFinder(self._store, log_dir)
@@ -148,7 +149,7 @@ class CopiedSource(EventSource):
         return self._by_name(path for path in paths if path.exists()) if paths else self.files
 
     def _by_name(self, paths: Iterable[Path]) -> dict[str, Path]:
-        """By the copies' own names: one that goes on under another name is another file to TensorBoard too."""
+        """The paths by the names of the copies. A copy that continues under a new name is a new file to TensorBoard."""
         return {path.relative_to(self._folder).as_posix(): path for path in paths}
 
     def _update(self, *, is_last: bool) -> bool:
@@ -189,7 +190,7 @@ class CopiedSource(EventSource):
             raise self._error
 
     def _can_be_kept(self, name: str) -> bool:
-        """Whether a file below the folder can have the name, and no link leads out of it on the way there."""
+        """Whether the name is possible below the folder, and no part of its path is a link."""
         try:
             parts = safe_relative(name)
         except UnsafeName:
@@ -215,13 +216,13 @@ class CopiedSource(EventSource):
 
 
 def copy_name(name: str, taken: dict[str, str]) -> str:
-    """The name of the copy of the event file *name*: as the original's, but unlike those *taken* (by folded name) also
-    where capital and small letters are the same. Adds itself to *taken*."""
+    """The name for the copy of the event file *name*, changed if necessary to differ from those *taken* (by folded
+    name) even if case is ignored. Adds the name to *taken*."""
     holder = taken.setdefault(folded(name), name)
     parts, at = name.split("/"), None
     if holder != name:
         at = next(at for at, (one, other) in enumerate(zip(parts, holder.split("/"), strict=True)) if one != other)
-    elif LATER_VERSION.search(name):  # as himl calls a later version of another file
+    elif LATER_VERSION.search(name):  # reserved for a later version of another file
         at = -1
     if at is not None:
         parts[at] = f"{parts[at]}.himl-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
@@ -229,22 +230,23 @@ def copy_name(name: str, taken: dict[str, str]) -> str:
 
 
 class EventFinder:
-    """Lists the event files of one run again and again, in as narrow a part of the run as has them.
+    """Repeated listings of one run's event files, limited to the narrowest folder that contains them.
 
-    Those below *log_dir* are shown by their names there. Where the first that are found lie elsewhere, all of the run's
-    are taken from then on, by their whole names: what is shown keeps its name.
+    Files below *log_dir* have names relative to it. If the first files are elsewhere, all files of the run are included
+    from then on with their whole names, so that names in TensorBoard never change.
     """
 
     def __init__(self, store: BlobStore, log_dir: str) -> None:
         self._store = store
         folder = PurePosixPath(log_dir.replace("\\", "/")).as_posix().strip("/")
-        self._log_dir = "" if folder in ("", ".") else f"{folder}/"  # '' once all are taken
-        self._is_settled = False  # files were found in it
+        # Empty once all files are included
+        self._log_dir = "" if folder in ("", ".") else f"{folder}/"
+        self._is_settled = False  # whether the folder contains files
         self._common = ""
         self._listings = 0
 
     def find(self, *, is_last: bool = False) -> Mapping[str, BlobInfo]:
-        """By the names that they are shown by. *is_last*: none may be missed."""
+        """The event files by the names in TensorBoard. With *is_last*, the listing is complete."""
         self._listings += 1
         found: list[BlobInfo] = []
         if self._log_dir and (self._is_settled or self._listings == 1):
@@ -268,12 +270,12 @@ class EventFinder:
 
 
 class GrowingCopy:
-    """The copy at *path* of an event file that another machine still writes: only new bytes come, and are added.
+    """The copy at *path* of an event file that another machine still writes. himl fetches and appends new bytes only.
 
-    Never replaced by a rename, which TensorBoard's data server would not notice. Where the original turns out to be
-    another file than the one that was copied, it goes on under a new name beside it. Only bytes that have the service's
-    checksum are asked for: whatever breaks, what is here is a beginning of the original. Writing is by offset, and a
-    copy that is longer than a listing says is no proof of another file: two programs may write the same one.
+    A copy is never replaced by a rename, which TensorBoard's data server would not notice. If the original was replaced
+    by another file, the copy continues under a new name beside it. himl requests only bytes with a checksum of the
+    service, so after any failure, the copy is a beginning of the original. It writes by offset, because two programs
+    may write the same copy. For the same reason, a copy that is longer than the listed size can still match.
     """
 
     def __init__(self, path: Path) -> None:
@@ -283,9 +285,10 @@ class GrowingCopy:
             self._version += 1
         self.size = 0
         self._start = 0
-        self._overlap = b""  # of the copy, from `_start` on
+        self._overlap = b""  # the end of the copy, from `_start`
+        # The size and ETag of the original when the copy was last complete
         self._listed = 0
-        self._etag = ""  # this and the size of the original when the copy was found to be all of it
+        self._etag = ""
         self._descriptor: int | None = None
         self.is_other = False
 
@@ -297,7 +300,8 @@ class GrowingCopy:
         return self._first if version == 1 else self._first.with_name(f"{self._first.name}.himl{version}")
 
     def request(self, blob: BlobInfo) -> FetchRequest | None:
-        """What of *blob* is missing here, and the end of what is not, to compare; or None. Raises DiskFailed."""
+        """The request for the missing part of *blob*, with the end of the copy for comparison, or None. Raises
+        DiskFailed."""
         if self.is_other or blob.size < self._listed:
             self._version += 1
             self._listed, self._etag = 0, ""
@@ -309,12 +313,12 @@ class GrowingCopy:
         return FetchRequest(blob, self._start, blob.size - self._start, checked_each=MOST_CHECKED)
 
     def _measure(self, listed: int) -> int | None:
-        """Note the size of the copy and its end, or what comes before *listed* where that is less; gives when it was
-        changed, in seconds."""
+        """Read the size of the copy and its last bytes before *listed* or its end. Returns the time of its last change,
+        in seconds."""
         if self.path.is_symlink():
             raise DiskFailed(
-                f"'{self.path}' is a link, and could lead anywhere.",
-                hint="Remove it: event files are copied to real files only.",
+                f"'{self.path}' is a link, and himl copies event files to regular files only.",
+                hint="Remove the link.",
             )
         try:
             with self.path.open("rb") as copy:
@@ -332,8 +336,8 @@ class GrowingCopy:
         return int(found.st_mtime)
 
     def write(self, offset: int, data: bytes) -> int:
-        """Write those of the bytes from *offset* on that are new, and give how many; none where the original is another
-        file by now. Raises DiskFailed."""
+        """Write the new bytes among those from *offset*. Returns their number, or 0 if the original was replaced by
+        another file. Raises DiskFailed."""
         known = max(0, self.size - offset)
         if known:
             start = offset - self._start
@@ -353,14 +357,13 @@ class GrowingCopy:
         return len(new)
 
     def complete(self, blob: BlobInfo) -> None:
-        """All that was asked for of *blob* has come. Its time is noted at the copy, for a himl that is started
-        later."""
+        """Finish the request for *blob*. The copy gets the blob's time, which a later himl process compares."""
         self.close()
         if self.is_other:
             return
         self._etag, self._listed = blob.etag, blob.size
         stamp = _stamp(blob)
-        with suppress(OSError):  # then its end is compared once more
+        with suppress(OSError):  # after a failure, the next update compares the end again
             if stamp is not None and self.path.stat().st_size == blob.size:
                 os.utime(self.path, (stamp, stamp))
 
@@ -371,17 +374,17 @@ class GrowingCopy:
 
 
 def _stamp(blob: BlobInfo) -> int | None:
-    """When *blob* was changed, in whole seconds, which each file system keeps."""
+    """The time of the last change of *blob*, in whole seconds, which every file system stores."""
     return int(blob.modified.timestamp()) if blob.modified is not None else None
 
 
 class ShownFolder:
-    """The folder that TensorBoard is given: below *root*, a link for each event file, so that it shows the chosen runs
-    only, wherever their files lie. Raises DiskFailed where none can be made."""
+    """The folder for TensorBoard, with a link below *root* for each event file, so that TensorBoard shows only the
+    selected runs, from any folder. Raises DiskFailed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # By run and name: the file, the link to it, and whether that is a copy, which is kept up to date
+        # By run and name: the file, the link to it, and whether the link is a copy, which himl updates
         self._shown: dict[str, dict[str, tuple[Path, Path, bool]]] = {}
 
     def show(self, run: str, files: Mapping[str, Path]) -> None:
@@ -390,7 +393,8 @@ class ShownFolder:
             for name, (path, link, _) in [*shown.items()]:
                 if files.get(name) != path:
                     del shown[name]
-                    with suppress(PermissionError):  # Windows keeps a file that TensorBoard reads
+                    # Windows does not remove a file that TensorBoard has open
+                    with suppress(PermissionError):
                         link.unlink(missing_ok=True)
             for name, path in files.items():
                 if name not in shown:
@@ -403,8 +407,8 @@ class ShownFolder:
             raise disk_error(err, f"Cannot show '{err.filename}'") from err
 
     def _link(self, run: str, name: str, path: Path) -> tuple[Path, bool]:
-        """A link to the file at *path*; on Windows, where not everybody may, another name of it, and on another disk
-        a copy (True)."""
+        """A link to the file at *path*, and whether it is a copy. On Windows, where symlinks may need privileges, it is
+        a hard link, and on another disk a copy."""
         plain = self.root.joinpath(run, *name.split("/"))
         names = (plain, *(plain.with_name(f"{plain.name}.himl{number}") for number in range(2, 1000)))
         link = next((each for each in names if not os.path.lexists(each)), plain)
@@ -413,8 +417,8 @@ class ShownFolder:
             with suppress(OSError, NotImplementedError):
                 make(path, link)
                 return link, False
-        log.debug("'%s' is copied: no link to it can be made from '%s'", path, link)
-        # Never what lies there already: it may be another name of somebody's file
+        log.debug("'%s' is copied: cannot create a link to it at '%s'", path, link)
+        # Never overwrites an existing file, which may be a hard link to a file of the user
         with path.open("rb") as source, link.open("xb") as target:
             shutil.copyfileobj(source, target)
         return link, True

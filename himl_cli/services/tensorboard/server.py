@@ -1,4 +1,4 @@
-"""TensorBoard as a child of this process, at a free port, over event files that keep coming; or these alone, once."""
+"""TensorBoard as a child process that shows event files while they grow, and a single copy of these files."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ from himl_cli.services.transfer.local_files import disk_error
 
 log = logging.getLogger(__name__)
 
-# Stands for the list of runs, beside the ids of runs, among what fails.
+# The key of the list of runs, beside the ids of runs, among failed requests
 RUN_LIST = ""
-PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")  # as gRPC reads them, the first that is there
+# gRPC reads the first of these variables that is set
+PROXY_EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 CHECK_SECONDS, FAILED_CHECKS, RESTARTS = 2.0, 2, 3
 DATA_ANSWER_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class SyncedRun:
-    """A run whose event files are here: their folder, how many there are, and how many bytes came just now."""
+    """A run with local event files: their folder, their number, and the bytes of the last update."""
 
     run: str
     display_name: str
@@ -51,10 +52,10 @@ class SyncedRun:
 
 
 def sync_once(sources: Sequence[EventSource], notify: Notify) -> tuple[Sequence[SyncedRun], HimlError | None]:
-    """Update each run once: those whose event files are here, in the order of *sources*, and the first error.
+    """Update each run once. Returns the runs that have event files, in the order of *sources*, and the first error.
 
-    Runs without event files are named; that none has any is a NotFound. Files that changed each time they were read are
-    a ServiceFailed.
+    Runs without event files are reported in a notice. If no run has any, the error is NotFound. It is ServiceFailed for
+    files that changed during each attempt to read them.
     """
     first: HimlError | None = None
     progress = Progress(sources, notify)
@@ -72,8 +73,8 @@ def sync_once(sources: Sequence[EventSource], notify: Notify) -> tuple[Sequence[
     behind = next((source.run.id for source in sources if source.is_behind), None)
     if first is None and behind is not None:
         first = ServiceFailed(
-            f"Event files of run '{behind}' changed each time they were read.",
-            hint="Run the command again when nothing replaces them.",
+            f"Event files of run '{behind}' changed during each attempt to read them.",
+            hint="Try again when no program replaces them.",
         )
     if synced and first is None:
         _report_without_files([source for source in sources if source.folder is None], notify)
@@ -81,7 +82,7 @@ def sync_once(sources: Sequence[EventSource], notify: Notify) -> tuple[Sequence[
 
 
 class Progress:
-    """Reports the bytes that the first update of each of *sources*, which has not begun yet, is to bring."""
+    """Reports the progress, in bytes, of the first update of *sources*. Create it before the update begins."""
 
     def __init__(self, sources: Sequence[EventSource], notify: Notify) -> None:
         self._stats = [source.stats for source in sources]
@@ -90,7 +91,7 @@ class Progress:
 
     def report(self) -> None:
         expected, received = sum(one.expected for one in self._stats), sum(one.received for one in self._stats)
-        if expected < 4 << 20:  # fewer are here before anybody looks
+        if expected < 4 << 20:  # smaller transfers are too fast for a progress line
             return
         if expected > self._planned:
             self._notify(Planned(0, expected - self._planned))
@@ -103,8 +104,8 @@ class Progress:
 
 
 def _report_without_files(sources: Sequence[EventSource], notify: Notify) -> None:
-    """Name runs that have nothing to show, or nothing yet; not sweeps and pipelines, whose files lie with the runs
-    below them."""
+    """Report runs that have no event files, or none yet, except sweeps and pipelines, whose files belong to their child
+    runs."""
     for is_final, yet in ((True, ""), (False, " yet")):
         runs = [source.run for source in sources]
         ids = [run.id for run in runs if MANY not in run.tags and run.status.is_final == is_final]
@@ -114,12 +115,12 @@ def _report_without_files(sources: Sequence[EventSource], notify: Notify) -> Non
 
 
 def _report_excluded(sources: Sequence[EventSource], notify: Notify) -> None:
-    """Name, once each, files that are not shown because nothing here can have their names."""
+    """Report, once each, files that himl cannot copy because their names are not possible on this machine."""
     for source in sources:
         excluded = {*source.excluded}
         names, source.reported = sorted(excluded - source.reported), excluded
         if names:
-            reason = "not shown, since no file here can have that name, or a link is in its place"
+            reason = "not shown, because the name is not possible on this machine, or a link is in its place"
             notify(Notice(f"Run '{source.run.id}': {reason}: {named(names)}."))
 
 
@@ -127,17 +128,17 @@ def _nothing_to_show(sources: Sequence[EventSource]) -> NotFound:
     many = f"None of these {len(sources):,} runs has event files."
     return NotFound(
         f"Run '{sources[0].run.id}' has no event files." if len(sources) == 1 else many,
-        hint="Files with 'tfevents' in their names are looked for, in --log_dir first and then among all files of the "
-        "run. A run has what its script wrote to outputs/ and logs/.",
+        hint="himl searches for names with 'tfevents' in --log_dir, then in all files of the run. Write event files to "
+        "outputs/ or logs/.",
     )
 
 
 class Poller:
-    """Updates each of the *runs* *refresh* seconds after its last update, asks as often which runs there are, and shows
-    what is here.
+    """Updates each of the *runs* and the list of runs *refresh* seconds after the last update, and shows the files that
+    are complete or in progress.
 
-    A slow one holds up no other. Runs that have ended and are here are left alone; once none else can join, nothing is
-    asked for any more. `not_updated` are those of the runs at the start whose first update is not over.
+    A slow run does not delay the others. Runs that have ended and are complete are not updated, and once no other run
+    can join, himl sends no more requests. `not_updated` are the initial runs whose first update is not complete.
     """
 
     def __init__(self, runs: SelectedRuns, shown: ShownFolder, refresh: float, notify: Notify) -> None:
@@ -151,7 +152,7 @@ class Poller:
         self._reported_failures: set[int] = set()  # by exit code
         self._reported_empty: set[tuple[str, bool]] = set()
         self._list_at = self._report_at = time.monotonic() + refresh
-        self._due: dict[EventSource, float] = {}  # those that are not being updated
+        self._due: dict[EventSource, float] = {}  # runs that are waiting for their next update
         self.progress = Progress(runs.sources, notify)
         for source in runs.sources:
             shown.show(source.name, source.files)
@@ -159,7 +160,7 @@ class Poller:
         self._listings = BackgroundCalls(runs.fetch_changes)
 
     def step(self, seconds: float) -> None:
-        """Take what comes within so many seconds, and begin what is due. Raises HimlError."""
+        """Process the results of the next *seconds*, and start the updates that are due. Raises HimlError."""
         updated = self._updates.next(seconds)
         if updated is not None:
             self._take_update(*updated)
@@ -199,7 +200,7 @@ class Poller:
             self._follow(source)
         ids = [source.run.id for source in changes.joined]
         if ids:
-            count = "One more run" if len(ids) == 1 else f"{len(ids):,} more runs"
+            count = "New run" if len(ids) == 1 else f"{len(ids):,} new runs"
             self._notify(Notice(f"{count}: {listed(ids)}."))
 
     def _take_update(self, source: EventSource, error: HimlError | None) -> None:
@@ -207,7 +208,7 @@ class Poller:
         if error is None:
             self._report_success(source.run.id)
             if source.is_done and source in self._open:
-                log.debug("run %s has ended: its files are not asked for any more", source.run.id)
+                log.debug("run %s has ended: its files are complete", source.run.id)
                 self._open.remove(source)
         elif isinstance(error, NotFound):
             self._drop(source, error)
@@ -227,11 +228,11 @@ class Poller:
         self._report_success(source.run.id)
         if source in self._open:
             self._open.remove(source)
-            self._notify(Notice(f"{error} It is not looked at any more."))
+            self._notify(Notice(f"{error} himl stops updating it."))
 
     def _report_failure(self, subject: str, error: HimlError, *, is_known: bool = False) -> None:
-        """Say once of each kind of failure that it is tried again. Raises *error* where that is hopeless: the network
-        may come back or carry bytes as they are, somebody may sign in again."""
+        """Report each kind of failure once, if a retry may succeed: after network failures, damaged transfers, and
+        expired credentials. Raises any other *error*."""
         if not isinstance(error, (ServiceFailed, NotAllowed, IntegrityFailed)):
             raise error
         if is_known:
@@ -239,18 +240,18 @@ class Poller:
         self._failing.add(subject)
         if error.exit_code not in self._reported_failures:
             self._reported_failures.add(error.exit_code)
-            sentences = (str(error), error.hint, "Still trying; TensorBoard shows what is here.")
+            sentences = (str(error), error.hint, "himl keeps trying. TensorBoard shows the local files.")
             self._notify(Notice(" ".join(filter(None, sentences))))
 
     def _report_success(self, subject: str) -> None:
         self._failing.discard(subject)
         if self._reported_failures and not self._failing:
             self._reported_failures.clear()
-            self._notify(Notice("The service answers again."))
+            self._notify(Notice("The service responds again."))
 
     def _report(self) -> None:
-        """Name the runs that have nothing to show. Raises NotFound where that is all of them, and neither they nor
-        others may get something."""
+        """Report the runs without event files. Raises NotFound if no run has any, and neither these nor new runs can
+        get any."""
         sources = self._runs.sources
         _report_excluded(sources, self._notify)
         if not self._open and not self._runs.may_grow and not any(source.files for source in sources):
@@ -270,18 +271,17 @@ def serve(
     on_url: Callable[[str], None],
     on_first_update: Callable[[], None],
 ) -> None:
-    """Show the runs in TensorBoard and look for new ones and for new event files every *refresh* seconds, until this is
-    interrupted.
+    """Show the runs in TensorBoard, and fetch new runs and event files every *refresh* seconds, until an interrupt.
 
-    Runs are chosen while TensorBoard starts. *on_url* is called once it answers; it shows what is here while the rest
-    arrives. *on_first_update* is called once all runs were updated. Raises what `SelectedRuns.start` does, HimlError
-    where TensorBoard ends by itself, NotFound where no run has event files, DiskFailed.
+    Runs are selected while TensorBoard starts. *on_url* is called once TensorBoard answers, before all files are
+    complete, and *on_first_update* once all runs are updated. Raises the errors of `SelectedRuns.start`, HimlError if
+    TensorBoard ends, NotFound if no run has event files, DiskFailed.
     """
     free = free_port(host, port)
     try:
         temporary = tempfile.TemporaryDirectory(prefix="himl_tb_", ignore_cleanup_errors=True)
     except OSError as err:
-        raise disk_error(err, "Cannot make a temporary folder") from err
+        raise disk_error(err, "Cannot create a temporary folder") from err
     with temporary as name:
         shown = ShownFolder(Path(name).resolve() / "runs")
         shown.root.mkdir()
@@ -308,7 +308,7 @@ def serve(
 
 
 class TensorBoard(ChildServer):
-    """TensorBoard over the runs in *folder*; the folder above is its own."""
+    """TensorBoard for the runs in *folder*. The parent folder belongs to the server."""
 
     name = "TensorBoard"
     version_check = "python -m tensorboard.main --version"
@@ -331,14 +331,14 @@ class TensorBoard(ChildServer):
             f"--logdir={self._folder}",
             f"--host={self._host}",
             f"--port={self._port}",
-            f"--reload_interval={min(5, self._refresh)}",  # seconds between two readings of the disk
+            f"--reload_interval={min(5, self._refresh)}",  # seconds
             "--reload_multifile=true",
             "--reload_multifile_inactive_secs=-1",
         ]
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """As here, and the way to TensorBoard's data server never goes through a proxy."""
+        """The environment of this process, without a proxy for TensorBoard's data server."""
         exceptions = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
         return {**os.environ, PROXY_EXCEPTIONS[0]: ",".join(filter(None, (exceptions, *LOCAL_HOSTS)))}
 
@@ -346,8 +346,9 @@ class TensorBoard(ChildServer):
         return serves(self._folder, self._address, self._port)
 
     def check(self) -> None:
-        """As usual; and where its data server, which has all that was read in memory, is gone, restart TensorBoard:
-        then it answers, several times, that it cannot read. Raises HimlError where that was done too often."""
+        """Check the process as `ChildServer` does, and restart TensorBoard if its data server, which holds all data in
+        memory, has ended. Then TensorBoard answers several requests with a server error. Raises HimlError after too
+        many restarts."""
         super().check()
         if not self._was_up:
             return
@@ -363,12 +364,12 @@ class TensorBoard(ChildServer):
         if self._restarts == RESTARTS:
             raise HimlError(
                 f"TensorBoard's data server ended {RESTARTS + 1} times.",
-                hint="Is the memory full? Show fewer runs.",
+                hint="The memory may be full. Show fewer runs.",
             )
         self._restarts += 1
         self._failed_checks = 0
-        self._notify(Notice("TensorBoard's data server ended: TensorBoard is started again."))
-        # Before its pipe closes: at that it takes the folder with all that is shown with it
+        self._notify(Notice("TensorBoard's data server ended. himl restarts TensorBoard."))
+        # Ended before its pipe closes, because the process would then remove the folder with all shown files
         self.end_at_once()
         self.restart()
 

@@ -1,6 +1,6 @@
-"""The runs that TensorBoard shows: those that the selection means, those that join later, and their names.
+"""The runs that TensorBoard shows: the selected runs, those that join later, and their names.
 
-Services are asked in daemon threads, a few at a time: one that stalls holds up neither Ctrl-C nor the other calls.
+Requests run in a few daemon threads, so that a stalled one blocks neither Ctrl-C nor the others.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ Answer = TypeVar("Answer")
 Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
-# Runs in one answer of the slowest service: a list is read no further than so many for each run wanted; what is below
-# is asked for one by one.
+# Runs per response of the slowest service. himl reads at most this many runs of a list for each wanted run, and
+# requests the remaining ones individually.
 PAGE = 100
 LONGEST_TITLE = 60
-# Characters of a whole name: below the shortest limit of a file system even where each takes several bytes.
+# Characters of a whole name, below the shortest limit of a file system even with several bytes per character
 LONGEST_NAME = 150
 UNPLAIN = re.compile(r"[^\w.+=-]+")
 AT_ONCE = 8
-WAIT_SECONDS = 0.5  # between two chances for Ctrl-C, which Windows does not let through to a thread that waits
+# Time between checks for Ctrl-C, which does not interrupt a waiting thread on Windows
+WAIT_SECONDS = 0.5
 
 
 class BackgroundCalls(Generic[Item, Answer]):
-    """Calls *call* with each of *items* and those added later, in their order, `AT_ONCE` at a time.
+    """Calls *call* with each of *items* and of those added later, in their order, up to `AT_ONCE` at a time.
 
-    `pending` counts the calls whose outcome `next` has not given yet.
+    `pending` is the number of calls whose outcome `next` has not returned yet.
     """
 
     def __init__(self, call: Callable[[Item], Answer], items: Iterable[Item] = ()) -> None:
@@ -63,7 +64,7 @@ class BackgroundCalls(Generic[Item, Answer]):
         self._waiting: deque[Item] = deque()
         self._running: list[Item] = []
         self._threads = 0
-        # A SimpleQueue of Python 3.10 may wait for ever if its time is over when it looks a second time
+        # SimpleQueue in Python 3.10 may wait forever if its timeout expires before its second check
         self._outcomes: Queue[tuple[Item, Answer | BaseException]] = Queue()
         self.pending = 0
         for item in items:
@@ -84,8 +85,8 @@ class BackgroundCalls(Generic[Item, Answer]):
         threading.Thread(target=self._work, name="himl-tb", daemon=True).start()
 
     def next(self, timeout: float) -> tuple[Item, Answer | HimlError] | None:
-        """An item whose call has ended, with what it gave or the HimlError that it raised; None if none ends within
-        *timeout* seconds. Raises any other error."""
+        """An item whose call has ended, with its result or HimlError, or None if no call ends within *timeout* seconds.
+        Raises any other error of a call."""
         try:
             item, outcome = self._outcomes.get(timeout=timeout)
         except Empty:
@@ -106,7 +107,7 @@ class BackgroundCalls(Generic[Item, Answer]):
             outcome: Answer | BaseException
             try:
                 outcome = self._call(item)
-            except BaseException as err:  # noqa: BLE001  # raised by whoever waits for it
+            except BaseException as err:  # noqa: BLE001  # `next` raises it
                 outcome = err
             with self._lock:
                 self._running.remove(item)
@@ -114,7 +115,7 @@ class BackgroundCalls(Generic[Item, Answer]):
 
 
 def call_each(call: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-    """What *call* gives for each of *items*, in their order. Raises the first HimlError in that order."""
+    """The results of *call* for each of *items*, in their order. Raises the first HimlError in that order."""
     calls = BackgroundCalls(lambda number: call(items[number]), range(len(items)))
     outcomes: dict[int, Answer | HimlError] = {}
     while calls.pending:
@@ -131,8 +132,8 @@ def call_each(call: Callable[[Item], Answer], items: Sequence[Item]) -> list[Ans
 
 @dataclass
 class Changes:
-    """`runs` as they are now, new ones too, by id; `gone`: the errors of those that are no longer there; `joined`: the
-    sources of new runs."""
+    """Changes since the last request: the current `runs` by id, including new ones, the errors for runs that no longer
+    exist (`gone`), and the sources of new runs (`joined`)."""
 
     runs: dict[str, Run] = field(default_factory=dict)
     gone: dict[str, RunNotFound] = field(default_factory=dict)
@@ -140,11 +141,12 @@ class Changes:
 
 
 class SelectedRuns:
-    """The runs of *selection*, of a sweep or a pipeline with all below it, each with the source of its event files.
+    """The runs of *selection*, including all child runs of a sweep or a pipeline, each with the source of its event
+    files.
 
-    What comes later joins them; none leaves. Files on this machine are shown where they lie, others are copied below
-    *copies*, by readable names, or to himl's cache (None), by ids. `fetch_changes` may be called in another thread than
-    the one that updates the `sources`, which then calls `apply`.
+    Later runs join, and none leaves. Local files are shown in place. Others are copied below *copies*, by readable
+    names, or with None to himl's cache, by ids. Another thread than the one that updates the `sources` may call
+    `fetch_changes`. The first thread then calls `apply`.
     """
 
     def __init__(
@@ -163,14 +165,14 @@ class SelectedRuns:
         self._log_dir = log_dir
         self._copies = copies
         self._notify = notify
-        # What the user gave may mean another run later
+        # Whether the selection may match other runs later
         self._may_mean_others = not selection.runs or any(text.lower() == LATEST for text in selection.runs)
         self._known: dict[str, Run] = {}
         self._roots: list[str] = []
-        self._parents: set[str] = set()  # whose children may become more
+        self._parents: set[str] = set()  # runs that may get more child runs
         self._names: dict[str, str] = {}
         self._homes: dict[str, Workspace] = {}
-        self._depths: dict[tuple[int, str], int] = {}  # up to where lists were read
+        self._depths: dict[tuple[int, str], int] = {}  # number of runs read from each list
         self._unlisted: set[str] = set()
 
     @property
@@ -178,7 +180,7 @@ class SelectedRuns:
         return bool(self._parents) or self._may_mean_others
 
     def start(self) -> None:
-        """Choose the runs. Raises what `find_runs` does, BadUsage for a user without a cache, DiskFailed."""
+        """Select the runs. Raises the errors of `find_runs`, BadUsage for a user without a cache, DiskFailed."""
         found = find_runs(self._workspace, replace(self._selection, children=False), cwd=self._cwd, notify=self._notify)
         self._add_roots(found)
         self._read_below(found, Changes())
@@ -187,7 +189,7 @@ class SelectedRuns:
             raise no_children(found)
 
     def fetch_changes(self, wanted: Collection[str]) -> Changes:
-        """Which runs are new, and the states of those *wanted*. Raises HimlError; the next time goes on."""
+        """The new runs, and the statuses of those *wanted*. Raises HimlError, after which the next call continues."""
         changes = Changes()
         asked = {*wanted, *self._parents}
         new = self._new_roots(asked, changes)
@@ -219,15 +221,15 @@ class SelectedRuns:
         if isinstance(home, FolderWorkspace):
             return LocalSource(home.run_files(run.id), home, run, name, self._log_dir)
         if self._copies is None:
-            root = cache_of("tensorboard", "to copy event files to", "Say where with --run_logs_dir DIR.")
-            key = repr(workspace_in_url(run.url) or run.workspace)  # labels leave the subscription out
+            root = cache_of("tensorboard", "for event files", "Name a folder with --run_logs_dir DIR.")
+            key = repr(workspace_in_url(run.url) or run.workspace)  # labels omit the subscription
             folder = root / hashlib.sha256(key.encode()).hexdigest()[:12] / permanent_name(run)
         else:
             folder = self._copies / name
         return CopiedSource(home, run, name, self._log_dir, folder.absolute())
 
     def _home(self, run: Run) -> Workspace:
-        """The workspace that keeps *run*, where several are joined. Raises RunNotFound."""
+        """The workspace that stores *run*, among several joined workspaces. Raises RunNotFound."""
         if run.workspace not in self._homes:
             self._homes[run.workspace] = self._workspace.home_of(run.id)
         return self._homes[run.workspace]
@@ -243,13 +245,13 @@ class SelectedRuns:
                 self._parents.add(run.id)
 
     def _new_roots(self, asked: Collection[str], changes: Changes) -> list[Run]:
-        """Runs that the selection means by now beside those it meant before, oldest first."""
+        """New runs that match the selection, oldest first."""
         selection = self._selection
         if selection.experiment is not None:
             roots = [self._known[run_id] for run_id in self._roots]
             oldest = min(run.created for run in roots)
             query = RunQuery(roots[0].experiment, selection.statuses, selection.tags)
-            is_filtered = bool(selection.statuses or selection.tags)  # an older run may come to meet the conditions
+            is_filtered = bool(selection.statuses or selection.tags)  # older runs may match later
             wanted = [run.id for run in roots if is_filtered or run.id in asked]
             found = self._list(self._workspace, query, wanted, down_to=oldest)
             changes.runs |= {run.id: run for run in found if run.id in self._known}
@@ -262,17 +264,18 @@ class SelectedRuns:
             else:
                 named = selection.latest_run_file
                 path = nearest_latest_run_file(self._cwd) if named is None else self._cwd / expand_home(named)
-                if read_latest_run_file(path).run_id in self._known:  # that costs no request
+                if read_latest_run_file(path).run_id in self._known:  # avoids a request
                     return []
                 run = find_runs(self._workspace, RunSelection(latest_run_file=str(path)), cwd=self._cwd)[0]
-        except (NotFound, BadUsage) as err:  # a file that is just being written, a workspace whose runs were deleted
+        except (NotFound, BadUsage) as err:
+            # The file is incomplete, or the runs of the workspace were deleted
             log.debug("nothing new: %s", err)
             return []
         return [run] if run.id not in self._known else []
 
     def _read_below(self, parents: Iterable[Run], changes: Changes, asked: Collection[str] = ()) -> None:
-        """New children of those of *parents* that may have some, theirs too, and the states of the children *asked*
-        for."""
+        """Add the new child runs of *parents*, at all levels, and the statuses of the child runs *asked* for, to
+        *changes*."""
         parents = [parent for parent in parents if parent.id in self._parents]
         wanted: dict[str | None, list[Run]] = defaultdict(list)
         for run_id in asked:
@@ -282,7 +285,8 @@ class SelectedRuns:
         )
         found = [run for children in answers for run in reversed(children) if not run.id.endswith(PREPARATION)]
         new = {run.id: run for run in found if run.id not in self._known}
-        self._parents -= {parent.id for parent in parents if parent.status.is_final}  # asked for before its children
+        # The status of a parent is older than the list of its child runs, so the list of a final one is complete
+        self._parents -= {parent.id for parent in parents if parent.status.is_final}
         self._known |= new
         changes.runs |= new
         self._parents |= {run.id for run in new.values() if MANY in run.tags}
@@ -299,14 +303,18 @@ class SelectedRuns:
         least: int = 0,
         deepest: int | None = None,
     ) -> Sequence[Run]:
-        """A list of the workspace that keeps *relative*, where it may have so many (*least*) of those *wanted*, and the
-        states of these, one by one of those that it does not have. Called in threads."""
+        """A list of runs in the workspace of *relative*, and the statuses of those *wanted*, which go to *changes*.
+
+        The list is requested only if it may contain at least *least* of those wanted. Runs that are not in the list are
+        requested individually. Called in several threads.
+        """
         found: Sequence[Run] = ()
         listed = {run.id for run in wanted if run.id not in self._unlisted}
         if len(listed) >= least:
             found = self._list(self._home(relative), query, listed, deepest=deepest)
             changes.runs |= {run.id: run for run in found if run.id in self._known}
-            self._unlisted |= {run_id for run_id in listed if run_id not in changes.runs}  # other threads add to them
+            # In place, because other threads add to the same set
+            self._unlisted |= {run_id for run_id in listed if run_id not in changes.runs}
         for run in wanted:
             if run.id not in changes.runs:
                 try:
@@ -324,14 +332,13 @@ class SelectedRuns:
         down_to: datetime | None = None,
         deepest: int | None = None,
     ) -> Sequence[Run]:
-        """The runs of *query*, newest first, as far down as it matters: those that are new since those known, and on to
-        the last of *wanted*; with *down_to* none that was made before that.
+        """The newest runs of *query*, newest first, until the list includes all new runs and all of *wanted*. With
+        *down_to*, it ends at runs that are older.
 
-        Not more than *deepest* are read. A run of *wanted* that does not come is not in the list (any more), or deeper
-        in it.
+        Reads at most *deepest* runs. A run of *wanted* that is missing is no longer in the list, or deeper in it.
         """
         key = (id(workspace), repr(query))
-        # Some beyond those that mattered the last time: new ones then cost no second request
+        # A few more than the last time, so that new runs need no second request
         limit = self._depths[key] + 10 if key in self._depths else None
         while True:
             found: list[Run] = []
@@ -352,7 +359,7 @@ class SelectedRuns:
 
 
 def readable_name(run: Run) -> str:
-    """A trial's values, else the display name, and the id, in characters that every file system takes."""
+    """The values of a trial or the display name, followed by the id, in characters that every file system accepts."""
     title = values_text(hyperparameters_of(run.tags)) or ("" if run.display_name == run.id else run.display_name)
     title = UNPLAIN.sub("_", title).strip("._")[:LONGEST_TITLE].rstrip("._")
     plain_id = _plain_id(run)
@@ -361,8 +368,8 @@ def readable_name(run: Run) -> str:
 
 
 def unique_name(run: Run, taken: dict[str, str]) -> str:
-    """A readable name unlike those *taken* (ids by folded name), also to a file system that takes capital and small
-    letters for the same. Adds itself to *taken*."""
+    """A readable name that differs from those *taken* (ids by folded name) even on a file system that ignores case.
+    Adds the name to *taken*."""
     name = readable_name(run)
     if taken.setdefault(folded(name), run.id) != run.id:
         name = _marked(name, run)
@@ -371,8 +378,7 @@ def unique_name(run: Run, taken: dict[str, str]) -> str:
 
 
 def permanent_name(run: Run) -> str:
-    """A folder's name that depends on the run's id alone, and that no other run's is, also where capital and small
-    letters are the same."""
+    """A folder name that depends only on the run's id and is unique, even if case is ignored."""
     plain_id = _plain_id(run)
     is_unique = plain_id == run.id == folded(run.id) and len(plain_id) <= LONGEST_NAME
     return plain_id if is_unique else _marked(plain_id, run)

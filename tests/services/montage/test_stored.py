@@ -133,7 +133,7 @@ def test_what_the_job_would_refuse_is_refused(project: Path) -> None:
         ({"lists": {"--include_by_slide_id": Path("here/latin.txt")}}, "is not UTF-8 text"),
         ({"dataset": "slides/list.csv", "image_glob": "*.tif"}, "is a CSV"),
         ({"image_glob": "../*"}, "leaves the folder"),
-        ({"shm_size": "much"}, "--shm_size 'much' is no size"),
+        ({"shm_size": "much"}, "--shm_size 'much' is not a size"),
     ]
     for options, said in refused:
         with pytest.raises(BadUsage, match=said):
