@@ -1,4 +1,6 @@
-"""What goes over the wire: host names that the double plays, HTTP/1.1 messages, the log of all requests, and every secret told to whoever searches for them."""
+"""The network traffic: host names that the double serves, HTTP/1.1 messages, the log of all requests, and all secrets
+for tests that search for leaks.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ class Role(Enum):
     NODE = "a node of a job"
 
 
-DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"  # regions and accounts stand before them
+# With regions and accounts as prefixes
+DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"
 NODES = "eastus.nodes.azureml.ms"
 _EXACT = dict.fromkeys(("management.azure.com", "management.usgovcloudapi.net"), Role.ARM)
-_EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)  # the other services are those of the public cloud in any case
+# The other services are always those of the public cloud.
+_EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)
 _BELOW = {DATA_PLANE: Role.DATA, STORAGE: Role.BLOB, NODES: Role.NODE}
 CERTIFIED = (*_EXACT, *(f"*.{suffix}" for suffix in _BELOW))
 
@@ -104,7 +108,9 @@ async def read_head(reader: asyncio.StreamReader) -> Head:
 
 
 async def body_of(reader: asyncio.StreamReader, head: Head, *, is_answer: bool) -> AsyncIterator[bytes]:
-    """The body's bytes as they come, without chunk framing. An answer with no length runs to the end of the connection."""
+    """Yield the bytes of the body as they arrive, without chunk framing. An answer without a length extends to the
+    end of the connection.
+    """
     if head.is_chunked:
         while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
             async for content in _pieces(reader, size):
@@ -135,7 +141,9 @@ def framed(content: bytes, *, chunked: bool) -> bytes:
 
 @dataclass
 class Seen:
-    """One request. `sent` and `received` count bytes of the bodies as the client saw them; `query` has its signatures masked; `status` 0: no answer."""
+    """One request. `sent` and `received` count the bytes of the bodies as the client saw them. `query` has masked
+    signatures. `status` 0 means no answer.
+    """
 
     method: str
     host: str
@@ -147,9 +155,9 @@ class Seen:
     received: int = 0
     started: float = field(default_factory=time.time)
     seconds: float = 0.0
-    unknown: str = ""  # why nobody answers such a request
+    unknown: str = ""  # why the double does not support the request
     faults: list[str] = field(default_factory=list)
-    body: bytes = b""  # of what is put to a service other than storage
+    body: bytes = b""  # body of a PUT to a service other than storage
 
     def __str__(self) -> str:
         return f"{self.method} {self.host}{self.path}{'?' if self.query else ''}{self.query} -> {self.status}"
@@ -160,7 +168,7 @@ def masked(query: str) -> str:
 
 
 class RequestLog:
-    """All requests since the last `clear`; safe to read from any thread."""
+    """All requests since the last `clear`. Thread-safe for reading."""
 
     def __init__(self) -> None:
         self._seen: list[Seen] = []
@@ -176,13 +184,15 @@ class RequestLog:
         return list(self._seen)
 
     def find(self, pattern: str = "", where: Callable[[Seen], bool] = lambda seen: True) -> list[Seen]:
-        """Requests whose line (`METHOD host/path?query -> status`) holds the regular expression *pattern*, in order."""
+        """Return the requests whose line (`METHOD host/path?query -> status`) matches the regular expression
+        *pattern*, in order.
+        """
         return [seen for seen in self.all() if re.search(pattern, str(seen)) and where(seen)]
 
     def expect_unknown(self, pattern: str) -> None:
-        """Requests like this are asked on purpose though nobody answers them: they do not fail this test."""
+        """Declare that the test sends such unsupported requests intentionally, so that they do not fail it."""
         self._expected.append(pattern)
 
     def unknown(self) -> list[str]:
-        """What was asked that nobody plays, and answers of the double that are its own failures."""
+        """List unsupported requests, and answers that are failures of the double itself."""
         return [f"{seen} ({seen.unknown})" for seen in self.all() if seen.unknown and not any(re.search(one, str(seen)) for one in self._expected)]

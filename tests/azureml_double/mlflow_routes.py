@@ -1,4 +1,6 @@
-"""The MLflow routes (wire document 6.2): one state, seen the MLflow way. Searches are evaluated by MLflow's own library: its grammar and its order."""
+"""The MLflow routes (wire document 6.2), on the same state. MLflow's own library evaluates searches, with its grammar
+and its order.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,13 @@ STATUSES = dict.fromkeys(("NotStarted", "Unapproved", "Starting", "Provisioning"
 STATUSES |= {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 FROM_MLFLOW: Mapping[str, str] = {"RUNNING": "Running", "SCHEDULED": "Queued", "FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Canceled"}
 RUN_NAME, PARENT, ROOT = "mlflow.runName", "mlflow.parentRunId", "mlflow.rootRunId"
-NOT_AT_CREATION = ("mlflow.source.name", "mlflow.source.type")  # tags that the service drops when a run is made, and keeps later, as a public report has it
+# The service drops these tags at the creation of a run, but keeps them later, according to a public report.
+NOT_AT_CREATION = ("mlflow.source.name", "mlflow.source.type")
 VIEWS = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,), "ALL": (False, True)}
 _BELOW = re.compile(r"\s*tags\.(?:mlflow\.(parent|root)RunId|[`\"]mlflow\.(parent|root)RunId[`\"])\s*=\s*'([^'\"]*)'\s*")
-"""The filters that ask for the children of a run, or for all below it: answered without MLflow, which costs every test process a second."""
+"""The filters for the children or all descendants of a run. The double evaluates them without MLflow, which costs
+every test process a second.
+"""
 _TAG = re.compile(r"^\s*tags?\.(`[^`]*`|\"[^\"]*\"|\S+?)\s*(!=|I?LIKE\b)", re.IGNORECASE)
 _AND = re.compile(r"\s+AND\s+", re.IGNORECASE)
 
@@ -42,7 +47,8 @@ def _moment(milliseconds: Any) -> datetime:
 
 
 def _info(workspace: Workspace, run: Run) -> Json:
-    place = f"{workspace.path}/experiments/{run.experiment.experiment_id}/runs/{run.run_id}/artifacts"  # azureml-mlflow takes it apart
+    # In the format that azureml-mlflow parses
+    place = f"{workspace.path}/experiments/{run.experiment.experiment_id}/runs/{run.run_id}/artifacts"
     form: Json = {"run_id": run.run_id, "run_uuid": run.run_id, "run_name": run.display_name, "experiment_id": run.experiment.experiment_id}
     form |= {"user_id": run.user_name, "status": STATUSES.get(run.status, "RUNNING"), "start_time": _milliseconds(run.started or run.created)}
     form |= {"end_time": run.ended and _milliseconds(run.ended), "artifact_uri": f"azureml://{workspace.data_plane_host}/mlflow/v2.0{place}"}
@@ -66,8 +72,9 @@ def _experiment_form(experiment: Experiment) -> Json:
 
 
 def _last_values(run: Run) -> dict[str, Point]:
-    """Of each metric that MLflow can show (one number a row), the row with the highest step, the latest of those. Remembered for as long as no row comes: a
-    search looks at every run of an experiment."""
+    """The last row of each metric that MLflow can show (one number per row): the row with the highest step, and the
+    latest of those. Cached until a row arrives, since a search reads every run of an experiment.
+    """
     found = {}
     for metric in list(run.metrics.values()):
         count = len(metric.points)
@@ -145,7 +152,7 @@ def delete_tag(request: Request) -> Response:
 
 
 def log_batch(request: Request) -> Response:
-    """Many of each kind, or one that is the body itself."""
+    """Log a batch of metrics, parameters and tags, or a single item that is the body."""
     run, body, route = _changed(request), body_of(request), request.url.path.rpartition("/")[2]
     alone = {"log-metric": "metrics", "log-parameter": "params", "set-tag": "tags"}.get(route)
     metrics, params, tags = ([body] if kind == alone else body.get(kind) or [] for kind in ("metrics", "params", "tags"))
@@ -163,7 +170,7 @@ def log_batch(request: Request) -> Response:
 
 
 def log_batch_async(request: Request) -> Response:
-    """As `log-batch`; the number is for asking whether all is kept."""
+    """Like `log-batch`. The returned id serves to check for completion."""
     log_batch(request)
     return JSONResponse({"batch_tracking_id": new_id() if body_of(request).get("metrics") else ""})
 
@@ -182,8 +189,9 @@ def metric_history(request: Request) -> Response:
 
 
 def bulk_history(request: Request) -> Response:
-    """Curves of one metric of several runs, cut off after so many values as MLflow's own server does, which tells nobody. Whether the service has it is
-    not known: without `Workspace.bulk_history` it does not."""
+    """Curves of one metric for several runs, silently truncated like those of MLflow's own server. It is not known
+    whether the service has this route. Without `Workspace.bulk_history` the double does not.
+    """
     workspace, asked = workspace_of(request), request.query_params
     run_ids, key = asked.getlist("run_id"), asked.get("metric_key", "")
     if not workspace.bulk_history:
@@ -213,7 +221,7 @@ def _changed(request: Request) -> Run:
 
 
 def _set_tag(run: Run, key: str, value: str) -> None:
-    """Names and parents are not tags in run history but fields of the record."""
+    """Set a tag. Names and parents are not tags in run history but fields of the record."""
     if key == RUN_NAME:
         run.display_name = value
     elif key not in (PARENT, ROOT):
@@ -256,7 +264,9 @@ def _searched(runs: list[Run], text: str, order: list[str]) -> Sequence[Run]:
 
 
 def _refuse_what_the_service_does(text: str, order: Sequence[str]) -> None:
-    """Of what MLflow's own library takes: of tags the service compares by `=` alone, and orders by attributes alone (its documentation)."""
+    """Reject searches that MLflow's library supports but the service does not. According to its documentation, the
+    service compares tags only by `=` and orders only by attributes.
+    """
     for part in _AND.split(text):
         if found := _TAG.match(part):
             raise bad_request(f"Operator '{found[2].upper()}' not supported for key type 'Tag'.")
@@ -301,7 +311,9 @@ def search_experiments(request: Request) -> Response:
 
 
 def search_models(request: Request) -> Response:
-    """None: MLflow 3 asks whenever it lists a folder of artifacts, and fails where the route is missing. What the service answers is not known."""
+    """Return no models. MLflow 3 requests this when it lists a folder of artifacts, and fails if the route is
+    missing. The answer of the service is not known.
+    """
     for one in body_of(request).get("experiment_ids") or []:
         _experiment(request, one)
     return JSONResponse({"models": []})
@@ -323,7 +335,7 @@ _POSTS = {
 routes: list[Route] = [
     *[Route(f"/mlflow/api/2.0/mlflow/{path}", handler, methods=["GET"]) for path, handler in _GETS.items()],
     *[Route(f"/mlflow/api/2.0/mlflow/{path}", handler, methods=["POST"]) for path, handler in _POSTS.items()],
-    # What azureml-mlflow adds to MLflow lies below `preview`.
+    # azureml-mlflow's additions to MLflow have the prefix `preview`.
     Route("/mlflow/api/2.0/preview/mlflow/runs/log-batch-async", log_batch_async, methods=["POST"]),
     Route("/mlflow/api/2.0/preview/mlflow/runs/get-run-data-status", batch_status, methods=["GET"]),
 ]

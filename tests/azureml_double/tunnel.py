@@ -1,4 +1,4 @@
-"""The nodes of jobs: a WebSocket whose bytes go to the SSH server of the job, as the vendor's command lines open it."""
+"""The nodes of jobs: a WebSocket that connects to the SSH server of the job, as the vendor's command lines open it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def _run_at(azure: Azure, host: str) -> Run | None:
 
 
 def _refusal(run: Run | None, head: Head) -> int:
-    """The status of an answer to who may not come in; 0 for who may: the owner of a job that runs, by a token for resource manager."""
+    """The status of the answer to an unauthorized client, or 0 for the owner of a running job with a token for
+    Resource Manager.
+    """
     scheme, _, token = head.get("authorization").partition(" ")
     try:
         claims = read_token(token)
@@ -41,7 +43,7 @@ def _refusal(run: Run | None, head: Head) -> int:
 
 
 async def serve(azure: Azure, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen, met: Met) -> None:
-    """Answer the request *head* and, where it may, pass bytes both ways until one side ends."""
+    """Answer the request *head* and, if access is allowed, pass bytes in both directions until one side ends."""
     run, fault = _run_at(azure, seen.host), met.use(Status)
     seen.faults = met.done
     protocol = ServerProtocol(max_size=None)

@@ -1,4 +1,4 @@
-"""`python -m tests.azureml_double.azurite`: install Azurite where it is not there yet, so that no test has to wait for it."""
+"""`python -m tests.azureml_double.azurite`: install Azurite if it is missing, so that no test has to wait for it."""
 
 import sys
 

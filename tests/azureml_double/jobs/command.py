@@ -1,4 +1,6 @@
-"""What a job says: its command with references, spans of time, azureml-core's definition of one; and how jobs run."""
+"""The fields of a job: its command with references, durations, and azureml-core's definition. Also the settings for
+running jobs.
+"""
 
 from __future__ import annotations
 
@@ -22,28 +24,42 @@ Value = str | int | float | bool
 Values = Mapping[str, Value]
 CHOICE = "choice"
 MOST_TRIALS = 1000
-LONGEST_SWEEP = "P60D"  # of one that names no time
+LONGEST_SWEEP = "P60D"  # for a sweep without a time limit
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How the jobs of a workspace are run."""
+    """How the jobs of a workspace run."""
 
-    hold: bool = False  # each job waits in the status Queued until it is released
-    whole_logs: bool = False  # logs are replaced as they grow, not appended to
-    retry_logs: bool = False  # those of later tries are kept in `user_logs/retry_001`, …; else the last try's replace the ones before
-    fails_with_a_trial: bool = False  # a sweep fails when one trial does, not only when the first three or all of them do
-    values_in: str = "tag"  # of a trial, as OWN_TAGS has it, or nowhere but on the sweep (`sweep`; `old_sweep`: there without the prefix)
-    minute: float = 60.0  # seconds that one of a limit (`timeout`, `trialTimeout`) lasts
-    disk: str = "new"  # of the next try: its `outputs` go to `outputs/retry_001`, …; `restored`: `outputs` and `logs` lie there again
-    service_status: str = "Running"  # in which the interactive services of a job begin
-    image_log: str = ""  # what the build of each job's image writes; without it the image is there
-    image_fails: bool = False  # that build, and with it the job
-    python: Path = field(default_factory=lambda: Path(sys.executable))  # what jobs call `python`; programs in its folder stand before all others
+    # Each job stays Queued until it is released.
+    hold: bool = False
+    # Logs are replaced as they grow, not appended to.
+    whole_logs: bool = False
+    # Logs of later attempts go to `user_logs/retry_001`, .... Otherwise they replace the logs of the previous
+    # attempt.
+    retry_logs: bool = False
+    # A sweep fails when one trial fails, and not only when the first three or all of them fail.
+    fails_with_a_trial: bool = False
+    # Where a trial's values are: `tag`: in the tag of the trial that OWN_TAGS names. `sweep`: only on the sweep.
+    # `old_sweep`: only on the sweep, without the prefix.
+    values_in: str = "tag"
+    minute: float = 60.0  # seconds per minute of a limit (`timeout`, `trialTimeout`)
+    # The disk of the next attempt. `new`: its `outputs` go to `outputs/retry_001`, .... `restored`: `outputs` and
+    # `logs` are restored.
+    disk: str = "new"
+    service_status: str = "Running"  # initial status of a job's interactive services
+    # Log of the build of each job's image. If empty, the image exists already.
+    image_log: str = ""
+    # The image build fails, and with it the job.
+    image_fails: bool = False
+    # The `python` of jobs. Programs in its folder take precedence over all others.
+    python: Path = field(default_factory=lambda: Path(sys.executable))
 
 
 def seconds_of(duration: str) -> float:
-    """Of `P1DT2H3M4S` (ISO 8601). Raises ValueError for other forms; the service knows no fractions of a second."""
+    """Return the seconds of an ISO 8601 duration such as `P1DT2H3M4S`. Raises ValueError for other forms. The service
+    does not support fractions of a second.
+    """
     found = _DURATION.fullmatch(duration)
     if found is None or not any(found.groups()):
         raise ValueError(f"'{duration}' is no duration")
@@ -52,7 +68,7 @@ def seconds_of(duration: str) -> float:
 
 
 def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
-    """*command* with its references replaced: text for text, without any quoting, as the service does."""
+    """Replace the references in *command*, without quoting, as the service does."""
     return _REFERENCE.sub(lambda found: name if found[3] else (inputs if found[1] == "inputs" else outputs)[found[2]], command)
 
 
@@ -70,7 +86,8 @@ def unknown_references(job: Json) -> list[str]:
 def as_job(definition: Json, code_id: str) -> Json:
     words = [_word(str(text)) for text in definition.get("arguments") or []]
     limit, nodes = definition.get("maxRunDurationSeconds"), int(definition.get("nodeCount") or 1)
-    distribution = None  # processes of PyTorch are counted over all nodes, those of MPI on each
+    # PyTorch counts processes over all nodes, MPI per node.
+    distribution = None
     if definition.get("framework") == "PyTorch":
         distribution = {"distributionType": "PyTorch", "processCountPerInstance": int(definition["pytorch"]["processCount"] or nodes) // nodes}
     elif definition.get("communicator") in ("IntelMpi", "OpenMpi"):
@@ -85,7 +102,7 @@ def as_job(definition: Json, code_id: str) -> Json:
 
 
 def _word(text: str) -> str:
-    """An argument: quoted, or for a path of data the reference to it."""
+    """Return an argument, quoted, or the reference to data if the argument is its path."""
     for mark, kind in (("DatasetConsumptionConfig:", "inputs"), ("DatasetOutputConfig:", "outputs")):
         if text.startswith(mark):
             return f"${{{{{kind}.{text.removeprefix(mark)}}}}}"
