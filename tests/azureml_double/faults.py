@@ -121,7 +121,7 @@ class SmallPages:
 
 @dataclass(frozen=True)
 class Refuse:
-    # Answer to `CONNECT`, as a proxy gives it (502, 504: host not found or not reached; 407: password required).
+    # Answer of a proxy to `CONNECT`: 502 or 504 (host not found or not reached), or 407 (password required).
     status: int = 502
 
 

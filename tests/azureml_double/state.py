@@ -77,7 +77,7 @@ class Principal:
     token_seconds: float = 86_399
     secret_expired: bool = False
     assertions: dict[str, float] = field(default_factory=dict)
-    # Tokens made earlier are rejected, whatever their expiry.
+    # Tokens made earlier are rejected, regardless of their expiry.
     revoked_before: float = 0.0
     # JSON of claims. Tokens requested without them are rejected with a challenge for the methods below.
     claims_wanted: str = ""
