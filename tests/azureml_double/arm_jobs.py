@@ -19,7 +19,7 @@ from tests.azureml_double.jobs.records import FIRST_STATUS, job_type_of, new_job
 from tests.azureml_double.jobs.sweeps import check_sweep
 from tests.azureml_double.state import PIPELINE, STEP, Azure, Caller, Json, Principal, Right, Run, TokenRefused, Workspace, read_token, time_text
 
-# Statuses that only run history has
+# Statuses that only run history has.
 ARM_STATUS = {"Unapproved": "NotStarted", "Pausing": "Running"}
 AUDIENCE, HEADER = "https://ml.azure.com", "x-azureml-token"
 CANCELATION, DELETION = "jc", "jd"

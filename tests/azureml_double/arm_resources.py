@@ -23,11 +23,11 @@ from tests.azureml_double.state import Azure, Caller, Datastore, Json, Right, Wo
 
 PROVIDER = "Microsoft.MachineLearningServices"
 NODE_STATES = ("preparing", "running", "idle", "unusable", "leaving", "preempted")
-# Sizes that the region offers.
+# The cores of each VM size that the region offers.
 CORES = {"STANDARD_DS2_V2": 2, "STANDARD_DS3_V2": 4, "STANDARD_NC6": 6, "STANDARD_NC6S_V3": 6, "STANDARD_NC24S_V3": 24}
 QUOTA = 100  # cores per cluster
 POLLS = 1  # polls that answer "not yet"
-# Minutes of each interval
+# The minutes of each interval.
 _GRAINS = {"PT1M": 1, "PT5M": 5, "PT15M": 15, "PT30M": 30, "PT1H": 60, "PT6H": 360, "PT12H": 720, "P1D": 1440}
 _COMPUTE_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
 _DATASTORE_NAME = re.compile(r"[a-zA-Z0-9_]{1,255}")

@@ -34,7 +34,7 @@ PUBLISHED = re.findall(
 )
 """API versions of all resources below a workspace, from the provider's specification and the pages generated from it.
 """
-# Of Microsoft.Insights/metrics
+# API versions of Microsoft.Insights/metrics.
 MONITOR = ["2018-01-01", "2019-07-01", "2021-05-01", "2023-10-01", "2024-02-01"]
 OLDER = re.findall(
     r"\S+",

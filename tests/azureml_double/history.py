@@ -31,7 +31,7 @@ MECHANISMS = {"ReadWriteMount": "Mount", "ReadOnlyMount": "Mount", "EvalMount": 
 ALWAYS_NULL = (
     *("token", "tokenExpiryTimeUtc", "warnings", "name", "lastStartTimeUtc", "currentComputeTime", "effectiveStartTimeUtc", "cancelationReason"),
     *("queueingInfo", "runDefinition", "jobSpecification", "primaryMetricName", "createdFrom", "scheduleId", "cancelUri", "completeUri"),
-    # Only `rundata` returns inputs and outputs
+    # Only `rundata` returns inputs and outputs.
     *("retainForLifetimeOfWorkspace", "inputs", "outputs"),
 )
 IN_DETAILS = (
@@ -150,7 +150,7 @@ def _definition_of_job(run: Run, job: Json) -> Json:
     shown = {name: given.get("value") or f"DatasetConsumptionConfig:{name}" for name, given in inputs.items()}
     resources, distribution = job.get("resources") or {}, job.get("distribution") or {}
     each, kind, nodes = distribution.get("processCountPerInstance") or 1, distribution.get("distributionType"), resources.get("instanceCount") or 1
-    # Sent as one text, or as a list
+    # Clients send one text or a list.
     docker = list(resources.get("dockerArgsList") or str(resources.get("dockerArgs") or "").split())
     form: Json = {"script": None, "command": filled(job["command"], run.run_id, shown, {name: f"DatasetOutputConfig:{name}" for name in outputs})}
     form |= {"useAbsolutePath": False, "arguments": [], "target": run.target, "framework": "Python"}

@@ -211,7 +211,7 @@ def _ordered(runs: Iterable[Run], order: str | None) -> list[Run]:
     key, direction = ORDERS.get(field.lower()), direction.strip().lower()
     if key is None or direction not in ("", "asc", "desc"):
         raise bad_request(f"Invalid order '{order}'.")
-    # Each key gives values of one type
+    # Each key gives values of one type.
     newest_last = sorted(runs, key=key)  # type: ignore[arg-type]
     return newest_last[::-1] if direction == "desc" else newest_last
 

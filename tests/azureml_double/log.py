@@ -28,7 +28,7 @@ class Role(Enum):
     NODE = "a node of a job"
 
 
-# With regions and accounts as prefixes
+# Host names have a region or an account as prefix.
 DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"
 NODES = "eastus.nodes.azureml.ms"
 _EXACT = dict.fromkeys(("management.azure.com", "management.usgovcloudapi.net"), Role.ARM)

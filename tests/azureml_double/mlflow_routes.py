@@ -47,7 +47,7 @@ def _moment(milliseconds: Any) -> datetime:
 
 
 def _info(workspace: Workspace, run: Run) -> Json:
-    # In the format that azureml-mlflow parses
+    # azureml-mlflow parses this format.
     place = f"{workspace.path}/experiments/{run.experiment.experiment_id}/runs/{run.run_id}/artifacts"
     form: Json = {"run_id": run.run_id, "run_uuid": run.run_id, "run_name": run.display_name, "experiment_id": run.experiment.experiment_id}
     form |= {"user_id": run.user_name, "status": STATUSES.get(run.status, "RUNNING"), "start_time": _milliseconds(run.started or run.created)}

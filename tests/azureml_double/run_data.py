@@ -153,7 +153,7 @@ def _keep(run: Run, document: Mapping[str, Any]) -> None:
     metric = run.metrics.setdefault(name, Metric(name, kind, dict(columns), namespace=document.get("namespace")))
     metric.columns |= columns
     kept = {point.metric_id for point in metric.points}
-    # Skip rows that were sent again
+    # Skip rows that were sent again.
     metric.points += [point for point in points if point.metric_id not in kept]
     run.revision += 1
 

@@ -171,7 +171,7 @@ class Metric:
     columns: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     namespace: str | None = None
-    # Number of rows and the last of them, cached for searches
+    # The number of rows and the last row, cached for searches of many runs.
     last: tuple[int, Point] | None = None
 
 
@@ -230,7 +230,7 @@ class Run:
     indexed_status: str | None = None
     # Number of the attempt. The service restarts the job after its node was preempted.
     attempt: int = 1
-    # Interactive services, by node and name
+    # The interactive services, by node and name.
     services: dict[int, dict[str, Json]] = field(default_factory=dict)
     ssh_port: int | None = None  # port of its SSH server on this machine
     # Client id of the submitter. Only the submitter can access its services.
@@ -313,9 +313,9 @@ class Workspace:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     # Runs jobs. Without it, jobs stay in their first status.
     jobs: JobRunner | None = None
-    # Trees of azureml-core's snapshots, oldest first
+    # The trees of azureml-core's snapshots, oldest first.
     snapshots: dict[str, Json] = field(default_factory=dict)
-    # Whether its resource has the tracking address, and so the data plane
+    # Whether its resource contains the tracking address, and with it the data plane.
     tells_tracking: bool = True
     # Host of its services. Empty: that of its region.
     services_host: str = ""

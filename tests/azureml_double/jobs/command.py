@@ -35,17 +35,16 @@ class Manner:
     hold: bool = False
     # Logs are replaced as they grow, not appended to.
     whole_logs: bool = False
-    # Logs of later attempts go to `user_logs/retry_001`, .... Otherwise they replace the logs of the previous
-    # attempt.
+    # Logs of later attempts go to `user_logs/retry_001` and so on. Otherwise they replace the previous logs.
     retry_logs: bool = False
     # A sweep fails when one trial fails, and not only when the first three or all of them fail.
     fails_with_a_trial: bool = False
-    # Where a trial's values are: `tag`: in the tag of the trial that OWN_TAGS names. `sweep`: only on the sweep.
-    # `old_sweep`: only on the sweep, without the prefix.
+    # The tags with a trial's values. `tag`, `system_tag`: the tags of the trial that OWN_TAGS lists, and a tag of
+    # the sweep. `sweep`: only the tag of the sweep. `old_sweep`: the same, without the prefix.
     values_in: str = "tag"
     minute: float = 60.0  # seconds per minute of a limit (`timeout`, `trialTimeout`)
-    # The disk of the next attempt. `new`: its `outputs` go to `outputs/retry_001`, .... `restored`: `outputs` and
-    # `logs` are restored.
+    # The disk of the next attempt. `new`: its `outputs` go to `outputs/retry_001` and so on. `restored`: `outputs`
+    # and `logs` are restored.
     disk: str = "new"
     service_status: str = "Running"  # initial status of a job's interactive services
     # Log of the build of each job's image. If empty, the image exists already.

@@ -26,8 +26,8 @@ from tests.azureml_double.state import Principal, Run
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
 
-# The double saves these folders when a node is preempted. The next attempt has them if the disk is
-# restored.
+# The files of these folders are uploaded when a node is preempted, and the next attempt has them if the disk
+# is restored.
 KEPT = ("outputs", "logs")
 IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
 LOOK = 0.02  # seconds between two checks of the processes and their logs

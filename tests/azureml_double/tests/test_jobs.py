@@ -47,7 +47,7 @@ def output(kind: str = "uri_folder", **more: Any) -> dict[str, Any]:
 
 
 def test_a_job_that_names_what_is_not_there_is_refused(azure: StagedWorkspace) -> None:
-    # For Resource Manager
+    # This token is for Resource Manager.
     token = {"x-azureml-token": token_for(azure.stage, azure.state.principal)}
     changes: list[tuple[dict[str, Any], int]] = [
         ({"command": None}, 400),
@@ -157,7 +157,7 @@ def test_outputs_go_to_their_places_and_are_registered(running: StagedWorkspace)
     command = "mkdir ${{outputs.o}}/deep; echo 1 > $AZURE_ML_OUTPUT_o/deep/x; echo 2 > ${{outputs.named}}/x; echo 3 > ${{outputs.other}}/y; "
     command += "echo 4 > ${{outputs.f}}; echo 5 > ${{outputs.late}}/z"
     ended(running, put_command(running, f"{command}; exit 1", outputs=outputs), "Failed")
-    # Mounted outputs are uploaded however the job ends.
+    # After a failure, only mounted outputs are uploaded.
     assert running.blob_names(DEFAULT, "late/") == []
     run = ended(running, put_command(running, command, name="job_2", outputs=outputs))
     names = ("azureml/job_1/o/deep/x", "azureml/job_2/o/deep/x", "masks/job_2/x", "table/y", "single/result.csv", "late/z")
