@@ -1,4 +1,4 @@
-"""What every test stands on: a clean world, the installed binary, a project folder, and special places to write to."""
+"""Fixtures for all tests: a clean environment, the installed program, a project folder, and special file systems."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from tests.support.slurm import Slurm
     from tests.support.web import FileServer
 
-settings.register_profile("himl", deadline=None)  # these machines are shared: a slow moment is no failure
+# A slow moment on a shared machine is no failure.
+settings.register_profile("himl", deadline=None)
 settings.load_profile("himl")
 
 NEEDS = "NEEDS "
 SLOW_FOLDERS = ("api", "azure", "azureml_double/tests", "completions", "docs", "guards", "project", "services/montage", "stress", "workspaces/tracking")
 SLOW_COMMANDS = ("help", "montage", "pipeline", "runs_in_azure", "submit", "sweep", "tb", "ui")
 SLOW = (*(f"tests/{name}/" for name in SLOW_FOLDERS), *(f"tests/commands/test_{name}" for name in SLOW_COMMANDS))
-"""What `--quick` leaves out, with tests of a browser and those that may build a client's environment."""
+"""The tests that `--quick` omits, in addition to browser tests and those that may build a client's environment."""
 FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_", "DSA_")
 RANK_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID"}
 FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "VIRTUAL_ENV", "CONDA_PREFIX", "SSH_CONNECTION"}
@@ -46,7 +47,7 @@ FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TE
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """Whatever the tests started is gone when they are through (checked where /proc tells)."""
+    """Check that no process of the tests is still running at the end (requires /proc)."""
     mark = uuid.uuid4().hex
     os.environ[MARK] = mark
     yield
@@ -58,7 +59,9 @@ def no_process_is_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of this machine reaches a test: its own home and caches, 80 columns, no colour, no `__pycache__` in its folders."""
+    """Isolate tests from the settings of this machine: a separate home and caches, 80 columns, no colour, and no
+    `__pycache__` in their folders.
+    """
     for name in os.environ:
         if name in FOREIGN_NAMES or (name.startswith(FOREIGN_PREFIXES) and not name.startswith("HIML_TEST_")):
             monkeypatch.delenv(name)
@@ -70,12 +73,13 @@ def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(home / name.lower()))
     for name, value in {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "3600")  # else jobs have more metrics on a slow machine
+    # Without this, jobs on a slow machine have more metrics.
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "3600")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """An empty project folder; `himl` runs in it unless told otherwise."""
+    """An empty project folder. `himl` runs in it by default."""
     folder = tmp_path / "project"
     folder.mkdir()
     return folder
@@ -83,18 +87,20 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def himl(project: Path) -> Himl:
-    """The app as users see it, in this process (HIML_TEST_START=1: the installed program, started for each call)."""
+    """The app as users see it, in this process (HIML_TEST_START=1: the installed program, with a new process per
+    call).
+    """
     return Himl(PROGRAM, project, in_process=True)
 
 
 @pytest.fixture
 def started_himl(project: Path) -> Himl:
-    """The installed `himl` program, started anew for each call: for what happens before a command runs."""
+    """The installed `himl` program, with a new process per call, for tests of its start."""
     return Himl(PROGRAM, project)
 
 
 def lacking(what: str) -> None:
-    """Skip this test loudly, or fail it where HIML_TEST_REQUIRE_ALL says that nothing may be missing."""
+    """Skip this test with a reason, or fail it if HIML_TEST_REQUIRE_ALL forbids missing requirements."""
     if os.environ.get("HIML_TEST_REQUIRE_ALL") == "1":
         pytest.fail(f"{NEEDS}{what}, and HIML_TEST_REQUIRE_ALL=1")
     pytest.skip(f"{NEEDS}{what}")
@@ -102,7 +108,7 @@ def lacking(what: str) -> None:
 
 @pytest.fixture
 def require_program() -> Callable[[str], str]:
-    """Call it with a program's name to get its path, or to skip the test loudly where it is not installed."""
+    """Call it with a program's name to get its path, or to skip the test with a reason if it is not installed."""
 
     def find(name: str) -> str:
         found = shutil.which(name)
@@ -115,7 +121,7 @@ def require_program() -> Callable[[str], str]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """A disk of 4 MiB; commands that are to see it run with its `prefix`."""
+    """A disk of 4 MiB. Run commands that use it with its `prefix`."""
     with mounted_small_disk(tmp_path / "small_disk", kib=4096) as disk:
         if disk is None:
             lacking("a small disk (tmpfs mounted as root, or by `unshare -rm`)")
@@ -125,7 +131,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 @pytest.fixture
 def read_only() -> Iterator[Callable[[Path], Path]]:
-    """Call it with a folder to make that read-only until the test ends."""
+    """Call it with a folder to make it read-only until the test ends."""
     with ExitStack() as stack:
 
         def protect(folder: Path) -> Path:
@@ -138,8 +144,9 @@ def read_only() -> Iterator[Callable[[Path], Path]]:
 
 @pytest.fixture(scope="session")
 def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """The double of this test process; tests ask for `stage`."""
-    from tests.azureml_double.stage import running_stage  # only here: it costs every test process half a second
+    """The double of this test process. Tests use `stage`."""
+    # The import takes half a second, so it is not at the top.
+    from tests.azureml_double.stage import running_stage
 
     with running_stage(tmp_path_factory.mktemp("stage")) as stage:
         yield stage
@@ -147,7 +154,7 @@ def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture
 def stage(shared_stage: Stage) -> Iterator[Stage]:
-    """The double, without faults, requests and workspaces of other tests. A request that nobody plays fails the test."""
+    """The double, without faults, requests and workspaces of other tests. An unsupported request fails the test."""
     shared_stage.clear()
     with shared_stage.own_workspaces():
         yield shared_stage
@@ -158,19 +165,20 @@ def stage(shared_stage: Stage) -> Iterator[Stage]:
 
 @pytest.fixture
 def lightning_packages(monkeypatch: pytest.MonkeyPatch) -> str:
-    """For PYTHONPATH: PyTorch Lightning and PyTorch, which are compiled once, and not by each process."""
+    """A PYTHONPATH with PyTorch Lightning and PyTorch, compiled once and not per process."""
     from tests.support.clients import LIGHTNING, packages_of
 
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
     try:
         return packages_of(LIGHTNING)
-    except subprocess.CalledProcessError:  # which is in few registries, so that nobody is to be without CI for it
+    # Few registries have this build. CI must work without it.
+    except subprocess.CalledProcessError:
         pytest.skip(f"{NEEDS}PyTorch's CPU build (torch==2.13.0+cpu), which pip does not find")
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """The Slurm of this test process; tests ask for `slurm`."""
+    """The Slurm of this test process. Tests use `slurm`."""
     from tests.support.slurm import running_cluster
 
     with ExitStack() as stack:
@@ -183,7 +191,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture
 def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """The cluster, whose programs are on PATH."""
+    """The cluster, with its programs on PATH."""
     monkeypatch.setenv("PATH", f"{cluster.programs}{os.pathsep}{os.environ['PATH']}")
     cluster.calls.write_text("")
     return cluster
@@ -191,13 +199,13 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 @pytest.fixture
 def azure(stage: Stage) -> StagedWorkspace:
-    """A workspace of its own, nothing in it; nothing points to it yet."""
+    """An empty workspace. No variable refers to it yet."""
     return stage.workspace()
 
 
 @pytest.fixture
 def azure_environment(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
-    """The workspace `azure`, with the variables set that let clients in this process and its children reach it."""
+    """The workspace `azure`, with variables that connect clients in this process and its children to it."""
     for name, value in azure.environment().items():
         monkeypatch.setenv(name, value)
     return azure
@@ -205,7 +213,7 @@ def azure_environment(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="session")
 def shared_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileServer, Path]]:
-    """The server of this test process, and the file with its authority; tests ask for `web`."""
+    """The server of this test process, and the file with its authority. Tests use `web`."""
     from tests.support.web import serving_files
 
     bundle = tmp_path_factory.mktemp("web") / "authority.pem"
@@ -215,7 +223,7 @@ def shared_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FileS
 
 @pytest.fixture
 def web(shared_web: tuple[FileServer, Path], monkeypatch: pytest.MonkeyPatch) -> FileServer:
-    """Nothing is served yet."""
+    """The server, without files."""
     server, bundle = shared_web
     server.clear()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -224,7 +232,7 @@ def web(shared_web: tuple[FileServer, Path], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
-    """A Digital Slide Archive with nothing in it, with the variables set that lead to it."""
+    """An empty Digital Slide Archive, with variables that refer to it."""
     from tests.support.dsa import KEY, running_archive
 
     with running_archive() as found:
@@ -235,7 +243,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
 
 @pytest.fixture
 def git(require_program: Callable[[str], str]) -> Callable[..., str]:
-    """Run git in a folder with a fixed author; gives what it printed."""
+    """Run git in a folder with a fixed author, and return its output."""
     program = require_program("git")
 
     def run(folder: Path, *arguments: str) -> str:
@@ -246,7 +254,7 @@ def git(require_program: Callable[[str], str]) -> Callable[..., str]:
 
 
 def pytest_configure() -> None:
-    """Heed the signals that tests send, also below `nohup` or in the background of a script, where they would be passed over."""
+    """Restore the handling of signals that tests send, which `nohup` and background scripts ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -255,7 +263,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: two more than there are cores, since half of the time the tests wait for processes and for answers."""
+    """For `-n auto`: two more than the number of cores, since tests wait for processes and answers half of the time."""
     return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 2
 
 
@@ -266,31 +274,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Importing what is left out would take long as well."""
+    """Ignore excluded test files, since their imports take long."""
     return True if config.getoption("--quick") and collection_path.relative_to(config.rootpath).as_posix().startswith(SLOW) else None
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Processes of xdist begin with the tests that may take minutes, so that at the end none is left alone with them."""
+    """Start the slow tests first on each xdist process, so that none runs alone at the end."""
     if config.getoption("--quick"):
         slow = {item for item in items if group_of(item) or "browser" in getattr(item, "fixturenames", ())}
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     if processes > 1:
-        items.sort(key=lambda item: zlib.crc32(item.path.name.encode()))  # files that wait beside files that compute
+        # Mix files that wait with files that compute.
+        items.sort(key=lambda item: zlib.crc32(item.path.name.encode()))
         items[:] = spread(items, [group_of(item) for item in items], processes)
 
 
 def pytest_collection_finish() -> None:
-    """What the test modules imported stays to the end: the garbage collector need not look at it again and again."""
+    """Exclude the objects of the imported test modules from garbage collection, since they stay until the end."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what was not tested here, so that a green line does not hide it."""
+    """List the requirements that were missing, so that a green result does not hide skipped tests."""
     counts: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", []):
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -1,4 +1,4 @@
-"""What the vendor's clients say of the double: each module has a fixture `visits`, for which each of its clients is started once."""
+"""Fixtures for the vendor's clients: each module has a fixture `visits`, which starts each client once."""
 
 from __future__ import annotations
 

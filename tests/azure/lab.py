@@ -1,4 +1,4 @@
-"""What the vendor's clients read in the double, and calling them: workspaces with runs of all kinds, and each client's programs."""
+"""Workspaces with all kinds of runs for the vendor's clients, and calls of each client's programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.client_calls import Call, Called, call_all, variables_of_mach
 from tests.support.folders import contents
 from tests.support.running import Himl
 
-AZURE_AI_ML = "azure-ai-ml"  # in the environment of the tests
+AZURE_AI_ML = "azure-ai-ml"  # the client in the environment of the tests
 PROGRAMS = Path(__file__).with_name("programs")
 PROGRAM_OF: Mapping[str, str] = {
     AZURE_AI_ML: "azure_ai_ml",
@@ -56,7 +56,9 @@ DATA = {"scans/a.bin": b"\x00\x01", "scans/b/c d.bin": b"\x02"}
 
 @dataclass(frozen=True)
 class Lab:
-    """A workspace, and which function is called in it (the one that the visit is named after unless *function* says otherwise), how, and by which *job*."""
+    """A workspace, and the function to call in it (default: the one with the name of the visit), with its arguments
+    and variables, and inside *job* if given.
+    """
 
     azure: StagedWorkspace
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +71,8 @@ class Lab:
         identity = self.azure.job_environment(state.runs[self.job]) if self.job else self.azure.environment()
         place = {"LAB_SUBSCRIPTION": state.subscription, "LAB_GROUP": state.group, "LAB_WORKSPACE": state.name, "LAB_EXPERIMENT": EXPERIMENT}
         place["LAB_LOGGED"] = json.dumps(LOGGED)
-        quick = {"AZUREML_DEFAULT_RETRIES": "0", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HBI_WORKSPACE_JOB": "true"}  # the last: no telemetry
+        # The last variable disables telemetry.
+        quick = {"AZUREML_DEFAULT_RETRIES": "0", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HBI_WORKSPACE_JOB": "true"}
         work = folder / "work"
         work.mkdir(parents=True)
         return Call(self.function or name, str(work), {**variables_of_machine(folder / "home"), **place, **quick, **identity, **self.variables}, self.arguments)
@@ -77,7 +80,9 @@ class Lab:
 
 @dataclass(frozen=True)
 class Heard:
-    """A lab that a client's function was called in, and what that returned; `himl` works in a project whose config.json names the same workspace."""
+    """A lab and the result of a client's function in it. `himl` runs in a project with the same workspace in
+    config.json.
+    """
 
     azure: StagedWorkspace
     said: Any
@@ -96,7 +101,9 @@ Visits = dict[str, tuple[Lab, Called]]
 
 
 def visit(stage: Stage, client: str, labs: Mapping[str, Lab], folder: Path) -> Visits:
-    """What the client's functions returned in *labs*, which are named after them. An unknown request fails."""
+    """Call the client's functions in *labs*, whose keys are the names of the functions, and return the results.
+    Unknown requests fail.
+    """
     calls = {name: lab.call(name, folder / name) for name, lab in labs.items()}
     called = call_all(client_python(client), PROGRAMS / f"{PROGRAM_OF[client]}.py", calls)
     unknown = stage.log.unknown()
@@ -105,7 +112,7 @@ def visit(stage: Stage, client: str, labs: Mapping[str, Lab], folder: Path) -> V
 
 
 def client_python(name: str) -> Path:
-    """The Python that has the client called *name*; the test is skipped loudly where it cannot be had."""
+    """The Python with the client *name*. Skips the test with a reason if it cannot be installed."""
     from tests.conftest import lacking
 
     try:
@@ -116,7 +123,9 @@ def client_python(name: str) -> Path:
 
 
 def fill(azure: StagedWorkspace) -> Lab:
-    """A finished run with files, curves and named outputs, a failed one, one that runs, a sweep with two trials, and a run of another experiment."""
+    """Add a finished run with files, curves and named outputs, a failed and a running one, a sweep of two trials, and
+    a run of another experiment.
+    """
     at = now() - timedelta(hours=8)
 
     def add(run_id: str, hours: float, **fields: Any) -> Run:
@@ -168,7 +177,7 @@ ODD: dict[str, list[Number]] = {
 
 
 def add_odd_metrics(azure: StagedWorkspace) -> Lab:
-    """A sweep of four trials: all kinds of metrics, one trial that failed early, one that logged nothing."""
+    """Add a sweep of four trials with all kinds of metrics. One trial failed early, and one logged nothing."""
     curves: list[dict[str, list[Number]]] = [{"loss": [1.0, 0.5, 0.25], **ODD}, {"loss": [2.0, 1.5]}, {}, {"loss": [0.75], "nan": [1.0, math.nan]}]
     values = [{"lr": 0.1 / (number + 1), "depth": number % 2} for number in range(4)]
     add_sweep(azure, SWEEP, values, lambda index, _: curves[index], experiment=EXPERIMENT, statuses={1: "Failed", 2: "Canceled"})
@@ -185,7 +194,7 @@ def add_odd_metrics(azure: StagedWorkspace) -> Lab:
 
 @contextmanager
 def inside(azure: StagedWorkspace, folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """himl's functions in this process see the workspace from a project in *folder*."""
+    """Run himl's functions in this process from a project in *folder* with this workspace."""
     with pytest.MonkeyPatch.context() as patch:
         folder.mkdir(parents=True)
         for name, value in {**azure.environment(), "HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "cache")}.items():
@@ -196,7 +205,7 @@ def inside(azure: StagedWorkspace, folder: Path) -> Iterator[pytest.MonkeyPatch]
 
 
 def run_pipeline(azure: StagedWorkspace, folder: Path) -> Lab:
-    """A pipeline that himl submitted has run; LAB_PIPELINE is its id."""
+    """Run a pipeline that himl submits. LAB_PIPELINE is its id."""
     azure.run_jobs()
     with inside(azure, folder), opened(azure, folder) as workspace:
         run = workspace.submit_pipeline(pipeline_of(prepare(folder), train(folder), tags={"k": "v"}, display_name="both"), notify=ignore)
@@ -213,7 +222,7 @@ LOGGED: Sequence[tuple[str, Sequence[Any], Mapping[str, Any]]] = (
     ("log_row", ["single"], {"x": 1}),
     ("log_table", ["table", {"epoch": [1, 2], "accuracy": [0.7, 0.8], "note": ["a", "b"]}], {}),
 )
-"""Methods of a run, and what they are given: himl and azureml-core make all these calls."""
+"""Methods of a run and their arguments. himl and azureml-core make all these calls."""
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
 
 
@@ -223,9 +232,10 @@ class Figure:
 
 
 def written_by_himl(azure: StagedWorkspace, folder: Path) -> Lab:
-    """A run with everything that himl can write (azureml-core makes the same calls), one that failed, and one nested in the first.
+    """Make a run with everything that himl can write (azureml-core makes the same calls), a failed run, and a run
+    nested in the first.
 
-    BY_HIML holds what himl reads of it.
+    BY_HIML contains the results that himl reads from it.
     """
     with inside(azure, folder):
         run = create_aml_run_object(EXPERIMENT, "by himl")

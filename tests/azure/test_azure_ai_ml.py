@@ -1,4 +1,6 @@
-"""azure-ai-ml, unmodified, reads the double and acts on it, submits jobs, sweeps and pipelines that run there, and agrees with `himl`."""
+"""azure-ai-ml, unmodified, reads and changes the double, submits jobs, sweeps and pipelines that run in it, and
+agrees with `himl`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from tests.support.azure import connected, opened
 from tests.support.azure_jobs import ensured
 from tests.support.running import write_files
 
-pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+pytestmark = pytest.mark.timeout(1800)
 CODE: dict[str, str | bytes] = {
     "train.py": "print(1)\n",
     "README.md": "# Training\n",
@@ -41,7 +44,8 @@ CODE: dict[str, str | bytes] = {
     "with space #1 100%.txt": "odd",
     "large.bin": bytes(range(256)) * 9000,
 }
-BUILDING, SERVED = "calm_yam_building", "keen_oat_served"  # whose image is not there yet; that has services
+# BUILDING waits for its image, and SERVED has services.
+BUILDING, SERVED = "calm_yam_building", "keen_oat_served"
 BUILD_LOG = "azureml-logs/20_image_build_log.txt"
 EVERYWHERE = {"nodes": {"nodesValueType": "All"}}
 WITH_SERVICES = {
@@ -99,7 +103,7 @@ def visits(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory, code: 
 
 
 def go_on(azure: StagedWorkspace, given_up: threading.Event) -> None:
-    """Let the running job, and then the one that waits for its image, go on and end, once their client has looked at them."""
+    """Let the running job, and then the one that waits for its image, end after their client has read them."""
     for name, line in ((world.RUNNING, "epoch 1\n"), (BUILDING, "built\n")):
         while not any(seen.status == 200 for seen in azure.stage.log.find(f"{azure.state.name}.*/{name}/details")) and not given_up.wait(0.05):
             pass
@@ -237,7 +241,7 @@ def test_pipelines_of_himl_and_of_its_own_are_read_by_both(hear: Hear, visits: V
 
 
 def test_it_asks_for_the_hash_of_himls_code_and_finds_it(hear: Hear, visits: Visits, code: Snapshot, shared_stage: Stage, tmp_path: Path) -> None:
-    """Neither uploads what the other did."""
+    """Neither uploads the code that the other has uploaded."""
     after, before = hear("code after himl"), hear("code before himl")
     name = after.azure.state.name
     (asked,) = shared_stage.log.find(rf"GET [^ ]*/{name}/codes/[^ ]*hash=")

@@ -1,4 +1,6 @@
-"""azureml-core and its HyperDrive, unmodified, read the double and write to it, submit jobs and sweeps that run there, and agree with `himl`."""
+"""azureml-core and its HyperDrive, unmodified, read from and write to the double, submit jobs and sweeps that run in
+it, and agree with `himl`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from tests.support.client_calls import variables_of_machine
 from tests.support.clients import AZUREML_CORE, HIML_V1
 from tests.support.running import PROGRAM, Himl, write_files
 
-pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+pytestmark = pytest.mark.timeout(1800)
 RECORDED = """
 import pathlib
 from himl_cli import RUN_CONTEXT as run
@@ -34,7 +37,7 @@ RECORD = ("submit", "train.py", "--record_in", "azure", "--experiment", world.EX
 
 
 def made_by_himl(lab: Lab, folder: Path, files: dict[str, str], *arguments: str) -> str:
-    """The id of the run that `himl` made in a project with *files*."""
+    """The id of the run that `himl` recorded in a project with *files*."""
     folder.mkdir()
     write_files(folder, files)
     lab.azure.write_config(folder)
@@ -193,13 +196,13 @@ def test_it_reads_of_himl_what_it_would_have_written(hear: Hear, visits: Visits,
 
 
 def as_himl_names(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What azureml-core's `get_metrics` gives as himl's does: of tables, each column by a name of its own."""
+    """Name the results of azureml-core's `get_metrics` as himl does: each column of a table has a separate name."""
     columns = {f"{name}/{column}": content for name, value in metrics.items() if isinstance(value, dict) for column, content in value.items()}
     return columns | {name: value for name, value in metrics.items() if not isinstance(value, dict)}
 
 
 def typed(value: Any) -> Any:
-    """*value* with the types of what is in it: 1 and 1.0 and True are equal."""
+    """Add types to *value*, since 1, 1.0 and True are equal."""
     if isinstance(value, dict):
         return {name: typed(item) for name, item in value.items()}
     return [typed(item) for item in value] if isinstance(value, list) else type(value).__name__

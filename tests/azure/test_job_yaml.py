@@ -1,4 +1,4 @@
-"""The YAML of `--dry_run`: azure-ai-ml loads it, and the job, the sweep or the pipeline that it then sends is the one that himl sends."""
+"""The YAML of `--dry_run`: azure-ai-ml loads it and submits the same job, sweep or pipeline as himl."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
 from tests.support.azure_jobs import MADE, SWEEPS, cluster_spec, pipeline_of, prepare, snapshot_of, step_job, train
 
-OWN = ("displayName", "tags", "properties")  # compared by themselves: a name that is made up, a tag with the run's id, facts of git
+# Compared separately: a generated name, a tag with the run's id, and git properties.
+OWN = ("displayName", "tags", "properties")
 
 
 @pytest.fixture
 def workspace(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureWorkspace]:
-    monkeypatch.chdir(project)  # azure-ai-ml looks for git where it is called
+    # azure-ai-ml searches for git in the current folder.
+    monkeypatch.chdir(project)
     load_sdk()
     with opened(azure_environment, project) as opened_workspace:
         yield opened_workspace
 
 
 def by_sdk(workspace: AzureWorkspace, text: str, folder: Path) -> str:
-    """The id of the job that azure-ai-ml makes of the YAML *text*."""
+    """The id of the job that azure-ai-ml makes from the YAML *text*."""
     from azure.ai.ml import load_job
 
     path = folder / "job.yml"
@@ -87,7 +89,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 
 def check_same(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, spec: JobSpec) -> dict[str, Any]:
-    """What azure-ai-ml sends for the YAML of *spec* is what himl sends for *spec*, which is given."""
+    """Check that azure-ai-ml submits the same job for the YAML of *spec* as himl, and return it."""
     theirs, ours = both(workspace, azure, project, spec)
     assert {name: value for name, value in theirs.items() if name not in OWN} == {name: value for name, value in ours.items() if name not in OWN}
     assert {**theirs["tags"], "run_recovery_id": ours["tags"]["run_recovery_id"]} == ours["tags"]
@@ -112,11 +114,11 @@ def test_the_yaml_makes_the_same_job_or_sweep(workspace: AzureWorkspace, azure: 
 
 
 class Composed(Exception):
-    """A request that was composed, and not sent."""
+    """A request that was composed but not sent."""
 
 
 class NobodysToken:
-    """Tokens that nobody signed; azure-ai-ml looks at their audience."""
+    """Unsigned tokens. azure-ai-ml reads their audience."""
 
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:
         parts = [{"alg": "none"}, {"aud": scopes[0].removesuffix("/.default")}, {}]
@@ -124,7 +126,7 @@ class NobodysToken:
 
 
 class Desk(HttpTransport[Any, Any]):
-    """Where requests end that are not to be sent. Who only asks hears that nobody is signed in."""
+    """A transport that sends no request: a GET fails as if nobody were signed in."""
 
     def send(self, request: Any, **options: Any) -> Any:
         if request.method == "GET":
@@ -204,7 +206,8 @@ def test_facts_of_git_are_where_azure_ai_ml_puts_them(workspace: AzureWorkspace,
     for script in ("print('trained')\n", "print(2)\n"):
         (project / "train.py").write_text(script)
         tagged = cluster_spec(project, {"train.py": script}, tags=automatic_tags(git_facts(project), {}, "train.py"))
-        theirs = azure.state.runs[by_sdk(workspace, job_yaml(spec), project.parent)].job or {}  # in the checkout, the file would be a change
+        # In the checkout, the file would be a change.
+        theirs = azure.state.runs[by_sdk(workspace, job_yaml(spec), project.parent)].job or {}
         ours = azure.state.runs[workspace.submit(tagged, notify=ignore).id].job or {}
         assert theirs["properties"] == ours["properties"]
         assert ours["properties"]["azureml.git.dirty"] == str(script == "print(2)\n")
@@ -255,7 +258,9 @@ def test_yaml_masks_secrets_and_names_data_and_local_compute(project: Path, tmp_
 
 
 def ran(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
-    """What each step of the pipeline was, as the service ran it: places of its own run and names of components apart."""
+    """The job of each step of the pipeline, as the service ran it, without run ids in locations and names of
+    components.
+    """
     run = azure.state.runs[run_id]
     steps = {}
     for child in (azure.state.runs[one] for one in run.children):
@@ -266,7 +271,7 @@ def ran(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
 
 
 def without_run(given: dict[str, Any]) -> dict[str, Any]:
-    """An input without the run id that stands in the place of another step's output."""
+    """An input without the run id in the location of another step's output."""
     return {**given, "uri": re.sub(r"/azureml/[^/]+/", "/azureml/RUN/", given["uri"])}
 
 

@@ -1,4 +1,6 @@
-"""MLflow's client with azureml-mlflow, unmodified, reads the double and logs to it, and agrees with `himl`; filters and pages of runs; the table of routes."""
+"""MLflow's client with azureml-mlflow, unmodified, reads from and logs to the double, and agrees with `himl`. Also
+filters and pages of runs, and the table of routes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Experiment, Run
 from tests.support.clients import AZUREML_MLFLOW
 
-pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+pytestmark = pytest.mark.timeout(1800)
 STATUSES = {"Running": "RUNNING", "Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED", "Queued": "SCHEDULED"}
 
 
@@ -102,7 +105,7 @@ def found_by(text: str | None, order: str = "CreatedUtc asc", token: str | None 
 
 
 def test_filters_and_orders_without_a_meaning_are_refused() -> None:
-    """Those with one are asked by the clients, and by himl at random in tests/workspaces/test_azure_run_lists.py."""
+    """The clients, and himl at random in tests/workspaces/test_azure_run_lists.py, cover those with a meaning."""
     assert found_by(None) == found_by('Tags/kind eq "best"') == 1
     for text in MEANINGLESS:
         with pytest.raises(ServiceError, match="Invalid filter") as refused:

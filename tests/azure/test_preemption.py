@@ -1,4 +1,6 @@
-"""Jobs on a cluster that are pre-empted or start from a checkpoint: the double takes the node away, the next try goes on."""
+"""Jobs on a cluster that are preempted or start from a checkpoint: the double removes the node, and the next attempt
+continues.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "-q")
 
 @pytest.fixture
 def jobs(azure_environment: StagedWorkspace, project: Path, request: pytest.FixtureRequest) -> Iterator[JobRunner]:
-    """Of each test's own `disk`, by its parameter: what the next try finds is not known for sure."""
+    """Run jobs with the `disk` of each test's parameter, since the state of the disk in the next attempt is not
+    known.
+    """
     azure_environment.write_config(project)
     write_files(project, {"train.py": LOOKS, "environment.yml": ENVIRONMENT})
     with azure_environment.run_jobs(disk=getattr(request, "param", "new")) as running:
@@ -40,7 +44,7 @@ def test_preempted_training_logs_same_metrics_as_undisturbed(himl: Himl, azure: 
     notes = notes_folder(tmp_path, holds=True)
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={notes.as_posix()}").stdout.strip()
     until(lambda: (notes / "epochs").exists() and len((notes / "epochs").read_text().splitlines()) > 1)
-    time.sleep(random.uniform(0, 0.2))  # at any moment
+    time.sleep(random.uniform(0, 0.2))  # preempt at a random moment
     jobs.preempt(run_id)
     until(lambda: azure.state.runs[run_id].attempt == 2)
     (notes / "hold").unlink()
@@ -147,7 +151,8 @@ def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(himl: Himl, azure
         run_id = himl.ok(*SUBMIT, "--checkpoint", "kept/my weights.ckpt", "--wait").stdout.strip()
         assert himl.ok("runs", "logs", run_id).stdout == "['last.ckpt'] last.ckpt weights\n"
     stored = azure.blob_names("workspaceblobstore", "himl_checkpoints/")
-    assert [name.rpartition("/")[2] for name in stored] == ["my weights.ckpt"]  # uploaded once
+    # The checkpoint is uploaded once.
+    assert [name.rpartition("/")[2] for name in stored] == ["my weights.ckpt"]
     before = [*azure.state.runs]
     outcome = himl(*SUBMIT, "--checkpoint", "early:none.ckpt")
     assert (outcome.code, "Run 'early' has no 'none.ckpt'." in outcome.stderr, "outputs/checkpoints/best.ckpt" in outcome.stderr) == (3, True, True)
@@ -196,7 +201,7 @@ time.sleep(600) if number == 1 else sys.exit(7)
 
 
 def test_logs_of_each_try_are_found_in_retry_folders(himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
-    """The tail after the failure is the last try's, of the rank that failed."""
+    """After a failure, the tail is that of the last attempt's failed rank."""
     azure, notes = azure_environment, tmp_path / "notes"
     notes.mkdir()
     azure.write_config(project)

@@ -1,4 +1,6 @@
-"""`himl submit --sdk v1`: azureml-core and its HyperDrive, unmodified, send jobs and sweeps to the double, which runs them; himl reads what comes of it."""
+"""`himl submit --sdk v1`: azureml-core and its HyperDrive, unmodified, submit jobs and sweeps to the double, which
+runs them. himl reads the results.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from tests.azureml_double.state import Right
 from tests.support.clients import HIML_V1, WHEEL, write_wheel
 from tests.support.running import Himl, Outcome, until, write_files
 
-pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+pytestmark = pytest.mark.timeout(1800)
 CONDA = "name: lab\ndependencies:\n- python=3.11\n- pip:\n  - himl-cli\n"
 TRAIN = """
 import json, os, sys
@@ -42,7 +45,7 @@ def himl(project: Path) -> Himl:
 
 @pytest.fixture
 def lab(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
-    """A workspace, and a project beside its config.json. azureml-core does not wait between its tries."""
+    """A workspace, and a project with a config.json. azureml-core does not wait between retries."""
     azure_environment.write_config(project)
     for name in ("AZUREML_DEFAULT_BACKOFF", "AZUREML_DEFAULT_500_BACKOFF", "AZUREML_DEFAULT_503_BACKOFF"):
         monkeypatch.setenv(name, "0")
@@ -74,7 +77,7 @@ def said(done: Outcome) -> str:
 
 
 def check_refused(done: Outcome, code: int, *words: str) -> None:
-    """The command ended with *code* and a line that has all *words*, without a traceback."""
+    """Check that the command ended with *code* and a line that contains all *words*, without a traceback."""
     assert done.code == code, done.stderr
     assert [word for word in words if word not in said(done)] == []
     assert "Traceback" not in done.stderr
@@ -240,7 +243,8 @@ def test_service_errors_are_retried_or_told_with_the_run_id(lab: StagedWorkspace
         lab.stage.faults.add(fault, place)
     lab.stage.faults.add(Status(400), "PATCH .*/history/", times=None)
     done = himl.ok(*SUBMIT, "train.py")
-    [run_id] = lab.state.runs  # a lost answer does not submit twice
+    # A lost answer does not lead to a second submission.
+    [run_id] = lab.state.runs
     assert run_id in done.stdout
     assert [words for words in ("The job was submitted, but then", "submitted without its tags") if words not in said(done)] == []
     lab.stage.faults.clear()
@@ -322,7 +326,8 @@ def test_draws_policies_and_limits_of_a_sweep_arrive(lab: StagedWorkspace, himl:
     run = lab.state.runs[submitted(himl, "train.py", *many)]
     limits = (run.job or {})["limits"]
     assert (limits["maxTotalTrials"], limits["maxConcurrentTrials"]) == (150, 100)
-    assert (run.definition or {})["arguments"] == ["--fixed", "x"]  # a value that is named as its argument is given once
+    # A value with the same name as its argument appears only once.
+    assert (run.definition or {})["arguments"] == ["--fixed", "x"]
 
 
 REFUSES = """
@@ -343,7 +348,7 @@ except HimlError as err:
 
 
 def test_what_azureml_refuses_is_a_usage_error_and_nobody_is_told() -> None:
-    """azureml-telemetry, which the extra brings along, is on for some parts of azureml-core unless it is told otherwise."""
+    """The extra installs azureml-telemetry, which is on by default for some parts of azureml-core."""
     done = subprocess.run([str(client_python(HIML_V1)), "-c", REFUSES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "telemetry False\nBadUsage 2 azureml-core refuses the job: " in done.stdout, done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""Start the double with sample runs by `python -m tests.azureml_double`, and print the environment variables for `himl`. Ctrl-C ends it."""
+"""`python -m tests.azureml_double`: start the double by hand, with sample runs, and print the variables that connect
+`himl` to it. Ctrl-C stops it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ LOG_LINE = "epoch {}: loss {:.4f}\n"
 
 
 def fill(workspace: StagedWorkspace, many: int) -> None:
-    """Add a completed training with files and curves, a failed and a running one, a sweep with trials, an experiment with *many* runs, and some data."""
+    """Add a finished training run with files and curves, a failed run, a running one, a sweep with trials, an
+    experiment with *many* runs, and data.
+    """
     begun, parameters = now() - timedelta(hours=5), {"lr": "0.001", "epochs": "20", "batch_size": "8"}
     tags = {"model": "unet", "fold": "0"}
     run = workspace.add_run("kind_owl_4g2k7w1x9c", "segmentation", created=begun, seconds=5400, display_name="baseline", tags=tags, parameters=parameters)

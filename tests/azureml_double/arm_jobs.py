@@ -1,4 +1,6 @@
-"""The control plane's routes for jobs. A job is a view of the run with the same name. This module has its form (wire document 2.7 to 2.9) and refusals."""
+"""The control plane's routes for jobs. A job is the run with the same name, in another format (wire documents 2.7 to
+2.9). Also the jobs that the service rejects.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,15 @@ from tests.azureml_double.jobs.records import FIRST_STATUS, job_type_of, new_job
 from tests.azureml_double.jobs.sweeps import check_sweep
 from tests.azureml_double.state import PIPELINE, STEP, Azure, Caller, Json, Principal, Right, Run, TokenRefused, Workspace, read_token, time_text
 
-ARM_STATUS = {"Unapproved": "NotStarted", "Pausing": "Running"}  # words that only run history has
+# Statuses that only run history has.
+ARM_STATUS = {"Unapproved": "NotStarted", "Pausing": "Running"}
 AUDIENCE, HEADER = "https://ml.azure.com", "x-azureml-token"
 CANCELATION, DELETION = "jc", "jd"
 CURATED = "AzureML-"
-WITH_PARENTS = "2025-01-01-preview"  # version in which jobs of every kind have a `parentJobName`
-WITH_PATHS = "2024-01-01-preview"  # version in which inputs and outputs of jobs have a `pathOnCompute`, unlike later ones
+# Version in which all kinds of jobs have a `parentJobName`.
+WITH_PARENTS = "2025-01-01-preview"
+# Version in which inputs and outputs of jobs have a `pathOnCompute`. Later versions do not.
+WITH_PATHS = "2024-01-01-preview"
 PROVIDER = "Microsoft.MachineLearningServices"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,254}")
 _EXPERIMENT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,255}")
@@ -46,7 +51,8 @@ def put_job(request: Request) -> Response:
     workspace, name, properties = workspace_of(request), request.path_params["name"], body_of(request).get("properties", {})
     known = workspace.runs.get(name)
     if known is not None:
-        if known.run_type == PIPELINE:  # it is unknown whether the service refuses those
+        # It is not known whether the service rejects a second pipeline of the same name.
+        if known.run_type == PIPELINE:
             return JSONResponse(job_document(workspace, known))
         message = "A job with this name already exists. If you are trying to submit a new job, use a different name."
         raise ServiceError(400, "UserError", message, inner="JobPropertyImmutable")
@@ -54,7 +60,8 @@ def put_job(request: Request) -> Response:
     if request.query_params.get("api-version") != WITH_PARENTS:
         properties.pop("parentJobName", None)
     there(workspace.runs.get(parent) if (parent := properties.get("parentJobName")) else workspace, f"Parent job {parent} not found.")
-    if request.query_params.get("api-version") != WITH_PATHS:  # a version ignores unknown keys, and azure-ai-ml relies on that for another key
+    # A version ignores unknown keys. azure-ai-ml relies on this for another one.
+    if request.query_params.get("api-version") != WITH_PATHS:
         for given in [*(properties.get("inputs") or {}).values(), *(properties.get("outputs") or {}).values()]:
             given.pop("pathOnCompute", None)
     submitter = _submitter(request, properties.get("identity"))
@@ -66,7 +73,9 @@ def put_job(request: Request) -> Response:
 
 
 def cancel_job(request: Request) -> Response:
-    """Cancel a job: 202 with the address of the operation, or 200 if the job has ended. Refused for a step, and if the script has ended."""
+    """Request a cancellation: 202 with the address of the operation, or 200 if the job has ended. Rejected for a
+    step, and after the script has ended.
+    """
     demand(request, Right.WRITE, "jobs/cancel/action")
     workspace, run = workspace_of(request), _asked(request)
     if run.run_type == STEP:
@@ -85,8 +94,9 @@ def cancel_job(request: Request) -> Response:
 
 
 def delete_job(request: Request) -> Response:
-    """Delete a job: 202 with the address of the operation (REST, "Jobs - Delete"). Its blobs stay, as was observed after a deletion in Studio. It is unknown
-    what else the service deletes, so the double deletes nothing else."""
+    """Request a deletion: 202 with the address of the operation (REST, "Jobs - Delete"). The blobs stay, as observed
+    after a deletion in Studio. It is not known what else the service deletes, so the double deletes nothing else.
+    """
     demand(request, Right.WRITE, "jobs/delete")
     workspace, run = workspace_of(request), _asked(request)
     if not run.is_ended:
@@ -96,7 +106,7 @@ def delete_job(request: Request) -> Response:
 
 @below_no_workspace
 def operation(request: Request, azure: Azure, caller: Caller) -> Response:
-    """The progress of a cancelation or a deletion: 202 until it is done, then 200."""
+    """The progress of a cancellation or a deletion: 202 until it is complete, then 200."""
     what, _, rest = request.path_params["operation"].partition(":")
     workspace_id, _, name = rest.partition(":")
     workspace = next((one for one in azure.workspaces.values() if one.workspace_id == workspace_id), None)
@@ -116,7 +126,7 @@ def operation(request: Request, azure: Azure, caller: Caller) -> Response:
 
 
 def _where(request: Request, workspace: Workspace, name: str, what: str = CANCELATION) -> dict[str, str]:
-    """The address of the operation. As recorded, there is no `Retry-After`, so that azure-ai-ml waits 30 s."""
+    """The address of the operation. There is no `Retry-After`, as recorded, so azure-ai-ml waits 30 s."""
     place = f"subscriptions/{workspace.subscription}/providers/{PROVIDER}/locations/{workspace.location}/mfeOperationResults"
     version = request.query_params.get("api-version", "")
     return {"Location": f"https://{request.headers['host']}/{place}/{what}:{workspace.workspace_id}:{name}?api-version={version}"}
@@ -128,7 +138,9 @@ def _asked(request: Request) -> Run:
 
 
 def _submitter(request: Request, identity: Json | None) -> Principal | None:
-    """The submitter of the job. A job with the submitter's identity needs a separate token (wire document 1). Raises ServiceError 400 without it."""
+    """Return the submitter of the job. For the submitter's identity, the request must contain a separate token (wire
+    document 1). Raises ServiceError 400 if it does not.
+    """
     if (identity or {}).get("identityType") != "UserIdentity":
         return caller_of(request).principal
     try:
@@ -180,7 +192,9 @@ def check_code(workspace: Workspace, code: str | None) -> None:
 
 
 def check_environment(workspace: Workspace, environment: str | None) -> None:
-    """Check that the environment exists: curated ones and those of a registry do, and others must be registered."""
+    """Check that the environment exists. Curated environments and those of a registry always do. Others must be
+    registered.
+    """
     if not environment or environment.startswith("azureml://registries/"):
         return
     found = _ENVIRONMENT.fullmatch(environment)
@@ -211,7 +225,7 @@ def _check_command(properties: Json) -> None:
 
 
 def job_document(workspace: Workspace, run: Run) -> Json:
-    """The resource. As in the service, a step of a pipeline has no `properties`."""
+    """The resource. A step of a pipeline has no `properties`, as in the service."""
     system = {"createdAt": time_text(run.created), "createdBy": run.user_name, "createdByType": "User"}
     document: Json = {"id": f"{workspace.path}/jobs/{run.run_id}", "name": run.run_id, "type": f"{PROVIDER}/workspaces/jobs", "systemData": system}
     if run.run_type == STEP:

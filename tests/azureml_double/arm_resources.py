@@ -1,5 +1,8 @@
-"""The control plane's routes for subscriptions, the cloud, the workspace itself, its compute targets (whose creation is a long-running operation),
-datastores, and versioned assets: code (identified by its hash, in a separate container), environments, data, and components.
+"""Routes of the control plane for subscriptions, the cloud, the workspace, its compute targets, its datastores and
+versioned assets.
+
+Creating a compute target is a long-running operation. The assets are code (found by its hash, uploaded to a separate
+container), environments, data and components.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from tests.azureml_double.state import Azure, Caller, Datastore, Json, Right, Wo
 
 PROVIDER = "Microsoft.MachineLearningServices"
 NODE_STATES = ("preparing", "running", "idle", "unusable", "leaving", "preempted")
-CORES = {"STANDARD_DS2_V2": 2, "STANDARD_DS3_V2": 4, "STANDARD_NC6": 6, "STANDARD_NC6S_V3": 6, "STANDARD_NC24S_V3": 24}  # sizes of the region
-QUOTA = 100  # cores of one cluster
-POLLS = 1  # with the reply "not yet"
-_GRAINS = {"PT1M": 1, "PT5M": 5, "PT15M": 15, "PT30M": 30, "PT1H": 60, "PT6H": 360, "PT12H": 720, "P1D": 1440}  # their minutes
+# The cores of each VM size that the region offers.
+CORES = {"STANDARD_DS2_V2": 2, "STANDARD_DS3_V2": 4, "STANDARD_NC6": 6, "STANDARD_NC6S_V3": 6, "STANDARD_NC24S_V3": 24}
+QUOTA = 100  # cores per cluster
+POLLS = 1  # polls that answer "not yet"
+# The minutes of each interval.
+_GRAINS = {"PT1M": 1, "PT5M": 5, "PT15M": 15, "PT30M": 30, "PT1H": 60, "PT6H": 360, "PT12H": 720, "P1D": 1440}
 _COMPUTE_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
 _DATASTORE_NAME = re.compile(r"[a-zA-Z0-9_]{1,255}")
 _NAMES = {"codes": "Code", "environments": "Environment", "data": "Data", "components": "Component"}
@@ -57,7 +62,7 @@ def get_workspace(request: Request) -> Response:
 
 @below_no_workspace
 def subscriptions(request: Request, azure: Azure, caller: Caller) -> Response:
-    """The subscriptions of the caller's tenant."""
+    """List the subscriptions of the caller's tenant."""
     assert caller.principal is not None
     tenant = caller.principal.tenant
     own = sorted({one.subscription for one in azure.workspaces.values() if one.tenant == tenant})
@@ -66,8 +71,11 @@ def subscriptions(request: Request, azure: Azure, caller: Caller) -> Response:
 
 
 def resource_metrics(request: Request) -> Response:
-    """Azure Monitor's metrics of a run's nodes, in the form of version 2024-02-01. `filter` must name the run, and may split by device and node. A metric that
-    is stored as `NODE/DEVICE` has a series for each of them, or without the split by node, a series per device, aggregated over the nodes."""
+    """Azure Monitor's metrics of a run's nodes, in the format of version 2024-02-01.
+
+    `filter` must name the run, and may split by device and node. A metric stored under `NODE/DEVICE` has one series
+    for each pair. Without the split by node there is one series per device, aggregated over the nodes.
+    """
     demand(request, Right.READ, "providers/Microsoft.Insights/metrics/read")
     workspace, asked = workspace_of(request), request.query_params
     found = re.fullmatch(r"RunId eq '([^']+)'(?: and DeviceId eq '\*')?( and InstanceId eq '\*')?", asked.get("$filter", ""))
@@ -103,7 +111,9 @@ def resource_metrics(request: Request) -> Response:
 
 
 async def cloud_endpoints(request: Request) -> Response:
-    """`/metadata/endpoints` with the cloud's hosts, without a token. Version 2019-05-01 is a list, and the first version a single object."""
+    """`/metadata/endpoints`, the hosts of the cloud, without a token. Version 2019-05-01 is a list, the first version
+    a single object.
+    """
     suffixes = {"storage": "core.windows.net", "keyVaultDns": "vault.azure.net", "acrLoginServer": "azurecr.io"}
     audiences = ["https://management.core.windows.net/", "https://management.azure.com/"]
     cloud: Json = {"name": "AzureCloud", "portal": "https://portal.azure.com", "resourceManager": "https://management.azure.com/"}
@@ -143,7 +153,7 @@ def compute_document(workspace: Workspace, name: str) -> Json:
 
 
 def put_compute(request: Request) -> Response:
-    """Create a cluster, or change its numbers of nodes: 201 with the address of the operation."""
+    """Create a cluster, or change its numbers of nodes. The answer is 201, with the address of the operation."""
     demand(request, Right.WRITE, "computes/write")
     workspace, name, body = workspace_of(request), request.path_params["name"], body_of(request)
     properties = body.get("properties") or {}
@@ -161,7 +171,8 @@ def put_compute(request: Request) -> Response:
             raise bad_request(message)
     asked = CORES[size.upper()] * most
     message = f"Operation results in exceeding quota limits of Core. Maximum allowed: {QUOTA}, Current in use: 0, Additional requested: {asked}."
-    error = {"code": "BadRequest", "message": message} if asked > QUOTA else None  # the code is a guess
+    # The code is a guess.
+    error = {"code": "BadRequest", "message": message} if asked > QUOTA else None
     operation: Json = {"id": new_id(), "polls": POLLS, "error": error}
     workspace.computes[name] = {
         "size": size,
@@ -206,7 +217,9 @@ def get_datastore(request: Request) -> Response:
 
 
 def list_secrets(request: Request) -> Response:
-    """The secret of a datastore (wire document 2.3): an account key, a SAS with the lifetime of the datastore, or an application's secret."""
+    """The secret of a datastore (wire document 2.3): an account key, a SAS that is valid as long as the datastore
+    says, or an application's secret.
+    """
     demand(request, Right.SECRETS, "datastores/listsecrets/action")
     datastore = _datastore(request)
     if datastore.credentials == "AccountKey":
@@ -219,7 +232,9 @@ def list_secrets(request: Request) -> Response:
 
 
 def put_datastore(request: Request) -> Response:
-    """Register a datastore on one of the workspace's two accounts. Its key must be that of the account, unless the caller skips the check."""
+    """Register a datastore on one of the workspace's two accounts. If the request contains a key, it must be the
+    account's key, unless the caller skips the check.
+    """
     demand(request, Right.WRITE, "datastores/write")
     workspace, properties = workspace_of(request), body_of(request)["properties"]
     name, kind = request.path_params["name"], properties["datastoreType"]
@@ -240,7 +255,7 @@ def put_datastore(request: Request) -> Response:
 
 
 def datastore_document(workspace: Workspace, datastore: Datastore) -> Json:
-    """The resource for GET, with the kind of secret, but never the secret itself."""
+    """The resource as GET returns it: with the kind of the secret, never with the secret."""
     credentials: Json = {"credentialsType": datastore.credentials}
     if datastore.service_principal:
         principal = datastore.service_principal
@@ -278,7 +293,9 @@ def get_container(request: Request) -> Response:
 
 
 def list_versions(request: Request) -> Response:
-    """The versions of an asset. For code with `hash`, those with that hash and any name, regardless of the name in the path (wire document 2.6)."""
+    """List versions. With `hash`, list the versions of code with that hash under any name: the name in the path has
+    no effect (wire document 2.6).
+    """
     workspace, kind, name, query = workspace_of(request), _kind(request), request.path_params["name"], request.query_params
     if kind == "codes" and "hash" in query:
         every = [(name, version, one) for name, versions in workspace.assets[kind].items() for version, one in versions.items()]
@@ -297,8 +314,10 @@ def get_version(request: Request) -> Response:
 
 
 def put_version(request: Request) -> Response:
-    """Register a version: 201, or 200 if it exists, except for anonymous environments, which get 201 each time (recorded). Of a registered version, only tags
-    and description may change, and of components nothing."""
+    """Register a version: 201, or 200 if it exists. Anonymous environments always get 201 (recorded).
+
+    Registered content stays. Only tags and description may change, and nothing of components.
+    """
     workspace, kind = workspace_of(request), _kind(request)
     demand(request, Right.WRITE, f"{kind}/versions/write")
     name, version, properties = request.path_params["name"], request.path_params["version"], body_of(request)["properties"]

@@ -1,4 +1,4 @@
-"""One request and its reply: read from the client, forwarded, checked, and broken if a fault applies."""
+"""One request and its answer: read from the client, checked and passed on, and modified where a fault applies."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ WRONG_MD5 = base64.b64encode(b"not what it was!").decode()
 
 
 class UploadCheck:
-    """Checks the body of one *request*, in pieces from `add`, against the MD5 in its headers. The service compares each request with `Content-MD5`, and
-    a whole block blob also with `x-ms-blob-content-md5` (Azure/azure-storage-ruby#64). Azurite does not check the body of a block list, and has another
-    code for the rest."""
+    """Checks whether the body of one *request*, which `add` receives in pieces, has the MD5 of its headers.
+
+    The service compares `Content-MD5` for each request, and for a whole block blob also `x-ms-blob-content-md5`
+    (Azure/azure-storage-ruby#64). Azurite does not check the body of a list of blocks, and uses another code for the
+    rest.
+    """
 
     def __init__(self, request: Head) -> None:
         is_whole = request.get("x-ms-blob-type") == "BlockBlob" and "comp=" not in request.first[1]
@@ -45,7 +48,7 @@ class UploadCheck:
 
 
 class Broken(Exception):
-    """A fault closed this connection: with RST, or (*orderly*) as if everything had been sent."""
+    """A fault ended this connection: with RST, or (*orderly*) as if all data had been sent."""
 
     def __init__(self, *, orderly: bool) -> None:
         super().__init__("ended by a fault")
@@ -53,7 +56,6 @@ class Broken(Exception):
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Close the connection with RST."""
     sock = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0))
@@ -61,7 +63,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 def changed(head: Head, met: faults.Met) -> None:
-    """Change the reply's headers according to the faults. All services send a `Date`."""
+    """Change the answer's headers according to the faults. All services send a `Date`."""
     for name in ("content-md5", "x-ms-blob-content-md5"):
         if head.get(name) and met.use(faults.WrongMd5):
             head.set(name, WRONG_MD5)
@@ -73,7 +75,7 @@ def changed(head: Head, met: faults.Met) -> None:
 
 
 def place_of(flip: faults.FlipByte | faults.FlipUpload | None, length: int | None) -> int:
-    """The position of the byte in a body of this length, or -1."""
+    """Return the position of the byte in a body of this length, or -1 if it is outside."""
     return -1 if flip is None else flip.at if flip.at >= 0 else max(-1, (length or 0) + flip.at)
 
 
@@ -82,8 +84,9 @@ def flipped(content: bytes, at: int) -> bytes:
 
 
 class Outlet:
-    """The outlet for a reply's body, which counts, breaks, slows or changes it. `length` is its size, if known. Counts a piece before sending it, so that the
-    log has it once the client does."""
+    """Writes an answer's body to the client, counts it, and interrupts, slows or changes it. `length` is its size, if
+    known. Each piece is counted before it is sent, so that the log includes every byte that a client has.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter, seen: Seen, met: faults.Met, length: int | None, *, chunked: bool) -> None:
         self._writer, self._seen, self._met, self._chunked = writer, seen, met, chunked
@@ -108,7 +111,9 @@ class Outlet:
         self._writer.write(answer.wire)
 
     async def write(self, content: bytes) -> None:
-        """Forward *content*. Raises Broken if the connection has to break within it, after sending the part before that."""
+        """Pass *content* on. Raises Broken if the connection must end within it, after sending the bytes before that
+        point.
+        """
         if self.passed <= self._flip_at < self.passed + len(content):
             self._met.use(faults.FlipByte)
             content = flipped(content, self._flip_at - self.passed)
@@ -124,7 +129,8 @@ class Outlet:
         await self._out(content)
 
     async def end(self) -> None:
-        await self.write(b"")  # faults at the end of the body, or in an empty one
+        # Trigger faults at the very end of the body, or in an empty one.
+        await self.write(b"")
         if self._chunked:
             self._writer.write(LAST_CHUNK)
         await self._writer.drain()
@@ -165,7 +171,7 @@ class Exchange:
         self._host, self._is_blob = host, is_blob
 
     async def run(self, request: Head, seen: Seen, met: faults.Met) -> bool:
-        """Process the request. Returns whether the client's connection is still usable."""
+        """Process the request. Return whether the client's connection can be reused."""
         try:
             return await self._answered(request, seen, met)
         except Broken as e:
@@ -185,19 +191,21 @@ class Exchange:
         try:
             await self._take_body(request, seen, met, writer)
         except StorageRefusal as e:
-            self._upstream.close()  # it has only part of the request, and does not process it
+            # It has only a part of the request, and does not carry it out.
+            self._upstream.close()
             return await self._give(request, seen, met, *answer_of(e, request.first[0]))
         return await self._pass_answer(request, seen, met, await read_head(reader), reader)
 
     async def _own_answer(self, request: Head, met: faults.Met) -> tuple[Head, bytes] | None:
-        """The front's own reply, or None if the request is forwarded to the server behind it."""
+        """Return the front's own answer, or None if the request goes on to the server behind it."""
         page, status = met.use(faults.Page), met.use(faults.Status)
         if page is not None:
             body = page.text.encode()
             return Head(["HTTP/1.1", str(page.status), "Page"], [("Content-Type", page.content_type), ("Content-Length", str(len(body)))]), body
         if status is not None and not self._is_blob:
             return _json_answer(status, is_data=role_of(self._host) is Role.DATA)
-        if met.use(faults.ExpireToken):  # each reader refuses it in its own format
+        # Each service rejects the token in its own way.
+        if met.use(faults.ExpireToken):
             request.set("Authorization", f"Bearer {make_run_token('', '', seconds=-1)[0]}")
         if not self._is_blob:
             return None
@@ -206,7 +214,7 @@ class Exchange:
                 raise StorageRefusal(status.status, status.code, status.message, status.headers)
             if asks_for_key(request):
                 body = b"".join([content async for content in body_of(self._reader, request, is_answer=False)])
-                request.set("Content-Length", "0")  # it is read
+                request.set("Content-Length", "0")  # the body has been read
                 return key_answer(self._azure, self._host, request, body)
             admitted(self._azure, self._host, request, met)
         except StorageRefusal as e:
@@ -214,8 +222,9 @@ class Exchange:
         return None
 
     async def _take_body(self, request: Head, seen: Seen, met: faults.Met, writer: asyncio.StreamWriter | None = None) -> None:
-        """Forward the request to the server behind, or discard it (None). The last piece is forwarded only after the whole body was checked. Raises
-        StorageRefusal if the body does not match the headers."""
+        """Read the request's body and pass it to the server behind, or (None) discard it. The last piece is passed
+        only after the whole body was checked. Raises StorageRefusal if the body does not match the headers.
+        """
         if request.get("expect"):
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.drop("expect")
@@ -258,7 +267,7 @@ class Exchange:
         return not (answer.closes or request.closes or ends_with_connection)
 
     async def _give(self, request: Head, seen: Seen, met: faults.Met, answer: Head, body: bytes) -> bool:
-        """Send the front's own reply to a request."""
+        """Send the front's own answer to a request that has been read."""
         status = met.first(faults.Status)
         if status is not None and status.retry_after is not None:
             answer.set("Retry-After", str(status.retry_after))
@@ -278,7 +287,9 @@ async def _pass(content: bytes, writer: asyncio.StreamWriter | None) -> None:
 
 
 def _json_answer(status: faults.Status, *, is_data: bool) -> tuple[Head, bytes]:
-    """A fault's reply: in the data plane's form, with the request's id only in the body (as recorded), else in ARM's short form."""
+    """A fault's answer: in the data plane's format, with the request's id only in the body (as recorded), or in ARM's
+    short format.
+    """
     error = ServiceError(status.status, status.code, status.message)
     body = json.dumps(error_document(error) if is_data else {"error": {"code": error.code, "message": error.message}}).encode()
     headers = [("Content-Type", "application/json; charset=utf-8"), ("Content-Length", str(len(body)))]
@@ -288,7 +299,9 @@ def _json_answer(status: faults.Status, *, is_data: bool) -> tuple[Head, bytes]:
 
 
 def _judge(answer: Head, seen: Seen) -> None:
-    """Record that the request is unsupported, or that the double failed, and remove the frame's mark from the reply."""
+    """Record that the double does not support this request or failed itself, and remove the frame's mark from the
+    answer.
+    """
     if answer.get(UNKNOWN):
         answer.drop(UNKNOWN)
         seen.unknown = "nobody plays this request"

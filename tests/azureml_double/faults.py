@@ -1,4 +1,6 @@
-"""Faults and the requests that they apply to. Numbers are bytes of a body (counted from its end if negative), or seconds."""
+"""Faults that tests inject, and the requests that they affect. All numbers are bytes of a body (counted from its end
+if negative) or seconds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from tests.azureml_double.log import Head
 
 @dataclass(frozen=True)
 class Status:
-    """Reply with this status in place of the service. *code* and *message* are part of the body, in the plane's own form."""
+    """Answer with this status in place of the service's answer. The body contains *code* and *message*, in the
+    plane's own format.
+    """
 
     status: int
     retry_after: float | str | None = None
@@ -24,29 +28,32 @@ class Status:
 
 @dataclass(frozen=True)
 class Page:
-    text: str  # in place of the reply, as from a proxy or a captive portal
+    text: str  # body of the answer, as from a proxy or a hotel's network
     status: int = 200
     content_type: str = "text/html"
 
 
 @dataclass(frozen=True)
 class Reset:
-    after: int | None = None  # bytes of the reply; None: before its first byte, after processing the request
+    # Bytes of the answer to send first. None: before the first byte, after the request has been carried out.
+    after: int | None = None
 
 
 @dataclass(frozen=True)
 class ResetUpload:
-    after: int = 0  # bytes of the request's body; the request is not processed
+    # Bytes of the request's body to receive first. The request is not carried out.
+    after: int = 0
 
 
 @dataclass(frozen=True)
 class Truncate:
-    after: int  # bytes, then an orderly close, before the length in the headers
+    # The connection closes in order after this many bytes, fewer than the headers promised.
+    after: int
 
 
 @dataclass(frozen=True)
 class Stall:
-    """Send nothing for *seconds* after a number of bytes of the body (None: before the status line)."""
+    """Send nothing for *seconds* after this many bytes of the body (None: before the status line)."""
 
     seconds: float
     after: int | None = None
@@ -59,22 +66,23 @@ class Drip:
 
 @dataclass(frozen=True)
 class Latency:
-    seconds: float  # delay of the reply
+    seconds: float  # delay of the answer
 
 
 @dataclass(frozen=True)
 class Meanwhile:
-    call: Callable[[], object]  # called after processing the request, and before the reply
+    # Called after the request was carried out and before the answer starts.
+    call: Callable[[], object]
 
 
 @dataclass(frozen=True)
 class FlipByte:
-    at: int  # position of the changed byte in the reply's body
+    at: int  # position of a changed byte in the answer's body
 
 
 @dataclass(frozen=True)
 class FlipUpload:
-    at: int  # position of the changed byte in the request's body
+    at: int  # position of a changed byte in the request's body
 
 
 @dataclass(frozen=True)
@@ -84,32 +92,37 @@ class WrongMd5:
 
 @dataclass(frozen=True)
 class ChangeEtag:
-    """Simulate another writer: a condition `If-Match` fails with 412, and without one the reply has a new ETag."""
+    """Simulate a concurrent writer: a condition `If-Match` fails with 412, and an answer without one has a new ETag."""
 
 
 @dataclass(frozen=True)
 class ExpireSas:
-    """Refuse the signature as expired (403, AuthenticationFailed)."""
+    """Reject the signature as expired (403, AuthenticationFailed)."""
 
 
 @dataclass(frozen=True)
 class ExpireToken:
-    """Refuse the bearer token as expired: 401, in the form of each plane. Does not affect requests without such a token."""
+    """Reject the bearer token as expired: 401, in the format of each plane. Does not affect requests without such a
+    token.
+    """
 
 
 @dataclass(frozen=True)
 class WrongDate:
-    seconds: float  # shift of the reply's `Date`, as if the client's clock were wrong
+    # Offset of the answer's `Date`, as if the client's clock were wrong.
+    seconds: float
 
 
 @dataclass(frozen=True)
 class SmallPages:
-    size: int  # of the pages of blob listings, which the service may choose
+    # Size of the pages of blob listings. The service may use any size.
+    size: int
 
 
 @dataclass(frozen=True)
 class Refuse:
-    status: int = 502  # to `CONNECT`, as a proxy (502, 504: the host was not found or not reached; 407: a password is wanted)
+    # Answer of a proxy to `CONNECT`: 502 or 504 (host not found or not reached), or 407 (password required).
+    status: int = 502
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,8 @@ class BadCertificate:
 
 @dataclass(frozen=True)
 class BreakHandshake:
-    how: str = "reset"  # or `close`, once the client has said hello; `plain`: answer in plain text, as a proxy that filters does
+    # Or `close`, after the client's hello, or `plain`, an answer in plain text like that of a filtering proxy.
+    how: str = "reset"
 
 
 OnConnect = Refuse | BadCertificate | BreakHandshake
@@ -130,7 +144,9 @@ Kind = TypeVar("Kind", bound=Action)
 
 @dataclass(frozen=True)
 class Met:
-    """The faults for one request. `done` has the names of those that affected it, since a body may end before the byte to change."""
+    """The faults of one request. `done` contains the names of those that had an effect, since a body may end before
+    the byte to change.
+    """
 
     actions: Sequence[Action] = ()
     done: list[str] = field(default_factory=list)
@@ -139,7 +155,7 @@ class Met:
         return next((one for one in self.actions if isinstance(one, kind)), None)
 
     def use(self, kind: type[Kind]) -> Kind | None:
-        """As `first`, and mark the fault as done."""
+        """Like `first`, but also record that the fault has an effect."""
         found = self.first(kind)
         if found is not None:
             self.tell(found)
@@ -177,20 +193,22 @@ class _Rule:
 
 
 class Faults:
-    """The active faults. Changes are thread-safe."""
+    """The active faults. Thread-safe."""
 
     def __init__(self) -> None:
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
 
     def add(self, action: Action, match: str = "", *, times: int | None = 1, skip: int = 0) -> None:
-        """Apply *action* to the next *times* requests (None: all) with a line that contains the regular expression *match*, after *skip* of them. The line is
-        `METHOD host/path?query`, or `CONNECT host` for faults before a request (Refuse, BadCertificate, BreakHandshake)."""
+        """Apply *action* to the next *times* requests (None: all) whose line matches the regular expression *match*,
+        after *skip* matches. The line is `METHOD host/path?query`. For faults before there is a request (Refuse,
+        BadCertificate, BreakHandshake) it is `CONNECT host`.
+        """
         with self._lock:
             self._rules.append(_Rule(action, re.compile(match), times, skip))
 
     def only(self, action: Action, match: str = "", *, times: int | None = 1, skip: int = 0) -> None:
-        """As `add`, but replace the active faults."""
+        """Replace all active faults."""
         self.clear()
         self.add(action, match, times=times, skip=skip)
 
@@ -199,6 +217,6 @@ class Faults:
             self._rules.clear()
 
     def meet(self, line: str, request: Head | None = None) -> Met:
-        """The faults for the *request* with this line (None: for a `CONNECT`), which are counted."""
+        """Return the faults for the *request* with this line (None: for a `CONNECT`), and count them."""
         with self._lock:
             return Met([rule.action for rule in self._rules if rule.applies(line, request)])

@@ -1,5 +1,5 @@
-"""The path of a request through the double: its plane, its token, its workspace, then the plane's routes. Also common parts of routes: forms of errors and
-times, pages, versions of Resource Manager's interface.
+"""The path of a request through the double: its plane, token and workspace, and then the plane's routes. Also the
+code that the routes share: formats of errors and times, pages, and API versions of Resource Manager.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.azureml_double.state import Azure, Caller, Json, Right, TokenRefused, Workspace, now, read_token, time_text
 
-UNKNOWN = "x-stage-unknown"  # marks a reply to an unsupported request; the front removes it and fails the test
-SMALLEST = 200  # bytes of a compressed reply
+# Marks the answer to an unsupported request. The front removes it and fails the test.
+UNKNOWN = "x-stage-unknown"
+SMALLEST = 200  # minimum size in bytes of a compressed answer
 PUBLISHED = re.findall(
     r"\S+",
     """2021-03-01-preview 2022-02-01-preview 2022-05-01 2022-06-01-preview 2022-10-01 2022-10-01-preview 2022-12-01-preview 2023-02-01-preview 2023-04-01
     2023-04-01-preview 2023-06-01-preview 2023-08-01-preview 2023-10-01 2024-01-01-preview 2024-04-01 2024-04-01-preview 2024-07-01-preview 2024-10-01
     2024-10-01-preview 2025-01-01-preview 2025-04-01 2025-04-01-preview 2025-06-01 2025-07-01-preview 2025-09-01 2025-10-01-preview 2025-12-01""",
 )
-"""Versions of all that lies below a workspace: those that the provider's specification, and the pages made of it, list."""
-MONITOR = ["2018-01-01", "2019-07-01", "2021-05-01", "2023-10-01", "2024-02-01"]  # of Microsoft.Insights/metrics
+"""API versions of all resources below a workspace, from the provider's specification and the pages generated from it.
+"""
+# API versions of Microsoft.Insights/metrics.
+MONITOR = ["2018-01-01", "2019-07-01", "2021-05-01", "2023-10-01", "2024-02-01"]
 OLDER = re.findall(
     r"\S+",
     """2018-03-01-preview 2018-11-19 2019-05-01 2019-06-01 2019-11-01 2020-01-01 2020-02-18-preview 2020-03-01 2020-04-01 2020-05-01-preview
     2020-05-15-preview 2020-06-01 2020-08-01 2020-09-01-preview 2021-01-01 2021-04-01 2021-07-01 2022-01-01-preview""",
 )
-"""Of workspaces and computes only."""
+"""API versions of workspaces and computes only."""
 DATA_PLANE_VERSIONS = {"history": "v1.0", "artifact": "v2.0", "metric": "v2.0"}
 MLFLOW_CODES = {400: "INVALID_PARAMETER_VALUE", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "RESOURCE_DOES_NOT_EXIST"}
 MLFLOW_CODES |= {409: "RESOURCE_ALREADY_EXISTS"}
@@ -51,15 +54,16 @@ _DATA_PLANE = re.compile(r"/(\w+)/(?:v\d+\.\d+|workspaces)(/subscriptions/.*)")
 
 @dataclass
 class ServiceError(Exception):
-    """An error that routes raise. `code` is the outer code (`UserError`, `AuthorizationFailed`, ...), `inner` the machine-readable cause (`NotFoundError`,
-    `BadArgument/ArgumentInvalid`)."""
+    """An error that a route raises. `code` is the outer code (`UserError`, `AuthorizationFailed`, ...), `inner` the
+    machine-readable cause (`NotFoundError`, `BadArgument/ArgumentInvalid`).
+    """
 
     status: int
     code: str
     message: str
     inner: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    gateway: bool = False  # from ARM itself, not from the service behind it
+    gateway: bool = False  # answered by ARM itself, not by the service behind it
 
 
 def not_found(message: str) -> ServiceError:
@@ -67,7 +71,7 @@ def not_found(message: str) -> ServiceError:
 
 
 def there(found: Kind | None, message: str) -> Kind:
-    """Return *found*. Raises ServiceError 404 if it is None."""
+    """Return *found*, or raise ServiceError 404 if it is None."""
     if found is None:
         raise not_found(message)
     return found
@@ -95,7 +99,7 @@ def data_plane_error(error: ServiceError, path: str) -> JSONResponse:
 
 
 def error_document(error: ServiceError, component: str = "") -> Json:
-    """The form of errors of run history, artifacts and metrics (wire document 4.6), and of the `error` of a failed run."""
+    """The error format of run history, artifacts and metrics (wire document 4.6), and of the `error` of a failed run."""
     nulls: Json = dict.fromkeys(("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo", "additionalInfo"))
     body: Json = {"code": error.code, "message": error.message, "details": [], "innerError": _nested(error.inner) if error.inner else None, **nulls}
     where = {"environment": "master", "location": "eastus", "time": time_text(now()), "componentName": component}
@@ -132,7 +136,8 @@ def authorized(request: Request, azure: Azure, resource: str, *, run_tokens: boo
         raise _unauthorized("InvalidAuthenticationTokenAudience", text, resource)
     wanted = json.loads(principal.claims_wanted or "{}").get("access_token", {})
     if request.method in principal.claims_wanted_by and any(claims["met"].get(name) != value for name, value in wanted.items()):
-        # As conditional access and enforced second factors do: https://learn.microsoft.com/entra/identity-platform/claims-challenge
+        # Conditional access and enforced second factors respond like this:
+        # https://learn.microsoft.com/entra/identity-platform/claims-challenge
         asked = base64.b64encode(principal.claims_wanted.encode()).decode()
         challenge = 'Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", error="insufficient_claims", '
         challenge += f'error_description="The token does not meet a policy.", claims="{asked}"'
@@ -142,7 +147,7 @@ def authorized(request: Request, azure: Azure, resource: str, *, run_tokens: boo
 
 
 def below_no_workspace(handler: Callable[[Request, Azure, Caller], Response]) -> Callable[[Request], Response]:
-    """A route of Resource Manager outside of workspaces. It needs a token, and its errors have ARM's form."""
+    """A Resource Manager route outside a workspace. The caller needs a token, and errors have ARM's format."""
 
     def answer(request: Request) -> Response:
         azure: Azure = request.app.state.azure
@@ -212,7 +217,9 @@ async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Plane:
-    """Routes below a workspace. `ARM` maps `{W}{rest}` to the route `{rest}`, the data plane `/{service}/{version}{W}{rest}` to `/{service}{rest}`."""
+    """Routes below a workspace. `ARM` answers `{W}{rest}` by the route `{rest}`, the data plane
+    `/{service}/{version}{W}{rest}` by `/{service}{rest}`.
+    """
 
     def __init__(self, azure: Azure, routes: Sequence[BaseRoute], *, is_arm: bool) -> None:
         self._azure, self._is_arm = azure, is_arm
@@ -240,7 +247,8 @@ class Plane:
         if self._is_arm:
             _check_version(request, workspace, rest)
         if workspace.is_private and (rest or not self._is_arm):
-            # From outside of a private link: quoted in Azure/azure-cli-extensions#6294, resource manager's in MicrosoftDocs/azure-docs#90426.
+            # Access from outside a private link: quoted in Azure/azure-cli-extensions#6294, and for Resource Manager
+            # in MicrosoftDocs/azure-docs#90426.
             if self._is_arm:
                 raise ServiceError(502, "BadGateway", "Access to workspace was denied based on workspace private link configuration.")
             reason = "none of the workspaces/registries are accessible from outside of the designated private link."
@@ -286,7 +294,7 @@ def name_in(token: str) -> str:
 
 
 def page_at(items: Sequence[Kind], token: str | None, size: int) -> tuple[Sequence[Kind], str | None]:
-    """The items from the position *token*, and the token of the next page."""
+    """Return the items that start at *token*, and the token of the next page."""
     begin = int(name_in(token)) if token else 0
     end = begin + size
     return items[begin:end], token_after(str(end)) if end < len(items) else None
@@ -314,7 +322,9 @@ def arm_page(request: Request, documents: Sequence[Json], *, size: int | None = 
 
 
 def compressing(app: ASGIApp) -> ASGIApp:
-    """*app* with compression of longer replies, as the services send them to clients that accept gzip: in chunks without a length."""
+    """Wrap *app* to compress long answers for clients that accept gzip, as the services do: in chunks without a
+    length.
+    """
     zipped = GZipMiddleware(app, minimum_size=SMALLEST)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,6 @@
-"""Run history: runs, their details and children, experiments, events, a run's token (wire document 4); with JSON as recorded from the service."""
+"""Run history (wire document 4): runs, their details and children, experiments, events, and a run's token. Its JSON
+follows recordings of the service.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ MECHANISMS = {"ReadWriteMount": "Mount", "ReadOnlyMount": "Mount", "EvalMount": 
 ALWAYS_NULL = (
     *("token", "tokenExpiryTimeUtc", "warnings", "name", "lastStartTimeUtc", "currentComputeTime", "effectiveStartTimeUtc", "cancelationReason"),
     *("queueingInfo", "runDefinition", "jobSpecification", "primaryMetricName", "createdFrom", "scheduleId", "cancelUri", "completeUri"),
-    *("retainForLifetimeOfWorkspace", "inputs", "outputs"),  # only `rundata` has inputs and outputs
+    # Only `rundata` returns inputs and outputs.
+    *("retainForLifetimeOfWorkspace", "inputs", "outputs"),
 )
 IN_DETAILS = (
     *("runId", "target", "status", "startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties", "parameters", "services"),
@@ -62,7 +65,7 @@ def run_form(workspace: Workspace, run: Run) -> Json:
 
 
 def _duration(run: Run) -> str | None:
-    """The run's duration in .NET's format: `1.02:03:04.5678900`."""
+    """Format a duration as .NET does: `1.02:03:04.5678900`."""
     if run.started is None:
         return None
     spent = max(timedelta(), (run.ended or now()) - run.started)
@@ -71,7 +74,7 @@ def _duration(run: Run) -> str | None:
 
 
 def data_form(workspace: Workspace, run: Run, wish: Mapping[str, Any]) -> Json:
-    """The reply of `rundata` for *wish*. Only this route has the assets of the outputs."""
+    """The answer of `rundata` to *wish*. Only this route returns the assets of the outputs."""
     assets = {name: {"assetId": output.asset_id, "type": output.kind} for name, output in outputs_of(workspace, run).items()}
     told = {"inputs": None, "outputs": None} if is_without_job(run) else {"inputs": {}, "outputs": assets}
     definition = definition_of(run) if wish.get("selectRunDefinition") else None
@@ -86,12 +89,16 @@ def experiment_form(experiment: Experiment) -> Json:
 
 
 def is_without_job(run: Run) -> bool:
-    """Whether a client created the run itself. Such runs in recordings lack inputs, outputs and definition, even empty ones."""
+    """Whether a client created the run itself. Such runs, as recorded, have no inputs, outputs or definition, not
+    even empty ones.
+    """
     return run.target is None and not run.outputs
 
 
 def outputs_of(workspace: Workspace, run: Run) -> dict[str, Output]:
-    """The run's named outputs, with the output `default` for its artifacts, which the service adds except to pipelines and their steps."""
+    """The run's named outputs. The service adds an output called `default`, the artifacts, to all runs except
+    pipelines and their steps.
+    """
     if run.run_type in (PIPELINE, STEP):
         return run.outputs
     asset = f"azureml://locations/{workspace.location}/workspaces/{workspace.workspace_id}/data/azureml_{run.run_id}_output_data_default/versions/1"
@@ -100,7 +107,9 @@ def outputs_of(workspace: Workspace, run: Run) -> dict[str, Output]:
 
 
 def definition_of(run: Run) -> Json | None:
-    """The definition that a test gave the run, else one from its outputs. That of a pipeline has other spellings, and no locations."""
+    """The definition that a test set on the run, or else one made from its outputs. A pipeline's definition has a
+    different spelling and contains no locations.
+    """
     if run.definition is not None or is_without_job(run):
         return run.definition
     if run.job is not None and run.job.get("jobType") == "Command":
@@ -115,7 +124,9 @@ def definition_of(run: Run) -> Json | None:
 
 
 def _defined(run: Run, name: str, output: Output) -> Json:
-    """An output's location as requested before the run existed, with a placeholder for the id: `{name}` in steps, `${{name}}` elsewhere."""
+    """The location of an output as requested, before the run existed: with a placeholder for the id, `{name}` in
+    steps, `${{name}}` elsewhere.
+    """
     store, _, path = output.uri.partition("/datastores/")[2].partition("/paths/")
     mark = "{name}" if run.run_type == STEP else "${{name}}"
     uri = f"azureml://datastores/{store}/paths/{path.replace(f'/{run.run_id}/', f'/{mark}/')}"
@@ -132,12 +143,15 @@ def _output_form(name: str, uri: str, kind: str, mechanism: str | None, register
 
 
 def _definition_of_job(run: Run, job: Json) -> Json:
-    """The older SDK's form of the submitted job. The command has placeholders for data, and locations are as requested."""
+    """Convert a submitted job to the older SDK's form. The command contains placeholders for data, and locations are
+    as requested.
+    """
     inputs, outputs = job.get("inputs") or {}, {name: given for name, given in (job.get("outputs") or {}).items() if name != "default"}
     shown = {name: given.get("value") or f"DatasetConsumptionConfig:{name}" for name, given in inputs.items()}
     resources, distribution = job.get("resources") or {}, job.get("distribution") or {}
     each, kind, nodes = distribution.get("processCountPerInstance") or 1, distribution.get("distributionType"), resources.get("instanceCount") or 1
-    docker = list(resources.get("dockerArgsList") or str(resources.get("dockerArgs") or "").split())  # a text or a list
+    # Clients send one text or a list.
+    docker = list(resources.get("dockerArgsList") or str(resources.get("dockerArgs") or "").split())
     form: Json = {"script": None, "command": filled(job["command"], run.run_id, shown, {name: f"DatasetOutputConfig:{name}" for name in outputs})}
     form |= {"useAbsolutePath": False, "arguments": [], "target": run.target, "framework": "Python"}
     form |= {"communicator": "Mpi" if kind == "Mpi" else "None", "nodeCount": nodes, "instanceTypes": []}
@@ -159,13 +173,16 @@ def experiment_of(request: Request) -> Experiment | None:
     workspace, parts = workspace_of(request), request.path_params
     if not {"experiment", "experiment_id"} & parts.keys():
         return None
-    name = parts.get("experiment", "")  # the vendor's MLflow plug-in sends the experiment's id in place of its name
+    # The vendor's MLflow plug-in sends an experiment's id in place of its name.
+    name = parts.get("experiment", "")
     found = workspace.experiments.get(name) or workspace.experiment_by_id(name or parts["experiment_id"])
     return there(found, f"Experiment {name or parts['experiment_id']} was not found in workspace {workspace.name}.")
 
 
 def run_of(request: Request) -> Run:
-    """The run in the path. Raises ServiceError 404, including for a run of another experiment than the one in the path."""
+    """Return the run that the path names. Raises ServiceError 404, including for a run of another experiment than the
+    path names.
+    """
     run_id = request.path_params["run_id"]
     run, experiment = workspace_of(request).runs.get(run_id), experiment_of(request)
     if run is None or (experiment is not None and run.experiment is not experiment):
@@ -185,7 +202,9 @@ def new_run(workspace: Workspace, experiment: Experiment, run_id: str, *, parent
 
 
 def _apply(run: Run, change: Mapping[str, Any]) -> None:
-    """Change *run* as PATCH does: merge tags, and add properties. Raises ServiceError 400 for immutable properties."""
+    """Apply a PATCH to *run*: tags are merged, and properties can only be added. Raises ServiceError 400 for fields
+    that may not change.
+    """
     properties = _texts(change.get("properties"))
     for name, value in properties.items():
         if run.properties.get(name, value) != value:
@@ -293,7 +312,9 @@ def delete_tags(request: Request) -> Response:
 
 
 def post_event(request: Request) -> Response:
-    """Receive the status of a run without the service's own runtime. The error comes before the event of the failure."""
+    """Receive the status of a run without the service's own runtime. The error arrives before the event of the
+    failure.
+    """
     run, event = changeable_run(request), body_of(request)
     name, data = event.get("name", ""), event.get("data")
     told: Json = data if isinstance(data, dict) else {}
@@ -320,7 +341,7 @@ def get_services(request: Request) -> Response:
 
 
 def wait_for_metrics(request: Request) -> Response:
-    """Return at once, since metrics are stored immediately."""
+    """Answer at once: metrics are stored immediately."""
     run_of(request)
     return Response(status_code=200)
 

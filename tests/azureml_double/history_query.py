@@ -1,12 +1,14 @@
-"""Queries for many runs: run history's filters, orders and pages, and the index of a workspace, the source of Studio's lists.
+"""Queries for many runs: run history's filters, orders and pages, and the index of a workspace, which Studio uses for
+its lists.
 
-The filter language, `(Status eq Running) and (Tags/kind eq "best")`, is not published. This is the form that azureml-core and azure-ai-ml send. A name
-that the item lacks makes every comparison false, so that `(Tags/k ne null or Tags/k eq null)` means "has the tag", as those clients intend. A field
-without a value is null. Values are bare (up to `and`, `or` or a bracket), or in double or single quotes. Within single quotes, two single quotes mean
-one.
+The filter language, `(Status eq Running) and (Tags/kind eq "best")`, is not published. This is the language that
+azureml-core and azure-ai-ml send. A name that the item does not have makes every comparison false, which turns
+`(Tags/k ne null or Tags/k eq null)` into "has the tag", as those clients intend. A field that exists without a value
+is null. Values are bare (up to `and`, `or` or a bracket) or in double or single quotes. Within single quotes, two
+single quotes are one.
 
-The index is not documented. The shapes are those that public clients send and read: the vendor's promptflow
-(`POST {data plane}/index/v1.0{workspace}/entities`), and others through Studio's address.
+The index is not documented. The formats are those that public clients send and read: the vendor's promptflow (`POST
+{data plane}/index/v1.0{workspace}/entities`), and others through Studio's address.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class BadFilter(ValueError):
 
 
 class Nothing(Enum):
-    """The value of a field for a name that the item lacks, which differs from null."""
+    """The value of a field for a name that the item does not have, as opposed to null."""
 
     absent = 0
 
@@ -47,12 +49,15 @@ COMPARISON = re.compile(
     re.IGNORECASE,
 )
 LOGIC = re.compile(r"(?:\s|and\b|or\b|not\b|[()]|tests\[\d+\]\(item\))*")
-UNASKED = 50  # default number of runs per page, according to public reports about children
+# Page size of a query without a number, according to public reports about children.
+UNASKED = 50
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def compiled(text: str, fields: Mapping[str, Field[Item]]) -> Test[Item]:
-    """A test for items. *fields* maps lower-case names to `(item, rest of the path) -> value or ABSENT`. Raises BadFilter."""
+    """Compile a filter into a test for items. *fields* maps lower-case names to `(item, rest of the path) -> value or
+    ABSENT`. Raises BadFilter.
+    """
     tests: list[Test[Item]] = []
 
     def noted(found: re.Match[str]) -> str:
@@ -65,7 +70,8 @@ def compiled(text: str, fields: Mapping[str, Field[Item]]) -> Test[Item]:
         return f"tests[{len(tests) - 1}](item)"
 
     logic = COMPARISON.sub(noted, text).strip()
-    lowered = re.sub(r"\b(and|or|not)\b", lambda word: word[0].lower(), logic, flags=re.IGNORECASE)  # the rest is Python, or invalid
+    # The remaining text is valid Python, or an error.
+    lowered = re.sub(r"\b(and|or|not)\b", lambda word: word[0].lower(), logic, flags=re.IGNORECASE)
     try:
         if not LOGIC.fullmatch(lowered):
             raise SyntaxError
@@ -92,7 +98,7 @@ def _comparing(read: Field[Item], rest: str, operator: str, wanted: str | None) 
 
 
 def _sign(found: object, wanted: str) -> int:
-    """A negative number, zero or a positive number if *found* is less than, equal to or greater than *wanted*."""
+    """Return a number below, at or above zero if *found* is less than, equal to or greater than *wanted*."""
     if isinstance(found, datetime):
         time = instant(wanted)
         return (found > time) - (found < time)
@@ -109,7 +115,9 @@ def _sign(found: object, wanted: str) -> int:
 
 
 def instant(text: str) -> datetime:
-    """A time in the format of clients: with `T` or a blank, up to nine fractional digits, and `Z`, an offset or nothing (UTC)."""
+    """Parse a time in any format of clients: with `T` or a space, up to nine fractional digits, and `Z`, an offset or
+    nothing (UTC).
+    """
     micros = re.sub(r"\.(\d+)", lambda digits: "." + digits[1][:6].ljust(6, "0"), text.strip().replace(" ", "T", 1))
     try:
         time = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", micros))
@@ -169,7 +177,9 @@ class Page:
 
 
 def page_of(runs: Iterable[Run], query: RunQuery, *, limit: int, refused: Collection[str] = ()) -> Page:
-    """The page of *query*, with at most *limit* runs, oldest first. Raises ServiceError 400, including for an order in *refused*."""
+    """Return the page that *query* requests, of at most *limit* runs. *runs* are oldest first. Raises ServiceError
+    400, including for an order in *refused*.
+    """
     if query.order in refused:
         raise bad_request(f"Invalid order '{query.order}'.")
     size = min(query.top if query.top and query.top > 0 else UNASKED, limit)
@@ -201,7 +211,8 @@ def _ordered(runs: Iterable[Run], order: str | None) -> list[Run]:
     key, direction = ORDERS.get(field.lower()), direction.strip().lower()
     if key is None or direction not in ("", "asc", "desc"):
         raise bad_request(f"Invalid order '{order}'.")
-    newest_last = sorted(runs, key=key)  # type: ignore[arg-type]  # each key gives values of one type
+    # Each key gives values of one type.
+    newest_last = sorted(runs, key=key)  # type: ignore[arg-type]
     return newest_last[::-1] if direction == "desc" else newest_last
 
 
@@ -226,11 +237,11 @@ INDEXED: Mapping[str, Callable[[Run], object]] = {
     "properties/runId": lambda run: run.run_id,
     "properties/runType": lambda run: run.run_type,
 }
-"""Every name that a filter of the index may have: a client that makes one up is refused."""
+"""All names that a filter of the index may contain. The double rejects others."""
 
 
 def entities(request: Request) -> Response:
-    """The runs in the index. The double has no other kinds of entities."""
+    """List runs. The double has no other kinds of entities."""
     workspace = workspace_of(request)
     asked: Json = request.state.body
     filters, order, skip = asked.get("filters") or [], asked.get("order") or [], asked.get("skip")

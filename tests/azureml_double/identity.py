@@ -1,5 +1,5 @@
-"""The identity service: sign-in of applications with a secret or another platform's token, of a user with a device code, and the token endpoints of a
-job's managed identity.
+"""The identity service: sign-in of applications by a secret or by another platform's token, of a person by a device
+code, and the endpoints that return tokens to a job's managed identity.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tests.azureml_double.state import Azure, Json, Principal, base64_text, make
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 USER_CODE = "HIML4TEST"
-SECONDS_TO_TYPE = 0.5  # until the user has entered the code
+SECONDS_TO_TYPE = 0.5  # delay until the person has typed the code
 _NO_TENANT = "Tenant '{}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."
 
 
 async def instance_discovery(request: Request) -> JSONResponse:
-    """The hosts of the same authority, which MSAL requests for unknown hosts."""
+    """List the equivalent hosts of an authority. MSAL requests this for hosts that it does not know."""
     host = request.headers["host"]
     endpoint = f"https://{host}/common/v2.0/.well-known/openid-configuration"
     metadata = [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}]
@@ -43,7 +43,7 @@ async def openid_configuration(request: Request) -> JSONResponse:
 
 
 async def token(request: Request) -> JSONResponse:
-    """A token for client credentials, in version 2 (`scope`) and version 1 (`resource`, from older clients)."""
+    """Client credentials, in the format of version 2 (`scope`) and of version 1 (`resource`, for older clients)."""
     form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
     tenant, client = request.path_params["tenant"], form.get("client_id", "")
     if not any(one.tenant == tenant for one in _azure(request).principals.values()):
@@ -64,7 +64,7 @@ async def token(request: Request) -> JSONResponse:
 
 
 def _refusal(principal: Principal, form: dict[str, str]) -> JSONResponse | None:
-    """The error of the secret, or of another platform's token (workload identity federation), if any."""
+    """Describe the error in the secret, or in the token of another platform (workload identity federation), if any."""
     client, ends = principal.client_id, principal.assertions.get(form.get("client_assertion", ""))
     if "client_assertion" in form:
         if ends is None:
@@ -86,7 +86,7 @@ async def begin_device_code(request: Request) -> JSONResponse:
 
 
 def _of_person(request: Request, form: dict[str, str]) -> JSONResponse:
-    """The token after the code was entered, for the tenant's first principal in the role of a user."""
+    """The token after the code was typed: that of the tenant's first principal, which acts as a person."""
     tenant, scope, begun = json.loads(form["device_code"])
     if time.time() < begun + SECONDS_TO_TYPE:
         return JSONResponse({"error": "authorization_pending", "error_description": "AADSTS70016: OAuth 2.0 device flow error. Authorization is pending."}, 400)
@@ -106,8 +106,10 @@ def _part(content: Json) -> str:
 
 
 async def managed_identity(request: Request) -> JSONResponse:
-    """The reply of a job's `MSI_ENDPOINT` (with `MSI_SECRET`) and `IDENTITY_ENDPOINT` (with `IDENTITY_HEADER`). The secret identifies the identity.
-    `OBO_ENDPOINT` returns tokens on behalf of the job's submitter, according to the endpoint's address."""
+    """The answer of a job's `MSI_ENDPOINT` (with `MSI_SECRET`) and `IDENTITY_ENDPOINT` (with `IDENTITY_HEADER`). The
+    secret identifies the identity. `OBO_ENDPOINT` returns tokens on behalf of the job's submitter, whom the
+    endpoint's address names.
+    """
     submitter, principals = request.path_params.get("client_id"), _azure(request).principals
     given = request.headers.get("secret") or request.headers.get("x-identity-header")
     wanted = request.query_params.get("clientid") or request.query_params.get("client_id")

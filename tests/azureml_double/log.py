@@ -1,4 +1,6 @@
-"""The network traffic: host names of the double, HTTP/1.1 messages, the log of all requests, and reports of secrets to the search for them."""
+"""The network traffic: host names that the double serves, HTTP/1.1 messages, the log of all requests, and all secrets
+for tests that search for leaks.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ class Role(Enum):
     NODE = "a node of a job"
 
 
-DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"  # after the region or the account
+# Host names have a region or an account as prefix.
+DATA_PLANE, STORAGE = "api.azureml.ms", "blob.core.windows.net"
 NODES = "eastus.nodes.azureml.ms"
 _EXACT = dict.fromkeys(("management.azure.com", "management.usgovcloudapi.net"), Role.ARM)
-_EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)  # other services are always those of the public cloud
+# The other services are always those of the public cloud.
+_EXACT |= dict.fromkeys(("login.microsoftonline.com", "login.microsoftonline.us"), Role.LOGIN)
 _BELOW = {DATA_PLANE: Role.DATA, STORAGE: Role.BLOB, NODES: Role.NODE}
 CERTIFIED = (*_EXACT, *(f"*.{suffix}" for suffix in _BELOW))
 
@@ -104,7 +108,9 @@ async def read_head(reader: asyncio.StreamReader) -> Head:
 
 
 async def body_of(reader: asyncio.StreamReader, head: Head, *, is_answer: bool) -> AsyncIterator[bytes]:
-    """The body's bytes as received, without chunk framing. A reply without a length lasts until the connection closes."""
+    """Yield the bytes of the body as they arrive, without chunk framing. An answer without a length extends to the
+    end of the connection.
+    """
     if head.is_chunked:
         while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
             async for content in _pieces(reader, size):
@@ -135,7 +141,9 @@ def framed(content: bytes, *, chunked: bool) -> bytes:
 
 @dataclass
 class Seen:
-    """One request. `sent` and `received` are the bytes of the bodies on the client's side. `query` has masked signatures. `status` 0: no reply."""
+    """One request. `sent` and `received` count the bytes of the bodies as the client saw them. `query` has masked
+    signatures. `status` 0 means no answer.
+    """
 
     method: str
     host: str
@@ -149,7 +157,7 @@ class Seen:
     seconds: float = 0.0
     unknown: str = ""  # why the double does not support the request
     faults: list[str] = field(default_factory=list)
-    body: bytes = b""  # of a PUT to a service other than storage
+    body: bytes = b""  # body of a PUT to a service other than storage
 
     def __str__(self) -> str:
         return f"{self.method} {self.host}{self.path}{'?' if self.query else ''}{self.query} -> {self.status}"
@@ -160,7 +168,7 @@ def masked(query: str) -> str:
 
 
 class RequestLog:
-    """All requests since the last `clear`. Reading is thread-safe."""
+    """All requests since the last `clear`. Thread-safe for reading."""
 
     def __init__(self) -> None:
         self._seen: list[Seen] = []
@@ -176,13 +184,15 @@ class RequestLog:
         return list(self._seen)
 
     def find(self, pattern: str = "", where: Callable[[Seen], bool] = lambda seen: True) -> list[Seen]:
-        """Requests with a line (`METHOD host/path?query -> status`) that contains the regular expression *pattern*, in order."""
+        """Return the requests whose line (`METHOD host/path?query -> status`) matches the regular expression
+        *pattern*, in order.
+        """
         return [seen for seen in self.all() if re.search(pattern, str(seen)) and where(seen)]
 
     def expect_unknown(self, pattern: str) -> None:
-        """Expect unsupported requests like this, which do not fail the test."""
+        """Declare that the test sends such unsupported requests intentionally, so that they do not fail it."""
         self._expected.append(pattern)
 
     def unknown(self) -> list[str]:
-        """Unsupported requests, and replies with internal errors of the double."""
+        """List unsupported requests, and answers that are failures of the double itself."""
         return [f"{seen} ({seen.unknown})" for seen in self.all() if seen.unknown and not any(re.search(one, str(seen)) for one in self._expected)]

@@ -1,4 +1,6 @@
-"""The MLflow routes (wire document 6.2), a view of the same state. MLflow's own library evaluates searches, with its grammar and its order."""
+"""The MLflow routes (wire document 6.2), on the same state. MLflow's own library evaluates searches, with its grammar
+and its order.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,13 @@ STATUSES = dict.fromkeys(("NotStarted", "Unapproved", "Starting", "Provisioning"
 STATUSES |= {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 FROM_MLFLOW: Mapping[str, str] = {"RUNNING": "Running", "SCHEDULED": "Queued", "FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Canceled"}
 RUN_NAME, PARENT, ROOT = "mlflow.runName", "mlflow.parentRunId", "mlflow.rootRunId"
-NOT_AT_CREATION = ("mlflow.source.name", "mlflow.source.type")  # tags that the service drops at the creation of a run, but stores later (public report)
+# The service drops these tags at the creation of a run, but keeps them later, according to a public report.
+NOT_AT_CREATION = ("mlflow.source.name", "mlflow.source.type")
 VIEWS = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,), "ALL": (False, True)}
 _BELOW = re.compile(r"\s*tags\.(?:mlflow\.(parent|root)RunId|[`\"]mlflow\.(parent|root)RunId[`\"])\s*=\s*'([^'\"]*)'\s*")
-"""The filters that ask for the children of a run, or for all below it: answered without MLflow, which costs every test process a second."""
+"""The filters for the children or all descendants of a run. The double evaluates them without MLflow, which costs
+every test process a second.
+"""
 _TAG = re.compile(r"^\s*tags?\.(`[^`]*`|\"[^\"]*\"|\S+?)\s*(!=|I?LIKE\b)", re.IGNORECASE)
 _AND = re.compile(r"\s+AND\s+", re.IGNORECASE)
 
@@ -42,7 +47,8 @@ def _moment(milliseconds: Any) -> datetime:
 
 
 def _info(workspace: Workspace, run: Run) -> Json:
-    place = f"{workspace.path}/experiments/{run.experiment.experiment_id}/runs/{run.run_id}/artifacts"  # azureml-mlflow parses it
+    # azureml-mlflow parses this format.
+    place = f"{workspace.path}/experiments/{run.experiment.experiment_id}/runs/{run.run_id}/artifacts"
     form: Json = {"run_id": run.run_id, "run_uuid": run.run_id, "run_name": run.display_name, "experiment_id": run.experiment.experiment_id}
     form |= {"user_id": run.user_name, "status": STATUSES.get(run.status, "RUNNING"), "start_time": _milliseconds(run.started or run.created)}
     form |= {"end_time": run.ended and _milliseconds(run.ended), "artifact_uri": f"azureml://{workspace.data_plane_host}/mlflow/v2.0{place}"}
@@ -66,8 +72,9 @@ def _experiment_form(experiment: Experiment) -> Json:
 
 
 def _last_values(run: Run) -> dict[str, Point]:
-    """The row with the highest step of each metric that MLflow supports (one number per row), the latest among equal ones. Cached until there is a new row,
-    since a search reads every run of an experiment."""
+    """The last row of each metric that MLflow can show (one number per row): the row with the highest step, and the
+    latest of those. Cached until a row arrives, since a search reads every run of an experiment.
+    """
     found = {}
     for metric in list(run.metrics.values()):
         count = len(metric.points)
@@ -145,7 +152,7 @@ def delete_tag(request: Request) -> Response:
 
 
 def log_batch(request: Request) -> Response:
-    """Log many values of each kind, or one, which is the body itself."""
+    """Log a batch of metrics, parameters and tags, or a single item that is the body."""
     run, body, route = _changed(request), body_of(request), request.url.path.rpartition("/")[2]
     alone = {"log-metric": "metrics", "log-parameter": "params", "set-tag": "tags"}.get(route)
     metrics, params, tags = ([body] if kind == alone else body.get(kind) or [] for kind in ("metrics", "params", "tags"))
@@ -163,7 +170,7 @@ def log_batch(request: Request) -> Response:
 
 
 def log_batch_async(request: Request) -> Response:
-    """As `log-batch`. The returned number is for queries whether all values are stored."""
+    """Like `log-batch`. The returned id serves to check for completion."""
     log_batch(request)
     return JSONResponse({"batch_tracking_id": new_id() if body_of(request).get("metrics") else ""})
 
@@ -182,8 +189,9 @@ def metric_history(request: Request) -> Response:
 
 
 def bulk_history(request: Request) -> Response:
-    """Curves of one metric of several runs, silently truncated like those of MLflow's own server. Whether the service has this route is unknown. Without
-    `Workspace.bulk_history`, it does not."""
+    """Curves of one metric for several runs, silently truncated like those of MLflow's own server. It is not known
+    whether the service has this route. Without `Workspace.bulk_history` the double does not.
+    """
     workspace, asked = workspace_of(request), request.query_params
     run_ids, key = asked.getlist("run_id"), asked.get("metric_key", "")
     if not workspace.bulk_history:
@@ -213,7 +221,7 @@ def _changed(request: Request) -> Run:
 
 
 def _set_tag(run: Run, key: str, value: str) -> None:
-    """Set a tag. Names and parents are fields of the record in run history, not tags."""
+    """Set a tag. Names and parents are not tags in run history but fields of the record."""
     if key == RUN_NAME:
         run.display_name = value
     elif key not in (PARENT, ROOT):
@@ -256,7 +264,9 @@ def _searched(runs: list[Run], text: str, order: list[str]) -> Sequence[Run]:
 
 
 def _refuse_what_the_service_does(text: str, order: Sequence[str]) -> None:
-    """Refuse queries that MLflow's library accepts: the service compares tags only by `=`, and orders only by attributes (its documentation)."""
+    """Reject searches that MLflow's library supports but the service does not. According to its documentation, the
+    service compares tags only by `=` and orders only by attributes.
+    """
     for part in _AND.split(text):
         if found := _TAG.match(part):
             raise bad_request(f"Operator '{found[2].upper()}' not supported for key type 'Tag'.")
@@ -301,7 +311,9 @@ def search_experiments(request: Request) -> Response:
 
 
 def search_models(request: Request) -> Response:
-    """An empty list. MLflow 3 sends this request whenever it lists a folder of artifacts, and fails without the route. The service's reply is unknown."""
+    """Return no models. MLflow 3 requests this when it lists a folder of artifacts, and fails if the route is
+    missing. The answer of the service is not known.
+    """
     for one in body_of(request).get("experiment_ids") or []:
         _experiment(request, one)
     return JSONResponse({"models": []})
@@ -323,7 +335,7 @@ _POSTS = {
 routes: list[Route] = [
     *[Route(f"/mlflow/api/2.0/mlflow/{path}", handler, methods=["GET"]) for path, handler in _GETS.items()],
     *[Route(f"/mlflow/api/2.0/mlflow/{path}", handler, methods=["POST"]) for path, handler in _POSTS.items()],
-    # Routes of azureml-mlflow in addition to MLflow's are below `preview`.
+    # azureml-mlflow's additions to MLflow have the prefix `preview`.
     Route("/mlflow/api/2.0/preview/mlflow/runs/log-batch-async", log_batch_async, methods=["POST"]),
     Route("/mlflow/api/2.0/preview/mlflow/runs/get-run-data-status", batch_status, methods=["GET"]),
 ]

@@ -1,4 +1,6 @@
-"""Data of runs: artifacts from the artifact service and run history (wire document 5), the metric service (6.1), locations of named outputs (4.1)."""
+"""The data of runs: artifacts, by the artifact service and by run history (wire document 5), metrics (6.1), and the
+locations of named outputs (4.1).
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,17 @@ def _link(workspace: Workspace, container: str, path: str, permissions: str) -> 
 
 
 def _where(request: Request) -> tuple[str, str]:
-    """The requested container and path. Older clients send an artifact's path in the URL, newer ones in `?path=`."""
+    """Return the requested container and path. Older clients put an artifact's path into the URL, newer ones into
+    `?path=`.
+    """
     container = request.path_params.get("container") or run_of(request).data_container_id
     return container, request.path_params.get("path") or request.query_params.get("path", "")
 
 
 def list_artifacts(request: Request) -> Response:
-    """A page of the artifacts with a prefix, as records or (`contentinfo`) with links to read them, and the link to the next page."""
+    """List a page of artifacts whose paths start with a prefix, as records or (`contentinfo`) with links to read
+    them, and the link to the next page.
+    """
     (container, prefix), token = _where(request), request.query_params.get("continuationToken")
     workspace, last = workspace_of(request), name_in(token) if token else ""
     blobs = workspace.storage.list(CONTAINER, _blob_name(container, re.sub("//+", "/", prefix)))
@@ -107,14 +113,14 @@ def _columns(metric: Metric) -> dict[str, str]:
 
 
 def number_text(value: float) -> float | str:
-    """*value*, or its word in JSON if JSON has no number for it: `NaN`, `Infinity`, `-Infinity`."""
+    """Return *value*, or `NaN`, `Infinity` or `-Infinity`, for which JSON has no number."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def write_metrics(request: Request) -> Response:
-    """Store metrics, at most 50 forms. A metric with another type than before is an error in `errors`."""
+    """Store the metrics, at most 50. A metric of another type than before is reported in `errors`."""
     run, documents = changeable_run(request), body_of(request).get("values") or []
     if len(documents) > MOST_IN_A_BATCH:
         raise bad_request(f"A batch holds {MOST_IN_A_BATCH} metrics at most, not {len(documents)}.")
@@ -129,7 +135,7 @@ def write_metrics(request: Request) -> Response:
 
 
 def _fits(run: Run, document: Mapping[str, Any]) -> bool:
-    """Whether a received metric has the types of earlier rows with its name. All kinds of numbers are equal."""
+    """Whether the types of a metric match those of its earlier rows. All numeric types match each other."""
     metric = run.metrics.get(document.get("name") or "")
     if metric is None:
         return True
@@ -147,7 +153,8 @@ def _keep(run: Run, document: Mapping[str, Any]) -> None:
     metric = run.metrics.setdefault(name, Metric(name, kind, dict(columns), namespace=document.get("namespace")))
     metric.columns |= columns
     kept = {point.metric_id for point in metric.points}
-    metric.points += [point for point in points if point.metric_id not in kept]  # sent again
+    # Skip rows that were sent again.
+    metric.points += [point for point in points if point.metric_id not in kept]
     run.revision += 1
 
 
@@ -167,7 +174,9 @@ def keep_number(run: Run, name: str, value: float, *, step: int, created: dateti
 
 
 def resolve_outputs(request: Request) -> Response:
-    """The outputs with the requested assets. Returns only known ones, and each service (data, models) has its own."""
+    """Return the outputs for the assets in the body. Unknown assets are omitted, and each service (data, models)
+    returns only its own assets.
+    """
     workspace, found = workspace_of(request), dict[str, Json]()
     is_of_models = "/modelregistry/" in request.url.path
     for asset_id in body_of(request).get("values") or []:

@@ -1,4 +1,4 @@
-"""Data in a workspace of the double, for tests and samples, and ended sweeps without running them."""
+"""Fills a workspace of the double with the data of tests and samples, and with finished sweeps, without running jobs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def new_workspace(stage: Stage, name: str, storage: Storage, second: Storage, **
 
 @dataclass(frozen=True)
 class StagedWorkspace:
-    """A workspace in the double, with functions to fill it and to connect to it. `state` is the record that the routes serve."""
+    """A workspace in the double, with methods to fill it and to connect to it. `state` is the record that the routes
+    serve.
+    """
 
     stage: Stage
     state: Workspace
@@ -61,7 +63,9 @@ class StagedWorkspace:
         return f"workspace {self.state.group}/{self.state.name}"
 
     def environment(self, principal: Principal | None = None) -> dict[str, str]:
-        """Environment variables for `himl` and the vendor's clients: those of the stage, and a service principal (default: the workspace's own)."""
+        """Variables for `himl` and the vendor's clients: those of the stage, and a service principal's (default: the
+        workspace's own).
+        """
         principal = principal or self.state.principal
         himl = {"HIML_TENANT_ID": principal.tenant, "HIML_SERVICE_PRINCIPAL_ID": principal.client_id, "HIML_SERVICE_PRINCIPAL_PASSWORD": principal.secret}
         vendor = {"AZURE_TENANT_ID": principal.tenant, "AZURE_CLIENT_ID": principal.client_id, "AZURE_CLIENT_SECRET": principal.secret}
@@ -81,7 +85,7 @@ class StagedWorkspace:
         return {**self.stage.environment(), **mlflow, **azureml}
 
     def identity_environment(self, principal: Principal) -> dict[str, str]:
-        """The variables of the token endpoint for a job's managed identity."""
+        """The variables of the endpoint that returns the tokens of a job's managed identity."""
         endpoint = f"http://127.0.0.1:{self.stage.port}/identity/token"
         return {"MSI_ENDPOINT": endpoint, "MSI_SECRET": principal.secret, "DEFAULT_IDENTITY_CLIENT_ID": principal.client_id}
 
@@ -100,8 +104,10 @@ class StagedWorkspace:
     def add_datastore(
         self, name: str, *, kind: str = "AzureBlob", credentials: str = "AccountKey", container: str = "", account: Storage | None = None, **fields: Any
     ) -> Datastore:
-        """Add a datastore. *kind*: AzureBlob, AzureDataLakeGen2, AzureFile, AzureDataLakeGen1, OneLake; *credentials*: AccountKey, Sas, None, ServicePrincipal.
-        Creates its container, except for kinds without one. *account* defaults to the workspace's first."""
+        """Add a datastore. *kind*: AzureBlob, AzureDataLakeGen2, AzureFile, AzureDataLakeGen1, OneLake.
+        *credentials*: AccountKey, Sas, None, ServicePrincipal. Creates its container, if the kind has one. *account*:
+        default the workspace's first.
+        """
         storage = account or self.state.storage
         datastore = Datastore(name, container or name.lower().replace("_", "-"), storage, kind, credentials, **fields)
         if credentials == "ServicePrincipal" and datastore.service_principal is None:
@@ -125,8 +131,10 @@ class StagedWorkspace:
     def add_run(
         self, run_id: str = "", experiment: str = "default", *, status: str = "Completed", seconds: float = 60.0, error: str | None = None, **fields: Any
     ) -> Run:
-        """Add a run below *parent*, created now or at *created*. An ended run took *seconds*. Other *fields* are those of `state.Run` (tags, ...). *error* is
-        the text of its error. Its artifacts are stored under its id, or in the container `data_container_id`."""
+        """Add a run below *parent*, created now or at *created*. If it has ended, it lasted *seconds*. Other *fields*
+        are those of `state.Run` (tags, ...). *error* is the error message. Its artifacts are stored under its own id
+        unless `data_container_id` names another container.
+        """
         begun, parent = fields.pop("created", None) or now(), fields.pop("parent", None)
         is_waiting = status in ("NotStarted", "Queued", "Preparing", "Provisioning", "Starting")
         run = Run(run_id or f"run_{uuid.uuid4().hex[:10]}", self.state.experiment(experiment), status, created=begun, parent_id=parent, **fields)
@@ -136,7 +144,7 @@ class StagedWorkspace:
         return self.state.keep_run(run)
 
     def add_metric(self, run: Run, name: str, values: Sequence[Number], *, steps: Sequence[int] | None = None, kind: str = "azureml.v1.scalar") -> Metric:
-        """Add a metric with one column and a row per value. The default steps count from 0."""
+        """Add a metric with one column and a row for each of *values*. Steps count from 0 by default."""
         types: dict[type, str] = {float: "Double", int: "Int", str: "String", bool: "Bool"}
         metric = run.metrics.setdefault(name, Metric(name, kind, {name: types[type(values[0])] if values else "Double"}))
         for index, value in enumerate(values):
@@ -145,13 +153,15 @@ class StagedWorkspace:
         return metric
 
     def add_table(self, run: Run, name: str, rows: Sequence[Mapping[str, Number]]) -> Metric:
-        """Add a metric of several columns, as from `log_row` and `log_table`."""
+        """Add a metric with several columns, as `log_row` and `log_table` do."""
         metric = run.metrics.setdefault(name, Metric(name, "azureml.v1.table", dict.fromkeys(rows[0], "Double")))
         metric.points.extend(Point(dict(row), created=run.started or run.created) for row in rows)
         return metric
 
     def add_output(self, run: Run, key: str, files: Mapping[str, bytes], *, datastore: str = DEFAULT, path: str = "", kind: str = "UriFolder") -> Output:
-        """Add a named output of *run*: a folder of a datastore (default `azureml/{run}/{key}/`) with *files*. *kind* may also be `CustomModel` and similar."""
+        """Add a named output of *run*: a folder of a datastore (default `azureml/{run}/{key}/`) that contains
+        *files*. *kind* may also be `CustomModel` and similar types.
+        """
         path = path or f"azureml/{run.run_id}/{key}/"
         self.put_blobs(datastore, {f"{path}{name}": content for name, content in files.items()})
         state = self.state
@@ -161,14 +171,17 @@ class StagedWorkspace:
         return run.outputs[key]
 
     def run_jobs(self, **manner: Any) -> JobRunner:
-        """Run jobs that are submitted from now on according to `Manner(**manner)`, until the runner (a context) is closed or the workspace is deleted."""
+        """Run the jobs submitted from now on, as `Manner(**manner)` says. They run until the runner, which is a
+        context manager, closes or the workspace is deleted.
+        """
         if self.state.jobs is not None:
             self.state.jobs.close()
         return JobRunner(self, Manner(**manner))
 
     def start_services(self, run: Run, status: str = "Running") -> None:
-        """Set the *status* of the services of the run's job, each on the first node, or on every node according to its `nodes`. The format of the addresses
-        is public only for SSH."""
+        """Set the *status* of the services of the run's job, each on the first node, or on all nodes if its `nodes`
+        says so. Only the format of SSH addresses is public.
+        """
         for name, given in ((run.job or {}).get("services") or {}).items():
             kind, is_ssh = given["jobServiceType"], given["jobServiceType"] == "SSH"
             for node in range(run.nodes if given.get("nodes") else 1):
@@ -178,7 +191,9 @@ class StagedWorkspace:
                 run.services.setdefault(node, {})[name] = told | {"properties": proxy}
 
     def wait_for(self, run_id: str, *statuses: str, seconds: float = 60) -> Run:
-        """Wait until the run has one of *statuses* (default: has ended). If it ends otherwise, or takes longer, an AssertionError contains its log."""
+        """Wait until the run has one of *statuses* (default: until it has ended), and return it. Raises
+        AssertionError with its log if it ends with another status or takes longer.
+        """
         wanted, deadline = statuses or ENDED, time.monotonic() + seconds
         while True:
             run = self.state.runs.get(run_id)
@@ -198,8 +213,9 @@ class StagedWorkspace:
         return {blob.name.removeprefix(prefix): storage.get("azureml", blob.name) for blob in storage.list("azureml", prefix)}
 
     def put_artifact(self, run: Run, name: str, content: bytes, **options: Any) -> None:
-        """Add a file to *run*'s artifacts, e.g. `outputs/model.pt` or `user_logs/std_log.txt`, with the options of `Storage.put`. System logs have no MD5, as
-        recorded."""
+        """Add a file to the artifacts of *run*, e.g. `outputs/model.pt` or `user_logs/std_log.txt`, with the options
+        of `Storage.put`. System logs have no MD5, as recorded.
+        """
         self.state.storage.put("azureml", run.artifact_prefix + name, content, **{"md5": not name.startswith("system_logs/"), **options})
 
     def put_artifacts(self, run: Run, files: Mapping[str, bytes]) -> None:
@@ -225,12 +241,14 @@ class StagedWorkspace:
         return [blob.name for blob in where.storage.list(where.container, prefix)]
 
     def requests(self, pattern: str = "") -> list[str]:
-        """Lines `METHOD host/path?query -> status` of requests (in all workspaces of the stage) that match a regular expression."""
+        """List the lines `METHOD host/path?query -> status` of requests to all workspaces of the stage that match a
+        regular expression.
+        """
         return [str(seen) for seen in self.stage.log.find(pattern)]
 
 
 Curves = Callable[[int, Values], Mapping[str, Sequence[Number]]]
-"""The metrics of the trial with this number and these values: each a curve whose steps count from 0."""
+"""The metrics of the trial with this number and these values. Each is a curve with steps that count from 0."""
 
 
 def add_sweep(
@@ -247,8 +265,12 @@ def add_sweep(
     manner: Manner = AS_IT_IS,
     **fields: Any,
 ) -> Run:
-    """Add a sweep *name* with a trial `{name}_{i}` for each of *values*, all Completed except those in *statuses* by number. Trials started a second apart and
-    took *seconds*. A sweep with a running trial is Running. *fields* are those of the sweep (tags, ...). Only `values_in` of *manner* applies."""
+    """Add a sweep *name* with a trial `{name}_{i}` for each of *values*. Trials are Completed unless *statuses* gives
+    the status of their number.
+
+    Trials started one second apart and took *seconds*. A sweep with a running trial is Running. *fields* are those of
+    the sweep (tags, ...). Of *manner* only `values_in` is used.
+    """
     space = {key: ["choice", [sorted({one[key] for one in values}, key=str)]] for key in (values[0] if values else {"lr": 0.1})}
     most = dict.fromkeys(("maxTotalTrials", "maxConcurrentTrials"), max(1, len(values)))
     properties = {"jobType": "Sweep", "experimentName": experiment, "computeId": f"{azure.state.path}/computes/cpu-cluster", "searchSpace": space}

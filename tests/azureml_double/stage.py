@@ -1,7 +1,9 @@
-"""The running double in a thread of this process: Azurite, the application (the routes of each host name), and the front.
+"""The running double, in a thread of this process: Azurite, the application (the routes of each host name), and the
+front.
 
-The front is an HTTP proxy on loopback that handles `CONNECT` itself, with temporary certificates, and forwards requests to the application or to Azurite.
-Clients use it by `HTTPS_PROXY`, and request the real host names. Unsupported hosts are refused and recorded.
+The front is an HTTP proxy on loopback that answers `CONNECT` itself, with temporary certificates, and passes requests
+to the application or to Azurite. Every client connects through `HTTPS_PROXY` and uses the real host names. Other
+hosts are rejected and recorded.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ from tests.azureml_double.tunnel import serve
 
 DAY = timedelta(days=1)
 LIMIT = 1 << 20
-COUNT = 200  # storage accounts, two for each of the concurrent workspaces
-LONGEST_HOLD = 240.0  # seconds, so that a client that is never released fails only its own test
+COUNT = 200  # storage accounts, two for each workspace at one time
+# Seconds. The limit keeps a client that is never released from failing all later tests.
+LONGEST_HOLD = 240.0
 CLOSED = (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, TimeoutError)
 CONTROL_PLANE: list[ModuleType] = [arm_resources, arm_jobs]
 DATA_PLANE: list[ModuleType] = [history, run_data, mlflow_routes, history_query, v1]
@@ -80,8 +83,9 @@ async def _say(writer: asyncio.StreamWriter, status: str, headers: str = "") -> 
 
 
 def _acknowledge(sock: socket.socket) -> None:
-    """Acknowledge at once, since clients behind a proxy wait for the acknowledgement of the headers before they send a body, and the system would delay it
-    by 40 ms."""
+    """Acknowledge received data at once. Clients behind a proxy send a body only after the acknowledgement of its
+    head, which the system would delay by 40 ms.
+    """
     if hasattr(socket, "TCP_QUICKACK"):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -134,8 +138,12 @@ def _app(routes: list[Any], plane: ASGIApp | None) -> Starlette:
 
 
 class Stage:
-    """One double, created by `running_stage`. `port` is the proxy's, `ca_file` has the CA certificate that clients must trust. Azurite needs its *accounts*,
-    which share one *key*, at its start. Their number is limited, so tests reuse them in turn, after they are emptied."""
+    """One double, made by `running_stage`. `port` is the proxy's port, `ca_file` contains the authority that clients
+    must trust.
+
+    Azurite must know its *accounts*, which share one *key*, at its start. Their number is limited, so tests reuse
+    them in turn after they are emptied.
+    """
 
     def __init__(self, folder: Path, azurite_port: int, accounts: Iterable[str], key: str) -> None:
         self.azure = Azure()
@@ -150,7 +158,9 @@ class Stage:
         self._tls.authority.cert_pem.write_to_path(self.ca_file)
 
     def workspace(self, name: str = "", **options: Any) -> StagedWorkspace:
-        """A new workspace with separate storage, and with a separate subscription, group and tenant unless *options* name them."""
+        """Make a workspace with separate storage, in a separate subscription, group and tenant unless *options* name
+        them.
+        """
         name = name or f"ws-{uuid.uuid4().hex[:8]}"
         if len(self._free_accounts) < 2:
             raise RuntimeError("all storage accounts of this stage are in use: a test left its workspaces behind, or makes very many")
@@ -171,7 +181,9 @@ class Stage:
 
     @contextmanager
     def holding(self, match: str, **which: Any) -> Iterator[None]:
-        """Hold the replies to matching requests within the context. *which* are the options of `Faults.add`, by default for all requests."""
+        """Hold back the answers to matching requests within this context. *which* are options of `Faults.add`. By
+        default all requests match.
+        """
         let_go = threading.Event()
         self.faults.add(Meanwhile(lambda: let_go.wait(LONGEST_HOLD)), match, **{"times": None, **which})
         try:
@@ -181,7 +193,7 @@ class Stage:
 
     @contextmanager
     def own_workspaces(self) -> Iterator[None]:
-        """Delete the workspaces that are created within the context at its end, with their jobs and data."""
+        """Delete the workspaces that are made within this context at its end, with their jobs and data."""
         before = len(self._staged)
         try:
             yield
@@ -229,7 +241,8 @@ class Stage:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await read_head(reader)
-        if head.first[0] != "CONNECT":  # the identity endpoints of jobs: plain HTTP
+        # The identity endpoints of jobs use plain HTTP.
+        if head.first[0] != "CONNECT":
             await self._relay(reader, writer, "", self._app_port, head)
             return
         host = head.first[1].rpartition(":")[0].lower()
@@ -296,7 +309,9 @@ class Stage:
 
 @contextmanager
 def running_stage(folder: Path) -> Iterator[Stage]:
-    """A stage within the context. Writes its certificate and Azurite's log to *folder*. Raises AzuriteFailed."""
+    """Run a stage for the duration of the context. *folder* contains its certificate and Azurite's log. Raises
+    AzuriteFailed.
+    """
     prefix, key = f"himl{uuid.uuid4().hex[:8]}", make_key(uuid.uuid4().hex)
     accounts = [f"{prefix}{number:03d}" for number in range(COUNT)]
     with azurite(accounts, key, folder) as port:

@@ -1,4 +1,6 @@
-"""The state of the double: principals with their rights and tokens, and workspaces with their data. These are plain records for the routes."""
+"""The state of the double: principals with their permissions and tokens, and workspaces with their contents. Plain
+records that the routes read and change.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,14 @@ Json = dict[str, Any]
 ENDED = ("Completed", "Failed", "Canceled")
 PIPELINE, STEP = "azureml.PipelineRun", "azureml.StepRun"  # types of runs
 MODELS = ("CustomModel", "MLFlowModel", "TritonModel")  # types of outputs
-_SEAL = secrets.token_bytes(32)  # rejects forged tokens and those of another double
+_SEAL = secrets.token_bytes(32)  # the double rejects forged tokens and those of another double
 _ADDED: dict[str, Json] = {
     "codes": {"provisioningState": "Succeeded"},
     "environments": {"environmentType": "UserCreated", "condaFile": None, "osType": "Linux", "image": None},
     "data": {"dataType": "uri_folder"},
     "components": {"provisioningState": "Succeeded"},
 }
-"""What the service adds to an asset of each kind."""
+"""Fields that the service adds to an asset of each kind."""
 
 
 def now() -> datetime:
@@ -41,7 +43,7 @@ def now() -> datetime:
 
 
 def time_text(moment: datetime | None) -> str | None:
-    """A time in the services' format: up to seven fractional digits without trailing zeros, and the offset."""
+    """Format a time as the services do: up to seven digits of the second without trailing zeros, and the offset."""
     if moment is None:
         return None
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "+00:00"
@@ -61,8 +63,10 @@ class Right(Enum):
 
 @dataclass
 class Principal:
-    """An application with a secret. `token_seconds` is the lifetime of its next tokens. `secret_expired` simulates an expired secret. `assertions` are another
-    platform's tokens in place of the secret, each with the Unix time of its expiry."""
+    """An application with a secret. `token_seconds` is the lifetime of its next tokens. `secret_expired` simulates an
+    expired secret. `assertions` are tokens of another platform that replace the secret, each with the Unix time of
+    its expiry.
+    """
 
     tenant: str
     client_id: str
@@ -73,10 +77,12 @@ class Principal:
     token_seconds: float = 86_399
     secret_expired: bool = False
     assertions: dict[str, float] = field(default_factory=dict)
-    revoked_before: float = 0.0  # earlier tokens are refused, regardless of their expiry
-    claims_wanted: str = ""  # JSON; a token that was requested without these claims is refused with a challenge ...
-    claims_wanted_by: frozenset[str] = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})  # ... for these methods
-    meets_claims: bool = True  # whether its sign-in returns a token with claims
+    # Tokens made earlier are rejected, regardless of their expiry.
+    revoked_before: float = 0.0
+    # JSON of claims. Tokens requested without them are rejected with a challenge for the methods below.
+    claims_wanted: str = ""
+    claims_wanted_by: frozenset[str] = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})
+    meets_claims: bool = True  # whether the sign-in service returns a token with claims
 
     def __post_init__(self) -> None:
         issued("password", self.secret)
@@ -89,14 +95,17 @@ class Principal:
 
 @dataclass(frozen=True)
 class Caller:
-    """The owner of a request's token: a principal, or a job with a token for the workspace with the ARM id `run_token_scope`."""
+    """The owner of a request's token: a principal, or a job with a token for the workspace with the ARM id
+    `run_token_scope`.
+    """
 
     principal: Principal | None
     run_token_scope: str = ""
 
     def may(self, right: Right) -> bool:
         if self.principal is None:
-            return right in (Right.READ, Right.WRITE, Right.SECRETS)  # of datastores, on the data plane, since Resource Manager accepts no run tokens
+            # Secrets are those of datastores on the data plane. Resource Manager rejects run tokens.
+            return right in (Right.READ, Right.WRITE, Right.SECRETS)
         return right in self.principal.rights
 
 
@@ -153,14 +162,17 @@ class Point:
 
 @dataclass(repr=False)
 class Metric:
-    """All rows of one metric of a run. `kind` is the service's `uxMetricType`. A scalar has one column with the metric's name."""
+    """All rows of one metric of a run. `kind` is the service's `uxMetricType`. A scalar has one column, with the name
+    of the metric.
+    """
 
     name: str
     kind: str = "azureml.v1.scalar"
     columns: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     namespace: str | None = None
-    last: tuple[int, Point] | None = None  # the number of points and the last one, for searches of many runs
+    # The number of rows and the last row, cached for searches of many runs.
+    last: tuple[int, Point] | None = None
 
 
 @dataclass
@@ -182,7 +194,9 @@ class Experiment:
 
 @dataclass(repr=False)
 class Run:
-    """One run. `status` is a status of run history (`Running`, `Completed`, ...). `job` is the `properties` of PUT job, or None."""
+    """One run. `status` is a status of run history (`Running`, `Completed`, ...). `job` is the `properties` of the
+    PUT job request, or None.
+    """
 
     run_id: str
     experiment: Experiment
@@ -190,10 +204,10 @@ class Run:
     created: datetime = field(default_factory=now)
     started: datetime | None = None
     ended: datetime | None = None
-    display_name: str = ""  # its id
+    display_name: str = ""  # default: its id
     user_name: str = "Ada Lovelace"
-    data_container_id: str = ""  # made from its id
-    number: int = 0  # the workspace's next one
+    data_container_id: str = ""  # default: derived from its id
+    number: int = 0  # default: the next number of the workspace
     parent_id: str | None = None
     root_id: str = ""
     description: str | None = None
@@ -212,12 +226,16 @@ class Run:
     job: Json | None = None
     revision: int = 1
     uuid: str = field(default_factory=new_id)
-    indexed_status: str | None = None  # its old status in the index, which lags behind run history
-    attempt: int = 1  # the number of the attempt, since the service restarts a preempted job
-    services: dict[int, dict[str, Json]] = field(default_factory=dict)  # its interactive services by node and name
-    ssh_port: int | None = None  # local port of its SSH server
-    owner: str = ""  # client id of the submitter, who alone can access its services
-    cancel_polls: int = 0  # further polls of a cancelation that reply "not yet"
+    # Status in the index, which lags behind run history.
+    indexed_status: str | None = None
+    # Number of the attempt. The service restarts the job after its node was preempted.
+    attempt: int = 1
+    # The interactive services, by node and name.
+    services: dict[int, dict[str, Json]] = field(default_factory=dict)
+    ssh_port: int | None = None  # port of its SSH server on this machine
+    # Client id of the submitter. Only the submitter can access its services.
+    owner: str = ""
+    cancel_polls: int = 0  # number of further polls of a cancellation that answer "not yet"
 
     def __post_init__(self) -> None:
         self.display_name = self.display_name or self.run_id
@@ -266,7 +284,7 @@ class Datastore:
     sas_permissions: str = "rwdlac"
     sas_seconds: float = 8 * 3600
     service_principal: Principal | None = None
-    identity: str = "WorkspaceSystemAssignedIdentity"  # the identity with which the services read it
+    identity: str = "WorkspaceSystemAssignedIdentity"  # identity with which the services read it
     tags: dict[str, str] | None = None
 
     def new_sas(self) -> str:
@@ -275,7 +293,7 @@ class Datastore:
 
 @dataclass(repr=False)
 class Workspace:
-    """One workspace and its data. Failed look-ups return None, since the reply depends on the route."""
+    """One workspace and its contents. Failed look-ups return None, since the answer differs between routes."""
 
     subscription: str
     group: str
@@ -293,21 +311,28 @@ class Workspace:
     computes: dict[str, Json] = field(default_factory=dict)
     assets: dict[str, dict[str, dict[str, Json]]] = field(default_factory=lambda: {kind: {} for kind in _ADDED})
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    jobs: JobRunner | None = None  # executes jobs; without it they stay in their first status
-    snapshots: dict[str, Json] = field(default_factory=dict)  # trees of azureml-core's snapshots, oldest first
-    tells_tracking: bool = True  # whether its resource has the tracking address, and so the data plane
-    services_host: str = ""  # the host of its services; empty: that of its region
-    tracking_host: str = ""  # the tracking host in its resource; empty: that of the data plane
-    is_private: bool = False  # behind a private link, so that access from outside is refused
-    page_size: int = 500  # maximum of the services' pages; tests reduce it
-    refused_orders: Collection[str] = ()  # orders of runs for which run history replies 400
-    skips_in_index: bool = False  # whether its index pages by `nextSkip`, and never by a token
-    hides_in_index: bool = False  # whether its index has no runs
-    search_lacks: Collection[str] = ()  # metrics that MLflow's search omits: recent ones, or those of azureml-core
-    resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(
-        default_factory=dict
-    )  # by run, metric, and device (empty: none) or NODE/DEVICE
-    bulk_history: bool = False  # whether one request can return curves of several runs
+    # Runs jobs. Without it, jobs stay in their first status.
+    jobs: JobRunner | None = None
+    # The trees of azureml-core's snapshots, oldest first.
+    snapshots: dict[str, Json] = field(default_factory=dict)
+    # Whether its resource contains the tracking address, and with it the data plane.
+    tells_tracking: bool = True
+    # Host of its services. Empty: that of its region.
+    services_host: str = ""
+    # Host of the tracking address in its resource. Empty: that of the data plane.
+    tracking_host: str = ""
+    # Behind a private link: rejects access to its contents from outside.
+    is_private: bool = False
+    # Largest page of the services. Tests reduce it.
+    page_size: int = 500
+    refused_orders: Collection[str] = ()  # orders of runs that run history rejects with a 400
+    skips_in_index: bool = False  # whether its index pages by `nextSkip`, never by a token
+    hides_in_index: bool = False  # whether its index shows no run
+    # Metrics that are missing from MLflow's search: logged recently, or by azureml-core.
+    search_lacks: Collection[str] = ()
+    # By run, metric, and device (empty: none) or NODE/DEVICE.
+    resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(default_factory=dict)
+    bulk_history: bool = False  # whether it serves curves of several runs in one request
 
     @property
     def path(self) -> str:
@@ -361,7 +386,7 @@ class Workspace:
         kept |= {key: value for key, value in given.items() if value is not None}
         kept["properties"] = {key: str(value) for key, value in (given.get("properties") or {}).items()}
         if kind == "codes":
-            kept["isAnonymous"] = False  # regardless of the request, as recorded
+            kept["isAnonymous"] = False  # for any request, as recorded
         if kind == "data":
             kept["dataUri"] = self.long_uri(str(kept.get("dataUri", "")))
         self.assets[kind].setdefault(name, {})[version] = kept | {"_created": time_text(now())}
@@ -372,7 +397,7 @@ class Workspace:
 
 @dataclass(repr=False)
 class Azure:
-    workspaces: dict[str, Workspace] = field(default_factory=dict)  # by lower-case ARM id
+    workspaces: dict[str, Workspace] = field(default_factory=dict)  # by ARM id, in lower case
     principals: dict[str, Principal] = field(default_factory=dict)  # by client id
 
     def keep_workspace(self, workspace: Workspace) -> None:

@@ -1,7 +1,9 @@
-"""Storage accounts of the double, with signatures and keys, and the layer between clients and Azurite: authorization, faults, errors.
+"""Storage: an account of the double with its signatures and keys, and the checks of tokens, permissions and faults
+between a client and Azurite.
 
-Azurite supports user delegation only over its own TLS, and would refuse signatures with `spr=https`: clients use TLS to the front, but Azurite behind it
-receives plain HTTP. The forms: https://learn.microsoft.com/rest/api/storageservices/get-user-delegation-key
+Azurite supports user delegation only over its own TLS, and would reject signatures with `spr=https`: clients use TLS
+to the front, but Azurite behind it receives plain HTTP. The formats:
+https://learn.microsoft.com/rest/api/storageservices/get-user-delegation-key
 """
 
 from __future__ import annotations
@@ -42,13 +44,17 @@ NOT_PERMITTED = "This request is not authorized to perform this operation using 
 NOT_AUTHENTICATED = "Server failed to authenticate the request."
 SEE_CHALLENGE = "Please refer to the information in the www-authenticate header."
 DELEGATED = "skoid=11111111-2222-3333-4444-555555555555&sktid=66666666-7777-8888-9999-000000000000&sks=b&skv=2023-11-03"
-"""Parameters by which a user-delegation signature is known (https://learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas)."""
+"""The parameters that identify a user delegation signature
+(https://learn.microsoft.com/rest/api/storageservices/create-user-delegation-sas).
+"""
 
 
 @dataclass
 class Storage:
-    """An account. `azurite` is the emulator's address, e.g. `http://127.0.0.1:10000`. `sas_seconds` is the lifetime of links from the services. `takes_keys`
-    false: its key and signatures with that key are refused. `is_open` false: a firewall refuses everyone."""
+    """A storage account. `azurite` is the emulator's address, e.g. `http://127.0.0.1:10000`. `sas_seconds` is the
+    lifetime of the links that the services return. If `takes_keys` is false, the account rejects its key and
+    signatures made with it. If `is_open` is false, a firewall rejects every client.
+    """
 
     account: str
     key: str
@@ -68,8 +74,9 @@ class Storage:
 
     @cached_property
     def client(self) -> vendor.BlobServiceClient:
-        """The vendor's client, which bypasses the front, so that its requests are neither recorded nor subject to faults."""
-        return vendor.BlobServiceClient(f"{self.azurite}/{self.account}", credential=self.key, use_env_settings=False)  # without this machine's proxy
+        """The vendor's client, which bypasses the front. Its requests are neither recorded nor affected by faults."""
+        # Ignore the proxy settings of this machine.
+        return vendor.BlobServiceClient(f"{self.azurite}/{self.account}", credential=self.key, use_env_settings=False)
 
     def make_container(self, container: str) -> None:
         self._ask(("PUT", f"/{container}?restype=container", (201, 409)))
@@ -110,8 +117,9 @@ class Storage:
         return f"https://{self.host}/{container}/{quote(name)}"
 
     def blob_link(self, container: str, name: str, *, permissions: str = "r", seconds: float | None = None) -> str:
-        """The URL of one blob from a service, valid for *seconds* (default: the account's `sas_seconds`). The real ones have user-delegation signatures,
-        which are valid even if the account's key is not."""
+        """The URL of one blob that a service returns, valid for *seconds* (default: the account's `sas_seconds`). The
+        real URLs have user delegation signatures, which are valid even if the account rejects its key.
+        """
         rights = vendor.BlobSasPermissions.from_string(permissions)
         times = _times(seconds or self.sas_seconds)
         signature = vendor.generate_blob_sas(self.account, container, name, account_key=self.key, permission=rights, **times)
@@ -123,7 +131,9 @@ class Storage:
 
     @cached_property
     def vouching_sas(self) -> str:
-        """A SAS with which the front replaces an identity's token after checking it, since Azurite accepts tokens only over TLS, and has no rights."""
+        """A SAS that the front uses in place of an identity's token that it has checked. Azurite accepts tokens only
+        over TLS, and does not check permissions.
+        """
         return vendor.generate_account_sas(self.account, self.key, "sco", "rwdlacutf", **_times(7 * 24 * 3600))
 
     def wipe(self) -> None:
@@ -131,7 +141,9 @@ class Storage:
         self._ask(*[("DELETE", f"/{container}?restype=container", (202,)) for container in re.findall(r"<Name>(.*?)</Name>", listed)])
 
     def _ask(self, *questions: tuple[str, str, tuple[int, ...]]) -> tuple[str, ...]:
-        """The replies to requests that every test sends often. The vendor's client takes ten times as long for each."""
+        """Send requests that every test sends several times, and return the answers. The vendor's client is ten times
+        slower.
+        """
         answers = []
         with closing(HTTPConnection(urlsplit(self.azurite).netloc, timeout=60)) as connection:
             for method, what, expected in questions:
@@ -153,7 +165,7 @@ def _times(seconds: float) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _signed_by_account(account: str, key: str, path: str, terms: tuple[str, ...], protocol: str | None) -> str:
-    """A signature with the account's key for *path*. *terms* are the values of TERMS, '' for absent ones."""
+    """Sign *path* with the account's key. *terms* are the values of TERMS, with '' for an absent one."""
     start, expiry, permissions, resource, services, types = terms
     times: dict[str, Any] = {"start": start or None, "expiry": expiry, "permission": permissions, "protocol": protocol}
     container, _, name = unquote(path.lstrip("/")).partition("/")
@@ -165,8 +177,10 @@ def _signed_by_account(account: str, key: str, path: str, terms: tuple[str, ...]
 
 
 def _for_azurite(azure: Azure, storage: Storage, path: str, query: str) -> str:
-    """*query*, signed again with the account's key and without `spr` if its signature was valid, by that key or by an identity's. An invalid one is not
-    changed, and Azurite refuses it. Raises StorageRefusal if the identity may not read."""
+    """Sign *query* with the account's key and without `spr`, if its signature by that key or by that of an identity
+    is valid. An invalid signature stays, so that Azurite rejects it. Raises StorageRefusal if the identity may not
+    read.
+    """
     given = dict(parse_qsl(query, keep_blank_values=True))
     terms = tuple(given.get(name, "") for name in TERMS)
     signer = _signer_of(storage, path, given)
@@ -174,7 +188,8 @@ def _for_azurite(azure: Azure, storage: Storage, path: str, query: str) -> str:
         if not any(one.object_id == signer and Right.STORAGE_READ in one.rights for one in azure.principals.values()):
             raise StorageRefusal(403, "AuthorizationPermissionMismatch", NOT_PERMITTED)
     else:
-        query = "&".join(part for part in query.split("&") if part not in DELEGATED.split("&"))  # Azurite supports only the key
+        # Azurite signs only with the key.
+        query = "&".join(part for part in query.split("&") if part not in DELEGATED.split("&"))
         by_key = _signed_by_account(storage.account, storage.key, path, terms, "https") if given.get("spr") == "https" else ""
         if not by_key or dict(parse_qsl(by_key)).get("sig") != given.get("sig"):
             return query
@@ -183,7 +198,9 @@ def _for_azurite(azure: Azure, storage: Storage, path: str, query: str) -> str:
 
 
 def _signer_of(storage: Storage, path: str, given: Mapping[str, str]) -> str:
-    """The object id of the identity whose key signed the query *given* for the blob at *path*, '' for no such key or an expired one."""
+    """The object id of the identity with whose key the query *given* is signed for the blob at *path*. '' if there is
+    none or the key has expired.
+    """
     if not all(given.get(name) for name in KEY_TERMS) or given.get("sr") != "b" or given["skoid"] in DELEGATED:
         return ""
     key = vendor.UserDelegationKey()  # type: ignore[no-untyped-call]
@@ -210,7 +227,7 @@ def asks_for_key(request: Head) -> bool:
 
 
 def key_answer(azure: Azure, host: str, request: Head, body: bytes) -> tuple[Head, bytes]:
-    """A signing key for links, for an identity that may read. Raises StorageRefusal."""
+    """A key for signing links, for an identity that may read. Raises StorageRefusal."""
     found = azure.storage(host.partition(".")[0])
     assert found is not None
     if request.get("authorization").partition(" ")[0].lower() != "bearer":
@@ -239,7 +256,7 @@ class StorageRefusal(Exception):
 
 
 def answer_of(refusal: StorageRefusal, method: str) -> tuple[Head, bytes]:
-    """The reply: XML, and the code in `x-ms-error-code`. HEAD has only headers."""
+    """The answer: XML, with the code in `x-ms-error-code`. A HEAD has only headers."""
     moment = datetime.now(timezone.utc).isoformat()
     text = f"{refusal.message}\nRequestId:{uuid.uuid4()}\nTime:{moment}"
     parts = {"Code": refusal.code, "Message": text, **refusal.details}
@@ -252,9 +269,10 @@ def answer_of(refusal: StorageRefusal, method: str) -> tuple[Head, bytes]:
 
 
 def admitted(azure: Azure, host: str, request: Head, met: Met) -> None:
-    """Change *request* to the form for Azurite. Raises StorageRefusal."""
+    """Change *request* into the form for Azurite. Raises StorageRefusal."""
     found = azure.storage(host.partition(".")[0])
-    assert found is not None, host  # the front refuses connections to other accounts
+    # The front blocks connections to other accounts.
+    assert found is not None, host
     storage = found[1]
     _meet_faults(request, met)
     _name_as_the_service_does(request)
@@ -277,8 +295,9 @@ def admitted(azure: Azure, host: str, request: Head, met: Met) -> None:
 
 
 def _name_as_the_service_does(request: Head) -> None:
-    """Normalize blob names as the service does: remove dots at the end of a part, and turn backslashes into slashes. Azurite does neither. Refuses names
-    with control characters and those of more than 254 parts."""
+    """Rename blobs as the service does: it drops dots at the end of a path segment and converts backslashes to
+    slashes, while Azurite keeps both. Rejects names with control characters, and names of more than 254 segments.
+    """
     path, mark, query = request.first[1].partition("?")
     _, container, *parts = unquote(path).replace("\\", "/").split("/")
     if not parts:

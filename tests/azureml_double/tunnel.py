@@ -1,4 +1,4 @@
-"""Access to the nodes of jobs: a WebSocket to the SSH server of the job, as in the vendor's command lines."""
+"""The nodes of jobs: a WebSocket that connects to the SSH server of the job, as the vendor's command lines open it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def _run_at(azure: Azure, host: str) -> Run | None:
 
 
 def _refusal(run: Run | None, head: Head) -> int:
-    """The status of a refusal, 0 for allowed requests: from the owner of a running job, with a token for Resource Manager."""
+    """The status of the answer to an unauthorized client, or 0 for the owner of a running job with a token for
+    Resource Manager.
+    """
     scheme, _, token = head.get("authorization").partition(" ")
     try:
         claims = read_token(token)
@@ -41,7 +43,7 @@ def _refusal(run: Run | None, head: Head) -> int:
 
 
 async def serve(azure: Azure, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen, met: Met) -> None:
-    """Reply to the request *head*, and if it is allowed, forward bytes both ways until one side ends."""
+    """Answer the request *head* and, if access is allowed, pass bytes in both directions until one side ends."""
     run, fault = _run_at(azure, seen.host), met.use(Status)
     seen.faults = met.done
     protocol = ServerProtocol(max_size=None)

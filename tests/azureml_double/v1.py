@@ -1,5 +1,8 @@
-"""Routes of the data plane for azureml-core and azureml-train-core: datastores with their secrets in the record, a compute, environments and private wheels,
-snapshots, and the services for jobs (execution) and sweeps (HyperDrive). A request becomes the equivalent job of Resource Manager.
+"""The data plane's routes for azureml-core and azureml-train-core.
+
+These are datastores with their secrets in the record, a compute target, environments and private wheels, snapshots,
+and the services for jobs (execution) and sweeps (HyperDrive). A submission becomes the job that Resource Manager
+would have.
 """
 
 from __future__ import annotations
@@ -104,7 +107,9 @@ def latest_snapshot(request: Request) -> Response:
 
 
 def snapshot_links(request: Request) -> Response:
-    """Upload links for the files with these names. The blobs have generated names, since azureml-core does not unescape links."""
+    """Return upload links for the files. The blobs have generated names, since azureml-core does not decode the
+    escapes of a link.
+    """
     demand(request, Right.WRITE, "snapshots/write")
     storage, names = workspace_of(request).storage, body_of(request).get("FileNames") or []
     storage.make_container(SNAPSHOTS)
@@ -113,7 +118,7 @@ def snapshot_links(request: Request) -> Response:
 
 
 def make_snapshot(request: Request) -> Response:
-    """A snapshot of its uploaded files and of those files of its parent that are in its tree."""
+    """Make a snapshot of the uploaded files and of those files of its parent that its tree still contains."""
     demand(request, Right.WRITE, "snapshots/write")
     workspace, name, body = workspace_of(request), request.path_params["name"], body_of(request)
     parent = body.get("ParentSnapshotId") or NO_SNAPSHOT
@@ -165,7 +170,8 @@ async def start_sweep(request: Request) -> Response:
     run = new_job(workspace, run_id, {**job, "experimentName": request.path_params["experiment"]}, definition=definition)
     run.properties["ContentSnapshotId"] = snapshot
     workspace.start(run, caller_of(request).principal)
-    kept: Json = given | {"platform_config": {**given["platform_config"], "ParentRunId": run_id}}  # required by the service's own client
+    # The service's own client requires this.
+    kept: Json = given | {"platform_config": {**given["platform_config"], "ParentRunId": run_id}}
     kept |= dict.fromkeys(("created", "modified"), now().isoformat()) | dict.fromkeys(("created_by_user_id", "study_id"), 0)
     kept |= {"all_jobs_generated": False, "cancellation_requested": False, "status": "RUNNING"}
     return JSONResponse({"code": 201, "result": kept | {"experiment_id": {"id": run_id}, "hyperdrive_run_id": run_id}}, 201)

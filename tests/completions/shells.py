@@ -1,4 +1,4 @@
-"""Real shells with the completion scripts in them, asked what Tab would offer."""
+"""Real shells that load the completion scripts and report the candidates for Tab."""
 
 from __future__ import annotations
 
@@ -65,12 +65,14 @@ end
 
 
 def variables(home: Path) -> dict[str, str]:
-    """What the shells get: the installed himl first on PATH, a home of their own, a language that every machine has."""
+    """The shells' variables: the installed himl first on PATH, a separate home, and a language that every machine
+    has.
+    """
     return {"PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(home), "LC_ALL": "C", "HISTFILE": os.devnull}
 
 
 class TypedShell:
-    """Bash or zsh in a terminal, with a Tab key that tells what is offered; what it tells is left in files below *folder*."""
+    """Bash or zsh in a terminal. Its Tab key writes the candidates to files below *folder*."""
 
     def __init__(self, command: Sequence[str], start: str, *, cwd: Path, folder: Path) -> None:
         self._folder = folder
@@ -99,7 +101,7 @@ class TypedShell:
 
 
 class Fish:
-    """Fish, which tells by itself what it would offer."""
+    """Fish, which can print its candidates."""
 
     def __init__(self, program: str, script: Path, *, cwd: Path, folder: Path) -> None:
         self._program, self._cwd, self._folder = program, cwd, folder
@@ -125,5 +127,7 @@ def started(shell: str, program: str, script: Path, *, cwd: Path, folder: Path) 
 
 
 def values(offered: Sequence[str]) -> set[str]:
-    """Offers as the parts that a word gains: without the `--option=` and the list before them, which shells repeat or not; no folder ends in `/`."""
+    """The part of each candidate that extends a word: without the preceding `--option=` and list, which only some
+    shells repeat, and without a trailing `/`.
+    """
     return {re.sub(r"^--[^=]*=", "", name).rpartition(",")[2].removesuffix("/") for name in offered}

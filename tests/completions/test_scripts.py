@@ -1,4 +1,6 @@
-"""The scripts in `completions/`, in the syntax of their shells and with all of the program in them; `himl completion SHELL [--install]`."""
+"""The scripts in `completions/` have valid syntax and contain the whole program. Also `himl completion SHELL
+[--install]`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ KIND = re.compile(r"(list\+)?(choice:[\w,.-]+|runs|experiments|folders|files(:\.
 TEXTS = ["plain", "it's", 'a "b"', "$HOME $(echo x) `echo y`", "back\\slash", "\\'", "''", "%s %d \\t", "*"]
 TEXTS += ["{a,b}", "~", "-n", ";|&<>", "#", "!x", "(a)", "[a]"]
 NEWER_THAN_3_2 = (r"declare -A", r"local -[An]\b", r"mapfile|readarray", r"\$\{\w+(,,|\^\^)", r"&>>", r";;&", r"\|&", r"\[-1\]", r"< <\(", r"coproc", r"@Q\}")
-"""What Bash 3.2, the one of macOS, or a POSIX mode cannot read."""
+"""Syntax that Bash 3.2 (the version of macOS) or POSIX mode cannot parse."""
 ASK = """
 . '{script}'
 $answers = @()
@@ -60,13 +62,13 @@ TYPED = {
     "himl datastore upload my": "himl datastore upload my\\ data",
     "himl submit --snapshot_root ~/pla": "--snapshot_root ~/places",
 }
-"""What is typed before Tab, and what stands there after it."""
+"""The text before Tab, and the text after it."""
 POWERSHELL = """
 import os, sys
 told = os.environ["PROFILE_TO_TELL"].encode("utf-8" if "OutputEncoding" in sys.argv[-1] else "latin-1")
 sys.stdout.buffer.write(told + b"\\r\\n")
 """
-"""Tells where its profile is: in the machine's code page, unless it is asked for UTF-8."""
+"""Prints the location of its profile, in the machine's code page unless UTF-8 is requested."""
 
 
 def test_every_command_and_option_is_in_every_script() -> None:
@@ -96,7 +98,9 @@ def test_every_command_and_option_is_in_every_script() -> None:
 
 
 def parsed(text: str) -> Any:
-    """The syntax tree of a PowerShell text. Imported by name: the packages' stubs need a newer syntax than 3.10."""
+    """The syntax tree of a PowerShell text. The imports are dynamic, since the packages' stubs need a newer syntax
+    than 3.10.
+    """
     try:
         tree_sitter, grammar = import_module("tree_sitter"), import_module("tree_sitter_powershell")
     except ImportError:
@@ -149,7 +153,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def files_of(home: Path) -> dict[str, str]:
-    """The text of each file that a shell or himl left in *home*, less what zsh keeps for itself."""
+    """The text of each file that a shell or himl wrote to *home*, except zsh's own files."""
     return {
         path.relative_to(home).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(home.rglob("*"))
@@ -245,7 +249,8 @@ def test_unresponsive_shell_is_ended_with_its_processes(
     home, mark = tmp_path / "home", str(tmp_path)
     (home / f".{shell}rc").write_text(f"echo $$ > '{tmp_path}/started'\nsleep 77\n", encoding="utf-8")
     monkeypatch.setenv(LEFT, mark)
-    for patience in (2.0, 20.0, 60.0):  # the longer ones for a machine on which the shell has not come so far by then
+    # The longer values are for a slow machine, where the shell starts later.
+    for patience in (2.0, 20.0, 60.0):
         assert place_of(shell, os.environ, patience=patience).start_file == home / f".{shell}rc"
         if (tmp_path / "started").exists():
             break

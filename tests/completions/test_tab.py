@@ -1,4 +1,6 @@
-"""What Tab offers: names of the local workspace, `himl --complete`, which scripts ask at each Tab, and the real shells, all of which offer the same."""
+"""Candidates for Tab: names in the local workspace, `himl --complete`, which the scripts call, and the real shells,
+which all offer the same.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,8 @@ def test_no_query_reads_or_sorts_all_runs(recorded: RecordedRuns) -> None:
 
 def test_names_are_read_beside_a_writer_and_without_a_trace(tmp_path: Path, recorded: RecordedRuns, read_only: Callable[[Path], Path]) -> None:
     RecordedRuns(tmp_path).add("train_1_aa")
-    gc.collect()  # closes the record, and takes the files of its journal away
+    # Close the record, and remove its journal files.
+    gc.collect()
     before = sorted(path.name for path in (tmp_path / ".himl").iterdir())
     assert "workspace.db-wal" not in before
     assert completion_names(tmp_path / ".himl", "runs", "") == ["train_1_aa"]
@@ -158,7 +161,8 @@ def test_completion_never_fails_and_makes_nothing(himl: Himl, project: Path) -> 
     for arguments in NONSENSE:
         assert set(complete(himl, *arguments)) <= {"latest"}
         assert not list(project.iterdir())
-    if sys.platform != "win32":  # file names there are no bytes
+    # On Windows, file names are not bytes.
+    if sys.platform != "win32":
         RecordedRuns(project).add("train_1_aa")
         assert complete(himl, "runs=\udcff") == []
 
@@ -237,7 +241,8 @@ def test_tab_offers_what_may_stand_there(shell: TypedShell | Fish, world: Path) 
     offered = dict(zip(OFFERS, map(values, shell.offers(list(OFFERS))), strict=True))
     assert offered == OFFERS
     completed, choices, runs, after_doctor = shell.offers(
-        ["himl submit --build-source-i", "himl submit --record-in l", "himl runs show --run t", "himl doctor "]  # hyphens in options are understood
+        # himl accepts hyphens in options.
+        ["himl submit --build-source-i", "himl submit --record-in l", "himl runs show --run t", "himl doctor "]
     )
     assert {name.replace("-", "_") for name in completed} == {"__build_source_id"}
     assert values(choices) == {"local"}
@@ -246,6 +251,7 @@ def test_tab_offers_what_may_stand_there(shell: TypedShell | Fish, world: Path) 
     assert all(name.startswith("-") for name in after_doctor)
     traps = [*TRAPS, "(touch evil)"] if isinstance(shell, Fish) else [*TRAPS, "$(touch evil)"]
     places = ("himl runs show --workspace={} tr", "himl runs show {}", "himl submit {}")
-    *_, last = shell.offers([*(place.format(trap) for trap in traps for place in places), "himl runs sh"])  # nothing of the line is run
+    # The shell does not execute any part of the line.
+    *_, last = shell.offers([*(place.format(trap) for trap in traps for place in places), "himl runs sh"])
     assert values(last) == {"show"}
     assert not (world / "evil").exists()

@@ -1,4 +1,6 @@
-"""What every BlobStore promises, and that download gives back what upload takes. A new backend adds one seed function and inherits all cases."""
+"""The contract of every BlobStore, and that a download returns the uploaded files. A new backend adds one seed
+function and inherits all cases.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def datastore(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str,
 
 @contextmanager
 def azure_datastore(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
-    """A container that is a datastore, by its account's key."""
+    """A container that is a datastore, accessed with its account's key."""
     azure: StagedWorkspace = request.getfixturevalue("azure_environment")
     azure.put_blobs("workspaceblobstore", bodies)
     with opened_workspace(azure, folder) as workspace:
@@ -89,7 +91,7 @@ def azure_artifacts(request: pytest.FixtureRequest, folder: Path, bodies: Mappin
 
 @contextmanager
 def azure_artifact_links(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
-    """A run's artifacts for somebody who may not read the storage account: by the artifact service's links."""
+    """A run's artifacts without access to the storage account, through the artifact service's links."""
     azure: StagedWorkspace = request.getfixturevalue("azure_environment")
     reader = azure.add_principal({Right.READ})
     environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
@@ -128,7 +130,7 @@ def test_list_stat_read_and_md5_agree(store: BlobStore) -> None:
 
 
 def test_what_is_no_blob_is_not_found(store: BlobStore) -> None:
-    """To fetch it fails that request only, and so does a blob that is shorter than asked for."""
+    """Fetching a missing blob fails only that request, and so does a blob that is shorter than requested."""
     for name in ("nothing", "outputs", "outputs/", "outputs/../outputs/a", "../workspace.db", "/etc/passwd", "", "outputs/a\0"):
         assert store.stat(name) is None
         with pytest.raises(NotFound, match="No file") as caught:
@@ -161,7 +163,7 @@ def test_fetch_brings_blobs_and_ranges_and_tells_no_wrong_md5(store: BlobStore) 
 
 
 def test_what_changed_since_or_while_it_is_fetched_is_no_mixture(seeded: Opened) -> None:
-    """A folder cannot keep what it held; a service that keeps a version for whoever is reading it may still deliver that."""
+    """A folder cannot keep the old content. A service that keeps a version for current readers may still deliver it."""
     store, put = seeded
     before = named(store, "outputs/c0")
     put("outputs/c0", b"another")
@@ -256,7 +258,7 @@ def test_store_refuses_names_that_cannot_be_there(writable: BlobStore, tmp_path:
         writable.store([sending(tmp_path / "1", name, b"x")], sink, workers=1)
         assert ({*sink.errors}, len(sink.blobs)) == ({name}, 0)
     assert [blob.name for blob in listed(writable)] == sorted(BODIES)
-    # a container has no folders: there, a name can be that of a file and of a folder
+    # A container has no folders, so a file and a folder may have the same name.
     both, sink = ("outputs/a/below_a_file", "outputs/c"), Stored()
     writable.store([sending(tmp_path / str(number), name, b"x") for number, name in enumerate(both)], sink, workers=1)
     failed = {*both} if isinstance(writable, DatastoreFolder) else set()
@@ -272,7 +274,7 @@ ODD = [
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS a file system that takes any name")
 def test_what_upload_takes_download_gives_back(writable: BlobStore, tmp_path: Path) -> None:
-    """`stress/names` has more of them."""
+    """`stress/names` covers more names."""
     write_files(tmp_path / "here", {name: name for name in ODD})
     up = upload(writable, UploadRequest(tmp_path / "here", "odd"))
     kept_out = {name.removeprefix("odd/") for name in [*(one.name for one in up.refused), *(one.name for one in up.failed)]}

@@ -1,4 +1,6 @@
-"""Checkpoints of runs and slides of a datastore, used here: the same cases where they lie on this machine, and where they are brought from Azure."""
+"""Checkpoints of runs and slides of a datastore, used locally: the same cases for files on this machine and files
+fetched from Azure.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,7 @@ def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Workspa
 
 @dataclass(frozen=True)
 class Place:
-    """The workspace, and the folder that checkpoints go to."""
+    """The workspace, and the folder for checkpoints."""
 
     workspace: Workspace
     folder: Path
@@ -234,7 +236,8 @@ def test_slides_are_at_hand_as_often_as_asked_for_by_threads(workspace: Workspac
         assert [read(place, name) for name in names[4:]] == [b"first", b"first", FILES["slides/deep/b c.tif"]]
         with place.local_path("a.tif") as path:
             assert path.name == "a.tif"
-        with place.local_path("many.mrxs") as path:  # what is read along with a slide lies beside it
+        # The files that belong to a slide are next to it.
+        with place.local_path("many.mrxs") as path:
             assert {each.name: each.read_bytes() for each in (path.parent / "many").iterdir()} == {"Data0001.dat": b"level", "Slidedat.ini": b"order"}
     names = names[:3] * 2
     together = Barrier(len(names), timeout=60)

@@ -1,4 +1,4 @@
-"""What every workspace promises that programs write to and read many runs' results from: the same cases on both. A new backend adds one seed."""
+"""The contract of every workspace for writing runs and reading the results of many runs. A new backend adds one seed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
         assert isinstance(found, Workspace)
         yield found
         for run in [*found.runs(RunQuery()), *found.runs(RunQuery(parent=PARENT))]:
-            found.end_run(run.id, COMPLETED)  # gives back the locks of those kept here
+            found.end_run(run.id, COMPLETED)  # releases the locks of local runs
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def stored(workspace: Seen, run_id: str, files: dict[str, bytes], folder: Path) 
 
 
 def test_files_are_stored_and_replaced(workspace: Seen, run_id: str, tmp_path: Path) -> None:
-    large = bytes(range(256)) * (9 << 12)  # 9 MiB: more than goes in one request
+    large = bytes(range(256)) * (9 << 12)  # 9 MiB: more than one request can carry
     small = {"outputs/model.bin": b"m" * 10, "plots/größe #1.png": b"p", "empty": b"", **{f"many/{number:03}": b"x" for number in range(60)}}
     files = {**small, "outputs/large": large}
     assert stored(workspace, run_id, files, tmp_path).errors == {}
@@ -174,7 +174,9 @@ def test_an_unknown_run_is_not_made_up(workspace: Seen) -> None:
 
 
 def start_sweep(workspace: Seen, all_values: Sequence[Mapping[str, object]]) -> Run:
-    """A run with a child for each of *all_values*, its hyperparameters; made in another order than their numbers'."""
+    """Start a run with a child run for each of *all_values*, its hyperparameters. The order of creation differs from
+    the order of their numbers.
+    """
     parent = workspace.start_run(Run(PARENT, "sweep"))
     for number in [*range(1, len(all_values)), 0]:
         tags = {HYPERPARAMETERS: json.dumps(all_values[number])}
@@ -187,7 +189,7 @@ def gathered(workspace: Seen, parent: Run, **options: object) -> Aggregation:
 
 
 def read(workspace: Seen, run_id: str, entries: Sequence[Logged], *, whole: bool = True) -> RunResults:
-    """What comes back of *entries* that one run logged."""
+    """Log *entries* to one run, and read them."""
     workspace.log(run_id, entries)
     workspace.settle(run_id)
     return workspace.results([workspace.run(run_id)], wanted=lambda name: True, whole=whole)[run_id]
@@ -198,7 +200,7 @@ def points(series: Series) -> list[tuple[int, float]]:
 
 
 def same(found: object, wanted: object) -> bool:
-    """Equal, NaN being equal to itself."""
+    """Compare for equality, with NaN equal to itself."""
     return repr(found) == repr(wanted)
 
 

@@ -1,4 +1,4 @@
-"""The promises of the `Workspace` Protocol. A new backend adds one seed and inherits every case."""
+"""The contract of the `Workspace` Protocol. A new backend adds one seed and inherits every case."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]
 
 @contextmanager
 def local(request: pytest.FixtureRequest, folder: Path, tags: Mapping[str, str] | None = None) -> Iterator[Workspace]:
-    """The runs that the cases speak of, in a local workspace."""
+    """The runs of the cases, in a local workspace."""
     runs = RecordedRuns(folder, tags)
     runs.add("train_1_aa", tags={"team": "blue"}, files={"outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": "hello"})
     runs.add("train_2_bb", status=RunStatus.failed, exit_code=3, reason="exit code 3", tags={"team": "red"})
@@ -46,11 +46,12 @@ def local(request: pytest.FixtureRequest, folder: Path, tags: Mapping[str, str] 
 
 @contextmanager
 def slurm(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
-    """The same runs, which Slurm ran."""
+    """The same runs, executed by Slurm."""
     cluster: Slurm = request.getfixturevalue("slurm")
     with local(request, folder, {SLURM_JOB: "1"}) as workspace:
         yield workspace
-    assert not cluster.calls.read_text()  # what has ended is nothing to ask Slurm for
+    # himl does not query Slurm about ended jobs.
+    assert not cluster.calls.read_text()
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
 
 @contextmanager
 def joined(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
-    """The same runs in Azure ML, looked at together with an empty local workspace."""
+    """The same runs in Azure ML, combined with an empty local workspace."""
     with azure(request, folder) as far:
         yield JoinedWorkspace(RecordedRuns(folder / "near").workspace, lambda: far, far.label)
 
@@ -201,7 +202,8 @@ def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -
     assert ids(workspace, RunQuery(archived=None)) == ["other_3_cc", "train_2_bb"]
     with pytest.raises(RunNotFound):
         workspace.run("train_1_aa")
-    for gone in ("child_a", "child_b"):  # Azure ML may keep the record, archived
+    # Azure ML may keep the record, archived.
+    for gone in ("child_a", "child_b"):
         with suppress(RunNotFound):
             assert workspace.run(gone).is_archived
 

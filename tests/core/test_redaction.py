@@ -1,4 +1,6 @@
-"""What is said and shown: no secrets, what of an address tells one file from another, and what a transfer that went wrong comes to."""
+"""Texts in output and errors: no secrets, the part of an address that distinguishes files, and the error of a failed
+transfer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What himl finds on a machine: settings files, how it was installed, locks that show whether a process lives, and signals."""
+"""Properties of a machine: settings files, the installation, locks that show whether a process is alive, and signals."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def two_hangups(survived: list[bool]) -> None:
 
 @posix
 def test_repeated_hangup_interrupts_only_once() -> None:
-    """The SIGHUPs after the first one, while cleaning up, are ignored."""
+    """himl ignores later SIGHUPs during cleanup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     survived: list[bool] = []
     try:

@@ -1,16 +1,17 @@
-"""The blocks of the documents, and the markers that say how tests run them.
+"""The blocks of the documents, and the markers that define how tests run them.
 
-A marker is a comment in the line before a fence, `<!-- run: WORLD [word ...] -->`. `<!-- runs: WORLD -->` stands once in a page, for its blocks without one.
+A marker is a comment in the line before a fence, `<!-- run: WORLD [word ...] -->`. `<!-- runs: WORLD -->` appears once
+in a page, for all blocks without a marker.
 
-    more          in the folder and with the variables of the last block above of the same world: both are parts of one chain
-    prelude=NAME  tests/docs/preludes/NAME.py stands before a block of Python, NAME.sh before one of shell
-    until=TEXT    commands that have printed TEXT get Ctrl-C, and have to end well
-    answer=TEXT   each command runs in a terminal, where TEXT is typed
-    exit=N        what the block ends with
-    file=PATH     the block is that file
-    shows         what the commands of a console block print is as the block says
-    azureml       the Python block is run once more with --azureml, and the job has to complete
-    not=REASON    the block is not run; REASONS tells what there is
+    more          run with the folder and variables of the previous block of the same world, as parts of one chain
+    prelude=NAME  run tests/docs/preludes/NAME.py before a Python block, NAME.sh before a shell block
+    until=TEXT    send Ctrl-C to commands after they print TEXT: they must succeed
+    answer=TEXT   run each command in a terminal, and type TEXT
+    exit=N        expect this exit code
+    file=PATH     write the block to this file
+    shows         expect the output of the commands of a console block to match the block
+    azureml       run the Python block again with --azureml: the job must complete
+    not=REASON    do not run the block (REASONS lists the reasons)
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ PRELUDES = Path(__file__).parent / "preludes"
 WORLDS = ("here", "example", "azure", "slides", "slurm", "lightning", "runner", "dsa", "empty")
 SUFFIXES = {"sh": ".sh", "console": ".sh", "python": ".py"}
 KINDS = (*SUFFIXES, "toml", "json", "yaml")
-"""What tests run, or parse."""
+"""The kinds that tests run or parse."""
 UNMARKED = re.compile(r"text|\{[\w-]+\}")
-"""Other kinds of fences: plain text, and directives of Sphinx."""
+"""Other kinds of fences: plain text, and Sphinx directives."""
 REASONS = {
     "pip": "installs packages, which the packaging tests do",
     "az-infrastructure": "makes or mounts things in Azure by the programs of others",
@@ -36,7 +37,9 @@ REASONS = {
     "checkout": "changes the checkout itself, or measures for an hour",
 }
 ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md", "docs/image-loading.md")
-"""Pages for those who work on himl, which show no use of it; and one whose files tests/project/test_ci_examples.py runs."""
+"""Pages for developers of himl that do not show its use, and the page with the files that
+tests/project/test_ci_examples.py runs.
+"""
 VALUED = ("prelude", "until", "answer", "exit", "file", "not")
 FLAGS = ("more", "shows", "azureml")
 
@@ -56,7 +59,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Block:
-    """A fence: `line` is that of its beginning, counted from 1."""
+    """A fence that starts at `line`, counted from 1."""
 
     page: str
     line: int
@@ -81,18 +84,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page holds; `loose` are the lines and texts of blocks without a fence."""
+    """The contents of a page. `loose` are the lines and texts of blocks without a fence."""
 
     name: str
     blocks: Sequence[Block]
     loose: Sequence[tuple[int, str]]
     default: Marker | None = None
     stray: Sequence[int] = field(default_factory=tuple)
-    """Lines with a marker that no fence follows, or that is not understood."""
+    """Lines with a marker that is invalid or not followed by a fence."""
 
 
 def read(name: str, text: str | None = None) -> Page:
-    """The page *name* of the checkout, or *text* as that page."""
+    """Parse the page *name* of the checkout, or *text* as that page."""
     lines = ((ROOT / name).read_text(encoding="utf-8") if text is None else text).splitlines()
     matched = [(number, found["which"], found["world"], found["words"]) for number, line in enumerate(lines, 1) if (found := _MARKER.match(line.strip()))]
     markers = {number: Marker(world, tuple(words.split())) for number, which, world, words in matched if which == "run"}
@@ -178,6 +181,6 @@ def _to_run(page: Page) -> list[Block]:
 
 
 def pages() -> list[str]:
-    """The names of those with blocks to run, below the checkout, the README first."""
+    """The pages with blocks to run, relative to the checkout, starting with the README."""
     found = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
     return [name for name in found if not any(fnmatch(name, pattern) for pattern in ELSEWHERE)]

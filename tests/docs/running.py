@@ -1,4 +1,6 @@
-"""Running the blocks of a chain one after the other: what one sets and where it goes holds for the next."""
+"""Runs the blocks of a chain in sequence. Each block starts in the folder and with the variables of the block before
+it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ ANY = "…"
 NEAR = 0.2
 PROMPT = "$ "
 PLAIN = re.compile(r"""himl (?:'[^']*'|"[^"$`\\]*"|[^|&;<>()$`*?~{}\[\]\\'"#]|(?<!\s)#)*(?:\s#.*)?""")
-"""A command of himl that asks nothing of the shell."""
+"""A command of himl without shell syntax."""
 PLACES = (
     (re.compile(r"\b[A-Za-z]\w*?_\d{10}_[0-9a-f]{8}"), "ID"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "TIME"),
@@ -45,12 +47,14 @@ PLACES = (
     (re.compile(r"'/[^']*'"), "PATH"),
 )
 NUMBER = re.compile(r"-?\d+\.\d+")
-"""Of what commands print, ids, times, durations, sizes and paths are any; numbers with a point may differ by a fifth."""
+"""Ids, times, durations, sizes and paths in outputs may differ. Decimal numbers may differ by a fifth."""
 
 
 @dataclass
 class Chain:
-    """A world at work: `folder` and `variables` are those that the last block left. *scratch* is for what is not the world's."""
+    """A running world: `folder` and `variables` are those after the last block. *scratch* is for files outside the
+    world.
+    """
 
     world: World
     scratch: Path
@@ -60,7 +64,7 @@ class Chain:
         self.variables: Mapping[str, str] = self.world.variables
 
     def run(self, block: Block) -> None:
-        """Raises AssertionError, with what was said, for a block that does not do what it should."""
+        """Run a block. Raises AssertionError with its output if it does not do what it should."""
         if path := block.value("file"):
             (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / path).write_text(block.body, encoding="utf-8")
@@ -79,7 +83,8 @@ class Chain:
             return
         for script in (self.folder / "train.py", self.folder / "examples" / "train.py"):
             if "himl submit" in block.body and script.is_file() and script.read_bytes() == (ROOT / "examples" / "train.py").read_bytes():
-                shutil.copy(FILES / "train.py", script)  # blocks that show what is printed have really trained
+                # Blocks that show output must really train.
+                shutil.copy(FILES / "train.py", script)
         prelude = (PRELUDES / f"{block.value('prelude')}.sh").read_text() if block.value("prelude") else ""
         body = "\n".join(command for command, _ in commands_of(block.body)) if block.kind == "console" else block.body
         lines = [line for line in body.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
@@ -107,11 +112,12 @@ class Chain:
         self._take(state)
 
     def _script(self, script: str, state: Path, shorter: Mapping[str, str] | None = None) -> str:
-        options = "-aeu" if "| head" in script else "-aeuo pipefail"  # head may leave before all is printed
+        # `head` may exit before all output is printed.
+        options = "-aeu" if "| head" in script else "-aeuo pipefail"
         return f"trap 'env -0 > {shlex.quote(str(state))}' EXIT\nset {options}\n{self._named(script, shorter)}\n"
 
     def _named(self, script: str, shorter: Mapping[str, str] | None = None) -> str:
-        """*script* with what its words stand for in this world."""
+        """Replace the placeholders of this world in *script*."""
         names = {**(shorter or {}), **self.world.names}
         pattern = "|".join(rf"(?<![\w-]){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True)) or r"(?!)"
         lines = (line if line.lstrip().startswith("#") else re.sub(pattern, lambda found: names[found[0]], line) for line in script.splitlines())
@@ -136,7 +142,8 @@ class Chain:
         prelude = PRELUDES / f"{block.value('prelude')}.py"
         script = self.folder / "block.py"
         script.write_text((prelude.read_text(encoding="utf-8") if block.value("prelude") else "") + block.body, encoding="utf-8")
-        for more in ([], ["--azureml"])[: 1 + block.has("azureml")]:  # the vendor's package warns while it is imported: what the block itself does counts
+        # The vendor's package emits warnings during its import, so only warnings of the block itself count.
+        for more in ([], ["--azureml"])[: 1 + block.has("azureml")]:
             said, code = _said([sys.executable, "-W", "error:::__main__", script.name, *more], self.folder, self.variables)
             assert code == int(block.value("exit") or 0), f"{block.where} ended with {code}:\n{said}"
         if block.has("azureml"):
@@ -159,7 +166,9 @@ class Chain:
 
 
 def _said(command: list[str], folder: Path, variables: Mapping[str, str], until: str = "") -> tuple[str, int]:
-    """What a command printed on both streams, and its exit code; Ctrl-C to it once it has printed *until*, and what it serves was there."""
+    """Run a command and return its output and exit code. After the command has printed *until*, check that its server
+    answers, and send Ctrl-C.
+    """
     with subprocess.Popen(
         command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:
@@ -191,7 +200,7 @@ def _ask(line: str) -> None:
 
 
 def commands_of(body: str) -> list[tuple[str, list[str]]]:
-    """The commands of a console block, each with the lines that it shows."""
+    """The commands of a console block, each with its shown output."""
     found: list[tuple[str, list[str]]] = []
     for line in body.splitlines():
         if line.startswith(PROMPT):
@@ -202,7 +211,7 @@ def commands_of(body: str) -> list[tuple[str, list[str]]]:
 
 
 def differences(shown: Sequence[str], screen: str) -> str:
-    """What of *shown* is not on *screen* in its place; empty for nothing, and where no line is shown."""
+    """Describe the first difference between *shown* and *screen*. Empty if there is none or no line is shown."""
     printed = [Text.from_ansi(line).plain for line in settled(screen)]
     wanted, got = ([_words(line) for line in lines if line.strip()] for lines in (shown, printed))
     if not wanted or _agree(wanted, got):

@@ -1,4 +1,4 @@
-"""The blocks of the documents say how they are run, and do what they say: each is run, here or on the double of Azure ML."""
+"""Every block of the documents names how it runs, and does what it says, locally or on the double of Azure ML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="the blocks are
 
 
 def lines_of(chain: list[Block]) -> set[tuple[str, str]]:
-    """The commands with their world, as they stand but for comments and spaces."""
+    """The commands with their world, without comments and surrounding spaces."""
     bodies = ["\n".join(command for command, _ in commands_of(block.body)) if block.kind == "console" else block.body for block in chain]
     lines = "\n".join(bodies).replace("\\\n", " ").splitlines()
     return {(chain[0].world, " ".join(re.sub(r"\s#.*", "", line).split())) for line in lines if line.strip()}
@@ -34,7 +34,9 @@ def is_plain(chain: list[Block]) -> bool:
 
 
 def chosen() -> dict[str, list[list[Block]]]:
-    """The chains by page and world, the longest first; without plain commands that other chains of that world have."""
+    """The chains by page and world, the longest first, without plain commands that are part of another chain of that
+    world.
+    """
     found, run = [(name, chain) for name in pages() for chain in chains(read(name))], set[tuple[str, str]]()
     kept: dict[str, list[list[Block]]] = {}
     for name, chain in sorted(found, key=lambda each: (is_plain(each[1]), -len(lines_of(each[1])))):
@@ -46,7 +48,7 @@ def chosen() -> dict[str, list[list[Block]]]:
 
 CHAINS = chosen()
 NOT_RUN = {"az-infrastructure": 16, "pip": 6, "ssh": 3, "checkout": 1}
-"""How many blocks are not run, by reason: a change of these numbers is meant."""
+"""The number of blocks that do not run, by reason. Change these numbers only intentionally."""
 RUN = "<!-- run: here -->\n```sh\nhiml runs list\n```\n"
 
 
@@ -75,7 +77,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_blocks_do_what_they_say(name: str, world: World, tmp_path: Path) -> None:
-    """Those of a page that share a world, in order; each that does not go on from one above begins with the folder as it was."""
+    """Run the blocks of a page that share a world, in order. A block without `more` starts with the original folder."""
     (tmp_path / "scratch").mkdir()
     shutil.copytree(world.folder, tmp_path / "untouched")
     for number, chain in enumerate(CHAINS[name]):
@@ -130,7 +132,7 @@ def test_block_that_tests_would_not_run_is_named(text: str, problem: str) -> Non
     ],
 )
 def test_block_that_fails_is_noticed(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fence: str) -> None:
-    """Each is a fence behind the words of its marker."""
+    """Each case is a fence after the words of its marker."""
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "scratch").mkdir()
     words, _, rest = fence.partition("```")

@@ -1,14 +1,15 @@
-"""Where the blocks of the documents are run: folders with what the documents speak of, here and on the double of Azure ML.
+"""The worlds in which the blocks of the documents run: folders with the files that the documents use,
+locally and on the double of Azure ML.
 
 empty     nothing
 here      a project with a training script and recorded runs
 example   the checkout's examples
-azure     a project, `az`, the examples, and a workspace on Azure ML where jobs run
+azure     a project, `az`, the examples, and a workspace in Azure ML that runs jobs
 slurm     a project, on a machine whose sbatch has a cluster
 lightning nothing, with PyTorch Lightning installed
 runner    examples/lightning_cli, with PyTorch Lightning installed
 dsa       a CSV, GeoJSON and a run with results, and a Digital Slide Archive with the slides
-slides    as azure, with slides in a folder and in a datastore
+slides    like azure, with slides in a folder and in a datastore
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.support.dsa import Archive
 
 FILES = Path(__file__).parent / "files"
-"""Files that the documents name."""
+"""The files that the documents name."""
 IDS = {"subscription_id": "00000000-0000-4000-8000-000000000002", "resource_group": "team", "workspace_name": "lab"}
 HERE, DIGITS, ON_AZURE, SLEEPY, CROSSVAL = (
     "train_1772366400_0a1b2c3d",
@@ -43,7 +44,7 @@ HERE, DIGITS, ON_AZURE, SLEEPY, CROSSVAL = (
     "sleepy_fig_k0c7sz4slr",
     "train_1795197095_7336030b",
 )
-"""Runs that the documents name."""
+"""The runs that the documents name."""
 CHECKPOINTS = {f"outputs/checkpoints/{name}.ckpt": name.encode() for name in ("epoch=1", "best", "last")}
 LOG = {"user_logs/std_log.txt": b"epoch 1\n", "user_logs/std_log_process_1.txt": b"epoch 1\n"}
 LOSSES = (0.9, 0.4, 0.5)
@@ -57,12 +58,12 @@ SHORTER = {
     "kernel=linear,rbf": "kernel=linear",
     "penalty=0.5,1,1.5": "penalty=0.5,1",
 }
-"""Trials that would do the same again are left out, but where the block shows what is printed."""
+"""Equivalent trials are omitted, except if the block shows the output."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A folder to begin in, the variables to run with, and what words in commands stand for (`RUN`, `ID`, ...)."""
+    """A folder to start in, the variables of commands, and the values of placeholders in commands (`RUN`, `ID`, ...)."""
 
     folder: Path
     variables: Mapping[str, str]
@@ -71,7 +72,7 @@ class World:
 
 
 def variables(**more: str) -> dict[str, str]:
-    """Those of the test; a browser that is opened does nothing, and one thread does what NumPy is asked for."""
+    """The variables of the test, with a browser command that does nothing, and with one thread for NumPy."""
     return {**os.environ, "BROWSER": "true", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **more}
 
 
@@ -80,14 +81,14 @@ def empty(folder: Path) -> World:
 
 
 def example(folder: Path) -> World:
-    """As a checkout looks to its examples: a folder called himl with a project in it."""
+    """The checkout as its examples see it: a folder called himl with a project in it."""
     _copy_examples(folder)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return World(folder, variables(), {"RUN": "latest"})
 
 
 def here(folder: Path) -> World:
-    """Runs of the experiments train, digits and scratch, one of them a sweep; the newest is a single one of train."""
+    """Runs of the experiments train, digits and scratch, one of them a sweep. The newest is a single run of train."""
     _copy_files(folder, IDS)
     runs = RecordedRuns(folder)
     for number in range(3):
@@ -129,11 +130,14 @@ def dsa(folder: Path, archive: Archive) -> World:
 
 
 def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: bool = False) -> World:
-    """The clusters, datastores, datasets and runs of the documents; *az* is the folder of the program that signs in. Jobs run."""
+    """The clusters, datastores, datasets and runs of the documents, in a workspace that runs jobs. *az* is the folder
+    of the program that signs in.
+    """
     state = staged.state
     ids = {"subscription_id": state.subscription, "resource_group": state.group, "workspace_name": state.name}
     _copy_files(folder, ids)
-    if with_examples:  # each job would send them along
+    # Each job would include them in its snapshot.
+    if with_examples:
         _copy_examples(folder)
     staged.write_config(folder)
     write_files(folder, {f"{other}/config.json": json.dumps(ids) for other in ("other", "theirs")})
@@ -165,17 +169,20 @@ def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: boo
         "HIML_SERVICE_PRINCIPAL_ID=…": f"HIML_SERVICE_PRINCIPAL_ID={state.principal.client_id}",
         "HIML_SERVICE_PRINCIPAL_PASSWORD=…": f"HIML_SERVICE_PRINCIPAL_PASSWORD={state.principal.secret}",
     }
-    here = dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1")  # where TensorBoard asks its own data server
+    # TensorBoard sends requests to its own data server.
+    here = dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1")
     found = variables(**staged.stage.environment() | here)
     return World(folder, {**found, "PATH": f"{az}{os.pathsep}{found['PATH']}"}, names, staged)
 
 
 def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
-    """Four slides in `slides` with a list of two of them, and in the folder `scans` of the datastore `lab`; a wheel of himl.
+    """Four slides in `slides` with a list of two of them, and in the folder `scans` of the datastore `lab`. Also a
+    wheel of himl.
 
-    Montages are made narrower than they are there.
+    Montages are narrower than in the documents.
     """
-    from tests.support.montages import four_slides  # numpy and Pillow, which other worlds do not need
+    # Import numpy and Pillow only in this world.
+    from tests.support.montages import four_slides
 
     world = azure(folder, staged, az)
     found = four_slides(folder / "slides")
@@ -203,7 +210,8 @@ def _points(rate: str) -> list[tuple[str, float, int, int]]:
 
 
 def _curves() -> dict[str, bytes]:
-    from tests.support.tensorboard import NAME, event_bytes  # TensorBoard's writer takes a second to import
+    # The import of TensorBoard's writer takes a second.
+    from tests.support.tensorboard import NAME, event_bytes
 
     return {f"logs/{NAME}": event_bytes(LOSSES)}
 
@@ -213,7 +221,7 @@ def _copy_examples(folder: Path) -> None:
 
 
 def _copy_files(folder: Path, ids: Mapping[str, str]) -> None:
-    """The project's files; those with settings name the workspace of *ids*."""
+    """Copy the project's files. Its settings files name the workspace of *ids*."""
     shutil.copytree(FILES, folder, dirs_exist_ok=True)
     for other in ("resize.py", "lab/train.py"):
         shutil.copy(FILES / "train.py", folder / other)

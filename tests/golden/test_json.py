@@ -1,6 +1,6 @@
-"""The documents that `--json` prints, and the errors of each exit code, are those on record in `documents.json`.
+"""The documents that `--json` prints, and the errors of each exit code, match the records in `documents.json`.
 
-`HIML_TEST_GOLDEN=write` writes that anew, for changes that are meant; it needs `-n 0`.
+After an intended change, `HIML_TEST_GOLDEN=write` renews the records. It requires `-n 0`.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ FETCHED: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def compare(name: str, document: Any, folders: dict[str, Path]) -> None:
-    """Compare *document* with the one of that *name* on record; *folders* are replaced by their names, what differs from run to run by words."""
+    """Compare *document* with the record *name*, with *folders* replaced by their names and variable parts by words."""
     found, record = steady(document, folders), json.loads(RECORD.read_text(encoding="utf-8"))
     if os.environ.get("HIML_TEST_GOLDEN") == "write":
         record = dict(sorted({**record, name: found}.items()))
         RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert json.dumps(found, indent=1) == json.dumps(record[name], indent=1)  # the order of keys, too
+    # The order of keys must match.
+    assert json.dumps(found, indent=1) == json.dumps(record[name], indent=1)
 
 
 def steady(value: Any, folders: dict[str, Path], key: str = "") -> Any:
@@ -104,7 +105,8 @@ def filled(project: Path, recorded: RecordedRuns) -> None:
 def test_document_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
     outcome = himl(*DOCUMENTS[name], "--json")
     document = outcome.json()
-    if name == "doctor":  # what it says depends on the machine
+    # Its output depends on the machine.
+    if name == "doctor":
         document = [{key: entry[key] if key == "name" else "" for key in entry} for entry in document]
     compare(name, {"exit_code": outcome.code if name != "doctor" else 0, "document": document}, {"PROJECT": project, "HOME": project.parent / "home"})
 
@@ -137,7 +139,7 @@ def test_interrupted_submit_has_its_code_and_run(himl: Himl, project: Path) -> N
 
 
 def _last_object(stderr: bytes) -> dict[str, Any]:
-    """The error that a command ended with, below what its job may have printed."""
+    """The error of a command, after any output of its job."""
     document: dict[str, Any] = json.loads(stderr.splitlines()[-1])
     validator("error").validate(document)
     return document

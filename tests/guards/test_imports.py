@@ -1,4 +1,4 @@
-"""How many modules a command imports: `--help` and short commands have to start at once."""
+"""The number of modules that a command imports: `--help` and short commands must start quickly."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ MEASURED = {
     "runs list": (187, 80),
     "--complete runs=": (57, 11),
 }
-"""All modules, with Python 3.11, and those of himl among them."""
+"""All modules and himl's modules, with Python 3.11."""
 SLACK, OTHER_PYTHON, OURS = 1.1, 1.3, 5
-"""Factors for all modules with Python 3.11 and with another, which has other ones of its own; how many of himl's may come."""
+"""Factors for all modules with Python 3.11 and with other Pythons, which have different modules. The last number is
+the number of himl's modules that may be added.
+"""
 
 
 @pytest.mark.parametrize("command", MEASURED)

@@ -1,6 +1,8 @@
-"""How many requests each command makes, and how many bytes of files it moves: the first call of a machine, and one that remembers it.
+"""The number of requests of each command, and the bytes of files that it transfers: for the first call on a machine,
+and for a call with a warm cache.
 
-A change that makes fewer is welcome: lower the numbers. More are a regression, unless there is a reason that can be told.
+After a change that makes fewer requests, lower the numbers. More requests are a regression, unless there is a
+documented reason.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ KINDS = {
     "put": r"^PUT \S+\.blob\.core\.windows\.net/",
     "services": r"^\w+ \S+\.api\.azureml\.ms/",
 }
-"""By the first that fits; each request has one."""
+"""The first matching kind counts. Every request has one."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Requests by their kinds, and the bytes of files that came and went."""
+    """Requests by kind, and the bytes of downloaded (`came`) and uploaded (`went`) files."""
 
     requests: Mapping[str, int]
     came: int = 0
@@ -97,7 +99,8 @@ COMMANDS: dict[str, tuple[str, Asked, Asked]] = {
     ),
     "tag": (f"runs tag {TRAINED} stage=#", Asked({"sign in": 2, "resources": 1, "services": 3}), Asked({"services": 2})),
 }
-"""By name: the arguments (`#` is another name in each call), what the first call asks, and what the second."""
+"""By name: the arguments (`#` is another name in each call), the requests of the first call, and those of the second.
+"""
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
 
 @pytest.mark.timeout(360)
 def test_commands_make_no_more_requests_than_before(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    """Each command has a home folder of its own, with nothing remembered in it."""
+    """Each command has a separate home folder with empty caches."""
     found: dict[str, tuple[Asked, Asked]] = {}
     for number, (name, (text, _, _)) in enumerate(COMMANDS.items()):
         home = {variable: str(tmp_path / f"home_{number}") for variable in HOMES}
@@ -130,7 +133,9 @@ def test_commands_make_no_more_requests_than_before(himl: Himl, seeded: StagedWo
 
 @pytest.mark.parametrize("kind", ["list", "run", "sweep"])
 def test_a_look_at_what_is_watched_is_one_request(azure_environment: StagedWorkspace, project: Path, kind: str) -> None:
-    """Once what was logged before is there. (A list of the runs anew, which is none here, takes those of `runs list` each tenth time.)"""
+    """This applies after earlier logs and metrics were read. A new list of runs, which this test excludes, takes the
+    requests of `runs list` every tenth time.
+    """
     azure = azure_environment
     names = [f"train_{number}_aa" for number in range(30 if kind == "list" else 1)]
     for name in names:

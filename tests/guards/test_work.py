@@ -1,8 +1,10 @@
-"""How much work fixed jobs are, in calls of functions: a count that is the same on every machine, where times are noise; it depends on the version of Python.
+"""The amount of work of fixed jobs, in function calls: a count that is the same on every machine, unlike times, but
+depends on the version of Python.
 
-What it notices is work that is done once more for each file, run or slide, and work that grows faster than what there is to do.
-`python -m tests.guards.test_work NAME FOLDER` prints, as a JSON list, the calls, of Python's and of C's functions in all threads, of a job of size N and of
-one of 2 N, each done once before at a small size.
+It detects additional work per file, run or slide, and work that grows faster than the job.
+
+`python -m tests.guards.test_work NAME FOLDER` prints a JSON list with the calls of a job of size N and of a job of size
+2 N, each after a warm-up at a small size. It counts the calls of Python and C functions in all threads.
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ POINTS, METRICS = 10, 10
 
 @dataclass(frozen=True)
 class Job:
-    """`prepare` makes what a job of that size needs below a folder, and gives the job itself. `size` is N."""
+    """`prepare` creates the input of a job of that size below a folder, and returns the job. `size` is N."""
 
     size: int
     prepare: Callable[[Path, int], Callable[[], object]]
 
 
 def store_of(count: int) -> MemoryStore:
-    """*count* blobs of the same bytes."""
+    """*count* blobs with the same bytes."""
     return MemoryStore({f"run/{number // 100:03d}/{number:06d}.bin": BODY for number in range(count)})
 
 
 def plan(folder: Path, size: int) -> Callable[[], object]:
-    """All blobs of a store, to be decided on."""
+    """Decide on all blobs of a store."""
     from himl_cli.core.events import ignore
     from himl_cli.services.transfer.plan import DownloadPlan, DownloadRequest, TargetFolder, TransferStats
     from himl_cli.services.transfer.state import TransferState
@@ -56,7 +58,7 @@ def plan(folder: Path, size: int) -> Callable[[], object]:
 
 
 def download_small(folder: Path, size: int) -> Callable[[], object]:
-    """Small files, written and checked."""
+    """Write and check small files."""
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.plan import DownloadRequest
 
@@ -64,7 +66,7 @@ def download_small(folder: Path, size: int) -> Callable[[], object]:
 
 
 def runs_list(folder: Path, size: int) -> Callable[[], object]:
-    """`himl runs list` of as many local runs."""
+    """`himl runs list` with *size* local runs."""
     from tests.support.runs import RecordedRuns
 
     place = folder / f"runs_{size}"
@@ -73,7 +75,7 @@ def runs_list(folder: Path, size: int) -> Callable[[], object]:
 
 
 def aggregate(folder: Path, size: int) -> Callable[[], object]:
-    """`himl runs aggregate` of as many trials with METRICS metrics of POINTS points each."""
+    """`himl runs aggregate` of *size* trials with METRICS metrics of POINTS points each."""
     from tests.support.runs import RecordedRuns
 
     place = folder / f"aggregate_{size}"
@@ -94,7 +96,7 @@ JOBS: Mapping[str, Job] = {
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """How many functions *work* calls, in this thread and in those that it starts."""
+    """The number of functions that *work* calls, in this thread and in those that it starts."""
     numbers = itertools.count()
 
     def note(frame: FrameType, event: str, what: object) -> None:
@@ -117,7 +119,7 @@ def _expect(found: int, wanted: int) -> int:
 
 
 def _command(folder: Path, *arguments: str) -> None:
-    """A command of himl, in this process. Raises AssertionError where it does not end with 0."""
+    """A command of himl, in this process. Raises AssertionError if its exit code is not 0."""
     from himl_cli.app import main
 
     os.chdir(folder)
@@ -131,13 +133,13 @@ def _command(folder: Path, *arguments: str) -> None:
 MEASURED = {
     (3, 11): {"plan": 164_760, "download": 70_373, "runs list": 141_306, "aggregate": 115_353},
 }
-"""Calls of the larger of each two jobs, by the version of Python. A change that makes them fewer is welcome to lower these."""
+"""Calls of the larger job of each pair, by the version of Python. Lower them after a change that reduces the calls."""
 SLACK, TWICE = 1.15, 2.1
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_calls_stay_as_measured_and_grow_with_the_size(name: str, tmp_path: Path) -> None:
-    """On a Python whose calls were not measured, the growth alone is compared."""
+    """On a Python without measured calls, only the growth is compared."""
     variables = {**os.environ, "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-m", "tests.guards.test_work", name, str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], env=variables, capture_output=True, text=True, timeout=100)
@@ -154,7 +156,8 @@ def main() -> None:
     silent, out = os.open(os.devnull, os.O_WRONLY), os.dup(1)
     works = [job.prepare(folder, size) for size in (SMALL, job.size, 2 * job.size)]
     os.dup2(silent, 1)
-    works[0]()  # what is imported and remembered once
+    # Exclude imports and caches.
+    works[0]()
     counts = [calls_of(work) for work in works[1:]]
     os.write(out, json.dumps(counts).encode())
 

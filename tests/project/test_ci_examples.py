@@ -1,4 +1,6 @@
-"""The examples do what their pages say: the training script, the sample tool, and the steps of `examples/ci` with each way to sign in, keeping secrets."""
+"""The examples do what their pages say: the training script, the sample tool, and the steps of `examples/ci` with
+each way to sign in, without leaking secrets.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +41,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "ci"
 FILES = ("github-actions.yml", "github-actions-oidc.yml", "azure-pipelines.yml", "azure-pipelines-oidc.yml")
 CANCELED = ("cancelled()", "canceled()")
 VARIABLES = sorted({name for file in FILES for name in re.findall(r"(?:HIML|AZURE)_[A-Z_]+|CLUSTER|LEAST_ACCURACY", (EXAMPLES / file).read_text())})
-"""All that the files want to be set."""
+"""All variables that the files require."""
 GITHUB_BASH = ("bash", "--noprofile", "--norc", "-eo", "pipefail")
-"""What GitHub makes of `shell: bash`."""
+"""The command that GitHub uses for `shell: bash`."""
 DEVOPS_BASH = ("bash", "--noprofile", "--norc")
-"""How Azure DevOps runs a `bash:` step, and what its task AzureCLI runs a script by."""
+"""The command that Azure DevOps uses for a `bash:` step and for a script of its task AzureCLI."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A script of a file; `uses` is the task that runs it, where there is one, and `inputs` are the task's."""
+    """A script in a file. `uses` is the task that runs it, if any, and `inputs` are the task's inputs."""
 
     name: str
     script: str
@@ -60,7 +62,7 @@ class Step:
 
 
 def document(name: str) -> dict[Any, Any]:
-    """A file of `examples/ci`. YAML 1.1 reads the key `on` as true."""
+    """Load a file of `examples/ci`. YAML 1.1 parses the key `on` as true."""
     found: dict[Any, Any] = yaml.safe_load((EXAMPLES / name).read_text(encoding="utf-8"))
     return found
 
@@ -73,7 +75,9 @@ def github_steps(name: str) -> list[Step]:
 
 
 def devops_steps(name: str) -> list[Step]:
-    """The scripts of a pipeline's only job, in order; those of its own variables that are set in the file are among each step's."""
+    """The scripts of a pipeline's only job, in order. The variables that the file sets are included in the variables
+    of each step.
+    """
     whole = document(name)
     (job,) = whole["jobs"]
     common = {variable["name"]: variable["value"] for variable in whole["variables"] if "name" in variable}
@@ -98,15 +102,16 @@ def steps_of(name: str) -> dict[str, Step]:
 
 
 def resolved(text: str, values: Mapping[str, str]) -> str:
-    """*text* with its `${{ … }}` and `$(…)` replaced by *values*. Raises KeyError for one that is not among them."""
+    """Replace `${{ … }}` and `$(…)` in *text* by *values*. Raises KeyError for a missing value."""
     return re.sub(r"\$\{\{ ([\w.]+) \}\}|\$\(([\w.]+)\)", lambda found: values[found[1] or found[2]], text)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where steps run: the project's folder, what the service sets in every step, and what its expressions stand for.
+    """A machine that runs steps: the project's folder, the variables that the service sets in every step, and the
+    values of its expressions.
 
-    A step sees no terminal and no NO_COLOR, and finds `himl` and `python` on PATH as after an installation.
+    A step has no terminal and no NO_COLOR, and finds `himl` and `python` on PATH as after an installation.
     """
 
     folder: Path
@@ -115,7 +120,7 @@ class Machine:
     scratch: Path
 
     def start(self, step: Step) -> subprocess.Popen[bytes]:
-        """The step's process, which leads a group of its own."""
+        """Start the step in a new process group."""
         path = self.scratch / f"{step.name.replace(' ', '_')}.sh"
         path.write_text(step.script, encoding="utf-8")
         own = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
@@ -132,7 +137,7 @@ class Machine:
         )
 
     def run(self, step: Step) -> tuple[int, str]:
-        """The step's exit code and all that it said."""
+        """Return the step's exit code and output."""
         with self.start(step) as process:
             said, _ = process.communicate(timeout=100)
         return process.returncode, said.decode()
@@ -155,15 +160,15 @@ ASKING = "asking-for-an-id-token"
 
 
 class IdTokens:
-    """GitHub's endpoint that gives a job its tokens: each call makes one that *principal* trusts."""
+    """GitHub's endpoint for the tokens of a job. Each call makes a token that *principal* trusts."""
 
     def __init__(self, server: FileServer, principal: Principal) -> None:
         self.given: list[str] = []
         self.calls = 0
         self.refused: set[int] = set()
-        """Calls, counted from 1, that are refused."""
+        """Calls, counted from 1, that are rejected."""
         self.answer: dict[str, object] | None = None
-        """Given in place of one with a token."""
+        """Returned in place of an answer with a token."""
         self._server, self._principal = server, principal
         server.before = self._prepare
         self.variables = {"ACTIONS_ID_TOKEN_REQUEST_URL": server("/token", "v=2"), "ACTIONS_ID_TOKEN_REQUEST_TOKEN": ASKING}
@@ -182,7 +187,9 @@ class IdTokens:
 
 @dataclass(frozen=True)
 class Lab:
-    """A checkout with the files in their places, and the workspace; `secrets` is all that must not be said."""
+    """A checkout with the files in their places, and the workspace. `secrets` contains all text that must not be
+    printed.
+    """
 
     azure: StagedWorkspace
     project: Path
@@ -192,7 +199,9 @@ class Lab:
     secrets: list[str]
 
     def machine(self, name: str) -> Machine:
-        """The service for whose file *name* is, or `train.sh` with a principal's variables, or with those of workload identity."""
+        """The machine for the file *name*, or for `train.sh` with a principal's variables or with those of workload
+        identity.
+        """
         state, principal = self.azure.state, self.principal
         place = {"HIML_SUBSCRIPTION_ID": state.subscription, "HIML_RESOURCE_GROUP": state.group, "HIML_WORKSPACE_NAME": state.name}
         himl = {"HIML_TENANT_ID": principal.tenant, "HIML_SERVICE_PRINCIPAL_ID": principal.client_id}
@@ -241,7 +250,7 @@ def lab(
 
 
 def check_said(lab: Lab, said: str) -> None:
-    """No colour, no bar, no secret."""
+    """Check that the output has no colour, no progress bar and no secret."""
     assert not re.search(r"[\x1b\r\x08]", said)
     assert len(lab.secrets) > 2
     assert [secret for secret in lab.secrets if secret in said] == []
@@ -305,7 +314,9 @@ def test_canceled_build_cancels_the_job(lab: Lab, name: str) -> None:
 
 
 def test_lines_of_the_page_do_what_it_says(lab: Lab) -> None:
-    """All that himl runs, one after the other; the one that makes a federated credential is for Azure's own CLI."""
+    """Run all commands of himl in sequence. The command that creates a federated credential belongs to Azure's own
+    CLI.
+    """
     lines = [block for block in blocks(page("ci.md"), "sh") if not block.startswith("az ")]
     machine = lab.machine("a principal")
     with lab.azure.run_jobs():
@@ -341,7 +352,7 @@ def test_script_ends_as_the_model_deserves(
 
 
 def test_script_checks_its_needs_before_the_training(tmp_path: Path) -> None:
-    """No himl is called: in this folder it would say that there is no workspace."""
+    """The script does not call himl, which would report in this folder that there is no workspace."""
     cases: dict[str, dict[str, str]] = {
         "CLUSTER is not set. It must be the name of a cluster or 'local'.": {"CLUSTER": ""},
         "LEAST_ACCURACY must be a number such as 0.9, not '0,9'.": {"LEAST_ACCURACY": "0,9"},
@@ -368,7 +379,8 @@ def test_token_of_github_is_renewed_and_without_it_nothing_runs(lab: Lab, monkey
     code, said = Machine(machine.folder, {}, {}, machine.scratch).run(step)
     assert (code, "is not set. The job needs the permission id-token: write" in said) == (1, True)
     lab.id_tokens.refused = {lab.id_tokens.calls + 1}
-    write_program(lab.scratch / "jq", f"""read -rd '' whole; [ -n "$whole" ] || exit 4; exec '{shutil.which("jq")}' "$@" <<<"$whole" """)  # as jq 1.7
+    # Like jq 1.7.
+    write_program(lab.scratch / "jq", f"""read -rd '' whole; [ -n "$whole" ] || exit 4; exec '{shutil.which("jq")}' "$@" <<<"$whole" """)
     monkeypatch.setenv("PATH", f"{lab.scratch}{os.pathsep}{os.environ['PATH']}")
     code, said = machine.run(step)
     assert (code, "400" in said) == (22, True)
@@ -379,7 +391,8 @@ def test_token_of_github_is_renewed_and_without_it_nothing_runs(lab: Lab, monkey
 
 
 def test_ci_scripts_hold_no_expressions_and_the_page_names_all() -> None:
-    for name in FILES:  # an expression would be put there as text before bash reads it: a branch called `$(…)` would run
+    # The service would insert an expression as text before bash reads it: a branch called `$(…)` would run.
+    for name in FILES:
         steps = steps_of(name)
         assert list(steps) == ["Install himl", "Train", "Cancel the job"]
         assert [step.name for step in steps.values() if re.search(r"\$\{\{|\$\(", step.script)] == []
@@ -403,7 +416,7 @@ def test_ci_scripts_hold_no_expressions_and_the_page_names_all() -> None:
 
 
 def path_of_pip() -> str:
-    """Where pip is, if not in the environment of the tests: Python brings one along for new environments."""
+    """The path of pip, if the environment of the tests lacks it. Python includes a copy for new environments."""
     ensurepip = find_spec("ensurepip")
     if find_spec("pip") or ensurepip is None or ensurepip.origin is None:
         return ""
@@ -412,7 +425,7 @@ def path_of_pip() -> str:
 
 @pytest.mark.parametrize("name", [GITHUB_OIDC, AZURE])
 def test_ci_installs_what_the_variable_names_and_nothing_else(name: str, tmp_path: Path) -> None:
-    """Where it is not set, no index is asked for a package of some name, which anybody may have taken there."""
+    """If it is not set, no index is searched for a package name that anyone may have registered."""
     wheel = tmp_path / "himl_cli-99-py3-none-any.whl"
     with ZipFile(wheel, "w") as archive:
         archive.writestr("himl_cli.py", "")
@@ -460,7 +473,7 @@ def test_example_learns_and_writes_what_it_learned(tmp_path: Path) -> None:
 
 
 def test_example_environment_on_cluster_has_imports_and_mlflow(himl: Himl) -> None:
-    """By the command of the README; azureml-mlflow is what knows the address that Azure ML tells MLflow."""
+    """Use the README's command. azureml-mlflow supports the address that Azure ML gives to MLflow."""
     requirements = EXAMPLES.parent / "requirements-cluster.txt"
     shown = himl.ok("submit", str(EXAMPLES.parent / "train.py"), "--cluster", "gpu", "--requirements", str(requirements), "--dry_run").stdout
     *_, pip = yaml.safe_load(shown)["environment"]["conda_file"]["dependencies"]

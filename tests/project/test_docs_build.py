@@ -1,4 +1,4 @@
-"""The documentation as Sphinx builds it: where its links lead, that nothing is fetched, what fails."""
+"""The Sphinx build of the documentation: its links, its failures, and that pages load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAGES = {
     "CONTRIBUTING.md": "# Contributing\n",
 }
 OUTSIDE = r"<(?:script|img|iframe|source)[^>]*\ssrc=\"(?:https?:)?//[^\"]*|<link[^>]*\shref=\"(?:https?:)?//[^\"]*"
-"""What a browser would fetch from elsewhere to show a page."""
+"""Resources that a browser would fetch from other hosts to show a page."""
 
 
 def build(checkout: Path) -> subprocess.CompletedProcess[str]:

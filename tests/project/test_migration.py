@@ -1,4 +1,4 @@
-"""docs/migration.md names all that hi-ml, InnerEye and DeepSeismic have, and what it says of each is so."""
+"""docs/migration.md names all features of hi-ml, InnerEye and DeepSeismic, and its statements on each are true."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def all_names(heading: str) -> list[str]:
 
 
 def each(heading: str) -> list[tuple[str, Row]]:
-    """Each name of the tables below *heading*, with its row."""
+    """Each name in the tables below *heading*, with its row."""
     found = [(name, row) for row in rows(PAGE, heading) for name in row.names]
     assert found, f"no table below '{heading}'"
     return found
 
 
 def options_in(said: str) -> list[str]:
-    """The options that a cell names, without the one that trials get as an argument."""
+    """The options that a cell names, except the one that trials receive as an argument."""
     return [option for option in re.findall(r"`(--\w+)", said) if option != "--crossval_index"]
 
 
@@ -73,7 +73,8 @@ def test_programs_and_options_of_before_are_named() -> None:
     assert table == HIML_OLD_NAMES
     for linked, given in ONLY_LINKED.items():
         assert [name for name in given.split() if not accepts(linked, f"--{name}")] == []
-    for heading, (command, names) in OPTIONS.items():  # as the row says: the same, or what it means here
+    # Either the option has the same name, or its row names the replacement.
+    for heading, (command, names) in OPTIONS.items():
         assert sorted(all_names(heading)) == sorted(f"--{name}" for name in names.split())
         for option, row in each(heading):
             assert accepts(command, option) is row.is_same or (not row.is_same and f"`{option}`" in row.said), option
@@ -124,12 +125,15 @@ def test_names_of_health_ml_and_innereye_exist_as_said() -> None:
     dotted_names = set(re.findall(r"`(himl_cli(?:\.\w+)+)", without_blocks(PAGE)))
     assert len(dotted_names) > 8
     of_lightning = re.findall(r"^(?:class|def) (\w+)", Path(himl_cli.__file__).with_name("lightning.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    for dotted in dotted_names:  # that module imports Lightning
+    # himl_cli.lightning imports Lightning, so its names are only searched for in its source.
+    for dotted in dotted_names:
         assert dotted.removeprefix("himl_cli.lightning").lstrip(".") in ("", *of_lightning) or resolve_name(dotted) is not None
 
 
 def taken_over(himl: Himl, file: str, text: str) -> tuple[Callable[[str], object], set[str]]:
-    """`himl init --from` a file of *text*: what the files that it made say of `config.json: KEY` or `FILE: SECTION.KEY`, and what was left out."""
+    """Run `himl init --from` with a file of *text*. Return a function for the values of the created files, by
+    `config.json: KEY` or `FILE: SECTION.KEY`, and the names that were left out.
+    """
     write_files(himl.folder, {file: text})
     left = {each["name"] for each in himl.ok("init", "--from", file, "--json").json()["left_out"]}
     config = json.loads((himl.folder / "config.json").read_text())
@@ -144,7 +148,7 @@ def taken_over(himl: Himl, file: str, text: str) -> tuple[Callable[[str], object
 
 
 def check_taken(table: list[tuple[str, Row]], values: Mapping[str, object], value: Callable[[str], object], left: set[str]) -> None:
-    """Each key lies where its row says, or was left out where the row says so."""
+    """Check that each key is in the place that its row names, or was left out if its row says so."""
     assert sorted(name for name, _ in table) == sorted(values)
     for name, row in table:
         assert (name in left) is row.is_absent, name

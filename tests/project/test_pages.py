@@ -1,4 +1,4 @@
-"""The pages say what is so: commands, options, links, files, exit codes, variables, fields, and what doctor says."""
+"""The pages are correct: commands, options, links, files, exit codes, variables, fields, and the checks of doctor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"
 ALL = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
 TOLD_TO_ITSELF = {"HIML_RUN_FOLDER", "HIML_BROUGHT_DATASETS", "HIML_DONE_BEFORE_RANKS", "HIML_SUBMIT_EXPERIMENT"}
-"""Variables with which parts of himl tell each other something: not for users."""
+"""Internal variables of himl."""
 BANNED_TEXTS = [
     "Files that are kept here.",
     "It stands for a run.",
@@ -58,7 +58,7 @@ def modules() -> dict[str, ast.Module]:
 
 @cache
 def texts() -> set[str]:
-    """Every text in himl's sources, those between the braces of f-strings too."""
+    """Every text in himl's sources, including the parts of f-strings."""
     nodes = (node for module in modules().values() for node in ast.walk(module))
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
@@ -71,7 +71,8 @@ def section(text: str, heading: str) -> str:
 def test_commands_and_links_of_a_page_exist(name: str) -> None:
     text = text_of(name)
     commands = {command: wrong_with(re.sub(r"[\[\]]", "", command)) for command in himl_commands(text) if not re.search(r"COMMAND|…|^himl --complete", command)}
-    assert name.startswith("docs/cli/") or {command: wrong for command, wrong in commands.items() if wrong} == {}  # those are generated
+    # The pages of docs/cli are generated.
+    assert name.startswith("docs/cli/") or {command: wrong for command, wrong in commands.items() if wrong} == {}
     outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     links = [link for link in re.findall(r"(?<!`)\]\(([^)\s]+)\)", outside) + re.findall(r"(?:src|srcset)=\"([^\"]+)\"", outside) if "://" not in link]
     for link in links:
@@ -82,7 +83,7 @@ def test_commands_and_links_of_a_page_exist(name: str) -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub makes from headings."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()).replace(" ", "-") for heading in headings}
 
@@ -112,7 +113,7 @@ def test_readme_is_short_and_names_every_command_and_extra() -> None:
     assert len(lines) <= 135
     assert all(len(line) <= 80 for line in lines if not line.startswith(("|", "  <")))
     first = lines[: lines.index("## Install")]
-    assert len(first) <= 44  # a screen
+    assert len(first) <= 44  # one screen
     rows = [re.findall(r"`([^`]+)`", line.split(" | ")[0]) for line in lines if line.startswith("| `himl ")]
     named = {command if command.startswith("himl") else f"{row[0].rpartition(' ')[0]} {command}" for row in rows for command in row}
     found = {" ".join(command.split()[:count]) for command in named for count in (2, 3)}
@@ -169,7 +170,8 @@ def test_every_variable_and_extra_is_documented() -> None:
     documented = {name for row in rows for name in re.findall(r"`([A-Z_]+)", row)}
     assert {name for name in names if name.startswith("HIML_") and not name.endswith("_")} - TOLD_TO_ITSELF - documented == set()
     named = {name.rpartition("_")[0] + "_" if name in FAMILIES else name for name in documented}
-    assert named - {"HTTPS_PROXY"} - names == set()  # libcurl reads that
+    # libcurl reads HTTPS_PROXY.
+    assert named - {"HTTPS_PROXY"} - names == set()
     sized = re.findall(r"^\| `himl-cli(?:\[(\w+)\])?` \| ([\d,]+) \| [\d,]* \| [\d,]+ \| [\d,]+ \|$", page("sizes.md"), flags=re.MULTILINE)
     assert [extra for extra, _ in sized] == ["", *sizes.extras()]
     assert all(int(total.replace(",", "")) > 100 for _, total in sized)
@@ -203,7 +205,7 @@ def test_datastore_of_the_set_up_is_one_for_azure_s_own_loader(tmp_path: Path) -
 
 
 def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
-    """`…` stands for what differs from time to time."""
+    """`…` replaces text that varies."""
     headings = re.findall(r"^## (.*)$", page("doctor.md"), flags=re.MULTILINE)
     assert len(headings) > 8
     named = re.findall(r"Check\.\w+\(\s*(?:\"(.+?)\"|([A-Z_]+)),", inspect.getsource(doctor))

@@ -1,4 +1,6 @@
-"""What is rendered: pages of figures from raw results of everything, run in full; the README's pictures from real commands."""
+"""Generated pages and pictures: pages of figures from the raw results of full runs, and the README's pictures from
+real commands.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ PROJECT = Path(__file__).parents[2]
 STRESS = PROJECT / "stress" / "results"
 PARAMETERS = {"1", "1.61", "5", "10", "15", "16", "20", "30", "32", "40", "50", "100", "1,000", "200", "1500", "2000", "2,000"}
 PARAMETERS |= {"0", "3", "12", "61", "64", "180", "224", "255", "3000", "4000", "1,220", "5,888", "25,344", "27,648", "29,440"}
-"""The numbers that the templates may have: what is measured, not what came of it."""
+"""The numbers that the templates may contain: parameters of the measurements, not results."""
 NUMBER = re.compile(r"(\d+\.\d+)(?: ([KM]B))?")
 BYTES = {"KB": 1e3, "MB": 1e6, "": 1.0}
 
@@ -65,9 +67,11 @@ def test_reliability_page_is_what_a_full_run_of_the_plan_made(tmp_path: Path) ->
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_pictures_show_what_the_commands_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the letter but for losses and sizes, which differ a little between versions of scikit-learn. `scripts/pictures` draws them anew."""
+    """Compare all text except losses and sizes, which vary between versions of scikit-learn. `scripts/pictures`
+    renews the pictures.
+    """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")  # as fast on a machine that is busy
+        monkeypatch.setenv(name, "1")  # for the same speed on a busy machine
     (tmp_path / "world").mkdir()
     fresh = Text.from_ansi(captured(tmp_path / "world")).plain.splitlines()
     assert [line[2:] for line in fresh if line.startswith("$ ")] == list(COMMANDS)
@@ -79,7 +83,7 @@ def test_pictures_show_what_the_commands_print(tmp_path: Path, monkeypatch: pyte
 
 
 def words(lines: list[str]) -> list[list[str]]:
-    """The words of each line that has some; numbers with a point, and sizes, as `#`."""
+    """The words of each non-empty line, with `#` for decimal numbers and sizes."""
     return [NUMBER.sub("#", line).split() for line in lines if line.strip()]
 
 

@@ -1,4 +1,6 @@
-"""The project's own tools: definitions of CI, scripts, how tests are spread; what the package promises and its lock files and archives hold."""
+"""The project's own tools: CI definitions, scripts, and the distribution of tests. Also the claims of the package,
+its lock files and its archives.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,11 @@ from tests.support.spreading import group_of, spread
 PROJECT = Path(__file__).parents[2]
 CI, NEWEST, RELEASE, AZURE = (*(f".github/workflows/{name}.yml" for name in ("ci", "newest", "release")), "azure-pipelines.yml")
 CLAIMED_LATER = ["3.14"]
-"""Pythons that are tried every week, and that pyproject.toml does not claim."""
+"""Pythons that are tested every week, but that pyproject.toml does not claim."""
 
 
 def workflow(name: str) -> dict[Any, Any]:
-    """YAML 1.1 reads the key `on` as true."""
+    """Load a workflow. YAML 1.1 parses the key `on` as true."""
     content: dict[Any, Any] = yaml.safe_load((PROJECT / name).read_text(encoding="utf-8"))
     return content
 
@@ -48,7 +50,7 @@ def pairs(document: dict[Any, Any]) -> list[tuple[str, str]]:
 
 
 def commands(document: dict[Any, Any]) -> Iterator[str]:
-    """What the steps run, for each row of the matrix where they name one."""
+    """The commands of the steps, once per row of the matrix if they use it."""
     for line in (step.get("run") or step.get("bash") for job in jobs(document) for step in job["steps"]):
         if line is not None and ("matrix." in line or "$(" in line):
             for row in ({"set": name, "python": python} for name, python in pairs(document)):
@@ -74,7 +76,9 @@ def test_ci_steps_are_scripts_or_pinned_actions(name: str) -> None:
 
 
 def test_release_is_tested_then_published_without_token() -> None:
-    """Only the job that publishes may sign in at the package index, and it runs actions only that are pinned by commit."""
+    """Only the job that publishes may sign in to the package index, and it runs only actions that are pinned by
+    commit.
+    """
     document = workflow(RELEASE)
     assert document[True] == {"push": {"tags": ["v*"]}}
     assert document["permissions"] == {"contents": "read"}
@@ -115,9 +119,11 @@ def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
         assert not said or done.stdout == f"{said}\n"
 
 
-BY_DATE = {"certifi", "packaging", "tifffile", "imagecodecs", "furo"}  # their versions are dates, a bound on the next major means nothing
+# Their versions are dates, so a bound on the next major version would have no meaning.
+BY_DATE = {"certifi", "packaging", "tifffile", "imagecodecs", "furo"}
 LOCKS = {"requirements-dev.lock": "3.11", "requirements-oldest.lock": "3.10"}
-V1 = {"azureml-core", "azureml-train-core"}  # their old pins stay out of the environments of the tests
+# Their old pins stay out of the environments of the tests.
+V1 = {"azureml-core", "azureml-train-core"}
 EXTRAS = {"montage", "plot", "parquet", "frames", "sweep", "ui", "v1", "all"}
 PACKAGE = {"himl_cli/__init__.py": b"version", "himl_cli/py.typed": b""}
 TOP = f"himl_cli-{__version__}"
@@ -130,7 +136,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def requirements(*groups: str, extras: bool) -> list[Requirement]:
-    """What the package, these groups and, where asked for, its extras want, each line once."""
+    """The requirements of the package, these groups and, if requested, its extras, each line once."""
     content = pyproject()
     lines = [line for lines in content["project"]["optional-dependencies"].values() for line in lines if extras and not line.startswith("himl-cli[")]
     lines += [line for group in groups for line in content["dependency-groups"][group]]
@@ -142,7 +148,7 @@ def wanted_on(python: str, found: list[Requirement]) -> list[Requirement]:
 
 
 def locked(lock: str = "requirements-dev.lock") -> dict[str, list[str]]:
-    """The locked versions of each distribution (several where platforms or Pythons differ)."""
+    """The locked versions of each distribution (several if platforms or Pythons differ)."""
     pins: dict[str, list[str]] = {}
     for line in (PROJECT / lock).read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -199,7 +205,7 @@ def test_pythons_version_and_extras_are_those_promised() -> None:
 
 
 def wheel(folder: Path, changes: dict[str, bytes | None], version: str = __version__) -> Path:
-    """A wheel as it should be, with *changes*; None leaves a file out."""
+    """A correct wheel with *changes*. None removes a file."""
     path = folder / f"himl_cli-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, content in {**PACKAGE, **{f"{TOP}.dist-info/{one}": b"said" for one in METADATA}, **changes}.items():

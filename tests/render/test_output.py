@@ -1,4 +1,6 @@
-"""Output and progress, in processes with real streams and terminals. Tables and texts: what fits is shown, the least important goes first."""
+"""Output and progress, in processes with real streams and terminals. Tables and texts omit the least important parts
+if they do not fit.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def ran(code: str, **options: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def drawn(screen: str) -> list[str]:
-    """The lines that a terminal showed at any time, without the codes that move about in it."""
+    """The lines that a terminal showed at any time, without control sequences."""
     return [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen).replace("\r", "\n").splitlines() if line.strip()]
 
 
@@ -59,7 +61,7 @@ def test_each_format_prints_its_form_alone() -> None:
 
 
 def test_a_stream_that_takes_text_only_gets_text() -> None:
-    """As standard output and error are in a notebook."""
+    """Standard output and error in a notebook are such streams."""
     kernel = "import io, sys\nclass Text(io.TextIOBase):\n  encoding = 'utf-8'\n  write = lambda self, text: kept.append(text) or len(text)\nkept = []"
     code = f"{kernel}\nsaid, sys.stdout = sys.stdout, Text()\nOutput().lines(['zw\u00f6lf'])\nOutput().stream(b'log')\nprint(ascii(''.join(kept)), file=said)"
     assert ran(code).stdout.strip() == b"'zw\\xf6lf\\nlog'"
@@ -110,7 +112,7 @@ print("done")
 @posix
 @pytest.mark.parametrize(("columns", "has_bar", "has_files"), [(60, True, False), (80, True, True), (40, False, True)])
 def test_counts_have_a_rate_and_the_time_left(tmp_path: Path, columns: int, has_bar: bool, has_files: bool) -> None:
-    """The line of the bar is wiped before anything else is printed; files that move have a line of their own."""
+    """The line of the bar is erased before other output, and files in transfer have a separate line."""
     screen = in_terminal(tmp_path, EVENTS.format(format="human", files=has_files), columns)
     lines = drawn(screen)
     counted, files = ([line for line in lines if word in line] for word in ("slides", "MB"))
@@ -289,7 +291,9 @@ def test_json_is_strict() -> None:
 
 
 def test_as_many_runs_as_there_is_room_for() -> None:
-    """The long name of a metric takes no room from them. Numbers in labels have six digits where these tell them apart."""
+    """A metric's long name does not reduce their number. Numbers in labels have six digits if needed to distinguish
+    them.
+    """
     runs = {f"run {number}": {f"metric {name}": number * 1.5 for name in range(20)} for number in range(3000)}
     lines = list(table_lines(aggregation(runs), None))
     assert lines[0].split("  ")[0] == "METRIC"
@@ -313,7 +317,9 @@ def test_as_many_runs_as_there_is_room_for() -> None:
 
 
 def test_columns_of_runs_are_those_that_tell_most() -> None:
-    """The workspace is one once there are two, short for people and whole for programs. A name that is the id is not shown twice."""
+    """A column for the workspace appears if there are two, short for people and complete for programs. A name that
+    equals the id is not repeated.
+    """
     here, there = (Run("a", "train", RunStatus.completed, NOON, workspace=workspace) for workspace in ("local workspace '.himl'", "workspace team/lab"))
     titles = [column.title for column in RUN_COLUMNS]
     assert [column.title for column in run_columns([here, here])] == titles
@@ -336,7 +342,7 @@ def test_columns_of_runs_are_those_that_tell_most() -> None:
 
 
 def tree(waits: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """The names of a pipeline's steps, which are their keys, in the order in which they are shown, with their indents."""
+    """The names of a pipeline's steps, which are their keys, in the displayed order and with their indents."""
     steps = [replace(run(f"p_{key}", tags={STEP: key, STEP_AFTER: ",".join(waited)}), display_name=key) for key, waited in waits.items()]
     return {line.split()[0]: len(line) - len(line.lstrip()) for line in list(steps_view(steps, {}))[3:]}
 
@@ -360,7 +366,7 @@ def trials(*values: float | None) -> list[TrialView]:
 
 
 def test_folds_are_ordered_with_mean_and_std_and_no_best() -> None:
-    """Of other trials a note says why the best one is not that with the best last value."""
+    """For other trials, a note explains why the best trial is not the one with the best last value."""
     view = SweepView("loss", "minimize", trials(3.0, 1.0, None, 2.0, 4.0, 5.0, 6.0), is_repeated=True)
     best = SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_1")
     for shown in (best_lines, trials_view):

@@ -1,4 +1,6 @@
-"""Pictures of many runs: which figures there are, what stands in them, how values are summed up and thinned, and the files that they are written to."""
+"""Pictures of many runs: which figures exist, their contents, how values are aggregated and thinned, and the output
+files.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_few_runs_have_names_by_differences_and_distinct_looks() -> None:
 
 @pytest.mark.parametrize("count", [30, 300])
 def test_many_runs_are_coloured_by_main_hyperparameter(count: int) -> None:
-    """That explains most; the best runs are named in the legend, and many folds or seeds are of one colour."""
+    """This hyperparameter explains the most variation. The legend names the best runs, and many folds or seeds share
+    one colour.
+    """
     runs = sweep(count)
     figure = figures(runs)["loss"]
     assert figure.axes[-1].get_ylabel() == "lr (log scale)"
@@ -173,7 +177,7 @@ def test_axes_are_logarithmic_over_decades_and_not_flattened(tmp_path: Path) -> 
     assert [text.get_text() for text in axes.texts] == ["9 values beyond the axis"]
     for speed, scale in ((0.5, "log"), (0.1, "linear")):
         assert figures(together(child(0, {"loss": decaying(speed, 40)})))["loss"].axes[0].get_yscale() == scale
-    assert not limits_of([0.0001, *np.linspace(0.2, 1.0, 40)]).is_log  # a score that begins near 0
+    assert not limits_of([0.0001, *np.linspace(0.2, 1.0, 40)]).is_log  # a score that starts near 0
     runs = together(*(child(i, {}, {"lr": i}, {"n": 10**400 if i == 2 else i}) for i in range(3)))
     save_plots(runs, tmp_path / "n.png")
     assert [text.get_text() for text in figures(runs)["n"].axes[0].texts] == ["NaN or infinite values in 1 run"]
@@ -234,14 +238,15 @@ def test_figures_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
 def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # Python's own way to say: not installed
+    # Python treats a module that is None as not installed.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(BadUsage, match="needs matplotlib") as caught:
         save_plots(sweep(3), tmp_path / "x.png")
     assert re.fullmatch(r"Install it: pip install .*\[plot\].*", caught.value.hint)
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
-    """Settings of the user do not count, and are not touched."""
+    """The user's settings have no effect and do not change."""
     import matplotlib
 
     for suffix in ("png", "svg"):

@@ -1,4 +1,6 @@
-"""What tests let azure-ai-ml do in a workspace of the double; each function is called in a process of its own, and what it returns is looked at."""
+"""The calls of azure-ai-ml to a workspace of the double. Each function runs in a separate process, and tests check
+its result.
+"""
 
 import contextlib
 import hashlib
@@ -41,7 +43,7 @@ def written(name: str, text: str) -> None:
 
 
 class Shown(io.StringIO):
-    """Output of the client, which flushes it once it has seen the job running; the file *seen* is made then."""
+    """The output of the client, which flushes it when the job is running. That creates the file *seen*."""
 
     def __init__(self, seen: Path | None) -> None:
         super().__init__()
@@ -67,12 +69,12 @@ def described(job: Any) -> dict[str, Any]:
 
 
 def values_of(answer: Any) -> Any:
-    """Those of an answer to several questions; older versions call the field otherwise."""
+    """Return the values of an answer to several queries. Older versions use another name for the field."""
     return answer.values_property if hasattr(answer, "values_property") else answer.values
 
 
 def by_the_inner_clients(client: MLClient) -> dict[str, Any]:
-    """What the SDK's own generated clients read that its public methods no longer ask."""
+    """Read with the SDK's generated clients, which its public methods no longer use."""
     jobs: Any = client.jobs
     workspace = [os.environ[name] for name in ("LAB_SUBSCRIPTION", "LAB_GROUP", "LAB_WORKSPACE")]
     wishes = {key: {"runId": run_id, "selectRunMetadata": True} for key, run_id in (("one", BEST), ("two", "nope"))}
@@ -109,7 +111,8 @@ def read() -> dict[str, Any]:
 
 def act() -> dict[str, Any]:
     client = opened()
-    client.jobs.begin_cancel(RUNNING, polling_interval=0.1).result()  # else 30 s: the service tells no Retry-After
+    # The default interval would be 30 s, since the service sends no Retry-After.
+    client.jobs.begin_cancel(RUNNING, polling_interval=0.1).result()
     client.jobs.archive(FAILED)
     asset = client.data.create_or_update(Data(name="scans", version="1", path="azureml://datastores/workspaceblobstore/paths/scans/", type="uri_folder"))
     default = client.datastores.get_default()
@@ -179,7 +182,7 @@ pathlib.Path(args.out, "mask.txt").write_text("mask")
 
 
 def train() -> dict[str, Any]:
-    """Code, an environment of its own, all kinds of data; the job really runs."""
+    """Submit code, a separate environment and all kinds of data in a job that really runs."""
     client = opened()
     written("code/train.py", TRAIN)
     written("data/local.txt", "local")
@@ -208,8 +211,11 @@ def train() -> dict[str, Any]:
 
 
 def fail() -> dict[str, str]:
-    """A registered environment by its label, two nodes with MPI, and an identity; the script waits for the client, then fails."""
-    client, seen = opened(), Path("seen").absolute()  # the client shows no log of a job that ended before it looked
+    """Use a registered environment by its label, two nodes with MPI, and an identity. The script waits for the
+    client, then fails.
+    """
+    # The client shows no log of a job that ends before the client checks it.
+    client, seen = opened(), Path("seen").absolute()
     wait = "for i in $(seq 600); do [ -e '{}' ] && break; sleep 0.1; done"
     job = command(
         command=f"R=$OMPI_COMM_WORLD_RANK; {wait.format(seen)}; echo rank $R; touch '{seen}'.$R; {wait.format(f'{seen}.0')}; exit $R",
@@ -268,7 +274,9 @@ def described_pipeline(client: MLClient, name: str) -> dict[str, Any]:
 
 
 def pipeline() -> dict[str, Any]:
-    """A pipeline in azure-ai-ml's own language for them: the first step writes a word that it is given, the second reads it. Beside it, LAB_PIPELINE."""
+    """Define a pipeline in azure-ai-ml's own language: the second step reads the word that the first step writes. Run
+    it beside LAB_PIPELINE.
+    """
     client = opened()
     written("code/make.py", "import pathlib, sys\npathlib.Path(sys.argv[2], 'word.txt').write_text(sys.argv[1])\nprint('made')\n")
     making = command(
@@ -281,7 +289,7 @@ def pipeline() -> dict[str, Any]:
     )
     taking = command(command="cat ${{inputs.made}}/word.txt", environment=Environment(image=IMAGE), inputs={"made": Input(type="uri_folder")})
 
-    # its annotations are read: this file has no `from __future__ import annotations`
+    # The decorator reads the annotations, so this file has no `from __future__ import annotations`.
     @dsl.pipeline(compute=CLUSTER, description="of the sdk")  # type: ignore[call-overload, untyped-decorator]
     def words(word: str) -> dict[str, Any]:
         make: Any = making(word=word)

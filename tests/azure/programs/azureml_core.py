@@ -1,4 +1,6 @@
-"""What tests let azureml-core and its HyperDrive do in a workspace of the double; each function is called in a process of its own."""
+"""The calls of azureml-core and its HyperDrive to a workspace of the double. Each function runs in a separate
+process.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,7 @@ def write() -> dict[str, Any]:
 
 
 def in_job() -> dict[str, str]:
-    """What a script does inside a job: find its own run, log to it, with nothing but the run's own token."""
+    """Act as a script inside a job: find its run and log to it, with only the run's token."""
     run = Run.get_context(allow_offline=False)
     run.log("inside", 1.0)
     run.tag("by", "azureml-core")
@@ -175,7 +177,7 @@ def recorded(run: Run) -> dict[str, Any]:
 
 
 def written() -> dict[str, Any]:
-    """Log what himl has logged to the run called `by himl` (`written_by_himl` in `lab.py`), and read both."""
+    """Log to the run `by himl` the same values as himl (`written_by_himl` in `lab.py`), and read both."""
     experiment = Experiment(opened(), os.environ["LAB_EXPERIMENT"])
     theirs = {run.display_name: recorded(run) for run in experiment.get_runs()}
     Run.get(experiment.workspace, theirs["by himl"]["id"]).download_file("outputs/model.bin", "model.bin")
@@ -213,7 +215,7 @@ def hyperdrive_submit() -> dict[str, Any]:
 
 
 def hyperdrive_swept() -> dict[str, Any]:
-    """A sweep as HyperDrive reads it: values, the best trial, trials in order, metrics."""
+    """Read a sweep as HyperDrive does: values, the best trial, the order of trials, and metrics."""
     from azureml.train.hyperdrive import HyperDriveRun
 
     sweep = HyperDriveRun(Experiment(opened(), os.environ["LAB_EXPERIMENT"]), SWEEP)

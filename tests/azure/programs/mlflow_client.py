@@ -1,4 +1,6 @@
-"""What tests let MLflow's client with azureml-mlflow do in a workspace of the double; each function is called in a process of its own."""
+"""The calls of MLflow's client with azureml-mlflow to a workspace of the double. Each function runs in a separate
+process.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def digests_below(folder: Path) -> dict[str, str]:
 
 
 def best_first(runs: list[Run]) -> list[Run]:
-    """In the order of a metric, which Azure ML does not give them."""
+    """Sort by a metric, since Azure ML does not."""
     return sorted(runs, key=lambda run: -run.data.metrics["accuracy"])
 
 
@@ -108,7 +110,7 @@ def write() -> dict[str, str]:
 
 
 def in_job() -> str:
-    """What a script does inside a job: attach to its own run, log to it, with nothing but the run's own token."""
+    """Act as a script inside a job: attach to its run and log to it, with only the run's token."""
     with mlflow.start_run() as run:
         mlflow.log_metric("inside", 2.0)
         mlflow.log_param("p", "1")

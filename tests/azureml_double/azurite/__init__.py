@@ -1,6 +1,7 @@
-"""Azurite, the vendor's storage emulator: installed on demand in `.cache/azurite`, started on a free loopback port, and always stopped.
+"""Azurite, the vendor's storage emulator: installed on demand below `.cache/azurite`, started on a free loopback
+port, and always stopped.
 
-It stores blobs only in memory.
+It stores blobs only in memory, so they are lost when it stops.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def installed() -> Path:
 
 @contextmanager
 def azurite(accounts: Sequence[str], key: str, folder: Path) -> Iterator[int]:
-    """Run Azurite with *accounts*, which share *key*, within the context, and return its port. Its log is in *folder*. It ends with the context, and with this
-    process in any case. Raises AzuriteFailed."""
+    """Run Azurite with *accounts*, which share *key*, for the duration of the context, and yield its port. Its log is
+    in *folder*. It stops with the context, and with this process however that ends. Raises AzuriteFailed.
+    """
     program = installed() / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
     switches = ("--inMemoryPersistence", "--loose", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
     options = (*switches, "--blobHost", "127.0.0.1", "--blobPort", "0", "--blobKeepAliveTimeout", "3600")
@@ -88,7 +90,7 @@ def _port(process: subprocess.Popen[str], log: Path) -> int:
 
 
 def _install(folder: Path) -> None:
-    """Install the locked versions by `npm ci`, with the npm of Node."""
+    """Install with Node's npm: `npm ci`, according to the lock file."""
     modules = _NODE / "node_modules" if sys.platform == "win32" else _NODE / "lib" / "node_modules"
     npm = modules / "npm" / "bin" / "npm-cli.js"
     command = [_PROGRAM, str(npm), "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]

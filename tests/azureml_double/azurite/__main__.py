@@ -1,4 +1,4 @@
-"""Install Azurite by `python -m tests.azureml_double.azurite`, if it is missing, so that tests need not wait for it."""
+"""`python -m tests.azureml_double.azurite`: install Azurite if it is missing, so that no test has to wait for it."""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Parts of a job: its command with references, durations, azureml-core's definition, and options for running jobs."""
+"""The fields of a job: its command with references, durations, and azureml-core's definition. Also the settings for
+running jobs.
+"""
 
 from __future__ import annotations
 
@@ -22,28 +24,41 @@ Value = str | int | float | bool
 Values = Mapping[str, Value]
 CHOICE = "choice"
 MOST_TRIALS = 1000
-LONGEST_SWEEP = "P60D"  # default limit
+LONGEST_SWEEP = "P60D"  # for a sweep without a time limit
 
 
 @dataclass(frozen=True)
 class Manner:
-    """Options for running the jobs of a workspace."""
+    """How the jobs of a workspace run."""
 
-    hold: bool = False  # each job waits in the status Queued until it is released
-    whole_logs: bool = False  # logs are replaced as they grow, not appended to
-    retry_logs: bool = False  # later attempts log to `user_logs/retry_001`, …; else each replaces the previous logs
-    fails_with_a_trial: bool = False  # one failed trial fails the sweep, not only the first three or all
-    values_in: str = "tag"  # of a trial, as in OWN_TAGS, or only on the sweep (`sweep`; `old_sweep`: without the prefix)
+    # Each job stays Queued until it is released.
+    hold: bool = False
+    # Logs are replaced as they grow, not appended to.
+    whole_logs: bool = False
+    # Logs of later attempts go to `user_logs/retry_001` and so on. Otherwise they replace the previous logs.
+    retry_logs: bool = False
+    # A sweep fails when one trial fails, and not only when the first three or all of them fail.
+    fails_with_a_trial: bool = False
+    # The tags with a trial's values. `tag`, `system_tag`: the tags of the trial that OWN_TAGS lists, and a tag of
+    # the sweep. `sweep`: only the tag of the sweep. `old_sweep`: the same, without the prefix.
+    values_in: str = "tag"
     minute: float = 60.0  # seconds per minute of a limit (`timeout`, `trialTimeout`)
-    disk: str = "new"  # of the next attempt, with `outputs/retry_001`, …; `restored`: it has `outputs` and `logs` again
-    service_status: str = "Running"  # first status of the interactive services of a job
-    image_log: str = ""  # log of each image build; without it, the image exists
-    image_fails: bool = False  # the build fails, and so does the job
-    python: Path = field(default_factory=lambda: Path(sys.executable))  # the jobs' `python`; its folder is first on PATH
+    # The disk of the next attempt. `new`: its `outputs` go to `outputs/retry_001` and so on. `restored`: `outputs`
+    # and `logs` are restored.
+    disk: str = "new"
+    service_status: str = "Running"  # initial status of a job's interactive services
+    # Log of the build of each job's image. If empty, the image exists already.
+    image_log: str = ""
+    # The image build fails, and with it the job.
+    image_fails: bool = False
+    # The `python` of jobs. Programs in its folder take precedence over all others.
+    python: Path = field(default_factory=lambda: Path(sys.executable))
 
 
 def seconds_of(duration: str) -> float:
-    """The seconds of `P1DT2H3M4S` (ISO 8601). Raises ValueError for other forms, since the service does not support fractions of a second."""
+    """Return the seconds of an ISO 8601 duration such as `P1DT2H3M4S`. Raises ValueError for other forms. The service
+    does not support fractions of a second.
+    """
     found = _DURATION.fullmatch(duration)
     if found is None or not any(found.groups()):
         raise ValueError(f"'{duration}' is no duration")
@@ -52,7 +67,7 @@ def seconds_of(duration: str) -> float:
 
 
 def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
-    """*command* with its references replaced literally, without quoting, as by the service."""
+    """Replace the references in *command*, without quoting, as the service does."""
     return _REFERENCE.sub(lambda found: name if found[3] else (inputs if found[1] == "inputs" else outputs)[found[2]], command)
 
 
@@ -70,7 +85,8 @@ def unknown_references(job: Json) -> list[str]:
 def as_job(definition: Json, code_id: str) -> Json:
     words = [_word(str(text)) for text in definition.get("arguments") or []]
     limit, nodes = definition.get("maxRunDurationSeconds"), int(definition.get("nodeCount") or 1)
-    distribution = None  # the count of PyTorch is for all nodes, that of MPI per node
+    # PyTorch counts processes over all nodes, MPI per node.
+    distribution = None
     if definition.get("framework") == "PyTorch":
         distribution = {"distributionType": "PyTorch", "processCountPerInstance": int(definition["pytorch"]["processCount"] or nodes) // nodes}
     elif definition.get("communicator") in ("IntelMpi", "OpenMpi"):
@@ -85,7 +101,7 @@ def as_job(definition: Json, code_id: str) -> Json:
 
 
 def _word(text: str) -> str:
-    """A quoted argument, or the reference for a path of data."""
+    """Return an argument, quoted, or the reference to data if the argument is its path."""
     for mark, kind in (("DatasetConsumptionConfig:", "inputs"), ("DatasetOutputConfig:", "outputs")):
         if text.startswith(mark):
             return f"${{{{{kind}.{text.removeprefix(mark)}}}}}"

@@ -1,4 +1,4 @@
-"""The data of a job: its location in storage, code, inputs and named outputs on its disk, and growing logs."""
+"""The data of a job: its location in storage, the code, inputs and named outputs on the job's disk, and growing logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.azureml_double.state import Json, Output, Run, Workspace
 from tests.azureml_double.storage import Storage
 
 WORKERS = 8
-PIECE = 4 * 1024 * 1024  # maximum of a block of an append blob
+PIECE = 4 * 1024 * 1024  # largest block of an append blob, in bytes
 LITERAL = "literal"
 OUTPUT_KINDS = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
 OUTPUT_KINDS |= {"custom_model": "CustomModel", "mlflow_model": "MLFlowModel", "triton_model": "TritonModel"}
@@ -26,7 +26,9 @@ _DATA_ID = re.compile(r"(?:(?:azureml:)?/subscriptions/.*/data/([^/]+)/versions/
 
 @dataclass(frozen=True)
 class Place:
-    """A location. `path` is a blob, or a folder with or without `/` at its end, or '' for the whole container."""
+    """A location in storage. `path` is a blob, or a folder with or without a trailing `/`. An empty path is the whole
+    container.
+    """
 
     storage: Storage
     container: str
@@ -64,7 +66,9 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def place_of(workspace: Workspace, uri: str) -> Place:
-    """The location of *uri*. Raises DataMissing for a datastore or an account of another workspace, and for other forms of a URI."""
+    """Return the location of a URI. Raises DataMissing for other forms of URIs, and for a datastore or an account
+    outside the workspace.
+    """
     named = _DATASTORE.fullmatch(uri)
     if named:
         datastore = workspace.datastore(named[1])
@@ -107,7 +111,9 @@ def code_place(workspace: Workspace, code_id: str) -> Place:
 
 @dataclass(frozen=True)
 class LaidOutput:
-    """One output of an attempt, with `path` on the job's disk and `place` in storage. In mode Direct, the job itself writes to `uri`."""
+    """An output of one attempt: `path` on the job's disk and `place` in storage. In mode Direct the job writes to
+    `uri` itself.
+    """
 
     name: str
     given: Json
@@ -128,7 +134,7 @@ class LaidOutput:
             self.place.fetch_file(self.path) if self.is_file else self.place.fetch_folder(self.path)
 
     def send(self, *, succeeded: bool) -> None:
-        """Copy the output to storage: a mounted one always, one in upload mode only after success."""
+        """Upload the output: always if it was mounted, only after success if its mode is upload."""
         if self.given.get("mode") == "Direct" or (self.given.get("mode") == "Upload" and not succeeded):
             return
         if not self.is_file:
@@ -137,8 +143,10 @@ class LaidOutput:
             self.place.storage.put(self.place.container, self.place.path, self.path.read_bytes())
 
     def record(self, workspace: Workspace, run: Run) -> None:
-        """Register it as an asset: the next version of the requested name, else with a name made from the run's. The job does not contain the version. If the
-        asset has another type, nothing is registered, without an error."""
+        """Register the output as an asset: under the requested name with the next version, or else under a name
+        derived from the run. The job does not report the version. If an asset of another type has the name, nothing
+        is registered, and there is no error.
+        """
         kind, named = self.given["jobOutputType"], self.given.get("assetName")
         asset = named or f"azureml_{run.run_id}_output_data_{self.name}"
         versions = workspace.assets["data"].get(asset, {})
@@ -152,14 +160,18 @@ class LaidOutput:
 
 
 class Layer:
-    """Places data in *folder*, inputs as `INPUT_{name}`, outputs by name, or at `pathOnCompute`, whose files `remove` deletes."""
+    """Sets up data below *folder*: inputs as `INPUT_{name}`, outputs by their names, or at `pathOnCompute`. `remove`
+    deletes the folders that it created.
+    """
 
     def __init__(self, workspace: Workspace, folder: Path, working_folder: Path) -> None:
         self._workspace, self._folder, self._working_folder = workspace, folder, working_folder
         self._made: list[Path] = []
 
     def input(self, name: str, given: Json) -> str:
-        """The text for the input *name* in the command: its value, or the path of its data, which is copied to the disk. Raises DataMissing."""
+        """Return the text that replaces the input *name* in the command: its value, or the path of its data, which is
+        copied to the disk. Raises DataMissing.
+        """
         kind = given["jobInputType"]
         if kind == LITERAL:
             return str(given["value"])
@@ -191,7 +203,7 @@ class Layer:
         return LaidOutput(name, given, uri, path, place_of(self._workspace, uri))
 
     def _place(self, given: Json, name: str) -> Path:
-        """The path for the data. Raises JobFailed if it exists."""
+        """Return the folder of an input or output. Raises JobFailed if the folder is not empty."""
         asked = given.get("pathOnCompute")
         if not asked:
             return self._folder / name
@@ -209,7 +221,9 @@ class Layer:
 
 
 class GrowingLog:
-    """A file, and a blob that is updated from it. With *whole*, the blob is replaced each time, as by older agents, else it is appended to."""
+    """A file and the blob that follows it. With *whole* every update replaces the blob, as older agents do. Otherwise
+    new text is appended.
+    """
 
     def __init__(self, path: Path, place: Place, *, whole: bool) -> None:
         self.path, self._whole, self._sent = path, whole, -1
@@ -224,7 +238,8 @@ class GrowingLog:
             self._sent = size
             return
         if self._sent < 0 or size < self._sent:
-            self._blob.create_append_blob()  # replaces the blob atomically, so that it is never missing
+            # This call replaces an existing blob in one step, so readers never find it missing.
+            self._blob.create_append_blob()
             self._sent = 0
         with self.path.open("rb") as source:
             source.seek(self._sent)

@@ -1,4 +1,6 @@
-"""Pipeline jobs: the service's refusals, and the execution, with steps as separate jobs that start once their inputs exist."""
+"""Pipeline jobs: what the service rejects, and how the double runs the rest. Each step is a separate job that starts
+when its inputs are available.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _BOUND = re.compile(r"\s*\$\{\{\s*parent\.(?:(inputs|outputs)\.(\w+)|jobs\.(\w+)
 
 
 class Binding(NamedTuple):
-    """The binding of an input or an output: to one of the pipeline (`kind`: `inputs` or `outputs`), or (`jobs`) to an output of *node*."""
+    """The target that an input or output is bound to: the pipeline's own (`kind` is `inputs` or `outputs`), or an
+    output of the step *node* (`jobs`).
+    """
 
     kind: str
     name: str
@@ -35,7 +39,9 @@ class Binding(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """One step: `given` is its part of the job, with its `inputs` and `outputs`. `component` is the spec of its job, which `takes` and `gives`."""
+    """One step. `given` is its text in the job, with its `inputs` and `outputs`. `component` is the spec that it
+    runs, with the inputs `takes` and the outputs `gives`.
+    """
 
     name: str
     given: Json
@@ -52,7 +58,9 @@ class Node:
 
 
 def binding_of(given: Json) -> Binding | None:
-    """The binding of an input or output of a node, None for its own data and values. Raises ServiceError for an invalid binding."""
+    """Return the binding of a step's input or output, or None for data and literal values. Raises ServiceError if the
+    binding has an unknown form.
+    """
     value = given.get("value")
     if not isinstance(value, str) or "${{" not in value:
         return None
@@ -170,7 +178,7 @@ def _output(pipeline: Run, node: Node, name: str) -> Json:
 
 
 def camel(given: Mapping[str, Any]) -> Json:
-    """*given* with names in camel case as in jobs, since names within nodes are in snake case."""
+    """Convert a name from the snake case used within nodes to the camel case used for jobs."""
     return {re.sub(r"_(\w)", lambda found: found[1].upper(), name): value for name, value in given.items()}
 
 
@@ -205,7 +213,8 @@ class PipelineCourse(Course):
             if all(step.is_ended for step in self._steps.values()) and not self._ready(nodes):
                 break
             time.sleep(LOOK)
-        for step in self._steps.values():  # running steps are canceled, and others never start
+        # Cancel the steps that are running. The others never start.
+        for step in self._steps.values():
             if not step.is_ended:
                 self._runner.cancel(step)
         while not all(step.is_ended for step in self._steps.values()):
@@ -227,7 +236,8 @@ class PipelineCourse(Course):
             text = f"Pipeline has failed child jobs. Failed nodes: {', '.join(unlucky)}. For more details and logs, please go to the job detail page."
             self._end("Failed", JobFailed(text, "PipelineFailed"))
         else:
-            for node in nodes.values():  # the pipeline's outputs are the outputs of steps that are bound to them
+            # The pipeline's outputs are the outputs of the steps that are bound to them.
+            for node in nodes.values():
                 for name, given in node.outputs.items():
                     bound = str(given.get("value") or "").removeprefix("${{parent.outputs.").removesuffix("}}")
                     if bound in (self._job.get("outputs") or {}):
@@ -247,7 +257,7 @@ class PipelineCourse(Course):
             self._runner.cancel(step)
 
     def _record(self, node: Node, job: Json) -> Run:
-        """A new run of the *node*, as recorded (wire document 4.1)."""
+        """Make a run of *node*, as recorded (wire document 4.1)."""
         node_id, pipeline = uuid.uuid4().hex[:8], self._run.run_id
         step = Run(new_id(), self._run.experiment, "NotStarted", user_name=self._run.user_name, parent_id=pipeline, run_type=STEP, job=job)
         step.display_name, step.target = node.given.get("display_name") or node.name, (job.get("computeId") or "").rpartition("/")[2] or None

@@ -1,4 +1,6 @@
-"""The processes of a job: their number, nodes, variables, start and end. Also the course of any job, and the reasons of failures."""
+"""The processes of a job: their number, nodes, variables, start and end. Also the life cycle of every kind of job,
+and the reasons for failures.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,12 @@ from tests.azureml_double.state import Json, Principal, Run, Workspace
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
 
-GRACE = 30.0  # seconds between SIGTERM and SIGKILL
+GRACE = 30.0  # seconds between the request to exit and the kill
 HERE = "127.0.0.1"
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 OF_THE_MACHINE = ("SYSTEMROOT", "COMSPEC", "PATHEXT", "WINDIR", "LD_LIBRARY_PATH", "TESTED_WITH_MARK")
-"""Variables that jobs get from this machine; by the last whoever runs the double finds its processes."""
+"""Variables that jobs inherit from this machine. The tests use the last one to find processes that were left running.
+"""
 
 
 class JobCanceled(Exception):
@@ -36,11 +39,11 @@ class JobCanceled(Exception):
 
 
 class JobPreempted(Exception):
-    """The job was preempted, and starts again."""
+    """The job's node was preempted. The job restarts."""
 
 
 class JobFailed(Exception):
-    """The job failed. The text is the message of the run's `error`, `inner` its machine-readable cause."""
+    """A job failed. The text is the run's `error`, and `inner` is its machine-readable cause."""
 
     def __init__(self, message: str, inner: str = "ExecutionFailed", component: str = "execution-wrapper") -> None:
         super().__init__(message)
@@ -51,7 +54,9 @@ class JobFailed(Exception):
 
 
 class DataMissing(JobFailed):
-    """An input is missing, or not accessible to the job. The service detects it when it mounts the data, not at the submission."""
+    """An input does not exist, or refers to data that the job cannot access. The service reports this when it mounts
+    the data, not at submission.
+    """
 
     def __init__(self, uri: str, reason: str = "NotFound") -> None:
         super().__init__(f"Failed to start data session for {uri}: DataAccessError({reason})", f"DataAccessError({reason})", "data-capability")
@@ -62,7 +67,8 @@ class Course:
         self._staged, self._workspace, self._run, self._submitter = staged, staged.state, run, submitter
         self._job: Json = run.job or {}
         self._released, self._canceled = threading.Event(), threading.Event()
-        self._turn = threading.Lock()  # held during a change of the status, so that a cancelation cannot come in between
+        # Held while a status changes, so that a cancellation cannot occur between two statuses.
+        self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._live, name=f"job {run.run_id}", daemon=True)
 
     def begin(self) -> None:
@@ -87,7 +93,8 @@ class Course:
         try:
             self._go()
         finally:
-            if not self._run.is_ended:  # an error of the double fails the test, like an unsupported request
+            # The double itself failed. This fails the test, like an unsupported request does.
+            if not self._run.is_ended:
                 text = f"the double could not run this job: {traceback.format_exc()}"
                 self._staged.stage.log.note(Seen("RUN", "job", f"/{self._run.run_id}", "", {}, unknown=text))
                 self._end("Failed", JobFailed("InternalServerError", "SystemError"))
@@ -102,7 +109,7 @@ class Course:
 
 
 class Process:
-    """One `bash -c` in a separate process group, with its output in the file *log*."""
+    """One `bash -c` in a separate process group. Its output goes to the file *log*."""
 
     def __init__(self, command: str, folder: Path, variables: Mapping[str, str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +152,9 @@ def kill(processes: Sequence[Process]) -> None:
 
 
 def end_strays(mark: str) -> None:
-    """End processes that left their group but have *mark* (`NAME=value`) in their environment, like the end of a container. Needs /proc."""
+    """Kill the processes that left their group but still have *mark* (`NAME=value`) in their environment, as the end
+    of a container does. Requires /proc.
+    """
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
@@ -160,12 +169,13 @@ class Rank:
 
 
 def ranks_of(job: Json) -> Sequence[Rank]:
-    """The processes of *job* (the `properties` of PUT job), by default one per node."""
+    """The processes that *job* (the `properties` of PUT job) requests. Without a distribution, there is one per node."""
     nodes = int((job.get("resources") or {}).get("instanceCount") or 1)
     distribution = job.get("distribution") or {}
     kind, each = distribution.get("distributionType"), int(distribution.get("processCountPerInstance") or 1)
     world = nodes * each
-    with socket.socket() as probe:  # a free port for the ranks, since all nodes are this machine and the service's fixed port may be in use
+    # The ranks need a free port to meet on. All nodes are this machine, so the service's fixed port may be in use.
+    with socket.socket() as probe:
         probe.bind((HERE, 0))
         port: int = probe.getsockname()[1]
     of_nodes = {"AZ_BATCHAI_MPI_MASTER_NODE": HERE if nodes > 1 else "localhost", "AZ_BATCHAI_JOB_MASTER_NODE_IP": HERE}
@@ -187,7 +197,9 @@ def ranks_of(job: Json) -> Sequence[Rank]:
 
 
 def machine_variables(home: Path, temp: Path, python: Path) -> dict[str, str]:
-    """The variables of a container: a home, a folder for temporary files, programs. `python` is *python*."""
+    """The variables of a container: a home, a folder for temporary files, and programs. The command `python` is
+    *python*.
+    """
     programs = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
     kept = {name: os.environ[name] for name in OF_THE_MACHINE if name in os.environ}
     places = {"HOME": str(home), "USERPROFILE": str(home), "TMPDIR": str(temp), "TEMP": str(temp), "TMP": str(temp)}
@@ -205,7 +217,9 @@ def context_variable(workspace: Workspace, run: Run, token: str) -> dict[str, st
 
 
 def data_variables(inputs: Mapping[str, str], outputs: Mapping[str, str], *, is_legacy: bool) -> dict[str, str]:
-    """The variables for the paths of data. Literals have none. Jobs of azureml-core have the form for its `Run`: named like the data, and listed."""
+    """The variables with the paths of inputs and outputs, without literals. With *is_legacy* they have the form that
+    azureml-core's `Run` reads: each has the name of its data, and there are lists of all names.
+    """
     if not is_legacy:
         return {f"AZURE_ML_INPUT_{name}": path for name, path in inputs.items()} | {f"AZURE_ML_OUTPUT_{name}": path for name, path in outputs.items()}
     data = {**inputs, **outputs}

@@ -1,4 +1,6 @@
-"""Records of jobs from their submitted `properties`, of sweeps as recorded from the service (wire document 2.8), and of trials."""
+"""The records of submitted jobs, sweeps and trials, made from the `properties` of a job. The records of sweeps follow
+the recordings (wire document 2.8).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ JOB_TYPES = {"hyperdrive": "Sweep", "azureml.PipelineRun": "Pipeline", "automl":
 GENERATORS = {"Random": "RANDOM", "Grid": "GRID", "Bayesian": "BayesianOptimization"}
 SYSTEM_PREFIX, VALUE_PREFIX, HYPERPARAMETERS = "_aml_system_", "AZUREML_SWEEP_", "hyperparameters"
 OWN_TAGS = {"tag": (HYPERPARAMETERS, SYSTEM_PREFIX + HYPERPARAMETERS), "system_tag": (SYSTEM_PREFIX + HYPERPARAMETERS,)}
-"""Of a trial: the tags with its values, by `values_in`."""
+"""The tags of a trial that contain its values, by `values_in`."""
 WORDS = (("boring", "sincere", "quiet", "jolly"), ("boat", "wolf", "pine", "lamp"))
 AS_IT_IS = Manner()
 
@@ -27,7 +29,9 @@ def job_type_of(run: Run) -> str:
 
 
 def new_job(workspace: Workspace, name: str, properties: Json, *, definition: Json | None = None) -> Run:
-    """The record of an accepted job that has not started, by its `jobType`. *definition* is that of azureml-core, if it sent the job."""
+    """Make the record of an accepted job according to its `jobType`, before the job starts. *definition* is that of
+    azureml-core, if azureml-core sent it.
+    """
     kind = properties["jobType"]
     run = Run(name, workspace.experiment(properties.get("experimentName") or "Default"), FIRST_STATUS[kind], run_type=RUN_TYPES[kind], job=properties)
     run.parent_id = properties.get("parentJobName")
@@ -48,7 +52,7 @@ def new_job(workspace: Workspace, name: str, properties: Json, *, definition: Js
 
 
 def _tags_of_sweep(workspace: Workspace, run: Run, job: Json) -> dict[str, str]:
-    """The tags in addition to the user's. One of them is longer than all of the others."""
+    """The service's tags on a sweep, in addition to the user's. One of them is longer than all the others together."""
     limits = job.get("limits") or {}
     total = limits.get("maxTotalTrials") or MOST_TRIALS
     tags: Json = {"max_concurrent_jobs": str(limits.get("maxConcurrentTrials") or total), "max_total_jobs": str(total)}
@@ -82,7 +86,7 @@ def _policy(policy: Json | None) -> Json:
 
 
 def _platform(workspace: Workspace, run: Run, trial: Json) -> Json:
-    """All parameters of a trial's start, including the recipe of the image, which is long."""
+    """The configuration that starts a trial. It includes the image recipe, which is long."""
     recipe = "FROM docker.io/python:3.11\n" + "".join(f"RUN python -m pip install 'package-{number:03d}==1.{number}.0'\n" for number in range(160))
     overrides: Json = {"Script": None, "Command": trial["command"], "UseAbsolutePath": True, "Target": run.target}
     overrides |= {"NodeCount": (trial.get("resources") or {}).get("instanceCount") or 1}
@@ -99,12 +103,15 @@ def _json(value: Any) -> str:
 
 
 def add_trial(workspace: Workspace, sweep: Run, index: int, values: Values, manner: Manner = AS_IT_IS) -> Run:
-    """The record of the trial with this number, which has not started. Its values are in its tag, and in one of the sweep's."""
+    """Make the record of trial number *index*, before the trial starts. Its values are a tag of the trial and a tag
+    of the sweep.
+    """
     name, text = f"{sweep.run_id}_{index}", json.dumps(values)
     sweep.tags[f"{'' if manner.values_in == 'old_sweep' else SYSTEM_PREFIX}{name}"] = text
     sweep.revision += 1
     definition = None
-    if sweep.definition is not None:  # azureml-core appends the values to the script's arguments
+    # azureml-core's definition lists the values after the script's arguments.
+    if sweep.definition is not None:
         given = [word for name, value in values.items() for word in (name if name.startswith("-") else f"--{name}", value_text(value))]
         definition = {**sweep.definition, "arguments": [*(sweep.definition.get("arguments") or []), *given]}
     trial = Run(name, sweep.experiment, "NotStarted", user_name=sweep.user_name, parent_id=sweep.run_id, target=sweep.target, script=sweep.script)

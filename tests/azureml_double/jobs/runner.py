@@ -1,4 +1,6 @@
-"""Execution of the jobs of one workspace in folders, with their logs and outputs in storage."""
+"""Runs the jobs of one workspace: each is set up and executed in a folder, and its logs and outputs are uploaded to
+storage.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,19 @@ from tests.azureml_double.state import Principal, Run
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
 
-KEPT = ("outputs", "logs")  # their files survive a preemption, and exist in the next attempt if the disk is restored
+# The files of these folders are uploaded when a node is preempted, and the next attempt has them if the disk
+# is restored.
+KEPT = ("outputs", "logs")
 IMAGE_LOG = "azureml-logs/20_image_build_log.txt"
 LOOK = 0.02  # seconds between two checks of the processes and their logs
 
 
 class Attempt:
-    """One attempt of a job, with its folders, processes and results, in *folder*. `lay` and `start` start it, `watch` waits for its end, `leave` sends its
-    results, and `clear` is always called."""
+    """One attempt of a job: its folders, its processes and its results. The attempt is the only user of *folder*.
+
+    `lay` and `start` begin the attempt, `watch` waits for its end, and `leave` uploads its results. Always call
+    `clear`.
+    """
 
     def __init__(self, staged: StagedWorkspace, run: Run, folder: Path, submitter: Principal | None, manner: Manner) -> None:
         assert run.job is not None, "a run without a job"
@@ -78,8 +85,9 @@ class Attempt:
             self._follow(self._folder / log, self._log_name(log))
 
     def watch(self, interrupted: threading.Event, seconds: float | None) -> bool:
-        """Send logs as they grow, until all processes have succeeded (true), or *interrupted* is set or the time is over (false). Raises JobFailed as soon as
-        one of them fails."""
+        """Upload logs as they grow, until all processes have succeeded (true), or until *interrupted* is set or the
+        time limit is reached (false). Raises JobFailed as soon as one process fails.
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
         while not interrupted.wait(LOOK):
             codes = [process.code for process in self._processes]
@@ -105,7 +113,8 @@ class Attempt:
     def _send(self, *, succeeded: bool) -> None:
         self.stop()
         self._push_logs()
-        is_beside = self._run.attempt > 1 and not self._is_restored  # keeps the files of an earlier attempt
+        # The results of an earlier attempt stay in storage.
+        is_beside = self._run.attempt > 1 and not self._is_restored
         for working in self._working.values():
             self._artifact(f"outputs/retry_{self._run.attempt - 1:03d}" if is_beside else "outputs").send_folder(working / "outputs")
         for output in self._outputs.values():
@@ -122,7 +131,7 @@ class Attempt:
         self._layer.remove()
 
     def _common_variables(self, shown: Mapping[str, str]) -> dict[str, str]:
-        """The variables of all processes. The service's replace the user's."""
+        """The variables of all processes. The service's variables override the user's."""
         service = self._staged.job_environment(self._run)
         kinds = {name: given["jobInputType"] for name, given in (self._job.get("inputs") or {}).items()}
         inputs = {name: path for name, path in self._inputs.items() if kinds[name] != LITERAL}
@@ -154,7 +163,9 @@ class Attempt:
             self._logs[path] = GrowingLog(path, self._artifact(name), whole=self._manner.whole_logs)
 
     def _log_name(self, name: str) -> str:
-        """The path of the log *name* of this attempt in the run: that of the previous attempt, or a separate folder."""
+        """The path of the log *name* of this attempt: the path of the previous attempt's log, or a path in a separate
+        folder.
+        """
         if not self._manner.retry_logs or self._run.attempt == 1:
             return name
         return name.replace("user_logs/", f"user_logs/retry_{self._run.attempt - 1:03d}/")
@@ -238,7 +249,8 @@ class CommandCourse(Course):
             raise JobPreempted
         attempt.leave(succeeded=False)
         if limit and real and not self._canceled.is_set() and self._run.started:
-            self._run.started -= timedelta(seconds=limit - real)  # the record shows the full time limit
+            # The record shows the full time limit as the duration.
+            self._run.started -= timedelta(seconds=limit - real)
         raise JobCanceled
 
     def _finalize(self, attempt: Attempt, *, succeeded: bool) -> None:

@@ -1,4 +1,6 @@
-"""Sweeps (wire document 2.8): the service's refusals, and the execution of sampled trials as separate jobs. No policy ends any."""
+"""Sweeps (wire document 2.8): what the service rejects, and how the double draws trials, starts them as separate jobs
+and watches them. Policies never stop a trial.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from tests.azureml_double.jobs.runner import JobRunner
 
 LOOK = 0.02  # seconds between two checks of the trials
-FIRST = 3  # if the first trials to end fail, this many, no more are started
+# If this many trials fail before any other ends, no more trials start.
+FIRST = 3
 FAILURE = "User errors were found in at least one of the child runs."
 FAILURE_AT_ONCE = "Marking the experiment as failed because initial child jobs have failed due to user error"
 LOG_NAME = "azureml-logs/hyperdrive.txt"
@@ -28,7 +31,7 @@ COLUMNS = {"metric_name": "String", "timestamp": "String", "run_id": "String", "
 RANGES = ("uniform", "loguniform", "quniform", "qloguniform")
 MOST_AT_ONCE = 100
 SAMPLINGS: Mapping[str, Sequence[str]] = {"Random": (), "Grid": (CHOICE,), "Bayesian": (CHOICE, "uniform", "quniform")}
-"""What each sampling algorithm can draw from; empty: everything."""
+"""The distributions that each sampling algorithm supports (empty: all)."""
 POLICIES = ("Bandit", "MedianStopping", "TruncationSelection")
 _DRAWS: Mapping[str, Callable[[random.Random, Sequence[Any]], float]] = {
     "uniform": lambda rng, given: rng.uniform(given[0], given[1]),
@@ -46,7 +49,7 @@ def grid(space: Json) -> Iterator[Values]:
 
 
 def drawn(space: Json, seed: int | None) -> Iterator[Values]:
-    """Random points without repetition, until a finite space has no others. The *seed* determines the points."""
+    """Yield distinct random points until a finite space is exhausted. The same *seed* gives the same points."""
     rng, seen, size = random.Random(seed), set[str](), size_of(space)
     while size is None or len(seen) < size:
         values = {name: _value(rng, kind, given) for name, (kind, given) in space.items()}
@@ -98,7 +101,7 @@ def check_sweep(properties: Json) -> None:
 
 
 def _wrong_with(spec: Any, known: Sequence[str]) -> str:
-    """The error of a distribution, or ''. *known* are the distributions of the sampling (empty: all)."""
+    """Describe the error in *spec*, if any. *known* are the distributions that the sampling supports (empty: all)."""
     if not isinstance(spec, list) or len(spec) != 2 or len(spec[1]) != _ARGUMENTS.get(spec[0]):
         return f"this is no known distribution with its arguments: {spec}"
     kind, given = spec
@@ -128,7 +131,7 @@ def _check_policy(policy: Json) -> None:
 
 
 def logged(trial: Run, metric: str) -> list[float]:
-    """All numbers that *trial* logged for *metric*, in the order logged."""
+    """The values of *metric* that *trial* logged, in order. Values that are not numbers are omitted."""
     known = trial.metrics.get(metric)
     points = sorted(known.points, key=lambda point: point.created) if known else []
     values = [point.data.get(metric) for point in points]
@@ -136,7 +139,7 @@ def logged(trial: Run, metric: str) -> list[float]:
 
 
 class Best:
-    """The best trial of a sweep so far, recorded in its properties and in a metric of the sweep itself."""
+    """The best trial of a sweep so far. The sweep's record contains it as properties and as a metric of the sweep."""
 
     def __init__(self, sweep: Run, metric: str, *, maximize: bool) -> None:
         self._sweep, self._metric, self._sign = sweep, metric, 1.0 if maximize else -1.0
@@ -177,9 +180,9 @@ class SweepCourse(Course):
         points = grid(space) if sampling["samplingAlgorithmType"] == "Grid" else drawn(space, sampling.get("seed"))
         self._points = itertools.islice(points, total)
         self._trials: list[Run] = []
-        self._ended: dict[str, str] = {}  # the last status of each trial that ended, in the order of their ends
+        self._ended: dict[str, str] = {}  # last status of each ended trial, in order of their ends
         self._best = Best(run, self._metric, maximize=self._maximize)
-        self._lines: list[str] = []  # of its log, to be sent
+        self._lines: list[str] = []  # lines of the log that are not uploaded yet
 
     def cancel(self) -> None:
         if not self._run.is_ended and not self._canceled.is_set():
@@ -240,7 +243,9 @@ class SweepCourse(Course):
         self._run.cancel()
 
     def _finish(self) -> None:
-        """End the sweep. It fails if its first trials, or all of them (or optionally any) failed."""
+        """End the sweep: Failed if its first trials or all of its trials failed (or, if so configured, any of them),
+        otherwise Completed.
+        """
         ends = list(self._ended.values())
         failing = any if self._runner.manner.fails_with_a_trial else all
         is_failed = self._has_failed_at_once or (bool(ends) and failing(end == "Failed" for end in ends))

@@ -1,4 +1,6 @@
-"""Plain requests to the double, through its proxy, by the standard library: what is asked and answered is exactly what stands here."""
+"""Plain requests to the double through its proxy, by the standard library, so that tests control each request
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Principal, Run
 
 ARM = "https://management.azure.com"
-VERSION = "?api-version=2025-01-01-preview"  # of resource manager's routes: without one they refuse
+# Resource Manager's routes require a version.
+VERSION = "?api-version=2025-01-01-preview"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Answer:
 
 
 def ask(stage: Stage, method: str, url: str, *, token: str = "", headers: Mapping[str, str] | None = None, body: bytes | None = None) -> Answer:
-    """One request on a connection of its own; header names of the answer are lower case. Raises what http.client raises."""
+    """Send one request on a separate connection. Header names of the answer are in lower case. Raises the exceptions
+    of http.client.
+    """
     parts = urlsplit(url)
     connection = http.client.HTTPSConnection("127.0.0.1", stage.port, context=ssl.create_default_context(cafile=str(stage.ca_file)), timeout=60)
     connection.set_tunnel(parts.hostname or "", 443)
@@ -51,7 +56,9 @@ def token_for(stage: Stage, principal: Principal, resource: str = ARM) -> str:
 
 
 def call(azure: StagedWorkspace, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Answer:
-    """One request as the workspace's principal; *path* below the workspace's resource, or a whole URL."""
+    """Send one request as the workspace's principal. *path* is relative to the workspace's resource, or a complete
+    URL.
+    """
     url = path if path.startswith("https://") else f"{ARM}{azure.state.path}{path}{'' if 'api-version=' in path else VERSION}"
     content = None if body is None else json.dumps(body).encode()
     given = {"Content-Type": "application/json", **(headers or {})}
@@ -63,7 +70,7 @@ def data_plane(azure: StagedWorkspace, method: str, service: str, path: str, bod
 
 
 def put_job(azure: StagedWorkspace, kind: str, name: str = "job_1", *, headers: Mapping[str, str] | None = None, version: str = VERSION, **more: Any) -> Answer:
-    """What is said to a job on a cluster that is there."""
+    """Submit a job to an existing cluster."""
     job = {"jobType": kind, "experimentName": "e", "computeId": f"{azure.state.path}/computes/cpu-cluster", **more}
     return call(azure, "PUT", f"/jobs/{name}{version}", {"properties": job}, headers)
 
@@ -73,7 +80,7 @@ def put_command(azure: StagedWorkspace, command: str, **more: Any) -> Answer:
 
 
 def put_sweep(azure: StagedWorkspace, command: str, *rates: float, **more: Any) -> Answer:
-    """What is said to a sweep of *command*: a grid of `lr`, one trial at a time, unless *more* says otherwise."""
+    """Submit a sweep of *command*: a grid of `lr`, one trial at a time, unless *more* says otherwise."""
     trial = {"command": command, "environmentId": azure.add_environment("training")}
     sweep = {
         "trial": {**trial, **more.pop("trial", {})},
@@ -86,7 +93,7 @@ def put_sweep(azure: StagedWorkspace, command: str, *rates: float, **more: Any) 
 
 
 def ended(azure: StagedWorkspace, answer: Answer, status: str = "Completed") -> Run:
-    """The run of a job that was taken, once it has come to its end."""
+    """Wait for the end of an accepted job, and return its run."""
     assert answer.status == 201, answer.body
     return azure.wait_for(answer.json["name"], status)
 
@@ -100,5 +107,5 @@ def limits(total: int, concurrent: int, **more: str) -> dict[str, Any]:
 
 
 def trials(azure: StagedWorkspace, sweep: str = "job_1") -> list[Run]:
-    """In the order of their numbers."""
+    """The trials of *sweep*, in order of their numbers."""
     return [azure.state.runs[name] for name in azure.state.runs[sweep].children]

@@ -1,4 +1,6 @@
-"""Jobs, sweeps and pipelines at the double, where no client proves it: what is refused, what a job sees, reads and leaves, and how each ends."""
+"""Jobs, sweeps and pipelines of the double, where no client proves it: rejected jobs, their environment, inputs and
+outputs, and how each ends.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ RANDOM, BAYESIAN = {"samplingAlgorithmType": "Random", "seed": 7}, {"samplingAlg
 
 @pytest.fixture
 def running(azure: StagedWorkspace) -> Iterator[StagedWorkspace]:
-    """A workspace with data, that runs what is submitted."""
+    """A workspace with data that runs submitted jobs."""
     azure.put_blobs(DEFAULT, {"scans/a.txt": b"A", "scans/deep/b c.txt": b"B", "scans-old/c.txt": b"C"})
     with azure.run_jobs(minute=0.2):
         yield azure
@@ -45,7 +47,8 @@ def output(kind: str = "uri_folder", **more: Any) -> dict[str, Any]:
 
 
 def test_a_job_that_names_what_is_not_there_is_refused(azure: StagedWorkspace) -> None:
-    token = {"x-azureml-token": token_for(azure.stage, azure.state.principal)}  # for resource manager
+    # This token is for Resource Manager.
+    token = {"x-azureml-token": token_for(azure.stage, azure.state.principal)}
     changes: list[tuple[dict[str, Any], int]] = [
         ({"command": None}, 400),
         ({"command": "cat ${{inputs.nothing}}"}, 400),
@@ -146,14 +149,16 @@ def test_outputs_go_to_their_places_and_are_registered(running: StagedWorkspace)
     outputs = {
         "o": output(),
         "named": output(uri=f"{SHORT}masks/${{{{name}}}}/", assetName="masks"),
-        "other": output(uri=f"{SHORT}table/", assetName="table"),  # of another type: not registered
+        # Not registered, since the asset has another type.
+        "other": output(uri=f"{SHORT}table/", assetName="table"),
         "f": output("uri_file", uri=f"{SHORT}single/result.csv"),
         "late": output(uri=f"{SHORT}late/", mode="Upload"),
     }
     command = "mkdir ${{outputs.o}}/deep; echo 1 > $AZURE_ML_OUTPUT_o/deep/x; echo 2 > ${{outputs.named}}/x; echo 3 > ${{outputs.other}}/y; "
     command += "echo 4 > ${{outputs.f}}; echo 5 > ${{outputs.late}}/z"
     ended(running, put_command(running, f"{command}; exit 1", outputs=outputs), "Failed")
-    assert running.blob_names(DEFAULT, "late/") == []  # what is mounted is kept whatever the end
+    # After a failure, only mounted outputs are uploaded.
+    assert running.blob_names(DEFAULT, "late/") == []
     run = ended(running, put_command(running, command, name="job_2", outputs=outputs))
     names = ("azureml/job_1/o/deep/x", "azureml/job_2/o/deep/x", "masks/job_2/x", "table/y", "single/result.csv", "late/z")
     assert b"".join(running.get_blob(DEFAULT, name) for name in names) == b"1\n1\n2\n3\n4\n5\n"
@@ -202,7 +207,7 @@ def component(azure: StagedWorkspace, command: str, version: str, **fields: Any)
 
 
 def node(azure: StagedWorkspace, name: str, command: str, values: Mapping[str, str] | None = None, **fields: Any) -> dict[str, Any]:
-    """A step *name* of a component of its own; *values* of its inputs are literals, or bindings."""
+    """A step *name* with a separate component. The *values* of its inputs are literals or bindings."""
     given = {key: {"job_input_type": "literal", "value": value} for key, value in (values or {}).items()}
     return {"name": name, "type": "command", "componentId": component(azure, command, name, **fields).json["id"], "inputs": given}
 
@@ -222,7 +227,7 @@ def put_pipeline(azure: StagedWorkspace, jobs: Mapping[str, Any], **fields: Any)
 
 
 def steps_of(azure: StagedWorkspace, answer: Answer, status: str = "Completed") -> dict[str, Any]:
-    """The runs of the steps, by name, of a pipeline that has ended in *status*."""
+    """The runs of the steps, by name, of a pipeline that has ended with *status*."""
     return {step.display_name: step for step in trials(azure, ended(azure, answer, status).run_id)}
 
 

@@ -1,4 +1,6 @@
-"""What no client proves of the stage: unknown requests, whose tokens and signatures count, secrets in the log, names of blobs, and what each fault does."""
+"""The parts of the stage that no client proves: unknown requests, valid tokens and signatures, secrets in the log,
+names of blobs, and the effect of each fault.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +170,8 @@ def test_storage_checks_role_of_identity_and_refuses_anonymous(azure: StagedWork
     assert ask(stage, "GET", url, token=token_for(stage, stranger, STORAGE), headers=version).status == 403
     assert ask(stage, "GET", url, token=token_for(stage, reader), headers=version).headers["x-ms-error-code"] == "InvalidAuthenticationInfo"
     assert ask(stage, "GET", url).headers["x-ms-error-code"] == "NoAuthenticationInformation"
-    assert ask(stage, "GET", url, token=token).status == 403  # identities need a version of the protocol that knows them
+    # Identities need a newer version of the protocol.
+    assert ask(stage, "GET", url, token=token).status == 403
     assert azure.get_blob(DEFAULT, "a") == b"content"
 
 
@@ -194,7 +197,7 @@ def test_names_of_blobs_are_as_azure_storage_has_them(azure: StagedWorkspace) ->
 
 @pytest.fixture
 def link(azure: StagedWorkspace) -> str:
-    """A signed link to a blob that holds BODY."""
+    """A signed link to a blob that contains BODY."""
     azure.put_blob(DEFAULT, "blob", BODY)
     return azure.state.storage.blob_link(azure.state.default_datastore.container, "blob", permissions="rcw")
 

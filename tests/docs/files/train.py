@@ -1,4 +1,4 @@
-"""The script of the documents' examples, whatever it is called there: it takes each option that they give."""
+"""The training script of the documents' examples, under all its names. It accepts every option that they use."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ if not (checkpoints / "last.ckpt").exists():
     (checkpoints / "last.ckpt").write_text("last\n", encoding="utf-8")
 Path("outputs/results.json").write_text('{"accuracy": 0.9}\n', encoding="utf-8")
 if any(name.startswith("AZUREML_SWEEP_") for name in os.environ):
-    from himl_cli import RUN_CONTEXT  # a trial is judged by what it logs; other jobs start faster without
+    # Only trials need metrics. Other jobs start faster without this import.
+    from himl_cli import RUN_CONTEXT
 
     RUN_CONTEXT.log("val/loss", args.lr + args.crossval_index, step=args.epochs)

@@ -1,4 +1,4 @@
-"""What a job finds in its variables of the datasets that it was given."""
+"""The environment variables of a job with the paths of its datasets."""
 
 import os as _os
 

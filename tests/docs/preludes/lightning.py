@@ -1,4 +1,4 @@
-"""A small stand-in for Lightning: the names that the block imports, and a model and data to train."""
+"""A small replacement for Lightning: the names that the block imports, and a model and data to train."""
 
 import sys as _sys
 import types as _types

@@ -1,4 +1,4 @@
-"""A small stand-in for PyTorch: `torch.load` gives a file's bytes. The script gets a checkpoint."""
+"""A small replacement for PyTorch: `torch.load` returns a file's bytes. The script gets a checkpoint."""
 
 import sys as _sys
 import types as _types
