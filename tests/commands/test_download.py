@@ -76,10 +76,10 @@ def test_files_are_listed_and_arrive_as_options_say(himl: Himl, project: Path) -
     assert files_in(project / "outputs") == {f"train_2_bb/{name}": body for name, body in FILES.items()}
     assert first.stdout.startswith(f"Downloaded 5 files (7.2 KB) to '{place}' in ")
     assert again.stdout.startswith(f"Downloaded 0 files (0 B) to '{place}' in ")
-    assert again.stdout.endswith("; 5 complete already.\n")
+    assert again.stdout.endswith("; 5 already complete.\n")
     assert (first.stderr, again.stderr, himl.ok("download", "-q").stdout) == ("", "", f"{place}\n")
     (project / place / "outputs/results.json").write_text("[]")
-    assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith("; 1 complete already; 1 not verifiable.\n")
+    assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith("; 1 already complete; 1 not verifiable.\n")
 
 
 @pytest.mark.usefixtures("recorded")
@@ -220,7 +220,7 @@ def test_datastore_in_azure_is_listed_read_and_written(himl: Himl, seeded: Stage
     write_files(project, {"up/x.txt": b"xx", "up/deep/y.txt": b"yyy"})
     assert himl.ok("datastore", "upload", "up", "new").stdout.startswith("Uploaded 2 files (5 B) to 'new'")
     assert (seeded.get_blob(DEFAULT, "new/x.txt"), seeded.get_blob(DEFAULT, "new/deep/y.txt")) == (b"xx", b"yyy")
-    assert "2 complete already" in himl.ok("datastore", "upload", "up", "new").stdout
+    assert "2 already complete" in himl.ok("datastore", "upload", "up", "new").stdout
     write_files(project, {"up/x.txt": b"zz"})
     outcome = himl("datastore", "upload", "up", "new")
     assert (outcome.code, "new/x.txt" in outcome.stderr, seeded.get_blob(DEFAULT, "new/x.txt")) == (1, True, b"xx")

@@ -31,7 +31,7 @@ CASES: list[tuple[list[str], int, str, str]] = [
     (["datastore", "list", "--datastore", "workspacefilestore"], 2, "file share", "azcopy"),
     (["datastore", "list", "--datastore", "gone"], 3, "gone-container", ""),
     (["runs", "list", "--config_file", "nope.json"], 3, "There is no file 'nope.json'", "config.json"),
-    (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs and is recorded here", ".himl"),
+    (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs locally", ".himl"),
 ]
 
 
@@ -232,8 +232,8 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
 
 
 def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl, both: StagedWorkspace) -> None:
-    assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Asked run 'train_4_dd' to stop.\n"
-    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
+    assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Requested cancellation of run 'train_4_dd'.\n"
+    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had already ended: Failed.\n"
     assert len(both.requests("POST .*/cancel")) == 1
     assert himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
     assert himl.ok("runs", "tag", "train_2_bb", "stage=", "team=red", "more=").stdout == "Tagged run 'train_2_bb': stage removed, team=red, more removed\n"
@@ -265,7 +265,7 @@ def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, failing: StagedWor
     (project / ".himl").mkdir()
     outcome = himl("runs", "list", "--json")
     assert (outcome.code, outcome.stdout) == (5, "")
-    assert ("trying again in" in outcome.stderr, "WARNING" in outcome.stderr) == (True, False)
+    assert ("retrying in" in outcome.stderr, "WARNING" in outcome.stderr) == (True, False)
     error = json.loads(outcome.stderr.splitlines()[-1])["error"]  # after the notice of a pause
     assert (error["code"], "--workspace local" in error["hint"]) == ("service_failed", True)
     himl.ok("runs", "list", "-w", "local")

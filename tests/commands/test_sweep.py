@@ -302,7 +302,7 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
     stuck.mkdir()
     for pid in supervisors:
         os.kill(pid, signal.SIGCONT)
-    assert himl.ok("runs", "cancel", parent).stdout == f"Asked run '{parent}' to stop; its trials stop with it.\n"
+    assert himl.ok("runs", "cancel", parent).stdout == f"Requested cancellation of run '{parent}'. Its trials stop with it.\n"
     until(lambda: "It is tried again." in log_of(project, parent))
     until(lambda: show(himl, f"{parent}_1")["status"] == "Canceled")
     stuck.rmdir()
@@ -316,7 +316,7 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
 def test_canceled_or_killed_trial_lets_the_others_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
     parent, notes = held_sweep(himl, project, tmp_path, "--sweep", "n=1,2,3", at_work=1)
     told = himl.ok("runs", "cancel", f"{parent}_0").stdout
-    assert told == f"Asked run '{parent}_0' to stop; sweep '{parent}' goes on with its other trials.\n"
+    assert told == f"Requested cancellation of run '{parent}_0'. Sweep '{parent}' continues with its other trials.\n"
     until(lambda: len(lines(notes / "starts")) == 2)
     for pid in pids(project, SUPERVISOR):
         os.kill(pid, signal.SIGKILL)

@@ -144,10 +144,10 @@ def test_several_causes_show_first_or_count_if_already_listed() -> None:
     assert not result.is_told_by_problem
     assert str(problem(result)) == "Failed, for 2 reasons: 'a', 'b'. First: No connection."
     assert str(problem(result, is_listed=True)) == "2 files failed."
-    assert problem(result).hint == "Run the command again: complete files are skipped, partial ones resumed."
+    assert problem(result).hint == "Run the command again. It skips complete files and resumes partial ones."
     error = problem(TransferResult(failed=(Failure("a", "Too busy.", "service_failed", "Try again later."),)))
     assert isinstance(error, ServiceFailed)
-    assert error.hint == "Try again later. Complete files are skipped then, partial ones resumed."
+    assert error.hint == "Try again later. Then himl skips complete files and resumes partial ones."
 
 
 def test_each_left_out_file_has_its_own_reason() -> None:

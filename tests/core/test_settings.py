@@ -46,14 +46,14 @@ WRONG: list[tuple[str | bytes, str]] = [
     ("[submit\n", "line 1"),
     ("[submit]\ncluster = 'a'\ncluster = 'b'\n", r"line 3 \(key 'cluster'\)"),
     (b"[submit]\ncluster = '\xff'\n", r"himl.toml' is not UTF-8 text \(byte 20\)"),
-    ("submit = 3\n", "'submit' is no section"),
+    ("submit = 3\n", "'submit' must be a section"),
     ("\n[submitt]\ncluster='gpu'\n", "line 2: 'submitt' is not known"),
-    ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply for settings"),
-    ("a = " + "[" * 150 + "]" * 150, "is nested too deeply for settings"),
-    (".".join("a" * 100_000) + " = 1", "is nested too deeply for settings"),
-    ("[submit]\nnum_nodes = " + "9" * 5000, "line 2: the number is too long"),
-    ("[submit]\nnum_nodes = 0x" + "f" * 5000, "line 2: the number is too long"),
-    ("# " + "x" * 600_000, "is too large for settings: 600,002 characters"),
+    ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
+    ("a = " + "[" * 150 + "]" * 150, "is nested too deeply"),
+    (".".join("a" * 100_000) + " = 1", "is nested too deeply"),
+    ("[submit]\nnum_nodes = " + "9" * 5000, "line 2: The number is too long"),
+    ("[submit]\nnum_nodes = 0x" + "f" * 5000, "line 2: The number is too long"),
+    ("# " + "x" * 600_000, "is too large: 600,002 characters"),
 ]
 
 

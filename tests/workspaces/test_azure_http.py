@@ -84,8 +84,8 @@ def test_retry_after_is_waited_for_and_said(connection: Connection, stage: Stage
     began = time.monotonic()
     get_run(connection)
     assert time.monotonic() - began >= 2
-    (said,) = [record for record in caplog.records if "trying again" in record.getMessage()]
-    assert (said.getMessage(), said.levelname) == ("eastus.api.azureml.ms is busy (429); trying again in 2 s", "WARNING")
+    (said,) = [record for record in caplog.records if "retrying" in record.getMessage()]
+    assert (said.getMessage(), said.levelname) == ("eastus.api.azureml.ms is busy (429); retrying in 2 s", "WARNING")
     assert said.name.startswith("himl_cli.")
 
 
