@@ -100,7 +100,7 @@ class RunNotFound(NotFound):
     code = "run_not_found"
 
     def __init__(self, run: str, where: str, *, similar: Sequence[str] = ()) -> None:
-        hint = f"Did you mean {' or '.join(similar)}?" if similar else "List the runs: himl runs list"
+        hint = f"Did you mean {' or '.join(similar)}?" if similar else "List the runs with 'himl runs list'."
         super().__init__(f"No run '{run}' in {where}.", hint=hint)
         self.run = run
         self.similar = tuple(similar)

@@ -130,7 +130,7 @@ def _parse(path: Path, text: str) -> Any:
     if found := re.search(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}", plain):
         line = plain.count("\n", 0, found.start()) + 1
         raise BadUsage(
-            f"'{path}', line {line}: The number is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most."
+            f"'{path}', line {line}: the number is too long.", hint=f"Numbers have {LONGEST_NUMBER} digits at most."
         )
     content: Any = None
     is_deep = any(part.count(".") > DEEPEST for part in re.split(r"[\n=,{}\[\]]", plain))

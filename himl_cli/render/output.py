@@ -278,7 +278,7 @@ def cut_end(text: str, most: int) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """`0.4s`, `12s`, `1m 05s`, `2h 05m`, `3d 04h`; empty when unknown."""
+    """A duration such as `0.4s`, `12s`, `1m 05s`, `2h 05m`, `3d 04h`. Empty if unknown."""
     if seconds is None:
         return ""
     if seconds < 9.95:
@@ -294,7 +294,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def local_time(time: datetime | None, now: datetime | None = None) -> str:
-    """`14:05` of today, `Mar 01 14:05` of this year, else `2025-03-01`; in the local time zone, empty when unknown."""
+    """A time in the local time zone: `14:05` today, `Mar 01 14:05` this year, else `2025-03-01`. Empty if unknown."""
     if time is None:
         return ""
     here = time.astimezone()
@@ -305,7 +305,7 @@ def local_time(time: datetime | None, now: datetime | None = None) -> str:
 
 
 def size_text(size: int) -> str:
-    """`512 B`, `4.0 KB`, `1.5 MB`, in powers of 1,000."""
+    """A size such as `512 B`, `4.0 KB`, `1.5 MB`, in powers of 1,000."""
     if size < 1000:
         return f"{size} B"
     number, units = size / 1000, ["KB", "MB", "GB", "TB"]
@@ -316,34 +316,34 @@ def size_text(size: int) -> str:
 
 
 def shown_path(path: str) -> str:
-    """For a person the shorter of the path from here and *path* itself; off a terminal *path*. Empty stays empty."""
+    """*path*, or on a terminal its relative path if that is shorter. Empty stays empty."""
     if not path or not sys.stdout.isatty():
         return path
     try:
         return min(os.path.relpath(path), path, key=len)
-    except ValueError:  # another drive, on Windows
+    except ValueError:  # on another drive, on Windows
         return path
 
 
 def stand_in_for_closed_streams() -> None:
-    """Open the null device in their place: else the next file opened, a database say, would get a stream's number and
-    its text."""
+    """Replace closed standard streams by the null device. Otherwise the next open file, such as a database, would get a
+    stream's number and its text."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 class Column(NamedTuple):
-    """A column: `text` for people and `plain` for programs (the same unless given).
+    """A column of a table: `text` for terminals and `plain` for programs (by default the same).
 
-    Where the table is too wide, columns shrink to `least` characters (their title at least), the highest `rank` first,
-    and are then left out in the same order; rank 0 is never left out, and never cut. It folds where nothing else helps,
-    with `folds` to that many characters before a column of rank 1 is left out.
+    If the table is too wide, columns shrink to `least` characters (but at least to their titles), the highest `rank`
+    first, and are then omitted in the same order. A column of rank 0 is never omitted or cut. As a last resort it
+    folds, to `folds` characters, before a column of rank 1 is omitted.
     """
 
     title: str
@@ -357,14 +357,14 @@ class Column(NamedTuple):
 
 
 def as_tabs(rows: Sequence[Any], columns: Sequence[Column]) -> Iterator[str]:
-    """A header and a line a row; a tab, line end or other control character in a cell becomes a space."""
+    """A header and one line per row. Tabs, line ends and other control characters in a cell become spaces."""
     yield "\t".join(column.title.lower().replace(" ", "_") for column in columns)
     for row in rows:
         yield "\t".join(one_line((column.plain or column.text)(row)) for column in columns)
 
 
 def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
-    """The table in the width and colours of the terminal that stdout is; a column without any content is left out."""
+    """The table in the width and colours of the terminal. Empty columns are omitted."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -397,11 +397,11 @@ def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
 
 
 def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
-    """The width of each column so that all fit into *width*; 0 for a column that is left out."""
+    """The width of each column so that all fit into *width*. 0 for an omitted column."""
     by_rank = sorted(range(len(columns)), key=lambda place: -columns[place].rank)
     ranked = [place for place in by_rank if columns[place].rank > 0]
     titles = [len(column.title) for column in columns]
-    # Columns and to how many characters each goes (0: it is left out), in the order in which that is tried
+    # Columns, and the number of characters to which each shrinks (0: it is omitted), in order of trial
     ways = [(place, max(columns[place].least, titles[place])) for place in ranked]
     ways += [(place, 0) for place in ranked if columns[place].rank > 1]
     ways += [(place, max(column.folds, titles[place])) for place, column in enumerate(columns) if column.folds]
@@ -414,7 +414,7 @@ def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> lis
     for place, least in ways:
         if room() < 0:
             widths[place] = max(min(least, widths[place]), widths[place] + room()) if least else 0
-    # Room that a left-out column made goes to the columns that had shrunk, the most important first
+    # The space of omitted columns goes to the columns that shrank, the most important first
     for place in sorted(range(len(columns)), key=lambda place: columns[place].rank):
         if widths[place] and room() > 0:
             widths[place] += min(room(), natural[place] - widths[place])
@@ -429,10 +429,10 @@ def aligned(
     ranks: Sequence[int] = (),
     cut: Sequence[int] = (),
 ) -> Iterator[str]:
-    """Rows as lines with their cells below each other; the first row is a header.
+    """Rows as lines with aligned cells. The first row is a header.
 
-    On a terminal without room for all of them columns make room by their *ranks*, as in `fitted`: the cells of those in
-    *cut* are cut, to LEAST characters, and then whole columns are left out.
+    On a narrow terminal, columns shrink by their *ranks*, as in `fitted`: first the cells of columns in *cut* are cut,
+    to LEAST characters, then whole columns are omitted.
     """
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     if ranks and sys.stdout.isatty():
@@ -452,8 +452,8 @@ def aligned(
 
 
 def _shortened(cell: str, size: int, place: int) -> str:
-    """*cell* in *size* characters: the first of a row is a name, which loses its middle, since names differ at their
-    ends."""
+    """*cell* in *size* characters. The first of a row is a name, which is cut in the middle, since names differ at
+    their ends."""
     if len(cell) <= size:
         return cell
     end = (size - 1) // 2 if place == 0 else 0

@@ -303,7 +303,7 @@ def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azu
             assert secret not in outcome.stderr
             assert secret == "eyJ" or files_with(tmp_path, secret) == []  # tokens are in the cache, for their user alone
     assert got(outcome.stdout.strip()) == b"last"
-    assert "That is less than the 10 days asked for" in outcome.stderr
+    assert "The link is valid for less than 10 days" in outcome.stderr
     assert "less" not in himl.ok("checkpoint", "url", linked, "--expiry_days", "6").stderr
     azure.state.storage.sas_seconds = 30 * 86400
     outcome = himl("checkpoint", "url", linked, env=azure.environment(azure.add_principal({Right.READ})))

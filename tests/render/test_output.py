@@ -408,13 +408,13 @@ def test_montage_lists_files_with_sizes_then_one_summary_line(capfd: pytest.Capt
 
 
 def test_what_a_montage_lacks_is_counted(capfd: pytest.CaptureFixture[str]) -> None:
-    one, mask = "One slide or its mask was not read, and --strict was given.", slide("a", "its mask is empty", is_ok=True)
+    one, mask = "One slide or its mask was not read, and --strict allows no failure.", slide("a", "its mask is empty", is_ok=True)
     last = "himl could not read any slide. Paths in a CSV are relative to its folder."
     for cells, summary, problem, is_last in (
         ([slide("a")], "1 slide in 20 columns and 10 rows; 15s.", "None", False),
         ([slide("a"), slide("b", "it is empty")], "1 of 2 slides in 20 columns and 10 rows, 1 not read; 15s.", one, False),
         ([mask], "1 slide in 20 columns and 10 rows, 1 without its mask; 15s.", one, False),
-        ([slide("a", "x"), slide("b", "y")], None, "2 slides or their masks were not read, and --strict was given.", True),
+        ([slide("a", "x"), slide("b", "y")], None, "2 slides or their masks were not read, and --strict allows no failure.", True),
     ):
         said, errors = printed(capfd, cells)
         assert summary in (None, said.splitlines()[-1])

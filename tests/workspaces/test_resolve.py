@@ -66,7 +66,7 @@ def test_a_wrong_config_is_told_by_file_and_key(project: Path) -> None:
         ("[1]", r"config\.json' holds no JSON object"),
         ({**KEYS, "workspace_name": ""}, r"config\.json' does not say workspace_name\."),
         ("[" * 3000 + "]" * 3000, r"config\.json': it is nested too deeply\."),
-        ('{"subscription_id": ' + "9" * 5000 + "}", r"config\.json': it holds a number that is too long\."),
+        ('{"subscription_id": ' + "9" * 5000 + "}", r"config\.json': it contains a number that is too long\."),
         ({**KEYS, "workspace_name": "lab\ud800"}, r"'workspace_name' is no name of a workspace"),
         ({**KEYS, "resource_group": 7}, r"config\.json': 'resource_group' is no text: 7"),
         ({**KEYS, "workspace_name": "<YOUR_WORKSPACE>"}, r"'workspace_name' is still the placeholder <YOUR_WORKSPACE>"),
