@@ -136,7 +136,7 @@ class TransferResult:
         )
 
     def as_record(self) -> dict[str, Any]:
-        """The result as JSON values; `from_record` reads it back."""
+        """The result as JSON values, which `from_record` reads."""
         record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         record["seconds"] = round(self.seconds, 3)
         return record if self.note else {key: value for key, value in record.items() if key != "note"}

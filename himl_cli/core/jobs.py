@@ -227,7 +227,7 @@ class DocumentChanges:
 
 
 HERE = "local"  # the cluster name for this machine, regardless of the settings
-# Azure ML's name for the default datastore of every workspace. In the YAML of a local job it is the default one, too
+# Azure ML's name for the default datastore of every workspace. In the YAML of a local job it is also the default one
 USUAL_DATASTORE = "workspaceblobstore"
 DISTRIBUTIONS = ("pytorch", "mpi")
 DOCKERFILE = "Dockerfile"  # the default name of an image's recipe

@@ -167,7 +167,7 @@ SYSTEM = "system/"  # the prefix of MLflow's system metrics
 # Suffixes of rates
 RATES = ("utilization_percentage", "power_usage_watts", "power_usage_percentage")
 
-Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
+Value = float | int | bool | str | None  # a logged value, including NaN and the infinities
 INT64 = range(-(2**63), 2**63)  # the range of steps, and of values that are stored as integers
 
 

@@ -146,7 +146,7 @@ def parts_of(address: str) -> SplitResult:
     """The parts of the address, empty for an invalid one."""
     try:
         parts = urlsplit(address.strip())
-        parts.port  # noqa: B018  (raises for what is no number)
+        parts.port  # noqa: B018  (raises for an invalid port)
     except ValueError:
         return urlsplit("")
     return parts

@@ -40,7 +40,7 @@ class Setting:
         return f"{self.file}:{self.line}" if self.line else str(self.file)
 
     def wrong(self, what: str, *, hint: str = "") -> BadUsage:
-        """An error about this key; *what* completes the sentence `'himl.toml', line 3: 'cluster' ...`."""
+        """An error about this key. *what* completes the sentence `'himl.toml', line 3: 'cluster' ...`."""
         line = f", line {self.line}" if self.line else ""
         return BadUsage(f"'{self.file}'{line}: '{self.key}' {what}", hint=hint)
 
@@ -89,7 +89,7 @@ def _nearest(start: Path, names: Sequence[str]) -> SettingsFile | None:
 
 
 def _read(path: Path) -> SettingsFile | None:
-    """The file's settings; None for a pyproject.toml without `[tool.himl]`."""
+    """The file's settings. None for a pyproject.toml without `[tool.himl]`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as err:

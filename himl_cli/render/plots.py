@@ -301,8 +301,8 @@ def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
     canceled, running = statuses.count(RunStatus.canceled), sum(not status.is_final for status in statuses)
     texts = {
         f"{len(failed)} of {len(children)} failed, not shown: {listed(failed)}.": len(failed),
-        f"{canceled} stopped before the end.": canceled,
-        f"{running} not at the end yet.": running,
+        f"{canceled} canceled.": canceled,
+        f"{running} still in progress.": running,
     }
     return " ".join(text for text, count in texts.items() if count)
 

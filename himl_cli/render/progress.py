@@ -80,7 +80,7 @@ class LogFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
-class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11
     """Writes to the current `sys.stderr`, which a progress bar replaces, so that lines appear above it."""
 
     def __init__(self) -> None:

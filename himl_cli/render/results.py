@@ -125,7 +125,7 @@ def print_ended(
     if run.status is RunStatus.completed:
         output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
     if sweep is not None:
-        output.notice(f"All metrics side by side: himl runs aggregate {run.id}")
+        output.notice(f"Compare all metrics: himl runs aggregate {run.id}")
     if run.status is RunStatus.completed:
         output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")
     if unkept:
@@ -259,7 +259,7 @@ def _left(result: TransferResult) -> Iterable[str]:
     ]
     yield from lines[:FAILED_FILES_SHOWN]
     if len(lines) > FAILED_FILES_SHOWN:
-        yield f"... and {len(lines) - FAILED_FILES_SHOWN:,} more; --json lists them all."
+        yield f"... and {len(lines) - FAILED_FILES_SHOWN:,} more. For all of them, add --json."
 
 
 def print_fetched_checkpoint(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:

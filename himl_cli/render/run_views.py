@@ -179,7 +179,7 @@ def deletion_list(footprint: RunFootprint, *, outputs: bool) -> Iterator[str]:
     yield f"Run '{footprint.run.id}'{below}: {_files_text(footprint)}{where}."
     for each in footprint.outputs:
         what = f"Output '{each.key}' of run '{each.run}', {each.asset}"
-        yield f"{what}, stays: {each.kept}." if each.kept else f"{what}: {_files_text(each)}, in {each.place}."
+        yield f"{what}, is not deleted: {each.kept}." if each.kept else f"{what}: {_files_text(each)}, in {each.place}."
     if not outputs:
         yield "himl keeps data that the run registered as outputs. To delete it, add --outputs."
 
@@ -473,13 +473,13 @@ def _facts(run: Run) -> dict[str, str]:
     # A local sweep or pipeline that stopped before its end
     can_resume = MANY in tags and run.folder and run.status in (RunStatus.failed, RunStatus.canceled)
     if run.started is None:
-        started = "" if run.status.is_final else f"not yet; submitted {_time_text(run.created)}"
+        started = "" if run.status.is_final else f"not yet, submitted {_time_text(run.created)}"
     else:
         took = f", {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
         started = _time_text(run.started) + ("" if run.duration is None else took)
     return {
         "Name": own_name(run),
-        "About": run.description,
+        "Description": run.description,
         "Experiment": run.experiment,
         "Archived": f"yes; to restore it: himl runs restore {run.id}" if run.is_archived else "",
         "Outcome" if run.status.is_final else "Waits for": outcome,
@@ -487,7 +487,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Started": started,
         "Attempts": f"{tags[TRY]}; log of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",
         "Command": run.command,
-        "Changed from" if PUSHED in tags else "Began with": tags.get(FROM_RUN, ""),
+        "Changed from" if PUSHED in tags else "Started from": tags.get(FROM_RUN, ""),
         "Slurm": f"job {tags[SLURM_JOB]}" if tags.get(SLURM_JOB) else "",
         "Sweep": tags.get(SWEPT, ""),
         "Best trial": "" if tags.get(MANY) in REPEATED else tags.get(BEST_TRIAL, ""),
@@ -498,7 +498,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Workspace": run.workspace,
         "Recorded in": tags.get(RECORDED_IN, ""),
         "Notified": tags.get(NOTIFICATION, ""),
-        "Not told": tags.get(STOPPED, ""),
+        "Not recorded": tags.get(STOPPED, ""),
         "Studio": run.url or tags.get(STUDIO, ""),
     }
 

@@ -133,7 +133,7 @@ def test_outputs_go_with_them_unless_others_need_them(himl: Himl, azure: StagedW
     asked = himl("runs", "delete", "sweep_10", "--outputs").stderr
     place = f"container '{state.datastores[DEFAULT].container}' of storage account '{state.storage.account}'"
     assert f"Output 'own' of run 'sweep_10', azureml_sweep_10_output_data_own:1: 2 files, 3 B, in {place}." in asked
-    assert "Output 'scans' of run 'sweep_10', scans:2, stays: version 1 of it lies in the same folder." in asked
+    assert "Output 'scans' of run 'sweep_10', scans:2, is not deleted: version 1 of it lies in the same folder." in asked
     document = himl.ok("runs", "delete", "sweep_10", "--outputs", "--yes", "--json").json()
     assert (document["files"], [(each["asset"], each["files"], bool(each["kept"])) for each in document["outputs"]]) == (
         4,

@@ -169,7 +169,7 @@ def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, proje
     run = himl.ok("submit", "look.py", "-q", "--checkpoint", f"{address}?{SECRET.replace('hush2', 'renewed')}").stdout.strip()
     assert len(web.seen) == asked + 1
     assert himl.ok("runs", "show", run, "--json").json()["tags"][FROM_RUN] == address
-    assert f"Began with    {address}\n" in himl.ok("runs", "show", run).stdout
+    assert f"Started from  {address}\n" in himl.ok("runs", "show", run).stdout
     kept = b"".join(contents(project.parent).values())
     assert b"localhost" in kept
     assert b"hush" not in kept

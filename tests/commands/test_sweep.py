@@ -109,7 +109,7 @@ def test_grid_runs_every_combination_with_its_values(himl: Himl, project: Path) 
     assert outcome.code == 0, outcome.stderr
     assert outcome.stderr.splitlines()[0] == 'Sweep: lr=0.1,0.033234493303921135 net=small,"64,32", grid, 4 trials, minimize val/loss.'
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    assert f"All metrics side by side: himl runs aggregate {parent}" in outcome.stderr
+    assert f"Compare all metrics: himl runs aggregate {parent}" in outcome.stderr
     found = children(himl, parent)
     names = ["lr=0.1, net=small", "lr=0.1, net=64,32", "lr=0.033234493303921135, net=small", "lr=0.033234493303921135, net=64,32"]
     assert [(run["id"], run["status"], run["display_name"]) for run in found] == [(f"{parent}_{n}", "Completed", name) for n, name in enumerate(names)]
