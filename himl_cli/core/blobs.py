@@ -185,13 +185,13 @@ class TransferResult:
         if self.failed:
             return _failure(self.failed, f"{count} failed." if is_listed else "")
         if self.refused:
-            message = f"{count} left out." if is_listed else f"Left out: {_with_reasons(self.refused)}."
+            message = f"himl left out {count if is_listed else _with_reasons(self.refused)}."
             return TransferIncomplete(message, hint="The other files are complete.")
         if self.differing:
             is_one = len(self.differing) == 1
-            left = "left as it is, because it differs" if is_one else "left as they are, because they differ"
+            why = "because it differs" if is_one else "because they differ"
             incomplete = TransferIncomplete(
-                f"{count}: {left}." if is_listed else f"{left.capitalize()}: {named(self.differing)}.",
+                f"himl did not replace {count if is_listed else named(self.differing)}, {why}.",
                 hint=f"Add --overwrite to replace {'it' if is_one else 'them'}.",
             )
             incomplete.differing = self.differing

@@ -237,7 +237,7 @@ def summary(result: TransferResult, verb: str, places: Sequence[str], inside: st
     where += f" ({inside})" if inside else ""
     files = f"{result.files:,} file{'s' * (result.files != 1)}"
     said = [f"{verb} {files} ({size_text(result.bytes)}){where} in {duration_text(result.seconds)}"]
-    differ = "left because it differs" if len(result.differing) == 1 else "left because they differ"
+    differ = "not replaced because it differs" if len(result.differing) == 1 else "not replaced because they differ"
     counts = (
         (result.skipped, "already complete"),
         (result.unverified, "not verifiable"),
@@ -249,7 +249,7 @@ def summary(result: TransferResult, verb: str, places: Sequence[str], inside: st
 
 
 def _left(result: TransferResult) -> Iterable[str]:
-    lines = [f"differs, left as it is: {name}" for name in result.differing]
+    lines = [f"differs, not replaced: {name}" for name in result.differing]
     lines += [f"left out: {one.name}: {one.reason}" for one in result.refused]
     lines += [
         f"failed: {alike[0].name}: {alike[0].message}"

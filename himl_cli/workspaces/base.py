@@ -295,9 +295,9 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         """Continue the run under its own id: a sweep with its missing trials, a pipeline with its missing steps, a job
         with another attempt.
 
-        Existing files of the run stay. *env* are the job's own variables, which no file stores, nor does one store the
-        *webhook* to notify of the end. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or
-        with missing variables.
+        Existing files of the run stay. *env* are the job's own variables. No file stores them, or the *webhook* to
+        notify of the end. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or with missing
+        variables.
         """
 
     def python_of(self, run_id: str) -> str:

@@ -112,7 +112,7 @@ class GirderClient:
         if 300 <= status < 400:
             target = shown(answer.headers.get("location", "")) or "nowhere"
             raise ServiceFailed(
-                f"{self.host} redirects requests to {target}, where himl does not send its credentials.",
+                f"{self.host} redirects requests to {target}, to which himl does not send its credentials.",
                 hint="If that is the archive, use its address with --url.",
             )
         try:

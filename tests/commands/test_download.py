@@ -108,12 +108,12 @@ def test_bad_input_is_one_line_and_a_hint_and_leaves_nothing(himl: Himl, project
 def test_differing_file_is_kept_with_exit_1_unless_overwrite(himl: Himl, project: Path) -> None:
     write_files(project / "outputs" / "train_2_bb", dict.fromkeys(FILES, "mine"))
     said = himl("download").stderr.splitlines()
-    assert said[:-2] == [f"differs, left as it is: train_2_bb/{name}" for name in sorted(FILES)]
-    assert said[-2:] == ["error: 5 files: left as they are, because they differ.", "hint: Add --overwrite to replace them."]
+    assert said[:-2] == [f"differs, not replaced: train_2_bb/{name}" for name in sorted(FILES)]
+    assert said[-2:] == ["error: himl did not replace 5 files, because they differ.", "hint: Add --overwrite to replace them."]
     name = "train_2_bb/outputs/results.json"
     left, as_json = himl("download", "--prefix", "outputs/r"), himl("download", "--prefix", "outputs/r", "--json")
-    assert (left.code, left.stderr) == (1, f"error: Left as it is, because it differs: '{name}'.\nhint: Add --overwrite to replace it.\n")
-    assert left.stdout.endswith("; 1 left because it differs.\n")
+    assert (left.code, left.stderr) == (1, f"error: himl did not replace '{name}', because it differs.\nhint: Add --overwrite to replace it.\n")
+    assert left.stdout.endswith("; 1 not replaced because it differs.\n")
     assert (as_json.code, as_json.json()["differing"]) == (1, [name])
     assert (project / "outputs" / name).read_bytes() == b"mine"
     himl.ok("download", "--prefix", "outputs/r", "--overwrite")

@@ -153,9 +153,9 @@ def test_several_causes_show_first_or_count_if_already_listed() -> None:
 def test_each_left_out_file_has_its_own_reason() -> None:
     result = TransferResult(refused=(Refused("../a", "it climbs"), Refused("b//c", "it has an empty name"), Refused("d", "it climbs")))
     assert isinstance(problem(result), TransferIncomplete)
-    assert str(problem(result)) == "Left out: '../a' (it climbs), 'b//c' (it has an empty name), 'd' (it climbs)."
+    assert str(problem(result)) == "himl left out '../a' (it climbs), 'b//c' (it has an empty name), 'd' (it climbs)."
     same = TransferResult(refused=(Refused("../a", "it climbs"), Refused("../b", "it climbs")))
-    assert str(problem(same)) == "Left out: '../a', '../b' (it climbs)."
+    assert str(problem(same)) == "himl left out '../a', '../b' (it climbs)."
 
 
 def test_error_names_all_files_only_if_few_and_of_one_kind() -> None:
