@@ -146,7 +146,7 @@ class Aggregation(TypedDict):
     """Many runs side by side."""
 
     metrics: Annotated[list[str], Meta(description="The names of all metrics.")]
-    statistics: Annotated[dict[str, Statistics] | None, Meta(description="By metric. null with --no_stats.")]
+    statistics: Annotated[dict[str, Statistics] | None, Meta(description="By metric. Is null with --no_stats.")]
     children: list[AggregatedRun]
 
 
@@ -267,7 +267,7 @@ class Checkpoint(TypedDict):
     names: Annotated[list[str], Meta(description="Its files.")]
     size: Bytes
     md5: Md5 | None
-    verified: Annotated[bool | None, Meta(description="Whether himl compared the MD5. null if it fetched nothing.")]
+    verified: Annotated[bool | None, Meta(description="Whether himl compared the MD5. Is null if it fetched nothing.")]
     epoch: int | None
     metric: str | None
     value: float | None

@@ -14,7 +14,8 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.text import LONGEST_GLOB
 
 PART_SUFFIX = ".himl-part"
-STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"  # bookkeeping of earlier versions beside a user's files
+# Bookkeeping of earlier versions beside a user's files
+STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"
 WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
 

@@ -31,8 +31,10 @@ TRIALS = "himl.trials"
 # The tag of a trial that an early-stopping policy stopped, with the policy's name. It counts only for a canceled trial,
 # since the trial may have ended first.
 STOPPED_EARLY = "himl.stopped_early"
-MANY = "himl.many"  # the tag of a run whose children are separate jobs: `sweep`, `crossval`, `seeds` or `pipeline`
-REPEATED = ("crossval", "seeds")  # kinds without a best trial, reported as mean and standard deviation
+# The tag of a run whose children are separate jobs: `sweep`, `crossval`, `seeds` or `pipeline`
+MANY = "himl.many"
+# Kinds without a best trial, reported as mean and standard deviation
+REPEATED = ("crossval", "seeds")
 SWEPT = "himl.sweep"  # the tag of a sweep with a summary of its search in one line
 # Tags of a sweep: the primary metric, `minimize` or `maximize`, and at the end the run id of the best trial
 PRIMARY_METRIC = "himl.primary_metric"
@@ -231,7 +233,8 @@ HERE = "local"  # the cluster name for this machine, regardless of the settings
 USUAL_DATASTORE = "workspaceblobstore"
 DISTRIBUTIONS = ("pytorch", "mpi")
 DOCKERFILE = "Dockerfile"  # the default name of an image's recipe
-SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")  # interactive services of a running job on a cluster
+# Interactive services of a running job on a cluster
+SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
 PLACEHOLDERS = {
     "inputs": ("input", "Add --input {}=NAME"),
@@ -457,7 +460,8 @@ def check_placeholders(spec: JobSpec) -> None:
 
 
 STEP = "himl.step"  # the tag of a step's run with the step's key
-STEP_AFTER = "himl.after"  # the tag of a step's run with the keys of the steps that it waited for, separated by commas
+# The tag of a step's run with the keys of the steps that it waited for, separated by commas
+STEP_AFTER = "himl.after"
 
 
 @dataclass(frozen=True)

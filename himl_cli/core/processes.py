@@ -197,7 +197,8 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
         ancestors.add(found[0])
         found = _find_process(found[1])
     try:
-        node = (PROC / "sys/kernel/random/boot_id").read_text()  # unlike names, equal in containers of a node
+        # Containers of a node share its boot id, but not its name
+        node = (PROC / "sys/kernel/random/boot_id").read_text()
     except OSError:
         import platform  # imported late, since it delays every job's start by a millisecond
 
@@ -227,7 +228,8 @@ def _find_process(pid: str) -> tuple[str, str, float] | None:
         text = (PROC / pid / "stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # after the name: state, parent, …, the 20th is the start in ticks
+    # Fields after the name: state, parent, …, and as the 20th the start in ticks
+    fields = text.rpartition(")")[2].split()
     began = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
     return f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began
 

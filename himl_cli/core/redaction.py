@@ -29,17 +29,18 @@ _SECRET_NAME = re.compile(
     r"|(^|[-_.])(pass|auth|pat|(?<!public[-_])key)$|pw$|(?-i:[a-z0-9](?<!public)Key$)",
     re.IGNORECASE,
 )
-_WEBHOOK = re.compile(r"webhook|(^|[-_])notify$", re.IGNORECASE)  # names with a wholly secret address
-_COUNTED = re.compile(  # names with a number that is not secret: `--token_count 5`, `--max_token 9`, `--pad_token_id 0`
+# Names with a wholly secret address
+_WEBHOOK = re.compile(r"webhook|(^|[-_])notify$", re.IGNORECASE)
+# Names with a number that is not secret: `--token_count 5`, `--max_token 9`, `--pad_token_id 0`
+_COUNTED = re.compile(
     r"^[-\w.]*?(?:(?:^|[-_.])(?:num|n|max|min)[-_]token"
     r"|token[-_](?:count|size|len|length|num|dim|limit|rate|dropout|id|idx|index|weight))$",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"[\"']?[-+]?\d{1,9}(?:\.\d{1,9})?[\"']?")
 _TOKEN = re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_)\w{20,}")
-_JWT = re.compile(  # the look-ahead runs once per word, since one for each `-eyJ` in it would take quadratic time
-    r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"
-)
+# The look-ahead runs once per word, since one for each `-eyJ` in it would take quadratic time
+_JWT = re.compile(r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
 _ASSIGNMENT = re.compile(
     r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[\w.-]+)=)(?P<value>.*)", re.DOTALL
 )
@@ -111,7 +112,8 @@ def _masked_word(word: str, depth: int) -> str:
     )
 
 
-LONGEST_NAME = 150  # characters, so that additions to the name stay within a file system's 255 bytes
+# In characters. Leaves space for additions within a file system's 255 bytes
+LONGEST_NAME = 150
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 # Unchanged characters in the path of a link, besides letters and digits. No URL can contain the others
 SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"

@@ -53,12 +53,14 @@ def make_sampler(spec: SweepSpec) -> Callable[[int, Sequence[Trial]], Values | N
             return None
         if bayesian:
             return bayesian.values(index, past)
-        if spec.sampling != "grid":  # from the seed, the number and the name only, independent of the search space
+        # Random values depend only on the seed, the number and the name, not on the rest of the search space
+        if spec.sampling != "grid":
             return {
                 name: _drawn(found, Random(f"{spec.seed or 0}/{index}/{name}")) for name, found in spec.space.items()
             }
         chosen: dict[str, Scalar] = {}
-        for name in reversed(list(spec.space)):  # every combination, with the last hyperparameter changing fastest
+        # A grid is every combination, with the last hyperparameter changing fastest
+        for name in reversed(list(spec.space)):
             index, place = divmod(index, len(spec.space[name].values))
             chosen[name] = spec.space[name].values[place]
         return {name: chosen[name] for name in spec.space} if index == 0 else None
@@ -204,7 +206,8 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
             else:
                 slack = f"slack_amount={spec.slack_amount or 0:g}"
                 worst = best - (spec.slack_amount or 0.0)
-                if spec.slack_factor is not None:  # a factor widens on the worse side, for either sign of the metric
+                # A factor widens on the worse side, for either sign of the metric
+                if spec.slack_factor is not None:
                     slack, factor = f"slack_factor={spec.slack_factor:g}", 1 + spec.slack_factor
                     worst = best * factor if (sign * best >= 0) == (sign < 0) else best / factor
                 because = f"trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"

@@ -21,7 +21,8 @@ OptionalText = TypeVar("OptionalText", bound=str | None)
 def near_matches(wanted: str, known: Sequence[str]) -> list[str]:
     """Up to three similar ids among *known*: those that begin with *wanted*, in the given order, else those of similar
     spelling."""
-    from difflib import get_close_matches  # imported late, since the supervisor of a job does not need it
+    # Imported late, since the supervisor of a job does not need it
+    from difflib import get_close_matches
 
     begins = [name for name in known if wanted and name.startswith(wanted)]
     return begins[:MOST] or get_close_matches(wanted, known, n=MOST, cutoff=0.5)

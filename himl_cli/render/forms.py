@@ -40,7 +40,8 @@ def json_schema(title: str, *kinds: Any) -> dict[str, Any]:
     for name, part in parts.items():
         if "description" in part:
             part["description"] = " ".join(part["description"].split())
-        if "properties" in part and not hasattr(documents, name):  # json_form gives all fields of a dataclass
+        # json_form gives all fields of a dataclass
+        if "properties" in part and not hasattr(documents, name):
             part["required"] = [*part["properties"]]
             for field in part["properties"].values():
                 field.pop("default", None)

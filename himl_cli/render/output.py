@@ -83,7 +83,8 @@ class Output:
         if self.format is Format.json:
             self.json(list(records))
         elif self.format is Format.quiet:
-            line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # names show it as Python's escape
+            # Names show it as Python's escape
+            line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
             self._names(line_end.sub(lambda found: ascii(found[0])[1:-1], quiet(record)) for record in records)
         else:
             rows = list(records)
@@ -113,7 +114,8 @@ class Output:
         )
         if self.is_terminal:
             text = "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
-        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
+        # Lone surrogates become JSON escapes
+        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def lines(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -136,7 +136,8 @@ def band_of(table: Any) -> tuple[Any, Any, Any, str]:
     scale = max(1.0, float(np.nanmax(np.abs(table))))  # prevents that the square of 1e300 overflows
     scaled = table / scale
     mean = np.nanmean(scaled, axis=0)
-    if table.shape[0] < 10:  # many runs have quartiles, since a standard deviation misleads for skewed values
+    # Many runs get quartiles, since a standard deviation misleads for skewed values
+    if table.shape[0] < 10:
         deviation = np.sqrt(
             np.nansum((scaled - mean) ** 2, axis=0) / np.maximum(np.isfinite(scaled).sum(axis=0) - 1, 1)
         )

@@ -171,7 +171,8 @@ def shown_value(name: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return ", ".join(mask_line(each) if is_command_line else mask_arguments([each])[0] for each in map(str, value))
-    if is_command_line or name == "ssh_key":  # ssh_key is the name of a file, although it sounds like a secret
+    # ssh_key is the name of a file, although it sounds like a secret
+    if is_command_line or name == "ssh_key":
         return mask_line(str(value))
     return mask_arguments([f"{name}={value}"])[0].partition("=")[2]
 

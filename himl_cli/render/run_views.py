@@ -237,7 +237,8 @@ def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: s
     waits = {key: [each for each in names.split(",") if each in steps] for key, names in tags.items()}
     # Shorten names that would break all lines. `runs show STEP-RUN` has the full name
     names = {key: cut_end(one_line(run.display_name or key), 40) for key, run in steps.items()}
-    depths: dict[str, int] = {}  # on the longest way up, except for steps that wait for each other in a circle
+    # The length of the longest path up, without steps that wait for each other in a circle
+    depths: dict[str, int] = {}
     ready = [key for key in steps if not waits[key]]
     while ready:
         depths |= {key: 1 + max((depths[each] for each in waits[key]), default=0) for key in ready}

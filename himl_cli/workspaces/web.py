@@ -196,7 +196,8 @@ class WebFile(Endpoint):
             hint = "Use the address from which a browser downloads the file."
             raise BlobNotFound(f"{self.label} is a web page, not a file.", hint=hint)
         self.check_compression(response)
-        size = 0 if response.status == 416 else total_size(response)  # 416: even the first byte does not exist
+        # Status 416: even the first byte does not exist
+        size = 0 if response.status == 416 else total_size(response)
         if size is None:
             raise ServiceFailed(
                 f"{self.host} does not send the size of {self.label}, so himl cannot check that it is complete.",
