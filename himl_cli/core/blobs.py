@@ -1,4 +1,4 @@
-"""Stored files as records, whatever keeps them, and what a transfer of them came to."""
+"""Records of stored files, independent of their store, and the outcome of a transfer."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MOST_CHECKED = 4 << 20  # bytes of a range for which Azure Storage computes an M
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """One stored file. `name` has `/` separators and is untrusted; `size` in bytes; `md5` of the whole (16 bytes) where
-    known.
+    """One stored file. `name` has `/` separators and is untrusted. `size` is in bytes, `md5` is that of the whole file
+    (16 bytes) if known.
 
     `etag` changes whenever the content changes.
     """
@@ -39,11 +39,11 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """Bytes `offset` to `offset + length` of a blob; valid only while its ETag is `blob.etag`.
+    """Bytes `offset` to `offset + length` of a blob, valid only while its ETag is `blob.etag`.
 
-    `checked_each` is for bytes of which no MD5 of the whole is known: a store in Azure Storage asks for so many at a
-    time (`MOST_CHECKED` at most; 0: unchecked) and hands on only what has the checksum that the service told with it;
-    it fails with IntegrityFailed where that is so in no try. So many wait in memory. Other stores pass it over.
+    `checked_each` is for bytes without a known MD5 of the whole. A store in Azure Storage requests this number of bytes
+    at a time (`MOST_CHECKED` at most, 0: unchecked), and passes them on only if they match the checksum in the
+    response. After all attempts, it fails with IntegrityFailed. The bytes wait in memory. Other stores ignore it.
     """
 
     blob: BlobInfo
@@ -56,9 +56,9 @@ class FetchRequest:
 class StoreRequest:
     """Store the file at `path`, of `size` bytes, as `name`.
 
-    `md5` is that of its content; where it is None (large files, which are to be read once only), whoever stores the
-    file computes it. `replaces` is the ETag of what has the name, empty where nothing has: anything else there is left
-    as it is (BlobChanged). None replaces whatever is there.
+    `md5` is that of its content. If it is None (for large files, which are read only once), the store computes it.
+    `replaces` is the ETag of the file to replace, or empty if there is none. Any other file of that name stays
+    (BlobChanged). None replaces any file.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class StoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class DatastoreInfo:
-    """A place for data in a workspace; `location` is a folder or a URL without secrets."""
+    """Storage in a workspace. `location` is a folder or a URL without secrets."""
 
     name: str
     kind: str
@@ -80,7 +80,7 @@ class DatastoreInfo:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A file that cannot be kept under its name here, and why."""
+    """A file that cannot be stored under its name on this machine, and why."""
 
     name: str
     reason: str
@@ -88,7 +88,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file that did not arrive: the error's message, its stable word and its hint."""
+    """A file that was not transferred: the error's message, its stable word and its hint."""
 
     name: str
     message: str
@@ -97,19 +97,19 @@ class Failure:
 
     @property
     def cause(self) -> str:
-        """The message without the file's name, so that files that failed alike can be told so."""
+        """The message without the file's name, to group files with the same failure."""
         return self.message.replace(f"'{self.name}'", "it")
 
 
 @dataclass(frozen=True, slots=True)
 class TransferResult:
-    """What arrived (`files`, `bytes`, wall `seconds`), what was complete before (`skipped`), and what is not as it was
-    asked for.
+    """The transferred files (`files`, `bytes`, wall `seconds`), the files that were already complete (`skipped`), and
+    the others.
 
-    `bytes` are those that were moved for `files`: not what came before and was only resumed, not what had to be thrown
-    away. `unverified` files were complete by size and ETag only: no MD5 was known for them, or it was not to be
-    checked. `differing` files are here with another content and were left as they are. `note` is what whoever asked for
-    the transfer has to say of it to the other ranks of the node.
+    `bytes` are those transferred for `files`, without bytes of an earlier, resumed transfer or discarded ones.
+    `unverified` files were complete by size and ETag only, since there was no MD5 or the user disabled the check.
+    `differing` local files have another content and were not changed. `note` is a message of the caller to the other
+    ranks of the node.
     """
 
     files: int = 0
@@ -136,7 +136,7 @@ class TransferResult:
         )
 
     def as_record(self) -> dict[str, Any]:
-        """The result as JSON values; `from_record` reads it back."""
+        """The result as JSON values, which `from_record` reads."""
         record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         record["seconds"] = round(self.seconds, 3)
         return record if self.note else {key: value for key, value in record.items() if key != "note"}
@@ -152,46 +152,46 @@ class TransferResult:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there was nothing at all to move."""
+        """Whether there was nothing to transfer."""
         return not (self.files or self.skipped or self.differing or self.refused or self.failed)
 
     @property
     def is_told_by_problem(self) -> bool:
-        """Whether the words of `problem` leave nothing out: a few files, or many that failed alike."""
+        """Whether the message of `problem` is complete: for a few files, or many with the same failure."""
         if sum(map(bool, (self.failed, self.refused, self.differing))) > 1:
             return False
         return len(causes(self.failed)) <= 1 and max(len(self.refused), len(self.differing)) <= NAMED
 
     def raise_problem(self) -> TransferResult:
-        """The result itself where nothing went wrong. Raises `problem`."""
+        """Return the result if there is no problem. Raises `problem`."""
         problem = self.problem()
         if problem is not None:
             raise problem
         return self
 
     def problem(self, *, is_listed: bool = False) -> HimlError | None:
-        """The error to raise once the summary was shown: the gravest of what went wrong, or None.
+        """The error to raise after the summary: the most serious one, or None.
 
-        With *is_listed* the user has seen which files these are, and why: the error only counts them.
+        With *is_listed* the user has seen the files and the reasons, and the error only counts them.
         """
         damaged = [one.name for one in self.failed if one.code == IntegrityFailed.code]
         if damaged:
             return IntegrityFailed(
                 f"Checksums do not match: {named(damaged)}.",
-                hint="Nothing was written under these names; run the command again.",
+                hint="himl wrote no files with these names. Run the command again.",
             )
         found = self.failed or self.refused or self.differing
         count = f"{len(found):,} file{'' if len(found) == 1 else 's'}"
         if self.failed:
             return _failure(self.failed, f"{count} failed." if is_listed else "")
         if self.refused:
-            message = f"{count} left out." if is_listed else f"Left out: {_with_reasons(self.refused)}."
+            message = f"himl left out {count if is_listed else _with_reasons(self.refused)}."
             return TransferIncomplete(message, hint="The other files are complete.")
         if self.differing:
             is_one = len(self.differing) == 1
-            left = "left as it is, because it differs" if is_one else "left as they are, because they differ"
+            why = "because it differs" if is_one else "because they differ"
             incomplete = TransferIncomplete(
-                f"{count}: {left}." if is_listed else f"{left.capitalize()}: {named(self.differing)}.",
+                f"himl did not replace {count if is_listed else named(self.differing)}, {why}.",
                 hint=f"Add --overwrite to replace {'it' if is_one else 'them'}.",
             )
             incomplete.differing = self.differing
@@ -200,7 +200,7 @@ class TransferResult:
 
 
 def causes(failed: Sequence[Failure]) -> dict[str, list[Failure]]:
-    """*failed* by their causes, the first one first."""
+    """*failed* by cause, in the order of their first failures."""
     found: dict[str, list[Failure]] = {}
     for one in failed:
         found.setdefault(one.cause, []).append(one)
@@ -208,8 +208,8 @@ def causes(failed: Sequence[Failure]) -> dict[str, list[Failure]]:
 
 
 def _failure(failed: Sequence[Failure], message: str) -> HimlError:
-    """The error that stands for *failed*, a narrow one when it fits all of them; without *message* it says which files
-    these are and why, of several causes the first."""
+    """The error for *failed*, of a specific type if that fits all of them. Without *message* it names the files and the
+    cause, or the first of several causes."""
     first, alike, codes = failed[0], [*causes(failed)], {one.code for one in failed}
     names = named([one.name for one in failed])
     if not message and len(alike) > 1:
@@ -227,14 +227,14 @@ def _failure(failed: Sequence[Failure], message: str) -> HimlError:
         kind = NotAllowed
     hint = first.hint if len({one.hint for one in failed}) == 1 else ""
     if not hint or hint.startswith("Run the command again"):
-        hint = "Run the command again: complete files are skipped, partial ones resumed."
+        hint = "Run the command again. It skips complete files and resumes partial ones."
     elif kind is not NotAllowed:
-        hint += " Complete files are skipped then, partial ones resumed."
+        hint += " Then himl skips complete files and resumes partial ones."
     return kind(message, hint=hint)
 
 
 def _with_reasons(refused: Sequence[Refused]) -> str:
-    """Names of *refused*, with the reason they share, or each with its own."""
+    """Names of *refused*, with their common reason, or each with its own."""
     if len({one.reason for one in refused}) == 1:
         return f"{named([one.name for one in refused])} ({refused[0].reason})"
     return listed([f"'{one.name}' ({one.reason})" for one in refused])

@@ -1,4 +1,4 @@
-"""The command line as a plain record: what the reference pages and the completions are made from."""
+"""The command line as a plain record, from which the reference pages and the completions are made."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ParameterShape:
-    """An option as help shows it, or a plain argument, which has no `names` and a metavar such as `[RUN]...`.
+    """An option as in help, or a plain argument, which has no `names` and a metavar such as `[RUN]...`.
 
-    `names` are the spellings of an option, long ones first (`--quiet`, `-q`), `off_names` those that say no
-    (`--no_wait`), `old_names` those of hi-ml, which are understood and not shown. `metavar` is empty for a flag. `help`
-    is without the default, which is `default` as text, or empty. `panel` is its heading in help, `variable` the
-    environment variable that sets it, or empty. `kind` is what shells complete its values with (`render.completions`),
-    where that is known.
+    `names` are the spellings of an option, long ones first (`--quiet`, `-q`), `off_names` the negative ones
+    (`--no_wait`), `old_names` the hidden ones of hi-ml. `metavar` is empty for a Boolean option. `help` excludes the
+    default, which is the text `default`, or empty. `panel` is its heading in help, `variable` the environment variable
+    that sets it, or empty. `kind` determines the completion of its values (`render.completions`), if known.
     """
 
     metavar: str
@@ -31,7 +30,7 @@ class ParameterShape:
 
     @property
     def long_name(self) -> str:
-        """The name that texts use: the first with two dashes, else the first."""
+        """The name for texts: the first with two dashes, else the first."""
         return next((name for name in self.names if name.startswith("--")), self.names[0])
 
 
@@ -40,8 +39,8 @@ class CommandShape:
     """A command, or a group of commands (which has `children`).
 
     `path` begins with the program: `("himl", "runs", "list")`. `summary` is its line in the help of its parent, and
-    `panel` the heading there. `text` is the help without the examples: paragraphs of one line each, with an empty line
-    between. `examples` are lines of a shell.
+    `panel` its heading there. `text` is the help without the examples: paragraphs of one line each, separated by empty
+    lines. `examples` are shell commands.
     """
 
     path: tuple[str, ...]
@@ -56,11 +55,11 @@ class CommandShape:
 
     @property
     def words(self) -> str:
-        """Its path as typed."""
+        """The command as typed."""
         return " ".join(self.path)
 
     def walk(self) -> Iterator[CommandShape]:
-        """Itself and all commands below, in the order of help."""
+        """This command and all its subcommands, in the order of help."""
         yield self
         for child in self.children:
             yield from child.walk()

@@ -1,7 +1,7 @@
-"""The documents that `--json` prints, as types: `himl schema` and docs/cli/schemas.md are made from them.
+"""Types of the documents that `--json` prints, from which `himl schema` and docs/cli/schemas.md are made.
 
-Other modules import this for type checkers alone, since it imports msgspec. A dataclass that is printed field by field
-needs no type here.
+Other modules import this only for type checkers, since it imports msgspec. A dataclass that is printed field by field
+needs no type in this module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from himl_cli.core.runs import RunStatus
 
 Time = Annotated[str, Meta(description="A time in UTC.", extra_json_schema={"format": "date-time"})]
 Number = Annotated[
-    float | Literal["NaN", "Infinity", "-Infinity"], Meta(description="A number; NaN and the infinities are texts.")
+    float | Literal["NaN", "Infinity", "-Infinity"],
+    Meta(description="A number. NaN and the infinities are strings."),
 ]
 Value = int | bool | str | None | Number
 Seconds = Annotated[float, Meta(description="A duration in seconds.")]
@@ -38,7 +39,7 @@ class Run(TypedDict):
     ended: Time | None
     parent: RunId | None
     exit_code: Annotated[int | None, Meta(description="The exit code of the script.")]
-    reason: Annotated[str, Meta(description="Why the run ended as it did, or what it waits for.")]
+    reason: Annotated[str, Meta(description="Why the run ended with its status, or what a queued run waits for.")]
     description: str
     command: str
     workspace: str
@@ -63,7 +64,7 @@ class LastValue(TypedDict):
     value: Annotated[Number | str, Meta(description="The value of the last point.")]
     step: int
     count: Annotated[int, Meta(description="The number of points.")]
-    run: Annotated[str, Meta(description="The id of the run that logged it: this run, or a nested one.")]
+    run: Annotated[str, Meta(description="The id of the run that logged it: this run, or a nested run.")]
 
 
 class PrimaryMetric(TypedDict):
@@ -94,7 +95,7 @@ class _RunDetails(Run):
 
 
 class RunDetails(_RunDetails, total=False):
-    """A run with everything that it logged."""
+    """A run with all its logged values."""
 
     primary_metric: Annotated[PrimaryMetric, Meta(description="Of a sweep.")]
     machine: Annotated[list[MachineUse], Meta(description="With --machine.")]
@@ -128,7 +129,7 @@ class TextPoint(TypedDict):
 
 
 class AggregatedRun(Run):
-    """A run with everything that it logged, by name."""
+    """A run with all its logged values, by name."""
 
     label: Annotated[str, Meta(description="The title of its column.")]
     hyperparameters: dict[str, Scalar]
@@ -145,12 +146,12 @@ class Aggregation(TypedDict):
     """Many runs side by side."""
 
     metrics: Annotated[list[str], Meta(description="The names of all metrics.")]
-    statistics: Annotated[dict[str, Statistics] | None, Meta(description="By metric; null with --no_stats.")]
+    statistics: Annotated[dict[str, Statistics] | None, Meta(description="By metric. Is null with --no_stats.")]
     children: list[AggregatedRun]
 
 
 class Log(TypedDict):
-    """The log of a run. Bytes that are not UTF-8 are lone surrogates."""
+    """The log of a run. Lone surrogates represent bytes that are not UTF-8."""
 
     run: RunId
     log: str
@@ -166,7 +167,7 @@ class DeletedOutput(TypedDict):
     place: Annotated[str, Meta(description="The container of its files.")]
     files: int
     bytes: Bytes
-    kept: Annotated[str, Meta(description="Why himl kept it; empty if it was deleted.")]
+    kept: Annotated[str, Meta(description="Why himl kept it. Empty if himl deleted it.")]
 
 
 class _DeletedRuns(TypedDict):
@@ -174,7 +175,7 @@ class _DeletedRuns(TypedDict):
 
 
 class DeletedRuns(_DeletedRuns, total=False):
-    """The runs that were deleted; of runs on Azure ML also their files and outputs."""
+    """The deleted runs. For runs on Azure ML, also their files and outputs."""
 
     archived: Annotated[list[str], Meta(description="Runs that Azure ML did not delete, and himl archived.")]
     below: Annotated[list[str], Meta(description="The ids of the child runs.")]
@@ -200,7 +201,7 @@ class Setting(TypedDict):
     """An option of --show_settings."""
 
     option: str
-    value: Annotated[str, Meta(description="The value as one would type it; secrets are masked.")]
+    value: Annotated[str, Meta(description="The value as on the command line. Secrets are masked.")]
     source: Annotated[str, Meta(description="The command line, an environment variable, FILE:LINE, or default.")]
 
 
@@ -223,7 +224,7 @@ class StoredFile(TypedDict):
     size: Bytes
     modified: Time | None
     md5: Md5 | None
-    run: Annotated[str, Meta(description="The id of its run; empty for a datastore.")]
+    run: Annotated[str, Meta(description="The id of its run. Empty for a datastore.")]
 
 
 class RefusedFile(TypedDict):
@@ -248,12 +249,12 @@ class Transfer(TypedDict):
     files: Annotated[int, Meta(description="The number of files that himl transferred.")]
     bytes: Bytes
     seconds: Seconds
-    skipped: Annotated[int, Meta(description="The number of files that were complete before.")]
+    skipped: Annotated[int, Meta(description="The number of files that were already complete.")]
     unverified: Annotated[int, Meta(description="The number of files without an MD5 to compare.")]
-    differing: Annotated[list[str], Meta(description="Files that himl left, because they differ.")]
+    differing: Annotated[list[str], Meta(description="Files with other content that himl did not change.")]
     refused: list[RefusedFile]
     failed: list[FailedFile]
-    places: Annotated[list[str], Meta(description="The folders that the files are in.")]
+    places: Annotated[list[str], Meta(description="The folders of the files.")]
 
 
 class Checkpoint(TypedDict):
@@ -262,11 +263,11 @@ class Checkpoint(TypedDict):
     path: str
     status: Literal["fetched", "complete", "local"]
     run: RunId | None
-    address: Annotated[str | None, Meta(description="The address that it came from, without its query.")]
+    address: Annotated[str | None, Meta(description="The address of its source, without the query.")]
     names: Annotated[list[str], Meta(description="Its files.")]
     size: Bytes
     md5: Md5 | None
-    verified: Annotated[bool | None, Meta(description="Whether himl compared the MD5; null if it fetched nothing.")]
+    verified: Annotated[bool | None, Meta(description="Whether himl compared the MD5. Is null if it fetched nothing.")]
     epoch: int | None
     metric: str | None
     value: float | None
@@ -276,7 +277,7 @@ _From = TypedDict("_From", {"from": RunId})
 
 
 class PushedCheckpoints(Run, _From):
-    """The run that keeps the changed checkpoints."""
+    """The run with the changed checkpoints."""
 
     files: list[str]
     unchanged: Annotated[list[str], Meta(description="Files that are the same in the original run.")]
@@ -426,9 +427,9 @@ class InstalledSkill(TypedDict):
 
 
 class Failure(TypedDict):
-    """What went wrong, and what to do about it."""
+    """An error and its hint."""
 
-    code: Annotated[str, Meta(description="A word that does not change.")]
+    code: Annotated[str, Meta(description="A stable word for scripts.")]
     message: str
     hint: str
 

@@ -1,20 +1,20 @@
-"""The failures a user can act on. Anything else that escapes is a bug and keeps its traceback.
+"""Failures that a user can act on. Any other exception is a bug and keeps its traceback.
 
 HimlError                 exit 1
-├── JobFailed             exit 1   the job that was waited for did not complete
-├── ChecksFailed          exit 1   something that himl needs is not in order
-├── TransferIncomplete    exit 1   some files were left as they are
-├── BlobChanged           exit 1   a file is no longer what was listed
-├── DiskFailed            exit 1   a file or folder here cannot be read or written
-├── BadUsage              exit 2   the command line, a setting or a file that it names is wrong
-│   └── NeedsYes          exit 2   a question, and nobody to answer it
+├── JobFailed             exit 1   the awaited job did not complete
+├── ChecksFailed          exit 1   a check of himl doctor failed
+├── TransferIncomplete    exit 1   some files were not transferred
+├── BlobChanged           exit 1   a file differs from its listing
+├── DiskFailed            exit 1   a local file or folder cannot be read or written
+├── BadUsage              exit 2   the command line, a setting or a named file is wrong
+│   └── NeedsYes          exit 2   a question without a terminal to answer it
 ├── NotFound              exit 3
 │   ├── RunNotFound
 │   └── WorkspaceNotFound
 ├── NotAllowed            exit 4   not signed in, or no permission
-│   └── NotAllowedNow     exit 4   nobody is signed in any more, or not from this network
+│   └── NotAllowedNow     exit 4   signed out, or refused from this network
 ├── ServiceFailed         exit 5   the service or the network failed after retries
-├── IntegrityFailed       exit 6   bytes that do not match their checksum
+├── IntegrityFailed       exit 6   a checksum does not match
 └── Interrupted           exit 130
 """
 
@@ -23,14 +23,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-# Numbers of OSErrors that mean: no room, on the disk or in the user's share of it
+# Error numbers for a full disk or an exhausted quota
 FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class HimlError(Exception):
-    """A failure with what to say about it: one line, a hint that names the next move, an exit code.
+    """A failure with a message of one line, a hint with the next step, and an exit code.
 
-    `code` is a stable word for scripts (`--json`); changing one is a breaking change.
+    `code` is a stable word for scripts (`--json`). Changing one is a breaking change.
     """
 
     code = "failed"
@@ -42,39 +42,38 @@ class HimlError(Exception):
 
 
 class JobFailed(HimlError):
-    """The job that was waited for failed or was canceled, trials of its sweep failed, or its supervisor here did not
-    start."""
+    """The awaited job failed or was canceled, trials of its sweep failed, or its local supervisor did not start."""
 
     code = "job_failed"
 
 
 class ChecksFailed(HimlError):
-    """`himl doctor` found something that is not in order."""
+    """A check of `himl doctor` failed."""
 
     code = "checks_failed"
 
 
 class TransferIncomplete(HimlError):
-    """`differing` are files that were left because they have another content here, and that can be replaced."""
+    """Some files were not transferred. `differing` are local files with other content, which can be replaced."""
 
     code = "transfer_incomplete"
     differing: Sequence[str] = ()
 
 
 class BlobChanged(HimlError):
-    """The blob is no longer what was listed; list it again and retry."""
+    """The blob differs from its listing. List it again and retry."""
 
     code = "blob_changed"
 
 
 class DiskFailed(HimlError):
-    """A file or folder of this machine cannot be read or written, or is a link where none may be."""
+    """A local file or folder cannot be read or written, or is a link where links are not allowed."""
 
     code = "disk_failed"
 
 
 class BadUsage(HimlError):
-    """The command line, an argument, a setting or a file that one of them names is wrong: the same call would fail
+    """The command line, an argument, a setting or a file that one of them names is wrong. The same call would fail
     again."""
 
     code = "usage"
@@ -82,50 +81,50 @@ class BadUsage(HimlError):
 
 
 class NeedsYes(BadUsage):
-    """A command has a question, and there is nobody to answer it: no terminal, or `--json` or `--quiet`. `--yes` is the
-    answer."""
+    """A command has a question that nobody can answer: without a terminal, or with `--json` or `--quiet`. `--yes`
+    answers it."""
 
     code = "needs_yes"
 
 
 class NotFound(HimlError):
-    """What was named is not there: a file, a dataset, a datastore, a cluster, an environment."""
+    """A named thing does not exist: a file, a dataset, a datastore, a cluster, an environment."""
 
     code = "not_found"
     exit_code = 3
 
 
 class RunNotFound(NotFound):
-    """`run` is what was asked for, `similar` holds ids that may have been meant."""
+    """`run` is the requested id, `similar` holds similar ids."""
 
     code = "run_not_found"
 
     def __init__(self, run: str, where: str, *, similar: Sequence[str] = ()) -> None:
-        hint = f"Did you mean {' or '.join(similar)}?" if similar else "See 'himl runs list' for the runs there are."
+        hint = f"Did you mean {' or '.join(similar)}?" if similar else "List the runs with 'himl runs list'."
         super().__init__(f"No run '{run}' in {where}.", hint=hint)
         self.run = run
         self.similar = tuple(similar)
 
 
 class WorkspaceNotFound(NotFound):
-    """No workspace is configured, or the one that was named is not there."""
+    """No workspace is configured, or the named one does not exist."""
 
     code = "workspace_not_found"
 
 
 class NotAllowed(HimlError):
-    """Nobody is signed in, whoever is may not do this, or a link's signature is not, or no longer, good for it."""
+    """The user is not signed in or lacks the permission, or the signature of a link is invalid or has expired."""
 
     code = "not_allowed"
     exit_code = 4
 
 
 class NotAllowedNow(NotAllowed):
-    """Not for lack of a right: nobody is signed in (any more), or this network is one from which nobody is let in."""
+    """The refusal is not a missing permission: the user is (no longer) signed in, or the network is not allowed."""
 
 
 class ServiceFailed(HimlError):
-    """`is_lasting` where the same request would be refused again, so that only another one can help."""
+    """`is_lasting` if the service would refuse the same request again."""
 
     code = "service_failed"
     exit_code = 5
@@ -133,14 +132,14 @@ class ServiceFailed(HimlError):
 
 
 class IntegrityFailed(HimlError):
-    """Bytes do not match their checksum after all tries, or a file is not whole."""
+    """Bytes still do not match their checksum after all retries, or a file is incomplete."""
 
     code = "integrity_failed"
     exit_code = 6
 
 
 class Interrupted(HimlError):
-    """Ctrl-C or a signal ended the call; the message says what was left and what goes on."""
+    """Ctrl-C or a signal ended the call. The message says what remains and what continues."""
 
     code = "interrupted"
     exit_code = 130

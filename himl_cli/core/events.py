@@ -1,4 +1,4 @@
-"""What services report while they work. Only `render` turns these into words or bars."""
+"""Events that services report during their work. Only `render` turns these into words or bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A page of the plan is known: so many more files and bytes will move."""
+    """A page of the plan: the files and bytes to transfer in addition."""
 
     files: int
     bytes: int
@@ -16,7 +16,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """So many bytes of `name` arrived."""
+    """The number of bytes of `name` that arrived."""
 
     name: str
     bytes: int
@@ -31,14 +31,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know that does not stop the work; one sentence."""
+    """One sentence for the user that does not stop the work."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """So many more things of a kind (`slides`) will be done, one after another."""
+    """The number of further items of a kind (`slides`) to process, one after another."""
 
     unit: str
     total: int
@@ -46,7 +46,7 @@ class Counting:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """One of them is done."""
+    """One item is done."""
 
 
 Event = Planned | Moved | Finished | Notice | Counting | Counted
@@ -54,4 +54,4 @@ Notify = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The observer of quiet and piped runs."""
+    """Ignore events, for quiet and piped output."""

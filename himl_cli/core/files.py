@@ -1,4 +1,4 @@
-"""Files of this machine: folders listed in the order of names, globs, files written atomically, the home folder."""
+"""Local files: sorted lists of folders, globs, atomic writes, the home folder."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.text import LONGEST_GLOB
 
 PART_SUFFIX = ".himl-part"
-STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"  # what earlier versions kept beside a user's files
+# Bookkeeping of earlier versions beside a user's files
+STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"
 WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
 
 
 class Globs:
-    """Any of *globs*, as `services.transfer.plan.Filters` describes them, over whole names. Raises BadUsage for one
-    that is too long or cannot be read."""
+    """Any of *globs*, as `services.transfer.plan.Filters` describes them, for whole names. Raises BadUsage for one that
+    is too long or invalid."""
 
     def __init__(self, globs: Sequence[str]) -> None:
-        self._parts: list[list[str]] = []  # of each glob, the last one first
+        self._parts: list[list[str]] = []  # of each glob, in reverse order
         for glob in globs:
             if len(glob) > LONGEST_GLOB:
-                raise BadUsage(f"A glob has {len(glob):,} characters, and {LONGEST_GLOB:,} is the most.")
+                raise BadUsage(f"A glob has {len(glob):,} characters. The limit is {LONGEST_GLOB:,}.")
             for characters in re.findall(r"\[(.[^]]*)\]", glob):
                 if any(first > last for first, last in re.findall(r"(.)-(.)", characters)):
                     raise BadUsage(
-                        f"Not a glob: {glob} (bad character range).", hint="A set of characters reads [a-c]."
+                        f"Not a glob: {glob} (bad character range).", hint="Write a set of characters as [a-c]."
                     )
             body = glob.removeprefix("/")
             parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
@@ -45,9 +46,9 @@ class Globs:
 
 
 def _matches(glob: Sequence[str], name: Sequence[str]) -> bool:
-    """Whether the parts of a name are those of a glob, whose last one is the first of *glob*: most names fail at that.
-    The time grows with the product of their numbers only."""
-    reached = {len(name)}  # numbers of parts of the name that the rest of the glob has to take up
+    """Whether the parts of a name match those of a glob, which are in reverse order, since most names differ at their
+    end. The time grows only with the product of both lengths."""
+    reached = {len(name)}  # possible numbers of parts that the rest of the glob must match
     for part in glob:
         if part == "**":
             reached = set(range(max(reached) + 1))
@@ -59,14 +60,13 @@ def _matches(glob: Sequence[str], name: Sequence[str]) -> bool:
 
 
 def is_event_file(name: str) -> bool:
-    """Whether TensorBoard takes the file called *name* for one of its own."""
+    """Whether TensorBoard reads the file called *name* as one of its own."""
     return "tfevents" in name.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file below the folder that was walked: its name with `/` separators, its path, and its state when it was
-    met."""
+    """A file found in a folder: its name with `/` separators, its path, and its state at that time."""
 
     name: str
     path: str
@@ -74,7 +74,7 @@ class FoundFile:
 
 
 def is_bookkeeping(base: str) -> bool:
-    """Whether *base*, a file or folder name, is one that himl keeps for its own transfers."""
+    """Whether *base*, a file or folder name, belongs to himl's records of transfers."""
     folded = base.casefold()
     return folded.startswith((STATE_NAME, RANKS_NAME)) or (folded.startswith(".") and folded.endswith(PART_SUFFIX))
 
@@ -82,12 +82,12 @@ def is_bookkeeping(base: str) -> bool:
 def walk_files(
     folder: str, prefix: str = "", *, skip_workspaces: bool = False, of_any_kind: bool = False
 ) -> Iterator[FoundFile]:
-    """Files below *folder* whose name starts with *prefix*, sorted as plain strings (`a-b` < `a/x` < `a0`).
+    """Files in *folder* and below with names that start with *prefix*, sorted as plain strings (`a-b` < `a/x` < `a0`).
 
-    Symlinks are followed (a loop once, a broken one not at all); sockets, pipes, devices and himl's bookkeeping are
-    left out, with *skip_workspaces* `.himl` folders too. *of_any_kind*: broken links (their state is the link's own),
-    sockets, pipes and devices are files too. Memory is what the folders on the way to one file hold. A folder that
-    vanishes meanwhile has no files; one that cannot be read raises OSError.
+    Symlinks are followed (a loop once, a broken one not at all). Sockets, pipes, devices and himl's bookkeeping are
+    omitted, and `.himl` folders with *skip_workspaces*. *of_any_kind* includes broken links (with the state of the
+    link), sockets, pipes and devices. Memory is that of the folders on the path to one file. A folder that vanishes
+    meanwhile has no files. One that cannot be read raises OSError.
     """
     try:
         here = os.stat(folder)
@@ -104,13 +104,13 @@ def _walk(
     skip_workspaces: bool,
     of_any_kind: bool,
 ) -> Iterator[FoundFile]:
-    names: list[str] = []  # that can lead to *prefix*; those of folders end with a slash
+    names: list[str] = []  # of entries on the way to *prefix*, those of folders with a final slash
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 try:
                     is_folder, is_file = entry.is_dir(), entry.is_file()
-                except OSError:  # a link that leads to itself
+                except OSError:  # a link to itself
                     is_folder = is_file = False
                 name = under + entry.name
                 if is_bookkeeping(entry.name) or (skip_workspaces and is_folder and entry.name == WORKSPACE_FOLDER):
@@ -121,7 +121,7 @@ def _walk(
                     names.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return
-    # A folder sorts as its name with the slash, so that its files land between its neighbours where they belong
+    # A folder sorts as its name with the slash, so that its files have the right place among its neighbours
     for name in sorted(names):
         path = os.path.join(folder, name.removesuffix("/"))
         status = _status(path, of_any_kind)
@@ -135,7 +135,7 @@ def _walk(
 
 
 def _status(path: str, of_any_kind: bool) -> os.stat_result | None:
-    """None for what is gone meanwhile, and for a broken link or a loop of links where not all kinds count."""
+    """None for a vanished entry, and for a broken link or a loop of links unless all kinds count."""
     for look in (os.stat, os.lstat) if of_any_kind else (os.stat,):
         with suppress(OSError):
             return look(path)
@@ -143,8 +143,8 @@ def _status(path: str, of_any_kind: bool) -> os.stat_result | None:
 
 
 def write_atomic(path: Path, text: str, *, is_private: bool = False) -> None:
-    """Write *text* (UTF-8) to *path*, in place of what is there; a private file can be read by its owner only, from the
-    start. Raises OSError."""
+    """Write *text* (UTF-8) to *path*, replacing an existing file. Only the owner can read a private file, at any time.
+    Raises OSError."""
     with (
         atomic_replacement(path, is_private=is_private) as temporary,
         open(temporary, "w", encoding="utf-8", newline="\n") as stream,
@@ -156,27 +156,28 @@ def write_atomic(path: Path, text: str, *, is_private: bool = False) -> None:
 
 @contextmanager
 def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]:
-    """The name of a new, empty file beside *path*, which takes its place once this ends well, and else is gone. Raises
-    OSError."""
-    import tempfile  # here: it brings twenty modules
+    """Provide the name of a new, empty file beside *path*. It replaces *path* on success, and is deleted otherwise.
+    Raises OSError."""
+    import tempfile  # imports twenty modules
 
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")  # the name may be long
+    # Limit the name, which may be long
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     try:
         os.close(handle)
         yield temporary
         if not is_private:
-            mask = os.umask(0)  # it can only be read by setting it
+            mask = os.umask(0)  # reading the mask requires setting it
             os.umask(mask)
             os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):  # it is gone where Ctrl-C came just behind the last line
+        with suppress(OSError):  # the file is missing if Ctrl-C came after the last line
             os.unlink(temporary)
         raise
 
 
 def home_folder() -> Path | None:
-    """The user's home folder; None where this user has none (a container with a user id that nobody knows)."""
+    """The user's home folder. None if there is none (a container with an unknown user id)."""
     try:
         return Path.home()
     except RuntimeError:
@@ -184,28 +185,28 @@ def home_folder() -> Path | None:
 
 
 def expand_user(text: str) -> str:
-    """The path *text* with its home folder in place of `~` or `~user`; as it is for what can be nobody's name."""
+    """The path *text* with the home folder for `~` or `~user`. Unchanged if no user can have the name."""
     try:
         return os.path.expanduser(text)
-    except ValueError:  # a NUL, or half a pair of Unicode surrogates, as documents may have them
+    except ValueError:  # a NUL or a lone surrogate, which documents may contain
         return text
 
 
 def expand_home(text: str | Path, what: str = "file") -> Path:
-    """The path *text* with its home folder in place of `~` or `~user`. Raises NotFound for a *what* in the home folder
-    of nobody."""
+    """The path *text* with the home folder for `~` or `~user`. Raises NotFound for a *what* in the home folder of an
+    unknown user."""
     path = expand_user(str(text))
     if path.startswith("~"):
         raise NotFound(
-            f"There is no {what} '{text}': no such user has a home folder here.",
-            hint="Write ./~ for a name that begins so.",
+            f"There is no {what} '{text}': this user has no home folder on this machine.",
+            hint="For a name that begins with ~, write ./~.",
         )
     return Path(path)
 
 
 def named_folder(spec: str) -> Path:
-    """The local workspace that a path means: itself when it is called `.himl` or holds a record, else the `.himl` in
-    it."""
+    """The local workspace that a path names: the path itself if it is called `.himl` or contains a workspace, else the
+    `.himl` in it."""
     path = expand_home(spec, "folder").absolute()
     if path.name == WORKSPACE_FOLDER or (path / "workspace.db").is_file() or path.is_file():
         return path
@@ -220,14 +221,14 @@ def nearest_local(start: Path) -> Path | None:
 
 
 def cache_of(name: str, use: str, hint: str) -> Path:
-    """The folder *name* of himl's cache, made for this user only. Raises BadUsage, saying for what *use* there is none,
-    for a user without a home; DiskFailed."""
+    """The folder *name* of himl's cache, readable by this user only. Raises BadUsage, naming the *use*, for a user
+    without a home, and DiskFailed."""
     import platformdirs
 
     try:
         root = platformdirs.user_cache_path("himl", appauthor=False) / name
     except RuntimeError:
-        raise BadUsage(f"There is no folder {use}: this user has no home folder.", hint=hint) from None
+        raise BadUsage(f"There is no folder {use}, because this user has no home folder.", hint=hint) from None
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as err:

@@ -1,5 +1,5 @@
-"""A job as it was asked for: what to run, with which files, variables, clusters and names; sweeps and pipelines of
-jobs."""
+"""Jobs as the user specified them: the program, its files, environment variables, clusters and names, and sweeps and
+pipelines of jobs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import named, read_json
 
 SEARCH_SPACE = "search_space"
-# Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key, whatever characters it is of: one that names
-# nothing is better refused than sent
+# Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key. It accepts any characters, so that himl can reject
+# an unknown key instead of sending it
 PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs|search_space)\.([^\s{}]+)\s*\}\}")
 Scalar = str | int | float | bool  # one value of a hyperparameter
 
-# The tag of a trial that holds its values, a JSON object: HyperDrive's name, which both workspaces use
+# The tag of a trial with its values as a JSON object: HyperDrive's name, which both workspaces use
 HYPERPARAMETERS = "hyperparameters"
-TRIAL = "himl.trial"  # the tag of a trial that holds its number (0…)
-# The tag of a sweep that is no more than a record, since no engine looks after it: how many trials it has. It ends when
-# the last of them does.
+TRIAL = "himl.trial"  # the tag of a trial with its number (0…)
+# The tag with the number of trials of a sweep that is only a record, since no engine runs it. It ends when its last
+# trial does.
 TRIALS = "himl.trials"
-# The tag of a trial that a policy stopped: the policy's word. It counts only where the trial is canceled, for it may
-# have ended by itself first.
+# The tag of a trial that an early-stopping policy stopped, with the policy's name. It counts only for a canceled trial,
+# since the trial may have ended first.
 STOPPED_EARLY = "himl.stopped_early"
-MANY = "himl.many"  # the tag of a run whose children are jobs of their own: `sweep`, `crossval`, `seeds` or `pipeline`
-REPEATED = ("crossval", "seeds")  # kinds of which no trial is the best: their mean and spread are what counts
-SWEPT = "himl.sweep"  # the tag of a sweep that says in a line what is searched and how
-# Tags of a sweep: the metric that trials are compared by, `minimize` or `maximize`, and at the end the id of the best
-# trial's run
+# The tag of a run whose children are separate jobs: `sweep`, `crossval`, `seeds` or `pipeline`
+MANY = "himl.many"
+# Kinds without a best trial, reported as mean and standard deviation
+REPEATED = ("crossval", "seeds")
+SWEPT = "himl.sweep"  # the tag of a sweep with a summary of its search in one line
+# Tags of a sweep: the primary metric, `minimize` or `maximize`, and at the end the run id of the best trial
 PRIMARY_METRIC = "himl.primary_metric"
 GOAL = "himl.goal"
 BEST_TRIAL = "himl.best_trial"
@@ -45,7 +46,7 @@ HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 class Draw(str, Enum):
-    """What a value is drawn from. The words and the order of arguments are Azure ML's; of the `log…` ones the arguments
+    """The distribution of a hyperparameter. Names and order of arguments are Azure ML's. The arguments of `log…` ones
     are exponents of e."""
 
     choice = "choice"
@@ -61,7 +62,7 @@ class Draw(str, Enum):
 
 
 def argument_names(draw: Draw) -> tuple[str, ...]:
-    """What Azure ML calls the arguments of a distribution, in their order; none for `choice`."""
+    """Azure ML's names for the arguments of a distribution, in order. Empty for `choice`."""
     if draw in (Draw.choice, Draw.randint):
         return ("upper",) if draw is Draw.randint else ()
     ends = ("mu", "sigma") if draw.value.endswith("normal") else ("min_value", "max_value")
@@ -70,10 +71,10 @@ def argument_names(draw: Draw) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class SearchRange:
-    """`values` are the choices of `choice`; else the arguments of the distribution.
+    """The choices of `choice`, or the arguments of a distribution, in `values`.
 
-    These are (low, high) or (mu, sigma), with a step behind them for `q…`, and (upper,) for `randint`, which gives 0 to
-    upper - 1.
+    The arguments are (low, high) or (mu, sigma), followed by a step for `q…`, and (upper,) for `randint`, which draws
+    from 0 to upper - 1.
     """
 
     draw: Draw
@@ -82,9 +83,9 @@ class SearchRange:
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """When a trial is stopped: `policy` is `bandit` (one of the slacks is set), `median` or `truncation`.
+    """When to stop a trial: `policy` is `bandit` (with one of the slacks), `median` or `truncation`.
 
-    The policy looks at each *evaluation_interval*th value of the primary metric, and passes over the first
+    The policy evaluates each *evaluation_interval*th value of the primary metric, except for the first
     *delay_evaluation* of them.
     """
 
@@ -98,11 +99,11 @@ class EarlyStop:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """Trials of one job. `kind` is what the user asked for: `sweep`, `crossval` or `seeds`.
+    """Trials of one job. `kind` is `sweep`, `crossval` or `seeds`, as the user requested.
 
-    `sampling` is `grid`, `random` or `bayesian`; `seed` None: the workspace's choice. `max_trials` is the number of
-    trials in all (of a grid at most its points); `max_concurrent` None: the workspace's choice. `goal` is `minimize` or
-    `maximize`. `max_seconds` limits the sweep as a whole (on a cluster only), None: the workspace's own limit.
+    `sampling` is `grid`, `random` or `bayesian`. The workspace chooses a `seed` of None. `max_trials` is the total
+    number of trials (of a grid at most its points). The workspace chooses a `max_concurrent` of None. `goal` is
+    `minimize` or `maximize`. `max_seconds` limits the whole sweep (on a cluster only). None is the workspace's limit.
     """
 
     space: Mapping[str, SearchRange]
@@ -118,14 +119,14 @@ class SweepSpec:
 
 
 def best_of(goal: str, values: Iterable[float]) -> float | None:
-    """The best of the values that are finite numbers; None where there is none."""
+    """The best finite value, or None if there is none."""
     finite = (value for value in values if math.isfinite(value))
     return min(finite, default=None) if goal == "minimize" else max(finite, default=None)
 
 
 def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
-    """The values of a trial by name, as its tags tell them; empty for a run that is no trial. Dashes before a name, as
-    of azureml's `--lr`, are left out."""
+    """The values of a trial by name, from its tags. Empty for other runs. Leading dashes of a name, as in azureml's
+    `--lr`, are removed."""
     try:
         found = read_json(tags.get(HYPERPARAMETERS, "{}"))
     except ValueError:
@@ -134,14 +135,14 @@ def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
 
 
 def with_search_space(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
-    """*arguments* with `--NAME ${{search_space.NAME}}` behind them for each of *names* that none of them names."""
+    """Append `--NAME ${{search_space.NAME}}` to *arguments* for each of *names* that they do not use."""
     named = {found[2] for argument in arguments for found in PLACEHOLDER.finditer(argument) if found[1] == SEARCH_SPACE}
     missing = [name for name in names if name not in named]
     return [*arguments, *(text for name in missing for text in (f"--{name}", f"${{{{{SEARCH_SPACE}.{name}}}}}"))]
 
 
 def filled_in(arguments: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """*arguments* with the values of hyperparameters in place of `${{search_space.NAME}}`."""
+    """Replace `${{search_space.NAME}}` in *arguments* by the values of hyperparameters."""
 
     def fill(argument: str) -> str:
         return PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)
@@ -150,37 +151,35 @@ def filled_in(arguments: Sequence[str], values: Mapping[str, str]) -> list[str]:
 
 
 def sweep_tags(sweep: SweepSpec) -> dict[str, str]:
-    """The tags of a sweep, which say how its trials are compared."""
+    """The tags of a sweep, which say how himl compares its trials."""
     return {MANY: sweep.kind, PRIMARY_METRIC: sweep.primary_metric, GOAL: sweep.goal}
 
 
 def trial_tags(tags: Mapping[str, str], index: int, values: Mapping[str, Scalar]) -> dict[str, str]:
-    """The tags of a trial whose sweep has *tags*."""
+    """The tags of a trial of a sweep with *tags*."""
     own = {name: value for name, value in tags.items() if name != SWEPT}
     return {**own, HYPERPARAMETERS: json.dumps(dict(values)), TRIAL: str(index)}
 
 
 def values_text(values: Mapping[str, Scalar]) -> str:
-    """Values as people read them: `lr=0.01, depth=3`."""
+    """Values as text for users: `lr=0.01, depth=3`."""
     return ", ".join(f"{name}={value_text(value)}" for name, value in values.items())
 
 
 def value_text(value: Scalar) -> str:
-    """One value as a script's argument: numbers in full, truth values as Python writes them."""
+    """A value as a script's argument: numbers in full, booleans as in Python."""
     return repr(value) if isinstance(value, float) else str(value)
 
 
-# Azure ML's word for nodes that it finds itself: a job for them names no compute, and there is none of that name to
-# look for
+# Azure ML's word for nodes that it chooses. Such a job names no compute target, so there is none to look up
 SERVERLESS = "serverless"
 
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """A cluster called *name* of nodes of the kind *size* (`Standard_NC6s_v3`), that grows and shrinks between so many
-    nodes.
+    """A cluster called *name* with nodes of the kind *size* (`Standard_NC6s_v3`), and limits of their number.
 
-    `low_priority`: cheaper nodes that may be taken away at any time.
+    `low_priority`: cheaper nodes that Azure may preempt at any time.
     """
 
     name: str
@@ -195,11 +194,11 @@ DATASTORE_NAME = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """Container *container* of account *account*; `key` is the account's, empty where the workspace knows the container
-    already.
+    """Container *container* of account *account*. `key` is the account's, empty if the workspace has a datastore for
+    the container.
 
-    `subscription` is that of the account, where it is another than the workspace's. `name` is what a new datastore is
-    called; empty: made of the account's and the container's names.
+    `subscription` is that of the account, if it differs from the workspace's. `name` is the name of a new datastore. If
+    empty, himl derives it from the names of the account and the container.
     """
 
     account: str
@@ -211,11 +210,11 @@ class ContainerSpec:
 
 @dataclass(frozen=True)
 class DocumentChanges:
-    """What counts instead of what a file says; empty: what it says. `tags` and `env` are added to its own.
+    """Changes to the job in a file. Empty values keep those of the file. `tags` and `env` are added to its own.
 
-    `cluster` is where the job runs, and every part of it that names no compute of its own. `command` is what the user
-    typed, for the record. `code` has folders of code as this machine finds them, by their keys in the file
-    (`jobs.train.code`). `is_secret` says of a folder of code and a file below it whether that is left out.
+    `cluster` applies to the job, and to every part of it without its own compute target. `command` is the user's
+    command line, for the record. `code` has folders of code on this machine, by their keys in the file
+    (`jobs.train.code`). `is_secret` decides for a folder of code and a file in it whether to leave the file out.
     """
 
     experiment: str = ""
@@ -229,13 +228,13 @@ class DocumentChanges:
     is_secret: Callable[[str, str], bool] = field(default=lambda folder, path: False, compare=False)
 
 
-HERE = "local"  # the cluster's name that means this machine, whatever the settings say
-# What Azure ML calls the datastore that is the default one of every workspace; in a job's YAML that runs here it is the
-# default one too
+HERE = "local"  # the cluster name for this machine, regardless of the settings
+# Azure ML's name for the default datastore of every workspace. In the YAML of a local job it is also the default one
 USUAL_DATASTORE = "workspaceblobstore"
 DISTRIBUTIONS = ("pytorch", "mpi")
-DOCKERFILE = "Dockerfile"  # the recipe of an image, where no other name is given
-SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")  # what a person may use in a job while it runs on a cluster
+DOCKERFILE = "Dockerfile"  # the default name of an image's recipe
+# Interactive services of a running job on a cluster
+SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
 PLACEHOLDERS = {
     "inputs": ("input", "Add --input {}=NAME"),
@@ -245,7 +244,7 @@ PLACEHOLDERS = {
 
 
 class EntryKind(str, Enum):
-    """What is started; the target of `command` is a line for bash, arguments and placeholders in it."""
+    """The kind of program. The target of `command` is a line for bash, with arguments and placeholders."""
 
     script = "script"
     module = "module"
@@ -255,7 +254,7 @@ class EntryKind(str, Enum):
 
 @dataclass(frozen=True)
 class Entry:
-    """What is started: a path relative to the snapshot root (`/` separators), or a dotted module name."""
+    """The program: a path relative to the snapshot root (`/` separators), or a dotted module name."""
 
     kind: EntryKind
     target: str
@@ -263,9 +262,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One `--input` or `--output`: KEY names its variable, NAME a dataset or a folder of the datastore.
+    """One `--input` or `--output`: KEY names its environment variable, NAME a dataset or a folder of the datastore.
 
-    With `is_folder` an input is that folder, whatever dataset is registered under the name.
+    With `is_folder`, an input is that folder, even if a dataset of this name is registered.
     """
 
     key: str
@@ -281,7 +280,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files a job starts from: paths relative to `root` (`/` separators) and their total size in bytes."""
+    """The files of a job's code: paths relative to `root` (`/` separators) and their total size in bytes."""
 
     root: Path
     files: Sequence[str]
@@ -289,17 +288,18 @@ class Snapshot:
 
 
 def secrets_text(names: Sequence[str]) -> str:
-    """Which files are left out since they may hold secrets, and how to send one all the same."""
-    count = f"{len(names)} files that may hold secrets are" if len(names) > 1 else "One file that may hold secrets is"
-    return f"{count} left out: {named(names)}. 'himl submit --include_secret GLOB' sends one on purpose."
+    """A remark on files that himl left out because they may contain secrets, and how to include one."""
+    count = f"{len(names)} files" if len(names) > 1 else "one file"
+    how = "To include one, use 'himl submit --include_secret GLOB'."
+    return f"himl left out {count} that may contain secrets: {named(names)}. {how}"
 
 
 @dataclass(frozen=True)
 class SnapshotReport:
-    """A snapshot, its bytes by top-level folder or file, and the name of the ignore file that was honoured.
+    """A snapshot, its bytes by top-level folder or file, and the name of its ignore file.
 
-    `downloads` are the folders that were left out because himl downloads to them, `missed` the ignored folders, as they
-    were given, that are not there, `secrets` the files that were left out since they may hold secrets.
+    `downloads` are folders that were left out because himl downloads to them, `missed` the ignored folders, as the user
+    named them, that do not exist, `secrets` the files that were left out because they may contain secrets.
     """
 
     snapshot: Snapshot
@@ -319,12 +319,12 @@ class SnapshotReport:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """The Python environment of a job on a cluster: a registered one by `name` (`version` None: the latest), else one
-    made from files.
+    """The Python environment of a job on a cluster: a registered one by `name` (`version` None: the latest), or one
+    built from files.
 
-    Made from files: `image` is the Docker image, `conda` the text of a conda file (empty: the image's own Python
-    counts), `wheels` are private wheels that the conda file installs by their file names. Or the image is built by
-    `dockerfile`, a path in the folder `context`, which may also be an address.
+    `image` is the Docker image, `conda` the text of a conda file (empty: use the Python of the image), `wheels` are
+    private wheels that the conda file installs by their file names. Alternatively, `dockerfile` builds the image. It is
+    a path in the folder `context`, which may also be a URL.
     """
 
     name: str = ""
@@ -338,10 +338,10 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class SlurmSpec:
-    """How a site's Slurm is to run a job, by the table `[slurm.NAME]` of the settings and what was typed.
+    """How Slurm runs a job, from the settings in `[slurm.NAME]` and the command line.
 
-    `options` are sbatch's, by their long names without dashes; None for one without a value. `setup` are lines of the
-    batch script before the job, `run_with` words before its command.
+    `options` are sbatch's, by their long names without dashes, with None for one without a value. `setup` are lines of
+    the batch script before the job, `run_with` words before its command.
     """
 
     options: Mapping[str, str | None] = field(default_factory=dict)
@@ -354,26 +354,26 @@ WEBHOOK_FORMATS = ("json", "slack", "teams")
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where the end of a run is posted to, and in which of WEBHOOK_FORMATS. The address is a secret: Slack's and Teams'
-    hold a key."""
+    """The address to notify of the end of a run, and one of WEBHOOK_FORMATS. The address is a secret, since those of
+    Slack and Teams contain a key."""
 
     url: str = field(repr=False)
     format: str
 
     @property
     def host(self) -> str:
-        """What messages and records may say of the address."""
+        """The part of the address that messages and records may contain."""
         return parts_of(self.url).hostname or ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """Options of `himl submit` that a job takes over as they are; requests and jobs have them both.
+    """Options of `himl submit` that a job receives unchanged. Both requests and jobs have them.
 
-    `in_place` runs in the snapshot's root itself instead of a copy. A job that failed is started again `retries` times,
-    by whoever runs it here or on Slurm. `keep` are globs of files outside `outputs/` and
-    `logs/` that are kept as outputs. `identity` is `user`, `managed` or None for the run's own token, `sdk` is `v2`, or
-    `v1` for the deprecated azureml-core. `services.submission.request.option` says what the metadata mean.
+    `in_place` runs the job in the snapshot's root instead of a copy. A failed local or Slurm job restarts up to
+    `retries` times. `keep` are globs of files outside `outputs/` and `logs/` that are saved as outputs. `identity` is
+    `user`, `managed` or None for the run's own token, `sdk` is `v2`, or `v1` for the deprecated azureml-core.
+    `services.submission.request.option` explains the metadata.
     """
 
     in_place: bool = field(default=False, metadata={"only": "local"})
@@ -398,26 +398,25 @@ class JobOptions:
 
 @dataclass(frozen=True)
 class JobSpec(JobOptions):
-    """Everything a workspace needs to run a job.
+    """All data that a workspace needs to run a job.
 
-    `processes` (a node) is None when ranks were not asked for; `max_seconds` None means no limit. `distribution` is
-    `pytorch`, `mpi`, or empty for a plain process. `run_id` is empty where the workspace chooses it.
+    `processes` (per node) is None if the user did not request ranks. `max_seconds` None means no limit. `distribution`
+    is `pytorch`, `mpi`, or empty for a plain process. `run_id` is empty if the workspace chooses it.
 
-    What counts on a cluster only, beside options that say so: `cluster` (its name; empty: the job runs here), `nodes`,
-    `environment`, `services`: names of SERVICES, each with what it needs (`ssh` the public keys, `tensorboard` the
+    Besides options that say so, these apply to a cluster only: `cluster` (its name, empty for a local job), `nodes`,
+    `environment`, `services`: names of SERVICES, each with its argument (`ssh` the public keys, `tensorboard` the
     folder of its logs).
 
-    `python` is the interpreter here; on a cluster the words that stand before the script (empty: `python`).
+    `python` is the local interpreter. On a cluster it is the words before the script (empty: `python`).
 
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every
-    hyperparameter that no argument names as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
-    The steps of a pipeline have all the same one: then each trial is a pipeline, of whose steps those get a value that
-    name it.
-    With `slurm` a site's Slurm runs it, from this workspace: `nodes` counts there too. `webhook` is told of the end of
-    the run, or of `parent`'s where it has one.
+    hyperparameter that no argument uses as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
+    The steps of a pipeline share one `sweep`. Each trial is then a pipeline, whose steps get the values that they name.
+    With `slurm`, Slurm runs the job from this workspace, and `nodes` applies. `webhook` is notified of the end of the
+    run, or of the end of its `parent`.
 
-    `brought` are files that lie in the working folder when the script starts, by their names there (`/` separators):
-    paths here, on a cluster paths in an input (`${{inputs.KEY}}/…`). What an earlier try left under the name stays.
+    `brought` are files in the working folder when the script starts, by their names in it (`/` separators), with local
+    paths, or on a cluster paths in an input (`${{inputs.KEY}}/…`). A file of an earlier attempt stays.
     """
 
     experiment: str
@@ -445,7 +444,7 @@ class JobSpec(JobOptions):
 
 
 def check_placeholders(spec: JobSpec) -> None:
-    """Raises BadUsage where a placeholder in the arguments names no input, output or hyperparameter of *spec*."""
+    """Raise BadUsage for a placeholder in the arguments that names no input, output or hyperparameter of *spec*."""
     known = {
         "inputs": [item.key for item in spec.inputs],
         "outputs": [item.key for item in spec.outputs],
@@ -460,13 +459,14 @@ def check_placeholders(spec: JobSpec) -> None:
                 )
 
 
-STEP = "himl.step"  # the tag of a step's run that holds the step's key
-STEP_AFTER = "himl.after"  # the tag of a step's run that holds the keys of the steps it waited for, with commas between
+STEP = "himl.step"  # the tag of a step's run with the step's key
+# The tag of a step's run with the keys of the steps that it waited for, separated by commas
+STEP_AFTER = "himl.after"
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """The output called *output* of the step called *step* (its key)."""
+    """The output called *output* of the step with the key *step*."""
 
     step: str
     output: str
@@ -474,11 +474,11 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """One step. `key` names it in the pipeline (`step1`), `name` is for people.
+    """One step. `key` is its name in the pipeline (`step1`), `name` its display name.
 
-    `job` is all that it needs to run; its `experiment` and `tags` are the pipeline's. Inputs of `job` whose key is in
-    `takes` come from the outputs of other steps, whatever their DataSpec says; the others are datasets or folders as of
-    any job. Beside the steps that it takes from, it `waits_for` those of these keys.
+    `job` is the step's job, with the `experiment` and `tags` of the pipeline. Inputs of `job` with a key in `takes`
+    come from the outputs of other steps, and their DataSpec is ignored. The others are datasets or folders. The step
+    also waits for the steps with the keys `waits_for`.
     """
 
     key: str
@@ -489,17 +489,16 @@ class StepSpec:
 
     @property
     def after(self) -> Sequence[str]:
-        """The keys of the steps that have to be completed before this one starts."""
+        """The keys of the steps that must complete before this one starts."""
         return [*dict.fromkeys((*(output.step for output in self.takes.values()), *self.waits_for))]
 
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """Steps in an order in which they can run one after the other. `cluster` empty: they run here.
+    """Steps in a possible order of execution. An empty `cluster` runs them locally.
 
-    `run_id` is empty where the workspace chooses it. `new_cluster` is the one to make, where there is none of its name,
-    once all else is found to be in order. `outputs` are those of steps that are the pipeline's own too, by the name
-    that they have there.
+    `run_id` is empty if the workspace chooses it. `new_cluster` is a cluster to create after all checks, if there is
+    none of its name. `outputs` are outputs of steps that are also outputs of the pipeline, by their names in it.
     """
 
     experiment: str
@@ -516,18 +515,18 @@ class PipelineSpec:
 
     @property
     def sweep(self) -> SweepSpec | None:
-        """What makes it many pipelines."""
+        """The search that makes it many pipelines."""
         return self.steps[0].job.sweep
 
     def trial(self, index: int, values: Mapping[str, Scalar]) -> PipelineSpec:
-        """The pipeline that is trial *index* of this one's sweep."""
+        """The pipeline of trial *index* of this sweep."""
         steps = [replace(step, job=step_of_trial(step.job, values)) for step in self.steps]
         tags, name = trial_tags(self.tags, index, values), values_text(values)
         return replace(self, steps=steps, tags=tags, display_name=name, description="", run_id="", new_cluster=None)
 
 
 def step_of_trial(job: JobSpec, values: Mapping[str, Scalar]) -> JobSpec:
-    """The job of a step with the values of a trial, as variables too."""
+    """The job of a step with the values of a trial, also as environment variables."""
     texts = {name: value_text(value) for name, value in values.items()}
     return replace(
         job,

@@ -1,5 +1,4 @@
-"""What programs log to runs: points by name, rows as they are sent, and what is read back of one run or of many side by
-side."""
+"""Values that programs log to runs: points by name, rows to send, and the results of one run or of many."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ LoggedPoint = TypeVar("LoggedPoint", bound="Point[float] | Point[str]")
 
 @dataclass(frozen=True)
 class Point(Generic[LoggedValue]):
-    """One logged value: `step` as logged, `time` in UTC."""
+    """One logged value, with its `step`, and its `time` in UTC."""
 
     value: LoggedValue
     step: int
@@ -40,7 +39,7 @@ class Point(Generic[LoggedValue]):
 
 @dataclass(frozen=True)
 class Points(Generic[LoggedPoint]):
-    """What was logged under one name, in the order logged, and the run (the run itself or a child) that logged it."""
+    """The points of one name in the logged order, and the run that logged them (the run itself or a child run)."""
 
     name: str
     points: Sequence[LoggedPoint]
@@ -64,12 +63,12 @@ class Metric(Points[MetricPoint]):
 
 
 class Texts(Points[TextPoint]):
-    """What was logged under one name and is no number."""
+    """The non-numeric values of one name."""
 
 
 @dataclass(frozen=True)
 class LoggedValues:
-    """All that was logged to a run, those of nested runs too: numbers and texts, each by name."""
+    """All logged values of a run and of its nested runs: numbers and texts, by name."""
 
     metrics: Sequence[Metric]
     texts: Sequence[Texts] = ()
@@ -77,7 +76,7 @@ class LoggedValues:
 
 @dataclass(frozen=True)
 class TrialView:
-    """A trial: its run, its values, and the last value of the primary metric (None: it has none)."""
+    """A trial: its run, its hyperparameters, and the last value of the primary metric, or None."""
 
     run: Run
     hyperparameters: Mapping[str, Scalar]
@@ -86,11 +85,10 @@ class TrialView:
 
 @dataclass(frozen=True)
 class SweepView:
-    """The trials of a sweep in their order, and what they are compared by.
+    """The trials of a sweep in their order, and their primary metric.
 
-    `best` is the run that the workspace has recorded as the best one, by its best value at any step; as long as none
-    is, the one with the best last value that is a number (empty: there is none). `is_repeated` for folds and seeds:
-    none of them is the best.
+    `best` is the run that the workspace recorded as the best, by its best value at any step. Until then, it is the one
+    with the best finite last value, or empty. `is_repeated` marks folds and seeds, none of which is the best.
     """
 
     metric: str
@@ -101,8 +99,8 @@ class SweepView:
 
     @property
     def ranked(self) -> Sequence[TrialView]:
-        """The best trial, the others by their last values, and those last whose value is no number, or that have none;
-        folds and seeds in their order."""
+        """The best trial, then the others by their last values, and those without a numeric value at the end. Folds and
+        seeds keep their order."""
 
         def rank(trial: TrialView) -> tuple[int, float]:
             if trial.value is None or math.isnan(trial.value):
@@ -115,18 +113,17 @@ class SweepView:
 
     @property
     def best_at_the_end(self) -> str:
-        """The run with the best last value that is a number; empty where none has one."""
+        """The run with the best finite last value, or an empty text."""
         best = best_of(self.goal, (trial.value for trial in self.trials if trial.value is not None))
         return next((trial.run.id for trial in self.trials if best is not None and trial.value == best), "")
 
 
 @dataclass(frozen=True)
 class RunDetails:
-    """A run with what it logged and the runs below it; `metrics` and `texts` hold those of nested runs too, each with
-    its run.
+    """A run with its logged values and child runs. `metrics` and `texts` include those of nested runs, each with its
+    run.
 
-    `sweep` is there for a run whose children are trials; `below` are the children of those children that have some, by
-    id.
+    `sweep` is set for a run whose children are trials. `below` has the child runs of those children, by id.
     """
 
     run: Run
@@ -140,12 +137,10 @@ class RunDetails:
 
 @dataclass
 class WatchedRuns:
-    """Runs that are looked at again and again, and what is known of them by now, each by run id.
-
-    `followed` are the ids of those that had not ended when they were first seen. `points` are the steps and the values
-    of their numbers by name, `children` the trials or steps of those that have some. The others are of the first run
-    alone: its trials with their values, the last lines of its log, and the system metrics that the workspace itself
-    keeps.
+    """Watched runs, and their current data by run id.
+    `followed` are the ids of those that were in progress at first. `points` are the steps and values of their metrics
+    by name, `children` their trials or steps. The other fields belong to the first run: its trials with their values,
+    the last lines of its log, and the system metrics that the workspace measures.
     """
 
     runs: Sequence[Run]
@@ -157,27 +152,28 @@ class WatchedRuns:
     machine: Sequence[Metric] = ()
 
     def numbers(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
-        """The points of the run, less those of its machine."""
+        """The points of the run without its system metrics."""
         return {name: found for name, found in self.points.get(run_id, {}).items() if not name.startswith(SYSTEM)}
 
 
 def float_form(value: float) -> float | str:
-    """JSON has no word for NaN and the infinities."""
+    """A number as JSON, with texts for NaN and the infinities."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-SYSTEM = "system/"  # what the names of MLflow's system metrics begin with: of the machine that a run has
-RATES = ("utilization_percentage", "power_usage_watts", "power_usage_percentage")  # what those of rates end with
+SYSTEM = "system/"  # the prefix of MLflow's system metrics
+# Suffixes of rates
+RATES = ("utilization_percentage", "power_usage_watts", "power_usage_percentage")
 
-Value = float | int | bool | str | None  # one logged value; a float may be NaN or infinite
-INT64 = range(-(2**63), 2**63)  # steps are such numbers, and so are values that are kept whole
+Value = float | int | bool | str | None  # a logged value, including NaN and the infinities
+INT64 = range(-(2**63), 2**63)  # the range of steps, and of values that are stored as integers
 
 
 class LoggedKind(str, Enum):
-    """How a metric is meant: single values over time, a list logged at once, rows of a table, an image (its value is
-    the name of a file of the run)."""
+    """The kind of a metric: single values over time, a list logged at once, rows of a table, an image (with the name of
+    a file of the run as its value)."""
 
     scalar = "scalar"
     list = "list"
@@ -187,8 +183,7 @@ class LoggedKind(str, Enum):
 
 @dataclass(frozen=True)
 class LoggedRow:
-    """Values by column, a step where the program gave one, the time in UTC. `id` is what tells a row that is sent
-    twice."""
+    """Values by column, a step if the program set one, the time in UTC. `id` identifies a row that is sent again."""
 
     values: Mapping[str, Value]
     step: int | None = None
@@ -198,7 +193,7 @@ class LoggedRow:
 
 @dataclass(frozen=True)
 class Logged:
-    """Rows of one metric. Scalars, lists and images have one column, which is called as the metric is."""
+    """Rows of one metric. Scalars, lists and images have one column with the name of the metric."""
 
     name: str
     kind: LoggedKind
@@ -206,12 +201,12 @@ class Logged:
 
     @property
     def columns(self) -> Sequence[str]:
-        """The names of all columns, in the order in which they first occur."""
+        """The names of all columns, in the order of first use."""
         return [*dict.fromkeys(column for row in self.rows for column in row.values)]
 
     @property
     def numeric_columns(self) -> Sequence[str]:
-        """The names of those that hold numbers and nothing else."""
+        """The names of columns that contain only numbers."""
         values = {column: [row.values.get(column) for row in self.rows] for column in self.columns}
         return [
             column
@@ -221,18 +216,18 @@ class Logged:
         ]
 
     def name_of(self, column: str) -> str:
-        """What a column is called among a run's metrics: of a table `NAME/COLUMN`, also where it has only one."""
+        """The metric name of a column: `NAME/COLUMN` for a table, even with only one column."""
         return f"{self.name}/{column}" if self.kind is LoggedKind.table else self.name
 
 
-# Of the last values of many runs: what tables and files of results tell, in their order
+# Statistics over the last values of runs, in the order of tables and files
 STATISTICS = ("mean", "std", "min", "max", "median")
 
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one metric, by step, then time: columns of the same length. Values may be NaN or infinite; `times`
-    are seconds since 1970 UTC."""
+    """The points of one metric, by step, then time, as columns of the same length. Values may be NaN or infinite.
+    `times` are seconds since 1970 UTC."""
 
     steps: Sequence[int]
     values: Sequence[float]
@@ -240,8 +235,8 @@ class Series:
 
 
 def system_summary(name: str, steps: Sequence[int], values: Sequence[float]) -> float:
-    """What a system metric comes to over all of its points: of a rate the mean, in which a point stands for the steps
-    since the one before it; of an amount the most. NaN where no value is a number."""
+    """A summary of all points of a system metric. For a rate it is the mean, weighted by the steps since the previous
+    point. For an amount it is the maximum. NaN if no value is finite."""
     if not name.endswith(RATES):
         return max(filter(math.isfinite, values), default=math.nan)
     return _mean(steps, values)
@@ -255,7 +250,7 @@ def _mean(steps: Sequence[int], values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class MachineUse:
-    """One system metric over a run's time. `node` is empty where nodes are not told apart; `run` logged it."""
+    """One system metric over a run's time. `node` is empty if the metrics do not name nodes. `run` logged it."""
 
     metric: str
     node: str
@@ -267,8 +262,8 @@ class MachineUse:
 
 
 def machine_use(metrics: Iterable[Metric]) -> list[MachineUse]:
-    """The system metrics among *metrics*, by node; MLflow writes the node into the name: `system/NODE/METRIC`. In the
-    mean, a point stands for the steps since the one before it."""
+    """The system metrics among *metrics*, by node. MLflow writes the node into the name: `system/NODE/METRIC`. The mean
+    weights a point by the steps since the previous one."""
     found = []
     for each in metrics:
         values = [point.value for point in each.points]
@@ -282,14 +277,14 @@ def machine_use(metrics: Iterable[Metric]) -> list[MachineUse]:
 
 @dataclass(frozen=True)
 class RunResults:
-    """What one run logged, each by name.
+    """The logged values of one run, by name.
 
-    `last` holds of each number the value of the highest step (of the same step, the latest), of each text and image
-    (the name of a file of the run) its last one: all that a table shows. Columns of tables are `NAME/COLUMN` there.
-    `series` are the points behind numbers (a list of numbers is one, its values counted as steps), `texts` those behind
-    texts, `tables` values by column, `lists` what was logged at once and has more than numbers in it, `images` names of
-    the run's files; these five are empty where only last values were asked for. `parameters` are those that the run
-    logged, `steps` those of the numbers in `last`, where they are known without reading all points.
+    `last` has, for each number, the value of the highest step (of the same step, the latest), and for each text and
+    image (the name of a file of the run) the last one. Tables show only these. Columns of logged tables are
+    `NAME/COLUMN` in it. `series` are the points of numbers (a list of numbers is one, with its indices as steps),
+    `texts` those of texts, `tables` values by column, `lists` lists that contain other values than numbers, `images`
+    names of the run's files. These five are empty if the caller requested last values only. `parameters` are the logged
+    parameters, `steps` the steps of the numbers in `last`, if they are known without reading all points.
     """
 
     last: Mapping[str, Value] = field(default_factory=dict)
@@ -302,7 +297,7 @@ class RunResults:
     steps: Mapping[str, int] = field(default_factory=dict)
 
     def filled(self, other: RunResults) -> RunResults:
-        """This record, and what only *other* has; the parameters stay as they are."""
+        """This record, completed by names that only *other* has. The parameters are unchanged."""
         return RunResults(
             {**other.last, **self.last},
             {**other.series, **self.series},
@@ -325,8 +320,8 @@ def results_with_steps(
     results: Callable[..., Mapping[str, RunResults]],
     **asked: Any,
 ) -> dict[str, RunResults]:
-    """What *runs* logged, as *results* (`Workspace.results`) has it; of a trial that is a pipeline also what its steps
-    did, which *steps_of* gives: under each name that of the last step that logged it."""
+    """The logged values of *runs* from *results* (`Workspace.results`). A trial that is a pipeline also gets the values
+    of its steps from *steps_of*, under each name those of the last step that logged it."""
     steps = {run.id: sorted(steps_of(run), key=_begin_of) for run in filter(is_pipeline_trial, runs)}
     found = results([*runs, *chain.from_iterable(steps.values())], **asked)
     merged = {run.id: found.get(run.id, RunResults()) for run in runs}
@@ -341,8 +336,8 @@ def _begin_of(run: Run) -> datetime:
 
 
 def sweep_of(run: Run, children: Sequence[Run], results: Callable[..., Mapping[str, RunResults]]) -> SweepView | None:
-    """The trials of *run* with the last values of its primary metric, which *results* (as of `results_with_steps`)
-    knows; None where its *children* are no trials."""
+    """The trials of *run* with the last values of its primary metric from *results* (as of `results_with_steps`). None
+    if its *children* are not trials."""
     values = {child.id: hyperparameters_of(child.tags) for child in children}
     trials = [child for child in children if values[child.id]]
     if not trials:
@@ -364,8 +359,7 @@ def sweep_of(run: Run, children: Sequence[Run], results: Callable[..., Mapping[s
 
 @dataclass(frozen=True)
 class Child:
-    """One column: a run, what it is called in tables and legends, its hyperparameters (empty where it has none), what
-    it logged."""
+    """One column: a run, its name in tables and legends, its hyperparameters, if any, and its logged values."""
 
     run: Run
     label: str
@@ -375,7 +369,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Aggregation:
-    """Many runs side by side: all metrics that any of them has, sorted, and the runs in their order."""
+    """A comparison of many runs: all metrics that any of them has, sorted, and the runs in their order."""
 
     metrics: Sequence[str]
     children: Sequence[Child]

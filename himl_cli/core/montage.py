@@ -1,4 +1,4 @@
-"""A montage as it was asked for, where each slide lies in it, what became of each, and where slides come from."""
+"""Records of montages: requests, layouts, outcomes of slides, and sources of slides."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Size = tuple[int, int]  # width and height, in pixels
 
 Colour = tuple[int, int, int]  # red, green and blue, each from 0 to 255
 
-# How wide hi-ml's montages are, and how wide any other becomes at most, unless another width is asked for
+# The width of hi-ml's montages, and the default limit of others
 DEFAULT_WIDTH = 60_000
 
 
 class SlideUnreadable(HimlError):
-    """A slide, or a level of it, that cannot be read; the message is the reason, without the file's name."""
+    """A slide, or a level of it, cannot be read. The message is the reason, without the file's name."""
 
     code = "slide_unreadable"
 
 
 class SlidesFailed(HimlError):
-    """A montage that is made, and lacks slides or masks that could not be read, where none may be missing."""
+    """A montage is complete except for unreadable slides or masks, although --strict allows none."""
 
     code = "slides_failed"
 
 
 class Backend(str, Enum):
-    """What reads slides; `auto` chooses for each."""
+    """The library that reads slides. `auto` chooses for each slide."""
 
     auto = "auto"
     tifffile = "tifffile"
@@ -41,14 +41,14 @@ class Backend(str, Enum):
 
 
 class LayoutStyle(str, Enum):
-    """How slides are laid out; `himl` is the predecessor's way."""
+    """The layout of slides. `himl` is the predecessor's."""
 
     fit = "fit"
     himl = "hi-ml"
 
 
 class ImageFormat(str, Enum):
-    """What is written: pictures, or a Deep Zoom pyramid with a page that shows it."""
+    """The format of the output: pictures, or a Deep Zoom pyramid with a page that shows it."""
 
     png = "png"
     jpg = "jpg"
@@ -57,10 +57,9 @@ class ImageFormat(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class SlideEntry:
-    """A slide that is to be shown: `image` and `mask` are names in the place that the slides lie in, or absolute paths
-    of this machine.
+    """A slide to show. `image` and `mask` are names in the folder of slides, or absolute paths on this machine.
 
-    Ids need not be unique. `label` and `mask` are None where none is known.
+    Ids need not be unique. `label` and `mask` are None if unknown.
     """
 
     slide_id: str
@@ -71,7 +70,7 @@ class SlideEntry:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Pixels of a picture: the left upper corner and the extent."""
+    """A rectangle in a picture, in pixels: the upper left corner and the size."""
 
     x: int
     y: int
@@ -85,11 +84,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A place in the montage. All boxes are in pixels of the montage.
+    """A cell of the montage. All boxes are in pixels of the montage.
 
-    `entry` is the number of the slide in the list that was laid out; `image` and `mask` are the room for those pictures
-    (None: no mask in any cell); `caption` is the room for the caption, which may lie over the image; None where there
-    is none.
+    `entry` is the number of the slide in the list. `image` and `mask` are the areas of these pictures (None: no cell
+    has a mask). `caption` is the area of the caption, which may overlap the image, or None.
     """
 
     entry: int
@@ -103,10 +101,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything lies. `cells` go from left to right, row by row; those of one row have the same `box.y` and
+    """The positions of all cells. `cells` go from left to right, row by row. Those of one row have the same `box.y` and
     `box.height`.
 
-    `remark` is a sentence for the user about what could not be laid out.
+    `remark` is a sentence for the user about what did not fit.
     """
 
     style: LayoutStyle
@@ -120,10 +118,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class MontageRequest:
-    """What the picture is to be.
+    """The requested picture.
 
-    `width` None: as the slides need it, none of which is enlarged; DEFAULT_WIDTH for hi-ml's layout. `level` None: the
-    coarsest that still fills the cell, slide by slide.
+    `width` None is the width that fits all slides without enlarging one, or DEFAULT_WIDTH for hi-ml's layout. `level`
+    None is the coarsest level that fills the cell, for each slide.
     """
 
     output: Path
@@ -137,11 +135,10 @@ class MontageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOutcome(SlideEntry):
-    """A slide, and what became of its cell: a line of montage.csv.
+    """A slide and the outcome of its cell: a line of montage.csv.
 
-    `picture` is what the slide's own pixels fill (None: nothing of it could be read); `level` and `backend` are what it
-    was read with. `reason` says why it failed, or why its mask did; `remark` tells of another level than the one asked
-    for.
+    `picture` is the area of the slide's own pixels (None: nothing was readable). `level` and `backend` are those that
+    were used. `reason` says why the slide or its mask failed. `remark` reports a level other than the requested one.
     """
 
     column: int
@@ -157,8 +154,8 @@ class CellOutcome(SlideEntry):
 
 @dataclass(frozen=True)
 class MontageResult:
-    """What was made: `files` by their final paths, in order of importance; `size` of the full picture, `jpg_size` of
-    montage.jpg (None: none was made)."""
+    """The finished montage: `files` by their final paths, in order of importance, `size` of the full picture,
+    `jpg_size` of montage.jpg (None if there is none)."""
 
     files: Sequence[Path]
     size: Size
@@ -174,26 +171,25 @@ class MontageResult:
 
     @property
     def troubled(self) -> list[CellOutcome]:
-        """Cells whose slide failed, or the mask of it alone."""
+        """Cells with a failed slide, or with a failed mask only."""
         return [cell for cell in self.cells if cell.reason or not cell.is_ok]
 
     @property
     def problem(self) -> SlidesFailed | None:
-        """The error that the montage is where nothing may be missing in it."""
+        """The error of an incomplete montage with --strict."""
         count = len(self.troubled)
         if not count:
             return None
         what = "One slide or its mask was" if count == 1 else f"{count:,} slides or their masks were"
         return SlidesFailed(
-            f"{what} not read, and --strict was given.",
-            hint="montage.csv tells which, and why; the rest is in the picture.",
+            f"{what} not read, and --strict allows no failure.",
+            hint="montage.csv lists them with the reasons. The others are in the picture.",
         )
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file and its bytes, those of the tiles included where it stands for a pyramid; the pixels of the picture it
-    shows, None where it shows none."""
+    """A file and its size in bytes, including the tiles of a pyramid, and the size of its picture in pixels, if any."""
 
     path: Path
     bytes: int
@@ -201,42 +197,41 @@ class WrittenFile:
 
 
 class SlideFolder(Protocol):
-    """Where slides lie: files by name (`/` separators, relative to the folder).
+    """A folder of slides: files by name (`/` separators, relative to the folder).
 
-    `label` is what messages call it: `folder '/data'`, `folder 'slides' of datastore 'lab'`.
+    `label` is its name in messages: `folder '/data'`, `folder 'slides' of datastore 'lab'`.
     """
 
     label: str
 
     @property
     def is_rereadable(self) -> bool:
-        """Whether a file may be asked for again at no cost, now that all are expected. If not, the layout is made
-        without looking into slides before."""
+        """Whether files can be requested again at no cost. If not, the layout is made without opening slides before."""
 
     def names(self) -> Iterator[str]:
-        """Every file in it and in its subfolders, sorted. Raises HimlError where it cannot be listed."""
+        """All files in it and in its subfolders, sorted. Raises HimlError if it cannot be listed."""
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name. Raises HimlError."""
 
     def text(self, name: str) -> str:
-        """The whole of a small UTF-8 file (a byte order mark is dropped). Raises NotFound, BadUsage where it is no
-        UTF-8, DiskFailed."""
+        """The text of a small UTF-8 file (without a byte order mark). Raises NotFound, BadUsage if it is not UTF-8,
+        DiskFailed."""
 
     def version(self, name: str) -> str:
-        """What is another once the file changes; empty where there is no such file. Reads nothing of it."""
+        """A text that changes whenever the file does, or empty if there is no such file. Does not read the file."""
 
     def expect(self, names: Sequence[str]) -> None:
-        """These files, and no others, will be asked for, roughly in this order: they may be downloaded ahead."""
+        """Announce the only files that will be requested, in this approximate order, so that downloads can begin."""
 
     def local_path(self, name: str) -> AbstractContextManager[Path]:
-        """The file's path on this machine, good until the context ends; may be called by several threads at once.
+        """The file's path on this machine, valid until the context ends. Several threads may call this at once.
 
-        A path may be given also for a file that is not there: whoever reads it says so. No call waits until another
-        one's context ends, so that one thread may have several files open. Raises SlideUnreadable where this file
-        cannot be given, with the reason; DiskFailed and others where no file can be.
+        The path may be that of a missing file, which its reader reports. No call waits until another one's context
+        ends, so that one thread may have several files open. Raises SlideUnreadable, with the reason, if this file is
+        not available, and DiskFailed and others if no file is.
         """
 
     def stop(self) -> None:
-        """No file is wanted any more: calls of `local_path` that wait for one raise Interrupted at once. May be called
-        by any thread."""
+        """Cancel requests: calls of `local_path` that wait for a file raise Interrupted at once. Any thread may call
+        this."""

@@ -1,5 +1,4 @@
-"""Processes: those started apart from this one, those that a launcher started as ranks, forks, locks that one holds,
-and signals during work."""
+"""Processes: detached ones, ranks of a launcher, forks, locks of processes, and signals during work."""
 
 from __future__ import annotations
 
@@ -17,18 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import subprocess
 
-# Variables that hold a process's rank on its node, the first that is set counts; beside each, the one with their
-# number.
+# Environment variables with a process's rank on its node, by precedence, each with the variable for the number of ranks
 RANKS = {
     "LOCAL_RANK": "LOCAL_WORLD_SIZE",
     "OMPI_COMM_WORLD_LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALRANKID": "MPI_LOCALNRANKS",
     "SLURM_LOCALID": "",
 }
-# Variables that hold a process's rank among those of all nodes, the first that is set counts.
+# Environment variables with a process's rank among those of all nodes, by precedence
 RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
-# What all ranks of one launch have alike. None is unique by itself everywhere, so all of them and the launcher's
-# process count together; a shell that starts ranks twice has them alike in both launches.
+# Environment variables that are equal for all ranks of one launch. None is unique everywhere, so all of them and the
+# launcher's process count together. They are equal for two launches of one shell.
 LAUNCH_VARIABLES = (
     *("AZUREML_RUN_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
     *("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
@@ -37,7 +35,7 @@ PROC = Path("/proc")
 
 
 def detached() -> dict[str, Any]:
-    """Arguments of Popen for a process that a closed terminal and Ctrl-C do not reach."""
+    """Arguments of Popen for a process that survives a closed terminal and Ctrl-C."""
     if sys.platform == "win32":
         import subprocess
 
@@ -46,11 +44,12 @@ def detached() -> dict[str, Any]:
 
 
 def end_detached(process: subprocess.Popen[bytes]) -> None:
-    """End at once a process that was started so, and what it started that did not leave it (on Windows, it alone)."""
+    """Kill a detached process and its children in the same group (on Windows, only the process)."""
     if sys.platform == "win32":
         process.kill()
     else:
-        with suppress(ProcessLookupError, PermissionError):  # the group is empty (macOS says so with EPERM)
+        # The group is empty, which macOS reports as EPERM
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -59,20 +58,20 @@ _known: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def register_after_fork(thing: Any) -> None:
-    """Call its `after_fork` in every process that is forked from here on, as long as it lives: there it forgets,
-    without closing, what belongs to the parent."""
+    """Call the `after_fork` of *thing* in every process forked from now on, while *thing* exists. It must drop the
+    parent's resources without closing them."""
     _known.add(thing)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+if hasattr(os, "register_at_fork"):  # missing on Windows, which has no fork
     os.register_at_fork(after_in_child=lambda: [thing.after_fork() for thing in list(_known)])
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of *path*; False where there is no such file.
+    """Whether a process holds the lock of *path*. False if there is no such file.
 
-    Looking takes no lock that another look could mistake for a holder's, and needs no permission to write (POSIX; on
-    Windows a second look at the same instant may see a holder that is none).
+    The check takes no lock that another check could mistake for a holder's, and needs no permission to write (POSIX. On
+    Windows, two checks at the same instant may mistake each other for a holder).
     """
     if sys.platform == "win32":
         lock = ProcessLock(path)
@@ -95,10 +94,9 @@ def is_held(path: Path) -> bool:
 
 
 class ProcessLock:
-    """The lock of *path*, held until `release` or the end of this process, however that comes.
+    """The lock of *path*, held until `release` or the end of this process, of any kind.
 
-    A process that is forked from this one neither holds it nor gives it back (filelock's own would, when the fork
-    exits).
+    A process that is forked from this one neither holds nor releases it (filelock's own would, when the fork exits).
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +104,7 @@ class ProcessLock:
         self._held: Any = None
 
     def take(self) -> bool:
-        """Whether it is ours now. Someone who merely looks at it is waited for. Raises OSError."""
+        """Whether this process holds the lock now. Waits for a process that only checks it. Raises OSError."""
         deadline = time.monotonic() + 2.0
         while not self.try_to_take():
             if time.monotonic() > deadline:
@@ -116,7 +114,7 @@ class ProcessLock:
         return True
 
     def try_to_take(self) -> bool:
-        """Whether it is ours now. Raises OSError."""
+        """Whether this process holds the lock now. Raises OSError."""
         if self._held is not None:
             return True
         if sys.platform == "win32":
@@ -139,7 +137,7 @@ class ProcessLock:
         return True
 
     def release(self) -> None:
-        """Give it back; nothing happens where it is not held."""
+        """Release the lock if it is held."""
         held, self._held = self._held, None
         if held is None:
             return
@@ -148,18 +146,18 @@ class ProcessLock:
             return
         import fcntl
 
-        fcntl.flock(held, fcntl.LOCK_UN)  # closing alone would leave it to processes that were forked meanwhile
+        fcntl.flock(held, fcntl.LOCK_UN)  # closing alone would leave the lock to forked processes
         os.close(held)
 
     def after_fork(self) -> None:
-        """In a forked process: close our end of it, which unlocks nothing."""
+        """In a forked process, close the handle, which unlocks nothing."""
         held, self._held = self._held, None
         if held is not None and sys.platform != "win32":
             os.close(held)
 
 
 def machine_time() -> float:
-    """On a clock that all processes of this machine share: Linux's since its start, elsewhere that of the day."""
+    """Time on a clock of all processes of this machine: on Linux since its start, elsewhere the time of day."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.time() if boottime is None else time.clock_gettime(boottime)
 
@@ -168,12 +166,12 @@ LOADED = machine_time()
 
 
 class LocalRank(NamedTuple):
-    """This process among those that one launcher started on this node: `launcher`, with its node, and `variables` are
-    the same for all of them, and for others only where it starts ranks twice.
+    """This process among the ranks of one launch on this node. `launcher`, with its node, and `variables` are the same
+    for all of them, and differ for others unless a launcher starts ranks twice.
 
-    `variable` is the one that holds the rank. `began` is the `machine_time` at which the rank had been started at the
-    latest, `process` the one that the launcher started as it, `ancestors` this process and those above it that are
-    ranks: processes by pid and start, unknown where there is no /proc.
+    `variable` is the one with the rank. `began` is the latest possible `machine_time` of the rank's start, `process`
+    the rank's first process, `ancestors` this process and its ancestors that are ranks: processes by pid and start,
+    unknown without /proc.
     """
 
     rank: int
@@ -186,7 +184,7 @@ class LocalRank(NamedTuple):
 
 
 def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
-    """The rank in the launcher's variables; None outside a launch, and for a process that is alone on its node."""
+    """The rank in the launcher's variables. None outside a launch, and for the only process on its node."""
     variable = next((name for name in RANKS if environment.get(name, "").isdecimal()), "")
     if not variable or (int(environment[variable]) == 0 and environment.get(RANKS[variable], "") == "1"):
         return None
@@ -199,9 +197,10 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
         ancestors.add(found[0])
         found = _find_process(found[1])
     try:
-        node = (PROC / "sys/kernel/random/boot_id").read_text()  # that of containers is the same, not their name
+        # Containers of a node share its boot id, but not its name
+        node = (PROC / "sys/kernel/random/boot_id").read_text()
     except OSError:
-        import platform  # where there is no /proc: it takes a millisecond of every job's start
+        import platform  # imported late, since it delays every job's start by a millisecond
 
         node = platform.node()
     launcher = f"{node} {found[0] if found is not None else ''}"
@@ -210,34 +209,34 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
 
 
 def rank_of_all(environment: Mapping[str, str]) -> int:
-    """This process's rank among those of all nodes, as far as the launcher says; 0 outside a launch."""
+    """This process's rank among those of all nodes, if the launcher sets it. 0 outside a launch."""
     found = next((value for name in RANKS_OF_ALL if (value := environment.get(name, "")).isdecimal()), None)
     me = local_rank(environment) if found is None else None
     return me.rank if me is not None else int(found or 0)
 
 
 def process_exists(process: str) -> bool:
-    """Whether *process*, by pid and start as `LocalRank` has it, is still there, if only because its parent has not
-    asked how it ended."""
+    """Whether *process*, by pid and start as in `LocalRank`, exists, including as a zombie."""
     found = _find_process(process.partition("@")[0]) if process else None
     return found is not None and found[0] == process
 
 
 def _find_process(pid: str) -> tuple[str, str, float] | None:
-    """Its pid and start (a pid alone is used again), the pid of its parent, and when it began; None where there is
-    none, or no /proc."""
+    """The pid and start (pids are reused) of a process, the pid of its parent, and its start time. None if there is no
+    such process, or no /proc."""
     try:
         text = (PROC / pid / "stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # after the name: state, parent, …, start in ticks as the twentieth
+    # Fields after the name: state, parent, …, and as the 20th the start in ticks
+    fields = text.rpartition(")")[2].split()
     began = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
     return f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began
 
 
 def _rank_of(process: str) -> int | None:
-    """The local rank that *process* was started as, by any launcher: scripts hand their rank on under another one's
-    name. None for one that is no rank, or somebody else's; -1 where a variable is there without a number."""
+    """The local rank that *process* was started with, by any launcher, since scripts pass their rank on under another
+    name. None for a process that is not a rank or belongs to another user, -1 if a variable has no number."""
     try:
         entries = (PROC / process.partition("@")[0] / "environ").read_bytes().split(b"\0")
     except OSError:
@@ -249,9 +248,9 @@ def _rank_of(process: str) -> int | None:
 
 @contextmanager
 def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
-    """A list that each SIGINT and SIGTERM is noted in, instead of ending this process; *react* is called for each.
+    """Provide a list that collects SIGINT and SIGTERM, which do not end this process. *react* is called for each.
 
-    A second one from somebody who will not wait raises KeyboardInterrupt. Outside the main thread the list stays empty.
+    A second signal raises KeyboardInterrupt. Outside the main thread the list stays empty.
     """
     seen: list[int] = []
 
@@ -267,11 +266,10 @@ def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int
 
 @contextmanager
 def terminations(*, and_hangups: bool = False) -> Iterator[None]:
-    """Within it, SIGTERM ends what is under way as Ctrl-C does: by KeyboardInterrupt, so that what there is can be
-    kept.
+    """Raise KeyboardInterrupt on SIGTERM, as for Ctrl-C, so that results can be saved.
 
-    *and_hangups*: so does SIGHUP, the end of the terminal, of which shells and systems may send several: those after
-    the first are passed over. A signal that has a handler, or is ignored as under `nohup`, is left alone.
+    *and_hangups* includes SIGHUP, the end of the terminal. Shells and systems may send several, so that those after the
+    first are ignored. A signal that has a handler, or is ignored as under `nohup`, is left alone.
     """
     hangup = getattr(signal, "SIGHUP", None) if and_hangups else None
 
@@ -287,7 +285,7 @@ def terminations(*, and_hangups: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _handling(numbers: Iterable[int], handle: Callable[[int, object], None]) -> Iterator[None]:
-    """Within it *handle* is called for each signal; outside the main thread Python hears none."""
+    """Call *handle* for each signal. Outside the main thread Python receives none."""
     is_heard = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handle) for number in numbers if is_heard}
     try:
@@ -298,8 +296,8 @@ def _handling(numbers: Iterable[int], handle: Callable[[int, object], None]) -> 
 
 
 def take_time_to_end(seconds: float = 2.0) -> None:
-    """From now on Ctrl-C is passed over for so many seconds: the end is near, and one more would only cut it short with
-    a traceback."""
+    """Ignore Ctrl-C for *seconds* from now on, since the process ends soon, and an interruption would only add a
+    traceback."""
     if threading.current_thread() is not threading.main_thread():
         return
     deadline = time.monotonic() + seconds

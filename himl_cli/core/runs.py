@@ -1,5 +1,4 @@
-"""Runs as records: what a workspace knows of one, its id and tags, how a set of runs is selected, and its
-checkpoints."""
+"""Records of runs: ids, tags, statuses, selections of runs, and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,36 +16,36 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.text import utc_text
 
-# How a local run's reason begins when one of several ranks failed
+# The beginning of a local run's reason if one of several ranks failed
 FAILED_RANK = re.compile(r"rank (\d+): ")
 
-# Tags that come by themselves start so; people are shown the others
+# Prefixes of tags that himl and services set, which lists of the user's tags omit
 AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
-# Of a run here that was begun again: a JSON list with, for each further try, the number of the last row of metrics that
-# was there before it
+
+# The tag of a local run that was started again: a JSON list with the number of the last row of metrics before each
+# further attempt
 TRIES = "himl.tries"
-TRY = "himl.try"  # of such a run: the number of its last try
-SLURM_JOB = "himl.slurm_job"  # of a run here that Slurm runs: the job's number there, empty until it is known
-RECORDED_IN = "himl.recorded_in"  # of a run here: the workspace that it is mirrored to
-STUDIO = "himl.studio"  # of a run here: the page of the run there
-# Of a run whose end a webhook is told: one of the four words, and the webhook's host, or why it was not told
+TRY = "himl.try"  # the number of the last attempt of such a run
+SLURM_JOB = "himl.slurm_job"  # the Slurm job's number of a local run, empty until it is known
+RECORDED_IN = "himl.recorded_in"  # the workspace to which a local run is mirrored
+STUDIO = "himl.studio"  # the page of a local run in that workspace
+# The status of a run's notification by a webhook: one of four words, and the webhook's host or the reason of a failure
 NOTIFICATION = "himl.notification"
 DUE, SENDING, SENT, NOT_SENT = "due", "sending", "sent", "failed"
-ARCHIVED = "himl.archived"  # in the records of this machine, of a run that lists leave out
-STOPPED = "himl.recording_stopped"  # of a run here: why not all of it could be mirrored
-RECORDED_FROM = "himl.recorded_from"  # of the run there: the machine that it runs on
+ARCHIVED = "himl.archived"  # marks an archived run in local records
+STOPPED = "himl.recording_stopped"  # the reason why a local run was not mirrored completely
+RECORDED_FROM = "himl.recorded_from"  # the machine of the local run, on its mirror
 OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
-# The tag of a run that began with a checkpoint of another one, or that keeps changed ones: the other run's id, with `:`
-# and the path for one file or `FOLDER/`; of what came from no run, `./NAME` for a path, or the address without its
-# query
+# The tag of a run that started from a checkpoint of another one, or that stores changed ones: the other run's id, with
+# `:` and the path for one file or `FOLDER/`. Without a run, it is `./NAME` for a path, or the address without its query
 FROM_RUN = "himl.checkpoint_from"
 
-# The tag of a run that only keeps checkpoints that somebody changed: no training wrote them, one after the other
+# The tag of a run that only stores checkpoints that a user changed, which are not a sequence from a training
 PUSHED = "himl.pushed"
 
 
 class RunStatus(str, Enum):
-    """The five states of a run; both workspaces map theirs onto these."""
+    """The five statuses of a run, to which both workspaces map their own."""
 
     queued = "Queued"
     running = "Running"
@@ -61,10 +60,10 @@ class RunStatus(str, Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Times are UTC; `parent` is the id of the run that it belongs to, `reason` why it ended as it did, `url`
-    its page where it has one, `command` what people see of the program; archived ones are left out of lists.
+    """One run. Times are UTC. `parent` is the id of its parent run, `reason` explains its end, `url` is its page if it
+    has one, `command` the program as users see it. Lists omit archived runs.
 
-    Of a run that is to begin, `id`, `experiment`, the names, `tags`, `parent` and `command` count.
+    For a new run, `id`, `experiment`, the names, `tags`, `parent` and `command` count.
     """
 
     id: str
@@ -87,20 +86,19 @@ class Run:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from start to end, or until now while it runs; None before the start, and where the end was never
-        recorded."""
+        """Seconds from start to end, or until now. None before the start, and if the end was never recorded."""
         if self.started is None or (self.ended is None and self.status.is_final):
             return None
         return max(0.0, ((self.ended or datetime.now(timezone.utc)) - self.started).total_seconds())
 
     @property
     def recovery_id(self) -> str:
-        """`experiment:run_id`, the form hi-ml writes to `most_recent_run.txt`."""
+        """The form `experiment:run_id`, which hi-ml writes to `most_recent_run.txt`."""
         return f"{self.experiment}:{self.id}"
 
     @property
     def end_text(self) -> str:
-        """How it ended, in words: `failed after 3.2 s: exit code 3`."""
+        """A description of the end: `failed after 3.2 s: exit code 3`."""
         after, seconds = "", self.duration
         if seconds is not None and seconds < 100:
             after = f" after {seconds:.1f} s"
@@ -114,8 +112,8 @@ class Run:
 
 @dataclass(frozen=True)
 class JobServices:
-    """The interactive services that a job was submitted with: their types by name, those that are on each of its
-    `nodes` and not on the first one alone, and the public keys that its SSH server lets in."""
+    """The interactive services that a job was submitted with: their types by name, those that run on each of its
+    `nodes` instead of the first one only, and the public keys that its SSH server accepts."""
 
     types: Mapping[str, str] = field(default_factory=dict)
     everywhere: frozenset[str] = frozenset()
@@ -126,7 +124,7 @@ class JobServices:
 @dataclass(frozen=True)
 class RunService:
     """An interactive service of a running job on one of its nodes. `type` and `status` are the service's words
-    (`JupyterLab`, `Running`), `url` is where a browser finds it, `proxy` what ssh goes through."""
+    (`JupyterLab`, `Running`), `url` is its address for a browser, `proxy` its address for ssh."""
 
     name: str
     type: str
@@ -151,8 +149,8 @@ class RunService:
 
 
 def run_form(run: Run) -> dict[str, Any]:
-    """A run: `id, experiment, display_name, status, started, duration (seconds), tags` first, then all else that is
-    known."""
+    """A run as JSON: `id, experiment, display_name, status, started, duration (seconds), tags` first, then the other
+    fields."""
     duration = run.duration
     return {
         "id": run.id,
@@ -178,12 +176,12 @@ def run_form(run: Run) -> dict[str, Any]:
 
 
 def own_name(run: Run) -> str:
-    """The display name where it says more than the id: Azure ML's default is the id itself."""
+    """The display name, or an empty text if it is the id, which is Azure ML's default."""
     return "" if run.display_name == run.id else run.display_name
 
 
 def own_tags(run: Run) -> dict[str, str]:
-    """The tags that somebody gave the run."""
+    """The tags that the user set."""
     return {
         name: value
         for name, value in run.tags.items()
@@ -192,14 +190,14 @@ def own_tags(run: Run) -> dict[str, str]:
 
 
 def new_run_id(experiment: str) -> str:
-    """`EXPERIMENT_<unix seconds>_<8 hex>`, short enough for a folder's name (255 bytes) and for a job's on Azure ML;
-    hi-ml's form of recovery ids."""
+    """A new id `EXPERIMENT_<unix seconds>_<8 hex>`, short enough for a folder's name (255 bytes) and for a job's on
+    Azure ML. This is hi-ml's form of recovery ids."""
     return f"{experiment[:200]}_{int(time.time())}_{os.urandom(4).hex()}"
 
 
 def implied_experiment(run_id: str) -> str | None:
-    """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which knows
-    no `-`; None in others."""
+    """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which does
+    not allow `-`. None for other ids."""
     found = re.fullmatch(r"(?P<two>[\w-]+)_\d+_[0-9a-f]+|(?P<one>[\w-]+)_\d+", run_id, re.ASCII)
     return None if found is None else found["two"] or found["one"]
 
@@ -208,11 +206,11 @@ LONGEST_EXPERIMENT = 256
 
 
 def friendly_experiment(name: str) -> str:
-    """*name* as Azure ML takes it: letters, digits, `_` and `-`, first a letter or digit. One that it takes stays as it
-    is.
+    """*name* in the form that Azure ML accepts: letters, digits, `_` and `-`, first a letter or digit. A valid name is
+    unchanged.
 
-    Each run of other characters becomes one `_`. A name of which nothing else is left, as of a script with a Chinese
-    name, becomes `experiment`. Raises BadUsage for an empty one.
+    Each sequence of other characters becomes one `_`. A name without valid characters, such as that of a script with a
+    Chinese name, becomes `experiment`. Raises BadUsage for an empty one.
     """
     if not name.strip():
         raise BadUsage("The experiment's name is empty.", hint="Name it with --experiment NAME")
@@ -220,28 +218,28 @@ def friendly_experiment(name: str) -> str:
 
 
 def hi_ml_experiment(name: str) -> str:
-    """*name* as hi-ml-azure 0.5.4 sends it: as Azure ML takes it, and each run of `_` is one."""
+    """*name* in the form of hi-ml-azure 0.5.4: valid for Azure ML, with each sequence of `_` as one."""
     return re.sub("_+", "_", friendly_experiment(name))
 
 
 def underscored(name: str) -> str:
-    """*name* as hi-ml and older versions of himl made it: they had `_` for `-` as well."""
+    """*name* in the form of hi-ml and older versions of himl, which also replaced `-` by `_`."""
     return re.sub(r"[^a-zA-Z0-9_]+", "_", name)
 
 
 def experiment_remarks(asked: str, chosen: str) -> list[str]:
-    """That the experiment is called otherwise than was asked for, where it is."""
+    """A remark if the experiment has another name than the user chose."""
     if asked == chosen:
         return []
-    taken = f"letters, digits, _ and - only, {LONGEST_EXPERIMENT} at most, the first a letter or digit"
-    return [f"The experiment is called '{chosen}', since Azure ML does not take the name '{asked}': {taken}."]
+    taken = f"Names have letters, digits, _ and -, {LONGEST_EXPERIMENT} at most, and begin with a letter or digit."
+    return [f"The experiment is called '{chosen}', since Azure ML does not accept '{asked}'. {taken}"]
 
 
 @dataclass(frozen=True)
 class RunQuery:
-    """Which runs of a workspace: all conditions hold together; `limit` None means every run, newest first. With
-    `children` those below others come too, of an experiment; with `archived` those alone that were archived, with None
-    in its place those as well."""
+    """A selection of runs of a workspace, newest first, which meet all conditions. `limit` None means no limit. With
+    `children`, child runs of an experiment are included. With `archived` there are only archived runs, and with None
+    there are both kinds."""
 
     experiment: str | None = None
     statuses: Sequence[RunStatus] = ()
@@ -254,7 +252,7 @@ class RunQuery:
 
 @dataclass(frozen=True)
 class RunSelection:
-    """What the user said about the runs meant; `services.runs.lookup` turns it into runs."""
+    """The user's selection of runs. `services.runs.lookup` turns it into runs."""
 
     runs: Sequence[str] = ()
     experiment: str | None = None
@@ -271,7 +269,7 @@ Goal = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of a run's checkpoints is meant: the last, the one of `epoch`, or the best by `metric` (None: the one in
+    """A choice among the checkpoints of a run: the last, the one of `epoch`, or the best by `metric` (None: the one in
     the files' names) and `goal`."""
 
     kind: Literal["last", "best", "epoch"] = "last"
@@ -282,7 +280,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SignedLink:
-    """An address that anybody can read one file at until `expires`. It holds a secret: the signature."""
+    """An address at which anybody can read one file until `expires`. Its signature is a secret."""
 
     url: str = field(repr=False)
     expires: datetime
@@ -290,7 +288,7 @@ class SignedLink:
 
 @dataclass(frozen=True)
 class LinkedCheckpoint:
-    """The file `name` of `run`, and the link to it."""
+    """The file `name` of `run`, and its link."""
 
     run: Run
     name: str
@@ -299,10 +297,10 @@ class LinkedCheckpoint:
 
 @dataclass(frozen=True)
 class PushedCheckpoints:
-    """A run that was made of changed checkpoints, and the one that they came from.
+    """A run of changed checkpoints, and the original run.
 
-    `names` are its files, `unchanged` those that are as they were there; `start` is what `--checkpoint` takes for a job
-    that starts from them.
+    `names` are its files, `unchanged` those that are the same in the original run. `start` is the value of
+    `--checkpoint` for a job that starts from them.
     """
 
     run: Run
@@ -314,11 +312,11 @@ class PushedCheckpoints:
 
 @dataclass(frozen=True)
 class FetchedCheckpoint:
-    """A checkpoint that is here, whole: `shown` is its path (a file or a folder), relative where the request's was.
+    """A complete checkpoint on this machine. `shown` is its path (a file or a folder), relative like the request's.
 
-    `status` is `fetched`, `complete` (it was here already) or `local` (a path that was named). `names` are its files in
-    the run or at the address, `size` their bytes in all; `unverified` counts files that the service knows no MD5 of.
-    `address` has no query.
+    `status` is `fetched`, `complete` (it was already on this machine) or `local` (the user named a path). `names` are
+    its files in the run or at the address, `size` is their total size in bytes. `unverified` counts files without an
+    MD5 in the service. `address` has no query.
     """
 
     shown: str
@@ -340,8 +338,8 @@ class FetchedCheckpoint:
 
 @dataclass(frozen=True)
 class OutputFootprint:
-    """A named output of the run called `run`: the data asset `NAME:VERSION`, its address, and the files there. `place`
-    is what messages call their container, `kept` why they stay where the run goes, empty where they go too."""
+    """A named output of the run called `run`: the data asset `NAME:VERSION`, its address, and its files. `place` is the
+    name of their container in messages, `kept` the reason why a deletion keeps them, or empty."""
 
     run: str
     key: str
@@ -356,8 +354,8 @@ class OutputFootprint:
 
 @dataclass(frozen=True)
 class RunFootprint:
-    """What goes with a run: the runs `below` it, parents first, and of a run that a service keeps (`is_counted`) how
-    many files they have in all, their bytes, the containers that these lie in, and the outputs that were asked for."""
+    """The data that a deletion of a run includes: the runs `below` it, parents first, and for a run of a service
+    (`is_counted`) the number of their files, their bytes, their containers, and the requested outputs."""
 
     run: Run
     below: Sequence[Run]
@@ -370,14 +368,14 @@ class RunFootprint:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended; `reason` is one line, for runs that did not complete."""
+    """How a run ended. `reason` is one line, for runs that did not complete."""
 
     status: RunStatus
     reason: str = ""
 
 
 def end_of_trials(statuses: Sequence[RunStatus], total: int) -> RunEnd:
-    """How a sweep of so many trials ended, by those of them that nobody stopped early."""
+    """How a sweep of *total* trials ended, from the statuses of trials without an early stop."""
     counts = ((RunStatus.failed, "failed"), (RunStatus.canceled, "were canceled"))
     parts = [f"{statuses.count(status)} of {total} trials {word}" for status, word in counts if status in statuses]
     return RunEnd(RunStatus.failed, ", ".join(parts)) if parts else RunEnd(RunStatus.completed)

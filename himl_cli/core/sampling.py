@@ -1,7 +1,7 @@
-"""Which values a trial gets, and which running trials are stopped early, by the rules that Azure ML documents.
+"""Hyperparameters of trials, and early stopping of trials, by the rules that Azure ML documents.
 
-Grid and random values depend on the trial's number alone, so that a sweep that is resumed draws what it would have
-drawn; Bayesian ones, by Optuna's tree of Parzen estimators, on earlier trials.
+Grid and random values depend only on the trial's number, so that a resumed sweep draws the same values. Bayesian
+values, from Optuna's tree of Parzen estimators, depend on earlier trials.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ Values = Mapping[str, Scalar]
 
 @dataclass
 class Trial:
-    """One trial that was started: its number (0…), its values, and what is known of its primary metric, in the order
-    logged."""
+    """A started trial: its number (0…), its values, and its values of the primary metric in the logged order."""
 
     index: int
     values: Values
@@ -33,19 +32,19 @@ class Trial:
 
 
 def check_sampling(spec: SweepSpec) -> None:
-    """Raises BadUsage where what the sampling of *spec* needs is not installed."""
+    """Raise BadUsage if a package for the sampling of *spec* is not installed."""
     from importlib.util import find_spec
 
     if spec.sampling == "bayesian" and find_spec("optuna") is None:
         raise BadUsage(
-            "Bayesian sampling here needs Optuna, which is not installed.",
-            hint=f"To install it: {install_command('sweep')}",
+            "Local Bayesian sampling needs Optuna, which is not installed.",
+            hint=f"Install it: {install_command('sweep')}",
         )
 
 
 def make_sampler(spec: SweepSpec) -> Callable[[int, Sequence[Trial]], Values | None]:
-    """What gives the values of trial *index* (0…), by name; None where there are no more trials. The others are the
-    trials that were started before. Raises BadUsage where what the sampling needs is not installed."""
+    """Return a function for the values of trial *index* (0…) by name, or None after the last trial. Its second argument
+    are the trials started before. Raises BadUsage if a package for the sampling is not installed."""
     check_sampling(spec)
     bayesian = BayesianSampler(spec) if spec.sampling == "bayesian" else None
 
@@ -54,12 +53,14 @@ def make_sampler(spec: SweepSpec) -> Callable[[int, Sequence[Trial]], Values | N
             return None
         if bayesian:
             return bayesian.values(index, past)
-        if spec.sampling != "grid":  # from the seed, the number and the name alone, whatever else is searched
+        # Random values depend only on the seed, the number and the name, not on the rest of the search space
+        if spec.sampling != "grid":
             return {
                 name: _drawn(found, Random(f"{spec.seed or 0}/{index}/{name}")) for name, found in spec.space.items()
             }
         chosen: dict[str, Scalar] = {}
-        for name in reversed(list(spec.space)):  # every combination, the last hyperparameter changing fastest
+        # A grid is every combination, with the last hyperparameter changing fastest
+        for name in reversed(list(spec.space)):
             index, place = divmod(index, len(spec.space[name].values))
             chosen[name] = spec.space[name].values[place]
         return {name: chosen[name] for name in spec.space} if index == 0 else None
@@ -68,7 +69,7 @@ def make_sampler(spec: SweepSpec) -> Callable[[int, Sequence[Trial]], Values | N
 
 
 def _drawn(found: SearchRange, source: Random) -> Scalar:
-    """One value of *found*. Of *source* only `random` is asked, the one method that gives the same numbers in every
+    """Draw one value of *found*. Uses only the `random` of *source*, the one method with the same numbers in every
     version of Python."""
     if found.draw is Draw.choice:
         return found.values[int(source.random() * len(found.values))]
@@ -78,7 +79,7 @@ def _drawn(found: SearchRange, source: Random) -> Scalar:
     word = found.draw.value.removeprefix("q")
     if word.endswith("uniform"):
         spread = source.random() * (others[0] - first)
-    else:  # of mean 0 and deviation 1
+    else:  # with mean 0 and deviation 1
         normal = math.sqrt(-2.0 * math.log(1.0 - source.random())) * math.cos(2.0 * math.pi * source.random())
         spread = normal * others[0]
     number = math.exp(first + spread) if word.startswith("log") else first + spread
@@ -86,18 +87,18 @@ def _drawn(found: SearchRange, source: Random) -> Scalar:
 
 
 def _quantized(number: float, step: Scalar) -> int | float:
-    """The multiple of *step* that is nearest to *number*, without the dust of binary fractions: 0.3 and not
+    """The nearest multiple of *step* to *number*, without rounding errors of binary fractions: 0.3 instead of
     0.30000000000000004."""
     count = round(number / float(step))
     return count * step if isinstance(step, int) else float(f"{count * float(step):.12g}")
 
 
 class BayesianSampler:
-    """Asks Optuna. Trials of *past* that were started by an earlier process (of a sweep that was resumed) are told to
-    it as well.
+    """Draws values with Optuna. It also learns from trials in *past* that an earlier process started, for a resumed
+    sweep.
 
-    Each draw has random numbers of its own, from the seed and the trial's number: a process that resumes must not draw
-    the first values again.
+    Each draw has its own random numbers from the seed and the trial's number, since a process that resumes must not
+    draw the first values again.
     """
 
     def __init__(self, spec: SweepSpec) -> None:
@@ -107,7 +108,7 @@ class BayesianSampler:
         self._spec = spec
         self._optuna = optuna
         self._distributions = {name: self._distribution(found) for name, found in spec.space.items()}
-        stepped = (Draw.quniform, Draw.qloguniform)  # Optuna has numbers of steps
+        stepped = (Draw.quniform, Draw.qloguniform)  # sampled as numbers of steps
         self._steps = {name: found.values[2] for name, found in spec.space.items() if found.draw in stepped}
         self._study = optuna.create_study(
             sampler=self._seeded(0), direction="minimize" if spec.goal == "minimize" else "maximize"
@@ -137,13 +138,12 @@ class BayesianSampler:
     def _seeded(self, index: int) -> Any:
         seed = Random(f"{self._spec.seed or 0}/{index}").getrandbits(32)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # older versions call the liar an experiment
-            # Trials that are still running count as bad ones, so that concurrent trials do not all look at the same
-            # place.
+            warnings.simplefilter("ignore")  # older versions warn that the liar is experimental
+            # Running trials count as bad ones, so that concurrent trials explore different values
             return self._optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
     def _add(self, trial: Trial, state: Any, value: float | None) -> int:
-        """Tell of a trial that was not asked for by this process; its number in the study."""
+        """Add a trial of an earlier process to the study. Return its number in the study."""
         steps = {name: round(float(trial.values[name]) / float(step)) for name, step in self._steps.items()}
         params = {name: steps.get(name, trial.values[name]) for name in self._spec.space}
         create = self._optuna.trial.create_trial
@@ -166,13 +166,12 @@ class BayesianSampler:
 
 
 def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mapping[int, str]:
-    """The numbers of the running trials that the policy stops now, each with the reason. *trials* are all that were
-    started.
+    """The numbers of the running trials that the policy stops now, each with the reason. *trials* are all started
+    trials.
 
-    An interval is one logging of the primary metric. A policy looks at a trial at each multiple of its
-    `evaluation_interval` that is not below `delay_evaluation`, and compares it with what all trials had logged up to
-    the same interval. Values that are no finite numbers count as intervals and for nothing else: they never win, and
-    never stop a trial.
+    An interval is one logging of the primary metric. A policy evaluates a trial at each multiple of its
+    `evaluation_interval` from `delay_evaluation` on, and compares it with the values that all trials logged up to the
+    same interval. NaN and infinities count only as intervals. They never win, and never stop a trial.
     """
     sign = 1.0 if goal == "maximize" else -1.0
     by_interval: dict[int, list[int]] = {}
@@ -182,7 +181,7 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
     stopped: dict[int, str] = {}
     for interval, running in by_interval.items():
         finite = {
-            trial.index: found  # the higher the better
+            trial.index: found  # higher is better
             for trial in trials
             if (found := [sign * value for value in trial.metric[:interval] if math.isfinite(value)])
         }
@@ -190,7 +189,7 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
         candidates = [index for index in running if index in scores]
         if not candidates:
             continue
-        if spec.policy == "truncation":  # what is among the worst of the trials that came to this interval
+        if spec.policy == "truncation":  # stop the worst of the trials that reached this interval
             percentage = spec.truncation_percentage or 0
             come = [each.index for each in trials if len(each.metric) >= interval and each.index in scores]
             come.sort(key=lambda index: (scores[index], index))
@@ -201,13 +200,14 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
         else:
             leader = max(scores, key=lambda index: (scores[index], -index))
             best = scores[leader]
-            if spec.policy == "median":  # of the running averages of all trials
+            if spec.policy == "median":  # the median of the running averages of all trials
                 worst = median(fmean(found) for found in finite.values())
                 because = f"the median of the averages is {sign * worst:g}"
             else:
                 slack = f"slack_amount={spec.slack_amount or 0:g}"
                 worst = best - (spec.slack_amount or 0.0)
-                if spec.slack_factor is not None:  # a factor widens on the worse side, whatever the metric's sign is
+                # A factor widens on the worse side, for either sign of the metric
+                if spec.slack_factor is not None:
                     slack, factor = f"slack_factor={spec.slack_factor:g}", 1 + spec.slack_factor
                     worst = best * factor if (sign * best >= 0) == (sign < 0) else best / factor
                 because = f"trial {leader} had {sign * best:g}, and {slack} allows {sign * worst:g}"
@@ -222,6 +222,6 @@ def trials_to_stop(spec: EarlyStop, goal: str, trials: Sequence[Trial]) -> Mappi
 
 
 def last_interval(spec: EarlyStop, logged: int) -> int:
-    """The interval at which the policy looks at a trial that logged so many values; 0 where it does not look yet."""
+    """The last interval at which the policy evaluates a trial with *logged* values, or 0 before the first."""
     interval = logged - logged % max(1, spec.evaluation_interval)
     return interval if interval >= spec.delay_evaluation else 0

@@ -1,6 +1,6 @@
 """Settings files: `himl.private.toml`, `himl.toml`, and `[tool.himl]` in `pyproject.toml`, the nearest of each upward.
 
-Reads files and knows where each key stands; what an option may hold is decided by whoever asks.
+Reads files and finds the line of each key. The callers decide which values an option accepts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from himl_cli.core.text import DEEPEST, is_too_deep
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
 SECTIONS = ("submit", "notify", "azure", "montage", "slurm")
 LARGEST = 512 << 10  # characters of a settings file
-# Digits: whole numbers of so many are numbers to floating point too, hexadecimal ones among them
+# Integers with up to this number of digits, hexadecimal ones included, can be converted to floating point
 LONGEST_NUMBER = 250
 
 _TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
@@ -27,8 +27,7 @@ _TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a settings file: its value as TOML gives it, and where it stands (`line` 0 where that is not
-    known)."""
+    """A key of a settings file, with its TOML value and its location (`line` is 0 if unknown)."""
 
     key: str
     value: Any
@@ -41,14 +40,14 @@ class Setting:
         return f"{self.file}:{self.line}" if self.line else str(self.file)
 
     def wrong(self, what: str, *, hint: str = "") -> BadUsage:
-        """An error about this key; *what* completes the sentence `'himl.toml', line 3: 'cluster' ...`."""
+        """An error about this key. *what* completes the sentence `'himl.toml', line 3: 'cluster' ...`."""
         line = f", line {self.line}" if self.line else ""
         return BadUsage(f"'{self.file}'{line}: '{self.key}' {what}", hint=hint)
 
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """A settings file that was read; `prefix` is the table that holds our sections (`tool.himl` in pyproject.toml)."""
+    """The content of a settings file. `prefix` is the table with himl's sections (`tool.himl` in pyproject.toml)."""
 
     path: Path
     prefix: tuple[str, ...]
@@ -56,25 +55,24 @@ class SettingsFile:
     content: Mapping[str, Any]
 
     def section(self, name: str) -> dict[str, Setting]:
-        """The keys of a section. Raises BadUsage where the section is not a table."""
+        """The keys of a section. Raises BadUsage if the section is not a table."""
         table = self.content.get(name, {})
         if not isinstance(table, Mapping):
             raise BadUsage(
-                f"'{self.path}': '{name}' is no section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}]."
+                f"'{self.path}': '{name}' must be a section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}]."
             )
         lines = lines_of(self.text, (*self.prefix, name))
         return {key: Setting(key, value, self.path, lines.get(key, 0)) for key, value in table.items()}
 
 
 def find_settings(start: Path) -> Sequence[SettingsFile]:
-    """The settings files that count for *start*, the one that wins first. Raises BadUsage for one that cannot be
-    understood."""
+    """The settings files that apply to *start*, by precedence. Raises BadUsage for an invalid one."""
     nearest = (_nearest(start, names) for names in ((PRIVATE_FILE,), (FILE, PYPROJECT)))
     return [file for file in nearest if file is not None]
 
 
 def section_settings(start: Path, section: str) -> dict[str, Setting]:
-    """The keys of *section* over all files that count; the private file wins."""
+    """The keys of *section* from all files that apply. The private file wins."""
     merged: dict[str, Setting] = {}
     for file in reversed(find_settings(start)):
         merged |= file.section(section)
@@ -82,7 +80,7 @@ def section_settings(start: Path, section: str) -> dict[str, Setting]:
 
 
 def _nearest(start: Path, names: Sequence[str]) -> SettingsFile | None:
-    """The first of *names* that holds settings, in *start* or the nearest folder above."""
+    """The first of *names* with settings, in *start* or the nearest folder above."""
     for folder in (start, *start.parents):
         for name in names:
             if (folder / name).is_file() and (found := _read(folder / name)) is not None:
@@ -91,7 +89,7 @@ def _nearest(start: Path, names: Sequence[str]) -> SettingsFile | None:
 
 
 def _read(path: Path) -> SettingsFile | None:
-    """The file's settings; None for a pyproject.toml without `[tool.himl]`."""
+    """The file's settings. None for a pyproject.toml without `[tool.himl]`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as err:
@@ -109,13 +107,13 @@ def _read(path: Path) -> SettingsFile | None:
     if content is None:
         return None
     if not isinstance(content, Mapping):
-        raise BadUsage(f"'{path}': '{'.'.join(prefix)}' is no section.")
+        raise BadUsage(f"'{path}': '{'.'.join(prefix)}' must be a section.")
     for name in content:
         if name not in SECTIONS:
             from difflib import get_close_matches
 
             near = get_close_matches(name, SECTIONS, n=1)
-            hint = f"Sections: {', '.join(f'[{known}]' for known in SECTIONS)}; options of submit stand in [submit]."
+            hint = f"Sections: {', '.join(f'[{known}]' for known in SECTIONS)}. Options of submit belong in [submit]."
             if near:
                 hint = f"Did you mean [{'.'.join((*prefix, near[0]))}]?"
             line = lines_of(text, prefix).get(name, 0)
@@ -124,10 +122,10 @@ def _read(path: Path) -> SettingsFile | None:
 
 
 def _parse(path: Path, text: str) -> Any:
-    """The content of a TOML file. Raises BadUsage, also for one that the parser would be at for minutes, or that holds
-    a number which cannot be printed."""
+    """The content of a TOML file. Raises BadUsage, including for a file that would take minutes to parse or that
+    contains a number which cannot be printed."""
     if len(text) > LARGEST:
-        raise BadUsage(f"'{path}' is too large for settings: {len(text):,} characters, and {LARGEST:,} are the most.")
+        raise BadUsage(f"'{path}' is too large: {len(text):,} characters. Settings may have {LARGEST:,} at most.")
     plain = _TEXTS.sub(lambda found: '""' + "\n" * found[0].count("\n"), text)
     if found := re.search(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}", plain):
         line = plain.count("\n", 0, found.start()) + 1
@@ -139,17 +137,17 @@ def _parse(path: Path, text: str) -> Any:
     try:
         if not is_deep:
             content = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)
-    except ValueError as err:  # TOMLDecodeError is one
+    except ValueError as err:  # includes TOMLDecodeError
         raise _corrupt(path, text, str(err)) from err
     except RecursionError:
         is_deep = True
     if is_deep or is_too_deep(content):
-        raise BadUsage(f"'{path}' is nested too deeply for settings.", hint="A section is a table of keys: [submit]")
+        raise BadUsage(f"'{path}' is nested too deeply.", hint="A section is a table of keys: [submit]")
     return content
 
 
 def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
-    """The TOML parser's complaint with the line, and the key where that line has one."""
+    """The TOML parser's complaint with the line, and with the key if that line has one."""
     at = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", complaint)
     lines = text.splitlines() or [""]
     number = int(at[1]) if at and at[1] else len(lines)
@@ -157,15 +155,15 @@ def _corrupt(path: Path, text: str, complaint: str) -> BadUsage:
     key = line.partition("=")[0].strip() if "=" in line else ""
     what = complaint[: at.start()] if at else complaint
     hint = (
-        "A path with backslashes stands in single quotes: 'C:\\data'"
+        "Put a path with backslashes in single quotes: 'C:\\data'"
         if "\\" in line
-        else 'The file is no valid TOML; text stands in quotes: cluster = "gpu"'
+        else 'The file is not valid TOML. Put text in quotes: cluster = "gpu"'
     )
     return BadUsage(f"'{path}', line {number}{f' (key {key!r})' if key else ''}: {what}.", hint=hint)
 
 
 def lines_of(text: str, table: tuple[str, ...]) -> dict[str, int]:
-    """The lines, from 1, on which keys of *table* are set or their own tables begin, for each key that a plain reading
+    """The line numbers (from 1) of the keys of *table* or of their own tables, for each key that a plain search
     finds."""
     found: dict[str, int] = {}
     current: tuple[str, ...] = ()

@@ -1,6 +1,5 @@
-"""Text and JSON from outside: near matches, blank options, shortened texts, a few of many names, times, values nested
-too deeply; files that people write, in UTF-8, or in UTF-16 as Windows' shell redirects it, files of variables, and
-paths with backslashes."""
+"""Text and JSON from outside: near matches, blank options, shortened texts and lists, times, nesting limits, text files
+in UTF-8 or in UTF-16 (which Windows shells write), files of environment variables, and paths with backslashes."""
 
 from __future__ import annotations
 
@@ -20,19 +19,20 @@ OptionalText = TypeVar("OptionalText", bound=str | None)
 
 
 def near_matches(wanted: str, known: Sequence[str]) -> list[str]:
-    """Up to three of the *known* ids that may have been meant: those that begin so, in the order given, else those
-    spelt alike."""
-    from difflib import get_close_matches  # only here and below: what looks after a job does without
+    """Up to three similar ids among *known*: those that begin with *wanted*, in the given order, else those of similar
+    spelling."""
+    # Imported late, since the supervisor of a job does not need it
+    from difflib import get_close_matches
 
     begins = [name for name in known if wanted and name.startswith(wanted)]
     return begins[:MOST] or get_close_matches(wanted, known, n=MOST, cutoff=0.5)
 
 
-NEAR_OPTION = 0.75  # options share their dashes, so they must be more alike than other words
+NEAR_OPTION = 0.75  # options all have dashes, so they must be more similar than other words
 
 
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """`Did you mean 'x'?`, or nothing when no known word is near."""
+    """`Did you mean 'x'?`, or an empty text if no known word is similar."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, list(known), n=2, cutoff=cutoff)
@@ -40,7 +40,7 @@ def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
 
 def non_blank(option: str, value: OptionalText) -> OptionalText:
-    """*value*, unless it is blank: an unset shell variable must not silently select something else."""
+    """*value*, unless it is blank, since an unset shell variable must not silently select something else."""
     if value is not None and not value.strip():
         raise BadUsage(f"{option} got an empty value.", hint="Is a shell variable unset?")
     return value
@@ -50,46 +50,45 @@ LONGEST_SHOWN = 200
 
 
 def utc_text(time: datetime) -> str:
-    """`2026-03-01T12:00:00.000Z`; always of this width, so that text sorts by time."""
+    """The form `2026-03-01T12:00:00.000Z`, of constant width, so that texts sort by time."""
     utc = time.astimezone(timezone.utc)
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
 def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
-    """*text*, its middle left out where it is longer than *most* characters."""
+    """*text*, without its middle if it is longer than *most* characters."""
     if len(text) <= most:
         return text
     tail = (most - 1) // 3
     return f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
-LONGEST_GLOB = 1000  # characters: the time to read one grows with their square
-NAMED = 3  # names that a sentence says one by one
+LONGEST_GLOB = 1000  # characters, since the time to parse one is quadratic
+NAMED = 3  # names that a sentence lists
 
 
 def named(names: Sequence[str]) -> str:
-    """A few of *names*, and how many more there are."""
+    """A few of *names* in quotes, and the number of the others."""
     return listed([f"'{name}'" for name in names])
 
 
 def with_and(names: Sequence[str]) -> str:
-    """All of *names*: `a`, `a and b`, `a, b and c`."""
+    """All *names*: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def listed(texts: Sequence[str]) -> str:
-    """A few of *texts*, and how many more there are."""
+    """A few of *texts*, and the number of the others."""
     more = f" and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""
     return ", ".join(texts[:NAMED]) + more
 
 
-# Levels of lists and mappings in each other. Settings, jobs and answers have ten at most; what walks or prints them
-# cannot go down for ever
+# Levels of nested lists and mappings. Settings, jobs and answers have ten at most. The limit protects recursive code
 DEEPEST = 100
 
 
 def is_too_deep(value: Any) -> bool:
-    """Whether lists and dictionaries lie in each other to more than DEEPEST levels in *value*."""
+    """Whether *value* has more than DEEPEST levels of nested lists and dictionaries."""
     level = [value]
     for _ in range(DEEPEST + 1):
         level = [each for each in level if isinstance(each, (dict, list))]
@@ -100,7 +99,7 @@ def is_too_deep(value: Any) -> bool:
 
 
 class NotJson(ValueError):
-    """Why a text is no JSON, without a full stop; `line` and `column` from 1, 0 where the whole text is meant."""
+    """Why a text is not JSON, without a full stop. `line` and `column` count from 1, and are 0 for the whole text."""
 
     def __init__(self, complaint: str, line: int = 0, column: int = 0) -> None:
         super().__init__(complaint)
@@ -109,8 +108,8 @@ class NotJson(ValueError):
 
 
 def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value that *text* holds; *pairs* makes an object of its keys and values, in place of a dictionary. Raises
-    NotJson."""
+    """The JSON value in *text*. *pairs* converts the keys and values of an object, which is a dictionary otherwise.
+    Raises NotJson."""
     import json
 
     try:
@@ -120,17 +119,16 @@ def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any
     except RecursionError as err:
         raise NotJson("it is nested too deeply") from err
     except UnicodeDecodeError as err:
-        raise NotJson(f"byte {err.start} is no {err.encoding.upper()}") from err
-    except ValueError as err:  # Python makes no number of thousands of digits
-        raise NotJson("it holds a number that is too long") from err
+        raise NotJson(f"byte {err.start} is not {err.encoding.upper()}") from err
+    except ValueError as err:  # Python limits the digits of a number
+        raise NotJson("it contains a number that is too long") from err
     if is_too_deep(value):
         raise NotJson("it is nested too deeply")
     return value
 
 
 def read_valid_json(content: bytes) -> Any:
-    """As `read_json`; raises NotJson, too, for texts in it that hold half a character, which no address and no file
-    can."""
+    """As `read_json`. Also raises NotJson for texts with lone surrogates, which no address and no file can contain."""
     import json
 
     value = read_json(content)
@@ -138,7 +136,7 @@ def read_valid_json(content: bytes) -> Any:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as err:
-            raise NotJson("it holds half a character") from err
+            raise NotJson("it contains half a character") from err
     return value
 
 
@@ -147,26 +145,25 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of *path*, which an option called *what* names. Raises BadUsage where there is no file, or no text in
-    it."""
+    """The text of *path*, which the option *what* names. Raises BadUsage if there is no file, or it is not text."""
     try:
         content = path.read_bytes()
         return content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError as err:
         raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8.") from err
-    except ValueError as err:  # a null byte, or half a character
-        raise BadUsage(f"{what}: no file can be called '{path}'.", hint="Check the path.") from err
+    except ValueError as err:  # a null byte, or a lone surrogate
+        raise BadUsage(f"{what}: '{path}' is not a valid file name.", hint="Check the path.") from err
     except FileNotFoundError as err:
         raise BadUsage(
-            f"{what}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
+            f"{what}: there is no file '{path}'.", hint="Check the path, which is relative to the current folder."
         ) from err
     except OSError as err:
         raise BadUsage(f"{what}: cannot read '{path}': {err.strerror}.") from err
 
 
 def parse_dotenv(text: str, path: Path) -> dict[str, str]:
-    """The variables in *text*, which was read from *path*; the last of two lines counts. Raises BadUsage naming a line
-    that is none, not its content."""
+    """The environment variables in *text*, the content of *path*. The last line for a name counts. Raises BadUsage
+    naming an invalid line without its content."""
     values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -174,7 +171,7 @@ def parse_dotenv(text: str, path: Path) -> dict[str, str]:
         found = re.fullmatch(r"(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)", line.strip())
         if found is None:
             raise BadUsage(
-                f"'{path}', line {number}: no NAME=value.", hint="A value stands on one line; comments begin with '#'."
+                f"'{path}', line {number}: not NAME=value.", hint="Write a value on one line, and comments after '#'."
             )
         quoted = re.fullmatch(r"(?P<quote>['\"])(?P<inside>.*)(?P=quote)\s*(?:#.*)?", found["value"])
         plain = re.split(r"(?:^|(?<=\s))#", found["value"], maxsplit=1)[0].strip()
@@ -183,12 +180,12 @@ def parse_dotenv(text: str, path: Path) -> dict[str, str]:
 
 
 def with_slashes(text: str) -> str:
-    """*text* with `/` for `\\`; as it is where it begins with a drive, a slash or a backslash: it is of one machine
-    then."""
+    """*text* with `/` for `\\`. Unchanged if it begins with a drive, a slash or a backslash, since it is then valid on
+    one machine only."""
     return text if PureWindowsPath(text).anchor else text.replace("\\", "/")
 
 
 def as_found(folder: Path, text: str, *, windows: bool = sys.platform == "win32") -> str:
-    """*text*, a path relative to *folder*, with `/` for `\\`, unless a file or folder really has the name as written,
-    which no name on Windows does."""
+    """*text*, a path relative to *folder*, with `/` for `\\`, unless a file or folder has exactly this name, which is
+    impossible on Windows."""
     return text if not windows and os.path.lexists(folder / text) else with_slashes(text)

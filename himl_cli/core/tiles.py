@@ -1,4 +1,4 @@
-"""Tiles of slides as they were asked for, and what became of each slide."""
+"""Records of tiles: requests, and the outcome for each slide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from himl_cli.core.montage import Backend, Size, SlideEntry, SlidesFailed
 
 
 class TileFormat(str, Enum):
-    """How tiles are stored."""
+    """The file format of tiles."""
 
     png = "png"
     jpg = "jpg"
@@ -19,11 +19,11 @@ class TileFormat(str, Enum):
 
 @dataclass(frozen=True)
 class TilesRequest:
-    """What tiles are cut.
+    """The requested tiles.
 
-    `tile_size` and `overlap` are in pixels of the level that is cut: `level`, or the one of `magnification` where that
-    is not None. `occupancy` is the least fraction of a tile that has to be foreground, by the mask of the slide
-    (`masks`) or by Otsu's threshold.
+    `tile_size` and `overlap` are in pixels of the level to cut: `level`, or the one of `magnification` unless that is
+    None. `occupancy` is the minimal fraction of a tile that is foreground, by the mask of the slide (`masks`) or by
+    Otsu's threshold.
     """
 
     output: Path
@@ -41,10 +41,11 @@ class TilesRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiledSlide(SlideEntry):
-    """A slide, and what became of it: a line of slides.csv.
+    """A slide and its outcome: a line of slides.csv.
 
-    `folder` is the name of its folder of tiles. `level` is the one that was cut, `size` its pixels, `backend` what read
-    it, `tiles` how many were kept; `is_resumed` says that an earlier call cut them. `reason` says why it failed.
+    `folder` is the name of its folder of tiles. `level` is the level that was cut, `size` its size in pixels, `backend`
+    the library that read it, `tiles` the number of tiles. `is_resumed` marks tiles of an earlier call. `reason` says
+    why the slide failed.
     """
 
     folder: str
@@ -62,7 +63,7 @@ class TiledSlide(SlideEntry):
 
 @dataclass(frozen=True)
 class TilesResult:
-    """The list of the tiles (`dataset`) and that of the slides (`record`), each slide in the order of the query."""
+    """The lists of tiles (`dataset`) and of slides (`record`), and the slides in the order of the query."""
 
     dataset: Path
     record: Path
@@ -75,12 +76,12 @@ class TilesResult:
 
     @property
     def problem(self) -> SlidesFailed | None:
-        """The error that the result is where no slide may fail."""
+        """The error of an incomplete result with --strict."""
         count = len(self.failed)
         if not count:
             return None
         what = "One slide was" if count == 1 else f"{count:,} slides were"
         return SlidesFailed(
-            f"{what} not cut into tiles, and --strict was given.",
-            hint=f"{self.record.name} tells which, and why; the tiles of the others are there.",
+            f"{what} not cut into tiles, and --strict allows no failure.",
+            hint=f"{self.record.name} lists them with the reasons. The tiles of the others are complete.",
         )

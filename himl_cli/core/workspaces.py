@@ -1,4 +1,4 @@
-"""Workspaces as records: their ids, facts, checks, and what setting one up wrote."""
+"""Records about workspaces: ids, facts, checks, and the files of a setup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from himl_cli.core.errors import HimlError
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A setting of another tool that was not taken, and why. Holds no value: that may be a secret."""
+    """A setting of another tool that himl did not adopt, and why. Contains no value, since that may be a secret."""
 
     name: str
     why: str
@@ -22,7 +22,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """A file or folder that is to be there: `is_new` where it was made, `keys` what it says."""
+    """A file or folder of a setup: `is_new` if himl created it, `keys` its keys."""
 
     path: Path
     is_new: bool
@@ -32,7 +32,7 @@ class PreparedFile:
 
 @dataclass(frozen=True)
 class SetUp:
-    """The outcome: what is there now, what was read, what was left out."""
+    """The outcome of a setup: the files, the files that were read, and the settings that were omitted."""
 
     files: Sequence[PreparedFile]
     read: Sequence[Path] = ()
@@ -40,12 +40,11 @@ class SetUp:
 
 
 HOW_TO_CONFIGURE = (
-    "Put the workspace's config.json (from Studio's menu at the top right) into the project's folder, or have it "
-    "written: "
-    "himl init --subscription_id ID --resource_group RG --workspace_name WS."
+    "Put the workspace's config.json (from the menu at the top right of Studio) into the project's folder, or create "
+    "it: himl init --subscription_id ID --resource_group RG --workspace_name WS."
 )
 
-# An id in the form of resource manager or of Studio, from its first part on; to be compared without regard to case
+# An id of Resource Manager or of Studio, from its first part on. Compare it without regard to case
 WORKSPACE_ID = (
     r"subscriptions/(?P<subscription>[^/?&#]+)/resourceGroups/(?P<group>[^/?&#]+)"
     r"(?:/providers/Microsoft\.MachineLearningServices)?/workspaces/(?P<name>[^/?&#]+)"
@@ -53,7 +52,7 @@ WORKSPACE_ID = (
 
 
 class WorkspaceIds(NamedTuple):
-    """A workspace's ids as they are spelled where they were read."""
+    """A workspace's ids, spelled as in their source."""
 
     subscription: str
     group: str
@@ -64,21 +63,21 @@ class WorkspaceIds(NamedTuple):
         return f"{self.group}/{self.name}"
 
     def is_same(self, other: WorkspaceIds) -> bool:
-        """Ids of Azure resources are compared without regard to case."""
+        """Compare without regard to case, as Azure does for ids of resources."""
         return all(one.casefold() == two.casefold() for one, two in zip(self, other, strict=True))
 
 
 def parse_workspace_id(text: str) -> WorkspaceIds | None:
-    """The ids in *text*: an id of resource manager, an address that holds one; None where there is none."""
+    """The ids in *text*, which is an id of Resource Manager or an address that contains one, else None."""
     found = re.search(f"/{WORKSPACE_ID}", text, re.IGNORECASE)
     return WorkspaceIds(found["subscription"], found["group"], found["name"]) if found else None
 
 
 @dataclass(frozen=True)
 class WorkspaceFacts:
-    """A workspace: `kind` is `local` or `azure`, `source` says why it is the one that is meant.
+    """A workspace: `kind` is `local` or `azure`, `source` says why himl chose it.
 
-    `facts` are the rest, in the order to show them: stable words (`location`, `subscription_id`, `studio_url`, ...) and
+    `facts` are the rest, in display order: stable words (`location`, `subscription_id`, `studio_url`, ...) and
     their values, without secrets.
     """
 
@@ -89,8 +88,7 @@ class WorkspaceFacts:
 
 
 class CheckState(str, Enum):
-    """`passed` and `failed` speak for themselves; `note` is worth knowing and no failure; `skipped` could not be looked
-    at."""
+    """The result of a check. A `note` is information and no failure. A `skipped` check was impossible."""
 
     passed = "ok"
     failed = "failed"
@@ -100,8 +98,8 @@ class CheckState(str, Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `himl doctor`: `name` is a stable word for scripts, `message` one sentence, `remedy` the next move of
-    a failed one."""
+    """One line of `himl doctor`: `name` is a stable word for scripts, `message` one sentence, `remedy` the next step
+    after a failure."""
 
     name: str
     state: CheckState
@@ -126,8 +124,8 @@ class Check:
 
 
 def tried(name: str, look: Callable[[], Check], remedy: str = "") -> Check:
-    """What *look* finds; an error that a user can mend is a failed check, and its hint the remedy (*remedy* where it
-    has none)."""
+    """Return the check of *look*. An error that a user can fix is a failed check, with its hint as the remedy
+    (*remedy* if it has none)."""
     try:
         return look()
     except HimlError as err:

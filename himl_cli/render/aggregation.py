@@ -1,5 +1,4 @@
-"""Many runs side by side: a table for people that fits the terminal, tab-separated lines and a JSON document for
-programs."""
+"""A comparison of many runs: a table that fits the terminal, tab-separated lines, and a JSON document."""
 
 from __future__ import annotations
 
@@ -27,10 +26,10 @@ Row = Sequence[str]
 
 
 def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
-    """The table, at most as wide as the terminal: a row a metric; where that is too wide a row a run; else as many runs
-    as there is room for.
+    """The table, at most as wide as the terminal: one row per metric if that fits, else one row per run, else as many
+    runs as fit.
 
-    *statistics* are records by metric with a field for each of `STATISTICS`; None leaves them out.
+    *statistics* are records by metric with a field for each of `STATISTICS`. None omits them.
     """
     children = _with_short_labels(aggregation.children)
     aggregation, count = replace(aggregation, children=children), len(children)
@@ -50,7 +49,7 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
         upright[0] = [*upright[0][:fixed], *labels]
     room = width() - _width_of([["", *row[1:fixed]] for row in upright])
     most = max(LEAST_LABEL, min(width() // 3, room))
-    # Names lose their beginnings: the end of a metric's name says more
+    # Cut the beginnings of names, since the end of a metric's name says more
     cut = [[name if len(name) <= most else f"…{name[len(name) - most + 1 :]}", *row] for name, *row in upright]
     columns = max(1, bisect_right([*accumulate(size + GAP for size in _widths(cut))], width() + GAP))
     fitting = max(0, columns - fixed)
@@ -58,19 +57,20 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     lines = _drawn([row for row in shown if fitting or row[0] != STATUS or any(row[1:])])
     if fitting == count:
         return lines
-    rest = f"{count - fitting} of {count} runs are not shown: no room. --output_csv FILE or --json has all."
+    rest = f"{count - fitting} of {count} runs do not fit. For all of them, use --output_csv FILE or --json."
     return chain(lines, ["", styled(rest, "dim")])
 
 
 def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
-    """A header, the runs' statuses, a row a metric; numbers in full, tabs between, control characters as spaces."""
+    """Tab-separated lines: a header, the statuses of the runs, one row per metric. Numbers are in full, and control
+    characters become spaces."""
     rows = _by_metric(aggregation, statistics, lambda value: "" if value is None else str(json_form(value)), tabs=True)
     return ("\t".join(map(one_line, row)) for row in rows)
 
 
 def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`metrics`, `statistics` by metric, and `children`: each run with its label, hyperparameters and all that it
-    logged, as JSON has it."""
+    """The JSON document: `metrics`, `statistics` by metric, and `children`, with the label, hyperparameters and all
+    logged values of each run."""
     return {
         "metrics": list(aggregation.metrics),
         "statistics": None if statistics is None else json_form(dict(statistics)),
@@ -79,7 +79,7 @@ def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> 
 
 
 def _child_form(child: Child) -> dict[str, Any]:
-    """Series are columns, their times in seconds since 1970, UTC; tables are objects, one a row."""
+    """A run as JSON. Series are columns with times in seconds since 1970, UTC. Tables have an object per row."""
     results = child.results
     series = {
         name: {
@@ -115,7 +115,7 @@ def _child_form(child: Child) -> dict[str, Any]:
 
 
 def _short(value: Value) -> str:
-    """A value for people, five digits of it."""
+    """A value with at most five digits."""
     if value is None or isinstance(value, (bool, str)):
         return "" if value is None else cut_end(one_line(str(value)), LONGEST_CELL)
     return number_text(float(value), 5)
@@ -124,7 +124,7 @@ def _short(value: Value) -> str:
 def _by_metric(
     aggregation: Aggregation, statistics: Mapping[str, Any] | None, text: Any, *, tabs: bool = False
 ) -> list[Row]:
-    """A header, the statuses, for people only where some run did not complete, and a row a metric."""
+    """A header, the statuses, and one row per metric. A terminal shows statuses only if some run did not complete."""
     children = aggregation.children
     told = STATISTICS if statistics is not None else ()
     titles = ["metric", *told] if tabs else ["METRIC", *map(str.upper, told)]
@@ -152,7 +152,7 @@ def _by_run(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> l
 
 
 def _with_short_labels(children: Sequence[Child]) -> Sequence[Child]:
-    """The same with six digits of the numbers in labels, as far as these stay different."""
+    """The runs with six digits for numbers in labels, where labels stay different."""
     long = re.compile(r"(?<![\w.])-?\d+\.\d{6,}(?:e[-+]?\d+)?(?![\w.])")
     labels = [long.sub(lambda found: f"{float(found[0]):.6g}", child.label) for child in children]
     counts = Counter(labels)
@@ -177,7 +177,7 @@ def _widths(rows: Sequence[Row]) -> list[int]:
 
 
 def _drawn(rows: Sequence[Row]) -> Iterator[str]:
-    """Cells below each other, names to the left, the rest to the right; the first row is a header."""
+    """Aligned cells, the first column to the left, the others to the right. The first row is a header."""
     from rich.cells import cell_len
 
     sizes = _widths(rows)
@@ -191,12 +191,12 @@ def _drawn(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def check_plots(path: Path) -> None:
-    """Raises BadUsage where no picture can be made at *path*: another ending than .png or .svg, or no matplotlib.
-    Imports nothing of it."""
+    """Raise BadUsage if no picture can be written to *path*, because it does not end in .png or .svg, or matplotlib is
+    missing. Does not import matplotlib."""
     if path.suffix.lower() not in (".png", ".svg"):
         raise BadUsage(
-            f"Pictures end in .png or .svg, not '{path.suffix or path.name}'.",
-            hint=f"Say --plot {path.stem or 'metrics'}.png, for example.",
+            f"The picture of --plot must be a .png or .svg file, not '{path.suffix or path.name}'.",
+            hint=f"For example, add --plot {path.stem or 'metrics'}.png.",
         )
     if find_spec("matplotlib") is None:
         raise BadUsage(
@@ -207,11 +207,11 @@ def check_plots(path: Path) -> None:
 def save_plots(
     aggregation: Aggregation, path: Path, *, primary: str | None = None, goal: str = "minimize"
 ) -> Sequence[Path]:
-    """Draw what the runs logged and give the files that were written; none where there are no numbers.
+    """Draw the metrics of the runs, and return the written files. Without numbers there are none.
 
-    A family is all metrics whose names end alike: `train/loss` and `val/loss` are two panels of one figure. Where there
-    is one figure it is *path*, else each is `NAME-<family>.png` beside it. *primary* (default: `val/loss`, where a run
-    has it) and *goal* decide which runs are called the best. Raises BadUsage as `check_plots` does; DiskFailed.
+    A family is all metrics with the same last part: `train/loss` and `val/loss` are two panels of one figure. A single
+    figure is *path*. Several are `NAME-<family>.png` beside it. *primary* (default: `val/loss`, if a run has it) and
+    *goal* determine the best runs. Raises BadUsage like `check_plots`, DiskFailed.
     """
     check_plots(path)
     from himl_cli.render.plots import save_figures

@@ -1,4 +1,4 @@
-"""Bars on stderr, drawn by Rich: import this module where something is drawn, not before."""
+"""Bars on stderr, drawn by Rich. Import this module only to draw one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from rich.theme import Theme
 from himl_cli.core.events import Counting, Event, Finished, Moved, Planned
 
 COLOURS = Theme({"bar.complete": "cyan", "bar.finished": "green", "bar.back": "dim", "progress.data.speed": "none"})
-"""In place of those of Rich that a light or a dark terminal does not show well, or that look like a failure."""
+"""Replacements for Rich's colours that are hard to see on a light or dark terminal, or that look like a failure."""
 TASK = TaskID(0)  # the only one of a line
 
 
 class Bars:
-    """A line for all files that move, a line for what is counted; each from its first event on, and both gone after
-    `stop`."""
+    """A line for file transfers and a line for counted items, each from its first event until `stop`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, theme=COLOURS)
-        self._is_wide = self._console.width >= 60  # else there is no room for a bar beside its numbers
+        self._is_wide = self._console.width >= 60  # else a bar does not fit beside its numbers
         self._lines: list[Progress] = []
         self._files: Progress | None = None
         self._things: Progress | None = None
@@ -50,7 +49,7 @@ class Bars:
         self._live.stop()
 
     def draw(self, event: Event) -> None:
-        """Bytes and files that move; things that are counted, another unit than before beginning anew."""
+        """Draw the progress of transfers and of counted items. A new unit restarts the count."""
         if isinstance(event, Counting):
             if self._things is None:
                 amount = TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.description}", markup=False)
@@ -86,7 +85,7 @@ def _grow(line: Progress, count: int) -> None:
 
 
 class _Rate(ProgressColumn):
-    """`3.4 slides/s`; nothing before two were done."""
+    """The rate, such as `3.4 slides/s`, after the first two items."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -94,12 +93,12 @@ class _Rate(ProgressColumn):
 
 
 class _Left(TimeRemainingColumn):
-    """`ETA 00:48`."""
+    """The remaining time, such as `ETA 00:48`."""
 
     def render(self, task: Task) -> Text:
         return Text("ETA ") + super().render(task)
 
 
 def rate(number: float) -> str:
-    """`0.37`, `3.4`, `1,240`: two digits or a whole number."""
+    """The rate in two digits or as a whole number: `0.37`, `3.4`, `1,240`."""
     return f"{number:.2g}" if number < 9.95 else f"{number:,.0f}"

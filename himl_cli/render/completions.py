@@ -1,14 +1,14 @@
-"""What completion scripts know of the program: its commands, their options, and what may stand for values.
+"""Completion scripts: commands, options, and kinds of values.
 
-A kind of value is a word that the engines of all shells read, of parts joined by `+`:
+The engines of all shells read a kind, which is a word of parts joined by `+`:
 
     choice:A,B          one of these
-    runs, experiments   names that `himl --complete` tells
-    files, files:.A,.B  files (of these suffixes) and folders
+    runs, experiments   names from `himl --complete`
+    files, files:.A,.B  files (with these suffixes) and folders
     folders             folders
-    list                several, with commas between
+    list                several, separated by commas
 
-An empty word is free text: nothing is offered.
+An empty word means free text without completion.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 
 FILES: Mapping[str, str] = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.fish", "powershell": "himl.ps1"}
-"""The shells, and what the script of each is called in `completions/`."""
+"""The shells, and the name of each script in `completions/`."""
 
 
 def completion_script(program: CommandShape, shell: str) -> str:
-    """The completion script of *program*, whose options and arguments have their kinds, for *shell*, one of FILES;
-    plain ASCII. Raises KeyError for another."""
+    """The completion script of *program*, whose options and arguments have kinds, for *shell*, one of FILES. Plain
+    ASCII. Raises KeyError for another shell."""
     text = (Path(__file__).with_name("templates") / FILES[shell]).read_text(encoding="ascii")
     old_names = sorted(
         {
@@ -50,13 +50,13 @@ def powershell_quoted(text: str) -> str:
 
 
 def option_row(option: ParameterShape) -> str:
-    """As the engines read it: `--json`, `--workspace|-w=folders`, `+--tag=`; a plus for what may be given again."""
+    """An option for the engines: `--json`, `--workspace|-w=folders`, `+--tag=`, with a plus if it can be repeated."""
     names = sorted((*option.names, *option.off_names), key=lambda name: not name.startswith("--"))
     return f"{'+' if option.repeats else ''}{'|'.join(names)}{f'={option.kind}' if option.takes_value else ''}"
 
 
 def _kinds(command: CommandShape) -> list[str]:
-    """Those of its arguments as the engines read them: `text` for free text, three dots after what repeats."""
+    """The kinds of the arguments for the engines: `text` for free text, three dots for a repeated one."""
     return [f"{each.kind or 'text'}{'...' * each.repeats}" for each in command.arguments]
 
 

@@ -1,4 +1,4 @@
-"""The form of each kind of record in strict JSON."""
+"""The strict JSON form of each kind of record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from himl_cli.core.text import utc_text
 
 
 def json_form(value: Any) -> Any:
-    """*value* in types that strict JSON has: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex
+    """Convert *value* to types of strict JSON: times in UTC (ISO 8601), NaN and infinities as strings, bytes as hex
     digits, records by field."""
     if value is None or type(value) in (str, int, bool):
         return value
@@ -29,8 +29,8 @@ def json_form(value: Any) -> Any:
 
 
 def json_schema(title: str, *kinds: Any) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of what `json_form` makes of a value of one of the types *kinds*: those of
-    `core.documents`, dataclasses, and lists of such."""
+    """The JSON Schema (2020-12) of the results of `json_form` for values of the types *kinds*: those of
+    `core.documents`, dataclasses, and lists of these."""
     import msgspec
 
     from himl_cli.core import documents
@@ -40,7 +40,8 @@ def json_schema(title: str, *kinds: Any) -> dict[str, Any]:
     for name, part in parts.items():
         if "description" in part:
             part["description"] = " ".join(part["description"].split())
-        if "properties" in part and not hasattr(documents, name):  # of a dataclass, json_form gives all fields
+        # json_form gives all fields of a dataclass
+        if "properties" in part and not hasattr(documents, name):
             part["required"] = [*part["properties"]]
             for field in part["properties"].values():
                 field.pop("default", None)
@@ -50,13 +51,13 @@ def json_schema(title: str, *kinds: Any) -> dict[str, Any]:
 
 
 def machine_form(details: RunDetails) -> dict[str, Any]:
-    """As `details_form`, with what the run took of its machine."""
+    """Extend `details_form` by the use of the machine."""
     return details_form(details) | {"machine": json_form(machine_use(details.metrics))}
 
 
 def details_form(details: RunDetails) -> dict[str, Any]:
-    """A run with all that was logged; its trials with their values and the last value of the primary metric, its steps
-    with what is below them."""
+    """A run with all logged values. Trials have their hyperparameters and the last value of the primary metric, steps
+    have their child runs."""
     logged = {name: json_form(getattr(details, name)) for name in ("parameters", "metrics", "texts")}
     form, sweep = run_form(details.run) | logged, details.sweep
     if sweep is None:
@@ -78,7 +79,7 @@ def _nested_form(run: Run, details: RunDetails) -> dict[str, Any]:
 
 
 def metric_form(metric: Metric | Texts) -> dict[str, Any]:
-    """A metric or texts in short: the last value and its step, how many values there are, and the run that logged
+    """A summary of a metric or of texts: the last value and its step, the number of values, and the run that logged
     them."""
     last = metric.last
     return {
@@ -91,7 +92,7 @@ def metric_form(metric: Metric | Texts) -> dict[str, Any]:
 
 
 def number_text(value: float | None, digits: int = 6) -> str:
-    """A metric's value in so many digits; empty where there is none."""
+    """A metric's value with *digits* digits. Empty for None."""
     form = "" if value is None else float_form(value)
     return form if isinstance(form, str) else f"{form:.{digits}g}"
 

@@ -1,6 +1,5 @@
-"""What is printed, and the terminal behind it: the one object that owns every format; failures; text and tables in the
-terminal's width and colours. stdout is data; stderr is talk. Functions import Rich, for a table on a terminal, and
-Typer, for a failure.
+"""Output to the terminal: every format of results, errors, and text and tables in the terminal's width and colours.
+Data goes to stdout, messages go to stderr. Functions import Rich for a table on a terminal, and Typer for an error.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from himl_cli.core.text import shorten
 STATUS_STYLES = {"Completed": "green", "Failed": "red", "Canceled": "yellow", "Running": "cyan", "Queued": "dim"}
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 GAP = 2
-LEAST = 12  # characters that are left of a cell which is cut
+LEAST = 12  # characters of a shortened cell
 
 
 class ReaderGone(Exception):
-    """Whoever read our stdout closed it (`himl runs list | head`); nothing is wrong, and nothing more is wanted."""
+    """The reader of stdout closed it (`himl runs list | head`). This is no error, but ends the output."""
 
 
 class Declined(HimlError):
-    """The user was asked, and did not say yes."""
+    """The user did not answer yes to a question."""
 
     code = "declined"
 
 
 class Format(str, Enum):
-    """What goes to stdout: words for people, one JSON document, or ids and paths alone."""
+    """The content of stdout: text for users, one JSON document, or ids and paths only."""
 
     human = "human"
     json = "json"
@@ -46,7 +45,7 @@ class Format(str, Enum):
 
 
 class Output:
-    """Prints results in the format asked for. Every write raises ReaderGone once the reader of stdout has left."""
+    """Prints results in the chosen format. Every write raises ReaderGone once the reader of stdout has closed it."""
 
     def __init__(self, format: Format = Format.human, *, verbose: bool = False, yes: bool = False) -> None:
         self.format = format
@@ -59,8 +58,8 @@ class Output:
         return sys.stdout.isatty()
 
     def result(self, data: Any, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
-        """One result in three forms: *data* as a JSON document, *human* text, *quiet* lines. Only the form asked for is
-        made."""
+        """Print a result: *data* as a JSON document, *human* text, or *quiet* lines. Only the chosen form is
+        evaluated."""
         if self.format is Format.json:
             self.json(data)
         elif self.format is Format.quiet:
@@ -77,15 +76,15 @@ class Output:
         quiet: Callable[[Any], str],
         empty: str = "",
     ) -> None:
-        """*records* as a JSON array, as a table (tab-separated off a terminal), or by *quiet*, a line each whatever is
-        in it.
+        """Print *records* as a JSON array, as a table (tab-separated off a terminal), or one per line by *quiet*.
 
-        *columns* may depend on the records. With no record, *empty* is said on stderr in the human format.
+        *columns* may depend on the records. Without records, *empty* goes to stderr in the human format.
         """
         if self.format is Format.json:
             self.json(list(records))
         elif self.format is Format.quiet:
-            line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # Python's escape stands for it in a name
+            # Names show it as Python's escape
+            line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
             self._names(line_end.sub(lambda found: ascii(found[0])[1:-1], quiet(record)) for record in records)
         else:
             rows = list(records)
@@ -98,10 +97,10 @@ class Output:
                 self.lines([as_table(rows, shown)])
 
     def json(self, data: Any, *, is_form: bool = False) -> None:
-        """*data* as one strict JSON document in UTF-8, whatever the terminal's encoding; *is_form*: it has the form of
-        JSON already (it may be large).
+        """Print *data* as one strict JSON document in UTF-8, independent of the terminal's encoding. *is_form*: it is
+        already in the form of JSON (it may be large).
 
-        What a terminal would obey, or be turned around by, has its JSON escape there.
+        On a terminal, control characters and changes of direction become JSON escapes.
         """
         import json
 
@@ -115,7 +114,8 @@ class Output:
         )
         if self.is_terminal:
             text = "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
-        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
+        # Lone surrogates become JSON escapes
+        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def lines(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -123,8 +123,8 @@ class Output:
         self.flush()
 
     def _names(self, names: Iterable[str]) -> None:
-        """Names, a line each: as they are for programs; on a terminal, which would obey control characters in them,
-        without those."""
+        """Print one name per line: unchanged for programs, without control characters on a terminal, which would
+        obey them."""
         self.lines(map(one_line, names) if self.is_terminal else names)
 
     def write(self, data: bytes, *, flush: bool = False) -> None:
@@ -139,7 +139,8 @@ class Output:
             sys.stdout.flush()
 
     def stream(self, data: bytes) -> None:
-        """A job's own output as it comes: on stdout for people, on stderr where stdout holds the result."""
+        """Print a job's output as it arrives: to stdout in the human format, else to stderr, since stdout has the
+        result."""
         if self.format is Format.human:
             self.write(data)
             self.flush()
@@ -149,7 +150,7 @@ class Output:
             self._is_mid_line = not data.endswith(b"\n")
 
     def end_line(self) -> None:
-        """Let what is said next begin on a line of its own, where a job's output shares its place and broke off."""
+        """End an unfinished line of a job's output before the next message."""
         if self._is_mid_line:
             self.talk(b"\n")
             self._is_mid_line = False
@@ -160,19 +161,19 @@ class Output:
         sys.stderr.flush()
 
     def notice(self, text: str) -> None:
-        """One sentence for the user, on stderr; nothing when quiet."""
+        """Print one sentence for the user on stderr, except when quiet."""
         if self.format is not Format.quiet:
             sys.stderr.write(one_line(redact(text)) + "\n")
             sys.stderr.flush()
 
     def confirm(self, question: str) -> bool:
-        """Ask on stderr; True at once with `--yes`. Raises NeedsYes where nobody can answer."""
+        """Ask for confirmation on stderr. True at once with `--yes`. Raises NeedsYes if no user can answer."""
         if self.yes:
             return True
         if self.format is not Format.human or not sys.stdin.isatty() or not sys.stderr.isatty():
             raise NeedsYes(
-                f"{one_line(question)} There is nobody to answer here.",
-                hint="Add --yes to go ahead without being asked.",
+                f"{one_line(question)} himl cannot ask this without a terminal.",
+                hint="To confirm, add --yes.",
             )
         sys.stderr.write(f"{one_line(question)} [y/N] ")
         sys.stderr.flush()
@@ -183,12 +184,12 @@ def _write(stream: TextIO, data: bytes) -> None:
     buffer: IO[bytes] | None = getattr(stream, "buffer", None)
     if buffer is not None:
         buffer.write(data)
-    else:  # it takes text only, as a notebook's does
+    else:  # the stream accepts text only, like a notebook's
         stream.write(data.decode("utf-8", "replace"))
 
 
 def encoded(text: str, stream: TextIO) -> bytes:
-    """*text* in the encoding of *stream*; odd bytes of file names come out as they were, other misfits escaped."""
+    """*text* in the encoding of *stream*. Undecodable bytes of file names stay, other characters are escaped."""
     encoding = stream.encoding or "utf-8"
     try:
         return text.encode(encoding, "surrogateescape")
@@ -198,7 +199,7 @@ def encoded(text: str, stream: TextIO) -> bytes:
 
 @contextmanager
 def noticing_gone_reader() -> Iterator[None]:
-    """Within it, a write to a pipe that its reader has closed raises ReaderGone; Windows calls that an invalid
+    """Raise ReaderGone for a write to a pipe that its reader has closed, which Windows reports as an invalid
     argument."""
     try:
         yield
@@ -210,14 +211,14 @@ def noticing_gone_reader() -> Iterator[None]:
 
 
 def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | None = None) -> None:
-    """Print *error* on stderr; with *traceback_of*, what led to it comes first."""
+    """Print *error* on stderr, after the traceback of *traceback_of*."""
     import typer
 
     if traceback_of is not None and not as_json:
         import traceback
 
         typer.echo(redact("".join(traceback.format_exception(traceback_of))), err=True, nl=False)
-    # It may have a text in it that somebody gave: so much is looked through for secrets, and so much is shown
+    # The text may contain user input of any length. Limit the search for secrets, and the output
     message, hint = (shorten(redact(one_line(shorten(text, 50_000))), 3000) for text in (str(error), error.hint))
     if as_json:
         import json
@@ -231,38 +232,38 @@ def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | No
 
 
 def one_line(text: str) -> str:
-    """*text* with every run of white space and control characters as one space."""
+    """*text* with each sequence of white space and control characters as one space."""
     shown = (sign if sign.isprintable() or 0xDC80 <= ord(sign) <= 0xDCFF else " " for sign in text)
     return " ".join("".join(shown).split())
 
 
 def allows_colour() -> bool:
-    """Whether the user's environment lets terminals have colour (https://no-color.org)."""
+    """Whether the user's environment allows colour (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether *stream* is a terminal that shows colour and whose user wants it (https://no-color.org)."""
+    """Whether *stream* is a terminal with colour, and the user wants it (https://no-color.org)."""
     # Older Windows consoles print the codes
     shows_codes = sys.platform != "win32" or not os.environ.keys().isdisjoint(("WT_SESSION", "TERM", "ANSICON"))
     return stream.isatty() and allows_colour() and shows_codes
 
 
 def styled(text: str, style: str) -> str:
-    """*text* in *style* (a name of `_CODES`) where stdout has colour."""
+    """*text* in *style* (a name of `_CODES`) if stdout has colour."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and has_colour(sys.stdout) else text
 
 
 def width() -> int:
-    """Columns of the terminal, 80 where that is unknown."""
+    """Columns of the terminal, 80 if unknown."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
 def folded(text: str, columns: int) -> list[str]:
-    """*text* in lines of at most *columns*, broken at spaces, but not within quotes where a line has room for these:
-    such words are there to be copied.
+    """*text* in lines of at most *columns*, broken at spaces. Quoted text that fits on a line stays together, so that
+    it can be copied.
 
-    A word that no line has room for begins on a line of its own and is cut.
+    A word that is longer than a line is cut, and begins on a new line.
     """
     lines: list[str] = []
     for quoted in re.findall(r"(?<!\S)\(?'[^']+'\S*|\S+", text):
@@ -279,7 +280,7 @@ def cut_end(text: str, most: int) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """`0.4s`, `12s`, `1m 05s`, `2h 05m`, `3d 04h`; empty when unknown."""
+    """A duration such as `0.4s`, `12s`, `1m 05s`, `2h 05m`, `3d 04h`. Empty if unknown."""
     if seconds is None:
         return ""
     if seconds < 9.95:
@@ -295,7 +296,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def local_time(time: datetime | None, now: datetime | None = None) -> str:
-    """`14:05` of today, `Mar 01 14:05` of this year, else `2025-03-01`; in the local time zone, empty when unknown."""
+    """A time in the local time zone: `14:05` today, `Mar 01 14:05` this year, else `2025-03-01`. Empty if unknown."""
     if time is None:
         return ""
     here = time.astimezone()
@@ -306,7 +307,7 @@ def local_time(time: datetime | None, now: datetime | None = None) -> str:
 
 
 def size_text(size: int) -> str:
-    """`512 B`, `4.0 KB`, `1.5 MB`, in powers of 1,000."""
+    """A size such as `512 B`, `4.0 KB`, `1.5 MB`, in powers of 1,000."""
     if size < 1000:
         return f"{size} B"
     number, units = size / 1000, ["KB", "MB", "GB", "TB"]
@@ -317,34 +318,34 @@ def size_text(size: int) -> str:
 
 
 def shown_path(path: str) -> str:
-    """For a person the shorter of the path from here and *path* itself; off a terminal *path*. Empty stays empty."""
+    """*path*, or on a terminal its relative path if that is shorter. Empty stays empty."""
     if not path or not sys.stdout.isatty():
         return path
     try:
         return min(os.path.relpath(path), path, key=len)
-    except ValueError:  # another drive, on Windows
+    except ValueError:  # on another drive, on Windows
         return path
 
 
 def stand_in_for_closed_streams() -> None:
-    """Open the null device in their place: else the next file opened, a database say, would get a stream's number and
-    its text."""
+    """Replace closed standard streams by the null device. Otherwise the next open file, such as a database, would get a
+    stream's number and its text."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 class Column(NamedTuple):
-    """A column: `text` for people and `plain` for programs (the same unless given).
+    """A column of a table: `text` for terminals and `plain` for programs (by default the same).
 
-    Where the table is too wide, columns shrink to `least` characters (their title at least), the highest `rank` first,
-    and are then left out in the same order; rank 0 is never left out, and never cut. It folds where nothing else helps,
-    with `folds` to that many characters before a column of rank 1 is left out.
+    If the table is too wide, columns shrink to `least` characters (but at least to their titles), the highest `rank`
+    first, and are then omitted in the same order. A column of rank 0 is never omitted or cut. As a last resort it
+    folds, to `folds` characters, before a column of rank 1 is omitted.
     """
 
     title: str
@@ -358,14 +359,14 @@ class Column(NamedTuple):
 
 
 def as_tabs(rows: Sequence[Any], columns: Sequence[Column]) -> Iterator[str]:
-    """A header and a line a row; a tab, line end or other control character in a cell becomes a space."""
+    """A header and one line per row. Tabs, line ends and other control characters in a cell become spaces."""
     yield "\t".join(column.title.lower().replace(" ", "_") for column in columns)
     for row in rows:
         yield "\t".join(one_line((column.plain or column.text)(row)) for column in columns)
 
 
 def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
-    """The table in the width and colours of the terminal that stdout is; a column without any content is left out."""
+    """The table in the width and colours of the terminal. Empty columns are omitted."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -398,11 +399,11 @@ def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:
 
 
 def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> list[int]:
-    """The width of each column so that all fit into *width*; 0 for a column that is left out."""
+    """The width of each column so that all fit into *width*. 0 for an omitted column."""
     by_rank = sorted(range(len(columns)), key=lambda place: -columns[place].rank)
     ranked = [place for place in by_rank if columns[place].rank > 0]
     titles = [len(column.title) for column in columns]
-    # Columns and to how many characters each goes (0: it is left out), in the order in which that is tried
+    # Columns, and the number of characters to which each shrinks (0: it is omitted), in order of trial
     ways = [(place, max(columns[place].least, titles[place])) for place in ranked]
     ways += [(place, 0) for place in ranked if columns[place].rank > 1]
     ways += [(place, max(column.folds, titles[place])) for place, column in enumerate(columns) if column.folds]
@@ -415,7 +416,7 @@ def fitted(natural: Sequence[int], columns: Sequence[Column], width: int) -> lis
     for place, least in ways:
         if room() < 0:
             widths[place] = max(min(least, widths[place]), widths[place] + room()) if least else 0
-    # Room that a left-out column made goes to the columns that had shrunk, the most important first
+    # The space of omitted columns goes to the columns that shrank, the most important first
     for place in sorted(range(len(columns)), key=lambda place: columns[place].rank):
         if widths[place] and room() > 0:
             widths[place] += min(room(), natural[place] - widths[place])
@@ -430,10 +431,10 @@ def aligned(
     ranks: Sequence[int] = (),
     cut: Sequence[int] = (),
 ) -> Iterator[str]:
-    """Rows as lines with their cells below each other; the first row is a header.
+    """Rows as lines with aligned cells. The first row is a header.
 
-    On a terminal without room for all of them columns make room by their *ranks*, as in `fitted`: the cells of those in
-    *cut* are cut, to LEAST characters, and then whole columns are left out.
+    On a narrow terminal, columns shrink by their *ranks*, as in `fitted`: first the cells of columns in *cut* are cut,
+    to LEAST characters, then whole columns are omitted.
     """
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     if ranks and sys.stdout.isatty():
@@ -453,8 +454,8 @@ def aligned(
 
 
 def _shortened(cell: str, size: int, place: int) -> str:
-    """*cell* in *size* characters: the first of a row is a name, which loses its middle, since names differ at their
-    ends."""
+    """*cell* in *size* characters. The first of a row is a name, which is cut in the middle, since names differ at
+    their ends."""
     if len(cell) <= size:
         return cell
     end = (size - 1) // 2 if place == 0 else 0

@@ -1,9 +1,9 @@
-"""What is drawn of runs, and how each run looks in all figures alike: panels and families of metrics, curves by step,
-mean and spread, the ends of axes, names, colours.
+"""The data of plots, and the look of each run in all figures: panels and families of metrics, curves by step, mean and
+spread, the ends of axes, names, colours.
 
-Few runs: a colour and a line style each, all named. Many: coloured by the hyperparameter that tells most, or grey where
-there is none; the best few are named. Colours are told apart with each kind of colour blindness: those of Okabe and
-Ito, and viridis without its lightest end.
+Few runs have a colour and a line style each, and a name. Many runs are coloured by the most informative hyperparameter,
+or grey if there is none, and the best few are named. The colours work with each kind of colour blindness: those of
+Okabe and Ito, and viridis without its lightest end.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from himl_cli.core.logged import Aggregation, Child, Series
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.text import shorten
 
-MOST_POINTS = 4000  # of one curve
+MOST_POINTS = 4000  # per curve
 LARGEST, LARGEST_LOGARITHMIC = 1e307, 1e120
-"""matplotlib's logarithmic axes break near the ends of what floats hold."""
-MOST_PANELS = 12  # of one figure
+"""matplotlib's logarithmic axes fail near the ends of the range of floats."""
+MOST_PANELS = 12  # per figure
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's points by step, each step once; values may be NaN or infinite. `child` is the run's place in the
+    """One run's points by step, each step once. Values may be NaN or infinite. `child` is the run's index in the
     aggregation."""
 
     child: int
@@ -47,7 +47,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and band over runs, by step; `count` is the number of values behind each. `band` says what the band is."""
+    """Mean and band over runs, by step. `count` is the number of values at each step. `band` describes the band."""
 
     steps: Any
     mean: Any
@@ -58,7 +58,7 @@ class Spread:
 
 
 def curve_of(child: int, series: Series) -> Curve:
-    """The points in the order of their steps; of a step that was logged again, the latest counts."""
+    """The points in the order of their steps. The latest value of a step counts."""
     steps, times = np.asarray(series.steps, dtype=float), np.asarray(series.times, dtype=float)
     order = np.lexsort((times, steps))
     steps, values = steps[order], _as_floats(series.values)[order]
@@ -67,7 +67,7 @@ def curve_of(child: int, series: Series) -> Curve:
 
 
 def _as_floats(values: Sequence[Any]) -> Any:
-    """Numbers as an array; whole numbers that no float holds are infinite."""
+    """Numbers as an array. Integers beyond the range of floats become infinite."""
     try:
         return np.asarray(values, dtype=float)
     except OverflowError:
@@ -78,8 +78,8 @@ def _as_floats(values: Sequence[Any]) -> Any:
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
-    """A curve of more than *most* points as its lows and highs, so that it is drawn fast, a file of a picture stays
-    small and no peak is lost."""
+    """A curve of more than *most* points as its lows and highs, so that drawing is fast, files are small, and no peak
+    is lost."""
     size = curve.steps.size
     if size <= most:
         return curve
@@ -100,11 +100,11 @@ def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
 
 
 def spread_of(curves: Sequence[Curve]) -> Spread | None:
-    """Mean and band at the steps that the runs have in common; None where there are none.
+    """Mean and band at the steps that the runs have in common, or None if there are none.
 
-    A step is common where nine in ten of the runs that had begun and not ended by then have it, and these are at least
-    two and half of all. So runs that log at different steps make no zigzag, and the few that went on longest are not
-    passed off as all. Values that are not finite do not count.
+    A step is common if nine in ten of the runs in progress at that step have it, and these are at least two and half of
+    all. So runs that log at different steps make no zigzag, and the few longest runs do not represent all. NaN and
+    infinities do not count.
     """
     if len(curves) < 2:
         return None
@@ -131,12 +131,13 @@ def spread_of(curves: Sequence[Curve]) -> Spread | None:
 
 
 def band_of(table: Any) -> tuple[Any, Any, Any, str]:
-    """Mean, lower and upper end of the band over the rows of *table* (runs × steps; NaN: no value), and what the band
-    is."""
-    scale = max(1.0, float(np.nanmax(np.abs(table))))  # 1e300 has no square
+    """Mean, lower and upper end of the band over the rows of *table* (runs × steps, NaN: no value), and a description
+    of the band."""
+    scale = max(1.0, float(np.nanmax(np.abs(table))))  # prevents that the square of 1e300 overflows
     scaled = table / scale
     mean = np.nanmean(scaled, axis=0)
-    if table.shape[0] < 10:  # of many, quartiles: a standard deviation says little of what is skewed
+    # Many runs get quartiles, since a standard deviation misleads for skewed values
+    if table.shape[0] < 10:
         deviation = np.sqrt(
             np.nansum((scaled - mean) ** 2, axis=0) / np.maximum(np.isfinite(scaled).sum(axis=0) - 1, 1)
         )
@@ -147,7 +148,7 @@ def band_of(table: Any) -> tuple[Any, Any, Any, str]:
 
 @dataclass(frozen=True)
 class Limits:
-    """Ends of an axis; `beyond` is the number of finite values that lie outside."""
+    """Ends of an axis. `beyond` is the number of finite values outside."""
 
     low: float
     high: float
@@ -155,8 +156,7 @@ class Limits:
     beyond: int = 0
 
     def clamped(self, values: Any) -> Any:
-        """Values on the drawing board: what lies far outside still leads out of the picture, by numbers that can be
-        drawn."""
+        """Values limited to numbers that matplotlib can draw. Lines to values far outside still leave the picture."""
         if self.is_log:
             reach = min(self.high / self.low, 1e25) ** 2
             return np.clip(values, max(self.low / reach, 1e-300), min(self.high * reach, LARGEST))
@@ -165,8 +165,8 @@ class Limits:
 
 
 def limits_of(values: Any) -> Limits:
-    """The axis for *values*; those that are not finite are passed over. Logarithmic where all shown ones are positive
-    and span more than three decades."""
+    """The axis for *values*, without NaN and infinities. It is logarithmic if all shown ones are positive and span more
+    than three decades."""
     known = np.asarray(values, dtype=float)
     known = np.clip(known[np.isfinite(known)], -LARGEST, LARGEST)
     if not known.size:
@@ -180,7 +180,7 @@ def limits_of(values: Any) -> Limits:
 
 
 def _is_wide(values: Any) -> bool:
-    """Whether they span three decades, and nine in ten of them one and a half: a score that begins near 0 does not."""
+    """Whether they span three decades, and nine in ten of them one and a half. A score that begins near 0 does not."""
     if values.min() <= 1 / LARGEST_LOGARITHMIC or values.max() >= LARGEST_LOGARITHMIC:
         return False
     decades = np.log10(values)
@@ -189,8 +189,8 @@ def _is_wide(values: Any) -> bool:
 
 
 def _is_near(values: Any, far: float) -> Any:
-    """Which values are shown: all, unless they reach more than *far* times as far as the third in their middle."""
-    scaled = values / max(1.0, float(np.abs(values).max()))  # so that no difference overflows
+    """Which values are shown: all, unless they reach more than *far* times as far as the middle third."""
+    scaled = values / max(1.0, float(np.abs(values).max()))  # prevents overflow of differences
     for share in (35, 25, 5):
         low, high = np.percentile(scaled, [share, 100 - share])
         if high > low:
@@ -200,7 +200,7 @@ def _is_near(values: Any, far: float) -> Any:
 
 
 def _ends(values: Any) -> tuple[float, float]:
-    """Both ends with some room beside them; of values that are all the same, so that they stand in the middle."""
+    """Both ends of the axis with margins. Equal values are in the middle."""
     low, high = float(values.min()), float(values.max())
     biggest, room = max(abs(low), abs(high)), high - low
     if room <= max(1e-9 * biggest, 1e-290):
@@ -210,8 +210,8 @@ def _ends(values: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Family:
-    """One figure: its panels, each a metric with the points of the runs that have it; `part` counts the figures of one
-    family from 1, 0 where there is only one."""
+    """One figure. Each of its panels is a metric with the points of the runs that have it. `part` numbers the figures
+    of a family from 1, and is 0 for a single one."""
 
     name: str
     panels: Mapping[str, Sequence[Curve]]
@@ -223,19 +223,19 @@ class Family:
 
 
 def have_steps(curves: Sequence[Curve]) -> bool:
-    """Whether they are drawn over steps: some run has two of them."""
+    """Whether the curves are drawn over steps, because a run has two of them."""
     return any(curve.steps.size > 1 for curve in curves)
 
 
 def is_shown(child: Child) -> bool:
-    """Runs that failed are named and not drawn: where they stopped says nothing of their settings, and would bend the
-    mean."""
+    """Failed runs are named but not drawn, since the point of failure is unrelated to their settings, and would change
+    the mean."""
     return child.run.status is not RunStatus.failed
 
 
 def families_of(aggregation: Aggregation) -> list[Family]:
-    """All figures, in the order of their metrics. Metrics without a number are left out. A family is named by what
-    stands after the last `/` of its metrics; `class_2` comes before `class_10`."""
+    """All figures, in the order of their metrics. Metrics without a number are omitted. The name of a family is the
+    part after the last `/` of its metrics. `class_2` comes before `class_10`."""
     by_name: dict[str, dict[str, Sequence[Curve]]] = {}
     for metric in aggregation.metrics:
         drawn: list[Curve] = []
@@ -261,19 +261,19 @@ def _by_numbers(name: str) -> list[tuple[int, str]]:
 
 
 def plain(text: str) -> str:
-    """*text* as matplotlib shows it unchanged: dollars begin no formula, line ends and control characters are
+    """*text* for matplotlib to show unchanged: dollars begin no formula, line ends and control characters are
     spaces."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).replace("$", r"\$")
 
 
 def number(value: float) -> str:
-    """A number with four digits; nothing that is not finite is made to look like one."""
+    """A number with four digits, or NaN or an infinity."""
     return f"{value:.4g}" if math.isfinite(value) else ("NaN" if math.isnan(value) else ("∞" if value > 0 else "-∞"))
 
 
 def names_of(children: Sequence[Child]) -> list[str]:
-    """What each run is called in legends: the hyperparameters in which the runs differ, else its label. Two that would
-    be called alike get their ids."""
+    """The names of the runs in legends: the hyperparameters in which they differ, else their labels. Equal names get
+    the runs' ids."""
     varying = varying_hyperparameters(children)
     names = []
     for child in children:
@@ -290,7 +290,7 @@ def names_of(children: Sequence[Child]) -> list[str]:
 
 
 def varying_hyperparameters(children: Sequence[Child]) -> list[str]:
-    """The hyperparameters in which the runs differ, in their order; all of them where there is one run."""
+    """The hyperparameters in which the runs differ, in their order. All of them for a single run."""
     names = dict.fromkeys(name for child in children for name in child.hyperparameters)
     if len(children) < 2:
         return [*names]
@@ -308,12 +308,12 @@ STYLES: tuple[Any, ...] = ("-", (0, (5, 2)))
 FEW = len(COLOURS) * len(STYLES)
 GREY = "#8a8a8a"
 BEST = (("#D55E00", "-"), ("#CC79A7", (0, (5, 2))), ("#E69F00", (0, (1, 1.3))))
-"""How the three best of many runs are drawn: in colours that no colour bar has."""
+"""The colours and line styles of the three best of many runs, which no colour bar contains."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One run's line or point; `name` is empty where the legend does not name it."""
+    """The line or point of a run. `name` is empty if it is not in the legend."""
 
     colour: Any
     style: Any = "-"
@@ -325,8 +325,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Scheme:
-    """The looks of all runs by their place, and what goes with them: a colour bar (the hyperparameter, and the norm and
-    the colour map that make colours of its values), or colours of categories by name."""
+    """The looks of all runs by index, and a colour bar (the hyperparameter, and the norm and the colour map that turn
+    its values into colours), or colours of categories by name."""
 
     looks: Mapping[int, Look]
     scale: tuple[str, Any, Any] | None = None
@@ -364,9 +364,9 @@ def scheme_of(children: Sequence[Child], families: Sequence[Family], primary: st
         categories = {f"{name}={word}": colour for word, colour in by_word.items()}
         colours = {place: by_word[word] for place, word in words.items()}
     looks = {place: Look(colours.get(place, GREY), "-", 0.9, alpha) for place in shown}
-    if varying and not values:  # folds or seeds, of which none is the best
+    if varying and not values:  # folds or seeds have no best run
         best = []
-    for rank, (place, (colour, style)) in enumerate(zip(best, BEST, strict=False)):  # thick, and named
+    for rank, (place, (colour, style)) in enumerate(zip(best, BEST, strict=False)):
         words_of_best = f"{'best' if rank == 0 else f'no. {rank + 1}'}: {names[place]}"
         label = f"{words_of_best} ({primary} {number(finals[place])})"
         looks[place] = Look(looks[place].colour if categories else colour, style, 1.9, 1.0, label, True)
@@ -376,15 +376,15 @@ def scheme_of(children: Sequence[Child], families: Sequence[Family], primary: st
 def _most_telling(
     children: Sequence[Child], shown: Sequence[int], names: Sequence[str], finals: Mapping[int, float]
 ) -> tuple[str, Mapping[int, Scalar]]:
-    """The hyperparameter of *names* that goes along most with the primary metric, else the one with the most values,
-    and its values by run; none where runs are only numbered."""
+    """The hyperparameter of *names* with the highest correlation with the primary metric, else the one with the most
+    values, and its values by run. Empty if runs are only numbered."""
     candidates: list[tuple[float, int, str, Mapping[int, Scalar]]] = [(-1.0, 0, "", {})]
     for name in names:
         settings = {place: children[place].hyperparameters for place in shown}
         values = {place: setting[name] for place, setting in settings.items() if name in setting}
         distinct = len({*map(str, values.values())})
         has_category_each = not _are_numbers(values) and distinct > len(COLOURS)
-        # 0, 1, 2, …: folds or seeds, which tell nothing
+        # 0, 1, 2, … are folds or seeds, which explain nothing
         is_numbering = all(type(value) is int for value in values.values()) and len(values) == len(shown)
         if not (has_category_each or (is_numbering and {*values.values()} == {*range(len(shown))})):
             candidates.append((_correlation(values, finals), distinct, name, values))
@@ -392,8 +392,8 @@ def _most_telling(
 
 
 def _correlation(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> float:
-    """How far the ranks of the values go along with those of the primary metric, 0 to 1; of categories, what share of
-    the ranks' variance is between them."""
+    """The correlation of the ranks of the values with those of the primary metric, 0 to 1. For categories, the square
+    root of the share of the ranks' variance between them."""
     places = [place for place in values if place in finals]
     if len(places) < 3:
         return 0.0
@@ -413,7 +413,7 @@ def _correlation(values: Mapping[int, Scalar], finals: Mapping[int, float]) -> f
 
 
 def _ranks(values: Any) -> Any:
-    """Ranks, those of equal values being the mean of them."""
+    """Ranks. Equal values have the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 

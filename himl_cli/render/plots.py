@@ -1,5 +1,5 @@
-"""Pictures of many runs: one figure for each family of metrics, as PNG or SVG, whole or not at all, the same bytes for
-the same results, and independent of the user's settings of matplotlib."""
+"""Pictures of many runs: one figure for each family of metrics, as PNG or SVG, complete or not at all, with the same
+bytes for the same results, and independent of the user's settings of matplotlib."""
 
 from __future__ import annotations
 
@@ -55,15 +55,14 @@ from himl_cli.render.plot_data import (
 
 INK = "#111111"
 MEAN = "mean of the runs"
-MOST_ROWS = 40  # values that stand in a row of their own, named
+MOST_ROWS = 40  # values with a named row each
 LEGEND_LENGTH = 70
 
 
 def draw_panel(
     axes: Any, metric: str, curves: Sequence[Curve], scheme: Scheme, names: Sequence[str], runs: int
 ) -> dict[str, Any]:
-    """Draw the panel and give the handles of what the legend has to explain, by its words. *runs* is how many could be
-    there."""
+    """Draw the panel, and return the legend's handles by their texts. *runs* is the number of all runs."""
     handles = _draw_curves(axes, curves, scheme) if have_steps(curves) else {}
     if not have_steps(curves):
         _draw_values(axes, curves, scheme, names)
@@ -95,7 +94,7 @@ def draw_panel(
 def _draw_curves(axes: Any, all_curves: Sequence[Curve], scheme: Scheme) -> dict[str, Any]:
     limits = limits_of(np.concatenate([curve.values for curve in all_curves]))
     axes.set(yscale="log" if limits.is_log else "linear", ylim=(limits.low, limits.high), xlabel="step")
-    # a panel has some hundred pixels: of very many curves few points each
+    # A panel has some hundred pixels, so very many curves need few points each
     points = min(MOST_POINTS, max(200, 200_000 // len(all_curves)))
     curves = [(thinned(curve, points), scheme.looks[curve.child]) for curve in all_curves]
     is_many = any(look.name == "" for _, look in curves)
@@ -194,7 +193,7 @@ def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequen
 
 
 def _draw_cloud(axes: Any, curves: Sequence[Curve], scheme: Scheme, limits: Limits) -> None:
-    """A point a run, moved up and down so that they do not hide each other, and below them their quartiles."""
+    """Draw a point per run, shifted up and down so that none hides another, and their quartiles below."""
     values = np.clip([curve.last for curve in curves], limits.low, limits.high)
     heights = np.array([((curve.child * 0.6180339887) % 1.0 - 0.5) * 0.8 for curve in curves])
     looks = [scheme.looks[curve.child] for curve in curves]
@@ -208,7 +207,7 @@ def _draw_cloud(axes: Any, curves: Sequence[Curve], scheme: Scheme, limits: Limi
 
 
 def _draw_mean(axes: Any, values: Any, row: float, limits: Limits) -> list[str]:
-    """Mean and band as a row of their own; gives what it is called, nothing where there is one value only."""
+    """Draw mean and band as a separate row. Return its name, or nothing for a single value."""
     if values.size < 2:
         return []
     mean, low, high, words = band_of(values[:, None])
@@ -219,13 +218,13 @@ def _draw_mean(axes: Any, values: Any, row: float, limits: Limits) -> list[str]:
 
 
 def _draw_point(axes: Any, value: float, row: float, limits: Limits, marker: str = "o", **style: Any) -> None:
-    """A point, or an arrow at the end of the axis for what lies beyond it."""
+    """Draw a point, or an arrow at the end of the axis for a value beyond it."""
     marker = ">" if value > limits.high else "<" if value < limits.low else marker
     axes.plot([min(max(value, limits.low), limits.high)], [row], marker, zorder=4, **style)
 
 
 def rows_of(curves: Sequence[Curve]) -> int:
-    """How many named rows a panel needs; 0 for one over steps, or a cloud."""
+    """The number of named rows of a panel. 0 for one over steps, or a cloud of points."""
     return 0 if have_steps(curves) or len(curves) > MOST_ROWS else len(curves)
 
 
@@ -250,7 +249,8 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
     legend_columns = max(1, min(6, int(width // (0.067 * max(map(len, [*words, MEAN])) + 0.6))))
     legend_rows = math.ceil((len(words) + 2) / legend_columns)
     least = 0.0 if all(named_rows) else 3.4 if rows > 1 else 4.0
-    height = rows * max(least, 1.0 + 0.21 * (max(named_rows) + 1)) + 0.9 + 0.2 * legend_rows  # inches
+    # In inches
+    height = rows * max(least, 1.0 + 0.21 * (max(named_rows) + 1)) + 0.9 + 0.2 * legend_rows
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     explained: dict[str, Any] = {}
@@ -295,14 +295,14 @@ def figure_of(family: Family, children: Sequence[Child], scheme: Scheme, names: 
 
 
 def _foot(children: Sequence[Child], names: Sequence[str]) -> str:
-    """What is not shown, or not whole."""
+    """Remarks on curves and values that are missing or cut."""
     statuses = [child.run.status for child in children]
     failed = [name for name, status in zip(names, statuses, strict=True) if status is RunStatus.failed]
     canceled, running = statuses.count(RunStatus.canceled), sum(not status.is_final for status in statuses)
     texts = {
         f"{len(failed)} of {len(children)} failed, not shown: {listed(failed)}.": len(failed),
-        f"{canceled} stopped before the end.": canceled,
-        f"{running} not at the end yet.": running,
+        f"{canceled} canceled.": canceled,
+        f"{running} still in progress.": running,
     }
     return " ".join(text for text, count in texts.items() if count)
 
@@ -318,7 +318,7 @@ def _add_colour_bar(figure: Figure, panels: Any, name: str, norm: Any, colours: 
 
 
 def save_figures(aggregation: Aggregation, path: Path, primary: str | None, goal: str) -> Sequence[Path]:
-    """As `save_plots`, once it is clear that matplotlib is there."""
+    """Implementation of `save_plots`, once matplotlib is available."""
     families, children = families_of(aggregation), aggregation.children
     names, paths = names_of(children), file_names(path, families)
     with _own_settings(), np.errstate(all="ignore"):
@@ -329,7 +329,7 @@ def save_figures(aggregation: Aggregation, path: Path, primary: str | None, goal
 
 
 def file_names(path: Path, families: Sequence[Family]) -> list[Path]:
-    """*path*, or for several families one beside it each; no two alike, whatever the file system makes of case."""
+    """*path*, or one path per family beside it. They differ even on a file system that ignores case."""
     if len(families) == 1:
         return [path]
     names: dict[str, str] = {}
@@ -344,7 +344,7 @@ def file_names(path: Path, families: Sequence[Family]) -> list[Path]:
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """matplotlib's own defaults and ours; what the user's file or program has set counts afterwards again."""
+    """Apply matplotlib's defaults and himl's own, and restore the settings of the user's file or program afterwards."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams
@@ -358,7 +358,7 @@ def _own_settings() -> Iterator[None]:
             "Yu Gothic",
             "Arial Unicode MS",
         )
-        installed = set(fontManager.get_font_names())  # naming one that is missing would be a warning
+        installed = set(fontManager.get_font_names())  # matplotlib warns of a missing font
         settings.update(
             {
                 "svg.fonttype": "none",
@@ -369,7 +369,7 @@ def _own_settings() -> Iterator[None]:
                 "font.family": ["DejaVu Sans", *(name for name in other_scripts if name in installed)],
             }
         )
-        # a box stands for it; in SVG the viewer has other fonts
+        # A box replaces the character in PNG. SVG viewers have other fonts
         warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")
         yield
 

@@ -1,4 +1,4 @@
-"""What stands on stderr while a command works: progress as bars, notices, log records."""
+"""Output on stderr while a command works: progress bars, notices, log records."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ OWN_LOGGER = "himl_cli"
 
 @contextmanager
 def observing(output: Output) -> Iterator[Watcher]:
-    """An observer that draws a bar for transfers, and one for what is counted, on a terminal's stderr, and says notices
-    anywhere.
+    """An observer that prints notices, and draws bars for transfers and counted items on a terminal's stderr.
 
-    Rich is imported at the first event that is drawn, so that commands without progress do not pay for it.
+    It imports Rich at the first bar, so that commands without progress avoid the delay.
     """
     watcher = Watcher(output)
     try:
@@ -35,13 +34,13 @@ def observing(output: Output) -> Iterator[Watcher]:
 
 
 class Watcher:
-    """Draws events, of several threads too. `close` takes the bars away; after it nothing is drawn, and notices are
-    still said."""
+    """Draws events, which may come from several threads. `close` removes the bars. After it, only notices are
+    printed."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._bars: Bars | None = None
-        # of stderr as it is now: below a bar of Rich 13 and 14 it is no terminal
+        # Check stderr before a bar starts, since below a bar of Rich 13 and 14 it is not a terminal
         self._may_draw = output.format is Format.human and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._turn = Lock()
 
@@ -68,8 +67,8 @@ class Watcher:
 
 
 class LogFormatter(logging.Formatter):
-    """Guards every record of a handler, its traceback too: no secret is logged, whoever logs it. *plain*: what himl
-    itself logs is `himl: …`, on one line."""
+    """Removes secrets from every record of a handler, including its traceback. *plain*: himl's own records are
+    `himl: …`, on one line."""
 
     def __init__(self, form: str, *, plain: bool = False) -> None:
         super().__init__(form)
@@ -81,9 +80,8 @@ class LogFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
-class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes one since Python 3.11
-    """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place, so that lines come above
-    it."""
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11
+    """Writes to the current `sys.stderr`, which a progress bar replaces, so that lines appear above it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -94,8 +92,8 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # takes o
 
 
 def start_logging(*, verbose: bool) -> None:
-    """Send log records to stderr: warnings of any library, and with *verbose* everything himl logs and its libraries'
-    INFO."""
+    """Send log records to stderr: warnings of any library, and with *verbose* all of himl's records and INFO records
+    of libraries."""
     handler = StderrHandler()
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", plain=not verbose))
     root = logging.getLogger()

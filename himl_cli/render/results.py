@@ -1,5 +1,5 @@
-"""What commands print: of jobs, transfers, checkpoints, slides, set-up and checks. The result goes to stdout, what
-goes with it to stderr."""
+"""The output of commands about jobs, transfers, checkpoints, slides, setup and checks. Results go to stdout, remarks to
+stderr."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from himl_cli.render.output import (
 )
 from himl_cli.render.run_views import best_lines
 
-FAILED_FILES_SHOWN, FAILED_SLIDES_SHOWN = 50, 20  # reasons that are told one by one; --json has them all
+FAILED_FILES_SHOWN, FAILED_SLIDES_SHOWN = 50, 20  # --json has all of them
 STYLES = {CheckState.passed: "green", CheckState.failed: "red", CheckState.note: "yellow", CheckState.skipped: "dim"}
 STATE_WIDTH, NAME_WIDTH = 8, 17
 
 
 def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotReport | None) -> None:
-    """Remarks on what was decided for the user, and how much each job sends; of much, what makes it so large and where
-    to leave it out."""
+    """Print remarks on automatic choices, and the size of each job's snapshot. For a large one, name its largest parts
+    and the ignore file."""
     for remark in remarks:
         output.notice(remark)
     for report in filter(None, reports):
@@ -55,9 +55,7 @@ def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotRep
         output.notice(f"Snapshot of '{root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}.")
         if report.downloads:
             folders = ", ".join(f"'{folder}'" for folder in report.downloads)
-            output.notice(
-                f"Left out, since himl downloaded it: {folders}. Data that the job needs is named by --input."
-            )
+            output.notice(f"himl left out its own downloads: {folders}. If the job needs them as data, add --input.")
         if report.secrets:
             output.notice(secrets_text(report.secrets))
         if report.is_large:
@@ -66,24 +64,24 @@ def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotRep
                 for name, size in report.largest()
             )
             ignore_file = root / report.ignore_file
-            made = "" if ignore_file.exists() else ", a file to make: one name or pattern a line"
+            made = "" if ignore_file.exists() else " (a new file with one name or pattern per line)"
             output.notice(
-                f"warning: that is much to copy. Largest: {largest}. Leave out what the job does not need in "
+                f"warning: The snapshot is large. Largest: {largest}. List what the job does not need in "
                 f"'{ignore_file}'{made}."
             )
 
 
 def print_run(output: Output, run: Run, lead: str = "Run", twin: Run | None = None, url: str | None = None) -> None:
-    """The run, its experiment and its workspace; *twin* is the same run where it is recorded, *url* its page."""
+    """Print the run, its experiment and its workspace. *twin* is its record in another workspace, *url* its page."""
     also = f", recorded in {twin.workspace}" if twin is not None else ""
     studio = f" Studio: {url}" if url else ""
     output.notice(f"{lead} {run.id} (experiment {run.experiment}) in {run.workspace}{also}.{studio}")
 
 
 def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
-    """That the job is on its way: run id, experiment and its page in Studio; how to go on where it is not waited for.
+    """Report the submitted job: run id, experiment and Studio page. If himl does not wait for it, say how to watch it.
 
-    That is the result, on stdout, unless a log is to follow there, or the run is printed when it has ended.
+    This is the result, on stdout, unless a log follows on stdout, or the run is printed at its end.
     """
     lines = [run.id, f"Experiment  {run.experiment}", *([f"Studio      {run.url}"] if run.url else [])]
     if not waits:
@@ -95,21 +93,20 @@ def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
 
 
 def print_job_file(output: Output, text: str, wheels: Sequence[str] = (), *, name: str = "job_yaml") -> None:
-    """The job's YAML or batch script; in JSON as the text of the field *name*. *wheels* are files that an image made of
-    the YAML alone would lack."""
+    """Print the job's YAML or batch script, in JSON as the field *name*. *wheels* are files that an image from the YAML
+    alone would lack."""
     for wheel in wheels:
-        output.notice(
-            f"'{wheel}' is put into the image by himl submit; an image that is made of this YAML alone lacks it."
-        )
+        output.notice(f"himl submit adds '{wheel}' to the image. An image from this YAML alone lacks it.")
     if MASK in text:
-        output.notice(f"Secrets are shown as {MASK}: put them back before you use this.")
+        output.notice(f"Secrets are shown as {MASK}. Put them back before you use this.")
     output.result({name: text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))
 
 
 def print_left_running(output: Output, run: Run, text: str = "") -> None:
-    """The result of a submit that does not wait: the run (for people *text*, else its id), and how to watch it."""
+    """Print the result of a submit that does not wait: *text* in the human format, else the run's id, and how to watch
+    the run."""
     output.result(run, human=text or run.id, quiet=run.id)
-    output.notice(f"Watch it with 'himl runs logs --follow {run.id}', stop it with 'himl runs cancel {run.id}'.")
+    output.notice(f"To watch it, run 'himl runs logs --follow {run.id}'. To stop it, run 'himl runs cancel {run.id}'.")
 
 
 def print_ended(
@@ -119,9 +116,8 @@ def print_ended(
     sweep: SweepView | None = None,
     unkept: Sequence[tuple[str, Path]] = (),
 ) -> None:
-    """The result of a submit that waited; *rest* is the name and the end of a log that was not shown yet, *sweep* are
-    the trials of a run that has some, *unkept* are the names and paths of files that are no part of its
-    results."""
+    """Print the result of a submit that waited. *rest* is the name and the end of a log that was not shown yet, *sweep*
+    the trials of the run, *unkept* the names and paths of files that are not part of its results."""
     if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])
@@ -129,7 +125,7 @@ def print_ended(
     if run.status is RunStatus.completed:
         output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
     if sweep is not None:
-        output.notice(f"All metrics side by side: himl runs aggregate {run.id}")
+        output.notice(f"Compare all metrics: himl runs aggregate {run.id}")
     if run.status is RunStatus.completed:
         output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")
     if unkept:
@@ -139,7 +135,7 @@ def print_ended(
         glob = names[0] if len(set(names)) == 1 else f"{folder}/**" if folder else "**"
         what, verb = ("1 new file", "is") if count == 1 else (f"{count:,} new files", "are")
         output.notice(
-            f"{what} outside outputs/ and logs/ {verb} not kept with the results: '{where}'; keep such files with "
+            f"{what} outside outputs/ and logs/ {verb} not part of the results: '{where}'. To keep such files, add "
             f"--keep {shlex.quote(glob)}"
         )
 
@@ -147,8 +143,8 @@ def print_ended(
 def print_settings(
     output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()
 ) -> None:
-    """A row an option: name, value, and `command line`, a variable, `FILE:LINE` or `default`; then those of *azure*, as
-    `azure.KEY`."""
+    """Print one row per option: name, value, and its source (`command line`, an environment variable, `FILE:LINE` or
+    `default`), then those of *azure*, as `azure.KEY`."""
     rows = [
         {"option": name, "value": shown_value(name, value), "source": sources.get(name, "default")}
         for name, value in sorted(values.items())
@@ -167,15 +163,16 @@ def print_settings(
 
 
 def shown_value(name: str, value: Any) -> str:
-    """A value as it would be typed; empty when nothing is set."""
-    is_command_line = name in ("docker_args", "command")  # several arguments each
+    """A value as the user would type it, or an empty text if it is not set."""
+    is_command_line = name in ("docker_args", "command")  # contain several arguments
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return ", ".join(mask_line(each) if is_command_line else mask_arguments([each])[0] for each in map(str, value))
-    if is_command_line or name == "ssh_key":  # called like a secret, and the name of a file
+    # ssh_key is the name of a file, although it sounds like a secret
+    if is_command_line or name == "ssh_key":
         return mask_line(str(value))
     return mask_arguments([f"{name}={value}"])[0].partition("=")[2]
 
@@ -215,12 +212,12 @@ FILE_OF_RUN_COLUMNS = (Column("RUN", lambda file: file["run"], rank=3, least=20)
 def print_transfer(
     output: Output, result: TransferResult, verb: str, places: Sequence[str], *, inside: str = "", nothing: str = ""
 ) -> None:
-    """Print the summary of a transfer to *places* (in what *inside* says) on stdout, or *nothing* where there was
-    nothing to move. Raises the error that it amounts to, if any.
+    """Print the summary of a transfer to *places* (*inside* names their contents) on stdout, or *nothing* if there were
+    no files. Raises the error of the transfer, if any.
 
-    What is not as it was asked for is listed on stderr where that error cannot name it all.
+    Incomplete files are listed on stderr if the error cannot name them all.
     """
-    # The others have it in the document, or did not ask
+    # Other formats have them in the document, or omit them
     is_listed = output.format is Format.human and not result.is_told_by_problem
     for line in _left(result) if is_listed else ():
         output.notice(line)
@@ -236,14 +233,14 @@ def print_transfer(
 
 
 def summary(result: TransferResult, verb: str, places: Sequence[str], inside: str = "") -> str:
-    """One line: `Downloaded 3 files (1.2 MB) to 'outputs/run_1' in 0.4s; 5 were complete already.`"""
+    """One line: `Downloaded 3 files (1.2 MB) to 'outputs/run_1' in 0.4s; 5 already complete.`"""
     where = f" to '{places[0]}'" if len(places) == 1 else f" to {len(places)} folders"
     where += f" ({inside})" if inside else ""
     files = f"{result.files:,} file{'s' * (result.files != 1)}"
     said = [f"{verb} {files} ({size_text(result.bytes)}){where} in {duration_text(result.seconds)}"]
-    differ = "left because it differs" if len(result.differing) == 1 else "left because they differ"
+    differ = "not replaced because it differs" if len(result.differing) == 1 else "not replaced because they differ"
     counts = (
-        (result.skipped, "complete already"),
+        (result.skipped, "already complete"),
         (result.unverified, "not verifiable"),
         (len(result.differing), differ),
         (len(result.refused), "left out"),
@@ -253,7 +250,7 @@ def summary(result: TransferResult, verb: str, places: Sequence[str], inside: st
 
 
 def _left(result: TransferResult) -> Iterable[str]:
-    lines = [f"differs, left as it is: {name}" for name in result.differing]
+    lines = [f"differs, not replaced: {name}" for name in result.differing]
     lines += [f"left out: {one.name}: {one.reason}" for one in result.refused]
     lines += [
         f"failed: {alike[0].name}: {alike[0].message}"
@@ -263,20 +260,20 @@ def _left(result: TransferResult) -> Iterable[str]:
     ]
     yield from lines[:FAILED_FILES_SHOWN]
     if len(lines) > FAILED_FILES_SHOWN:
-        yield f"... and {len(lines) - FAILED_FILES_SHOWN:,} more; --json lists them all."
+        yield f"... and {len(lines) - FAILED_FILES_SHOWN:,} more. For all of them, add --json."
 
 
 def print_fetched_checkpoint(output: Output, fetched: FetchedCheckpoint, digest: Callable[[], str | None]) -> None:
-    """The path alone on stdout, where it came from on stderr: `"$(himl checkpoint fetch RUN)"` is the path. *digest*
-    gives the MD5 in hex digits."""
+    """Print the path on stdout and its source on stderr, so that `"$(himl checkpoint fetch RUN)"` is the path. *digest*
+    returns the MD5 in hex digits."""
     what = f"'{fetched.names[0]}'" if len(fetched.names) == 1 else f"{len(fetched.names):,} files"
     where = f"of run '{fetched.run.id}'" if fetched.run is not None else f"from {fetched.address}"
     if fetched.status == "complete":
-        said = f"{what} {where} {'is' if len(fetched.names) == 1 else 'are'} complete here already."
+        said = f"{what} {where} {'is' if len(fetched.names) == 1 else 'are'} already complete on this machine."
     else:
         said = f"Fetched {what} {where} ({size_text(fetched.size)}) in {duration_text(fetched.seconds)}."
     if fetched.status != "local":
-        output.notice(f"{said}{' No MD5 is on record to check it by.' if fetched.unverified else ''}")
+        output.notice(f"{said}{' The service has no MD5 to compare.' if fetched.unverified else ''}")
     document = {
         "path": fetched.shown,
         "status": fetched.status,
@@ -294,15 +291,14 @@ def print_fetched_checkpoint(output: Output, fetched: FetchedCheckpoint, digest:
 
 
 def print_pushed_checkpoints(output: Output, pushed: PushedCheckpoints) -> None:
-    """The new run's id, alone on stdout; where it is, and how jobs start from it."""
+    """Print the new run's id on stdout. Name its workspace, and how jobs start from it, on stderr."""
     run, count, same = pushed.run, len(pushed.names), len(pushed.unchanged)
     if same == count:
         output.notice(
-            f"warning: {'the file is' if count == 1 else 'all files are'} as run {pushed.source.id} has "
-            f"{'it' if count == 1 else 'them'}."
+            f"warning: {'The file is' if count == 1 else 'All files are'} the same as in run {pushed.source.id}."
         )
     elif same:
-        output.notice(f"Unchanged, and pushed all the same: {named(pushed.unchanged)}.")
+        output.notice(f"himl also pushed unchanged files: {named(pushed.unchanged)}.")
     data = {
         **run_form(run),
         "from": pushed.source.id,
@@ -316,25 +312,25 @@ def print_pushed_checkpoints(output: Output, pushed: PushedCheckpoints) -> None:
 
 
 def print_checkpoint_url(output: Output, linked: LinkedCheckpoint, days: float) -> None:
-    """The link, which is nowhere else to be seen; how long it is good, and that it is for fewer than *days* where it
-    is."""
+    """Print the link, which no other output shows, and its expiry, with a remark if it is valid for fewer than
+    *days*."""
     link = linked.link
     data = {"url": link.url, "expires": link.expires, "run": linked.run.id, "name": linked.name}
     output.result(data, human=link.url, quiet=link.url)
     output.notice(
-        f"Whoever has this link can read '{linked.name}' of run {linked.run.id} until "
+        f"Everyone with this link can read '{linked.name}' of run {linked.run.id} until "
         f"{link.expires:%Y-%m-%d %H:%M} UTC."
     )
-    # Links begin a quarter of an hour before they are made
+    # The validity of a link begins a quarter of an hour before its creation
     if link.expires < datetime.now(timezone.utc) + timedelta(days=days, minutes=-16):
         output.notice(
-            f"That is less than the {days:g} day{'s' * (days != 1)} asked for: without the storage account's key no "
-            "link is good for longer."
+            f"The link is valid for less than {days:g} day{'s' * (days != 1)}. Longer links require the key of the "
+            "storage account."
         )
 
 
 def print_montage(output: Output, result: MontageResult, files: Sequence[WrittenFile]) -> None:
-    """The files, what they show and how long it took on stdout; what could not be read on stderr, at the end."""
+    """Print the files, their contents and the duration on stdout, and unreadable slides on stderr at the end."""
     data = {
         "files": [{"path": str(file.path), "bytes": file.bytes, **_sides(file.size)} for file in files],
         **_sides(result.size),
@@ -356,12 +352,11 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
         for line in failed_lines(result.troubled):
             output.notice(line)
         if len(result.failed) == len(result.cells):
-            output.notice("None of the slides was read. Paths in a CSV are relative to its folder.")
+            output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
 def print_tiles(output: Output, result: TilesResult) -> None:
-    """The list of the tiles, how many there are and how long it took on stdout; slides that failed on stderr, at the
-    end."""
+    """Print the list of tiles, their number and the duration on stdout, and failed slides on stderr at the end."""
     names = ("folder", "level", "backend", "tiles", "is_resumed", "reason")
     tiles, total, failed = sum(slide.tiles for slide in result.slides), len(result.slides), len(result.failed)
     resumed = sum(slide.is_resumed for slide in result.slides)
@@ -374,7 +369,7 @@ def print_tiles(output: Output, result: TilesResult) -> None:
     }
     parts = {
         f"{tiles:,} tile{'s' * (tiles != 1)} of {total - failed:,} slide{'s' * (total - failed != 1)}": True,
-        f"{resumed:,} of them complete before": resumed,
+        f"{resumed:,} of them already complete": resumed,
         f"{failed:,} not read": failed,
     }
     human = f"{one_line(str(result.dataset))}  {', '.join(filter(parts.get, parts))}; {duration_text(result.seconds)}."
@@ -384,11 +379,11 @@ def print_tiles(output: Output, result: TilesResult) -> None:
         for line in failed_lines(result.failed, result.record.name):
             output.notice(line)
         if failed == total:
-            output.notice("None of the slides was read. Paths in a CSV are relative to its folder.")
+            output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
 def failed_lines(slides: Sequence[CellOutcome | TiledSlide], record: str = "montage.csv") -> Iterator[str]:
-    """Which slides could not be read and why, each reason once; *record* is the file that has them all."""
+    """Each reason for unreadable slides, with their ids. *record* is the file with all of them."""
     alike: dict[tuple[bool, str], list[str]] = {}
     for slide in slides:
         reason = slide.reason.removeprefix("mask: ") if slide.is_ok else slide.reason
@@ -397,11 +392,11 @@ def failed_lines(slides: Sequence[CellOutcome | TiledSlide], record: str = "mont
         yield f"{'mask not read' if is_ok else 'not read'}: {named(ids)}: {reason}"
     rest = list(alike.values())[FAILED_SLIDES_SHOWN:]
     if rest:
-        yield f"... and {sum(map(len, rest)):,} more, for other reasons; {record} has them all."
+        yield f"... and {sum(map(len, rest)):,} more, for other reasons. {record} lists all of them."
 
 
 def _file_lines(files: Sequence[WrittenFile]) -> Iterator[str]:
-    """`outputs/montage.png  60,000 x 33,750  1.4 GB`, below each other."""
+    """Aligned lines such as `outputs/montage.png  60,000 x 33,750  1.4 GB`."""
     rows = [
         (one_line(str(file.path)), f"{file.size[0]:,} x {file.size[1]:,}" if file.size else "", size_text(file.bytes))
         for file in files
@@ -412,7 +407,7 @@ def _file_lines(files: Sequence[WrittenFile]) -> Iterator[str]:
 
 
 def _montage_summary(result: MontageResult) -> str:
-    """`197 of 200 slides in 20 columns and 10 rows, 3 not read; 15s.`"""
+    """The summary, such as `197 of 200 slides in 20 columns and 10 rows, 3 not read; 15s.`"""
     total, failed = len(result.cells), len(result.failed)
     shown = f"{total:,} slide{'s' * (total != 1)}" if not failed else f"{total - failed:,} of {total:,} slides"
     masks = len(result.troubled) - failed
@@ -444,7 +439,7 @@ ARCHIVE_COLUMNS = (
 
 
 def print_annotations(output: Output, name: str, rows: Sequence[Mapping[str, Any]], problem: HimlError | None) -> None:
-    """What became of the annotation called *name* of each slide, those that failed on stderr. Raises *problem*."""
+    """Print the outcome for the annotation *name* of each slide, with failures on stderr. Raises *problem*."""
     for row in rows if len(rows) > 1 and output.format is Format.human else ():
         if row["reason"]:
             output.notice(f"{row['slide_id']}: {row['reason']}")
@@ -462,8 +457,8 @@ def print_annotations(output: Output, name: str, rows: Sequence[Mapping[str, Any
 
 
 def print_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
-    """Print each check as soon as it was made (JSON: an array at the end; quiet: the names of those that failed), and
-    give all."""
+    """Print each check when it is complete (JSON: an array at the end, quiet: the names of failed checks), and return
+    all."""
     made: list[Check] = []
     for check in checks:
         made.append(replace(check, message=redact(one_line(check.message)), remedy=redact(one_line(check.remedy))))
@@ -477,8 +472,8 @@ def print_checks(output: Output, checks: Iterable[Check]) -> Sequence[Check]:
 
 
 def check_lines(check: Check) -> Iterator[str]:
-    """State, name, and what there is to say: folded below each other on a terminal, and below the name where it is
-    narrow, else one line with tabs."""
+    """The state, name and message of a check. A terminal folds the message, a narrow one below the name. Otherwise it
+    is one line with tabs."""
     if not sys.stdout.isatty():
         yield "\t".join(filter(None, (check.state.value, check.name, check.message, check.remedy)))
         return
@@ -492,7 +487,7 @@ def check_lines(check: Check) -> Iterator[str]:
 
 
 def print_set_up(output: Output, done: SetUp, folder: Path) -> None:
-    """The files that are there now; paths alone when quiet. What to do next goes to stderr."""
+    """Print the files of the setup, or only paths when quiet. The next step goes to stderr."""
     output.result(
         done,
         human=lambda: "\n".join(_set_up_lines(done, folder)),
@@ -500,13 +495,13 @@ def print_set_up(output: Output, done: SetUp, folder: Path) -> None:
     )
     if any(file.is_private for file in done.files):
         output.notice(
-            "himl.private.toml holds who signs in: keep it out of version control. himl sends it with no job."
+            "himl.private.toml contains credentials. Keep it out of version control. himl excludes it from jobs."
         )
     output.notice("Next: himl doctor")
 
 
 def _set_up_lines(done: SetUp, folder: Path) -> Iterator[str]:
-    """On a terminal lines are folded, with the rest below the beginning."""
+    """The lines of the setup, folded on a terminal."""
 
     def shown(path: Path) -> str:
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
@@ -527,7 +522,8 @@ def _set_up_lines(done: SetUp, folder: Path) -> Iterator[str]:
 
 
 def workspace_view(facts: WorkspaceFacts) -> Iterator[str]:
-    """Its name and where that was read, then a line a fact. Values are never folded: they are there to be copied."""
+    """The name and source of the workspace, then one line per fact. Values are never folded, so that they can be
+    copied."""
     yield styled(one_line(facts.label), "bold")
     for name, value in {"read from": facts.source, **facts.facts}.items():
         first, *rest = name.split("_")
@@ -537,8 +533,7 @@ def workspace_view(facts: WorkspaceFacts) -> Iterator[str]:
 
 
 def row_columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
-    """A column a key, in the order in which they first come; later ones make room first where the terminal is
-    narrow."""
+    """One column per key, in order of first appearance. In a narrow terminal, later columns shrink first."""
 
     def column(rank: int, name: str) -> Column:
         return Column(
@@ -557,8 +552,8 @@ def first_value(row: Mapping[str, object]) -> str:
 
 
 def _cell_text(value: object, *, for_people: bool = False) -> str:
-    """Text as it is, nothing for None, all else as JSON, numbers with a point *for_people* in six digits. Raises
-    TypeError for what JSON has not."""
+    """Text unchanged, None as an empty text, all else as JSON. *for_people* limits floats to six digits. Raises
+    TypeError for values that JSON does not have."""
     form = json_form(value)
     if isinstance(form, float) and for_people:
         return number_text(form)

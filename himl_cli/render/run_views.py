@@ -1,4 +1,4 @@
-"""Runs for people: their table, one run in full with its metrics, trials or steps, and what was done to them."""
+"""Runs as text: their table, one run in full with its metrics, trials or steps, and the outcome of changes."""
 
 from __future__ import annotations
 
@@ -135,9 +135,9 @@ SERVICE_COLUMNS = (
 
 
 def run_columns(runs: Sequence[Run]) -> Sequence[Column]:
-    """The columns for *runs*: where they are kept is one of them (the last) once that is not the same for all.
+    """The columns for *runs*, including the workspace (last) if it is not the same for all.
 
-    Where there is no room for both, the experiment goes before a display name that most runs do not have.
+    If most runs have no display name, the experiment column takes precedence in a narrow terminal.
     """
     columns: Sequence[Column] = RUN_COLUMNS
     if 2 * sum(1 for run in runs if own_name(run)) < len(runs):
@@ -146,20 +146,20 @@ def run_columns(runs: Sequence[Run]) -> Sequence[Column]:
 
 
 def cancel_text(outcome: Any) -> str:
-    """Whether a run was asked to stop, and what that means for its relatives; *outcome* is that of `cancel_runs`."""
+    """Report the cancellation of a run and its effect on related runs. *outcome* is that of `cancel_runs`."""
     if not outcome.asked:
-        return f"Run '{outcome.id}' had ended already: {outcome.status}."
+        return f"Run '{outcome.id}' had already ended: {outcome.status}."
     meanings = {
-        "sweep": "; its trials stop with it",
-        "pipeline": "; its steps stop with it",
-        "trial": f"; sweep '{outcome.parent}' goes on with its other trials",
-        "step": f"; what waits for it in pipeline '{outcome.parent}' does not start",
+        "sweep": " Its trials stop with it.",
+        "pipeline": " Its steps stop with it.",
+        "trial": f" Sweep '{outcome.parent}' continues with its other trials.",
+        "step": f" Steps of pipeline '{outcome.parent}' that wait for it do not start.",
     }
-    return f"Asked run '{outcome.id}' to stop{meanings.get(outcome.kind, '')}."
+    return f"Requested cancellation of run '{outcome.id}'.{meanings.get(outcome.kind, '')}"
 
 
 def deletion_question(footprints: Sequence[RunFootprint], children: Sequence[str]) -> str:
-    """Whether to delete the runs; *children* says of each what goes with it (`4 trials`; empty: nothing)."""
+    """The question before runs are deleted. *children* has their child runs (`4 trials`, empty for none)."""
     if len(footprints) == 1:
         files = f"its {children[0]} and all their files" if children[0] else "all its files"
         return f"Delete run '{footprints[0].run.id}' with {files}?"
@@ -169,23 +169,23 @@ def deletion_question(footprints: Sequence[RunFootprint], children: Sequence[str
 
 
 def deletion_list(footprint: RunFootprint, *, outputs: bool) -> Iterator[str]:
-    """What a run on Azure ML takes with it, a line a thing; *outputs*: whether its outputs were asked for. Nothing for
-    a run that is kept here."""
+    """The files and outputs that are deleted with a run on Azure ML, one per line. *outputs*: whether the user included
+    its outputs. Nothing for a local run."""
     if not footprint.is_counted:
         return
     count = len(footprint.below)
-    below = f" and {'the run' if count == 1 else f'{count} runs'} below it" if count else ""
+    below = f" and its {'child run' if count == 1 else f'{count} child runs'}" if count else ""
     where = f", in {' and '.join(footprint.places)}" if footprint.places else ""
     yield f"Run '{footprint.run.id}'{below}: {_files_text(footprint)}{where}."
     for each in footprint.outputs:
         what = f"Output '{each.key}' of run '{each.run}', {each.asset}"
-        yield f"{what}, stays: {each.kept}." if each.kept else f"{what}: {_files_text(each)}, in {each.place}."
+        yield f"{what}, is not deleted: {each.kept}." if each.kept else f"{what}: {_files_text(each)}, in {each.place}."
     if not outputs:
-        yield "Data that it registered as outputs stays; --outputs deletes that, too."
+        yield "himl keeps data that the run registered as outputs. To delete it, add --outputs."
 
 
 def deletion_text(footprint: RunFootprint, children: str, *, is_archived: bool) -> str:
-    """What was deleted; *is_archived*: the run itself is only archived."""
+    """Report a deletion. *is_archived*: Azure ML only archived the run itself."""
     run, also = f"run '{footprint.run.id}'", f" and its {children}" if children else ""
     if not footprint.is_counted:
         return f"Deleted {run}{also}."
@@ -193,13 +193,14 @@ def deletion_text(footprint: RunFootprint, children: str, *, is_archived: bool) 
     outputs = "".join(f"; output '{each.key}': {_files_text(each)}" for each in going)
     if is_archived:
         return (
-            f"Deleted the files of {run}{also}, {_files_text(footprint)}{outputs}. Azure ML keeps its record, archived."
+            f"Deleted the files of {run}{also}, {_files_text(footprint)}{outputs}. "
+            "Azure ML archived the run instead of deleting it."
         )
     return f"Deleted {run}{also}: {_files_text(footprint)}{outputs}."
 
 
 def deletion_form(footprints: Sequence[RunFootprint], archived: Sequence[str]) -> dict[str, Any]:
-    """The document: the runs that were named, and of those on Azure ML what was counted."""
+    """The JSON document: the named runs, and the counted files of those on Azure ML."""
     form: dict[str, Any] = {"deleted": [each.run.id for each in footprints]}
     there = [each for each in footprints if each.is_counted]
     if not there:
@@ -224,7 +225,7 @@ def _files_text(counted: RunFootprint | OutputFootprint) -> str:
 
 
 def steps_view(children: Sequence[Run], below: Mapping[str, Sequence[Run]]) -> Iterator[str]:
-    """A heading and a line a step; a step that waited for several stands below the last of them, and names all."""
+    """A heading and one line per step. A step that waited for several is below the last of them, and names all."""
     rows = list(_tree(children, below, ""))
     header = ("NAME", "STATUS", "DURATION", "ID", "WAITED FOR" if any(row[-1] for row in rows) else "")
     yield from _table("Steps", header, rows, right=(2,), ranks=(1, 1, 3, 2, 4), cut=(0, 4))
@@ -234,9 +235,10 @@ def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: s
     steps = {child.tags.get(STEP, child.id): child for child in children}
     tags = {key: child.tags.get(STEP_AFTER, "") for key, child in steps.items()}
     waits = {key: [each for each in names.split(",") if each in steps] for key, names in tags.items()}
-    # Longer names would break the lines of all; `runs show STEP-RUN` has them whole
+    # Shorten names that would break all lines. `runs show STEP-RUN` has the full name
     names = {key: cut_end(one_line(run.display_name or key), 40) for key, run in steps.items()}
-    depths: dict[str, int] = {}  # on the longest way up; tags may say that steps wait for each other in a circle
+    # The length of the longest path up, without steps that wait for each other in a circle
+    depths: dict[str, int] = {}
     ready = [key for key in steps if not waits[key]]
     while ready:
         depths |= {key: 1 + max((depths[each] for each in waits[key]), default=0) for key in ready}
@@ -261,11 +263,11 @@ def _tree(children: Sequence[Run], below: Mapping[str, Sequence[Run]], indent: s
 
 
 MOST_ROWS, FIRST, LAST = 40, 25, 10
-"""How many are shown to a person of more trials than that; a pipe gets all."""
+"""The number of trials above which a terminal shows only the first and the last ones. A pipe gets all."""
 
 
 def _counts(runs: Iterable[Run]) -> str:
-    """`10 Completed, 2 Failed`."""
+    """The number of runs by status, such as `10 Completed, 2 Failed`."""
     return ", ".join(f"{count} {status}" for status, count in Counter(run.status.value for run in runs).most_common())
 
 
@@ -275,7 +277,7 @@ def trials_view(sweep: SweepView) -> Iterator[str]:
 
 
 def best_lines(sweep: SweepView, most: int = 5) -> Iterator[str]:
-    """The *most* best trials as a table, of folds and seeds all; nothing where none has a value."""
+    """A table of the *most* best trials, or of all folds or seeds. Empty if no trial has a value."""
     with_value = [trial for trial in sweep.ranked if trial.value is not None]
     shown = with_value if sweep.is_repeated else with_value[:most]
     if not shown:
@@ -290,8 +292,8 @@ def best_lines(sweep: SweepView, most: int = 5) -> Iterator[str]:
 
 
 def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
-    """A row a trial; mean and spread of folds and seeds; of a search why the best trial is not the one with the best
-    value of the table."""
+    """One row per trial. Folds and seeds also get a mean and a standard deviation. A search gets a note if the best
+    trial is not the one with the best value in the table."""
     numbers = {trial.run.id: trial.run.tags.get(TRIAL) or trial.run.id for trial in sweep.trials}
     columns = _trial_columns(sweep, numbers)
     if sys.stdout.isatty():
@@ -304,7 +306,7 @@ def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
     if sweep.best and sweep.best != sweep.best_at_the_end:
         number = numbers.get(sweep.best, sweep.best)
         best = f"trial {number}" if number != sweep.best and sys.stdout.isatty() else sweep.best
-        yield styled(f"The best value at any step is that of {best}; the table has last values.", "dim")
+        yield styled(f"The best value at any step is that of {best}. The table shows last values.", "dim")
     values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
     if sweep.is_repeated and values:
         spread = f", std {number_text(statistics.stdev(values))}" if len(values) > 1 else ""
@@ -347,7 +349,7 @@ def _for_people(ranked: Sequence[TrialView], columns: Sequence[Column], numbers:
     lines = as_table(shown, columns).split("\n")
     if left_out:
         counts = _counts(trial.run for trial in left_out)
-        lines.insert(1 + FIRST, styled(f"… {len(left_out)} more ({counts}); a pipe gets all of them …", "dim"))
+        lines.insert(1 + FIRST, styled(f"… {len(left_out)} more ({counts}). A pipe gets all of them …", "dim"))
     yield from lines
     example = next((trial.run.id for trial in shown if numbers[trial.run.id] != trial.run.id), None)
     if example is not None:
@@ -372,8 +374,8 @@ _MACHINE = re.compile(SYSTEM + r"(cpu|system|gpu_\d+)_(utilization_percentage|me
 
 
 def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
-    """The lines that show a run: facts, tags, parameters, with *machine* a table of what it took of that, metrics,
-    texts, children."""
+    """The lines that show a run: facts, tags, parameters, metrics, texts, children, and with *machine* a table of its
+    use of the machine."""
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
     facts = _facts(run) | {"Machine": machine_text(details.metrics)}
@@ -438,8 +440,8 @@ def _machine_view(details: RunDetails) -> Iterator[str]:
 
 
 def machine_text(metrics: Iterable[Metric]) -> str:
-    """What MLflow's system metrics among *metrics* say, in one line: mean and peak of the CPU's utilization, the most
-    memory, and the same of each GPU. Of several with one name the first counts. Empty where there are none."""
+    """A summary of MLflow's system metrics in one line: mean and peak of the CPU's utilization, peak memory, and the
+    same of each GPU. The first metric of each name counts. Empty if there are none."""
     found: dict[str, dict[str, Metric]] = {}
     for metric in metrics:
         if (name := _MACHINE.fullmatch(metric.name)) and any(math.isfinite(point.value) for point in metric.points):
@@ -465,28 +467,28 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], **l
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """Names and values; of what is empty nothing is shown."""
+    """Names and values of facts. Empty values are not shown."""
     values, tags = values_text(hyperparameters_of(run.tags)), run.tags
     code = "" if run.exit_code is None else f"exit code {run.exit_code}"
     outcome = run.reason if code and code in run.reason else ", ".join(part for part in (code, run.reason) if part)
-    # a sweep or a pipeline of this machine that stopped before its end
+    # A local sweep or pipeline that stopped before its end
     can_resume = MANY in tags and run.folder and run.status in (RunStatus.failed, RunStatus.canceled)
     if run.started is None:
-        started = "" if run.status.is_final else f"not yet; submitted {_time_text(run.created)}"
+        started = "" if run.status.is_final else f"not yet, submitted {_time_text(run.created)}"
     else:
         took = f", {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
         started = _time_text(run.started) + ("" if run.duration is None else took)
     return {
         "Name": own_name(run),
-        "About": run.description,
+        "Description": run.description,
         "Experiment": run.experiment,
-        "Archived": f"yes; back to lists: himl runs restore {run.id}" if run.is_archived else "",
+        "Archived": f"yes; to restore it: himl runs restore {run.id}" if run.is_archived else "",
         "Outcome" if run.status.is_final else "Waits for": outcome,
-        "To go on": f"himl submit --resume {run.id}" if can_resume else "",
+        "To resume": f"himl submit --resume {run.id}" if can_resume else "",
         "Started": started,
-        "Tries": f"{tags[TRY]}; the output of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",
+        "Attempts": f"{tags[TRY]}; log of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",
         "Command": run.command,
-        "Changed from" if PUSHED in tags else "Began with": tags.get(FROM_RUN, ""),
+        "Changed from" if PUSHED in tags else "Started from": tags.get(FROM_RUN, ""),
         "Slurm": f"job {tags[SLURM_JOB]}" if tags.get(SLURM_JOB) else "",
         "Sweep": tags.get(SWEPT, ""),
         "Best trial": "" if tags.get(MANY) in REPEATED else tags.get(BEST_TRIAL, ""),
@@ -497,7 +499,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Workspace": run.workspace,
         "Recorded in": tags.get(RECORDED_IN, ""),
         "Notified": tags.get(NOTIFICATION, ""),
-        "Not told": tags.get(STOPPED, ""),
+        "Not recorded": tags.get(STOPPED, ""),
         "Studio": run.url or tags.get(STUDIO, ""),
     }
 
@@ -507,12 +509,12 @@ def _time_text(time: datetime) -> str:
 
 
 def _pairs(pairs: Mapping[str, str], *, label_width: int, indent: str = "") -> Iterator[str]:
-    """`name  value` lines with the values below each other; on a terminal long values are folded, and below a name that
-    is too long."""
+    """`name  value` lines with aligned values. A terminal folds long values, and puts them below a name that is too
+    long."""
     begin = len(indent) + label_width + 2
     for name, value in pairs.items():
         head = f"{indent}{one_line(name).ljust(label_width)}  "
-        # Some values are there to be clicked, and to be copied
+        # Links must be clickable, and commands must be easy to copy
         if not sys.stdout.isatty() or value.startswith(("https://", "himl submit --resume ")):
             yield f"{styled(head, 'dim')}{one_line(value)}".rstrip()
             continue

@@ -1,5 +1,5 @@
-"""Runs that are looked at again and again: a screen that is drawn anew each second, or off a terminal a line for each
-change. Import this module where something is watched, not before."""
+"""The display of `--watch`: a screen that is redrawn each second, or off a terminal one line per change. Import this
+module only to watch runs."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ from himl_cli.render.output import (
 from himl_cli.render.run_views import best_lines, machine_text, run_columns, steps_view
 
 METRIC_SECONDS = 10.0
-"""Off a terminal, between two lines of one metric of one run, at least."""
+"""The shortest time between two lines for the same metric of a run, off a terminal."""
 PROMPT_LINES = 4
-"""Lines of the terminal that the last state leaves to what comes after it: an error, its hint, the shell's prompt."""
+"""Lines of the terminal below the last frame, for an error, its hint, and the shell's prompt."""
 SIGNS, PLAIN_SIGNS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
-RANKS = {"STARTED": 7, "METRICS": 3, "DURATION": 2}  # where they are not those of other lists of runs
+RANKS = {"STARTED": 7, "METRICS": 3, "DURATION": 2}  # differ from those of other lists of runs
 
 Frame = Callable[[WatchedRuns, int], Iterable[str]]
-"""Gives the lines of a screen that is so many lines high."""
+"""Returns the lines of a screen with a given number of lines."""
 
 
 @contextmanager
 def view(output: Output, frame: Frame) -> Iterator[Screen | Changes]:
-    """On a terminal a screen of its own with what *frame* gives, and the last state below the command at the end; else
-    a line for each change."""
+    """Show *frame* on a separate screen of the terminal, and print the last frame below the command at the end. Off a
+    terminal, print one line per change."""
     if not output.is_terminal or os.environ.get("TERM") == "dumb":
         yield Changes(output)
         return
@@ -70,14 +70,14 @@ def view(output: Output, frame: Frame) -> Iterator[Screen | Changes]:
 
 
 class Screen:
-    """The terminal as long as something is watched; what is said meanwhile is its last line."""
+    """The screen during a watch. Its last line shows the latest notice."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
         self._said = ""
         self.watched: WatchedRuns | None = None
         console = Console(highlight=False, markup=False)
-        # Both streams stay what they are: what makes the lines asks them for the terminal's width
+        # Do not redirect the streams, since the code that makes lines reads the terminal's width from them
         self.live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
 
     def notify(self, event: Event) -> None:
@@ -85,7 +85,7 @@ class Screen:
             self._said = one_line(redact(event.text))
 
     def show(self, watched: WatchedRuns, seconds: float) -> None:
-        """Draw it, and again each second, with new durations and in the terminal's new size, for so long."""
+        """Draw the runs for *seconds*, each second, with current durations and in the terminal's current size."""
         self.watched, end = watched, time.monotonic() + seconds
         while True:
             height = shutil.get_terminal_size().lines - bool(self._said)
@@ -102,7 +102,7 @@ class Screen:
 
 
 class Changes:
-    """Off a terminal: time, run, name and value of each change, with tabs between them; metrics seldom, and at the
+    """Off a terminal: time, run, name and value of each change, separated by tabs. Metrics come rarely, and at the
     end."""
 
     def __init__(self, output: Output) -> None:
@@ -116,7 +116,7 @@ class Changes:
             self._output.notice(event.text)
 
     def show(self, watched: WatchedRuns, seconds: float) -> None:
-        """Print what has changed, and wait for so long."""
+        """Print the changes, and wait for *seconds*."""
         now, time_text, lines = time.monotonic(), utc_text(datetime.now(timezone.utc)), []
         for run in watched.runs:
             facts = {"status": run.status.value, "ended": progress_text(watched, run)}
@@ -132,7 +132,7 @@ class Changes:
 
 
 def list_frame(watched: WatchedRuns, height: int) -> Iterator[str]:
-    """A line a run: its state, how many of its trials have ended, its last metrics with a sparkline each."""
+    """One line per run: its status, the number of its ended trials, its last metrics with sparklines."""
     columns = [
         column._replace(rank=RANKS.get(column.title, column.rank))
         for column in run_columns(watched.runs)
@@ -146,8 +146,8 @@ def list_frame(watched: WatchedRuns, height: int) -> Iterator[str]:
 
 
 def run_frame(watched: WatchedRuns, height: int) -> Iterator[str]:
-    """One run: its state, its trials or steps, its last metrics with a sparkline each, its machine, and of its log as
-    much as there is room for."""
+    """One run: its status, its trials or steps, its last metrics with sparklines, its machine, and as much of its log
+    as fits."""
     run = watched.runs[0]
     took = f" {'after' if run.ended else 'for'} {duration_text(run.duration)}" if run.duration is not None else ""
     why = f" ({one_line(run.reason)})" if run.reason else ""
@@ -177,8 +177,8 @@ def run_frame(watched: WatchedRuns, height: int) -> Iterator[str]:
 
 
 def progress_text(watched: WatchedRuns, run: Run) -> str:
-    """`3/6`: how many of the run's trials or steps have ended, of those that its sweep is to have, where that is known,
-    else of those that were made; empty for a run without any."""
+    """The number of ended trials or steps, such as `3/6`. The total is the number that the sweep plans, if known, else
+    the number that exist. Empty for a run without any."""
     children = watched.children.get(run.id, ())
     planned = [int(number) for number in re.findall(r", (\d{1,9}) (?:trial|run)s?, ", run.tags.get(SWEPT, ""))]
     total = max([len(children), *planned])
@@ -186,8 +186,8 @@ def progress_text(watched: WatchedRuns, run: Run) -> str:
 
 
 def sparkline(values: Sequence[float], most: int) -> str:
-    """*values* in *most* signs at most, from the lowest to the highest of them; each sign is the mean of its share of
-    them. A space for what is no number."""
+    """*values* in at most *most* characters, from their lowest to their highest. Each character is the mean of its
+    share of the values, or a space for NaN and infinities."""
     signs = SIGNS
     try:
         signs.encode(sys.stdout.encoding or "utf-8")

@@ -1,7 +1,7 @@
-"""What a workspace promises. Services know these Protocols and nothing behind them.
+"""The Protocols of a workspace. Services use these Protocols only, not the implementations.
 
-Speaks himl's own records and raises himl's own errors, never an SDK's. The contract tests in
-`tests/contract/` hold every implementation to the promises in these docstrings.
+Implementations use himl's own records and raise himl's own errors, never an SDK's. The contract tests in
+`tests/contract/` check every implementation against these docstrings.
 """
 
 from __future__ import annotations
@@ -22,34 +22,33 @@ from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 
 class FetchSink(Protocol):
-    """Takes the bytes of a bulk fetch. Called from the thread that called `fetch`, one call at a time."""
+    """Receives the bytes of a bulk fetch. Called from the thread that called `fetch`, one call at a time."""
 
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-        """*data* belongs at *offset* of the blob; pieces of one request come in order."""
+        """Write *data* at *offset* of the blob. Pieces of one request come in order."""
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
-        """All bytes of *request* were written; *md5* is the service's for the whole blob, where it tells one."""
+        """All bytes of *request* were written. *md5* is the service's for the whole blob, if it has one."""
 
     def fail(self, request: FetchRequest, error: HimlError) -> None:
-        """*request* will not be completed. `BlobChanged` when the blob no longer has the ETag asked for."""
+        """*request* failed. The error is `BlobChanged` if the blob no longer has the requested ETag."""
 
 
 class StoreSink(Protocol):
-    """Hears of a bulk store. Called from the thread that called `store`, one call at a time."""
+    """Receives the progress of a bulk store. Called from the thread that called `store`, one call at a time."""
 
     def advance(self, request: StoreRequest, amount: int) -> None:
         """*amount* more bytes were sent."""
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        """The file is stored under its name, whole; `stored.md5` is that of what was sent, and on record with the
-        file."""
+        """The whole file is stored under its name. Its record includes the MD5 of the sent bytes, `stored.md5`."""
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
-        """The file is not stored; what had the name before still has it."""
+        """The file is not stored. An earlier file of the same name is unchanged."""
 
 
 class StoreOutcome(StoreSink):
-    """Keeps what went wrong; *notify* hears how far each file is."""
+    """Collects errors, and reports the progress of each file to *notify*."""
 
     def __init__(self, notify: Notify = ignore) -> None:
         self._notify = notify
@@ -70,11 +69,11 @@ class BlobStore(Protocol):
 
     @property
     def label(self) -> str:
-        """What messages call this place."""
+        """The name of the store in messages."""
 
     @property
     def origin(self) -> str:
-        """What tells this place from every other one, in any workspace; the same whenever it is opened. Holds no
+        """A text that identifies the store among those of all workspaces, the same each time it is opened. Contains no
         secret."""
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
@@ -84,35 +83,34 @@ class BlobStore(Protocol):
         """The blob called *name*, or None."""
 
     def md5(self, blob: BlobInfo) -> bytes | None:
-        """MD5 of the whole content, from the record or by reading it where that is cheap; None where unknown."""
+        """MD5 of the whole content, from the record or by reading the blob if that is cheap, else None."""
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """The bytes of one blob from *offset* to its present end. Raises NotFound."""
+        """The bytes of one blob from *offset* to its current end. Raises NotFound."""
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        """Bring all *requests*, up to *workers* at once; each ends in exactly one `finish` or `fail`."""
+        """Fetch all *requests*, up to *workers* at once. Each ends in exactly one `finish` or `fail`."""
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Store all *requests*, replacing what has the name (as far as `replaces` allows); each ends in exactly one
-        `finish` or `fail`.
+        """Store all *requests*, replacing files of the same names (as far as `replaces` allows). Each ends in exactly
+        one `finish` or `fail`.
 
-        A file that has not the size and MD5 of its request is not stored, nor, where the request has no MD5, one that
-        is changed or replaced while it is read.
+        A file without the size and MD5 of its request is not stored. If the request has no MD5, nor is a file that
+        changes or is replaced while it is read.
         """
 
 
 @runtime_checkable
 class LocalStore(Protocol):
-    """A store whose files lie on this machine, where other programs can read them."""
+    """A store with files on this machine, where other programs can read them."""
 
     def path_of(self, name: str) -> Path | None:
-        """Where the file called *name* lies, or would lie; None for a name that cannot be."""
+        """The path of the file called *name*, which need not exist. None for an invalid name."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files that belong together under a name; `version` is empty for a folder that nobody registered, `is_file` where
-    it is one file."""
+    """A named group of files. `version` is empty for a folder that is not registered. `is_file` marks a single file."""
 
     name: str
     version: str
@@ -122,129 +120,128 @@ class Dataset:
 
 @runtime_checkable
 class Workspace(Protocol):
-    """A place that keeps runs and their files. Implementations inherit from it what has a body here."""
+    """A place that stores runs and their files. Implementations inherit the methods that have a body in this class."""
 
     poll_interval: tuple[float, float] = (0.05, 0.05)
-    """Seconds between two looks at a run: at first, and at most once nothing new has come for a while."""
+    """Seconds between two polls of a run: the first interval, and the longest one while nothing changes."""
 
     @property
     def label(self) -> str:
-        """What messages call this place: `local workspace ./.himl` or `workspace team/lab`."""
+        """The name of the workspace in messages: `local workspace ./.himl` or `workspace team/lab`."""
 
     def run(self, run_id: str) -> Run:
         """Raises RunNotFound, naming similar ids of this workspace."""
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs that match, newest first, fetched as they are consumed; archived ones are left out, unless
-        `query.archived` asks for them.
+        """The runs that match, newest first, fetched as they are consumed. Archived runs are omitted, unless
+        `query.archived` includes them.
 
-        Children come only with `query.parent` or `query.children`; an experiment or a parent that does not exist has no
-        runs.
+        Child runs come only with `query.parent` or `query.children`. An unknown experiment or parent has no runs.
         """
 
     def experiments(self) -> Mapping[str, datetime]:
-        """The names of all experiments, each with the time when it was made, the newest first."""
+        """The names of all experiments, each with the time of its creation, the newest first."""
 
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
-        """Set *tags* on the run, remove those that are None (others stay), and return it as it is then. Raises
+        """Set *tags* on the run, remove those that are None (others stay), and return the changed run. Raises
         RunNotFound."""
 
     def archive(self, run_id: str, *, restore: bool = False) -> Run:
-        """Leave the run out of lists from now on, or with *restore* no longer; what is below it stays as it is, and all
-        are found by their ids. Gives the run as it is then. Raises RunNotFound."""
+        """Remove the run from lists, or return it to them with *restore*. Its child runs are unchanged, and ids find
+        all of them. Returns the changed run. Raises RunNotFound."""
 
     def cancel(self, run_id: str) -> bool:
-        """Ask the run to stop; False when it had ended already. Raises RunNotFound."""
+        """Request the run to stop. Return False if it had already ended. Raises RunNotFound."""
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         """Metrics of the run and of the runs that its script nested in it, by name. Raises RunNotFound.
 
-        Children that are jobs of their own (trials of a sweep, steps of a pipeline) are not nested: there may be
+        Children that are separate jobs (trials of a sweep, steps of a pipeline) are not nested, since there may be
         hundreds.
         """
 
     def values(self, run_id: str) -> LoggedValues:
-        """The same metrics, and the texts that were logged beside them. Raises RunNotFound."""
+        """The same metrics, and the logged texts. Raises RunNotFound."""
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
-        """Parameters that were logged. Raises RunNotFound."""
+        """The logged parameters. Raises RunNotFound."""
 
     def run_files(self, run_id: str) -> BlobStore:
-        """The run's artifacts: `outputs/…`, `logs/…`, `user_logs/…` and what was logged. Raises RunNotFound."""
+        """The run's artifacts: `outputs/…`, `logs/…`, `user_logs/…` and logged files. Raises RunNotFound."""
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
-        """The files of the run's output called *key*, wherever it lies. Raises RunNotFound, NotFound naming the keys
-        there are."""
+        """The files of the run's output called *key*, in any storage. Raises RunNotFound, and NotFound naming the
+        existing keys."""
 
     def datastores(self) -> Sequence[DatastoreInfo]:
         """All datastores, the default one first."""
 
     def datastore(self, name: str | None = None) -> BlobStore:
-        """The datastore called *name*, or the default one. Raises NotFound, naming those that exist."""
+        """The datastore called *name*, or the default one. Raises NotFound, naming the existing ones."""
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        """What each of *runs* logged under names that are *wanted*, by run id; without *whole*, last values only.
+        """The logged values of each of *runs* under names that are *wanted*, by run id. Without *whole*, last values
+        only.
 
-        Costs a few requests for any number of runs. A run that logged nothing has an empty record. What programs nested
-        in a run counts as its own only where the run itself has nothing of that name.
+        Takes a few requests for any number of runs. A run without logged values has an empty record. Values of nested
+        runs count as the run's own only if the run itself has none of that name.
         """
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
-        """Each of *runs* as it is now, with the last values that it logged, by id; those that were deleted are left
-        out. For looking often: as few requests as can be, one for many runs where nothing but numbers changed."""
+        """The current state of each of *runs*, with its last logged values, by id. Deleted runs are omitted. For
+        frequent polls: sends few requests, and only one for many runs if nothing but metrics changed."""
 
     def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
-        """What the workspace itself keeps of the machines of *runs*, by run id, beside what was logged: a request a
-        run. With *by_node* those of several nodes are told apart. Raises nothing."""
+        """The metrics that the workspace itself measures on the machines of *runs*, by run id, with one request per
+        run. They are separate from logged metrics. With *by_node* the metrics name their nodes. Raises nothing."""
         return {}
 
     def home_of(self, run_id: str) -> Workspace:
-        """The workspace that keeps the run: this one, unless it is made of several. Raises RunNotFound there."""
+        """The workspace that contains the run: this one, unless it joins several, which may raise RunNotFound."""
         return self
 
     def checks(self) -> Iterator[Check]:
-        """Look at what this workspace needs, one thing after another, and go on after a failure where that makes sense.
+        """Check the requirements of this workspace one after another, and continue after a failure if that is useful.
 
-        Raises nothing that a user could mend: that is a failed check, with its remedy.
+        Errors that a user can fix become failed checks with remedies, and are not raised.
         """
         return iter(())
 
     def describe(self) -> WorkspaceFacts:
-        """What is known of the workspace. Raises what a request to it raises."""
+        """The facts about the workspace. Raises the errors of a request to it."""
         return WorkspaceFacts("", self.label, "")
 
     def close(self) -> None:
-        """Close what is open between calls. Whoever uses the workspace afterwards opens it anew."""
+        """Close all open connections and files. Later calls open them again."""
         return None
 
 
 @runtime_checkable
 class RunRecorder(Workspace, Protocol):
-    """A workspace whose runs programs write to: runs that they keep themselves, and the run of the job that they are
-    part of.
+    """A workspace to which programs write: their own runs, and the run of the job that they are part of.
 
-    Files are stored by `run_files(run_id).store`. Every method raises RunNotFound where there is no such run, and may
-    be called again after an error with the same arguments, also where it is not known whether it was carried out.
+    `run_files(run_id).store` stores files. Every method raises RunNotFound for an unknown run. After an error, it can
+    be called again with the same arguments, even if the outcome of the first call is unknown.
     """
 
     def start_run(self, new: Run) -> Run:
-        """Record that the run began and give it as it is then; one of this id that is there already stays as it is.
+        """Record the start of the run, and return the run. An existing run of this id stays as it is.
 
-        It is alive as long as this process, or until `end_run`. Raises RunNotFound for a parent that is not there.
+        The run is alive as long as this process, or until `end_run`. Raises RunNotFound for an unknown parent.
         """
 
     def log(self, run_id: str, entries: Sequence[Logged]) -> None:
-        """Keep *entries*, in their order. A row whose id was kept before is not kept again."""
+        """Store *entries* in their order. A row with an id that is already stored is ignored."""
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """Keep *parameters*. Raises BadUsage for one that was logged with another value before."""
+        """Store *parameters*. Raises BadUsage for one that has another value already."""
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
-        """Wait until what was logged can be read back, as many seconds at most."""
+        """Wait until the logged values can be read back, for at most *seconds*."""
 
     def end_run(self, run_id: str, end: RunEnd) -> Run:
-        """Record how the run ended, and give it; the first end that is recorded stays. Raises BadUsage where that is
-        not a program's to say."""
+        """Record the end of the run, and return the run. The first recorded end stays. Raises BadUsage if a program may
+        not set it."""
 
 
 @runtime_checkable
@@ -252,131 +249,127 @@ class JobRunner(Workspace, Protocol):
     """A workspace that runs jobs and pipelines."""
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        """Start the job and return once it is recorded and its files are staged. Raises HimlError; nothing then
+        """Start the job, and return once it is recorded and its files are staged. Raises HimlError, and then nothing
         runs."""
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
-        """Start the pipeline and return its run once that is recorded; its steps are children of it. Raises HimlError;
-        nothing then runs."""
+        """Start the pipeline, and return its run once that is recorded. Its steps are child runs. Raises HimlError, and
+        then nothing runs."""
 
 
 @runtime_checkable
 class FolderWorkspace(RunRecorder, JobRunner, Protocol):
-    """A workspace in a folder of this machine, where its jobs run."""
+    """A workspace in a folder of this machine, which also runs its jobs."""
 
     folder: Path
 
     def prepare(self, notify: Notify) -> None:
-        """Make it where it is not there yet. Raises DiskFailed."""
+        """Create the workspace if it does not exist. Raises DiskFailed."""
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
-        """Some of what was logged to the run itself after the place *after* (0: from the first on), in order, and the
-        place to go on from.
+        """Some of the run's own logged entries after the position *after* (0: from the first), in order, and the
+        position of the next call.
 
-        Nothing where there is no more. The ids of rows are the same whenever they are asked for.
+        The entries are empty at the end. The ids of rows are the same in every call.
         """
 
     def file_path(self, run_id: str, name: str) -> Path | None:
-        """Where the file of `run_files(run_id)` called *name* lies; None for a name that cannot be."""
+        """The path of the file of `run_files(run_id)` called *name*. None for an invalid name."""
 
     def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
-        """The folder of the dataset in the datastore that it names (where that is one here), else in
+        """The folder of the dataset in the datastore that it names (if this workspace has that), else in
         *default_datastore* (None: the default one).
 
-        None where there is no such folder. Raises BadUsage for a name that leaves the datastore.
+        None if there is no such folder. Raises BadUsage for a name that leaves the datastore.
         """
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
-        """The script that Slurm would get for the job, secrets masked; nothing is made. Raises as `submit` does."""
+        """The script for Slurm, with secrets masked. Creates nothing. Raises the errors of `submit`."""
 
     def delete(self, run_id: str) -> None:
-        """Remove the run, its children and all their files. Raises RunNotFound; BadUsage while it runs."""
+        """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while it runs."""
 
     def resume(
         self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None = None
     ) -> Run:
-        """Go on with the run, under its own id: of a sweep with the trials that are missing, of a pipeline with the
-        steps that are, of a job with another attempt.
+        """Continue the run under its own id: a sweep with its missing trials, a pipeline with its missing steps, a job
+        with another attempt.
 
-        What each of them wrote stays where it is. *env* are the job's own variables, which no file keeps, nor the
-        *webhook* that is told of the end. Raises RunNotFound; BadUsage for a run that still is at work, that has
-        nothing left to do, or of which variables are missing.
+        Existing files of the run stay. *env* are the job's own variables. No file stores them, or the *webhook* to
+        notify of the end. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or with missing
+        variables.
         """
 
     def python_of(self, run_id: str) -> str:
-        """The interpreter that runs the job, as a path; empty where none is on record. Raises DiskFailed."""
+        """The path of the interpreter that runs the job, or an empty text if unknown. Raises DiskFailed."""
 
     def unkept_files(self, run_id: str) -> Mapping[str, Path]:
-        """What the run's job wrote where it is no result, by the names in the folder that it runs in; while it is at
-        work, also what it will keep at its end. Raises DiskFailed."""
+        """Files that the run's job wrote outside its results, by name in its working folder. During the run, they
+        include files that become results at its end. Raises DiskFailed."""
 
 
 @runtime_checkable
 class CloudWorkspace(RunRecorder, JobRunner, Protocol):
-    """A workspace of a service: its jobs run on clusters, its files lie in storage that others can reach too."""
+    """A workspace of a service. Its jobs run on clusters, and its files are in storage that others can also read."""
 
     def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
-        """Start the job of a file in the service's own format, with what is otherwise by *changes*. Raises BadUsage,
-        with the key, for what is wrong with it; nothing then runs."""
+        """Start the job of a file in the service's own format, after *changes*. Raises BadUsage, with the key, for an
+        invalid file, and then nothing runs."""
 
     def has_cluster(self, name: str) -> bool:
-        """Whether there is a compute called *name*."""
+        """Whether there is a compute target called *name*."""
 
     def create_cluster(self, spec: ClusterSpec, *, notify: Notify) -> None:
-        """Make the cluster, and return once it can take jobs. Raises BadUsage for a size or a number that cannot be
-        had."""
+        """Create the cluster, and return once it accepts jobs. Raises BadUsage for an unavailable size or number."""
 
     def ensure_datastore(self, spec: ContainerSpec, *, notify: Notify) -> str:
-        """The name of the datastore that is this container; it is registered where there is none. Raises BadUsage where
-        that needs a key."""
+        """The name of the datastore for this container, which is registered if there is none. Raises BadUsage if that
+        requires a key."""
 
     def dataset(self, item: DataSpec, default_datastore: str | None) -> Dataset:
-        """The dataset that an input means: a registered one, else a folder of its datastore, or of *default_datastore*,
-        or of the default one.
+        """The dataset of an input: a registered one, else a folder of its datastore, of *default_datastore*, or of the
+        default one.
 
-        Registers nothing. Raises NotFound, naming the versions or the datastores that exist.
+        Registers nothing. Raises NotFound, naming the existing versions or datastores.
         """
 
     def job_services(self, run_id: str) -> JobServices | None:
-        """What the job was submitted with; None where that is not known."""
+        """The services with which the job was submitted, or None if unknown."""
 
     def services(self, run_id: str, node: int) -> Sequence[RunService]:
-        """The services of the running job on one of its nodes, counted from 0, as far as they are known."""
+        """The known services of the running job on one of its nodes, counted from 0."""
 
     def tunnel(self, service: RunService, read: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
-        """Pass what *read* gives (nothing: its end) to the SSH server of *service*, and what comes from there to
-        *write*, until either side ends. Raises NotAllowed."""
+        """Copy the bytes of *read* (empty: the end) to the SSH server of *service*, and its bytes to *write*, until
+        either side ends. Raises NotAllowed."""
 
     def artifact_location(self, run_id: str) -> tuple[str, str]:
-        """The datastore, and the folder in it (without a slash at its end), that the run's files lie in. Raises
-        RunNotFound."""
+        """The datastore with the run's files, and their folder in it (without a final slash). Raises RunNotFound."""
 
     def footprint(self, run: Run, *, outputs: bool) -> RunFootprint:
-        """What the run, and those below it, keep in storage, counted there; with *outputs* also the data that they
-        registered as outputs. Raises NotAllowed where storage may not be listed."""
+        """The storage that the run and its descendants use, as counted in storage. With *outputs* this includes data
+        that they registered as outputs. Raises NotAllowed if storage may not be listed."""
 
     def erase(self, footprint: RunFootprint, *, notify: Notify) -> bool:
-        """Delete the files, then the runs, children before parents; whether the service deletes the run itself, which
-        is archived where it does not.
+        """Delete the files, then the runs, children before parents. Return whether the service deletes the run itself.
+        If it does not, the run is archived.
 
-        What broke off is taken up by another call. Raises NotAllowed, ServiceFailed, saying how much is gone.
+        Another call continues an interrupted deletion. Raises NotAllowed, ServiceFailed, naming the deleted amount.
         """
 
     def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
-        """A read-only link to the file of `run_files(run_id)` called *name* for so many days, or fewer where the
-        service allows no more.
+        """A read-only link to the file of `run_files(run_id)` called *name*, valid for *days*, or fewer if the service
+        limits that.
 
-        Raises RunNotFound, NotFound for a file that is not there, NotAllowed where no link can be signed with what the
-        user may do.
+        Raises RunNotFound, NotFound for a missing file, NotAllowed if the user may not sign a link.
         """
 
 
 @dataclass(frozen=True)
 class FoundWorkspace:
-    """A workspace that is meant: what is known of it without a request, and whether the user named it on the command
-    line.
+    """A named or configured workspace: its facts, without a request, and whether the user named it on the command line.
 
-    `open` gives the workspace; it raises NotAllowed where what is set for signing in to it cannot be used.
+    `open` returns the workspace. It raises NotAllowed for invalid settings of its credentials.
     """
 
     facts: WorkspaceFacts

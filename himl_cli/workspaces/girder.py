@@ -1,6 +1,6 @@
-"""Requests to a Girder server, which every Digital Slide Archive is: JSON in, JSON out, himl's errors.
+"""Requests to a Girder server, the base of every Digital Slide Archive: JSON in, JSON out, himl's errors.
 
-Routes and answers are those of Girder 3 to 5, as a server describes them at `/api/v1`.
+Routes and answers are those of Girder 3 to 5, as a server documents them at `/api/v1`.
 """
 
 from __future__ import annotations
@@ -23,40 +23,39 @@ from himl_cli.workspaces.retry import CONTROL_PLANE
 
 log = logging.getLogger(__name__)
 
-WRITE_SECONDS = 600.0  # a server stores some thousand elements a second, and answers then
-MAKE_A_KEY = "In the archive: your name at the top right, 'My account', 'API keys'; allow all actions."
+# A server stores some thousand elements per second before it answers
+WRITE_SECONDS = 600.0
+MAKE_A_KEY = "Create a key in the archive, under your name, 'My account', 'API keys', and allow all actions."
 
 
 class GirderClient:
-    """Signs in by an API key when the first request is made; `host` is what messages call the server.
+    """Signs in with an API key at the first request. `host` is the server's name in messages.
 
-    Redirects are not followed, so that neither key nor token goes to another host; the key goes to nothing that does
-    not answer as Girder does.
+    It follows no redirects, so that neither key nor token reaches another host. The key goes only to a server that
+    answers as Girder does.
     """
 
     def __init__(self, address: str, key: str) -> None:
-        """*address* is that of the start page, or of any page or route below it. Raises BadUsage, and NotAllowed for no
-        *key*; makes no request."""
+        """*address* is that of the start page, or of any page or route below it. Raises BadUsage, and NotAllowed
+        without a *key*. Sends no request."""
         parts = parts_of(address)
         if not is_address(address) or not parts.hostname:
             raise BadUsage(
-                f"'{shown(address)}' is no address of a Digital Slide Archive.",
-                hint="It reads https://HOST; give it by --url or DSA_URL.",
+                f"'{shown(address)}' is not the address of a Digital Slide Archive.",
+                hint="Use the form https://HOST with --url or DSA_URL.",
             )
         if not key.strip():
-            raise NotAllowed(
-                "DSA_API_KEY is not set, so that nobody is signed in.", hint=f"{MAKE_A_KEY} Set it to that."
-            )
+            raise NotAllowed("DSA_API_KEY is not set.", hint=f"{MAKE_A_KEY} Set DSA_API_KEY to it.")
         self.host, self.is_encrypted = parts.hostname, parts.scheme.lower() == "https"
         self.address = re.split(r"/(?:api(?:/v\d+)?|static)(?:/|$)", shown(address))[0].rstrip("/")
         self._key, self._token = key.strip(), ""
         self._transports: dict[bool, Any] = {}
 
     def request(self, method: str, route: str, *, json: Any = None, repeats: bool = True, **params: str | int) -> Any:
-        """The JSON answer of `/api/v1/ROUTE`; sent again for what may pass, unless *repeats* is False.
+        """The JSON answer of `/api/v1/ROUTE`. Retries transient failures, unless *repeats* is False.
 
-        Raises NotAllowed for 401 and 403, NotFound where no Girder answers, ServiceFailed for all else that is no
-        success, `is_lasting` for what the server refuses.
+        Raises NotAllowed for 401 and 403, NotFound if the server is not Girder, ServiceFailed for all other failures,
+        with `is_lasting` for a refusal.
         """
         if not self._token:
             self._token = self._sign_in()
@@ -113,8 +112,8 @@ class GirderClient:
         if 300 <= status < 400:
             target = shown(answer.headers.get("location", "")) or "nowhere"
             raise ServiceFailed(
-                f"{self.host} sends requests to {target}, which himl does not follow with its sign-in.",
-                hint="If that is the archive, give its address by --url.",
+                f"{self.host} redirects requests to {target}, to which himl does not send its credentials.",
+                hint="If that is the archive, use its address with --url.",
             )
         try:
             found = read_valid_json(answer.content) if answer.content.strip() else None
@@ -128,8 +127,8 @@ class GirderClient:
         details = f" ({one_line(said).rstrip('.')})" if isinstance(said, str) and said else ""
         if status in (401, 403):
             raise NotAllowed(
-                f"{self.host} does not allow {method} /{route} by the key in DSA_API_KEY{details}.",
-                hint="Ask for write access to the slide's folder; the key has to allow all actions.",
+                f"{self.host} does not allow {method} /{route} with the key in DSA_API_KEY{details}.",
+                hint="Ask for write access to the slide's folder. The key must allow all actions.",
             )
         failed = "failed at" if status >= 500 else "refused"
         error = ServiceFailed(f"{self.host} {failed} {method} /{route}: {status}{details}.")
@@ -138,5 +137,5 @@ class GirderClient:
         raise error
 
     def _is_none(self) -> NotFound:
-        hint = "--url takes the address of its start page, such as https://dsa.example.org."
-        return NotFound(f"There is no Digital Slide Archive at {self.address}.", hint=hint)
+        hint = "Use the address of its start page with --url, such as https://dsa.example.org."
+        return NotFound(f"No Digital Slide Archive at {self.address}.", hint=hint)

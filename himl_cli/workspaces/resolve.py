@@ -1,10 +1,10 @@
-"""Which workspace is meant, by what was named, else by where the command is given; and opening it, or two as one.
+"""Find the workspaces that the user named or configured, and open one of them, or two as one.
 
-Only this module opens a backend, and imports its package then; Azure ML's light configuration and the names for Tab are
-imported elsewhere too.
-Runs are looked for in two places, since a job that runs here is recorded here, also where an Azure ML workspace is
-configured: `open_runs` opens both. Everything else belongs to one: `open_workspace` for data, `open_for_jobs` for a
-job. No request is made here.
+Only this module opens a backend, and imports its package at that time. Other modules import only Azure ML's light
+configuration and the names for Tab completion.
+Runs are in two places, since himl records a local job in the local workspace even where an Azure ML workspace is
+configured: `open_runs` opens both. Everything else belongs to one: `open_workspace` opens it for data, `open_for_jobs`
+for a job. Opening sends no request.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ azure_ids_set = config.ids_in_environment
 
 @dataclass(frozen=True)
 class ResolvedWorkspaces:
-    """The workspaces that are meant: an Azure ML one, a local one (its folder), or both; and from where they were
-    looked for."""
+    """The named or configured workspaces: an Azure ML one, a local one (its folder), or both. `start` is the folder
+    where the search began."""
 
     azure: WorkspaceAddress | None
     local: Path | None
@@ -59,18 +59,19 @@ class ResolvedWorkspaces:
 
 
 def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -> ResolvedWorkspaces:
-    """The workspaces that *spec* or *config_file* names; else the configured Azure ML one and the nearest local one
-    upward from *start*.
+    """Return the workspaces that *spec* or *config_file* names, else the configured Azure ML one and the nearest local
+    one from *start* upward.
 
-    Raises BadUsage for both arguments at once and for a configuration that cannot be used, NotFound for a config file
-    that is not there. Either workspace may be missing; a local folder that was named need not exist yet.
+    Raises BadUsage for both arguments at once and for an invalid configuration, NotFound for a missing config file.
+    Either workspace may be missing. A local folder that was named need not exist yet.
     """
     if spec and config_file:
-        raise BadUsage("--workspace and --config_file were both given.", hint="Give one of them.")
+        raise BadUsage("--workspace and --config_file were both given.", hint="Use only one of them.")
     if named := _named_config(spec, config_file):
         path, own = expand_home(named), own_azure(start)
-        if own is not None:  # the only one that the job's identity is for
-            log.warning("'%s' is not used: inside an Azure ML job, the job's own workspace is.", path)
+        if own is not None:
+            # The job's identity has access to its own workspace only
+            log.warning("himl ignores '%s', since an Azure ML job always uses its own workspace.", path)
         azure = own or config.address_from_config(path, cloud=cloud_setting(start))
         return ResolvedWorkspaces(azure, None, start, is_named=True)
     if spec:
@@ -84,13 +85,13 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
 
 
 def _named_config(spec: str | None, config_file: str | None) -> str | None:
-    """The config.json that an Azure ML workspace is named by."""
+    """The path of the config.json that names an Azure ML workspace."""
     return config_file or (spec if spec and spec.endswith(".json") else None)
 
 
 def configured_azure(start: Path) -> WorkspaceAddress | None:
-    """The job's own workspace inside an Azure ML job; else that of the nearest config.json; else that of the HIML_*
-    variables."""
+    """The job's own workspace inside an Azure ML job, else that of the nearest config.json, else that of the HIML_*
+    environment variables."""
     cloud = cloud_setting(start)
     if own := config.address_of_job(cloud=cloud):
         return own
@@ -99,8 +100,8 @@ def configured_azure(start: Path) -> WorkspaceAddress | None:
 
 
 def search_remarks(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[str]:
-    """What a person should know of the search for a `config.json`, where that is what was asked for: files passed over,
-    where it stopped."""
+    """Remarks on the search for a `config.json`, if there was one: files that it skipped and the folder where it
+    stopped."""
     return () if spec or config_file or own_azure(start) else tuple(config.search_remarks(start))
 
 
@@ -110,30 +111,29 @@ def is_in_azure_job() -> bool:
 
 
 def own_azure(start: Path) -> WorkspaceAddress | None:
-    """The workspace of the Azure ML job that this process is part of; None elsewhere. The settings for *start* may name
+    """The workspace of the Azure ML job that this process is part of, else None. The settings for *start* may name
     its cloud."""
     return config.address_of_job(cloud=cloud_setting(start))
 
 
 def cloud_setting(start: Path) -> str | None:
-    """The cloud that the settings for *start* name. Raises BadUsage where `[azure]` in them holds what cannot be
-    used."""
+    """The cloud that the settings for *start* name. Raises BadUsage for an invalid value in `[azure]`."""
     return config.azure_settings(start).cloud or None
 
 
 def open_workspace(spec: str | None, config_file: str | None, *, start: Path) -> Workspace:
-    """The one workspace that is meant where only one can be: the Azure ML one if there is one, else the local one.
+    """Open the only workspace that the command uses: the Azure ML one if there is one, else the local one.
 
-    Raises WorkspaceNotFound where there is none, and what `find_workspaces` raises.
+    Raises WorkspaceNotFound if there is none, and the errors of `find_workspaces`.
     """
     meant = find_workspaces(spec, config_file, start=start)
     return open_azure(meant.azure, start) if meant.azure else _open_local(_existing(meant))
 
 
 def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Workspace:
-    """All runs that are meant: of the local workspace and of the Azure ML one, where there are both.
+    """Open the local workspace, the Azure ML one, or both as one.
 
-    Raises WorkspaceNotFound where there is neither, and what `find_workspaces` raises.
+    Raises WorkspaceNotFound if there is neither, and the errors of `find_workspaces`.
     """
     meant = find_workspaces(spec, config_file, start=start)
     address = meant.azure
@@ -147,17 +147,17 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
 
 
 def open_address(address: str) -> BlobStore:
-    """The one file at an http or https address, read-only; no request is made yet. Raises BadUsage for plain http, but
-    of this machine."""
+    """The one file at an http or https address, read-only. Opening sends no request. Raises BadUsage for plain http to
+    another machine."""
     from himl_cli.workspaces.web import WebFile
 
     return WebFile(address)
 
 
 def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[FoundWorkspace]:
-    """Each workspace that is meant by itself, the one that data goes to first. Raises what `find_workspaces` raises."""
+    """Open each workspace separately, the one that receives data first. Raises the errors of `find_workspaces`."""
     meant = find_workspaces(spec, config_file, start=start)
-    rule = "as named" if meant.is_named else "the nearest here or above"
+    rule = "as named" if meant.is_named else "the nearest one upward"
     found: list[FoundWorkspace] = []
     if (azure := meant.azure) is not None:
         source = f"'{azure.source}' ({rule})" if Path(azure.source).is_absolute() else azure.source
@@ -176,21 +176,20 @@ def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequ
 
 
 def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_cluster: bool = False) -> Workspace:
-    """The workspace that takes a job: the Azure ML one for a cluster, else the local one, which need not exist yet, the
-    job makes it.
+    """Open the workspace for a job: the Azure ML one for a cluster, else the local one, which the job creates if it
+    does not exist.
 
-    The local one is the one *spec* names, else the nearest upward from *start*, else one beside the Azure
-    `config.json`, else one in *start*. Raises BadUsage where the workspace that is named, or configured, is of the
-    other kind.
+    The local workspace is the one that *spec* names, else the nearest from *start* upward, else one beside the Azure
+    `config.json`, else one in *start*. Raises BadUsage if the named or configured workspace is of the other kind.
     """
     if on_cluster:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
     cloud_setting(start)
     if named := _named_config(spec, config_file):
         raise BadUsage(
-            f"'{named}' names an Azure ML workspace, and this job runs and is recorded here.",
-            hint="Add --cluster NAME to run it there, --record_in azure to see it there too, or leave the workspace "
-            "out; --workspace takes a .himl folder.",
+            f"'{named}' names an Azure ML workspace, but this job runs locally.",
+            hint="To run it in Azure ML, add --cluster NAME. To record it there, add --record_in azure. Otherwise, "
+            "omit the workspace, or name a .himl folder with --workspace.",
         )
     folder = named_folder(spec) if spec and spec != "local" else nearest_local(start)
     if folder is None:
@@ -209,7 +208,7 @@ def slurm_partitions() -> Sequence[tuple[str, str, str]]:
 
 
 def slurm_checks(spec: str | None, config_file: str | None, slurm: SlurmSpec | None, *, start: Path) -> Iterator[Check]:
-    """What doctor finds of Slurm; with *slurm* by a job in the local workspace, which is made where there is none."""
+    """Doctor's checks of Slurm. With *slurm* they include a job in the local workspace, which is created if missing."""
     from himl_cli.core.events import ignore
     from himl_cli.workspaces.local.slurm_batch import checks
 
@@ -223,40 +222,39 @@ def slurm_checks(spec: str | None, config_file: str | None, slurm: SlurmSpec | N
 
 
 def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
-    """The Azure ML workspace whose clusters are meant; no request is made. Raises BadUsage where none is named or
+    """The Azure ML workspace that has the clusters. Sends no request. Raises BadUsage if none is named or
     configured."""
     if spec and not _named_config(spec, config_file):
         raise BadUsage(
-            f"--workspace {spec} is a local workspace, which has no clusters.",
-            hint="Leave it out, or run the job here: --cluster local",
+            f"--workspace '{spec}' is a local workspace, which has no clusters.",
+            hint="Omit --workspace, or run the job on this machine: --cluster local",
         )
     address = find_workspaces(spec, config_file, start=start).azure
-    elsewhere = "Without --cluster jobs run here, with --cluster slurm:NAME on your site's Slurm."
+    elsewhere = "Without --cluster, jobs run locally. With --cluster slurm:NAME, they run on Slurm."
     return address or _not_configured("A job for a cluster", start, elsewhere)
 
 
 def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
-    """The Azure ML workspace that a job which runs here is told to: the one that is named, else the one that is
-    configured; no request is made.
+    """The Azure ML workspace in which a local job is recorded: the named one, else the configured one. Sends no
+    request.
 
-    Raises BadUsage where there is none.
+    Raises BadUsage if there is none.
     """
     is_named = _named_config(spec, config_file) is not None
     address = find_workspaces(spec, config_file, start=start).azure if is_named else configured_azure(start)
-    return address or _not_configured("--record_in azure", start, "Without --record_in the job is recorded here.")
+    return address or _not_configured("--record_in azure", start, "Without --record_in, the job is recorded locally.")
 
 
 def _not_configured(asked: str, start: Path, else_: str) -> NoReturn:
-    """Raises the error of a command that needs an Azure ML workspace: what was asked for, and what happens where it is
-    not."""
+    """Raise the error of an option or a job that needs an Azure ML workspace. *else_* describes the alternative."""
     remarks = search_remarks(None, None, start=start)
-    why = f"no config.json can be used. {remarks[0]}" if remarks else "none is configured."
+    why = f"himl found no valid config.json. {remarks[0]}" if remarks else "none is configured."
     raise BadUsage(f"{asked} needs an Azure ML workspace, and {why}", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
 def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
-    """What `open_recording` needs to open the workspace at *address* later, and as the settings for *start* say. Holds
-    no secret."""
+    """The arguments with which `open_recording` opens the workspace at *address* later, by the settings for *start*.
+    Contains no secret."""
     return {
         "subscription_id": address.subscription_id,
         "resource_group": address.resource_group,
@@ -267,26 +265,26 @@ def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
 
 
 def open_recording(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspace, AzureWorkspace]:
-    """The local workspace in *folder*, and the Azure ML workspace that `recording_place` told. No request is made
-    yet."""
+    """The local workspace in *folder*, and the Azure ML workspace that `recording_place` described. Sends no
+    request."""
     start = Path(place["start"])
     address = azure_at(place["subscription_id"], place["resource_group"], place["name"], place["source"], start)
     return _open_local(folder), open_azure(address, start)
 
 
 def local_folder(workspace: Workspace) -> Path | None:
-    """The folder of a local workspace, or of the local one of two; None where there is none."""
+    """The folder of a local workspace, or of the local one of two, else None."""
     local = workspace.local if isinstance(workspace, JoinedWorkspace) else workspace
     return local.folder if isinstance(local, FolderWorkspace) else None
 
 
 def sdk_objects(workspace: object, run_id: str, sdk: str) -> tuple[Any, ...]:
-    """The job of an Azure ML workspace as its SDK has it: of `v2` azure-ai-ml's job and its client, signed in as the
-    workspace is, of `v1` azureml-core's run. Raises BadUsage without that package, RunNotFound, TypeError."""
+    """The SDK's objects for a job in Azure ML. `v2`: azure-ai-ml's job and its client, with the credentials of the
+    workspace. `v1`: azureml-core's run. Raises BadUsage without that package, RunNotFound, TypeError."""
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
-        raise TypeError("Only an Azure ML workspace has its jobs in the SDK.")
+        raise TypeError("The SDK has the jobs of Azure ML workspaces only.")
     if sdk == "v2":
         return workspace.sdk_view(run_id)
     from himl_cli.workspaces.azure.jobs.v1 import sdk_run
@@ -300,23 +298,23 @@ def sdk_data(workspace: object, item: DataSpec, notify: Notify, *, is_output: bo
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
-        raise TypeError("Only an Azure ML workspace has data for its jobs.")
+        raise TypeError("SDK inputs and outputs exist in Azure ML workspaces only.")
     return workspace.sdk_data(item, is_output=is_output, notify=notify)
 
 
 def register_environment(workspace: object, environment: Any) -> Any:
-    """As `sdk.register_environment` for an Azure ML workspace. Raises TypeError for another."""
+    """Call `sdk.register_environment` for an Azure ML workspace. Raises TypeError for another."""
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
-        raise TypeError("Only an Azure ML workspace has environments.")
+        raise TypeError("Environments exist in Azure ML workspaces only.")
     from himl_cli.workspaces.azure.jobs.sdk import register_environment
 
     return register_environment(workspace.connection, environment)
 
 
 def job_yaml(spec: JobSpec | PipelineSpec) -> str:
-    """The job or pipeline as YAML that Azure ML's own command line takes. Makes no request; credentials are masked."""
+    """The job or pipeline as YAML for the Azure ML CLI. Sends no request. Credentials are masked."""
     from himl_cli.core.jobs import PipelineSpec
     from himl_cli.workspaces.azure.jobs import yaml_form
 
@@ -324,23 +322,23 @@ def job_yaml(spec: JobSpec | PipelineSpec) -> str:
 
 
 def require_sdk_v1() -> None:
-    """Raises BadUsage, with the command that installs it, where azureml-core is missing."""
+    """Raise BadUsage, with the command that installs it, if azureml-core is missing."""
     from himl_cli.workspaces.azure.jobs.v1 import require_sdk
 
     require_sdk()
 
 
 def open_configured_azure(start: Path) -> Workspace | None:
-    """The Azure ML workspace that is configured for *start*, or None. No request is made yet."""
+    """The Azure ML workspace that is configured for *start*, or None. Sends no request."""
     address = configured_azure(start)
     return open_azure(address, start) if address else None
 
 
 def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[tuple[str, str, str]]:
-    """What is set about Azure ML: key, value and where it stands, for the workspace and for signing in; empty values
-    where nothing is set.
+    """The Azure ML settings as tuples of key, value and source, for the workspace and for the credentials. Unset keys
+    have empty values.
 
-    The password's value is masked. Raises BadUsage for settings that cannot be used.
+    The password's value is masked. Raises BadUsage for invalid settings.
     """
     address = find_workspaces(spec, config_file, start=start).azure
     ids = (address.subscription_id, address.resource_group, address.name) if address else ("", "", "")
@@ -357,19 +355,19 @@ def _existing(meant: ResolvedWorkspaces) -> Path:
     what = f"No workspace: no {WORKSPACE_FOLDER} folder"
     if not meant.is_named and (remarks := search_remarks(None, None, start=meant.start)):
         raise WorkspaceNotFound(
-            f"{what} in '{meant.start}' or above, and no Azure ML config.json that can be used.",
-            hint=f"{remarks[0]} See 'himl doctor'.",
+            f"{what} in '{meant.start}' or above, and no valid Azure ML config.json.",
+            hint=f"{remarks[0]} For details, run 'himl doctor'.",
         )
     raise WorkspaceNotFound(
         f"{what} and no Azure ML config.json in '{meant.start}' or above.",
-        hint="'himl submit SCRIPT' makes a local one here, and so does 'himl init --local'; --workspace names "
-        "another. For Azure ML, see 'himl doctor'.",
+        hint="Create a local workspace with 'himl submit SCRIPT' or 'himl init --local', or name one with "
+        "--workspace. For Azure ML, run 'himl doctor'.",
     )
 
 
 def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
-    """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. No request is made
-    yet."""
+    """The Azure ML workspace at *address*, with the credentials that the settings for *start* name. Sends no
+    request."""
     from himl_cli.workspaces.azure.connection import Connection
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
@@ -377,22 +375,21 @@ def open_azure(address: WorkspaceAddress, start: Path) -> AzureWorkspace:
 
 
 def own_local_run() -> tuple[LocalWorkspace, str] | None:
-    """The workspace that keeps the job which this process is part of, and the run's id; None outside of a job that himl
-    runs here."""
+    """The workspace and the run's id of the local himl job that this process is part of, else None."""
     folder, run_id = Path(os.environ.get("HIML_RUN_FOLDER", "")), os.environ.get("AZUREML_RUN_ID", "")
-    # Else left over from another job, or a job elsewhere started by this one
+    # The variables may be left over from another job, or come from a local job that started a job elsewhere
     is_ours = bool(run_id) and folder.name == run_id and folder.is_dir()
     return (_open_local(folder.parent.parent), run_id) if is_ours else None
 
 
 def azure_at(subscription_id: str, resource_group: str, name: str, source: str, start: Path) -> WorkspaceAddress:
-    """The address of a workspace whose ids are known, in the cloud that the settings for *start* name; *source* says
-    from where."""
+    """The address of a workspace with known ids, in the cloud that the settings for *start* name. *source* names the
+    origin of the ids."""
     return WorkspaceAddress(subscription_id, resource_group, name, current_cloud(cloud_setting(start)), source)
 
 
 def address_of(workspace: Workspace) -> WorkspaceAddress | None:
-    """Where an opened workspace lies in Azure; None for a local one."""
+    """The address of an Azure ML workspace, else None."""
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     return workspace.connection.address if isinstance(workspace, AzureWorkspace) else None
@@ -402,25 +399,25 @@ def _open_local(folder: Path, *, create: bool = False) -> LocalWorkspace:
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
     if folder.is_file():
-        raise BadUsage(f"'{folder}' is a file, not a workspace.", hint="Give a .himl folder.")
+        raise BadUsage(f"The workspace '{folder}' is a file.", hint="Name a .himl folder.")
     if not folder.is_dir() and not create:
         raise WorkspaceNotFound(
-            f"There is no workspace at '{folder}'.", hint=f"'himl submit SCRIPT --workspace {folder}' makes one there."
+            f"No workspace at '{folder}'.", hint=f"Create it with 'himl submit SCRIPT --workspace {folder}'."
         )
     return LocalWorkspace(folder)
 
 
 def azure_ids_in(path: Path) -> Mapping[str, str]:
-    """The keys of the Azure ML workspace that a config file names. Raises WorkspaceNotFound or BadUsage."""
+    """The ids in a config file of Azure ML, by key. Raises WorkspaceNotFound or BadUsage."""
     address = config.address_from_config(path)
     return dict(zip(config.CONFIG_KEYS, (address.subscription_id, address.resource_group, address.name), strict=True))
 
 
 def make_local(folder: Path) -> tuple[Path, bool]:
-    """A local workspace in *folder*: its own folder, and whether that is new. Raises BadUsage or DiskFailed."""
+    """Create a local workspace in *folder*. Return its path and whether it is new. Raises BadUsage or DiskFailed."""
     made = folder / WORKSPACE_FOLDER
     if made.is_file():
-        raise BadUsage(f"'{made}' is a file, so no workspace can be made there.", hint="Move it away.")
+        raise BadUsage(f"Cannot create the workspace '{made}', because a file has this name.", hint="Move the file.")
     is_new = not made.is_dir()
     if is_new:
         _open_local(made, create=True).make()
@@ -428,11 +425,11 @@ def make_local(folder: Path) -> tuple[Path, bool]:
 
 
 class JoinedWorkspace(Workspace):
-    """Two workspaces as one: the runs of *local* and of the service that *open_remote* opens, newest first; datastores
-    are those of the latter.
+    """Two workspaces as one: the runs of *local* and of the service that *open_remote* opens, newest first. The
+    datastores are those of the service.
 
-    A run is looked for here first, which costs no request; the service is opened when it is first needed.
-    *remote_label* is what it will be called, so that naming it needs no opening.
+    The local workspace is searched first, which needs no request. The service is opened at first use. *remote_label* is
+    its name in messages, so that naming it does not open it.
     """
 
     def __init__(self, local: Workspace, open_remote: Callable[[], Workspace], remote_label: str) -> None:
@@ -449,7 +446,7 @@ class JoinedWorkspace(Workspace):
         return self._open_remote()
 
     def home_of(self, run_id: str) -> Workspace:
-        """The workspace that keeps the run, the local one if both do. Raises RunNotFound, naming similar ids of
+        """The workspace that contains the run, the local one if both do. Raises RunNotFound, naming similar ids of
         both."""
 
         def known(workspace: Workspace) -> Workspace:
@@ -459,8 +456,8 @@ class JoinedWorkspace(Workspace):
         return self._ask(run_id, known)
 
     def _ask(self, run_id: str, act: Callable[[Workspace], Answer]) -> Answer:
-        """What *act* gives for the workspace that keeps the run: the local one if it is there, else the service, which
-        says so if not."""
+        """Call *act* on the workspace that contains the run: the local one if it does, else the service, which raises
+        RunNotFound if it does not."""
         here = self._missing_here(run_id)
         if here is None:
             return act(self.local)
@@ -475,8 +472,8 @@ class JoinedWorkspace(Workspace):
         return self._ask(run_id, lambda workspace: workspace.run(run_id))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs of both, newest first; children are looked for where their parent is. A run of here that is told
-        there too comes once."""
+        """The runs of both, newest first. Children come from their parent's workspace. A local run that is also
+        recorded in the service appears once."""
         if query.parent is not None:
             is_here = self._missing_here(query.parent) is None
             yield from (self.local.runs(query) if is_here else self._remote_runs(query))
@@ -488,7 +485,7 @@ class JoinedWorkspace(Workspace):
         yield from islice(both, query.limit)
 
     def experiments(self) -> Mapping[str, datetime]:
-        """Those of both; one that both have is as old as the older of them."""
+        """The experiments of both. The age of one in both workspaces is that of the older one."""
         with _way_out():
             there = self._remote.experiments()
         here = self.local.experiments()
@@ -525,7 +522,7 @@ class JoinedWorkspace(Workspace):
         return self._ask(run_id, lambda workspace: workspace.parameters(run_id))
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
-        """Each workspace is asked once for the runs that came from it."""
+        """Request the runs of each workspace once."""
         here = [run for run in runs if run.workspace == self.local.label]
         there = [run for run in runs if run.workspace != self.local.label]
         found = {**self.local.results(here, wanted=wanted, whole=whole)} if here else {}
@@ -565,13 +562,14 @@ class JoinedWorkspace(Workspace):
 
 @contextmanager
 def _way_out(similar: Sequence[str] = ()) -> Iterator[None]:
-    """A service that cannot be asked is an error, not an empty answer; its hint says how to do without it.
+    """Add to an error of the service the way to do without it. A service that does not answer is an error, not an empty
+    result.
 
-    *similar* are ids of runs kept here that may have been meant.
+    *similar* are similar ids of local runs.
     """
     try:
         yield
     except (NotAllowed, ServiceFailed, WorkspaceNotFound) as err:
-        alike = f"Did you mean {' or '.join(similar)}, kept here?" if similar else ""
-        err.hint = " ".join(filter(None, (alike, err.hint, "To look at the runs kept here alone: --workspace local")))
+        alike = f"Did you mean the local run {' or '.join(similar)}?" if similar else ""
+        err.hint = " ".join(filter(None, (alike, err.hint, "To use only local runs, add --workspace local")))
         raise

@@ -1,4 +1,4 @@
-"""When a request is tried again: one policy for the control plane, storage and web addresses."""
+"""Retries of requests: one policy for the control plane, storage and web addresses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Limits of the attempts at one request, in seconds where they are times.
+    """Limits of the attempts at one request. Times are in seconds.
 
-    At most `attempts`, `connect_attempts` of them without a connection; none begins later than `total` after the first.
-    Pauses double from `first` to `longest`, each shortened by up to half at random. A Retry-After of up to
-    `longest_asked` is honoured; a longer one ends the attempts at once. An attempt ends after `read_timeout` without a
-    byte (storage has limits of its own for that).
+    There are at most `attempts`, and `connect_attempts` without a connection. None begins later than `total` after the
+    first. Pauses double from `first` to `longest`, each shortened by up to half at random. A Retry-After of up to
+    `longest_asked` is honoured. A longer one ends the attempts at once. An attempt ends after `read_timeout` without a
+    byte (storage has its own limits for that).
     """
 
     attempts: int = 8
@@ -37,12 +37,12 @@ CONTROL_PLANE = RetryPolicy(attempts=5, first=0.5, total=180.0)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed: the error it comes to, and what may help.
+    """The failure of an attempt: its error, and the remedies.
 
-    `may_pass`: another attempt may succeed, `max_attempts` at most, after `retry_after` seconds where the service named
-    them. `is_refusal`: a new signature may help; `again` is the error where a signature made just now is refused, too.
-    `is_unconnected`: no connection came about. `code` is the service's error code, `message` what happened, without a
-    full stop. `was_slow`: the user noticed the attempt itself.
+    `may_pass`: another attempt may succeed, after `retry_after` seconds if the service named them, with at most
+    `max_attempts`. `is_refusal`: a new signature may help, and `again` is the error if a fresh signature is refused.
+    `is_unconnected`: there was no connection. `code` is the service's error code, `message` the event without a full
+    stop. `was_slow`: the user noticed the attempt.
     """
 
     error: HimlError
@@ -64,7 +64,7 @@ class PauseLog:
     until: float = 0.0
 
     def add(self, failure: Failure, seconds: float) -> None:
-        """A request that failed so waits for *seconds*."""
+        """Report a pause of *seconds* after *failure*."""
         now = time.monotonic()
         if not failure.message or now < self.until:
             return
@@ -72,15 +72,15 @@ class PauseLog:
         if is_noticed:
             self.until = now + seconds
         after = f" in {seconds:.0f} s" if seconds >= 1 else ""
-        log.log(logging.WARNING if is_noticed else logging.DEBUG, "%s; trying again%s", failure.message, after)
+        log.log(logging.WARNING if is_noticed else logging.DEBUG, "%s; retrying%s", failure.message, after)
 
 
 @dataclass(slots=True)
 class RetryState:
-    """What is known of a service from the requests that share this: those of one transfer, or one request.
+    """The state of a service, shared by the requests of one transfer, or for one request.
 
-    Once a request was given up, the others stop after two failures, until one succeeds. The limit for attempts without
-    a connection holds until the first success.
+    After one request fails for good, the others stop after two failures, until one succeeds. The limit for attempts
+    without a connection applies until the first success.
     """
 
     policy: RetryPolicy
@@ -90,7 +90,7 @@ class RetryState:
     started: float = field(default_factory=time.monotonic)
 
     def pause(self, failures: int, failure: Failure) -> float | None:
-        """Seconds until the next attempt after so many failures in a row; None where there is to be none."""
+        """Seconds until the next attempt after *failures* in a row, or None to stop."""
         policy, asked = self.policy, failure.retry_after
         most = min(policy.attempts, failure.max_attempts, 2 if self.is_given_up else policy.attempts)
         if failure.is_unconnected and not self.has_worked:
@@ -105,7 +105,7 @@ class RetryState:
         return seconds
 
     def wait(self, failures: int, failure: Failure) -> float:
-        """As `pause`; raises the failure's error where it gives None."""
+        """As `pause`, but raises the failure's error instead of returning None."""
         seconds = self.pause(failures, failure)
         if seconds is None:
             raise failure.error

@@ -1,4 +1,4 @@
-"""One file at an https address as a `BlobStore` of one blob, so that the transfers of other files serve it too.
+"""A file at an https address as a `BlobStore` of one blob, so that the transfer code for other files serves it.
 
 Messages name the address without user, password and query.
 """
@@ -43,18 +43,18 @@ from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 REDIRECTS = (301, 302, 303, 307, 308)
 CHANGED = "The file at {} changed while it was read."
-OTHERWISE = "Download it by other means, and name the file."
+OTHERWISE = "Download the file with another program, and use its path."
 _COMPRESSIONS = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
 _RANGE = re.compile(r"bytes\s+(?:(?P<start>\d+)-[-\d]+|\*)/(?P<total>\d+)", re.IGNORECASE)
 
 
 class WebFile(Endpoint):
-    """The file at *address*, read-only; asked for where it was found last. It is looked at once; `stat` looks anew.
-    Raises BadUsage for an address that is not read.
+    """The file at *address*, read-only, requested from its last known location. Its facts are requested once, and
+    again by `stat`. Raises BadUsage for an invalid address.
 
-    User and password of the address go to its own host only, and nothing of its query to another one. What changed
-    between two requests, or since an earlier transfer, is told by a strong ETag, else by the time of change; from
-    servers that say neither, or know nothing of ranges, the file comes in one stream.
+    User and password of the address go only to its own host, and its query to no other host. A strong ETag, else the
+    time of change, shows whether the file changed between two requests or since an earlier transfer. Servers that send
+    neither, or do not support ranges, send the file in one stream.
     """
 
     def __init__(self, address: str, *, pool: CurlPool | None = None, policy: RetryPolicy | None = None) -> None:
@@ -69,7 +69,7 @@ class WebFile(Endpoint):
         self._use(self._own)
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        """The file. Raises NotFound where there is none, NotAllowed, ServiceFailed."""
+        """The file. Raises NotFound if there is none, NotAllowed, ServiceFailed."""
         blob, _ = self._file()
         if blob.name.startswith(prefix):
             yield [blob]
@@ -83,42 +83,46 @@ class WebFile(Endpoint):
         return None
 
     def md5(self, blob: BlobInfo) -> bytes | None:
-        """What the server tells, which for parts of a file may take a request of its own."""
+        """The server's MD5, which for parts of a file may take another request."""
         if blob.md5 is not None:
             return blob.md5
 
         def parse(response: CurlResponse) -> bytes | None:
             return whole_md5(response) if validator_of(response) == blob.etag else None
 
-        with suppress(HimlError):  # it is told on top; some servers answer no HEAD
+        # The MD5 is an extra, and some servers answer no HEAD
+        with suppress(HimlError):
             return ask(_WebQuery(blob.name, self, RetryPolicy(attempts=1), parse, method="HEAD"), self._pool)
         return None
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """As `BlobStore.read`, in one piece: larger files are fetched. Raises NotFound, NotAllowed, ServiceFailed."""
+        """As `BlobStore.read`, in one piece, since larger files are fetched. Raises NotFound, NotAllowed,
+        ServiceFailed."""
         if name != self._file()[0].name:
             raise NotFound(f"No file '{name}' at {self.label}.")
         return iter([ask(_WebQuery(name, self, self._policy, lambda response: response.take()[offset:]), self._pool)])
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        """As `BlobStore.fetch`, by 8 connections at most."""
+        """As `BlobStore.fetch`, with at most 8 connections."""
         (blob, takes_ranges), retries = self._file(), RetryState(self._policy, self.pauses)
-        by_parts = takes_ranges and bool(blob.etag)  # only then do parts make one file for certain
+        # Without a validator, parts might come from different versions of the file
+        by_parts = takes_ranges and bool(blob.etag)
         found = iter(requests)
         rest: Iterator[FetchRequest] = iter(()) if by_parts else found
         tasks: Iterator[Task] = (_Download(first, rest, sink, self, retries, by_parts=by_parts) for first in found)
-        # To a server that himl knows nothing of
+        # The server's limits are unknown
         run_tasks(self._pool, tasks, min(workers, 8) if by_parts else 1)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Every request fails."""
+        """Fail every request."""
         for request in requests:
-            sink.fail(request, HimlError(f"{self.label} can be read only."))
+            sink.fail(request, HimlError(f"{self.label} is read-only."))
 
     def signed(self, name: str, query: str = "") -> Signed:
         parts, own = parts_of(self._url), self._own
-        headers = ["Accept-Encoding: identity"]  # the bytes that the file has, not compressed for the way
-        if ".blob." in self.host:  # Azure Storage answers otherwise by the rules of its first years
+        # Request the bytes of the file, without compression in transit
+        headers = ["Accept-Encoding: identity"]
+        if ".blob." in self.host:  # Azure Storage defaults to its oldest API version
             headers.append(VERSION_HEADER)
         if own.username and (parts.scheme, parts.hostname, parts.port) == (own.scheme, own.hostname, own.port):
             user = f"{unquote(own.username)}:{unquote(own.password or '')}"
@@ -126,7 +130,7 @@ class WebFile(Endpoint):
         return Signed(self._url, tuple(headers), Signature())
 
     def renewed(self, name: str, refused: Signed, code: str) -> bool:
-        """Where the address sends to may be good for some minutes only: it is asked again."""
+        """Look up the location again, since the target of a redirection may be valid for a few minutes only."""
         if self._is_looking:
             return False
         if refused.url == self._url:
@@ -134,16 +138,17 @@ class WebFile(Endpoint):
         return True
 
     def _file(self) -> tuple[BlobInfo, bool]:
-        """The file, whose `etag` is empty where nothing tells one state of it from the next, and whether parts of it
-        can be asked for."""
+        """The file, and whether its parts can be requested. `etag` is empty if nothing distinguishes versions of the
+        file."""
         self._found = self._found or self._look()
         return self._found
 
     def _look(self) -> tuple[BlobInfo, bool]:
-        """What the file is, and where it lies after all redirections. Raises BlobNotFound, NotAllowed, ServiceFailed.
+        """Return the file's facts and its location after all redirections. Raises BlobNotFound, NotAllowed,
+        ServiceFailed.
 
-        The first byte is asked for: unlike HEAD that is answered wherever the file can be read, also by links that are
-        signed for GET alone. Who knows nothing of ranges begins to send the file, and is left at that.
+        Requests the first byte. Unlike HEAD, this works for every readable file, including links that are signed only
+        for GET. A server without ranges begins to send the file, and himl closes the connection.
         """
         headers, statuses = ("Range: bytes=0-0",), (200, 206, 416, *REDIRECTS)
         self._use(self._own)
@@ -162,9 +167,9 @@ class WebFile(Endpoint):
         raise self.redirected()
 
     def _use(self, parts: SplitResult) -> None:
-        """Ask there: without user, password and fragment, what no URL can hold percent-encoded."""
+        """Set the location, percent-encoded and without user, password and fragment."""
         host = parts.hostname or ""
-        with suppress(UnicodeError):  # it is no name that anybody could have
+        with suppress(UnicodeError):  # not a valid host name
             host = host if host.isascii() else host.encode("idna").decode()
         netloc = f"[{host}]" if ":" in host else host
         if parts.port is not None:
@@ -174,58 +179,59 @@ class WebFile(Endpoint):
         self.host, self.expires = parts.hostname or "", sas_expiry(parts.query)
 
     def parse(self, response: CurlResponse) -> tuple[BlobInfo, bool] | SplitResult:
-        """The file, or where the response sends to. Raises BlobNotFound, ServiceFailed."""
+        """The file, or the target of a redirection. Raises BlobNotFound, ServiceFailed."""
         if response.status in REDIRECTS:
             location = response.header(b"location").strip()
             parts = parts_of(urljoin(self._url, location))
             if not location or parts.scheme not in ("http", "https") or not parts.hostname:
-                hint = "Is this the address of a file?"
-                raise ServiceFailed(f"{self.host} sends to an address that cannot be read.", hint=hint)
+                hint = "Check that this is the address of a file."
+                raise ServiceFailed(f"{self.host} redirects to an invalid address.", hint=hint)
             if parts.scheme == "http" and (self._url.startswith("https:") or parts.hostname not in LOCAL_HOSTS):
-                how = "by plain http, which anybody on the way could change"
-                raise ServiceFailed(f"{self.host} sends to {parts.hostname} {how}.")
+                how = "by plain http, which others could change in transit"
+                raise ServiceFailed(f"{self.host} redirects to {parts.hostname} {how}.")
             return parts
         kind = response.header(b"content-type").partition(";")[0].strip().lower()
         is_page = last_name(self._address).lower().endswith((".html", ".htm", ".xhtml"))
-        if kind in ("text/html", "application/xhtml+xml") and not is_page:  # such as a log-in
-            hint = "Give the address that a browser downloads the file from."
-            raise BlobNotFound(f"{self.label} shows a web page, and no file.", hint=hint)
+        if kind in ("text/html", "application/xhtml+xml") and not is_page:  # such as a sign-in page
+            hint = "Use the address from which a browser downloads the file."
+            raise BlobNotFound(f"{self.label} is a web page, not a file.", hint=hint)
         self.check_compression(response)
-        size = 0 if response.status == 416 else total_size(response)  # 416: even the first byte does not exist
+        # Status 416: even the first byte does not exist
+        size = 0 if response.status == 416 else total_size(response)
         if size is None:
             raise ServiceFailed(
-                f"{self.host} does not say how large {self.label} is, so nobody could tell whether all of it came.",
+                f"{self.host} does not send the size of {self.label}, so himl cannot check that it is complete.",
                 hint=OTHERWISE,
             )
         name, modified = file_name(response, self._address), http_time(response.header(b"last-modified"))
         return BlobInfo(name, size, validator_of(response), whole_md5(response), modified), response.status == 206
 
     def check_compression(self, response: CurlResponse) -> None:
-        """Raises ServiceFailed for bytes in another form than the file's, archives aside: its size and MD5 could not
-        be told."""
+        """Raise ServiceFailed for compressed bytes, except those of archives, since the size and MD5 of the file would
+        be unknown."""
         named = {one.strip().lower() for one in response.header(b"content-encoding").split(",")} & _COMPRESSIONS
         if named and not last_name(self._address).lower().endswith((".gz", ".tgz", ".zst", ".br")):
             how = ", ".join(sorted(named))
-            raise ServiceFailed(f"{self.host} sends {self.label} compressed ({how}) only.", hint=OTHERWISE)
+            raise ServiceFailed(f"{self.host} sends {self.label} only compressed ({how}).", hint=OTHERWISE)
 
     def redirected(self) -> ServiceFailed:
-        return ServiceFailed(f"{self.host} sends requests elsewhere, again and again.")
+        return ServiceFailed(f"{self.host} redirects too many times.")
 
     def refusal(self, why: str) -> NotAllowed:
-        hint = "Get a new link; of a run's checkpoint, 'himl checkpoint url RUN' makes one."
+        hint = "Get a new link. For a checkpoint of a run: himl checkpoint url RUN"
         if 0 < self.expires < time.time():
             ends = datetime.fromtimestamp(self.expires, timezone.utc)
             message = f"The link to {self.label} has expired ({ends:%Y-%m-%d %H:%M} UTC)."
         elif "?" in self._url:
-            message = f"The link to {self.label} has expired, or does not allow reading ({why})."
+            message = f"The link to {self.label} has expired or does not allow reading ({why})."
         else:
-            message = f"{self.host} does not let {self.label} be read without signing in ({why})."
-            hint = "Use a link that holds a signature."
+            message = f"{self.host} requires credentials for {self.label} ({why})."
+            hint = "Use a link that contains a signature."
         return NotAllowed(message, hint=hint)
 
 
 class _WebTask(Task):
-    """Requests for the file, and what their failures come to."""
+    """Requests for the file, and the errors of their failures."""
 
     endpoint: WebFile
 
@@ -242,7 +248,7 @@ class _WebTask(Task):
             return transient_failure(response, file.host)
         error: HimlError = ServiceFailed(f"{file.host} refused the request for {file.label} ({status}).")
         if status in (404, 410):
-            error = BlobNotFound(f"There is no file at {file.label} ({status}).", hint="Check the address.")
+            error = BlobNotFound(f"No file at {file.label} ({status}).", hint="Check the address.")
         elif status == 416:
             error = BlobChanged(CHANGED.format(file.label))
         return Failure(error, code)
@@ -253,11 +259,10 @@ class _WebQuery(_WebTask, Query[Answer]):
 
 
 class _Download(_WebTask):
-    """The bytes of *first* and *rest*, one request for bytes after the other; only of the state of the file that was
-    listed.
+    """Fetch the bytes of *first* and *rest*, one request after the other, of the listed version of the file only.
 
-    With *by_parts* what broke off is asked for from there on. Else all come in one stream, from the file's first byte
-    on, which cannot be resumed: once bytes of it came, a failure is final.
+    With *by_parts* a broken transfer resumes where it stopped. Otherwise, all bytes come in one stream from the first
+    byte of the file, which cannot be resumed. A failure after its first bytes is final.
     """
 
     def __init__(
@@ -275,14 +280,15 @@ class _Download(_WebTask):
         self._rest = rest
         self._sink = sink
         self._by_parts = by_parts
-        self._position = self._proven = first.offset  # where the next byte belongs, and where failures were forgotten
+        # The offset of the next byte, and the offset at which failures were last reset
+        self._position = self._proven = first.offset
 
     def attempt(self) -> Attempt:
         response: CurlResponse | None = None
-        start, data = 0, b""  # what came last, and where in the file it begins
+        start, data = 0, b""  # the last piece, and its offset in the file
         while (request := self._request) is not None:
             stop = request.offset + request.length
-            if response is None or self._position < start:  # the latter: it is not ahead of the one before
+            if response is None or self._position < start:  # the latter: the request begins earlier
                 start, data = (self._position if self._by_parts else 0), b""
                 is_whole = start == 0 and (stop == request.blob.size or not self._by_parts)
                 headers = [] if is_whole else [f"Range: bytes={start}-{stop - 1}"]
@@ -297,10 +303,11 @@ class _Download(_WebTask):
                     if not data:
                         self._check_unended(response, start)
                         yield None
-                if self._position - self._proven >= 1 << 20:  # enough to forget earlier failures
+                if self._position - self._proven >= 1 << 20:  # enough to reset earlier failures
                     self._proven = self._position
                     self.progressed()
-            is_last = self._by_parts or stop == request.blob.size  # a connection whose response ended can be used again
+            # A connection can be used again once its response has ended
+            is_last = self._by_parts or stop == request.blob.size
             while is_last and not (response.is_complete or response.failure or response.take()):
                 yield None
             self._sink.finish(request, whole_md5(response))
@@ -309,8 +316,8 @@ class _Download(_WebTask):
             self._position = self._proven = self._request.offset if self._request is not None else stop
 
     def _accept(self, response: CurlResponse, blob: BlobInfo, start: int) -> None:
-        """Look at the head before any of the bytes count. Raises AttemptFailed unless the response has the bytes from
-        *start* on of the file that was listed."""
+        """Check the headers before any bytes count. Raises AttemptFailed unless the response contains the bytes from
+        *start* on of the listed version."""
         file = self.endpoint
         if response.status not in (200, 206) or (response.failure is not None and not response.chunks):
             raise AttemptFailed(self.failure(response))
@@ -323,16 +330,16 @@ class _Download(_WebTask):
             raise AttemptFailed(Failure(BlobChanged(CHANGED.format(file.label))))
         found = _RANGE.fullmatch(response.header(b"content-range"))
         if (size_from(found["start"] or "") if found else None) != start if response.status == 206 else start:
-            other = ServiceFailed(f"{file.host} sent other bytes than were asked for.")
+            other = ServiceFailed(f"{file.host} sent the wrong range of bytes.")
             raise AttemptFailed(Failure(other, may_pass=True))
 
     def _check_unended(self, response: CurlResponse, start: int) -> None:
-        """Raises AttemptFailed where no more comes of *response*, of which the bytes up to *start* came."""
+        """Raise AttemptFailed if *response* ended after the bytes up to *start*."""
         label = self.endpoint.label
         if response.is_complete:
-            raise AttemptFailed(Failure(IntegrityFailed(f"The file at {label} came without its end.")))
+            raise AttemptFailed(Failure(IntegrityFailed(f"The file at {label} is incomplete.")))
         if response.failure is not None and start and not self._by_parts:
-            what = f"The connection broke off, and {label} cannot be had from its middle on."
+            what = f"The connection broke, and the server cannot resume {label}."
             raise AttemptFailed(Failure(ServiceFailed(what)))
         if response.failure is not None:
             raise AttemptFailed(self.failure(response))
@@ -343,7 +350,7 @@ class _Download(_WebTask):
 
 
 def total_size(response: CurlResponse) -> int | None:
-    """Bytes of the whole file, as the response to a GET tells them."""
+    """Size of the whole file in bytes, from the response to a GET."""
     if response.status == 200:
         return size_from(response.header(b"content-length"))
     found = _RANGE.fullmatch(response.header(b"content-range"))
@@ -351,10 +358,10 @@ def total_size(response: CurlResponse) -> int | None:
 
 
 def validator_of(response: CurlResponse) -> str:
-    """What changes whenever the content does: a strong ETag as it is, else the time of change where that is sure to
-    differ; else empty.
+    """A value that changes whenever the content does: a strong ETag, else the time of change if it is reliable, else
+    empty.
 
-    A time counts from one second on after it: within that second the file may change once more (RFC 9110, 8.8.2.2).
+    A time is reliable one second later, since the file may change again within that second (RFC 9110, 8.8.2.2).
     """
     etag = response.header(b"etag")
     if etag and not etag.startswith("W/"):
@@ -366,7 +373,7 @@ def validator_of(response: CurlResponse) -> str:
 
 
 def file_name(response: CurlResponse, address: str) -> str:
-    """The end of the address where that has an ending, else what the server calls it, else the end of the address."""
+    """The last part of the address if it has an extension, else the server's name for the file, else that part."""
     name, disposition = last_name(address), response.header(b"content-disposition")
     if "." not in name.strip(".") and len(disposition) <= 2000:
         message = Message()
@@ -376,20 +383,21 @@ def file_name(response: CurlResponse, address: str) -> str:
 
 
 def _checked(address: str) -> str:
-    """*address* where it can be read. Raises BadUsage."""
+    """Return *address* if it is valid. Raises BadUsage."""
     parts = parts_of(address)
-    if not parts.netloc and is_address(address):  # nothing of it can be shown: what is a password is not known either
+    # Show nothing of this address, since its password cannot be located
+    if not parts.netloc and is_address(address):
         raise BadUsage(
-            "This address cannot be read: its host or its port is none.",
-            hint="It reads https://HOST:PORT/PATH; ports go up to 65535.",
+            "The address has an invalid host or port.",
+            hint="Use the form https://HOST:PORT/PATH, with a port up to 65535.",
         )
-    is_text = not re.search("[\ud800-\udfff]", address)  # what is no text cannot be percent-encoded
+    is_text = not re.search("[\ud800-\udfff]", address)  # surrogates cannot be percent-encoded
     if not is_address(address) or not is_text or not re.fullmatch(r"[^\s%\\<>^`{|}]{1,253}", parts.hostname or ""):
-        hint = "It reads https://HOST/PATH, all of it in quotes."
-        raise BadUsage(f"'{shown(address)}' is not an address that can be read.", hint=hint)
+        hint = "Use the form https://HOST/PATH, and put it in quotes."
+        raise BadUsage(f"'{shown(address)}' is not a valid address.", hint=hint)
     if parts.scheme.lower() == "http" and parts.hostname not in LOCAL_HOSTS:
         raise BadUsage(
-            f"{shown(address)} is a plain http address: anybody on the way could change the file.",
-            hint="Use https, or download it yourself.",
+            f"{shown(address)} is a plain http address, and others could change the file in transit.",
+            hint="Use https, or download the file with another program.",
         )
     return address.strip()

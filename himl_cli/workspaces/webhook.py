@@ -1,7 +1,7 @@
-"""Telling a webhook how a run ended: one POST of a JSON document, or of a message as Slack and Teams take it.
+"""Notify a webhook of the end of a run: one POST of a JSON document, or of a message for Slack or Teams.
 
-The address is a secret: of it, nothing that this module says, logs or raises holds more than the host. Forms are those
-of Slack's incoming webhooks (api.slack.com/messaging/webhooks) and of Teams' workflows, which take a message with an
+The address is a secret. Messages, logs and errors of this module contain only its host. The formats are those
+of Slack's incoming webhooks (api.slack.com/messaging/webhooks) and of Teams' workflows, which accept a message with an
 Adaptive Card (adaptivecards.io, version 1.4).
 """
 
@@ -29,7 +29,8 @@ from himl_cli.core.text import shorten
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 POLICY = RetryPolicy(attempts=3, first=1.0, longest=4.0, longest_asked=10.0, total=30.0, read_timeout=10.0)
-MOST_SECONDS = 45.0  # for all attempts, whatever hangs: a name server, or a server that sends a byte now and then
+# For all attempts together, including those on a name server that hangs or a server that sends a byte now and then
+MOST_SECONDS = 45.0
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 OF_RUN = ("id", "experiment", "display_name", "status", "started", "ended", "duration", "exit_code", "reason", "url")
 MOST_METRICS, SHOWN_METRICS = 50, 10
@@ -40,8 +41,8 @@ Document = dict[str, Any]
 def run_document(
     run: Run, host: str, results: RunResults, children: Sequence[Run] = (), sweep: SweepView | None = None
 ) -> Document:
-    """What is told of *run*, in the words of `himl runs show --json`; *host* is the machine that its end was recorded
-    on. `counts` says of trials or steps how many have which status."""
+    """The document about *run*, with the keys of `himl runs show --json`. *host* is the machine that recorded the end
+    of the run. `counts` is the number of trials or steps by status."""
     form = run_form(run)
     found: Document = {name: form[name] for name in OF_RUN}
     found |= {"url": run.url or run.tags.get(STUDIO, ""), "host": host}
@@ -67,8 +68,8 @@ def run_document(
 
 
 def post(webhook: Webhook, run: Run, document: Document) -> str:
-    """Send it, after a failure that may pass up to twice more. Gives why it could not be sent, in a sentence without a
-    full stop; empty where it was."""
+    """Send the notification, with up to two retries of a transient failure. Return the reason of a failure as a
+    sentence without a full stop, else an empty text."""
     data = json.dumps(_body(webhook.format, run, document)).encode()
     ends: list[str] = []
     thread = Thread(target=lambda: ends.append(_send(webhook, data)), daemon=True)
@@ -99,7 +100,7 @@ def _body(form: str, run: Run, document: Document) -> Document:
 
 
 def _facts(run: Run, document: Document) -> Iterator[tuple[str, str]]:
-    """What a message for people has below its title."""
+    """The rows below the title of a message."""
     yield "Experiment", run.experiment
     if document["host"]:
         yield "Host", document["host"]
@@ -133,13 +134,13 @@ def _send(webhook: Webhook, data: bytes) -> str:
             if pause is None:
                 return failure.message + (f" ({attempts} attempts)" if attempts > 1 else "")
             time.sleep(pause)
-    except (HimlError, OSError) as err:  # of the certificate authorities
+    except (HimlError, OSError) as err:  # the certificate authorities cannot be read
         return str(err).rstrip(".")
     raise AssertionError
 
 
 def _opener() -> Any:
-    """urllib's, with the proxies of the environment; it follows no redirection."""
+    """urllib's opener, with the proxies of the environment and without redirections."""
     import ssl
     from urllib.request import HTTPRedirectHandler, HTTPSHandler, build_opener
 
@@ -154,7 +155,7 @@ def _opener() -> Any:
 
 
 def _attempt(opener: Any, webhook: Webhook, data: bytes) -> Failure | None:
-    """None where the webhook took it."""
+    """Send once. Return None on success."""
     from http.client import HTTPException, responses
     from ssl import SSLCertVerificationError
     from urllib.error import HTTPError
@@ -172,10 +173,10 @@ def _attempt(opener: Any, webhook: Webhook, data: bytes) -> Failure | None:
             message = f"{host} answered {err.code} {responses.get(err.code, '')}".rstrip()
             if 300 <= err.code < 400:
                 target = parts_of(err.headers.get("Location", "")).hostname or "another address"
-                message = f"{host} sends to {target}, which himl does not follow"
+                message = f"{host} redirects to {target}, which himl does not follow"
     except (OSError, HTTPException, ValueError) as err:
         cause = getattr(err, "reason", err)
-        # Of others than OSErrors the words may hold the address
+        # The texts of errors other than OSError may contain the address
         why = getattr(cause, "strerror", None) or (cause if isinstance(cause, OSError) else type(cause).__name__)
         message = f"{host} cannot be reached: {shorten(str(why))}"
         if isinstance(cause, TimeoutError):

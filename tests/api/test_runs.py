@@ -207,7 +207,7 @@ def test_workspace_comes_from_config_file_then_variables(azure_config: Path, tmp
     with pytest.raises(FileNotFoundError, match="There is no file") as caught:
         get_workspace(workspace_config_path=azure_config / "nope.json")
     assert isinstance(caught.value, NotFound)
-    with pytest.raises(FileNotFoundError, match="There is no workspace at"):
+    with pytest.raises(FileNotFoundError, match="No workspace at"):
         get_workspace(workspace_config_path=azure_config / "code")
     write_files(azure_config, {"ws.json": '{"subscription_id": "s"}'})
     with pytest.raises(BadUsage, match="does not say resource_group and workspace_name"):

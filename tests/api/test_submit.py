@@ -55,7 +55,7 @@ def test_an_argument_may_decide_in_place_of_the_flag(lab: StagedWorkspace, proje
     assert lab.state.runs == {}
     done = run_script(script, "--cloud", env={"HIML_EXPERIMENT_NAME": "night__ly-2"})
     assert done.returncode == 0, done.stderr
-    assert "2 files that may hold secrets are left out: '.netrc', 'lib/server.pem'." in done.stderr
+    assert "himl left out 2 files that may contain secrets: '.netrc', 'lib/server.pem'." in done.stderr
     job = job_of(lab)
     assert (job["command"], job["experimentName"], job.get("services")) == ("uv run train.py --cloud", "night_ly-2", None)
     assert job["distribution"]["distributionType"] == "Mpi"

@@ -151,7 +151,7 @@ def test_changed_checkpoints_are_pushed_and_start_next_job(himl: Himl, project: 
     pushed = himl.ok("checkpoint", "push", folder, "--from", first)
     second = pushed.stdout.strip()
     assert second not in ("", first)
-    assert "Unchanged, and pushed all the same: 'outputs/checkpoints/epoch=3.ckpt'." in pushed.stderr
+    assert "himl also pushed unchanged files: 'outputs/checkpoints/epoch=3.ckpt'." in pushed.stderr
     assert f"Start from it: himl submit SCRIPT --checkpoint {second}\n" in pushed.stderr
     third = himl.ok("submit", "look.py", "-q", "--checkpoint", second).stdout.strip()
     assert himl.ok("runs", "logs", third).stdout == "[('last.ckpt', 'changed')]\n"
@@ -288,7 +288,7 @@ def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azu
     outcome = himl.ok("checkpoint", "url", linked)
     assert (outcome.stdout.count("\n"), got(outcome.stdout.strip())) == (1, b"last")
     ends = datetime.now(timezone.utc) + timedelta(days=10, minutes=-15)
-    assert f"Whoever has this link can read 'outputs/checkpoints/last.ckpt' of run {linked} until {ends:%Y-%m-%d}" in outcome.stderr
+    assert f"Everyone with this link can read 'outputs/checkpoints/last.ckpt' of run {linked} until {ends:%Y-%m-%d}" in outcome.stderr
     assert himl.ok("checkpoint", "url", linked, "-q").stderr == ""
     best = himl.ok("checkpoint", "url", linked, "--select", "best", "--expiry_days", "0.5", "--json").json()
     assert (got(best["url"]), best["name"], best["run"]) == (b"best", "outputs/checkpoints/epoch=3-val_loss=0.2.ckpt", linked)
@@ -303,7 +303,7 @@ def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azu
             assert secret not in outcome.stderr
             assert secret == "eyJ" or files_with(tmp_path, secret) == []  # tokens are in the cache, for their user alone
     assert got(outcome.stdout.strip()) == b"last"
-    assert "That is less than the 10 days asked for" in outcome.stderr
+    assert "The link is valid for less than 10 days" in outcome.stderr
     assert "less" not in himl.ok("checkpoint", "url", linked, "--expiry_days", "6").stderr
     azure.state.storage.sas_seconds = 30 * 86400
     outcome = himl("checkpoint", "url", linked, env=azure.environment(azure.add_principal({Right.READ})))

@@ -39,9 +39,9 @@ def test_runs_go_with_their_files_and_nothing_else_does(himl: Himl, azure: Stage
     asked = himl("runs", "delete", "sweep_1")
     assert asked.code == 2
     assert asked.stderr.splitlines()[:3] == [
-        f"Run 'sweep_1' and 2 runs below it: 12 files, 48 B, in {place}.",
-        "Data that it registered as outputs stays; --outputs deletes that, too.",
-        "error: Delete run 'sweep_1' with its 2 trials and all their files? There is nobody to answer here.",
+        f"Run 'sweep_1' and its 2 child runs: 12 files, 48 B, in {place}.",
+        "himl keeps data that the run registered as outputs. To delete it, add --outputs.",
+        "error: Delete run 'sweep_1' with its 2 trials and all their files? himl cannot ask this without a terminal.",
     ]
     assert names(azure) == before
     document = himl.ok("runs", "delete", "sweep_1", "--yes", "--json").json()
@@ -114,7 +114,7 @@ def test_runs_at_work_and_files_of_others_are_left(himl: Himl, azure: StagedWork
     azure.add_output(azure.state.runs["again"], "data", {"x": b"x"})
     before = names(azure)
     azure.stage.faults.add(Status(400, code="UserError"), "DELETE .*/jobs/again")  # a run that is no job, say
-    stays = "Deleted the files of run 'again', 0 files, 0 B. Azure ML keeps its record, archived.\n"
+    stays = "Deleted the files of run 'again', 0 files, 0 B. Azure ML archived the run instead of deleting it.\n"
     assert himl.ok("runs", "delete", "again", "--outputs", "--yes").stdout == stays
     assert (names(azure), azure.state.runs["again"].hidden) == (before, True)
 
@@ -133,7 +133,7 @@ def test_outputs_go_with_them_unless_others_need_them(himl: Himl, azure: StagedW
     asked = himl("runs", "delete", "sweep_10", "--outputs").stderr
     place = f"container '{state.datastores[DEFAULT].container}' of storage account '{state.storage.account}'"
     assert f"Output 'own' of run 'sweep_10', azureml_sweep_10_output_data_own:1: 2 files, 3 B, in {place}." in asked
-    assert "Output 'scans' of run 'sweep_10', scans:2, stays: version 1 of it lies in the same folder." in asked
+    assert "Output 'scans' of run 'sweep_10', scans:2, is not deleted: version 1 of it lies in the same folder." in asked
     document = himl.ok("runs", "delete", "sweep_10", "--outputs", "--yes", "--json").json()
     assert (document["files"], [(each["asset"], each["files"], bool(each["kept"])) for each in document["outputs"]]) == (
         4,

@@ -48,7 +48,7 @@ def wrong(key: str, value: str) -> Break:
 
 SET: dict[str, tuple[str, Mapping[str, str], str, str]] = {
     "an unknown key": ("[submit]\nclutser = 'gpu'\n", {}, "himl.toml', line 2: 'clutser' is no option of 'himl submit'.", "Did you mean 'cluster'?"),
-    "no TOML": ("[submit\n", {}, "himl.toml', line 1: ", "no valid TOML"),
+    "no TOML": ("[submit\n", {}, "himl.toml', line 1: ", "not valid TOML"),
     "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
     "a wrong variable": ("", {"HIML_SUBMIT_NUM_NODES": "two"}, "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'", "himl submit --help"),
 }
@@ -177,7 +177,7 @@ def test_workspace_in_azure_is_in_order_without_right_to_write(himl: Himl, confi
     assert (states(outcome), outcome.stderr) == (["ok"] * 5, "")
     assert rights["HIML_SERVICE_PRINCIPAL_ID"][:8] in outcome.stdout
     assert f"\t{configured.label} answers, in {configured.state.location}." in outcome.stdout
-    assert f"{configured.label}, from '{project / 'config.json'}' (the nearest here or above)." in outcome.stdout
+    assert f"{configured.label}, from '{project / 'config.json'}' (the nearest one upward)." in outcome.stdout
     assert " can be listed.\n" in outcome.stdout
     (project / "file.txt").write_text("content")
     upload = himl("datastore", "upload", "file.txt", "folder", env=rights)
@@ -197,7 +197,7 @@ def test_local_workspace_alone_is_in_order(himl: Himl, project: Path) -> None:
     names = [("ok", "python"), ("ok", "packages"), ("ok", "settings"), ("ok", "configuration"), ("note", "configuration"), ("ok", "local workspace")]
     assert [(line[0], line[1]) for line in lines if line[1] != "extras"] == names
     assert [line[2] for line in lines if line[1] == "settings"] == ["None are set."]
-    assert f"local workspace '.himl', from '{project / '.himl'}' (the nearest here or above)." in outcome.stdout
+    assert f"local workspace '.himl', from '{project / '.himl'}' (the nearest one upward)." in outcome.stdout
     assert outcome.stderr == ""
     assert himl.ok("doctor", "-q").stdout == ""
     (project / "himl.toml").write_text("[submit]\ncluster = 'gpu'\n", encoding="utf-8")
@@ -247,7 +247,7 @@ def test_workspace_show_prints_config_even_if_azure_call_fails(himl: Himl, confi
     outcome = himl("workspace", "show", env=env)
     assert (outcome.code, outcome.stderr.startswith("error: ")) == (4, True), outcome.stderr
     lines = outcome.stdout.splitlines()
-    assert f"  Read from          '{project / 'config.json'}' (the nearest here or above)" in lines
+    assert f"  Read from          '{project / 'config.json'}' (the nearest one upward)" in lines
     assert f"  Subscription ID    {configured.state.subscription}" in lines
     assert "local workspace '.himl'" in lines
     shown = himl("workspace", "show", "--json", env=env)

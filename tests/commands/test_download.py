@@ -76,10 +76,10 @@ def test_files_are_listed_and_arrive_as_options_say(himl: Himl, project: Path) -
     assert files_in(project / "outputs") == {f"train_2_bb/{name}": body for name, body in FILES.items()}
     assert first.stdout.startswith(f"Downloaded 5 files (7.2 KB) to '{place}' in ")
     assert again.stdout.startswith(f"Downloaded 0 files (0 B) to '{place}' in ")
-    assert again.stdout.endswith("; 5 complete already.\n")
+    assert again.stdout.endswith("; 5 already complete.\n")
     assert (first.stderr, again.stderr, himl.ok("download", "-q").stdout) == ("", "", f"{place}\n")
     (project / place / "outputs/results.json").write_text("[]")
-    assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith("; 1 complete already; 1 not verifiable.\n")
+    assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith("; 1 already complete; 1 not verifiable.\n")
 
 
 @pytest.mark.usefixtures("recorded")
@@ -108,12 +108,12 @@ def test_bad_input_is_one_line_and_a_hint_and_leaves_nothing(himl: Himl, project
 def test_differing_file_is_kept_with_exit_1_unless_overwrite(himl: Himl, project: Path) -> None:
     write_files(project / "outputs" / "train_2_bb", dict.fromkeys(FILES, "mine"))
     said = himl("download").stderr.splitlines()
-    assert said[:-2] == [f"differs, left as it is: train_2_bb/{name}" for name in sorted(FILES)]
-    assert said[-2:] == ["error: 5 files: left as they are, because they differ.", "hint: Add --overwrite to replace them."]
+    assert said[:-2] == [f"differs, not replaced: train_2_bb/{name}" for name in sorted(FILES)]
+    assert said[-2:] == ["error: himl did not replace 5 files, because they differ.", "hint: Add --overwrite to replace them."]
     name = "train_2_bb/outputs/results.json"
     left, as_json = himl("download", "--prefix", "outputs/r"), himl("download", "--prefix", "outputs/r", "--json")
-    assert (left.code, left.stderr) == (1, f"error: Left as it is, because it differs: '{name}'.\nhint: Add --overwrite to replace it.\n")
-    assert left.stdout.endswith("; 1 left because it differs.\n")
+    assert (left.code, left.stderr) == (1, f"error: himl did not replace '{name}', because it differs.\nhint: Add --overwrite to replace it.\n")
+    assert left.stdout.endswith("; 1 not replaced because it differs.\n")
     assert (as_json.code, as_json.json()["differing"]) == (1, [name])
     assert (project / "outputs" / name).read_bytes() == b"mine"
     himl.ok("download", "--prefix", "outputs/r", "--overwrite")
@@ -220,7 +220,7 @@ def test_datastore_in_azure_is_listed_read_and_written(himl: Himl, seeded: Stage
     write_files(project, {"up/x.txt": b"xx", "up/deep/y.txt": b"yyy"})
     assert himl.ok("datastore", "upload", "up", "new").stdout.startswith("Uploaded 2 files (5 B) to 'new'")
     assert (seeded.get_blob(DEFAULT, "new/x.txt"), seeded.get_blob(DEFAULT, "new/deep/y.txt")) == (b"xx", b"yyy")
-    assert "2 complete already" in himl.ok("datastore", "upload", "up", "new").stdout
+    assert "2 already complete" in himl.ok("datastore", "upload", "up", "new").stdout
     write_files(project, {"up/x.txt": b"zz"})
     outcome = himl("datastore", "upload", "up", "new")
     assert (outcome.code, "new/x.txt" in outcome.stderr, seeded.get_blob(DEFAULT, "new/x.txt")) == (1, True, b"xx")

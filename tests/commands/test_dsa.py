@@ -207,8 +207,8 @@ def test_file_that_says_no_annotation_is_refused(himl: Himl, project: Path, arch
         (["one.csv"], {"DSA_API_KEY": ""}, 4, "DSA_API_KEY is not set"),
         (["one.csv"], {"DSA_API_KEY": f"{KEY}x"}, 4, "does not accept the key in DSA_API_KEY"),
         (["one.csv"], {"DSA_URL": ""}, 2, "No Digital Slide Archive is named"),
-        (["one.csv"], {"DSA_URL": "dsa.example.org"}, 2, "is no address of a Digital Slide Archive"),
-        (["one.csv", "--url", "ADDRESS/other"], {}, 3, "There is no Digital Slide Archive at"),
+        (["one.csv"], {"DSA_URL": "dsa.example.org"}, 2, "is not the address of a Digital Slide Archive"),
+        (["one.csv", "--url", "ADDRESS/other"], {}, 3, "No Digital Slide Archive at"),
         (["one.csv", "--url", "http://127.0.0.1:9"], {}, 5, "127.0.0.1 refuses connections"),
         ([], {}, 2, "No file is named"),
         (["none.csv"], {}, 2, "there is no file 'none.csv'"),
@@ -240,7 +240,7 @@ def test_key_and_token_stay_with_the_archive(started_himl: Himl, files: Path, ar
         archive.moved_to = f"{other.address}/api/v1/system/version"
         done = started_himl("dsa", "upload", "one.csv")
         assert (done.code, other.seen) == (5, [])
-        assert "does not follow with its sign-in" in done.stderr
+        assert "does not send its credentials" in done.stderr
     archive.moved_to, archive.is_read_only = "", True
     refused = started_himl("dsa", "upload", "one.csv", "--verbose")
     assert refused.code == 4

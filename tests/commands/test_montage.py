@@ -121,7 +121,7 @@ def test_unreadable_slides_are_listed_and_get_marked_cells(himl: Himl, project: 
     lines = done.stderr.splitlines()
     assert lines[0].startswith("not read: 'empty.tiff', 'void.tiff': ")
     assert {line.split("'")[1] for line in lines[:3]} == names - {"void.tiff"}
-    assert (done.code, lines[3]) == (1, "error: 4 slides or their masks were not read, and --strict was given.")
+    assert (done.code, lines[3]) == (1, "error: 4 slides or their masks were not read, and --strict allows no failure.")
     assert ("2 of 6 slides" in done.stdout, "4 not read" in done.stdout) == (True, True)
     montage = pixels_of(out / "montage.png")
     for row in failed.values():

@@ -154,7 +154,7 @@ def test_a_canceled_run_is_told_and_one_whose_supervisor_was_killed_is_not(himl:
         ([None], "", 2, ""),
         ([500, 502, 503], "", 3, "localhost answered 503 Service Unavailable (3 attempts)"),
         ([404], "", 1, "localhost answered 404 Not Found"),
-        ([307], f"http://elsewhere.invalid/{KEY}", 1, "localhost sends to elsewhere.invalid, which himl does not follow"),
+        ([307], f"http://elsewhere.invalid/{KEY}", 1, "localhost redirects to elsewhere.invalid, which himl does not follow"),
     ],
     ids=["busy", "silent", "failing", "removed", "moved"],
 )

@@ -96,7 +96,7 @@ def test_a_stopped_sweep_goes_on_with_the_steps_that_are_missing(himl: Himl, pro
     himl.ok("submit", "pipe.json", "--sweep", "x=1,2,3", "--max_concurrent", "2", "--no_wait", env={"NOTES": str(notes)})
     sweep = latest(himl)["id"]
     until(lambda: len(lines(notes / "starts")) == 2)
-    assert himl.ok("runs", "cancel", sweep).stdout == f"Asked run '{sweep}' to stop; its trials stop with it.\n"
+    assert himl.ok("runs", "cancel", sweep).stdout == f"Requested cancellation of run '{sweep}'. Its trials stop with it.\n"
     until(lambda: not pids(project, KEEPER))
     assert (show(himl, sweep)["status"], statuses(himl, sweep)) == ("Canceled", ["Canceled"] * 2)
     assert {run["reason"] for run in children(himl, f"{sweep}_0")} == {"its parent was canceled"}
@@ -191,7 +191,7 @@ def test_a_sweep_on_azure_ml_is_canceled_and_ends_by_those_that_were_sent(himl: 
     with lab.run_jobs(hold=True):
         sweep = himl.ok("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3", "-q").stdout.strip()
         assert show(himl, sweep)["status"] == "Running"
-        assert himl.ok("runs", "cancel", sweep).stdout == f"Asked run '{sweep}' to stop; its trials stop with it.\n"
+        assert himl.ok("runs", "cancel", sweep).stdout == f"Requested cancellation of run '{sweep}'. Its trials stop with it.\n"
         until(lambda: statuses(himl, sweep) == ["Canceled"] * 3)
     assert (show(himl, sweep)["status"], lab.state.runs[sweep].status) == ("Canceled", "Canceled")
     write_pipeline(project, {"step1": step("judge.py", "${{search_space.n}}", name="judge")})

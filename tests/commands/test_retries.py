@@ -48,7 +48,7 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     assert done.stderr.count("Another try of run") == 2
     run = latest(himl)
     assert (run["status"], run["exit_code"], run["tags"]["himl.try"]) == ("Completed", 0, "3")
-    assert "\nTries         3; " in himl.ok("runs", "show", "latest").stdout
+    assert "\nAttempts      3; " in himl.ok("runs", "show", "latest").stdout
     assert himl.ok("runs", "logs", "latest", "--try", "2").stdout == "try 2 after recovery_epoch=1.ckpt \n"
     (told,) = himl.ok("runs", "aggregate", "latest", "--json").json()["children"]
     assert told["series"]["val/loss"]["values"] == [5, 6, 7]

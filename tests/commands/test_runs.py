@@ -76,7 +76,7 @@ def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, proje
     listed = himl.ok("runs", "list", "--archived", "--json").json()
     assert [(run["id"], run["archived"]) for run in listed] == [("train_3_cc", True), ("train_2_bb", True)]
     assert ids(himl.ok("runs", "list", "--archived", "--status", "Failed", "--json")) == ["train_2_bb"]
-    assert "Archived      yes; back to lists: himl runs restore train_2_bb" in himl.ok("runs", "show", "train_2_bb").stdout.splitlines()
+    assert "Archived      yes; to restore it: himl runs restore train_2_bb" in himl.ok("runs", "show", "train_2_bb").stdout.splitlines()
     assert himl.ok("runs", "logs", "train_3_cc", "-q").raw_stdout == b"epoch 1\n\xff\xfe raw\n"
     assert himl.ok("runs", "restore", "--experiment", "train").stdout == "Restored run 'train_3_cc'.\n"
     assert ids(himl.ok("runs", "list", "--json")) == ["train_3_cc", "base_1_aa"]
@@ -120,7 +120,7 @@ def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> 
     assert (alone.code, beside.code) == (2, 3)
     assert all("A tag is KEY=VALUE" in each.stderr for each in (alone, beside))
     assert "No run 'noequals'" in beside.stderr
-    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
+    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had already ended: Failed.\n"
     assert himl.ok("runs", "tag", "--run", "train_2_bb", "stage=final", "note=a=b c").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b c\n"
     url = "https://ml.azure.com/runs/train_2_bb?wsid=/subscriptions/s&tid=t"
     tags = himl.ok("runs", "tag", url, "a=b", "--json").json()[0]["tags"]
@@ -151,7 +151,7 @@ def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path, tmp_pa
     assert himl.ok("runs", "show", canceled, "--json").json()["status"] == "Running"
     refused = himl("runs", "delete", canceled, "--yes")
     assert (refused.code, f"himl runs cancel {canceled}" in refused.stderr) == (2, True)
-    assert himl.ok("runs", "cancel", canceled).stdout == f"Asked run '{canceled}' to stop.\n"
+    assert himl.ok("runs", "cancel", canceled).stdout == f"Requested cancellation of run '{canceled}'.\n"
     himl("runs", "logs", canceled, "--follow")
     assert himl.ok("runs", "show", canceled, "--json").json()["status"] == "Canceled"
 
@@ -201,7 +201,7 @@ def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: Recorde
     assert "hyperparameters" not in page
     himl.ok("runs", "tag", SHOWN, f"{BEST_TRIAL}={SHOWN}_0")
     shown = himl.ok("runs", "show", SHOWN).stdout
-    assert f"The best value at any step is that of {SHOWN}_0; the table has last values.\n" in shown
+    assert f"The best value at any step is that of {SHOWN}_0. The table shows last values.\n" in shown
     assert table(shown)[1][0] == f"{SHOWN}_0"
 
 
@@ -215,14 +215,14 @@ def test_tables_fit_80_columns_and_count_what_is_omitted(himl: Himl, empty: Reco
     assert (len(trials), trials[-1].split()[0]) == (35, "1"), "the one that failed comes last"
     assert trials[0].split() == ["2", "0.003", "sgd", "0.25", "*", "Completed", "3.0s"]
     assert part[-1] == f"Trial 2 is run {SHOWN}_2."
-    assert "… 265 more (265 Completed); a pipe gets all of them …" in part
+    assert "… 265 more (265 Completed). A pipe gets all of them …" in part
     turned = screen(himl, "runs", "aggregate", SHOWN, "--metrics", "val/*").splitlines()
     assert (turned[0].split(), turned[1].split()[-2:]) == (["RUN", "STATUS", "val/loss"], ["Completed", "2.25"])
     assert {"mean", "std", "min", "max", "median"} <= {line.partition(" ")[0] for line in turned}
     for number in range(9):
         empty.log(f"{SHOWN}_0", [(f"metric number {number}", 1.0, 1, 2)])
     cut = screen(himl, "runs", "aggregate", SHOWN)
-    assert ("of 300 runs are not shown: no room" in cut, "--output_csv" in cut) == (True, True)
+    assert ("of 300 runs do not fit" in cut, "--output_csv" in cut) == (True, True)
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
     for options, words in (
         (("--output_csv", "nowhere/m.csv"), "there is no folder"),
         (("--output_parquet", "."), "is a folder"),
-        (("--plot", "m.pdf"), "Pictures end in .png or .svg"),
+        (("--plot", "m.pdf"), "must be a .png or .svg file"),
         (("--output_csv", "o.csv", "--output_parquet", "./o.csv"), "Two results cannot go to one file"),
     ):
         done = himl("runs", "aggregate", "nope", *options)

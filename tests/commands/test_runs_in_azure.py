@@ -31,7 +31,7 @@ CASES: list[tuple[list[str], int, str, str]] = [
     (["datastore", "list", "--datastore", "workspacefilestore"], 2, "file share", "azcopy"),
     (["datastore", "list", "--datastore", "gone"], 3, "gone-container", ""),
     (["runs", "list", "--config_file", "nope.json"], 3, "There is no file 'nope.json'", "config.json"),
-    (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs and is recorded here", ".himl"),
+    (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs locally", ".himl"),
 ]
 
 
@@ -232,8 +232,8 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
 
 
 def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl, both: StagedWorkspace) -> None:
-    assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Asked run 'train_4_dd' to stop.\n"
-    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had ended already: Failed.\n"
+    assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Requested cancellation of run 'train_4_dd'.\n"
+    assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had already ended: Failed.\n"
     assert len(both.requests("POST .*/cancel")) == 1
     assert himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
     assert himl.ok("runs", "tag", "train_2_bb", "stage=", "team=red", "more=").stdout == "Tagged run 'train_2_bb': stage removed, team=red, more removed\n"
@@ -265,7 +265,7 @@ def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, failing: StagedWor
     (project / ".himl").mkdir()
     outcome = himl("runs", "list", "--json")
     assert (outcome.code, outcome.stdout) == (5, "")
-    assert ("trying again in" in outcome.stderr, "WARNING" in outcome.stderr) == (True, False)
+    assert ("retrying in" in outcome.stderr, "WARNING" in outcome.stderr) == (True, False)
     error = json.loads(outcome.stderr.splitlines()[-1])["error"]  # after the notice of a pause
     assert (error["code"], "--workspace local" in error["hint"]) == ("service_failed", True)
     himl.ok("runs", "list", "-w", "local")
@@ -524,14 +524,14 @@ def test_refused_files_and_metrics_are_told_and_sent_later(himl: Himl, azure_pro
     assert path is not None
     until(lambda: not is_held(path.with_suffix(".lock")))
     shown = himl.ok("runs", "show").stdout
-    assert ("Not told" in shown, "answered 403" in shown) == (True, True)
+    assert ("Not recorded" in shown, "answered 403" in shown) == (True, True)
     azure_project.stage.faults.clear()
     note = json.loads(path.read_text())
     path.write_text(json.dumps(note | {"not_before": note["not_before"] - 3600}))
     himl.ok("runs", "list")
     wait_until_told(project)
     assert (run.status, len(points(azure_project, "loss")), log_there(azure_project)) == ("Completed", 3, b"trained\n")
-    assert "Not told" not in himl.ok("runs", "show").stdout
+    assert "Not recorded" not in himl.ok("runs", "show").stdout
 
 
 def test_files_that_are_refused_do_not_keep_back_the_rest(himl: Himl, azure_project: StagedWorkspace) -> None:
@@ -540,7 +540,7 @@ def test_files_that_are_refused_do_not_keep_back_the_rest(himl: Himl, azure_proj
     run = the_run(azure_project)
     assert f"warning: not all of the run is in {azure_project.label}: its files: " in " ".join(outcome.stderr.split())
     assert (run.status, len(points(azure_project, "loss")), azure_project.artifacts(run.run_id)) == ("Completed", 3, {})
-    assert "Not told" in himl.ok("runs", "show").stdout
+    assert "Not recorded" in himl.ok("runs", "show").stdout
 
 
 def test_who_may_not_write_there_starts_nothing(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
@@ -574,7 +574,7 @@ def test_damaged_note_or_setting_puts_the_recording_off(himl: Himl, azure_projec
         path.write_text(damaged)
         himl.ok("runs", "list", "-q")
         wait_until_told(project)
-        until(lambda: "Not told" in himl.ok("runs", "show", run_id).stdout)
+        until(lambda: "Not recorded" in himl.ok("runs", "show", run_id).stdout)
         until(lambda: not is_held(path.with_suffix(".lock")))
         assert (log.read_text().count("is damaged"), "Traceback" in log.read_text()) == (1, False)
     kept = [f"{run_id}.broken"]  # and perhaps what the killed one was about to write, under a hidden name

@@ -52,7 +52,7 @@ JOBS = {
 }
 SECRETS = {".env": "A=1", ".ssh/id_rsa": "k", "lib/key.pem": "-----BEGIN PRIVATE KEY-----\n", "x/.netrc": "n"}
 LEFT_OUT = (
-    "4 files that may hold secrets are left out: '.env', '.ssh/id_rsa', 'lib/key.pem' and 1 more. 'himl submit --include_secret GLOB' sends one on purpose."
+    "himl left out 4 files that may contain secrets: '.env', '.ssh/id_rsa', 'lib/key.pem' and 1 more. To include one, use 'himl submit --include_secret GLOB'."
 )
 
 
@@ -178,9 +178,9 @@ def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, projec
         outcome = himl("submit", script)
         place = project / ".himl" / "runs" / latest(himl)["id"] / "code"
         assert outcome.code == code
-        told += f" not kept with the results: '{place / 'a.txt' if script == 'one.py' else place}'; keep such files with --keep "
+        told += f" not part of the results: '{place / 'a.txt' if script == 'one.py' else place}'. To keep such files, add --keep "
         assert told + glob in outcome.stderr.splitlines()
-        assert "not kept" not in himl("submit", script, "--keep", glob.strip("'")).stderr
+        assert "not part of" not in himl("submit", script, "--keep", glob.strip("'")).stderr
 
 
 LOGGED = ("lightning_logs/version_0/metrics.csv", "lab/runs/one/events.out.tfevents.1", "lab/runs/one/more/a.txt")
@@ -250,7 +250,7 @@ def large_file(path: Path, size: int) -> None:
 def test_include_secret_sends_file_by_option_and_by_setting(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print(open('.env').read(), end='')", ".env": "A=1", "b.env": "B=2"})
     outcome = himl.ok("submit", "train.py", "--include_secret", "/.env")
-    assert (outcome.stdout, "One file that may hold secrets is left out: 'b.env'." in outcome.stderr) == ("A=1", True)
+    assert (outcome.stdout, "himl left out one file that may contain secrets: 'b.env'." in outcome.stderr) == ("A=1", True)
     write_files(project, {"himl.toml": "[submit]\ninclude_secret = ['.env', 'b.env']\n"})
     outcome = himl.ok("submit", "train.py")
     assert (outcome.stdout, "secrets" in outcome.stderr) == ("A=1", False)
@@ -263,12 +263,12 @@ def test_large_snapshot_warning_names_folders_and_ignore_file(himl: Himl, projec
     write_files(project, {"train.py": "", "small/a": "1", **files})
     large_file(project / "data" / "a.bin", LARGE_SNAPSHOT_BYTES)
     large_file(project / "models" / "a.ckpt", 1 << 20)
-    warning = next(line for line in himl.ok(*DRY).stderr.splitlines() if "much to copy" in line)
+    warning = next(line for line in himl.ok(*DRY).stderr.splitlines() if "The snapshot is large" in line)
     assert warning.index("data (") < warning.index("models (")
     assert f"'{project / named}'" in warning
     write_files(project, {named: "/data/\n/models/\n\\\n[\n!\n"})  # and rules that git passes over
     outcome = himl.ok(*DRY)
-    assert ("much to copy" in outcome.stderr, "3 files" in outcome.stderr) == (False, True)
+    assert ("The snapshot is large" in outcome.stderr, "3 files" in outcome.stderr) == (False, True)
 
 
 @pytest.mark.parametrize("target", JOBS)
@@ -276,7 +276,7 @@ def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, targe
     write_files(project, {**JOBS, **SECRETS, "lib/net.py": "", "himl.toml": "[submit]\nignored_folders = ['dta']\n"})
     told = "warning: --ignored_folders 'dta' excludes nothing: the snapshot has no such folder."
     dry = himl.ok("submit", target, "--dry_run").stderr
-    assert (dry.count("may hold secrets"), told in dry.splitlines()) == (1, True)
+    assert (dry.count("may contain secrets"), told in dry.splitlines()) == (1, True)
     assert "warning" not in himl.ok("submit", target, "--dry_run", "--ignored_folders", "x").stderr
     outcome = himl.ok("submit", target)
     assert outcome.stderr.splitlines().count(LEFT_OUT) == 1
@@ -294,7 +294,7 @@ def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project:
     outcome = himl.ok("submit", "train.py")
     assert "'own', 'pyproject.toml', 'tool.sh', 'train.py'] ['net.py']\n" in outcome.stdout
     assert "'got'" not in outcome.stdout
-    assert "Left out, since himl downloaded it: 'got', 'lib/got'." in outcome.stderr
+    assert "himl left out its own downloads: 'got', 'lib/got'." in outcome.stderr
     write_files(project, {"got/again.py": ""})
     outcome = himl("submit", "got/again.py")
     assert (outcome.code, "himl downloaded files to 'got'" in outcome.stderr) == (2, True)

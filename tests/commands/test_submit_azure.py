@@ -79,7 +79,7 @@ def test_dry_run_shows_the_job_and_asks_nobody(himl: Himl, project: Path) -> Non
     assert "command: python train.py --epochs 3" in outcome.stdout
     assert "marked-secret" not in outcome.stdout + outcome.stderr
     assert "Secrets are shown as ***" in outcome.stderr
-    assert "'own-1.0-py3-none-any.whl' is put into the image by himl submit" in outcome.stderr
+    assert "himl submit adds 'own-1.0-py3-none-any.whl' to the image" in outcome.stderr
     assert himl.ok(*SUBMIT, *options, "--json").json()["job_yaml"].count("compute: azureml:cpu-cluster") == 1
     assert himl.ok("submit", "train.py", "--dry_run", "-q").stdout.count("compute: local") == 1
     assert sorted(path.name for path in project.iterdir()) == ["environment.yml", "own-1.0-py3-none-any.whl", "train.py"]
@@ -113,7 +113,7 @@ def test_what_a_job_may_be_given_reaches_the_service(himl: Himl, azure_project: 
     options = ("--instance_type", "gpu-large", "--vscode", "--jupyter", "--ssh_key", "id.pub")
     for built in (("--build_context", "image"), ("--dockerfile", "image/Dockerfile"), ("--build_context", "image", "--dockerfile", "Dockerfile")):
         done = himl.ok(*SUBMIT, *options, *built)
-        assert f"Build context '{project / 'image'}': One file that may hold secrets is left out: '.env'." in " ".join(done.stderr.split())
+        assert f"Build context '{project / 'image'}': himl left out one file that may contain secrets: '.env'." in " ".join(done.stderr.split())
     jobs = [run.job or {} for run in azure_project.state.runs.values()]
     assert len({job["environmentId"] for job in jobs}) == 1
     assert jobs[0]["resources"]["instanceType"] == "gpu-large"
@@ -214,7 +214,7 @@ def test_queued_job_is_waited_for_and_canceled(himl: Himl, held: JobRunner, azur
     first, second = (himl.ok(*SUBMIT, "-q", "--", "--epochs", "3").stdout.strip() for _ in range(2))
     azure_project.wait_for(first, "Queued")
     assert himl("runs", "logs", first).code == 3
-    assert himl.ok("runs", "cancel", first).stdout == f"Asked run '{first}' to stop.\n"
+    assert himl.ok("runs", "cancel", first).stdout == f"Requested cancellation of run '{first}'.\n"
     azure_project.wait_for(first, "Canceled")
     assert himl.ok("runs", "show", first, "--json").json()["status"] == "Canceled"
     assert "ended without a log" in himl("runs", "logs", "--follow", first).stderr

@@ -54,7 +54,7 @@ def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path
         outcome = himl("submit", *arguments)
         lines = outcome.stderr.strip().splitlines()
         assert (outcome.code, message in lines[0], len(lines)) == (2, True, 2), outcome.stderr
-        assert "--cluster" not in arguments or "Without --cluster jobs run here" in lines[1]
+        assert "--cluster" not in arguments or "Without --cluster, jobs run locally" in lines[1]
         assert sorted(path.name for path in project.iterdir()) == ["full", "lib", "train.py"]
 
 
@@ -160,7 +160,7 @@ def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, proje
     write_files(project, {"look.py": LOOKS})
     web.put("/models/weights.pt", b"weights")
     missing = himl("submit", "look.py", "--checkpoint", web("/nothing.pt", SECRET))
-    assert (missing.code, "There is no file at" in missing.stderr, "hush" in missing.stderr) == (3, True, False), missing.stderr
+    assert (missing.code, "No file at" in missing.stderr, "hush" in missing.stderr) == (3, True, False), missing.stderr
     assert not (project / ".himl").exists()
     address = web("/models/weights.pt")
     first = himl("submit", "look.py", "-v", "--checkpoint", f"{address}?{SECRET}")
@@ -169,7 +169,7 @@ def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, proje
     run = himl.ok("submit", "look.py", "-q", "--checkpoint", f"{address}?{SECRET.replace('hush2', 'renewed')}").stdout.strip()
     assert len(web.seen) == asked + 1
     assert himl.ok("runs", "show", run, "--json").json()["tags"][FROM_RUN] == address
-    assert f"Began with    {address}\n" in himl.ok("runs", "show", run).stdout
+    assert f"Started from  {address}\n" in himl.ok("runs", "show", run).stdout
     kept = b"".join(contents(project.parent).values())
     assert b"localhost" in kept
     assert b"hush" not in kept

@@ -109,7 +109,7 @@ def test_grid_runs_every_combination_with_its_values(himl: Himl, project: Path) 
     assert outcome.code == 0, outcome.stderr
     assert outcome.stderr.splitlines()[0] == 'Sweep: lr=0.1,0.033234493303921135 net=small,"64,32", grid, 4 trials, minimize val/loss.'
     parent = himl.ok("runs", "list", "-q").stdout.strip()
-    assert f"All metrics side by side: himl runs aggregate {parent}" in outcome.stderr
+    assert f"Compare all metrics: himl runs aggregate {parent}" in outcome.stderr
     found = children(himl, parent)
     names = ["lr=0.1, net=small", "lr=0.1, net=64,32", "lr=0.033234493303921135, net=small", "lr=0.033234493303921135, net=64,32"]
     assert [(run["id"], run["status"], run["display_name"]) for run in found] == [(f"{parent}_{n}", "Completed", name) for n, name in enumerate(names)]
@@ -302,7 +302,7 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
     stuck.mkdir()
     for pid in supervisors:
         os.kill(pid, signal.SIGCONT)
-    assert himl.ok("runs", "cancel", parent).stdout == f"Asked run '{parent}' to stop; its trials stop with it.\n"
+    assert himl.ok("runs", "cancel", parent).stdout == f"Requested cancellation of run '{parent}'. Its trials stop with it.\n"
     until(lambda: "himl retries it." in log_of(project, parent))
     until(lambda: show(himl, f"{parent}_1")["status"] == "Canceled")
     stuck.rmdir()
@@ -316,7 +316,7 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
 def test_canceled_or_killed_trial_lets_the_others_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
     parent, notes = held_sweep(himl, project, tmp_path, "--sweep", "n=1,2,3", at_work=1)
     told = himl.ok("runs", "cancel", f"{parent}_0").stdout
-    assert told == f"Asked run '{parent}_0' to stop; sweep '{parent}' goes on with its other trials.\n"
+    assert told == f"Requested cancellation of run '{parent}_0'. Sweep '{parent}' continues with its other trials.\n"
     until(lambda: len(lines(notes / "starts")) == 2)
     for pid in pids(project, SUPERVISOR):
         os.kill(pid, signal.SIGKILL)

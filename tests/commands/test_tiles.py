@@ -49,7 +49,7 @@ def test_slides_become_folders_of_tiles_and_two_lists(himl: Himl, project: Path,
     assert [(row["slide_id"], row["tiles"], row["status"]) for row in rows_of(out, "slides.csv")] == [("four", "30", "ok"), ("one", "30", "ok")]
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.jpg")} == {row["image"] for row in rows} | {"four/overview.jpg", "one/overview.jpg"}
     before = contents(out)
-    assert "60 tiles of 2 slides, 2 of them complete before" in himl.ok("tiles", slides, *SIZE, "--overview", "--image_format", "JPG").stdout
+    assert "60 tiles of 2 slides, 2 of them already complete" in himl.ok("tiles", slides, *SIZE, "--overview", "--image_format", "JPG").stdout
     assert contents(out) == before
     assert himl.ok("tiles", slides, *SIZE, "-q", "--include_by_slide_id", write(project, "ids.txt", "one\n")).stdout == done.stdout.partition("  ")[0] + "\n"
     assert {row["slide_id"] for row in rows_of(out)} == {"one"}
@@ -113,7 +113,7 @@ def test_killed_and_resumed_it_leaves_the_same_bytes(started_himl: Himl, project
     assert not (out / "dataset.csv").exists()
     complete = len([*out.glob("*.tiff")])
     assert 0 < complete < 12
-    assert f"{complete} of them complete before" in himl.ok(*command).stdout
+    assert f"{complete} of them already complete" in himl.ok(*command).stdout
     assert contents(out) == contents(project / "whole")
     assert sorted(path.name for path in out.iterdir()) == ["00.tiff", *(f"{seed:02}.tiff" for seed in range(1, 12)), "dataset.csv", "slides.csv"]
 

@@ -170,7 +170,7 @@ def test_changed_local_file_is_replaced_only_on_overwrite(place: Place) -> None:
     assert not place.folder.exists()
     path = place.fetch("train_1_aa:epoch=1.ckpt").path
     path.write_bytes(b"my own work")
-    with pytest.raises(TransferIncomplete, match=r"Left as it is, because it differs: 'epoch=1.ckpt'") as caught:
+    with pytest.raises(TransferIncomplete, match=r"himl did not replace 'epoch=1.ckpt', because it differs") as caught:
         place.fetch("train_1_aa:epoch=1.ckpt")
     assert (caught.value.hint, path.read_bytes()) == ("Add --overwrite to replace it.", b"my own work")
     assert place.fetch("train_1_aa:epoch=1.ckpt", overwrite=True).path.read_bytes() == WEIGHTS

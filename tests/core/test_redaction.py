@@ -146,18 +146,18 @@ def test_several_causes_show_first_or_count_if_already_listed() -> None:
     assert not result.is_told_by_problem
     assert str(problem(result)) == "Failed, for 2 reasons: 'a', 'b'. First: No connection."
     assert str(problem(result, is_listed=True)) == "2 files failed."
-    assert problem(result).hint == "Run the command again: complete files are skipped, partial ones resumed."
+    assert problem(result).hint == "Run the command again. It skips complete files and resumes partial ones."
     error = problem(TransferResult(failed=(Failure("a", "Too busy.", "service_failed", "Try again later."),)))
     assert isinstance(error, ServiceFailed)
-    assert error.hint == "Try again later. Complete files are skipped then, partial ones resumed."
+    assert error.hint == "Try again later. Then himl skips complete files and resumes partial ones."
 
 
 def test_each_left_out_file_has_its_own_reason() -> None:
     result = TransferResult(refused=(Refused("../a", "it climbs"), Refused("b//c", "it has an empty name"), Refused("d", "it climbs")))
     assert isinstance(problem(result), TransferIncomplete)
-    assert str(problem(result)) == "Left out: '../a' (it climbs), 'b//c' (it has an empty name), 'd' (it climbs)."
+    assert str(problem(result)) == "himl left out '../a' (it climbs), 'b//c' (it has an empty name), 'd' (it climbs)."
     same = TransferResult(refused=(Refused("../a", "it climbs"), Refused("../b", "it climbs")))
-    assert str(problem(same)) == "Left out: '../a', '../b' (it climbs)."
+    assert str(problem(same)) == "himl left out '../a', '../b' (it climbs)."
 
 
 def test_error_names_all_files_only_if_few_and_of_one_kind() -> None:

@@ -300,7 +300,7 @@ def test_as_many_runs_as_there_is_room_for() -> None:
     shown = lines[0].count("run ")
     assert len(lines[0]) <= 80 < len(f"{lines[0]}  run {shown}")
     assert len(lines) == 1 + 20 + 2
-    assert lines[-1].startswith(f"{3000 - shown} of 3000 runs are not shown: no room.")
+    assert lines[-1].startswith(f"{3000 - shown} of 3000 runs do not fit.")
     runs = {f"run {number}": {"deep/" * 30 + "loss": 0.5, **{f"metric {name}": 0.5 for name in range(20)}} for number in range(30)}
     lines = list(table_lines(aggregation(runs), None))
     assert lines[0].count("run ") > 5
@@ -375,7 +375,7 @@ def test_folds_are_ordered_with_mean_and_std_and_no_best() -> None:
         assert not any("best" in line for line in lines)
         names = [line.split()[0] for line in lines if line.lstrip().startswith("sweep_")]
         assert (names, len(names) >= 6) == (sorted(names), True)
-        assert list(shown(best))[-1] == "The best value at any step is that of sweep_1; the table has last values."
+        assert list(shown(best))[-1] == "The best value at any step is that of sweep_1. The table shows last values."
     assert list(best_lines(SweepView("loss", "minimize", trials(0.5, None), is_repeated=True)))[-1] == "loss: mean 0.5 of 1 run"
 
 
@@ -414,13 +414,13 @@ def test_montage_lists_files_with_sizes_then_one_summary_line(capfd: pytest.Capt
 
 
 def test_what_a_montage_lacks_is_counted(capfd: pytest.CaptureFixture[str]) -> None:
-    one, mask = "One slide or its mask was not read, and --strict was given.", slide("a", "its mask is empty", is_ok=True)
-    last = "None of the slides was read. Paths in a CSV are relative to its folder."
+    one, mask = "One slide or its mask was not read, and --strict allows no failure.", slide("a", "its mask is empty", is_ok=True)
+    last = "himl could not read any slide. Paths in a CSV are relative to its folder."
     for cells, summary, problem, is_last in (
         ([slide("a")], "1 slide in 20 columns and 10 rows; 15s.", "None", False),
         ([slide("a"), slide("b", "it is empty")], "1 of 2 slides in 20 columns and 10 rows, 1 not read; 15s.", one, False),
         ([mask], "1 slide in 20 columns and 10 rows, 1 without its mask; 15s.", one, False),
-        ([slide("a", "x"), slide("b", "y")], None, "2 slides or their masks were not read, and --strict was given.", True),
+        ([slide("a", "x"), slide("b", "y")], None, "2 slides or their masks were not read, and --strict allows no failure.", True),
     ):
         said, errors = printed(capfd, cells)
         assert summary in (None, said.splitlines()[-1])
@@ -437,7 +437,7 @@ def test_slides_that_failed_alike_are_told_in_one_line() -> None:
     ]
     lines = list(failed_lines([slide(f"s{number}", f"byte {number} is odd") for number in range(5000)]))
     assert len(lines) == FAILED_SLIDES_SHOWN + 1
-    assert lines[-1] == f"... and {5000 - FAILED_SLIDES_SHOWN:,} more, for other reasons; montage.csv has them all."
+    assert lines[-1] == f"... and {5000 - FAILED_SLIDES_SHOWN:,} more, for other reasons. montage.csv lists all of them."
 
 
 def test_programs_get_every_reason_and_remark(capfd: pytest.CaptureFixture[str]) -> None:

@@ -222,7 +222,7 @@ def test_figures_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         assert save_plots(empty, tmp_path / "x.png") == []
     assert not [*tmp_path.glob("*.png")]
     for name in ("x.pdf", "x", "x.png.txt"):
-        with pytest.raises(BadUsage, match=re.escape("Pictures end in .png or .svg")):
+        with pytest.raises(BadUsage, match=re.escape("must be a .png or .svg file")):
             save_plots(sweep(3), tmp_path / name)
     (tmp_path / "y.png").mkdir()
     with pytest.raises(DiskFailed, match="Cannot write"):

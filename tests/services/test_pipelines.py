@@ -176,7 +176,7 @@ def test_dotenv_names_cluster_and_data_unless_options_do(folder: Path) -> None:
     (f"AML_COMPUTE_CLUSTER_MAX_NODES={'9' * 5000}", "AML_COMPUTE_CLUSTER_MAX_NODES: a cluster has at most 65,000 nodes."),
     ("AML_COMPUTE_CLUSTER_MIN_NODES=9", "AML_COMPUTE_CLUSTER_MIN_NODES is 9, but AML_COMPUTE_CLUSTER_MAX_NODES is 4"),
     ("BLOB_CONTAINER_NAME=", "BLOB_ACCOUNT_NAME is set, but BLOB_CONTAINER_NAME is not"),
-    ("hunter3", "line 7: no NAME=value"),
+    ("hunter3", "line 7: not NAME=value"),
     ("", "AML_COMPUTE_CLUSTER_MAX_NODES is 4, but step2 has a node_count of 5"),
 ], ids=lambda value: value[:40])  # fmt: skip
 def test_unusable_dotenv_is_refused(folder: Path, lines: str, message: str) -> None:
@@ -202,7 +202,7 @@ def test_environment_of_steps(folder: Path) -> None:
     ("{}", "'p.json' contains no steps."),
     ({"train": PREPARE}, "'train' is not a valid key of a step"),
     ({"step1": "x"}, "'p.json', step1: must be an object, not a text."),
-    (f'{{"step1": {{"node_count": {"1" * 5000}}}}}', "'p.json': it holds a number that is too long."),
+    (f'{{"step1": {{"node_count": {"1" * 5000}}}}}', "'p.json': it contains a number that is too long."),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_file_that_is_no_pipeline_is_refused(folder: Path, content: object, message: str) -> None:
     assert message in str(refused(folder, content))

@@ -80,7 +80,7 @@ class Terminal:
 RUN, FAILED, SWEEP, PIPELINE = "train_1772366400_0a1b2c3d", "train_1772366401_1b2c3d4e", "search_1772366402_2c3d4e5f", "prepare_1772366403_3d4e5f60"
 OLD = "old_1772366390_4e5f6071"
 SCRIPT = "print('epoch 1, loss 0.5')\n"
-SAID_OF_A_JOB = ("Snapshot of '", " (experiment train) in ", "Completed in ", "One file that may hold secrets")
+SAID_OF_A_JOB = ("Snapshot of '", " (experiment train) in ", "Completed in ", "himl left out one file")
 LONG_LINE = " ".join(f"word{number}" for number in range(60))
 
 
@@ -111,10 +111,10 @@ VIEWS = {
     "a sweep": View(["runs", "show", SWEEP], "Trials: 6 Completed, 1 Failed"),
     "a pipeline": View(["runs", "show", PIPELINE], "Steps", said=("himl submit --resume",)),
     "metrics side by side": View(["runs", "aggregate", SWEEP], "val/accuracy", said=("runs did not complete:",)),
-    "metrics of two runs": View(["runs", "aggregate", "--run", f"{RUN},{FAILED}"], "median", said=("runs are not shown: no room.", "runs did not complete:")),
+    "metrics of two runs": View(["runs", "aggregate", "--run", f"{RUN},{FAILED}"], "median", said=("runs do not fit.", "runs did not complete:")),
     "a log": View(["runs", "logs", RUN], LONG_LINE, is_folded=False, is_laid_out=False),
     "tagged": View(["runs", "tag", RUN, "team=blue"], "Tagged", is_laid_out=False),
-    "not canceled": View(["runs", "cancel", RUN], "had ended already", is_laid_out=False, said=("had ended already",)),
+    "not canceled": View(["runs", "cancel", RUN], "had already ended", is_laid_out=False, said=("had already ended",)),
     "archived": View(["runs", "archive", RUN], "Archived", is_laid_out=False),
     "restored": View(["runs", "restore", RUN], "Restored", is_laid_out=False),
     "deleted": View(["runs", "delete", OLD, "--yes"], "Deleted", is_laid_out=False),
@@ -141,7 +141,7 @@ VIEWS = {
         ["submit", "train.py"],
         "epoch 1, loss 0.5",
         is_laid_out=False,
-        said=(*SAID_OF_A_JOB, "Left out, since"),
+        said=(*SAID_OF_A_JOB, "himl left out its own"),
         after=("checkpoint", "fetch", RUN),
     ),
     "settings": View(["submit", "train.py", "--cluster", "gpu", "--description", LONG_LINE, "--show_settings"], "gpu"),

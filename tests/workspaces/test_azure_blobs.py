@@ -332,7 +332,7 @@ def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(stage: Stage, st
     stage.faults.add(Status(503, retry_after=2), "GET .*/many/", times=4)
     store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
     notices = [record for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")]
-    text = f"Storage account '{staged.state.storage.account}' answered 503; trying again in 2 s"
+    text = f"Storage account '{staged.state.storage.account}' answered 503; retrying in 2 s"
     assert {record.getMessage() for record in notices} == {text}
     assert all(later.created - earlier.created > 1.9 for earlier, later in pairwise(notices)), "once as long as it lasts"
     assert len(sink.md5s) == 4

@@ -84,8 +84,8 @@ def test_retry_after_is_waited_for_and_said(connection: Connection, stage: Stage
     began = time.monotonic()
     get_run(connection)
     assert time.monotonic() - began >= 2
-    (said,) = [record for record in caplog.records if "trying again" in record.getMessage()]
-    assert (said.getMessage(), said.levelname) == ("eastus.api.azureml.ms is busy (429); trying again in 2 s", "WARNING")
+    (said,) = [record for record in caplog.records if "retrying" in record.getMessage()]
+    assert (said.getMessage(), said.levelname) == ("eastus.api.azureml.ms is busy (429); retrying in 2 s", "WARNING")
     assert said.name.startswith("himl_cli.")
 
 
@@ -343,7 +343,7 @@ UNMEANT = ["{}", "[]", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3
 UNMEANT += ['{"value": [], "nextLink": {"x": 1}, "continuationToken": {"x": 1}}']
 FORMS = dict.fromkeys(UNMEANT, UNEXPECTED) | {
     "[" * 3000 + "]" * 3000: NO_JSON.format("it is nested too deeply"),
-    r'{"value": ["\ud800"]}': NO_JSON.format("it holds half a character"),
+    r'{"value": ["\ud800"]}': NO_JSON.format("it contains half a character"),
 }
 
 
@@ -456,10 +456,10 @@ def test_text_that_is_no_json_says_why() -> None:
         return str(caught.value.args[0])
 
     assert complaint(NASTY["lists in lists"]) == complaint(NASTY["objects in objects"]) == "it is nested too deeply"
-    assert complaint(NASTY["5,000 digits"]) == "it holds a number that is too long"
+    assert complaint(NASTY["5,000 digits"]) == "it contains a number that is too long"
     assert complaint(NASTY["nothing"]) == "Expecting value"
     assert read_json("[" * 100 + "]" * 100)
     assert "nested too deeply" in complaint("[" * 101 + "[]" + "]" * 101)
-    with pytest.raises(NotJson, match="is no UTF-8") as caught:
+    with pytest.raises(NotJson, match="is not UTF-8") as caught:
         read_json(b'"\xff"')
     assert (caught.value.line, caught.value.column) == (0, 0)

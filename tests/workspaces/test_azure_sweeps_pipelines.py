@@ -300,7 +300,7 @@ def test_a_document_runs_with_files_beside_it_but_not_secrets(
     last = steps["take"].id if steps else run.id
     assert azure.artifacts(last)["user_logs/std_log.txt"].startswith(b"hello ['a.py', 'id_rsa.pub', 'sub/kept.env']")
     assert [event.text for event in events if isinstance(event, Notice) and "secrets" in event.text] == [
-        "2 files that may hold secrets are left out: '.env', '.ssh/id_rsa'. 'himl submit --include_secret GLOB' sends one on purpose."
+        "himl left out 2 files that may contain secrets: '.env', '.ssh/id_rsa'. To include one, use 'himl submit --include_secret GLOB'."
     ]
     assert {key: step.tags.get("himl.after") for key, step in steps.items()} == ({"make": None, "take": "make"} if text == PIPELINE else {})
     assert {sent(azure, one)["environmentVariables"]["X"] for one in [step.id for step in steps.values()] or [run.id]} == {"1"}

@@ -66,7 +66,7 @@ def test_a_wrong_config_is_told_by_file_and_key(project: Path) -> None:
         ("[1]", r"config\.json' holds no JSON object"),
         ({**KEYS, "workspace_name": ""}, r"config\.json' does not say workspace_name\."),
         ("[" * 3000 + "]" * 3000, r"config\.json': it is nested too deeply\."),
-        ('{"subscription_id": ' + "9" * 5000 + "}", r"config\.json': it holds a number that is too long\."),
+        ('{"subscription_id": ' + "9" * 5000 + "}", r"config\.json': it contains a number that is too long\."),
         ({**KEYS, "workspace_name": "lab\ud800"}, r"'workspace_name' is no name of a workspace"),
         ({**KEYS, "resource_group": 7}, r"config\.json': 'resource_group' is no text: 7"),
         ({**KEYS, "workspace_name": "<YOUR_WORKSPACE>"}, r"'workspace_name' is still the placeholder <YOUR_WORKSPACE>"),
@@ -186,7 +186,7 @@ def test_what_is_named_says_which_but_in_a_job(project: Path, tmp_path: Path, mo
     set_all(monkeypatch, BY_JOB)
     assert not caplog.text
     assert meant(project, config_file=str(other)) == ("job", None)
-    assert "is not used: inside an Azure ML job" in caplog.text
+    assert "since an Azure ML job always uses its own workspace" in caplog.text
     assert meant(project, spec="local") == (None, project / ".himl")
 
 
@@ -203,7 +203,7 @@ def test_runs_are_looked_for_in_both_and_data_in_azure(project: Path, monkeypatc
     assert open_runs("local", None, start=project).label == local.label
     assert open_runs(None, str(config), start=project).label == "workspace team/lab"
     sources = [(each.facts.kind, each.facts.source) for each in open_each(None, None, start=project)]
-    assert sources == [("azure", f"'{config}' (the nearest here or above)"), ("local", f"'{project / '.himl'}' (the nearest here or above)")]
+    assert sources == [("azure", f"'{config}' (the nearest one upward)"), ("local", f"'{project / '.himl'}' (the nearest one upward)")]
     assert [each.facts.source for each in open_each(str(config), None, start=project)] == [f"'{config}' (as named)"]
     config.unlink()
     set_all(monkeypatch, BY_VARIABLES)
@@ -224,7 +224,7 @@ def test_unusable_config_is_named_if_azure_is_required(project: Path, caplog: py
     for content, said in (("{bad", "line 1"), ('{"workspace_name": "w"}', "does not say subscription_id and resource_group")):
         write_files(project, {"config.json": content})
         for ask in (lambda: open_for_jobs(None, None, start=project, on_cluster=True), lambda: azure_to_record_in(None, None, start=project)):
-            with pytest.raises(BadUsage, match=r"no config\.json can be used") as caught:
+            with pytest.raises(BadUsage, match=r"himl found no valid config\.json") as caught:
                 ask()
             assert str(project / "config.json") in str(caught.value)
             assert said in str(caught.value)
@@ -249,7 +249,7 @@ def test_local_jobs_are_recorded_locally_despite_azure_config(project: Path) -> 
     assert folder() == project / ".himl"
     (project / "a" / ".himl").mkdir()
     assert folder() == project / "a" / ".himl"
-    with pytest.raises(BadUsage, match="runs and is recorded here"):
+    with pytest.raises(BadUsage, match="this job runs locally"):
         open_for_jobs(str(config), None, start=deep)
 
 
@@ -340,15 +340,15 @@ def test_what_is_kept_here_needs_no_service_and_lists_do(both: JoinedWorkspace, 
     assert alone.label.endswith("and workspace far/away")
     with pytest.raises(ServiceFailed, match="cannot be reached") as caught:
         list(alone.runs(RunQuery()))
-    assert caught.value.hint == "Check the network. To look at the runs kept here alone: --workspace local"
+    assert caught.value.hint == "Check the network. To use only local runs, add --workspace local"
 
     def refused() -> Workspace:
         raise NotAllowed("Nobody is signed in.")
 
     with pytest.raises(NotAllowed) as not_signed_in:
         list(JoinedWorkspace(near.workspace, refused, "workspace far/away").runs(RunQuery(limit=1)))
-    assert not_signed_in.value.hint == "To look at the runs kept here alone: --workspace local"
+    assert not_signed_in.value.hint == "To use only local runs, add --workspace local"
     with pytest.raises(ServiceFailed) as caught:
         alone.run("near_9")
-    assert caught.value.hint.startswith("Did you mean near_3 or near_2 or near_1, kept here?")
+    assert caught.value.hint.startswith("Did you mean the local run near_3 or near_2 or near_1?")
     assert "--workspace local" in caught.value.hint

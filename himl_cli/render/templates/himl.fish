@@ -1,5 +1,5 @@
-# Tab completion of himl in fish 3.1 and later, as `himl completion fish` prints it.
-# The tables of himl are generated; the functions after them are the same for any tables.
+# Tab completion of himl in fish 3.1 and later, printed by `himl completion fish`.
+# himl generates the tables. The functions after them do not depend on them.
 
 function __himl_verbs --description 'The commands below the command $argv[1], with their help'
     switch $argv[1]

@@ -1,14 +1,14 @@
-# Tab completion of himl in PowerShell 5.1 and later, as `himl completion powershell` prints it.
-# The table of himl is generated; what stands after it is the same for any table.
+# Tab completion of himl in PowerShell 5.1 and later, printed by `himl completion powershell`.
+# himl generates the table. The code after it does not depend on it.
 
 Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)
 
-    # Of each command: commands below it and options, both with their help, and the kinds of its arguments.
+    # The subcommands and options of each command, with their help, and the kinds of its arguments.
     $table = @{
 @TABLE@
     }
-    # hi-ml's names of options, with today's.
+    # hi-ml's names of options, with the current names.
     $today = @{
 @OLD_NAMES@
     }
@@ -34,7 +34,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         [System.Management.Automation.CompletionResult]::new($text, $text, $kind, $help)
     }
 
-    # Values of a kind that begin so; files are left to PowerShell, which offers them where nothing else is offered.
+    # Matching values of a kind. PowerShell itself offers files if there are no other completions.
     function Get-Values([string] $kind, [string] $begun, [string] $head) {
         $comma = $begun.LastIndexOf(',')
         if ($kind -like 'list+*' -and $comma -ge 0) {
@@ -53,7 +53,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         }
     }
 
-    # The options that begin so, less those that were given and do not repeat.
+    # The matching options, except for used ones that do not repeat.
     function Get-Options($rows, $used, [string] $begun) {
         if ($begun -like '--*') { $begun = '--' + $begun.Substring(2).Replace('-', '_') }
         for ($i = 0; $i -lt $rows.Count; $i += 2) {

@@ -183,7 +183,7 @@ def test_default_environment_installs_this_himl_version(project: Path, tmp_path:
     assert "- himl-cli[montage] @ https://example.org/himl_cli.whl\n" in dependencies(job)
     assert [remark for remark in job.remarks if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip has to find" in remark]
     monkeypatch.syspath_prepend(write_record(tmp_path / "folder", json.dumps({"url": project.as_uri(), "dir_info": {}})))
-    with pytest.raises(BadUsage, match="from where no other machine can install it") as caught:
+    with pytest.raises(BadUsage, match="which no other machine can access") as caught:
         prepared(project)
     assert "--private_wheel FILE" in caught.value.hint
 
