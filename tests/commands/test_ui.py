@@ -175,7 +175,7 @@ def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp
         with serving(Himl(program, folder), own, env={**variables, **HOSTILE}, command=["ui"]) as board:
             yield World(folder, variables, board, version)
             assert board.end() == 0
-            assert board.talk == "Ctrl-C ends it.\n"
+            assert board.talk == "Press Ctrl-C to stop it.\n"
     finally:
         write_files(own, {"grow": "", "end": ""})
 
@@ -383,7 +383,7 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
         assert ask(board.port, "/version")[0] == 200
         assert [path.name.startswith("himl_ui_") for path in (tmp_path / "tmp").iterdir()] == [True]
         assert board.end(number) == (-number if number == signal.SIGKILL else 0)
-        assert board.talk == ("" if form == "quiet" else "Ctrl-C ends it.\n")
+        assert board.talk == ("" if form == "quiet" else "Press Ctrl-C to stop it.\n")
         until(lambda: [*(tmp_path / "tmp").iterdir()] == [], "the temporary folder is empty")
         assert is_closed(board.port)
 
