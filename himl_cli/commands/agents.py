@@ -66,8 +66,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the document that a command prints with --json.
 
-    Without COMMAND, list the commands that print one. The word error is for the document that a command prints on
-    stderr when it fails.
+    Without COMMAND, list the commands that print one. Use the word error for the document that a failed command
+    prints on stderr.
 
     \b
       himl schema

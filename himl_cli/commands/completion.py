@@ -81,9 +81,9 @@ def completion(
 ) -> None:
     """Print the tab completion script of a shell.
 
-    The script completes commands, options, values and files, and the run ids and experiments of the local workspace.
-    With --install, himl writes it to the shell's folder for completions. himl asks before it changes the shell's
-    start-up file.
+    The script completes commands, options, values and files. It also completes run ids and experiments of the local
+    workspace. With --install, himl writes it to the shell's folder for completions. himl asks before it changes the
+    shell's start-up file.
 
     \b
       himl completion zsh --install

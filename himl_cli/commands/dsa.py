@@ -71,8 +71,8 @@ def upload(
 ) -> None:
     """Upload attention maps and other annotations to slides.
 
-    For each slide in the file, himl finds the item of the archive with the slide's id in its name. With --run, FILE is
-    a file of the run (default: outputs/test/test_output.csv). himl skips uploaded annotations.
+    himl finds each slide of the file by its id in the names of the archive's items. With --run, FILE is a file of the
+    run. Its default is outputs/test/test_output.csv. himl skips annotations that the archive already has.
 
     \b
       himl dsa upload --run RUN --url https://dsa.example.org

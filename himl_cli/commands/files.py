@@ -29,7 +29,8 @@ from himl_cli.core.errors import RunNotFound
 
 download_app = group()
 datastore_app = group(
-    "Upload, download and list files in a datastore of the configured Azure ML workspace, or else of the local one."
+    "Upload, download and list files in a datastore.\n\n"
+    "himl uses the configured Azure ML workspace, or else the local one."
 )
 DATASTORE = option("Datastore (default: the workspace's default).", "NAME", panel="Workspace")
 
@@ -52,7 +53,7 @@ def download(
 ) -> None:
     """Download the files of runs, and verify MD5 checksums.
 
-    The default is the last run submitted from this folder. himl skips complete files, and resumes partial ones. To
+    The default is the last run submitted from this folder. himl skips complete files and resumes partial ones. To
     replace local files that differ, use --overwrite. Otherwise himl lists them.
 
     \b

@@ -90,9 +90,9 @@ def montage(
 ) -> None:
     """Combine slides into one picture.
 
-    himl writes montage.png, montage.jpg, and montage.csv with the slides' positions. In a folder, himl reads
-    dataset.csv, with the columns image and slide_id, and optionally label and mask. Without it, himl uses all slides in
-    the folder and its subfolders. Unreadable slides leave a marked cell, and himl lists them at the end.
+    himl writes montage.png and montage.jpg, and the slides' positions to montage.csv. For a folder, himl reads its
+    dataset.csv. The columns are image and slide_id, and optionally label and mask. Without the file, himl uses all
+    slides in the folder and its subfolders. Unreadable slides leave a marked cell, and himl lists them at the end.
 
     \b
       himl montage slides

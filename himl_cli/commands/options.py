@@ -319,7 +319,7 @@ class SelectionOptions(Bundle):
     latest_run_file: str | None = option(
         "File with a run id.  [default: nearest most_recent_run.txt]", "PATH", parse=non_blank
     )
-    children: bool = option("Their child runs instead.", default=False)
+    children: bool = option("Select their child runs instead.", default=False)
 
     def selection(
         self,
@@ -386,7 +386,7 @@ class ChoiceOptions(Bundle):
         "last|best|epoch=N",
         panel="Checkpoint",
     )
-    metric: str | None = option("Select the best by this metric, in file names or logged.", "M")
+    metric: str | None = option("Metric for best, in file names or logged.", "M")
     goal: str | None = option("Goal for the metric (default: by its name).", "minimize|maximize")
 
     def choice(self) -> Choice:

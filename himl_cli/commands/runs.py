@@ -103,9 +103,10 @@ def show(
     output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
-    """Show the details of a run: status, tags, metrics, texts, trials or steps.
+    """Show the details of runs.
 
-    The default is the last run submitted from this folder. Ctrl-C stops --watch, not the run.
+    These are status, tags, metrics, texts, trials and steps. The default is the last run submitted from this folder.
+    Ctrl-C stops --watch, not the run.
 
     \b
       himl runs show
@@ -400,10 +401,10 @@ def attach(
     stdio: bool = option("Act as the ProxyCommand of ssh, scp or rsync.", default=False),
     runs: RunArgs = None,
 ) -> None:
-    """Show the addresses of a running job's services, such as VS Code or SSH.
+    """Show the addresses of a running job's services.
 
-    himl waits for the services. Azure ML starts them for jobs with --vscode, --jupyter or --ssh_key. Ctrl-C stops the
-    waiting, not the run.
+    Services are VS Code, JupyterLab, TensorBoard and SSH. himl waits until they are ready. Azure ML starts them for
+    jobs with --vscode, --jupyter or --ssh_key. Ctrl-C stops the waiting, not the run.
 
     \b
       himl runs attach

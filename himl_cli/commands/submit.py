@@ -123,7 +123,7 @@ OPTIONS: Mapping[str, Option] = {
     "primary_metric": option("Metric that ranks trials.", "NAME", "val/loss"),
     "goal": option("minimize or maximize the primary metric.", "GOAL", "minimize"),
     "early_stop": option(
-        "Stop poor trials early. Policies: median, bandit(slack_factor=0.1), truncation(truncation_percentage=20).",
+        "Stop poor trials. Use median, bandit(slack_factor=0.1) or truncation(truncation_percentage=20).",
         "POLICY",
     ),
     "crossval": option("Run N splits, with --crossval_index 0 to N-1.", "N", kind=int | None),
@@ -198,7 +198,7 @@ def submit(
     """Run a script as a job, from a snapshot of its project.
 
     himl saves the log, the outputs and the metrics. The job runs on this machine, or with --cluster on Azure ML or
-    Slurm. Write the script's arguments after --. For many runs with different arguments, use --sweep, --crossval or
+    Slurm. Write the script's arguments after --. For many runs, use --sweep, --crossval or
     --different_seeds.
 
     \b
