@@ -130,7 +130,7 @@ finally:
     write_files(project, {"train.py": shared})
     run_id = himl.ok(*SUBMIT).stdout.strip()
     azure.wait_for(run_id, "Failed")
-    assert "Others can write to" in himl.ok("runs", "logs", run_id).stdout
+    assert "Other users can write to" in himl.ok("runs", "logs", run_id).stdout
 
 
 def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:

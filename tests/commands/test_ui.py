@@ -302,7 +302,7 @@ def test_a_sweep_is_deleted_with_its_trials_and_files(world: World, shown: Page,
 
 def test_runs_that_go_on_or_are_elsewhere_are_not_deleted(world: World, shown: Page, request: pytest.FixtureRequest) -> None:
     growing = f"Growing {request.node.callspec.params['world']}"
-    sentences = {growing: f"Run '{world.run_id(growing)}' is still at work. Stop it first: himl runs cancel", "Far": "Run 'far_1_aa' is kept in "}
+    sentences = {growing: f"Run '{world.run_id(growing)}' is still at work. Stop it first: himl runs cancel", "Far": "Run 'far_1_aa' is in "}
     for experiment, name in (("grow", growing), ("train", "Far")):
         shown.goto(world.address(experiment))
         choose(shown, name)
