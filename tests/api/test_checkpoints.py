@@ -63,7 +63,7 @@ def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.
     with pytest.raises(ValueError, match=r"There is no file 'a/b\.ckpt'"):
         CheckpointParser("a/b.ckpt")
     assert not CheckpointParser()
-    with pytest.raises(ValueError, match="There is no checkpoint"):
+    with pytest.raises(ValueError, match="The checkpoint is empty"):
         CheckpointParser().get_or_download_checkpoint("out")
     for text in ("https:/h.example/x.ckpt?{}", "https//h.example/x.ckpt?{}", "s3://bucket/x.ckpt?{}", "https%3A//h.example/x.ckpt?{}"):
         with pytest.raises(ValueError, match="This is not a valid address") as caught:

@@ -252,7 +252,7 @@ def test_policies_and_limits_of_hyperdrive_are_understood() -> None:
     for policy, stop in policies:
         assert sweep_of_config(config(policy_config=policy)).early_stop == stop
     wrongs: dict[str, object] = {
-        "no HyperDriveConfig": object(),
+        "must be a HyperDriveConfig": object(),
         "the argument pipeline": config(pipeline=object()),
         "the argument estimator": config(estimator=object()),
         "the argument resume_from": config(resume_from=[object()]),

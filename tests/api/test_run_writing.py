@@ -121,7 +121,7 @@ def test_files_and_code_are_kept_and_wrong_ones_refused(run: Run, project: Path,
         (lambda: run.log_image("a", path="nope.png"), "no file 'nope.png'"),
         (lambda: run.log_image("a", plot=object()), "savefig"),
         (lambda: run.upload_file("a", "nope"), "no file 'nope'"),
-        (lambda: run.upload_folder("a", "nope"), "no folder 'nope'"),
+        (lambda: run.upload_folder("a", "nope"), "Folder 'nope' does not exist"),
         (lambda: run.upload_files(["a"], []), "as many names as paths"),
     )
     for wrong, words in wrongs:

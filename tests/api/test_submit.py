@@ -175,7 +175,7 @@ def test_parent_is_sent_with_conda_file_above_current_folder(lab: StagedWorkspac
 WRONG = {
     "": "compute_cluster_name must be an Azure ML cluster",
     f"{CLUSTER}, hyperdrive_config=object()": "hyperdrive_config must be a HyperDriveConfig, not object",
-    f"{CLUSTER}, hyperparam_args=dict(a=1)": "hyperparam_args: unknown 'a'",
+    f"{CLUSTER}, hyperparam_args=dict(a=1)": "hyperparam_args: unknown key 'a'",
     f'{CLUSTER}, max_run_duration="soon"': "'soon' is no duration",
     f'{CLUSTER}, docker_shm_size="big"': "docker_shm_size 'big' is no size",
     f'{CLUSTER}, conda_environment_file="none.yml"': "none.yml",
