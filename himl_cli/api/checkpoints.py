@@ -261,7 +261,7 @@ class CheckpointParser:
             raise NotACheckpoint(f"'{self}' was pickled without its signature. Request its path before pickling.")
         try:
             # The script makes the choice, and its user writes the text. A text that names a file needs no choice. For
-            # `A:B`, only the workspace can tell whether B is a file.
+            # `A:B`, only the workspace shows whether B is a file.
             choice = Choice() if self.is_url else self._choice
             if choice != Choice() and ":" in self._text:
                 runs = resolve_runs(workspace, workspace_config_path)

@@ -38,7 +38,8 @@ def range_of(name: str, value: Any) -> SearchRange:
         return search_range(name, value)
     if isinstance(value, Sequence):
         draw, arguments = Draw.choice, value
-        if len(value) == 2 and value[0] in words and isinstance(value[1], list):  # azureml's `uniform(0, 1)`
+        # azureml's form of `uniform(0, 1)`.
+        if len(value) == 2 and value[0] in words and isinstance(value[1], list):
             draw, arguments = Draw(value[0]), value[1]
             if draw is Draw.choice and len(arguments) == 1 and isinstance(arguments[0], list):
                 arguments = arguments[0]
@@ -279,7 +280,8 @@ def sweep_of_config(config: Any) -> SweepSpec:
         space=space_of(generator["parameter_space"]),
         sampling=_known(samplings, generator["name"], "sampling"),
         max_trials=config._max_total_runs,
-        max_concurrent=None if concurrent == config._max_total_runs else concurrent,  # the SDK's form of all
+        # The SDK's form of all trials is their total number.
+        max_concurrent=None if concurrent == config._max_total_runs else concurrent,
         primary_metric=metric["name"],
         goal=metric["goal"].lower(),
         early_stop=early_stop,

@@ -66,8 +66,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the document that a command prints with --json.
 
-    Without COMMAND, list the commands that print one. Use the word error for the document that a failed command
-    prints on stderr.
+    Without COMMAND, list the commands that print one. Use the word error for the document that a failed command prints
+    on stderr.
 
     \b
       himl schema
@@ -139,8 +139,8 @@ def skill(
 ) -> None:
     """Print a skill file (SKILL.md) that describes himl for coding agents.
 
-    With --install, himl writes it to .agents/skills/himl and .claude/skills/himl in the project. himl asks before it
-    replaces a file that differs.
+    With --install, himl writes it to .agents/skills/himl and .claude/skills/himl. himl asks before it replaces a file
+    that differs.
 
     \b
       himl skill

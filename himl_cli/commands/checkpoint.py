@@ -108,7 +108,7 @@ def push(
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
-    """Upload changed checkpoints to a new run, as a start for jobs.
+    """Upload changed checkpoints to a new run, to start jobs from.
 
     himl saves them in outputs/checkpoints. Files from 'himl checkpoint fetch' keep their relative paths. The new run is
     in the workspace of --from, unless --workspace names another one.

@@ -106,7 +106,7 @@ def download(
 @command(datastore_app, "upload")
 def upload_files(
     *,
-    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder (himl uploads its contents) or a file.")],
+    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder, to upload its contents, or a file.")],
     remote_prefix: Annotated[
         str, typer.Argument(metavar="REMOTE_PREFIX", help="Folder in the datastore ('.' for the top).")
     ],

@@ -90,7 +90,7 @@ def montage(
 ) -> None:
     """Combine slides into one picture.
 
-    himl writes montage.png and montage.jpg, and the slides' positions to montage.csv. For a folder, himl reads its
+    himl writes montage.png, montage.jpg and montage.csv, which lists positions. For a folder, himl reads its
     dataset.csv. The columns are image and slide_id, and optionally label and mask. Without the file, himl uses all
     slides in the folder and its subfolders. Unreadable slides leave a marked cell, and himl lists them at the end.
 

@@ -386,7 +386,7 @@ class ChoiceOptions(Bundle):
         "last|best|epoch=N",
         panel="Checkpoint",
     )
-    metric: str | None = option("Metric for best, in file names or logged.", "M")
+    metric: str | None = option("Metric for 'best', in file names or logged.", "M")
     goal: str | None = option("Goal for the metric (default: by its name).", "minimize|maximize")
 
     def choice(self) -> Choice:

@@ -105,8 +105,8 @@ def show(
 ) -> None:
     """Show the details of runs.
 
-    These are status, tags, metrics, texts, trials and steps. The default is the last run submitted from this folder.
-    Ctrl-C stops --watch, not the run.
+    Details are the status, tags, metrics, texts, trials and steps. The default is the last run submitted from this
+    folder. Ctrl-C stops --watch, not the run.
 
     \b
       himl runs show
@@ -460,8 +460,8 @@ def cancel(
 ) -> None:
     """Cancel runs.
 
-    Name the runs, as there is no default. Canceling a sweep or pipeline cancels its child runs. Canceling a trial does
-    not cancel the sweep.
+    Name the runs explicitly. Canceling a sweep or pipeline cancels its child runs. Canceling a trial does not cancel
+    the sweep.
 
     \b
       himl runs cancel latest
@@ -490,7 +490,7 @@ def tag(
 ) -> None:
     """Set tags on runs. KEY= removes a tag.
 
-    Other tags do not change. Name the runs, as there is no default.
+    Other tags do not change. Name the runs explicitly.
 
     \b
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
@@ -519,7 +519,7 @@ def archive(
     """Hide runs from lists, and keep their files.
 
     Lists and --experiment skip archived runs. To find them, use their ids or himl runs list --archived. Studio hides
-    archived runs of Azure ML. Name the runs, as there is no default.
+    archived runs of Azure ML. Name the runs explicitly.
 
     \b
       himl runs archive train_1772366400_0a1b2c3d
@@ -534,7 +534,7 @@ def restore(
 ) -> None:
     """Show archived runs in lists again.
 
-    --experiment and latest select archived runs. Name the runs, as there is no default.
+    --experiment and latest select archived runs. Name the runs explicitly.
 
     \b
       himl runs restore train_1772366400_0a1b2c3d
@@ -564,7 +564,7 @@ def delete(
     """Delete runs with all files and child runs, after a confirmation.
 
     himl lists everything that it will delete, and asks. On Azure ML, it deletes the files first. To complete an
-    interrupted deletion, repeat the command. Name the runs, as there is no default.
+    interrupted deletion, repeat the command. Name the runs explicitly.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d

@@ -40,10 +40,10 @@ def init(
 ) -> None:
     """Set up this folder for an Azure ML workspace or a local one.
 
-    himl writes config.json for the workspace in the options below. The variables HIML_SUBSCRIPTION_ID,
-    HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME set defaults. Without them, himl creates a local workspace. --from
-    imports the portal's config.json or DeepSeismic's .env. It also imports InnerEye's settings.yml, with its private
-    file. Settings go to himl.toml, and credentials to himl.private.toml. himl changes no existing file.
+    himl writes config.json for the workspace in the options below. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
+    HIML_WORKSPACE_NAME set defaults. Without them, himl creates a local workspace. --from imports the portal's
+    config.json or DeepSeismic's .env. It also imports InnerEye's settings.yml, with its private file. Settings go to
+    himl.toml, and credentials to himl.private.toml. himl changes no existing file.
 
     \b
       himl init
@@ -101,8 +101,8 @@ def workspace() -> None:
 def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
     """Show the workspaces that himl uses, and where they are configured.
 
-    himl searches all of them for runs. It reads and writes data in the first one. If one does not respond, himl
-    shows its configuration, and the exit code gives the reason. -q prints the names only, and sends no requests.
+    himl searches all of them for runs. It reads and writes data in the first one. If one does not respond, himl shows
+    its settings and exits with an error code. -q prints the names only, and sends no requests.
 
     \b
       himl workspace show

@@ -198,8 +198,7 @@ def submit(
     """Run a script as a job, from a snapshot of its project.
 
     himl saves the log, the outputs and the metrics. The job runs on this machine, or with --cluster on Azure ML or
-    Slurm. Write the script's arguments after --. For many runs, use --sweep, --crossval or
-    --different_seeds.
+    Slurm. Write the script's arguments after --. For many runs, use --sweep, --crossval or --different_seeds.
 
     \b
       himl submit train.py -- --epochs 5

@@ -62,10 +62,9 @@ def tiles(
 ) -> None:
     """Cut slides into tiles, with a folder per slide and a list in dataset.csv.
 
-    Select SLIDES as for himl montage. The columns of dataset.csv are slide_id, tile_id, image, left, top, right,
-    bottom, label and occupancy. Positions are in pixels of level 0. himl omits tiles without enough tissue. Tiles are
-    white outside the slide. To resume after an interruption, repeat the command. At the end, himl lists slides that
-    failed.
+    Select SLIDES as for himl montage. dataset.csv has slide_id, tile_id, image, label and occupancy of each tile. It
+    also has left, top, right and bottom, in pixels of level 0. himl omits tiles without enough tissue. Tiles are white
+    outside the slide. To resume after an interruption, repeat the command. At the end, himl lists slides that failed.
 
     \b
       himl tiles slides

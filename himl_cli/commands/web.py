@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
 tb_app, ui_app = group(), group()
-HOST = option("Host. Other values than localhost allow remote access.", "HOST", "localhost", parse=non_blank)
+HOST = option("Host. Any but localhost allows remote access.", "HOST", "localhost", parse=non_blank)
 OPEN = option("Open the page in the browser.", default=False, names=("--open",))
 
 
