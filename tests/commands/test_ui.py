@@ -353,7 +353,7 @@ def test_strangers_get_nothing_and_what_is_not_for_runs_is_closed(world: World) 
     asked = "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api/2.0/endpoints/"
     assert ask(port, asked) == (200, {"endpoints": []}), "nobody else is asked"
     status, answer = world.ask("runs/create", {"experiment_id": "0"})
-    assert (status, answer["message"].startswith("MLflow cannot create run here: ")) == (403, True)
+    assert (status, answer["message"].startswith("MLflow cannot create run in himl's workspaces: ")) == (403, True)
 
 
 @pytest.fixture
