@@ -1,7 +1,7 @@
-"""himl: run training scripts here or on Azure ML, and get their results back.
+"""himl: run training scripts locally, on Azure ML or on Slurm, and get their results.
 
-What scripts import from here is listed in `__init__.pyi` and described in docs/python.md; each name is imported when it
-is first asked for, so that `import himl_cli` costs nothing.
+`__init__.pyi` lists the public names, and docs/python.md describes them. The first use of a name imports its module, so
+`import himl_cli` is fast.
 """
 
 __version__ = "0.1.0"

@@ -1,9 +1,9 @@
-"""The program's entry: `himl`, and `python -m himl_cli` for where that is not on PATH."""
+"""The entry point of `himl`, and of `python -m himl_cli` if himl is not on PATH."""
 
 import signal
 import sys
 
-# Ctrl-C while modules are still being imported ends the process plainly, without a traceback
+# Ctrl-C during imports ends the process without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if sys.argv[1:2] == ["--complete"]:

@@ -1,6 +1,6 @@
-"""The `himl` program: its table of commands.
+"""The `himl` program and its table of commands.
 
-A command's module is imported when the command is called, so that `himl --help` loads none of them.
+Calling a command imports its module, so `himl --help` loads none of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from himl_cli.render.output import stand_in_for_closed_streams
 
 
 class Listed(NamedTuple):
-    """A row of the command table: where the command's Typer object `app` is, and its line in `himl --help`."""
+    """A row of the command table: the module of the command's Typer app, and its line in `himl --help`."""
 
     module: str
     help: str
@@ -33,40 +33,36 @@ COMMANDS = {
     "submit": Listed("himl_cli.commands.submit", "Run a script, a module or a shell script as a job.", "Jobs and runs"),
     "runs": Listed("himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"),
     "ui": Listed("himl_cli.commands.web:ui_app", "Show runs in MLflow's user interface.", "Jobs and runs"),
-    "tb": Listed("himl_cli.commands.web:tb_app", "Show runs in TensorBoard, also while they go on.", "Jobs and runs"),
-    "download": Listed("himl_cli.commands.files:download_app", "Download the files of runs, checked by MD5.", "Files"),
-    "checkpoint": Listed(
-        "himl_cli.commands.checkpoint", "Fetch checkpoints of runs, push changed ones, make links.", "Files"
+    "tb": Listed(
+        "himl_cli.commands.web:tb_app", "Show runs in TensorBoard, including runs in progress.", "Jobs and runs"
     ),
+    "download": Listed("himl_cli.commands.files:download_app", "Download the files of runs, with MD5 checks.", "Files"),
+    "checkpoint": Listed("himl_cli.commands.checkpoint", "Fetch, push and share checkpoints of runs.", "Files"),
     "datastore": Listed(
-        "himl_cli.commands.files:datastore_app", "Upload, download and list files of a datastore.", "Files"
+        "himl_cli.commands.files:datastore_app", "Upload, download and list files in a datastore.", "Files"
     ),
-    "montage": Listed("himl_cli.commands.montage", "Show any number of slides in one picture.", "Files"),
-    "tiles": Listed("himl_cli.commands.tiles", "Cut slides into tiles, and list them in a CSV.", "Files"),
+    "montage": Listed("himl_cli.commands.montage", "Combine slides into one picture.", "Files"),
+    "tiles": Listed("himl_cli.commands.tiles", "Cut slides into tiles, with a CSV list.", "Files"),
     "dsa": Listed("himl_cli.commands.dsa", "Upload annotations of slides to a Digital Slide Archive.", "Files"),
     "init": Listed(
-        "himl_cli.commands.setup:init_app", "Set up this folder for an Azure ML workspace, or a local one.", "Set-up"
+        "himl_cli.commands.setup:init_app", "Set up this folder for a local or Azure ML workspace.", "Set-up"
     ),
-    "workspace": Listed(
-        "himl_cli.commands.setup:workspace_app", "Show which workspace is meant, and what it is.", "Set-up"
-    ),
-    "doctor": Listed(
-        "himl_cli.commands.setup:doctor_app", "Check what himl needs, and say what to do about it.", "Set-up"
-    ),
+    "workspace": Listed("himl_cli.commands.setup:workspace_app", "Show the workspaces that himl uses.", "Set-up"),
+    "doctor": Listed("himl_cli.commands.setup:doctor_app", "Check the installation, settings and access.", "Set-up"),
     "completion": Listed(
-        "himl_cli.commands.completion", "Tab completion of himl in bash, zsh, fish and PowerShell.", "Set-up"
+        "himl_cli.commands.completion", "Set up tab completion in bash, zsh, fish and PowerShell.", "Set-up"
     ),
     "skill": Listed(
         "himl_cli.commands.agents:skill_app", "Print or install a skill file for coding agents.", "Scripts and agents"
     ),
     "schema": Listed(
-        "himl_cli.commands.agents:schema_app", "Print the JSON Schema of what --json prints.", "Scripts and agents"
+        "himl_cli.commands.agents:schema_app", "Print the JSON Schema of --json documents.", "Scripts and agents"
     ),
 }
 
 
 class RootGroup(EdgedGroup):
-    """`himl` itself: commands from the table. Whatever fails in them is said in words, bugs too."""
+    """The `himl` group: its commands come from the table. It reports all failures as messages, including bugs."""
 
     program = "himl"
     handled = (Exception,)
@@ -88,7 +84,7 @@ class RootGroup(EdgedGroup):
         name, *rest = args
         if OTHER_WORDS.get(name) == "submit" or is_target(name):
             if rest[:1] and rest[0] in self.get_command(ctx, "runs").list_commands(ctx):
-                return f"About runs: {ctx.command_path} runs {shlex.join(rest)}"
+                return f"For runs: {ctx.command_path} runs {shlex.join(rest)}"
             submit: ScriptCommand = self.get_command(ctx, "submit")
             return f"To run a script: {submit.suggest(ctx, args if is_target(name) else rest, 'submit')[0]}"
         return super().hint_for_unknown(ctx, args)
@@ -101,7 +97,7 @@ class RootGroup(EdgedGroup):
 
 
 def loaded(name: str) -> Any:
-    """The command called *name*, from its module."""
+    """Load the command *name* from its module."""
     module, _, attribute = COMMANDS[name].module.partition(":")
     made = typer.main.get_command(getattr(import_module(module), attribute or "app"))
     made.name = name
@@ -123,17 +119,17 @@ def himl(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Run training on this machine or on Azure ML, and get the results back.
+    """Train on this machine, on Azure ML or on Slurm, and get the results.
 
     \b
       himl submit train.py -- --epochs 5     run a script on this machine
-      himl runs list                         what ran, and how it ended
-      himl download --prefix outputs         the latest run's results
+      himl runs list                         list runs with their status
+      himl download --prefix outputs         download the latest run's outputs
     """
 
 
 def main() -> None:
-    """Run himl. Ctrl-C just before or after the error handler is reported like any other."""
+    """Run himl. Handle Ctrl-C even just before or after the error handler."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         stand_in_for_closed_streams()

@@ -1,4 +1,4 @@
-"""What a team's own command-line tools share with `himl`: its options, formats, errors and exit codes.
+"""himl's options, formats, errors and exit codes for your own command-line tools.
 
 With Typer::
 
@@ -12,7 +12,7 @@ With Typer::
 
     cli.main(app)
 
-The page own-tools.md of the documents has all of it.
+See own-tools.md in the documentation.
 """
 
 from __future__ import annotations
@@ -62,20 +62,20 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class _Taken(type):
-    """The class of the bundles below. Typer refuses a parameter of a kind that it does not know by quoting it: the
-    quotation says what to do."""
+    """The metaclass of the bundles below. Typer quotes a parameter type that it does not support, and the quotation
+    contains the solution."""
 
     def __repr__(cls) -> str:
         return f"himl_cli.cli.{cls.__name__}, which needs @cli.command(app) in place of @app.command()"
 
 
 class Place(WorkspaceOptions, metaclass=_Taken):
-    """`-w/--workspace SPEC` and `--config_file PATH`: which workspace is meant."""
+    """The workspace: `-w/--workspace SPEC` and `--config_file PATH`."""
 
     def open(self) -> Workspace:
-        """The workspace that is meant, as `himl_cli.get_workspace` gives it; makes no request.
+        """Open the selected workspace, like `himl_cli.get_workspace`, without requests.
 
-        Raises WorkspaceNotFound where there is none, BadUsage for a configuration that cannot be used.
+        Raises WorkspaceNotFound if there is none, BadUsage for an invalid configuration.
         """
         from himl_cli.api.workspace import Workspace
         from himl_cli.workspaces.resolve import open_workspace
@@ -84,17 +84,17 @@ class Place(WorkspaceOptions, metaclass=_Taken):
 
 
 class Runs(SelectionOptions, metaclass=_Taken):
-    """`--run`, `--experiment` with `--num_runs`, `--tags` and `--status`, `--latest_run_file`, `--children`: which runs
-    are meant."""
+    """The selection of runs: `--run`, `--experiment` with `--num_runs`, `--tags` and `--status`, `--latest_run_file`,
+    and `--children`."""
 
     def find(
         self, place: Place | None = None, named: Sequence[str] | None = None, *, explicit: bool = False
     ) -> list[Run]:
-        """The runs that are meant, one at least, in *place* (default: the workspaces that are configured).
+        """Find the selected runs, at least one, in *place* (default: the configured workspaces).
 
-        *named* are runs that stood as plain arguments; they count as `--run`. Where no run was named, the last one
-        submitted from here is meant, unless *explicit* asks for a selection. Raises RunNotFound, NotFound,
-        WorkspaceNotFound, BadUsage for options that contradict each other, NotAllowed and ServiceFailed.
+        *named* are positional run ids, which count as `--run`. The default is the last run submitted from the current
+        folder. With *explicit*, a selection is required. Raises RunNotFound, NotFound, WorkspaceNotFound, BadUsage for
+        contradictory options, NotAllowed and ServiceFailed.
         """
         from himl_cli.api.workspace import Run, Workspace
         from himl_cli.render.progress import observing
@@ -108,37 +108,37 @@ class Runs(SelectionOptions, metaclass=_Taken):
 
 
 class Talk(OutputOptions, metaclass=_Taken):
-    """`--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose`, `--yes`: how a tool talks. stdout is data,
-    stderr is talk."""
+    """The output of a tool: `--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose` and `--yes`. Data goes
+    to stdout, messages go to stderr."""
 
     def _start_log(self) -> None:
         import logging
 
-        if self.verbose or not logging.getLogger().handlers:  # the tool may have set up a log of its own
+        if self.verbose or not logging.getLogger().handlers:  # the tool may have configured logging
             super()._start_log()
 
     def rows(self, records: Iterable[Mapping[str, object]], *, empty: str = "") -> None:
-        """*records* as a table (tabs in a pipe), a column a key; as a JSON array; or, quiet, the first value of each
-        alone.
+        """Print *records* as a table with a column per key (with tabs in a pipe), as a JSON array, or, if quiet, only
+        their first values.
 
-        Values: text, numbers, None, times, paths, and lists and mappings of these. Without any record, *empty* is said
-        on stderr.
+        Values are text, numbers, None, times, paths, and lists and mappings of these. Without records, it prints
+        *empty* on stderr.
         """
         from himl_cli.render.results import first_value, row_columns
 
         self.output().table(records, row_columns, quiet=first_value, empty=empty)
 
     def result(self, data: object, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
-        """One result: *human* text, *data* as a JSON document, or *quiet* lines; only the form that is asked for is
-        made."""
+        """Print one result: *human* text, *data* as a JSON document, or *quiet* lines. It only computes the selected
+        format."""
         self.output().result(data, human=human, quiet=quiet)
 
     def notice(self, text: str) -> None:
-        """One sentence on stderr, without secrets; nothing when quiet."""
+        """Print one sentence on stderr, with secrets masked, unless quiet."""
         self.output().notice(text)
 
     def confirm(self, question: str) -> bool:
-        """Ask on stderr; True at once with `--yes`. Raises NeedsYes (exit code 2) where nobody can answer."""
+        """Ask on stderr. Returns True with `--yes`. Raises NeedsYes (exit code 2) without a terminal."""
         return self.output().confirm(question)
 
 
@@ -162,14 +162,14 @@ JsonOption = Annotated[bool, _INFO["json"]]
 QuietOption = Annotated[bool, _INFO["quiet"]]
 VerboseOption = Annotated[bool, _INFO["verbose"]]
 YesOption = Annotated[bool, _INFO["yes"]]
-RunArguments = RunArgs  # run ids as plain arguments, for `Runs.find(place, named)`
+RunArguments = RunArgs  # positional run ids, for `Runs.find(place, named)`
 
 _OLD_NAMES = {old: name for old, name in HIML_OLD_NAMES.items() if name in _INFO}
 
 
 def _normalized(name: str) -> str:
-    """The spelling of an option's name that the parser of a tool compares: underscores, and today's names of the shared
-    options."""
+    """The spelling of an option's name that a tool's parser compares: with underscores, and with the current names of
+    shared options."""
     name = name.replace("-", "_")
     return _OLD_NAMES.get(name, name)
 
@@ -178,16 +178,18 @@ _MANNERS: dict[str, Any] = {"token_normalize_func": _normalized, "help_option_na
 
 
 def app(help: str = "") -> typer.Typer:
-    """An empty Typer with himl's manners: *help*, errors as one line and a hint, `-` and `_` alike. `command` fills it,
-    `main` runs it."""
+    """Create an empty Typer app with himl's conventions: errors of one line and a hint, `-` equals `_`.
+
+    `command` adds commands, `main` runs the app.
+    """
     return group(help, EdgedGroup, context_settings=_MANNERS)
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
-    """Register a function with *app*, whose parameters may be `Runs`, `Place`, `Talk` and all that Typer knows; its
+    """Register a function with *app*. Its parameters may be `Runs`, `Place`, `Talk`, and all types of Typer. Its
     docstring is the help.
 
-    *name* is the function's unless given. The only command of an app is the program itself and needs none.
+    The default *name* is the function's. The only command of an app is the program itself and needs no name.
     """
 
     def register(function: Function) -> Function:
@@ -197,10 +199,10 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], F
 
 
 def main(app: typer.Typer) -> NoReturn:
-    """Run *app* with the process's arguments, and exit as `himl` does.
+    """Run *app* with the process's arguments, and exit like `himl`.
 
-    What himl raises is one line and a hint on stderr, or an object with `--json`, and its exit code; Ctrl-C is 130. Any
-    other exception goes on, with its traceback.
+    Errors of himl become one line and a hint on stderr, or an object with `--json`, and their exit code. Ctrl-C exits
+    with 130. Other exceptions propagate, with their traceback.
     """
     _begin()
     program = typer.main.get_command(app)
@@ -210,8 +212,7 @@ def main(app: typer.Typer) -> NoReturn:
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Within it, what himl raises ends the process as it ends `himl`, see `main`: for programs that do not use
-    Typer."""
+    """Handle errors of himl like `main`, for programs that do not use Typer."""
     _begin()
     with edge(sys.argv[1:], OF_USERS) as ending, giving_up():
         yield
@@ -220,7 +221,7 @@ def errors() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """Streams to write to, and himl's warnings in plain lines, unless the tool has set up a log of its own."""
+    """Replace closed streams, and print himl's warnings as plain lines, unless the tool has configured logging."""
     from himl_cli.render.progress import start_logging
 
     stand_in_for_closed_streams()

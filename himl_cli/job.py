@@ -1,4 +1,4 @@
-"""What a script imports inside a job: the folders of its data, and the checkpoint that an earlier try of it left.
+"""Functions for scripts inside a job: the folders of its data, and the checkpoint of an earlier attempt.
 
     from himl_cli.job import inputs, outputs
 
@@ -7,9 +7,9 @@
 
     from himl_cli.job import recovery_checkpoint
 
-    checkpoint = recovery_checkpoint()  # None, or the file to go on from: the job was pre-empted, or resumed
+    checkpoint = recovery_checkpoint()  # the file to resume from after a preemption, or None
 
-Without keys, `--input NAME` and `--output NAME` are called INPUT_0, INPUT_1, … and OUTPUT_0, OUTPUT_1, …
+The default keys of `--input NAME` and `--output NAME` are INPUT_0, INPUT_1, … and OUTPUT_0, OUTPUT_1, …
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What hi-ml's users give to PyTorch Lightning, by the names and defaults of `health_ml.utils`: a logger for the run, a
-progress bar that a recorded log can hold, times of loading data, and short forms of `LightningModule.log`.
+"""hi-ml's additions to PyTorch Lightning, with the names and defaults of `health_ml.utils`: a logger for the run, a
+progress bar for log files, times of data loading, and short forms of `LightningModule.log`.
 
     from himl_cli.lightning import AzureMLLogger, AzureMLProgressBar
 
     trainer = Trainer(logger=[AzureMLLogger()], callbacks=[AzureMLProgressBar()])
 
-Lightning is the script's own, `lightning` or `pytorch_lightning`: the one that is imported already, else the one that
-is installed. Importing this module raises ModuleNotFoundError where there is neither.
+It uses the script's Lightning, `lightning` or `pytorch_lightning`: the imported one, or else the installed one.
+Importing this module raises ModuleNotFoundError without either.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ else:
 
 
 class AzureMLLogger(Logger):
-    """Logs metrics and hyperparameters to the run of the job, here or on Azure ML.
+    """Logs metrics and hyperparameters to the job's run, local or on Azure ML.
 
-    Outside of a job it logs nothing, or with *enable_logging_outside_azure_ml* to a run that it starts, as
-    `create_aml_run_object` does: in the experiment *experiment_name*, called *run_name* for people, with the files of
-    *snapshot_directory*, in the workspace that `get_workspace` finds by *workspace* or *workspace_config_path*. That
-    run ends with the training. Rank 0 logs, the others do not.
+    Outside of a job, it logs nothing. With *enable_logging_outside_azure_ml*, it starts a run like
+    `create_aml_run_object`, in the experiment *experiment_name*, with the display name *run_name* and the files of
+    *snapshot_directory*, in the workspace that `get_workspace` finds for *workspace* or *workspace_config_path*. That
+    run ends with the training. Only rank 0 logs.
     """
 
     def __init__(
@@ -88,7 +88,9 @@ class AzureMLLogger(Logger):
             print(f"Writing metrics to run {self._run.id} in experiment {self._run.experiment.name}.")
             url = self._run.get_portal_url()
             print(
-                f"To check progress, visit this URL: {url}" if url else f"To look at it: himl runs show {self._run.id}"
+                f"To check progress, visit this URL: {url}"
+                if url
+                else f"To show the run: himl runs show {self._run.id}"
             )
 
     @property
@@ -101,7 +103,7 @@ class AzureMLLogger(Logger):
 
     @property
     def experiment(self) -> Run | None:
-        """The run, for `log_image`, `log_text` and the like; None on other ranks, and where nothing is logged."""
+        """The run, for `log_image`, `log_text` and the like. None on other ranks, and if the logger logs nothing."""
         return self._run
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -110,23 +112,23 @@ class AzureMLLogger(Logger):
             self._run.log(name, value, step=step)  # type: ignore[union-attr]
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Log *params*, a mapping or a namespace, as parameters of the run, nested ones by names with `/`, as texts.
-        One that an earlier attempt logged stays as it was."""
+        """Log *params*, a mapping or a namespace, as parameters of the run, as text. Nested names contain `/`. A
+        parameter from an earlier attempt does not change."""
         if self._run is not None:
             self._run.log_parameters(_flat(params))
 
     def log_image(self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None) -> None:
-        """Log a picture: a file, or a figure of matplotlib."""
+        """Log an image: a file, or a matplotlib figure."""
         if self._run is not None:
             self._run.log_image(name, path=path, plot=plot)
 
     def save(self) -> None:
-        """Come back once what was logged is kept."""
+        """Wait until the workspace has stored the logged values."""
         if self._run is not None:
             self._run.flush()
 
     def finalize(self, status: str) -> None:
-        """Keep what was logged; a run of its own ends, as failed where the training did."""
+        """Send logged values. If the logger started the run, end it, as failed if the training failed."""
         if self._run is None:
             return
         if not self._is_own:
@@ -148,8 +150,8 @@ def _flat(params: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class AzureMLProgressBar(ProgressBar):
-    """Prints a line every *refresh_rate* batches, and at the end of an epoch, in place of a bar that is drawn anew:
-    what a log can hold. *print_timestamp* begins it with the time, in UTC."""
+    """Prints a line every *refresh_rate* batches and at the end of an epoch, in place of an animated bar, for log
+    files. With *print_timestamp*, the line begins with the time in UTC."""
 
     def __init__(self, refresh_rate: int = 50, print_timestamp: bool = True) -> None:
         super().__init__()
@@ -196,7 +198,7 @@ class AzureMLProgressBar(ProgressBar):
         self._show(trainer, "Prediction", *_position(trainer.num_predict_batches, batch_idx, dataloader_idx))
 
     def _show(self, trainer: Any, stage: str, done: int, total: float) -> None:
-        """A line after so many batches of *total*, which is infinite where nobody knows it."""
+        """Print a line after *done* of *total* batches. *total* is infinite if unknown."""
         if not self._is_enabled or not self.refresh_rate or (done % self.refresh_rate and done != total):
             return
         elapsed = time.monotonic() - self._started[stage]
@@ -216,7 +218,7 @@ class AzureMLProgressBar(ProgressBar):
 
 
 def _position(counts: list[float], batch_idx: int, dataloader_idx: int) -> tuple[int, float]:
-    """How many batches of all loaders are done, and how many there are."""
+    """The number of completed batches of all loaders, and the total number."""
     return int(sum(counts[:dataloader_idx])) + batch_idx + 1, sum(counts)
 
 
@@ -226,13 +228,13 @@ def _clock(seconds: float) -> str:
 
 
 class BatchTimeCallback(Callback):
-    """Measures how long batches and epochs take, and how long the next batch is waited for: from the end of a batch to
-    the start of the next one. Rank 0 alone does.
+    """Measures the duration of batches and epochs, and the wait for the next batch: from the end of a batch to the
+    start of the next one. Only rank 0 does.
 
-    It prints an alert where that is more than *max_batch_load_time_seconds*, five times an epoch and in three epochs at
-    most, and not for the first batch, for which loaders have to start. Of each epoch and stage (`train`, `val`) it logs
-    `timing/STAGE/batch_time [sec] avg` and `… max`, `timing/STAGE/batch_loading_over_threshold [sec]` (the sum of all
-    waits above the threshold) and `timing/STAGE/epoch_time [sec]`.
+    It prints an alert for a wait of more than *max_batch_load_time_seconds*, at most five times per epoch and in three
+    epochs. The first batch, for which loaders have to start, does not count. For each epoch and stage (`train`, `val`)
+    it logs `timing/STAGE/batch_time [sec] avg` and `… max`, `timing/STAGE/batch_loading_over_threshold [sec]` (the sum
+    of all waits above the threshold) and `timing/STAGE/epoch_time [sec]`.
     """
 
     def __init__(self, max_batch_load_time_seconds: float = 0.5) -> None:
@@ -264,7 +266,7 @@ class BatchTimeCallback(Callback):
     def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
         if not trainer.sanity_checking:
             self._end_epoch(trainer, module, "val")
-        self._timers["train"].skip()  # a validation within an epoch is no wait for data
+        self._timers["train"].skip()  # validation within an epoch is not a wait for data
 
     def _begin_batch(self, trainer: Any, stage: str) -> None:
         timer = self._timers[stage]
@@ -282,7 +284,7 @@ class BatchTimeCallback(Callback):
             timer.alerts += 1
             self._epochs_with_alerts.add(key)
             limit = f"more than {self.max_batch_load_time_seconds:g} sec"
-            print(f"{epoch}: Loading minibatch {timer.count} took {waited:.2f} sec, {limit}: data come too slowly.")
+            print(f"{epoch}: Loading minibatch {timer.count} took {waited:.2f} sec, {limit}. Data loading is too slow.")
 
     def _end_epoch(self, trainer: Any, module: Any, stage: str) -> None:
         timer = self._timers[stage]
@@ -302,7 +304,7 @@ class BatchTimeCallback(Callback):
 
 
 class _Timer:
-    """The times of one epoch of a stage: `times` are the seconds of each batch."""
+    """The times of one epoch of a stage. `times` are the seconds of each batch."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -316,7 +318,7 @@ class _Timer:
         self.count = self.alerts = 0
 
     def begin_batch(self, threshold: float) -> tuple[float, bool]:
-        """The seconds that this batch was waited for, and whether it is the first."""
+        """The seconds of waiting for this batch, and whether it is the first."""
         self._batch_begun = time.monotonic()
         waited = self._batch_begun - self._last_end
         self.waited += waited
@@ -342,19 +344,19 @@ def log_on_epoch(
 ) -> None:
     """Log *value* as *name*, or all *metrics*, of a LightningModule at the end of the epoch, as the mean of all ranks.
 
-    *sync_dist* None synchronises where there are several ranks; *options* are those of `LightningModule.log`. Raises
-    ValueError unless either a name or metrics are given.
+    With *sync_dist* None, it synchronizes if there are several ranks. *options* are those of `LightningModule.log`.
+    Raises ValueError unless you pass either a name or metrics.
     """
     if (name is None) == (metrics is None):
-        raise ValueError("log_on_epoch takes either a name and its value, or metrics.")
+        raise ValueError("log_on_epoch needs either a name and its value, or metrics.")
     is_synchronised = module.trainer.world_size > 1 if sync_dist is None else sync_dist
     found = {name: value} if metrics is None else metrics
     module.log_dict(found, **{"on_step": False, "on_epoch": True, "sync_dist": is_synchronised, **options})
 
 
 def log_learning_rate(module: Any, name: str = "learning_rate") -> None:
-    """Log the learning rates of a LightningModule's schedulers at the end of the epoch: as *name* where there is one,
-    else as `NAME/SCHEDULER/INDEX`, counted from 0. Without a scheduler nothing is logged."""
+    """Log the learning rates of a LightningModule's schedulers at the end of the epoch: as *name* if there is one, or
+    else as `NAME/SCHEDULER/INDEX`, from 0. Without a scheduler, it logs nothing."""
     schedulers = module.lr_schedulers()
     if schedulers is None:
         return

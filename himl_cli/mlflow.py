@@ -1,14 +1,14 @@
-"""Runs of himl's workspaces for MLflow's clients and its user interface, by plugins that MLflow finds by itself:
+"""Runs of himl's workspaces for MLflow's clients and its user interface. MLflow finds these plugins automatically:
 
     mlflow.set_tracking_uri("himl:.")
     mlflow.search_runs(experiment_names=["train"])
 
-A URI is `himl:FOLDER` or `himl:///FOLDER` for a workspace's own folder (`.himl`), or for what himl's commands see in a
-folder (the local workspace and Azure ML side by side), and `himl://azureml` for the Azure ML workspace alone that is
-configured. `?workspace=SPEC` and `?config_file=PATH` are as the options of these names.
+A URI is `himl:FOLDER` or `himl:///FOLDER`, for a workspace's own folder (`.himl`) or for the workspaces that himl's
+commands use in a folder (local and Azure ML). `himl://azureml` is only the configured Azure ML workspace.
+`?workspace=SPEC` and `?config_file=PATH` are like the options of these names.
 
-Runs are read; their tags can be changed, and runs that are kept on this machine can be deleted, for good. Everything
-else is refused. Each error is an MlflowException with the sentences of himl's own.
+Clients can read runs, change their tags, and permanently delete local runs. himl refuses everything else. Each error is
+an MlflowException with the message of himl's error.
 """
 
 from __future__ import annotations
@@ -61,11 +61,14 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.local.tracking.protocol import Fields
 
 Plugin = TypeVar("Plugin", bound=type)
-AZURE, LOCAL = "azureml", "local"  # as a URI's host, and as a workspace's name
-# What MLflow's user interface knows an experiment for training by, which has no traces and prompts
+# The host in a URI, and the name of a workspace.
+AZURE, LOCAL = "azureml", "local"
+# The tag by which MLflow's user interface detects a training experiment, without traces and prompts.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-NEWEST_FIRST = ("attribute", "start_time", False)  # what MLflow's pages ask for at first
-VALUES = ("metric", "parameter", "dataset")  # of searches: what is not in a run's record
+# The default order of MLflow's pages.
+NEWEST_FIRST = ("attribute", "start_time", False)
+# Search keys that are not in a run's record.
+VALUES = ("metric", "parameter", "dataset")
 VERBS = {"add", "complete", "copy", "create", "delete", "end", "finalize", "link", "log", "record", "register"}
 VERBS |= {"remove", "rename", "restore", "set", "start", "transition", "update", "upsert", "write"}
 CODES: Mapping[type[HimlError], Any] = {
@@ -78,12 +81,12 @@ CODES: Mapping[type[HimlError], Any] = {
 
 @cache
 def open_uri(uri: str) -> Workspace:
-    """The workspace that a URI of the form above means. Raises BadUsage, NotFound, WorkspaceNotFound."""
+    """Open the workspace of a URI. Raises BadUsage, NotFound, WorkspaceNotFound."""
     parts = urlsplit(uri)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if parts.netloc not in ("", AZURE):
-        hint = f"Take himl:FOLDER, himl:///FOLDER or himl://{AZURE}."
-        raise BadUsage(f"'{uri}' names the host '{parts.netloc}', and himl's URIs have none.", hint=hint)
+        hint = f"Use himl:FOLDER, himl:///FOLDER or himl://{AZURE}."
+        raise BadUsage(f"'{uri}' contains the host '{parts.netloc}', but himl's URIs have none.", hint=hint)
     folder = Path(url2pathname(parts.path)).absolute() if parts.path.strip("/") else Path.cwd()
     if not folder.is_dir():
         raise NotFound(f"There is no folder '{folder}'.")
@@ -92,7 +95,7 @@ def open_uri(uri: str) -> Workspace:
     if parts.netloc == AZURE and config_file is None:
         azure = open_configured_azure(folder)
         if azure is None:
-            text = f"himl://{AZURE} needs an Azure ML workspace: none is configured."
+            text = f"himl://{AZURE} needs an Azure ML workspace, and none is configured."
             raise WorkspaceNotFound(text, hint=HOW_TO_CONFIGURE)
         return azure
     if spec is None and config_file is None and folder.name == WORKSPACE_FOLDER:
@@ -101,14 +104,14 @@ def open_uri(uri: str) -> Workspace:
 
 
 def absolute_uri(uri: str) -> str:
-    """The URI with the folder that it means now in it: another process has another folder of its own."""
+    """The URI with its folder made absolute, as another process may have another current folder."""
     parts = urlsplit(uri)
     folder = Path(url2pathname(parts.path)).absolute() if parts.path.strip("/") else Path.cwd()
     return f"himl://{parts.netloc}{folder.as_uri().removeprefix('file://')}{'?' * bool(parts.query)}{parts.query}"
 
 
 def translated(call: Callable[..., Any]) -> Callable[..., Any]:
-    """*call*, with himl's errors as MLflow's."""
+    """Wrap *call*, and convert himl's errors to MLflow's."""
 
     @wraps(call)
     def answer(*args: Any, **kwargs: Any) -> Any:
@@ -122,8 +125,8 @@ def translated(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_only(plugin: Plugin) -> Plugin:
-    """Translate errors of the methods that *plugin* has of its bases, and refuse those that it does not define where
-    they are to change something."""
+    """Convert errors in the methods of *plugin*, and refuse methods of its base classes that it does not define if they
+    would change something."""
     for name in {name for base in plugin.__bases__ for name in dir(base)}:
         method = None if name.startswith("__") else getattr(plugin, name)
         if not callable(method):
@@ -138,9 +141,7 @@ def read_only(plugin: Plugin) -> Plugin:
 
 def _refusal(name: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        text = (
-            f"MLflow cannot {name.strip('_').replace('_', ' ')} here: through MLflow, himl's workspaces are read-only,"
-        )
+        text = f"MLflow cannot {name.strip('_').replace('_', ' ')} in himl's workspaces: they are read-only in MLflow,"
         hint = "except for tags and the deletion of runs. Start runs with 'himl submit', or in Python with"
         hint += " himl_cli.create_aml_run_object."
         raise MlflowException(f"{text} {hint}", error_code=databricks_pb2.PERMISSION_DENIED)
@@ -150,14 +151,15 @@ def _refusal(name: str) -> Callable[..., Any]:
 
 @read_only
 class RunStore(AbstractStore):  # type: ignore[misc]
-    """The experiments and runs of a workspace as MLflow's tracking store. Children are runs with a parent."""
+    """The experiments and runs of a workspace as MLflow's tracking store. Child runs are runs with a parent."""
 
     def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
         super().__init__()
         self._uri = absolute_uri(store_uri)
         self._workspace = translated(open_uri)(self._uri)
-        self._names: dict[str, str] = {}  # of experiments, by their ids
-        self._deleted: dict[str, Run] = {}  # by their ids: MLflow's page asks for a run that it has just deleted
+        self._names: dict[str, str] = {}  # names of experiments by id
+        # Deleted runs by id, as MLflow's page requests a run that it has just deleted.
+        self._deleted: dict[str, Run] = {}
         self._folder = local_folder(self._workspace)
 
     def search_experiments(
@@ -185,7 +187,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def get_experiment(self, experiment_id: str) -> entities.Experiment:
         found = next((each for each in self._experiments() if each.experiment_id == experiment_id), None)
         if found is None:
-            raise NotFound(f"There is no experiment of id '{experiment_id}' in {self._workspace.label}.")
+            raise NotFound(f"No experiment with id '{experiment_id}' in {self._workspace.label}.")
         return found
 
     def get_experiment_by_name(self, experiment_name: str) -> entities.Experiment | None:
@@ -195,7 +197,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         if run_id in self._deleted:
             return self._entity(self._deleted[run_id])
         run = self._workspace.run(run_id)
-        children = [*self._workspace.runs(RunQuery(parent=run_id, limit=500))]  # whose values are not its own
+        # The values of child runs are not the run's own.
+        children = [*self._workspace.runs(RunQuery(parent=run_id, limit=500))]
         return self._entities([run], beside=children)[0]
 
     def _search_runs(
@@ -207,8 +210,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         order_by: Sequence[str] | None,
         page_token: str | None,
     ) -> tuple[list[entities.Run], str | None]:
-        """Newest first, unless sorted otherwise: by creation, so that of thousands only those up to the page are
-        read."""
+        """Search runs. The default order is newest first, by creation, so that of thousands of runs it only reads those
+        up to the page."""
         conditions = SearchUtils.parse_search_filter(filter_string)
         orders = [SearchUtils.parse_order_by_for_search_runs(clause) for clause in order_by or ()]
         limit = None
@@ -229,20 +232,20 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         return page if is_by_values else self._entities(runs[each.info.run_id] for each in page), token
 
     def _runs_of(self, experiment_ids: Sequence[str], limit: int | None = None) -> Iterator[Run]:
-        """The runs of the experiments, of each the newest first, *limit* at most."""
+        """The runs of the experiments, at most *limit* of each, newest first."""
         if not self._names.keys() >= {*experiment_ids}:
             self._experiments()
         for name in (self._names[each] for each in experiment_ids if each in self._names):
             yield from self._workspace.runs(RunQuery(name, children=True, limit=limit))
 
     def _entities(self, runs: Iterable[Run], beside: Sequence[Run] = ()) -> list[entities.Run]:
-        """*runs* with their last values; *beside* are runs whose values do not count as those of the runs above."""
+        """*runs* with their last values. Values of the runs *beside* do not count as those of their parents."""
         runs = [*runs]
         results, problems = self._results([*runs, *beside])
         return [self._entity(run, results[run.id], problems.get(run.id, "")) for run in runs]
 
     def _results(self, runs: Sequence[Run]) -> tuple[Mapping[str, RunResults], Mapping[str, str]]:
-        """What the runs logged, and of those whose record is damaged what is wrong."""
+        """The metrics of the runs, and the problems of runs with damaged records."""
         try:
             return self._workspace.results(runs, wanted=lambda name: True, whole=False), {}
         except HimlError as err:
@@ -253,7 +256,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             return results, {run_id: text for _, problems in parts for run_id, text in problems.items()}
 
     def _entity(self, run: Run, results: RunResults | None = None, problem: str = "") -> entities.Run:
-        """The run, without *results* no more than its record; `himl.problem` among the tags is what is damaged."""
+        """The run. Without *results*, only its record. The tag `himl.problem` describes damage."""
         from himl_cli.workspaces.local.tracking.tracked_runs import RUN_NAME, STATUS_NAMES, USER_TAG
 
         inputs, outputs = entities.RunInputs([]), entities.RunOutputs([])
@@ -304,8 +307,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         return f"himl-run:/{quote(run.id)}{quote(f'/{folder}' if folder else '')}?store={quote(self._uri, safe='')}"
 
     def _tracked(self, run: Run) -> tuple[entities.RunInputs, entities.RunOutputs, list[entities.LoggedModel]]:
-        """The data sets and models that MLflow's clients recorded of a run on this machine: what it read, what it
-        wrote, and the models that it made. Raises DiskFailed."""
+        """The datasets that a local run read, those that it wrote, and its models, as MLflow's clients recorded them.
+        Raises DiskFailed."""
         from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder
 
         known, path = {}, (self._folder or Path()) / "runs" / run.id
@@ -326,21 +329,21 @@ class RunStore(AbstractStore):  # type: ignore[misc]
                 if "is_deleted" not in each
             ]
         except (AttributeError, LookupError, TypeError, ValueError, ParseError) as err:
-            raise DiskFailed(f"'{path / TRACKED}' is damaged: it holds what himl does not write.") from err
+            raise DiskFailed(f"'{path / TRACKED}' is damaged: it has content that himl does not write.") from err
         for message in messages:
             message.info.artifact_uri = self._artifacts_of(run, Path(unquote(message.info.artifact_uri)).name)
         return inputs, entities.RunOutputs(written), [entities.LoggedModel.from_proto(each) for each in messages]
 
     def _models(self, experiment_ids: Sequence[str]) -> Iterator[entities.LoggedModel]:
         for run in self._runs_of(experiment_ids):
-            with suppress(DiskFailed):  # the run itself says so
+            with suppress(DiskFailed):  # the run's tag himl.problem reports it
                 yield from self._tracked(run)[2]
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> entities.LoggedModel:
         ids = [each.experiment_id for each in self._experiments()]
         found = next((each for each in self._models(ids) if each.model_id == model_id), None)
         if found is None:
-            raise NotFound(f"There is no logged model '{model_id}' in {self._workspace.label}.")
+            raise NotFound(f"No logged model '{model_id}' in {self._workspace.label}.")
         return found
 
     def search_logged_models(
@@ -384,8 +387,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         first: int | None = None,
         last: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """The points of one metric by the names of MLflow's own fields, run by run, by step, then time; between two
-        steps; of more than *most* of a run so many, evenly, with the first and the last of them."""
+        """The points of one metric with MLflow's field names, by run, step and time, from step *first* to *last*. With
+        *most*, at most that many per run, evenly spaced, with the first and the last one."""
         results = self._workspace.results(
             [self._workspace.run(run_id) for run_id in run_ids], wanted=lambda each: each == name, whole=True
         )
@@ -419,15 +422,15 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         self._workspace.tag(run_id, {key: None})
 
     def delete_run(self, run_id: str) -> None:
-        """Delete the run with its children and all their files, for good. Where a run above it was deleted just now,
-        nothing is left to do. Raises NotAllowed for a run that is not kept on this machine."""
+        """Permanently delete the run with its descendants and all their files. Does nothing if its parent has just been
+        deleted. Raises NotAllowed for a run that is not local."""
         if run_id in self._deleted:
             return
         home = self._workspace.home_of(run_id)
         if not isinstance(home, FolderWorkspace):
             raise NotAllowed(
-                f"Run '{run_id}' is kept in {home.label}: runs of this machine alone are deleted here.",
-                hint=f"To delete it there, with its files: himl runs delete {run_id}",
+                f"Run '{run_id}' is in {home.label}. MLflow can only delete local runs.",
+                hint=f"To delete it with its files: himl runs delete {run_id}",
             )
         below = [home.run(run_id)]
         for run in below:
@@ -454,7 +457,7 @@ def _milliseconds(time: datetime) -> int:
 
 @read_only
 class RunArtifacts(ArtifactRepository):  # type: ignore[misc]
-    """The files of the run that a URI of a `RunStore` names, or of a folder in it."""
+    """The files of a run from a URI of `RunStore`, or of a folder in it."""
 
     def __init__(self, artifact_uri: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(artifact_uri, *args, **kwargs)
@@ -470,7 +473,7 @@ class RunArtifacts(ArtifactRepository):  # type: ignore[misc]
         return "/".join(part.strip("/") for part in (self._folder, path or "") if part.strip("/"))
 
     def list_artifacts(self, path: str | None = None) -> list[entities.FileInfo]:
-        """Files and folders right below *path*, sorted by name; nothing below a file."""
+        """Files and folders directly below *path*, sorted by name. Nothing below a file."""
         start = f"{self._name(path)}/".lstrip("/")
         beside = len(f"{self._folder}/".lstrip("/"))
         found: dict[str, entities.FileInfo] = {}
@@ -482,7 +485,7 @@ class RunArtifacts(ArtifactRepository):  # type: ignore[misc]
         return [*found.values()]
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
-        """Write the bytes as they come. Raises NotFound, IntegrityFailed where they have not the MD5 on record."""
+        """Write the file's bytes. Raises NotFound, IntegrityFailed for a wrong MD5."""
         name, files = self._name(remote_file_path), self._files
         blob = files.stat(name)
         if blob is None:
@@ -493,10 +496,10 @@ class RunArtifacts(ArtifactRepository):  # type: ignore[misc]
                 digest.update(data)
                 target.write(data)
         if blob.md5 is not None and digest.digest() != blob.md5 and files.stat(name) == blob:
-            raise IntegrityFailed(f"'{name}' of run '{self._run_id}' arrived with other bytes than it has there.")
+            raise IntegrityFailed(f"'{name}' of run '{self._run_id}' has another MD5 after the download.")
 
     def get_local_path(self, artifact_path: str) -> str | None:
-        """Where the file lies on this machine; None where it does not, so that it has to be downloaded."""
+        """The local path of the file. None if MLflow must download it."""
         files = self._files
         path = files.path_of(self._name(artifact_path)) if isinstance(files, LocalStore) else None
         return str(path) if path is not None and path.is_file() else None
@@ -504,21 +507,21 @@ class RunArtifacts(ArtifactRepository):  # type: ignore[misc]
 
 @read_only
 class ModelStore(AbstractModelStore):  # type: ignore[misc]
-    """The models that jobs registered in a local workspace, as MLflow's registry; of Azure ML it has none."""
+    """The models that jobs registered in a local workspace, as MLflow's registry. It has no models of Azure ML."""
 
     def __init__(self, store_uri: str | None = None, tracking_uri: str | None = None) -> None:
         super().__init__(store_uri, tracking_uri)
         self._folder = local_folder(translated(open_uri)(absolute_uri(store_uri or "himl:.")))
 
     def _ask(self, call: Callable[[ModelRegistry, Fields], Any], **fields: Any) -> Any:
-        """What the registry of the local workspace answers to a request with *fields*. Raises NotFound where there is
-        no such workspace, and MlflowException."""
+        """The response of the local workspace's registry to a request with *fields*. Raises NotFound without such a
+        workspace, and MlflowException."""
         from himl_cli.workspaces.local.run_store import Database
         from himl_cli.workspaces.local.tracking.models import ModelRegistry
         from himl_cli.workspaces.local.tracking.protocol import Fields, RequestError
 
         if self._folder is None:
-            raise NotFound("Models are registered in local workspaces only, and there is none.")
+            raise NotFound("Only local workspaces have registered models, and there is none.")
         given = Fields({name: value for name, value in fields.items() if value is not None})
         try:
             with closing(Database(self._folder / "workspace.db")) as database:
@@ -580,6 +583,6 @@ def _version(form: Mapping[str, Any]) -> ModelVersion:
 
 
 def _message(form: Mapping[str, Any], empty: Any) -> Any:
-    """*empty*, a message of MLflow's protocol, with what *form* says of it in JSON."""
+    """Fill *empty*, a message of MLflow's protocol, from the JSON *form*."""
     parse_dict(form, empty)
     return empty

@@ -1,4 +1,4 @@
-"""`himl submit` as a function, for scripts and notebooks that go on with the run."""
+"""`himl submit` as a function, for scripts and notebooks that use the run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def submit(
     wait: bool = False,
     **options: Any,
 ) -> Run:
-    """Submit a job as `himl submit` does, and return its run: of a script, of a pipeline's `.json` or a job's `.yml`,
-    here or on a cluster.
+    """Submit a job like `himl submit`, and return its run. *target* is a script, a pipeline's `.json` or a job's
+    `.yml`.
 
-    *arguments* are the script's. *options* are those of `himl submit` by their names: texts and numbers, True for a
-    switch, a list for what may be given several times, a mapping for K=V (`sweep={"lr": [0.1, 0.01]}`). Settings files
-    and variables count as they do there. With *wait*, the run has ended, and its output went to stdout if it ran here
-    or with `follow=True`. What `himl submit` says to people goes to stderr.
+    *arguments* are for the script. *options* are the options of `himl submit` by name: text and numbers, True for a
+    switch, a list for a repeatable option, a mapping for K=V (`sweep={"lr": [0.1, 0.01]}`). Settings files and
+    environment variables apply. With *wait*, the function returns after the end of the run. It prints the log of a
+    local run, or with `follow=True`, to stdout. Messages of `himl submit` go to stderr.
 
-    Raises BadUsage for what cannot be asked for, JobFailed where the run was waited for and did not complete,
-    Interrupted for Ctrl-C meanwhile, and what the workspace raises.
+    Raises BadUsage for invalid arguments, JobFailed if it waited and the run did not complete, Interrupted for Ctrl-C,
+    and errors of the workspace.
     """
     import logging
 
@@ -43,7 +43,7 @@ def submit(
     from himl_cli.workspaces.resolve import open_runs
 
     class Talk(Output):
-        """Leaves the result to the caller."""
+        """Prints no result, which the caller gets instead."""
 
         def result(self, *_: object, **__: object) -> None:
             return
@@ -52,7 +52,7 @@ def submit(
         make_output = Talk
 
         def _start_log(self) -> None:
-            if self.verbose or not logging.getLogger().handlers:  # the script may have set up a log of its own
+            if self.verbose or not logging.getLogger().handlers:  # the script may have configured logging
                 super()._start_log()
 
     program: Any = typer.main.get_command(command.app)
@@ -65,7 +65,7 @@ def submit(
         kinds: tuple[Any, ...] = (command.SubmitOptions, WorkspaceOptions, TalkOptions)
         asked, place, talk = (kind(**{name: context.params[name] for name in options_of(kind)}) for kind in kinds)
         if asked.dry_run or asked.show_settings:
-            raise BadUsage("submit() returns a run: dry_run and show_settings start none.", hint="Use himl submit.")
+            raise BadUsage("submit() does not support dry_run and show_settings.", hint="Use himl submit.")
         with context:
             record = command.submit(context, asked, place, talk, context.params["target"])
     except typer.TyperException as err:
@@ -74,7 +74,7 @@ def submit(
 
 
 def _words(option: str, value: Any) -> Iterator[str]:
-    """*option* with *value* as a command line has it."""
+    """*option* with *value* as words of a command line."""
     if value is None or isinstance(value, bool):
         yield from [option] if value else ["--no_wait"] if option == "--wait" else []
         return

@@ -1,5 +1,4 @@
-"""The functions and objects that scripts import from `himl_cli`: hi-ml's names, the same services behind as the
-commands have.
+"""The functions and objects that scripts import from `himl_cli`: hi-ml's names, with the same services as the commands.
 
-`himl_cli/__init__.py` hands them out by name, each imported when it is first asked for.
+`himl_cli/__init__.py` exports them by name, and imports each at its first use.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints for scripts: fetched, kept changed as a new run, linked to. What the commands of `himl checkpoint` do."""
+"""Checkpoints for scripts: fetch, push, and create links, like the commands of `himl checkpoint`."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def fetch_checkpoint(
     workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
 ) -> Path:
-    """Bring a checkpoint to this machine and give its path: a file, or the folder where *source* means one.
+    """Fetch a checkpoint, and return its local path: a file, or a folder if *source* names one.
 
-    *source* is a path (given back as it is), an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or `RUN:FOLDER/`;
-    *select* ("last", "best", "epoch=3"), *metric* and *goal* ("minimize", "maximize") say which of a run's. It goes to
-    *output_dir*, by default `checkpoints/RUN_ID` (`checkpoints` for an address). What is complete there is not fetched
-    again, every file is checked by MD5, and one that was changed here since is left, unless *overwrite* is set. Local
-    rank 0 of each node fetches; all ranks have to call it.
+    *source* is a path (returned unchanged), an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or `RUN:FOLDER/`.
+    *select* ("last", "best", "epoch=3"), *metric* and *goal* ("minimize", "maximize") select among the checkpoints of a
+    run. The destination is *output_dir*, by default `checkpoints/RUN_ID` (`checkpoints` for an address). himl skips
+    complete files, verifies the MD5 of every file, and keeps local files that differ, unless *overwrite* is set. Local
+    rank 0 of each node fetches. All ranks must call it.
 
-    The run is looked for as `fetch_run` does. Raises NotThere (also a FileNotFoundError) naming what there is,
-    RunNotFound, BadUsage where several fit, and what went wrong with the transfer: TransferIncomplete, IntegrityFailed,
-    ServiceFailed and their kin.
+    himl finds the run like `fetch_run`. Raises NotThere (also a FileNotFoundError) with the existing names,
+    RunNotFound, BadUsage for an ambiguous source, and errors of the transfer: TransferIncomplete, IntegrityFailed,
+    ServiceFailed and related ones.
     """
     try:
         folder = None if output_dir is None else Path(output_dir)
         request = fetch.CheckpointRequest(os.fspath(source), choice_of(select, metric, goal), folder, overwrite)
         return _download_checkpoint(request, workspace, workspace_config_path)
     except TransferIncomplete as err:
-        err.hint = "overwrite=True replaces what differs." if err.differing else err.hint
+        err.hint = "To replace files that differ, pass overwrite=True." if err.differing else err.hint
         raise
 
 
@@ -72,15 +72,15 @@ def push_checkpoints(
     workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
 ) -> Run:
-    """Keep changed checkpoints of *from_run* as a new run, from which jobs start, and give that run.
+    """Save changed checkpoints of *from_run* as a new run, as a start for jobs, and return that run.
 
-    *files* are files and folders (for all in them); they get their names below `outputs/checkpoints`. The new run is in
-    the workspace that keeps *from_run*, or in the one given, in the experiment *experiment_name* (by default that of
-    *from_run*), and is called *run_name* for people. Its tag `himl.checkpoint_from` names *from_run*. It ends as
-    Completed once all files are stored, else as Failed or Canceled. Every process that calls it makes one.
+    *files* are files and folders (for all files in them). himl saves them in `outputs/checkpoints`. The new run is in
+    the workspace of *from_run*, or in the given one, and in the experiment *experiment_name* (default: that of
+    *from_run*), with the display name *run_name*. Its tag `himl.checkpoint_from` names *from_run*. Its status is
+    Completed after all uploads, or else Failed or Canceled. Every process that calls the function creates a run.
 
-    Raises, and makes no run: NotThere (also a FileNotFoundError) for a file that is not there, RunNotFound, BadUsage
-    for an empty or half-written file and for two that would get one name. Raises what went wrong with the upload.
+    Raises, without creating a run: NotThere (also a FileNotFoundError) for a missing file, RunNotFound, BadUsage for an
+    empty or incomplete file and for two files with the same name. Raises errors of the upload.
     """
     listed = [files] if isinstance(files, str | os.PathLike) else files
     opened = resolve_runs(workspace, workspace_config_path)
@@ -111,13 +111,13 @@ def checkpoint_url(
     workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
 ) -> str:
-    """An address at which anybody can read the one checkpoint of a run in Azure ML that *source* means, without signing
-    in, for so many days.
+    """A link that gives anyone read access to a checkpoint for *expiry_days* days. *source* names one file of a run in
+    Azure ML.
 
-    It holds a signature: do not log it. Where the storage account's key may not be used it may be good for less time,
-    which the log says. The words are those of `fetch_checkpoint`. Raises NotThere (also a FileNotFoundError),
-    RunNotFound, NotAllowed where no link can be signed, BadUsage for anything but one file of a run in Azure ML and for
-    days that are not above 0 and at most 365.
+    The link contains a signature, so do not log it. If himl cannot use the storage account's key, the link may expire
+    earlier, and himl logs a warning. *source*, *select*, *metric* and *goal* are those of `fetch_checkpoint`. Raises
+    NotThere (also a FileNotFoundError), RunNotFound, NotAllowed if himl cannot sign a link, BadUsage for anything but
+    one file of a run in Azure ML and for days outside 0 to 365.
     """
     opened = resolve_runs(workspace, workspace_config_path)
     with raising(NotFound, NotThere):
@@ -125,9 +125,9 @@ def checkpoint_url(
             source, opened, Path.cwd(), choice=choice_of(select, metric, goal), days=expiry_days
         ).link
     wanted = datetime.now(timezone.utc) + timedelta(days=expiry_days)
-    if link.expires < wanted - timedelta(minutes=16):  # it began a quarter of an hour ago
+    if link.expires < wanted - timedelta(minutes=16):  # a link is valid from 15 minutes ago
         log.warning(
-            "The link is good until %s UTC, which is less than the %g days asked for.",
+            "The link expires at %s UTC, before the requested %g days.",
             f"{link.expires:%Y-%m-%d %H:%M}",
             expiry_days,
         )
@@ -151,37 +151,36 @@ def _download_checkpoint(
 
 
 MODEL_WEIGHTS_DIR_NAME = "pretrained_models"
-"""The folder in the download folder for what comes from an https address, as in hi-ml."""
+"""The subfolder for downloads from an https address, as in hi-ml."""
 
 
 class NotACheckpoint(BadUsage, ValueError, ArgumentTypeError):
-    """The text can be no checkpoint (hi-ml: ValueError); argparse prints its words as they are."""
+    """The text is not a checkpoint (hi-ml: ValueError). argparse prints the message as it is."""
 
 
 class CheckpointParser:
-    """A checkpoint that a script was given: a path, an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or
-    `RUN:FOLDER/`, as the commands take it.
+    """The checkpoint argument of a script: a path, an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or
+    `RUN:FOLDER/`, as in the commands.
 
-    Where a path is taken (`open`, `Path`, `torch.load`), it stands for the file on this machine, which is brought to
-    `checkpoints/RUN_ID` first, once on each node; all ranks have to ask. Making one looks at no more than the text and
-    the disk. Texts made of it show no signature of an address.
+    Where a path is accepted (`open`, `Path`, `torch.load`), it acts as the local file, which himl first fetches to
+    `checkpoints/RUN_ID`, once per node. All ranks must do so. The constructor only checks the text and the disk. Its
+    string forms omit the signature of an address.
 
-    *select* ("last", "best", "epoch=3"), *metric* and *goal* say which of a run's checkpoints is meant where the text
-    names none. An empty text is no checkpoint, and false. Raises NotACheckpoint (also a ValueError) for what can be
-    none: a path that is not there, and no run either; and for a choice that there is not.
+    *select* ("last", "best", "epoch=3"), *metric* and *goal* select among the checkpoints of a run if the text names
+    none. An empty text means no checkpoint, and is false. Raises NotACheckpoint (also a ValueError) for a text that is
+    neither an existing path nor a possible run, and for an invalid selection.
     """
 
     AML_RUN_ID_FORMAT = (
         "RUN for the run's last checkpoint, RUN:FILE for a file of its outputs/checkpoints, "
-        "RUN:FOLDER/FILE for any file of it"
+        "RUN:FOLDER/FILE for any of its files"
     )
-    """How a run's checkpoints are named, in words for people; as `INFO_MESSAGE` and `DOC`, for the texts of a script's
-    own options."""
+    """The format of a run's checkpoints. Like `INFO_MESSAGE` and `DOC`, it is for the help of a script's options."""
 
-    INFO_MESSAGE = f"Give a file or folder of this machine, an https address, or a run: {AML_RUN_ID_FORMAT}."
+    INFO_MESSAGE = f"Use a local file or folder, an https address, or a run: {AML_RUN_ID_FORMAT}."
     DOC = (
-        "The checkpoint to begin with: a file or folder of this machine, an https address of a file, or a run, here "
-        f"or in Azure ML ({AML_RUN_ID_FORMAT})."
+        "The checkpoint to start from: a local file or folder, an https address of a file, or a run, local or in "
+        f"Azure ML ({AML_RUN_ID_FORMAT})."
     )
 
     def __init__(
@@ -193,7 +192,7 @@ class CheckpointParser:
         goal: str | None = None,
     ) -> None:
         self._text = os.fspath(checkpoint)
-        self._is_whole = True  # False for a copy that has lost what is secret of the text
+        self._is_whole = True  # False for a copy without the secret part of the text
         self._here: Path | None = None
         try:
             with naming_checkpoint_arguments():
@@ -208,36 +207,36 @@ class CheckpointParser:
 
     @property
     def checkpoint(self) -> str:
-        """The text, without what may be secret: of an address without its query."""
+        """The text without secrets, such as the query of an address."""
         if self.is_url:
             return shown(self._text)
         return redact(self._text) if self.is_aml_run_id else self._text
 
     @property
     def is_local_file(self) -> bool:
-        """Whether it is a file or folder of this machine."""
+        """Whether it is a local file or folder."""
         return self._kind == "path"
 
     @property
     def is_url(self) -> bool:
-        """Whether it is an https address; the address of a run's page in Azure ML Studio means the run."""
+        """Whether it is an https address. The URL of a run's page in Azure ML Studio counts as the run."""
         return self._kind == "address"
 
     @property
     def is_aml_run_id(self) -> bool:
-        """Whether it is a run, in Azure ML or here, or a file of one."""
+        """Whether it is a run, in Azure ML or local, or a file of one."""
         return self._kind == "run"
 
     def get_or_download_checkpoint(
         self, download_dir: PathLike = FOLDER, workspace: object = None, workspace_config_path: PathLike | None = None
     ) -> Path:
-        """The file, or folder, on this machine: a local one as it is, of a run in `download_dir/RUN_ID`, of an address
+        """The local file or folder: a local one unchanged, one of a run in `download_dir/RUN_ID`, one from an address
         in `download_dir/pretrained_models`.
 
-        What is complete there is not downloaded again; a file there that was changed since is left, which is
-        TransferIncomplete. Every file is checked by MD5, where one is known. The workspace is found as
-        `download_files_from_run_id` finds it. Raises NotThere (also a FileNotFoundError) naming what there is,
-        RunNotFound, BadUsage where several fit, and what went wrong with the download.
+        himl skips complete files. It keeps local files that differ, and raises TransferIncomplete. It verifies the MD5
+        of every file that has one. It finds the workspace like `download_files_from_run_id`. Raises NotThere (also a
+        FileNotFoundError) with the existing names, RunNotFound, BadUsage for an ambiguous text, and errors of the
+        download.
         """
         if self.is_local_file:
             return expand_home(self._text)
@@ -247,7 +246,7 @@ class CheckpointParser:
         )
 
     def get_path(self, checkpoints_folder: PathLike = FOLDER) -> Path:
-        """As `get_or_download_checkpoint`, of which this is hi-ml's older name."""
+        """hi-ml's older name of `get_or_download_checkpoint`."""
         return self.get_or_download_checkpoint(checkpoints_folder)
 
     def __fspath__(self) -> str:
@@ -257,14 +256,12 @@ class CheckpointParser:
 
     def _download(self, root: Path, workspace: object, workspace_config_path: PathLike | None) -> Path:
         if self._kind is None:
-            raise NotACheckpoint("There is no checkpoint: the text is empty.")
+            raise NotACheckpoint("The checkpoint is empty.")
         if not self._is_whole:
-            raise NotACheckpoint(
-                f"'{self}' was pickled before it was fetched, and without its signature: ask for its path before."
-            )
+            raise NotACheckpoint(f"'{self}' was pickled without its signature. Request its path before pickling.")
         try:
-            # The choice is the script's, the text its user's: what names a file leaves nothing to choose. For `A:B` the
-            # workspace says whether it does.
+            # The script makes the choice, and its user writes the text. A text that names a file needs no choice. For
+            # `A:B`, only the workspace shows whether B is a file.
             choice = Choice() if self.is_url else self._choice
             if choice != Choice() and ":" in self._text:
                 runs = resolve_runs(workspace, workspace_config_path)
@@ -275,8 +272,8 @@ class CheckpointParser:
         except TransferIncomplete as err:
             if not err.differing:
                 raise
-            err.args = (f"{err} What lies in '{root}' is not, or no longer, what was to be fetched.",)
-            err.hint = "Name it by its path, or move it away."
+            err.args = (f"{err} Files in '{root}' differ from the checkpoint.",)
+            err.hint = "Pass the local path, or move the files away."
             raise
 
     def __bool__(self) -> bool:
@@ -301,15 +298,15 @@ class CheckpointParser:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle gets. A signature goes to processes that are being started, and into no file: Lightning keeps a
-        script's arguments in checkpoints."""
+        """The state for a pickle. Only new processes get a signature, and files do not, as Lightning saves a script's
+        arguments in checkpoints."""
         is_whole = self._is_whole and (get_spawning_popen() is not None or self.checkpoint == self._text)
         return self.__dict__ | {"_text": self._text if is_whole else self.checkpoint, "_is_whole": is_whole}
 
 
 def _kind_of(text: str) -> Literal["path", "address", "run"]:
-    """As `kind_of`; what is meant as an address, and is none, is refused without its text: it may hold a signature.
-    Raises NotFound, BadUsage."""
+    """Like `kind_of`, but rejects an invalid address without its text, which may contain a signature. Raises NotFound,
+    BadUsage."""
     try:
         kind = kind_of(text, Path.cwd())
     except HimlError:
@@ -317,18 +314,16 @@ def _kind_of(text: str) -> Literal["path", "address", "run"]:
         if not is_botched_address(text):
             raise
     if kind is None or (kind == "run" and is_botched_address(text)):
-        raise BadUsage(
-            "It looks like an address, and is none that can be read.", hint="An address reads https://HOST/PATH."
-        )
+        raise BadUsage("This is not a valid address.", hint="An address has the form https://HOST/PATH.")
     return kind
 
 
 def checkpoint(text: str) -> CheckpointParser:
-    """The checkpoint that *text* means, for argparse: `parser.add_argument("--src_checkpoint", type=checkpoint)`; see
-    `CheckpointParser`.
+    """The checkpoint for *text*, as a type for argparse: `parser.add_argument("--src_checkpoint", type=checkpoint)`,
+    see `CheckpointParser`.
 
-    Raises NotACheckpoint for an empty text, too: a shell variable that is not set.
+    Raises NotACheckpoint even for an empty text, as of an unset shell variable.
     """
     if not text.strip():
-        raise NotACheckpoint("It is empty. Is a shell variable unset?")
+        raise NotACheckpoint("The value is empty. Is a shell variable unset?")
     return CheckpointParser(text)

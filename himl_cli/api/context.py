@@ -1,4 +1,4 @@
-"""The run that a script logs to: that of the process, `RUN_CONTEXT`, and one that the script starts itself."""
+"""The run that a script logs to: the run of the process (`RUN_CONTEXT`), or one that the script starts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from himl_cli.workspaces.base import RunRecorder
 
 
 class _Context:
-    """The run of this process, looked for when it is first used; importing it does nothing."""
+    """The run of this process, determined at its first use. Importing it does nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # whoever looks at the module, not at the run
+        if name.startswith("__"):  # inspection of the module, not of the run
             raise AttributeError(name)
         return getattr(current_run(), name)
 
-    @property  # type: ignore[misc]  # isinstance shall see the run
+    @property  # type: ignore[misc]  # for isinstance
     def __class__(self) -> Any:
         return type(current_run())
 
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     RUN_CONTEXT: Run
 else:
     RUN_CONTEXT = _Context()
-    """The run that this process is part of: a job's on Azure ML, that of a job here, or one that keeps nothing.
+    """The run of this process, in a job on Azure ML or a local one. Otherwise, a run that saves nothing.
 
-    Nothing is done before it is used."""
+    It does nothing before its first use."""
 
 
 def create_aml_run_object(
@@ -64,31 +64,31 @@ def create_aml_run_object(
     workspace_config_path: str | os.PathLike[str] | None = None,
     snapshot_directory: str | os.PathLike[str] | None = None,
 ) -> Run:
-    """Start a run in the experiment and return it: to log to, to upload files to, and to end by `complete()` or
+    """Start a run in the experiment, and return it. You can log to it and upload files, and end it with `complete()` or
     `fail()`.
 
-    The workspace is found as `get_workspace` finds it, in Azure ML or here. *run_name* is what the run is called for
-    people. The files of *snapshot_directory* are stored as `code/…` among the run's, without what its ignore files
-    exclude and without secrets. Used in a `with` statement, the run ends with the block, as failed where that raises.
-    The experiment's name is made one that Azure ML takes.
+    himl finds the workspace like `get_workspace`, in Azure ML or local. *run_name* is the display name. himl saves the
+    files of *snapshot_directory* as `code/…`, without ignored files and secrets. In a `with` statement, the run ends
+    with the block, as failed if the block raises. himl replaces characters that Azure ML does not accept in the
+    experiment's name.
 
-    A run kept here whose process ends without a word reads as failed; one in Azure ML stays Running, as azureml-core's
-    do. Raises BadUsage for an empty name or a folder that cannot be read, and what `get_workspace` and the workspace
-    raise.
+    If the process of a local run ends without ending the run, its status is Failed. A run in Azure ML stays Running,
+    like azureml-core's. Raises BadUsage for an empty name or an unreadable folder, and errors of `get_workspace` and
+    the workspace.
     """
     from himl_cli.services.submission.snapshot import take_snapshot
 
     place = get_workspace(workspace, workspace_config_path)
     if not isinstance(place.opened, RunRecorder):
-        raise BadUsage(f"No run can be started in {place.opened.label}.")
+        raise BadUsage(f"himl cannot start a run in {place.opened.label}.")
     experiment = friendly_experiment(experiment_name)
     report = take_snapshot(Path(snapshot_directory)) if snapshot_directory is not None else None
     if report is not None and report.secrets:
-        log_notice(Notice(f"Not stored, since they may hold secrets: {named(report.secrets)}."))
+        log_notice(Notice(f"Excluded, as they may contain secrets: {named(report.secrets)}."))
     run_id = new_run_id(experiment)
     name = Path(sys.argv[0]).name if sys.argv else ""
     words = ["python", "-c", "...", *sys.argv[1:]] if name == "-c" else [name, *sys.argv[1:]]
-    # of `python -m`, while it looks for the module, and of the prompt, there is no name
+    # `python -m`, while it searches the module, and the prompt have no name.
     command = "" if name in ("", "-", "-m") else shlex.join(mask_arguments(words))
     tags = {"run_recovery_id": f"{experiment}:{run_id}"}
     new = RunRecord(run_id, experiment, display_name=run_name or "", tags=tags, command=command)

@@ -1,4 +1,4 @@
-"""Ranks of a distributed script: which of them acts, and where all of them meet."""
+"""Ranks of a distributed script: which of them acts, and where all of them wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from himl_cli.services.transfer.ranks import rank_zero_only, rank_zero_then_barr
 
 DONE_VARIABLE = "HIML_DONE_BEFORE_RANKS"
 ELASTIC = "TORCHELASTIC_RUN_ID"
-LONGEST_VARIABLE = 27_000  # characters of a variable for other ranks: Windows allows 32,767
+# Characters of an environment variable for other ranks. Windows allows 32,767.
+LONGEST_VARIABLE = 27_000
 
 _calls: Counter[str] = Counter()
 
@@ -26,9 +27,9 @@ _calls: Counter[str] = Counter()
 def is_local_rank_zero() -> bool:
     """Whether this process is the one of its node that downloads.
 
-    That is the process whose launcher says so (LOCAL_RANK and its kin are 0); without such a variable, as hi-ml has it,
-    one without RANK: PyTorch Lightning starts the other ranks from there. RANK alone is not a rank on the node; only 0
-    is taken for one.
+    That is the process for which the launcher set LOCAL_RANK (or a similar variable) to 0. Without such a variable, it
+    is one without RANK, as in hi-ml: PyTorch Lightning starts the other ranks from there. RANK alone is not a rank on
+    the node, so only RANK 0 counts.
     """
     me = local_rank(os.environ)
     if me is not None:
@@ -38,10 +39,9 @@ def is_local_rank_zero() -> bool:
 
 
 def torch_barrier() -> None:
-    """Wait until all processes of the distributed PyTorch job are here; returns at once where torch.distributed is not
-    set up.
+    """Wait for all processes of a distributed PyTorch job. Returns immediately if torch.distributed is not initialized.
 
-    PyTorch is not imported: a script that has set it up has imported it.
+    It does not import PyTorch: a script that has initialized it has imported it.
     """
     distributed = _set_up_distributed()
     if distributed is not None:
@@ -51,11 +51,11 @@ def torch_barrier() -> None:
 def once_per_node(
     folder: Path, key: str, act: Callable[[], TransferResult], *, notify: Notify = ignore
 ) -> TransferResult:
-    """What *act* gives, done by local rank 0 alone; the other ranks of the node wait for it and share its outcome.
+    """Call *act* in local rank 0 only, and return its result in all ranks of the node.
 
-    They meet at torch.distributed's barrier, over all nodes, where that is set up, and else by files in himl's cache. A
-    script that starts its other ranks itself (PyTorch Lightning) and called this before is not waited for: the ranks it
-    starts inherit word of what is done.
+    The ranks wait at torch.distributed's barrier, over all nodes, if it is initialized, or else with files in himl's
+    cache. If a script called this before it started its other ranks (PyTorch Lightning), those ranks do not wait. They
+    inherit an environment variable that lists the completed calls.
     """
     distributed = _set_up_distributed()
     if distributed is not None:
@@ -63,19 +63,20 @@ def once_per_node(
     me = local_rank(os.environ)
     text = f"{os.path.realpath(folder)}\n{key}"
     mark = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    if me is not None and me.rank > 0 and ELASTIC not in os.environ:  # torchrun's rank 0 has started no other rank
-        _calls[mark] += 1  # whoever started this rank may have made this call as often before
+    # Except with torchrun, rank 0 may have started this rank, and may have made the same call as often before.
+    if me is not None and me.rank > 0 and ELASTIC not in os.environ:
+        _calls[mark] += 1
         if os.environ.get(DONE_VARIABLE, "").split().count(mark) >= _calls[mark]:
             return TransferResult()
     result = act() if me is None else rank_zero_only(folder, key, act, notify=notify)
     done = f"{os.environ.get(DONE_VARIABLE, '')} {mark}".strip()
     if (me is None or me.rank == 0) and len(done) <= LONGEST_VARIABLE:
-        os.environ[DONE_VARIABLE] = done  # for the processes that this one may yet start
+        os.environ[DONE_VARIABLE] = done  # for ranks that this process starts later
     return result
 
 
 def _set_up_distributed() -> Any:
-    """torch.distributed where the script has initialised it, else None."""
+    """torch.distributed if the script has initialized it, else None."""
     distributed = sys.modules.get("torch.distributed")
     return (
         distributed if distributed is not None and distributed.is_available() and distributed.is_initialized() else None
@@ -83,17 +84,18 @@ def _set_up_distributed() -> Any:
 
 
 def set_environment_variables_for_multi_node() -> None:
-    """Set MASTER_ADDR, MASTER_PORT and NODE_RANK in this process from what Azure ML tells of the nodes of an MPI job.
+    """Set MASTER_ADDR, MASTER_PORT and NODE_RANK in this process from Azure ML's variables for MPI jobs.
 
-    By hi-ml's rule: AZ_BATCH_MASTER_NODE (host:port), else AZ_BATCHAI_MPI_MASTER_NODE unless that is localhost, else
-    MASTER_IP; none of them means a single node, and nothing is set. The port is 6105 unless one is known; NODE_RANK is
-    the MPI rank. Raises WrongArgument (also a ValueError) where AZ_BATCH_MASTER_NODE is neither a host nor host:port.
+    As in hi-ml, the address is AZ_BATCH_MASTER_NODE (host:port), or else AZ_BATCHAI_MPI_MASTER_NODE unless that is
+    localhost, or else MASTER_IP. Without any of them, there is a single node, and the function sets nothing. The
+    default port is 6105. NODE_RANK is the MPI rank. Raises WrongArgument (also a ValueError) if AZ_BATCH_MASTER_NODE is
+    neither a host nor host:port.
     """
     node, port = os.environ.get("AZ_BATCH_MASTER_NODE", ""), ""
     if node:
         address, _, port = node.partition(":")
         if not address or ":" in port:
-            raise WrongArgument(f"AZ_BATCH_MASTER_NODE is '{node}', which is neither a host nor host:port.")
+            raise WrongArgument(f"AZ_BATCH_MASTER_NODE must be a host or host:port, not '{node}'.")
     else:
         node = os.environ.get("AZ_BATCHAI_MPI_MASTER_NODE", "")
         address = ("" if node == "localhost" else node) or os.environ.get("MASTER_IP", "")

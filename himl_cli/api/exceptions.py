@@ -1,4 +1,4 @@
-"""Errors that are himl's and also the built-in ones that hi-ml's users catch."""
+"""Errors of himl that are also the built-in exceptions that users of hi-ml catch."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, Works
 
 
 class NoWorkspace(WorkspaceNotFound, ValueError):
-    """No workspace was given, and none is configured (hi-ml: ValueError)."""
+    """No workspace is given or configured (hi-ml: ValueError)."""
 
 
 class ConfigNotFound(WorkspaceNotFound, FileNotFoundError):
-    """The config file that was given is not there (hi-ml: FileNotFoundError)."""
+    """The given config file does not exist (hi-ml: FileNotFoundError)."""
 
 
 class NotThere(NotFound, FileNotFoundError):
-    """The files that are meant, or the datastore or folder that should hold them, are not there (hi-ml:
-    FileNotFoundError)."""
+    """Files, or their datastore or folder, do not exist (hi-ml: FileNotFoundError)."""
 
 
 class NoRecoveryId(BadUsage, ValueError):
-    """The text is no recovery id of a run (hi-ml: ValueError)."""
+    """The text is not a recovery id of a run (hi-ml: ValueError)."""
 
 
 class NoChildren(BadUsage, ValueError):
-    """A run that has children is meant, and this one has none, or none is given (hi-ml: ValueError)."""
+    """The run has no child runs, or no run is given (hi-ml: ValueError)."""
 
 
 class PackageMissing(BadUsage, ImportError):
-    """A package that himl does not bring along is not installed; the hint says how to."""
+    """An optional package is not installed. The hint contains the command."""
 
 
 _WORDS = re.compile(r"--(select|metric|goal|expiry_days|overwrite)\b")
@@ -41,8 +40,8 @@ _WORDS = re.compile(r"--(select|metric|goal|expiry_days|overwrite)\b")
 
 @contextmanager
 def naming_checkpoint_arguments() -> Iterator[None]:
-    """Within it, or in what it decorates, errors of himl name Python's arguments of checkpoints where they name the
-    commands' options."""
+    """Replace the commands' options in himl's errors with Python's arguments for checkpoints. A context manager or
+    decorator."""
     try:
         yield
     except HimlError as err:
@@ -53,7 +52,7 @@ def naming_checkpoint_arguments() -> Iterator[None]:
 
 @contextmanager
 def raising(ours: type[NotFound | BadUsage], both: type[NotFound | BadUsage]) -> Iterator[None]:
-    """Within it, errors of exactly the kind *ours* (by their code) are raised as *both*, with the same words."""
+    """Convert errors of exactly the kind *ours* (by their code) to *both*, with the same message."""
     try:
         yield
     except ours as err:
@@ -64,10 +63,9 @@ def raising(ours: type[NotFound | BadUsage], both: type[NotFound | BadUsage]) ->
 
 @contextmanager
 def one_line_if_uncaught() -> Iterator[None]:
-    """Within it, errors of himl are raised as they are; one that nothing catches ends the program in one line and a
-    hint, with its exit code.
+    """Let an uncaught error of himl end the program with one line, a hint and its exit code.
 
-    Debuggers and notebooks, which show exceptions themselves, show its traceback as before.
+    Debuggers and notebooks, which show exceptions themselves, still show the traceback.
     """
     try:
         yield
@@ -78,10 +76,10 @@ def one_line_if_uncaught() -> Iterator[None]:
             if failure is not error:
                 before(kind, failure, trace)
                 return
-            from himl_cli.render.output import print_error  # hardly ever needed
+            from himl_cli.render.output import print_error  # rarely needed
 
             print_error(error, as_json=False)
-            if not (sys.flags.inspect or hasattr(sys, "ps1")):  # Python's prompt goes on
+            if not (sys.flags.inspect or hasattr(sys, "ps1")):  # the prompt continues
                 sys.exit(error.exit_code)
 
         sys.excepthook = hook
@@ -127,21 +125,21 @@ ARGUMENTS = {
     "primary_metric": "primary_metric",
     "goal": "goal",
 }
-"""Options of `himl submit`, and what the same thing is called in `submit_to_azure_if_needed`."""
+"""Options of `himl submit`, and their names in `submit_to_azure_if_needed`."""
 
 
 class WrongArgument(BadUsage, ValueError):
-    """An argument cannot be used (hi-ml: ValueError)."""
+    """An argument is invalid (hi-ml: ValueError)."""
 
 
 class NotCompleted(JobFailed, ValueError):
-    """The run was waited for and did not complete (hi-ml: ValueError)."""
+    """The run did not complete (hi-ml: ValueError)."""
 
 
 @contextmanager
 def naming_submit_arguments() -> Iterator[None]:
-    """Within it, errors speak of arguments, wrong ones are ValueErrors too, and a traceback shows the hint (from Python
-    3.11 on)."""
+    """Replace options in himl's errors with arguments, convert usage errors to ValueErrors, and add the hint to the
+    traceback (from Python 3.11)."""
 
     def translate(text: str) -> str:
         return re.sub(r"--(\w+)", lambda found: ARGUMENTS.get(found[1], found[0]), text)

@@ -1,5 +1,4 @@
-"""Functions of hi-ml's `health_azure` that scripts call beside `submit_to_azure_if_needed`: a submission in three
-steps, objects as YAML, levels of logging."""
+"""Functions of hi-ml's `health_azure`: submission in three steps, objects as YAML, and logging levels."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ TALKATIVE = {
     **dict.fromkeys(("adal-python", "azure.identity", "azure.storage"), logging.WARNING),
     **dict.fromkeys(("matplotlib", "numba", "PIL"), logging.INFO),
 }
-"""Loggers of packages that say much at DEBUG, and the level from which on they are worth reading."""
+"""Loggers that print much at DEBUG, and their lowest useful level."""
 
 
 def create_run_configuration(
@@ -43,10 +42,10 @@ def create_run_configuration(
     input_datasets: Datasets | None = None,
     output_datasets: Datasets | None = None,
 ) -> SubmitRequest:
-    """Where and in what a job runs, for `run_config` of what `create_script_run` gives: the cluster, the environment,
-    data. Arguments are those of `submit_to_azure_if_needed`. *workspace* is not looked at: `submit_run` has its own.
+    """The cluster, environment and data of a job, for `run_config` of `create_script_run`'s result. Arguments are those
+    of `submit_to_azure_if_needed`. It ignores *workspace*, as `submit_run` has its own.
 
-    Makes no request. Raises BadUsage, TypeError and ValueError as `submit_to_azure_if_needed`.
+    Sends no request. Raises BadUsage, TypeError and ValueError like `submit_to_azure_if_needed`.
     """
     from himl_cli.api import submission
 
@@ -77,8 +76,8 @@ def create_run_configuration(
 
 @dataclass
 class ScriptRun:
-    """A script that `submit_run` is to start: its path, else the script that runs, in a folder (default: the current
-    one); `run_config` is set to what `create_run_configuration` gives."""
+    """A script for `submit_run`: its path (default: the running script) in a folder (default: the current one). Set
+    `run_config` to the result of `create_run_configuration`."""
 
     script_params: Sequence[str]
     snapshot_root_directory: Path = field(default_factory=Path.cwd)
@@ -91,8 +90,8 @@ def create_script_run(
     snapshot_root_directory: PathLike | None = None,
     entry_script: PathLike | None = None,
 ) -> ScriptRun:
-    """What a job runs: the script *entry_script*, seen from *snapshot_root_directory*, else from the current folder
-    (default: the script that runs), with *script_params*. Set its `run_config` before `submit_run`."""
+    """The code of a job: the script *entry_script* relative to *snapshot_root_directory* or else the current folder
+    (default: the running script), with *script_params*. Set its `run_config` before `submit_run`."""
     root = Path.cwd() / (snapshot_root_directory or "")
     return ScriptRun([str(word) for word in script_params], root, entry_script)
 
@@ -106,12 +105,12 @@ def submit_run(
     wait_for_completion_show_output: bool = False,
     display_name: str | None = None,
 ) -> Run:
-    """Start the job in *workspace*, himl's, azureml-core's or azure-ai-ml's client, and return its run.
+    """Submit the job to *workspace*, which is himl's, azureml-core's or azure-ai-ml's client, and return its run.
 
-    *script_run_config* is what `create_script_run` gives, with its `run_config`, or a search: what
-    `create_crossval_hyperdrive_config` gives, or azureml's `HyperDriveConfig`, whose `_run_config` is set to that.
-    With *wait_for_completion* the run has ended; with *wait_for_completion_show_output* its log went to stdout
-    meanwhile. Other arguments, and what is raised, are those of `submit_to_azure_if_needed`.
+    *script_run_config* is the result of `create_script_run` with its `run_config`. For a sweep, it is the result of
+    `create_crossval_hyperdrive_config`, or azureml's `HyperDriveConfig`, with `_run_config` set to that. With
+    *wait_for_completion*, the function waits for the end. With *wait_for_completion_show_output*, it also prints the
+    log to stdout. Other arguments and errors are those of `submit_to_azure_if_needed`.
     """
     from himl_cli.api import submission
 
@@ -143,26 +142,25 @@ def submit_run(
 
 
 def register_environment(workspace: Any, environment: Any) -> Any:
-    """The environment of azure-ai-ml in *workspace* with the name and version of *environment* (version 1 where it has
-    none), which is registered where there is none. Raises what azure-ai-ml raises, TypeError for other objects."""
+    """The azure-ai-ml environment in *workspace* with the name and version of *environment* (default: version 1),
+    registered if it does not exist. Raises errors of azure-ai-ml, TypeError for other objects."""
     from himl_cli.workspaces.resolve import register_environment as register
 
     return register(resolve_workspace(workspace), environment)
 
 
 def object_to_yaml(o: Any) -> str:
-    """The public attributes of *o* as YAML: texts, numbers, None, lists and mappings as they are, enumerations by their
-    names, paths as texts, other objects as mappings of their own attributes. Raises ValueError for a value that has
-    none."""
+    """The public attributes of *o* as YAML: text, numbers, None, lists and mappings unchanged, enumerations by name,
+    paths as text, other objects as mappings of their attributes. Raises ValueError for an unsupported value."""
     from himl_cli.services.yaml_files import dump_mapping
 
     return dump_mapping({name: _plain(name, value) for name, value in _attributes(o).items()})
 
 
 def write_yaml_to_object(o: Any, yaml_string: str, strict: bool = False) -> None:
-    """Set the attributes of *o* from what `object_to_yaml` gave, each as the kind that it has now. A name that *o* does
-    not have, and a value of another kind, is a warning; with *strict*, after all others are set, a ValueError. Raises
-    BadUsage, a ValueError too, for a text that is no mapping in YAML."""
+    """Set the attributes of *o* from the result of `object_to_yaml`, converted to their current types. Logs a warning
+    for an unknown name or a value of another type. With *strict*, raises ValueError instead, after setting the others.
+    Raises BadUsage (also a ValueError) for a text that is not a YAML mapping."""
     from himl_cli.core.errors import BadUsage
     from himl_cli.services.yaml_files import parse_mapping
 
@@ -178,7 +176,7 @@ def write_yaml_to_object(o: Any, yaml_string: str, strict: bool = False) -> None
 
 
 def _attributes(o: Any) -> dict[str, Any]:
-    """The attributes of *o* and their values: `param`'s parameters but for the name that it makes, else those set on
+    """The attributes of *o* with their values: the parameters of `param` except for its name, or else the attributes of
     the object."""
     if hasattr(o, "param") and hasattr(o.param, "values"):
         return {name: value for name, value in o.param.values().items() if name != "name"}
@@ -197,22 +195,22 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(name, each) for each in value]
     if not hasattr(value, "__dict__"):
-        raise ValueError(f"Attribute '{name}' is of type {type(value).__qualname__}, which YAML cannot hold.")
+        raise ValueError(f"Attribute '{name}' has type {type(value).__qualname__}, which YAML does not support.")
     return {name: _plain(name, each) for name, each in _attributes(value).items()}
 
 
 def _write(o: Any, values: Mapping[str, Any], above: str) -> list[str]:
-    """Set the attributes of *o*; what cannot be set, a sentence each."""
+    """Set the attributes of *o*, and return a sentence for each problem."""
     problems, known = [], _attributes(o)
     for name, value in values.items():
         where, now = f"{above}{name}", known.get(name)
         if name not in known:
-            problems.append(f"'{where}' is no attribute of {type(o).__qualname__}.")
+            problems.append(f"'{where}' is not an attribute of {type(o).__qualname__}.")
         elif isinstance(now, Enum):
             if value in type(now).__members__:
                 setattr(o, name, type(now)[value])
             else:
-                problems.append(f"'{where}' cannot be '{value}': it is one of {', '.join(type(now).__members__)}.")
+                problems.append(f"'{where}' cannot be '{value}'. Values: {', '.join(type(now).__members__)}.")
         elif isinstance(value, Mapping) and hasattr(now, "__dict__"):
             problems += _write(now, value, f"{where}.")
         elif now is None or value is None:
@@ -225,16 +223,17 @@ def _write(o: Any, values: Mapping[str, Any], above: str) -> list[str]:
                 setattr(o, name, type(now)(value))
             else:
                 kind = type(now).__qualname__
-                problems.append(f"'{where}' is of type {kind}, and {value!r} is of type {type(value).__qualname__}.")
+                problems.append(f"'{where}' must have type {kind}, but {value!r} has type {type(value).__qualname__}.")
     return problems
 
 
 def set_logging_levels(levels: Mapping[str, int]) -> None:
-    """Set the level of each logger, by its name: `{"azure": logging.INFO}`."""
+    """Set the level of each logger by name: `{"azure": logging.INFO}`."""
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 
 
 def health_azure_package_setup() -> None:
-    """Let packages that himl and hi-ml's scripts stand on say less: at DEBUG their lines would hide the script's."""
+    """Reduce the logging of packages that himl and hi-ml's scripts use, whose lines at DEBUG would hide the
+    script's."""
     set_logging_levels(TALKATIVE)

@@ -1,4 +1,4 @@
-"""Searches for hyperparameters as scripts describe them: HyperDriveConfig, himl's own, or a dictionary."""
+"""Sweeps as scripts describe them: HyperDriveConfig, himl's own class, or a dictionary."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from himl_cli.services.submission.sweeps import AZURE_WORDS, parse_early_stop, p
 
 
 def space_of(given: Mapping[str, Any]) -> dict[str, SearchRange]:
-    """The ranges by name, without the dashes that may stand before a name. Raises BadUsage for what is none, and for a
-    short option."""
+    """The ranges by name, without leading dashes. Raises BadUsage for an invalid range, and for a short option."""
     if not isinstance(given, Mapping):
-        raise BadUsage(f"The hyperparameters are a dictionary by name, not {type(given).__qualname__}.")
+        raise BadUsage(f"Hyperparameters must be a dictionary, not {type(given).__qualname__}.")
     space: dict[str, SearchRange] = {}
     for key, value in given.items():
         name = str(key).removeprefix("--")
         if name.startswith("-") or not name:
             raise BadUsage(
-                f"Hyperparameter '{key}': only arguments with two dashes can be given to a trial.",
-                hint="Give the script's argument a long name.",
+                f"Hyperparameter '{key}' must be a long option, with two dashes.",
+                hint="Add a long name to the script's argument.",
             )
         space[name] = range_of(name, value)
     return space
 
 
 def range_of(name: str, value: Any) -> SearchRange:
-    """*value* of hyperparameter *name*: himl's text (`uniform(0,1)`), a list of choices, azure-ai-ml's object, or
+    """The range of hyperparameter *name*: himl's text (`uniform(0,1)`), a list of choices, azure-ai-ml's object, or
     azureml's `["uniform", [0, 1]]`."""
     words = {draw.value for draw in Draw}
     if isinstance(value, str):
         return search_range(name, value)
     if isinstance(value, Sequence):
         draw, arguments = Draw.choice, value
-        if len(value) == 2 and value[0] in words and isinstance(value[1], list):  # azureml's `uniform(0, 1)`
+        # azureml's form of `uniform(0, 1)`.
+        if len(value) == 2 and value[0] in words and isinstance(value[1], list):
             draw, arguments = Draw(value[0]), value[1]
             if draw is Draw.choice and len(arguments) == 1 and isinstance(arguments[0], list):
                 arguments = arguments[0]
@@ -47,8 +47,8 @@ def range_of(name: str, value: Any) -> SearchRange:
     kind = str(getattr(value, "type", "")).lower()
     if kind not in words:
         raise BadUsage(
-            f"Hyperparameter '{name}': {type(value).__qualname__} is nothing to draw values from.",
-            hint="Give a list, or Choice, Uniform, …",
+            f"Hyperparameter '{name}' must be a list or a distribution, not {type(value).__qualname__}.",
+            hint="Use a list, or Choice, Uniform, …",
         )
     draw = Draw(kind)
     names = argument_names(draw)
@@ -57,7 +57,7 @@ def range_of(name: str, value: Any) -> SearchRange:
 
 
 def _scalars(name: str, values: Sequence[Any]) -> tuple[Scalar, ...]:
-    """*values* as numbers and texts; numpy's become Python's."""
+    """*values* as numbers and text, with numpy's scalars converted to Python's."""
     plain = [
         value.item() if hasattr(value, "item") and not isinstance(value, (str, int, float)) else value
         for value in values
@@ -65,8 +65,8 @@ def _scalars(name: str, values: Sequence[Any]) -> tuple[Scalar, ...]:
     for value in plain:
         if not isinstance(value, (str, int, float)):
             raise BadUsage(
-                f"Hyperparameter '{name}': {value!r} is neither a number nor a text.",
-                hint="Nested search spaces cannot be sent.",
+                f"Hyperparameter '{name}' must have numbers or text, not {value!r}.",
+                hint="himl does not support nested search spaces.",
             )
     return tuple(plain)
 
@@ -84,43 +84,41 @@ NAMES = (
     *(PARAM_SAMPLING_ARG, MAX_TOTAL_TRIALS_ARG, PRIMARY_METRIC_ARG, SAMPLING_ALGORITHM_ARG, GOAL_ARG),
     *(MAX_CONCURRENT_TRIALS_ARG, EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION, TIMEOUT, TRIAL_TIMEOUT),
 )
-"""What may be given: hi-ml hands all of it but the space to azure-ai-ml's `command.sweep`, so these are its
-arguments."""
+"""Supported keys. hi-ml passes all of them except for the space to azure-ai-ml's `command.sweep`."""
 NOT_TAKEN = {
-    "search_space": f"The hyperparameters are '{PARAM_SAMPLING_ARG}'.",
-    "compute": "The cluster is compute_cluster_name.",
-    "identity": "identity_based_auth=True runs the job as you.",
-    "queue_settings": "Leave it out.",
-    "job_tier": "Leave it out.",
-    "priority": "Leave it out.",
+    "search_space": f"Use '{PARAM_SAMPLING_ARG}'.",
+    "compute": "Use compute_cluster_name.",
+    "identity": "Use identity_based_auth=True.",
+    "queue_settings": "Omit it.",
+    "job_tier": "Omit it.",
+    "priority": "Omit it.",
 }
-"""Arguments of `command.sweep` that are none here, and what to do instead."""
+"""Unsupported arguments of `command.sweep`, and their hints."""
 
 
 def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
-    """The sweep that *given* describes, by the names in NAMES. Raises BadUsage for what it does not say or says
-    wrongly."""
+    """The sweep of *given*, with keys from NAMES. Raises BadUsage for missing and invalid values."""
     if not isinstance(given, Mapping):
         raise BadUsage(
-            f"hyperparam_args is a dictionary, not {type(given).__qualname__}.",
+            f"hyperparam_args must be a dictionary, not {type(given).__qualname__}.",
             hint=f"{{'{PARAM_SAMPLING_ARG}': {{'lr': [0.1, 0.01]}}}}",
         )
     for name in given:
         if name in NOT_TAKEN:
-            raise BadUsage(f"hyperparam_args: '{name}' cannot be given here.", hint=NOT_TAKEN[name])
+            raise BadUsage(f"hyperparam_args: himl does not support '{name}'.", hint=NOT_TAKEN[name])
         if name not in NAMES:
             raise BadUsage(
-                f"hyperparam_args: unknown '{name}'.",
-                hint=did_you_mean(str(name), NAMES) or f"There are: {', '.join(NAMES)}.",
+                f"hyperparam_args: unknown key '{name}'.",
+                hint=did_you_mean(str(name), NAMES) or f"Keys: {', '.join(NAMES)}.",
             )
     if not given.get(PARAM_SAMPLING_ARG):
         raise BadUsage(
             f"hyperparam_args: '{PARAM_SAMPLING_ARG}' is missing.",
-            hint="It has what each hyperparameter is drawn from: {'lr': [0.1, 0.01]}.",
+            hint="Add the values of each hyperparameter: {'lr': [0.1, 0.01]}.",
         )
     policies = [name for name in (EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION) if given.get(name) is not None]
     if len(policies) > 1:
-        raise BadUsage(f"hyperparam_args: {policies[0]} and {policies[1]} are the same.", hint="Leave one of them out.")
+        raise BadUsage(f"hyperparam_args: {policies[0]} and {policies[1]} are equivalent.", hint="Omit one of them.")
     space = space_of(given[PARAM_SAMPLING_ARG])
     is_listed = all(one.draw is Draw.choice for one in space.values())
     algorithm = given.get(SAMPLING_ALGORITHM_ARG) or ("grid" if is_listed else "random")
@@ -137,7 +135,7 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
     most = _whole(given, MAX_TOTAL_TRIALS_ARG)
     trials = points if most is None else most
     if trials is None:
-        raise BadUsage(f"hyperparam_args: '{MAX_TOTAL_TRIALS_ARG}' is missing, the number of trials.")
+        raise BadUsage(f"hyperparam_args: the number of trials '{MAX_TOTAL_TRIALS_ARG}' is missing.")
     return SweepSpec(
         space=space,
         sampling=sampling,
@@ -152,8 +150,8 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
 
 
 def trial_seconds_of(given: Mapping[str, Any]) -> float | None:
-    """How long each trial of the sweep that *given* describes may take, in seconds; None where it does not say. Raises
-    BadUsage for what is no number of seconds."""
+    """The maximum duration of each trial in the sweep *given*, in seconds, or None. Raises BadUsage unless it is a
+    number of seconds."""
     return _seconds(given, TRIAL_TIMEOUT)
 
 
@@ -168,20 +166,20 @@ def _whole(given: Mapping[str, Any], name: str) -> int | None:
     value = given.get(name)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise BadUsage(f"hyperparam_args: '{name}' is a whole number, not {value!r}.")
+    raise BadUsage(f"hyperparam_args: '{name}' must be an integer, not {value!r}.")
 
 
 def _seconds(given: Mapping[str, Any], name: str) -> float | None:
     value = given.get(name)
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0):
         return value
-    raise BadUsage(f"hyperparam_args: '{name}' is a number of seconds, not {value!r}.")
+    raise BadUsage(f"hyperparam_args: '{name}' must be a number of seconds, not {value!r}.")
 
 
 @dataclass
 class Grid:
-    """What `create_grid_hyperdrive_config` and its kin give: one run for each of *values*, which it finds in its
-    argument `--{argument}`. A script may set `_run_config`, which `submit_run` reads, as of azureml's."""
+    """The result of `create_grid_hyperdrive_config` and related functions: one run for each of *values*, as its
+    argument `--{argument}`. As with azureml's class, a script may set `_run_config`, which `submit_run` reads."""
 
     values: Sequence[Scalar]
     argument: str
@@ -192,21 +190,20 @@ class Grid:
 def create_crossval_hyperdrive_config(
     num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss"
 ) -> Grid:
-    """What `submit_to_azure_if_needed` takes as *hyperdrive_config* to run a cross-validation: *num_splits* runs of the
-    script.
+    """A cross-validation of *num_splits* runs, for *hyperdrive_config* of `submit_to_azure_if_needed`.
 
-    Each gets `--{cross_val_index_arg_name} i`, from 0 on, and should log *metric_name*, by which Azure ML shows the
-    best. Unlike hi-ml's it needs no azureml package, and works with both SDKs. Raises BadUsage (also a ValueError) for
-    fewer than one split.
+    Each run gets `--{cross_val_index_arg_name} i`, from 0, and should log *metric_name*, by which Azure ML shows the
+    best run. Unlike in hi-ml, it needs no azureml package, and works with both SDKs. Raises BadUsage (also a
+    ValueError) for less than one split.
     """
     return Grid(_splits(num_splits), cross_val_index_arg_name.lstrip("-"), metric_name, "crossval")
 
 
 def create_grid_hyperdrive_config(values: Sequence[Scalar], argument_name: str, metric_name: str) -> Grid:
-    """What `submit_to_azure_if_needed` takes as *hyperdrive_config* to run the script once for each of *values*, with
-    `--{argument_name} VALUE`.
+    """A sweep with one run for each of *values*, as `--{argument_name} VALUE`, for *hyperdrive_config* of
+    `submit_to_azure_if_needed`.
 
-    Otherwise as `create_crossval_hyperdrive_config`. Raises BadUsage (also a ValueError) where there are no values.
+    Otherwise like `create_crossval_hyperdrive_config`. Raises BadUsage (also a ValueError) without values.
     """
     return Grid(_some(values), argument_name.lstrip("-"), metric_name)
 
@@ -214,18 +211,19 @@ def create_grid_hyperdrive_config(values: Sequence[Scalar], argument_name: str, 
 def create_crossval_hyperparam_args_v2(
     num_splits: int, cross_val_index_arg_name: str = "crossval_index", metric_name: str = "val/loss"
 ) -> dict[str, Any]:
-    """A cross-validation as `create_crossval_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`.
+    """A cross-validation like `create_crossval_hyperdrive_config`, for *hyperparam_args* of
+    `submit_to_azure_if_needed`.
 
-    Raises BadUsage (also a ValueError) where *num_splits* is no whole number, or less than 1.
+    Raises BadUsage (also a ValueError) unless *num_splits* is a positive integer.
     """
     return create_grid_hyperparam_args_v2(_splits(num_splits), cross_val_index_arg_name, metric_name)
 
 
 def create_grid_hyperparam_args_v2(values: Sequence[Scalar], argument_name: str, metric_name: str) -> dict[str, Any]:
-    """A grid as `create_grid_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`; the values are a
-    list, not azure-ai-ml's Choice.
+    """A grid like `create_grid_hyperdrive_config`, for *hyperparam_args* of `submit_to_azure_if_needed`. The values are
+    a list, not azure-ai-ml's Choice.
 
-    Raises BadUsage (also a ValueError) where there are no values, or *values* is a text.
+    Raises BadUsage (also a ValueError) without values, or if *values* is a string.
     """
     return {
         MAX_TOTAL_TRIALS_ARG: len(values),
@@ -237,37 +235,36 @@ def create_grid_hyperparam_args_v2(values: Sequence[Scalar], argument_name: str,
 
 
 def _splits(number: Any) -> list[str]:
-    """The numbers of the splits, as texts: so they stand in the tags of hi-ml's runs."""
+    """The numbers of the splits as text, as in the tags of hi-ml's runs."""
     if isinstance(number, bool) or not isinstance(number, Integral):
-        raise WrongArgument(f"num_splits is a whole number, not {number!r}.")
+        raise WrongArgument(f"num_splits must be an integer, not {number!r}.")
     if number < 1:
-        raise WrongArgument(f"num_splits is at least 1, not {number}.")
+        raise WrongArgument(f"num_splits must be at least 1, not {number}.")
     return [str(index) for index in range(number)]
 
 
 def _some(values: Sequence[Scalar]) -> list[Scalar]:
     if isinstance(values, str) or not values:
-        raise WrongArgument(f"values is a list with one value at least, not {values!r}.")
+        raise WrongArgument(f"values must be a list with at least one value, not {values!r}.")
     return list(values)
 
 
 def sweep_of_config(config: Any) -> SweepSpec:
-    """The sweep that *config* describes, a Grid or a HyperDriveConfig of azureml. Raises BadUsage for what cannot be
-    sent."""
+    """The sweep of *config*, a Grid or azureml's HyperDriveConfig. Raises BadUsage for unsupported settings."""
     if isinstance(config, Grid):
         values = tuple(config.values)
         space = {config.argument: SearchRange(Draw.choice, values)}
         return SweepSpec(space, max_trials=len(values), primary_metric=config.metric, kind=config.kind)
     if not hasattr(config, "_generator_config") or not hasattr(config, "_primary_metric_config"):
         raise BadUsage(
-            f"hyperdrive_config is no HyperDriveConfig, but of type {type(config).__qualname__}.",
-            hint="azureml.train.hyperdrive has that class; create_crossval_hyperdrive_config gives one too.",
+            f"hyperdrive_config must be a HyperDriveConfig, not {type(config).__qualname__}.",
+            hint="Use azureml.train.hyperdrive, or create_crossval_hyperdrive_config.",
         )
     for name in ("estimator", "pipeline", "resume_from", "resume_child_runs"):
         if getattr(config, f"_{name}", None):
             raise BadUsage(
-                f"hyperdrive_config has the argument {name}, which himl cannot send.",
-                hint="Give it run_config=ScriptRunConfig(source_directory='') alone.",
+                f"hyperdrive_config has the argument {name}, which himl does not support.",
+                hint="Only pass run_config=ScriptRunConfig(source_directory='') to it.",
             )
     generator, metric = config._generator_config, config._primary_metric_config
     concurrent, policy = config._max_concurrent_runs, config._policy_config
@@ -277,13 +274,14 @@ def sweep_of_config(config: Any) -> SweepSpec:
     early_stop = None
     if policy_name.lower() != "default":
         early_stop = _policy(_known(policies, policy_name, "policy"), policy.get("properties") or {})
-    # HyperDrive's own limit is a week, which a HyperDriveConfig has where nobody sets one; a sweep job has 60 days
+    # The default limit of a HyperDriveConfig is a week. That of a sweep job is 60 days.
     minutes = config._max_duration_minutes or 10080
     return SweepSpec(
         space=space_of(generator["parameter_space"]),
         sampling=_known(samplings, generator["name"], "sampling"),
         max_trials=config._max_total_runs,
-        max_concurrent=None if concurrent == config._max_total_runs else concurrent,  # the SDK's word for all
+        # The SDK's form of all trials is their total number.
+        max_concurrent=None if concurrent == config._max_total_runs else concurrent,
         primary_metric=metric["name"],
         goal=metric["goal"].lower(),
         early_stop=early_stop,
@@ -293,5 +291,5 @@ def sweep_of_config(config: Any) -> SweepSpec:
 
 def _known(words: Mapping[str, str], name: str, what: str) -> str:
     if name.lower() not in words:
-        raise BadUsage(f"hyperdrive_config: himl does not know the {what} '{name}'.")
+        raise BadUsage(f"hyperdrive_config: unknown {what} '{name}'.")
     return words[name.lower()]

@@ -1,4 +1,4 @@
-"""What a script has inside a job: the folders of its data, and the checkpoint that an earlier attempt left."""
+"""Folders of data inside a job, and the checkpoint of an earlier attempt."""
 
 from __future__ import annotations
 
@@ -15,33 +15,31 @@ from himl_cli.services.checkpoints.names import FOLDER as SAVED_IN
 from himl_cli.services.checkpoints.names import Kind, Rank, is_better, on_disk, rank_of
 
 PREFIXES = {"input": "AZURE_ML_INPUT_", "output": "AZURE_ML_OUTPUT_"}
-"""How the variables begin that tell the folders; Azure ML writes the key behind them as it is, or in upper case: its
-sources disagree."""
+"""Prefixes of the environment variables for folders. Azure ML appends the key, unchanged or in upper case (its sources
+disagree)."""
 OF_ORDER = ("himl_after_", "himl_done")
-"""How keys begin that only keep the order of a pipeline's steps: nobody reads them."""
+"""Prefixes of keys that only determine the order of a pipeline's steps, and have no data."""
 LEGACY_PREFIX = "AZUREML_DATAREFERENCE_"
 
 LEGACY_LISTS = {
     "input": ("AZUREML_DATASET_ENVIRONMENT_VARS", ",", ":"),
     "output": ("AZUREML_DATASET_FILE_OUTPUTS", ";", "/"),
 }
-"""In jobs that the older SDK submitted variables are called as the data, and one more lists them: its name, what parts
-its items, what ends a name."""
+"""In jobs of the older SDK, variables have the names of the data, and another one lists them: its name, the separator
+of its items, the end of a name."""
 
 
 class NoSuchData(NotFound, KeyError):
-    """The job has no input or output of that key."""
+    """The job has no input or output with that key."""
 
     def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would put it in quotes
+        return str(self.args[0])  # KeyError would add quotes
 
 
 class DataFolders(Mapping[str, Path]):
-    """Folders by key, read from the environment when they are asked for. Raises NoSuchData (also a KeyError) for a key
-    that is not there.
+    """Folders by key, read from the environment on each access. Raises NoSuchData (also a KeyError) for an unknown key.
 
-    A key in another case than it was submitted in may be found, where the service or (on Windows) the system tells
-    names in upper case.
+    A key in another case than in the submission may match if the service or (on Windows) the system uses upper case.
     """
 
     def __init__(self, kind: str) -> None:
@@ -52,7 +50,7 @@ class DataFolders(Mapping[str, Path]):
         folder = self._value(key)
         if not folder:
             raise NoSuchData(
-                f"No {self._kind} '{key}'; there are: {', '.join(self) or 'none'}.",
+                f"No {self._kind} '{key}'. There are: {', '.join(self) or 'none'}.",
                 hint=f"Submit with --{self._kind} {key}=NAME",
             )
         return Path(folder)
@@ -70,13 +68,13 @@ class DataFolders(Mapping[str, Path]):
         return f"{self._kind}s({dict(self)})"
 
     def _value(self, key: str) -> str | None:
-        """What the first variable says that is set: the exact one, in upper case, those of the older SDK."""
+        """The first variable that is set: the exact key, the key in upper case, the older SDK's."""
         names = [
             f"{self._prefix}{key}",
             f"{self._prefix}{key.upper()}",
             f"{LEGACY_PREFIX}{key}",
         ]
-        # a variable of the key's own name is the data's where it is listed, or has the name that himl gives
+        # A variable with the name of the key is for the data if it is listed, or has himl's default name.
         if key in self._listed() or key.startswith(f"{self._kind.upper()}_"):
             names.append(key)
         return next(filter(None, map(os.environ.get, names)), None)
@@ -87,27 +85,28 @@ class DataFolders(Mapping[str, Path]):
 
 
 def inputs() -> DataFolders:
-    """The folders of the job's inputs by key: `inputs()["mnist"]` for `--input mnist=NAME`; empty outside a job."""
+    """The folders of the job's inputs by key: `inputs()["mnist"]` for `--input mnist=NAME`. Empty outside a job."""
     return DataFolders("input")
 
 
 def outputs() -> DataFolders:
-    """The folders of the job's outputs by key; empty outside a job."""
+    """The folders of the job's outputs by key. Empty outside a job."""
     return DataFolders("output")
 
 
 def recovery_checkpoint(folder: str | os.PathLike[str] = SAVED_IN) -> Path | None:
-    """The checkpoint to go on from, None where training begins anew. Call it before anything writes to *folder*, in
-    each rank.
+    """The checkpoint to resume from, or None to start from scratch. Call it in each rank, before anything writes to
+    *folder*.
 
-    It is, of all tries of the job so far, the one of the highest epoch in `outputs/checkpoints` and
-    `outputs/retry_001/checkpoints`, …: files called `recovery_epoch=9.ckpt`, `recovery_9.ckpt` and the like (of one
-    epoch that of the latest try, then Lightning's highest `-v1`), else `autosave.ckpt`, else `last.ckpt`, which `himl
-    submit --checkpoint` put there. It is looked for on the disk, and on Azure ML among the files that the run kept: a
-    node that is new has none of them. A better one from there is brought once on each node and checked by MD5. Files
-    that were not written to their end are passed over. Raises ServiceFailed and its kin where the run's files cannot be
-    read: a training that began anew by mistake would write over what it had reached; NotAllowed where somebody else has
-    the folder for it.
+    It is the checkpoint with the highest epoch in `outputs/checkpoints`, `outputs/retry_001/checkpoints`, … of all
+    attempts of the job: files such as `recovery_epoch=9.ckpt` or `recovery_9.ckpt`. For the same epoch, it is that of
+    the latest attempt, then Lightning's highest `-v1`. Otherwise it is `autosave.ckpt`, or else `last.ckpt`, where
+    `himl submit --checkpoint` copies to.
+
+    himl searches the disk and, on Azure ML, the stored files of the run, as a new node has none of them. It fetches a
+    better checkpoint once per node, and verifies its MD5. It skips incomplete files. Raises ServiceFailed or a related
+    error if it cannot read the run's files, because a training that starts from scratch by mistake would overwrite its
+    results. Raises NotAllowed if another user owns the temporary folder.
     """
     place = Path(folder).as_posix().rstrip("/")
     root = Path.cwd()
@@ -119,9 +118,9 @@ def recovery_checkpoint(folder: str | os.PathLike[str] = SAVED_IN) -> Path | Non
 
 
 def _stored(place: str, than: Rank | None) -> Path | None:
-    """One better *than* that of the files that the run of this job on Azure ML kept.
+    """A checkpoint better *than* that from the stored files of this job's run on Azure ML.
 
-    It is brought to the temporary folder: beside the checkpoints it would be taken for a new one.
+    himl fetches it to the temporary folder. In the folder of checkpoints, it would count as a new one.
     """
     if not os.environ.get("AZUREML_RUN_ID"):
         return None
@@ -130,9 +129,8 @@ def _stored(place: str, than: Rank | None) -> Path | None:
     from himl_cli.services.checkpoints.fetch import bring_best
     from himl_cli.workspaces.resolve import own_azure, own_local_run
 
-    if (
-        own_local_run() is not None or own_azure(Path.cwd()) is None
-    ):  # here, what the run keeps is what lies on the disk
+    # The files of a local run are those on the disk.
+    if own_local_run() is not None or own_azure(Path.cwd()) is None:
         return None
     run = current_run()
     if not isinstance(run, Run):
@@ -144,14 +142,14 @@ def _stored(place: str, than: Rank | None) -> Path | None:
 
 
 def _own_folder(name: str) -> Path:
-    """The folder *name* in the temporary one, this user's only: what lies there is loaded, and a checkpoint is a
-    program. Raises NotAllowed."""
+    """The folder *name* in the temporary folder, private to the user, as loading a checkpoint executes code. Raises
+    NotAllowed."""
     folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)
     if sys.platform != "win32":
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise NotAllowed(f"'{folder}' is somebody else's.", hint="Set TMPDIR to a folder of your own.")
+            raise NotAllowed(f"'{folder}' belongs to another user.", hint="Set TMPDIR to a folder of your own.")
         if stat.S_IMODE(found.st_mode) & 0o022:
-            raise NotAllowed(f"Others can write to '{folder}'.", hint=f"Remove it: rm -r {folder}")
+            raise NotAllowed(f"Other users can write to '{folder}'.", hint=f"Remove it: rm -r {folder}")
     return folder

@@ -1,6 +1,6 @@
-"""Which workspace a script means, and which run: opened for the services.
+"""The workspace and the run for a script's arguments, opened for the services.
 
-Objects of the vendor's SDKs are recognised without importing these.
+It recognizes objects of the vendor's SDKs without importing these.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ ATTRIBUTES = {
     ("azureml.", "Workspace"): ("subscription_id", "resource_group", "name"),  # azureml.core
     ("azure.ai.ml.", "MLClient"): ("subscription_id", "resource_group_name", "workspace_name"),
 }
-"""Where a class comes from and its name; which of its attributes hold subscription, resource group and name of the
-workspace."""
+"""By package and name of a class: its attributes for subscription, resource group and name of the workspace."""
 
 
 def azure_names(given: object) -> tuple[str, str, str] | None:
-    """Subscription, resource group and name of the workspace that *given* stands for; None where it is no such object,
-    or where one is not set (an MLClient of a registry has no workspace)."""
+    """Subscription, resource group and name of the workspace of *given*. None for other objects, or if one is not set
+    (an MLClient of a registry has no workspace)."""
     for kind in type(given).__mro__:
         for (package, name), attributes in ATTRIBUTES.items():
             if kind.__name__ == name and kind.__module__.startswith(package):
@@ -35,7 +34,7 @@ def azure_names(given: object) -> tuple[str, str, str] | None:
 
 
 def resolve_workspace(given: object | None, config_path: str | os.PathLike[str] | None = None) -> Workspace:
-    """The workspace to use, by the rules of `get_workspace`, which also says what is raised."""
+    """The workspace to use, with the rules and errors of `get_workspace`."""
     from himl_cli.workspaces.resolve import address_of, azure_at, open_azure, open_workspace, own_azure
 
     start = Path.cwd()
@@ -49,8 +48,8 @@ def resolve_workspace(given: object | None, config_path: str | os.PathLike[str] 
         names = azure_names(given)
         if names is None:
             raise TypeError(
-                f"{type(given).__module__}.{type(given).__qualname__} is no workspace: himl's, azureml-core's "
-                "Workspace or azure-ai-ml's MLClient is expected."
+                f"{type(given).__module__}.{type(given).__qualname__} is not a workspace: use a Workspace of himl or "
+                "azureml-core, or an MLClient of azure-ai-ml."
             )
         return open_azure(azure_at(*names, "the names given", start), start)
     spec, config = (None, None) if config_path is None else _spec_or_config(Path(config_path))
@@ -60,7 +59,7 @@ def resolve_workspace(given: object | None, config_path: str | os.PathLike[str] 
 
 
 def _spec_or_config(path: Path) -> tuple[str | None, str | None]:
-    """*path* as a local workspace, or as a config file; a folder may hold the config file."""
+    """*path* as a local workspace, or as a config file, which may be in a folder."""
     from himl_cli.workspaces.azure.config import CONFIG_NAMES
 
     if path.is_dir() or path.name == WORKSPACE_FOLDER:
@@ -70,7 +69,7 @@ def _spec_or_config(path: Path) -> tuple[str | None, str | None]:
 
 
 def resolve_runs(given: object | None = None, config_path: str | os.PathLike[str] | None = None) -> Workspace:
-    """The workspace given or named; without one the local workspace and the one in Azure ML, as one. Raises as
+    """The given or named workspace. Without one, the local and the Azure ML workspace combined. Raises like
     `get_workspace`."""
     from himl_cli.workspaces.resolve import open_runs
 
@@ -83,11 +82,10 @@ def resolve_runs(given: object | None = None, config_path: str | os.PathLike[str
 def resolve_run(
     reference: str, given: object | None = None, config_path: str | os.PathLike[str] | None = None
 ) -> tuple[Workspace, Run]:
-    """The run that *reference* means, an id, `experiment:run_id`, a Studio URL, or `latest`, and the workspace it was
-    found in.
+    """The run for *reference*, which is an id, `experiment:run_id`, a Studio URL, or `latest`, and its workspace.
 
-    It is looked for in the workspace given or named; without one in the local workspace first, then in Azure ML, as the
-    commands do. Raises RunNotFound, BadUsage for what is no reference, and as `get_workspace`.
+    himl searches the given or named workspace. Without one, it searches the local one first, then Azure ML, like the
+    commands. Raises RunNotFound, BadUsage for an invalid reference, and errors of `get_workspace`.
     """
     from himl_cli.services.runs.lookup import find_runs
 

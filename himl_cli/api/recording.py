@@ -1,4 +1,4 @@
-"""What a run lets a script log and upload, under azureml-core's names; and the run of a script that is in no job."""
+"""Logging and uploading for runs, with azureml-core's names, and the run of a script outside of a job."""
 
 from __future__ import annotations
 
@@ -25,51 +25,53 @@ log = logging.getLogger(__name__)
 
 
 class Recording(ABC):
-    """Values are gathered and sent in the background, within about a second; `flush` waits for that. Files are sent at
-    once.
+    """A run that a script logs to. It collects values and sends them in the background, within about a second. `flush`
+    waits for that. It sends files immediately.
 
-    All methods may be called from any thread and any rank: every rank writes to the same run.
+    You may call all methods from any thread and any rank. All ranks write to the same run.
     """
 
     def log(self, name: str, value: Any, description: str = "", step: int | None = None) -> None:
-        """Log one value: a number, a truth value or a text; scalars of numpy and PyTorch count as numbers. The same
-        name again adds to the metric.
+        """Log one value: a number, a truth value or text. Scalars of numpy and PyTorch count as numbers. Repeated calls
+        with the same name add to the metric.
 
-        Raises BadUsage for a list. *description* is accepted and not kept, as in azureml-core.
+        Raises BadUsage for a list. himl ignores *description*, like azureml-core.
         """
         self._add(writing.scalar(name, value, step))
 
     def log_list(self, name: str, value: Iterable[Any], description: str = "") -> None:
-        """Log a list of values at once. Raises BadUsage for what is no list."""
+        """Log a list of values. Raises BadUsage for anything else."""
         self._add(writing.values(name, value))
 
     def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
-        """Add one row to the table *name*; its columns are the other arguments. Raises BadUsage where there are none,
-        and where one holds a list."""
+        """Add a row to the table *name*, with the other arguments as columns. Raises BadUsage without columns, and for
+        a list as a value."""
         if not kwargs:
-            raise BadUsage(f"'{name}': a row has columns.", hint=f"For example log_row('{name}', epoch=1, loss=0.5)")
+            raise BadUsage(
+                f"'{name}': a row must have columns.", hint=f"For example log_row('{name}', epoch=1, loss=0.5)"
+            )
         self._add(writing.row(name, kwargs))
 
     def log_table(self, name: str, value: Mapping[str, Any], description: str = "") -> None:
-        """Log a table: a dictionary of columns of one length. Raises BadUsage for anything else."""
+        """Log a table, a dictionary of columns of equal length. Raises BadUsage for anything else."""
         self._add(writing.table(name, value))
 
     def log_image(
         self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None, description: str = ""
     ) -> None:
-        """Log an image: the file *path*, or *plot*, a figure of matplotlib or matplotlib.pyplot itself. It is a file of
-        the run afterwards.
+        """Log an image, which becomes a file of the run: the file *path*, or *plot*, a matplotlib figure or
+        matplotlib.pyplot.
 
-        Raises BadUsage unless exactly one of the two is given, and for a file that is not there.
+        Raises BadUsage unless you pass exactly one of them, and for a missing file.
         """
         if (path is None) == (plot is None):
-            raise BadUsage(f"'{name}': log_image takes either path or plot.")
+            raise BadUsage(f"'{name}': log_image needs either path or plot.")
         if plot is not None:
             file = f"{name}_{int(time.time())}.png"
             if not callable(getattr(plot, "savefig", None)):
                 raise BadUsage(
-                    f"'{name}': a plot has a method savefig, and {type(plot).__name__} has none.",
-                    hint="Give a figure of matplotlib, or matplotlib.pyplot.",
+                    f"'{name}': a plot must have a method savefig, which {type(plot).__name__} lacks.",
+                    hint="Use a matplotlib figure, or matplotlib.pyplot.",
                 )
             with tempfile.TemporaryDirectory(prefix="himl-") as folder:
                 path = Path(folder, "plot.png")
@@ -82,14 +84,13 @@ class Recording(ABC):
         self._add(writing.image(name, file))
 
     def log_text(self, text: str, artifact_file: str) -> None:
-        """Store *text* as the file *artifact_file* of the run."""
+        """Save *text* as the file *artifact_file* of the run."""
         self._store_bytes(artifact_file, str(text).encode())
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
-        """Store a file, or what is left in a binary stream, among the run's files as *name*; what had the name is
-        replaced.
+        """Save a file, or the rest of a binary stream, as the run's file *name*, and replace an existing one.
 
-        *datastore_name* is accepted and not used. Raises BadUsage for a file that is not there.
+        himl ignores *datastore_name*. Raises BadUsage for a missing file.
         """
         if hasattr(path_or_stream, "read"):
             content = path_or_stream.read()
@@ -104,22 +105,22 @@ class Recording(ABC):
         return_artifacts: bool = False,
         timeout_seconds: int | None = None,
     ) -> None:
-        """Store several files. Raises BadUsage where there are not as many names as paths.
+        """Save several files. Raises BadUsage if the numbers of names and paths differ.
 
-        *return_artifacts* and *timeout_seconds* are accepted and have no effect: nothing is returned, and requests have
-        limits of their own.
+        *return_artifacts* and *timeout_seconds* have no effect: the method returns nothing, and requests have their own
+        limits.
         """
         if len(names) != len(paths):
-            raise BadUsage(f"upload_files takes as many names as paths, not {len(names)} and {len(paths)}.")
+            raise BadUsage(f"upload_files needs as many names as paths, not {len(names)} and {len(paths)}.")
         self._store_files({name: Path(path) for name, path in zip(names, paths, strict=True)})
 
     def upload_folder(self, name: str, path: str | os.PathLike[str], datastore_name: str | None = None) -> None:
-        """Store all files below the folder *path* as `NAME/…`. Raises BadUsage where it is no folder."""
+        """Save all files of the folder *path* as `NAME/…`. Raises BadUsage if it is not a folder."""
         from himl_cli.core.files import walk_files
 
         folder = Path(path)
         if not folder.is_dir():
-            raise BadUsage(f"There is no folder '{path}' to upload.")
+            raise BadUsage(f"Folder '{path}' does not exist.")
         prefix = f"{name.strip('/')}/" if name.strip("/.") else ""
         self._store_files(
             {prefix + found.name: Path(found.path) for found in walk_files(str(folder), skip_workspaces=True)}
@@ -131,24 +132,24 @@ class Recording(ABC):
 
     @abstractmethod
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set *tags*; others stay as they are."""
+        """Set *tags*. Other tags do not change."""
 
     @abstractmethod
     def flush(self, timeout_seconds: int = 300) -> None:
-        """Come back once what was logged is kept and can be read back. Raises ServiceFailed where it cannot be sent
-        now; it is sent later then.
+        """Wait until the workspace has stored the logged values and returns them. Raises ServiceFailed if it cannot
+        send them now. himl then sends them later.
 
-        It is sent whole; *timeout_seconds* is how long to wait at most until it can be read back, which a service may
-        put off.
+        himl always sends all values. *timeout_seconds* limits the wait until the workspace returns them, which a
+        service may delay.
         """
 
     @abstractmethod
     def complete(self) -> None:
-        """The run is done: send what is left, and record that it completed."""
+        """Send pending values, and record that the run completed."""
 
     @abstractmethod
     def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
-        """The run went wrong: send what is left, and record that it failed, with *error_details* as the reason."""
+        """Send pending values, and record that the run failed, with *error_details* as the reason."""
 
     def __enter__(self) -> Self:
         return self
@@ -175,17 +176,17 @@ class Recording(ABC):
 
 
 def reason_of(error_details: str | BaseException | None, error_code: str | None) -> str:
-    """Why a run failed, in words."""
+    """The reason of a failure as text."""
     if isinstance(error_details, BaseException):
         return f"{type(error_details).__name__}: {error_details}"
-    return error_details or error_code or "the program said that it failed"
+    return error_details or error_code or "the program reported a failure"
 
 
 class OfflineRun(Recording):
-    """Takes what a run takes and tells it to Python's logging, at level INFO. `get_metrics` gives it back; nothing is
-    sent and nothing written.
+    """A run outside of a job. It writes values to Python's logging at level INFO, and `get_metrics` returns them. It
+    sends no requests and writes no files.
 
-    It has no `experiment`, which is how azureml-core's users tell such a run.
+    It has no `experiment`, by which users of azureml-core detect such a run.
     """
 
     def __init__(self) -> None:
@@ -195,38 +196,38 @@ class OfflineRun(Recording):
         self._logged: dict[str, list[Logged]] = {}
 
     def get_status(self) -> str:
-        """Running, or Completed or Failed once `complete` or `fail` was called."""
+        """Running, or Completed or Failed after a call of `complete` or `fail`."""
         return self.status
 
     def get_tags(self) -> dict[str, str]:
-        """The tags that were set; a copy."""
+        """A copy of the tags."""
         return dict(self.tags)
 
     def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
-        """What was logged, by name: a value, or a list where there are several; a table as a dictionary of columns."""
+        """The logged metrics by name: a value, or a list if there are several. A table is a dictionary of columns."""
         return {metric: _value(entries) for metric, entries in self._logged.items() if name in (None, metric)}
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set *tags*, their values as texts; others stay as they are."""
+        """Set *tags*, with values as text. Other tags do not change."""
         self.tags.update({key: str(value) for key, value in tags.items()})
         log.info("No run to tag with %s.", dict(tags))
 
     def remove_tags(self, tags: Sequence[str]) -> None:
-        """Remove the tags of these names; others stay as they are."""
+        """Remove tags by name. Other tags do not change."""
         for name in tags:
             self.tags.pop(name, None)
 
     def flush(self, timeout_seconds: int = 300) -> None:
-        """Nothing is waiting."""
+        """Do nothing, as no values are pending."""
 
     def complete(self) -> None:
-        """Take the status Completed."""
+        """Set the status to Completed."""
         self.status = "Completed"
 
     def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
-        """Take the status Failed, and tell the log why, as a warning."""
+        """Set the status to Failed, and log the reason as a warning."""
         self.status = "Failed"
-        log.warning("Failed, and no run to record it: %s", reason_of(error_details, error_code))
+        log.warning("Failed, without a run to record it: %s", reason_of(error_details, error_code))
 
     def __repr__(self) -> str:
         return f"OfflineRun({self.id!r})"

@@ -1,4 +1,4 @@
-"""hi-ml's functions that find runs, and those that read the children of a sweep or cross-validation."""
+"""hi-ml's functions that find runs, and that read the child runs of a sweep or cross-validation."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 def fetch_run(workspace: object, run_recovery_id: str) -> Run:
-    """The run that *run_recovery_id* means: `experiment:run_id`, a run id, a Studio URL, or `latest`.
+    """The run for *run_recovery_id*: `experiment:run_id`, a run id, a Studio URL, or `latest`.
 
-    *workspace* is himl's, or a vendor's object; None means the one configured, and runs kept here as well. Raises
-    RunNotFound naming similar ids, BadUsage for text that is no run.
+    *workspace* is himl's or a vendor's object. None means the configured one and the local one. Raises RunNotFound with
+    similar ids, BadUsage for an invalid reference.
     """
     return _find_run(run_recovery_id, workspace)
 
@@ -46,49 +46,49 @@ def _find_run(reference: str, workspace: object, config: PathLike | None = None)
 
 
 def get_most_recent_run(run_recovery_file: str | os.PathLike[str], workspace: object = None) -> Run:
-    """The run that the file names, `most_recent_run.txt` say, as `submit` writes it.
+    """The run that a file such as `most_recent_run.txt` names, which `submit` writes.
 
-    Raises NotThere (also a FileNotFoundError) where there is no file, RunNotFound for a run that is not there, BadUsage
-    for a file that holds anything but one run.
+    Raises NotThere (also a FileNotFoundError) for a missing file, RunNotFound for an unknown run, BadUsage unless the
+    file contains exactly one run.
     """
     return fetch_run(workspace, get_most_recent_run_id(run_recovery_file))
 
 
 def get_most_recent_run_id(run_recovery_file: str | os.PathLike[str]) -> str:
-    """The one line of the file: `experiment:run_id`, or a run id.
+    """The content of the file: `experiment:run_id`, or a run id.
 
-    Raises NotThere (also a FileNotFoundError) for no file, BadUsage for anything else in it.
+    Raises NotThere (also a FileNotFoundError) for a missing file, BadUsage for other content.
     """
     path = Path(run_recovery_file)
     if not path.exists():
         raise NotThere(
-            f"There is no file '{path}'.", hint="It is written where a run is submitted: 'most_recent_run.txt'."
+            f"There is no file '{path}'.", hint="Submitting a run writes 'most_recent_run.txt' to the current folder."
         )
     found = read_latest_run_file(path)
     return found.run_id if found.experiment is None else f"{found.experiment}:{found.run_id}"
 
 
 def create_run_recovery_id(run: Any) -> str:
-    """`experiment:run_id` of *run*, himl's or azureml-core's."""
+    """`experiment:run_id` of *run*, which is himl's or azureml-core's."""
     return f"{run.experiment.name}:{run.id}"
 
 
 def split_recovery_id(id_str: str) -> tuple[str, str]:
-    """The experiment and the run id in a recovery id.
+    """The experiment and the run id of a recovery id.
 
-    `experiment:run_id` is split at the colon; of a run id such as `EXPERIMENT_<digits>_<hex>` or `EXPERIMENT_<digits>`
-    the experiment is all before the last two parts, or the last. Raises NoRecoveryId (also a ValueError) for other
-    text.
+    `experiment:run_id` splits at the colon. For a run id such as `EXPERIMENT_<digits>_<hex>` or `EXPERIMENT_<digits>`,
+    the experiment is the text before the last two parts, or the last part. Raises NoRecoveryId (also a ValueError) for
+    other text.
     """
     with raising(BadUsage, NoRecoveryId):
         return lookup.split_recovery_id(id_str)
 
 
 def is_running_in_azure_ml(aml_run: Any = None) -> bool:
-    """Whether this code runs in an Azure ML job; with *aml_run*, whether that is a run in Azure ML, not one kept here.
+    """Whether this code runs in an Azure ML job. With *aml_run*, whether that run is in Azure ML and not local.
 
-    A job that himl runs here is none, whatever workspace is configured. Of azureml-core's objects, only the one that
-    stands for no run (`Run.get_context()` outside a job) is not in Azure ML.
+    A local job of himl does not count, whatever workspace is configured. Of azureml-core's objects, only the offline
+    run (`Run.get_context()` outside a job) is not in Azure ML.
     """
     from himl_cli.workspaces.resolve import is_in_azure_job, own_local_run
 
@@ -107,23 +107,23 @@ def aggregate_hyperdrive_metrics(
     aml_workspace: object = None,
     workspace_config_path: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
-    """The metrics of a run's children: a row a metric, a column a child, called by its value of the argument
-    *child_run_arg_name*.
+    """The metrics of a run's child runs, with a row per metric and a column per child, named by its value of the
+    argument *child_run_arg_name*.
 
-    A cell is a list in the order of steps, or the value itself where there is one only; of a table a dictionary of
-    columns; of an image the name of the run's file. It is NaN where a child has nothing. The parent is *run* (himl's,
-    or azureml-core's) or the one that *run_id* means, in *aml_workspace* or the one configured as for `get_workspace`,
-    here first where both have been used. *keep_metrics* leaves out other metrics.
+    A cell is a list in the order of steps, or the value itself if there is only one. For a table it is a dictionary of
+    columns, for an image the name of the run's file. It is NaN if a child has no such metric. The parent is *run*
+    (himl's or azureml-core's), or *run_id* in *aml_workspace* or the configured workspaces, the local one first.
+    *keep_metrics* selects metrics.
 
-    Columns are called as the children's tags have the values (`df[0.1]`); of a cross-validation they are texts, as
-    hi-ml's (`df["0"]`).
+    Column names are values in the children's tags (`df[0.1]`). For a cross-validation, they are strings (`df["0"]`), as
+    in hi-ml.
 
-    Raises PackageMissing (also an ImportError) where pandas is not installed, NoChildren (also a ValueError) for a run
-    without children, BadUsage where neither run is given or no child has the argument, RunNotFound.
+    Raises PackageMissing (also an ImportError) without pandas, NoChildren (also a ValueError) for a run without child
+    runs, BadUsage without a run or if no child has the argument, RunNotFound.
     """
     if find_spec("pandas") is None:
         raise PackageMissing(
-            "aggregate_hyperdrive_metrics gives a DataFrame, and pandas is not installed.",
+            "aggregate_hyperdrive_metrics needs pandas, which is not installed.",
             hint=f"Install it: {install_command('frames')}",
         )
     if _is_offline(run):
@@ -132,7 +132,7 @@ def aggregate_hyperdrive_metrics(
         parent = _given_run(run_id, run, aml_workspace, workspace_config_path)
     except RunNotFound as err:
         err.hint = (
-            f"The name of the argument comes first: aggregate_hyperdrive_metrics('{run_id}', "
+            f"The argument's name comes first: aggregate_hyperdrive_metrics('{run_id}', "
             f"'{child_run_arg_name}')? {err.hint}"
         ).rstrip()
         raise
@@ -140,14 +140,14 @@ def aggregate_hyperdrive_metrics(
 
 
 def _children(argument: str, parent: Run, keep_metrics: Sequence[str] | None) -> tuple[Aggregation, Sequence[Scalar]]:
-    """The children of *parent* with what they logged, and what each is called: its value of *argument* where those tell
-    the children apart (1 and 1.0 do not), else its label. Raises NoChildren, and BadUsage where none has *argument*."""
+    """The child runs of *parent* with their metrics, and their names: the value of *argument* if the values differ (1
+    and 1.0 do not), or else the label. Raises NoChildren, and BadUsage if no child has *argument*."""
     opened = parent.workspace.opened
     children, found = children_chosen(opened, parent.record)
     if found is None:
         raise NoChildren(
-            f"Run '{parent.id}' has no children: it is no sweep, cross-validation or pipeline, or has not started "
-            "any yet."
+            f"Run '{parent.id}' has no child runs. It is not a sweep, cross-validation or pipeline, or it has not "
+            "started any yet."
         )
     globs = [glob.escape(name) for name in keep_metrics or ()]
     together = aggregate(opened, children, child_arg=argument, globs=globs, whole=True)
@@ -158,24 +158,23 @@ def _children(argument: str, parent: Run, keep_metrics: Sequence[str] | None) ->
 
 
 def _is_offline(run: object) -> bool:
-    """Whether *run* is the run context of a process that is part of no job, himl's or azureml-core's; a warning says
-    so."""
+    """Whether *run* is the offline run of himl or azureml-core. Logs a warning if so."""
     if not isinstance(run, OfflineRun) and type(run).__name__ != "_OfflineRun":
         return False
-    log.warning("This process is part of no job: its run has no metrics, children or files.")
+    log.warning("This process is not in a job, so its run has no metrics, child runs or files.")
     return True
 
 
 def _given_run(run_id: str | None, run: object, workspace: object, config: str | os.PathLike[str] | None) -> Run:
-    """The run that one of the two says: himl's, azureml-core's, or an id in the workspace given or configured. Raises
-    NoChildren where neither does."""
+    """The given run: himl's, azureml-core's, or *run_id* in the given or configured workspace. Raises NoChildren
+    without both."""
     if isinstance(run, Run):
         return run
     if run is not None:
         given: Any = run
         return _find_run(str(given.id), given.experiment.workspace)
     if run_id is None:
-        raise NoChildren("Which run is meant has to be said.", hint="Give run_id or run.")
+        raise NoChildren("A run is missing.", hint="Pass run_id or run.")
     return _find_run(run_id, workspace, config)
 
 
@@ -192,7 +191,7 @@ def _frame(found: Aggregation, columns: Sequence[Scalar]) -> pd.DataFrame:
 
 
 def _logged(results: RunResults) -> dict[str, object]:
-    """All that was logged by name, as hi-ml has it."""
+    """All logged values by name, in hi-ml's form."""
     logged: dict[str, object] = {name: _one_or_all(list(files)) for name, files in results.images.items()}
     logged |= {name: list(values) for name, values in results.lists.items()}
     logged |= {name: _one_or_all([text.value for text in texts]) for name, texts in results.texts.items()}
@@ -207,14 +206,14 @@ def _one_or_all(values: Sequence[Value]) -> object:
 
 
 def get_tags_from_hyperdrive_run(run: Any, arg_name: str) -> Scalar | None:
-    """The value of the hyperparameter *arg_name* that the trial *run* has (himl's run or azureml-core's), as its tag
-    tells it; None for one it has not.
+    """The value of the hyperparameter *arg_name* in the tags of the trial *run* (himl's or azureml-core's). None if it
+    has no such hyperparameter.
 
-    Raises BadUsage (also a ValueError) for a run that is no trial.
+    Raises BadUsage (also a ValueError) if the run is not a trial.
     """
     values = hyperparameters_of(run.tags)
     if not values:
-        raise WrongArgument(f"Run '{run.id}' is no trial of a sweep: its tags tell no hyperparameters.")
+        raise WrongArgument(f"Run '{run.id}' is not a trial of a sweep, as its tags have no hyperparameters.")
     return values.get(arg_name.lstrip("-"))
 
 
@@ -225,20 +224,19 @@ def get_metrics_for_run(
     aml_workspace: object = None,
     workspace_config_path: PathLike | None = None,
 ) -> dict[str, Any]:
-    """The metrics of one run by name, as `Run.get_metrics`; of *keep_metrics* those that are there, the others are
-    named in the log.
+    """The metrics of a run by name, as in `Run.get_metrics`, optionally only *keep_metrics*. Logs a warning for missing
+    ones.
 
-    The run is *run*, or the one that *run_id* means, as for `aggregate_hyperdrive_metrics`. A run that is not completed
-    is told in the log; outside of a job, `RUN_CONTEXT` has no metrics. Raises BadUsage (also a ValueError) where
-    neither is given.
+    The run is *run*, or *run_id* as for `aggregate_hyperdrive_metrics`. Logs a warning if the run is not completed.
+    Outside of a job, `RUN_CONTEXT` has no metrics. Raises BadUsage (also a ValueError) without a run.
     """
     if run is None and not run_id:
-        raise WrongArgument("Which run is meant has to be said.", hint="Give run_id or run.")
+        raise WrongArgument("A run is missing.", hint="Pass run_id or run.")
     if _is_offline(run):
         return {}
     found = _given_run(run_id, run, aml_workspace, workspace_config_path)
     if found.status != RunStatus.completed.value:
-        log.warning("Run '%s' is %s: its metrics may be incomplete.", found.id, found.status)
+        log.warning("Run '%s' is %s. Its metrics may be incomplete.", found.id, found.status)
     return _select(found.get_metrics(), keep_metrics, found.id)
 
 
@@ -250,10 +248,10 @@ def get_metrics_for_hyperdrive_run(
     aml_workspace: object = None,
     workspace_config_path: PathLike | None = None,
 ) -> dict[Scalar, dict[str, Any]]:
-    """The metrics of a run's children: by the child's value of *child_run_arg_name*, then by name, with values as in
+    """The metrics of a run's child runs, by the child's value of *child_run_arg_name*, then by name, with values as in
     `aggregate_hyperdrive_metrics`.
 
-    The parent is meant, and errors are raised, as there; pandas is not needed.
+    It selects the parent and raises errors like that function, and does not need pandas.
     """
     if _is_offline(run):
         return {}
@@ -268,18 +266,16 @@ def get_metrics_for_hyperdrive_run(
 def download_files_from_hyperdrive_children(
     run: object, remote_file_paths: str, local_download_folder: PathLike, hyperparam_name: str = ""
 ) -> list[str]:
-    """Download files of each child of *run* to a folder of its own below *local_download_folder*; the paths of what is
-    there then.
+    """Download files of each child of *run* to a folder per child in *local_download_folder*, and return their local
+    paths.
 
-    *remote_file_paths* are names of files or folders of the run, with commas between. The folder is called as the
-    child's value of *hyperparam_name*, letters and digits only, as in hi-ml. A name that a child has no file of is told
-    in the log. Raises BadUsage (also a ValueError) without *hyperparam_name*, for a child that has it not, and for
-    values whose folders would be the same; and what `download_files_from_run_id` does.
+    *remote_file_paths* are comma-separated names of files or folders. The child's value of *hyperparam_name* names the
+    folder, with letters and digits only, as in hi-ml. Logs a warning if a child lacks a file. Raises BadUsage (also a
+    ValueError) without *hyperparam_name*, if a child lacks it, and for values that result in the same folder. Raises
+    errors of `download_files_from_run_id`.
     """
     if not hyperparam_name:
-        raise WrongArgument(
-            "By which hyperparameter the folders are called has to be said.", hint="Give hyperparam_name."
-        )
+        raise WrongArgument("hyperparam_name, which names the folders, is missing.", hint="Pass hyperparam_name.")
     if _is_offline(run):
         return []
     parent = _given_run(None, run, None, None)
@@ -289,13 +285,11 @@ def download_files_from_hyperdrive_children(
         if value is None:
             raise WrongArgument(
                 f"Run '{record.id}' has no hyperparameter '{hyperparam_name}'.",
-                hint=f"There are: {', '.join(hyperparameters_of(record.tags))}.",
+                hint=f"Hyperparameters: {', '.join(hyperparameters_of(record.tags))}.",
             )
         name = re.sub("[^A-Za-z0-9]+", "", str(value))
         if name in folders:
-            raise WrongArgument(
-                f"The files of runs '{folders[name]}' and '{record.id}' would go to the same folder '{name}'."
-            )
+            raise WrongArgument(f"Runs '{folders[name]}' and '{record.id}' have the same folder '{name}'.")
         folders[name] = record.id
     found = []
     for folder, run_id in folders.items():

@@ -1,4 +1,4 @@
-"""Send the script that calls `submit_to_azure_if_needed` to Azure ML."""
+"""Submit the script that calls `submit_to_azure_if_needed` to Azure ML."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ from himl_cli.workspaces.resolve import open_for_jobs, require_sdk_v1, sdk_objec
 
 
 def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | None:
-    """The search for hyperparameters that *config* or *arguments* describe; None where neither is given. Raises
-    BadUsage for one that cannot be sent."""
+    """The sweep of *config* or *arguments*, None without both. Raises BadUsage for an unsupported one."""
     if config is not None and arguments is not None:
         raise BadUsage(
-            "hyperdrive_config and hyperparam_args were both given.",
-            hint="They say the same in two forms: leave one of them out.",
+            "hyperdrive_config and hyperparam_args cannot be used together.",
+            hint="Omit one of them.",
         )
     if arguments is not None:
         return sweep_of_args(arguments)
@@ -47,14 +46,14 @@ def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | No
 
 
 def duration_of(longest: str, sweep_arguments: Mapping[str, Any] | None) -> str | None:
-    """How long the job, or each trial, may take. Raises BadUsage for two limits that differ."""
+    """The maximum duration of the job, or of each trial. Raises BadUsage for two limits that differ."""
     seconds = None if sweep_arguments is None else trial_seconds_of(sweep_arguments)
     if seconds is None:
         return longest or None
     if longest and parse_duration(longest, "--max_run_duration") != seconds:
         raise BadUsage(
-            "max_run_duration and hyperparam_args' trial_timeout are two limits of each trial.",
-            hint="Leave one of them out.",
+            "max_run_duration and hyperparam_args' trial_timeout cannot differ.",
+            hint="Omit one of them.",
         )
     return f"{seconds}s"
 
@@ -62,7 +61,7 @@ def duration_of(longest: str, sweep_arguments: Mapping[str, Any] | None) -> str 
 def entry_of(
     script: PathLike | None, command: PathLike | None, root: Path, cwd: Path, *, is_root_given: bool
 ) -> dict[str, Any]:
-    """What runs: the command, the script, or the module (`-m NAME`, or the one that `python -m` runs from *root*)."""
+    """The command, the script, or the module of a job (`-m NAME`, or the one that `python -m` runs from *root*)."""
     path, module = None, None
     if command is not None:
         pass
@@ -74,14 +73,14 @@ def entry_of(
         running = sys.modules["__main__"]
         file, spec = getattr(running, "__file__", None), getattr(running, "__spec__", None)
         if file is None:
-            raise BadUsage("No script is running that could be submitted.", hint="Name one with entry_script.")
+            raise BadUsage("There is no running script to submit.", hint="Name one with entry_script.")
         path = Path(file).absolute()
         if spec is not None and Path(sys.argv[0]).absolute() == path:
             name = spec.name.removesuffix(".__main__")
             source = root.resolve().joinpath(*name.split("."))
             if Path(file).resolve() in (source.with_name(f"{source.name}.py"), source / "__main__.py"):
                 path, module = None, name
-    # as a person in cwd would write it: it becomes a tag of the run
+    # The relative path becomes a tag of the run.
     target = None if path is None else str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
     if not is_root_given:
         check_root(root, cwd / target if target else None)
@@ -91,18 +90,18 @@ def entry_of(
 def environment_of(
     name: str, build_context: Any, conda_file: PathLike | None, image: str, *, has_default_image: bool, **more: Any
 ) -> dict[str, Any]:
-    """The options of the job's environment: a registered one counts alone, as in hi-ml; else one is made from files,
-    the nearest conda file in the current folder and above, wherever the script lies. Raises BadUsage."""
+    """The options for the job's environment. A registered one takes precedence, as in hi-ml. Otherwise, files define
+    it, such as the nearest Conda file in the current folder and above, wherever the script is. Raises BadUsage."""
     if name:
         return {"environment": name}
     if build_context is not None:
         if conda_file:
-            raise BadUsage("build_context and conda_environment_file were both given.", hint="Leave one of them out.")
-        # the objects of both SDKs have the same under other names
+            raise BadUsage("build_context and conda_environment_file exclude each other.", hint="Omit one of them.")
+        # The objects of the two SDKs have different attribute names.
         folder = getattr(build_context, "path", None) or getattr(build_context, "location", None) or build_context
         if not isinstance(folder, (str, os.PathLike)):
             kind = type(build_context).__qualname__
-            raise BadUsage(f"build_context is neither a folder nor a BuildContext, but of type {kind}.")
+            raise BadUsage(f"build_context must be a folder or a BuildContext, not {kind}.")
         return {"build_context": str(folder), "dockerfile": getattr(build_context, "dockerfile_path", None)}
     cwd = Path.cwd()
     candidates = [cwd / conda_file] if conda_file else [up / each for up in (cwd, *cwd.parents) for each in CONDA_NAMES]
@@ -119,10 +118,10 @@ def run_job(
     waits: bool,
     follows: bool,
 ) -> Run:
-    """Submit the job, print where it is, call *after_submission* with the run's id, wait where that is wanted, and give
-    the run. Raises HimlError where that fails; nothing is sent then, or the message says what was."""
+    """Submit the job, print its location, call *after_submission* with the run's id, wait if requested, and return the
+    run. Raises HimlError. himl then submitted nothing, or the message names the run."""
     if not isinstance(workspace, JobRunner):
-        raise BadUsage(f"{workspace.label} does not run jobs.")
+        raise BadUsage(f"{workspace.label} cannot run jobs.")
     output, job = Output(), prepare_job(request)
     print_prepared(output, job.remarks, job.report)
     with observing(output) as notify:
@@ -156,27 +155,26 @@ def submit(
     follows: bool,
     exits: bool,
 ) -> Any:
-    """Submit the job, print where it is, wait where that is wanted, and end the process with code 0, or give the SDK's
-    job or run.
+    """Submit the job, print its location, wait if requested, and exit with code 0, or return the SDK's job or run.
 
-    Raises HimlError where that fails; nothing is sent then, or the message says what was.
+    Raises HimlError. himl then submitted nothing, or the message names the run.
     """
     if request.cluster in ("", HERE):
         raise BadUsage(
-            "compute_cluster_name does not name a cluster of Azure ML.",
-            hint="To run the script here, leave --azureml out.",
+            "compute_cluster_name must be an Azure ML cluster.",
+            hint="To run the script locally, omit --azureml.",
         )
     if request.sdk == "v1":
         require_sdk_v1()
     is_on_slurm = request.on_slurm is not None
     if is_on_slurm:
-        request = request.without("vscode", "no_mpi_single_node")  # defaults of hi-ml's, of which nobody need hear
+        request = request.without("vscode", "no_mpi_single_node")  # hi-ml's defaults, so without a notice
     if is_on_slurm and after_submission is not None:
-        raise BadUsage("after_submission is given a job of Azure ML, and this one goes to Slurm.", hint="Leave it out.")
+        raise BadUsage("after_submission needs an Azure ML job, but this job runs on Slurm.", hint="Omit it.")
     workspace = open_for_jobs(None, None, start=request.cwd) if is_on_slurm else workspace_of()
     if not isinstance(workspace, JobRunner):
         raise BadUsage(
-            "No Azure ML workspace is given, and none is configured.",
+            "No Azure ML workspace is given or configured.",
             hint=f"{HOW_TO_CONFIGURE} Or pass workspace_config_file.",
         )
 
@@ -193,6 +191,6 @@ def submit(
         Output().notice(f"{err} {err.hint}".strip())
         sys.exit(err.exit_code)
     finally:
-        if exits:  # else a run of azureml-core goes on using it
+        if exits:  # otherwise a run of azureml-core still uses it
             workspace.close()
     sys.exit(0)

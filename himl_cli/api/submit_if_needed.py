@@ -1,4 +1,5 @@
-"""hi-ml's `submit_to_azure_if_needed`, which runs a script here or sends it to Azure ML, and the script's datasets."""
+"""hi-ml's `submit_to_azure_if_needed`, which runs a script locally or submits it to Azure ML, and the script's
+datasets."""
 
 from __future__ import annotations
 
@@ -32,19 +33,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AMULET_OUTPUT = "AMLT_OUTPUT_DIR"  # the folder of a job of Amulet whose files are kept
+# The folder whose files Amulet saves with a job.
+AMULET_OUTPUT = "AMLT_OUTPUT_DIR"
 
 
 @dataclass
 class DatasetConfig:
-    """One dataset that a script reads or writes: *name* as it is registered, or a folder of *datastore*.
+    """A dataset that a script reads or writes: the *name* of a registered dataset, or a folder of *datastore*.
 
-    *datastore* empty means the default one. *version* counts for inputs only, None is the latest. *use_mounting* None
-    means that inputs are downloaded and outputs mounted. *target_folder* is where a job finds an input (None: a folder
-    of the service's choice). *local_folder* is where the data lies outside of a job. *overwrite_existing* False makes
-    the submission fail where an output of that name exists. *data_name* is the dataset's key in the job (None: INPUT_i,
-    OUTPUT_i, by its place in the list), so that arguments of the script may say `${{inputs.DATA_NAME}}`. Raises
-    ValueError for an empty name, for `.` as *target_folder*, and for a *data_name* that cannot be a key.
+    An empty *datastore* means the default one. *version* applies to inputs only; None is the latest version. With
+    *use_mounting* None, jobs download inputs and mount outputs. *target_folder* is the folder of an input in a job
+    (None: the service chooses). *local_folder* is the folder of the data outside of a job. With *overwrite_existing*
+    False, the submission fails if an output of that name exists. *data_name* is the dataset's key in the job, for
+    arguments such as `${{inputs.DATA_NAME}}` (None: INPUT_i or OUTPUT_i, by position in the list).
+
+    Raises ValueError for an empty name, for `.` as *target_folder*, and for an invalid *data_name*.
     """
 
     name: str
@@ -59,22 +62,22 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         self.name = self.name.strip()
         if not self.name:
-            raise ValueError("The name of the dataset is empty.")
+            raise ValueError("The name of a dataset must not be empty.")
         for attribute in ("target_folder", "local_folder"):
-            given = getattr(self, attribute)  # an empty text is no path, as in hi-ml
+            given = getattr(self, attribute)  # empty text means no path, as in hi-ml
             setattr(self, attribute, Path(given) if given is not None and os.fspath(given) else None)
         if self.target_folder == Path("."):
             raise ValueError(
-                f"Dataset '{self.name}': '.' cannot be the target_folder, the data would cover the script's own folder."
+                f"Dataset '{self.name}': target_folder must not be '.', as the data would hide the script's folder."
             )
         if self.data_name is not None and not KEY.fullmatch(self.data_name):
             raise ValueError(
-                f"Dataset '{self.name}': '{self.data_name}' cannot be the data_name: letters, digits and _, no digit "
-                "first."
+                f"Dataset '{self.name}': data_name must be letters, digits and _, without a digit first, not "
+                f"'{self.data_name}'."
             )
 
     def to_input(self, index: int) -> DataSpec:
-        """The dataset as an input of a job, INPUT_*index* unless *data_name* is set."""
+        """Convert the dataset to a job input with the key INPUT_*index*, or *data_name*."""
         return DataSpec(
             key=self.data_name or f"INPUT_{index}",
             name=self.name,
@@ -86,11 +89,11 @@ class DatasetConfig:
         )
 
     def to_output(self, index: int) -> DataSpec:
-        """The dataset as an output of a job, OUTPUT_*index* unless *data_name* is set; outputs have no target folder
-        and no version to ask for."""
+        """Convert the dataset to a job output with the key OUTPUT_*index*, or *data_name*. Outputs have no target
+        folder and no version."""
         if self.target_folder is not None:
             log.warning(
-                "Output dataset '%s': its target_folder is not used; the job's output has a folder of its own.",
+                "Output dataset '%s': himl ignores target_folder, as outputs have fixed folders.",
                 self.name,
             )
         return DataSpec(
@@ -105,15 +108,15 @@ class DatasetConfig:
     def to_input_dataset(
         self, dataset_index: int, workspace: Any, strictly_aml_v1: bool = False, ml_client: Any | None = None
     ) -> Any:
-        """The dataset as an input of azure-ai-ml's jobs, an `azure.ai.ml.Input`: the registered one of its name, else
-        the folder of its datastore, which is registered then. *ml_client* counts before *workspace*.
+        """Convert the dataset to an input of azure-ai-ml, an `azure.ai.ml.Input`: the registered dataset of its name,
+        or else the folder of its datastore, which it registers. *ml_client* takes precedence over *workspace*.
 
-        Raises BadUsage for *strictly_aml_v1*, NotFound where there is neither, and as `get_workspace`.
+        Raises BadUsage for *strictly_aml_v1*, NotFound if neither exists, and errors of `get_workspace`.
         """
         if strictly_aml_v1:
             raise WrongArgument(
-                "to_input_dataset makes inputs of azure-ai-ml, and none of azureml-core.",
-                hint="submit_to_azure_if_needed(strictly_aml_v1=True) takes the DatasetConfig itself.",
+                "to_input_dataset creates inputs of azure-ai-ml, not of azureml-core.",
+                hint="Pass the DatasetConfig itself to submit_to_azure_if_needed(strictly_aml_v1=True).",
             )
         from himl_cli.workspaces.resolve import sdk_data
 
@@ -121,26 +124,26 @@ class DatasetConfig:
         return sdk_data(found, self.to_input(dataset_index), log_notice, is_output=False)
 
     def to_output_dataset(self, workspace: Any, dataset_index: int) -> Any:
-        """The dataset as an output of azure-ai-ml's jobs, an `azure.ai.ml.Output`. Raises as `to_input_dataset`."""
+        """Convert the dataset to an output of azure-ai-ml, an `azure.ai.ml.Output`. Raises like `to_input_dataset`."""
         from himl_cli.workspaces.resolve import sdk_data
 
         return sdk_data(resolve_workspace(workspace), self.to_output(dataset_index), log_notice, is_output=True)
 
     def to_input_dataset_local(self, workspace: Any = None) -> tuple[Path | None, None]:
-        """The dataset's folder outside of a job, downloaded where it is not here, None where no workspace has it; and
-        None, since nothing is mounted. Raises as `submit_to_azure_if_needed`."""
+        """The dataset's folder outside of a job, which himl downloads if needed (None if no workspace has the dataset),
+        and None, as himl mounts nothing. Raises like `submit_to_azure_if_needed`."""
         return _input_folder(self, 0, cache(partial(azure_workspace, workspace, None)), None), None
 
 
 def as_configs(datasets: Sequence[str | DatasetConfig] | None) -> list[DatasetConfig]:
-    """Names and `DatasetConfig`s, all as the latter. Raises TypeError for anything but a list of them, ValueError for
-    an empty name."""
+    """Convert names and `DatasetConfig`s to `DatasetConfig`s. Raises TypeError unless *datasets* is a list of them,
+    ValueError for an empty name."""
     if isinstance(datasets, (str, DatasetConfig)):
-        raise TypeError("Datasets are given as a list, also a single one: input_datasets=[...].")
+        raise TypeError("Datasets must be a list, even a single one: input_datasets=[...].")
     configs: list[DatasetConfig] = []
     for dataset in datasets or ():
         if not isinstance(dataset, (str, DatasetConfig)):
-            raise TypeError(f"A dataset is a name or a DatasetConfig, not {type(dataset).__qualname__}.")
+            raise TypeError(f"A dataset must be a name or a DatasetConfig, not {type(dataset).__qualname__}.")
         configs.append(DatasetConfig(dataset) if isinstance(dataset, str) else dataset)
     return configs
 
@@ -150,46 +153,48 @@ Datasets = Sequence[str | DatasetConfig]
 
 @dataclass
 class AzureRunInfo:
-    """What a script needs to know inside and outside of a job.
+    """Paths and the run for a script, inside and outside of a job.
 
-    *input_datasets* and *output_datasets* are folders in the order in which the datasets were named, None for one that
-    has none here. What is written to *output_folder* and *logs_folder* is kept with the run. *run* is the run to log
-    to, None outside of a job. *mount_contexts* is always empty (nothing is mounted outside of a job); it is there for
-    hi-ml's users.
+    *input_datasets* and *output_datasets* are folders in the order of the datasets, with None for a dataset without a
+    folder. himl saves the files in *output_folder* and *logs_folder* with the run. *run* is the run to log to, None
+    outside of a job. *mount_contexts* is always empty, as himl mounts nothing outside of a job. It exists for
+    compatibility with hi-ml.
     """
 
     input_datasets: list[Path | None]
     output_datasets: list[Path | None]
     mount_contexts: list[Any]
-    run: Run | None = field(repr=False)  # showing it would ask for it
+    run: Run | None = field(repr=False)  # its repr would send a request
     is_running_in_azure_ml: bool
     output_folder: Path
     logs_folder: Path
 
 
 def info_in_job(inputs: list[DatasetConfig], outputs: list[DatasetConfig], is_wanted: bool) -> AzureRunInfo:
-    """What the job that this process is part of, one of Azure ML or one that himl runs here, says of the datasets.
+    """The paths and the run in the current job, on Azure ML or local.
 
-    Costs no request and no heavy import. Raises DiskFailed where the folders cannot be made.
+    Sends no requests and has no slow imports. Raises DiskFailed if it cannot create the folders.
     """
     from himl_cli.api.context import RUN_CONTEXT
     from himl_cli.workspaces.resolve import is_in_azure_job, own_local_run
 
-    is_in_azure = own_local_run() is None and is_in_azure_job()  # a job of Azure ML may run others of himl
+    # An Azure ML job may start local jobs of himl.
+    is_in_azure = own_local_run() is None and is_in_azure_job()
     if is_wanted and not is_in_azure:
         log.warning(
-            "The script runs in a job of himl already, and is not sent to Azure ML. To send it, start it with python."
+            "The script already runs in a job of himl, so himl does not submit it to Azure ML. To submit it, start it "
+            "with python."
         )
     set_environment_variables_for_multi_node()
     if AMULET_OUTPUT in os.environ and "LOCAL_RANK" not in os.environ and "RANK" in os.environ:
-        # Lightning, which starts the other ranks itself, would take each of them for the rank that Amulet gave
+        # Lightning starts the other ranks itself, and would use Amulet's rank for each of them.
         os.environ["GLOBAL_RANK"] = os.environ.pop("RANK")
 
     def folders(kind: str, specs: list[DataSpec]) -> list[Path | None]:
         found = [DataFolders(kind).get(spec.key) for spec in specs]
         for spec, folder in zip(specs, found, strict=True):
             if folder is None:
-                log.warning("The job was submitted without the %s dataset '%s'; its path is None.", kind, spec.name)
+                log.warning("The job has no %s dataset '%s'. Its path is None.", kind, spec.name)
         return found
 
     return AzureRunInfo(
@@ -203,26 +208,25 @@ def info_in_job(inputs: list[DatasetConfig], outputs: list[DatasetConfig], is_wa
 
 
 def _result_folders(folder: Path) -> dict[str, Path]:
-    """Where the script's results go: below *folder*, in a job of Amulet to the folder that is kept there."""
+    """The folders for results: below *folder*, or in an Amulet job the folder that Amulet saves."""
     amulet = os.environ.get(AMULET_OUTPUT)
     outputs, logs = (Path(amulet), Path(amulet, "logs")) if amulet else (folder / "outputs", folder / "logs")
     return {"output_folder": _make_folder(outputs), "logs_folder": _make_folder(logs)}
 
 
 def _make_folder(folder: Path) -> Path:
-    """*folder*, which exists from now on. Raises DiskFailed."""
+    """Create *folder* if needed, and return it. Raises DiskFailed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise DiskFailed(f"Cannot make the folder '{folder}': {err.strerror}.") from err
+        raise DiskFailed(f"Cannot create the folder '{folder}': {err.strerror}.") from err
     return folder
 
 
 def azure_workspace(given: object | None, config_file: PathLike | None) -> Workspace | None:
-    """The workspace that is given, named or configured, opened without a request; None where there is none in Azure ML.
+    """The given, named or configured workspace, opened without requests. None if it is not in Azure ML.
 
-    Raises ConfigNotFound for a config file that is not there, BadUsage for one that cannot be used, TypeError for what
-    is no workspace.
+    Raises ConfigNotFound for a missing config file, BadUsage for an invalid one, TypeError for an unsupported object.
     """
     from himl_cli.workspaces.resolve import address_of
 
@@ -240,10 +244,10 @@ def info_outside(
     config_file: PathLike | None,
     default_datastore: str | None,
 ) -> AzureRunInfo:
-    """Folders below the current one for what the script writes, and for each dataset its folder, None where it has none
-    here.
+    """The paths outside of a job: folders for results below the current folder, and each dataset's folder, or None.
 
-    Raises what the Azure ML workspace raises where a dataset is only there, BadUsage for an output that must not exist.
+    Raises errors of the Azure ML workspace during a download, BadUsage for an existing output with *overwrite_existing*
+    False.
     """
     azure = cache(partial(azure_workspace, workspace, config_file))
     with naming_submit_arguments():
@@ -279,15 +283,14 @@ def _output_folder(config: DatasetConfig, default_datastore: str | None) -> Path
     folder = _in_local_datastore(config, default_datastore)
     if folder is not None and not config.overwrite_existing and folder.exists():
         raise BadUsage(
-            f"Dataset '{config.name}': '{folder}' exists, and overwrite_existing=False was given.",
+            f"Dataset '{config.name}': '{folder}' exists, and overwrite_existing is False.",
             hint="Choose another name.",
         )
     return None if folder is None else _make_folder(folder)
 
 
 def _in_local_datastore(config: DatasetConfig, default_datastore: str | None) -> Path | None:
-    """The folder in the local datastore of the name that is given, else in the default one; None without a local
-    workspace."""
+    """The dataset's folder in the named local datastore, or else in the default one. None without a local workspace."""
     from himl_cli.workspaces.resolve import open_workspace
 
     name, start = Path(config.name), Path.cwd()
@@ -300,13 +303,13 @@ def _in_local_datastore(config: DatasetConfig, default_datastore: str | None) ->
 
 
 DOWNLOADED_VARIABLE = "HIML_BROUGHT_DATASETS"
-"""Where datasets were downloaded to, by what identifies them, for the ranks that a script starts itself, as PyTorch
-Lightning does: they need not wait for rank 0, which has been here before they began."""
+"""The folders of downloaded datasets, by their identity. Ranks that a script starts itself (as PyTorch Lightning does)
+use it instead of waiting for rank 0, which downloaded before it started them."""
 
 
 def _download(spec: DataSpec, azure: object | None, default_datastore: str | None) -> Path | None:
-    """Where the dataset was downloaded to, once on each node; None where no workspace has it. A version that was named
-    must be there."""
+    """The folder of the downloaded dataset, with one download per node. None if no workspace has it, except for an
+    explicit version, which must exist."""
     if not isinstance(azure, CloudWorkspace):
         return None
     identity = repr((azure.label, spec, default_datastore)).encode("utf-8", "surrogateescape")
@@ -332,7 +335,7 @@ def _download(spec: DataSpec, azure: object | None, default_datastore: str | Non
 
 
 def downloaded() -> dict[str, str]:
-    """What DOWNLOADED_VARIABLE says; nothing where it was damaged."""
+    """The content of DOWNLOADED_VARIABLE, empty if it is invalid."""
     try:
         found = read_json(os.environ.get(DOWNLOADED_VARIABLE, "{}"))
     except ValueError:
@@ -392,95 +395,92 @@ def submit_to_azure_if_needed(
     tensorboard_logs: PathLike | None = None,
     jupyter: bool = False,
 ) -> AzureRunInfo | Any:
-    """Send the script that calls this to Azure ML if the command line has `--azureml`, and end this process; else say
-    where its data is.
+    """Submit the calling script to Azure ML and end this process, if the command line contains `--azureml`. Otherwise,
+    return the paths of the script's data.
 
-    Arguments and defaults are hi-ml's. Inside a job nothing is sent ever: the job's own paths are given, and the flag
-    is taken out of `sys.argv`, as it is out of the arguments that a job is sent with. Outside of a job, input datasets
-    are found by `local_folder`, else in the local workspace, else downloaded from the Azure ML workspace that is
-    configured, else their path is None. After the submission the process ends with code 0, unless *exit_on_completion*
-    is False: then the answer is azure-ai-ml's job, or azureml-core's run where *strictly_aml_v1* is set.
+    Arguments and defaults are those of hi-ml. Inside a job, the function submits nothing. It returns the job's paths,
+    and removes `--azureml` from `sys.argv`. Submitted jobs do not get `--azureml` either. Outside of a job, himl looks
+    for an input dataset in `local_folder`, in the local workspace, and in the configured Azure ML workspace, from which
+    it downloads. Otherwise the path is None. After the submission, the process ends with code 0. If
+    *exit_on_completion* is False, the function returns azure-ai-ml's job, or azureml-core's run with *strictly_aml_v1*.
 
-    Where, and whether:
+    Compute:
 
-    - *submit_to_azureml*: True or False decide in place of the flag.
-    - *compute_cluster_name*: the cluster of Azure ML; a submission needs one.
-    - *instance_type*: the kind of machine, of a Kubernetes or serverless compute. *resources_properties*: more about
-      its resources, by name.
-    - *aml_workspace*, *ml_client*: himl's or azureml-core's `Workspace`, or azure-ai-ml's `MLClient`. The first of them
-      that is given counts.
-    - *workspace_config_file*: a `config.json`, where neither is given (default: what `get_workspace` finds).
-    - *num_nodes*: machines, 1 to 65,000.
-    - *pytorch_processes_per_node_v2*: processes a machine, 1 to 1,024, started as PyTorch's ranks. None is one process
-      a machine, several of them started by MPI.
-    - *use_mpi_run_for_single_node_jobs*: True sends a job of one process as one of MPI too, which Kubernetes needs to
-      see its GPUs.
-    - *max_run_duration*: a number and a unit (`30s`, `30m`, `2h`, `1.5d`), of a search for each run; empty for no
-      limit.
-    - *docker_shm_size*: shared memory, a whole number and `b`, `k`, `m` or `g`.
-    - *identity_based_auth*: the job signs in to Azure as whoever submits it.
-    - *vscode*, *jupyter*: VS Code may connect to the job, JupyterLab runs beside it. Not for a search.
-    - *ssh_key*: a public key, or its file; who has the private one may sign in to the job. Not for a search.
-    - *tensorboard_logs*: the folder in the job whose event files a TensorBoard beside it shows. Not for a search.
-    - *strictly_aml_v1*: by azureml-core in place of azure-ai-ml (`pip install '.[v1]'` in himl's sources).
+    - *submit_to_azureml*: True or False override `--azureml`.
+    - *compute_cluster_name*: the Azure ML cluster, which a submission needs.
+    - *instance_type*: the instance type for Kubernetes or serverless compute. *resources_properties*: further
+      properties of its resources, by name.
+    - *aml_workspace*, *ml_client*: a `Workspace` of himl or azureml-core, or an `MLClient` of azure-ai-ml. The first
+      given one applies.
+    - *workspace_config_file*: a `config.json`, if both are None (default: the rules of `get_workspace`).
+    - *num_nodes*: number of nodes, 1 to 65,000.
+    - *pytorch_processes_per_node_v2*: PyTorch processes per node, 1 to 1,024. None means one process per node, with MPI
+      for several nodes.
+    - *use_mpi_run_for_single_node_jobs*: use MPI even for a single process, which Kubernetes needs to detect its GPUs.
+    - *max_run_duration*: a number and a unit (`30s`, `30m`, `2h`, `1.5d`), per run in a sweep. Empty for no limit.
+    - *docker_shm_size*: shared memory, an integer and `b`, `k`, `m` or `g`.
+    - *identity_based_auth*: the job uses the Azure identity of the submitting user.
+    - *vscode*, *jupyter*: allow VS Code to connect to the job, run JupyterLab with the job. Not for sweeps.
+    - *ssh_key*: a public key, or its file, for SSH access to the job. Not for sweeps.
+    - *tensorboard_logs*: the folder in the job whose event files a TensorBoard service shows. Not for sweeps.
+    - *strictly_aml_v1*: use azureml-core in place of azure-ai-ml (`pip install '.[v1]'` in himl's sources).
 
-    What runs:
+    Code:
 
-    - *entry_script*: a path, seen from the snapshot's folder, else from the current one, or `-m MODULE` (default: the
-      script that runs).
-    - *entry_command*: a command line in place of a script, of any program.
-    - *python_executable*: what starts the script, such as `torchrun` or `uv run`.
-    - *script_params*: its arguments (default: those of this process without the flag).
-    - *snapshot_root_directory*: the folder that is sent (default: the current one).
-    - *ignored_folders*: folders left out of it. A name alone counts at any depth, a path is seen from the snapshot's
-      folder.
-    - *environment_variables*: variables of the job; values become texts.
-    - *hyperdrive_config*: a search, as `create_crossval_hyperdrive_config` gives it, or azureml's `HyperDriveConfig`.
-    - *hyperparam_args*: a search as a dictionary, as `create_grid_hyperparam_args_v2` gives it; its `timeout` and
-      `trial_timeout` are seconds. Not both.
-    - *hyperdrive_argument_prefix*: what stands before the names in *hyperparam_args*: with `+` a trial gets `+lr=0.1`.
+    - *entry_script*: a path relative to the snapshot's folder or else the current one, or `-m MODULE` (default: the
+      running script).
+    - *entry_command*: a command line of any program, in place of a script.
+    - *python_executable*: the program that starts the script, such as `torchrun` or `uv run`.
+    - *script_params*: arguments of the script (default: those of this process without `--azureml`).
+    - *snapshot_root_directory*: the root folder of the snapshot (default: the current folder).
+    - *ignored_folders*: folders to exclude from the snapshot. A name applies at any depth, a path is relative to the
+      snapshot's folder.
+    - *environment_variables*: environment variables of the job. himl converts values to text.
+    - *hyperdrive_config*: a sweep from `create_crossval_hyperdrive_config`, or azureml's `HyperDriveConfig`.
+    - *hyperparam_args*: a sweep as a dictionary, like that of `create_grid_hyperparam_args_v2`, with `timeout` and
+      `trial_timeout` in seconds. It cannot be used with *hyperdrive_config*.
+    - *hyperdrive_argument_prefix*: the prefix of names in *hyperparam_args*. With `+`, a trial gets `+lr=0.1`.
 
-    Its environment:
+    Environment:
 
-    - *aml_environment_name*: a registered one, `NAME` or `NAME:VERSION`. It counts alone; the next five are not used
-      then.
-    - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile;
-      the image is built from it.
-    - *conda_environment_file*: what one is made from (default: the nearest `environment.yml` here or above, else the
-      nearest `pylock.toml` or `uv.lock` of the script's project).
-    - *docker_base_image*: the image below it.
-    - *pip_extra_index_url*: one more index for pip.
-    - *private_pip_wheel_path*: a wheel to install as well.
+    - *aml_environment_name*: a registered environment, `NAME` or `NAME:VERSION`. himl then ignores the next five
+      arguments.
+    - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile,
+      from which Azure ML builds the image.
+    - *conda_environment_file*: a Conda file for a new environment (default: the nearest `environment.yml` in the
+      current folder or above, or else the nearest `pylock.toml` or `uv.lock` of the script's project).
+    - *docker_base_image*: the base image.
+    - *pip_extra_index_url*: an additional package index for pip.
+    - *private_pip_wheel_path*: an additional wheel to install.
 
-    Its data:
+    Data:
 
-    - *input_datasets*, *output_datasets*: names, or objects of `DatasetConfig`; number *i* is `INPUT_i` or `OUTPUT_i`
-      of the job.
-    - *default_datastore*: the datastore of those that name none; empty for the workspace's own default.
+    - *input_datasets*, *output_datasets*: names or `DatasetConfig` objects. The keys in the job are `INPUT_i` and
+      `OUTPUT_i`.
+    - *default_datastore*: the datastore for datasets without one. Empty for the workspace's default.
 
-    What it is called, and what follows:
+    Run and waiting:
 
-    - *experiment_name*: characters other than letters, digits, `_` and `-` become `_`, and several `_` one (default:
-      the script's name, or the module's with `_` for `.`). The variable HIML_EXPERIMENT_NAME goes before it, as in
-      hi-ml.
-    - *display_name*, *tags*: what the run is called, and its tags; their values become texts.
-    - *after_submission*: is called with azure-ai-ml's job and its MLClient, or with azureml-core's run where
-      *strictly_aml_v1* is set.
-    - *exit_on_completion*: the process ends after that.
-    - *wait_for_completion*: this is once the run has ended.
-    - *wait_for_completion_show_output*: the run's log is written to stdout meanwhile; counts with *wait_for_completion*
-      only.
+    - *experiment_name*: the experiment (default: the script's name, or the module's with `_` for `.`). Characters other
+      than letters, digits, `_` and `-` become `_`, and several `_` become one. The environment variable
+      HIML_EXPERIMENT_NAME takes precedence, as in hi-ml.
+    - *display_name*, *tags*: the display name and the tags of the run. himl converts values to text.
+    - *after_submission*: a function that gets azure-ai-ml's job and MLClient, or azureml-core's run with
+      *strictly_aml_v1*.
+    - *exit_on_completion*: end the process afterwards.
+    - *wait_for_completion*: wait for the end of the run.
+    - *wait_for_completion_show_output*: print the run's log to stdout. Requires *wait_for_completion*.
 
-    Raises kinds of `HimlError`: BadUsage that are ValueErrors too for arguments that cannot be used, before anything is
-    sent; JobFailed (also a ValueError) where the run was waited for and did not complete. One that the script does not
-    catch ends it in one line and a hint, with the exit code of `himl submit`. Raises TypeError for datasets of another
-    kind than these, and for a workspace that is none; ValueError for an empty name of a dataset.
+    Raises subclasses of `HimlError`: BadUsage (also a ValueError) for invalid arguments, before the submission, and
+    JobFailed (also a ValueError) if it waited and the run did not complete. If the script does not catch them, it ends
+    with one line and a hint, and the exit code of `himl submit`. Raises TypeError for unsupported datasets and
+    workspaces, ValueError for an empty name of a dataset.
     """
     inputs, outputs = as_configs(input_datasets), as_configs(output_datasets)
     is_wanted = AZUREML_FLAG in sys.argv[1:] if submit_to_azureml is None else submit_to_azureml
     arguments = [word for word in sys.argv[1:] if word != AZUREML_FLAG]
     if os.environ.get("AZUREML_RUN_ID"):
-        sys.argv[1:] = arguments  # the script's own parser does not know the flag
+        sys.argv[1:] = arguments  # the script's own parser does not accept --azureml
         return info_in_job(inputs, outputs, is_wanted)
     given = aml_workspace if aml_workspace is not None else ml_client
     if not is_wanted:
@@ -490,12 +490,13 @@ def submit_to_azure_if_needed(
         from himl_cli.services.submission.request import SubmitRequest
 
         me = local_rank(os.environ)
-        if me is not None and me.rank > 0:  # a launcher started the script several times: its first rank submits it
+        if me is not None and me.rank > 0:  # only the first rank of a launcher submits
             sys.exit(0)
         cwd = Path.cwd()
         root = cwd / (snapshot_root_directory or "")
         sweep = submission.sweep_of(hyperdrive_config, hyperparam_args)
-        trial_arguments: list[str] = []  # by which a trial gets its values, where they are not himl's own `--NAME`
+        # The arguments with a trial's values, if they differ from himl's `--NAME`.
+        trial_arguments: list[str] = []
         if sweep is not None and hyperparam_args and hyperdrive_argument_prefix != "--":
             trial_arguments = [
                 f"{hyperdrive_argument_prefix}{name}=${{{{search_space.{name}}}}}" for name in sweep.space
@@ -523,7 +524,8 @@ def submit_to_azure_if_needed(
             python_executable=python_executable,
             instance_type=instance_type or "",
             resource_properties=resources_properties or {},
-            vscode=vscode and sweep is None and not strictly_aml_v1,  # wanted where it can be had: it is the default
+            # True is the default, so ignore it where VS Code is not available.
+            vscode=vscode and sweep is None and not strictly_aml_v1,
             typed=frozenset(each.name for each in fields(SubmitRequest)) - {"vscode"},
             jupyter=jupyter,
             ssh_key=ssh_key,

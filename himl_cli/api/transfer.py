@@ -1,5 +1,5 @@
-"""Downloads and uploads, with hi-ml's names and arguments: local rank 0 of each node alone downloads, and progress is
-shown only where it is asked for."""
+"""Downloads and uploads, with hi-ml's names and arguments. Only local rank 0 of each node downloads, and progress is
+optional."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def download_files_from_run_id(
     workspace_config_path: PathLike | None = None,
     validate_checksum: bool = False,
 ) -> None:
-    """Download the files of a run whose names start with *prefix* to *output_folder*, their whole names kept below it.
+    """Download the files of a run whose names start with *prefix* to *output_folder*, with their whole names.
 
-    Files that are complete are skipped, others replaced. *run_id* may be anything that `fetch_run` takes; without a
-    workspace the run is looked for as the commands do. Every file is checked by MD5, whether *validate_checksum* is set
-    or not. Raises NotThere (also a FileNotFoundError) where no file matches, RunNotFound, and what went wrong with
-    single files once all were tried: IntegrityFailed, ServiceFailed, TransferIncomplete and their kin.
+    himl skips complete files and replaces others. *run_id* is any reference that `fetch_run` accepts. Without a
+    workspace, himl finds the run like the commands do. It always verifies the MD5 of every file, whatever
+    *validate_checksum* is. Raises NotThere (also a FileNotFoundError) if no file matches, RunNotFound, and errors of
+    single files after trying all: IntegrityFailed, ServiceFailed, TransferIncomplete and related ones.
     """
     request = DownloadRequest(Path(output_folder), Filters(prefix), overwrite=True)
     key = ("download files of run", run_id, prefix)
@@ -57,12 +57,12 @@ def download_checkpoints_from_run_id(
     aml_workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
 ) -> None:
-    """Download a checkpoint of a run, or all files in a folder of checkpoints, to *output_folder*, their whole names
-    kept below it.
+    """Download a checkpoint of a run, or all files in a folder of checkpoints, to *output_folder*, with their whole
+    names.
 
-    As `download_files_from_run_id`, but the folder's name is taken whole: `outputs/checkpoints` does not mean the files
-    of `outputs/checkpoints_old`. Raises what that one raises: NotThere (also a FileNotFoundError) where there is no
-    such file or folder, RunNotFound, and what went wrong with single files once all were tried.
+    It works like `download_files_from_run_id`, but the folder's name must match exactly: `outputs/checkpoints` does not
+    include the files of `outputs/checkpoints_old`. Raises the same errors: NotThere (also a FileNotFoundError) for an
+    unknown file or folder, RunNotFound, and errors of single files after trying all.
     """
     path = _posix(checkpoint_path_or_folder).strip("/")
     folder = Path(output_folder)
@@ -84,12 +84,12 @@ def download_from_datastore(
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> None:
-    """Download the files of a datastore whose names start with *file_prefix* to *output_folder*, their whole names kept
-    below it.
+    """Download the files of a datastore whose names start with *file_prefix* to *output_folder*, with their whole
+    names.
 
-    Files that exist here are left, unless *overwrite* is set: then those that differ are replaced. Every file is
-    checked by MD5. With *show_progress*, progress is shown on stderr. Raises NotThere (also a FileNotFoundError) for an
-    unknown datastore and where no file matches, and what went wrong with single files once all were tried.
+    himl keeps existing local files. With *overwrite*, it replaces those that differ. It verifies the MD5 of every file.
+    With *show_progress*, it shows progress on stderr. Raises NotThere (also a FileNotFoundError) for an unknown
+    datastore and if no file matches, and errors of single files after trying all.
     """
     request = DownloadRequest(Path(output_folder), Filters(_posix(file_prefix)), overwrite=overwrite)
     key = ("download from datastore", datastore_name, file_prefix, overwrite)
@@ -112,9 +112,9 @@ def upload_to_datastore(
 ) -> None:
     """Upload the contents of the folder *local_data_folder* to the folder *remote_path* of a datastore.
 
-    Files that exist there are left, unless *overwrite* is set: then those that differ are replaced. Each rank that
-    calls it uploads. Raises BadUsage for a file in place of a folder, NotThere (also a FileNotFoundError) for a folder
-    that is empty or not there and for an unknown datastore, and what went wrong with single files once all were tried.
+    himl keeps existing stored files. With *overwrite*, it replaces those that differ. Each rank that calls it uploads.
+    Raises BadUsage for a file in place of a folder, NotThere (also a FileNotFoundError) for an empty or missing folder
+    and for an unknown datastore, and errors of single files after trying all.
     """
     request = UploadRequest(Path(local_data_folder), _posix(remote_path), overwrite=overwrite)
     workspace = resolve_workspace(aml_workspace, workspace_config_path)
@@ -127,7 +127,7 @@ def _run_files(run_id: str, workspace: object | None, workspace_config_path: Pat
 
 
 def _posix(path: PathLike) -> str:
-    """*path* with the separators that names of stored files have; `Path("")` is the top, as the empty text is."""
+    """*path* with `/` as separator, like the names of stored files. `Path("")` is the top, like the empty text."""
     if isinstance(path, str):
         return path
     text = Path(path).as_posix()
@@ -141,8 +141,8 @@ def download_once(
     *,
     show_progress: bool = False,
 ) -> TransferResult:
-    """Download what *request* selects, as `once`; the store is opened by the rank that downloads. Raises the error that
-    the result amounts to."""
+    """Download the selection of *request* once per node, like `once`. Only the downloading rank opens the store. Raises
+    the error of the result."""
     return complete(
         once(request.folder, key, lambda notify: download(open_store(), request, notify), show_progress=show_progress),
         may_differ=not request.overwrite,
@@ -152,10 +152,10 @@ def download_once(
 def upload_folder(
     open_store: Callable[[], BlobStore], request: UploadRequest, *, show_progress: bool = False
 ) -> TransferResult:
-    """Upload the folder that *request* names; every process that calls it does it. Raises BadUsage for a file, and as
+    """Upload the folder of *request*, in every process that calls it. Raises BadUsage for a file, and errors of
     `upload`."""
     if request.local.is_file():
-        raise BadUsage(f"'{request.local}' is a file, and a folder is uploaded.", hint="Give the folder that holds it.")
+        raise BadUsage(f"'{request.local}' is a file, not a folder.", hint="Pass the folder that contains it.")
     with raising(NotFound, NotThere):
         store = open_store()
         result = _observed(lambda notify: upload(store, request, notify), show_progress, "Uploaded", request.prefix)
@@ -169,9 +169,9 @@ def once(
     *,
     show_progress: bool = False,
 ) -> TransferResult:
-    """What *work* downloads to *folder*, done once on each node; *key* is the same for all ranks and for no other call.
+    """Download to *folder* with *work*, once per node. *key* is the same for all ranks and for no other call.
 
-    Raises NotThere where nothing is selected, and what *work* raises.
+    Raises NotThere if nothing is selected, and errors of *work*.
     """
 
     def act() -> TransferResult:
@@ -182,7 +182,7 @@ def once(
 
 
 def _observed(work: Callable[[Notify], TransferResult], show_progress: bool, verb: str, place: str) -> TransferResult:
-    """What *work* gives; it is told to the log, or where that was asked for to stderr (a bar only on a terminal)."""
+    """The result of *work*, which reports to the log, or to stderr if requested (a progress bar needs a terminal)."""
     if not show_progress:
         return work(log_notice)
     from himl_cli.render.output import Output
@@ -204,17 +204,16 @@ def _print_notice(event: Event) -> None:
 
 
 def log_notice(event: Event) -> None:
-    """What a script hears of a transfer where it asked for no progress."""
+    """Log the notices of a transfer without a progress display."""
     if isinstance(event, Notice):
         log.info("%s", event.text)
 
 
 def complete(result: TransferResult, *, may_differ: bool = False) -> TransferResult:
-    """*result* itself. Raises the error it amounts to, if any; with *may_differ* files that differ are named in the
-    log, as hi-ml documents."""
+    """Return *result*, or raise its error. With *may_differ*, only log files that differ, as hi-ml documents."""
     if may_differ and result.differing:
         log.warning(
-            "Left as they are, because they exist with another content: %s; overwrite=True replaces them.",
+            "Skipped, as they exist with other content: %s. To replace them, pass overwrite=True.",
             named(result.differing),
         )
         result = replace(result, differing=())
@@ -224,7 +223,7 @@ def complete(result: TransferResult, *, may_differ: bool = False) -> TransferRes
 def download_one(
     open_files: Callable[[], BlobStore], run_id: str, name: str, output_file_path: PathLike | None
 ) -> None:
-    """Download the file called *name*, once on each node; see `Run.download_file`."""
+    """Download the file *name*, once per node, see `Run.download_file`."""
     base = name.rpartition("/")[2]
     target = Path(os.fspath(output_file_path or base))
     if output_file_path and (os.fspath(output_file_path).endswith(("/", os.sep)) or target.is_dir()):
@@ -235,12 +234,13 @@ def download_one(
         if files.stat(name) is None:
             there = [blob.name for page in files.list(name[: name.rfind("/") + 1]) for blob in page]
             similar = get_close_matches(name, there, n=3, cutoff=0.7) or there[:5]
-            hint = f"There are: {', '.join(similar)}." if similar else ""
+            hint = f"Files: {', '.join(similar)}." if similar else ""
             raise NotFound(f"There is no file '{name}' in {files.label}.", hint=hint)
-        only = Filters(name, include=(literal(name),))  # there may be a folder of that name, too
+        only = Filters(name, include=(literal(name),))  # there may be a folder of that name
         if target.name == base:
             return download(files, DownloadRequest(target.parent, only, strip_prefix=True, overwrite=True), notify)
-        folder = None  # beside its place, where it gets its name once it is complete
+        # Download next to the target, then rename the complete file.
+        folder = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=".himl-"))

@@ -1,4 +1,4 @@
-"""Workspaces, experiments and runs as scripts hold them, with the names of azureml-core."""
+"""Workspaces, experiments and runs for scripts, with the names of azureml-core."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Named:
-    """What a workspace has under a name: equal where both are."""
+    """A named part of a workspace. Two are equal if workspace and name are."""
 
     workspace: Workspace
     name: str
@@ -48,81 +48,79 @@ class _Named:
 
 
 class Experiment(_Named):
-    """The runs of one name in *workspace*; that there are any is not looked up before they are asked for."""
+    """The runs with one experiment name in *workspace*. The constructor does not check whether there are any."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.workspace = workspace
         self.name = name
 
     def get_runs(self, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
-        """The runs that have *tags*, newest first, fetched as they are consumed."""
+        """The runs with *tags*, newest first, fetched lazily."""
         return self.workspace.runs(RunQuery(self.name, tags=dict(tags or {})))
 
 
 class Run(Recording):
-    """One run, found in *workspace*.
+    """A run in *workspace*.
 
-    Its attributes are as they were when it was fetched, those of methods are asked for. All methods raise `himl_cli`'s
-    errors: RunNotFound when it was deleted meanwhile, NotAllowed, ServiceFailed.
+    Attributes have the values of when it was fetched. Methods request current values. All methods raise `himl_cli`'s
+    errors: RunNotFound if the run was deleted, NotAllowed, ServiceFailed.
     """
 
     def __init__(self, workspace: Workspace, record: Record) -> None:
         self._found_in = workspace
         self.record = record
-        """What is known of the run, in himl's own words: times in UTC, exit code, reason, command."""
+        """The run's record in himl's own terms: times in UTC, exit code, reason, command."""
 
     @property
     def id(self) -> str:
-        """The run's id, which its workspace knows it by."""
+        """The run's id in its workspace."""
         return self.record.id
 
     @cached_property
     def workspace(self) -> Workspace:
-        """The workspace that keeps the run; where it was found by looking in several, this may ask which one that
-        is."""
+        """The workspace that stores the run. If himl found it in one of several, this may send a request."""
         return self._found_in.home_of(self.id)
 
     @property
     def experiment(self) -> Experiment:
-        """The experiment that the run belongs to, in the workspace that keeps it."""
+        """The run's experiment, in the workspace that stores the run."""
         return Experiment(self.workspace, self.record.experiment)
 
     @property
     def display_name(self) -> str:
-        """What the run is called, when it was fetched; any text, which several runs may share."""
+        """The display name when the run was fetched. Several runs may share it."""
         return self.record.display_name
 
     @property
     def description(self) -> str:
-        """What was written about the run, when it was fetched; empty where nothing was."""
+        """The description when the run was fetched, or an empty string."""
         return self.record.description
 
     @property
     def status(self) -> str:
-        """Queued, Running, Completed, Failed or Canceled, when it was fetched."""
+        """The status when the run was fetched: Queued, Running, Completed, Failed or Canceled."""
         return self.record.status.value
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags when it was fetched; a copy."""
+        """A copy of the tags when the run was fetched."""
         return dict(self.record.tags)
 
     @property
     def parent(self) -> Run | None:
-        """The run that started this one."""
+        """The parent run."""
         return Run(self._found_in, self._found_in.opened.run(self.record.parent)) if self.record.parent else None
 
     def get_status(self) -> str:
-        """The status now."""
+        """The current status."""
         return self._now().status.value
 
     def get_tags(self) -> dict[str, str]:
-        """The tags now."""
+        """The current tags."""
         return dict(self._now().tags)
 
     def get_details(self) -> dict[str, Any]:
-        """What is known of the run now, under azureml-core's names as far as himl knows them; times are ISO 8601 in
-        UTC."""
+        """Current details of the run under azureml-core's names, as far as himl has them. Times are ISO 8601 in UTC."""
         run = self._now()
         times = {"createdTimeUtc": run.created, "startTimeUtc": run.started, "endTimeUtc": run.ended}
         return {
@@ -141,20 +139,21 @@ class Run(Recording):
         }
 
     def get_portal_url(self) -> str:
-        """The run's page in Azure ML Studio; empty for a run of a local workspace."""
+        """The URL of the run's page in Azure ML Studio. Empty for a local run."""
         return self.record.url
 
     def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
-        """What the run logged, by name: a number or a text, or a list in the order of steps where there are several.
+        """The logged metrics by name: a number or text, or a list in the order of steps if there are several.
 
-        With *recursive*, what it and all runs below it logged: `{run id: {name: ...}}`, for those that logged anything.
-        Of a table, each column is a metric `NAME/COLUMN`; truth values are 1.0 and 0.0; images are files of the run.
+        With *recursive*, the metrics of the run and all its descendants: `{run id: {name: ...}}`, for runs with
+        metrics. Each column of a table is a metric `NAME/COLUMN`. Truth values are 1.0 and 0.0. Images are files of the
+        run.
         """
         if "_writer" in vars(self):
             self.flush()
         found: dict[str, dict[str, list[MetricPoint | TextPoint]]] = {}
         for run in (self, *(self.get_children(recursive=True) if recursive else ())):
-            if run.id in found:  # runs nested in one that was asked for come along with it
+            if run.id in found:  # the values of a run include those of nested runs
                 continue
             values = self._found_in.opened.values(run.id)
             logged: list[Metric | Texts] = [*values.metrics, *values.texts]
@@ -165,21 +164,20 @@ class Run(Recording):
         return metrics if recursive else metrics.get(self.id, {})
 
     def get_file_names(self) -> list[str]:
-        """The names of all files of the run, sorted."""
+        """The sorted names of all files of the run."""
         return [blob.name for page in self.files().list() for blob in page]
 
     def get_children(
         self, recursive: bool = False, tags: Mapping[str, str] | None = None, status: str | None = None
     ) -> Iterator[Run]:
-        """The runs that this one started, newest first, fetched as they are consumed; with *recursive* also those they
-        started.
+        """The child runs, newest first, fetched lazily. With *recursive*, all descendants.
 
-        *tags* and *status* select among them. Raises BadUsage for a status that there is not.
+        *tags* and *status* filter them. Raises BadUsage for an unknown status.
         """
         statuses = {each.value.lower(): each for each in RunStatus}
         if status and status.lower() not in statuses:
             names = ", ".join(each.value for each in RunStatus)
-            raise BadUsage(f"'{status}' is no status of a run.", hint=f"There are {names}.")
+            raise BadUsage(f"Unknown status '{status}'.", hint=f"Statuses: {names}.")
         for record in self._found_in.opened.runs(RunQuery(parent=self.id)):
             child = Run(self._found_in, record)
             is_wanted = not status or record.status is statuses[status.lower()]
@@ -191,10 +189,11 @@ class Run(Recording):
     def download_file(
         self, name: str, output_file_path: str | os.PathLike[str] | None = None, _validate_checksum: bool = True
     ) -> None:
-        """Bring one file, checked by MD5, replacing what is there.
+        """Download one file, verify its MD5, and replace an existing file.
 
-        It goes to *output_file_path*, into it where that is a folder or ends with a slash, and without it to its own
-        last name in the current folder. Raises NotThere, and IntegrityFailed and its kin when it did not arrive.
+        *output_file_path* is the target file, or a folder if it exists as one or ends with a slash. The default is the
+        file's last name component in the current folder. Raises NotThere, and IntegrityFailed or a related error for a
+        failed transfer.
         """
         download_one(self.files, self.id, name, output_file_path)
 
@@ -204,11 +203,11 @@ class Run(Recording):
         output_directory: str | os.PathLike[str] | None = None,
         append_prefix: bool = True,
     ) -> None:
-        """Bring the files whose names start with *prefix*, checked by MD5, replacing what is there, to
-        *output_directory*.
+        """Download the files whose names start with *prefix* to *output_directory*, verify MD5s, and replace existing
+        files.
 
-        They keep their whole names below it; without *append_prefix*, the folders of *prefix* are dropped. Raises
-        NotThere where there are none, and what went wrong with single files once all were tried.
+        Files keep their whole names below it. Without *append_prefix*, himl removes the folders of *prefix*. Raises
+        NotThere if there are none, and errors of single files after trying all.
         """
         request = DownloadRequest(
             Path(output_directory or "."), Filters(prefix or ""), strip_prefix=not append_prefix, overwrite=True
@@ -218,15 +217,14 @@ class Run(Recording):
     def wait_for_completion(
         self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True
     ) -> dict[str, Any]:
-        """Wait until the run has ended; gives its details then.
+        """Wait until the run ends, and return its details.
 
-        With *show_output* its log is written to stdout as it grows. *wait_post_processing* is accepted and has no
-        effect. Ctrl-C ends the waiting, not the run. Raises JobFailed, unless *raise_on_error* is False, where the run
-        did not complete.
+        With *show_output*, print its log to stdout as it grows. *wait_post_processing* has no effect. Ctrl-C stops the
+        waiting, not the run. Raises JobFailed if the run did not complete, unless *raise_on_error* is False.
         """
         opened = self._found_in.opened
         if show_output:
-            with suppress(NotFound):  # it may end without a log
+            with suppress(NotFound):  # a run may end without a log
                 for piece in follow_log(opened, self.id):
                     _print(piece)
         pause, at_most = opened.home_of(self.id).poll_interval
@@ -238,12 +236,12 @@ class Run(Recording):
         return self.get_details()
 
     def cancel(self) -> bool:
-        """Ask the run to stop; False when it had ended already."""
+        """Cancel the run. Returns False if it has already ended."""
         return self._found_in.opened.cancel(self.id)
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Keep *parameters* as texts, at once. One that was logged before with another value stays as it was, as after
-        an interruption, and the others are kept."""
+        """Save *parameters* as text immediately. An existing parameter with another value does not change, for example
+        after an interruption, and himl saves the others."""
         given = {name: str(value) for name, value in parameters.items()}
         try:
             self._recorder.log_parameters(self.id, given)
@@ -252,37 +250,36 @@ class Run(Recording):
             self._recorder.log_parameters(self.id, {name: given[name] for name in given.keys() - known.keys()})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set *tags*; others stay as they are."""
+        """Set *tags*. Other tags do not change."""
         self.record = self._found_in.opened.tag(self.id, {key: str(value) for key, value in tags.items()})
 
     def remove_tags(self, tags: Sequence[str]) -> None:
-        """Remove the tags of these names; others stay as they are."""
+        """Remove tags by name. Other tags do not change."""
         self.record = self._found_in.opened.tag(self.id, dict.fromkeys(tags))
 
     @staticmethod
     def get_context(allow_offline: bool = True) -> Run | OfflineRun:
-        """The run that this process is part of: a job's, on Azure ML or here; else one that only tells the log what it
-        is told.
+        """The run of this process, in a job on Azure ML or a local one. Otherwise, a run that only writes to the log.
 
-        Makes no request. Without *allow_offline*, BadUsage is raised outside of a job.
+        Sends no request. Raises BadUsage outside of a job if *allow_offline* is False.
         """
         return current_run(allow_offline)
 
     def flush(self, timeout_seconds: int = 300) -> None:
-        """Send what was logged, then wait, *timeout_seconds* at most, until it can be read back.
+        """Send logged values, then wait up to *timeout_seconds* until the workspace returns them.
 
-        Raises ServiceFailed, DiskFailed or NotAllowed where it cannot be sent now (it is sent later then), RunNotFound
-        for a run that was deleted, and BadUsage for values that the workspace does not take, once the others are sent.
+        Raises ServiceFailed, DiskFailed or NotAllowed if the values cannot be sent now (himl sends them later),
+        RunNotFound for a deleted run, and BadUsage for values that the workspace rejects, after sending the others.
         """
         self._writer.settle(timeout_seconds)
 
     def complete(self) -> None:
-        """Send what is left, and record that the run completed; of a job's run, its own service or supervisor records
+        """Send pending values, and record that the run completed. For a job's run, its service or supervisor records
         that."""
         self._end(RunEnd(RunStatus.completed))
 
     def fail(self, error_details: str | BaseException | None = None, error_code: str | None = None) -> None:
-        """Send what is left, and record that the run failed; of a job's run, its own service or supervisor records
+        """Send pending values, and record that the run failed. For a job's run, its service or supervisor records
         that."""
         self._end(RunEnd(RunStatus.failed, reason_of(error_details, error_code)))
 
@@ -310,7 +307,7 @@ class Run(Recording):
     def _recorder(self) -> RunRecorder:
         opened = self.workspace.opened
         if not isinstance(opened, RunRecorder):
-            raise BadUsage(f"Nothing can be written to the runs of {opened.label}.")
+            raise BadUsage(f"himl cannot write to the runs of {opened.label}.")
         return opened
 
     def __eq__(self, other: object) -> bool:
@@ -330,13 +327,12 @@ class Run(Recording):
         return self.record
 
     def files(self) -> BlobStore:
-        """The run's files as himl's services know them."""
+        """The store of the run's files, for himl's services."""
         return self._found_in.opened.run_files(self.id)
 
 
 class JobRun(Run):
-    """The run of the job that this process is part of. What is known of it is asked for when it is wanted; logging
-    needs none of it."""
+    """The run of the current job. It requests its record on demand, and logs without it."""
 
     def __init__(self, workspace: Workspace, run_id: str, experiment: str) -> None:
         self._found_in = workspace
@@ -356,23 +352,22 @@ class JobRun(Run):
         return self._found_in.opened.run(self._id)
 
     def _end(self, end: RunEnd) -> None:
-        """Only send what is left: how a job ends is recorded when its script does."""
+        """Send pending values only. The end of the script determines the job's status."""
         self._writer.flush()
 
 
 def current_run(allow_offline: bool = True) -> Run | OfflineRun:
-    """The run that this process is part of, always the same object; outside of a job one that keeps nothing. Makes no
-    request.
+    """The run of this process, always the same object. Outside of a job, one that saves nothing. Sends no request.
 
-    A job that himl runs here comes first: it may have been started within one on Azure ML. Raises BadUsage outside of a
-    job where *allow_offline* is False.
+    A local job of himl takes precedence, as an Azure ML job may have started it. Raises BadUsage outside of a job if
+    *allow_offline* is False.
     """
     with _lock:
         run = _own_run()
     if not allow_offline and isinstance(run, OfflineRun):
         raise BadUsage(
-            "This process is part of no job, so there is no run to write to.",
-            hint="Start it with himl submit, or make a run: create_aml_run_object",
+            "This process is not in a job, so there is no run to write to.",
+            hint="Start it with himl submit, or create a run with create_aml_run_object.",
         )
     return run
 
@@ -393,12 +388,11 @@ def _own_run() -> Run | OfflineRun:
 
 
 class Workspace:
-    """A place that keeps runs and their files: one in Azure ML, or a local one.
+    """A workspace with runs and their files, in Azure ML or local.
 
-    `get_workspace` gives the one that is meant; made directly, it is the one in Azure ML of these names. Looking at it
-    costs no request; what it is asked for does. All methods raise `himl_cli`'s errors (NotAllowed, ServiceFailed,
-    NotFound and their kin), never an SDK's. *auth* is accepted and not used: himl signs in itself, with the Azure CLI's
-    sign-in as one of its ways.
+    `get_workspace` returns the configured one. The constructor opens the Azure ML workspace of these names. Opening
+    sends no requests. All methods raise `himl_cli`'s errors (NotAllowed, ServiceFailed, NotFound and related ones),
+    never an SDK's. himl ignores *auth*, and signs in itself, for example with the Azure CLI's credentials.
     """
 
     def __init__(self, subscription_id: str, resource_group: str, workspace_name: str, auth: object = None) -> None:
@@ -408,29 +402,29 @@ class Workspace:
         self.opened: Opened = open_azure(
             azure_at(subscription_id, resource_group, workspace_name, "the names given", start), start
         )
-        """The workspace as himl's services know it."""
+        """The workspace for himl's services."""
 
     @classmethod
     def of(cls, opened: Opened) -> Workspace:
-        """The workspace that is *opened* already."""
+        """Wrap the open workspace *opened*."""
         workspace = cls.__new__(cls)
         workspace.opened = opened
         return workspace
 
     @classmethod
     def get(cls, name: str, subscription_id: str, resource_group: str, auth: object = None) -> Workspace:
-        """The workspace in Azure ML of these names."""
+        """The Azure ML workspace of these names."""
         return cls(subscription_id, resource_group, name, auth)
 
     @staticmethod
     def from_config(path: str | os.PathLike[str] | None = None, auth: object = None) -> Workspace:
-        """The workspace of the config file *path* (or of the one in that folder), else the configured one; see
+        """The workspace of the config file *path* (or of the one in that folder), or else the configured one, see
         `get_workspace`."""
         return get_workspace(workspace_config_path=path)
 
     @property
     def name(self) -> str:
-        """Its name in Azure; of a local one, that of the folder it lies in."""
+        """The name in Azure, or the name of the folder that contains a local workspace."""
         return self.address.name if self.address else Path(self._place[0]).parent.name
 
     @property
@@ -445,44 +439,44 @@ class Workspace:
 
     @property
     def datastores(self) -> Mapping[str, Datastore]:
-        """The datastores by their names, the default one first."""
+        """The datastores by name, the default one first."""
         return {info.name: Datastore(self, info) for info in self.opened.datastores()}
 
     def get_default_datastore(self) -> Datastore:
-        """The datastore that is used where none is named."""
+        """The default datastore."""
         return Datastore(self, self.opened.datastores()[0])
 
     def get_run(self, run_id: str) -> Run:
-        """The run of that id. Raises RunNotFound, naming similar ids."""
+        """The run with that id. Raises RunNotFound with similar ids."""
         return Run(self, self.opened.run(run_id))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs that match, newest first, fetched as they are consumed."""
+        """The matching runs, newest first, fetched lazily."""
         return (Run(self, record) for record in self.opened.runs(query))
 
     def home_of(self, run_id: str) -> Workspace:
-        """The workspace that keeps the run: this one, unless it is several. Raises RunNotFound."""
+        """The workspace that stores the run: this one, unless it combines several. Raises RunNotFound."""
         home = self.opened.home_of(run_id)
         return self if home is self.opened else Workspace.of(home)
 
     def experiment(self, name: str) -> Experiment:
-        """The experiment called *name*, whether it has runs or not."""
+        """The experiment *name*, even if it has no runs."""
         return Experiment(self, name)
 
     @property
     def address(self) -> WorkspaceAddress | None:
-        """Where it lies in Azure; None for a local workspace."""
+        """The address in Azure. None for a local workspace."""
         from himl_cli.workspaces.resolve import address_of
 
         return address_of(self.opened)
 
     @property
     def is_in_azure(self) -> bool:
-        """Whether it is a workspace of Azure ML; False for a local one."""
+        """Whether it is an Azure ML workspace."""
         return self.address is not None
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are the same place, however they were opened."""
+        """Whether both are the same workspace, however they were opened."""
         return isinstance(other, Workspace) and self._place == other._place
 
     def __hash__(self) -> int:
@@ -501,7 +495,7 @@ class Workspace:
 
 
 class Datastore(_Named):
-    """A place for data in *workspace*."""
+    """A datastore of *workspace*."""
 
     def __init__(self, workspace: Workspace, info: DatastoreInfo) -> None:
         self.workspace = workspace
@@ -512,13 +506,12 @@ class Datastore(_Named):
 
     @staticmethod
     def get(workspace: object, datastore_name: str) -> Datastore:
-        """The datastore of that name; *workspace* may be a vendor's object too. Raises NotThere naming those that
-        exist."""
+        """The datastore of that name. *workspace* may be a vendor's object. Raises NotThere with the existing names."""
         place = get_workspace(workspace)
         found = place.datastores.get(datastore_name)
         if found is None:
             with raising(NotFound, NotThere):
-                place.opened.datastore(datastore_name)  # raises the error that names those there are
+                place.opened.datastore(datastore_name)  # raises an error that lists the datastores
             raise NotThere(f"No datastore '{datastore_name}' in {place.opened.label}.")
         return found
 
@@ -529,11 +522,11 @@ class Datastore(_Named):
         overwrite: bool = False,
         show_progress: bool = False,
     ) -> int:
-        """Bring the files whose names start with *prefix* to *target_path*, the whole name below it; returns how many
-        came.
+        """Download the files whose names start with *prefix* to *target_path*, with their whole names, and return their
+        number.
 
-        Files that are here already are left unless *overwrite*; every file is checked by MD5. Raises NotThere, and
-        what went wrong with single files once all were tried.
+        himl keeps existing local files unless *overwrite* is set, and verifies the MD5 of every file. Raises NotThere,
+        and errors of single files after trying all.
         """
         request = DownloadRequest(Path(target_path), Filters(prefix), overwrite=overwrite)
         key = ("download from datastore", self.workspace.opened.label, self.name, prefix, overwrite)
@@ -546,10 +539,10 @@ class Datastore(_Named):
         overwrite: bool = False,
         show_progress: bool = False,
     ) -> int:
-        """Store the contents of the folder *src_dir* below *target_path*; returns how many files were sent.
+        """Upload the contents of the folder *src_dir* to *target_path*, and return the number of uploaded files.
 
-        Files that are there already are left unless *overwrite*. Raises BadUsage where *src_dir* is a file, NotThere
-        where it is not there or empty, and what went wrong with single files once all were tried.
+        himl keeps existing stored files unless *overwrite* is set. Raises BadUsage if *src_dir* is a file, NotThere if
+        it is missing or empty, and errors of single files after trying all.
         """
         request = UploadRequest(Path(src_dir), PurePath(target_path).as_posix(), overwrite=overwrite)
         return upload_folder(self._open, request, show_progress=show_progress).files
@@ -564,16 +557,16 @@ def get_workspace(
     """The workspace to use, the first of these that applies:
 
     1. inside an Azure ML job, the job's own;
-    2. *aml_workspace*: himl's own `Workspace`, or one of azureml-core, or azure-ai-ml's `MLClient` (its address is
-       used, and himl's own sign-in);
+    2. *aml_workspace*: a `Workspace` of himl or azureml-core, or an `MLClient` of azure-ai-ml (himl uses its address
+       and signs in itself);
     3. the config file *workspace_config_path*, or a `.himl` folder;
     4. the nearest `config.json` in the current folder or above;
     5. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME;
     6. the nearest `.himl` folder in the current folder or above (a local workspace).
 
-    Makes no request. Raises NoWorkspace (also a ValueError) where none of them applies, ConfigNotFound (also a
-    FileNotFoundError) for a config file that is not there, BadUsage (also a ValueError) for a config file that cannot
-    be used and for HIML_* variables of which some are missing, TypeError for an object that is no workspace.
+    Sends no request. Raises NoWorkspace (also a ValueError) if none applies, ConfigNotFound (also a FileNotFoundError)
+    for a missing config file, BadUsage (also a ValueError) for an invalid config file or an incomplete set of HIML_*
+    variables, TypeError for an unsupported object.
     """
     opened = resolve_workspace(aml_workspace, workspace_config_path)
     if isinstance(aml_workspace, Workspace) and aml_workspace.opened is opened:
@@ -582,14 +575,13 @@ def get_workspace(
 
 
 def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:
-    values = [
-        point.value for point in sorted(points, key=lambda point: (point.step, point.time))
-    ]  # one name may have numbers and texts
+    # One name may have numbers and texts.
+    values = [point.value for point in sorted(points, key=lambda point: (point.step, point.time))]
     return values[0] if len(values) == 1 else values
 
 
 def _print(piece: bytes) -> None:
-    """To stdout, which in a notebook takes text only."""
+    """Print to stdout, which takes only text in a notebook."""
     raw = getattr(sys.stdout, "buffer", None)
     if raw is None:
         sys.stdout.write(piece.decode("utf-8", "replace"))

@@ -1,1 +1,1 @@
-"""One file a noun: options, one service call, rendering."""
+"""The commands, one module per noun: options, one call of a service, output."""

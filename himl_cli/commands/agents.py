@@ -1,6 +1,6 @@
-"""`himl schema` and `himl skill`: what programs and coding agents read about himl, made from the commands themselves.
+"""`himl schema` and `himl skill`: descriptions of the commands for programs and coding agents.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ schema_app = group()
 skill_app = group()
 
 SKILL_FILES = (".agents/skills/himl/SKILL.md", ".claude/skills/himl/SKILL.md")
-"""Where coding agents find skills of a project: the place that most of them share, and that of Claude Code."""
+"""Where coding agents find skills of a project: the common folder, and that of Claude Code."""
 SKILL_HEAD = """\
 ---
 name: himl
@@ -66,8 +66,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the document that a command prints with --json.
 
-    Without COMMAND, list the commands that print one. The word error is for the document that a command prints on
-    stderr when it fails.
+    Without COMMAND, list the commands that print one. Use the word error for the document that a failed command prints
+    on stderr.
 
     \b
       himl schema
@@ -88,7 +88,7 @@ def schema(
 
 
 def documents() -> dict[str, tuple[Any, ...]]:
-    """The types of the document that each command prints with `--json`; of several, it is of one."""
+    """The types of the document that each command prints with `--json`: it has one of them."""
     from himl_cli.core import documents as of
     from himl_cli.core.runs import RunService
     from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
@@ -134,13 +134,13 @@ def documents() -> dict[str, tuple[Any, ...]]:
 def skill(
     ctx: typer.Context,
     *,
-    install: bool = option("Write it to the folders where agents look in this project.", default=False),
+    install: bool = option("Write it to this project's folders for agents.", default=False),
     output_opts: OutputOptions,
 ) -> None:
-    """Print a skill file (SKILL.md): what a coding agent needs to know about himl.
+    """Print a skill file (SKILL.md) that describes himl for coding agents.
 
-    With --install, himl writes it to .agents/skills/himl and .claude/skills/himl in the project's folder. himl asks
-    before it replaces a file that differs.
+    With --install, himl writes it to .agents/skills/himl and .claude/skills/himl. himl asks before it replaces a file
+    that differs.
 
     \b
       himl skill
@@ -166,8 +166,8 @@ def skill(
 
 
 def skill_text(program: CommandShape) -> str:
-    """The skill file: each command of *program* by its first example and its line in help, of `himl submit` all
-    examples; then what holds for all of them."""
+    """The skill file: the first example and help line of each command, all examples of `himl submit`, and rules for
+    all commands."""
     parts = [SKILL_HEAD, program.text.partition("\n")[0] + "\n"]
     for panel in dict.fromkeys(child.panel for child in program.children):
         commands = [each for child in program.children if child.panel == panel for each in child.walk()]

@@ -1,6 +1,6 @@
-"""`himl checkpoint`: checkpoints of runs, to use and to change.
+"""`himl checkpoint`: fetch, push and share checkpoints of runs.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from himl_cli.commands.session import lazy_workspace, open_session, output_sessi
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.text import non_blank
 
-app = group("Fetch checkpoints of runs, push changed ones to a new run, make links to them.")
+app = group("Fetch checkpoints of runs, push changed ones to a new run, and print links.")
 
 
 @command(app, "fetch")
@@ -36,7 +36,7 @@ def fetch(
     *,
     choice: ChoiceOptions,
     output_dir: Path | None = option(
-        "The folder it goes to.  [default: checkpoints/RUN_ID]", "DIR", parse=parse_folder, panel="Where to"
+        "Destination folder.  [default: checkpoints/RUN_ID]", "DIR", parse=parse_folder, panel="Destination"
     ),
     overwrite: bool = OVERWRITE,
     workers: int = WORKERS_OPTION,
@@ -47,15 +47,15 @@ def fetch(
         str | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="A path, an https address, RUN, RUN:FILE, RUN:FOLDER/, experiment:RUN or a Studio URL.",
+            help="Path, https URL, RUN, RUN:FILE, RUN:FOLDER/, experiment:RUN or Studio URL.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Fetch a checkpoint, and print its path alone.
+    """Fetch a checkpoint, and print its path.
 
-    Of a run, its last checkpoint unless --select says otherwise; without SOURCE, of the run submitted last from this
-    folder. What is complete here is not fetched again; a file here that differs is left, unless --overwrite is given.
+    The default SOURCE is the last run submitted from this folder. The default checkpoint of a run is its last one. himl
+    skips complete files. To replace local files that differ, use --overwrite.
 
     \b
       python train.py --ckpt "$(himl checkpoint fetch train_1772366400_0a1b2c3d)"
@@ -67,7 +67,7 @@ def fetch(
     from himl_cli.workspaces.resolve import open_address, open_runs
 
     if source is not None and any(vars(selection).values()):
-        raise BadUsage("A SOURCE and options that select a run at once.", hint="Give one of them.")
+        raise BadUsage("SOURCE and options that select a run cannot be used together.", hint="Use only one of them.")
     request = CheckpointRequest(source, choice.choice(), output_dir, overwrite, workers, selection.selection())
     cwd = Path.cwd()
     try:
@@ -80,7 +80,7 @@ def fetch(
         if source is None:
             raise
         raise WorkspaceNotFound(
-            f"There is no file '{source}', and no workspace that could have such a run.", hint=err.hint
+            f"File '{source}' does not exist, and there is no workspace with such a run.", hint=err.hint
         ) from err
     print_fetched_checkpoint(output, fetched, lambda: digest_of(fetched))
 
@@ -90,28 +90,28 @@ def push(
     *,
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Changed checkpoints; a folder is all files in it.", show_default=False),
+        typer.Argument(metavar="FILE...", help="Changed checkpoints, or folders of them.", show_default=False),
     ],
     source: str = option(
-        "The run that they come from.",
+        "Original run of the checkpoints.",
         "RUN",
         ...,
         names=("--from",),
         kind=str,
         parse=non_blank,
         show_default=False,
-        panel="The new run",
+        panel="New run",
     ),
-    experiment: str | None = option("Its experiment (default: that of --from).", "NAME"),
-    display_name: str = option("Its name for people.", "TEXT", "", show_default=False),
-    tag: Mapping[str, str] = option("A tag of it.", "K=V", many=True, parse=parse_pairs),
+    experiment: str | None = option("Experiment (default: that of --from).", "NAME"),
+    display_name: str = option("Display name of the run.", "TEXT", "", show_default=False),
+    tag: Mapping[str, str] = option("Tag of the run.", "K=V", many=True, parse=parse_pairs),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
-    """Upload changed checkpoints to a new run, from which jobs start.
+    """Upload changed checkpoints to a new run, to start jobs from.
 
-    They go to outputs/checkpoints; files below a folder that 'himl checkpoint fetch' made keep their places. The new
-    run is made where the one of --from is, unless --workspace names another workspace.
+    himl saves them in outputs/checkpoints. Files from 'himl checkpoint fetch' keep their relative paths. The new run is
+    in the workspace of --from, unless --workspace names another one.
 
     \b
       himl checkpoint push changed --from train_1772366400_0a1b2c3d
@@ -129,7 +129,7 @@ def push(
     parse_reference(source)
     rank = rank_of_all(os.environ)
     if rank > 0:
-        return output_opts.output().notice(f"Rank {rank} pushes nothing: rank 0 does.")
+        return output_opts.output().notice(f"Skipped on rank {rank}: only rank 0 pushes checkpoints.")
     with (
         open_session(workspace_opts, output_opts) as session,
         lazy_workspace(lambda: open_runs(None, None, start=session.cwd)) as others,
@@ -149,7 +149,7 @@ def push(
 
 
 class _UrlCommand(HimlCommand):
-    """Takes SOURCE by hi-ml's `--run_id` too."""
+    """Accepts hi-ml's `--run_id` for SOURCE."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for index, word in enumerate(args):
@@ -163,18 +163,15 @@ class _UrlCommand(HimlCommand):
 @command(app, "url", cls=_UrlCommand)
 def url(
     *,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="RUN or RUN:PATH, as for fetch.", show_default=False)],
-    expiry_days: float = option(
-        "How long the link is good, up to 365; 0.5 is half a day.  [default: 10]", "N", 10.0, show_default=False
-    ),
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="RUN or RUN:PATH, as in fetch.", show_default=False)],
+    expiry_days: float = option("Validity in days, up to 365.  [default: 10]", "N", 10.0, show_default=False),
     choice: ChoiceOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
-    """Print a link by which anybody can read a checkpoint.
+    """Print a link that gives anyone read access to a checkpoint.
 
-    The link is to one file of a run on Azure ML, for reading only, and holds its own signature: whoever gets it needs
-    no account.
+    The link is read-only, for one file of a run on Azure ML. It contains a signature, so readers need no account.
 
     \b
       himl checkpoint url train_1772366400_0a1b2c3d

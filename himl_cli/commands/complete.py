@@ -1,6 +1,6 @@
-"""`himl --complete`: what completion scripts ask at each Tab, answered before Typer is imported.
+"""`himl --complete`: names for completion scripts, printed before Typer is imported.
 
-Never fails, says nothing on stderr, makes no request and writes no file.
+It never fails, prints nothing on stderr, sends no requests and writes no files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from himl_cli.core.files import named_folder, nearest_local
 from himl_cli.workspaces.local.completion_names import completion_names
 
 AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path", "workspace_config")
-"""`--config_file`, and hi-ml's names of it: they mean a workspace that is not on this machine."""
+"""`--config_file` and hi-ml's names for it: the workspace is not on this machine."""
 
 
 def main() -> None:
-    """Print, a line each, the names for `KIND=PREFIX WORD...` that begin with PREFIX and do not stand among the words
-    yet: KIND is `runs` or `experiments`, the words are the command line so far."""
+    """Print the names with PREFIX for `KIND=PREFIX WORD...`, one per line, without those among the words. KIND is
+    `runs` or `experiments`, and the words are the command line so far."""
     question, *words = sys.argv[2:] or ("",)
     kind, _, prefix = question.partition("=")
     given = {part for word in words for part in word.split(",")} - {prefix}
@@ -33,12 +33,12 @@ def main() -> None:
             found.append("latest")
         with open(1, "wb", closefd=False) as stdout:
             stdout.write("".join(f"{name}\n" for name in found if name not in given).encode("ascii"))
-    except (HimlError, OSError, ValueError):  # no such folder, nobody who reads, half a character
+    except (HimlError, OSError, ValueError):  # a missing folder, a closed pipe, an incomplete character
         pass
 
 
 def workspace_of(words: Sequence[str]) -> Path | None:
-    """The folder of the local workspace that *words* mean; None where they mean one of Azure ML, or there is none."""
+    """The folder of the local workspace for *words*. None for an Azure ML workspace, or without a workspace."""
     spec, pending = None, False
     for word in takewhile(lambda word: word != "--", words):
         name, equals, value = word.partition("=")

@@ -1,8 +1,7 @@
-"""The shape of the program, read from its commands, and `himl completion`: the script that makes a shell complete
-himl's command lines.
+"""The structure of the commands, and `himl completion`, which prints completion scripts for shells.
 
-Contexts, commands and parameters are typed `Any` because Typer keeps their classes private; only their public
-attributes are read.
+The type of contexts, commands and parameters is `Any` because Typer's classes for them are private. This module only
+reads their public attributes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from himl_cli.render.output import Format, Output
 
 app = group()
 
-EXAMPLES = "\b\n"  # how a paragraph begins whose lines help leaves as they are
+# The beginning of a paragraph that help does not wrap.
+EXAMPLES = "\b\n"
 DEFAULT = re.compile(r"^(?P<help>.*?)\s*\[default: (?P<default>.*)\]$", re.DOTALL)
 LONGEST_HELP = 100
 FREE = (
@@ -53,12 +53,12 @@ METAVARS: Mapping[str, str] = {
     "SOURCE": "runs+files",
     "TARGET": "files:.py,.sh,.yml,.yaml,.json",
 }
-"""What an option or argument of such a metavar takes, where no name says more."""
+"""The kind of value for each metavar, unless NAMED has the option."""
 NAMED: Mapping[str, str] = {
     "--cluster": "choice:local",
     "--config_file": "files:.json",
     "--conda_env": "list+files:.yml,.yaml",
-    "--early_stop": "choice:median",  # the one that needs no parentheses, which a shell would read
+    "--early_stop": "choice:median",  # the other policies have parentheses, which a shell interprets
     "--experiment": "experiments",
     "--level": "choice:auto",
     "--lock": "files:.toml,.lock",
@@ -69,7 +69,7 @@ NAMED: Mapping[str, str] = {
     "--workspace": "choice:local+folders+files:.json",
     "himl tb --log_dir": "",  # a folder inside the runs
 }
-"""What such an option takes, or such a command's."""
+"""The kind of value for an option, or for an option of a command."""
 
 
 @command(app, "completion")
@@ -77,12 +77,13 @@ def completion(
     ctx: typer.Context,
     output_opts: OutputOptions,
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.", show_default=False)],
-    install: Annotated[bool, typer.Option("--install", help="Put the script where the shell finds it.")] = False,
+    install: Annotated[bool, typer.Option("--install", help="Install the script for the shell.")] = False,
 ) -> None:
-    """Print the script that completes himl's command lines by Tab.
+    """Print the tab completion script of a shell.
 
-    Commands, options, choices, files; run ids and experiments of the local workspace. With --install, it goes where the
-    shell looks for it; where the shell's start-up file needs a line for that, himl asks before adding it.
+    The script completes commands, options, values and files. It also completes run ids and experiments of the local
+    workspace. With --install, himl writes it to the shell's folder for completions. himl asks before it changes the
+    shell's start-up file.
 
     \b
       himl completion zsh --install
@@ -90,7 +91,7 @@ def completion(
     """
     name = {"pwsh": "powershell"}.get(shell.lower(), shell.lower())
     if name not in FILES:
-        raise BadUsage(f"There is no completion for '{shell}'.", hint=f"Shells: {', '.join(FILES)}.")
+        raise BadUsage(f"Unknown shell '{shell}'.", hint=f"Shells: {', '.join(FILES)}.")
     text = completion_script(program_of(app_shape(ctx.find_root().command)), name)
     if install:
         return install_script(output_opts.output(), name, text)
@@ -99,17 +100,17 @@ def completion(
 
 
 def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str = "", panel: str = "") -> CommandShape:
-    """The shape of *command*, a command or a group as `typer.main.get_command` and a context's `find_root().command`
-    give it, and of all below. *parent* is the context of the group that lists it with the line *summary* below *panel*.
+    """The structure of *command*, with its subcommands. *command* comes from `typer.main.get_command` or a context's
+    `find_root().command`. *parent* is the context of its group, which lists it with the line *summary* in *panel*.
 
-    Reads neither settings nor files; hidden commands and options are left out.
+    Reads no settings or files. Omits hidden commands and options.
     """
-    # without a default_map, submit reads settings
+    # Without a default_map, submit reads settings.
     ctx = command.make_context(name, [], parent=parent, resilient_parsing=True, default_map={})
     paragraphs = [part for part in (command.help or "").split("\n\n") if part.strip()]
     text = "\n\n".join(" ".join(part.split()) for part in paragraphs if not part.startswith(EXAMPLES))
     examples = "\n".join(part.removeprefix(EXAMPLES) for part in paragraphs if part.startswith(EXAMPLES))
-    if summary.endswith("..."):  # cut to fit into a line
+    if summary.endswith("..."):  # Typer shortened it
         summary = command.get_short_help_str(limit=len(text))
     has_variables, ctx.auto_envvar_prefix = ctx.auto_envvar_prefix is not None, None
     shown = [(each, record) for each in command.get_params(ctx) if (record := each.get_help_record(ctx)) is not None]
@@ -141,7 +142,8 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
 
 
 def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> ParameterShape:
-    names = tuple(sorted(option.opts, key=lambda name: not name.startswith("--")))  # those of --help are a set
+    # The names of --help are a set.
+    names = tuple(sorted(option.opts, key=lambda name: not name.startswith("--")))
     found = DEFAULT.match(help_text)
     takes_value = not (option.is_flag or option.count)
     return ParameterShape(
@@ -159,8 +161,8 @@ def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> 
 
 
 def program_of(shape: CommandShape) -> CommandShape:
-    """What completion scripts say of *shape*: with the kinds of options and arguments, and helps of one sentence.
-    Raises KeyError for a metavar that has no kind yet."""
+    """*shape* for completion scripts, with the kinds of options and arguments, and one-sentence helps. Raises KeyError
+    for a metavar without a kind."""
     named = option_kinds()
     options = []
     for each in shape.options:
@@ -183,7 +185,7 @@ def program_of(shape: CommandShape) -> CommandShape:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a help text without its stop, at most LONGEST_HELP characters."""
+    """The first sentence of a help text without its full stop, cut to LONGEST_HELP characters."""
     sentence = re.sub(r"(?<!\.)\.$", "", re.split(r"\.\s+(?=[A-Z])", text, maxsplit=1)[0].strip())
     cut = sentence[: LONGEST_HELP - 3].rpartition(" ")[0].rstrip(",;:")
     return sentence if len(sentence) <= LONGEST_HELP else f"{cut}..."
@@ -191,8 +193,8 @@ def first_sentence(text: str) -> str:
 
 @cache
 def option_kinds() -> Mapping[str, str]:
-    """What options take whose metavar does not say it, by name, or by command and name. The choices are those that the
-    program checks."""
+    """The kinds of options, by name or by command and name, where the metavar is not enough. The choices are those
+    that the program checks."""
     from himl_cli.commands.dsa import Kind
     from himl_cli.core.jobs import GOALS
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
@@ -217,26 +219,26 @@ def option_kinds() -> Mapping[str, str]:
 
 
 def _choice(words: Iterable[str]) -> str:
-    """The kind of one of *words*, which may be an enum's members."""
+    """The kind of an option with the choices *words*, which may be an enum's members."""
     return f"choice:{','.join(str(getattr(word, 'value', word)) for word in words)}"
 
 
 def install_script(output: Output, shell: str, text: str) -> None:
-    """Put the script where *shell* finds it, and after a yes the line into the shell's own file that loads it. Raises
-    DiskFailed, NotFound."""
+    """Write the script to the folder of *shell*, and, if the user agrees, the line that loads it to the shell's
+    start-up file. Raises DiskFailed, NotFound."""
     from himl_cli.services.completion_files import add_line, place_of, write_script
 
     place = place_of(shell, os.environ)
     write_script(place, text)
     files = [place.script]
     if not place.is_loaded and place.start_file is not None:
-        with suppress(NeedsYes):  # where nobody can be asked, none is added
-            if output.confirm(f"Add a line to '{place.start_file}' that loads it?"):
+        with suppress(NeedsYes):  # without a terminal, himl adds no line
+            if output.confirm(f"Add a line to '{place.start_file}' that loads the script?"):
                 add_line(place)
                 files.append(place.start_file)
     said = [f"Wrote '{each}'." for each in files]
     if place.is_loaded:
-        said.append("It works in shells that are started from here on.")
+        said.append("Start a new shell to use it.")
     else:
         said.append(f"To load it, add this line to '{place.start_file}':\n{place.line}")
     output.result(

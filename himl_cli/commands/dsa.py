@@ -1,6 +1,6 @@
 """`himl dsa`: annotations of slides in a Digital Slide Archive.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.services.dsa import SlideArchive
 
-app = group("Upload annotations of slides to a Digital Slide Archive, and list what it holds.")
+app = group("Upload annotations of slides to a Digital Slide Archive, and list its contents.")
 
 RUN_FILE = "outputs/test/test_output.csv"
 URL = option(
-    "The archive's address (default: the variable DSA_URL); the API key is in DSA_API_KEY.",
+    "Address of the archive (default: DSA_URL). Set the API key in DSA_API_KEY.",
     "URL",
     parse=non_blank,
     panel="Archive",
@@ -45,34 +45,34 @@ class Kind(str, Enum):
 @command(app, "upload")
 def upload(
     *,
-    run: str | None = option("The run that FILE is of.", "RUN", parse=non_blank, panel="Which annotations"),
-    id_filter: str = option("Only slides with this in their id.", "TEXT", "", show_default=False),
-    kind: Kind = option("How a CSV is drawn: rectangles or heatmap.", "KIND", Kind.rectangles, show_default=False),
-    value: str = option("The CSV's column of values.  [default: bag_attn]", "NAME", "bag_attn", show_default=False),
-    no_rescale: bool = option("Colours from 0 to 1, not from a slide's least value to its greatest.", default=False),
+    run: str | None = option("Run that contains FILE.", "RUN", parse=non_blank, panel="Annotations"),
+    id_filter: str = option("Only slides with this text in their id.", "TEXT", "", show_default=False),
+    kind: Kind = option("Annotations of a CSV: rectangles or heatmap.", "KIND", Kind.rectangles, show_default=False),
+    value: str = option("Column of values in the CSV.  [default: bag_attn]", "NAME", "bag_attn", show_default=False),
+    no_rescale: bool = option("Color scale from 0 to 1 (default: each slide's range).", default=False),
     name: str | None = option(
-        "The annotation's name (default: that of FILE, or the run's id and name).", "TEXT", parse=non_blank
+        "Name of the annotation (default: FILE, or the run's id and name).", "TEXT", parse=non_blank
     ),
     url: str | None = URL,
-    folder: str | None = option("Look for slides in this folder only.", "COLLECTION/FOLDER", parse=non_blank),
-    item: str | None = option("The item's name or id, in place of the slide's id.", "ITEM", parse=non_blank),
-    overwrite: bool = option("Replace an annotation of that name that differs.", default=False, panel="How"),
-    dry_run: bool = option("Print the annotations as JSON, and send nothing.", default=False),
+    folder: str | None = option("Only slides in this folder of the archive.", "COLLECTION/FOLDER", parse=non_blank),
+    item: str | None = option("Name or id of the item, in place of the slide's id.", "ITEM", parse=non_blank),
+    overwrite: bool = option("Replace an annotation that differs.", default=False, panel="Upload"),
+    dry_run: bool = option("Print the annotations as JSON without uploading.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     file: Annotated[
         str | None,
         typer.Argument(
             metavar="[FILE]",
-            help="A CSV (slide_id, left, top, right, bottom, bag_attn) or GeoJSON; with --run, one of the run's files.",
+            help="CSV (slide_id, left, top, right, bottom, bag_attn) or GeoJSON.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Upload attention maps and other annotations to slides.
 
-    Each slide of the file is looked for by its id in the names of the archive's items. With --run and without FILE, the
-    file is the run's outputs/test/test_output.csv. What was uploaded before is skipped.
+    himl finds each slide of the file by its id in the names of the archive's items. With --run, FILE is a file of the
+    run. Its default is outputs/test/test_output.csv. himl skips annotations that the archive already has.
 
     \b
       himl dsa upload --run RUN --url https://dsa.example.org
@@ -91,7 +91,7 @@ def upload(
         lazy_workspace(lambda: open_runs(*workspace_opts.names, start=cwd)) as workspace,
     ):
         if run is not None:
-            parse_reference(run)  # before a workspace is looked for
+            parse_reference(run)  # before himl opens a workspace
             (found,) = find_runs(workspace(), RunSelection(runs=[run]), cwd=cwd, notify=notify)
             text = run_file(workspace().run_files(found.id), file or RUN_FILE, found.id)
             is_named = found.display_name not in ("", found.id)
@@ -99,7 +99,7 @@ def upload(
         elif file is not None:
             text, default_name = read_text(Path(file), "FILE"), PurePosixPath(file).stem
         else:
-            raise BadUsage("No file is named.", hint="Give a CSV or GeoJSON, or a run by --run.")
+            raise BadUsage("FILE is missing.", hint="Name a CSV or GeoJSON file, or a run with --run.")
         source = f"{found.id}/{file or RUN_FILE}" if run is not None else file or ""
         documents = read_documents(
             text,
@@ -130,7 +130,7 @@ def list_archive(
         ),
     ] = "",
 ) -> None:
-    """List collections, the folders and items in one, or the annotations of an item.
+    """List collections, folders and items, or the annotations of an item.
 
     \b
       himl dsa list
@@ -141,7 +141,9 @@ def list_archive(
 
     with output_session(output_opts) as (output, notify), _open_archive(url, notify) as archive:
         rows = archive.rows(path)
-    output.table(rows, ARCHIVE_COLUMNS, quiet=lambda row: str(row["id"]), empty="Nothing is there.")
+    output.table(
+        rows, ARCHIVE_COLUMNS, quiet=lambda row: str(row["id"]), empty="The archive has no entries at this path."
+    )
 
 
 @contextmanager
@@ -151,10 +153,10 @@ def _open_archive(url: str | None, notify: Notify) -> Iterator[SlideArchive]:
 
     address = url or os.environ.get("DSA_URL", "")
     if not address:
-        raise BadUsage("No Digital Slide Archive is named.", hint="Give its address by --url, or set DSA_URL.")
+        raise BadUsage("The Digital Slide Archive has no address.", hint="Set --url or DSA_URL.")
     client = GirderClient(address, os.environ.get("DSA_API_KEY", ""))
     if not client.is_encrypted and client.host not in LOCAL_HOSTS:
-        notify(Notice(f"warning: the way to {client.host} is not encrypted: others may read the API key. Use https."))
+        notify(Notice(f"warning: {client.host} uses plain http, where others can read the API key. Use https."))
     try:
         yield SlideArchive(client.request, client.host)
     finally:

@@ -1,5 +1,5 @@
-"""The error edge: the one place where failures become words and an exit code. For `himl` itself, and for tools made
-with `himl_cli.cli`."""
+"""The error handler, which converts failures to messages and exit codes, for `himl` and for tools with
+`himl_cli.cli`."""
 
 from __future__ import annotations
 
@@ -20,33 +20,31 @@ from himl_cli.render.output import ReaderGone, allows_colour, print_error
 
 Kinds = tuple[type[Exception], ...]
 OF_USERS: Kinds = (HimlError, typer.TyperException)
-"""Failures that a user can act on. In a tool all else is a bug of the tool, which its author wants to see with its
-traceback."""
+"""Failures that a user can act on. In a tool, other failures are bugs and keep their traceback."""
 
 
 @contextmanager
 def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[SimpleNamespace]:
-    """Within it a failure of the kinds *handled*, or that nobody reads stdout any more, ends in the `code` of what is
-    yielded, which is to be the exit code; the former is said.
+    """Catch failures of the kinds *handled*, and a closed stdout, and set the exit code as `code` of what it yields.
 
-    *tokens* is the command line. Failures of other kinds go on.
+    Prints *handled* failures in the format that the command line *tokens* requests. Other failures propagate.
     """
     ending = SimpleNamespace(code=0)
     try:
         yield ending
         sys.stdout.flush()
     except (ReaderGone, BrokenPipeError):
-        # Python's own flush at exit then has nothing to complain about; a stdout without a file (tests) has none
+        # Avoid an error of Python's flush at exit. In tests, stdout may have no file descriptor.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ending.code = 141  # what a shell reports of a program that a closed pipe ended (128 + SIGPIPE)
+        ending.code = 141  # the shell's code for a program that a closed pipe ended (128 + SIGPIPE)
     except handled as err:
         ending.code = report_failure(err, before_double_dash(tokens))
 
 
 @contextmanager
 def giving_up() -> Iterator[None]:
-    """Within it, Ctrl-C raises Interrupted, and `typer.Abort` HimlError."""
+    """Convert Ctrl-C to Interrupted, and `typer.Abort` to HimlError."""
     try:
         yield
     except KeyboardInterrupt as err:
@@ -54,22 +52,22 @@ def giving_up() -> Iterator[None]:
     except typer.Abort as err:
         raise HimlError("Aborted.") from err
     except RuntimeError as err:
-        # a class was being made, by Python 3.10 or 3.11: they wrap what comes out of __set_name__
+        # Python 3.10 and 3.11 wrap exceptions from __set_name__ during the creation of a class.
         if isinstance(err.__cause__, KeyboardInterrupt):
             raise Interrupted("Interrupted.") from err
         raise
 
 
 class _Edged:
-    """A command or group that is a whole program: what fails in it is said, and is its exit code."""
+    """A command or group that is a whole program: it prints failures and exits with their code."""
 
     program: str | None = None
-    """What usage lines call it; None: the name it was started by."""
+    """The name in usage lines. None for the name of the running program."""
     handled: Kinds = OF_USERS
 
     def invoke(self, ctx: Any) -> Any:
         with giving_up():
-            return super().invoke(ctx)  # type: ignore[misc]  # of the command or group beside it
+            return super().invoke(ctx)  # type: ignore[misc]  # of the sibling base class
 
     def main(
         self,
@@ -77,7 +75,7 @@ class _Edged:
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
-        windows_expand_args: bool = False,  # a pattern such as --include '*.ckpt' is ours to match
+        windows_expand_args: bool = False,  # himl matches patterns such as --include '*.ckpt'
         **extra: Any,
     ) -> Any:
         extra |= {"prog_name": prog_name or self.program, "complete_var": complete_var}
@@ -101,22 +99,23 @@ def run_at_edge(
 ) -> int:
     """Call *program*, the method `main` of a command, with *args* (default: those of the process) and *extra*.
 
-    Exits with its code, or gives that where it does not stand alone. Raises failures that are not *handled*.
+    Exits with its code, or returns the code unless *standalone_mode*. Raises failures that are not *handled*.
     """
     tokens = list(sys.argv[1:] if args is None else args)
     extra.setdefault("color", None if allows_colour() else False)
     with edge(tokens, handled) as ending:
         result = program(args=tokens, standalone_mode=False, windows_expand_args=False, **extra)
-        ending.code = result if isinstance(result, int) else 0  # else it is what a tool's function returned
+        # Other results are return values of a tool's function.
+        ending.code = result if isinstance(result, int) else 0
     if standalone_mode:
         sys.exit(ending.code)
     return int(ending.code)
 
 
 def report_failure(failure: Exception, tokens: Sequence[str]) -> int:
-    """Print *failure* on stderr in the form that *tokens* ask for, and give the exit code.
+    """Print *failure* on stderr in the format that *tokens* request, and return the exit code.
 
-    The tokens are read here once more because the parser may have failed before it came to `--json` or `--verbose`.
+    It reads the tokens again because the parser may have failed before it reached `--json` or `--verbose`.
     """
     verbose = "-v" in tokens or "--verbose" in tokens
     as_json = any(token in ("--json", "--format=json") for token in tokens) or ("--format", "json") in pairwise(tokens)
@@ -133,8 +132,7 @@ class InternalError(HimlError):
 
 
 def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
-    """What to tell the user about *failure*: our own errors as they are, the parser's as `BadUsage`, the rest as what
-    they are."""
+    """Convert *failure* to an error of himl: parser errors to `BadUsage`, others by their kind."""
     if isinstance(failure, HimlError):
         return failure
     if isinstance(failure, typer.TyperException):
@@ -144,10 +142,10 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
             near = did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)
             message = f"No such option '{option}'. {near}".strip()
         return BadUsage(message, hint=hint)
-    # Only asking for the current folder fails without a name
+    # Only a request for the current folder fails without a file name.
     if isinstance(failure, FileNotFoundError) and failure.filename is None:
-        return DiskFailed("The current folder does not exist any more.", hint="Change to one that does.")
-    words = [] if verbose else ["Run the command again with --verbose to see where it happened."]
+        return DiskFailed("The current folder no longer exists.", hint="Change to an existing folder.")
+    words = [] if verbose else ["To see the traceback, run the command again with --verbose."]
     hint = " ".join([*words, *map(str, getattr(failure, "__notes__", ()))])
     if isinstance(failure, OSError) and failure.strerror:
         where = f": '{failure.filename}'" if failure.filename is not None else ""

@@ -1,6 +1,6 @@
-"""`himl download`, the files of runs, and `himl datastore`, files of a datastore up, down and listed.
+"""`himl download` for files of runs, and `himl datastore` for files in a datastore.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from himl_cli.core.errors import RunNotFound
 
 download_app = group()
 datastore_app = group(
-    "Upload, download and list files of a datastore: of the Azure ML workspace where one is configured, else of the "
-    "local one."
+    "Upload, download and list files in a datastore.\n\n"
+    "himl uses the configured Azure ML workspace, or else the local one."
 )
-DATASTORE = option("Which one (default: the workspace's default one).", "NAME", panel="Workspace")
+DATASTORE = option("Datastore (default: the workspace's default).", "NAME", panel="Workspace")
 
 
 @command(download_app, "download")
 def download(
     *,
     selection: SelectionOptions,
-    prefix: str = option("Only names that start so, or one file.", "P", "", show_default=False, panel="Which files"),
-    output_key: str | None = option("The run's output dataset KEY, not its artifacts.", "KEY"),
-    list_only: bool = option("List the files, download nothing.", default=False, names=("--list",)),
+    prefix: str = option("Only names with this prefix, or one file.", "P", "", show_default=False, panel="Files"),
+    output_key: str | None = option("Output dataset of the run, instead of its artifacts.", "KEY"),
+    list_only: bool = option("List the files without downloading them.", default=False, names=("--list",)),
     globs: GlobOptions,
-    output_dir: Path = option("Files go to DIR/RUN_ID/NAME.", "DIR", Path("outputs"), kind=Path, panel="Where to"),
-    flat: bool = option("Files go to DIR/NAME (one run only).", default=False),
-    strip_prefix: bool = option("Drop the folders of the prefix from names.", default=False),
+    output_dir: Path = option("Save files as DIR/RUN_ID/NAME.", "DIR", Path("outputs"), kind=Path, panel="Destination"),
+    flat: bool = option("Save files as DIR/NAME (one run only).", default=False),
+    strip_prefix: bool = option("Remove the folders of the prefix from names.", default=False),
     transfer_opts: TransferOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
-    """Download the files of runs, checked by MD5.
+    """Download the files of runs, and verify MD5 checksums.
 
-    Without a run: of the one submitted last from this folder. Complete files are skipped, partial ones resumed; files
-    here that differ are left as they are and listed, unless --overwrite is given.
+    The default is the last run submitted from this folder. himl skips complete files and resumes partial ones. To
+    replace local files that differ, use --overwrite. Otherwise himl lists them.
 
     \b
       himl download --prefix outputs
@@ -80,7 +80,7 @@ def download(
                 files, folder = (
                     shlex.join(["himl", "download", *others, each, err.run]) for each in ("--prefix", "--output_dir")
                 )
-                err.hint = f"For files of that name: {files} - for a folder to write to: {folder}"
+                err.hint = f"For files of that name: {files} - for a destination: {folder}"
             raise
         if selected.children and output_key is None:
             found = with_steps(workspace, found)
@@ -96,7 +96,9 @@ def download(
     nothing = f"Run '{found[0].id}' has no files." if len(found) == 1 else "None of these runs has any files."
     parent = next((run for run in found if MANY in run.tags), None)
     if parent and not selection.children:
-        output.notice(f"Run '{parent.id}' is a {kind_of(parent)}: --children downloads the files of the runs below it.")
+        output.notice(
+            f"Run '{parent.id}' is a {kind_of(parent)}. To download the files of its child runs, use --children."
+        )
     folders = [output_dir] if flat else [output_dir / run.id for run in found]
     print_transfer(output, result, "Downloaded", [str(folder) for folder in folders], nothing=nothing)
 
@@ -104,9 +106,9 @@ def download(
 @command(datastore_app, "upload")
 def upload_files(
     *,
-    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder, whose contents are uploaded, or a file.")],
+    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A folder, to upload its contents, or a file.")],
     remote_prefix: Annotated[
-        str, typer.Argument(metavar="REMOTE_PREFIX", help="The folder in the datastore; '.' is its top.")
+        str, typer.Argument(metavar="REMOTE_PREFIX", help="Folder in the datastore ('.' for the top).")
     ],
     globs: GlobOptions,
     transfer_opts: TransferOptions,
@@ -116,7 +118,7 @@ def upload_files(
 ) -> None:
     """Upload a folder's contents, or a file.
 
-    Identical files are skipped; files there that differ are left as they are and listed, unless --overwrite is given.
+    himl skips identical files. To replace stored files that differ, use --overwrite. Otherwise himl lists them.
 
     \b
       himl datastore upload data/digits digits
@@ -138,22 +140,22 @@ def upload_files(
 @command(datastore_app, "download")
 def download_files(
     *,
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file; '' is all.")],
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Prefix of names, or one file ('' for all).")],
     local_dir: Annotated[
         Path,
-        typer.Argument(metavar="LOCAL_DIR", help="The folder to write to; the whole remote path is kept below it."),
+        typer.Argument(metavar="LOCAL_DIR", help="Destination folder, for the whole remote paths."),
     ],
     globs: GlobOptions,
     transfer_opts: TransferOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     datastore: str | None = DATASTORE,
-    strip_prefix: bool = option("Drop the folders of the prefix from the names.", default=False, panel="Which files"),
+    strip_prefix: bool = option("Remove the folders of the prefix from names.", default=False, panel="Files"),
 ) -> None:
-    """Download files, checked by MD5.
+    """Download files, and verify MD5 checksums.
 
-    Complete files are skipped, partial ones resumed; files here that differ are left as they are and listed, unless
-    --overwrite is given.
+    himl skips complete files, and resumes partial ones. To replace local files that differ, use --overwrite. Otherwise
+    himl lists them.
 
     \b
       himl datastore download digits data
@@ -180,9 +182,9 @@ def list_stored(
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     datastore: str | None = DATASTORE,
-    null: bool = option("Names alone, each ended by a null character, for xargs -0.", default=False, panel="Options"),
+    null: bool = option("Print null-terminated names only, for xargs -0.", default=False, panel="Options"),
     prefix: Annotated[
-        str, typer.Argument(metavar="PREFIX", help="Names that start so, or one file.", show_default=False)
+        str, typer.Argument(metavar="PREFIX", help="Prefix of names, or one file.", show_default=False)
     ] = "",
 ) -> None:
     """List files with their sizes.

@@ -1,7 +1,7 @@
-"""Himl's kind of commands and groups: `-` and `_` alike, hi-ml's old option names, near matches, help in groups.
+"""Commands and groups for himl: `-` equals `_`, old option names of hi-ml, near matches, help in sections.
 
-Everything comes from `typer` and `typer.core`; contexts and formatters are typed `Any` because Typer keeps their
-classes private.
+Everything comes from `typer` and `typer.core`. The type of contexts and formatters is `Any` because Typer's classes
+for them are private.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HIML_OLD_NAMES = {
     "dsa_url": "url",
     "workspace_config": "config_file",
 }
-"""hi-ml's names of options, understood everywhere and shown nowhere."""
+"""hi-ml's names of options, which himl accepts everywhere and shows nowhere."""
 
 OTHER_WORDS = {
     "ls": "list",
@@ -64,7 +64,7 @@ OTHER_WORDS = {
     "get": "download",
     "put": "upload",
 }
-"""What other tools, hi-ml's among them, call these commands."""
+"""Names of these commands in other tools, including hi-ml's."""
 
 OTHER_OPTIONS = {
     "-f": ("--follow",),
@@ -78,30 +78,34 @@ OTHER_OPTIONS = {
     "-t": ("--tag",),
     "--run_recovery_id": ("--run",),
 }
-"""What other tools call these options."""
+"""Names of these options in other tools."""
 
 OTHER_WAYS = {
     "--dsa_key": "Set the environment variable DSA_API_KEY. Others can read a command line.",
     "--login_only": "To test the sign-in: himl dsa list",
-    "--max_slides": "Choose slides by a part of their ids: --id_filter TEXT",
+    "--max_slides": "To select slides by a part of their ids: --id_filter TEXT",
 }
-"""What takes the place of options of hi-ml's that no option replaces."""
+"""Hints for options of hi-ml that have no equivalent."""
 
-UNEXPECTED = "Got unexpected extra argument"  # how the parser's complaint begins about one argument too many
+# The beginning of the parser's message about an extra argument.
+UNEXPECTED = "Got unexpected extra argument"
 NAME_COLUMN = 26
-PANEL_ORDER = {"Arguments": 0, "Options": 2}  # where headings stand in help; all others between these
+# The position of headings in help. All others come between these.
+PANEL_ORDER = {"Arguments": 0, "Options": 2}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def normalized(name: str) -> str:
-    """The one spelling of an option's name that the parser compares: underscores, and today's name."""
+    """The spelling of an option's name that the parser compares: with underscores, and the current name."""
     name = name.replace("-", "_")
     return HIML_OLD_NAMES.get(name, name)
 
 
 def write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:
-    """Write definition lists under bold headings (`typer.echo` drops the bold off a terminal), all with one name
-    column."""
+    """Write definition lists under bold headings, with a common width of the name column.
+
+    `typer.echo` removes the bold style if stdout is not a terminal.
+    """
     names = [name for rows in sections.values() for name, _ in rows]
     width = min(max(map(len, names), default=0), NAME_COLUMN)
     for title, rows in sections.items():
@@ -110,8 +114,8 @@ def write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -
 
 
 def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """The help records of the visible parameters by `rich_help_panel`: arguments, then groups in order of appearance,
-    then what has none."""
+    """The help records of visible parameters by `rich_help_panel`: arguments, panels in order of appearance, then
+    parameters without a panel."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
@@ -122,12 +126,11 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
 
 
 class _RaisesReaderGone:
-    """A command or group whose help ends as its result does where nobody reads it: Typer makes the exit code 1 of a
-    closed pipe."""
+    """A command or group whose help handles a closed pipe like its results do. Typer would exit with code 1."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         with noticing_gone_reader():
-            return super().make_context(*args, **extra)  # type: ignore[misc]  # of the command or group beside it
+            return super().make_context(*args, **extra)  # type: ignore[misc]  # of the sibling base class
 
 
 class HimlCommand(_RaisesReaderGone, TyperCommand):
@@ -137,7 +140,7 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         except typer.TyperException as err:
             option, message = _as_typed(args, getattr(err, "option_name", None) or ""), err.format_message()
             if option:
-                err.option_name = option  # type: ignore[attr-defined]  # which messages name
+                err.option_name = option  # type: ignore[attr-defined]  # for messages
             hint = self._hint_for_other(ctx, args, option) or self._hint_for_extra(ctx, args, message)
             if hint:
                 raise BadUsage(f"No such option '{option}'." if option else message, hint=hint) from err
@@ -150,8 +153,8 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         return {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
 
     def _with_plain_switches(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
-        """*args* with `--wait` for `--wait=True` and `--no_wait` or nothing for `--wait=False`, as hi-ml's programs
-        take their switches."""
+        """Replace hi-ml's switches in *args*: `--wait=True` becomes `--wait`, `--wait=False` becomes `--no_wait`
+        or nothing."""
         parameters, own = self._by_name(ctx), before_double_dash(args)
         for token in own:
             option, equals, value = token.partition("=")
@@ -163,11 +166,11 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
             elif value.lower() in ("false", "0", "no"):
                 yield from switch.secondary_opts[:1]
             else:
-                raise BadUsage(f"{option} takes no value, got '{value}'.", hint=f"{option} alone switches it on.")
+                raise BadUsage(f"{option} takes no value, but got '{value}'.", hint=f"Write {option} alone.")
         yield from args[len(own) :]
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
-        """The command line with our words for *option*, which other tools have."""
+        """The command line with himl's words for *option* of another tool."""
         name = option.replace("-", "_").replace("__", "--", 1) if option.startswith("--") else option
         words = OTHER_OPTIONS.get(name, ())
         index = next((index for index, word in enumerate(args) if word.partition("=")[0] == option), -1)
@@ -176,14 +179,14 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
             return OTHER_WAYS.get(name, "")
         _, equals, value = args[index].partition("=")
         line = [*args[:index], *words, *([value] if equals else []), *args[index + 1 :]]
-        return mask_line(f"The same here: {ctx.command_path} {shlex.join(line)}")
+        return mask_line(f"In himl: {ctx.command_path} {shlex.join(line)}")
 
     def _lists_runs(self, ctx: Any) -> bool:
         is_filtered = any("--num_runs" in each.opts for each in self.get_params(ctx))
         return is_filtered and all(each.param_type_name != "argument" for each in self.get_params(ctx))
 
     def _hint_for_extra(self, ctx: Any, args: Sequence[str], message: str) -> str:
-        """What to type for one argument too many: it belongs to the list before it, or names an experiment."""
+        """The command line for an extra argument that belongs to the list before it, or names an experiment."""
         found = re.match(rf"{UNEXPECTED}\S* \((\S+?)\)?(\s|$)", message)
         if found is None or found[1] not in args:
             return ""
@@ -193,13 +196,13 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         listed = self._by_name(ctx).get(f"--{normalized(option[2:])}")
         if getattr(listed, "multiple", False):
             if "=" in (getattr(listed, "metavar", "") or "").lstrip("[") and "=" not in before[1]:
-                what, words = "Join them", [*args[: index - 1], f"{before[1]}={args[index]}", *rest]
+                what, words = "Join the words with '='", [*args[: index - 1], f"{before[1]}={args[index]}", *rest]
             else:
                 more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
                 repeated = [word for each in more for word in (option, each)]
                 what, words = "Repeat the option", [*args[:index], *repeated, *args[index + len(more) :]]
         elif self._lists_runs(ctx):
-            what = "The newest runs, or those of an experiment"
+            what = "For the newest runs, or those of an experiment"
             words = [*args[:index], "--num_runs" if args[index].isdecimal() else "--experiment", *args[index:]]
         else:
             return ""
@@ -207,7 +210,7 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
 
 
 class HimlGroup(_RaisesReaderGone, TyperGroup):
-    """A noun with verbs below it."""
+    """A command with subcommands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args[:1] == ["help"] and self.get_command(ctx, "help") is None:
@@ -225,8 +228,7 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
             raise
 
     def _hint_for_early(self, ctx: Any, args: Sequence[str], option: str) -> str:
-        """The command line with the options that stand before the command's name behind it, for a command that takes
-        *option*."""
+        """The command line with the options moved behind the command's name, if the command takes *option*."""
         own = before_double_dash(args)
         index = next((index for index, word in enumerate(own) if word in self.list_commands(ctx)), 0)
         command: Any = self
@@ -238,7 +240,7 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         if normalized(option.lstrip("-")) not in taken:
             return ""
         line = shlex.join([*own[index:], *own[:index], *args[len(own) :]])
-        return mask_line(f"Options stand behind the command: {ctx.command_path} {line}")
+        return mask_line(f"Write options after the command: {ctx.command_path} {line}")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -249,7 +251,7 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         return super().resolve_command(ctx, args)
 
     def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
-        """The same call by the name that himl has for the command, if its parser takes that."""
+        """The same call with himl's name for the command, if its parser accepts that."""
         verb, rest = OTHER_WORDS.get(args[0].lower(), ""), args[1:]
         found = self.get_command(ctx, verb) if verb and not {"-h", "--help"} & {*rest} else None
         if found is not None:
@@ -259,8 +261,8 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         return f"See '{ctx.command_path} --help'."
 
     def _near_command(self, ctx: Any, name: str) -> str:
-        """Which command *name* may stand for: one here that is spelled alike or that others call so, else one of that
-        name in a group below."""
+        """Suggest a command for *name*: one in this group with a similar name or this name in other tools, or one of
+        this name in a subgroup."""
         verb, root = OTHER_WORDS.get(name, normalized(name)), ctx.find_root()
         groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
         if verb in groups:
@@ -284,7 +286,7 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
 
 
 def group(help_text: str = "", cls: type[HimlGroup] = HimlGroup, **settings: Any) -> typer.Typer:
-    """An empty Typer with himl's manners: for a noun's verbs, or to hold a single command."""
+    """An empty Typer app with himl's conventions, for subcommands or a single command."""
     settings |= {"help": help_text} if help_text else {}
     return typer.Typer(
         cls=cls,
@@ -300,8 +302,8 @@ def group(help_text: str = "", cls: type[HimlGroup] = HimlGroup, **settings: Any
 def command(
     app: typer.Typer, name: str, *, cls: type[HimlCommand] = HimlCommand, **settings: Any
 ) -> Callable[[Function], Function]:
-    """Register a function with *app* as the command *name*; its docstring is the help, its parameters the options (and
-    bundles)."""
+    """Register a function with *app* as the command *name*. Its docstring is the help, its parameters are the options
+    and bundles."""
 
     def register(function: Function) -> Function:
         app.command(name, cls=cls, **settings)(bundled(function))
@@ -311,11 +313,11 @@ def command(
 
 
 def _as_typed(args: Sequence[str], option: str) -> str:
-    """*option*, as the parser calls it, in the spelling of the command line."""
+    """The parser's *option* in the spelling of the command line."""
     typed = (word.partition("=")[0] for word in before_double_dash(args) if word.startswith("--"))
     return next((name for name in typed if f"--{normalized(name[2:])}" == option), option)
 
 
 def before_double_dash(tokens: Sequence[str]) -> list[str]:
-    """The tokens that are himl's own: all before the first `--`."""
+    """himl's own tokens: all before the first `--`."""
     return list(takewhile(lambda token: token != "--", tokens))

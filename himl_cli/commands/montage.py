@@ -1,6 +1,6 @@
-"""`himl montage`: many slides in one picture.
+"""`himl montage`: combine many slides into one picture.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_WIDTH, MOST_DIGITS = 1_000_000, 4
 
 def _parse_width(option: str, width: int | None) -> int | None:
     if width is not None and not 1 <= width <= MOST_WIDTH:
-        raise BadUsage(f"{option} takes a whole number of pixels from 1 to {MOST_WIDTH:,}, got {width}.")
+        raise BadUsage(f"{option} must be a number of pixels from 1 to {MOST_WIDTH:,}, not {width}.")
     return width
 
 
@@ -44,9 +44,9 @@ def _parse_level(option: str, text: str) -> int | None:
     is_number = text.isascii() and digits.isdecimal()
     if is_number and len(digits) <= MOST_DIGITS:
         return int(digits)
-    too_long = f"has at most {MOST_DIGITS} digits, got {len(digits):,}."
-    wrong = too_long if is_number else f"takes a whole number from 0, or 'auto', got '{text}'."
-    raise BadUsage(f"{option} {wrong}", hint="0 is the finest level of a slide.")
+    too_long = f"must have at most {MOST_DIGITS} digits, not {len(digits):,}."
+    wrong = too_long if is_number else f"must be an integer from 0, or 'auto', not '{text}'."
+    raise BadUsage(f"{option} {wrong}", hint="Level 0 is the finest level of a slide.")
 
 
 def _parse_formats(option: str, values: Sequence[str] | None) -> Sequence[ImageFormat]:
@@ -59,16 +59,16 @@ def _parse_formats(option: str, values: Sequence[str] | None) -> Sequence[ImageF
 @command(app, "montage")
 def montage(
     *,
-    dataset: str | None = option("DATASET, as an option.", "DATASET", parse=non_blank, panel="Which slides"),
+    dataset: str | None = option("DATASET, as an option.", "DATASET", parse=non_blank, panel="Slides"),
     slides: SlideOptions,
     width: int | None = option(
-        "Its width, without hi-ml's lines (default: as the slides need; for hi-ml's layout 60000).",
+        "Width without hi-ml's lines (default: by the slides; hi-ml layout: 60000).",
         "PIXELS",
         kind=int | None,
         parse=_parse_width,
-        panel="The picture",
+        panel="Picture",
     ),
-    level: int | None = option("The slides' level, 0 the finest; auto: by the cells.", "N", "1", parse=_parse_level),
+    level: int | None = option("Level of the slides, 0 the finest, or auto.", "N", "1", parse=_parse_level),
     layout: LayoutStyle = option(
         "fit keeps the slides' shapes, hi-ml stretches them.",
         "HOW",
@@ -78,20 +78,21 @@ def montage(
     image_format: Sequence[ImageFormat] = option(
         "png, jpg, dzi (a zoomable page).  [default: png,jpg]", "F,...", many=True, parse=_parse_formats
     ),
-    output_path: Path = option("The folder it goes to.", "DIR", "outputs", parse=parse_folder),
+    output_path: Path = option("Destination folder.", "DIR", "outputs", parse=parse_folder),
     reader: ReaderOptions,
     job: ClusterOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     named: Annotated[
         str | None,
-        typer.Argument(metavar="DATASET", help="A folder of slides, or a CSV that lists them.", show_default=False),
+        typer.Argument(metavar="DATASET", help="Folder of slides, or CSV that lists them.", show_default=False),
     ] = None,
 ) -> None:
-    """Show any number of slides in one picture: montage.png, montage.jpg, and montage.csv, which tells what lies where.
+    """Combine slides into one picture.
 
-    Of a folder, its dataset.csv (columns image, slide_id; label and mask if there are any), or else all slides in it
-    and in its folders. A slide that cannot be read is named at the end, and leaves a marked cell.
+    himl writes montage.png, montage.jpg and montage.csv, which lists positions. For a folder, himl reads its
+    dataset.csv. The columns are image and slide_id, and optionally label and mask. Without the file, himl uses all
+    slides in the folder and its subfolders. Unreadable slides leave a marked cell, and himl lists them at the end.
 
     \b
       himl montage slides
@@ -129,10 +130,10 @@ def montage(
 
 
 def _dataset_name(argument: str | None, option: str | None) -> str:
-    """DATASET, be it an argument or an option. Raises BadUsage where it is neither, or both and they differ."""
+    """DATASET, from the argument or the option. Raises BadUsage if both are missing, or differ."""
     named = {non_blank("DATASET", argument), option} - {None}
     if len(named) > 1:
-        raise BadUsage(f"Two datasets at once: '{argument}' and --dataset '{option}'.", hint="Give one of them.")
+        raise BadUsage(f"DATASET '{argument}' and --dataset '{option}' differ.", hint="Use only one of them.")
     if not named:
-        raise BadUsage("No dataset was named.", hint="himl montage FOLDER, or himl montage FILE.csv")
+        raise BadUsage("DATASET is missing.", hint="himl montage FOLDER, or himl montage FILE.csv")
     return str(named.pop())

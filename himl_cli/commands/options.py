@@ -1,10 +1,11 @@
-"""Options of commands, each declared once by `option`, and the bundles of them that several commands share.
+"""Options of commands, each declared once with `option`, and the bundles of options that several commands share.
 
     class GlobOptions(Bundle):
-        include: Sequence[str] = option("Only names that match.", "GLOB", many=True, panel="Which files")
+        include: Sequence[str] = option("Only names that match.", "GLOB", many=True, panel="Files")
 
-is the option `--include` under that heading. A command with a parameter `globs: GlobOptions` has it, and reads its
-value as `globs.include`. An option of one command alone is the default of a parameter: `count: int = option(...)`.
+declares the option `--include` under that heading. A command with a parameter `globs: GlobOptions` takes the option
+and reads its value as `globs.include`. An option of a single command is the default of a parameter:
+`count: int = option(...)`.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
     from himl_cli.services.transfer.plan import Filters
 
 VARIABLE_PREFIX = "HIML_SUBMIT_"
-ALL_RUNS = sys.maxsize  # `--num_runs all`: a limit that no workspace reaches
+# `--num_runs all` is a limit that no workspace reaches.
+ALL_RUNS = sys.maxsize
 WORKERS, MOST_WORKERS = 32, 256
 
-RunArgs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids, as --run.", show_default=False)]
+RunArgs = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Run ids, like --run.", show_default=False)
+]
 
 
 class Option(NamedTuple):
-    """One option; `parse` makes a value of the option's name and what was typed, `info` goes to Typer."""
+    """An option. `parse` converts the typed text, given the option's name. `info` goes to Typer."""
 
     names: Sequence[str]
     default: Any
@@ -49,7 +53,7 @@ class Option(NamedTuple):
 
 
 def environment_variable(option: str) -> str:
-    """The variable that sets an option of submit."""
+    """The environment variable that sets an option of submit."""
     return VARIABLE_PREFIX + option.upper()
 
 
@@ -64,10 +68,10 @@ def option(
     panel: str | None = None,
     **info: Any,
 ) -> Any:
-    """The field of a bundle, or the parameter of a command, that is an option: `--FIELD` unless *names* says otherwise.
+    """Declare an option as the field of a bundle or the parameter of a command: `--FIELD`, or *names*.
 
-    *parse* is given the option's name and its value, None unless typed or set. An option of *many* values is a tuple
-    of them unless *parse* says otherwise. *panel* is its heading in help, and that of the options after it.
+    *parse* gets the option's name and its value, which is None unless typed or set. Without *parse*, an option of
+    *many* values is a tuple. *panel* is the heading in help for this option and those after it.
     """
     if many:
         kind: Any = list[str] | None
@@ -79,7 +83,7 @@ def option(
 
 
 class Bundle:
-    """Options that belong together: a class whose fields are made by `option`."""
+    """A group of options: a class whose fields `option` declares."""
 
     def __init__(self, *values: Any, **given: Any) -> None:
         options = options_of(type(self))
@@ -89,7 +93,7 @@ class Bundle:
         self.validate()
 
     def validate(self) -> None:
-        """Raises BadUsage for values that do not go together."""
+        """Check the combination of values. Raises BadUsage."""
 
 
 def options_of(bundle: type[Bundle]) -> dict[str, Option]:
@@ -98,7 +102,7 @@ def options_of(bundle: type[Bundle]) -> dict[str, Option]:
 
 
 def parameters_of(options: Mapping[str, Option], panel: str = "Options") -> list[inspect.Parameter]:
-    """The options as parameters that Typer reads, below the heading *panel* until one brings its own."""
+    """The options as Typer parameters, under the heading *panel* until an option declares another."""
     parameters = []
     for name, each in options.items():
         panel = each.info.get("rich_help_panel", panel)
@@ -110,12 +114,14 @@ def parameters_of(options: Mapping[str, Option], panel: str = "Options") -> list
 
 
 def bundled(function: Callable[..., None]) -> Callable[..., None]:
-    """*function* for Typer to read, with its parameters that are options as such, and each that is a `Bundle` spread
-    into that bundle's options. Raises ValueError where two have one name."""
+    """Convert *function* for Typer: parameters that are options, and bundles, become single options.
+
+    Raises ValueError if two options have the same name.
+    """
     spread: list[inspect.Parameter] = []
     taken: dict[str, Option | type[Bundle]] = {}
     panel = "Options"
-    # get_type_hints would add Optional on 3.10
+    # On Python 3.10, get_type_hints would add Optional.
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         kind, default = parameter.annotation, parameter.default
         if isinstance(default, Option):
@@ -150,9 +156,9 @@ def _duplicate_option(
 ) -> ValueError:
     bundles = {owner: kind for owner, kind in taken.items() if not isinstance(kind, Option)}
     first, *others = [f"'{owner}: {kind.__name__}'" for owner, kind in bundles.items() if name in options_of(kind)]
-    todo = f"leave {' or '.join(others)} out" if others else f"give the parameter '{name}' another name"
-    where = f"{function.__name__}(): '{name}' is there twice"
-    return ValueError(f"{where}, since {first} brings an option of that name: {todo}.")
+    todo = f"Omit {' or '.join(others)}" if others else f"Rename the parameter '{name}'"
+    where = f"{function.__name__}(): '{name}' is declared twice"
+    return ValueError(f"{where}: {first} already has an option of that name. {todo}.")
 
 
 def split_list(values: Iterable[str] | None) -> list[str]:
@@ -164,36 +170,38 @@ def parse_list(_option: str, values: Iterable[str] | None) -> Sequence[str]:
 
 
 def parse_pairs(option: str, values: Iterable[str] | None) -> Mapping[str, str]:
-    """KEY=VALUE entries as a mapping; a value may hold `=` and be empty. Raises BadUsage naming the entry, unless that
-    is a variable's."""
+    """Parse KEY=VALUE entries. A value may contain `=` or be empty. Raises BadUsage with the entry, except for
+    --env_var."""
     pairs: dict[str, str] = {}
     for value in values or ():
         key, equals, rest = value.partition("=")
         if not equals or not key.strip():
             missing = "an entry without KEY" if equals else "an entry without '='"
-            shown = missing if option == "--env_var" else f"'{value}'"  # a variable's value may be a secret
+            # The value of an environment variable may be a secret.
+            shown = missing if option == "--env_var" else f"'{value}'"
             hint = f"For example {option} team=blue"
             if option == "--tag" and not equals:
-                hint += f"; a name for people: --display_name {shlex.quote(value)}"
-            raise BadUsage(f"{option} takes KEY=VALUE, got {shown}.", hint=hint)
+                hint += f". For a display name: --display_name {shlex.quote(value)}"
+            raise BadUsage(f"{option} must be KEY=VALUE, not {shown}.", hint=hint)
         pairs[key.strip()] = rest
     return pairs
 
 
 def parse_count(option: str, text: str | None) -> int | None:
-    """A whole number from 1, or `all`. Raises BadUsage."""
+    """Parse a positive integer or `all`. Raises BadUsage."""
     if text is None:
         return None
     if text.strip().lower() == "all":
         return ALL_RUNS
     digits = text.strip().lstrip("0")
     if not digits.isdecimal():
-        raise BadUsage(f"{option} takes a whole number from 1, or 'all', got '{shorten(text)}'.")
-    return min(int(digits[:20]), ALL_RUNS)  # a number of more digits is larger than any
+        raise BadUsage(f"{option} must be a positive integer or 'all', not '{shorten(text)}'.")
+    # 20 digits already exceed ALL_RUNS.
+    return min(int(digits[:20]), ALL_RUNS)
 
 
 def parse_statuses(_option: str, names: Iterable[str] | None) -> Sequence[RunStatus]:
-    """Statuses in any case; hi-ml's users write `Finished` or `Cancelled` too. Raises BadUsage naming the nearest."""
+    """Parse statuses in any case, and hi-ml's `Finished` and `Cancelled`. Raises BadUsage with the nearest status."""
     from himl_cli.core.runs import RunStatus
 
     known = {status.value.lower(): status for status in RunStatus}
@@ -204,48 +212,49 @@ def parse_statuses(_option: str, names: Iterable[str] | None) -> Sequence[RunSta
         near = get_close_matches(wrong.lower(), known, n=1)
         hint = f"Did you mean {known[near[0]].value}? " if near else ""
         every = ", ".join(status.value for status in RunStatus)
-        raise BadUsage(f"There is no status '{wrong}'.", hint=f"{hint}Statuses: {every}.")
+        raise BadUsage(f"Unknown status '{wrong}'.", hint=f"{hint}Statuses: {every}.")
     return [known[name.lower()] for name in wanted]
 
 
 def parse_workers(option: str, workers: int | None) -> int | None:
-    """The number, where so many transfers can go on at once. Raises BadUsage."""
+    """Check the number of parallel transfers. Raises BadUsage."""
     if workers is not None and not 1 <= workers <= MOST_WORKERS:
-        raise BadUsage(f"{option} takes a whole number from 1 to {MOST_WORKERS}, got {workers}.")
+        raise BadUsage(f"{option} must be an integer from 1 to {MOST_WORKERS}, not {workers}.")
     return workers
 
 
 def parse_folder(option: str, text: str | None) -> Path | None:
-    """The folder *text*, `~` for the home folder. Raises BadUsage where it is blank or a file, NotFound for the home
-    folder of nobody."""
+    """Parse a folder, with `~` for a home folder. Raises BadUsage if it is blank or a file, NotFound for the home of
+    an unknown user."""
     from himl_cli.core.files import expand_home
 
     if text is None:
         return None
     folder = expand_home(non_blank(option, text), "folder")
     if folder.exists() and not folder.is_dir():
-        hint = "Name a folder; it is made where it is missing."
-        raise BadUsage(f"{option} '{text}' is a file, and no folder.", hint=hint)
+        raise BadUsage(f"{option} '{text}' is a file, not a folder.", hint="Name a folder. himl creates it if needed.")
     return folder
 
 
-OVERWRITE = option("Replace files that differ.", default=False, panel="How")
+OVERWRITE = option("Replace files that differ.", default=False, panel="Transfer")
 WORKERS_OPTION = option(
-    "Transfers at once, 1 to 256.  [default: 32]",
+    "Parallel transfers, 1 to 256.  [default: 32]",
     "N",
     WORKERS,
-    panel="How",
+    panel="Transfer",
     parse=parse_workers,
     show_default=False,
 )
 
 
 class OutputOptions(Bundle):
-    format: Format = option("human, json or quiet.", "FORMAT", Format.human, show_default=False, panel="Output")
-    json: bool = option("One JSON document on stdout.", default=False)
-    quiet: bool = option("Ids or paths alone on stdout.", default=False, names=("--quiet", "-q"))
-    verbose: bool = option("Debug log and tracebacks on stderr.", default=False, names=("--verbose", "-v"))
-    yes: bool = option("Never ask; take yes for the answer.", default=False)
+    format: Format = option(
+        "Output format: human, json or quiet.", "FORMAT", Format.human, show_default=False, panel="Output"
+    )
+    json: bool = option("Print one JSON document on stdout.", default=False)
+    quiet: bool = option("Print only ids or paths on stdout.", default=False, names=("--quiet", "-q"))
+    verbose: bool = option("Print a debug log and tracebacks on stderr.", default=False, names=("--verbose", "-v"))
+    yes: bool = option("Answer yes to all questions.", default=False)
 
     make_output = Output
 
@@ -253,8 +262,8 @@ class OutputOptions(Bundle):
         formats = {self.format, *[Format.json] * self.json, *[Format.quiet] * self.quiet} - {Format.human}
         if len(formats) > 1:
             raise BadUsage(
-                f"Two output formats at once: {' and '.join(sorted(form.value for form in formats))}.",
-                hint="Give one of --format, --json and --quiet.",
+                f"Only one output format is allowed, not {' and '.join(sorted(form.value for form in formats))}.",
+                hint="Use only one of --format, --json and --quiet.",
             )
         self._start_log()
         self.format = formats.pop() if formats else Format.human
@@ -270,34 +279,34 @@ class OutputOptions(Bundle):
 
 class WorkspaceOptions(Bundle):
     workspace: str | None = option(
-        "local, a .himl folder, or an Azure config.json.",
+        "local, a .himl folder or an Azure ML config.json.",
         "SPEC",
         names=("--workspace", "-w"),
         parse=non_blank,
         panel="Workspace",
     )
-    config_file: str | None = option("An Azure config.json.", "PATH", parse=non_blank)
+    config_file: str | None = option("Azure ML config.json.", "PATH", parse=non_blank)
 
     def validate(self) -> None:
         if self.workspace is not None and self.config_file is not None:
-            raise BadUsage("Two workspaces at once: --workspace and --config_file.", hint="Give one of them.")
+            raise BadUsage("--workspace and --config_file cannot be used together.", hint="Use only one of them.")
 
     @property
     def names(self) -> tuple[str | None, str | None]:
-        """What was said, as `workspaces.resolve` takes it."""
+        """Both values, as arguments for `workspaces.resolve`."""
         return self.workspace, self.config_file
 
 
-EXPERIMENT = option("The newest runs of an experiment.", "NAME", parse=non_blank, panel="Which runs")
-NUM_RUNS = option("How many of them, or all.", "N", parse=parse_count)
+EXPERIMENT = option("The newest runs of an experiment.", "NAME", parse=non_blank, panel="Runs")
+NUM_RUNS = option("Number of runs, or all.", "N", parse=parse_count)
 TAGS = option(
-    "Only those with these tags.",
+    "Only runs with these tags.",
     "K=V,...",
     many=True,
     parse=lambda name, values: parse_pairs(name, split_list(values)),
 )
 STATUS = option(
-    "Only those in these states: Queued, Running, Completed, Failed, Canceled.",
+    "Only Queued, Running, Completed, Failed or Canceled runs.",
     "S,...",
     many=True,
     parse=parse_statuses,
@@ -305,14 +314,12 @@ STATUS = option(
 
 
 class SelectionOptions(Bundle):
-    run: Sequence[str] = option(
-        "Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True, panel="Which runs"
-    )
+    run: Sequence[str] = option("Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True, panel="Runs")
     experiment, num_runs, tags, status = EXPERIMENT, NUM_RUNS, TAGS, STATUS
     latest_run_file: str | None = option(
-        "The run that this file names.  [default: nearest most_recent_run.txt]", "PATH", parse=non_blank
+        "File with a run id.  [default: nearest most_recent_run.txt]", "PATH", parse=non_blank
     )
-    children: bool = option("The children of those runs instead.", default=False)
+    children: bool = option("Select their child runs instead.", default=False)
 
     def selection(
         self,
@@ -322,12 +329,11 @@ class SelectionOptions(Bundle):
         single: str = "",
         archived: bool = False,
     ) -> RunSelection:
-        """The runs asked for; *plain* are run ids that stood as plain arguments, or more tags behind those of --tags
-        (hi-ml's `--tags a=b c=d`).
+        """The selection of runs. *plain* are positional run ids, or more tags after --tags (hi-ml's
+        `--tags a=b c=d`).
 
-        Ask for it before a workspace is opened: raises BadUsage for what no workspace could answer, as
-        `check_selection` does, and for several runs where *single* is an option that takes one. *archived*: where runs
-        are not named, among those that were archived.
+        Call it before you open a workspace. Raises BadUsage for selections that `check_selection` rejects, and for
+        several runs if *single* names an option that takes one. With *archived*, options select archived runs.
         """
         from himl_cli.core.runs import RunSelection
         from himl_cli.services.runs.lookup import check_selection
@@ -348,40 +354,40 @@ class SelectionOptions(Bundle):
         check_selection(selection, explicit=explicit)
         if single and len(set(selection.runs)) > 1:
             raise BadUsage(
-                f"{single} takes one run, and {len(selection.runs)} are meant.",
-                hint=f"Leave {single} out, or name one run.",
+                f"{single} takes one run, not {len(selection.runs)}.",
+                hint=f"Omit {single}, or name one run.",
             )
         return selection
 
 
 class GlobOptions(Bundle):
     include: Sequence[str] = option(
-        "Only names that match, e.g. '*.ckpt'.", "GLOB", many=True, parse=parse_list, panel="Which files"
+        "Only matching names, such as '*.ckpt'.", "GLOB", many=True, parse=parse_list, panel="Files"
     )
-    exclude: Sequence[str] = option("No names that match, e.g. 'tmp/**'.", "GLOB", many=True, parse=parse_list)
+    exclude: Sequence[str] = option("No matching names, such as 'tmp/**'.", "GLOB", many=True, parse=parse_list)
 
     def filters(self, prefix: str = "") -> Filters:
         from himl_cli.services.transfer.plan import Filters
 
         filters = Filters(prefix, tuple(self.include), tuple(self.exclude))
-        filters.admit("")  # raises BadUsage for a glob that cannot be read
+        filters.admit("")  # raises BadUsage for an invalid glob
         return filters
 
 
 class TransferOptions(Bundle):
     overwrite: bool = OVERWRITE
-    no_validate: bool = option("Do not check MD5s.", default=False)
+    no_validate: bool = option("Do not compare MD5 checksums.", default=False)
     workers: int = WORKERS_OPTION
 
 
 class ChoiceOptions(Bundle):
     select: str | None = option(
-        "Which one of a run; N as in the file's name (Lightning's begin with 0).",
+        "Checkpoint of a run. N as in the file name (Lightning counts from 0).",
         "last|best|epoch=N",
-        panel="Which checkpoint",
+        panel="Checkpoint",
     )
-    metric: str | None = option("The best by this metric, in the files' names or as logged.", "M")
-    goal: str | None = option("What is best; without it, told by well-known names of metrics.", "minimize|maximize")
+    metric: str | None = option("Metric for 'best', in file names or logged.", "M")
+    goal: str | None = option("Goal for the metric (default: by its name).", "minimize|maximize")
 
     def choice(self) -> Choice:
         from himl_cli.services.checkpoints.select import choice_of

@@ -1,7 +1,7 @@
-"""The process that mirrors a run of this machine to an Azure ML workspace, for `himl submit --record_in azure`.
+"""The process that mirrors a local run to an Azure ML workspace, for `himl submit --record_in azure`.
 
-It has a session of its own: it outlives the command and the terminal. Should it be killed itself, the next himl
-command in the workspace starts it anew.
+It runs in a separate session, so it outlives the command and the terminal. If it is killed, the next himl command in
+the workspace restarts it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def start_recorder(folder: Path, run_id: str) -> None:
-    """Start the process for a run of the local workspace in *folder*. Raises DiskFailed where its log cannot be
-    made."""
+    """Start the process for a run of the local workspace in *folder*. Raises DiskFailed if himl cannot create its
+    log."""
     import subprocess
 
     path = MirrorFile(folder, run_id).log
@@ -38,16 +38,16 @@ def start_recorder(folder: Path, run_id: str) -> None:
             )
     except OSError as err:
         raise DiskFailed(f"Cannot write '{path}': {err.strerror}.") from err
-    process.returncode = 0  # it outlives this process, which Popen would warn of
+    process.returncode = 0  # prevents Popen's warning about a process that outlives this one
 
 
 def resume_recordings(folder: Path) -> None:
-    """Go on with the mirrors of the local workspace in *folder* that nobody works on."""
+    """Restart the mirrors of the local workspace in *folder* that have no process."""
     try:
         for run_id in unfinished(folder):
             start_recorder(folder, run_id)
     except DiskFailed as err:
-        log.debug("recordings wait: %s", err)  # whoever may write here goes on with them
+        log.debug("recordings wait: %s", err)  # a user who may write to the folder resumes them
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
     logging.getLogger().handlers = [handler]
     logging.getLogger().setLevel(logging.WARNING)
-    # What is away is said once, and not at each attempt
+    # Report a service that does not respond once, and not at each retry.
     logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
     folder, run_id = Path(sys.argv[1]), sys.argv[2]
     file = MirrorFile(folder, run_id)
@@ -72,15 +72,15 @@ def main() -> None:
     except DamagedState as err:
         log.warning("%s The recording ends.", err)
         why = f"{err} It is kept as '{file.set_aside().name}'."
-        with suppress(HimlError):  # then the run does not say so
+        with suppress(HimlError):  # the run then lacks this note
             note_stopped(open_workspace(str(folder), None, start=folder), run_id, why)
     except Exception:
         log.exception("the recording broke off")
 
 
 def _mirror(folder: Path, file: MirrorFile, state: MirrorState) -> None:
-    """Mirror the run to its end; what cannot be done now is left to a later himl command, as a setting may be mended,
-    or himl itself. Raises DamagedState."""
+    """Mirror the run to its end. After an error, a later himl command retries, for example with corrected settings.
+    Raises DamagedState."""
     from himl_cli.services.runs.mirror import Mirror, put_off
 
     try:
@@ -99,10 +99,10 @@ def _mirror(folder: Path, file: MirrorFile, state: MirrorState) -> None:
             why = str(err) if isinstance(err, HimlError) else f"himl itself failed: {type(err).__name__}: {err}"
     try:
         put_off(open_workspace(str(folder), None, start=folder), state, why)
-        if file.path.exists():  # else it was done
+        if file.path.exists():  # otherwise the mirror is complete
             file.write(state)
     except HimlError as err:
-        log.debug("the state is not renewed: %s", err)
+        log.debug("cannot update the state: %s", err)
     file.release()
 
 

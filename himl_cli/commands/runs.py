@@ -1,6 +1,6 @@
-"""`himl runs`: what ran, how it ended, and what can be done about it.
+"""`himl runs`: list, show, compare and change runs.
 
-Services are imported in the commands that need them, so that help comes at once.
+Commands import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from himl_cli.core.runs import Run, RunSelection, RunService
 
 SSH_ARGUMENTS = "himl.ssh_arguments"
-"""The key of a context's `meta` for what stood after `--`."""
+"""The key of a context's `meta` for the words after `--`."""
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
 app = group("List, show, compare, follow, cancel, tag, archive and delete runs.")
@@ -54,14 +54,14 @@ def list_runs(
     num_runs: int | None = NUM_RUNS,
     tags: Mapping[str, str] = TAGS,
     status: Sequence[Any] = STATUS,
-    archived: bool = option("Only those that were archived, which are left out otherwise.", default=False),
-    watch: bool = option("Show them until all have ended, with progress and last metrics.", default=False),
+    archived: bool = option("Only archived runs, which himl otherwise omits.", default=False),
+    watch: bool = option("Show progress and last metrics until all runs end.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
     """List runs, newest first.
 
-    The last 20, unless --num_runs says otherwise. Ctrl-C stops --watch, not the runs.
+    The default is the newest 20 runs. Ctrl-C stops --watch, not the runs.
 
     \b
       himl runs list --experiment train --status Failed
@@ -97,15 +97,16 @@ def list_runs(
 def show(
     *,
     selection: SelectionOptions,
-    machine: bool = option("A table of what it took of CPU, memory and GPUs, too.", default=False),
-    watch: bool = option("Show it until it has ended, with progress, last metrics and its log.", default=False),
+    machine: bool = option("Add a table of CPU, memory and GPU use.", default=False),
+    watch: bool = option("Show progress, metrics and log until the run ends.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
-    """Show one run in full: outcome, tags, metrics, texts, trials or steps.
+    """Show the details of runs.
 
-    Without a run: the one submitted last from this folder. Ctrl-C stops --watch, not the run.
+    Details are the status, tags, metrics, texts, trials and steps. The default is the last run submitted from this
+    folder. Ctrl-C stops --watch, not the run.
 
     \b
       himl runs show
@@ -122,8 +123,8 @@ def show(
         _check_watch(output_opts)
         if machine:
             raise BadUsage(
-                "--machine and --watch do not go together.",
-                hint="--watch shows the machine in one line; leave one out.",
+                "--machine and --watch cannot be used together.",
+                hint="Omit one of them. --watch shows the machine in one line.",
             )
     selected = selection.selection(runs, single="--watch" if watch else "")
     with open_session(workspace_opts, output_opts) as session:
@@ -136,7 +137,7 @@ def show(
         ]
         for each in details:
             if machine and not machine_use(each.metrics):
-                session.output.notice(f"Nothing is known of the machine of run '{each.run.id}'.")
+                session.output.notice(f"Run '{each.run.id}' has no metrics of its machine.")
         shown = [machine_form(each) for each in details] if machine else details
         session.output.result(
             shown[0] if is_one else shown,
@@ -146,16 +147,16 @@ def show(
 
 
 def _check_watch(output_opts: OutputOptions) -> None:
-    """Raises BadUsage for forms that have no place for what is watched."""
+    """Check that the output format allows --watch. Raises BadUsage."""
     if output_opts.format is not Format.human:
         raise BadUsage(
-            f"--watch and --{output_opts.format.value} do not go together: what is watched changes.",
-            hint="Leave one of them out; off a terminal --watch prints a line for each change.",
+            f"--watch and --{output_opts.format.value} cannot be used together.",
+            hint="Omit one of them. Without a terminal, --watch prints a line for each change.",
         )
 
 
 def _watch_list(session: Session, runs: Sequence[Run], newest: Callable[[], Sequence[Run]]) -> None:
-    """Raises JobFailed where runs did not complete, Interrupted."""
+    """Show the runs until all end. Raises JobFailed if runs did not complete, Interrupted."""
     from himl_cli.core.logged import WatchedRuns
     from himl_cli.render.watch import list_frame, view
     from himl_cli.services.runs.watch import raise_for_failed, watch_runs
@@ -168,23 +169,21 @@ def _watch_list(session: Session, runs: Sequence[Run], newest: Callable[[], Sequ
     except KeyboardInterrupt as err:
         running = [run.id for run in watched.runs if not run.status.is_final]
         raise Interrupted(
-            f"Stopped watching; {len(running)} run{'s go' if len(running) != 1 else ' goes'} on.",
+            f"Stopped watching. {len(running)} run{'s continue' if len(running) != 1 else ' continues'}.",
             hint=f"To cancel one: himl runs cancel {running[0]}" if running else "",
         ) from err
     raise_for_failed(watched)
 
 
 def _watch_run(session: Session, found: Sequence[Run]) -> None:
-    """Raises JobFailed as `submit --wait` does, Interrupted."""
+    """Show a run until it ends. Raises JobFailed like `submit --wait`, Interrupted."""
     from himl_cli.core.logged import WatchedRuns
     from himl_cli.render.watch import run_frame, view
     from himl_cli.services.runs.logs import failed_child, raise_unless_completed, watching
     from himl_cli.services.runs.watch import watch_runs
 
     if len(found) > 1:
-        raise BadUsage(
-            f"--watch takes one run, and {len(found)} are meant.", hint="Give one run id, or: himl runs list --watch"
-        )
+        raise BadUsage(f"--watch takes one run, not {len(found)}.", hint="Name one run, or: himl runs list --watch")
     workspace, watched = session.workspace, WatchedRuns(found)
     with watching(found[0].id):
         with view(session.output, run_frame) as shown:
@@ -199,21 +198,21 @@ def aggregate(
     *,
     selection: SelectionOptions,
     child_arg: str | None = option(
-        "Name the columns by this tag or argument.  [default: what differs between them]", "NAME", panel="Metrics"
+        "Tag or argument that names the columns.  [default: their differences]", "NAME", panel="Metrics"
     ),
-    metrics: Sequence[str] = option("Only metrics of these names.", "GLOB,...", many=True, parse=parse_list),
-    system: bool = option("The machine's metrics, system/..., alone or beside --metrics.", default=False),
-    no_stats: bool = option("No mean, std, min, max and median.", default=False),
-    output_csv: str | None = option("The table as CSV.", "FILE"),
-    output_parquet: str | None = option("All points as Parquet, a row a point.", "FILE"),
-    plot: str | None = option("Curves over all runs, .png or .svg.", "FILE"),
+    metrics: Sequence[str] = option("Only metrics with these names.", "GLOB,...", many=True, parse=parse_list),
+    system: bool = option("Metrics of the machine (system/...), alone or with --metrics.", default=False),
+    no_stats: bool = option("Omit mean, std, min, max and median.", default=False),
+    output_csv: str | None = option("Save the table as CSV.", "FILE"),
+    output_parquet: str | None = option("Save all points as Parquet, one per row.", "FILE"),
+    plot: str | None = option("Save curves over all runs as .png or .svg.", "FILE"),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
-    """Metrics of many runs side by side, with statistics.
+    """Compare metrics of many runs, with statistics.
 
-    A sweep, cross-validation or pipeline stands for its children. Also while they run.
+    For a sweep, cross-validation or pipeline, himl compares its child runs. Runs may be in progress.
 
     \b
       himl runs aggregate
@@ -238,19 +237,19 @@ def aggregate(
         if others:
             raise NotFound(
                 f"None of {len(found.children)} runs logged a metric like {' or '.join(metrics)}.",
-                hint=f"There are: {_listed(others)}.",
+                hint=f"Metrics: {_listed(others)}.",
             )
         has_statistics = not no_stats and (len(found.children) > 1 or output.format is Format.json)
         statistics = statistics_of(found) if has_statistics else None
         _print_metrics(output, found, statistics)
         _write_files(output, found, statistics, files, parent.tags if parent else {})
         if len(found.children) == 1 and parent is None:
-            output.notice(f"Run '{found.children[0].run.id}' has no children: it stands alone.")
+            output.notice(f"Run '{found.children[0].run.id}' has no child runs.")
         _print_incomplete(output, found)
 
 
 def _check_files(files: Mapping[str, Path]) -> None:
-    """Raises BadUsage for what cannot be written, before anything is read."""
+    """Check the files to write before reading metrics. Raises BadUsage."""
     from himl_cli.render.aggregation import check_plots
     from himl_cli.services.runs.aggregate import check_file, check_parquet
 
@@ -259,7 +258,7 @@ def _check_files(files: Mapping[str, Path]) -> None:
     paths = [path.absolute() for path in files.values()]
     if len(set(paths)) < len(paths):
         raise BadUsage(
-            f"Two results cannot go to one file: '{max(paths, key=paths.count)}'.", hint="Name one for each."
+            f"Two results cannot have the same file '{max(paths, key=paths.count)}'.", hint="Name one for each."
         )
     if PARQUET in files:
         check_parquet()
@@ -272,7 +271,7 @@ def _print_metrics(output: Output, found: Aggregation, statistics: Mapping[str, 
 
     if not found.metrics:
         has_ended = all(child.run.status.is_final for child in found.children)
-        output.notice("No metrics were logged." if has_ended else "No metrics were logged yet.")
+        output.notice("No metrics." if has_ended else "No metrics yet.")
     if output.format is Format.json:
         output.json(document(found, statistics), is_form=True)
     elif output.format is Format.quiet:
@@ -302,12 +301,12 @@ def _write_files(
             write_parquet(found, path)
         else:
             paths = save_plots(found, path, primary=tags.get(PRIMARY_METRIC), goal=tags.get(GOAL) or "minimize")
-            said = f"Drew {', '.join(map(str, paths))}." if paths else "Nothing to draw: there are no numbers."
+            said = f"Wrote {', '.join(map(str, paths))}." if paths else "No values to draw."
         output.notice(said)
 
 
 def _print_incomplete(output: Output, found: Aggregation) -> None:
-    """The runs that did not complete, which the table may hide."""
+    """Print how many runs did not complete, which the table may hide."""
     from himl_cli.core.jobs import STOPPED_EARLY
     from himl_cli.core.runs import RunStatus
 
@@ -317,9 +316,9 @@ def _print_incomplete(output: Output, found: Aggregation) -> None:
     named = [f"{child.label} ({child.run.status.value})" for child in ended if child not in stopped]
     running = sum(not child.run.status.is_final for child in found.children)
     remarks = {
-        f"{len(stopped)} of {total} runs were stopped early. What they logged counts.": stopped,
-        f"{len(named)} of {total} runs did not complete: {_listed(named)}. What they logged counts.": named,
-        f"{running} of {total} runs have not ended yet.": running,
+        f"{len(stopped)} of {total} runs were stopped early. Their metrics count.": stopped,
+        f"{len(named)} of {total} runs did not complete: {_listed(named)}. Their metrics count.": named,
+        f"{running} of {total} runs are still in progress.": running,
     }
     for remark in filter(remarks.get, remarks):
         output.notice(remark)
@@ -335,19 +334,19 @@ def logs(
     selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
-    follow: bool = option("Go on until the run has ended.", default=False, panel="Log"),
-    file: str | None = option("Another log than the main one, e.g. std_log_process_1.txt.", "NAME"),
+    follow: bool = option("Print new lines until the run ends.", default=False, panel="Log"),
+    file: str | None = option("Log file to print, such as std_log_process_1.txt.", "NAME"),
     attempt: int | None = option(
-        "Of a job that was tried again: the Nth try's log.  [default: the last]",
+        "Log of the Nth attempt.  [default: the last]",
         "N",
         names=("--try",),
         kind=int | None,
     ),
     runs: RunArgs = None,
 ) -> None:
-    """Print the log of a run, also while it runs.
+    """Print the log of a run, even of one in progress.
 
-    The bytes are printed unchanged. Ctrl-C stops --follow, not the run.
+    himl prints the bytes unchanged. Ctrl-C stops --follow, not the run.
 
     \b
       himl runs logs --follow
@@ -356,18 +355,17 @@ def logs(
     from himl_cli.services.runs.logs import follow_log, read_log, watching
 
     if attempt is not None and attempt < 1:
-        raise BadUsage(f"--try {attempt}: tries count from 1.")
+        raise BadUsage(f"--try must be a positive integer, not {attempt}.")
     if follow and output_opts.format is Format.json:
-        raise BadUsage(
-            "--follow and --json do not go together: a JSON document has an end.", hint="Leave one of them out."
-        )
+        raise BadUsage("--follow and --json cannot be used together.", hint="Omit one of them.")
     selected = selection.selection(runs, single="--follow" if follow else "")
     with open_session(workspace_opts, output_opts) as session:
         found, output = _find(session, selected), session.output
         if follow and len(found) > 1:
-            raise BadUsage(f"--follow takes one run, and {len(found)} are meant.", hint="Give one run id.")
+            raise BadUsage(f"--follow takes one run, not {len(found)}.", hint="Name one run.")
         read = partial(follow_log if follow else read_log, session.workspace, attempt=attempt)
-        if output.format is Format.json:  # bytes that are no UTF-8 become the lone surrogates by which Python has them
+        if output.format is Format.json:
+            # surrogateescape keeps bytes that are not UTF-8.
             texts = [(run.id, b"".join(read(run.id, file, session.notify))) for run in found]
             return output.json([{"run": run, "log": text.decode("utf-8", "surrogateescape")} for run, text in texts])
         for run in found:
@@ -379,7 +377,7 @@ def logs(
 
 
 class AttachCommand(HimlCommand):
-    """Cuts what stands after `--` off before parsing: it is ssh's."""
+    """Removes the words after `--` before parsing: they are for ssh."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = before_double_dash(args)
@@ -395,18 +393,18 @@ def attach(
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     service: str | None = option(
-        "One of them, by its name or kind: vscode, jupyterlab, ssh, ...", "NAME", parse=non_blank, panel="Services"
+        "Name or kind of a service: vscode, jupyterlab, ssh, ...", "NAME", parse=non_blank, panel="Services"
     ),
-    node: int = option("Those of another node; the first one is 0.", "N", default=0, min=0),
-    open_browser: bool = option("Open them in the browser.", default=False, names=("--open",)),
-    ssh: bool = option("Log in by ssh; what follows -- are its options and a command.", default=False),
-    stdio: bool = option("Be the ProxyCommand of an ssh, scp or rsync of your own.", default=False),
+    node: int = option("Node of the services, from 0.", "N", default=0, min=0),
+    open_browser: bool = option("Open the services in the browser.", default=False, names=("--open",)),
+    ssh: bool = option("Log in with ssh. Write its options and command after --.", default=False),
+    stdio: bool = option("Act as the ProxyCommand of ssh, scp or rsync.", default=False),
     runs: RunArgs = None,
 ) -> None:
-    """Show where a running job's services answer: VS Code, JupyterLab, TensorBoard, SSH.
+    """Show the addresses of a running job's services.
 
-    They are waited for. Azure ML has them for jobs that were submitted with --vscode, --jupyter or --ssh_key. Ctrl-C
-    stops the waiting, not the run.
+    Services are VS Code, JupyterLab, TensorBoard and SSH. himl waits until they are ready. Azure ML starts them for
+    jobs with --vscode, --jupyter or --ssh_key. Ctrl-C stops the waiting, not the run.
 
     \b
       himl runs attach
@@ -419,14 +417,14 @@ def attach(
 
     more = ctx.meta[SSH_ARGUMENTS]
     if more and not ssh:
-        raise BadUsage(f"'{more[0]}' stands after --, which is for ssh.", hint="Add --ssh before the --.")
+        raise BadUsage(f"'{more[0]}' after -- is an argument for ssh.", hint="Add --ssh before the --.")
     if ssh + stdio + (service is not None) > 1 or (open_browser and (ssh or stdio)):
-        raise BadUsage("Of --ssh, --stdio and --service or --open only one goes.")
+        raise BadUsage("Only one of --ssh, --stdio and --service or --open is allowed.")
     selected = selection.selection(runs, single="attach")
     with open_session(workspace_opts, output_opts) as session:
         found, output = _find(session, selected), session.output
         if len(found) > 1:
-            raise BadUsage(f"attach takes one run, and {len(found)} are meant.", hint="Give one run id.")
+            raise BadUsage(f"attach takes one run, not {len(found)}.", hint="Name one run.")
         (run,), wanted = found, "ssh" if ssh or stdio else service or ""
         home = cloud_of(session.workspace, run)
         with watching(run.id):
@@ -460,9 +458,10 @@ def _print_services(output: Output, run: Run, services: Sequence[RunService], *,
 def cancel(
     selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
 ) -> None:
-    """Stop runs.
+    """Cancel runs.
 
-    Name them: none is taken by default. A sweep or a pipeline stops with all that is below it; a trial stops alone.
+    Name the runs explicitly. Canceling a sweep or pipeline cancels its child runs. Canceling a trial does not cancel
+    the sweep.
 
     \b
       himl runs cancel latest
@@ -486,12 +485,12 @@ def tag(
     output_opts: OutputOptions,
     given: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]... KEY=VALUE...", help="Run ids, and the tags to set.", show_default=False),
+        typer.Argument(metavar="[RUN]... KEY=VALUE...", help="Run ids and tags.", show_default=False),
     ] = None,
 ) -> None:
-    """Set tags on runs; KEY= removes one.
+    """Set tags on runs. KEY= removes a tag.
 
-    Other tags stay. Name the runs: none is taken by default.
+    Other tags do not change. Name the runs explicitly.
 
     \b
       himl runs tag train_1772366400_0a1b2c3d team=blue stage=final
@@ -517,10 +516,10 @@ def tag(
 def archive(
     selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
 ) -> None:
-    """Leave runs out of lists, and keep them with all their files.
+    """Hide runs from lists, and keep their files.
 
-    Lists and --experiment pass over them; they are found by their ids, and by himl runs list --archived. On Azure ML
-    they are archived in Studio as well. Name the runs: none is taken by default.
+    Lists and --experiment skip archived runs. To find them, use their ids or himl runs list --archived. Studio hides
+    archived runs of Azure ML. Name the runs explicitly.
 
     \b
       himl runs archive train_1772366400_0a1b2c3d
@@ -533,9 +532,9 @@ def archive(
 def restore(
     selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
 ) -> None:
-    """Bring archived runs back to lists.
+    """Show archived runs in lists again.
 
-    --experiment and latest look among those that are archived. Name the runs: none is taken by default.
+    --experiment and latest select archived runs. Name the runs explicitly.
 
     \b
       himl runs restore train_1772366400_0a1b2c3d
@@ -557,17 +556,15 @@ def _archive(
 def delete(
     *,
     selection: SelectionOptions,
-    outputs: bool = option(
-        "On Azure ML: the data that they registered as outputs, too.", default=False, panel="What goes"
-    ),
+    outputs: bool = option("Also delete registered output data on Azure ML.", default=False, panel="Deletion"),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
-    """Delete runs with all their files, and the runs below them; lists what goes and asks first.
+    """Delete runs with all files and child runs, after a confirmation.
 
-    On Azure ML, too, where the files are deleted in storage first: a deletion that was interrupted goes on when it is
-    repeated. Name the runs: none is taken by default.
+    himl lists everything that it will delete, and asks. On Azure ML, it deletes the files first. To complete an
+    interrupted deletion, repeat the command. Name the runs explicitly.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d
@@ -586,7 +583,7 @@ def delete(
             for line in deletion_list(each, outputs=outputs):
                 output.notice(line)
         if not output.confirm(deletion_question(found, children)):
-            raise Declined("Nothing was done.")
+            raise Declined("himl deleted nothing.")
         archived = delete_runs(session.workspace, found, session.notify)
         pairs = zip(found, children, strict=True)
         lines = [deletion_text(each, also, is_archived=each.run.id in archived) for each, also in pairs]

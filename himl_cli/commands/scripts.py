@@ -1,6 +1,6 @@
 """A command that starts a script: `himl submit train.py -- --epochs 5`.
 
-What stands after the first `--` is the script's, untouched; options may be set in settings files and by variables.
+Words after the first `--` go to the script unchanged. Settings files and environment variables can set options.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from himl_cli.core.text import NEAR_OPTION, did_you_mean
 if TYPE_CHECKING:
     from himl_cli.core.settings import Setting
 
-TYPED = "command line"  # where a value came from that was typed
+# The source of typed values.
+TYPED = "command line"
 OWN_TOKENS, SCRIPT_ARGUMENTS, PLACES = "himl.own_tokens", "himl.script_arguments", "himl.places"
-"""Keys of a context's `meta`: what stood before and after `--`, and where settings stand, by option."""
+"""Keys of a context's `meta`: the words before and after `--`, and the place of each option's setting."""
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
-"""A program that himl starts itself."""
+"""Launchers that himl replaces."""
 OTHER_FORMS = {"--azureml": (), "--log_from_vm": ("--record_in", "azure"), "--strictly_aml_v1": ("--sdk", "v1")}
-"""hi-ml's switches, and what says the same here. Options of torchrun and of the runners of hi-ml and InnerEye, and
-their datasets:"""
+"""Switches of hi-ml and their equivalents in himl. Below: options of torchrun, and options and datasets of the runners
+of hi-ml and InnerEye."""
 OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
 OF_RUNNER = {
     "--src_checkpoint": "--checkpoint",
@@ -44,26 +45,26 @@ OF_RUNNER = {
 }
 LIGHTNING_CLI, LIGHTNING_COMMANDS = "LightningCLI", {"fit", "validate", "test", "predict"}
 OF_NOTIFY = {"url": "notify", "format": "notify_format"}
-"""Keys of [notify], and the options that they set."""
+"""Keys of [notify] and the options that they set."""
 HIML_INPUTS = ("--azure_datasets", "--azure_dataset_id", "--extra_azure_dataset_ids")
 HIML_MOUNTS = ("--mount_in_azureml", "--use_dataset_mount")
 
 
 def script_arguments(ctx: typer.Context) -> tuple[str, ...]:
-    """What stood after the first `--`."""
+    """The words after the first `--`."""
     return tuple(ctx.meta.get(SCRIPT_ARGUMENTS, ()))
 
 
 class ScriptCommand(HimlCommand):
-    """Cuts the script's arguments off before parsing, and takes options from settings: flags, then variables, then
-    files."""
+    """Removes the script's arguments before parsing, and reads settings: the command line wins over variables, and
+    variables win over files."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         settings: dict[str, tuple[Any, str]] = {}
         if "default_map" not in extra and not {"-h", "--help"} & set(before_double_dash(args)):
             check_variables(self, os.environ)
             for each in _options(self).values():
-                if each.multiple:  # in a variable one a line
+                if each.multiple:  # a variable has one value per line
                     each.type = copy(each.type)
                     each.type.split_envvar_value = lambda text: [line for line in text.splitlines() if line.strip()]
             settings = submit_settings(self, Path.cwd())
@@ -74,13 +75,11 @@ class ScriptCommand(HimlCommand):
         return ctx
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """One line about variables and settings instead of a variable's name at every option."""
+        """Write one line about settings, instead of a variable's name at every option."""
         prefix, ctx.auto_envvar_prefix = ctx.auto_envvar_prefix, None
         super().format_options(ctx, formatter)
         formatter.write_paragraph()
-        formatter.write_text(
-            f"Options can also be set by {prefix}_<OPTION> in the environment, and under [submit] in himl.toml."
-        )
+        formatter.write_text(f"Set defaults under [submit] in himl.toml, or in {prefix}_<OPTION> variables.")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = before_double_dash(args)
@@ -99,15 +98,18 @@ class ScriptCommand(HimlCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except BadUsage as err:  # options that it names may be set elsewhere
+        except BadUsage as err:
+            # Settings may have set the options in the message.
             sources, names = value_sources(ctx), dict.fromkeys(re.findall(r"--(\w+)", str(err)))
             settings = [name for name in names if sources.get(name, "default") not in ("default", TYPED)]
             err.args = (" ".join([str(err), *(f"--{name} is set by {sources[name]}." for name in settings)]),)
             raise
 
     def suggest(self, ctx: Any, args: Sequence[str], *names: str) -> tuple[str, bool]:
-        """The command line that *args*, which cannot be read, may stand for, *names* behind the program and its
-        commands, secrets masked; and whether options of hi-ml or torchrun are translated in it."""
+        """Suggest a command line for invalid *args*, with *names* after the program's and commands' names.
+
+        Returns the line, with secrets masked, and whether it translates options of hi-ml or torchrun.
+        """
         from himl_cli.core.redaction import mask_line
 
         sorted_words = sort_words(self.takes_value(ctx), args)
@@ -131,28 +133,27 @@ class ScriptCommand(HimlCommand):
         return mask_line(shlex.join(words)), bool(switches)
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
-        return ""  # what we do not know may be the script's
+        return ""  # an unknown option may be the script's
 
     def _misplaced(self, ctx: Any, unknown: str | None, args: Sequence[str], err: Any) -> BadUsage:
-        """The parser's complaint about what is no option or target of ours, with the command that may have been
-        meant."""
+        """Convert the parser's error about an unknown option or an extra word, with the likely command."""
         line, is_translated = self.suggest(ctx, args)
-        hint = f"{'The same here' if is_translated else 'Arguments of the script stand after --'}: {line}"
+        hint = f"{'In himl' if is_translated else 'Write arguments of the script after --'}: {line}"
         if unknown is None:
             return BadUsage(err.format_message(), hint=hint)
         near = "" if is_translated else did_you_mean(unknown, err.possibilities or (), cutoff=NEAR_OPTION)
         return BadUsage(f"No such option '{unknown}'.", hint=f"{near} {hint}".strip())
 
     def _check_form(self, ctx: Any, args: Sequence[str]) -> None:
-        """Raises BadUsage, with the command that may have been meant, for a target that none can be by its form."""
+        """Check the form of the target. Raises BadUsage with the likely command."""
         target, module = (ctx.params.get(name) or "" for name in ("target", "module"))
         has_target = any(map(ctx.params.get, ("target", "module", "resume", "command")))
         problems = {
-            f"-m takes a module, and '{module}' is a file's name.": module.endswith(".py") or "/" in module,
-            "A script on stdin cannot be run: save it to a file.": target == "-",
-            f"'{target}' is no script; himl starts Python and shells itself.": LAUNCHER.fullmatch(target),
-            f"There is no script '{target}'.": _is_command_line(target),
-            "Nothing to run: what stands after -- are arguments of a script.": not has_target
+            f"-m must be a module, not the file '{module}'.": module.endswith(".py") or "/" in module,
+            "himl cannot run a script from stdin. Save it to a file.": target == "-",
+            f"'{target}' is not a script. himl starts Python and shells itself.": LAUNCHER.fullmatch(target),
+            f"Script '{target}' does not exist.": _is_command_line(target),
+            "No script to run: words after -- are arguments of a script.": not has_target
             and any(map(is_target, script_arguments(ctx)[:1])),
         }
         wrong = next((text for text, is_so in problems.items() if is_so), None)
@@ -169,8 +170,8 @@ class ScriptCommand(HimlCommand):
 
 
 def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
-    """Tell of the first of himl's options that stands behind `--`, where the script's file knows none of that name, and
-    the command that gives it to himl."""
+    """Print a notice about the first of himl's options after `--` whose name is not in the script, with the command
+    that passes it to himl."""
     command: Any = ctx.command
     path, known = Path(ctx.params.get("target") or ""), command.takes_value(ctx)
     if path.suffix != ".py" or not path.is_file():
@@ -189,12 +190,12 @@ def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
         if name in ours and known[name] and "=" not in word:
             moved += islice(words, 1)
     line, _ = command.suggest(ctx, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest])
-    output_opts.output().notice(f"{ours[0]} stands behind --, so the script gets it. To give it to himl: {line}")
+    output_opts.output().notice(f"{ours[0]} is after --, so the script gets it. To pass it to himl: {line}")
 
 
 def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """The words of a command line that cannot be read, by what they may be: the `target`, `options` of ours with their
-    values, `inputs`, what is left for the `script`, and `switches` of hi-ml or torchrun that himl has others for."""
+    """Sort the words of an invalid command line: the `target`, himl's `options` with values, `inputs`, other words for
+    the `script`, and `switches` of hi-ml or torchrun that himl translates."""
     own = before_double_dash(args)
     before, after = deque(own), deque(args[len(own) + 1 :])
     target: list[str] = []
@@ -234,15 +235,15 @@ def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[
             words.extendleft(reversed(shlex.split(token)))
         elif not token.startswith("-") and not target and (not script or token.endswith(TARGET_SUFFIXES)):
             target = [token]
-        elif target or not (token == "-" or is_launched):  # a launcher's own options are dropped
+        elif target or not (token == "-" or is_launched):  # omits options of a launcher
             script.append(token)
     script += after
     return {"target": target, "options": options, "inputs": inputs, "script": script, "switches": switches}
 
 
 def lightning_cli_arguments(words: Sequence[str]) -> list[str]:
-    """Arguments of hi-ml's runner as a script of `LightningCLI` takes them: behind `fit`, or `test` where only that was
-    wanted; those for the Trainer (`--pl_…`, `--max_epochs`) as `--trainer.…`."""
+    """Translate arguments of hi-ml's runner for a `LightningCLI` script: after `fit` or `test`, and with the Trainer's
+    (`--pl_…`, `--max_epochs`) as `--trainer.…`."""
     if LIGHTNING_COMMANDS & set(words):
         return list(words)
     command, arguments, rest = "fit", list[str](), deque(words)
@@ -273,25 +274,25 @@ def is_target(word: str) -> bool:
 
 
 def _is_command_line(text: str) -> bool:
-    """Whether *text* is no file but a whole command that starts a script."""
+    """Whether *text* is not a file but a command line that starts a script."""
     first, blank, _ = text.partition(" ")
     return bool(blank) and is_target(first) and not Path(text).exists()
 
 
 def _name_of(word: str) -> str:
-    """The option of *word* in the parser's spelling: `--num-runs=3` is `--num_runs`."""
+    """The option of *word* in the parser's spelling: `--num_runs` for `--num-runs=3`."""
     token = word.partition("=")[0]
     bare = token.lstrip("-")
     return token[: len(token) - len(bare)] + normalized(bare)
 
 
 def value_sources(ctx: typer.Context) -> dict[str, str]:
-    """Where the value of each parameter of a `ScriptCommand` came from: `command line`, a variable's name, `FILE:LINE`,
-    or `default`."""
+    """The source of each parameter's value: `command line`, a variable's name, `FILE:LINE` or `default`."""
     sources: dict[str, str] = {}
     for name in ctx.params:
         source = getattr(ctx.get_parameter_source(name), "name", "DEFAULT")
-        if source == "ENVIRONMENT":  # the option's own variable where it is set, else ours
+        if source == "ENVIRONMENT":
+            # The option's own variable wins over HIML_SUBMIT_<OPTION>.
             parameter: Any = next(each for each in ctx.command.params if each.name == name)
             own = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or ())
             sources[name] = next((each for each in own if os.environ.get(each)), environment_variable(name))
@@ -307,8 +308,8 @@ def _options(command: Any) -> dict[str, Any]:
 
 
 def submit_settings(command: Any, start: Path) -> dict[str, tuple[Any, str]]:
-    """What the settings files say about *command*'s options, as the parser takes it, and `FILE:LINE`. Raises BadUsage
-    with file, line and key for what cannot be used."""
+    """The values of *command*'s options in settings files, in the parser's form, with `FILE:LINE`. Raises BadUsage
+    with file, line and key for an invalid setting."""
     from himl_cli.core.redaction import may_be_signed
     from himl_cli.core.settings import PRIVATE_FILE, section_settings
 
@@ -317,31 +318,30 @@ def submit_settings(command: Any, start: Path) -> dict[str, tuple[Any, str]]:
     found = {normalized(key): setting for key, setting in section_settings(start, "submit").items()}
     for key, setting in section_settings(start, "notify").items():
         if key not in OF_NOTIFY:
-            raise setting.wrong("is not known in [notify].", hint=did_you_mean(key, OF_NOTIFY) or "Keys: url, format.")
+            raise setting.wrong("is not a key of [notify].", hint=did_you_mean(key, OF_NOTIFY) or "Keys: url, format.")
         found.setdefault(OF_NOTIFY[key], setting)
     for name, setting in found.items():
         if name not in options:
             raise setting.wrong(
-                "is no option of 'himl submit'.",
+                "is not an option of 'himl submit'.",
                 hint=did_you_mean(name, options) or "See 'himl submit --help' for the options.",
             )
-        if name == "notify" and not isinstance(setting.value, str):  # nothing of it may be shown
-            raise setting.wrong("must be one text.", hint="Write it in quotes.")
+        if name == "notify" and not isinstance(setting.value, str):  # the value may be secret
+            raise setting.wrong("must be text.", hint="Write it in quotes.")
         if isinstance(setting.value, str) and setting.file.name != PRIVATE_FILE:
             is_secret = name == "notify" and "/" in setting.value
             if is_secret or may_be_signed(setting.value):
-                what = "may hold a key" if is_secret else "is a link that may be signed"
+                what = "may contain a key" if is_secret else "may be a signed link"
                 raise setting.wrong(
-                    f"{what}, and this file goes with each job.",
-                    hint=f"It belongs in {PRIVATE_FILE}, which stays here.",
+                    f"{what}, and himl sends this file with each job.",
+                    hint=f"Move it to {PRIVATE_FILE}, which stays on this machine.",
                 )
         settings[name] = _typed(options[name], setting), setting.place
     return settings
 
 
 def check_variables(command: Any, environ: Mapping[str, str]) -> None:
-    """Raises BadUsage for a variable that is called like one of *command*'s and sets no option of it, or sets one to
-    what it cannot be."""
+    """Check the variables HIML_SUBMIT_<OPTION>. Raises BadUsage for an unknown option or an invalid value."""
     options = _options(command)
     known = {environment_variable(name): option for name, option in options.items()}
     for name in sorted(name for name in environ if environ[name]):
@@ -361,8 +361,7 @@ def check_variables(command: Any, environ: Mapping[str, str]) -> None:
 
 
 def _typed(option: Any, setting: Setting) -> Any:
-    """The setting's value in the form that the parser takes for *option*. Raises BadUsage for a wrong type or
-    choice."""
+    """The setting's value in the parser's form for *option*. Raises BadUsage for a wrong type or choice."""
     value = setting.value
     if option.is_flag:
         if not isinstance(value, bool):
@@ -385,8 +384,8 @@ def _typed(option: Any, setting: Setting) -> Any:
 
 
 def _list_of(setting: Setting) -> list[str]:
-    """A list, a single value, or a table (`tag.team = "blue"` is `--tag team=blue`, `sweep.lr = [0.1, 0.01]` is
-    `--sweep lr=0.1,0.01`)."""
+    """The values of a list, a single value or a table (`tag.team = "blue"` means `--tag team=blue`, and
+    `sweep.lr = [0.1, 0.01]` means `--sweep lr=0.1,0.01`)."""
 
     def text(entry: Any) -> str:
         if not isinstance(entry, (str, int, float)):

@@ -1,6 +1,6 @@
-"""What a command works with: the workspace, an output, an observer of progress.
+"""The context of a command: the workspace, the output, and an observer of progress.
 
-Services are imported in the functions: help loads this module too.
+Functions import services, because help loads this module.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ Opened = TypeVar("Opened", bound="Workspace | None")
 
 
 For = Enum("For", ["runs", "data", "jobs", "clusters"])
-"""What a command needs a workspace for; that decides which is meant where several are configured
-(`workspaces.resolve`)."""
+"""Why a command needs a workspace. `workspaces.resolve` uses it to choose among several configured workspaces."""
 
 
 class Session(NamedTuple):
-    """An opened workspace, where to print, whom to tell of progress, and the folder the command runs in."""
+    """An open workspace, the output, an observer of progress, and the current folder."""
 
     workspace: Workspace
     output: Output
@@ -37,11 +36,11 @@ class Session(NamedTuple):
 
     @property
     def jobs(self) -> JobRunner:
-        """The workspace as one that runs jobs. Raises HimlError where it cannot."""
+        """The workspace, if it can run jobs. Raises HimlError otherwise."""
         from himl_cli.workspaces.base import JobRunner
 
         if not isinstance(self.workspace, JobRunner):
-            raise HimlError(f"{self.workspace.label} does not run jobs.")
+            raise HimlError(f"{self.workspace.label} cannot run jobs.")
         return self.workspace
 
 
@@ -49,10 +48,9 @@ class Session(NamedTuple):
 def open_session(
     workspace_opts: WorkspaceOptions, output_opts: OutputOptions, need: For = For.runs
 ) -> Iterator[Session]:
-    """Open the workspace that is meant for what the command needs, and close it; one for jobs is made where there is
-    none.
+    """Open the workspace for the command, and close it at the end. For jobs, create a local one if there is none.
 
-    Raises WorkspaceNotFound, or what the workspace raises when it cannot be read.
+    Raises WorkspaceNotFound, or the error of an unreadable workspace.
     """
     from himl_cli.services.runs.mirror_state import FOLDER
     from himl_cli.workspaces.resolve import local_folder, open_for_jobs, open_runs, open_workspace
@@ -66,7 +64,7 @@ def open_session(
         with _close_at_end([workspace]):
             if need in (For.runs, For.jobs):
                 folder = local_folder(workspace)
-                with suppress(OSError):  # whoever may look there goes on with them
+                with suppress(OSError):  # a user with access to the folder resumes them
                     if folder is not None and any((folder / FOLDER).glob("*.json")):
                         from himl_cli.commands.recorder import resume_recordings
 
@@ -76,7 +74,7 @@ def open_session(
 
 @contextmanager
 def output_session(output_opts: OutputOptions) -> Iterator[tuple[Output, Notify]]:
-    """Where to print, and an observer of progress, for what needs no workspace; SIGTERM is as Ctrl-C within it."""
+    """Yield the output and an observer of progress, for commands without a workspace. SIGTERM acts like Ctrl-C."""
     from himl_cli.core.processes import terminations
     from himl_cli.render.progress import observing
 
@@ -87,8 +85,7 @@ def output_session(output_opts: OutputOptions) -> Iterator[tuple[Output, Notify]
 
 @contextmanager
 def lazy_workspace(opener: Callable[[], Opened]) -> Iterator[Callable[[], Opened]]:
-    """A function that opens a workspace when it is first called, for commands that mostly do without; closed at the
-    end."""
+    """Yield a function that opens a workspace when it is first called, and close the workspace at the end."""
     opened: list[Opened] = []
 
     def workspace() -> Opened:
@@ -102,7 +99,7 @@ def lazy_workspace(opener: Callable[[], Opened]) -> Iterator[Callable[[], Opened
 
 @contextmanager
 def _close_at_end(workspaces: Sequence[Workspace | None]) -> Iterator[None]:
-    """Close what is in *workspaces* by then; after Ctrl-C there is time for that."""
+    """Close the *workspaces* at the end, even after Ctrl-C."""
     from himl_cli.core.processes import take_time_to_end
 
     try:

@@ -1,4 +1,4 @@
-"""`himl init`, `himl workspace` and `himl doctor`: what a project needs to find its workspace, shown and checked."""
+"""`himl init`, `himl workspace` and `himl doctor`: set up, show and check the workspace of a project."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from himl_cli.core.workspaces import Check
 
 init_app = group()
-workspace_app = group("Show which workspace is meant, and where that was read.")
+workspace_app = group("Show the workspaces that himl uses, and their sources.")
 doctor_app = group()
 
 
@@ -29,21 +29,21 @@ doctor_app = group()
 def init(
     *,
     source: str | None = option(
-        "Settings to take over (see above).", "FILE", names=("--from",), panel="Azure ML workspace"
+        "Settings to import (see above).", "FILE", names=("--from",), panel="Azure ML workspace"
     ),
-    subscription_id: str | None = option("Its subscription.", "ID"),
-    resource_group: str | None = option("Its resource group.", "NAME"),
-    workspace_name: str | None = option("Its name.", "NAME"),
-    local: bool = option("Make a local workspace, .himl, in this folder.", default=False, panel="Options"),
-    slurm: bool = option("Write what Slurm offers here to himl.toml.", default=False),
+    subscription_id: str | None = option("Subscription of the workspace.", "ID"),
+    resource_group: str | None = option("Resource group of the workspace.", "NAME"),
+    workspace_name: str | None = option("Name of the workspace.", "NAME"),
+    local: bool = option("Create a local workspace (.himl) in this folder.", default=False, panel="Options"),
+    slurm: bool = option("Write the Slurm partitions to himl.toml.", default=False),
     output_opts: OutputOptions,
 ) -> None:
-    """Set up this folder for an Azure ML workspace, or with a local one.
+    """Set up this folder for an Azure ML workspace or a local one.
 
-    Writes config.json for the workspace named by the options below, or by HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
-    HIML_WORKSPACE_NAME. --from takes over a config.json of the portal, InnerEye's settings.yml (with the private
-    file beside it) or DeepSeismic's .env: settings go to himl.toml, who signs in to himl.private.toml. Where nothing
-    names a workspace, a local one is made. No file that exists is changed.
+    himl writes config.json for the workspace in the options below. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
+    HIML_WORKSPACE_NAME set defaults. Without them, himl creates a local workspace. --from imports the portal's
+    config.json or DeepSeismic's .env. It also imports InnerEye's settings.yml, with its private file. Settings go to
+    himl.toml, and credentials to himl.private.toml. himl changes no existing file.
 
     \b
       himl init
@@ -86,7 +86,7 @@ def _write_partitions(output_opts: OutputOptions) -> None:
     path, found = Path.cwd() / FILE, slurm_partitions()
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     if f"[{SECTION}." in before:
-        raise BadUsage(f"'{path}' has tables of Slurm already.", hint="Change them there; sinfo lists the partitions.")
+        raise BadUsage(f"'{path}' already has Slurm settings.", hint="Edit the file. To list partitions, run sinfo.")
     write_atomic(path, f"{before.rstrip()}\n\n{settings_text(found)}".lstrip())
     keys = [f"{SECTION}.{name}" for name, _, _ in found]
     print_set_up(output_opts.output(), SetUp([PreparedFile(path, not before, keys)]), Path.cwd())
@@ -94,15 +94,15 @@ def _write_partitions(output_opts: OutputOptions) -> None:
 
 @workspace_app.callback()
 def workspace() -> None:
-    """Keeps `show` a command of its own: Typer would fold a single one into the group."""
+    """Keep `show` as a subcommand. Typer would merge a single one into the group."""
 
 
 @command(workspace_app, "show")
 def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
-    """Show which workspaces are meant, and where that was read.
+    """Show the workspaces that himl uses, and where they are configured.
 
-    Runs are looked for in all of them; data goes to the first, and comes from it. If one does not answer, what its
-    configuration says is shown, and the exit code says why. -q prints the names only, without asking any workspace.
+    himl searches all of them for runs. It reads and writes data in the first one. If one does not respond, himl shows
+    its settings and exits with an error code. -q prints the names only, and sends no requests.
 
     \b
       himl workspace show
@@ -133,14 +133,14 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
 @command(doctor_app, "doctor")
 def doctor(
     *,
-    slurm: str | None = option("Send a job of seconds to this NAME of --cluster slurm:NAME as well.", "NAME"),
+    slurm: str | None = option("Also submit a short test job to --cluster slurm:NAME.", "NAME"),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
-    """Check what himl needs, a line each with what to do about it.
+    """Check the installation, and print a fix for each problem.
 
-    Python and packages; settings; which workspaces are meant, and why; signing in to Azure, the workspace, its
-    default datastore, the clock. Exit code 1 where something is not in order. -q prints the names of what is not.
+    himl checks Python, packages, settings, workspaces and the clock. On Azure, it checks the sign-in, the workspace and
+    its default datastore. The exit code is 1 if a check fails. -q prints the names of failed checks.
 
     \b
       himl doctor
@@ -179,7 +179,7 @@ def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> It
 
 
 def _settings(here: Path) -> list[str]:
-    """Where settings stand that count here. Raises BadUsage for those that a command could not use."""
+    """The sources of settings that apply to the folder. Raises BadUsage for invalid settings."""
     from himl_cli.commands.scripts import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
     from himl_cli.core.settings import find_settings, section_settings

@@ -1,7 +1,7 @@
-"""What the commands on slides share: options of which slides, of reading and of a job on a cluster, the folder where
-slides lie, and the same command as a job.
+"""Shared parts of the commands on slides: options for slides, reading and clusters, the folder of slides, and the same
+command as a job.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parse_path(option: str, text: str | None) -> Path | None:
 
 
 def parse_member(option: str, text: str, kind: type[Kind]) -> Kind:
-    """The member of *kind* that is called *text*, in any case. Raises BadUsage naming the nearest."""
+    """The member of *kind* with the name *text*, in any case. Raises BadUsage with the nearest name."""
     known = {str(each.value): each for each in kind}
     found = known.get(text.strip().lower())
     if found is None:
@@ -56,19 +56,21 @@ def parse_member(option: str, text: str, kind: type[Kind]) -> Kind:
 
 class SlideOptions(Bundle):
     image_glob: str | None = option(
-        "Files of the folder, e.g. '**/*.tiff' (default: all slides).", "GLOB", parse=non_blank, panel="Which slides"
+        "Files in the folder, such as '**/*.tiff' (default: all).", "GLOB", parse=non_blank, panel="Slides"
     )
-    include_by_slide_id: Path | None = option("Only the ids in this file: text or CSV.", "FILE", parse=parse_path)
-    exclude_by_slide_id: Path | None = option("All but the ids in this file.", "FILE", parse=parse_path)
-    datastore: str | None = option("The folder or CSV lies in this datastore.", "NAME", parse=non_blank)
+    include_by_slide_id: Path | None = option(
+        "Only slides with ids in this text or CSV file.", "FILE", parse=parse_path
+    )
+    exclude_by_slide_id: Path | None = option("Only slides with ids not in this file.", "FILE", parse=parse_path)
+    datastore: str | None = option("Datastore of the folder or CSV.", "NAME", parse=non_blank)
 
     def validate(self) -> None:
         if len(self.lists) > 1:
-            raise BadUsage(f"{' and '.join(self.lists)} cannot be used together.", hint="Leave one of them out.")
+            raise BadUsage(f"{' and '.join(self.lists)} cannot be used together.", hint="Omit one of them.")
 
     @property
     def lists(self) -> dict[str, Path]:
-        """The lists of ids that were given, by their options."""
+        """The files with ids, by option."""
         lists = {
             "--include_by_slide_id": self.include_by_slide_id,
             "--exclude_by_slide_id": self.exclude_by_slide_id,
@@ -83,28 +85,26 @@ class SlideOptions(Bundle):
 
 class ReaderOptions(Bundle):
     backend: Backend = option(
-        "auto, tifffile, openslide or cucim: what reads slides.",
+        "Slide reader: auto, tifffile, openslide or cucim.",
         "NAME",
         Backend.auto.value,
         parse=lambda name, text: parse_member(name, text, Backend),
-        panel="How",
+        panel="Processing",
     )
     workers: int | None = option(
-        f"Threads, 1 to {MOST_WORKERS} (default: one a core).", "N", kind=int | None, parse=parse_workers
+        f"Threads, 1 to {MOST_WORKERS} (default: one per core).", "N", kind=int | None, parse=parse_workers
     )
-    strict: bool = option("Exit with 1 if a slide could not be read.", default=False)
+    strict: bool = option("Exit with 1 if a slide is unreadable.", default=False)
 
 
 class ClusterOptions(Bundle):
-    cluster: str | None = option(
-        "Azure ML compute; absent or 'local': here.", "NAME", parse=non_blank, panel="On a cluster"
-    )
-    conda_env: Sequence[str] = option("Conda files of its environment.", "FILE,...", many=True, parse=parse_list)
-    private_wheel: str | None = option("A wheel of himl to install there.", "FILE", parse=non_blank)
+    cluster: str | None = option("Azure ML compute, or local.", "NAME", parse=non_blank, panel="Compute")
+    conda_env: Sequence[str] = option("Conda files of the job's environment.", "FILE,...", many=True, parse=parse_list)
+    private_wheel: str | None = option("himl wheel to install in the job.", "FILE", parse=non_blank)
     shm_size: str | None = option("Shared memory (default: 100g).", "SIZE", parse=non_blank)
-    experiment: str | None = option("The experiment (default: the command's name).", "NAME", parse=non_blank)
-    display_name: str | None = option("What Studio calls it.", "NAME", parse=non_blank)
-    wait: bool = option("Wait for the job's end.", default=False)
+    experiment: str | None = option("Experiment (default: the command's name).", "NAME", parse=non_blank)
+    display_name: str | None = option("Display name of the run.", "NAME", parse=non_blank)
+    wait: bool = option("Wait for the job to end.", default=False)
 
     @property
     def is_here(self) -> bool:
@@ -112,7 +112,7 @@ class ClusterOptions(Bundle):
 
     @property
     def given(self) -> dict[str, object]:
-        """What was given of the options that are for a job only."""
+        """The options for jobs that the user set."""
         values = {name: getattr(self, name) for name in options_of(type(self)) if name != "cluster"}
         return {name: value for name, value in values.items() if value}
 
@@ -125,15 +125,15 @@ class ClusterOptions(Bundle):
         output_path: Path,
         values: Mapping[str, object],
     ) -> SlideJob:
-        """The *command* as a job, with the options *values*, all written out: defaults may be others there. Raises
-        BadUsage for another *output_path* than a job's."""
+        """The *command* as a job, with all *values* written out, as the defaults of the job's himl may differ. Raises
+        BadUsage for an *output_path* other than the default."""
         from himl_cli.services.montage.cluster import OUTPUT, SlideJob
         from himl_cli.services.submission.request import SubmitRequest
 
         if output_path != Path(OUTPUT):
             raise BadUsage(
-                "--output_path is for files that are made here; those of a job are among the outputs of its run.",
-                hint="Leave it out, and fetch them: himl download RUN --output_dir DIR",
+                "--output_path is only for local use. A job saves files as outputs of its run.",
+                hint="Omit it, and download the files: himl download RUN --output_dir DIR",
             )
         values = {**values, "backend": reader.backend.value, "workers": reader.workers, "strict": reader.strict}
         of_job = {name: value for name, value in self.given.items() if name != "wait"}
@@ -153,7 +153,7 @@ class ClusterOptions(Bundle):
 
 
 def check_packages(what: str) -> None:
-    """Raises BadUsage where packages of the extra `montage` are missing, which *what* needs; imports none of them."""
+    """Check the packages of the extra `montage`, which *what* needs, without importing them. Raises BadUsage."""
     from importlib.util import find_spec
 
     from himl_cli.core.installation import install_command
@@ -183,14 +183,17 @@ def slide_folder(
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> Iterator[tuple[SlideFolder, str | None, Output, Notify]]:
-    """Where the slides lie, the name of the CSV that was named (None: a folder was), where to print, and whom to tell
-    of progress. A workspace is opened for a datastore only. What is for a job only is said to be passed over."""
+    """Yield the folder of slides, the CSV's name (None for a folder), the output and an observer of progress.
+
+    Opens a workspace only for a datastore. Prints a notice about ignored options for jobs.
+    """
     import logging
 
-    if not output_opts.verbose:  # what tifffile logs names no slide, and himl says it of the slide
+    # tifffile logs errors without the slide's name. himl reports them with it.
+    if not output_opts.verbose:
         logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
     passed_over = ", ".join(f"--{name}" for name in cluster.given)
-    notice = f"Passed over, since this runs here and not on a cluster: {passed_over}."
+    notice = f"Ignored without --cluster: {passed_over}."
     if datastore is None:
         from himl_cli.core.files import expand_home
         from himl_cli.services.montage.query import local_dataset
@@ -214,8 +217,11 @@ def slide_folder(
 def run_on_cluster(
     workspace_opts: WorkspaceOptions, output_opts: OutputOptions, request: SlideJob, waits: bool
 ) -> None:
-    """Submit the same command as a job; what was decided for the user is said once it is there, so that an error stands
-    alone. Then Ctrl-C ends the waiting only. Raises BadUsage, JobFailed, Interrupted, and what submitting raises."""
+    """Submit the same command as a job. After the submission, Ctrl-C only stops the waiting.
+
+    Prints remarks after the submission, so that an error stands alone. Raises BadUsage, JobFailed, Interrupted, and the
+    errors of the submission.
+    """
     from functools import partial
     from tempfile import TemporaryDirectory
 
@@ -227,12 +233,12 @@ def run_on_cluster(
     from himl_cli.services.submission.prepare import start_and_note
     from himl_cli.workspaces.resolve import azure_for_jobs
 
-    azure_for_jobs(*workspace_opts.names, start=request.job.cwd)  # before anything is looked at
+    azure_for_jobs(*workspace_opts.names, start=request.job.cwd)  # before other checks
     with TemporaryDirectory(prefix=f"himl-{request.command}-") as folder:
         job = prepare_slide_job(request, Path(folder))
         with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
             check_data(request, session.workspace.datastore)
-            with observing(session.output) as notify:  # its bar is gone before anything else is printed
+            with observing(session.output) as notify:  # ends the progress bar before other output
                 start = partial(session.jobs.submit, job.spec)
                 made.append(start_and_note(start, request.job.cwd, notify))
             with watching(made[0].id):

@@ -1,7 +1,7 @@
-"""`himl submit`: run a script, a module or a shell script as a job, here or on a cluster.
+"""`himl submit`: run a script, a module or a shell script as a job, locally or on a cluster.
 
-An option is added to OPTIONS once: help, settings in himl.toml, variables, completion and the field of the same name of
-`SubmitRequest` follow from it. Services are imported in the functions that need them, so that help comes at once.
+OPTIONS declares each option once. Help, settings in himl.toml, environment variables, completion and the field of
+`SubmitRequest` with the same name follow from it. Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -23,51 +23,47 @@ if TYPE_CHECKING:
 app = group()
 
 OPTIONS: Mapping[str, Option] = {
-    "module": option("A module, as python -m takes it.", "PACKAGE.MODULE", names=("-m",), panel="Arguments"),
-    "command": option("A command line, of any program, in place of TARGET.", "LINE"),
-    "cluster": option("Azure ML compute, or slurm:PARTITION; absent or 'local': here.", "NAME", panel="Where it runs"),
-    "sbatch": option("An option of sbatch on Slurm, as in gres=gpu:2.", "K=V", many=True),
-    "retries": option("Start a job here or on Slurm that failed again, so many times.", "N", 0),
-    "record_in": option("Where a job that runs here is recorded: local or azure.", "WHERE"),
-    "in_place": option("Run here without a snapshot, for a debugger.", default=False),
-    "num_nodes": option("Machines of the cluster.", "N", 1),
-    "processes_per_node": option("Processes (ranks) a machine.", "N", kind=int | None),
-    "distribution": option("pytorch or mpi (default: pytorch for several processes a machine, else mpi).", "KIND"),
-    "no_mpi_single_node": option("Send a job of one process as a plain one, not as MPI.", default=False),
+    "module": option("Run a module, like python -m.", "PACKAGE.MODULE", names=("-m",), panel="Arguments"),
+    "command": option("Run a command line in place of TARGET.", "LINE"),
+    "cluster": option("Azure ML compute, slurm:PARTITION or local.", "NAME", panel="Compute"),
+    "sbatch": option("Option of sbatch on Slurm, such as gres=gpu:2.", "K=V", many=True),
+    "retries": option("Restart a failed local or Slurm job up to N times.", "N", 0),
+    "record_in": option("Workspace for a local job: local or azure.", "WHERE"),
+    "in_place": option("Run locally without a snapshot, for debugging.", default=False),
+    "num_nodes": option("Number of nodes.", "N", 1),
+    "processes_per_node": option("Number of processes (ranks) per node.", "N", kind=int | None),
+    "distribution": option("pytorch or mpi (default: pytorch for several processes per node, else mpi).", "KIND"),
+    "no_mpi_single_node": option("Submit a single-process job without MPI.", default=False),
     "shm_size": option("Shared memory on a cluster.", "SIZE", "100g"),
-    "instance_type": option("Instance type of a Kubernetes or serverless compute.", "NAME", parse=non_blank),
-    "job_tier": option(
-        "Of a serverless compute: spot (cheaper, may be preempted), basic, standard or premium.", "TIER"
-    ),
-    "docker_args": option("Arguments of 'docker run' on a cluster.", "ARGS", many=True),
-    "identity": option("user or managed: as whom it signs in to Azure.", "WHOSE"),
-    "max_run_duration": option("End the job after that time: 30s, 30m, 2h, 1.5d.", "TIME"),
-    "vscode": option("Let VS Code connect to the job on a cluster.", default=False),
-    "jupyter": option("Run JupyterLab beside the job on a cluster.", default=False),
-    "ssh_key": option("Let the owner of this public key sign in to the job by SSH.", "FILE", parse=non_blank),
-    "create_cluster": option("Make a pipeline's cluster where it is missing (size: .env).", default=False),
-    "python": option("The interpreter here (default: the active environment's).", "PATH"),
-    "snapshot_root": option("The folder that is sent (default: the project's).", "DIR", panel="What is sent"),
-    "ignored_folders": option("Folders to leave out as well.", "DIR,...", many=True, parse=parse_list),
-    "include_secret": option(
-        "Send these files, which may hold secrets, on purpose.", "GLOB,...", many=True, parse=parse_list
-    ),
+    "instance_type": option("Instance type, for Kubernetes or serverless.", "NAME", parse=non_blank),
+    "job_tier": option("Serverless tier: spot (cheaper, preemptible), basic, standard or premium.", "TIER"),
+    "docker_args": option("Arguments for 'docker run' on a cluster.", "ARGS", many=True),
+    "identity": option("Azure identity of the job: user or managed.", "KIND"),
+    "max_run_duration": option("Maximum duration, such as 30s, 30m, 2h or 1.5d.", "TIME"),
+    "vscode": option("Allow VS Code to connect (on a cluster).", default=False),
+    "jupyter": option("Run JupyterLab with the job (on a cluster).", default=False),
+    "ssh_key": option("Allow SSH to the job with this public key.", "FILE", parse=non_blank),
+    "create_cluster": option("Create a pipeline's missing cluster, as in .env.", default=False),
+    "python": option("Python for local jobs (default: the active one).", "PATH"),
+    "snapshot_root": option("Root folder (default: the project's).", "DIR", panel="Snapshot"),
+    "ignored_folders": option("More folders to exclude from the snapshot.", "DIR,...", many=True, parse=parse_list),
+    "include_secret": option("Include files that may hold secrets.", "GLOB,...", many=True, parse=parse_list),
     "conda_env": option(
         "Conda files (default: the nearest environment.yml, pylock.toml or uv.lock).",
         "FILE,...",
         many=True,
         parse=parse_list,
-        panel="Environment (of a cluster, except --env_var)",
+        panel="Environment (on a cluster, except --env_var)",
     ),
-    "requirements": option("A pip requirements file, in place of a conda file.", "FILE"),
-    "lock": option("A pylock.toml or uv.lock, in place of a conda file.", "FILE[EXTRA,...]", parse=non_blank),
-    "environment": option("A registered environment, unchanged; also azureml://registries/...", "NAME[:V]"),
-    "docker_image": option("Docker image (default: one of Azure ML).", "IMAGE"),
-    "build_context": option("The folder to build the Docker image from.", "DIR", parse=non_blank),
-    "dockerfile": option("The Dockerfile (default: the build context's Dockerfile).", "FILE", parse=non_blank),
-    "pip_extra_index_url": option("One more index for pip.", "URL"),
-    "private_wheel": option("A wheel to install as well.", "FILE"),
-    "env_var": option("A variable of the job.", "K=V", many=True, parse=parse_pairs),
+    "requirements": option("pip requirements file, in place of a Conda file.", "FILE"),
+    "lock": option("pylock.toml or uv.lock, in place of Conda.", "FILE[EXTRA,...]", parse=non_blank),
+    "environment": option("Registered environment, or azureml://registries/...", "NAME[:V]"),
+    "docker_image": option("Docker image (default: an Azure ML image).", "IMAGE"),
+    "build_context": option("Folder to build the Docker image from.", "DIR", parse=non_blank),
+    "dockerfile": option("Dockerfile (default: from the build context).", "FILE", parse=non_blank),
+    "pip_extra_index_url": option("Additional package index for pip.", "URL"),
+    "private_wheel": option("Additional wheel to install.", "FILE"),
+    "env_var": option("Environment variable of the job.", "K=V", many=True, parse=parse_pairs),
     "experiment": option(
         "Experiment (default: HIML_EXPERIMENT_NAME, else the script's name).",
         "NAME",
@@ -76,83 +72,85 @@ OPTIONS: Mapping[str, Option] = {
         panel="Naming",
     ),
     "experiment_from_branch": option("Name the experiment after the git branch.", default=False),
-    "display_name": option("The run's name for people.", "TEXT", ""),
-    "description": option("What the run is about.", "TEXT", ""),
-    "tag": option("A tag of the run.", "K=V", many=True, parse=parse_pairs),
-    "build_branch": option("Branch.", "TEXT", panel="Facts for tags (default: from git)"),
-    "build_source_id": option("Commit.", "TEXT"),
+    "display_name": option("Display name of the run.", "TEXT", ""),
+    "description": option("Description of the run.", "TEXT", ""),
+    "tag": option("Tag of the run.", "K=V", many=True, parse=parse_pairs),
+    "build_branch": option("Git branch.", "TEXT", panel="Build tags (default: from git)"),
+    "build_source_id": option("Commit id.", "TEXT"),
     "build_source_author": option("Author of the commit.", "TEXT"),
     "build_source_message": option("Message of the commit.", "TEXT"),
-    "build_source_repository": option("Repository.", "TEXT"),
-    "build_number": option("Number of the build.", "TEXT"),
-    "build_user": option("Who started the build.", "TEXT"),
-    "build_user_email": option("Their e-mail address.", "TEXT"),
+    "build_source_repository": option("Repository URL.", "TEXT"),
+    "build_number": option("Build number.", "TEXT"),
+    "build_user": option("User who started the build.", "TEXT"),
+    "build_user_email": option("Email address of that user.", "TEXT"),
     "input": option(
-        "Data it reads: [KEY=]NAME[:VERSION][,OPTION=...]. Options: datastore, mode (download, mount), target, local.",
+        "Input data: [KEY=]NAME[:VERSION][,OPTION=...]. Options: datastore, mode (download, mount), target, local.",
         "SPEC",
         many=True,
         panel="Data",
     ),
     "output": option(
-        "Data it writes: [KEY=]NAME[,OPTION=...]. Options: datastore, mode (mount, upload), overwrite (true, false), "
+        "Output data: [KEY=]NAME[,OPTION=...]. Options: datastore, mode (mount, upload), overwrite (true, false), "
         "local.",
         "SPEC",
         many=True,
     ),
     "keep": option(
-        "Keep new files outside outputs/ and logs/ as well, as outputs, by globs as of 'himl download --include GLOB'.",
+        "New files to save besides outputs/ and logs/, such as 'models/**'.",
         "GLOB,...",
         many=True,
         parse=parse_list,
     ),
-    "no_system_metrics": option("Record no use of CPU, memory and GPUs of a job here or on Slurm.", default=False),
-    "default_datastore": option("Datastore of inputs and outputs that name none.", "NAME"),
+    "no_system_metrics": option("Do not record CPU, memory and GPU use of local and Slurm jobs.", default=False),
+    "default_datastore": option("Datastore for inputs and outputs without one.", "NAME"),
     "checkpoint": option(
-        "Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last checkpoint), "
+        "Checkpoint to copy to outputs/checkpoints before the start. A path, an https URL, RUN (its last one), "
         "RUN:FILE or RUN:FOLDER/.",
         "SOURCE",
     ),
     "sweep": option(
-        "Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform(a,b) (e^a to e^b), normal(mu,sigma), randint(n).",
+        "Values of --NAME, such as 0.1,0.01 or uniform(a,b). Also loguniform(a,b) (e^a to e^b), normal(mu,sigma) and "
+        "randint(n).",
         "NAME=SPEC",
         many=True,
-        panel="Many runs",
+        panel="Sweeps and cross-validation",
     ),
-    "sampling": option(
-        "grid, random, random(seed=7) or bayesian (default: grid where all are lists, else random).", "HOW"
+    "sampling": option("grid, random, random(seed=7) or bayesian (default: grid for lists, else random).", "HOW"),
+    "max_trials": option(
+        "Number of trials (default: the whole grid). Required for other samplings.", "N", kind=int | None
     ),
-    "max_trials": option("Trials in all (default: the whole grid); random and bayesian need it.", "N", kind=int | None),
-    "max_concurrent": option("Trials at a time (default: here 1, on a cluster all).", "N", kind=int | None),
-    "primary_metric": option("The metric that trials are compared by.", "NAME", "val/loss"),
+    "max_concurrent": option("Parallel trials (default: 1; all on a cluster).", "N", kind=int | None),
+    "primary_metric": option("Metric that ranks trials.", "NAME", "val/loss"),
     "goal": option("minimize or maximize the primary metric.", "GOAL", "minimize"),
     "early_stop": option(
-        "Stop poor trials: bandit(slack_factor=0.1), median, truncation(truncation_percentage=20).", "POLICY"
+        "Stop poor trials. Use median, bandit(slack_factor=0.1) or truncation(truncation_percentage=20).",
+        "POLICY",
     ),
-    "crossval": option("Run N splits: --crossval_index 0 to N-1.", "N", kind=int | None),
-    "crossval_arg": option("Another name for --crossval_index.", "NAME", "crossval_index"),
-    "crossval_count_arg": option("Pass N as well, by this argument.", "NAME"),
-    "different_seeds": option("Run N seeds: --random_seed 0 to N-1.", "N", kind=int | None),
-    "seed_arg": option("Another name for --random_seed.", "NAME", "random_seed"),
-    "resume": option("Go on with a run that is kept here: do what is missing, or try again; needs no TARGET.", "RUN"),
+    "crossval": option("Run N splits, with --crossval_index 0 to N-1.", "N", kind=int | None),
+    "crossval_arg": option("Argument for the split's index.", "NAME", "crossval_index"),
+    "crossval_count_arg": option("Argument for the number of splits.", "NAME"),
+    "different_seeds": option("Run N seeds, with --random_seed 0 to N-1.", "N", kind=int | None),
+    "seed_arg": option("Argument for the seed.", "NAME", "random_seed"),
+    "resume": option("Resume a local run, or its missing trials or steps (no TARGET).", "RUN"),
     "wait": option(
-        "Wait for the end (default: here yes, on a cluster no).",
+        "Wait for the end (default: for local jobs).",
         names=("--wait/--no_wait",),
         kind=bool | None,
         show_default=False,
-        panel="After",
+        panel="Progress",
     ),
-    "follow": option("Wait, and show the output as it comes (always so here).", default=False),
-    "notify": option("Post how the run ended to this webhook; better set in himl.private.toml.", "URL"),
-    "notify_format": option("json, slack or teams (default: that of the URL's host, else json).", "FORM"),
-    "dry_run": option("Print the job as Azure ML YAML, or for Slurm as batch script; send nothing.", default=False),
-    "show_settings": option("Show each option's value and where it came from; run nothing.", default=False),
-    "sdk": option("v2, or v1: by the deprecated azureml-core.", "SDK", "v2"),
+    "follow": option("Wait and print the log (always for local jobs).", default=False),
+    "notify": option("Webhook to notify at the end (better set in himl.private.toml).", "URL"),
+    "notify_format": option("json, slack or teams (default: by the URL's host, else json).", "FORM"),
+    "dry_run": option("Print the job as YAML or Slurm script, without submitting it.", default=False, panel="Preview"),
+    "show_settings": option("Show the value and source of each option, and run nothing.", default=False),
+    "sdk": option("Azure ML SDK: v2 or v1 (deprecated).", "SDK", "v2", panel="Compute"),
 }
-"""All of them, in the order of help."""
+"""All options, in the order of help."""
 
 
 class SubmitOptions(Bundle):
-    """Their values; only those that are no fields of the request are read by name."""
+    """The values of OPTIONS. The annotated ones are no fields of the request."""
 
     create_cluster: bool
     resume: str | None
@@ -164,7 +162,7 @@ class SubmitOptions(Bundle):
     def request(
         self, cwd: Path, target: str | None, arguments: Sequence[str], sources: Mapping[str, str]
     ) -> SubmitRequest:
-        """All that a request has a field for; *sources* say where each value came from."""
+        """Build the request. *sources* maps each option to the source of its value."""
         from dataclasses import fields
 
         from himl_cli.services.submission.request import REQUEST_FIELDS, SubmitRequest
@@ -194,15 +192,13 @@ def submit(
     output_opts: OutputOptions,
     target: Annotated[
         str | None,
-        typer.Argument(
-            metavar="TARGET", help="A .py or .sh script, a pipeline .json, or an Azure ML job .yml.", show_default=False
-        ),
+        typer.Argument(metavar="TARGET", help="A .py, .sh, pipeline .json or Azure ML job .yml.", show_default=False),
     ] = None,
 ) -> Any:
-    """Run a script as a job: a snapshot of its project, recorded with its log, outputs and metrics.
+    """Run a script as a job, from a snapshot of its project.
 
-    Here, or with --cluster on Azure ML or a site's Slurm. Arguments of the script stand after --. With --sweep,
-    --crossval or --different_seeds it is many runs, each with values of its own.
+    himl saves the log, the outputs and the metrics. The job runs on this machine, or with --cluster on Azure ML or
+    Slurm. Write the script's arguments after --. For many runs, use --sweep, --crossval or --different_seeds.
 
     \b
       himl submit train.py -- --epochs 5

@@ -1,4 +1,4 @@
-"""Runs what `himl submit` was given, a script, a pipeline or a job in YAML: here, here but recorded on Azure ML, or on
+"""Submission of a script, a pipeline or a YAML job for `himl submit`: locally, locally with a record in Azure ML, or on
 a cluster."""
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ from himl_cli.workspaces.resolve import (
 )
 from himl_cli.workspaces.webhook import post, run_document
 
-NOTIFICATION_SECONDS = {DUE: 20.0, SENDING: 60.0}  # how long a command waits for what follows
+# How long a command waits for the next status.
+NOTIFICATION_SECONDS = {DUE: 20.0, SENDING: 60.0}
 
 
 class Submission(NamedTuple):
-    """One call of `himl submit`: the request that its options make, where each value came from, and the options that
-    are no part of the request."""
+    """A call of `himl submit`: the request, the source of each value, and the options outside the request."""
 
     workspace_opts: WorkspaceOptions
     output_opts: OutputOptions
@@ -94,44 +94,45 @@ class Submission(NamedTuple):
         return open_session(self.workspace_opts, self.output_opts, need)
 
     def waits(self, *, on_cluster: bool) -> bool:
-        """Whether to wait for the end: as was said, else here. What was typed wins over what is set. Raises BadUsage
-        for both at once."""
+        """Whether to wait for the end. The default is to wait for local jobs. Typed options win over settings. Raises
+        BadUsage if --follow and --no_wait are both typed or both set."""
         if self.follow and self.wait is False:
             typed = [name for name in ("follow", "wait") if self.sources.get(name) == TYPED]
             if len(typed) != 1:
                 raise BadUsage(
-                    "--follow and --no_wait exclude each other.", hint="Follow later: himl runs logs --follow RUN"
+                    "--follow and --no_wait cannot be used together.",
+                    hint="To follow later: himl runs logs --follow RUN",
                 )
             return typed == ["follow"]
         return (self.follow or not on_cluster) if self.wait is None else self.wait
 
     def makes_cluster(self) -> bool:
-        """Whether --create_cluster was typed; set for all jobs it counts where it can."""
+        """Whether --create_cluster was typed. As a setting, it only applies to pipelines."""
         return self.create_cluster and self.sources["create_cluster"] == TYPED
 
     def check_notification(self, waits: bool) -> None:
-        """Of a job on Azure ML, which only who waits for it here can tell a webhook of. Raises BadUsage, and says what
-        settings ask for in vain."""
+        """Check that himl waits for an Azure ML job with a webhook, as only the waiting command can notify it. Raises
+        BadUsage for a typed option, and prints a notice for a setting."""
         if webhook_of(self.request) is None or waits:
             return
-        problem = "once the job is on Azure ML, nothing of himl is left that could tell the webhook of its end"
+        problem = "himl can only notify the webhook while it waits for the Azure ML job"
         if self.request.is_typed("notify"):
-            raise BadUsage(f"--notify: {problem}.", hint="Add --wait. himl then posts to it when the job ends.")
-        self.output_opts.output().notice(f"Passed over: notify, since {problem}; with --wait it is told.")
+            raise BadUsage(f"--notify: {problem}.", hint="Add --wait.")
+        self.output_opts.output().notice(f"Ignored: notify, since {problem}. To wait, add --wait.")
 
     def check_azure(self) -> None:
-        """Raises what is wrong with the workspace of a job on a cluster: call it before anything is looked at."""
+        """Check the workspace of a cluster job, before any other check. Raises BadUsage or WorkspaceNotFound."""
         azure_for_jobs(*self.workspace_opts.names, start=self.request.cwd)
 
 
 def submit_script(call: Submission) -> Run | None:
-    """Run a script, a module or a command line: here, here but recorded on Azure ML, or on a cluster, and give its run;
-    or only show the job. Raises BadUsage, NotFound, JobFailed, Interrupted."""
+    """Submit a script, a module or a command line, and return its run, or None with --dry_run.
+
+    Raises BadUsage, NotFound, JobFailed, Interrupted.
+    """
     request = call.request
     if call.makes_cluster():
-        raise BadUsage(
-            "--create_cluster is for pipelines, whose .env says what the cluster is like.", hint="Leave it out."
-        )
+        raise BadUsage("--create_cluster is for pipelines, whose .env describes the cluster.", hint="Omit it.")
     is_sent = bool(request.on_cluster) or request.on_slurm is not None
     waits = call.waits(on_cluster=is_sent)
     if call.dry_run:
@@ -155,15 +156,17 @@ def submit_script(call: Submission) -> Run | None:
 
 
 def submit_file(call: Submission) -> Run | None:
-    """Run the pipeline or the job that a file describes: here, or as it is on the compute that it or the user names;
-    the answer is as that of `submit_script`. Raises BadUsage, NotFound, JobFailed, Interrupted."""
+    """Submit the pipeline or the job in a file: locally, or on the compute target of the file or the user.
+
+    Returns and raises like `submit_script`.
+    """
     if str(call.request.target).lower().endswith(".json"):
         return _submit_pipeline(call)
     from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
     from himl_cli.services.submission.pipelines import bring_to_steps
 
     if call.makes_cluster():
-        raise BadUsage("--create_cluster is for pipeline files (.json), whose .env says what cluster that is.")
+        raise BadUsage("--create_cluster is for pipeline files (.json), whose .env describes the cluster.")
     prepared = prepare_document(call.request)
     is_sent = prepared.goes_to_azure or prepared.is_on_slurm
     waits = call.waits(on_cluster=is_sent)
@@ -183,7 +186,7 @@ def submit_file(call: Submission) -> Run | None:
         workspace = session.workspace
         if prepared.goes_to_azure:
             if not isinstance(workspace, CloudWorkspace):
-                raise HimlError(f"{workspace.label} does not run jobs in YAML.")
+                raise HimlError(f"{workspace.label} cannot run YAML jobs.")
             send = partial(workspace.submit_document, prepared.document.path, prepared.changes)
             return _run_on_cluster(call, session, send, waits)
         if prepared.pipeline is None:
@@ -216,8 +219,8 @@ def _submit_pipeline(call: Submission) -> Run | None:
     spec = prepared.spec
     if call.makes_cluster() and not spec.cluster:
         raise BadUsage(
-            "--create_cluster: this pipeline runs here.",
-            hint="Leave it out, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
+            "--create_cluster does not apply to a local pipeline.",
+            hint="Omit it, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
         )
     is_on_slurm = request.on_slurm is not None
     waits = call.waits(on_cluster=bool(spec.cluster) or is_on_slurm)
@@ -232,7 +235,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
         call.check_notification(waits)
         try:
             call.check_azure()
-        except BadUsage as err:  # why the pipeline goes there
+        except BadUsage as err:  # the remark explains the choice of Azure ML
             raise BadUsage(str(err), hint=err.hint if request.cluster is not None else prepared.remarks[0]) from err
     with call.open(For.clusters if spec.cluster else For.jobs) as session:
         print_prepared(session.output, prepared.remarks, *prepared.reports)
@@ -254,7 +257,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
 
 
 def resume(call: Submission, reference: str) -> Run:
-    """Go on with the run of --resume, and give it. Ctrl-C cancels it while it is waited for. Raises JobFailed,
+    """Resume the run of --resume, and return it. While himl waits, Ctrl-C cancels the run. Raises JobFailed,
     Interrupted, BadUsage, RunNotFound."""
     waits, request = call.waits(on_cluster=False), call.request
     shared = (*options_of(WorkspaceOptions), *options_of(OutputOptions))
@@ -262,15 +265,15 @@ def resume(call: Submission, reference: str) -> Run:
     for name, source in call.sources.items():
         if source == TYPED and REQUEST_FIELDS.get(name, name) not in taken:
             raise BadUsage(
-                f"--{name} does not go with --resume: the run goes on as it was submitted.",
-                hint="Leave it out; --max_concurrent and --env_var may be given.",
+                f"--{name} cannot be used with --resume, which keeps the options of the run.",
+                hint="Omit it. Only --max_concurrent and --env_var can change.",
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:
-        raise BadUsage(f"--max_concurrent {request.max_concurrent}: at least 1 is needed.")
+        raise BadUsage(f"--max_concurrent must be a positive integer, not {request.max_concurrent}.")
     parse_reference(non_blank("--resume", reference))
     with call.open(For.runs) as session, interruptions() as interrupted:
         run, seen = resume_run(session.workspace, reference, request, session.notify)
-        print_run(session.output, run, "Going on with run")
+        print_run(session.output, run, "Resumed run")
         if waits:
             return _wait_here(session, run, interrupted, start=seen)
         print_left_running(session.output, run)
@@ -283,9 +286,9 @@ def show_settings(
     values: Mapping[str, Any],
     sources: Mapping[str, str],
 ) -> None:
-    """Print the value of each option and of what is set about Azure ML, and where each came from."""
+    """Print the value and source of each option and of the settings of Azure ML."""
     checkpoint = str(values.get("checkpoint") or "")
-    if is_address(checkpoint):  # its query may hold a signature
+    if is_address(checkpoint):  # the query may contain a signature
         values = {**values, "checkpoint": shown(checkpoint)}
     azure = [] if workspace_opts.workspace == "local" else azure_facts(*workspace_opts.names, start=Path.cwd())
     print_settings(output_opts.output(), values, sources, azure)
@@ -296,8 +299,8 @@ def _print_script(call: Submission) -> None:
     job = prepare_job(call.request)
     if job.checkpoint is not None:
         raise BadUsage(
-            "--checkpoint does not go with --dry_run: where the checkpoint lies has to be asked for.",
-            hint="Leave one of them out.",
+            "--checkpoint cannot be used with --dry_run, which sends no requests.",
+            hint="Omit one of them.",
         )
     output = call.output_opts.output()
     print_prepared(output, job.remarks, job.report)
@@ -315,16 +318,18 @@ def _print_batch_script(call: Submission, spec: JobSpec) -> None:
 
 @contextmanager
 def _data_sources(session: Session) -> Iterator[tuple[Callable[[], Workspace | None], Notify]]:
-    """Opens the Azure ML workspace that data not here yet may come from; the bar is gone before the job's output is
-    shown."""
+    """Yield an opener of the Azure ML workspace for missing data, and an observer whose progress bar ends before the
+    job's log begins."""
     with lazy_workspace(partial(open_configured_azure, session.cwd)) as azure, observing(session.output) as notify:
         yield azure, notify
 
 
 def _with_data(call: Submission, session: Session, job: PreparedJob) -> PreparedJob:
-    """The job with what it needs where it runs: the folders of inputs that are not here yet, but in the Azure ML
-    workspace that is configured, and its checkpoint, copied to this machine where it is a run's or at an address, or
-    for a cluster in the workspace's storage. Raises NotFound, BadUsage."""
+    """The job with its data: inputs that himl fetches from the configured Azure ML workspace, and the checkpoint of a
+    run or an https address, in a local copy or, for a cluster, in the workspace's storage.
+
+    Raises NotFound, BadUsage.
+    """
     spec, workspace = job.spec, session.workspace
     is_here = not call.request.on_cluster
     if is_here and (spec.inputs or spec.default_datastore) and isinstance(workspace, FolderWorkspace):
@@ -335,8 +340,8 @@ def _with_data(call: Submission, session: Session, job: PreparedJob) -> Prepared
     from himl_cli.services.checkpoints.fetch import bring_checkpoint, refer_to_checkpoint
 
     if spec.in_place or spec.sdk == "v1":
-        excluded = "--in_place: it would write into your project" if spec.in_place else "--sdk v1"
-        raise BadUsage(f"--checkpoint does not go with {excluded}.", hint="Leave one of them out.")
+        excluded = "--in_place: it would change your project" if spec.in_place else "--sdk v1"
+        raise BadUsage(f"--checkpoint cannot be used with {excluded}.", hint="Omit one of them.")
     with _all_runs(call, session, job.checkpoint) as runs, observing(session.output) as notify:
         if is_here:
             spec = bring_checkpoint(job.checkpoint, runs, spec, session.cwd, notify, open_address)
@@ -354,7 +359,7 @@ def _all_runs(call: Submission, session: Session, source: str) -> Iterator[Works
             yield session.workspace
         except WorkspaceNotFound:
             raise NotFound(
-                f"There is no file '{source}', and no run yet.",
+                f"File '{source}' does not exist, and there are no runs yet.",
                 hint="Name a file, or the config.json of the run's workspace.",
             ) from None
         return
@@ -376,21 +381,21 @@ def _run_on_cluster(
     call: Submission, session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None
 ) -> Run:
     with naming_once_made() as made:
-        with observing(session.output) as notify:  # its bar is gone before a log is printed
+        with observing(session.output) as notify:  # ends the progress bar before the log begins
             made.append(start_and_note(start, session.cwd, notify))
         webhook = webhook_of(call.request) if waits else None
         return wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec, webhook=webhook)
 
 
 def _run_recorded(call: Submission, waits: bool) -> Run:
-    """Run the job on this machine, mirrored to an Azure ML workspace. Ctrl-C cancels it while it is waited for. Raises
-    JobFailed, Interrupted."""
+    """Run the job on this machine, and mirror it to an Azure ML workspace. While himl waits, Ctrl-C cancels the job.
+    Raises JobFailed, Interrupted."""
     from himl_cli.services.runs.mirror_state import wait_until_mirrored
 
     named, cwd = call.workspace_opts, call.request.cwd
     address = azure_to_record_in(*named.names, start=cwd)
     job = prepare_job(call.request)
-    # An Azure ML workspace that the options name is the one the job is mirrored to, not the one that keeps it
+    # An Azure ML workspace in the options is the target of the mirror, and does not store the local run.
     names_azure = named.config_file or (named.workspace or "").endswith(".json")
     with open_session(WorkspaceOptions() if names_azure else named, call.output_opts, For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
@@ -403,9 +408,9 @@ def _run_recorded(call: Submission, waits: bool) -> Run:
             print_run(session.output, run, twin=twin, url=twin.url)
             if not waits:
                 print_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)
-                if interrupted:  # while it was started
+                if interrupted:  # during the start
                     source.cancel(run.id)
-                    raise Interrupted(f"Run '{run.id}' is canceled.", hint=f"See how it ends: himl runs show {run.id}")
+                    raise Interrupted(f"Canceled run '{run.id}'.", hint=f"Show its status: himl runs show {run.id}")
                 return run
             try:
                 ended = _wait_here(session, run, interrupted, spec=job.spec)
@@ -414,15 +419,19 @@ def _run_recorded(call: Submission, waits: bool) -> Run:
                 raise
             is_complete = wait_until_mirrored(source, run, twin.workspace, session.notify, interrupted)
             if interrupted and not is_complete:
-                raise Interrupted(f"Stopped waiting; run '{run.id}' has ended.", hint=f"See himl runs show {run.id}")
+                raise Interrupted(
+                    f"Stopped waiting. Run '{run.id}' has ended.", hint=f"Show it: himl runs show {run.id}"
+                )
             return ended
 
 
 def _wait_here(
     session: Session, run: Run, interrupted: list[int], *, start: int = 0, spec: JobSpec | None = None
 ) -> Run:
-    """Show the output of a job that runs here, from the byte *start* of its log on, until its end, and give the run as
-    it ended; with its *spec* the hint of a failure is more exact. Raises JobFailed, Interrupted."""
+    """Print the log of a local job from byte *start* until its end, and return the ended run.
+
+    With *spec*, the hint for a failure is more exact. Raises JobFailed, Interrupted.
+    """
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), naming(run.id):
         with _showing_output(session, run):
@@ -445,14 +454,16 @@ def wait_or_leave(
     spec: JobSpec | None = None,
     webhook: Webhook | None = None,
 ) -> Run:
-    """Say that the run is on its way to a cluster, and wait for it where that is wanted, its log shown where that
-    *follows*, else a sentence now and then; of a sweep about its trials. Ctrl-C ends the waiting only. Of a run that
-    ended on Azure ML the *webhook* is told here. Raises JobFailed, Interrupted."""
+    """Print that himl submitted the run to a cluster, and wait for its end if it *waits*.
+
+    Prints the log if it *follows*, else occasional status lines, for a sweep about its trials. Ctrl-C only stops the
+    waiting. Notifies the *webhook* of an Azure ML run's end. Raises JobFailed, Interrupted.
+    """
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
         if spec is not None and spec.services:
-            output.notice(f"To use its {', '.join(spec.services)}: himl runs attach {run.id}")
+            output.notice(f"To connect to {', '.join(spec.services)}: himl runs attach {run.id}")
         if not waits:
             return run
         with _showing_output(session, run):
@@ -465,7 +476,7 @@ def wait_or_leave(
         print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
         if sweep is not None and sweep.metric and all(trial.value is None for trial in sweep.trials):
             output.notice(
-                f"No trial logged '{sweep.metric}', which they are compared by; --primary_metric names another one."
+                f"No trial logged the primary metric '{sweep.metric}'. To use another one, set --primary_metric."
             )
         if webhook is not None and not isinstance(workspace.home_of(run.id), FolderWorkspace):
             _notify_of_end(session, ended, sweep, webhook)
@@ -478,13 +489,13 @@ def wait_or_leave(
 
 
 def _print_notification(session: Session, run: Run, interrupted: Sequence[int] = ()) -> None:
-    """Where a webhook is told of the end of *run*, wait for that, and say what became of it unless it was told."""
+    """Wait for the notification of the end of *run*, if there is one, and print a notice if it failed."""
     tags, begin = run.tags, time.monotonic()
     while NOTIFICATION in tags and not interrupted:
         state, _, detail = tags[NOTIFICATION].partition(": ")
         if time.monotonic() - begin >= NOTIFICATION_SECONDS.get(state, 0.0):
             if state != SENT:
-                detail = detail if state == NOT_SENT else f"nobody knows whether {detail} was told"
+                detail = detail if state == NOT_SENT else f"{detail} may not have received it"
                 session.output.notice(f"The notification failed: {detail}.")
             return
         time.sleep(0.1)
@@ -492,9 +503,9 @@ def _print_notification(session: Session, run: Run, interrupted: Sequence[int] =
 
 
 def _notify_of_end(session: Session, run: Run, sweep: SweepView | None, webhook: Webhook) -> None:
-    """Tell *webhook* from here how a run of Azure ML ended; that it could not be told becomes a tag of the run."""
+    """Notify *webhook* of the end of an Azure ML run. Records a failure as a tag of the run."""
     workspace, results, children = session.workspace, RunResults(), list[Run]()
-    with suppress(HimlError):  # what cannot be asked for is left out
+    with suppress(HimlError):  # omits results that the service does not return
         results = workspace.results([run], wanted=lambda name: True, whole=False)[run.id]
         children = list(children_of(workspace, run)) if MANY in run.tags or sweep else []
     if problem := post(webhook, run, run_document(run, "", results, children, sweep)):
@@ -505,13 +516,11 @@ def _notify_of_end(session: Session, run: Run, sweep: SweepView | None, webhook:
 
 @contextmanager
 def _showing_output(session: Session, run: Run) -> Iterator[None]:
-    """Within it a job's output is printed; where its reader leaves, that the job goes on is said."""
+    """While printing a job's log: if the reader of stdout closes it, print that the job continues."""
     try:
         yield
     except ReaderGone:
-        session.output.notice(
-            f"Nobody reads the output any more; run {run.id} goes on. To stop it: himl runs cancel {run.id}"
-        )
+        session.output.notice(f"The output is closed. Run {run.id} continues. To cancel it: himl runs cancel {run.id}")
         raise
     finally:
         session.output.end_line()
@@ -519,7 +528,7 @@ def _showing_output(session: Session, run: Run) -> Iterator[None]:
 
 @contextmanager
 def _printing_unfinished(session: Session, run: Run) -> Iterator[None]:
-    """Within it the run is waited for; where that breaks off, the run is printed all the same, for whoever reads its id
+    """While waiting for a run: if that fails, print the run nevertheless, for scripts that use its id
     (`run=$(himl submit -q)`)."""
     try:
         yield
@@ -532,7 +541,7 @@ def _printing_unfinished(session: Session, run: Run) -> Iterator[None]:
 
 @contextmanager
 def naming_once_made() -> Iterator[list[Run]]:
-    """A list for the run that is made within: once it is in there, Ctrl-C ends the watching only, and its id is said.
+    """Yield a list for the submitted run. Once it contains the run, Ctrl-C only stops the waiting, and prints the id.
     Raises Interrupted."""
     made: list[Run] = []
     try:

@@ -1,6 +1,6 @@
-"""`himl tiles`: slides cut into tiles, with a CSV that lists them.
+"""`himl tiles`: cut slides into tiles, with a CSV that lists them.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -35,40 +35,36 @@ LARGEST_TILE, MOST_LEVEL = 8192, 99
 def tiles(
     *,
     slides: SlideOptions,
-    tile_size: int = option("Width and height of a tile, in pixels of the level.", "PIXELS", 224, panel="The tiles"),
-    overlap: int = option("Pixels that a tile shares with the next one.", "PIXELS", 0),
-    level: int | None = option("The slides' level, 0 the finest.  [default: 0]", "N", kind=int | None),
-    magnification: float | None = option(
-        "The level of this magnification, within 5 %; a slide without one fails.", "M", kind=float | None
-    ),
-    occupancy: float = option(
-        "The least share of a tile that is foreground, from 0 to 1; 0: all tiles.", "SHARE", 0.05
-    ),
+    tile_size: int = option("Width and height of a tile at the level.", "PIXELS", 224, panel="Tiles"),
+    overlap: int = option("Overlap of adjacent tiles.", "PIXELS", 0),
+    level: int | None = option("Level of the slides, 0 the finest.  [default: 0]", "N", kind=int | None),
+    magnification: float | None = option("Magnification that selects the level (within 5 %).", "M", kind=float | None),
+    occupancy: float = option("Minimum share of foreground in a tile, from 0 (all tiles) to 1.", "SHARE", 0.05),
     masks: bool = option(
-        "Foreground is where the slide's mask is not 0 (default: what is dark, by Otsu's threshold).", default=False
+        "Foreground from the slides' masks (default: dark pixels, by Otsu's threshold).", default=False
     ),
     image_format: TileFormat = option(
-        "png or jpg.",
+        "Image format: png or jpg.",
         "F",
         TileFormat.png.value,
         parse=lambda name, text: parse_member(name, text, TileFormat),
     ),
-    overview: bool = option("A picture of each slide with its tiles marked.", default=False),
-    output_path: Path = option("The folder they go to.", "DIR", "outputs", parse=parse_folder),
+    overview: bool = option("Save a picture of each slide with its tiles marked.", default=False),
+    output_path: Path = option("Destination folder.", "DIR", "outputs", parse=parse_folder),
     reader: ReaderOptions,
     job: ClusterOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     dataset: Annotated[
         str,
-        typer.Argument(metavar="SLIDES", help="A folder of slides, or a CSV that lists them.", show_default=False),
+        typer.Argument(metavar="SLIDES", help="Folder of slides, or CSV that lists them.", show_default=False),
     ],
 ) -> None:
-    """Cut slides into tiles: a folder for each slide, and dataset.csv, which lists all tiles.
+    """Cut slides into tiles, with a folder per slide and a list in dataset.csv.
 
-    SLIDES are chosen as for himl montage. dataset.csv has the columns slide_id, tile_id, image, left, top, right,
-    bottom, label and occupancy, places in pixels of level 0. Tiles without enough tissue are left out; where a slide
-    ends, tiles are white. The same command again goes on where it was stopped; slides that fail are named at the end.
+    Select SLIDES as for himl montage. dataset.csv has slide_id, tile_id, image, label and occupancy of each tile. It
+    also has left, top, right and bottom, in pixels of level 0. himl omits tiles without enough tissue. Tiles are white
+    outside the slide. To resume after an interruption, repeat the command. At the end, himl lists slides that failed.
 
     \b
       himl tiles slides
@@ -78,7 +74,7 @@ def tiles(
     """
     non_blank("SLIDES", dataset)
     if level is not None and magnification is not None:
-        raise BadUsage("--level and --magnification cannot be used together.", hint="Leave one of them out.")
+        raise BadUsage("--level and --magnification cannot be used together.", hint="Omit one of them.")
     ranges = {
         "--tile_size": (tile_size, 1, LARGEST_TILE),
         "--overlap": (overlap, 0, tile_size - 1),
@@ -87,9 +83,9 @@ def tiles(
     }
     for name, (value, least, most) in ranges.items():
         if not least <= value <= most:
-            raise BadUsage(f"{name} takes a number from {least} to {most:,}, got {value}.")
+            raise BadUsage(f"{name} must be a number from {least} to {most:,}, not {value}.")
     if magnification is not None and not 0 < magnification < math.inf:
-        raise BadUsage(f"--magnification takes a number above 0, such as 20, got {magnification}.")
+        raise BadUsage(f"--magnification must be a positive number, such as 20, not {magnification}.")
     if not job.is_here:
         values = {
             "tile_size": tile_size,

@@ -1,6 +1,6 @@
-"""`himl tb` and `himl ui`: runs in the browser, in TensorBoard and in MLflow's user interface.
+"""`himl tb` and `himl ui`: show runs in TensorBoard and in MLflow's user interface.
 
-Services are imported in the functions that need them, so that help comes at once.
+Functions import the services that they use, to keep help fast.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
 tb_app, ui_app = group(), group()
-HOST = option("Its host; any but localhost lets other machines in.", "HOST", "localhost", parse=non_blank)
-OPEN = option("Open it in the browser.", default=False, names=("--open",))
+HOST = option("Host. Any but localhost allows remote access.", "HOST", "localhost", parse=non_blank)
+OPEN = option("Open the page in the browser.", default=False, names=("--open",))
 
 
 @command(ui_app, "ui")
 def ui(
     *,
-    port: int = option("Its port; the next free one if that is taken.", "N", 5000, panel="MLflow"),
+    port: int = option("Port, or else the next free one.", "N", 5000, panel="MLflow"),
     host: str = HOST,
     open_browser: bool = OPEN,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
-    """Show runs in MLflow's user interface, also while they go on.
+    """Show runs in MLflow's user interface, including runs in progress.
 
-    All runs of the workspace, those kept here and those of Azure ML side by side: tables, curves, comparisons, files.
-    Tags can be changed, and runs that are kept here can be deleted, for good. Needs the extra ui. Ctrl-C ends it.
+    The interface shows local and Azure ML runs with their metrics and files. It can change tags, and permanently delete
+    local runs. It needs the extra 'ui'. Ctrl-C stops it.
 
     \b
       himl ui
@@ -56,7 +56,7 @@ def ui(
     check_port(port)
     require_mlflow()
     with suppress(KeyboardInterrupt), open_session(workspace_opts, output_opts) as session:
-        session.workspace.experiments()  # who has to sign in does it here, where it can be seen
+        session.workspace.experiments()  # triggers the sign-in while the user can see its prompt
         uri = store_uri(*workspace_opts.names, start=session.cwd)
         serve(uri, host, port, session.notify, lambda url: _announce(session, "MLflow", {"url": url}, open_browser))
 
@@ -64,7 +64,7 @@ def ui(
 def _inside_run(option: str, folder: str) -> str:
     if ".." in folder.replace("\\", "/").split("/"):
         raise BadUsage(
-            f"{option} is a folder inside a run, got '{folder}'.", hint=f"Leave out '..': {option} outputs/tb"
+            f"{option} must be a folder inside a run, not '{folder}'.", hint=f"Omit '..': {option} outputs/tb"
         )
     return folder
 
@@ -74,27 +74,27 @@ def tb(
     *,
     selection: SelectionOptions,
     log_dir: str = option(
-        "Their folder inside a run; if it has none, all are taken.",
+        "Folder inside a run, or else the whole run.",
         "DIR",
         "logs",
         parse=_inside_run,
         panel="Event files",
     ),
-    run_logs_dir: Path | None = option("Where copies go.  [default: himl's cache]", "DIR", parse=parse_folder),
-    refresh: int = option("Time between looks for new runs and files.", "SECONDS", 15),
-    sync_only: bool = option("Fetch once, print where they are, and end.", default=False),
-    port: int = option("Its port; the next free one if that is taken.", "N", 6006, panel="TensorBoard"),
+    run_logs_dir: Path | None = option("Folder for copies.  [default: himl's cache]", "DIR", parse=parse_folder),
+    refresh: int = option("Interval of checks for new runs and files.", "SECONDS", 15),
+    sync_only: bool = option("Fetch once, print the folders, and exit.", default=False),
+    port: int = option("Port, or else the next free one.", "N", 6006, panel="TensorBoard"),
     host: str = HOST,
     open_browser: bool = OPEN,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
-    """Show runs in TensorBoard, also while they go on.
+    """Show runs in TensorBoard, including runs in progress.
 
-    Without a run: the one submitted last from this folder. A sweep or a pipeline is shown with all runs below it. Runs
-    that are added later join. Local runs are shown where they lie; of others the event files are fetched, and then only
-    what is new in them. Ctrl-C ends it.
+    The default is the last run submitted from this folder. A sweep or pipeline includes its child runs. New runs that
+    match appear automatically. For runs on Azure ML, himl fetches event files, and later only new parts. Ctrl-C stops
+    TensorBoard.
 
     \b
       himl tb
@@ -105,7 +105,7 @@ def tb(
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
     if refresh < 1:
-        raise BadUsage(f"--refresh takes a whole number of seconds from 1, got {refresh}.")
+        raise BadUsage(f"--refresh must be a positive integer of seconds, not {refresh}.")
     check_port(port)
     selected = selection.selection(runs)
     with suppress(*[] if sync_only else [KeyboardInterrupt]), open_session(workspace_opts, output_opts) as session:
@@ -132,7 +132,8 @@ def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: 
     def on_start(url: str) -> None:
         document = {"url": url, "runs": [source.run.id for source in runs.sources]}
         _announce(session, "TensorBoard", document, open_browser)
-        if not logging.getLogger().isEnabledFor(logging.INFO):  # this goes on for hours, and says itself who is silent
+        # TensorBoard runs for hours, and its watcher reports services that do not respond.
+        if not logging.getLogger().isEnabledFor(logging.INFO):
             logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
 
     with observing(session.output) as watcher:
@@ -140,11 +141,11 @@ def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: 
 
 
 def _announce(session: Session, name: str, document: Mapping[str, Any], open_browser: bool) -> None:
-    """Print the address of the server, and open it in the browser where that is wanted."""
+    """Print the address of the server, and open it in the browser with --open."""
     url = document["url"]
     session.output.result(document, human=f"{name}: {url}", quiet=url)
-    session.output.flush()  # it is there at once, also for a program at the other end of a pipe
-    session.output.notice("Ctrl-C ends it.")
+    session.output.flush()  # for a program that reads the address from a pipe
+    session.output.notice("Press Ctrl-C to stop it.")
     if open_browser:
         open_url(session.output, url)
 
@@ -153,4 +154,4 @@ def open_url(output: Output, url: str) -> None:
     import webbrowser
 
     if not webbrowser.open(url):
-        output.notice(f"No browser can be opened here: open {url} yourself.")
+        output.notice(f"himl cannot open a browser. Open {url}.")

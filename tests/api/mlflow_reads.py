@@ -161,7 +161,7 @@ def refuse(uri: str) -> None:
         (mlflow.register_model, f"runs:/{TRAINED}/outputs", "new"),
     ):
         code, text = error_of(call, *arguments)
-        assert (code, "MLflow cannot " in text, "himl's workspaces are read-only" in text) == ("PERMISSION_DENIED", True, True), (call, code, text)
+        assert (code, "MLflow cannot " in text, "they are read-only in MLflow" in text) == ("PERMISSION_DENIED", True, True), (call, code, text)
     assert state(client) == before
 
 
@@ -185,7 +185,7 @@ def delete(uri: str, is_local: str) -> None:
     before = state(client)
     if not is_local:
         code, text = error_of(client.delete_run, SWEEP)
-        assert (code, f"Run '{SWEEP}' is kept in " in text, f"himl runs delete {SWEEP}" in text) == ("PERMISSION_DENIED", True, True), text
+        assert (code, f"Run '{SWEEP}' is in " in text, f"himl runs delete {SWEEP}" in text) == ("PERMISSION_DENIED", True, True), text
         assert state(client) == before
         return
     client.delete_run(SWEEP)

@@ -54,7 +54,7 @@ def test_what_a_text_means_is_known_without_a_workspace(project: Path, monkeypat
 
 
 def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    empty = "It is empty. Is a shell variable unset?"
+    empty = "The value is empty. Is a shell variable unset?"
     for text, said in {"weights/none.ckpt": "There is no file 'weights/none.ckpt'.", "none.ckpt": "There is no file 'none.ckpt'.", " ": empty}.items():
         with pytest.raises(SystemExit, match="2"):
             parsed(text)
@@ -63,10 +63,10 @@ def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.
     with pytest.raises(ValueError, match=r"There is no file 'a/b\.ckpt'"):
         CheckpointParser("a/b.ckpt")
     assert not CheckpointParser()
-    with pytest.raises(ValueError, match="There is no checkpoint"):
+    with pytest.raises(ValueError, match="The checkpoint is empty"):
         CheckpointParser().get_or_download_checkpoint("out")
     for text in ("https:/h.example/x.ckpt?{}", "https//h.example/x.ckpt?{}", "s3://bucket/x.ckpt?{}", "https%3A//h.example/x.ckpt?{}"):
-        with pytest.raises(ValueError, match="looks like an address") as caught:
+        with pytest.raises(ValueError, match="This is not a valid address") as caught:
             CheckpointParser(text.format(SECRET))
         assert "h.example" not in str(caught.value)
         assert SECRET not in f"{caught.value}{caught.value.__cause__}"
@@ -117,7 +117,7 @@ def test_checkpoints_of_a_run_are_fetched_once_and_chosen(local_runs: RecordedRu
     changed.write_text("mine")
     with pytest.raises(TransferIncomplete, match=r"last\.ckpt") as incomplete:
         os.fspath(checkpoint("train_1_aa"))
-    assert (changed.read_text(), incomplete.value.hint) == ("mine", "Name it by its path, or move it away.")
+    assert (changed.read_text(), incomplete.value.hint) == ("mine", "Pass the local path, or move the files away.")
 
 
 @pytest.mark.parametrize("around", ["{}", " {}\n"])
@@ -129,7 +129,7 @@ def test_no_text_of_an_address_shows_its_signature(web: FileServer, project: Pat
     shown = [str(arguments), repr(given), str(given), given.checkpoint, f"{given}", json.dumps(vars(arguments), default=str)]
     assert [text for text in shown if "sig" in text or web("/best.ckpt") not in text] == []
     unfetched = pickle.dumps(given)
-    with pytest.raises(ValueError, match="pickled before it was fetched"):
+    with pytest.raises(ValueError, match="pickled without its signature"):
         os.fspath(pickle.loads(unfetched))
     assert copy.deepcopy(given) == copy.copy(given) == given != checkpoint(web("/best.ckpt", "sig=2"))
     assert Path(given).read_text() == "best"
@@ -197,7 +197,7 @@ def test_changed_checkpoints_become_a_run(place: Path) -> None:
     (folder / "last.ckpt").write_text("changed")
     with pytest.raises(TransferIncomplete, match=r"last\.ckpt") as caught:
         fetch_checkpoint("train_1_aa")
-    assert caught.value.hint == "overwrite=True replaces what differs."
+    assert caught.value.hint == "To replace files that differ, pass overwrite=True."
     run = push_checkpoints(folder, "train_1_aa", "changed", "new head", tags={"by": "Ada"})
     assert (run.status, run.experiment.name, run.display_name) == ("Completed", "changed", "new head")
     assert (run.tags["himl.checkpoint_from"], run.tags["by"], run.workspace) == ("train_1_aa", "Ada", fetch_run(None, "train_1_aa").workspace)

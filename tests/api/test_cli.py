@@ -41,7 +41,7 @@ FOUND: dict[str, list[str]] = {
 REFUSED: dict[str, tuple[int, str]] = {
     "--run nope": (3, "error: No run 'nope' in local workspace"),
     "--run train_1_aa --experiment train": (2, "error: Two selections at once: --run and --experiment."),
-    "-w local --config_file config.json": (2, "error: Two workspaces at once: --workspace and --config_file."),
+    "-w local --config_file config.json": (2, "error: --workspace and --config_file cannot be used together."),
     "--run train_1_aa -q --json": (2, '{"error": {"code": "usage"'),
     "--bogus": (2, "error: No such option '--bogus'."),
     "--format xml": (2, "error: Invalid value for '--format'"),
@@ -83,7 +83,7 @@ def test_tool_has_himls_options_formats_errors_and_help(tool: Path) -> None:
     assert (refused.returncode, "Traceback" in refused.stderr, "\nerror: No run 'nope'" in refused.stderr) == (3, True, True)
     text = said(tool, "--help")
     assert "The losses of runs." in text
-    assert all(name in text for name in ("--run ", "--num_runs N", "--latest_run_file PATH", "--config_file PATH", "-w", "--json", "Which runs:", "Output:"))
+    assert all(name in text for name in ("--run ", "--num_runs N", "--latest_run_file PATH", "--config_file PATH", "-w", "--json", "Runs:", "Output:"))
     assert not [name for name in ("--num-runs", "--run_ids", "--experiment_name", "--config_path") if name in text]
 
 
@@ -211,10 +211,10 @@ def test_typers_runner_sees_what_a_user_sees(local_runs: RecordedRuns) -> None:
 
     def twice(ours: cli.Talk, theirs: cli.Talk) -> None: ...
 
-    said = "of_its_own(): 'run' is there twice, since 'runs: Runs' brings an option of that name: give the parameter 'run' another name."
+    said = "of_its_own(): 'run' is declared twice: 'runs: Runs' already has an option of that name. Rename the parameter 'run'."
     with pytest.raises(ValueError, match=re.escape(said)):
         cli.command(cli.app())(of_its_own)
-    with pytest.raises(ValueError, match=re.escape("brings an option of that name: leave 'theirs: Talk' out.")):
+    with pytest.raises(ValueError, match=re.escape("already has an option of that name. Omit 'theirs: Talk'.")):
         cli.command(cli.app())(twice)
 
 

@@ -69,7 +69,7 @@ def test_datastore_files_are_left_unless_overwritten(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING, logger="himl_cli"):
         download_from_datastore("local", "foo/bar", tmp_path / "out")
     assert arrived(tmp_path / "out") == {"foo/bar/1.txt": "mine", "foo/bar/2.txt": "two"}
-    assert "exist with another content: 'foo/bar/1.txt'" in caplog.text
+    assert "exist with other content: 'foo/bar/1.txt'" in caplog.text
     download_from_datastore("local", "foo/bar", tmp_path / "out", overwrite=True)
     assert arrived(tmp_path / "out") == {"foo/bar/1.txt": "one", "foo/bar/2.txt": "two"}
     write_files(tmp_path / "foo" / "bar", {"1.txt": "1", "2.txt": "2", "deep/3.txt": "3"})
@@ -79,7 +79,7 @@ def test_datastore_files_are_left_unless_overwritten(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING, logger="himl_cli"):
         upload_to_datastore("local", tmp_path / "data", "foo/bar")
     assert (stored(local_runs)["foo/bar/1.txt"], stored(local_runs)["foo/bar/3.txt"]) == ("one", "new")
-    assert caplog.text.count("exist with another content: 'foo/bar/1.txt'") == 2
+    assert caplog.text.count("exist with other content: 'foo/bar/1.txt'") == 2
     upload_to_datastore("local", tmp_path / "data", "foo/bar", overwrite=True)
     assert stored(local_runs)["foo/bar/1.txt"] == "mine"
 
@@ -88,7 +88,7 @@ def test_datastore_files_are_left_unless_overwritten(tmp_path: Path, caplog: pyt
 def test_what_is_not_there_is_file_not_found_and_himls_error(tmp_path: Path) -> None:
     write_files(tmp_path, {"file.txt": "x"})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadUsage, match="is a file, and a folder is uploaded"):
+    with pytest.raises(BadUsage, match="is a file, not a folder"):
         upload_to_datastore("local", tmp_path / "file.txt", "x")
     with pytest.raises(FileNotFoundError, match="There is nothing to upload"):
         upload_to_datastore("local", tmp_path / "empty", "x")
@@ -261,7 +261,7 @@ with ClientSecretCredential(tenant, client, secret) as credential:
     try:
         himl_cli.get_workspace(MLClient(credential, subscription, group))
     except TypeError as err:
-        answers += [[str(err).partition(":")[0], "azure.ai.ml._ml_client.MLClient is no workspace"]]
+        answers += [[str(err).partition(":")[0], "azure.ai.ml._ml_client.MLClient is not a workspace"]]
 print(json.dumps(answers))
 """
 

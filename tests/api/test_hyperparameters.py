@@ -112,18 +112,18 @@ def test_args_that_cannot_be_sent_are_told() -> None:
         return {"parameter_sampling": given, **more}
 
     wrongs: dict[str, Any] = {
-        "unknown 'parameter_samplin'": {"parameter_samplin": SPACE},
+        "unknown key 'parameter_samplin'": {"parameter_samplin": SPACE},
         "'parameter_sampling' is missing": {"primary_metric": "loss"},
-        "hyperparam_args is a dictionary, not list": [1],
-        "dictionary by name, not list": space([0.1]),
-        "'lr': float is nothing to draw values from": space({"lr": 0.1}),
-        "neither a number nor a text": space({"lr": [[0.1]]}),
+        "hyperparam_args must be a dictionary, not list": [1],
+        "Hyperparameters must be a dictionary, not list": space([0.1]),
+        "'lr' must be a list or a distribution, not float": space({"lr": 0.1}),
+        "must have numbers or text": space({"lr": [[0.1]]}),
         "'-l'": space({"-l": [0.1]}),
         "'max_total_trials' is missing": space({"lr": "uniform(0,1)"}),
-        "whole number": space(SPACE, max_total_trials="many"),
-        "'compute' cannot be given here": space(SPACE, compute="gpu"),
-        "'timeout' is a number of seconds": space(SPACE, timeout="2h"),
-        "are the same": space(SPACE, early_termination="median", early_termination_policy="median"),
+        "must be an integer": space(SPACE, max_total_trials="many"),
+        "himl does not support 'compute'": space(SPACE, compute="gpu"),
+        "'timeout' must be a number of seconds": space(SPACE, timeout="2h"),
+        "are equivalent": space(SPACE, early_termination="median", early_termination_policy="median"),
     }
     for words, given in wrongs.items():
         with pytest.raises(BadUsage, match=words):
@@ -135,7 +135,7 @@ def test_invalid_hyperparam_args_are_value_error_before_request(lab: StagedWorks
         '"sampling_algorithm": "bayesian", "max_total_trials": 20, "early_termination": "median"}': "sampling_algorithm bayesian and early_termination",
         '"goal": "best"}': "goal cannot be 'best'",
         '"max_total_trials": 0}': "max_total_trials must be at least 1, not 0",
-        '"trial_timeout": 600}, max_run_duration="1h"': "max_run_duration and hyperparam_args' trial_timeout are two limits of each trial",
+        '"trial_timeout": 600}, max_run_duration="1h"': "max_run_duration and hyperparam_args' trial_timeout cannot differ",
     }
     for more, words in wrongs.items():
         script = write_script(project, "train.py", f'{CLUSTER}, hyperparam_args={{"parameter_sampling": {{"lr": [0.1, 0.2]}}, {more}', "")
@@ -213,9 +213,9 @@ def test_grids_and_cross_validations_are_sweeps() -> None:
     folds = sweep_of_config(create_crossval_hyperdrive_config(4, cross_val_index_arg_name="--fold", metric_name="auc"))
     assert dict(folds.space) == {"fold": SearchRange(Draw.choice, ("0", "1", "2", "3"))}  # texts, as in hi-ml
     assert (folds.sampling, folds.max_trials, folds.primary_metric, folds.goal) == ("grid", 4, "auc", "minimize")
-    with pytest.raises(ValueError, match="num_splits is at least 1"):
+    with pytest.raises(ValueError, match="num_splits must be at least 1"):
         create_crossval_hyperdrive_config(0)
-    with pytest.raises(ValueError, match="num_splits is a whole number, not '3'"):
+    with pytest.raises(ValueError, match="num_splits must be an integer, not '3'"):
         create_crossval_hyperdrive_config("3")  # type: ignore[arg-type]
     space = {"model": SearchRange(Draw.choice, ("small", "large"))}
     by_config = sweep_of_config(create_grid_hyperdrive_config(["small", "large"], "--model", "auc"))
@@ -224,9 +224,9 @@ def test_grids_and_cross_validations_are_sweeps() -> None:
         assert (dict(sweep.space), sweep.sampling, sweep.max_trials, sweep.primary_metric, sweep.goal) == (space, "grid", 2, "auc", "minimize")
     splits = sweep_of_args(create_crossval_hyperparam_args_v2(2))
     assert (dict(splits.space), splits.primary_metric) == ({"crossval_index": SearchRange(Draw.choice, ("0", "1"))}, "val/loss")
-    with pytest.raises(ValueError, match="values is a list with one value at least"):
+    with pytest.raises(ValueError, match="values must be a list with at least one value"):
         create_grid_hyperdrive_config([], "model", "auc")
-    with pytest.raises(ValueError, match="num_splits is at least 1"):
+    with pytest.raises(ValueError, match="num_splits must be at least 1"):
         create_crossval_hyperparam_args_v2(0)
 
 
@@ -252,12 +252,12 @@ def test_policies_and_limits_of_hyperdrive_are_understood() -> None:
     for policy, stop in policies:
         assert sweep_of_config(config(policy_config=policy)).early_stop == stop
     wrongs: dict[str, object] = {
-        "no HyperDriveConfig": object(),
+        "must be a HyperDriveConfig": object(),
         "the argument pipeline": config(pipeline=object()),
         "the argument estimator": config(estimator=object()),
         "the argument resume_from": config(resume_from=[object()]),
         "policy 'Own'": config(policy_config={"name": "Own"}),
-        "neither a number nor a text": config(generator_config={"name": "GRID", "parameter_space": {"lr": ["choice", [[{"a": 1}]]]}}),
+        "must have numbers or text": config(generator_config={"name": "GRID", "parameter_space": {"lr": ["choice", [[{"a": 1}]]]}}),
     }
     for words, given in wrongs.items():
         with pytest.raises(BadUsage, match=words):
@@ -291,14 +291,14 @@ def test_arguments_modes_and_keys_of_a_dataset(caplog: pytest.LogCaptureFixture)
     assert as_configs(None) == []
     assert as_configs([" a ", DatasetConfig("b", version=2)]) == [DatasetConfig("a"), DatasetConfig("b", version=2)]
     assert DatasetConfig("data", target_folder="/tmp/out").to_output(0).target is None
-    assert "target_folder is not used" in caplog.text
+    assert "himl ignores target_folder" in caplog.text
 
 
 def test_invalid_datasets_are_refused() -> None:
     wrongs: dict[str, list[dict[str, Any]]] = {
         "data_name": [{"name": "data", "data_name": name} for name in ("a b", "1st", "${{x}}")],
-        "name of the dataset is empty": [{"name": ""}, {"name": "  "}],
-        r"'data': '\.' cannot be the target_folder": [{"name": "data", "target_folder": target} for target in (".", "./", Path("."))],
+        "name of a dataset must not be empty": [{"name": ""}, {"name": "  "}],
+        r"'data': target_folder must not be '\.'": [{"name": "data", "target_folder": target} for target in (".", "./", Path("."))],
     }
     for words, cases in wrongs.items():
         for given in cases:
@@ -306,5 +306,5 @@ def test_invalid_datasets_are_refused() -> None:
                 DatasetConfig(**given)
     no_lists: list[Any] = ["a", DatasetConfig("a"), [Path("a")], [None]]
     for datasets in no_lists:
-        with pytest.raises(TypeError, match=r"given as a list|is a name or a DatasetConfig"):
+        with pytest.raises(TypeError, match=r"must be a list|must be a name or a DatasetConfig"):
             as_configs(datasets)

@@ -77,7 +77,7 @@ LINES = [
     STAMP + r"Training epoch 0 \(step 4\):    4/4 \(100%\) completed\. 00:0\d elapsed, total epoch time ~ 00:0\d",
     STAMP + r"Validation epoch 1:    4/4 \(100%\) completed\. 00:0\d elapsed, total epoch time ~ 00:0\d",
     r"Epoch 1 training: Loaded the first minibatch of data in 0\.\d\d sec\.",
-    r"Epoch 1 training: Loading minibatch 3 took 0\.\d\d sec, more than 0\.01 sec: data come too slowly\.",
+    r"Epoch 1 training: Loading minibatch 3 took 0\.\d\d sec, more than 0\.01 sec\. Data loading is too slow\.",
     r"Epoch 1 validation took \d+\.\d\dsec, of which waiting for data took 0\.\d\d sec total\.",
 ]
 TIMES = ["batch_time [sec] avg", "batch_time [sec] max", "batch_loading_over_threshold [sec]", "epoch_time [sec]"]
@@ -131,7 +131,7 @@ def test_outside_of_a_job_a_run_of_its_own_is_made_where_that_is_wanted(himl_wit
     silent = "from himl_cli.lightning import AzureMLLogger as A; a = A(); a.log_metrics({'loss': 1.0}); a.log_hyperparams({}); a.save(); print(a.experiment)"
     for command, said in (
         (["-c", silent], r"^None$"),
-        (["train.py", "--own_run"], r"^Writing metrics to run (\S+) in experiment own\.\nTo look at it: himl runs show \1$"),
+        (["train.py", "--own_run"], r"^Writing metrics to run (\S+) in experiment own\.\nTo show the run: himl runs show \1$"),
     ):
         done = subprocess.run([sys.executable, *command], cwd=project, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

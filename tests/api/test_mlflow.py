@@ -146,8 +146,8 @@ def reader(request: pytest.FixtureRequest, shared_stage: Stage, registered: Path
         places |= {f"himl:.?workspace={folder}": here, "himl:.?workspace=local": here, "himl:.?config_file=config.json": far}
         add("wrong", "miss_places", {
             "himl:none": ("RESOURCE_DOES_NOT_EXIST", f"There is no folder '{top / 'wrong' / 'none'}'."),
-            "himl://somewhere/x": ("INVALID_PARAMETER_VALUE", "'himl://somewhere/x' names the host 'somewhere', and himl's URIs have none. Take himl:FOLDER"),
-            "himl://azureml": ("RESOURCE_DOES_NOT_EXIST", "needs an Azure ML workspace: none is configured."),
+            "himl://somewhere/x": ("INVALID_PARAMETER_VALUE", "'himl://somewhere/x' contains the host 'somewhere', but himl's URIs have none. Use himl:FOLDER"),
+            "himl://azureml": ("RESOURCE_DOES_NOT_EXIST", "needs an Azure ML workspace, and none is configured."),
         })  # fmt: skip
         folders["models"] = top / "models"
         folders["models"].mkdir()

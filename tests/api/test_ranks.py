@@ -168,7 +168,7 @@ def test_variables_of_several_nodes_follow_the_rule_of_hi_ml(monkeypatch: pytest
             set_environment_variables_for_multi_node()
             assert {name: os.environ[name] for name in names if name in os.environ} == expected
     monkeypatch.setenv("AZ_BATCH_MASTER_NODE", "a:1:2")
-    with pytest.raises(ValueError, match=r"^AZ_BATCH_MASTER_NODE is 'a:1:2', which is neither a host nor host:port\.$"):
+    with pytest.raises(ValueError, match=r"^AZ_BATCH_MASTER_NODE must be a host or host:port, not 'a:1:2'\.$"):
         set_environment_variables_for_multi_node()
 
 

@@ -115,13 +115,13 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
 def test_files_and_code_are_kept_and_wrong_ones_refused(run: Run, project: Path, himl: Himl, place: Workspace) -> None:
     wrongs: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: run.log("a", [1]), "log takes one value"),
-        (lambda: run.log_row("a"), "a row has columns"),
+        (lambda: run.log_row("a"), "a row must have columns"),
         (lambda: run.log_image("a"), "either path or plot"),
         (lambda: run.log_image("a", path="x.png", plot=Figure()), "either path or plot"),
         (lambda: run.log_image("a", path="nope.png"), "no file 'nope.png'"),
         (lambda: run.log_image("a", plot=object()), "savefig"),
         (lambda: run.upload_file("a", "nope"), "no file 'nope'"),
-        (lambda: run.upload_folder("a", "nope"), "no folder 'nope'"),
+        (lambda: run.upload_folder("a", "nope"), "Folder 'nope' does not exist"),
         (lambda: run.upload_files(["a"], []), "as many names as paths"),
     )
     for wrong, words in wrongs:
@@ -317,6 +317,6 @@ except himl_cli.HimlError as err:
 def test_outside_of_a_job_the_log_is_told_and_nothing_is_written(project: Path) -> None:
     done = subprocess.run([sys.executable, "-c", OUTSIDE], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "part of no job" in done.stdout
+    assert "is not in a job" in done.stdout
     assert "No run to log to: scalar 'loss' 0.5" in done.stderr
     assert [*project.iterdir()] == []

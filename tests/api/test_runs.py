@@ -78,7 +78,7 @@ def test_run_has_attributes_details_metrics_and_children(run: Run) -> None:
     assert [child.id for child in run.get_children(tags={"fold": "0"})] == ["child_a"]
     assert [child.id for child in run.get_children(status="failed")] == ["child_b"]
     assert [child.parent for child in run.get_children()] == [run, run]
-    with pytest.raises(BadUsage, match="'Done' is no status of a run"):
+    with pytest.raises(BadUsage, match="Unknown status 'Done'"):
         next(run.get_children(status="Done"))
 
 
@@ -121,7 +121,7 @@ def test_files_go_where_wanted_and_missing_ones_are_named(run: Run, tmp_path: Pa
     with pytest.raises(FileNotFoundError, match=r"There is no file 'outputs/modell\.bin' in run 'train_1_aa'") as caught:
         run.download_file("outputs/modell.bin", tmp_path / "x")
     assert isinstance(caught.value, NotFound)
-    assert caught.value.hint == "There are: outputs/model.bin."
+    assert caught.value.hint == "Files: outputs/model.bin."
     assert not (tmp_path / "x").exists()
     local_runs.add("odd_3_cc", files={"outputs/a[b].txt": "odd", "outputs/ab.txt": "not this"})
     fetch_run(None, "odd_3_cc").download_file("outputs/a[b].txt", f"{tmp_path}/glob/")
@@ -241,7 +241,7 @@ def test_without_any_it_is_hi_mls_error_and_ours(tmp_path: Path, monkeypatch: py
     assert "himl submit" in caught.value.hint
     wrongs: tuple[object, ...] = ("lab", 3, Path("config.json"), {"name": "lab"})
     for wrong in wrongs:
-        with pytest.raises(TypeError, match="is no workspace"):
+        with pytest.raises(TypeError, match="is not a workspace"):
             get_workspace(wrong)
     monkeypatch.setenv("HIML_WORKSPACE_NAME", "lab")
     with pytest.raises(ValueError, match="HIML_WORKSPACE_NAME is set, HIML_SUBSCRIPTION_ID"):
@@ -327,25 +327,25 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
     assert get_metrics_for_run(run=child, keep_metrics=["loss", "auc"]) == {"loss": CURVES[1]["loss"]}
     assert f"Run '{child.id}' has no metric 'auc'." in caplog.text
     assert (get_tags_from_hyperdrive_run(child, "child_run_index"), get_tags_from_hyperdrive_run(child, "lr")) == (1, None)
-    with pytest.raises(ValueError, match=f"'{PARENT}' is no trial of a sweep"):
+    with pytest.raises(ValueError, match=f"'{PARENT}' is not a trial of a sweep"):
         get_tags_from_hyperdrive_run(fetch_run(None, PARENT), "child_run_index")
-    with pytest.raises(ValueError, match="Which run is meant has to be said"):
+    with pytest.raises(ValueError, match="A run is missing"):
         get_metrics_for_run()
     himl_cli.RUN_CONTEXT.log("loss", 1)
     assert get_metrics_for_run(run=himl_cli.RUN_CONTEXT) == {}
     assert get_metrics_for_hyperdrive_run("child_run_index", run=himl_cli.RUN_CONTEXT) == {}
     assert aggregate_hyperdrive_metrics("child_run_index", run=himl_cli.RUN_CONTEXT).empty
     assert download_files_from_hyperdrive_children(himl_cli.RUN_CONTEXT, "outputs", ".", "lr") == []
-    assert caplog.text.count("This process is part of no job") == 4
+    assert caplog.text.count("This process is not in a job") == 4
     with pytest.raises(RunNotFound, match="No run 'nope'"):
         aggregate_hyperdrive_metrics("child_run_index", run_id="nope")
     with pytest.raises(RunNotFound) as swapped:
         aggregate_hyperdrive_metrics(PARENT, "child_run_index")
-    assert f"The name of the argument comes first: aggregate_hyperdrive_metrics('child_run_index', '{PARENT}')?" in swapped.value.hint
+    assert f"The argument's name comes first: aggregate_hyperdrive_metrics('child_run_index', '{PARENT}')?" in swapped.value.hint
     with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'fold'") as unknown:
         aggregate_hyperdrive_metrics("fold", run_id=PARENT)
     assert unknown.value.hint == "There are: child_run_index."
-    with pytest.raises(ValueError, match=f"Run '{PARENT}_0' has no children"):
+    with pytest.raises(ValueError, match=f"Run '{PARENT}_0' has no child runs"):
         aggregate_hyperdrive_metrics("child_run_index", run_id=f"{PARENT}_0")
 
 
@@ -386,13 +386,13 @@ def test_sweep_on_azure_is_aggregated_and_its_files_downloaded(
     assert found == [str(project / "got" / name) for name in names]
     assert [(project / "got" / f"0{number}" / "outputs" / "a.txt").read_bytes() for number in (1, 2)] == [b"a0", b"a1"]
     assert "only.txt" in caplog.text
-    for argument, words in (("", "has to be said"), ("depth", "has no hyperparameter 'depth'"), ("x", "would go to the same folder 'ab'")):
+    for argument, words in (("", "hyperparam_name, which names"), ("depth", "has no hyperparameter 'depth'"), ("x", "have the same folder 'ab'")):
         with pytest.raises(ValueError, match=words):
             download_files_from_hyperdrive_children(parent, "outputs/a.txt", project / "other", argument)
     assert not (project / "other").exists()
     azure_environment.add_run("train_1", "train", status="Running")
     assert get_metrics_for_run("train_1") == {}
-    assert "Run 'train_1' is Running: its metrics may be incomplete." in caplog.text
+    assert "Run 'train_1' is Running. Its metrics may be incomplete." in caplog.text
 
 
 def test_tables_images_texts_and_what_is_missing(workspace: LocalWorkspace) -> None:

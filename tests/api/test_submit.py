@@ -173,25 +173,25 @@ def test_parent_is_sent_with_conda_file_above_current_folder(lab: StagedWorkspac
 
 
 WRONG = {
-    "": "compute_cluster_name does not name a cluster",
-    f"{CLUSTER}, hyperdrive_config=object()": "hyperdrive_config is no HyperDriveConfig, but of type object",
-    f"{CLUSTER}, hyperparam_args=dict(a=1)": "hyperparam_args: unknown 'a'",
+    "": "compute_cluster_name must be an Azure ML cluster",
+    f"{CLUSTER}, hyperdrive_config=object()": "hyperdrive_config must be a HyperDriveConfig, not object",
+    f"{CLUSTER}, hyperparam_args=dict(a=1)": "hyperparam_args: unknown key 'a'",
     f'{CLUSTER}, max_run_duration="soon"': "'soon' is not a duration",
     f'{CLUSTER}, docker_shm_size="big"': "docker_shm_size 'big' is not a size",
     f'{CLUSTER}, conda_environment_file="none.yml"': "none.yml",
     f'{CLUSTER}, private_pip_wheel_path="none.whl"': "none.whl",
     f'{CLUSTER}, snapshot_root_directory="none"': "snapshot_root_directory",
     f'{CLUSTER}, entry_script="none.py"': "none.py",
-    f'{CLUSTER}, input_datasets=[""]': "The name of the dataset is empty",
+    f'{CLUSTER}, input_datasets=[""]': "The name of a dataset must not be empty",
     f"{CLUSTER}, pytorch_processes_per_node_v2=0": "pytorch_processes_per_node_v2 must be at least 1, not 0",
     f"{CLUSTER}, pytorch_processes_per_node_v2=10**30": "pytorch_processes_per_node_v2 must be at most 1,024",
     f"{CLUSTER}, pytorch_processes_per_node_v2=2.5": "pytorch_processes_per_node_v2 must be a positive integer, not 2.5",
     f"{CLUSTER}, num_nodes=65_001": "num_nodes must be at most 65,000",
     f'{CLUSTER}, ssh_key="config.json"': "ssh_key 'config.json' is not a public SSH key",
     f'{CLUSTER}, ssh_key="~/.ssh/none.pub"': "ssh_key '~/.ssh/none.pub' is neither a public key nor a readable file",
-    f"{CLUSTER}, build_context=object()": "build_context is neither a folder nor a BuildContext, but of type object",
+    f"{CLUSTER}, build_context=object()": "build_context must be a folder or a BuildContext, not object",
     f'{CLUSTER}, build_context="none"': "build_context 'none' is not a folder",
-    f'{CLUSTER}, build_context=".", conda_environment_file="environment.yml"': "build_context and conda_environment_file were both given",
+    f'{CLUSTER}, build_context=".", conda_environment_file="environment.yml"': "build_context and conda_environment_file exclude each other",
     f'{CLUSTER}, entry_command=" "': "entry_command got an empty value",
 }
 
@@ -211,7 +211,7 @@ def test_arguments_that_cannot_be_used_are_value_errors(lab: StagedWorkspace, pr
 def test_notebooks_prompts_and_caught_errors_are_as_in_python(lab: StagedWorkspace, project: Path) -> None:
     script = write_script(project, "train.py", "", HERE)
     script.write_text(f"import traceback\ntry:\n    exec({script.read_text()!r})\nexcept ValueError:\n    print(traceback.format_exc())\n")
-    assert run_script(script, "--azureml").stdout.rstrip().splitlines()[-1] == "To run the script here, leave --azureml out."
+    assert run_script(script, "--azureml").stdout.rstrip().splitlines()[-1] == "To run the script locally, omit --azureml."
     script = write_script(project, "train.py", 'compute_cluster_name="gpu"', HERE)
     caught = f"from himl_cli.core.errors import NotFound\ntry:\n    exec({script.read_text()!r})\nexcept NotFound as err:\n"
     script.write_text(f"{caught}    print('NOT FOUND')\n    raise RuntimeError('mine') from err\n")
@@ -227,7 +227,7 @@ def test_notebooks_prompts_and_caught_errors_are_as_in_python(lab: StagedWorkspa
 def test_workspace_and_environment_have_to_be_said(project: Path, request: pytest.FixtureRequest) -> None:
     script = write_script(project, "train.py", CLUSTER, HERE)
     done = run_script(script, "--azureml")
-    assert (done.returncode, "No Azure ML workspace is given, and none is configured." in done.stderr) == (2, True)
+    assert (done.returncode, "No Azure ML workspace is given or configured." in done.stderr) == (2, True)
     assert [path.name for path in project.iterdir()] == ["train.py"]
     lab: StagedWorkspace = request.getfixturevalue("lab")
     (project / "environment.yml").unlink()
@@ -353,11 +353,11 @@ def test_without_flag_nothing_is_sent_and_wrong_folders_are_said(project: Path) 
         assert found == {"arguments": arguments}
     write_files(project / ".himl" / "datastores" / "local", {"c/x": "1"})
     done = run_script(write_script(project, "train.py", 'output_datasets=[DatasetConfig("c", overwrite_existing=False)]', "say(came=True)"))
-    assert (done.returncode, done.stdout, "exists, and overwrite_existing=False was given" in done.stderr) == (1, "", True)
+    assert (done.returncode, done.stdout, "exists, and overwrite_existing is False" in done.stderr) == (1, "", True)
     (project / "outputs").rmdir()
     (project / "outputs").write_text("a file")
     done = run_script(write_script(project, "train.py", "", "say(came=True)"))
-    assert [text for text in ("Cannot make the folder", "DiskFailed") if text not in done.stderr] == []
+    assert [text for text in ("Cannot create the folder", "DiskFailed") if text not in done.stderr] == []
 
 
 READ = "say(found=[folder and {path.name: path.read_text() for path in folder.iterdir() if path.is_file()} for folder in info.input_datasets])"
@@ -438,7 +438,7 @@ def test_job_gets_own_paths_and_arguments_at_no_cost(azure: StagedWorkspace, job
     done = run_script(script, "--azureml", "--epochs", "3", env={**job, "AZ_BATCH_MASTER_NODE": "10.0.0.4:6000", "OMPI_COMM_WORLD_RANK": "1"})
     given = json.loads(done.stdout)
     assert (given["inputs"], given["arguments"], given["torch"]) == (["/data/a", "/data/b", None], ["--epochs", "3"], ["10.0.0.4", "6000", "1"])
-    assert "submitted without the input dataset 'extra'" in done.stderr
+    assert "has no input dataset 'extra'" in done.stderr
     for name in ("AZUREML_DATAREFERENCE_INPUT_0", "INPUT_0"):  # as the older SDK has it
         assert said(script, env={**job, "AZURE_ML_INPUT_INPUT_0": "", name: "/v1/a"})["inputs"][0] == "/v1/a"
 
@@ -494,7 +494,7 @@ def test_job_here_has_its_paths_and_does_not_send_itself(himl: Himl, job: dict[s
     write_script(project, "train.py", CALL.replace(", submit_to_azureml=True", ""), after)
     options = ("--input", "a,local=data/a", "--output", f"c,local={project / 'made'}")
     out = himl.ok("submit", "train.py", *options, "--", "--epochs", "3", "--azureml").stdout
-    assert "The script runs in a job of himl already, and is not sent to Azure ML." in out
+    assert "The script already runs in a job of himl, so himl does not submit it to Azure ML." in out
     parsed, found = map(json.loads, out.splitlines()[-2:])
     assert parsed == {"epochs": 3, "arguments": ["--epochs", "3"]}
     assert found["inputs"] == [str(project / "data" / "a"), None]
@@ -512,7 +512,7 @@ def test_data_by_its_keys(himl: Himl, project: Path) -> None:
     script = project / "look.py"
     script.write_text('from himl_cli.job import inputs, outputs\nprint(len(inputs()), dict(outputs()))\ninputs()["a"]\n')
     done = run_script(script)
-    assert (done.stdout, "No input 'a'; there are: none." in done.stderr) == ("0 {}\n", True)
+    assert (done.stdout, "No input 'a'. There are: none." in done.stderr) == ("0 {}\n", True)
     script.write_text(
         "from himl_cli.job import inputs, outputs\n"
         "print(sorted(inputs()), sorted(outputs()), len(inputs()), 'b' in inputs(), (inputs()['a'] / 'x').read_text(), outputs().get('d'))\n"
@@ -521,5 +521,5 @@ def test_data_by_its_keys(himl: Himl, project: Path) -> None:
     )
     found = himl("submit", "look.py", "--input", "a=n,local=data", "--output", f"c=n,local={project / 'made'}")
     assert "['a'] ['c'] 1 False 1 None" in found.stdout
-    assert "NoSuchData: No input 'b'; there are: a." in found.stdout
+    assert "NoSuchData: No input 'b'. There are: a." in found.stdout
     assert (project / "made" / "y").read_text() == "2"

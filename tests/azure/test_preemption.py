@@ -134,7 +134,7 @@ finally:
     write_files(project, {"train.py": shared})
     run_id = himl.ok(*SUBMIT).stdout.strip()
     azure.wait_for(run_id, "Failed")
-    assert "Others can write to" in himl.ok("runs", "logs", run_id).stdout
+    assert "Other users can write to" in himl.ok("runs", "logs", run_id).stdout
 
 
 def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
@@ -157,7 +157,7 @@ def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(himl: Himl, azure
     outcome = himl(*SUBMIT, "--checkpoint", "early:none.ckpt")
     assert (outcome.code, "Run 'early' has no 'none.ckpt'." in outcome.stderr, "outputs/checkpoints/best.ckpt" in outcome.stderr) == (3, True, True)
     refused = himl(*SUBMIT, "--checkpoint", "early:best.ckpt", "--dry_run")
-    assert (refused.code, "--checkpoint does not go with --dry_run" in refused.stderr) == (2, True)
+    assert (refused.code, "--checkpoint cannot be used with --dry_run" in refused.stderr) == (2, True)
     assert [*azure.state.runs] == before
     retried = azure.add_run("retried", experiment="train")
     azure.put_artifacts(retried, {"outputs/retry_001/checkpoints/recovery_epoch=3.ckpt": b"three", "outputs/checkpoints/recovery_epoch=2.ckpt": b"two"})

@@ -44,7 +44,7 @@ def test_services_are_waited_for_and_shown(himl: Himl, lab: StagedWorkspace) -> 
     with lab.run_jobs(hold=True, service_status="Starting") as held:
         sent = himl.ok(*SUBMIT[:-1], "--vscode", "--jupyter")
         run = lab.wait_for(sent.stdout.split()[0], "Queued")
-        assert f"To use its vscode, jupyterlab: himl runs attach {run.run_id}\n" in sent.stderr
+        assert f"To connect to vscode, jupyterlab: himl runs attach {run.run_id}\n" in sent.stderr
         with himl.start("runs", "attach", run.run_id, "--json") as waiting:
             assert waiting.stderr is not None
             assert waiting.stderr.readline().decode() == f"Run '{run.run_id}' is queued; its services start with it.\n"
@@ -81,7 +81,7 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
         refused(served.run_id, "--service", "vscode", code=3, message="has no service 'vscode'; it has: jupyterlab.", hint="")
         refused(served.run_id, "--ssh", code=3, message="has no service 'ssh'; it has: jupyterlab.", hint="--ssh_key FILE")
         refused(served.run_id, "--node", "2", code=2, message="--node 2: run", hint="has 2 nodes, counted from 0.")
-        refused(served.run_id, "--", "-l", "ada", code=2, message="'-l' stands after --, which is for ssh.", hint="Add --ssh")
+        refused(served.run_id, "--", "-l", "ada", code=2, message="'-l' after -- is an argument for ssh.", hint="Add --ssh")
         second = himl.ok("runs", "attach", served.run_id, "--node", "1", "-q").stdout.strip()
         assert second == sent.services[1]["jupyterlab"]["endpoint"].replace("<nodeIndex>", "1")
         assert sent.job is not None

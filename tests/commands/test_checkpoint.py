@@ -56,7 +56,7 @@ def test_bad_source_is_said_and_else_the_path_alone_is_printed(himl: Himl, recor
         ((f"{RUN}:/",), 2, "names no file or folder of the run."),
         ((RUN, "--output_dir", "~nosuchuser/x"), 3, "There is no folder '~nosuchuser/x'"),
         (("nothing",), 3, "No run 'nothing'"),
-        ((RUN, "--run", RUN), 2, "A SOURCE and options that select a run at once."),
+        ((RUN, "--run", RUN), 2, "SOURCE and options that select a run cannot be used together."),
         (("--run", f"{RUN},other_2_bb"), 2, "2 runs are selected, and a checkpoint is that of one."),
         ((RUN, "--select", "newest"), 2, "Give last, best, or epoch=N"),
     ]:
@@ -84,7 +84,7 @@ def test_fetch_of_path_or_url_leaves_no_secret(himl: Himl, project: Path, web: F
         assert (outcome.stdout, outcome.stderr) == (f"{written}\n", "")
     assert himl.ok("checkpoint", "fetch", "~/mine.ckpt").stdout == f"{home / 'mine.ckpt'}\n"
     outcome = himl("checkpoint", "fetch", "early")
-    assert (outcome.code, "There is no file 'early', and no workspace that could have such a run." in outcome.stderr) == (3, True)
+    assert (outcome.code, "File 'early' does not exist, and there is no workspace with such a run." in outcome.stderr) == (3, True)
     assert sorted(path.name for path in project.iterdir()) == ["weights"]
     web.put("/models/best%20weights.pt", b"weights")
     address = web("/models/best%20weights.pt")
@@ -173,7 +173,7 @@ def test_refused_push_makes_no_run_and_a_new_one_says_what_it_is(himl: Himl, pro
         outcome = himl("checkpoint", "push", *arguments)
         assert (outcome.code, outcome.stdout, said in outcome.stderr) == (code, "", True), outcome.stderr
     other = himl("checkpoint", "push", "a.ckpt", "--from", made, env={"RANK": "8", "LOCAL_RANK": "0"})
-    assert (other.code, other.stdout, other.stderr) == (0, "", "Rank 8 pushes nothing: rank 0 does.\n")
+    assert (other.code, other.stdout, other.stderr) == (0, "", "Skipped on rank 8: only rank 0 pushes checkpoints.\n")
     assert himl.ok("runs", "list", "-q").stdout.split() == [made]
     assert himl("checkpoint", "push", "a.ckpt", "--from", made, env={"RANK": "0", "LOCAL_RANK": "0"}).stdout.startswith("train_")
     write_files(project, {"new.ckpt": "new"})

@@ -47,7 +47,7 @@ def wrong(key: str, value: str) -> Break:
 
 
 SET: dict[str, tuple[str, Mapping[str, str], str, str]] = {
-    "an unknown key": ("[submit]\nclutser = 'gpu'\n", {}, "himl.toml', line 2: 'clutser' is no option of 'himl submit'.", "Did you mean 'cluster'?"),
+    "an unknown key": ("[submit]\nclutser = 'gpu'\n", {}, "himl.toml', line 2: 'clutser' is not an option of 'himl submit'.", "Did you mean 'cluster'?"),
     "no TOML": ("[submit\n", {}, "himl.toml', line 1: ", "not valid TOML"),
     "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
     "a wrong variable": ("", {"HIML_SUBMIT_NUM_NODES": "two"}, "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'", "himl submit --help"),

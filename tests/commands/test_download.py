@@ -49,7 +49,7 @@ def test_of_a_sweep_it_is_said_where_the_trials_files_are(himl: Himl, project: P
     runs = RecordedRuns(project)
     runs.add("sweep", tags={"himl.many": "sweep"}, files={"user_logs/std_log.txt": "done"})
     runs.add("sweep_0", parent="sweep", files={"outputs/model.txt": "weights"})
-    hint = "Run 'sweep' is a sweep: --children downloads the files of the runs below it."
+    hint = "Run 'sweep' is a sweep. To download the files of its child runs, use --children."
     assert hint in himl.ok("download", "sweep").stderr
     assert hint not in himl.ok("download", "sweep", "--children").stderr
     nothing = himl("tb", "sweep", "--sync_only")

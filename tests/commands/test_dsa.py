@@ -206,11 +206,11 @@ def test_file_that_says_no_annotation_is_refused(himl: Himl, project: Path, arch
     [
         (["one.csv"], {"DSA_API_KEY": ""}, 4, "DSA_API_KEY is not set"),
         (["one.csv"], {"DSA_API_KEY": f"{KEY}x"}, 4, "does not accept the key in DSA_API_KEY"),
-        (["one.csv"], {"DSA_URL": ""}, 2, "No Digital Slide Archive is named"),
+        (["one.csv"], {"DSA_URL": ""}, 2, "The Digital Slide Archive has no address"),
         (["one.csv"], {"DSA_URL": "dsa.example.org"}, 2, "is not the address of a Digital Slide Archive"),
         (["one.csv", "--url", "ADDRESS/other"], {}, 3, "No Digital Slide Archive at"),
         (["one.csv", "--url", "http://127.0.0.1:9"], {}, 5, "127.0.0.1 refuses connections"),
-        ([], {}, 2, "No file is named"),
+        ([], {}, 2, "FILE is missing"),
         (["none.csv"], {}, 2, "there is no file 'none.csv'"),
         (["tiles.csv", "--item", "slide_1.svs"], {}, 2, "--item needs one slide, but there are 2"),
         (["tiles.csv", "--id_filter", "x"], {}, 2, "has no slide with 'x' in its id. It has 'slide_1', 'slide_2'"),

@@ -29,11 +29,11 @@ NOBODY = "~nobody_at_all/x"  # in the home of somebody whom this machine does no
 CASES: list[tuple[list[str], int, str]] = [
     (["dowload"], 2, "No such command 'dowload'. Did you mean 'download'?"),
     (["runs", "list", "--experimnt", "x"], 2, "No such option '--experimnt'. Did you mean '--experiment'?"),
-    (["runs", "list", "--json", "--quiet"], 2, "Two output formats at once: json and quiet."),
-    (["runs", "list", "--num_runs", "0"], 2, "--num_runs takes a whole number from 1, or 'all', got '0'."),
-    (["runs", "list", "--status", "runing"], 2, "There is no status 'runing'."),
+    (["runs", "list", "--json", "--quiet"], 2, "Only one output format is allowed, not json and quiet."),
+    (["runs", "list", "--num_runs", "0"], 2, "--num_runs must be a positive integer or 'all', not '0'."),
+    (["runs", "list", "--status", "runing"], 2, "Unknown status 'runing'."),
     (["runs", "list", "--workspace", "nowhere"], 3, "No workspace at"),
-    (["runs", "list", "-w", "a", "--config_file", "b.json"], 2, "Two workspaces at once: --workspace and --config_file."),
+    (["runs", "list", "-w", "a", "--config_file", "b.json"], 2, "--workspace and --config_file cannot be used together."),
     (["runs", "show", "https://store.blob.core.windows.net/x?sv=1&sig=abcdefSECRET%3D"], 2, "sig=***"),
     (["runs", "show", "--experiment", "train", "--status", "queued"], 3, "No run of experiment 'train' is Queued."),
     (["runs", "show", "--run", ""], 2, "--run got an empty value."),
@@ -150,12 +150,12 @@ WITHOUT_A_WORKSPACE = [
     *(([*command, "--run", "a", "--experiment", "b"], "Two selections at once: --run and --experiment.") for command in commands_with("--run", "--experiment")),
     *(([*command, "--num_runs", "2"], "--num_runs selects among the runs of an experiment.") for command in commands_with("--run", "--num_runs")),
     *(([*command, "--run", "a:b:c"], "'a:b:c' is no run.") for command in commands_with("--run")),
-    *(([*command, "x", "y", "--workers", "0"], "--workers takes") for command in commands_with("--workers", "--include")),
+    *(([*command, "x", "y", "--workers", "0"], "--workers must be") for command in commands_with("--workers", "--include")),
     *(([*command, "--include", "[b-a]"], "Not a glob: [b-a]") for command in commands_with("--run", "--include")),
     (["runs", "delete"], "Say which run is meant."),
-    (["runs", "logs", "a", "--follow", "--json"], "--follow and --json do not go together"),
+    (["runs", "logs", "a", "--follow", "--json"], "--follow and --json cannot be used together"),
     (["submit", "--resume", "a:b:c"], "'a:b:c' is no run."),
-    (["submit", "--resume", "a", "--max_concurrent", "0"], "--max_concurrent 0: at least 1 is needed."),
+    (["submit", "--resume", "a", "--max_concurrent", "0"], "--max_concurrent must be a positive integer, not 0."),
 ]
 
 
@@ -278,7 +278,7 @@ def test_flags_of_the_runner_become_those_of_lightning_cli(himl: Himl, project: 
         assert outcome.code == 2
         assert hint_of(outcome).endswith(f": himl submit {meant}"), mistake
         assert typed(himl, f"himl submit {meant}").stdout.split() == ["args", *shlex.split(meant.partition(" -- ")[2])]
-    assert hint_of(himl("submit", "train.py", "--tag", "my run")).endswith("a name for people: --display_name 'my run'")
+    assert hint_of(himl("submit", "train.py", "--tag", "my run")).endswith("For a display name: --display_name 'my run'")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_script_is_sent_by_the_command_of_the_hint(himl: Himl, azure_environme
     azure_environment.add_compute("cpu-cluster")
     azure_environment.write_config(project)
     write_files(project, {"train.py": SCRIPT, "environment.yml": "dependencies: [python=3.11]\n"})
-    assert hint_of(himl(*shlex.split(mistake))).endswith(f"The same here: {meant}")
+    assert hint_of(himl(*shlex.split(mistake))).endswith(f"In himl: {meant}")
     typed(himl, meant.replace("NAME", "cpu-cluster"))
     assert len(azure_environment.state.runs) == 1
 
@@ -318,7 +318,7 @@ def test_old_forms_words_and_switches_are_taken(himl: Himl, project: Path) -> No
     ]:
         assert himl.ok(*words.split()).stdout == himl.ok(*same.split()).stdout
     outcome = himl("submit", "train.py", "--wait_for_completion=maybe")
-    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --wait_for_completion takes no value, got 'maybe'.")
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --wait_for_completion takes no value, but got 'maybe'.")
     assert himl.ok("submit", "train.py", "--wait=False").stdout.startswith("train_")
     assert himl.ok("runs", "logs", "--follow").stdout == "args\n"
     assert himl.ok("submit", "train.py", "--", "--json=true").stdout == "args --json=true\n"
@@ -328,10 +328,10 @@ def test_old_forms_words_and_switches_are_taken(himl: Himl, project: Path) -> No
     outcome = himl.ok("submit", "train.py", "--tag", "a=b", "--", "--lr", "3", "--env-var", "A=1", "--display_name=x")
     assert outcome.stdout == "args --lr 3 --env-var A=1 --display_name=x\n"
     told = outcome.stderr.splitlines()[0]
-    assert told.startswith("--env_var stands behind --, so the script gets it. To give it to himl: ")
+    assert told.startswith("--env_var is after --, so the script gets it. To pass it to himl: ")
     assert typed(himl, told.partition("himl: ")[2]).stdout == "args --lr 3\n"
     write_files(project, {"train.py": f"{SCRIPT}# takes --env-var and --display_name\n"})
-    assert "stands behind" not in himl.ok("submit", "train.py", "--", "--env_var", "A=1", "--display_name=x", "-v").stderr
+    assert "is after --" not in himl.ok("submit", "train.py", "--", "--env_var", "A=1", "--display_name=x", "-v").stderr
 
 
 @pytest.fixture

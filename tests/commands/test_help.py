@@ -48,7 +48,7 @@ SERVED = "fit_1"
 AZURE_VIEWS = {
     "runs": View(["runs", "list"], RUN),
     "a run": View(["runs", "show", RUN], "Studio", is_folded=False),
-    "its metrics": View(["runs", "aggregate", "--run", RUN], "0.12346", said=("has no children",)),
+    "its metrics": View(["runs", "aggregate", "--run", RUN], "0.12346", said=("has no child runs",)),
     "services": View(["runs", "attach", SERVED], "https://", is_folded=False),
     "files": View(["download", RUN, "--list"], "last.ckpt"),
     "checks": View(["doctor"], "sign-in"),

@@ -75,7 +75,7 @@ def test_hi_ml_option_names_work_and_cluster_ones_are_noted(himl: Himl, project:
     options = ("--workspace_config_path", "nowhere.json", "--width", "300", "--image-format", "JPG")
     done = himl.ok("montage", "--dataset", slides, *old, *options)
     assert [(row["slide_id"], row["backend"]) for row in rows_of(project / "outputs")] == [("a.tiff", "openslide"), ("d.tiff", "openslide")]
-    assert done.stderr == "Passed over, since this runs here and not on a cluster: --shm_size, --wait.\n"
+    assert done.stderr == "Ignored without --cluster: --shm_size, --wait.\n"
     assert left_in(project / "outputs") == ["montage.csv", "montage.jpg"]
     (project / "ids.txt").write_text("d.tiff\n")
     for option, shown in {"--include_by_slide_id": "d.tiff", "--exclude_by_slide_id": "a.tiff"}.items():
@@ -154,15 +154,15 @@ def test_reader_logs_and_slide_levels_show_only_if_verbose(himl: Himl, project: 
 
 
 BAD: Mapping[str, tuple[Sequence[str], int, str]] = {
-    "no dataset": ((), 2, "No dataset was named"),
+    "no dataset": ((), 2, "DATASET is missing"),
     "empty dataset": ((" ",), 2, "DATASET got an empty value"),
-    "two datasets": (("slides", "--dataset", "other"), 2, "Two datasets at once: 'slides' and --dataset 'other'"),
+    "two datasets": (("slides", "--dataset", "other"), 2, "DATASET 'slides' and --dataset 'other' differ."),
     "no such folder": (("nowhere",), 3, "'nowhere'"),
-    "width 0": (("slides", "--width", "0"), 2, "--width takes a whole number of pixels from 1 to 1,000,000, got 0"),
+    "width 0": (("slides", "--width", "0"), 2, "--width must be a number of pixels from 1 to 1,000,000, not 0"),
     "width is a word": (("slides", "--width", "wide"), 2, "'--width': 'wide'"),
-    "level is negative": (("slides", "--level", "-1"), 2, "--level takes a whole number from 0, or 'auto', got '-1'"),
-    "level without end": (("slides", "--level", "9" * 5000), 2, "--level has at most 4 digits, got 5,000."),
-    "no workers": (("slides", "--workers", "0"), 2, "--workers takes a whole number from 1 to 256, got 0"),
+    "level is negative": (("slides", "--level", "-1"), 2, "--level must be an integer from 0, or 'auto', not '-1'"),
+    "level without end": (("slides", "--level", "9" * 5000), 2, "--level must have at most 4 digits, not 5,000."),
+    "no workers": (("slides", "--workers", "0"), 2, "--workers must be an integer from 1 to 256, not 0"),
     "unknown format": (("slides", "--image_format", "png,jpgg"), 2, "--image_format cannot be 'jpgg'. Did you mean 'jpg'?"),
     "unknown backend": (("slides", "--backend", "openslid"), 2, "--backend cannot be 'openslid'. Did you mean 'openslide'?"),
     "unknown layout": (("slides", "--layout", "himl"), 2, "--layout cannot be 'himl'. Did you mean 'hi-ml'?"),

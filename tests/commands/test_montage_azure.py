@@ -156,7 +156,7 @@ def test_what_no_job_could_do_is_refused_before_anything_is_sent(himl: Himl, lab
     write_files(project, {"scans/a.tiff": "a"})
     for arguments, said in (
         (("scans",), "'scans' lies on this machine, where cluster 'cpu-cluster' cannot see it"),
-        (("scans", "--datastore", DEFAULT, "--output_path", "elsewhere"), "--output_path is for files that are made here"),
+        (("scans", "--datastore", DEFAULT, "--output_path", "elsewhere"), "--output_path is only for local use"),
         (("scans", "--datastore", DEFAULT, "--conda_env", "gone.yml"), "gone.yml"),
     ):
         outcome = himl("montage", *arguments, *CLUSTER)

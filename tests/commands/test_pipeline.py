@@ -134,7 +134,7 @@ def test_refused_pipeline_makes_nothing(himl: Himl, folder: Path) -> None:
     change_step(folder, "step1", input_dataset_name="cleam")
     zebra = {**STEPS, "step1": {**STEPS["step1"], "input_dataset_name": "zebra"}}
     write_files(folder, {"zebra.json": json.dumps(zebra)})
-    here = "--create_cluster: this pipeline runs here."
+    here = "--create_cluster does not apply to a local pipeline."
     for arguments, code, said in (
         (("src/fail.py", "--create_cluster"), 2, "--create_cluster is for pipeline"),
         (("job.yml", "--create_cluster"), 2, "--create_cluster is for pipeline"),

@@ -353,7 +353,7 @@ def test_machine_is_a_table_beside_the_metrics(himl: Himl, workspace: LocalWorks
     assert ("system/" in metrics, "val/loss" in metrics) == (False, True)
     assert "machine" not in himl.ok("runs", "show", trial, "--json").json()
     both = himl("runs", "show", trial, "--machine", "--watch")
-    assert (both.code, "--machine and --watch do not go together" in both.stderr) == (2, True)
+    assert (both.code, "--machine and --watch cannot be used together" in both.stderr) == (2, True)
 
 
 def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, workspace: LocalWorkspace) -> None:
@@ -361,7 +361,7 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
         (("--output_csv", "nowhere/m.csv"), "there is no folder"),
         (("--output_parquet", "."), "is a folder"),
         (("--plot", "m.pdf"), "must be a .png or .svg file"),
-        (("--output_csv", "o.csv", "--output_parquet", "./o.csv"), "Two results cannot go to one file"),
+        (("--output_csv", "o.csv", "--output_parquet", "./o.csv"), "Two results cannot have the same file"),
     ):
         done = himl("runs", "aggregate", "nope", *options)
         assert (done.code, words in done.stderr) == (2, True), done.stderr
@@ -383,17 +383,17 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
         ["val/loss", "2.0", "1.0", "1.0", "3.0", "2.0", "1.0", "2.0", "3.0"],
         ["word", "", "", "", "", "", "tab here", "", ""],
     ]
-    assert said(done) == ["1 of 3 runs did not complete: 0.01 (Failed). What they logged counts."]
+    assert said(done) == ["1 of 3 runs did not complete: 0.01 (Failed). Their metrics count."]
     done = himl.ok("runs", "aggregate", SWEEP, "--output_csv", "m.csv", "--output_parquet", "m.parquet", "--plot", "m.svg", "--no_stats", "--metrics", "val/*")
     assert done.stdout.splitlines()[0] == "metric\t0.1\t0.01\t0.001"
     assert list(csv.reader((project / "m.csv").read_text().splitlines())) == [["metric", "0.1", "0.01", "0.001"], ["val/loss", "1.0", "2.0", "3.0"]]
     assert (project / "m.parquet").read_bytes()[:4] == b"PAR1"
     assert (project / "m.svg").read_text().startswith("<?xml")
-    assert said(done)[:3] == ["Wrote m.csv.", "Wrote m.parquet.", "Drew m.svg."]
+    assert said(done)[:3] == ["Wrote m.csv.", "Wrote m.parquet.", "Wrote m.svg."]
     done = himl("runs", "aggregate", "nope", "--json")
     assert (done.code, done.stdout, done.error_json()["code"]) == (3, "", "run_not_found")
     done = himl("runs", "aggregate", SWEEP, "--metrics", "dice,f*")
-    assert done.stderr.splitlines() == ["error: None of 3 runs logged a metric like dice or f*.", "hint: There are: acc, val/loss, word."]
+    assert done.stderr.splitlines() == ["error: None of 3 runs logged a metric like dice or f*.", "hint: Metrics: acc, val/loss, word."]
     assert (done.code, done.stdout) == (3, "")
     done = himl("runs", "aggregate", SWEEP, "--child_arg", "depth")
     assert done.code == 2
@@ -428,19 +428,19 @@ def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: 
     ):
         assert himl.ok("runs", "aggregate", *words.split(), "--no_stats").stdout.splitlines()[0] == f"metric\t{head}"
     done = himl.ok("runs", "aggregate", "train_1")
-    assert (done.stdout, done.stderr) == ("metric\ttrain_1\nstatus\tCompleted\nloss\t1.0\n", "Run 'train_1' has no children: it stands alone.\n")
+    assert (done.stdout, done.stderr) == ("metric\ttrain_1\nstatus\tCompleted\nloss\t1.0\n", "Run 'train_1' has no child runs.\n")
     for number, tags in enumerate(({"seed": "0"}, {"seed": "1", STOPPED_EARLY: "bandit"}, {"seed": "2"})):
         record(workspace, f"run_{number}", curve("loss", number), RunEnd(RunStatus.canceled, "stopped") if number else COMPLETED, tags=tags)
     done = himl.ok("runs", "aggregate", "run_0", "run_1", "run_2", "--no_stats")
     assert done.stdout.splitlines()[1:] == ["status\tCompleted\tCanceled\tCanceled", "loss\t0.0\t1.0\t2.0"]
     assert done.stderr.splitlines() == [
-        "1 of 3 runs were stopped early. What they logged counts.",
-        "1 of 3 runs did not complete: 2 (Canceled). What they logged counts.",
+        "1 of 3 runs were stopped early. Their metrics count.",
+        "1 of 3 runs did not complete: 2 (Canceled). Their metrics count.",
     ]
     workspace.start_run(Run("young_1_bb", "sweep"))
     workspace.start_run(Run("young_1_bb_0", "sweep", parent="young_1_bb", tags={HYPERPARAMETERS: '{"lr": 1}'}))
     done = himl.ok("runs", "aggregate", "young_1_bb")
     assert done.stdout.splitlines() == ["metric\tlr=1", "status\tRunning"]
-    assert done.stderr.splitlines() == ["No metrics were logged yet.", "1 of 1 runs have not ended yet."]
+    assert done.stderr.splitlines() == ["No metrics yet.", "1 of 1 runs are still in progress."]
     for name in ("young_1_bb_0", "young_1_bb"):
         workspace.end_run(name, COMPLETED)

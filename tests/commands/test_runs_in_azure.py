@@ -208,7 +208,7 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
         ["gpu_0_memory_usage_megabytes", "16000", "16000", "16000", "1"],
     ]
     assert ["cpu_utilization_percentage", "20", "30", "30", "2"] in rows
-    assert table.stderr == "Nothing is known of the machine of run 'bare'.\n"
+    assert table.stderr == "Run 'bare' has no metrics of its machine.\n"
     azure.state.resource_metrics["bare"] = {
         "CpuUtilizationPercentage": {"node-b/": [90.0, 70.0], "node-a/": [10.0, 30.0]},
         "GpuUtilizationPercentage": {"node-b/7": [5.0, 5.0], "node-a/9": [1.0, 3.0]},
@@ -371,7 +371,7 @@ def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: Stag
         printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed.decode().strip()) == (130, run_id), said
-    assert f"Run '{run_id}' is canceled." in said.decode()
+    assert f"Canceled run '{run_id}'." in said.decode()
     azure_project.wait_for(run_id, "Canceled")
     wait_until_told(project)
 

@@ -23,7 +23,7 @@ def script(project: Path) -> None:
 @pytest.mark.usefixtures("script")
 def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Path) -> None:
     for content, said in [
-        ("[submit]\nexperimnt = 'x'\n", "line 2: 'experimnt' is no option of 'himl submit'."),
+        ("[submit]\nexperimnt = 'x'\n", "line 2: 'experimnt' is not an option of 'himl submit'."),
         ("[submit]\n\nwait = 'yes'\n", "line 3: 'wait' must be true or false, not 'yes'."),
         ("[submit]\nprocesses_per_node = 1.5\n", "line 2: 'processes_per_node' cannot be 1.5"),
         ("[submit]\nformat = 'xml'\n", "line 2: 'format' cannot be 'xml'"),
@@ -39,7 +39,7 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Pa
         assert str(project / "himl.toml") in outcome.stderr.splitlines()[0]
         assert not (project / ".himl").exists()
     for content, complaint in [
-        ("tag = 'x'", "--tag takes KEY=VALUE"),
+        ("tag = 'x'", "--tag must be KEY=VALUE"),
         ("max_run_duration = '30'", "--max_run_duration '30' is not a duration."),
         ("processes_per_node = 1025", "--processes_per_node must be at most 1,024, not 1,025."),
     ]:
@@ -108,7 +108,7 @@ def test_of_follow_and_no_wait_the_one_that_is_typed_counts(himl: Himl, project:
     run_id = himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip()
     assert himl.ok("runs", "logs", "--follow", run_id).stdout == "[]\n"
     write_files(project, {"himl.toml": "[submit]\nfollow = true\nwait = false\n"})
-    assert "--follow and --no_wait exclude each other" in himl("submit", "train.py").stderr
+    assert "--follow and --no_wait cannot be used together" in himl("submit", "train.py").stderr
 
 
 @pytest.mark.usefixtures("script")
@@ -134,7 +134,7 @@ def test_shared_link_and_variable_of_no_option_are_refused(himl: Himl, project: 
         write_files(project, {file: '[submit]\ncheckpoint = "https://example.org/a.ckpt?sig=hush"\n'})
         outcome = himl("submit", "train.py", "--show_settings")
         (project / file).unlink()
-        assert (outcome.code, "It belongs in himl.private.toml" in outcome.stderr, "hush" in outcome.stderr + outcome.stdout) == (code, code == 2, False)
+        assert (outcome.code, "Move it to himl.private.toml" in outcome.stderr, "hush" in outcome.stderr + outcome.stdout) == (code, code == 2, False)
     outcome = himl("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": "gpu"})
     told = ["error: The variable HIML_SUBMIT_CLUSTR sets no option of 'himl submit'.", "hint: Did you mean HIML_SUBMIT_CLUSTER?"]
     assert (outcome.code, outcome.stderr.splitlines()) == (2, told)

@@ -46,8 +46,8 @@ def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path
         assert (outcome.code, message in outcome.stderr) == (code, True), outcome.stderr
         assert sorted(path.name for path in project.iterdir()) == ["full", "lib", "train.py"]
     for arguments, message in [
-        (["train.py", "--env_var", "=x"], "--env_var takes KEY=VALUE"),
-        (["train.py", "--follow", "--no_wait"], "--follow and --no_wait exclude each other"),
+        (["train.py", "--env_var", "=x"], "--env_var must be KEY=VALUE"),
+        (["train.py", "--follow", "--no_wait"], "--follow and --no_wait cannot be used together"),
         (["train.py", "--cluster", "gpu"], "A job for a cluster needs an Azure ML workspace, and none is configured."),
         (["train.py", "--", "x${{ outputs.ä-b }}"], "names no"),
     ]:
@@ -178,7 +178,7 @@ def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, proje
 
 def test_without_the_option_a_job_has_no_checkpoint(himl: Himl, project: Path) -> None:
     write_files(project, {"look.py": LOOKS, "weights.ckpt": "weights"})
-    for source, code, words in (("", 2, "--checkpoint got an empty value."), ("early", 3, "There is no file 'early', and no run yet.")):
+    for source, code, words in (("", 2, "--checkpoint got an empty value."), ("early", 3, "File 'early' does not exist, and there are no runs yet.")):
         outcome = himl("submit", "look.py", "--checkpoint", source)
         assert (outcome.code, words in outcome.stderr, (project / ".himl").exists()) == (code, True, False), outcome.stderr
     assert himl.ok("submit", "look.py", "--checkpoint", "weights.ckpt").stdout == "['last.ckpt'] last.ckpt weights\n"
@@ -196,7 +196,7 @@ def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> No
         ("http://example.org/a.ckpt", 2, "http://example.org/a.ckpt is a plain http address"),
         (f"{made}:final.ckpt", 3, "outputs/checkpoints/best.pt, outputs/checkpoints/recovery_epoch=12.ckpt"),
         (idle, 3, "It kept nothing in outputs/."),
-        (f"{made} --in_place", 2, "--checkpoint does not go with --in_place"),
+        (f"{made} --in_place", 2, "--checkpoint cannot be used with --in_place"),
     ]:
         outcome = himl("submit", "look.py", "--checkpoint", *source.split())
         assert (outcome.code, words in outcome.stderr) == (code, True), outcome.stderr

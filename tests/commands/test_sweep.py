@@ -269,8 +269,8 @@ def test_resume_takes_same_options_again_and_refuses_others(himl: Himl, project:
         (("once.py", "--", "--fixed", "2"), "was started as 'once.py --fixed 1'"),
         (("--different_seeds", "2"), "not 'random_seed=0,1, 2 runs, mean of val/loss'."),
         (("--sweep", "random_seed=0,1", "--goal", "maximize"), "maximize val/loss'."),
-        (("--experiment", "other"), "--experiment does not go with --resume"),
-        (("--max_concurrent", "0"), "--max_concurrent 0: at least 1 is needed."),
+        (("--experiment", "other"), "--experiment cannot be used with --resume"),
+        (("--max_concurrent", "0"), "--max_concurrent must be a positive integer, not 0."),
     ]:
         refused = himl("submit", "--resume", run, *variable, *options)
         assert (refused.code, refused.stdout, said in refused.stderr.splitlines()[0]) == (2, "", True)
@@ -470,7 +470,7 @@ def test_sweep_on_a_cluster_is_followed_but_not_resumed(himl: Himl, lab: StagedW
     with lab.run_jobs():
         outcome = himl.ok("submit", "train.py", "--cluster", "cpu-cluster", "--crossval", "2", "--follow")
     assert lab.artifacts(himl.ok("runs", "list", "--json").json()[0]["id"])["azureml-logs/hyperdrive.txt"].decode() in outcome.stdout
-    assert "No trial logged 'val/loss', which they are compared by; --primary_metric names another one." in outcome.stderr
+    assert "No trial logged the primary metric 'val/loss'. To use another one, set --primary_metric." in outcome.stderr
     lab.add_run("there_1", "e", status="Failed")
     outcome = himl("submit", "--resume", "there_1")
     assert outcome.code == 2

@@ -41,7 +41,7 @@ writer.close()
 """
 VALUES = [1.0, 0.5, 0.25]
 RUN = "train_1_aa"
-LAST = "Ctrl-C ends it.\n"
+LAST = "Press Ctrl-C to stop it.\n"
 """Said once TensorBoard is up, after its address."""
 
 
@@ -60,7 +60,7 @@ def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Pat
             assert board.end() == 0
             assert board.process.stdout is not None
             assert board.process.stdout.read() == b"", "one line, and no more"
-            assert set(board.talk.splitlines()) <= {"Ctrl-C ends it.", f"Run '{run}' has no event files yet."}
+            assert set(board.talk.splitlines()) <= {"Press Ctrl-C to stop it.", f"Run '{run}' has no event files yet."}
     finally:
         (tmp_path / "go").touch()
         himl("runs", "logs", "--follow")
@@ -106,7 +106,7 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.end() == 0
         said = board.talk.splitlines()
-        assert [line for line in said if "responds" not in line and "hunt" not in line and "himl keeps trying" not in line] == ["Ctrl-C ends it."]
+        assert [line for line in said if "responds" not in line and "hunt" not in line and "himl keeps trying" not in line] == ["Press Ctrl-C to stop it."]
         assert (board.talk.count("himl keeps trying"), board.talk.count("New run: hunt_2.")) == (1, 1)
 
 

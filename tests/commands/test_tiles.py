@@ -74,16 +74,16 @@ def write(folder: Path, name: str, text: str) -> Path:
     [
         (("nowhere",), 3, "There is no folder or CSV 'nowhere'."),
         (("slides", "--level", "1", "--magnification", "20"), 2, "--level and --magnification cannot be used together."),
-        (("slides", "--tile_size", "0"), 2, "--tile_size takes a number from 1 to 8,192, got 0."),
-        (("slides", "--overlap", "224"), 2, "--overlap takes a number from 0 to 223, got 224."),
-        (("slides", "--occupancy", "5"), 2, "--occupancy takes a number from 0 to 1, got 5.0."),
-        (("slides", "--magnification", "nan"), 2, "--magnification takes a number above 0, such as 20, got nan."),
+        (("slides", "--tile_size", "0"), 2, "--tile_size must be a number from 1 to 8,192, not 0."),
+        (("slides", "--overlap", "224"), 2, "--overlap must be a number from 0 to 223, not 224."),
+        (("slides", "--occupancy", "5"), 2, "--occupancy must be a number from 0 to 1, not 5.0."),
+        (("slides", "--magnification", "nan"), 2, "--magnification must be a positive number, such as 20, not nan."),
         (("slides", "--image_format", "jpeg"), 2, "--image_format cannot be 'jpeg'."),
         (("slides", "--output_path", "taken"), 2, "'taken/a.tiff' is no folder of tiles, and would be replaced."),
         (
             ("slides", "--cluster", "cpu", "--output_path", "taken"),
             2,
-            "--output_path is for files that are made here; those of a job are among the outputs of its run.",
+            "--output_path is only for local use. A job saves files as outputs of its run.",
         ),
     ],
 )

@@ -175,7 +175,7 @@ def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp
         with serving(Himl(program, folder), own, env={**variables, **HOSTILE}, command=["ui"]) as board:
             yield World(folder, variables, board, version)
             assert board.end() == 0
-            assert board.talk == "Ctrl-C ends it.\n"
+            assert board.talk == "Press Ctrl-C to stop it.\n"
     finally:
         write_files(own, {"grow": "", "end": ""})
 
@@ -302,7 +302,7 @@ def test_a_sweep_is_deleted_with_its_trials_and_files(world: World, shown: Page,
 
 def test_runs_that_go_on_or_are_elsewhere_are_not_deleted(world: World, shown: Page, request: pytest.FixtureRequest) -> None:
     growing = f"Growing {request.node.callspec.params['world']}"
-    sentences = {growing: f"Run '{world.run_id(growing)}' is still in progress. Stop it first: himl runs cancel", "Far": "Run 'far_1_aa' is kept in "}
+    sentences = {growing: f"Run '{world.run_id(growing)}' is still in progress. Stop it first: himl runs cancel", "Far": "Run 'far_1_aa' is in "}
     for experiment, name in (("grow", growing), ("train", "Far")):
         shown.goto(world.address(experiment))
         choose(shown, name)
@@ -353,7 +353,7 @@ def test_strangers_get_nothing_and_what_is_not_for_runs_is_closed(world: World) 
     asked = "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api/2.0/endpoints/"
     assert ask(port, asked) == (200, {"endpoints": []}), "nobody else is asked"
     status, answer = world.ask("runs/create", {"experiment_id": "0"})
-    assert (status, answer["message"].startswith("MLflow cannot create run here: ")) == (403, True)
+    assert (status, answer["message"].startswith("MLflow cannot create run in himl's workspaces: ")) == (403, True)
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
         assert ask(board.port, "/version")[0] == 200
         assert [path.name.startswith("himl_ui_") for path in (tmp_path / "tmp").iterdir()] == [True]
         assert board.end(number) == (-number if number == signal.SIGKILL else 0)
-        assert board.talk == ("" if form == "quiet" else "Ctrl-C ends it.\n")
+        assert board.talk == ("" if form == "quiet" else "Press Ctrl-C to stop it.\n")
         until(lambda: [*(tmp_path / "tmp").iterdir()] == [], "the temporary folder is empty")
         assert is_closed(board.port)
 

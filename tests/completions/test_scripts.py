@@ -207,7 +207,7 @@ def test_completion_prints_the_script_or_why_not(himl: Himl, home: Path, tmp_pat
     assert himl.ok("completion", "fish", "--json").json() == {"shell": "fish", "script": (SCRIPTS / FILES["fish"]).read_text(encoding="ascii")}
     outcome = himl("completion", "tcsh")
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert "There is no completion for 'tcsh'." in outcome.stderr
+    assert "Unknown shell 'tcsh'." in outcome.stderr
     assert "Shells: bash, zsh, fish, powershell." in outcome.stderr
     (home / "taken").write_text("a file", encoding="utf-8")
     outcome = himl("completion", "fish", "--install", env={"XDG_CONFIG_HOME": str(home / "taken")})
