@@ -93,7 +93,7 @@ def test_a_wait_that_is_too_long_is_told_and_not_cut_short(connection: Connectio
     for asked_for in (3600, "Fri, 31 Dec 2099 23:59:59 GMT"):
         stage.log.clear()
         stage.faults.only(Status(429, retry_after=asked_for), RUN, times=None)
-        with pytest.raises(ServiceRefused, match=f"takes no more requests for now and asks to wait .*{asked_for}"):
+        with pytest.raises(ServiceRefused, match=f"accepts no more requests (for {asked_for} s|until {asked_for})"):
             get_run(connection)
         assert len(stage.log.find(RUN)) == 1
 
@@ -133,7 +133,7 @@ def test_a_token_goes_to_the_services_only(connection: Connection, stage: Stage)
         with pytest.raises(ServiceFailed, match="himl sends"):
             connection.rest.get(url)
     for url in ("https://[::1", "http://eastus.api.azureml.ms/x", "eastus.api.azureml.ms"):
-        with pytest.raises(ServiceFailed, match=r"sends no sign-in to '.*' without TLS"):
+        with pytest.raises(ServiceFailed, match=r"sends no credentials to '.*' without TLS"):
             connection.rest.get(url)
     assert not stage.log.all()
 
@@ -229,17 +229,17 @@ def test_codes_and_message_are_read_from_every_form() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "kind", "words"),
     [
-        ({"error": {"code": "InvalidSubscriptionId", "message": "x"}}, 400, WorkspaceNotFound, "sees no subscription 's'"),
-        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "no workspace 'lab'"),
+        ({"error": {"code": "InvalidSubscriptionId", "message": "x"}}, 400, WorkspaceNotFound, "cannot access the subscription 's'"),
+        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "Workspace 'lab' does not exist"),
         ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab/jobs/j' under …"}}, 404, ServiceNotFound, "has no /…/runs/r"),
-        ({"error": {"code": "ResourceGroupNotFound", "message": "x"}}, 404, WorkspaceNotFound, "no resource group 'team' in subscription 's'"),
+        ({"error": {"code": "ResourceGroupNotFound", "message": "x"}}, 404, WorkspaceNotFound, "Resource group 'team' does not exist in subscription 's'"),
         ({"error": {"code": "MissingSubscriptionRegistration", "message": "x"}}, 409, NotAllowed, "subscription 's' is not registered"),
         ({"error": {"code": "ReadOnlyDisabledSubscription", "message": "x"}}, 409, NotAllowed, "subscription 's' is disabled"),
         (DATA_PLANE, 404, ServiceNotFound, r"RunNotFound: Gone"),
-        ("<html>", 407, ServiceFailed, "proxy wants a user"),
+        ("<html>", 407, ServiceFailed, "proxy requires a user name"),
         ("", 502, ServiceRefused, "failed at GET /…/runs/r: 502"),
         ("", 418, ServiceRefused, "refused GET /…/runs/r: 418"),
-        ("", 401, NotAllowedNow, "does not accept the sign-in by Azure CLI"),
+        ("", 401, NotAllowedNow, "rejected the sign-in by Azure CLI"),
         ("", 403, NotAllowed, "Azure CLI is not allowed to do this"),
     ],
 )
@@ -283,7 +283,7 @@ def test_how_far_a_clock_is_off_is_said_in_one_unit() -> None:
 def test_reasons_of_sign_in_are_told_shortly_and_without_secrets() -> None:
     texts = {
         "Authentication failed: AADSTS99: The moon is wrong. More.\nTrace ID: 1": "AADSTS99: The moon is wrong. More",
-        "Failed to invoke the Azure CLI": "no answer in time",
+        "Failed to invoke the Azure CLI": "timed out",
         "": "Exception",
         "x" * 500: f"{'x' * 160}…",
         "boom client_secret=abc": "boom client_secret=***",
