@@ -93,7 +93,7 @@ def test_who_may_not_delete_loses_nothing(himl: Himl, azure: StagedWorkspace) ->
     before = names(azure)
     identity = azure.state.datastores["workspaceartifactstore"]
     identity.credentials = "None"
-    for rights, what in (({Right.READ, Right.WRITE, Right.STORAGE_READ}, "0 of 4 files are deleted"), ({Right.READ, Right.WRITE}, "Not allowed to do this")):
+    for rights, what in (({Right.READ, Right.WRITE, Right.STORAGE_READ}, "0 of 4 files are deleted"), ({Right.READ, Right.WRITE}, "You may not do this")):
         outcome = himl("runs", "delete", "sweep_10", "--yes", env=azure.environment(azure.add_principal(rights)))
         assert (outcome.code, what in outcome.stderr, "Storage Blob Data Contributor" in outcome.stderr) == (4, True, True), outcome.stderr
     assert (names(azure), azure.state.runs["sweep_10"].hidden) == (before, False)

@@ -77,7 +77,7 @@ IN_AZURE: dict[str, tuple[Break, str, str]] = {
         "datastore",
         "did not connect to",
     ),
-    "a closed firewall": (lambda azure, _: setattr(azure.state.storage, "is_open", False), "datastore", "does not let this machine in"),
+    "a closed firewall": (lambda azure, _: setattr(azure.state.storage, "is_open", False), "datastore", "blocks this machine"),
 }
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 AZURE_CHECKS = ["curl", "sign-in", "clock", "workspace", "datastore"]

@@ -178,7 +178,7 @@ def test_a_dotenv_names_cluster_and_storage(himl: Himl, lab: StagedWorkspace, fo
     assert "seismic" not in lab.state.datastores
     with lab.run_jobs():
         made = himl.ok("submit", "pipeline.json", *IMAGE, "--create_cluster", "--wait", "--json")
-    assert "Making cluster 'seismic-gpu': 0 to 2 nodes of Standard_NC6s_v3." in made.stderr
+    assert "Creating cluster 'seismic-gpu': 0 to 2 nodes of Standard_NC6s_v3." in made.stderr
     assert lab.state.datastores["seismic"].container == "field"
     read = children(himl, made.json()["id"])["read it"]
     assert kept(himl, folder, read["id"]) == "47"

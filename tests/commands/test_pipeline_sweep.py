@@ -198,11 +198,11 @@ def test_a_sweep_on_azure_ml_is_canceled_and_ends_by_those_that_were_sent(himl: 
     stage.faults.add(Status(403, code="AuthorizationFailed", message="No."), r"^PUT .*/jobs/\w+_1\?")
     with lab.run_jobs():
         refused = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3")
-        assert (refused.code, "1 of 3 pipelines were sent and go on: himl runs show" in refused.stderr) == (4, True), refused.stderr
+        assert (refused.code, "1 of 3 pipelines were submitted and continue. 'himl runs show" in refused.stderr) == (4, True), refused.stderr
         half = himl.ok("runs", "list", "-q").stdout.split()[0]
         until(lambda: show(himl, half)["status"] == "Completed")
     assert (lab.state.runs[half].status, len(children(himl, half))) == ("Completed", 1)
     stage.faults.add(Status(403, code="AuthorizationFailed", message="No."), r"^PUT .*/jobs/\w+_0\?")
     assert himl("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3").code == 4
     none = show(himl, himl.ok("runs", "list", "-q").stdout.split()[0])
-    assert (none["status"], none["reason"]) == ("Failed", "none of its pipelines could be sent")
+    assert (none["status"], none["reason"]) == ("Failed", "himl submitted none of its pipelines")

@@ -60,7 +60,7 @@ def test_submit_without_wait_prints_run_experiment_and_url(himl: Himl, azure_pro
     assert himl(*SUBMIT).code == 2
     document = himl.ok(*SUBMIT, "--json", "--config_file", "lab.json", *options).json()
     assert (document["experiment"], document["status"], document["url"][:26]) == ("train", "Queued", "https://ml.azure.com/runs/")
-    unchanged = "Code unchanged since an earlier submit: not uploaded again."
+    unchanged = "The code is unchanged. himl uses the earlier upload."
     assert (unchanged in outcome.stderr, unchanged in second.stderr) == (False, True)
     jobs = [run.job or {} for run in azure_project.state.runs.values()]
     assert [job["environmentVariables"]["API_TOKEN"] for job in jobs] == ["marked-secret"] * 3
@@ -101,7 +101,7 @@ def test_bad_options_and_clusters_are_refused(himl: Himl, azure_project: StagedW
     errors = [{"code": "ClusterCoreQuotaReached", "message": "The quota of this family is reached."}]
     azure_project.state.computes["cpu-cluster"] |= {"state": "Failed", "errors": errors}
     sent = himl.ok(*SUBMIT, "--", "--epochs", "3")
-    assert "The compute 'cpu-cluster' is in state Failed: The quota of this family is reached." in " ".join(sent.stderr.split())
+    assert "The compute target 'cpu-cluster' is in state Failed: The quota of this family is reached." in " ".join(sent.stderr.split())
     assert list(azure_project.state.runs) == sent.stdout.split()[:1]
     azure_project.state.computes["cpu-cluster"]["state"] = "Deleting"
     assert himl(*SUBMIT).code == 2

@@ -77,7 +77,7 @@ def test_refused_signature_is_renewed_once_without_errors(stage: Stage, azure: S
 @pytest.mark.parametrize(
     ("credentials", "what", "way_out"),
     [
-        ("AccountKey", "a signature by the account's key", "out of date"),
+        ("AccountKey", "a signature by the account's key", "outdated"),
         ("Sas", "the datastore's SAS token", "revoked"),
         ("None", "your own sign-in", "tenant"),
     ],
@@ -93,7 +93,7 @@ def test_permanently_refused_signature_fails_after_few_renewals(
     assert {type(error) for error in sink.errors.values()} == {NotAllowed}
     assert len(sink.errors) == len(FILES)
     told = {str(error) for error in sink.errors.values()}
-    assert told == {f"Storage account '{account}' refuses {what}, also when it was got anew just now (AuthenticationFailed)."}
+    assert told == {f"Storage account '{account}' refuses {what}, even after its renewal (AuthenticationFailed)."}
     assert all(way_out in error.hint for error in sink.errors.values())
     assert len(stage.log.find(SECRETS)) <= 3
 

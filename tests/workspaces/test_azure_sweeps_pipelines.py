@@ -139,11 +139,11 @@ def test_steps_of_same_folder_share_code_environment_and_inputs(workspace: Azure
 
 def test_invalid_step_fails_pipeline_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], type[HimlError], str]] = [
-        ({"cluster": "cpu-clutser"}, NotFound, "No compute 'cpu-clutser'"),
+        ({"cluster": "cpu-clutser"}, NotFound, "Unknown compute target 'cpu-clutser'"),
         ({"nodes": 9}, BadUsage, "has 4 nodes at most"),
-        ({"environment": EnvironmentSpec("nowhere")}, NotFound, "^step2: No environment 'nowhere'"),
+        ({"environment": EnvironmentSpec("nowhere")}, NotFound, "^step2: Unknown environment 'nowhere'"),
         ({"environment": None}, BadUsage, "needs an environment"),
-        ({"inputs": [DataSpec("d", "nowhere")]}, NotFound, "^step2: Input 'd': no data asset 'nowhere'"),
+        ({"inputs": [DataSpec("d", "nowhere")]}, NotFound, "^step2: Input 'd': unknown data asset 'nowhere'"),
         ({"inputs": [DataSpec("d", "x", datastore="nowhere")]}, NotFound, "^step2: No datastore 'nowhere'"),
         ({"arguments": ["${{inputs.none}}"]}, BadUsage, "^step2: '.*inputs.none.*' names no input"),
     ]
@@ -151,7 +151,7 @@ def test_invalid_step_fails_pipeline_before_any_change(workspace: AzureWorkspace
         wrong = StepSpec("step2", "", step_job(tmp_path / "wrong", "print(1)", **fields))
         with pytest.raises(error, match=message) as caught:
             workspace.submit_pipeline(pipeline_of(prepare(tmp_path), wrong), notify=ignore)
-        assert str(caught.value.hint).endswith("--create_cluster makes it.") is ("cluster" in fields)
+        assert str(caught.value.hint).endswith("add --create_cluster.") is ("cluster" in fields)
     assert azure.requests("^PUT|startPendingUpload") == []
     assert azure.state.runs == {}
 
@@ -206,12 +206,12 @@ def test_steps_that_share_no_data_run_in_their_order(workspace: AzureWorkspace, 
 
 def test_missing_folder_is_refused_for_first_pipeline_step_only(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     reader = StepSpec("reader", "", step_job(tmp_path / "a", "print(1)", inputs=[DataSpec("d", "x", datastore="workspaceblobstore")]), waits_for=["step1"])
-    with pytest.raises(NotFound, match=r"^reader: Input 'd': no folder 'x' in datastore 'workspaceblobstore'"):
+    with pytest.raises(NotFound, match=r"^reader: Input 'd': the folder 'x' does not exist in datastore 'workspaceblobstore'"):
         workspace.submit_pipeline(pipeline_of(reader, prepare(tmp_path)), notify=ignore)
     assert azure.state.runs == {}
     events: list[Event] = []
     run = workspace.submit_pipeline(pipeline_of(prepare(tmp_path), reader), notify=events.append)
-    assert Notice("reader: there is no folder 'x' in datastore 'workspaceblobstore' yet; a step before it has to make it.") in events
+    assert Notice("reader: the folder 'x' does not exist in datastore 'workspaceblobstore' yet. An earlier step must create it.") in events
     assert sent(azure, run.id)["jobs"]["reader"]["inputs"]["d"]["uri"] == "azureml://datastores/workspaceblobstore/paths/x/"
 
 
@@ -334,9 +334,9 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
             workspace.submit_document(write_job(folder, text), DocumentChanges(), notify=ignore)
         assert "\n" not in str(caught.value)
-    with pytest.raises(NotFound, match="No compute 'cpu-clutser'"):
+    with pytest.raises(NotFound, match="Unknown compute target 'cpu-clutser'"):
         workspace.submit_document(write_job(folder, JOB.replace("cpu-cluster", "cpu-clutser")), DocumentChanges(), notify=ignore)
-    with pytest.raises(NotFound, match="No compute 'nowhere'"):
+    with pytest.raises(NotFound, match="Unknown compute target 'nowhere'"):
         workspace.submit_document(write_job(folder, PIPELINE), DocumentChanges(cluster="nowhere"), notify=ignore)
     assert azure.requests("^PUT|startPendingUpload") == []
 

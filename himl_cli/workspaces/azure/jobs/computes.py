@@ -38,7 +38,6 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
 
     Raises NotFound naming the existing targets, BadUsage for one that cannot run the job, and as `HttpClient`.
     """
-    """
     if name.lower() == SERVERLESS:
         return
     found: Mapping[str, Any] | None = None
@@ -93,6 +92,7 @@ def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) ->
     Raises BadUsage for an invalid name or number of nodes, and for a size or number that the service refuses (because
     of its quota). Raises NotAllowed, ServiceFailed, and after Ctrl-C Interrupted, when the cluster may exist.
     """
+    name, size, nodes = spec.name, spec.size, f"{spec.min_nodes} to {spec.max_nodes} nodes"
     for is_right, text, hint in (
         (
             re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", name),

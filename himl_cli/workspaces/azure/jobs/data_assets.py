@@ -43,7 +43,6 @@ class JobData:
     At the job's end, an output, which is always a folder, is registered as the next version of the data asset
     `asset_name`, unless that is None.
     """
-    """
 
     path: str
     mode: str
@@ -196,8 +195,8 @@ def pipeline_inputs(
                 raise _no_folder(item, folder)
             notify(
                 Notice(
-                    f"{step}: the folder '{folder.path}' does not exist in {folder.datastore.label} yet. An earlier step "
-                    "must create it."
+                    f"{step}: the folder '{folder.path}' does not exist in {folder.datastore.label} yet. An earlier "
+                    "step must create it."
                 )
             )
         return JobData(folder.uri, "")
@@ -282,8 +281,8 @@ class _DataFinder:
             raise NotFound(f"Input '{item.key}': {err}", hint=err.hint) from err
 
     def asset(self, name: str, version: str | None, *, with_uri: bool = False) -> DataAsset | None:
-        """The *version* of asset *name*, or its latest, or None if no asset has that name. Sends one request, or two for
-        the URI of the latest.
+        """The *version* of asset *name*, or its latest, or None if no asset has that name. Sends one request, or two
+        for the URI of the latest.
 
         Raises NotFound for an unknown version, listing the existing ones.
         """

@@ -1,9 +1,8 @@
 """Submission through azureml-core, the vendor's deprecated SDK: the ScriptRunConfig and HyperDriveConfig of `--sdk v1`.
 Other packages read such runs.
 
-azureml-core is optional. himl imports it in functions, silences it, signs it in with its own credentials, and translates
-its exceptions into a HimlError.
-"""
+azureml-core is optional. himl imports it in functions, silences it, signs it in with its own credentials, and
+translates its exceptions into a HimlError.
 """
 
 from __future__ import annotations
@@ -264,7 +263,7 @@ def _check_sweep(spec: JobSpec) -> None:
     `--NAME VALUE` to a script's arguments."""
     require_sdk("azureml.train.hyperdrive")
     if spec.entry.kind is not EntryKind.script:
-        raise BadUsage("With --sdk v1, a sweep must run a Python script, not a module or shell script.", hint=_OTHERWISE)
+        raise BadUsage("With --sdk v1, a sweep must run a Python script (no module or shell script).", hint=_OTHERWISE)
     for text in _without_values(spec.arguments):
         rule = ""
         if PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text):
