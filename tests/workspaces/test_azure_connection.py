@@ -422,7 +422,7 @@ def test_unknown_and_unsupported_datastores_fail_with_reason(connection: Connect
         stores.open("workspacefilestore")
     nobody = job.add_principal(tenant="no tenant!")
     job.add_datastore("data", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=nobody)
-    with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is no id"):
+    with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is not an id"):
         listed(Datastores(connection).open("data"))
 
 

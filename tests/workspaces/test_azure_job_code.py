@@ -454,7 +454,7 @@ def test_an_empty_page_is_not_an_empty_folder(stage: Stage, azure: StagedWorkspa
 
 
 def test_what_is_no_folder_of_a_datastore_is_refused_unasked(stage: Stage, resolve: Resolver) -> None:
-    for name, why in {"": "names no dataset", "/": "names no dataset", "../up": "leaves the datastore", "a/../../b": "leaves"}.items():
+    for name, why in {"": "names no dataset", "/": "names no dataset", "../up": "outside the datastore", "a/../../b": "outside"}.items():
         for resolved in (resolve.inputs, resolve.outputs):
             with pytest.raises(BadUsage, match=why):
                 resolved(DataSpec("k", name, local="/data"))

@@ -343,13 +343,13 @@ def test_user_who_may_not_sign_gets_the_services_link(azure: StagedWorkspace, pr
         assert is_about(found.expires, 8 / 24)
         with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="own sign-in") as caught:  # it would be good for longer than asked for
             workspace.link(run, BEST, days=0.1)
-        assert "on the storage account; if you have it on the container alone, for 'Storage Blob Delegator'" in caught.value.hint
+        assert "on the storage account. If you have it on only the container, ask for 'Storage Blob Delegator'" in caught.value.hint
 
 
 def test_a_sas_of_the_datastore_is_never_given_away(azure: StagedWorkspace, project: Path, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     azure.state.datastores["workspaceartifactstore"].credentials = "Sas"
     use(azure, monkeypatch, {Right.READ, Right.SECRETS})
-    with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="is not given away: it opens all of its container"):
+    with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="himl does not share the SAS of .* which covers its whole container"):
         workspace.link(run, BEST, days=0.1)
 
 

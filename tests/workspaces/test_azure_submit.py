@@ -318,7 +318,7 @@ def test_an_unknown_compute_names_those_there_are(azure_environment: StagedWorks
         check_compute(connection, "gpu-clutser")
     assert "'gpu-cluster'" in caught.value.hint
     azure_environment.state.computes.clear()
-    with pytest.raises(NotFound, match="it has none"):
+    with pytest.raises(NotFound, match="It has none"):
         check_compute(connection, "gpu")
 
 
@@ -382,7 +382,7 @@ def test_container_is_registered_once_and_its_key_stays_hidden(workspace: AzureW
 def test_a_container_without_good_name_or_key_is_not_registered(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     storage = azure.state.second_storage
     spec = ContainerSpec(storage.account, "seismic-data", storage.key, name="my-store")
-    with pytest.raises(BadUsage, match="No datastore can be called 'my-store'"):
+    with pytest.raises(BadUsage, match="The datastore name 'my-store' is invalid"):
         workspace.ensure_datastore(spec, notify=ignore)
     assert azure.requests("^PUT .*/datastores/") == []
     for wrong in (ContainerSpec("My_Account", "c-d"), ContainerSpec("account1", "Up")):

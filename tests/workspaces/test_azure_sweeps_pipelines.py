@@ -140,7 +140,7 @@ def test_steps_of_same_folder_share_code_environment_and_inputs(workspace: Azure
 def test_invalid_step_fails_pipeline_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], type[HimlError], str]] = [
         ({"cluster": "cpu-clutser"}, NotFound, "Unknown compute target 'cpu-clutser'"),
-        ({"nodes": 9}, BadUsage, "has 4 nodes at most"),
+        ({"nodes": 9}, BadUsage, "has at most 4 nodes"),
         ({"environment": EnvironmentSpec("nowhere")}, NotFound, "^step2: Unknown environment 'nowhere'"),
         ({"environment": None}, BadUsage, "needs an environment"),
         ({"inputs": [DataSpec("d", "nowhere")]}, NotFound, "^step2: Input 'd': unknown data asset 'nowhere'"),

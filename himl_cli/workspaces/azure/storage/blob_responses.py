@@ -100,9 +100,7 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
         RIGHT_MISSING,
         (NotAllowed, "You may not do this in container '{container}' of {storage}{with_sign_in}.", ROLES),
     ),
-    **dict.fromkeys(
-        NO_KEYS, (NotAllowed, "{Storage} accepts no account keys, and your sign-in lacks a role.", ROLES)
-    ),
+    **dict.fromkeys(NO_KEYS, (NotAllowed, "{Storage} accepts no account keys, and your sign-in lacks a role.", ROLES)),
     **dict.fromkeys(
         ("AuthorizationFailure", "AuthorizationSourceIPMismatch", "IpAuthorizationFailed", "NetworkAclDenied"),
         (

@@ -356,7 +356,7 @@ class Datastores:
         except ServiceNotFound as err:
             names = [info.name for info in self.infos()]
             raise NotFound(
-                f"Unknown datastore '{name}' in {address.label}. It has: {', '.join(names)}.",
+                f"No datastore '{name}' in {address.label}; there are: {', '.join(names)}.",
                 hint=did_you_mean(name, names),
             ) from err
         if name == ARTIFACT_STORE:
