@@ -517,7 +517,7 @@ def test_closing_block_reader_early_releases_its_memory(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_whatever_ends_the_reading_of_a_file_is_heard_of(tmp_path: Path) -> None:
     reader = BlockReader(replace(sending(tmp_path / "1", "x", b"1"), path=Path("not\0a path")), MemoryBudget(BLOCK))
-    with pytest.raises(RuntimeError, match="ended before its time"):
+    with pytest.raises(RuntimeError, match="ended early"):
         first_of(reader)
     assert reader.is_through
 

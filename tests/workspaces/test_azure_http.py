@@ -438,13 +438,13 @@ def test_listing_that_cannot_be_read_is_a_failure_of_the_service() -> None:
     assert (found.name, found.size, found.md5, found.modified) == ("a", 3, None, None)
     assert listed_level(LISTING.format("<BlobPrefix><Name Encoded='true'>a%2F</Name></BlobPrefix><Blob/><Other/>").encode(), "") == ["a/", ""]
     for text in ("<", "<?xml version='1.0' encoding='nothing'?>" + blob):
-        with pytest.raises(ServiceFailed, match=r"^The list of blobs that storage sent cannot be read \("):
+        with pytest.raises(ServiceFailed, match=r"^Storage returned an invalid list of blobs \("):
             listed_level(text.encode(), "")
     with pytest.raises(ServiceFailed, match="Storage returned no size of 'a'"):
         properties_of(Head("Content-Length", "-5"), "a")
     for length in ("abc", "9" * 5000, "-5", "", "٣"):
         listing = LISTING.format(BLOB.format("models/a.pt", length, "", "")).encode()
-        with pytest.raises(ServiceFailed, match=r"^The list of blobs that storage sent has .{1,30} for the size of 'models/a\.pt'\.$") as caught:
+        with pytest.raises(ServiceFailed, match=r"^Storage's list of blobs has .{1,30} as the size of 'models/a\.pt'\.$") as caught:
             listed_page(listing, "")
         assert caught.value.hint
 

@@ -165,7 +165,7 @@ def test_file_that_changes_before_it_is_sent_is_not_registered(azure: StagedWork
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
 def test_code_with_invalid_file_name_is_refused_before_upload(stage: Stage, connection: Connection, tmp_path: Path) -> None:
-    reasons = {"notes.": "drops the dot", "a\nb": "control character", os.fsdecode(b"bad\xff.py"): "no Unicode text"}
+    reasons = {"notes.": "drops the dot", "a\nb": "control character", os.fsdecode(b"bad\xff.py"): "not Unicode text"}
     for number, (name, why) in enumerate(reasons.items()):
         snapshot = write_code(tmp_path / str(number), {name: "x", "train.py": ""})
         with pytest.raises(BadUsage, match=why):
@@ -243,7 +243,7 @@ def test_the_same_wheel_is_sent_once_and_another_one_again(workspace: AzureWorks
     events: list[Event] = []
     second = workspace.submit(cluster_spec(project, environment=with_wheel(project)), notify=events.append)
     assert azure.requests("^PUT (?!.*/jobs/)") == []
-    assert any("Environment unchanged" in event.text for event in events if isinstance(event, Notice))
+    assert any("environment is unchanged" in event.text for event in events if isinstance(event, Notice))
     third = workspace.submit(cluster_spec(project, environment=with_wheel(project, b"PK another")), notify=ignore)
     ids = [(azure.state.runs[run.id].job or {})["environmentId"] for run in (first, second, third)]
     assert ids[0] == ids[1] != ids[2]
@@ -374,7 +374,7 @@ def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace
     azure.put_blob(DEFAULT, "plans/deep/a", b"1")
     there = {"maps": r"the data asset 'maps' exists \(version 3\)", "plans": f"the folder 'plans' of datastore '{DEFAULT}' exists"}
     for name, what in there.items():
-        with pytest.raises(BadUsage, match=f"Output 'k': {what}, and overwrite=false was given"):
+        with pytest.raises(BadUsage, match=f"Output 'k': {what}, but overwrite=false requires a new one"):
             resolve.outputs(DataSpec("k", name, overwrite=False))
         assert resolve.outputs(DataSpec("k", name))["k"].asset_name == name
     register(azure, "mnist", kind="uri_file")

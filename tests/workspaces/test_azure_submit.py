@@ -134,7 +134,7 @@ def test_what_cannot_work_is_refused_before_any_change(workspace: AzureWorkspace
     refused: list[tuple[dict[str, Any], str]] = [
         ({"arguments": ["--x", "${{inputs.y}}"]}, "names no input; there are: none"),
         ({"environment": None}, "needs an environment"),
-        ({"environment": EnvironmentSpec(image="x:1", conda="a: [")}, "no YAML"),
+        ({"environment": EnvironmentSpec(image="x:1", conda="a: [")}, "not valid YAML"),
         ({"environment": EnvironmentSpec("troch")}, "Unknown environment 'troch'(?s:.*)'torch'"),
         ({"environment": EnvironmentSpec("torch", "9")}, "no version '9'.*It has: 1, 2"),
         ({"cluster": "cpu-clutser"}, r"Unknown compute target 'cpu-clutser'.*It has cpu-cluster, gpu-cluster"),

@@ -89,7 +89,7 @@ def media_type(name: str) -> str:
 
 @dataclass(frozen=True)
 class Signature:
-    """`query` is appended to a URL, and `headers` to the request. `expires` is in seconds since 1970, or 0 (unknown)."""
+    """`query` is appended to a URL, and `headers` to the request. `expires` is in seconds since 1970, or 0."""
 
     query: str = field(default="", repr=False)
     headers: tuple[str, ...] = field(default=(), repr=False)
