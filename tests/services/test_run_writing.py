@@ -137,7 +137,7 @@ def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: St
     azure.stage.faults.add(REFUSED, BATCH, times=refusals)
     lost = max(0, min(refusals - 2, 2))
     if lost:
-        with pytest.raises(HimlError, match="were refused"):
+        with pytest.raises(HimlError, match="Azure ML rejected"):
             writer.flush()
     else:
         writer.flush()

@@ -224,7 +224,7 @@ def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedW
         path.rename(project / "elsewhere.pem")
         with pytest.raises(ServiceFailed) as caught:
             connection.rest.get(url)
-        assert str(caught.value) == f"The certificate authorities in '{path}' (REQUESTS_CA_BUNDLE) are not there any more."
+        assert str(caught.value) == f"The file of certificate authorities '{path}' (REQUESTS_CA_BUNDLE) no longer exists."
         (project / "elsewhere.pem").rename(path)
         assert connection.rest.get(url)["runId"] == "run_1"
 

@@ -122,7 +122,7 @@ def test_a_redirect_or_page_in_place_of_json_is_a_failure(connection: Connection
         get_run(connection)
     assert "proxy" in caught.value.hint
     stage.faults.add(Status(302, headers=(("Location", "https://login.example.org/page?a=b"),)), RUN)
-    with pytest.raises(ServiceFailed, match=r"sends us to login\.example\.org"):
+    with pytest.raises(ServiceFailed, match=r"redirects to login\.example\.org"):
         get_run(connection)
     assert {seen.host for seen in stage.log.find("GET")} <= {"eastus.api.azureml.ms", "management.azure.com", "login.microsoftonline.com"}
 
@@ -336,7 +336,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[AzureWorkspace], object]]] = {
     "outputs": ("/rundata", lambda workspace: workspace.output_files("run_1", "data")),
     "an asset's place": ("batchGetResolvedUris", lambda workspace: workspace.output_files("run_1", "data")),
 }
-UNEXPECTED = r"^{} answered with something unexpected: "
+UNEXPECTED = r"^The response of {} is invalid: "
 NO_JSON = r"^eastus\.api\.azureml\.ms answered with application/json that is no JSON: {}\.$"
 HOST = r"eastus\.api\.azureml\.ms"
 UNMEANT = ["{}", "[]", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"run": null}']
@@ -398,7 +398,7 @@ def test_list_that_names_the_same_page_again_is_a_failure(workspace: AzureWorksp
         columns = {"columns": {"loss": "Double"}} if question == "points of a metric" else {}
         azure.stage.log.clear()
         azure.stage.faults.only(page({"value": [], "continuationToken": "x", **columns}), match, times=None)
-        with pytest.raises(ServiceFailed, match=r"unexpected: its list of (runs|metrics) does not end"):
+        with pytest.raises(ServiceFailed, match=r"invalid: its list of (runs|metrics) does not end"):
             ask(workspace)
         assert len(azure.stage.log.find(match)) == 2
     azure.stage.faults.only(Status(404), "/index/", times=None)

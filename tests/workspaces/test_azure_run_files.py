@@ -73,7 +73,7 @@ def test_output_with_deleted_asset_is_found_by_run_definition(workspace: AzureWo
 
 def test_pipeline_output_without_known_path_is_still_named(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("root", status="Running", run_type="azureml.PipelineRun", definition={"JobType": "Pipeline", "Outputs": {"model": {"Uri": None}}})
-    with pytest.raises(NotFound, match="does not tell where output 'model' of run 'root' lies"):
+    with pytest.raises(NotFound, match="returned no location of output 'model' of run 'root'"):
         workspace.output_files("root", "model")
     with pytest.raises(NotFound, match=r"has no output 'nope'; it has: default, model\."):
         workspace.output_files("root", "nope")
@@ -132,7 +132,7 @@ def test_output_without_asset_is_found_by_run_definition(workspace: AzureWorkspa
         azure.add_run(f"r{number}", definition={"outputData": {"model": {"outputLocation": location, "mechanism": "Mount"}}})
         assert contents_of(workspace.output_files(f"r{number}", "model")) == {"a": b"1"}
     azure.add_run("lost", definition={"outputData": {"model": {"outputLocation": None}}})
-    with pytest.raises(NotFound, match="does not tell where output 'model' of run 'lost' lies"):
+    with pytest.raises(NotFound, match="returned no location of output 'model' of run 'lost'"):
         workspace.output_files("lost", "model")
     bindings = [
         {"Uri": store + "${{name}}/model/"},

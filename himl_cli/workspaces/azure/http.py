@@ -1,5 +1,5 @@
-"""Requests to Azure's control plane and the workspace's services, through azure-core with himl's limits, certificates and
-retries. They send and return JSON and raise himl's errors, and several may run at once.
+"""Requests to Azure's control plane and the workspace's services, through azure-core with himl's limits, certificates
+and retries. They send and return JSON and raise himl's errors, and several may run at once.
 
 Importing azure-core and requests takes 0.13 s of CPU, so it happens at the first request.
 """

@@ -270,7 +270,7 @@ def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
 
 
 def _facts_of(raw: RawRun) -> RunFacts:
-    """Raise KeyError or TypeError if a field that identifies the run is missing or is not text or a mapping."""
+    """The constant facts of *raw*. Raises KeyError or TypeError for a missing or invalid field."""
     container_id = raw.get("dataContainerId") or f"dcid.{raw['runId']}"
     facts = RunFacts(raw["runId"], container_id, raw["experimentId"], starts_jobs(raw))
     texts = (raw.get(name) or "" for name in ("parentRunId", "status", "createdUtc"))
@@ -303,7 +303,7 @@ def _is_stopped(raw: RawRun) -> bool | None:
     state = str(raw.get("status") or "")
     if state.lower() == "finalizing":
         raise HimlError(
-            f"Azure ML no longer cancels run '{raw['runId']}': its command has ended, and its last state is {state}.",
+            f"Azure ML no longer cancels run '{raw['runId']}': its command has ended, and it is {state}.",
             hint=f"Wait for its end. To see its status: himl runs show {raw['runId']}",
         )
     if state.lower() == "cancelrequested":
@@ -510,7 +510,7 @@ class RunLists:
         return [one for one in found if one != run_id]
 
     def _with_end(self, run: Run) -> Run:
-        """End a sweep that no process manages once its trials have ended. The first reader that sees this records it."""
+        """End a sweep that no process manages once its trials have ended. The first reader to see this records it."""
         trials = list(chain.from_iterable(self._history.children(run.id)))
         statuses = [status_of(raw.get("status") or "") for raw in trials]
         if len(trials) < int(run.tags[TRIALS]) or not all(status.is_final for status in statuses):

@@ -151,7 +151,7 @@ def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
     """Report jobs whose limit is longer than requested, once per limit."""
     for asked in dict.fromkeys(limits):
         if asked is not None and asked < SHORTEST:
-            notify(Notice(f"On a cluster, --max_run_duration is at least {SHORTEST} s. It replaces {asked:g} s."))
+            notify(Notice(f"--max_run_duration is at least {SHORTEST} s on a cluster, not {asked:g} s."))
 
 
 RawRun = Mapping[str, Any]  # a run in the run history's form
