@@ -154,7 +154,7 @@ def test_what_no_sweep_of_pipelines_can_be_is_refused(himl: Himl, project: Path)
         assert (refused.code, message in refused.stderr) == (2, True), refused.stderr
     assert not (project / ".himl").exists()
     told = himl.ok("submit", "pipe.json", *rate, *gpu, "--dry_run", env={"HIML_SUBMIT_MAX_CONCURRENT": "2"}).stdout
-    assert told.startswith("# the first of 2 pipelines, rate=1; the others differ in these values\n")
+    assert told.startswith("# the first of 2 pipelines, rate=1. The others differ in these values.\n")
     assert "--lr=1" in told
 
 

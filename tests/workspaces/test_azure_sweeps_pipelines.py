@@ -94,7 +94,7 @@ def test_tags_of_sweeps_trials_and_pipelines_are_read() -> None:
 
 def test_invalid_hyperparameter_names_fail_before_any_request(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     for name in ("optimizer.lr", "1st", "größe", "a-b"):
-        with pytest.raises(BadUsage, match="Azure ML takes letters"):
+        with pytest.raises(BadUsage, match="must consist of letters"):
             workspace.submit(cluster_spec(project, sweep=SweepSpec({name: choice(1)})), notify=ignore)
     assert azure.requests() == []
 

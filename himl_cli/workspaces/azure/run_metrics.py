@@ -350,9 +350,7 @@ class ManyRuns:
         except ServiceRefused as err:
             if err.status != 400:
                 raise
-            log.warning(
-                "Azure ML cannot list the runs nested in '%s', so their metrics are missing (%s)", above, err
-            )
+            log.warning("Azure ML cannot list the runs nested in '%s', so their metrics are missing (%s)", above, err)
             return []
         return self._with_ids([experiment_id], [one for one in below if one != above and one not in self._ids])
 
