@@ -115,7 +115,7 @@ def test_failed_listing_page_is_retried_and_fails_if_it_persists(stage: Stage, a
     store = hasty_store(azure_environment)
     assert len(listed(store)) == 9
     stage.faults.add(Status(503), "comp=list.*marker=", times=None)
-    with pytest.raises(ServiceFailed, match="too busy"):
+    with pytest.raises(ServiceFailed, match="is busy"):
         listed(store)
 
 

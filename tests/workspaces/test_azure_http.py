@@ -118,7 +118,7 @@ def test_refused_sign_in_with_clock_skew_reports_the_skew(connection: Connection
 
 def test_a_redirect_or_page_in_place_of_json_is_a_failure(connection: Connection, stage: Stage) -> None:
     stage.faults.add(Page("<html>Please sign in to this network.</html>"), RUN)
-    with pytest.raises(ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with text/html that is no JSON") as caught:
+    with pytest.raises(ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with text/html that is not JSON") as caught:
         get_run(connection)
     assert "proxy" in caught.value.hint
     stage.faults.add(Status(302, headers=(("Location", "https://login.example.org/page?a=b"),)), RUN)
@@ -230,7 +230,7 @@ def test_codes_and_message_are_read_from_every_form() -> None:
     ("body", "status", "kind", "words"),
     [
         ({"error": {"code": "InvalidSubscriptionId", "message": "x"}}, 400, WorkspaceNotFound, "cannot access the subscription 's'"),
-        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "Workspace 'lab' does not exist"),
+        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "'lab' does not exist"),
         ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab/jobs/j' under …"}}, 404, ServiceNotFound, "has no /…/runs/r"),
         ({"error": {"code": "ResourceGroupNotFound", "message": "x"}}, 404, WorkspaceNotFound, "Resource group 'team' does not exist in subscription 's'"),
         ({"error": {"code": "MissingSubscriptionRegistration", "message": "x"}}, 409, NotAllowed, "subscription 's' is not registered"),

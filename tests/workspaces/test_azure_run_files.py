@@ -75,7 +75,7 @@ def test_pipeline_output_without_known_path_is_still_named(workspace: AzureWorks
     azure.add_run("root", status="Running", run_type="azureml.PipelineRun", definition={"JobType": "Pipeline", "Outputs": {"model": {"Uri": None}}})
     with pytest.raises(NotFound, match="returned no location of output 'model' of run 'root'"):
         workspace.output_files("root", "model")
-    with pytest.raises(NotFound, match=r"has no output 'nope'; it has: default, model\."):
+    with pytest.raises(NotFound, match=r"has no output 'nope'. It has: default, model\."):
         workspace.output_files("root", "nope")
 
 
@@ -107,7 +107,7 @@ def test_reused_step_gives_outputs_of_the_original_step(workspace: AzureWorkspac
     azure.add_run("again", run_type="azureml.StepRun", definition={"outputData": {"model": {"outputLocation": meant}}}, **fields)
     assert contents_of(workspace.output_files("again", "model")) == {"a": b"1"}
     assert not is_kept or contents_of(workspace.run_files("again")) == {"outputs/model": b"weights"}
-    with pytest.raises(NotFound, match=r"Run 'again' has no output 'nope'; it has: default, model\."):
+    with pytest.raises(NotFound, match=r"Run 'again' has no output 'nope'. It has: default, model\."):
         workspace.output_files("again", "nope")
 
 
@@ -151,7 +151,7 @@ def test_batch_scoring_output_is_found_by_data_reference(workspace: AzureWorkspa
     score, read = {"pathOnDataStore": "azureml/r1/score", "mode": "Mount"}, {"pathOnDataStore": "images", "mode": "Download"}
     azure.add_run("r1", definition={"script": "score.py", "outputData": {}, "dataReferences": {"score": store | score, "read": store | read, "none": None}})
     assert contents_of(workspace.output_files("r1", "score")) == {"a": b"1"}
-    with pytest.raises(NotFound, match="it has: default, score"):
+    with pytest.raises(NotFound, match="It has: default, score"):
         workspace.output_files("r1", "read")
 
 
@@ -349,7 +349,7 @@ def test_user_who_may_not_sign_gets_the_services_link(azure: StagedWorkspace, pr
 def test_a_sas_of_the_datastore_is_never_given_away(azure: StagedWorkspace, project: Path, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     azure.state.datastores["workspaceartifactstore"].credentials = "Sas"
     use(azure, monkeypatch, {Right.READ, Right.SECRETS})
-    with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="himl does not share the SAS of .* which covers its whole container"):
+    with opened(azure, project) as workspace, pytest.raises(NotAllowed, match=r"himl does not share the SAS of .* which covers its whole container"):
         workspace.link(run, BEST, days=0.1)
 
 

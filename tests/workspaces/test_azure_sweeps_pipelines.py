@@ -323,8 +323,8 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
     wrong = {
         JOB.replace("command:", "cmd:"): "(cmd: Unknown field|command: Missing data for required field)",
         JOB + "resources: {instance_count: two}\n": "resources.instance_count: Not a valid integer",
-        JOB.replace("../src", "../nowhere"): "code: there is no '.*nowhere'",
-        PIPELINE.replace("make.yml", "none.yml"): "jobs.make.component: there is no '.*none.yml'",
+        JOB.replace("../src", "../nowhere"): "code: '.*nowhere' does not exist",
+        PIPELINE.replace("make.yml", "none.yml"): "jobs.make.component: '.*none.yml' does not exist",
         PIPELINE.replace("jobs.make.outputs", "jobs.mkae.outputs"): ".*jobs.mkae.outputs.made",
         "type: comand\ncommand: x\n": "Unsupported job type: comand",
         "a: [b\n": "Error while parsing yaml file.*line 1, column 4",

@@ -120,9 +120,7 @@ def _link_commands(spec: JobSpec) -> str:
             raise BadUsage(f"Input '{key}': {reason}", hint="Name another folder.")
         source = f'"${{{{inputs.{key}}}}}"'
         link, parent = shlex.quote(target), shlex.quote(posixpath.dirname(target) or ".")
-        complaint = shlex.quote(
-            f"himl: the input {key} cannot lie at {target}: something else is there, or nothing may be written there."
-        )
+        complaint = shlex.quote(f"himl: cannot link input {key} to {target}: the path exists or is not writable.")
         text += (
             f"[ -e {link} ] || {{ mkdir -p {parent} && ln -sn {source} {link}; }} 2>/dev/null || true; "
             f"[ {link} -ef {source} ] || {{ echo {complaint} >&2; exit 1; }}; "
@@ -140,7 +138,7 @@ def copy_commands(files: Mapping[str, str]) -> str:
     """
     text = ""
     for place, source in files.items():
-        target, failing = shlex.quote(place), f"{{ echo {shlex.quote(f'himl: cannot bring {place}.')} >&2; exit 1; }}"
+        target, failing = shlex.quote(place), f"{{ echo {shlex.quote(f'himl: cannot copy to {place}.')} >&2; exit 1; }}"
         if place.endswith("/"):
             copying = f'mkdir -p "${{t%/*}}" && cp {_source(source)}"$f" "$t.part" && mv "$t.part" "$t" || exit 1'
             each = _by_one_rank('"$t"', copying)

@@ -290,7 +290,7 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
     from azureml.core.runconfig import DockerConfiguration, MpiConfiguration, PyTorchConfiguration
 
     def as_variable(kind: str, key: str) -> str:
-        missing = f"the job does not tell where its {kind[:-1]} lies"
+        missing = f"the job has no path of this {kind[:-1]}"
         return f'"${{{PREFIXES[kind]}{key}:-${{AZUREML_DATAREFERENCE_{key}:-${{{key}:?{missing}}}}}}}"'
 
     arguments = spec.arguments if spec.sweep is None else _without_values(spec.arguments)
@@ -496,7 +496,8 @@ def sdk_errors(connection: Connection) -> Iterator[None]:
                 hint="Check the folder ~/.azureml, which azureml-core uses.",
             ) from err
         line = redact(" ".join(str(getattr(err, "message", "") or err).split())[:300])
-        hyperdrive: Any = sys.modules.get("azureml.train.hyperdrive.exceptions")  # None if not loaded
+        # None if it is not loaded.
+        hyperdrive: Any = sys.modules.get("azureml.train.hyperdrive.exceptions")
         users = (UserErrorException, *([hyperdrive.HyperDriveConfigException] if hyperdrive else ()))
         if isinstance(err, users) and not isinstance(err, HttpOperationError):
             raise BadUsage(f"azureml-core rejected the job: {line}") from err
