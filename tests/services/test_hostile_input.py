@@ -188,7 +188,7 @@ def test_nonsense_in_files_variables_and_answers_is_refused(tmp_path: Path, monk
         assert DatastoreRecord.from_json(RECORD_OF_STORE | odd) is None
     assert DatastoreRecord.from_arm({"name": "d", "properties": OF_ARM}).account == "a"
     for odd in ({"containerName": ""}, {"accountName": "a/b"}, {"accountName": "\ud800"}, {"endpoint": "x y"}):
-        with pytest.raises(ServiceFailed, match="the datastore has another form"), understood("https://management.azure.com", "the datastore"):
+        with pytest.raises(ServiceFailed, match="himl cannot read the datastore"), understood("https://management.azure.com", "the datastore"):
             DatastoreRecord.from_arm({"name": "d", "properties": OF_ARM | odd})
     for text in (DEEP, '{"x": ["/a"]}', '{"x": 1}', "[]", "9" * 5000):
         monkeypatch.setenv(submit_if_needed.DOWNLOADED_VARIABLE, text)

@@ -337,7 +337,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[AzureWorkspace], object]]] = {
     "an asset's place": ("batchGetResolvedUris", lambda workspace: workspace.output_files("run_1", "data")),
 }
 UNEXPECTED = r"^The response of {} is invalid: "
-NO_JSON = r"^eastus\.api\.azureml\.ms answered with application/json that is no JSON: {}\.$"
+NO_JSON = r"^eastus\.api\.azureml\.ms answered with application/json that is not JSON: {}\.$"
 HOST = r"eastus\.api\.azureml\.ms"
 UNMEANT = ["{}", "[]", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"run": null}']
 UNMEANT += ['{"value": [], "nextLink": {"x": 1}, "continuationToken": {"x": 1}}']

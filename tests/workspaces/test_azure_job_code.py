@@ -323,7 +323,7 @@ def test_a_registered_name_is_resolved_by_one_request(stage: Stage, azure: Stage
     assert resolve.notices == []
     stage.faults.add(Page('{"id": 1}', content_type="application/json"), "/data/", times=None)
     for version in ("latest", "2"):
-        with pytest.raises(ServiceFailed, match="another form"):
+        with pytest.raises(ServiceFailed, match="is invalid: himl cannot read"):
             resolve.inputs(DataSpec("k", "mnist", version))
 
 

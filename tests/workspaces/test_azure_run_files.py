@@ -67,7 +67,7 @@ def test_output_with_deleted_asset_is_found_by_run_definition(workspace: AzureWo
     azure.add_output(azure.add_run("root", run_type="azureml.PipelineRun"), "model", {"a": b""})
     azure.stage.faults.add(Status(404, code="UserError"), match="batchGetResolvedUris", times=None)
     assert contents_of(workspace.output_files("r1", "model")) == {"a": b"1"}
-    with pytest.raises(NotFound, match="gone"):
+    with pytest.raises(NotFound, match="was deleted"):
         workspace.output_files("root", "model")
 
 
@@ -75,7 +75,7 @@ def test_pipeline_output_without_known_path_is_still_named(workspace: AzureWorks
     azure.add_run("root", status="Running", run_type="azureml.PipelineRun", definition={"JobType": "Pipeline", "Outputs": {"model": {"Uri": None}}})
     with pytest.raises(NotFound, match="returned no location of output 'model' of run 'root'"):
         workspace.output_files("root", "model")
-    with pytest.raises(NotFound, match=r"has no output 'nope'. It has: default, model\."):
+    with pytest.raises(NotFound, match=r"has no output 'nope'; it has: default, model\."):
         workspace.output_files("root", "nope")
 
 
@@ -107,7 +107,7 @@ def test_reused_step_gives_outputs_of_the_original_step(workspace: AzureWorkspac
     azure.add_run("again", run_type="azureml.StepRun", definition={"outputData": {"model": {"outputLocation": meant}}}, **fields)
     assert contents_of(workspace.output_files("again", "model")) == {"a": b"1"}
     assert not is_kept or contents_of(workspace.run_files("again")) == {"outputs/model": b"weights"}
-    with pytest.raises(NotFound, match=r"Run 'again' has no output 'nope'. It has: default, model\."):
+    with pytest.raises(NotFound, match=r"Run 'again' has no output 'nope'; it has: default, model\."):
         workspace.output_files("again", "nope")
 
 
@@ -151,7 +151,7 @@ def test_batch_scoring_output_is_found_by_data_reference(workspace: AzureWorkspa
     score, read = {"pathOnDataStore": "azureml/r1/score", "mode": "Mount"}, {"pathOnDataStore": "images", "mode": "Download"}
     azure.add_run("r1", definition={"script": "score.py", "outputData": {}, "dataReferences": {"score": store | score, "read": store | read, "none": None}})
     assert contents_of(workspace.output_files("r1", "score")) == {"a": b"1"}
-    with pytest.raises(NotFound, match="It has: default, score"):
+    with pytest.raises(NotFound, match="it has: default, score"):
         workspace.output_files("r1", "read")
 
 
@@ -253,7 +253,7 @@ def test_file_name_without_valid_link_fails_and_leaves_no_file(stage: Stage, azu
         result = download(workspace.run_files("run_1"), DownloadRequest(project / "out"))
     assert [path.name for path in (project / "out" / "outputs").iterdir()] == ["plain"]
     assert [one.name for one in result.failed] == odd
-    assert [one.message.startswith(f"'{one.name}' cannot be asked for: Azure Storage ") for one in result.failed] == [True, True]
+    assert [one.message.startswith(f"himl cannot request '{one.name}': Azure Storage ") for one in result.failed] == [True, True]
 
 
 BEST, LAST = "outputs/checkpoints/best epoch=3+.ckpt", "outputs/checkpoints/last.ckpt"

@@ -164,7 +164,7 @@ def test_a_refusal_of_storage_is_named(stage: Stage, azure: StagedWorkspace, pro
         listed(workspace.datastore())
     for fault, why in ((ExpireSas(), "expired"), (Status(403, code="AuthenticationFailed"), "not valid")):
         stage.faults.only(fault, "comp=list", times=None)
-        with pytest.raises(NotAllowed, match=f"says that the SAS token is {why}\\."):
+        with pytest.raises(NotAllowed, match=f"reports that the SAS token is {why}\\."):
             listed(hasty_store(azure))
     stage.faults.clear()
     use(azure, monkeypatch, {Right.READ})
@@ -245,7 +245,7 @@ def test_an_ended_sas_is_not_asked_about_for_each_file(stage: Stage, azure: Stag
         if is_listed_in_time:
             break
     assert len(sink.errors) == len(FILES)
-    assert all("The SAS of datastore 'signed' ended on" in str(error) for error in sink.errors.values())
+    assert all("The SAS of datastore 'signed' expired on" in str(error) for error in sink.errors.values())
     assert len(stage.log.find(SECRETS)) == 2
 
 

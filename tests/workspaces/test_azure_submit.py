@@ -288,7 +288,7 @@ def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, con
     check_compute(connection, "gpu-cluster", nodes=2)
     assert [seen.path.rpartition("/")[2] for seen in stage.log.find(r"management\.azure\.com")] == ["gpu-cluster"]
     stage.faults.add(Page('{"name": "gpu-cluster"}', content_type="application/json"), "/computes/", times=None)
-    with pytest.raises(ServiceFailed, match="another form"):
+    with pytest.raises(ServiceFailed, match="is invalid: himl cannot read"):
         check_compute(connection, "gpu-cluster")
     stage.faults.clear()
     errors = [{"code": "ClusterResizeFailed", "message": "Quota of this family\nis used up."}]

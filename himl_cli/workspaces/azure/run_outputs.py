@@ -45,7 +45,7 @@ def find_output(
         defined = _defined_outputs(definition, source)
     if key not in assets and key not in defined:
         raise NotFound(
-            f"Run '{run_id}' has no output '{key}'. It has: {', '.join(sorted({DEFAULT_OUTPUT, *assets, *defined}))}."
+            f"Run '{run_id}' has no output '{key}'; it has: {', '.join(sorted({DEFAULT_OUTPUT, *assets, *defined}))}."
         )
     asset = assets.get(key) or {}
     place = _place_of_asset(connection, asset, defined.get(key)) or defined.get(key)
