@@ -318,5 +318,5 @@ def test_search_for_configuration_says_what_it_found(himl: Himl, project: Path) 
     write_files(project, {"config.json": json.dumps(CONFIG), "a/b/config.json": '{"subscription_id": "x"}', "a/config.json": "{broken"})
     write_files(project, {"a/b/.azureml/config.json": '{"model": "of another program"}'})
     noted = [check["message"] for check in checks(himl("doctor", "--json", cwd=project / "a" / "b"), "configuration", "note")]
-    for place, said in (("a/b", "does not say resource_group and workspace_name."), ("a", "line 1: ")):
+    for place, said in (("a/b", "lacks resource_group and workspace_name."), ("a", "line 1: ")):
         assert any(f"'{project / place / 'config.json'}'" in note and said in note for note in noted), noted

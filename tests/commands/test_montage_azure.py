@@ -148,7 +148,7 @@ def test_what_no_job_could_do_is_refused_before_anything_is_sent(himl: Himl, lab
     lab.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/scans")
     for dataset, datastore, said in (
         ("scans", "nowhere", DEFAULT),
-        ("scan", DEFAULT, "no folder 'scan' in datastore"),
+        ("scan", DEFAULT, "the folder 'scan' does not exist in datastore"),
         ("scans/gone.csv", DEFAULT, "There is no file 'scans/gone.csv'"),
     ):
         outcome = himl("montage", dataset, "--datastore", datastore, *CLUSTER)

@@ -202,7 +202,7 @@ def test_no_cluster_is_made_for_a_pipeline_that_is_refused(himl: Himl, lab: Stag
     new = ("--cluster", "newpool", "--create_cluster")
     change_step(folder, "step1", input_dataset_name="cleam")
     outcome = himl("submit", "pipeline.json", *new, *IMAGE)
-    assert (outcome.code, "'pipeline.json', step1: 'input_dataset_name' 'cleam': no " in outcome.stderr) == (3, True), outcome.stderr
+    assert (outcome.code, "'pipeline.json', step1: 'input_dataset_name' 'cleam': unknown data asset " in outcome.stderr) == (3, True), outcome.stderr
     change_step(folder, "step1", node_count=77)
     outcome = himl("submit", "pipeline.json", "--cluster", "cpu-cluster", *IMAGE)
     assert (outcome.code, "'pipeline.json', step1: 'node_count' 77: the compute" in outcome.stderr) == (2, True), outcome.stderr

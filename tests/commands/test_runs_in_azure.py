@@ -30,7 +30,7 @@ CASES: list[tuple[list[str], int, str, str]] = [
     (["datastore", "list", "--datastore", "workspaceblob"], 3, "No datastore 'workspaceblob'", "workspaceblobstore"),
     (["datastore", "list", "--datastore", "workspacefilestore"], 2, "file share", "azcopy"),
     (["datastore", "list", "--datastore", "gone"], 3, "gone-container", ""),
-    (["runs", "list", "--config_file", "nope.json"], 3, "There is no file 'nope.json'", "config.json"),
+    (["runs", "list", "--config_file", "nope.json"], 3, "'nope.json' does not exist", "config.json"),
     (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs and is recorded here", ".himl"),
 ]
 

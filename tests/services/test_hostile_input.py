@@ -235,7 +235,7 @@ def test_server_of_nonsense_is_no_tensorboard_and_gives_no_token(tmp_path: Path,
         for body in (*answers, b'{"token": "a\\nb", "expires_on": 1}'):
             server.put(path, body)
             assert not serves(tmp_path, "127.0.0.1", port)
-            with pytest.raises(ClientAuthenticationError, match="gave no token"):
+            with pytest.raises(ClientAuthenticationError, match="returned no token"):
                 OnBehalfOf().get_token("https://storage.azure.com/.default")
 
 
