@@ -534,7 +534,7 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
     assert caught.value.hint == "To cancel it: himl runs cancel train_7"
     with pytest.raises(KeyboardInterrupt):  # before that, whoever knows what was under way handles it
         interrupted()
-    with pytest.raises(Interrupted, match="The interruption came after job 'train_7' was created") as caught, created_job("train_7"):
+    with pytest.raises(Interrupted, match="Interrupted after the creation of job 'train_7'") as caught, created_job("train_7"):
         raise KeyboardInterrupt
     assert caught.value.hint == "To stop it: himl runs cancel train_7"
     replace = os.replace

@@ -281,7 +281,7 @@ def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(himl: Himl, azu
         sending.send_signal(signal.SIGTERM)
         _, said = sending.communicate(timeout=100)
     assert (sending.returncode, azure_project.state.runs) == (130, {})
-    assert "nothing runs" in said.decode()
+    assert "Nothing runs" in said.decode()
     assert not (project / "most_recent_run.txt").exists()
     write_files(project, {"train.py": LINES})
     with azure_project.run_jobs(whole_logs=True):

@@ -225,7 +225,7 @@ def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspa
         if isinstance(event, Moved):
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Interrupted, match="nothing runs"):
+    with pytest.raises(Interrupted, match="Nothing runs"):
         hasty.submit(cluster_spec(project), notify=interrupt)
     assert azure.requests(JOB) == []
     assert not azure.state.assets["codes"]
@@ -234,7 +234,7 @@ def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
     azure.stage.faults.add(Meanwhile(lambda: os.kill(os.getpid(), number)), JOB)
-    with pytest.raises(Interrupted, match="The interruption came after job") as caught:
+    with pytest.raises(Interrupted, match="Interrupted after the creation of job") as caught:
         hasty.submit(cluster_spec(project), notify=ignore)
     (run_id,) = azure.state.runs
     assert caught.value.hint == f"To stop it: himl runs cancel {run_id}"
@@ -250,7 +250,7 @@ def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azu
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert b"nothing runs" in said
+    assert b"Nothing runs" in said
 
 
 def test_a_failure_before_there_is_a_job_says_that_there_is_none(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:

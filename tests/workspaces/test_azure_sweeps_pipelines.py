@@ -169,7 +169,7 @@ def test_what_the_workspace_has_lost_is_made_anew(workspace: AzureWorkspace, azu
 
 
 def test_interrupted_or_refused_pipeline_leaves_nothing(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="nothing runs"):
+    with pytest.raises(Interrupted, match="Nothing runs"):
         workspace.submit_pipeline(pipeline_of(prepare(tmp_path)), notify=interrupt)
     azure.stage.faults.add(Status(400, code="UserError", message="The pipeline is too large."), "PUT .*/jobs/", times=None)
     with pytest.raises(HimlError, match="too large") as caught:
@@ -348,7 +348,7 @@ def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(workspace: AzureWorksp
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
             workspace.submit_document(write_job(folder, JOB.replace(right, wrong)), DocumentChanges(), notify=ignore)
         assert not {"\n", "\x1b"} & set(str(caught.value))
-    with pytest.raises(Interrupted, match="nothing runs"):
+    with pytest.raises(Interrupted, match="Nothing runs"):
         workspace.submit_document(write_job(folder, JOB), DocumentChanges(), notify=interrupt)
     assert azure.state.runs == {}
 

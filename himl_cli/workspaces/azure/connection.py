@@ -248,7 +248,7 @@ class WorkspaceRecord:
     def from_arm(cls, answer: Any, address: WorkspaceAddress) -> WorkspaceRecord:
         """From `GET {workspace}`. `data_plane` is empty if the response lacks it, and comes from discovery then.
 
-        Raises ServiceFailed for an answer that is no workspace.
+        Raises ServiceFailed for another response.
         """
         properties = answer.get("properties") if isinstance(answer, Mapping) else None
         if not isinstance(properties, Mapping):

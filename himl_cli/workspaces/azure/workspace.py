@@ -332,7 +332,7 @@ class AzureWorkspace(CloudWorkspace):
             yield check
 
     def _look(self, name: str) -> Check:
-        """Make one of CHECKS. Raises HimlError on failure. A job without an identity is valid, so a check that needs
+        """Run one of CHECKS. Raises HimlError on failure. A job without an identity is valid, so a check that needs
         one does not fail in it."""
         connection, label = self.connection, self.label
         if name == "curl":
@@ -372,7 +372,7 @@ class AzureWorkspace(CloudWorkspace):
             if not connection.in_job:
                 raise
             return Check.note(name, str(err), err.hint)
-        return Check.passed(name, f"{store.label} can be listed.")
+        return Check.passed(name, f"himl can list {store.label}.")
 
     def describe(self) -> WorkspaceFacts:
         """The workspace's ids, region, default datastore and page in Studio, with "" for what a job cannot find out.

@@ -292,7 +292,7 @@ def before_creation() -> Iterator[None]:
         with terminations():
             yield
     except KeyboardInterrupt as err:
-        raise Interrupted("Interrupted before the job was created: nothing runs.") from err
+        raise Interrupted("Interrupted before the job was created. Nothing runs.") from err
     except (BadUsage, NotFound):
         raise  # for a usage error, the user expects no job
     except HimlError as err:
@@ -308,7 +308,7 @@ def created_job(run_id: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as err:
         raise Interrupted(
-            f"The interruption came after job '{run_id}' was created, and it continues.",
+            f"Interrupted after the creation of job '{run_id}', which continues.",
             hint=f"To stop it: himl runs cancel {run_id}",
         ) from err
 
